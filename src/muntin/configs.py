@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One strict reader and one writer for every config.
+
+A config is a frozen dataclass whose fields are numbers, strings, booleans, tuples of them,
+`Literal`s or other configs. `to_dict` gives what JSON can hold; `from_dict` takes it back, refuses
+keys that do not exist and values of another type, and names the nearest key; `with_text` sets one
+field from the text of a command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from muntin.errors import ConfigError, unknown_name
+
+__all__ = ["from_dict", "replace", "to_dict", "with_text"]
+
+C = TypeVar("C")
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Give a config as a dictionary that JSON can hold; tuples become lists."""
+    values = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
+    """Build a config from a dictionary.
+
+    Args:
+        kind: The dataclass.
+        values: Its fields; those with a default may be missing.
+        where: Where the dictionary came from, for messages.
+
+    Returns:
+        The config, validated.
+
+    Raises:
+        ConfigError: A key is unknown, a field is missing, or a value is of another type.
+    """
+    place = f" in {where}" if where else ""
+    types_of = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(unknown_name(f"option{place}", key, fields))
+    arguments = {
+        key: _coerce(types_of[key], value, f"{key}{place}") for key, value in values.items()
+    }
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in arguments
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        message = f"{kind.__name__} needs {', '.join(missing)}, which {where or 'the values'} lacks."
+        raise ConfigError(message)
+    return kind(**arguments)
+
+
+def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
+    """Give a copy with some fields changed; keys and types are checked as in `from_dict`."""
+    return from_dict(type(config), {**_shallow(config), **values}, where=where)
+
+
+def with_text(config: C, path: str, text: str) -> C:
+    """Give a copy with one field set from text.
+
+    Args:
+        config: The config.
+        path: Name of the field; ``outer.inner`` reaches into a config that is a field.
+        text: The value as typed: a number, ``true``, a word, or numbers joined by commas.
+
+    Returns:
+        The changed copy.
+
+    Raises:
+        ConfigError: There is no such field, or the text does not fit its type.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Box:
+        ...     sides: tuple[int, ...] = (1, 2)
+        >>> with_text(Box(), "sides", "3,4")
+        Box(sides=(3, 4))
+    """
+    first, _, rest = path.partition(".")
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if first not in names:
+        raise ConfigError(unknown_name(f"option of {type(config).__name__}", first, names))
+    if rest:
+        inner = getattr(config, first)
+        if not dataclasses.is_dataclass(inner):
+            message = f"{first} is a single value, so {path!r} does not exist. Set {first!r} itself."
+            raise ConfigError(message)
+        return replace(config, {first: with_text(inner, rest, text)})
+    return replace(config, {first: _read(text)}, where="--set")
+
+
+def _shallow(config: object) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+
+
+def _read(text: str) -> Any:  # noqa: ANN401 (whatever the text says)
+    if "," in text:
+        return [_read(part) for part in text.strip("()[] ").split(",") if part.strip()]
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except json.JSONDecodeError:
+        return text.strip()
+
+
+def _coerce(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 (types are values here)
+    """Give the value as the annotation wants it, or say what was expected."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        for option in options:
+            try:
+                return _coerce(option, value, where)
+            except ConfigError:
+                continue
+        _refuse(where, " or ".join(_name(option) for option in options), value)
+    if origin is Literal:
+        if value in options:
+            return value
+        raise ConfigError(unknown_name(f"value of {where}:", str(value), map(str, options)))
+    if origin is tuple:
+        return _coerce_tuple(options, value, where)
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return value
+        if isinstance(value, Mapping):
+            return from_dict(kind, value, where=where)  # type: ignore[arg-type]
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    return _refuse(where, _name(kind), value)
+
+
+def _coerce_tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
+    many = len(options) == 2 and options[1] is Ellipsis
+    if not isinstance(value, (list, tuple)):
+        # One number stands for a square, or for a tuple of one.
+        value = (value,) if many else (value,) * len(options)
+    if not many and len(value) != len(options):
+        _refuse(where, f"{len(options)} values", value)
+    kinds = [options[0]] * len(value) if many else options
+    return tuple(_coerce(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+
+
+def _name(kind: Any) -> str:  # noqa: ANN401
+    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+
+
+def _refuse(where: str, expected: str, value: object) -> typing.NoReturn:
+    message = f"{where} must be {expected}, got {value!r}."
+    raise ConfigError(message)

@@ -1,0 +1,32 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A backbone and a head, joined: what is trained, saved and run for every task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from muntin.shapes import Float
+
+__all__ = ["Network"]
+
+
+class Network(nn.Module):
+    """Run the head on the backbone. Keys of the state dict begin with ``backbone.`` or ``head.``.
+
+    Args:
+        backbone: Follows `muntin.features.Backbone`.
+        head: Called as ``head(backbone, images)``, so that each head reads what it needs: the
+            pyramid, or one vector an image.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> Any:  # noqa: ANN401 (each task has its own)
+        """Give what the head gives: logits (B, K) for classification."""
+        return self.head(self.backbone, images)

@@ -1,0 +1,406 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Swin Transformer (V1): attention inside shifted windows, four stages, one scale each.
+
+An image is cut into patches; blocks attend inside windows of M x M tokens; every second block
+shifts the windows by half their side so that neighbours talk; between stages, 2 x 2 neighbours
+are merged into one token of twice the width. Cost grows linearly with the area of the image, and
+the four stages are a feature pyramid.
+
+Source:
+    Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
+    arXiv 2103.14030: section 3.1 (stages, patch merging), 3.2 (window attention, bias), 3.3
+    (variants). Compared live with timm 1.0.31, torchvision 0.29.2 and transformers 5.23 in
+    tests/parity/test_swin_parity.py: logits and input gradients within 1e-5, odd sizes included.
+    Differs: sizes that do not come out even follow `SwinConfig.size_rule`, in a forward that
+    remembers nothing; a relative-position table always belongs to the full window, and a smaller
+    window reads its middle.
+
+Letters: B images, H and W sides of a map in tokens, C channels, M window side, N = M*M, h heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from muntin.errors import ConfigError
+from muntin.features import FeatureSpec
+from muntin.nn.drop_path import DropPath, drop_path_schedule
+from muntin.nn.initialisation import start_linears
+from muntin.nn.mlp import Mlp
+from muntin.ops.positions import resample_grid, spread_bias
+from muntin.ops.window_attention import BackendName, window_attention
+from muntin.ops.windows import (
+    SIZE_RULES,
+    SizeRule,
+    SizeRuleName,
+    WindowLayout,
+    fit_patches,
+    lay_out,
+    merge_neighbours,
+)
+from muntin.shapes import Float, Size
+
+__all__ = [
+    "SWIN_BASE",
+    "SWIN_BASE_384",
+    "SWIN_LARGE",
+    "SWIN_LARGE_384",
+    "SWIN_NANO_32",
+    "SWIN_NANO_64",
+    "SWIN_S3_BASE",
+    "SWIN_S3_SMALL",
+    "SWIN_S3_TINY",
+    "SWIN_SMALL",
+    "SWIN_TINY",
+    "Swin",
+    "SwinConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwinConfig:
+    """What makes one Swin differ from another.
+
+    Attributes:
+        embed_dim: Channels of the first stage; each further stage has twice as many.
+        depths: Blocks of each stage.
+        num_heads: Attention heads of each stage.
+        window_size: Side of a window in tokens, one for all stages or one a stage.
+        img_size: (height, width) in pixels of the pictures it is meant for. Others are accepted.
+            It sizes the absolute position embedding, and the size rule "timm" reads it.
+        in_chans: Channels of an image.
+        patch_size: Side of a patch in pixels.
+        mlp_ratio: Width of the MLP relative to its block.
+        qkv_bias: Whether queries, keys and values have a bias.
+        absolute_pos_embed: Whether learned absolute positions are added after the patches.
+        patch_norm: Whether patches are normalised after the projection.
+        norm_eps: Added to the variance in layer norms.
+        drop_rate: Dropout after the patches and inside attention output and MLP.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
+        out_indices: Stages whose maps `forward` gives.
+        out_norm: "last" normalises the map of the last stage with the layer norm that the
+            classifier reads; "none" has no such norm and gives every map as the stage leaves it.
+        size_rule: What happens at sizes that do not come out even; a key of
+            `muntin.ops.windows.SIZE_RULES`.
+        attention: Back end of the window attention.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int | tuple[int, ...]
+    img_size: Size
+    in_chans: int = 3
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    absolute_pos_embed: bool = False
+    patch_norm: bool = True
+    norm_eps: float = 1e-5
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.1
+    out_indices: tuple[int, ...] = (0, 1, 2, 3)
+    out_norm: Literal["none", "last"] = "last"
+    size_rule: SizeRuleName = "muntin"
+    attention: BackendName = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        stages = len(self.depths)
+        problem = ""
+        if not stages or len(self.num_heads) != stages or len(self.windows) != stages:
+            problem = (
+                f"depths, num_heads and window_size (if one a stage) must be equally long, got "
+                f"{self.depths}, {self.num_heads} and {self.window_size}"
+            )
+        elif min(*self.depths, *self.num_heads, *self.windows, self.embed_dim) < 1:
+            problem = "embed_dim, depths, num_heads and window_size must be at least 1"
+        elif any(self.dim(i) % heads for i, heads in enumerate(self.num_heads)):
+            problem = (
+                f"num_heads={self.num_heads} must divide the widths of the stages, "
+                f"{tuple(self.dim(i) for i in range(stages))}"
+            )
+        elif min(*self.img_size, self.patch_size, self.in_chans) < 1:
+            problem = "img_size, patch_size and in_chans must be at least 1"
+        elif not self.out_indices or not set(self.out_indices) <= set(range(stages)):
+            problem = f"out_indices must name stages 0 to {stages - 1}, got {self.out_indices}"
+        elif list(self.out_indices) != sorted(set(self.out_indices)):
+            problem = f"out_indices must rise, got {self.out_indices}"
+        elif self.out_norm == "last" and self.out_indices[-1] != stages - 1:
+            problem = 'out_norm="last" needs the last stage in out_indices'
+        elif not 0 <= self.drop_path_rate < 1:
+            problem = f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}"
+        if problem:
+            message = f"SwinConfig: {problem}. Change these fields together."
+            raise ConfigError(message)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Side of the window of each stage, in tokens."""
+        if isinstance(self.window_size, int):
+            return (self.window_size,) * len(self.depths)
+        return self.window_size
+
+    def dim(self, stage: int) -> int:
+        """Channels of a stage."""
+        return self.embed_dim * 2**stage
+
+    @property
+    def grid(self) -> Size:
+        """Patches down and across at `img_size`, rounded up."""
+        return -(-self.img_size[0] // self.patch_size), -(-self.img_size[1] // self.patch_size)
+
+
+def _preset(
+    embed_dim: int,
+    depth: int,
+    num_heads: tuple[int, ...],
+    window_size: int | tuple[int, ...] = 7,
+    side: int = 224,
+    drop_path_rate: float = 0.2,
+) -> SwinConfig:
+    return SwinConfig(
+        embed_dim=embed_dim,
+        depths=(2, 2, depth, 2),
+        num_heads=num_heads,
+        window_size=window_size,
+        img_size=(side, side),
+        drop_path_rate=drop_path_rate,
+    )
+
+
+# Paper, section 3.3; drop path of the published ImageNet-1k configs.
+SWIN_TINY = _preset(96, 6, (3, 6, 12, 24), drop_path_rate=0.2)
+SWIN_SMALL = _preset(96, 18, (3, 6, 12, 24), drop_path_rate=0.3)
+SWIN_BASE = _preset(128, 18, (4, 8, 16, 32), drop_path_rate=0.5)
+SWIN_BASE_384 = _preset(128, 18, (4, 8, 16, 32), window_size=12, side=384, drop_path_rate=0.5)
+SWIN_LARGE = _preset(192, 18, (6, 12, 24, 48), drop_path_rate=0.2)
+SWIN_LARGE_384 = _preset(192, 18, (6, 12, 24, 48), window_size=12, side=384, drop_path_rate=0.2)
+# Chen et al. 2021 (arXiv 2111.14725), searched widths, depths and windows.
+SWIN_S3_TINY = _preset(96, 6, (3, 6, 12, 24), window_size=(7, 7, 14, 7))
+SWIN_S3_SMALL = _preset(96, 18, (3, 6, 12, 24), window_size=(14, 14, 14, 7), drop_path_rate=0.3)
+SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_path_rate=0.5)
+
+# Ours, for pictures of 32 and 64 pixels and sets of few pictures; not published.
+SWIN_NANO_32 = SwinConfig(
+    embed_dim=32,
+    depths=(2, 2, 6),
+    num_heads=(2, 4, 8),
+    window_size=4,
+    img_size=(32, 32),
+    patch_size=2,
+    out_indices=(0, 1, 2),
+    drop_path_rate=0.0,
+)
+SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into patches and project each to one token (section 3.1)."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int, norm_eps: float | None) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B H W C"]:
+        """Give the map of patches, channels last."""
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))  # B, H, W, C
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention with a relative position bias inside windows (section 3.2)."""
+
+    def __init__(self, dim: int, num_heads: int, window: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.window = window
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H W C"],
+        layout: WindowLayout,
+        dropout: float = 0.0,
+        backend: BackendName = "auto",
+    ) -> Float[Tensor, "B H W C"]:
+        """Let every token look at the tokens of its window."""
+        bias = spread_bias(
+            self.relative_position_bias_table,
+            table_window=(self.window, self.window),
+            window=layout.window,
+        )
+        x = window_attention(
+            self.qkv(x),
+            bias,
+            layout,
+            scale=self.scale,
+            fill=self.qkv.bias,
+            dropout=dropout if self.training else 0.0,
+            backend=backend,
+        )
+        return self.proj(x)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each behind a norm and around a shortcut (figure 3b)."""
+
+    def __init__(self, config: SwinConfig, stage: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        dim = config.dim(stage)
+        self.shifted = shifted
+        self.attn_drop_rate = config.attn_drop_rate
+        self.backend: BackendName = config.attention
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = WindowAttention(
+            dim, config.num_heads[stage], config.windows[stage], config.qkv_bias
+        )
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "B H W C"], layout: WindowLayout) -> Float[Tensor, "B H W C"]:
+        """Refine the tokens; their number and width stay."""
+        attended = self.attn(self.norm1(x), layout, self.attn_drop_rate, self.backend)
+        x = x + self.drop_path(self.dropout(attended))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Join 2 x 2 neighbours to one token of twice the width (section 3.1)."""
+
+    def __init__(self, dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=norm_eps)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C2"]:
+        """Halve height and width, rounding up."""
+        return self.reduction(self.norm(merge_neighbours(x)))
+
+
+class SwinStage(nn.Module):
+    """Blocks at one scale, every second one shifted, and the way to the next scale."""
+
+    def __init__(self, config: SwinConfig, stage: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            SwinBlock(config, stage, shifted=index % 2 == 1, drop_path=rate)
+            for index, rate in enumerate(drop_paths)
+        )
+        last = stage == config.out_indices[-1]
+        self.downsample = None if last else PatchMerging(config.dim(stage), config.norm_eps)
+
+    def forward(
+        self, x: Float[Tensor, "B H W C"], window: int, rule: SizeRule, built_size: Size
+    ) -> Float[Tensor, "B H W C"]:
+        """Run the blocks; the caller decides whether to go on to the next scale."""
+        size = (x.shape[1], x.shape[2])
+        plain, shifted = (
+            lay_out(size, (window, window), shifts, rule, built_size=built_size)
+            for shifts in (False, True)
+        )
+        for block in self.blocks:
+            x = block(x, shifted if block.shifted else plain)
+        return x
+
+
+class Swin(nn.Module):
+    """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(
+            config.in_chans,
+            config.embed_dim,
+            config.patch_size,
+            config.norm_eps if config.patch_norm else None,
+        )
+        if config.absolute_pos_embed:
+            positions = torch.empty(1, config.grid[0] * config.grid[1], config.embed_dim)
+            self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        rates = drop_path_schedule(config.drop_path_rate, sum(config.depths))
+        stages = range(config.out_indices[-1] + 1)
+        firsts = [sum(config.depths[:stage]) for stage in stages]
+        self.layers = nn.ModuleList(
+            SwinStage(config, stage, rates[firsts[stage] : firsts[stage] + config.depths[stage]])
+            for stage in stages
+        )
+        self.norm = (
+            nn.LayerNorm(config.dim(stages[-1]), eps=config.norm_eps)
+            if config.out_norm == "last"
+            else nn.Identity()
+        )
+        start_linears(self)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Channels and strides of the maps."""
+        indices = self.config.out_indices
+        return FeatureSpec(
+            channels=tuple(self.config.dim(i) for i in indices),
+            strides=tuple(self.config.patch_size * 2**i for i in indices),
+        )
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the pooled vector."""
+        return self.config.dim(self.config.out_indices[-1])
+
+    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        """Give the maps of the stages in `out_indices`: B, C, H/stride, W/stride, finest first.
+
+        Args:
+            images: Normalised pictures of any height and width; sides of the maps round up, or
+                as the size rule says.
+
+        Returns:
+            One map a stage.
+
+        Raises:
+            ShapeError: The size rule refuses this height and width.
+        """
+        config = self.config
+        rule = SIZE_RULES[config.size_rule]
+        x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, H, W, C
+        if config.absolute_pos_embed:
+            size = (x.shape[1], x.shape[2])
+            positions = resample_grid(
+                self.absolute_pos_embed, old=config.grid, new=size, antialias=rule.antialias
+            )
+            x = x + positions.view(1, *size, -1)
+        x = self.pos_drop(x)
+        built_size = config.grid
+        maps = []
+        for index, stage in enumerate(self.layers):
+            x = stage(x, config.windows[index], rule, built_size)
+            if index in config.out_indices:
+                last = index == config.out_indices[-1]
+                maps.append((self.norm(x) if last else x).permute(0, 3, 1, 2))  # B, C, H, W
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+                built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
+        return maps
+
+    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
+        """Average the last map over the picture: what the classifier reads."""
+        return self.forward(images)[-1].mean(dim=(2, 3))

@@ -1,0 +1,288 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Vision Transformer: patches as tokens, global attention, one scale.
+
+An image is cut into patches; each becomes a token; learned positions are added; every block lets
+every token look at every other. Cost grows with the square of the area. The class token, or the
+mean of the patch tokens, is what the classifier reads.
+
+Source:
+    Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929: section 3.1 (model),
+    table 1 (variants); Ti and S from Touvron et al. 2021 (arXiv 2012.12877) and Steiner et al.
+    2022 (arXiv 2106.10270). Compared live with timm 1.0.31, torchvision 0.29.2 and transformers
+    5.23 in tests/parity/test_vit_parity.py: logits and input gradients within 1e-5.
+    Differs: pictures of any size are accepted; position embeddings are resized for them on the
+    fly and the model is left as it was.
+
+Letters: B images, H and W sides of the grid in tokens, N tokens, C channels, h heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.errors import ConfigError
+from muntin.features import FeatureSpec
+from muntin.nn.drop_path import DropPath, drop_path_schedule
+from muntin.nn.initialisation import start_linears
+from muntin.nn.mlp import Mlp
+from muntin.ops.positions import resample_grid
+from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
+from muntin.shapes import Float, Size
+
+__all__ = ["ViT", "ViTConfig", "vit_preset"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViTConfig:
+    """What makes one ViT differ from another.
+
+    Attributes:
+        embed_dim: Channels of a token.
+        depth: Blocks.
+        num_heads: Attention heads.
+        patch_size: Side of a patch in pixels.
+        img_size: (height, width) in pixels that the position embedding is made for. Others are
+            accepted.
+        in_chans: Channels of an image.
+        mlp_ratio: Width of the MLP relative to the tokens.
+        qkv_bias: Whether queries, keys and values have a bias.
+        absolute_pos_embed: Whether learned positions are added.
+        class_token: Whether a learned token joins the patches.
+        pool: What is classified: the class "token" or the "mean" of the patch tokens.
+        pool_norm: Whether the layer norm comes "before" pooling (the paper) or "after" it (MAE
+            fine-tuning, and timm when it pools by the mean).
+        norm_eps: Added to the variance in layer norms.
+        drop_rate: Dropout after the positions and inside attention output and MLP.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
+        out_indices: Blocks whose tokens `forward` gives as maps; -1 is the last block.
+        out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm
+            and gives every map as the block leaves it.
+        size_rule: What happens at sizes that the model was not made for: whether pictures that
+            are no multiple of the patch are padded, cropped or refused, and how positions are
+            resized.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    img_size: Size
+    in_chans: int = 3
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    absolute_pos_embed: bool = True
+    class_token: bool = True
+    pool: Literal["token", "mean"] = "token"
+    pool_norm: Literal["before", "after"] = "before"
+    norm_eps: float = 1e-6
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    out_indices: tuple[int, ...] = (-1,)
+    out_norm: Literal["none", "last"] = "last"
+    size_rule: SizeRuleName = "muntin"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        problem = ""
+        if min(self.embed_dim, self.depth, self.num_heads, self.patch_size, self.in_chans) < 1:
+            problem = "embed_dim, depth, num_heads, patch_size and in_chans must be at least 1"
+        elif self.embed_dim % self.num_heads:
+            problem = f"num_heads={self.num_heads} must divide embed_dim={self.embed_dim}"
+        elif min(self.img_size) < self.patch_size:
+            problem = f"img_size={self.img_size} must hold a patch of {self.patch_size} pixels"
+        elif self.pool == "token" and not self.class_token:
+            problem = 'pool="token" needs class_token=True'
+        elif not self.out_indices or not all(-self.depth <= i < self.depth for i in self.out_indices):
+            problem = f"out_indices must name blocks 0 to {self.depth - 1}, got {self.out_indices}"
+        elif list(self.blocks_out) != sorted(set(self.blocks_out)):
+            problem = f"out_indices must rise, got {self.out_indices}"
+        elif self.out_norm == "last" and self.blocks_out[-1] != self.depth - 1:
+            problem = 'out_norm="last" needs the last block in out_indices'
+        elif not 0 <= self.drop_path_rate < 1:
+            problem = f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}"
+        if problem:
+            message = f"ViTConfig: {problem}. Change these fields together."
+            raise ConfigError(message)
+
+    @property
+    def blocks_out(self) -> tuple[int, ...]:
+        """`out_indices` counted from the first block."""
+        return tuple(index % self.depth for index in self.out_indices)
+
+    @property
+    def grid(self) -> Size:
+        """Patches down and across at `img_size`."""
+        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+
+
+def vit_preset(size: Literal["tiny", "small", "base", "large", "huge"], patch: int, side: int) -> ViTConfig:
+    """One row of the paper's table of variants, for a patch and a picture side in pixels."""
+    embed_dim, depth, num_heads = {
+        "tiny": (192, 12, 3),
+        "small": (384, 12, 6),
+        "base": (768, 12, 12),
+        "large": (1024, 24, 16),
+        "huge": (1280, 32, 16),
+    }[size]
+    return ViTConfig(
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        patch_size=patch,
+        img_size=(side, side),
+    )
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all tokens (appendix A)."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Let every token look at every other."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class ViTBlock(nn.Module):
+    """Attention and MLP, each behind a norm and around a shortcut (figure 1)."""
+
+    def __init__(self, config: ViTConfig, drop_path: float) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = SelfAttention(dim, config.num_heads, config.qkv_bias, config.attn_drop_rate)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Refine the tokens."""
+        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into patches and project each to one token (equation 1)."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B C H W"]:
+        """Give the map of patches."""
+        return self.proj(images)
+
+
+class ViT(nn.Module):
+    """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
+        self.num_prefix = int(config.class_token)
+        if config.class_token:
+            self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
+        if config.absolute_pos_embed:
+            positions = torch.empty(1, self.num_prefix + config.grid[0] * config.grid[1], dim)
+            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        rates = drop_path_schedule(config.drop_path_rate, config.depth)
+        self.blocks = nn.ModuleList(
+            ViTBlock(config, rate) for rate in rates[: config.blocks_out[-1] + 1]
+        )
+        has_norm = config.out_norm == "last"
+        norm, fc_norm = (nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity(), None)
+        if config.pool_norm == "after":
+            norm, fc_norm = nn.Identity(), norm
+        self.norm = norm
+        self.fc_norm = fc_norm if fc_norm is not None else nn.Identity()
+        start_linears(self)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Channels and strides of the maps; a plain ViT has one scale."""
+        count = len(self.config.out_indices)
+        return FeatureSpec(
+            channels=(self.config.embed_dim,) * count,
+            strides=(self.config.patch_size,) * count,
+        )
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the pooled vector."""
+        return self.config.embed_dim
+
+    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        """Give the patch tokens of the blocks in `out_indices` as maps B, C, H/patch, W/patch.
+
+        Args:
+            images: Normalised pictures of any height and width.
+
+        Returns:
+            One map a block, all at the same stride.
+
+        Raises:
+            ShapeError: The size rule refuses this height and width.
+        """
+        tokens, (height, width) = self._run(images)
+        return [
+            x[:, self.num_prefix :].transpose(1, 2).unflatten(2, (height, width))  # B, C, H, W
+            for x in tokens
+        ]
+
+    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
+        """Give the class token, or the mean of the patch tokens: what the classifier reads."""
+        x = self._run(images)[0][-1]
+        pooled = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix :].mean(dim=1)
+        return self.fc_norm(pooled)
+
+    def _run(self, images: Tensor) -> tuple[list[Tensor], Size]:
+        """Tokens (B, N, C) after each wanted block, and the grid of the patches among them."""
+        config = self.config
+        rule = SIZE_RULES[config.size_rule]
+        x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, C, H, W
+        size = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)  # B, N, C
+        if config.class_token:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        if config.absolute_pos_embed:
+            x = x + resample_grid(
+                self.pos_embed,
+                old=config.grid,
+                new=size,
+                num_prefix=self.num_prefix,
+                antialias=rule.antialias,
+            )
+        x = self.pos_drop(x)
+        tokens = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in config.blocks_out:
+                tokens.append(x)
+        tokens[-1] = self.norm(tokens[-1])
+        return tokens, size

@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small modules that at least two families use, with the same maths and no family flags."""

@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stochastic depth: a residual branch is left out for whole images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from muntin.shapes import Float
+
+__all__ = ["DropPath", "drop_path_schedule"]
+
+
+class DropPath(nn.Module):
+    """Zero a residual branch for a random part of the images, and scale it up for the rest.
+
+    Source:
+        Huang et al. 2016 (arXiv 1603.09382); per image, scaled by 1 / (1 - rate), as timm.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *rest"]:
+        """Give the branch back unchanged outside training."""
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.rand(branch.shape[0], device=branch.device) >= self.rate
+        scale = kept.to(branch.dtype) / (1 - self.rate)
+        return branch * scale.view(-1, *[1] * (branch.ndim - 1))
+
+    def extra_repr(self) -> str:
+        """Show the rate in the printed model."""
+        return f"rate={self.rate:.3f}"
+
+
+def drop_path_schedule(rate: float, depth: int) -> list[float]:
+    """Rates that rise linearly from 0 at the first block to `rate` at the last.
+
+    Example:
+        >>> drop_path_schedule(0.2, 3)
+        [0.0, 0.1, 0.2]
+    """
+    return [rate * index / max(depth - 1, 1) for index in range(depth)]

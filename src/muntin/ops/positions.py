@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Positions: the relative bias of a window, and embeddings resized to another grid.
+
+Letters: M window side, N = M*M tokens of a window, h heads, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from muntin.errors import ShapeError
+from muntin.shapes import Float, Size
+
+__all__ = ["resample_grid", "spread_bias"]
+
+
+def spread_bias(
+    table: Float[Tensor, "positions h"], *, table_window: Size, window: Size
+) -> Float[Tensor, "h N N"]:
+    """Spread a relative-position table over all pairs of tokens in a window.
+
+    Row ``(dy + M - 1) * (2M - 1) + (dx + M - 1)`` of the table holds the bias of a query that lies
+    dy rows below and dx columns right of its key. A window smaller than the table's reads the
+    middle of the table.
+
+    There is no index list: each axis is spread by re-reading a repeated row with a stride that is
+    one longer, so the gradient is made of sums in a fixed order and is the same bits in every
+    run. The gradient of ``table[index]`` is not (on several CPU threads, or on a GPU).
+
+    Args:
+        table: Learned biases, logits added before the softmax.
+        table_window: Window that the table was made for, (height, width) in tokens.
+        window: Window to fill, no side longer than `table_window`.
+
+    Returns:
+        One N x N matrix a head, rows are queries.
+
+    Raises:
+        ShapeError: The table has another number of rows than `table_window` needs, or `window` is
+            larger.
+    """
+    th, tw = table_window
+    positions = (2 * th - 1) * (2 * tw - 1)
+    if table.shape[0] != positions or window[0] > th or window[1] > tw:
+        message = (
+            f"table must have {positions} rows for table_window={table_window} and window must not "
+            f"be larger, got {table.shape[0]} rows and window={window}. Resample the table first."
+        )
+        raise ShapeError(message)
+    heads = table.shape[1]
+    wh, ww = window
+    grid = table.t().reshape(heads, 2 * th - 1, 2 * tw - 1)
+    grid = grid[:, th - wh : th + wh - 1, tw - ww : tw + ww - 1]  # h, 2M-1, 2M-1
+    grid = _spread_axis(grid.transpose(1, 2), wh)  # h, 2Mx-1, My, My'
+    grid = _spread_axis(grid.permute(0, 2, 3, 1), ww)  # h, My, My', Mx, Mx'
+    return grid.permute(0, 1, 3, 2, 4).reshape(heads, wh * ww, wh * ww)
+
+
+def _spread_axis(rows: Tensor, side: int) -> Tensor:
+    """(..., 2M-1) -> (..., M, M): entry [query, key] is rows[query - key + M - 1]."""
+    length = 2 * side - 1
+    lead = rows.shape[:-1]
+    # Row q of the result is rows[q : q + M] with the keys reversed. Written one after another,
+    # copies of the row have period 2M-1; cut at 2M instead, each line starts one entry later.
+    copies = rows.unsqueeze(-2).expand(*lead, side + 1, length).reshape(*lead, -1)
+    lines = copies[..., : side * (length + 1)].reshape(*lead, side, length + 1)
+    return lines[..., :side].flip(-1)
+
+
+def resample_grid(
+    embedding: Float[Tensor, "1 N C"],
+    *,
+    old: Size,
+    new: Size,
+    num_prefix: int = 0,
+    antialias: bool = True,
+) -> Float[Tensor, "1 N2 C"]:
+    """Resize learned position embeddings to another grid; prefix tokens are kept as they are.
+
+    Args:
+        embedding: Prefix tokens (class, distillation), then the grid row by row.
+        old: Grid that it was learned for, (height, width) in tokens.
+        new: Grid wanted.
+        num_prefix: Leading tokens that have no place in the grid.
+        antialias: Filter when shrinking.
+
+    Returns:
+        The embedding itself when `old == new`.
+
+    Raises:
+        ShapeError: The number of tokens is not `num_prefix` plus the old grid.
+
+    Source:
+        Bicubic in float32, align_corners=False, with antialiasing, as timm 1.0.31
+        (`resample_abs_pos_embed`); compared in tests/parity/test_vit_parity.py. DeiT, MAE and
+        transformers resize without antialiasing.
+    """
+    expected = num_prefix + old[0] * old[1]
+    if embedding.shape[1] != expected:
+        message = (
+            f"embedding must have {expected} tokens for a grid of {old} and {num_prefix} prefix "
+            f"tokens, got {embedding.shape[1]}. Check img_size and patch_size."
+        )
+        raise ShapeError(message)
+    if old == new:
+        return embedding
+    prefix, grid = embedding[:, :num_prefix], embedding[:, num_prefix:]
+    image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=antialias)
+    grid = image.permute(0, 2, 3, 1).reshape(1, math.prod(new), -1).to(embedding.dtype)
+    return torch.cat([prefix, grid], dim=1)

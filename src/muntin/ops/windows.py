@@ -1,0 +1,304 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a map is cut into windows: sizes, shift, padding, and the rules that published systems use.
+
+Letters: B images, H and W sides of the map in tokens, M window side, N = M*M tokens of a window,
+nW windows of an image, C channels.
+
+A Swin block attends inside windows. When a side of the map is not a multiple of the window, or is
+shorter than it, somebody has to decide what happens, and published systems decide differently
+with the same weights. A `SizeRule` writes such a decision down; `SIZE_RULES` holds those of the
+systems whose weights people have; `lay_out` turns rule, map and window into a `WindowLayout`,
+plain numbers that every attention back end follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from muntin.errors import ShapeError
+from muntin.shapes import Float, Size
+
+__all__ = [
+    "MASKED",
+    "SIZE_RULES",
+    "SizeRule",
+    "SizeRuleName",
+    "WindowLayout",
+    "cut_windows",
+    "fit_patches",
+    "join_windows",
+    "lay_out",
+    "merge_neighbours",
+    "shift_mask",
+]
+
+MASKED = -100.0
+"""Added to the score of a pair that must not attend. Every published Swin uses -100, not -inf."""
+
+SizeRuleName = Literal["muntin", "microsoft", "torchvision", "transformers", "openmmlab", "timm"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SizeRule:
+    """What happens when the sizes do not come out even.
+
+    Attributes:
+        patch: When a side of the image is not a multiple of the patch: "pad" adds zeros right and
+            below, "crop" drops the rest, "refuse" is an error.
+        pad: Whether the map is padded to whole windows before or after the cyclic shift.
+        shrink: When the window becomes smaller. "never"; "side": a side of the window that is
+            longer than that side of the map shrinks to it; "both": when the shorter side of the map
+            is not longer than the window, both sides of the window become that side;
+            "built": as "side", but decided once from `img_size`, whatever picture comes.
+        shift: When the shift is left out. "never"; "side": along a side that one window covers;
+            "both": along both sides as soon as the shorter side of the map is not longer than the
+            window.
+        antialias: Whether absolute position embeddings are filtered when they shrink.
+    """
+
+    patch: Literal["pad", "crop", "refuse"]
+    pad: Literal["before_shift", "after_shift"]
+    shrink: Literal["never", "side", "both", "built"]
+    shift: Literal["never", "side", "both"]
+    antialias: bool = False
+
+
+SIZE_RULES: dict[SizeRuleName, SizeRule] = {
+    # Ours: no padding is computed where a smaller window will do; at every size where the
+    # published classification models are defined it gives what they give.
+    "muntin": SizeRule(
+        patch="pad", pad="before_shift", shrink="side", shift="side", antialias=True
+    ),
+    "microsoft": SizeRule(patch="refuse", pad="before_shift", shrink="both", shift="both"),
+    "torchvision": SizeRule(patch="crop", pad="before_shift", shrink="never", shift="side"),
+    "transformers": SizeRule(patch="pad", pad="before_shift", shrink="both", shift="both"),
+    # The detection and segmentation forks, mmdet, mmseg and detectron2.
+    "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
+    "timm": SizeRule(
+        patch="refuse", pad="after_shift", shrink="built", shift="side", antialias=True
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowLayout:
+    """Where the windows of one map lie. All numbers are tokens, (height, width).
+
+    Attributes:
+        size: The map.
+        window: The window.
+        shift: By how much the map is rolled up and left before it is cut; 0 = not shifted.
+        pad: Rows added below and columns added right, to whole windows.
+        pad_first: Whether that padding comes before the roll.
+    """
+
+    size: Size
+    window: Size
+    shift: Size
+    pad: Size
+    pad_first: bool
+
+    @property
+    def grid(self) -> Size:
+        """Windows down and across."""
+        return (
+            (self.size[0] + self.pad[0]) // self.window[0],
+            (self.size[1] + self.pad[1]) // self.window[1],
+        )
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of one image, nW."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one window, N."""
+        return self.window[0] * self.window[1]
+
+
+def lay_out(
+    size: Size, window: Size, shifted: bool, rule: SizeRule, *, built_size: Size | None = None
+) -> WindowLayout:
+    """Decide window, shift and padding for a map.
+
+    Args:
+        size: The map, (height, width) in tokens.
+        window: The window that the block was given, (height, width) in tokens.
+        shifted: Whether the block is one that shifts (by half a window, rounded down).
+        rule: Which system's decisions to follow.
+        built_size: The map, in tokens, that the block was built for; read by rules that
+            shrink "built" only, and `size` when left out.
+
+    Returns:
+        The numbers that a window attention back end needs.
+
+    Source:
+        Rules read from timm 1.0.31, torchvision 0.29.2, transformers 5.23 and
+        microsoft/Swin-Transformer@f82860b; the first three compared live in
+        tests/parity/test_swin_parity.py, tolerance 1e-5.
+
+    Example:
+        >>> lay_out((8, 20), (7, 7), True, SIZE_RULES["torchvision"]).pad
+        (6, 1)
+    """
+    decisive = built_size if rule.shrink == "built" and built_size is not None else size
+    fits = min(decisive) <= min(window)
+    wh, ww = window
+    if rule.shrink in ("side", "built"):
+        wh, ww = min(wh, decisive[0]), min(ww, decisive[1])
+    elif rule.shrink == "both" and fits:
+        wh = ww = min(decisive)
+    pad = (-size[0] % wh, -size[1] % ww)
+    sh, sw = (window[0] // 2, window[1] // 2) if shifted else (0, 0)
+    if rule.shift == "side":
+        padded = (size[0] + pad[0], size[1] + pad[1])
+        covered = decisive if rule.shrink == "built" else padded
+        sh = 0 if covered[0] <= wh else sh
+        sw = 0 if covered[1] <= ww else sw
+    elif rule.shift == "both" and fits:
+        sh = sw = 0
+    return WindowLayout(
+        size=size,
+        window=(wh, ww),
+        shift=(sh, sw),
+        pad=pad,
+        pad_first=rule.pad == "before_shift",
+    )
+
+
+def shift_mask(
+    layout: WindowLayout, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Float[Tensor, "nW N N"] | None:
+    """Scores to add so that tokens which the roll brought together do not attend to each other.
+
+    Args:
+        layout: The windows.
+        device: Where to make it.
+        dtype: Of which type; float32 when left out.
+
+    Returns:
+        0 where a pair may attend and `MASKED` where not; None when nothing is shifted.
+    """
+    if layout.shift == (0, 0):
+        return None
+    regions = []
+    for axis in (0, 1):
+        length = layout.size[axis] + layout.pad[axis]
+        position = torch.arange(length, device=device)
+        # Only the last window of an axis holds tokens of both ends of the map.
+        wrapped = (position >= length - layout.shift[axis]) & (layout.shift[axis] > 0)
+        regions.append(wrapped.long().view(layout.grid[axis], layout.window[axis]))
+    rows, columns = regions
+    region = rows[:, None, :, None] * 2 + columns[None, :, None, :]  # nH, nW, M, M
+    region = region.reshape(layout.num_windows, layout.num_tokens)
+    apart = region[:, :, None] != region[:, None, :]  # nW, N, N
+    return apart.to(dtype or torch.float32) * MASKED
+
+
+def cut_windows(
+    x: Float[Tensor, "B H W C"], layout: WindowLayout, fill: Float[Tensor, " C"] | None = None
+) -> Float[Tensor, "B nW N C"]:
+    """Pad, roll and cut a map into windows.
+
+    Args:
+        x: The map, channels last.
+        layout: The windows.
+        fill: What padded tokens hold, one value a channel; zeros when left out.
+
+    Returns:
+        The windows, row by row; tokens of a window row by row.
+    """
+    batch, _, _, channels = x.shape
+    if layout.pad_first:
+        x = _roll(_pad(x, layout.pad, fill), layout.shift, -1)
+    else:
+        x = _pad(_roll(x, layout.shift, -1), layout.pad, fill)
+    (rows, columns), (wh, ww) = layout.grid, layout.window
+    x = x.reshape(batch, rows, wh, columns, ww, channels).transpose(2, 3)
+    return x.reshape(batch, layout.num_windows, layout.num_tokens, channels)
+
+
+def join_windows(
+    windows: Float[Tensor, "B nW N C"], layout: WindowLayout
+) -> Float[Tensor, "B H W C"]:
+    """Put windows back where `cut_windows` took them from, and drop the padding."""
+    batch, channels = windows.shape[0], windows.shape[-1]
+    (rows, columns), (wh, ww), (height, width) = layout.grid, layout.window, layout.size
+    x = windows.reshape(batch, rows, columns, wh, ww, channels).transpose(2, 3)
+    x = x.reshape(batch, rows * wh, columns * ww, channels)
+    if layout.pad_first:
+        return _roll(x, layout.shift, 1)[:, :height, :width]
+    return _roll(x[:, :height, :width], layout.shift, 1)
+
+
+def fit_patches(
+    images: Float[Tensor, "B C H W"], patch_size: int, how: Literal["pad", "crop", "refuse"]
+) -> Float[Tensor, "B C h w"]:
+    """Bring both sides of the images to multiples of the patch, as a size rule wants it.
+
+    Args:
+        images: The images.
+        patch_size: Side of a patch in pixels.
+        how: The `patch` field of a `SizeRule`.
+
+    Returns:
+        The images themselves when both sides are multiples.
+
+    Raises:
+        ShapeError: A side is no multiple and the rule refuses, or no patch is left.
+    """
+    height, width = images.shape[-2:]
+    short = (-height % patch_size, -width % patch_size)
+    if short == (0, 0) and height and width:
+        return images
+    if how == "refuse" or min(height, width) < (1 if how == "pad" else patch_size):
+        message = (
+            f"images must have H and W that are multiples of patch_size={patch_size}, "
+            f"got H={height}, W={width}, under a size rule that takes no other. "
+            f'Pad them by {short} first, or build the model with size_rule="muntin".'
+        )
+        raise ShapeError(message)
+    if how == "pad":
+        return F.pad(images, (0, short[1], 0, short[0]))
+    return images[..., : height - height % patch_size, : width - width % patch_size]
+
+
+def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
+    """Stack each 2 x 2 neighbourhood along the channels; odd sides get a row or column of zeros.
+
+    The four tokens stand in the order (0,0), (1,0), (0,1), (1,1) of (row, column): column by
+    column. Published weights depend on it.
+    """
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        height, width = x.shape[1:3]
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = x.permute(0, 1, 3, 4, 2, 5)  # B, H/2, W/2, column, row, C
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def _pad(x: Tensor, pad: Size, fill: Tensor | None) -> Tensor:
+    if pad == (0, 0):
+        return x
+    height, width = x.shape[1:3]
+    x = F.pad(x, (0, 0, 0, pad[1], 0, pad[0]))
+    if fill is None:
+        return x
+    rows = torch.arange(x.shape[1], device=x.device) >= height
+    columns = torch.arange(x.shape[2], device=x.device) >= width
+    outside = (rows[:, None] | columns[None, :]).to(x.dtype)  # H, W
+    return x + outside[..., None] * fill.to(x.dtype)
+
+
+def _roll(x: Tensor, shift: Size, direction: int) -> Tensor:
+    if shift == (0, 0):
+        return x
+    return x.roll((direction * shift[0], direction * shift[1]), (1, 2))
