@@ -1,0 +1,283 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Read a whole data set before training does, and name everything that is wrong with it.
+
+An error is what training would stumble over; a warning is what makes its figures worth less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Literal
+
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import PictureFacts, decode_with_facts
+from muntin.data.listing import ClassifyData, list_classify
+from muntin.errors import DataError, shorten
+from muntin.samples import Entry, Listing
+from muntin.shapes import Size
+
+__all__ = ["Problem", "Report", "check_classify"]
+
+_TINY = 8  # pixels
+_IMBALANCE = 20
+_AT_ONCE = 1024
+
+_SUFFIX_FORMATS = {
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "jfif": "JPEG",
+    "tif": "TIFF",
+    "pgm": "PPM",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Something wrong with a data set.
+
+    Attributes:
+        file: The file, relative to the source; for what concerns more than a file, the class, the
+            set or the source.
+        what: What is wrong, one line.
+        severity: "error" when training cannot use it, "warning" when it can but should not.
+    """
+
+    file: str
+    what: str
+    severity: Literal["error", "warning"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        task: The task that the data set was read for.
+        source: The path that was given.
+        lines: The data set in a few lines, for people.
+        counts: The same as numbers, (name, count) each.
+        problems: Errors first, then warnings.
+    """
+
+    task: str
+    source: str
+    lines: tuple[str, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether training can use the data set as it is."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, object]:
+        """Give plain values for JSON."""
+        return {
+            "task": self.task,
+            "source": self.source,
+            "ok": self.ok,
+            "lines": list(self.lines),
+            "counts": dict(self.counts),
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """One picture after it was read: either what it is, or why it cannot be read."""
+
+    part: str
+    entry: Entry
+    digest: bytes = b""
+    size: Size = (0, 0)
+    facts: PictureFacts | None = None
+    fault: str = ""
+
+
+def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
+    """Read every picture of a classification data set.
+
+    Args:
+        path: What `list_classify` takes.
+        num_threads: Pictures decoded at the same time.
+
+    Returns:
+        Never raises for faulty data: a layout that cannot be read is a report with one error.
+    """
+    try:
+        data = list_classify(path)
+    except DataError as error:
+        problem = Problem(file=str(path), what=str(error), severity="error")
+        return Report(task="classify", source=str(path), problems=(problem,))
+    parts = _parts(data)
+    seen = list(_read_all(parts, num_threads))
+    good = [one for one in seen if not one.fault]
+    problems = [
+        Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
+    ]
+    problems += _find_twins(good)
+    problems += _find_tiny(good)
+    problems += _judge_classes(parts)
+    problems += _find_parted_groups(parts)
+    return Report(
+        task="classify",
+        source=str(path),
+        lines=(data.note, *_describe(parts, good)),
+        counts=_count(parts, seen),
+        problems=tuple(problems),
+    )
+
+
+def _parts(data: ClassifyData) -> dict[str, Listing]:
+    every = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: listing for name, listing in every.items() if listing is not None}
+
+
+def _read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[_Seen]:
+    work = ((part, listing, entry) for part, listing in parts.items() for entry in listing.entries)
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        while batch := list(islice(work, _AT_ONCE)):
+            yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
+
+
+def _look(part: str, listing: Listing, entry: Entry) -> _Seen:
+    try:
+        data = read_bytes(listing.source, entry.path)
+        pixels, facts = decode_with_facts(data, where=entry.path)
+    except DataError as error:
+        return _Seen(part=part, entry=entry, fault=str(error))
+    size = (pixels.shape[0], pixels.shape[1])
+    digest = hashlib.blake2b(pixels.data, digest_size=16, salt=size[1].to_bytes(8, "little"))
+    return _Seen(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
+
+
+def _find_twins(seen: list[_Seen]) -> list[Problem]:
+    same: dict[bytes, list[_Seen]] = defaultdict(list)
+    for one in seen:
+        same[one.digest].append(one)
+    problems = []
+    for twins in same.values():
+        if len(twins) == 1:
+            continue
+        first, *others = twins
+        names = shorten((repr(one.entry.path) for one in others), most=3)
+        parts = {one.part: None for one in twins}
+        if len(parts) > 1:
+            what = f"the same picture is in {' and '.join(parts)}: {names}"
+            problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
+        if len({frozenset(one.entry.class_ids) for one in twins}) > 1:
+            what = f"the same picture has another class as {names}"
+            problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
+    return problems
+
+
+def _find_tiny(seen: list[_Seen]) -> list[Problem]:
+    return [
+        Problem(
+            file=one.entry.path,
+            what=f"only {one.size[0]} x {one.size[1]} pixels (height x width)",
+            severity="warning",
+        )
+        for one in seen
+        if min(one.size) < _TINY
+    ]
+
+
+def _judge_classes(parts: dict[str, Listing]) -> list[Problem]:
+    part, listing = next(iter(parts.items()))  # train, where there is one
+    counts = dict(zip(listing.class_names, listing.class_counts, strict=True))
+    problems = [
+        Problem(
+            file=name,
+            what=f"class {name!r} has {count} pictures in {part}; at least 2 are needed to learn "
+            f"from one and check with another",
+            severity="warning",
+        )
+        for name, count in counts.items()
+        if count < 2
+    ]
+    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[most] > _IMBALANCE * counts[least]:
+        what = (
+            f"class {most!r} has {counts[most]} pictures and {least!r} has {counts[least]}: "
+            f"accuracy will say little about the rare ones, look at macro-F1"
+        )
+        problems.append(Problem(file=part, what=what, severity="warning"))
+    without = sum(not entry.class_ids for entry in listing.entries)
+    if without and max((len(entry.class_ids) for entry in listing.entries), default=0) < 2:
+        what = (
+            f"{without} pictures have no class and none has several: read as multi-label data; "
+            f"if each should have one class, fill the empty cells"
+        )
+        problems.append(Problem(file=part, what=what, severity="warning"))
+    return problems
+
+
+def _find_parted_groups(parts: dict[str, Listing]) -> list[Problem]:
+    where: dict[str, dict[str, None]] = defaultdict(dict)
+    for part, listing in parts.items():
+        for entry in listing.entries:
+            if entry.group:
+                where[entry.group][part] = None
+    return [
+        Problem(
+            file=group,
+            what=f"group {group!r} is in {' and '.join(found)}, so the scores will be too good",
+            severity="warning",
+        )
+        for group, found in where.items()
+        if len(found) > 1
+    ]
+
+
+def _describe(parts: dict[str, Listing], seen: list[_Seen]) -> Iterator[str]:
+    for part, listing in parts.items():
+        counts = [
+            f"{name} {count}"
+            for name, count in zip(listing.class_names, listing.class_counts, strict=True)
+        ]
+        yield f"{part}: {len(listing)} pictures; {shorten(counts, most=12)}"
+    if not seen:
+        return
+    heights, widths = zip(*(one.size for one in seen), strict=True)
+    if len({one.size for one in seen}) == 1:
+        yield f"sizes (height x width): all {heights[0]} x {widths[0]}"
+    else:
+        yield (
+            f"sizes (height x width): from {min(heights)} x {min(widths)} "
+            f"to {max(heights)} x {max(widths)}"
+        )
+    modes = Counter(one.facts.mode for one in seen if one.facts is not None)
+    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
+    rotated = sum(one.facts is not None and one.facts.orientation != 1 for one in seen)
+    if rotated:
+        yield f"{rotated} pictures are turned upright by their EXIF orientation"
+    if renamed := sum(_is_misnamed(one) for one in seen):
+        yield f"{renamed} pictures are of another format than their names say; they are read fine"
+
+
+def _is_misnamed(one: _Seen) -> bool:
+    if one.facts is None:
+        return False
+    suffix = one.entry.path.rpartition(".")[2].lower()
+    found = "JPEG" if one.facts.format == "MPO" else one.facts.format
+    return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
+
+
+def _count(parts: dict[str, Listing], seen: list[_Seen]) -> tuple[tuple[str, int], ...]:
+    good = [one for one in seen if not one.fault]
+    return (
+        ("pictures", len(seen)),
+        *((part, len(listing)) for part, listing in parts.items()),
+        ("classes", next(iter(parts.values())).num_classes),
+        ("unreadable", len(seen) - len(good)),
+        ("misnamed", sum(_is_misnamed(one) for one in good)),
+        ("duplicates", len(good) - len({one.digest for one in good})),
+    )

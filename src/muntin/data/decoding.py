@@ -1,0 +1,273 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a picture file to an array, through Pillow.
+
+What happens to pictures that are not plain 8-bit RGB:
+
+- EXIF orientation is applied, so the array is what a viewer shows.
+- Grey becomes three equal channels. A palette is looked up.
+- Transparency is dropped, not composited: the colour stored under it is what the model sees. This
+  is what torchvision and timm do, hence what published weights were trained with.
+- 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. (16-bit RGB is brought to 8 bits
+  by Pillow itself, which keeps the high byte.) Integers beyond 16 bits are stretched from their
+  least to their greatest value.
+- Float pictures: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
+  others stretched from least to greatest; NaN is 0.
+- CMYK and the other colour spaces of JPEG are converted by Pillow, without a colour profile.
+- Of several frames the first is taken.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from muntin.errors import DataError
+from muntin.shapes import UInt8
+
+__all__ = ["MOST_PIXELS", "PictureFacts", "decode", "decode_with_facts", "open_picture"]
+
+MOST_PIXELS = 500_000_000
+"""Pictures with more pixels are refused: a few kB can unpack to fill the memory."""
+
+# Not every reader that Pillow has: some start other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "MPO")
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_limit_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureFacts:
+    """What a file said about its picture before it was brought to 8-bit RGB.
+
+    Attributes:
+        format: Pillow's name of the file format, found by looking inside.
+        mode: Pillow's name of the pixel format ("RGB", "P", "I;16" ...).
+        orientation: The EXIF orientation, 1 to 8; 1 = as stored.
+    """
+
+    format: str
+    mode: str
+    orientation: int = 1
+
+
+def decode(
+    data: bytes,
+    *,
+    where: str,
+    mode: Literal["RGB", "L"] = "RGB",
+    shrink_hint: int | None = None,
+) -> UInt8[np.ndarray, "H W C"]:
+    """Decode a picture file.
+
+    Args:
+        data: The whole file.
+        where: The name of the file, for messages.
+        mode: "RGB" for three channels, "L" for one (luminance).
+        shrink_hint: When a JPEG is at least twice as large as needed, decode it at 1/2, 1/4 or 1/8
+            of its size, such that no side becomes shorter than this many pixels. Faster, and
+            approximate: other pixels than decoding in full and resizing. Off when None.
+
+    Returns:
+        The pixels, writable and contiguous.
+
+    Raises:
+        DataError: The file is empty, cut off, not a picture, or far too large.
+    """
+    return decode_with_facts(data, where=where, mode=mode, shrink_hint=shrink_hint)[0]
+
+
+def decode_with_facts(
+    data: bytes,
+    *,
+    where: str,
+    mode: Literal["RGB", "L"] = "RGB",
+    shrink_hint: int | None = None,
+) -> tuple[UInt8[np.ndarray, "H W C"], PictureFacts]:
+    """Decode a picture file and tell what it was; see `decode`."""
+    if not data:
+        message = (
+            f"A picture must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
+        )
+        raise DataError(message)
+    try:
+        with _open(data) as image:
+            _require_bearable(image, where)
+            if shrink_hint is not None and image.format in ("JPEG", "MPO"):
+                # Shorter sides than the hint are never made: both are kept at least as long.
+                image.draft(image.mode, (shrink_hint, shrink_hint))
+            facts, pixels = _read(image, mode)
+    except DataError:
+        raise
+    except Exception as error:  # each of Pillow's readers has its own ways to fail
+        message = (
+            f"{where!r} must be a picture that can be read (JPEG, PNG, BMP, GIF, WebP, TIFF, PPM), "
+            f"got {len(data)} bytes that cannot: {_first_line(error)}. "
+            f"Fetch it again or remove it."
+        )
+        raise DataError(message) from error
+    return pixels, facts
+
+
+def open_picture(
+    image: str | Path | Image.Image | np.ndarray, *, mode: Literal["RGB", "L"] = "RGB"
+) -> UInt8[np.ndarray, "H W C"]:
+    """Bring what a user may hold to an 8-bit array.
+
+    Args:
+        image: A path; a PIL image, whose EXIF orientation is applied; or a uint8 array, H W (grey),
+            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA, of which A is dropped).
+        mode: "RGB" for three channels, "L" for one.
+
+    Returns:
+        The pixels; never a view of what was given.
+
+    Raises:
+        DataError: It is something else, or the file cannot be read.
+    """
+    if isinstance(image, str | Path):
+        try:
+            data = Path(image).read_bytes()
+        except OSError as error:
+            message = (
+                f"There must be a picture file at {str(image)!r}, got: {error.strerror}. "
+                f"Check the path."
+            )
+            raise DataError(message) from error
+        return decode(data, where=str(image), mode=mode)
+    if isinstance(image, Image.Image):
+        try:
+            return _read(image, mode)[1]
+        except Exception as error:
+            message = f"The PIL image must be readable, got: {_first_line(error)}. Open it again."
+            raise DataError(message) from error
+    if isinstance(image, np.ndarray):
+        return _from_array(image, mode)
+    message = (
+        f"An image must be a path, a PIL image or a uint8 array (H W 3, RGB), "
+        f"got {type(image).__name__}. Convert it to one of these."
+    )
+    raise DataError(message)
+
+
+def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (2, 3)
+        or channels not in (1, 3, 4)
+        or not image.size
+    ):
+        message = (
+            f"An image array must be uint8 with sides H W, H W 1, H W 3 (RGB) or H W 4 (RGBA), "
+            f"got {image.dtype} with sides {image.shape}. Convert it first "
+            f"(floats in [0, 1]: multiply by 255 and round; C H W: transpose)."
+        )
+        raise DataError(message)
+    pixels = image.reshape(*image.shape[:2], channels)[..., :3]
+    return _to_mode(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), mode)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        with _no_pixel_limit():
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lift Pillow's limit, which is global, for as long as a header is read."""
+    with _limit_lock:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _require_bearable(image: Image.Image, where: str) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        message = (
+            f"A picture must have at most {MOST_PIXELS // 10**6} million pixels, "
+            f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
+        )
+        raise DataError(message)
+
+
+def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[PictureFacts, np.ndarray]:
+    stored = image.mode
+    image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
+    orientation = _orientation(image)
+    facts = PictureFacts(format=image.format or "", mode=stored, orientation=orientation)
+    if orientation != 1:
+        image = image.transpose(_UPRIGHT[orientation])
+    return facts, _to_mode(image, mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format in ("JPEG", "MPO") and not image.info.keys() & {"exif", "xmp"}:
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF; the picture itself is fine
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _to_mode(image: Image.Image, mode: Literal["RGB", "L"]) -> np.ndarray:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
+    if image.mode != mode:
+        image = image.convert("RGB").convert(mode) if image.mode == "CMYK" else image.convert(mode)
+    pixels = np.array(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    if mode == "F":
+        values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+        least, most = float(values.min()), float(values.max())
+        if least >= 0 and most <= 1:
+            values = values * 255
+        elif least < 0 or most > 255:
+            values = (values - least) * (255 / ((most - least) or 1))
+        return np.rint(values).astype(np.uint8)
+    wide = values.astype(np.int64)
+    least, most = int(wide.min()), int(wide.max())
+    if mode == "I" and least >= 0 and most <= 255:
+        return wide.astype(np.uint8)
+    if least >= 0 and most <= 65535:
+        return ((wide + 128) // 257).astype(np.uint8)
+    return np.rint((wide - least) * (255 / (most - least))).astype(np.uint8)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    text = lines[0] if lines else ""
+    # Pillow's sentence names a memory address instead of the file.
+    return "unknown format" if text.startswith("cannot identify") else text or type(error).__name__

@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Take a part of a listing away for validation, the same part each time.
+
+Chance comes from a hash of (seed, path), not from a stream of random numbers: the order in which
+the disk names the files does not matter, and a picture that is added later moves few others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from muntin.errors import ConfigError, DataError
+from muntin.samples import Entry, Listing
+
+__all__ = ["describe_split", "split"]
+
+_TRIALS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Unit:
+    """Pictures that stay together, and how many of each class they hold."""
+
+    members: tuple[int, ...]
+    counts: tuple[tuple[int, int], ...]  # class, pictures; every picture counts for _ANY too
+
+
+_ANY = -1  # stands for "a picture, of whatever class"
+
+
+def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Listing]:
+    """Part a listing in two, every class in about the same proportion.
+
+    Every class keeps at least one picture in the first part. Pictures of one group go to the same
+    part; then, as for multi-label data, the proportions are met as nearly as a search finds.
+
+    Args:
+        listing: What to part.
+        fraction: How much goes to the second part, between 0 and 1, both excluded.
+        seed: Another seed gives another split.
+
+    Returns:
+        What stays and what is taken, both in the order of the listing.
+
+    Raises:
+        ConfigError: The fraction is out of range.
+        DataError: Nothing can be taken without emptying a class.
+
+    Example:
+        >>> entries = tuple(Entry(path=f"{i}.png", class_ids=(i % 2,)) for i in range(10))
+        >>> whole = Listing(source="set", entries=entries, class_names=("a", "b"))
+        >>> [part.class_counts for part in split(whole, fraction=0.2, seed=0)]
+        [(4, 4), (1, 1)]
+    """
+    if not 0 < fraction < 1:
+        message = f"fraction must lie between 0 and 1, got {fraction}. Try 0.1."
+        raise ConfigError(message)
+    grouped = any(entry.group for entry in listing.entries)
+    if grouped or listing.multi_label:
+        taken = _take_units(listing, fraction, seed)
+    else:
+        taken = _take_by_class(listing, fraction, seed)
+    if not taken:
+        what = "group" if grouped else "picture"
+        message = (
+            f"A validation part needs a {what} that can be taken while every class keeps a "
+            f"picture to learn from, got none among {len(listing)} pictures in "
+            f"{listing.source!r}. Add pictures, or give a validation set yourself."
+        )
+        raise DataError(message)
+    every = range(len(listing))
+    return (
+        listing.select(index for index in every if index not in taken),
+        listing.select(index for index in every if index in taken),
+    )
+
+
+def describe_split(train: Listing, val: Listing) -> str:
+    """Say in one line how a listing was parted."""
+    total = len(train) + len(val)
+    without = sum(
+        not taken and kept > 0
+        for kept, taken in zip(train.class_counts, val.class_counts, strict=True)
+    )
+    groups = [{entry.group for entry in part.entries} - {""} for part in (train, val)]
+    text = (
+        f"{len(train)} pictures to train on, {len(val)} to validate "
+        f"({len(val) / max(total, 1):.1%}), {train.num_classes} classes"
+    )
+    if any(groups):
+        text += f", {len(groups[0])} + {len(groups[1])} whole groups"
+    if without:
+        text += f", {without} classes too small to validate"
+    return text
+
+
+def _rank(seed: int, text: str, trial: int = 0) -> bytes:
+    key = f"{seed}/{trial}/{text}".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(key, digest_size=16).digest()
+
+
+def _take_by_class(listing: Listing, fraction: float, seed: int) -> set[int]:
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, entry in enumerate(listing.entries):
+        members[entry.class_ids[0]].append(index)
+    most = {class_id: len(found) - 1 for class_id, found in members.items()}
+    exact = {class_id: len(found) * fraction for class_id, found in members.items()}
+    counts = {class_id: min(int(exact[class_id]), most[class_id]) for class_id in members}
+    # Largest remainders first, so that the total is right however small the classes are.
+    wanted = max(1, round(len(listing) * fraction))
+    open_classes = [class_id for class_id in members if counts[class_id] < most[class_id]]
+    names = listing.class_names
+    open_classes.sort(key=lambda c: (counts[c] - exact[c], _rank(seed, names[c])))
+    for class_id in open_classes[: max(0, wanted - sum(counts.values()))]:
+        counts[class_id] += 1
+    taken: set[int] = set()
+    for class_id, found in members.items():
+        found.sort(key=lambda index: _rank(seed, listing.entries[index].path))
+        taken.update(found[: counts[class_id]])
+    return taken
+
+
+def _take_units(listing: Listing, fraction: float, seed: int) -> set[int]:
+    units = _gather_units(listing.entries)
+    totals: Counter[int] = Counter()
+    for unit in units.values():
+        totals.update(dict(unit.counts))
+    trials = (
+        _search(units, totals, fraction, _order(units, totals, seed, trial))
+        for trial in range(_TRIALS)
+    )
+    _, chosen = min(trials, key=lambda result: result[0])
+    return {index for name in chosen for index in units[name].members}
+
+
+def _gather_units(entries: tuple[Entry, ...]) -> dict[str, _Unit]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, entry in enumerate(entries):
+        members[f"group {entry.group}" if entry.group else f"path {entry.path}"].append(index)
+    units = {}
+    for name, found in members.items():
+        counts = Counter(class_id for index in found for class_id in entries[index].class_ids)
+        counts[_ANY] = len(found)
+        units[name] = _Unit(members=tuple(found), counts=tuple(sorted(counts.items())))
+    return units
+
+
+def _order(units: dict[str, _Unit], totals: Counter[int], seed: int, trial: int) -> list[str]:
+    """By chance, but units of the rarest classes first, while there is still a choice."""
+    rarity = {
+        name: min(totals[class_id] for class_id, _ in unit.counts) for name, unit in units.items()
+    }
+    return sorted(units, key=lambda name: (rarity[name], _rank(seed, name, trial)))
+
+
+def _search(
+    units: dict[str, _Unit], totals: Counter[int], fraction: float, order: list[str]
+) -> tuple[float, list[str]]:
+    """Take each unit that brings the counts nearer to the fraction; return the distance left."""
+    taken: Counter[int] = Counter()
+    chosen: list[str] = []
+    fallback: tuple[float, str] | None = None
+    for name in order:
+        counts = units[name].counts
+        if any(taken[class_id] + count >= totals[class_id] for class_id, count in counts):
+            continue  # a class would have nothing left to learn from
+        gain = sum(
+            _miss(taken[c] + count, totals[c], fraction) - _miss(taken[c], totals[c], fraction)
+            for c, count in counts
+        )
+        if gain < 0:
+            taken.update(dict(counts))
+            chosen.append(name)
+        elif not chosen and (fallback is None or gain < fallback[0]):
+            fallback = (gain, name)
+    if not chosen and fallback is not None:
+        chosen = [fallback[1]]
+        taken.update(dict(units[fallback[1]].counts))
+    return sum(_miss(taken[c], totals[c], fraction) for c in totals), chosen
+
+
+def _miss(count: int, total: int, fraction: float) -> float:
+    return (count - fraction * total) ** 2 / total
