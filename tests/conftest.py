@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every test stands on: executed shapes, no network, fixed seeds, two threads, real data."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Set before anything imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+if not os.environ.get("MUNTIN_NO_HOOK"):
+    # Shapes in signatures are executed. torch.compile(fullgraph=True) cannot trace the checks, so
+    # tests of compiled code run a subprocess with MUNTIN_NO_HOOK=1.
+    from jaxtyping import install_import_hook
+
+    install_import_hook("muntin", "beartype.beartype")
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class NetworkBlocked(RuntimeError):
+    """Not an OSError, so that code which survives a missing network does not hide the mistake."""
+
+
+class _Gate:
+    """Stands in for `socket.socket.connect`: lets through what stays on this machine."""
+
+    open = False
+
+    @classmethod
+    def guard(cls, method: str) -> None:
+        original = getattr(socket.socket, method)
+
+        def connect(self: socket.socket, address: Any) -> Any:
+            if not cls.open and not _is_local(self, address):
+                message = f"a test tried to reach {address}. Mark it with pytest.mark.network."
+                raise NetworkBlocked(message)
+            return original(self, address)
+
+        setattr(socket.socket, method, connect)
+
+
+def _is_local(sock: socket.socket, address: Any) -> bool:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    host = str(address[0])
+    try:
+        return host in ("", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def pytest_configure() -> None:
+    """Block the network for the whole run, doctests and session fixtures included."""
+    torch.set_num_threads(2)
+    for method in ("connect", "connect_ex"):
+        _Gate.guard(method)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs an accelerator where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Start every test from the same random state."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (libraries under test may draw from it)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _network(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Open the gate for a test that is marked."""
+    _Gate.open = request.node.get_closest_marker("network") is not None
+    yield
+    _Gate.open = False
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and the accelerator where there is one."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets, which licences keep out of the repository."""
+    named = os.environ.get("MUNTIN_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data: set MUNTIN_DATA to a folder of data sets, or leave it out")
+    return folder
