@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files, functions and reading sets stay small enough to read at one sitting."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.rules.sources import Module, functions, modules, none
+
+MOST_FILE_LINES = 400
+MOST_FUNCTION_LINES = 60
+MOST_FILES_READ = 10
+MOST_LINES_READ = 1500
+
+# Where a file is longer, why it is not split.
+LONGER_FILES = {
+    "models/swin.py": "a family is one file: config, the presets as literal rows, and the model",
+}
+# Where a function is longer: "file function" -> why its middle has no name of its own.
+LONGER_FUNCTIONS: dict[str, str] = {}
+
+
+def test_files() -> None:
+    wrong = [
+        f"{module.path}: {module.num_lines} lines"
+        for module in modules()
+        if module.num_lines > MOST_FILE_LINES and module.path not in LONGER_FILES
+    ]
+    none(wrong, f"Split by noun, or say why not in LONGER_FILES (at most {MOST_FILE_LINES} lines).")
+
+
+def test_functions() -> None:
+    wrong = []
+    for module in modules():
+        for function in functions(module.tree):
+            length = (function.end_lineno or 0) - function.lineno + 1
+            if length > MOST_FUNCTION_LINES:
+                name = f"{module.path} {function.name}"
+                if name not in LONGER_FUNCTIONS:
+                    wrong.append(f"{name}: {length} lines")
+    none(wrong, f"Name the middle part (a function has at most {MOST_FUNCTION_LINES} lines).")
+
+
+def test_no_exemption_outlives_its_reason() -> None:
+    long_files = {module.path for module in modules() if module.num_lines > MOST_FILE_LINES}
+    none(sorted(set(LONGER_FILES) - long_files), "Short again: take it out of LONGER_FILES.")
+
+
+def test_reading_set_of_a_model() -> None:
+    by_name = {module.name: module for module in modules()}
+    wrong = []
+    for module in modules():
+        if module.room != "models" or module.path.endswith("__init__.py"):
+            continue
+        read = _reading_set(module, by_name)
+        lines = sum(part.num_lines for part in read)
+        if len(read) > MOST_FILES_READ or lines > MOST_LINES_READ:
+            names = ", ".join(sorted(part.path for part in read))
+            wrong.append(f"{module.path}: {len(read)} files, {lines} lines: {names}")
+    none(
+        wrong,
+        f"A model reads with {MOST_FILES_READ} files and {MOST_LINES_READ} lines: move tricks.",
+    )
+
+
+def _reading_set(start: Module, by_name: dict[str, Module]) -> set[Module]:
+    """The file and every file of ours that it imports, directly or not."""
+    read, waiting = set(), [start]
+    while waiting:
+        module = waiting.pop()
+        if module in read:
+            continue
+        read.add(module)
+        waiting += [by_name[name] for name in _imports(module.tree) if name in by_name]
+    return {module for module in read if not module.path.endswith("__init__.py")}
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("muntin.")}
