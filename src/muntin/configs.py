@@ -19,9 +19,20 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from muntin.errors import ConfigError, unknown_name
 
-__all__ = ["from_dict", "replace", "to_dict", "with_text"]
+__all__ = ["check_range", "from_dict", "replace", "to_dict", "with_text"]
 
 C = TypeVar("C")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high].
+
+    Raises:
+        ConfigError: The value is outside, or not a number.
+    """
+    if not low <= value <= high:
+        message = f"{name} must be from {low} to {high}, got {value}."
+        raise ConfigError(message)
 
 
 def to_dict(config: object) -> dict[str, Any]:

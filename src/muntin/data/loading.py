@@ -1,0 +1,375 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny pictures."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from muntin.configs import check_range
+from muntin.data.decoding import decode
+from muntin.data.listing import read_bytes
+from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
+from muntin.data.transforms import (
+    BATCH_DRAWS,
+    AugmentConfig,
+    Preprocessing,
+    augment_batch,
+    augment_picture,
+    augments_whole_batches,
+    build_augmentation,
+    fit_picture,
+    to_tensor,
+)
+from muntin.errors import DataError, shorten
+from muntin.samples import Listing
+from muntin.shapes import Float, Int, Size, UInt8
+
+__all__ = ["Batch", "DataConfig", "EvalLoader", "PictureStore", "TrainLoader"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """How pictures are read.
+
+    Attributes:
+        strict: Whether a picture that cannot be read is an error; otherwise it is left out, with
+            a count and a warning.
+        val_fraction: Part of the training pictures kept for validation when the set has no part
+            of its own.
+        crop_fraction: Part of the resized picture's side that evaluation reads from its middle.
+        sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
+        cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
+    """
+
+    strict: bool = False
+    val_fraction: float = 0.1
+    crop_fraction: float = 0.9
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    cache_mib: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse fractions that leave nothing."""
+        check_range("data.val_fraction", self.val_fraction, 0.001, 0.9)
+        check_range("data.crop_fraction", self.crop_fraction, 0.1, 1)
+        check_range("data.cache_mib", self.cache_mib, 0, 10**9)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Pictures and where they stand in their listing.
+
+    Attributes:
+        images: uint8, not yet normalised.
+        indices: Place of each picture in the listing.
+        weights: 1 for a picture that counts; 0 for one that could not be read, or that only fills
+            up the share of a process.
+    """
+
+    images: UInt8[Tensor, "B C H W"]
+    indices: Int[Tensor, " B"]
+    weights: Float[Tensor, " B"]
+
+
+class PictureStore:
+    """The decoded pictures of a listing, kept in memory when they fit.
+
+    Pictures are kept no larger than training and evaluation can use. One that cannot be read is
+    an error in strict mode, and otherwise noted in `unreadable` and given weight 0.
+
+    Args:
+        listing: Which pictures.
+        pre: Sizes and channels wanted.
+        config: Memory allowed, and strictness.
+        zoom: How many times `img_size` the shorter side may be before it is scaled down.
+
+    Raises:
+        DataError: Strict, and a picture cannot be read; or none can be read.
+    """
+
+    def __init__(
+        self, listing: Listing, pre: Preprocessing, config: DataConfig, *, zoom: float = 1.5
+    ) -> None:
+        self.listing = listing
+        self.pre = pre
+        self.strict = config.strict
+        self.unreadable: dict[int, str] = {}
+        self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
+        self._kept: list[Tensor | None] | None = None
+        self._stacked: Tensor | None = None
+        self._lock = threading.Lock()
+        if self._fits(config.cache_mib):
+            with ThreadPoolExecutor(2) as pool:
+                self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
+            self._stacked = self._stack()
+        if len(self.unreadable) == len(listing):
+            message = (
+                f"{listing.source} must hold pictures that can be read, got none that can: "
+                f"{shorten(self.unreadable.values(), most=1)} See muntin check."
+            )
+            raise DataError(message)
+        if self.unreadable:
+            warnings.warn(self.complaint(), stacklevel=2)
+
+    def __len__(self) -> int:
+        """Pictures, readable or not."""
+        return len(self.listing)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pictures were decoded in advance."""
+        return self._kept is not None
+
+    @property
+    def stacked(self) -> UInt8[Tensor, "N C H W"] | None:
+        """All pictures in one tensor, if they are in memory and of one size."""
+        return self._stacked
+
+    def complaint(self) -> str:
+        """Say which pictures are left out."""
+        names = shorten(self.listing.entries[i].path for i in sorted(self.unreadable))
+        return (
+            f"{len(self.unreadable)} of {len(self.listing)} pictures in {self.listing.source} "
+            f"cannot be read and are left out: {names}. See muntin check."
+        )
+
+    def picture(self, index: int) -> UInt8[Tensor, "C H W"] | None:
+        """Give a picture, or None if it cannot be read."""
+        return self._read(index) if self._kept is None else self._kept[index]
+
+    def _fits(self, cache_mib: int) -> bool:
+        if not len(self.listing):
+            return False
+        step = max(1, len(self.listing) // 16)
+        sizes = [self._read(i) for i in range(0, len(self.listing), step)]
+        mean = np.mean([0 if kept is None else kept.numel() for kept in sizes])
+        return bool(mean * len(self.listing) <= cache_mib * 2**20)
+
+    def _stack(self) -> Tensor | None:
+        """Put the pictures behind one another if they are of one size, to read batches at once."""
+        kept = self._kept or []
+        shapes = {picture.shape for picture in kept if picture is not None}
+        if len(shapes) != 1:
+            return None
+        blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
+        stacked = torch.stack([blank if picture is None else picture for picture in kept])
+        self._kept = [None if p is None else stacked[i] for i, p in enumerate(kept)]
+        return stacked
+
+    def _read(self, index: int) -> Tensor | None:
+        entry = self.listing.entries[index]
+        try:
+            data = read_bytes(self.listing.source, entry.path)
+            picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
+        except (DataError, OSError) as error:
+            if self.strict:
+                message = f"{error} data.strict=true makes this an error. See muntin check."
+                raise DataError(message) from error
+            with self._lock:
+                self.unreadable[index] = str(error)
+            return None
+        return self._shrink(picture)
+
+    def _shrink(self, picture: Tensor) -> Tensor:
+        height, width = picture.shape[1:]
+        scale = max(self._limit[0] / height, self._limit[1] / width)
+        if scale >= 1:
+            return picture
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return torch.nn.functional.interpolate(
+            picture[None].float(), size=size, mode="bilinear", antialias=True
+        )[0].round().clamp(0, 255).to(torch.uint8)
+
+
+class _Pictures(Dataset[tuple[Tensor, int, float]]):
+    """One picture at a time, for worker processes; the key says what to do with it."""
+
+    def __init__(self, store: PictureStore, augment: AugmentConfig | None, seed: int) -> None:
+        self.store = store
+        self.augment = augment
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int, float, Size]) -> tuple[Tensor, int, float]:
+        epoch, index, weight, size = key
+        pre = _with_size(self.store.pre, size)
+        picture = self.store.picture(index)
+        if picture is None:
+            return torch.zeros(pre.in_chans, *size, dtype=torch.uint8), index, 0.0
+        if self.augment is None:
+            return fit_picture(picture, pre), index, weight
+        transform = build_augmentation(self.augment, pre)
+        seed = derive_seed(self.seed, epoch, index)
+        return augment_picture(transform, picture, seed), index, weight
+
+
+def _collate(rows: list[tuple[Tensor, int, float]]) -> Batch:
+    images, indices, weights = zip(*rows, strict=True)
+    return Batch(
+        images=torch.stack(images), indices=torch.tensor(indices), weights=torch.tensor(weights)
+    )
+
+
+def _with_size(pre: Preprocessing, size: Size) -> Preprocessing:
+    return pre if size == pre.img_size else replace(pre, img_size=size)
+
+
+class TrainLoader:
+    """The batches of each epoch, from any step on.
+
+    Args:
+        store: The pictures.
+        augment: What to do to them.
+        batch_size: Pictures a step, over all processes.
+        seed: Of the run.
+        shares: How often each picture is wanted (`draw_order`); None = each once an epoch.
+        rank: This process.
+        world: Processes; each gets a part of every batch.
+        workers: Worker processes for pictures that are not augmented in whole batches.
+    """
+
+    def __init__(
+        self,
+        store: PictureStore,
+        augment: AugmentConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        shares: NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+    ) -> None:
+        self.store = store
+        self.augment = augment
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.workers = workers
+        self.usable = np.array([i for i in range(len(store)) if i not in store.unreadable])
+        self._shares = None if shares is None else shares[self.usable]
+
+    def __len__(self) -> int:
+        """Steps of an epoch; the last one may be short."""
+        return -(-len(self.usable) // self.batch_size)
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether pictures are augmented a batch at a time."""
+        return self.store.stacked is not None and augments_whole_batches(self.augment)
+
+    def steps(self, epoch: int, first: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Give what this process reads in each step of an epoch: indices and weights."""
+        order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
+        parts = []
+        for start in range(first * self.batch_size, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            # Every process gets equally many; what is missing is repeated with weight 0.
+            share = -(-len(batch) // self.world)
+            places = np.arange(self.rank * share, (self.rank + 1) * share)
+            weights = (places < len(batch)).astype(np.float32)
+            parts.append((batch[np.minimum(places, len(batch) - 1)], weights))
+        return parts
+
+    def batches(self, epoch: int, first: int, size: Size) -> Iterator[Batch]:
+        """Give the batches of an epoch.
+
+        Args:
+            epoch: From 0.
+            first: Step to begin with.
+            size: (height, width) of the pictures.
+
+        Yields:
+            One batch a step.
+        """
+        steps = self.steps(epoch, first)
+        if self.whole_batches:
+            for indices, weights in steps:
+                yield self._batch(epoch, indices, weights, size)
+            return
+        keys = (
+            [(epoch, int(i), float(w), size) for i, w in zip(*step, strict=True)]
+            for step in steps
+        )
+        yield from _run_workers(_Pictures(self.store, self.augment, self.seed), keys, self.workers)
+
+    def _batch(
+        self, epoch: int, indices: NDArray[np.int64], weights: NDArray[np.float32], size: Size
+    ) -> Batch:
+        stacked = self.store.stacked
+        assert stacked is not None, "whole batches need stacked pictures"
+        places = torch.from_numpy(indices)
+        uniforms = draw_uniforms(self.seed, epoch, indices, BATCH_DRAWS)
+        pre = _with_size(self.store.pre, size)
+        return Batch(
+            images=augment_batch(stacked[places], uniforms, self.augment, pre),
+            indices=places,
+            weights=torch.from_numpy(weights),
+        )
+
+
+class EvalLoader:
+    """The pictures of a listing in order, fitted as prediction fits them.
+
+    Args:
+        store: The pictures.
+        batch_size: Pictures a batch.
+        rank: This process.
+        world: Processes; they take turns by batch.
+        workers: Worker processes.
+    """
+
+    def __init__(
+        self,
+        store: PictureStore,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+    ) -> None:
+        self.store = store
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+        self.workers = workers
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give the batches; a picture that cannot be read has weight 0."""
+        size = self.store.pre.img_size
+        starts = range(0, len(self.store), self.batch_size)[self.rank :: self.world]
+        keys = (
+            [
+                (0, index, 1.0, size)
+                for index in range(start, min(start + self.batch_size, len(self.store)))
+            ]
+            for start in starts
+        )
+        workers = 0 if self.store.in_memory else self.workers
+        return _run_workers(_Pictures(self.store, None, 0), keys, workers)
+
+
+def _run_workers(
+    pictures: _Pictures,
+    keys: Iterator[list[tuple[int, int, float, Size]]],
+    workers: int,
+) -> Iterator[Batch]:
+    loader = DataLoader(
+        pictures,
+        batch_sampler=keys,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        prefetch_factor=2 if workers else None,
+    )
+    return iter(loader)

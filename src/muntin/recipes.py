@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How models are trained: the settings, and the presets as data.
+
+Three questions, three configs: what function is it (the architecture, in `zoo`), how is it learned
+(`TrainConfig`), where does it run (`MachineConfig`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muntin.configs import check_range
+from muntin.data.transforms import AugmentConfig
+from muntin.errors import ConfigError, unknown_name
+
+__all__ = [
+    "RECIPES",
+    "MachineConfig",
+    "Recipe",
+    "TrainConfig",
+    "find_recipe",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a model is learned.
+
+    Attributes:
+        recipe: Name of the preset that the other fields started from.
+        epochs: Passes over the training pictures.
+        max_time_s: Wall time for everything, in seconds; 0 = as long as the epochs take. With a
+            limit the learning rate follows the clock, so that it has come down when time is up.
+        batch_size: Pictures a step, over all devices; 0 chooses by picture and set size.
+        accumulate: Steps whose gradients are added before the weights change.
+        optimizer: "adamw"; or "muon" for the matrices of the blocks, with adamw for the rest.
+        learning_rate: At `lr_batch` pictures a step, scaled linearly to the effective batch; as
+            it stands when `lr_batch` is 0.
+        lr_batch: Batch that the learning rate is given for; 0 = no scaling.
+        muon_learning_rate: The same for the matrices that muon updates; never scaled.
+        betas: Of adamw.
+        weight_decay: Decoupled; not on biases, norms, position embeddings and tables, or tokens.
+        layer_decay: Factor on the learning rate from each block to the one before; 1 = off.
+        warmup: Part of the training over which the learning rate rises.
+        min_lr: Where the cosine ends, as a part of the learning rate.
+        clip_grad: Largest norm of the gradient; 0 = off.
+        label_smoothing: Part of the target spread over all classes.
+        class_weights: Whether rare classes count more in the loss.
+        ema_decay: Of the averaged weights that are evaluated and kept; 0 = off.
+        drop_path_rate: Overrides the model's; "model" keeps it.
+        freeze: Leading stages (blocks of a ViT) that do not learn, patches included; -1 freezes
+            the whole backbone.
+        early_stop: Epochs without improvement after which training ends; 0 = off.
+        start_size: Side of the pictures at the beginning, as a part of `img_size`; 1 = full.
+        full_size_from: Part of the training after which pictures have full size.
+        seed: Of everything random.
+    """
+
+    recipe: str = "imagenet"
+    epochs: int = 300
+    max_time_s: float = 0.0
+    batch_size: int = 0
+    accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 5e-4
+    lr_batch: int = 512
+    muon_learning_rate: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    warmup: float = 20 / 300
+    min_lr: float = 0.01
+    clip_grad: float = 5.0
+    label_smoothing: float = 0.1
+    class_weights: bool = False
+    ema_decay: float = 0.0
+    drop_path_rate: float | Literal["model"] = "model"
+    freeze: int = 0
+    early_stop: int = 0
+    start_size: float = 1.0
+    full_size_from: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        check_range("train.epochs", self.epochs, 1, 10**6)
+        check_range("train.max_time_s", self.max_time_s, 0, 10**9)
+        check_range("train.batch_size", self.batch_size, 0, 10**6)
+        check_range("train.accumulate", self.accumulate, 1, 10**4)
+        check_range("train.learning_rate", self.learning_rate, 0, 100)
+        check_range("train.muon_learning_rate", self.muon_learning_rate, 0, 100)
+        check_range("train.weight_decay", self.weight_decay, 0, 10)
+        check_range("train.layer_decay", self.layer_decay, 0.01, 1)
+        check_range("train.warmup", self.warmup, 0, 0.9)
+        check_range("train.min_lr", self.min_lr, 0, 1)
+        check_range("train.clip_grad", self.clip_grad, 0, 10**6)
+        check_range("train.label_smoothing", self.label_smoothing, 0, 0.9)
+        check_range("train.ema_decay", self.ema_decay, 0, 0.999999)
+        check_range("train.freeze", self.freeze, -1, 1000)
+        check_range("train.early_stop", self.early_stop, 0, 10**6)
+        check_range("train.start_size", self.start_size, 0.1, 1)
+        check_range("train.full_size_from", self.full_size_from, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineConfig:
+    """Where a run happens; never part of what a model is.
+
+    Attributes:
+        device: "auto" takes a GPU when there is one.
+        devices: Processes (one a device).
+        precision: Of the matrix products; weights stay in float32. "auto" is bf16 on a GPU; on a
+            CPU it is whichever of fp32 and bf16 multiplies faster there.
+        compile: Whether steps are compiled; "auto" does so on a GPU.
+        workers: Processes that decode pictures; -1 chooses.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    workers: int = -1
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no sense."""
+        check_range("machine.devices", self.devices, 1, 4096)
+        check_range("machine.workers", self.workers, -1, 512)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A preset: how to train and what to do to the pictures.
+
+    Attributes:
+        train: The training settings.
+        augment: The augmentation.
+        source: Where it comes from.
+    """
+
+    train: TrainConfig
+    augment: AugmentConfig
+    source: str
+
+
+IMAGENET = Recipe(
+    train=TrainConfig(recipe="imagenet"),
+    augment=AugmentConfig(
+        auto="randaugment", jitter=0.4, erase=0.25, mixup=0.8, cutmix=1.0
+    ),
+    source="microsoft/Swin-Transformer config.py, the published Swin-T run on ImageNet-1k",
+)
+
+FINETUNE = Recipe(
+    train=TrainConfig(
+        recipe="finetune",
+        epochs=30,
+        learning_rate=1e-3,
+        layer_decay=0.75,
+        warmup=0.1,
+        weight_decay=0.05,
+        ema_decay=0.999,
+        drop_path_rate=0.1,
+    ),
+    augment=AugmentConfig(crop_scale=0.35, auto="trivialaugment", erase=0.1),
+    source="ours, after the fine-tuning of SimMIM and MAE (layer decay, short cosine)",
+)
+
+SMALL_DATA = Recipe(
+    train=TrainConfig(
+        recipe="small-data",
+        epochs=60,
+        batch_size=128,
+        optimizer="muon",
+        learning_rate=2e-3,
+        lr_batch=0,
+        muon_learning_rate=0.02,
+        betas=(0.9, 0.95),
+        warmup=0.05,
+        min_lr=0.001,
+        drop_path_rate=0.0,
+    ),
+    augment=AugmentConfig(crop_scale=0.5, crop_ratio=1.2),
+    source="ours; docs/lab-notes",
+)
+
+RECIPES: dict[str, Recipe] = {
+    "imagenet": IMAGENET,
+    "finetune": FINETUNE,
+    "small-data": SMALL_DATA,
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Give a preset.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(unknown_name("recipe", name, RECIPES))
+    return RECIPES[name]

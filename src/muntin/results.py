@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a user gets: numpy and plain numbers, in pixels of the original picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muntin.shapes import Size
+
+__all__ = ["Labels"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Labels:
+    """The classes of a picture, best first.
+
+    Attributes:
+        path: The picture's file; empty when it came as an array.
+        size: (height, width) of the original picture in pixels.
+        class_ids: Class numbers.
+        scores: Score of each in [0, 1], falling.
+        class_names: Name of each.
+    """
+
+    path: str
+    size: Size
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Classes given."""
+        return len(self.class_ids)
+
+    @property
+    def best(self) -> str:
+        """Name of the class with the highest score; empty when there is none."""
+        return self.class_names[0] if self.class_names else ""
+
+    def above(self, threshold: float) -> Labels:
+        """Keep the classes whose score is at least `threshold`."""
+        keep = self.scores >= threshold
+        return Labels(
+            path=self.path,
+            size=self.size,
+            class_ids=self.class_ids[keep],
+            scores=self.scores[keep],
+            class_names=tuple(n for n, k in zip(self.class_names, keep, strict=True) if k),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold."""
+        rows = zip(self.class_names, self.class_ids, self.scores, strict=True)
+        return {
+            "path": self.path,
+            "size": list(self.size),
+            "classes": [
+                {"name": name, "id": int(class_id), "score": round(float(score), 6)}
+                for name, class_id, score in rows
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Labels:
+        """Read what `to_dict` gave."""
+        rows: Sequence[Mapping[str, Any]] = values["classes"]
+        height, width = values["size"]
+        return cls(
+            path=values["path"],
+            size=(height, width),
+            class_ids=np.array([row["id"] for row in rows], np.int64),
+            scores=np.array([row["score"] for row in rows], np.float64),
+            class_names=tuple(row["name"] for row in rows),
+        )

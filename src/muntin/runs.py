@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The run folder: what is in it, how it is written and read. Nothing in it is ever unpickled.
+
+``config.json``         everything that was asked for and resolved
+``weights.safetensors`` the best weights
+``last.ckpt/``          everything that resuming needs
+``classes.json``, ``preprocessing.json``, ``journal.jsonl``, ``pictures/``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from muntin.configs import from_dict, to_dict
+from muntin.data.loading import DataConfig
+from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.errors import ConfigError, RunError
+from muntin.heads.network import Network
+from muntin.recipes import MachineConfig, TrainConfig
+from muntin.tasks import Task, find_task
+from muntin.tasks.task import Classes
+from muntin.weights.loading import load_weights
+from muntin.zoo import BackboneConfig, build_backbone, config_from_dict, config_to_dict
+
+__all__ = ["Run", "RunConfig", "read_json", "write_json"]
+
+SCHEMA = 1
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """All that a run was asked for, resolved; ``config.json``.
+
+    Attributes:
+        task: Name of the task.
+        data: Folder, archive or CSV with the training pictures.
+        val: The same for validation; empty when `data` has it or it was split off.
+        model_name: Name in the zoo that the architecture started from.
+        model: The architecture.
+        weights: Where the weights came from; empty = fresh.
+        license: Licence of these weights.
+        train: How it is learned.
+        augment: What is done to training pictures.
+        reading: How pictures are read.
+        machine: Where it runs.
+    """
+
+    task: str
+    data: str
+    val: str = ""
+    model_name: str
+    model: BackboneConfig
+    weights: str = ""
+    license: str = ""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    reading: DataConfig = field(default_factory=DataConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold."""
+        return {"schema": SCHEMA, **to_dict(self), "model": config_to_dict(self.model)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "") -> RunConfig:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value is of another type.
+        """
+        rest = {key: value for key, value in values.items() if key not in ("schema", "model")}
+        if values.get("schema") != SCHEMA or not isinstance(values.get("model"), Mapping):
+            message = (
+                f"{where or 'the config'} must have schema {SCHEMA} and a model, got schema "
+                f"{values.get('schema')!r}. Was it written by another version of muntin?"
+            )
+            raise ConfigError(message)
+        model = config_from_dict(values["model"], where=where)
+        return from_dict(cls, {**rest, "model": model}, where=where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run folder and what its small files say.
+
+    Attributes:
+        path: The folder.
+        config: ``config.json``.
+        classes: ``classes.json``.
+        preprocessing: ``preprocessing.json``.
+    """
+
+    path: Path
+    config: RunConfig
+    classes: Classes
+    preprocessing: Preprocessing
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """Read a run folder.
+
+        Raises:
+            RunError: It is no run folder, or a file is missing or broken.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            message = f"a run must be a folder that muntin train wrote, got {str(path)!r}."
+            raise RunError(message)
+        try:
+            config = RunConfig.from_dict(read_json(path / "config.json"), where="config.json")
+            classes = from_dict(Classes, read_json(path / "classes.json"), where="classes.json")
+            preprocessing = from_dict(
+                Preprocessing, read_json(path / "preprocessing.json"), where="preprocessing.json"
+            )
+        except ConfigError as error:
+            message = f"{path} is not a run that can be read: {error}"
+            raise RunError(message) from error
+        return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
+
+    @property
+    def task(self) -> Task:
+        """Row of the run's task."""
+        return find_task(self.config.task)
+
+    def write(self) -> None:
+        """Write the small files.
+
+        Raises:
+            RunError: The disk refuses.
+        """
+        write_json(self.path / "config.json", self.config.to_dict())
+        write_json(self.path / "classes.json", to_dict(self.classes))
+        write_json(self.path / "preprocessing.json", to_dict(self.preprocessing))
+
+    def build_network(self) -> Network:
+        """Build backbone and head, with fresh weights."""
+        backbone = build_backbone(self.config.model)
+        head = self.task.build_head(backbone, self.classes)  # type: ignore[arg-type]
+        return Network(backbone, head)
+
+    def load_network(self) -> nn.Module:
+        """Build the network with the best weights of the run, ready to be used.
+
+        Raises:
+            RunError: There are no weights.
+            WeightError: They cannot be read or do not fit.
+        """
+        weights = self.path / WEIGHTS
+        if not weights.is_file():
+            message = (
+                f"{self.path} must hold {WEIGHTS}, got none. The first epoch may not have ended: "
+                f"go on with: muntin train {self.config.task} {self.config.data} "
+                f"--resume --out {self.path}"
+            )
+            raise RunError(message)
+        network = self.build_network()
+        load_weights(network, weights, dialect="muntin")
+        return network.eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run.
+
+    Raises:
+        RunError: It is missing or broken.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"{path.parent} must hold {path.name}, got none. Is it a run of muntin train?"
+        raise RunError(message) from error
+    except (OSError, ValueError) as error:
+        message = f"{path} must be JSON, got something else ({error}). Restore it or train again."
+        raise RunError(message) from error
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file: whole or not at all.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        message = f"{path} could not be written ({error.strerror}). Free some space or pass --out."
+        raise RunError(message) from error

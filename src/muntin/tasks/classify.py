@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Classification: one label a picture, or any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.data.checking import check_classify
+from muntin.data.listing import ClassifyData, list_classify
+from muntin.features import Backbone
+from muntin.heads.linear import LinearHead
+from muntin.metrics.classification import ClassificationMetric
+from muntin.results import Labels
+from muntin.samples import Listing
+from muntin.shapes import Float, Size
+from muntin.tasks.task import Classes, Task
+
+__all__ = ["CLASSIFY"]
+
+MOST_NAMED = 1000
+"""Classes that a result names."""
+
+
+def _list_data(path: Path | str, class_names: Sequence[str] | None) -> ClassifyData:
+    return list_classify(path, class_names=class_names)
+
+
+def _classes(listing: Listing) -> Classes:
+    return Classes(names=listing.class_names, multi_label=listing.multi_label)
+
+
+def _build_head(backbone: Backbone, classes: Classes) -> nn.Module:
+    return LinearHead(backbone.embed_channels, len(classes.names))
+
+
+def _targets(listing: Listing, classes: Classes) -> Tensor:
+    """Class numbers (N), or 0.0 and 1.0 for each class (N, K)."""
+    if not classes.multi_label:
+        return torch.tensor([entry.class_ids[0] for entry in listing.entries])
+    targets = torch.zeros(len(listing), len(classes.names))
+    for row, entry in zip(targets, listing.entries, strict=True):
+        row[list(entry.class_ids)] = 1
+    return targets
+
+
+def _loss(
+    logits: Float[Tensor, "B K"],
+    targets: Tensor,
+    classes: Classes,
+    class_weights: Tensor | None,
+    label_smoothing: float,
+) -> Float[Tensor, " B"]:
+    """Cross-entropy for class numbers or shares (mixup); binary for several labels a picture."""
+    logits = logits.float()
+    if classes.multi_label:
+        loss = F.binary_cross_entropy_with_logits(logits, targets, class_weights, reduction="none")
+        return loss.mean(dim=1)
+    return F.cross_entropy(
+        logits, targets, class_weights, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def _decode(
+    logits: Float[Tensor, "B K"], pictures: Sequence[tuple[str, Size]], classes: Classes
+) -> list[Labels]:
+    logits = logits.double().cpu()
+    scores = logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
+    scores, ids = scores.sort(dim=1, descending=True, stable=True)
+    scores, ids = scores[:, :MOST_NAMED], ids[:, :MOST_NAMED]
+    return [
+        Labels(
+            path=path,
+            size=size,
+            class_ids=row_ids.numpy(),
+            scores=row_scores.numpy(),
+            class_names=tuple(classes.names[i] for i in row_ids.tolist()),
+        )
+        for (path, size), row_ids, row_scores in zip(pictures, ids, scores, strict=True)
+    ]
+
+
+def _metric(classes: Classes) -> ClassificationMetric:
+    return ClassificationMetric(len(classes.names), multi_label=classes.multi_label)
+
+
+CLASSIFY = Task(
+    name="classify",
+    list_data=_list_data,
+    check_data=check_classify,
+    classes=_classes,
+    build_head=_build_head,
+    targets=_targets,
+    loss=_loss,
+    mixes=True,
+    decode=_decode,
+    metric=_metric,
+    goals=("top1", "map", "macro_f1"),
+)

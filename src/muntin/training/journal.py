@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One line an epoch, for people and programs: ``journal.jsonl`` and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muntin.errors import RunError
+
+__all__ = ["append_line", "drop_lines_from", "read_journal", "write_events"]
+
+FILE = "journal.jsonl"
+
+
+def append_line(folder: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to the journal.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        message = f"{folder / FILE} could not be written ({error.strerror}). Free some space."
+        raise RunError(message) from error
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Read the lines; a last line that was cut off is left out."""
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def drop_lines_from(folder: Path, epoch: int) -> None:
+    """Forget epochs from `epoch` (counted from 1) on: a resumed run will write them again."""
+    kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def write_events(folder: Path, line: Mapping[str, Any]) -> None:
+    """Add the numbers of a line to the TensorBoard events in the folder."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "events")) as writer:
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and name != "epoch":
+                writer.add_scalar(name, value, line["epoch"])

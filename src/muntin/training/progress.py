@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What people see while a model trains: a live bar, or a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.text import Text
+
+__all__ = ["Reporter", "as_time"]
+
+LINE_EVERY_S = 30.0
+
+
+def as_time(seconds: float) -> str:
+    """Write a duration briefly.
+
+    Example:
+        >>> as_time(9), as_time(75), as_time(3700)
+        ('9s', '1m15s', '1h01m')
+    """
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
+
+
+class _Facts(ProgressColumn):
+    """The changing figures behind the bar."""
+
+    def render(self, task: Any) -> Text:  # noqa: ANN401 (rich's own type is not generic)
+        """Give the text of the column."""
+        return Text(task.fields["facts"])
+
+
+class Reporter:
+    """Shows progress on a terminal as a bar, elsewhere as a line every half minute.
+
+    Args:
+        console: Where to write; None is silent (other processes than the first).
+    """
+
+    def __init__(self, console: Console | None) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._row: TaskID | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Reporter:
+        """Start the bar."""
+        if self._console is not None and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                _Facts(),
+                console=self._console,
+                transient=True,
+                refresh_per_second=4,
+            )
+            self._bar.start()
+            self._row = self._bar.add_task("starting", total=1.0, facts="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def note(self, text: str, *, style: str | None = None) -> None:
+        """Write a line that stays."""
+        if self._console is not None:
+            self._console.print(text, style=style, highlight=False, soft_wrap=True)
+
+    def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
+        """Show where training is.
+
+        Args:
+            title: Such as "epoch 3/30".
+            done: Part of the whole training, 0 to 1.
+            facts: Named figures, already written out.
+        """
+        if self._console is None:
+            return
+        text = "  ".join(f"{name} {value}" for name, value in facts.items())
+        if self._bar is not None and self._row is not None:
+            self._bar.update(self._row, description=title, completed=done, facts=text)
+        elif time.monotonic() - self._last_line > LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self.note(f"{title}  {done:.0%}  {text}")
