@@ -156,13 +156,13 @@ def read_bytes(source: str, path: str) -> bytes:
     Raises:
         DataError: The file is not there or cannot be read.
     """
-    if not is_archive(source) or Path(source).is_dir():
+    archive = _opened.get(source)
+    if archive is None and (not is_archive(source) or Path(source).is_dir()):
         try:
             return Path(source, path).read_bytes()
         except OSError as error:
             message = f"Cannot read {path!r} in {source!r}: {error.strerror}. Check the data set."
             raise DataError(message) from error
-    archive = _opened.get(source)
     if archive is None or archive.pid not in (0, os.getpid()):
         archive = _open(source)
     try:
@@ -205,7 +205,7 @@ def _open(source: str) -> _Archive:
             archive = _open_tar(source)
     except _BROKEN as error:
         message = (
-            f"The archive {source!r} is broken or not an archive: {error}. "
+            f"The archive {source!r} is broken or not an archive: {_first_line(error)}. "
             f"Fetch it again (was the download cut off?), or use an unpacked folder."
         )
         raise DataError(message) from error
@@ -249,6 +249,11 @@ def _unpack_tar(source: str) -> _PackedTar:
                 raise ValueError(message)
             contents[_clean(member.name)] = file.read()
     return _PackedTar(contents=contents, folders=tuple(folders))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(":.") if lines else type(error).__name__
 
 
 def _clean(name: str) -> str:

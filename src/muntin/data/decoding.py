@@ -39,7 +39,7 @@ MOST_PIXELS = 500_000_000
 """Pictures with more pixels are refused: a few kB can unpack to fill the memory."""
 
 # Not every reader that Pillow has: some start other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "MPO")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -255,7 +255,7 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
         if least >= 0 and most <= 1:
             values = values * 255
         elif least < 0 or most > 255:
-            values = (values - least) * (255 / ((most - least) or 1))
+            values = (values - least) * 255 / ((most - least) or 1)
         return np.rint(values).astype(np.uint8)
     wide = values.astype(np.int64)
     least, most = int(wide.min()), int(wide.max())
@@ -263,7 +263,7 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
         return wide.astype(np.uint8)
     if least >= 0 and most <= 65535:
         return ((wide + 128) // 257).astype(np.uint8)
-    return np.rint((wide - least) * (255 / (most - least))).astype(np.uint8)
+    return np.rint((wide - least) * 255 / (most - least)).astype(np.uint8)
 
 
 def _first_line(error: Exception) -> str:

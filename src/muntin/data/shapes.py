@@ -85,7 +85,7 @@ class _Pose:
     radius: float
     angle: float
 
-    def place(self, points: Array) -> Array:
+    def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bring points of the upright unit object into the picture."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turned = points @ np.array([[cos, sin], [-sin, cos]])
@@ -283,7 +283,7 @@ def _describe(
 ) -> SceneObject:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    points = pose.place(np.array(((0, 0), *_KINDS[name].tips), np.float64))
+    points = pose.place(np.array(((0.0, 0.0), *_KINDS[name].tips), np.float64))
     height, width = mask.shape
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3), np.float32)
     for row, (x, y) in zip(keypoints, points, strict=True):
@@ -347,24 +347,24 @@ class _Kind:
 
 
 def _around(radius: float) -> tuple[_Point, _Point, _Point, _Point]:
-    return ((0, -radius), (radius, 0), (0, radius), (-radius, 0))
+    return ((0.0, -radius), (radius, 0.0), (0.0, radius), (-radius, 0.0))
 
 
 _STAR_TIP = (1.05 * float(np.sin(0.4 * np.pi)), -1.05 * float(np.cos(0.4 * np.pi)))
 
 _KINDS = {
-    "cross": _Kind(outline=_cross, tips=_around(0.95), mark=(0, -0.7)),
-    "disc": _Kind(outline=_disc, tips=_around(0.92), mark=(0, -0.66)),
-    "ring": _Kind(outline=_ring, tips=_around(0.97), mark=(0, -0.74)),
-    "square": _Kind(outline=_square, tips=_around(0.78), mark=(0, -0.54)),
+    "cross": _Kind(outline=_cross, tips=_around(0.95), mark=(0.0, -0.7)),
+    "disc": _Kind(outline=_disc, tips=_around(0.92), mark=(0.0, -0.66)),
+    "ring": _Kind(outline=_ring, tips=_around(0.97), mark=(0.0, -0.74)),
+    "square": _Kind(outline=_square, tips=_around(0.78), mark=(0.0, -0.54)),
     "star": _Kind(
         outline=_star,
-        tips=((0, -1.05), _STAR_TIP, (0, 0.45), (-_STAR_TIP[0], _STAR_TIP[1])),
-        mark=(0, -0.5),
+        tips=((0.0, -1.05), _STAR_TIP, (0.0, 0.45), (-_STAR_TIP[0], _STAR_TIP[1])),
+        mark=(0.0, -0.5),
     ),
     "triangle": _Kind(
         outline=_triangle,
-        tips=((0, -1.08), (0.935, 0.54), (0, 0.54), (-0.935, 0.54)),
-        mark=(0, -0.55),
+        tips=((0.0, -1.08), (0.935, 0.54), (0.0, 0.54), (-0.935, 0.54)),
+        mark=(0.0, -0.55),
     ),
 }

@@ -1,0 +1,272 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+import inspect
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muntin.data import decoding
+from muntin.data.decoding import decode, decode_with_facts, open_picture
+from muntin.errors import DataError
+
+SMOOTH = np.stack(
+    np.broadcast_arrays(
+        np.linspace(20, 220, 24)[:, None],
+        np.linspace(200, 30, 36)[None, :],
+        np.linspace(0, 90, 36)[None, :],
+    ),
+    axis=-1,
+).astype(np.uint8)
+
+
+def packed(image: Image.Image, how: str, **settings: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, how, **settings)
+    return file.getvalue()
+
+
+def smooth_jpeg(**settings: object) -> bytes:
+    return packed(Image.fromarray(SMOOTH), "JPEG", quality=95, **settings)
+
+
+@pytest.mark.parametrize("how", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_are_exact(how):
+    pixels = decode(packed(Image.fromarray(SMOOTH), how), where="x")
+    assert np.array_equal(pixels, SMOOTH)
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("how", ["JPEG", "WEBP"])
+def test_lossy_formats_are_near(how):
+    pixels = decode(packed(Image.fromarray(SMOOTH), how, quality=95), where="x")
+    assert np.abs(pixels.astype(int) - SMOOTH).mean() < 4
+
+
+def test_grey_becomes_three_equal_channels():
+    grey = SMOOTH[..., 0]
+    pixels = decode(packed(Image.fromarray(grey), "PNG"), where="x")
+    assert np.array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(
+        decode(packed(Image.fromarray(grey), "PNG"), where="x", mode="L")[..., 0], grey
+    )
+
+
+def test_transparency_is_dropped_and_the_colour_below_kept():
+    alpha = np.zeros((24, 36, 1), np.uint8)
+    data = packed(Image.fromarray(np.concatenate((SMOOTH, alpha), axis=2)), "PNG")
+    assert np.array_equal(decode(data, where="x"), SMOOTH)
+    data = packed(Image.fromarray(SMOOTH[..., 0]).convert("LA"), "PNG")
+    assert np.array_equal(decode(data, where="x")[..., 1], SMOOTH[..., 0])
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+def test_palette_is_looked_up_without_a_warning(transparency):
+    ids = np.arange(24 * 36).reshape(24, 36).astype(np.uint8) % 3
+    image = Image.fromarray(ids).convert("P")
+    colours = [[255, 0, 0], [0, 200, 0], [0, 0, 100]]
+    image.putpalette(np.array(colours, np.uint8).tobytes())
+    settings = {} if transparency is None else {"transparency": transparency}
+    pixels, facts = decode_with_facts(packed(image, "PNG", **settings), where="x")
+    assert facts.mode == "P"
+    assert np.array_equal(pixels, np.array(colours, np.uint8)[ids])
+
+
+def test_black_and_white():
+    image = Image.fromarray(SMOOTH).convert("1")
+    pixels = decode(packed(image, "PNG"), where="x")
+    assert set(np.unique(pixels)) == {0, 255}
+
+
+@pytest.mark.parametrize("how", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled(how):
+    values = np.array([[0, 257, 128 * 257, 65535, 128, 129]], np.uint16)
+    pixels, facts = decode_with_facts(packed(Image.fromarray(values), how), where="x")
+    assert facts.mode.startswith("I;16")
+    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 100, 255]], [0, 100, 255]),
+        ([[0, 257, 65535]], [0, 1, 255]),
+        ([[-100, 0, 100]], [0, 128, 255]),
+        ([[100000, 150000, 200000]], [0, 128, 255]),
+    ],
+)
+def test_32_bit_integers(values, expected):
+    image = Image.fromarray(np.array(values, np.int32))
+    pixels = decode(packed(image, "TIFF"), where="x")
+    assert pixels[0, :, 2].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 0.5, 1]], [0, 128, 255]),
+        ([[0, 99.6, 255]], [0, 100, 255]),
+        ([[-1, 0, 1]], [0, 128, 255]),
+        ([[0, 500, 1000]], [0, 128, 255]),
+        ([[0, np.nan, 1]], [0, 0, 255]),
+        ([[3000, 3000, 3000]], [0, 0, 0]),
+    ],
+)
+def test_float_pictures(values, expected):
+    image = Image.fromarray(np.array(values, np.float32))
+    pixels = decode(packed(image, "TIFF"), where="x")
+    assert pixels[0, :, 0].tolist() == expected
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    data = packed(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95)
+    pixels, facts = decode_with_facts(data, where="x")
+    assert facts.mode == "CMYK"
+    assert np.abs(pixels.astype(int) - SMOOTH).mean() < 8
+    # Pillow writes Adobe's inverted kind; marker and inversion belong together.
+    assert b"Adobe" in data
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("how", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(how, orientation):
+    upright = SMOOTH
+    back = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    stored = Image.fromarray(np.ascontiguousarray(back(upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    settings = {"quality": 95} if how in ("JPEG", "WEBP") else {}
+    pixels = decode(packed(stored, how, exif=exif, **settings), where="x")
+    assert pixels.shape == upright.shape
+    assert np.abs(pixels.astype(int) - upright).mean() < 4
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
+def test_broken_exif_does_not_matter(exif):
+    assert decode(smooth_jpeg(exif=exif), where="x").shape == SMOOTH.shape
+
+
+def test_of_several_frames_the_first_is_taken():
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (50, 200)]
+    data = packed(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.array_equal(decode(data, where="x"), np.full((8, 8, 3), 50))
+
+
+def test_empty_file():
+    with pytest.raises(DataError, match=r"must hold data, got 0 bytes in 'a/b.jpg'"):
+        decode(b"", where="a/b.jpg")
+
+
+def test_truncated_jpeg():
+    data = smooth_jpeg()
+    with pytest.raises(DataError, match=r"'cut\.jpg' must be a picture .* (?i:truncated)"):
+        decode(data[: len(data) * 2 // 3], where="cut.jpg")
+
+
+def test_truncated_png():
+    data = packed(Image.fromarray(SMOOTH), "PNG")
+    with pytest.raises(DataError, match=r"'cut\.png' must be a picture"):
+        decode(data[: len(data) // 2], where="cut.png")
+
+
+def test_text_renamed():
+    with pytest.raises(DataError, match=r"'note\.jpg' .* got 12 bytes .* unknown format"):
+        decode(b"not an image", where="note.jpg")
+
+
+def test_eps_is_refused():
+    """Pillow would start Ghostscript for it."""
+    with pytest.raises(DataError, match=r"unknown format"):
+        decode(packed(Image.fromarray(SMOOTH), "EPS"), where="x.eps")
+
+
+def test_too_many_pixels(monkeypatch):
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 500)
+    with pytest.raises(DataError, match=r"at most 0 million pixels, got 24 x 36 in 'x'"):
+        decode(smooth_jpeg(), where="x")
+
+
+@pytest.mark.parametrize("pixels", [24 * 36 // 3, 24 * 36 - 1])
+def test_pillows_own_limit_is_lifted_and_restored(monkeypatch, pixels):
+    """Below half the picture Pillow raises; below the picture it warns."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    assert decode(smooth_jpeg(), where="x").shape == SMOOTH.shape
+    assert pixels == Image.MAX_IMAGE_PIXELS
+
+
+def test_bomb_is_refused_without_being_unpacked():
+    image = Image.new("1", (30000, 20000))
+    with pytest.raises(DataError, match=r"at most 500 million pixels, got 20000 x 30000"):
+        decode(packed(image, "PNG"), where="x")
+
+
+@pytest.mark.parametrize(
+    ("hint", "side"), [(None, 400), (201, 400), (200, 200), (60, 100), (9, 50)]
+)
+def test_shrink_hint_never_goes_below(hint, side):
+    large = Image.fromarray(SMOOTH).resize((600, 400), Image.Resampling.BICUBIC)
+    pixels = decode(packed(large, "JPEG", quality=95), where="x", shrink_hint=hint)
+    assert min(pixels.shape[:2]) == side
+    want = np.asarray(large.resize(pixels.shape[1::-1], Image.Resampling.BOX)).astype(int)
+    assert np.abs(pixels - want).mean() < 3
+
+
+def test_shrink_hint_leaves_other_formats_alone():
+    assert decode(packed(Image.fromarray(SMOOTH), "PNG"), where="x", shrink_hint=2).shape[0] == 24
+
+
+def test_open_picture_takes_paths_images_and_arrays(tmp_path: Path):
+    path = tmp_path / "a picture \u00e9.PNG"
+    Image.fromarray(SMOOTH).save(path)
+    alpha = np.dstack((SMOOTH, SMOOTH[..., :1]))
+    for given in (path, str(path), Image.fromarray(SMOOTH), Image.open(path), SMOOTH, alpha):
+        assert np.array_equal(open_picture(given), SMOOTH)
+    for grey in (SMOOTH[..., 0], SMOOTH[..., :1]):
+        assert np.array_equal(open_picture(grey)[..., 2], SMOOTH[..., 0])
+    assert open_picture(SMOOTH, mode="L").shape == (24, 36, 1)
+    flipped = SMOOTH[:, ::-1]
+    assert np.array_equal(open_picture(flipped), flipped)
+
+
+def test_open_picture_copies():
+    given = SMOOTH.copy()
+    open_picture(given)[:] = 0
+    assert np.array_equal(given, SMOOTH)
+
+
+def test_open_picture_applies_exif_of_pil_images():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(io.BytesIO(smooth_jpeg(exif=exif)))
+    assert open_picture(image).shape == (36, 24, 3)
+
+
+def test_open_picture_errors(tmp_path: Path):
+    with pytest.raises(DataError, match=r"must be a picture file at .*none\.jpg.*No such file"):
+        open_picture(tmp_path / "none.jpg")
+    with pytest.raises(DataError, match=r"must be a picture file at"):
+        open_picture(tmp_path)
+    with pytest.raises(DataError, match=r"a path, a PIL image or a uint8 array .* got list"):
+        inspect.unwrap(open_picture)([1, 2])  # past the checks of shapes
+    with pytest.raises(DataError, match=r"got float64 with sides"):
+        open_picture(np.zeros((4, 4, 3)))
+    for shape in ((3, 4, 5), (4,), (1, 4, 4, 3), (0, 4, 3)):
+        with pytest.raises(DataError, match=r"must be uint8 with sides H W"):
+            open_picture(np.zeros(shape, np.uint8))
+    data = packed(Image.effect_noise((200, 200), 90), "JPEG")
+    cut = Image.open(io.BytesIO(data[: len(data) // 2]))
+    with pytest.raises(DataError, match=r"PIL image must be readable, got: .*truncated"):
+        open_picture(cut)

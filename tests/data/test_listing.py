@@ -1,0 +1,269 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
+from muntin.data.listing import PICTURE_SUFFIXES, list_classify
+from muntin.errors import DataError
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        place = folder / name
+        if name.endswith("/"):
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(name.encode())
+    return folder
+
+
+def packed(tmp_path: Path, kind: str, *names: str) -> Path:
+    folder = make(tmp_path / "content", *names)
+    place = tmp_path / f"set.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(place, "w") as file:
+            for path in sorted(folder.rglob("*")):
+                file.write(path, path.relative_to(folder))
+    else:
+        with tarfile.open(place, "w:gz" if kind.endswith("gz") else "w") as file:
+            file.add(folder, arcname=".")
+    return place
+
+
+TWO = ("cats/1.jpg", "cats/2.jpg", "dogs/3.jpg")
+PARTS = ("train/cats/1.jpg", "train/dogs/2.jpg", "val/cats/3.jpg", "val/dogs/4.jpg")
+
+
+def test_folder_of_class_folders(tmp_path):
+    data = list_classify(make(tmp_path, *TWO))
+    assert data.val is None
+    assert data.test is None
+    assert data.train.class_names == ("cats", "dogs")
+    assert [(e.path, e.class_ids) for e in data.train.entries] == [
+        ("cats/1.jpg", (0,)),
+        ("cats/2.jpg", (0,)),
+        ("dogs/3.jpg", (1,)),
+    ]
+    assert not data.train.multi_label
+    assert data.note == "one set in class folders, 3 pictures of 2 classes"
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_parts(tmp_path, val):
+    names = [name.replace("val/", f"{val}/") for name in PARTS]
+    data = list_classify(make(tmp_path, *names, "test/cats/5.jpg", "test/dogs/6.jpg"))
+    assert [len(part) for part in (data.train, data.val, data.test)] == [2, 2, 2]
+    assert data.val.entries[0].path == f"{val}/cats/3.jpg"
+    assert "train 2, val 2, test 2 pictures of 2 classes" in data.note
+
+
+def test_train_and_test_only(tmp_path):
+    data = list_classify(make(tmp_path, *(name.replace("val/", "test/") for name in PARTS)))
+    assert data.val is None
+    assert len(data.test) == 2
+
+
+def test_val_and_test_only(tmp_path):
+    names = [name.replace("train/", "test/") for name in PARTS]
+    data = list_classify(make(tmp_path, *names))
+    assert data.train is None
+    assert len(data.val) == len(data.test) == 2
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("top", ["", "flowers/", "train/", "flowers/train/"])
+def test_archives_of_one_set(tmp_path, kind, top):
+    data = list_classify(packed(tmp_path, kind, *(top + name for name in TWO)))
+    assert data.train.class_names == ("cats", "dogs")
+    assert data.val is None
+    entry = data.train.entries[-1]
+    assert entry.path == f"{top}dogs/3.jpg"
+    assert read_bytes(data.train.source, entry.path) == entry.path.encode()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("top", ["", "flowers/"])
+def test_archives_of_parts(tmp_path, kind, top):
+    data = list_classify(packed(tmp_path, kind, *(top + name for name in PARTS)))
+    assert len(data.train) == len(data.val) == 2
+    assert data.val.entries[0].path == f"{top}val/cats/3.jpg"
+
+
+def test_one_part_of_several_is_one_set(tmp_path):
+    make(tmp_path, *PARTS)
+    data = list_classify(tmp_path / "val")
+    assert len(data.train) == 2
+    assert data.val is None
+
+
+def test_classes_named_like_a_part(tmp_path):
+    data = list_classify(make(tmp_path, "bus/1.jpg", "train/2.jpg"))
+    assert data.train.class_names == ("bus", "train")
+
+
+def test_folders_inside_class_folders_belong_to_the_class(tmp_path):
+    data = list_classify(make(tmp_path, "cats/a/1.jpg", "cats/b/c/2.jpg", "dogs/3.jpg"))
+    assert data.train.class_counts == (2, 1)
+
+
+def test_awkward_names(tmp_path):
+    names = ("big cats/\u00fcber l\u00f6we.JPG", "dogs/a.b.c.JPeG", "dogs/#1 %20.Png")
+    data = list_classify(make(tmp_path, *names))
+    assert sorted(entry.path for entry in data.train.entries) == sorted(names)
+    assert read_bytes(data.train.source, names[0]) == names[0].encode()
+
+
+@pytest.mark.parametrize("suffix", PICTURE_SUFFIXES)
+def test_suffixes(tmp_path, suffix):
+    data = list_classify(make(tmp_path, f"cats/1{suffix}", f"dogs/2{suffix.upper()}"))
+    assert len(data.train) == 2
+
+
+def test_what_is_left_out(tmp_path):
+    extra = (
+        *(".git/a.jpg", "cats/.hidden.jpg", "__MACOSX/cats/._1.jpg", "cats/Thumbs.db"),
+        *("cats/notes.txt", "README.md", ".cache/", "dogs/.DS_Store"),
+    )
+    data = list_classify(make(tmp_path, *TWO, *extra))
+    assert len(data.train) == 3
+    assert data.note.endswith("; 2 files that are not pictures left out")
+
+
+def test_what_lies_beside_the_parts(tmp_path):
+    data = list_classify(make(tmp_path, *PARTS, "unlabeled/1.jpg", "test/1.jpg"))
+    assert data.test is None
+    assert "test/ has no class folders, left out" in data.note
+    assert "beside them, left out: unlabeled" in data.note
+
+
+def test_class_names_of_a_run(tmp_path):
+    data = list_classify(make(tmp_path, *TWO), class_names=("dogs", "cows", "cats"))
+    assert data.train.class_names == ("dogs", "cows", "cats")
+    assert data.train.class_counts == (1, 0, 2)
+    one = list_classify(make(tmp_path / "one", "dogs/1.jpg"), class_names=("cats", "dogs"))
+    assert one.train.class_counts == (0, 1)
+    parts = make(tmp_path / "parts", *PARTS, "test/dogs/1.jpg")
+    data = list_classify(parts, class_names=("cats", "dogs"))
+    assert data.test.class_counts == (0, 1)
+    with pytest.raises(DataError, match=r"among the 2 that .* \(birds, cats\), got also dogs in"):
+        list_classify(tmp_path / "one", class_names=("birds", "cats"))
+
+
+def write_table(tmp_path: Path, text: str) -> Path:
+    make(tmp_path, *(f"{number}.jpg" for number in range(6)))
+    place = tmp_path / "set.csv"
+    place.write_text(text)
+    return place
+
+
+def test_table(tmp_path):
+    place = write_table(tmp_path, "path,class,group\n2.jpg,dog,x\n0.jpg,cat,x\n1.jpg,dog,\n")
+    data = list_classify(place)
+    assert data.train.source == str(tmp_path)
+    assert data.train.class_names == ("cat", "dog")
+    assert [(e.path, e.class_ids, e.group) for e in data.train.entries] == [
+        ("2.jpg", (1,), "x"),
+        ("0.jpg", (0,), "x"),
+        ("1.jpg", (1,), ""),
+    ]
+    assert data.note == "CSV, single-label, 2 classes, one set of 3 pictures"
+    named = list_classify(place, class_names=("dog", "emu", "cat"))
+    assert named.train.class_counts == (2, 0, 1)
+
+
+def test_multi_label_table(tmp_path):
+    data = list_classify(write_table(tmp_path, "path,class\n0.jpg,b;a\n1.jpg,\n2.jpg,a|c;a\n"))
+    assert data.train.multi_label
+    assert [entry.class_ids for entry in data.train.entries] == [(0, 1), (), (0, 2)]
+    assert "multi-label (2 with several classes, 1 with none)" in data.note
+
+
+def test_table_with_parts(tmp_path):
+    rows = "0.jpg,a,train\n1.jpg,b,\n2.jpg,a,Validation\n3.jpg,b,test\n"
+    data = list_classify(write_table(tmp_path, f"path,class,split\n{rows}"))
+    assert [len(part) for part in (data.train, data.val, data.test)] == [2, 1, 1]
+    assert data.val.class_names == ("a", "b")
+    one = list_classify(write_table(tmp_path, "path,class,split\n0.jpg,a,val\n1.jpg,b,val\n"))
+    assert len(one.train) == 2
+    assert one.val is None
+
+
+def test_table_errors(tmp_path):
+    with pytest.raises(DataError, match=r"split column must say .* got 'dev' for '0.jpg'"):
+        list_classify(write_table(tmp_path, "path,class,split\n0.jpg,a,dev\n1.jpg,b,\n"))
+    text = "path,class,split\n0.jpg,a,train\n1.jpg,b,val\n2.jpg,c,val\n"
+    with pytest.raises(DataError, match=r"pictures whose split is train, got none for b, c in"):
+        list_classify(write_table(tmp_path, text))
+    with pytest.raises(DataError, match=r"needs at least two classes, got a in"):
+        list_classify(write_table(tmp_path, "path,class\n0.jpg,a\n1.jpg,a\n"))
+
+
+CASES = {
+    "one class": (("cats/1.jpg",), r"needs at least two classes, got cats in"),
+    "a class without pictures": ((*TWO, "emus/"), r"got none in emus of .*remove the folder"),
+    "a part's class without pictures": (
+        (*PARTS, "val/emus/note.txt"),
+        r"hold pictures, got none in val/emus",
+    ),
+    "empty folder": (("cats/",), r"No pictures in .* \(nothing\). Expected one folder a class"),
+    "no pictures": (("cats/1.txt", "2.txt"), r"No pictures in .* \(2 other files\)"),
+    "loose pictures": (("1.jpg", "2.jpg"), r"2 pictures lie outside class folders .* \(1.jpg, 2"),
+    "loose beside classes": ((*TWO, "4.jpg"), r"1 pictures lie outside .*Expected one folder a"),
+    "loose in a part": (
+        (*PARTS, "train/5.jpg"),
+        r"outside class folders in 'train/' of .* \(train/5.jpg\)",
+    ),
+    "other classes": (
+        (*PARTS, "val/emus/1.jpg"),
+        r"same classes, got others in 'val/': it has also emus",
+    ),
+    "missing class": (
+        (*PARTS, "train/emus/1.jpg"),
+        r"got others in 'val/': it lacks emus. Make",
+    ),
+    "two parts of one name": (
+        (*PARTS, "valid/cats/1.jpg"),
+        r"must be one val folder, got 'val/' and 'valid/'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_errors(tmp_path, case):
+    names, text = CASES[case]
+    with pytest.raises(DataError, match=text) as caught:
+        list_classify(make(tmp_path, *names))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_errors_in_archives(tmp_path, kind):
+    with pytest.raises(DataError, match=r"got none in emus of"):
+        list_classify(packed(tmp_path, kind, *TWO, "emus/"))
+
+
+def test_wrong_paths(tmp_path):
+    with pytest.raises(DataError, match=r"found nothing at '.*nowhere'. Check the path"):
+        list_classify(tmp_path / "nowhere")
+    make(tmp_path, "a.jpg", "b.zip")
+    with pytest.raises(DataError, match=r"got the file '.*a\.jpg'. Give the folder"):
+        list_classify(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"b\.zip' is broken"):
+        list_classify(tmp_path / "b.zip")
+
+
+def test_cifar(data_root):
+    place = data_root / "cifar10_jpeg" / "train.zip"
+    if not place.is_file():
+        pytest.skip(f"no {place}")
+    data = list_classify(place)
+    assert data.train.class_counts == (5000,) * 10
+    assert data.val is None
+    entry = data.train.entries[12345]
+    assert decode(read_bytes(data.train.source, entry.path), where=entry.path).shape == (32, 32, 3)
