@@ -189,7 +189,7 @@ def _search(
         for name in sorted(possible, key=gain)[:1]:
             taken.update(dict(units[name].counts))
             chosen[name] = None
-    return sum(_miss(taken[c], totals[c], fraction) for c in totals), list(chosen)
+    return sum((_miss(taken[c], totals[c], fraction) for c in totals), 0.0), list(chosen)
 
 
 def _miss(count: int, total: int, fraction: float) -> float:
