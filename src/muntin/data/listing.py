@@ -145,7 +145,9 @@ def _from_tree(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
     pictures = tuple(name for name in files if name.lower().endswith(PICTURE_SUFFIXES))
     if not pictures:
         what = f"{len(files)} other files" if files else "nothing"
-        message = f"No pictures in {source!r} ({what}). {_EXPECTED}"
+        packed = [name for name in files if is_archive(name)]
+        advice = f"Give one of its archives itself: {shorten(packed)}." if packed else _EXPECTED
+        message = f"No pictures in {source!r} ({what}). {advice}"
         raise DataError(message)
     shown = tuple(name for name in folders if not _is_hidden(name))
     tree = _look_through(_Tree(prefix="", pictures=pictures, folders=shown))
