@@ -265,7 +265,8 @@ class ViT(nn.Module):
         """Tokens (B, N, C) after each wanted block, and the grid of the patches among them."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
-        x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, C, H, W
+        images = fit_patches(images, config.patch_size, rule.patch_vit or rule.patch)
+        x = self.patch_embed(images)  # B, C, H, W
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # B, N, C
         if config.class_token:

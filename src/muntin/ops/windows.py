@@ -60,6 +60,7 @@ class SizeRule:
             "both": along both sides as soon as the shorter side of the map is not longer than the
             window.
         antialias: Whether absolute position embeddings are filtered when they shrink.
+        patch_vit: What `patch` is for a plain ViT, where the system treats it otherwise.
     """
 
     patch: Literal["pad", "crop", "refuse"]
@@ -67,6 +68,7 @@ class SizeRule:
     shrink: Literal["never", "side", "both", "built"]
     shift: Literal["never", "side", "both"]
     antialias: bool = False
+    patch_vit: Literal["", "pad", "crop", "refuse"] = ""
 
 
 SIZE_RULES: dict[SizeRuleName, SizeRule] = {
@@ -77,7 +79,9 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     ),
     "microsoft": SizeRule(patch="refuse", pad="before_shift", shrink="both", shift="both"),
     "torchvision": SizeRule(patch="crop", pad="before_shift", shrink="never", shift="side"),
-    "transformers": SizeRule(patch="pad", pad="before_shift", shrink="both", shift="both"),
+    "transformers": SizeRule(
+        patch="pad", pad="before_shift", shrink="both", shift="both", patch_vit="crop"
+    ),
     # The detection and segmentation forks, mmdet, mmseg and detectron2.
     "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
     "timm": SizeRule(

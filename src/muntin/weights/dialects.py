@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table of dialects: who names tensors how, how a dialect is recognised, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.errors import WeightError, shorten, unknown_name
+from muntin.heads.network import Network
+from muntin.models.swin import SwinConfig
+from muntin.ops.windows import SIZE_RULES, SizeRuleName, lay_out
+from muntin.shapes import Size
+from muntin.weights import microsoft, timm, torchvision, transformers
+from muntin.weights.renaming import KeyMap, first_key, match
+from muntin.weights.resizing import crop_table
+
+__all__ = [
+    "DIALECTS",
+    "NATIVE",
+    "Dialect",
+    "backbone_of",
+    "built_window",
+    "detect",
+    "key_map",
+    "to_dialect",
+]
+
+NATIVE = "muntin"
+_TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """One ecosystem's way to write weights down.
+
+    Attributes:
+        key_maps: Names, by the config class of the family.
+        recognise: Gives a key that only this dialect has, or an empty string.
+        size_rule: What the ecosystem's own models do at sizes that do not come out even.
+        tables_as_built: Whether a relative-position table belongs to the window that fits the
+            map at `img_size`, rather than to the window asked for.
+    """
+
+    key_maps: Mapping[type, KeyMap]
+    recognise: Callable[[Collection[str]], str]
+    size_rule: SizeRuleName
+    tables_as_built: bool = False
+
+
+DIALECTS: dict[str, Dialect] = {
+    "microsoft": Dialect(
+        key_maps=microsoft.KEY_MAPS, recognise=microsoft.recognise, size_rule="microsoft"
+    ),
+    "timm": Dialect(
+        key_maps=timm.KEY_MAPS, recognise=timm.recognise, size_rule="timm", tables_as_built=True
+    ),
+    "torchvision": Dialect(
+        key_maps=torchvision.KEY_MAPS, recognise=torchvision.recognise, size_rule="torchvision"
+    ),
+    "transformers": Dialect(
+        key_maps=transformers.KEY_MAPS, recognise=transformers.recognise, size_rule="transformers"
+    ),
+}
+
+
+def recognise_native(keys: Collection[str]) -> str:
+    """Give a key that only our own files have, or an empty string."""
+    # A Swin backbone alone has Microsoft's names, but neither a classifier nor stored indices.
+    plain = first_key(keys, r"^layers\.0\.blocks\.\d+\.attn\.")
+    foreign = first_key(keys, r"^head\.|\.attn_mask$|\.relative_position_index$")
+    bare = "" if foreign or timm.recognise(keys) else plain
+    return first_key(keys, r"^backbone\.") or bare
+
+
+def detect(keys: Collection[str], *, where: str) -> str:
+    """Name the dialect that these keys are written in.
+
+    Raises:
+        WeightError: No dialect has such keys, or several have.
+    """
+    signs = {NATIVE: recognise_native(keys)}
+    signs.update({name: dialect.recognise(keys) for name, dialect in DIALECTS.items()})
+    found = {name: sign for name, sign in signs.items() if sign}
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        evidence = " and ".join(f"{name} ({sign})" for name, sign in found.items())
+        message = (
+            f"{where} must be written in one dialect, got names of {evidence}. "
+            f'Name the dialect, for example dialect="{next(iter(found))}".'
+        )
+    else:
+        message = (
+            f"{where} has names that no known dialect has: {shorten(keys)}. Known dialects: "
+            f"{', '.join([NATIVE, *DIALECTS])}. Check that it is the right file."
+        )
+    raise WeightError(message)
+
+
+def key_map(name: str, config: object) -> KeyMap:
+    """Give the names of a model's family in a dialect.
+
+    Raises:
+        WeightError: There is no such dialect, or it does not have this family.
+    """
+    if name not in DIALECTS:
+        raise WeightError(unknown_name("dialect", name, [NATIVE, *DIALECTS]))
+    maps = DIALECTS[name].key_maps
+    if type(config) not in maps:
+        has = shorten(family_name(kind) for kind in maps)
+        message = (
+            f"The dialect {name!r} must have the model's family, {family_name(type(config))}, but "
+            f"has only {has}. Choose another dialect or model."
+        )
+        raise WeightError(message)
+    return maps[type(config)]
+
+
+def family_name(config_type: type) -> str:
+    """What a family is called in messages."""
+    return config_type.__name__.removesuffix("Config")
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """Give the backbone of a network, or the module itself when it is one.
+
+    Raises:
+        WeightError: It is neither.
+    """
+    backbone = model.backbone if isinstance(model, Network) else model
+    if not hasattr(backbone, "config") or not hasattr(backbone, "spec"):
+        message = (
+            f"model must be a muntin network or backbone, got {type(model).__name__}. "
+            f"Build it with create_model or create_backbone."
+        )
+        raise WeightError(message)
+    return backbone
+
+
+def built_window(config: SwinConfig, stage: int) -> Size:
+    """Window of a stage at `img_size` where a window never exceeds its map, in tokens."""
+    height, width = config.grid
+    for _ in range(stage):
+        height, width = -(-height // 2), -(-width // 2)
+    side = config.windows[stage]
+    return lay_out((height, width), (side, side), False, SIZE_RULES["timm"]).window
+
+
+def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
+    """Give a model's weights under the names, and in the layout, of another ecosystem.
+
+    Args:
+        model: A network or a backbone.
+        name: "microsoft", "timm", "torchvision", "transformers", or "muntin" for our own names.
+
+    Returns:
+        A state dict of copies, with the buffers that the ecosystem stores. Loading it back gives
+        the same bits. Only "timm" may hold less than the model: where a window is larger than the
+        map at `img_size`, it has no room for the part of the table that is never read.
+
+    Raises:
+        WeightError: The dialect is unknown, or has no place for a part of the model.
+
+    Example:
+        >>> from muntin.models.swin import SWIN_NANO_32, Swin
+        >>> sorted(to_dialect(Swin(SWIN_NANO_32), "torchvision"))[0]
+        'features.0.0.bias'
+    """
+    config: Any = backbone_of(model).config
+    state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    if name == NATIVE:
+        return {key: tensor.clone() for key, tensor in state.items()}
+    names = key_map(name, config)
+    tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
+    if DIALECTS[name].tables_as_built:
+        tensors = {key: _as_built(key, tensor, config) for key, tensor in tensors.items()}
+    written, homeless = names.write(tensors)
+    if homeless:
+        message = (
+            f"The dialect {name!r} must have a place for every tensor of the model, got "
+            f"{shorten(homeless)}. Choose another dialect."
+        )
+        raise WeightError(message)
+    return {
+        key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in written.items()
+    }
+
+
+def _as_built(key: str, tensor: Tensor, config: object) -> Tensor:
+    found = match(_TABLE, key)
+    if found is None or not isinstance(config, SwinConfig):
+        return tensor
+    stage = int(found["i"])
+    side = config.windows[stage]
+    window = built_window(config, stage)
+    return (
+        tensor if window == (side, side) else crop_table(tensor, window=window, full=(side, side))
+    )

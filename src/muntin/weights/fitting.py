@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Decide what of a renamed state dict goes where in a model, before anything is copied."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.errors import ShapeError, shorten
+from muntin.models.swin import SwinConfig
+from muntin.ops.windows import SIZE_RULES
+from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, built_window, family_name
+from muntin.weights.renaming import Reading
+from muntin.weights.resizing import embed_table, resample_positions, resample_table
+
+__all__ = ["Fit", "fit", "misfits", "place"]
+
+
+@dataclass(slots=True)
+class Fit:
+    """Which tensor goes where, and everything that is left over.
+
+    Attributes:
+        values: The model's name to what it shall hold.
+        resized: The model's names of tensors that had another window or picture size.
+        reset: The model's names of parameters to be left as they are.
+        ignored: Their names of what the model does not need.
+        homeless: Their names that belong nowhere.
+        unfilled: The model's names that nothing fills.
+        misshapen: The model's names whose tensors have another shape, and the two shapes.
+        causes: What would explain it.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    resized: list[str] = field(default_factory=list)
+    reset: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    homeless: list[str] = field(default_factory=list)
+    unfilled: list[str] = field(default_factory=list)
+    misshapen: dict[str, str] = field(default_factory=dict)
+    causes: list[str] = field(default_factory=list)
+
+
+def place(name: str, model: nn.Module) -> str:
+    """Where in the model's state dict the tensor with this name of a bare backbone stands."""
+    bare = backbone_of(model) is model
+    return name if bare or name.startswith("head.") else f"backbone.{name}"
+
+
+def fit(model: nn.Module, reading: Reading, dialect: str) -> Fit:
+    """Assign every tensor that was read to a parameter of the model."""
+    backbone = backbone_of(model)
+    own, whole = model.state_dict(), _whole_names(backbone)
+    result = Fit(ignored=list(reading.ignored), homeless=list(reading.unclaimed))
+    for name, tensor in reading.tensors.items():
+        key = place(name, model)
+        theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
+        if key in own:
+            _assign(result, key, tensor, own[key], backbone.config, dialect)
+        elif name.startswith("head.") or name in whole:
+            result.ignored += theirs
+        else:
+            result.homeless += theirs
+    settled = {*result.values, *result.reset, *result.misshapen}
+    # A file without any head for this model's task leaves the whole head fresh.
+    fresh = "" if any(key.startswith("head.") for key in settled) else "head."
+    for key in own:
+        if key not in settled:
+            is_fresh = fresh and key.startswith(fresh) and backbone is not model
+            (result.reset if is_fresh else result.unfilled).append(key)
+    return result
+
+
+def _whole_names(backbone: nn.Module) -> set[str]:
+    """Names of the backbone's parameters when every stage and the last norm are built."""
+    config: Any = backbone.config
+    last = len(config.depths) - 1 if isinstance(config, SwinConfig) else -1
+    with torch.device("meta"):
+        whole = type(backbone)(dataclasses.replace(config, out_indices=(last,), out_norm="last"))
+    return set(whole.state_dict())
+
+
+def _assign(
+    result: Fit, key: str, tensor: Tensor, own: Tensor, config: object, dialect: str
+) -> None:
+    """Settle one parameter; a tensor for another size of the same thing is resized."""
+    name = key.removeprefix("backbone.")
+    if tensor.shape == own.shape:
+        result.values[key] = tensor
+        return
+    if name.startswith("head.") and tensor.shape[1:] == own.shape[1:]:
+        result.reset.append(key)  # another number of classes
+        return
+    try:
+        resized = _resize(name, tensor, own, config, dialect)
+    except ShapeError as error:
+        result.causes.append(str(error))
+        resized = tensor
+    if resized.shape == own.shape:
+        result.values[key] = resized
+        result.resized.append(key)
+        return
+    result.misshapen[key] = f"{tuple(tensor.shape)} there, {tuple(own.shape)} here"
+    if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
+        for field_name, axis in (("in_chans", 1), ("patch_size", 2)):
+            if tensor.shape[axis] != own.shape[axis]:
+                result.causes.append(
+                    f"the weights are for {field_name}={tensor.shape[axis]}, the model has "
+                    f"{own.shape[axis]}; build it with {field_name}={tensor.shape[axis]}"
+                )
+
+
+def _resize(name: str, tensor: Tensor, own: Tensor, config: Any, dialect: str) -> Tensor:  # noqa: ANN401 (any family)
+    """Give the tensor for the model's window or grid; as it is when it is no such tensor."""
+    native = dialect == NATIVE
+    if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
+        stage = int(name.split(".")[1])
+        side = config.windows[stage]
+        if not native and DIALECTS[dialect].tables_as_built:
+            built = built_window(config, stage)
+            if tensor.shape[0] == (2 * built[0] - 1) * (2 * built[1] - 1):
+                return embed_table(tensor, window=built, full=(side, side))
+        return resample_table(tensor, window=side)
+    if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
+        rule = SIZE_RULES[config.size_rule if native else DIALECTS[dialect].size_rule]
+        num_prefix = own.shape[1] - config.grid[0] * config.grid[1]
+        return resample_positions(
+            tensor, new=config.grid, num_prefix=num_prefix, antialias=rule.antialias
+        )
+    return tensor
+
+
+def misfits(
+    result: Fit, reading: Reading, state: Mapping[str, Tensor], dialect: str, config: object
+) -> str:
+    """Word everything that is left over, with the likely cause; empty when nothing is."""
+    shapes = [f"{key} {text}" for key, text in result.misshapen.items()]
+    problems = [
+        f"{what}: {shorten(names)}"
+        for what, names in (
+            ("names without a place in the model", result.homeless),
+            ("parameters that nothing fills", result.unfilled),
+            ("names missing beside others of their group", reading.missing),
+            ("parameters that two names claim", reading.twice),
+            ("other shapes", shapes),
+        )
+        if names
+    ]
+    if not problems:
+        return ""
+    cause = _other_kind(result, state, dialect, config) or _likely_cause(result, reading)
+    return f"{'; '.join(problems)}. Likely cause: {cause}"
+
+
+def _other_kind(result: Fit, state: Mapping[str, Tensor], dialect: str, config: object) -> str:
+    """Name the family and dialect that these weights are of, when they are of another."""
+    if 2 * len(result.homeless) <= len(state):
+        return ""
+    for name, other in DIALECTS.items():
+        for kind, names in other.key_maps.items():
+            if (name, kind) != (dialect, type(config)) and not names.read(state).unclaimed:
+                family = family_name(kind)
+                return f"they are weights of a {family} in the dialect {name!r}; choose these"
+    return "they are weights of another kind of model"
+
+
+def _likely_cause(result: Fit, reading: Reading) -> str:
+    if result.causes:
+        return "; ".join(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
+    if reading.twice:
+        return "the file mixes two spellings, or two models"
+    if result.misshapen:
+        return "the model has other widths, heads or mlp_ratio; build the variant of the weights"
+    over = {name.removeprefix("backbone.") for name in (*result.homeless, *result.unfilled)}
+    if over and all(name.startswith(("norm.", "fc_norm.")) for name in over):
+        return "the last norm stands elsewhere; set pool_norm or patch_norm as the source has it"
+    if any("layer" in name or "block" in name for name in result.homeless):
+        return "the weights have more blocks or parts than the model; set depths as they have"
+    if result.homeless:
+        return "the file holds more than this model, such as another head"
+    return "the file is incomplete, or the model has more blocks or parts than the weights"

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights from the Hugging Face hub: the local cache first, then the network, briefly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from muntin.errors import WeightError, shorten
+
+__all__ = ["fetch", "is_hub_id"]
+
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_PATIENCE_S = 5.0
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text could be a hub id: ``owner/name``, perhaps ``@revision``; no look-up.
+
+    Example:
+        >>> is_hub_id("timm/swin_tiny_patch4_window7_224.ms_in1k"), is_hub_id("./model.pth")
+        (True, False)
+    """
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", text) is not None
+
+
+def fetch(hub_id: str) -> Path:
+    """Give the local copy of the weights of a hub repository, downloading it when there is none.
+
+    Args:
+        hub_id: ``owner/name``, perhaps with ``@`` and a branch, tag or commit.
+
+    Returns:
+        The file in the local cache; safetensors where the repository has it.
+
+    Raises:
+        WeightError: It is not in the cache, and the network or the repository does not give it.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    repo, _, revision = hub_id.partition("@")
+    cached = _in_cache(repo, revision)
+    if cached is not None:
+        return cached
+    tried = f"weights for {hub_id!r}: not in the cache {huggingface_hub.constants.HF_HUB_CACHE}"
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        message = f"{tried}, and HF_HUB_OFFLINE forbids the network. Give a local file."
+        raise WeightError(message)
+    try:
+        # One short question first: a download would retry for minutes where there is no network.
+        api = huggingface_hub.HfApi()
+        info = api.model_info(repo, revision=revision or None, timeout=_PATIENCE_S)
+        there = [entry.rfilename for entry in info.siblings or []]
+        name = next((name for name in _FILES if name in there), "")
+        if name:
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo, name, revision=revision or None, etag_timeout=_PATIENCE_S
+                )
+            )
+    except (RepositoryNotFoundError, ValueError) as error:
+        message = f"{tried}, and the hub has no such repository. Check the id."
+        raise WeightError(message) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise WeightError(_unreachable(tried, error)) from error
+    except Exception as error:
+        # The hub library passes on the errors of whichever HTTP library it is built on.
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
+            raise
+        raise WeightError(_unreachable(tried, error)) from error
+    message = (
+        f"{tried}, and the repository has none of {', '.join(_FILES)}, only {shorten(there)}. "
+        f"Download the file and give its path."
+    )
+    raise WeightError(message)
+
+
+def _in_cache(repo: str, revision: str) -> Path | None:
+    import huggingface_hub
+
+    for name in _FILES:
+        found = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _unreachable(tried: str, error: Exception) -> str:
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"{tried}, and the network did not give it ({first}). "
+        f"Connect to the network, or give a local file."
+    )
