@@ -13,7 +13,7 @@ HEADER = (
     "# SPDX-FileCopyrightText: 2026 The muntin authors\n# SPDX-License-Identifier: Apache-2.0\n"
 )
 # A path that exists on one machine only. What comes before it ends a word, so URLs do not match.
-MACHINE_PATH = re.compile(r"(?:^|[\s\"'`=(,])/(?:home|Users|root|work|mnt|srv|opt|tmp)/\w")
+MACHINE_PATH = re.compile(r"(?:^|[\s\"'`=(,])/(?:home|Users|root|work|mnt|srv|opt)/\w")
 # Spelled in pieces, so that this file does not hold them.
 REGISTRY = re.compile("|".join(["pypi" + r"\.org", "python" + "hosted", "npm" + "js"]))
 # "owner/repository#12" names a public thread; a bare number means nothing to a reader.
