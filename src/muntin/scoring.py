@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from muntin.data.loading import Batch, DataConfig, EvalLoader, PictureStore
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.devices import choose_device
+from muntin.drawing.plots import draw_bars, draw_confusion, save_figure
+from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import DataError
 from muntin.runs import Run
 from muntin.samples import Listing
@@ -193,16 +196,40 @@ def evaluate(
     store = PictureStore(listing, run.preprocessing, DataConfig())
     scored = score(network, store, run.task, run.classes, batch_size=batch_size, device=where)
     if pictures:
-        from muntin.reporting import draw_scores
-
-        draw_scores(scored, store, run.classes, run.path / "pictures" / "eval")
+        draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
     return scored.figures
 
 
-def choose_device(name: str) -> torch.device:
-    """Give the device for a name; "auto" takes a GPU when there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def draw_scored(scored: Scored, store: PictureStore, classes: Classes, folder: Path) -> None:
+    """Draw confusion matrix, per-class figures and the worst mistakes into a folder."""
+    figures, outputs = scored.figures, scored.outputs
+    name, value = next((n, figures[n]) for n in ("top1", "map", "loss") if n in figures)
+    per_class = next((n for n in ("recall", "average_precision") if n in figures), "")
+    if per_class:
+        values = dict(zip(classes.names, figures[per_class], strict=True))
+        title = f"{per_class.replace('_', ' ')} of each class"
+        save_figure(draw_bars(values, title, per_class), folder / "per_class.png")
+    if classes.multi_label or not len(outputs.indices):
+        return
+    counts = scored.metric.confusion.numpy()  # type: ignore[attr-defined]
+    title = f"{name} {value:.3f} on {figures['num_images']} pictures"
+    save_figure(draw_confusion(counts, classes.names, title), folder / "confusion.png")
+    tiles = []
+    scores = outputs.logits.softmax(dim=1)
+    for row in outputs.losses.argsort(descending=True)[:24].tolist():
+        said, truth = int(scores[row].argmax()), int(outputs.targets[row])
+        index = int(outputs.indices[row])
+        picture = store.picture(index)
+        if said == truth or picture is None:
+            continue
+        lines = (
+            f"true: {classes.names[truth]}",
+            f"said: {classes.names[said]} {float(scores[row, said]):.2f}",
+            Path(scored.listing.entries[index].path).name,
+        )
+        shown = picture.expand(3, -1, -1).permute(1, 2, 0).numpy()
+        tiles.append(Tile(picture=shown, lines=lines, good=False))
+    if tiles:
+        sheet = draw_sheet(tiles, "Worst mistakes: most sure of a wrong class first")
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(folder / "worst_mistakes.png")

@@ -339,3 +339,36 @@ def count_parameters(config: BackboneConfig, num_classes: int) -> int:
         backbone = build_backbone(config)
         head = LinearHead(backbone.embed_channels, num_classes)  # type: ignore[arg-type]
     return sum(p.numel() for part in (backbone, head) for p in part.parameters())
+
+
+def describe_models(pattern: str = "*") -> list[dict[str, Any]]:
+    """Facts of the models whose name or alias matches: what ``muntin models`` shows.
+
+    Raises:
+        ConfigError: Nothing matches.
+    """
+    wanted = list_models(pattern)
+    names = list(dict.fromkeys(ALIASES.get(name, name) for name in wanted))
+    if not names:
+        raise ConfigError(unknown_name("model", pattern, [*MODELS, *ALIASES]))
+    alias_of = {name: alias for alias, name in ALIASES.items()}
+    rows = []
+    for name in sorted(names):
+        entry = MODELS[name]
+        config = entry.config
+        window = getattr(config, "window_size", None)
+        rows.append(
+            {
+                "name": name,
+                "alias": alias_of.get(name, ""),
+                "family": family_of(config),
+                "params": count_parameters(config, 1000),
+                "img_size": list(config.img_size),
+                "window": "-" if window is None else str(window).strip("()"),
+                "accuracy": entry.accuracy or None,
+                "source": entry.source,
+                "weights": entry.weights,
+                "license": entry.license,
+            }
+        )
+    return rows

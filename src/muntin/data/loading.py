@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from muntin.configs import check_range
 from muntin.data.decoding import decode
-from muntin.data.listing import read_bytes
+from muntin.data.archives import read_bytes
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.transforms import (
     BATCH_DRAWS,
@@ -75,11 +75,13 @@ class Batch:
         indices: Place of each picture in the listing.
         weights: 1 for a picture that counts; 0 for one that could not be read, or that only fills
             up the share of a process.
+        num_real: Pictures of the whole batch, over all processes.
     """
 
     images: UInt8[Tensor, "B C H W"]
     indices: Int[Tensor, " B"]
     weights: Float[Tensor, " B"]
+    num_real: int
 
 
 class PictureStore:
@@ -216,12 +218,19 @@ class _Pictures(Dataset[tuple[Tensor, int, float]]):
 def _collate(rows: list[tuple[Tensor, int, float]]) -> Batch:
     images, indices, weights = zip(*rows, strict=True)
     return Batch(
-        images=torch.stack(images), indices=torch.tensor(indices), weights=torch.tensor(weights)
+        images=torch.stack(images),
+        indices=torch.tensor(indices),
+        weights=torch.tensor(weights),
+        num_real=len(rows),
     )
 
 
 def _with_size(pre: Preprocessing, size: Size) -> Preprocessing:
     return pre if size == pre.img_size else replace(pre, img_size=size)
+
+
+_Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
+"""What a process reads in a step: indices, weights, and the pictures of the whole batch."""
 
 
 class TrainLoader:
@@ -269,8 +278,8 @@ class TrainLoader:
         """Whether pictures are augmented a batch at a time."""
         return self.store.stacked is not None and augments_whole_batches(self.augment)
 
-    def steps(self, epoch: int, first: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Give what this process reads in each step of an epoch: indices and weights."""
+    def steps(self, epoch: int, first: int) -> list[_Share]:
+        """Give what this process reads in each step of an epoch."""
         order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
         parts = []
         for start in range(first * self.batch_size, len(order), self.batch_size):
@@ -279,7 +288,7 @@ class TrainLoader:
             share = -(-len(batch) // self.world)
             places = np.arange(self.rank * share, (self.rank + 1) * share)
             weights = (places < len(batch)).astype(np.float32)
-            parts.append((batch[np.minimum(places, len(batch) - 1)], weights))
+            parts.append((batch[np.minimum(places, len(batch) - 1)], weights, len(batch)))
         return parts
 
     def batches(self, epoch: int, first: int, size: Size) -> Iterator[Batch]:
@@ -293,20 +302,21 @@ class TrainLoader:
         Yields:
             One batch a step.
         """
-        steps = self.steps(epoch, first)
+        shares = self.steps(epoch, first)
         if self.whole_batches:
-            for indices, weights in steps:
-                yield self._batch(epoch, indices, weights, size)
+            for share in shares:
+                yield self._batch(epoch, share, size)
             return
         keys = (
-            [(epoch, int(i), float(w), size) for i, w in zip(*step, strict=True)]
-            for step in steps
+            [(epoch, int(i), float(w), size) for i, w in zip(indices, weights, strict=True)]
+            for indices, weights, _ in shares
         )
-        yield from _run_workers(_Pictures(self.store, self.augment, self.seed), keys, self.workers)
+        pictures = _Pictures(self.store, self.augment, self.seed)
+        for batch, share in zip(_run_workers(pictures, keys, self.workers), shares, strict=True):
+            yield replace(batch, num_real=share[2])
 
-    def _batch(
-        self, epoch: int, indices: NDArray[np.int64], weights: NDArray[np.float32], size: Size
-    ) -> Batch:
+    def _batch(self, epoch: int, share: _Share, size: Size) -> Batch:
+        indices, weights, num_real = share
         stacked = self.store.stacked
         assert stacked is not None, "whole batches need stacked pictures"
         places = torch.from_numpy(indices)
@@ -316,6 +326,7 @@ class TrainLoader:
             images=augment_batch(stacked[places], uniforms, self.augment, pre),
             indices=places,
             weights=torch.from_numpy(weights),
+            num_real=num_real,
         )
 
 

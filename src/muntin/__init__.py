@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""muntin: hierarchical vision transformers for every vision task, on whatever machine you have."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muntin.demonstration import demo
+    from muntin.prediction import Predictor, draw, load
+    from muntin.scoring import evaluate
+    from muntin.training.session import TrainedRun, train
+    from muntin.weights.loading import LoadReport, load_weights, to_dialect
+    from muntin.zoo import create_backbone, create_model, list_models
+
+__all__ = [
+    "LoadReport",
+    "Predictor",
+    "TrainedRun",
+    "create_backbone",
+    "create_model",
+    "demo",
+    "draw",
+    "evaluate",
+    "list_models",
+    "load",
+    "load_weights",
+    "to_dialect",
+    "train",
+]
+__version__ = "0.1.0"
+
+# torch is large: a name is imported when it is first asked for.
+_HOMES = {
+    "LoadReport": "weights.loading",
+    "Predictor": "prediction",
+    "TrainedRun": "training.session",
+    "create_backbone": "zoo",
+    "create_model": "zoo",
+    "demo": "demonstration",
+    "draw": "prediction",
+    "evaluate": "scoring",
+    "list_models": "zoo",
+    "load": "prediction",
+    "load_weights": "weights.loading",
+    "to_dialect": "weights.loading",
+    "train": "training.session",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (classes and functions)
+    if name not in _HOMES:
+        message = f"module 'muntin' has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(importlib.import_module(f"muntin.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one file a verb, no logic; errors and exit codes in one place.
+
+Exit codes: 0 fine, 1 the input is wrong (one line on stderr), 2 a bug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from muntin.commands import check, demo, doctor, evaluate, models, predict, train
+from muntin.errors import MuntinError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="muntin",
+    help="Hierarchical vision transformers for every vision task, on whatever machine you have.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("models")(models.models)
+app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
+
+
+# What click raises for a wrong option; typer brings its own copy of click and names only the leaf.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        code = app(arguments, standalone_mode=False)
+    except MuntinError as error:
+        _complain(str(error))
+        code = 1
+    except _UsageError as error:
+        _complain(f"{error.format_message()} See: muntin --help")  # type: ignore[attr-defined]
+        code = 1
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped.")
+        code = 1
+    except BrokenPipeError:
+        # The reader of our output went away (muntin models | head).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _complain("this is a bug in muntin, not in your input. Please report the lines above.")
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"muntin: {' '.join(text.split())}\n")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,  # noqa: ANN401 (the signature of the warnings module)
+    line: str | None = None,
+) -> None:
+    """Show our own warnings as one line; those of libraries are for developers."""
+    if os.path.sep + "muntin" + os.path.sep in filename:
+        _complain(f"warning: {message}")

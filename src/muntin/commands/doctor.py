@@ -1,0 +1,28 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin doctor``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import to_json
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> int:
+    """Say what this machine has and whether muntin works on it."""
+    from muntin.diagnosis import diagnose
+
+    facts = diagnose()
+    if as_json:
+        typer.echo(to_json(facts))
+    else:
+        for name, value in facts.items():
+            typer.echo(f"{name:22} {value}")
+    return int(facts["works"] != "yes")

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin eval RUN DATA``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import to_json
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    data: Annotated[str, typer.Argument(help="As for train; its test part if it has one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+) -> None:
+    """Score a run on a data set; pictures go into the run's pictures/eval."""
+    from muntin.runs import Run
+    from muntin.scoring import evaluate as run_evaluation
+
+    opened = Run.open(run)
+    figures = run_evaluation(opened, data, batch_size=batch_size, device=device)
+    if as_json:
+        typer.echo(to_json(figures))
+        return
+    names = opened.classes.names
+    for name, value in figures.items():
+        if isinstance(value, list):
+            continue
+        typer.echo(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+    per_class = {name: value for name, value in figures.items() if isinstance(value, list)}
+    if per_class and len(names) <= 50:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("class", *per_class)
+        for row, name in enumerate(names):
+            cells = (values[row] for values in per_class.values())
+            table.add_row(name, *("n/a" if cell is None else f"{cell:.3f}" for cell in cells))
+        Console().print(table)
+    typer.echo(f"pictures: {opened.path / 'pictures' / 'eval'}")

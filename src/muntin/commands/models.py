@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin models [PATTERN]``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import to_json
+
+__all__ = ["models"]
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Such as 'swin*'.")] = "*",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """List the models."""
+    from muntin.zoo import describe_models
+
+    rows = describe_models(pattern)
+    if as_json:
+        typer.echo(to_json(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for title in ("model", "alias", "params (M)", "size", "window", "top-1 (%)"):
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        accuracy = row["accuracy"]
+        table.add_row(
+            row["name"],
+            row["alias"],
+            f"{row['params'] / 1e6:.2f}",
+            "x".join(map(str, row["img_size"])),
+            row["window"],
+            "-" if accuracy is None else f"{accuracy:.1f}",
+        )
+    Console().print(table)
+    typer.echo("top-1: published, on ImageNet-1k; --json names the sources")

@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin predict RUN IMAGE...``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import to_json
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
+    out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    threshold: Annotated[
+        float, typer.Option(help="Leave out classes below this score.", min=0, max=1)
+    ] = 0.0,
+    tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+) -> None:
+    """Classify pictures."""
+    from muntin.prediction import draw, find_pictures, load
+
+    paths = find_pictures(images)
+    results = [result.above(threshold) for result in load(run, device=device)(paths, tta=tta)]
+    if out:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (path, result) in enumerate(zip(paths, results, strict=True)):
+            draw(path, result).save(folder / f"{number:05}_{path.stem}.png")
+    if as_json:
+        typer.echo(to_json([result.to_dict() for result in results]))
+        return
+    for result in results:
+        best = zip(result.class_names[:3], result.scores[:3], strict=True)
+        said = ", ".join(f"{name} {score:.2f}" for name, score in best)
+        typer.echo(f"{result.path}: {said or f'nothing above {threshold}'}")
+    if out:
+        typer.echo(f"pictures: {out}")

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin train TASK DATA``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import parse_batch, parse_settings, parse_size, parse_time
+
+__all__ = ["train"]
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="classify")],
+    data: Annotated[str, typer.Argument(help="Folder of class folders, .zip, .tar or CSV.")],
+    val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
+    model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
+    weights: Annotated[str, typer.Option(help="auto, none, a file or a hub id.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="auto, imagenet, finetune, small-data.")] = "auto",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.", min=0)] = 0,
+    max_time: Annotated[str, typer.Option(help="Wall time for everything: 90s, 15m, 2h.")] = "",
+    batch_size: Annotated[str, typer.Option(help="Pictures a step, or auto.")] = "auto",
+    img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes, one a device.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of everything random; 0 unless given.")] = -1,
+    out: Annotated[str, typer.Option(help="The run folder; runs/NAME when left out.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any field: train.learning_rate=1e-4.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="config.json of a run to repeat.")] = "",
+) -> int:
+    """Train a model on your own pictures."""
+    from muntin.training.session import train as run_training
+
+    run = run_training(
+        task,
+        data,
+        val=val,
+        model=model,
+        weights=weights,
+        recipe=recipe,
+        epochs=epochs,
+        max_time_s=parse_time(max_time),
+        batch_size=parse_batch(batch_size),
+        img_size=parse_size(img_size),
+        precision=precision,
+        device=device,
+        devices=devices,
+        seed=seed,
+        out=out,
+        resume=resume,
+        settings=parse_settings(settings or []),
+        config=config or None,
+    )
+    if not run.interrupted:
+        typer.echo(f"next: muntin predict {run.path} IMAGE...")
+    return int(run.interrupted)

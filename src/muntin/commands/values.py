@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Words of the command line as values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from muntin.errors import ConfigError
+
+__all__ = ["parse_batch", "parse_settings", "parse_size", "parse_time", "to_json"]
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_time(text: str) -> float:
+    """Read 90, 90s, 15m or 2h as seconds; empty is 0.
+
+    Raises:
+        ConfigError: It is none of these, or not above 0.
+    """
+    if not text:
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or float(found[1]) == 0:
+        message = f"--max-time must be a time such as 90s, 15m or 2h, got {text!r}."
+        raise ConfigError(message)
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read 224 or 224x320 (height x width) as pixels; empty is (0, 0).
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if not text:
+        return 0, 0
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.strip())
+    if found is None:
+        message = f"--img-size must be a side such as 224, or HxW such as 224x320, got {text!r}."
+        raise ConfigError(message)
+    return int(found[1]), int(found[2] or found[1])
+
+
+def parse_batch(text: str) -> int:
+    """Read a number of pictures; auto is 0.
+
+    Raises:
+        ConfigError: It is neither a number above 0 nor auto.
+    """
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) == 0:
+        message = f"--batch-size must be a number of pictures or auto, got {text!r}."
+        raise ConfigError(message)
+    return int(text)
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, str]:
+    """Read ``name=value`` words.
+
+    Raises:
+        ConfigError: A word has no ``=``.
+    """
+    settings = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            message = f"--set must be name=value, such as train.epochs=10, got {text!r}."
+            raise ConfigError(message)
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
+    """Write one JSON document."""
+    return json.dumps(values, indent=2)

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which device and which precision suit the machine at hand."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from muntin.errors import ConfigError
+
+__all__ = ["choose_device", "choose_precision", "has_compiler", "multiply_rate"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Give the device for a name; "auto" takes a GPU when there is one.
+
+    Raises:
+        ConfigError: This machine, or this build of PyTorch, has no such device.
+    """
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    if not there.get(name.partition(":")[0], False):
+        known = [kind for kind, has in there.items() if has]
+        message = f"device must be one that this machine has ({', '.join(known)}), got {name!r}."
+        raise ConfigError(message)
+    return torch.device(name)
+
+
+def multiply_rate(dtype: torch.dtype, *, seconds: float = 0.05) -> float:
+    """Measure matrix products on the CPU, in operations a second."""
+    rows, inner, columns = 4096, 256, 256
+    left = torch.ones(rows, inner, dtype=dtype)
+    right = torch.ones(columns, inner, dtype=dtype)
+    with torch.inference_mode():
+        torch.nn.functional.linear(left, right)
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            torch.nn.functional.linear(left, right)
+            count += 1
+        return 2 * rows * inner * columns * count / (time.perf_counter() - begun)
+
+
+def choose_precision(device: torch.device) -> str:
+    """Give "bf16" or "fp32", whichever multiplies faster here without losing accuracy."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cpu":
+        return "fp32"
+    # Autocast has a price of its own, so a small lead is none.
+    return "bf16" if multiply_rate(torch.bfloat16) > 1.3 * multiply_rate(torch.float32) else "fp32"
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler for the CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, RuntimeError):
+        return False
+    return True

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine has, and whether the package works on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from typing import Any
+
+import torch
+
+import muntin
+from muntin.devices import choose_device, choose_precision, has_compiler, multiply_rate
+from muntin.zoo import create_model
+
+__all__ = ["diagnose"]
+
+
+def diagnose() -> dict[str, Any]:
+    """Gather versions, devices and measured speeds, and run a small model forward and back.
+
+    Returns:
+        Named facts; ``works`` is "yes", or what went wrong.
+    """
+    device = choose_device("auto")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts: dict[str, Any] = {
+        "muntin": muntin.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": cores,
+        "free disk (GB)": round(shutil.disk_usage(".").free / 1e9, 1),
+    }
+    for name in ("torch", "torchvision", "lightning-fabric", "safetensors", "huggingface_hub"):
+        facts[name] = importlib.metadata.version(name)
+    for name in ("timm", "transformers"):
+        facts[name] = _version(name)
+    facts["device"] = torch.cuda.get_device_name() if device.type == "cuda" else device.type
+    facts["fp32 GFLOP/s"] = round(multiply_rate(torch.float32) / 1e9)
+    facts["bf16 GFLOP/s"] = round(multiply_rate(torch.bfloat16) / 1e9)
+    facts["precision chosen"] = choose_precision(device)
+    facts["C++ compiler"] = "found" if has_compiler() else "none: steps are not compiled"
+    facts["works"] = _try_model(device)
+    return facts
+
+
+def _version(name: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        return "not installed (optional)"
+    return importlib.metadata.version(name)
+
+
+def _try_model(device: torch.device) -> str:
+    model = create_model("swin_nano", num_classes=3).to(device)
+    try:
+        logits = model(torch.rand(2, 3, 50, 70, device=device))
+        logits.sum().backward()
+    except RuntimeError as error:
+        return f"no: {error}"
+    return "yes" if bool(logits.isfinite().all()) else "no: the output is not a number"

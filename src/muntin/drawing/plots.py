@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Curves, a confusion matrix and bars, with matplotlib's own objects (no global state)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["draw_bars", "draw_confusion", "draw_curves", "save_figure"]
+
+# Okabe and Ito: told apart by people who do not see every colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#222222"
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG and give the path back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
+    return path
+
+
+def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
+    """Draw how often each true class (rows) was taken for each class (columns).
+
+    Shades are shares of the row, so rare classes can be read; numbers are counts where they fit.
+    """
+    many = len(class_names)
+    side = min(14.0, max(4.0, 0.42 * many + 2.2))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if many <= 25:
+        for row in range(many):
+            for column in range(many):
+                if counts[row, column]:
+                    colour = "white" if shares[row, column] > 0.55 else INK
+                    axes.text(
+                        column, row, str(counts[row, column]),
+                        ha="center", va="center", color=colour, fontsize=8,
+                    )  # fmt: skip
+    if many <= 60:
+        names = [_cut(name) for name in class_names]
+        axes.set_xticks(range(many), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(many), names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=11)
+    bar = figure.colorbar(picture, ax=axes, fraction=0.045)
+    bar.set_label("share of the true class")
+    return figure
+
+
+def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Figure:
+    """Draw one bar a name, lowest first; a name without a value gets "n/a"."""
+    rows = sorted(values.items(), key=lambda row: -1.0 if row[1] is None else row[1])
+    shown = rows[:40]
+    figure = Figure(figsize=(6.4, 0.24 * len(shown) + 1.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=COLOURS[0])
+    for place, (_, value) in enumerate(shown):
+        text = "n/a" if value is None else f"{value:.2f}"
+        axes.text((value or 0.0) + 0.01, place, text, va="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(shown)), [_cut(name) for name, _ in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel(label)
+    cut = f" (the {len(shown)} lowest of {len(rows)})" if len(rows) > len(shown) else ""
+    axes.set_title(title + cut, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
+    """Draw a journal: losses, the goal's figure and the learning rate against epochs."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    wanted = (
+        ("loss", (("train_loss", "training"), ("val_loss", "validation"))),
+        (goal or "figure", ((f"val_{goal}", "validation"),)),
+        ("learning rate", (("learning_rate", "rate"),)),
+    )
+    for axes, (title, columns) in zip(panels, wanted, strict=True):
+        for colour, (key, name) in zip(COLOURS, columns, strict=False):
+            points = [(line["epoch"], line[key]) for line in lines if key in line]
+            if points:
+                mark = "o" if len(points) < 40 else ""
+                axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=mark, ms=3)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, alpha=0.3)
+        if len(columns) > 1:
+            axes.legend(frameon=False)
+    return figure
+
+
+def _cut(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else name[: most - 3] + "..."

@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A picture with its result drawn on it, by the kind of result."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from muntin.results import Labels
+
+__all__ = ["draw_result"]
+
+
+def draw_result(picture: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
+    """Draw a result on its picture.
+
+    Args:
+        picture: (H, W, 3) uint8, the original the result speaks of.
+        result: One of `muntin.results`.
+
+    Returns:
+        A new picture; small ones are enlarged so that the text can be read.
+    """
+    return _draw(result, picture)
+
+
+@singledispatch
+def _draw(result: object, picture: NDArray[np.uint8]) -> Image.Image:
+    message = f"result must be one of muntin.results, got {type(result).__name__}."
+    raise TypeError(message)
+
+
+@_draw.register
+def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
+    """The picture above, the best classes with bars below."""
+    image = Image.fromarray(picture)
+    scale = max(1, round(320 / max(image.size)))
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    width = max(image.width, 260)
+    rows = list(zip(result.class_names, result.scores, strict=True))[:5]
+    line = 22
+    sheet = Image.new("RGB", (width, image.height + line * len(rows) + 12), "white")
+    sheet.paste(image, ((width - image.width) // 2, 0))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for number, (name, score) in enumerate(rows):
+        top = image.height + 8 + number * line
+        length = round((width - 16) * float(score))
+        fill = (140, 190, 225) if number == 0 else (215, 228, 238)
+        pen.rectangle((8, top, 8 + max(length, 1), top + line - 5), fill=fill)
+        pen.text((12, top), f"{name}  {float(score):.2f}", fill=(20, 20, 20), font=font)
+    return sheet

@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Many pictures on one sheet, each with a caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["Tile", "draw_sheet"]
+
+INK = (34, 34, 34)
+GOOD = (0, 114, 178)
+BAD = (213, 94, 0)
+GAP = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tile:
+    """One picture of a sheet.
+
+    Attributes:
+        picture: (H, W, 3) uint8.
+        lines: Caption, line by line.
+        good: Whether it is right (blue frame) or wrong (orange frame); None = no frame.
+    """
+
+    picture: NDArray[np.uint8]
+    lines: tuple[str, ...] = ()
+    good: bool | None = None
+
+
+def draw_sheet(
+    tiles: Sequence[Tile], title: str = "", *, columns: int = 0, side: int = 150
+) -> Image.Image:
+    """Lay pictures out in rows.
+
+    Args:
+        tiles: What to show.
+        title: Above everything.
+        columns: Pictures in a row; chosen when 0.
+        side: Longer side of each picture on the sheet, in pixels.
+
+    Returns:
+        The sheet.
+    """
+    count = max(len(tiles), 1)
+    columns = columns or min(8, max(1, math.ceil(math.sqrt(count * 1.5))))
+    rows = math.ceil(count / columns)
+    small, large = ImageFont.load_default(12), ImageFont.load_default(17)
+    text_height = 16 * max((len(tile.lines) for tile in tiles), default=0)
+    top = 40 if title else GAP
+    cell = side + GAP
+    size = (columns * cell + GAP, top + rows * (cell + text_height) + GAP)
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((GAP, 10), title, fill=INK, font=large)
+    for index, tile in enumerate(tiles):
+        left = GAP + (index % columns) * cell
+        upper = top + (index // columns) * (cell + text_height)
+        picture = _fit(tile.picture, side)
+        place = (left + (side - picture.width) // 2, upper + (side - picture.height) // 2)
+        sheet.paste(picture, place)
+        if tile.good is not None:
+            frame = (place[0] - 2, place[1] - 2, place[0] + picture.width + 1, place[1] + picture.height + 1)
+            pen.rectangle(frame, outline=GOOD if tile.good else BAD, width=2)
+        for number, line in enumerate(tile.lines):
+            text = _shorten(line, small, side)
+            pen.text((left, upper + side + 4 + 16 * number), text, fill=INK, font=small)
+    return sheet
+
+
+def _fit(picture: NDArray[np.uint8], side: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # Pixels of tiny pictures stay visible.
+    how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
+    return image.resize(size, how)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    while len(text) > 4 and font.getlength(text) > width:
+        text = text[:-4] + "..."
+    return text

@@ -1,0 +1,350 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what a user asked for to a run that is resolved in every field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muntin.configs import with_text
+from muntin.data.decoding import decode
+from muntin.data.archives import read_bytes
+from muntin.data.loading import DataConfig
+from muntin.data.splitting import describe_split, split
+from muntin.data.transforms import Preprocessing
+from muntin.devices import choose_device, choose_precision, has_compiler
+from muntin.errors import ConfigError, DataError, WeightError, unknown_name
+from muntin.heads.network import Network
+from muntin.recipes import MachineConfig, Recipe, find_recipe
+from muntin.runs import Run, RunConfig
+from muntin.samples import Listing
+from muntin.shapes import Size
+from muntin.tasks import find_task
+from muntin.training.optimization import scaled_rate
+from muntin.weights.loading import load_weights
+from muntin.zoo import ALIASES, ModelEntry, find_model, model_config
+
+__all__ = ["Prepared", "Request", "prepare"]
+
+FEW = 100_000
+"""Below so many training pictures a fresh model takes the small-data recipe."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a user asked for; empty, 0 and "auto" leave the choice to `prepare`.
+
+    Attributes:
+        task: Name of the task.
+        data: Training pictures, perhaps with validation beside them.
+        out: The run folder.
+        val: Validation pictures.
+        model: Name in the zoo.
+        weights: "auto", "none", a file or a hub id.
+        recipe: Name of a preset.
+        epochs: Passes over the data.
+        max_time_s: Wall time in seconds.
+        batch_size: Pictures a step.
+        img_size: (height, width) in pixels; (0, 0) chooses.
+        seed: Of everything random.
+        machine: Where to run.
+        settings: Dotted names of config fields and their values as text.
+        base: A run's config to start from instead of a recipe.
+    """
+
+    task: str
+    data: str
+    out: str
+    val: str = ""
+    model: str = ""
+    weights: str = "auto"
+    recipe: str = "auto"
+    epochs: int = 0
+    max_time_s: float = 0.0
+    batch_size: int = 0
+    img_size: Size = (0, 0)
+    seed: int = -1
+    machine: MachineConfig
+    settings: tuple[tuple[str, str], ...] = ()
+    base: RunConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A run that can start.
+
+    Attributes:
+        run: Everything resolved; nothing is written yet.
+        network: With its first weights.
+        train: Pictures to learn from.
+        val: Pictures to validate with.
+        notes: What was chosen and why, one line each.
+    """
+
+    run: Run
+    network: Network
+    train: Listing
+    val: Listing
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request) -> Prepared:
+    """Resolve a request.
+
+    Raises:
+        ConfigError: A name or a setting is wrong.
+        DataError: The data cannot be used.
+        WeightError: Weights that were asked for cannot be had.
+    """
+    notes: list[str] = []
+    task = find_task(request.task)
+    settings = _sort_settings(request.settings)
+    seed = request.seed if request.seed >= 0 else (request.base.train.seed if request.base else 0)
+    reading = _apply(request.base.reading if request.base else DataConfig(), settings["data"])
+    machine = _resolve_machine(_apply(request.machine, settings["machine"]), notes)
+    train, val = _list_parts(request, reading, seed, notes)
+    classes = task.classes(train)
+    entry, name, config = _choose_model(request, settings["model"], train, machine, notes)
+    network_run = RunConfig(
+        task=task.name, data=request.data, val=request.val, model_name=name, model=config,
+        reading=reading, machine=machine,
+    )  # fmt: skip
+    tiny = min(config.img_size) < 128
+    pre = Preprocessing(
+        img_size=config.img_size,
+        mean=_per_channel(entry.mean, config.in_chans),
+        std=_per_channel(entry.std, config.in_chans),
+        crop_fraction=1.0 if tiny else reading.crop_fraction,
+        interpolation="bilinear" if tiny else "bicubic",
+        in_chans=config.in_chans,
+    )
+    run = Run(path=Path(request.out), config=network_run, classes=classes, preprocessing=pre)
+    network = run.build_network()
+    source = _load(network, request.weights, entry, notes)
+    recipe = _choose_recipe(request, source, len(train), settings["train"], notes)
+    augment = _apply(request.base.augment if request.base else recipe.augment, settings["augment"])
+    tuned = _tune(request, recipe, settings["train"], len(train), config.img_size, machine, seed)
+    if tuned.drop_path_rate != "model":
+        config = replace(config, drop_path_rate=tuned.drop_path_rate)
+    full = replace(
+        network_run, model=config, weights=source, license=entry.license if source else "",
+        train=tuned, augment=augment,
+    )  # fmt: skip
+    if config != network_run.model:
+        state = network.state_dict()
+        network = replace(run, config=full).build_network()
+        network.load_state_dict(state)
+    rate = scaled_rate(tuned, tuned.batch_size)
+    scaled = f" ({tuned.learning_rate:g} x {tuned.batch_size * tuned.accumulate}/{tuned.lr_batch})"
+    notes.append(
+        f"{tuned.optimizer}, learning rate {rate:.2g}{scaled if tuned.lr_batch else ''}, batch "
+        f"{tuned.batch_size}{f' x {tuned.accumulate}' if tuned.accumulate > 1 else ''}, "
+        f"{machine.precision} on {machine.device}"
+    )
+    return Prepared(
+        run=replace(run, config=full), network=network, train=train, val=val, notes=tuple(notes)
+    )
+
+
+def _sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
+    """Sort ``train.epochs``-like names by their first word."""
+    rooms: dict[str, list[tuple[str, str]]] = {
+        room: [] for room in ("train", "augment", "data", "machine", "model")
+    }
+    for path, text in settings:
+        room, _, field = path.partition(".")
+        if room not in rooms or not field:
+            names = [f"{known}." for known in rooms]
+            raise ConfigError(unknown_name("setting", path, names, hint="Such as train.epochs=10."))
+        rooms[room].append((field, text))
+    return rooms
+
+
+def _apply(config: Any, settings: list[tuple[str, str]]) -> Any:  # noqa: ANN401 (any config)
+    for field, text in settings:
+        config = with_text(config, field, text)
+    return config
+
+
+def _resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
+    device = choose_device(machine.device)
+    precision = machine.precision
+    if precision == "auto":
+        precision = choose_precision(device)  # type: ignore[assignment]
+    if precision == "fp16" and device.type == "cpu":
+        message = "precision fp16 needs a GPU, got device cpu. Use bf16 or fp32."
+        raise ConfigError(message)
+    wanted = machine.compile
+    if wanted == "auto":
+        wanted = "on" if device.type == "cuda" else "off"
+    if wanted == "on" and device.type == "cpu" and not has_compiler():
+        notes.append("no C++ compiler is found, so steps are not compiled (machine.compile)")
+        wanted = "off"
+    workers = machine.workers
+    if workers < 0:
+        import os
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
+    return replace(
+        machine, device=device.type, precision=precision, compile=wanted, workers=workers
+    )
+
+
+def _list_parts(
+    request: Request, reading: DataConfig, seed: int, notes: list[str]
+) -> tuple[Listing, Listing]:
+    task = find_task(request.task)
+    data = task.list_data(request.data, None)
+    if data.note:
+        notes.append(data.note)
+    train, val = data.train, data.val or data.test
+    if train is None:
+        message = f"{request.data} must have training pictures, got only {data.note}."
+        raise DataError(message)
+    if request.val:
+        parts = task.list_data(request.val, train.class_names)
+        val = parts.val or parts.test or parts.train
+    if val is None:
+        train, val = split(train, fraction=reading.val_fraction, seed=seed)
+        notes.append(describe_split(train, val))
+    if not len(val):
+        message = (
+            f"validation needs at least one picture, got none from {len(train)} in "
+            f"{request.data}. Add pictures, raise data.val_fraction, or pass --val."
+        )
+        raise DataError(message)
+    return train, val
+
+
+def typical_size(listing: Listing, most: int = 32) -> Size:
+    """Median (height, width) of some pictures, in pixels."""
+    sizes = []
+    for index in range(0, len(listing), max(1, len(listing) // most)):
+        entry = listing.entries[index]
+        try:
+            picture = decode(read_bytes(listing.source, entry.path), where=entry.path)
+        except (DataError, OSError):
+            continue
+        sizes.append(picture.shape[:2])
+    if not sizes:
+        return 224, 224
+    height, width = np.median(np.array(sizes), axis=0)
+    return int(height), int(width)
+
+
+def _choose_model(
+    request: Request,
+    settings: list[tuple[str, str]],
+    train: Listing,
+    machine: MachineConfig,
+    notes: list[str],
+) -> tuple[ModelEntry, str, Any]:
+    """Pick row, name and config of the model."""
+    changed: dict[str, Any] = {}
+    name = request.model or (request.base.model_name if request.base else "")
+    if not name:
+        name, side = _default_model(typical_size(train), request.weights, machine)
+        changed["img_size"] = (side, side)
+        notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
+    name = ALIASES.get(name, name)
+    entry = find_model(name)
+    if request.base is not None and not request.model:
+        config = request.base.model
+    else:
+        if any(request.img_size):
+            changed["img_size"] = request.img_size
+        config = model_config(name, changed)
+    if request.base is not None and any(request.img_size):
+        config = replace(config, img_size=request.img_size)
+    return entry, name, _apply(config, settings)
+
+
+def _default_model(size: Size, weights: str, machine: MachineConfig) -> tuple[str, int]:
+    """Name and picture side for pictures of a size."""
+    side = min(size)
+    if side <= 48:
+        return "swin_nano_patch2_window4_32", max(16, -(-side // 8) * 8)
+    published = "swin_tiny_patch4_window7_224"
+    if side >= 96 and weights != "none":
+        return published, 224
+    most = 128 if machine.device == "cpu" else 224
+    return "swin_nano_patch4_window4_64", min(most, max(48, -(-side // 16) * 16))
+
+
+def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    return values if in_chans == len(values) else (round(float(np.mean(values)), 4),) * in_chans
+
+
+def _load(network: Network, weights: str, entry: ModelEntry, notes: list[str]) -> str:
+    """Load the first weights; give their source, or nothing for fresh ones."""
+    if weights in ("none", ""):
+        notes.append("weights: fresh (--weights none)")
+        return ""
+    if weights != "auto":
+        report = load_weights(network, weights)
+        notes.append(f"weights: {report.summary()}")
+        return weights
+    if not entry.weights:
+        notes.append("weights: fresh; none are published for this model")
+        return ""
+    try:
+        report = load_weights(network, entry.weights)
+    except WeightError as error:
+        notes.append(f"weights: fresh; {entry.weights} could not be had ({error})")
+        return ""
+    notes.append(f"weights: {report.summary()}; licence {entry.license or 'not stated'}")
+    return entry.weights
+
+
+def _choose_recipe(
+    request: Request, source: str, count: int, settings: list[tuple[str, str]], notes: list[str]
+) -> Recipe:
+    name = dict(settings).get("recipe", request.recipe)
+    if name != "auto":
+        return find_recipe(name)
+    if request.base is not None:
+        return find_recipe(request.base.train.recipe)
+    if source:
+        name, why = "finetune", "the weights are trained already"
+    elif count < FEW:
+        name, why = "small-data", f"{count} pictures are few for a fresh model"
+    else:
+        name, why = "imagenet", f"{count} pictures are many"
+    notes.append(f"recipe {name}: {why} (--recipe)")
+    return find_recipe(name)
+
+
+def _tune(
+    request: Request,
+    recipe: Recipe,
+    settings: list[tuple[str, str]],
+    count: int,
+    img_size: Size,
+    machine: MachineConfig,
+    seed: int,
+) -> Any:  # noqa: ANN401 (a TrainConfig)
+    config = request.base.train if request.base is not None else recipe.train
+    changed: Mapping[str, Any] = {
+        "epochs": request.epochs,
+        "max_time_s": request.max_time_s,
+        "batch_size": request.batch_size,
+    }
+    config = replace(config, seed=seed, **{key: value for key, value in changed.items() if value})
+    if request.max_time_s and not request.epochs:
+        # The clock decides; no number of epochs shall end the run before it.
+        config = replace(config, epochs=10_000)
+    config = _apply(config, settings)
+    if config.batch_size == 0:
+        room = 128 if max(img_size) <= 64 else 64 if machine.device == "cuda" else 16
+        config = replace(config, batch_size=room)
+    # A handful of pictures should still give a few steps an epoch.
+    most = max(1, count // 8) if count >= 8 else 1
+    if not request.batch_size and config.batch_size > most:
+        config = replace(config, batch_size=most)
+    return config

@@ -1,0 +1,306 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One call from data to a run folder: `train`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from muntin.configs import to_dict
+from muntin.data.loading import Batch, PictureStore, TrainLoader
+from muntin.drawing.plots import draw_curves, save_figure
+from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.errors import ConfigError, RunError
+from muntin.heads.network import Network
+from muntin.recipes import MachineConfig
+from muntin.runs import Run, RunConfig, read_json, write_json
+from muntin.samples import Listing
+from muntin.shapes import Size
+from muntin.tasks import find_task
+from muntin.training.journal import read_journal
+from muntin.training.loop import Fitted, Stores, fit
+from muntin.training.preparation import Request, prepare
+from muntin.training.progress import Reporter, as_time
+
+__all__ = ["TrainedRun", "train"]
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """What `train` gives back.
+
+    Attributes:
+        path: The run folder.
+        metrics: Figures of the best epoch on the validation pictures.
+        epochs: Epochs that were trained.
+        seconds: How long it took.
+        interrupted: Whether it was stopped by Ctrl-C; go on with ``resume=True``.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    epochs: int
+    seconds: float
+    interrupted: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What every process of a run needs; it is pickled when there are several."""
+
+    run: Run
+    network: Network
+    train: Listing
+    val: Listing
+    resume: bool
+    started: float
+    stop_after: int
+    quiet: bool
+
+
+def train(
+    task: str,
+    data: str | Path,
+    *,
+    model: str = "",
+    val: str | Path = "",
+    weights: str | Path | None = "auto",
+    recipe: str = "auto",
+    epochs: int = 0,
+    max_time_s: float = 0.0,
+    batch_size: int = 0,
+    img_size: int | Size = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    devices: int = 1,
+    seed: int = -1,
+    out: str | Path = "",
+    resume: bool = False,
+    settings: Mapping[str, object] | None = None,
+    config: str | Path | RunConfig | None = None,
+    quiet: bool = False,
+    stop_after: int = 0,
+) -> TrainedRun:
+    """Train a model on your own data.
+
+    Args:
+        task: "classify".
+        data: A folder of class folders; train and val folders of those; a .zip or .tar of either;
+            a CSV with the columns path and class.
+        model: A name of `list_models`; chosen by the size of the pictures when empty.
+        val: Validation pictures, when `data` has none; else a part is split off.
+        weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
+            else a file or a hub id.
+        recipe: "imagenet", "finetune" or "small-data"; "auto" chooses.
+        epochs: Passes over the data; the recipe's when 0.
+        max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
+        batch_size: Pictures a step; 0 chooses.
+        img_size: Side, or (height, width), in pixels; 0 keeps the model's.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        device: "auto", "cpu", "cuda" or "mps".
+        devices: Processes, one a device.
+        seed: Of everything random; 0 unless given.
+        out: The run folder; ``runs/NAME`` of the data, numbered, when empty.
+        resume: Go on with the run in `out`.
+        settings: Any field of the configs, such as ``{"train.learning_rate": 1e-4}``.
+        config: ``config.json`` of a run to repeat.
+        quiet: Show nothing.
+        stop_after: End after so many steps, as if interrupted; 0 = never.
+
+    Returns:
+        The run folder and the figures of its best epoch.
+
+    Raises:
+        ConfigError: A name or a setting is wrong.
+        DataError: The data cannot be used.
+        WeightError: Weights that were asked for cannot be had.
+        TrainingError: The loss is not a number.
+        RunError: The run folder cannot be written or resumed.
+    """
+    started = time.monotonic()
+    reporter = Reporter(None if quiet else Console())
+    base = RunConfig.from_dict(read_json(Path(config)), where=str(config)) if isinstance(
+        config, (str, Path)
+    ) else config
+    folder = Path(out) if out else _fresh_folder(Path(data))
+    if resume:
+        base = _resumed(folder, bool(out))
+        _refuse_changes(settings, model, epochs, batch_size)
+    elif (folder / "config.json").exists():
+        message = (
+            f"out must be a new folder, got {folder}, which holds a run. Pass another --out, or "
+            f"--resume to go on with it."
+        )
+        raise RunError(message)
+    request = Request(
+        task=task,
+        data=str(base.data if resume and base else data),
+        out=str(folder),
+        val=str(base.val if resume and base else val),
+        model=model,
+        weights="none" if resume or weights is None else str(weights),
+        recipe=recipe,
+        epochs=epochs,
+        max_time_s=max_time_s,
+        batch_size=batch_size,
+        img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
+        seed=seed,
+        machine=_machine(base, precision, device, devices),
+        settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
+        base=base,
+    )
+    prepared = prepare(request)
+    run = replace(prepared.run, config=base) if resume and base else prepared.run
+    for note in prepared.notes if not resume else (f"going on with {folder}",):
+        reporter.note(note)
+    if not resume:
+        _write_start(run, prepared.train, prepared.val)
+    job = _Job(
+        run=run,
+        network=prepared.network,
+        train=prepared.train,
+        val=prepared.val,
+        resume=resume,
+        started=started,
+        stop_after=stop_after,
+        quiet=quiet,
+    )
+    fitted = _launch(job)
+    return _finish(run, fitted, reporter)
+
+
+def _launch(job: _Job) -> Fitted:
+    machine = job.run.config.machine
+    several = machine.devices > 1
+    fabric = Fabric(
+        accelerator=machine.device,
+        devices=machine.devices,
+        # Processes are spawned: no script is run twice, and one device needs no process group.
+        strategy="ddp_spawn" if several else "auto",
+        precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+    )
+    if several:
+        fitted: Fitted = fabric.launch(_work, job)
+        return fitted
+    return _work(fabric, job)
+
+
+def _work(fabric: Fabric, job: _Job) -> Fitted:
+    """What each process does."""
+    run = job.run
+    reading = run.config.reading
+    if fabric.world_size > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
+    stores = Stores(
+        train=PictureStore(job.train, run.preprocessing, reading),
+        val=PictureStore(job.val, run.preprocessing, reading),
+    )
+    first = fabric.is_global_zero
+    if first and not job.resume:
+        draw_batch(run, stores.train)
+    with Reporter(None if job.quiet or not first else Console()) as reporter:
+        return fit(
+            fabric,
+            run,
+            job.network,
+            stores,
+            reporter,
+            started=job.started,
+            resume=job.resume,
+            stop_after=job.stop_after,
+        )
+
+
+def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
+    lines = read_journal(run.path)
+    goal, value = run.task.goal(fitted.figures)
+    if lines:
+        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
+    if fitted.interrupted:
+        reporter.note(
+            f"Stopped after {as_time(fitted.seconds)}; nothing is lost. Go on with: muntin train "
+            f"{run.config.task} {run.config.data} --resume --out {run.path}"
+        )
+    elif goal:
+        reporter.note(f"best {goal} {value:.4f} in {as_time(fitted.seconds)}; run: {run.path}")
+    return TrainedRun(
+        path=run.path,
+        metrics=fitted.figures,
+        epochs=fitted.epochs,
+        seconds=fitted.seconds,
+        interrupted=fitted.interrupted,
+    )
+
+
+def _write_start(run: Run, train: Listing, val: Listing) -> None:
+    """Write what is known before the first step, the split included."""
+    run.write()
+    paths = {
+        "train": [train.source, len(train)],
+        "val": [val.source, [entry.path for entry in val.entries]],
+    }
+    write_json(run.path / "split.json", paths)
+
+
+def draw_batch(run: Run, store: PictureStore) -> None:
+    """Draw some training pictures as the network will see them."""
+    config = run.config
+    loader = TrainLoader(store, config.augment, batch_size=24, seed=config.train.seed)
+    batch: Batch = next(loader.batches(0, 0, run.preprocessing.img_size))
+    tiles = []
+    for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
+        ids = store.listing.entries[index].class_ids
+        names = ", ".join(run.classes.names[i] for i in ids) or "none"
+        picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        tiles.append(Tile(picture=picture, lines=(names,)))
+    folder = run.path / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_sheet(tiles, "Training pictures as the network sees them").save(folder / "batch.png")
+
+
+def _fresh_folder(data: Path) -> Path:
+    name = data.name.partition(".")[0] or "run"
+    for number in range(1, 10_000):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists():
+            return folder
+    message = f"runs/ must have room for one more run of {name!r}. Pass --out."
+    raise RunError(message)
+
+
+def _resumed(folder: Path, named: bool) -> RunConfig:
+    if not named:
+        message = "resume needs the run to go on with, got no --out. Pass the run folder as --out."
+        raise ConfigError(message)
+    return Run.open(folder).config
+
+
+def _refuse_changes(
+    settings: Mapping[str, object] | None, model: str, epochs: int, batch_size: int
+) -> None:
+    if settings or model or epochs or batch_size:
+        message = (
+            "a resumed run keeps its settings, got new ones with --resume. Leave them out, or "
+            "start a new run with --config and another --out."
+        )
+        raise ConfigError(message)
+
+
+def _machine(base: RunConfig | None, precision: str, device: str, devices: int) -> MachineConfig:
+    from muntin.configs import from_dict
+
+    wanted: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
+    if base is not None:
+        asked = {key: value for key, value in wanted.items() if value not in ("auto", 1)}
+        wanted = {**to_dict(base.machine), **asked}
+    return from_dict(MachineConfig, wanted, where="the command")
