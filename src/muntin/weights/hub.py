@@ -12,7 +12,7 @@ from muntin.errors import WeightError, shorten
 __all__ = ["fetch", "is_hub_id"]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-_PATIENCE_S = 5.0
+_PATIENCE_S = 4.0
 
 
 def is_hub_id(text: str) -> bool:

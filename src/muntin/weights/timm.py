@@ -68,5 +68,5 @@ def recognise(keys: Collection[str]) -> str:
     """Give a key that only this dialect has, or an empty string."""
     merges = first_key(keys, r"^layers\.[1-9]\d*\.downsample\.")
     merges_early = "" if first_key(keys, r"^layers\.0\.downsample\.") else merges
-    others = first_key(keys, r"^(head\.fc\.|blocks\.\d+\.attn\.|layers_\d+\.)")
-    return merges_early or others
+    head = first_key(keys, r"^head\.fc\.") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
+    return merges_early or head or first_key(keys, r"^(blocks\.\d+\.attn\.|layers_\d+\.)")

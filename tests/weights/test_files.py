@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing files of weights: every bad file is one clear line."""
+
+from __future__ import annotations
+
+import collections
+import os
+import resource
+import signal
+
+import pytest
+import torch
+
+from muntin.errors import WeightError
+from muntin.weights.files import read_weights, unwrap, write_weights
+
+TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3)}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_what_is_written_is_read_back_with_its_texts(tmp_path):
+    path = tmp_path / "new" / "weights.safetensors"
+    write_weights(path, TENSORS, {"dialect": "muntin"})
+    file = read_weights(path)
+    assert same(file.tensors, TENSORS)
+    assert file.metadata == {"format": "pt", "dialect": "muntin"}
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_tensors_that_share_memory_or_are_not_contiguous_are_written(tmp_path):
+    whole = torch.arange(12.0).view(3, 4)
+    write_weights(tmp_path / "w.safetensors", {"t": whole.t(), "parts": whole[:1]})
+    assert torch.equal(read_weights(tmp_path / "w.safetensors").tensors["t"], whole.t())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".pth.tar"])
+@pytest.mark.parametrize("old_format", [False, True])
+def test_pytorch_files_are_read(tmp_path, suffix, old_format):
+    path = tmp_path / f"w{suffix}"
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=not old_format)
+    assert same(read_weights(path).tensors, TENSORS)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors", "pytorch_model.bin"])
+def test_folder_stands_for_the_file_in_it(tmp_path, name):
+    if name.endswith(".bin"):
+        torch.save(TENSORS, tmp_path / name)
+    else:
+        write_weights(tmp_path / name, TENSORS)
+    assert read_weights(str(tmp_path)).path.name == name
+
+
+def make_empty(path):
+    path.write_bytes(b"")
+
+
+def make_text(path):
+    path.write_text("these are no weights")
+
+
+def make_cut_off(path):
+    if path.suffix == ".safetensors":
+        write_weights(path, TENSORS)
+    else:
+        torch.save(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def make_cut_off_early(path):
+    make_cut_off(path)
+    path.write_bytes(path.read_bytes()[:9])
+
+
+class Surprise:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch '{self.path}'",))
+
+
+def make_malicious(path):
+    surprise = Surprise(path.with_name("was-here"))
+    torch.save({"a.weight": torch.ones(1), "config": surprise}, path)
+
+
+def make_list(path):
+    torch.save([torch.ones(2)], path)
+
+
+def make_pytorch(path):
+    with path.open("wb") as stream:
+        torch.save(TENSORS, stream)
+
+
+def make_safetensors(path):
+    write_weights(path.with_suffix(".safetensors"), TENSORS)
+    path.with_suffix(".safetensors").rename(path)
+
+
+BAD = [
+    ("w.safetensors", make_empty, "has 0 bytes"),
+    ("w.pth", make_empty, "has 0 bytes"),
+    ("w.safetensors", make_text, "safetensors format, got something else"),
+    ("w.pth", make_text, "PyTorch format, got something else"),
+    ("w.safetensors", make_cut_off, "is damaged or cut off"),
+    ("w.safetensors", make_cut_off_early, "is damaged or cut off"),
+    ("w.pth", make_cut_off, "is damaged or cut off"),
+    ("w.pth", make_cut_off_early, "is damaged or cut off"),
+    ("w.pth", make_malicious, "holds Python objects besides tensors"),
+    ("w.pth", make_list, "must hold a state dict, got list"),
+    ("w.safetensors", make_pytorch, "safetensors format, got a PyTorch file"),
+    ("w.pth", make_safetensors, "PyTorch format, got something else"),
+    ("w.txt", make_text, "must end in .safetensors, .pth"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "text"), BAD)
+def test_bad_file_is_one_clear_line(tmp_path, name, make, text):
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(WeightError, match=text) as caught:
+        read_weights(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not path.with_name("was-here").exists()
+
+
+def test_missing_file_folder_without_weights_and_unreadable_file_are_named(tmp_path):
+    with pytest.raises(WeightError, match="There is no file or folder"):
+        read_weights(tmp_path / "nothing.pth")
+    with pytest.raises(WeightError, match=r"must hold one of model\.safetensors"):
+        read_weights(tmp_path)
+    loop = tmp_path / "loop.pth"
+    loop.symlink_to(loop)
+    with pytest.raises(WeightError, match="There is no file or folder"):
+        read_weights(loop)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission_is_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, TENSORS)
+    path.chmod(0)
+    with pytest.raises(WeightError, match="cannot be read: Permission denied"):
+        read_weights(path)
+
+
+def test_only_safetensors_are_written(tmp_path):
+    with pytest.raises(WeightError, match=r"written as \.safetensors"):
+        write_weights(tmp_path / "w.pth", TENSORS)
+
+
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, TENSORS)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(WeightError, match="could not be written"):
+            write_weights(path, {"large": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightError, match="could not be written"):
+        write_weights(tmp_path / "file" / "w.safetensors", TENSORS)
+
+
+NESTED = [
+    (TENSORS, ""),
+    ({"model": TENSORS, "epoch": 3, "optimizer": {"state": {}}}, "model"),
+    ({"state_dict": TENSORS}, "state_dict"),
+    ({"state_dict": {"a.weight": torch.zeros(1)}, "state_dict_ema": TENSORS}, "state_dict_ema"),
+    ({"model_state": TENSORS, "model": {"a": torch.zeros(1)}}, "model_state"),
+    ({"state_dict": {"model": TENSORS}}, "state_dict.model"),
+    ({f"module.{key}": value for key, value in TENSORS.items()}, ""),
+    ({"model": {f"module._orig_mod.{key}": value for key, value in TENSORS.items()}}, "model"),
+    ({**TENSORS, "version": 2}, ""),
+]
+
+
+@pytest.mark.parametrize(("content", "way"), NESTED)
+def test_state_dict_is_found_wherever_it_is(content, way):
+    state, found = unwrap(content, where="here")
+    assert same(state, TENSORS)
+    assert found == way
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"model": {}}, collections.OrderedDict()])
+def test_nothing_to_find_is_an_error(content):
+    with pytest.raises(WeightError, match="here must hold named tensors"):
+        unwrap(content, where="here")

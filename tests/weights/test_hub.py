@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hub ids: cache first, the network briefly, one clear line when neither has it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from muntin.errors import WeightError
+from muntin.weights.files import write_weights
+from muntin.weights.hub import fetch, is_hub_id
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty hub cache of its own."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put(cache, repo, name):
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    path = folder / "snapshots" / REVISION / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text(REVISION)
+    if name.endswith(".safetensors"):
+        write_weights(path, {"a": torch.ones(1)})
+    else:
+        torch.save({"a": torch.ones(1)}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("timm/swin_tiny_patch4_window7_224.ms_in1k", True),
+        ("microsoft/swin-tiny-patch4-window7-224", True),
+        ("owner/name@v1.0", True),
+        ("swin_tiny", False),
+        ("./runs/flowers", False),
+        ("../a/b", False),
+        ("/tmp/model", False),
+        ("a/b/c", False),
+        ("~/weights", False),
+        ("", False),
+    ],
+)
+def test_hub_ids_are_told_from_paths(text, answer):
+    assert is_hub_id(text) is answer
+
+
+def test_cache_is_used_and_safetensors_preferred(cache):
+    bin_file = put(cache, "owner/net", "pytorch_model.bin")
+    assert fetch("owner/net") == bin_file
+    safe_file = put(cache, "owner/net", "model.safetensors")
+    assert fetch("owner/net") == safe_file
+    assert fetch(f"owner/net@{REVISION}") == safe_file
+
+
+def test_offline_switch_is_obeyed(cache, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    put(cache, "owner/net", "model.safetensors")
+    assert fetch("owner/net").name == "model.safetensors"
+    with pytest.raises(
+        WeightError, match=r"not in the cache .* HF_HUB_OFFLINE forbids the network"
+    ):
+        fetch("owner/other")
+
+
+SCRIPT = """
+from muntin.errors import WeightError
+from muntin.weights.hub import fetch
+try:
+    fetch("owner/net")
+except WeightError as error:
+    print(error)
+"""
+
+
+def run_without_network(tmp_path, endpoint):
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint}
+    environment.update(dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), ""))
+    environment.update(HTTP_PROXY="", HTTPS_PROXY="", ALL_PROXY="", HF_HUB_OFFLINE="0")
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=True
+    )
+    return done.stdout.strip(), time.monotonic() - start
+
+
+def test_no_network_is_one_clear_line_at_once(tmp_path):
+    # Port 9 of this machine: nobody answers.
+    line, seconds = run_without_network(tmp_path, "http://127.0.0.1:9")
+    assert line.startswith("weights for 'owner/net': not in the cache")
+    assert "the network did not give it" in line
+    assert "\n" not in line
+    assert seconds < 30
+
+
+def test_network_that_never_answers_is_given_up_soon(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        line, seconds = run_without_network(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "the network did not give it" in line
+    assert "\n" not in line
+    assert seconds < 30

@@ -1,0 +1,439 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loading: every name accounted for, all of it or nothing, and a report of what was done."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import nn
+
+from muntin.errors import WeightError
+from muntin.heads.linear import LinearHead
+from muntin.heads.network import Network
+from muntin.models.swin import SWIN_NANO_32, Swin
+from muntin.models.vit import ViT, ViTConfig
+from muntin.weights.dialects import DIALECTS, to_dialect
+from muntin.weights.files import write_weights
+from muntin.weights.loading import load_weights
+
+SWIN = replace(SWIN_NANO_32, embed_dim=8, depths=(1, 2, 1), num_heads=(1, 2, 4))
+VIT = ViTConfig(embed_dim=8, depth=2, num_heads=2, patch_size=8, img_size=(32, 32))
+
+
+def swin(num_classes=5, **changes):
+    body = Swin(replace(SWIN, **changes))
+    return Network(body, LinearHead(body.embed_channels, num_classes))
+
+
+def vit(num_classes=5, **changes):
+    body = ViT(replace(VIT, **changes))
+    return Network(body, LinearHead(body.embed_channels, num_classes))
+
+
+def random_like(model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def snapshot(model):
+    return {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+FAMILIES = [
+    (build, dialect)
+    for build, dialects in ((swin, DIALECTS), (vit, ["timm", "torchvision", "transformers"]))
+    for dialect in [*dialects, "muntin"]
+]
+
+
+@pytest.mark.parametrize(("build", "dialect"), FAMILIES)
+def test_there_and_back_is_bit_exact_and_recognised(build, dialect):
+    model = random_like(build())
+    state = to_dialect(model, dialect)
+    other = build()
+    report = load_weights(other, state)
+    assert same(other.state_dict(), model.state_dict())
+    assert same(to_dialect(other, dialect), state)
+    assert report.dialect == dialect
+    assert report.source == "a state dict"
+    assert not report.resized
+    assert not report.reset
+    rule = "" if dialect == "muntin" else DIALECTS[dialect].size_rule
+    assert report.size_rule == rule
+    assert other.backbone.config.size_rule == (rule or "muntin")
+    own = set(model.state_dict())
+    assert {ours for _, ours in report.renamed} == own - set(state)
+    assert {theirs for theirs, _ in report.renamed} | set(report.ignored) == set(state) - own
+
+
+@pytest.mark.parametrize(("build", "dialect"), FAMILIES)
+def test_backbone_alone_takes_its_part_and_gives_it_back(build, dialect):
+    model = random_like(build())
+    body = build().backbone
+    report = load_weights(body, to_dialect(model, dialect))
+    assert same(body.state_dict(), model.backbone.state_dict())
+    assert any("head" in name or "classifier" in name for name in report.ignored)
+    again = build().backbone
+    load_weights(again, to_dialect(body, dialect))
+    assert same(again.state_dict(), body.state_dict())
+
+
+@pytest.mark.parametrize(("build", "dialect"), FAMILIES)
+def test_every_spelling_is_copied_not_shared(build, dialect):
+    model = build()
+    state = to_dialect(model, dialect)
+    before = snapshot(model)
+    for tensor in state.values():
+        tensor.zero_()
+    assert same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_stages_and_norm_that_are_not_built_are_ignored(dialect):
+    model = random_like(swin())
+    body = Swin(replace(SWIN, out_indices=(0, 1), out_norm="none"))
+    report = load_weights(body, to_dialect(model, dialect))
+    read = to_dialect(body, dialect)
+    assert len(set(report.ignored) - set(read)) == len(to_dialect(model, dialect)) - len(read)
+    for key, tensor in body.state_dict().items():
+        assert torch.equal(tensor, model.backbone.state_dict()[key])
+
+
+def test_blocks_of_a_vit_that_are_not_built_are_ignored():
+    model = random_like(vit())
+    body = ViT(replace(VIT, out_indices=(0,), out_norm="none"))
+    report = load_weights(body, to_dialect(model, "timm"))
+    assert "blocks.1.norm1.weight" in report.ignored
+    assert "norm.weight" in report.ignored
+
+
+@pytest.mark.parametrize(("build", "dialect"), FAMILIES)
+def test_other_number_of_classes_resets_the_head_only(build, dialect):
+    source, model = random_like(build(num_classes=9)), build(num_classes=5)
+    before = snapshot(model)
+    report = load_weights(model, to_dialect(source, dialect))
+    assert report.reset == ("head.fc.weight", "head.fc.bias")
+    assert "kept fresh: head.fc.weight, head.fc.bias" in report.summary()
+    assert torch.equal(model.head.fc.weight, before["head.fc.weight"])
+    assert same(model.backbone.state_dict(), source.backbone.state_dict())
+
+
+def test_file_without_head_leaves_it_fresh_and_model_without_head_ignores_it():
+    source = random_like(swin())
+    model = swin()
+    assert load_weights(model, to_dialect(source.backbone, "timm")).reset == (
+        "head.fc.weight",
+        "head.fc.bias",
+    )
+    assert load_weights(swin(num_classes=0), to_dialect(source, "timm")).ignored == (
+        "head.fc.weight",
+        "head.fc.bias",
+    )
+
+
+class OtherHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Conv2d(32, 4, 1)
+
+
+@pytest.mark.parametrize("dialect", ["timm", "muntin"])
+def test_network_for_another_task_takes_the_backbone_and_keeps_its_head(dialect):
+    source = random_like(swin())
+    model = Network(Swin(SWIN), OtherHead())
+    report = load_weights(model, to_dialect(source, dialect))
+    assert report.reset == ("head.score.weight", "head.score.bias")
+    assert set(report.ignored) == set(to_dialect(source, dialect)) - {
+        pair[0] for pair in report.renamed
+    } - (set(model.state_dict()) if dialect == "muntin" else set())
+    assert same(model.backbone.state_dict(), source.backbone.state_dict())
+
+
+def test_derived_buffers_are_never_needed_and_never_in_the_way():
+    state = to_dialect(random_like(swin()), "microsoft")
+    buffers = [key for key in state if key.endswith("relative_position_index")]
+    assert len(buffers) == sum(SWIN.depths)
+    state["layers.1.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    report = load_weights(swin(), state)
+    assert set(report.ignored) == {*buffers, "layers.1.blocks.1.attn_mask"}
+    for key in report.ignored:
+        del state[key]
+    assert load_weights(swin(), state).ignored == ()
+
+
+def test_swin_backbone_of_ours_is_told_from_microsoft():
+    body = random_like(Swin(SWIN))
+    assert load_weights(Swin(SWIN), body.state_dict()).dialect == "muntin"
+    assert load_weights(swin(), body.state_dict()).reset == ("head.fc.weight", "head.fc.bias")
+
+
+def test_files_folders_and_checkpoints_load(tmp_path):
+    source = random_like(swin())
+    state = to_dialect(source, "timm")
+    write_weights(tmp_path / "model.safetensors", state)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
+    for place in (tmp_path, str(tmp_path), tmp_path / "model.safetensors", tmp_path / "w.pth"):
+        model = swin()
+        report = load_weights(model, place)
+        assert same(model.state_dict(), source.state_dict())
+        assert report.source.startswith(str(place))
+    assert report.source.endswith("w.pth [state_dict]")
+    assert load_weights(swin(), {"model": state}).source == "a state dict [model]"
+
+
+def test_what_a_file_says_about_its_dialect_is_believed(tmp_path):
+    body = random_like(ViT(VIT))
+    write_weights(tmp_path / "w.safetensors", body.state_dict(), {"dialect": "muntin"})
+    assert load_weights(ViT(VIT), tmp_path / "w.safetensors").dialect == "muntin"
+    assert load_weights(ViT(VIT), body.state_dict()).dialect == "timm"
+
+
+def test_dialect_can_be_forced():
+    body = random_like(ViT(VIT))
+    report = load_weights(ViT(VIT), body.state_dict(), dialect="muntin")
+    assert report.dialect == "muntin"
+    assert report.size_rule == ""
+
+
+def test_other_types_are_converted():
+    source = random_like(swin())
+    state = {key: tensor.bfloat16() for key, tensor in to_dialect(source, "timm").items()}
+    model = swin()
+    load_weights(model, state)
+    assert model.head.fc.weight.dtype is torch.float32
+    assert torch.equal(model.head.fc.weight, source.head.fc.weight.bfloat16().float())
+
+
+@pytest.mark.parametrize("dialect", [*DIALECTS, "muntin"])
+def test_other_window_is_resized_and_reported(dialect):
+    source, model = random_like(swin(window_size=4)), swin(window_size=6, img_size=(64, 64))
+    state = to_dialect(source, dialect)
+    report = load_weights(model, state)
+    tables = [key for key in model.state_dict() if key.endswith("bias_table")]
+    assert list(report.resized) == tables
+    assert f"{len(tables)} resized" in report.summary()
+
+
+@pytest.mark.parametrize("dialect", ["timm", "torchvision", "transformers", "muntin"])
+def test_other_picture_size_resizes_positions(dialect):
+    model = vit(img_size=(40, 64))
+    report = load_weights(model, to_dialect(random_like(vit()), dialect))
+    assert report.resized == ("backbone.pos_embed",)
+
+
+def test_report_is_frozen_and_its_summary_is_one_line():
+    report = load_weights(swin(), to_dialect(random_like(swin(num_classes=3)), "torchvision"))
+    text = report.summary()
+    assert "\n" not in text
+    assert "torchvision weights from a state dict" in text
+    assert "size rule is now 'torchvision'" in text
+    with pytest.raises(AttributeError):
+        report.dialect = "timm"
+    assert [field.name for field in fields(report)] == [
+        "dialect",
+        "source",
+        "renamed",
+        "resized",
+        "reset",
+        "ignored",
+        "size_rule",
+    ]
+
+
+def without(state, *names):
+    return {key: value for key, value in state.items() if key not in names}
+
+
+def changed(state, name, value):
+    return {**state, name: value}
+
+
+TIMM = to_dialect(swin(), "timm")
+TORCHVISION = to_dialect(swin(), "torchvision")
+TRANSFORMERS = to_dialect(swin(), "transformers")
+QUERY = "swin.encoder.layers.0.blocks.0.attention.self.query.weight"
+NAN = torch.full((8,), float("nan"))
+
+REFUSED = {
+    "incomplete": (
+        swin,
+        without(TIMM, "layers.1.blocks.0.mlp.fc1.bias"),
+        r"nothing fills: backbone\.layers\.1\.blocks\.0\.mlp\.fc1\.bias.*file is incomplete",
+    ),
+    "half a head": (swin, without(TIMM, "head.fc.bias"), r"nothing fills: head\.fc\.bias"),
+    "stranger": (
+        swin,
+        changed(TIMM, "neck.weight", torch.ones(1)),
+        r"without a place in the model: neck\.weight.*more than this model",
+    ),
+    "more blocks": (
+        swin,
+        to_dialect(swin(depths=(2, 2, 1)), "timm"),
+        r"layers\.0\.blocks\.1\..*more blocks or parts than the model; set depths",
+    ),
+    "fewer blocks": (
+        swin,
+        to_dialect(swin(depths=(1, 1, 1)), "timm"),
+        "the model has more blocks or parts than the weights",
+    ),
+    "other width": (
+        swin,
+        to_dialect(swin(embed_dim=16), "timm"),
+        r"other shapes: .*\(16, 3, 2, 2\) there, \(8, 3, 2, 2\) here.*other widths",
+    ),
+    "other channels": (
+        swin,
+        to_dialect(swin(in_chans=1), "timm"),
+        r"for in_chans=1, the model has 3; build it with in_chans=1",
+    ),
+    "other patch": (
+        swin,
+        to_dialect(swin(patch_size=4, img_size=(64, 64)), "timm"),
+        r"for patch_size=4, the model has 2; build it with patch_size=4",
+    ),
+    "table of no square window": (
+        swin,
+        changed(TIMM, "layers.0.blocks.0.attn.relative_position_bias_table", torch.ones(48, 1)),
+        r"bias_table \(48, 1\) there.*square window of side M, got 48",
+    ),
+    "positions of no square": (
+        vit,
+        changed(to_dialect(vit(), "timm"), "pos_embed", torch.ones(1, 12, 8)),
+        r"pos_embed \(1, 12, 8\) there.*square grid, got 12",
+    ),
+    "ViT into Swin": (
+        swin,
+        to_dialect(vit(), "torchvision"),
+        "must fit Swin exactly.*weights of a ViT in the dialect 'torchvision'",
+    ),
+    "Swin into ViT": (vit, TIMM, "must fit ViT exactly.*weights of a Swin in the dialect 'timm'"),
+    "Microsoft into ViT": (
+        vit,
+        to_dialect(swin(), "microsoft"),
+        "dialect 'microsoft' must have the model's family, ViT, but has only Swin",
+    ),
+    "another kind of model": (
+        swin,
+        {"features.0.weight": torch.ones(1), "features.3.weight": torch.ones(1)},
+        "weights of another kind of model",
+    ),
+    "norm elsewhere": (
+        vit,
+        to_dialect(vit(pool="mean", pool_norm="after"), "timm"),
+        "last norm stands elsewhere; set pool_norm",
+    ),
+    "mixed": (
+        swin,
+        {**TIMM, **TORCHVISION},
+        r"one dialect, got names of .*timm \(.* and torchvision \(",
+    ),
+    "unknown": (
+        swin,
+        {"conv1.weight": torch.ones(1)},
+        r"no known dialect has: conv1\.weight\. Known dialects: muntin, microsoft",
+    ),
+    "one of three": (
+        swin,
+        without(TRANSFORMERS, QUERY),
+        r"missing beside others of their group: swin\.encoder.*query\.weight",
+    ),
+    "two spellings": (
+        swin,
+        changed(
+            TRANSFORMERS,
+            "swin.encoder.layers.0.blocks.0.mlp.fc1.bias",
+            torch.ones(32),
+        ),
+        r"two names claim: layers\.0\.blocks\.0\.mlp\.fc1\.bias.*two spellings",
+    ),
+    "NaN": (
+        swin,
+        changed(TIMM, "patch_embed.norm.bias", NAN),
+        r"finite, got NaN or infinity in backbone\.patch_embed\.norm\.bias",
+    ),
+    "infinity": (
+        swin,
+        changed(TIMM, "patch_embed.norm.bias", torch.full((8,), -float("inf"))),
+        "finite, got NaN or infinity",
+    ),
+    "integers": (
+        swin,
+        changed(TIMM, "patch_embed.norm.bias", torch.ones(8, dtype=torch.int8)),
+        r"floating-point, got torch\.int8 for backbone\.patch_embed\.norm\.bias",
+    ),
+    "nothing": (swin, {}, "the state dict must hold named tensors, got nothing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused_with_its_likely_cause_and_changes_nothing(name):
+    build, state, text = REFUSED[name]
+    model = build()
+    before, config = snapshot(model), model.backbone.config
+    with pytest.raises(WeightError, match=text) as caught:
+        load_weights(model, state)
+    assert "\n" not in str(caught.value)
+    assert same(model.state_dict(), before)
+    assert model.backbone.config == config
+
+
+def test_wrongly_forced_dialect_names_the_right_one():
+    with pytest.raises(WeightError, match="weights of a Swin in the dialect 'torchvision'"):
+        load_weights(swin(), TORCHVISION, dialect="timm")
+
+
+def test_unknown_dialect_suggests_the_nearest():
+    with pytest.raises(WeightError, match=r"Unknown dialect 'tim'\. Did you mean 'timm'"):
+        load_weights(swin(), TIMM, dialect="tim")
+    with pytest.raises(WeightError, match=r"Unknown dialect 'torchvison'\. Did you mean 'torchvis"):
+        to_dialect(swin(), "torchvison")
+
+
+def test_dialect_without_a_place_for_a_part_says_so():
+    with pytest.raises(WeightError, match=r"'timm' must have a place .* got absolute_pos_embed"):
+        to_dialect(swin(absolute_pos_embed=True), "timm")
+    with pytest.raises(WeightError, match="'microsoft' must have the model's family, ViT"):
+        to_dialect(vit(), "microsoft")
+
+
+def test_only_models_of_ours_are_filled():
+    with pytest.raises(WeightError, match="must be a muntin network or backbone, got Linear"):
+        load_weights(nn.Linear(2, 2), TIMM)
+
+
+def test_missing_paths_never_reach_for_the_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for source in ("runs/flowers", "nothing.pth", tmp_path / "a", "word", "a/b/c", "a/b.pth"):
+        with pytest.raises(WeightError, match="There is no file or folder"):
+            load_weights(swin(), source)
+
+
+def test_local_folder_wins_over_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_weights(tmp_path / "owner" / "net" / "model.safetensors", TIMM)
+    assert load_weights(swin(), "owner/net").dialect == "timm"
+
+
+def test_hub_id_is_read_from_the_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "hub" / "models--timm--net"
+    write_weights(folder / "snapshots" / ("0" * 40) / "model.safetensors", TIMM)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    report = load_weights(swin(), "timm/net")
+    assert (report.dialect, report.source) == ("timm", "timm/net")
