@@ -110,7 +110,9 @@ def resample_grid(
     if old == new:
         return embedding
     prefix, grid = embedding[:, :num_prefix], embedding[:, num_prefix:]
-    image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()  # 1, C, H, W
+    # In the default memory order PyTorch 2.15 gets a grid that is one token wide wrong.
+    image = image.contiguous(memory_format=torch.channels_last)
     image = F.interpolate(image, size=new, mode="bicubic", antialias=antialias)
     grid = image.permute(0, 2, 3, 1).reshape(1, math.prod(new), -1).to(embedding.dtype)
     return torch.cat([prefix, grid], dim=1)

@@ -15,12 +15,20 @@ from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.weights import hub
-from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, detect, family_name, key_map
+from muntin.weights.dialects import (
+    DIALECTS,
+    NATIVE,
+    backbone_of,
+    detect,
+    family_name,
+    key_map,
+    to_dialect,
+)
 from muntin.weights.files import SUFFIXES, read_weights, unwrap
 from muntin.weights.fitting import fit, misfits, place
 from muntin.weights.renaming import Reading
 
-__all__ = ["LoadReport", "load_weights"]
+__all__ = ["LoadReport", "load_weights", "to_dialect"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Window attention: a twin written with loops, and back ends that agree."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from muntin.errors import ConfigError, ShapeError
+from muntin.ops.window_attention import BACKENDS, window_attention
+from muntin.ops.windows import SIZE_RULES, cut_windows, join_windows, lay_out, shift_mask
+
+HEADS, DIM = 2, 6
+SIZES = [(8, 8), (7, 10), (3, 5), (1, 1), (2, 9)]
+
+
+def make(size, rule, shifted, dtype=torch.float32):
+    layout = lay_out(size, (4, 4), shifted, SIZE_RULES[rule], built_size=(8, 8))
+    generator = torch.Generator().manual_seed(size[0] * 100 + size[1])
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+    tokens = layout.num_tokens
+    qkv, bias, fill = draw(2, *size, 3 * DIM), draw(HEADS, tokens, tokens), draw(3 * DIM)
+    return layout, qkv, bias, fill
+
+
+def slow(qkv, bias, layout, scale, fill):
+    """Window by window, head by head, query by query."""
+    windows = cut_windows(qkv, layout, fill)
+    mask = shift_mask(layout, dtype=qkv.dtype)
+    batch, num_windows, tokens, _ = windows.shape
+    width = DIM // HEADS
+    images = []
+    for image in range(batch):
+        outs = []
+        for window in range(num_windows):
+            heads = []
+            for head in range(HEADS):
+                q, k, v = (
+                    windows[image, window, :, part * DIM + head * width :][:, :width]
+                    for part in range(3)
+                )
+                rows = []
+                for query in range(tokens):
+                    scores = (k @ q[query]) * scale + bias[head, query]
+                    if mask is not None:
+                        scores = scores + mask[window, query]
+                    rows.append(scores.softmax(0) @ v)
+                heads.append(torch.stack(rows))
+            outs.append(torch.cat(heads, dim=1))
+        images.append(torch.stack(outs))
+    return join_windows(torch.stack(images), layout)
+
+
+def run_with_gradients(function, inputs):
+    out = function(*inputs)
+    mixture = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out.dtype)
+    return [out, *torch.autograd.grad((out * mixture).sum(), inputs, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("rule", ["muntin", "timm", "torchvision"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_back_end_equals_its_slow_twin(backend, size, rule, shifted):
+    layout, *inputs = make(size, rule, shifted, torch.float64)
+
+    def fast(qkv, bias, fill):
+        return window_attention(qkv, bias, layout, scale=0.7, fill=fill, backend=backend)
+
+    def twin(qkv, bias, fill):
+        return slow(qkv, bias, layout, 0.7, fill)
+
+    ours, theirs = run_with_gradients(fast, inputs), run_with_gradients(twin, inputs)
+    for left, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("rule", SIZE_RULES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_back_ends_agree(size, rule, shifted, dtype, tolerance):
+    layout, *inputs = make(size, rule, shifted, dtype)
+    results = [
+        run_with_gradients(
+            lambda qkv, bias, fill, name=name: window_attention(
+                qkv, bias, layout, scale=0.7, fill=fill, backend=name
+            ),
+            inputs,
+        )
+        for name in ("reference", "sdpa", "auto")
+    ]
+    for result in results[1:]:
+        for ours, reference in zip(result, results[0], strict=True):
+            assert ours.dtype is dtype
+            scale = reference.abs().max().float() + 1e-3
+            assert (ours.float() - reference.float()).abs().max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_result_is_the_same_without_gradients_and_for_each_image_alone(backend):
+    layout, qkv, bias, fill = make((7, 10), "muntin", True)
+    whole = window_attention(qkv, bias, layout, scale=0.5, fill=fill, backend=backend).detach()
+    with torch.no_grad():
+        for image in range(2):
+            part = qkv[image : image + 1]
+            alone = window_attention(part, bias, layout, scale=0.5, fill=fill, backend=backend)
+            torch.testing.assert_close(alone[0], whole[image], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_drops_weights_and_keeps_the_mean(backend):
+    layout, qkv, bias, fill = make((8, 8), "muntin", False)
+    with torch.no_grad():
+        plain = window_attention(qkv, bias, layout, scale=0.5, fill=fill, backend=backend)
+        torch.manual_seed(0)
+        drawn = torch.stack(
+            [
+                window_attention(
+                    qkv, bias, layout, scale=0.5, fill=fill, dropout=0.3, backend=backend
+                )
+                for _ in range(400)
+            ]
+        )
+    assert not torch.equal(drawn[0], drawn[1])
+    assert (drawn.mean(0) - plain).abs().mean() < 0.05
+
+
+def test_without_fill_padded_tokens_are_zero():
+    layout, qkv, bias, _ = make((3, 5), "torchvision", False)
+    zeros = torch.zeros(3 * DIM)
+    left = window_attention(qkv, bias, layout, scale=0.5)
+    assert torch.equal(left, window_attention(qkv, bias, layout, scale=0.5, fill=zeros))
+
+
+def test_wrong_arguments_are_refused():
+    layout, qkv, bias, _ = make((8, 8), "muntin", False)
+    unchecked = inspect.unwrap(window_attention)  # the checks of the tests would be faster
+    with pytest.raises(ConfigError, match="Unknown attention back end 'spda'"):
+        unchecked(qkv, bias, layout, scale=1.0, backend="spda")
+    with pytest.raises(ShapeError, match=r"qkv must be B, 8, 8, .* got \(2, 7, 8, 18\)"):
+        window_attention(qkv[:, 1:], bias, layout, scale=1.0)
+    with pytest.raises(ShapeError, match="with heads=2"):
+        window_attention(qkv[..., 1:], bias, layout, scale=1.0)
