@@ -105,7 +105,7 @@ def run_without_network(tmp_path, endpoint):
 def test_no_network_is_one_clear_line_at_once(tmp_path):
     # Port 9 of this machine: nobody answers.
     line, seconds = run_without_network(tmp_path, "http://127.0.0.1:9")
-    assert line.startswith("weights for 'owner/net': not in the cache")
+    assert line.startswith("weights for 'owner/net': no such file or folder here, not in the")
     assert "the network did not give it" in line
     assert "\n" not in line
     assert seconds < 30

@@ -44,7 +44,8 @@ def fetch(hub_id: str) -> Path:
     cached = _in_cache(repo, revision)
     if cached is not None:
         return cached
-    tried = f"weights for {hub_id!r}: not in the cache {huggingface_hub.constants.HF_HUB_CACHE}"
+    folder = huggingface_hub.constants.HF_HUB_CACHE
+    tried = f"weights for {hub_id!r}: no such file or folder here, not in the cache {folder}"
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         message = f"{tried}, and HF_HUB_OFFLINE forbids the network. Give a local file."
         raise WeightError(message)
