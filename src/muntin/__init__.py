@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from muntin.prediction import Predictor, draw, load
     from muntin.scoring import evaluate
     from muntin.training.session import TrainedRun, train
-    from muntin.weights.loading import LoadReport, load_weights, to_dialect
+    from muntin.weights.dialects import to_dialect
+    from muntin.weights.loading import LoadReport, load_weights
     from muntin.zoo import create_backbone, create_model, list_models
 
 __all__ = [
@@ -45,7 +46,7 @@ _HOMES = {
     "list_models": "zoo",
     "load": "prediction",
     "load_weights": "weights.loading",
-    "to_dialect": "weights.loading",
+    "to_dialect": "weights.dialects",
     "train": "training.session",
 }
 

@@ -77,7 +77,9 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        message = f"{kind.__name__} needs {', '.join(missing)}, which {where or 'the values'} lacks."
+        message = (
+            f"{kind.__name__} needs {', '.join(missing)}, which {where or 'the values'} lacks."
+        )
         raise ConfigError(message)
     return kind(**arguments)
 
@@ -115,7 +117,9 @@ def with_text(config: C, path: str, text: str) -> C:
     if rest:
         inner = getattr(config, first)
         if not dataclasses.is_dataclass(inner):
-            message = f"{first} is a single value, so {path!r} does not exist. Set {first!r} itself."
+            message = (
+                f"{first} is a single value, so {path!r} does not exist. Set {first!r} itself."
+            )
             raise ConfigError(message)
         return replace(config, {first: with_text(inner, rest, text)})
     return replace(config, {first: _read(text)}, where="--set")
@@ -134,34 +138,40 @@ def _read(text: str) -> Any:  # noqa: ANN401 (whatever the text says)
         return text.strip()
 
 
-def _coerce(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 (types are values here)
+def _coerce(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (types are values here)
     """Give the value as the annotation wants it, or say what was expected."""
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        for option in options:
-            try:
-                return _coerce(option, value, where)
-            except ConfigError:
-                continue
-        _refuse(where, " or ".join(_name(option) for option in options), value)
+        return _coerce_union(options, value, where)
     if origin is Literal:
-        if value in options:
-            return value
-        raise ConfigError(unknown_name(f"value of {where}:", str(value), map(str, options)))
+        if value not in options:
+            raise ConfigError(unknown_name(f"value of {where}:", str(value), map(str, options)))
+        return value
     if origin is tuple:
         return _coerce_tuple(options, value, where)
-    if dataclasses.is_dataclass(kind):
-        if isinstance(value, kind):  # type: ignore[arg-type]
-            return value
-        if isinstance(value, Mapping):
-            return from_dict(kind, value, where=where)  # type: ignore[arg-type]
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return from_dict(kind, value, where=where)  # type: ignore[arg-type]
+    return _coerce_plain(kind, value, where)
+
+
+def _coerce_plain(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and is_number:
         return float(value)
-    elif kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if kind is str and is_number:
         return str(value)
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     return _refuse(where, _name(kind), value)
+
+
+def _coerce_union(options: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
+    for option in options:
+        try:
+            return _coerce(option, value, where)
+        except ConfigError:
+            continue
+    return _refuse(where, " or ".join(_name(option) for option in options), value)
 
 
 def _coerce_tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from typing import Literal
 
 import torch
 
 from muntin.errors import ConfigError
 
-__all__ = ["choose_device", "choose_precision", "has_compiler", "multiply_rate"]
+__all__ = ["choose_device", "choose_precision", "has_compiler", "memory_mib", "multiply_rate"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -47,7 +49,7 @@ def multiply_rate(dtype: torch.dtype, *, seconds: float = 0.05) -> float:
         return 2 * rows * inner * columns * count / (time.perf_counter() - begun)
 
 
-def choose_precision(device: torch.device) -> str:
+def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """Give "bf16" or "fp32", whichever multiplies faster here without losing accuracy."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
@@ -55,6 +57,16 @@ def choose_precision(device: torch.device) -> str:
         return "fp32"
     # Autocast has a price of its own, so a small lead is none.
     return "bf16" if multiply_rate(torch.bfloat16) > 1.3 * multiply_rate(torch.float32) else "fp32"
+
+
+def memory_mib() -> float:
+    """Peak memory in MiB: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def has_compiler() -> bool:

@@ -88,7 +88,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
 
 def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
     """Build the error for an optional library that is not installed."""
-    message = f"{purpose} needs {library}, which is not installed. Run: pip install 'muntin[{extra}]'"
+    message = (
+        f"{purpose} needs {library}, which is not installed. Run: pip install 'muntin[{extra}]'"
+    )
     return MissingExtra(message)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from muntin.configs import check_range
 from muntin.data.decoding import open_picture
+from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
@@ -26,10 +27,6 @@ from muntin.tasks.task import Classes, Task
 __all__ = ["Picture", "Predictor", "draw", "find_pictures", "load"]
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
-
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm".split()
-)
 
 
 class Predictor:
@@ -101,9 +98,7 @@ class Predictor:
         return self.task.decode(raw, facts, self.classes)
 
 
-def load(
-    run: Run | Path | str, *, device: str = "auto", batch_size: int = 32
-) -> Predictor:
+def load(run: Run | Path | str, *, device: str = "auto", batch_size: int = 32) -> Predictor:
     """Open a run for prediction; everything it needs is in its folder.
 
     Args:
@@ -160,7 +155,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
-            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         elif place.exists():
             here = [place]
         else:

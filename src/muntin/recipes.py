@@ -146,9 +146,7 @@ class Recipe:
 
 IMAGENET = Recipe(
     train=TrainConfig(recipe="imagenet"),
-    augment=AugmentConfig(
-        auto="randaugment", jitter=0.4, erase=0.25, mixup=0.8, cutmix=1.0
-    ),
+    augment=AugmentConfig(auto="randaugment", jitter=0.4, erase=0.25, mixup=0.8, cutmix=1.0),
     source="microsoft/Swin-Transformer config.py, the published Swin-T run on ImageNet-1k",
 )
 

@@ -69,7 +69,7 @@ def run_network(
     targets: Tensor,
     loss: Callable[[Any, Tensor], Tensor],
     device: torch.device,
-    autocast: AbstractContextManager[Any] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Outputs:
     """Run a network over batches, in evaluation mode, and collect what it says.
 
@@ -80,7 +80,7 @@ def run_network(
         targets: One row for each picture of the listing.
         loss: Loss of each picture from raw output and targets.
         device: Where the network is.
-        autocast: Precision; as the weights are when left out.
+        autocast: Makes the context that sets the precision; as the weights are when left out.
 
     Returns:
         Everything on the CPU.
@@ -90,7 +90,7 @@ def run_network(
     rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     try:
         for batch in batches:
-            with autocast or nullcontext():
+            with autocast():
                 logits = network(normalise(batch.images.to(device), pre))
             kept = batch.weights > 0
             logits, indices = logits.float().cpu()[kept], batch.indices[kept]

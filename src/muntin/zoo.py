@@ -17,7 +17,7 @@ from muntin.configs import from_dict, replace, to_dict
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.linear import LinearHead
 from muntin.heads.network import Network
-from muntin.models import swin, vit
+from muntin.models import swin
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.vit import ViT, ViTConfig, vit_preset
 

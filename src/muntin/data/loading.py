@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from muntin.configs import check_range
-from muntin.data.decoding import decode
 from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.transforms import (
     BATCH_DRAWS,
@@ -189,9 +189,14 @@ class PictureStore:
         if scale >= 1:
             return picture
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        return torch.nn.functional.interpolate(
-            picture[None].float(), size=size, mode="bilinear", antialias=True
-        )[0].round().clamp(0, 255).to(torch.uint8)
+        return (
+            torch.nn.functional.interpolate(
+                picture[None].float(), size=size, mode="bilinear", antialias=True
+            )[0]
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+        )
 
 
 class _Pictures(Dataset[tuple[Tensor, int, float]]):
@@ -378,7 +383,7 @@ def _run_workers(
 ) -> Iterator[Batch]:
     loader = DataLoader(
         pictures,
-        batch_sampler=keys,  # type: ignore[arg-type]
+        batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=2 if workers else None,

@@ -68,7 +68,12 @@ def draw_sheet(
         place = (left + (side - picture.width) // 2, upper + (side - picture.height) // 2)
         sheet.paste(picture, place)
         if tile.good is not None:
-            frame = (place[0] - 2, place[1] - 2, place[0] + picture.width + 1, place[1] + picture.height + 1)
+            frame = (
+                place[0] - 2,
+                place[1] - 2,
+                place[0] + picture.width + 1,
+                place[1] + picture.height + 1,
+            )
             pen.rectangle(frame, outline=GOOD if tile.good else BAD, width=2)
         for number, line in enumerate(tile.lines):
             text = _shorten(line, small, side)

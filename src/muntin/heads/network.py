@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from muntin.features import FeatureSpec
 from muntin.shapes import Float
 
 __all__ = ["Network"]
@@ -26,6 +27,12 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Channels and strides of the backbone's maps."""
+        spec: FeatureSpec = self.backbone.spec  # type: ignore[assignment]
+        return spec
 
     def forward(self, images: Float[Tensor, "B in_chans H W"]) -> Any:  # noqa: ANN401 (each task has its own)
         """Give what the head gives: logits (B, K) for classification."""

@@ -272,7 +272,9 @@ class SwinBlock(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "B H W C"], layout: WindowLayout) -> Float[Tensor, "B H W C"]:
+    def forward(
+        self, x: Float[Tensor, "B H W C"], layout: WindowLayout
+    ) -> Float[Tensor, "B H W C"]:
         """Refine the tokens; their number and width stay."""
         attended = self.attn(self.norm1(x), layout, self.attn_drop_rate, self.backend)
         x = x + self.drop_path(self.dropout(attended))
@@ -302,12 +304,14 @@ class SwinStage(nn.Module):
             for index, rate in enumerate(drop_paths)
         )
         last = stage == config.out_indices[-1]
-        self.downsample = None if last else PatchMerging(config.dim(stage), config.norm_eps)
+        self.downsample: nn.Module = (
+            nn.Identity() if last else PatchMerging(config.dim(stage), config.norm_eps)
+        )
 
     def forward(
         self, x: Float[Tensor, "B H W C"], window: int, rule: SizeRule, built_size: Size
-    ) -> Float[Tensor, "B H W C"]:
-        """Run the blocks; the caller decides whether to go on to the next scale."""
+    ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B h w C2"]]:
+        """Give the map of this scale, and what the next stage reads."""
         size = (x.shape[1], x.shape[2])
         plain, shifted = (
             lay_out(size, (window, window), shifts, rule, built_size=built_size)
@@ -315,7 +319,7 @@ class SwinStage(nn.Module):
         )
         for block in self.blocks:
             x = block(x, shifted if block.shifted else plain)
-        return x
+        return x, self.downsample(x)
 
 
 class Swin(nn.Module):
@@ -392,13 +396,12 @@ class Swin(nn.Module):
         built_size = config.grid
         maps = []
         for index, stage in enumerate(self.layers):
-            x = stage(x, config.windows[index], rule, built_size)
+            x, merged = stage(x, config.windows[index], rule, built_size)
             if index in config.out_indices:
                 last = index == config.out_indices[-1]
                 maps.append((self.norm(x) if last else x).permute(0, 3, 1, 2))  # B, C, H, W
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-                built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
+            x = merged
+            built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
         return maps
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:

@@ -100,7 +100,9 @@ class ViTConfig:
             problem = f"img_size={self.img_size} must hold a patch of {self.patch_size} pixels"
         elif self.pool == "token" and not self.class_token:
             problem = 'pool="token" needs class_token=True'
-        elif not self.out_indices or not all(-self.depth <= i < self.depth for i in self.out_indices):
+        elif not self.out_indices or not all(
+            -self.depth <= i < self.depth for i in self.out_indices
+        ):
             problem = f"out_indices must name blocks 0 to {self.depth - 1}, got {self.out_indices}"
         elif list(self.blocks_out) != sorted(set(self.blocks_out)):
             problem = f"out_indices must rise, got {self.out_indices}"
@@ -123,7 +125,9 @@ class ViTConfig:
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
 
-def vit_preset(size: Literal["tiny", "small", "base", "large", "huge"], patch: int, side: int) -> ViTConfig:
+def vit_preset(
+    size: Literal["tiny", "small", "base", "large", "huge"], patch: int, side: int
+) -> ViTConfig:
     """One row of the paper's table of variants, for a patch and a picture side in pixels."""
     embed_dim, depth, num_heads = {
         "tiny": (192, 12, 3),
@@ -216,7 +220,10 @@ class ViT(nn.Module):
             ViTBlock(config, rate) for rate in rates[: config.blocks_out[-1] + 1]
         )
         has_norm = config.out_norm == "last"
-        norm, fc_norm = (nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity(), None)
+        norm, fc_norm = (
+            nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity(),
+            None,
+        )
         if config.pool_norm == "after":
             norm, fc_norm = nn.Identity(), norm
         self.norm = norm

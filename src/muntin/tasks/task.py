@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ class Classes:
     multi_label: bool = False
 
 
+@runtime_checkable
 class Metric(Protocol):
     """Collects raw outputs and targets, gives named figures."""
 

@@ -110,5 +110,3 @@ def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN
     if _NUMBERED in value:
         return {int(k): _put_tensors(v, tensors) for k, v in value[_NUMBERED].items()}
     return {key: _put_tensors(item, tensors) for key, item in value.items()}
-
-

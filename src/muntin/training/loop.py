@@ -8,27 +8,24 @@ step and resumed has the same bits as one that never stopped (one device, no tim
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from muntin.data.loading import Batch, EvalLoader, PictureStore, TrainLoader
-from muntin.data.randomness import derive_seed
-from muntin.data.transforms import normalise
-from muntin.errors import TrainingError
+from muntin.data.loading import EvalLoader, PictureStore, TrainLoader
+from muntin.devices import memory_mib
+from muntin.heads.network import Network
 from muntin.runs import WEIGHTS, Run
 from muntin.scoring import Outputs, run_network
+from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
 from muntin.training.journal import append_line, drop_lines_from, write_events
-from muntin.training.mixing import build_mixing
-from muntin.training.optimization import build_optimizers, freeze_stages
+from muntin.training.learner import Learner, class_counts
 from muntin.training.progress import Reporter, as_time
 from muntin.training.schedule import rate_factor, size_at
 from muntin.weights.files import write_weights
@@ -54,12 +51,12 @@ class Position:
     Attributes:
         epoch: Epochs that have ended.
         step: Steps of the present epoch that have ended.
-        elapsed_s: Seconds trained, all sittings together.
+        elapsed_s: Seconds trained in earlier sittings.
         loss_sum: Loss summed over the pictures of the present epoch.
         num_seen: Pictures of the present epoch.
-        best: Best value of the goal so far.
-        best_epoch: Epoch that had it, counted from 1; 0 = none yet.
-        stale: Epochs since then that were validated.
+        best: Best value of the goal so far; None before the first validation.
+        best_epoch: Epoch that had it, counted from 1.
+        stale: Epochs validated since then.
         figures: Of the best epoch.
     """
 
@@ -68,7 +65,7 @@ class Position:
     elapsed_s: float = 0.0
     loss_sum: float = 0.0
     num_seen: int = 0
-    best: float = -math.inf
+    best: float | None = None
     best_epoch: int = 0
     stale: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +91,7 @@ class Fitted:
 def fit(
     fabric: Fabric,
     run: Run,
-    network: nn.Module,
+    network: Network,
     stores: Stores,
     reporter: Reporter,
     *,
@@ -112,7 +109,7 @@ def fit(
         reporter: Shows progress.
         started: `time.monotonic` when the command began; a time limit counts from there.
         resume: Go on from the run's checkpoint.
-        stop_after: End after so many steps as if interrupted; 0 = never. For tests.
+        stop_after: End after so many steps as if interrupted; 0 = never.
 
     Returns:
         The figures of the best epoch.
@@ -129,71 +126,35 @@ def fit(
 
 
 class _Loop:
-    """The moving parts of one training run."""
+    """Where a run stands and what it needs to go on."""
 
     def __init__(
         self,
         fabric: Fabric,
         run: Run,
-        network: nn.Module,
+        network: Network,
         stores: Stores,
         reporter: Reporter,
         started: float,
     ) -> None:
-        config = run.config
         self.fabric, self.run, self.stores, self.reporter = fabric, run, stores, reporter
-        self.config, self.task, self.classes = config.train, run.task, run.classes
-        self.started = started
+        self.config, self.started = run.config.train, started
         self.position = Position()
-        self.network = network
-        freeze_stages(network, self.config.freeze)
-        optimizers = build_optimizers(network, self.config, self.config.batch_size)
-        body = torch.compile(network) if config.machine.compile == "on" else network
-        # Set up a compiled network without moving: fabric finds the module inside by itself.
-        self.model, *self.optimizers = fabric.setup(body, *optimizers)
-        self.averaged = self._average() if self.config.ema_decay else None
-        targets = self.task.targets(stores.train.listing, self.classes)
-        self.targets = targets.to(fabric.device)
-        self.class_weights = self._weigh_classes()
-        self.mixing = build_mixing(config.augment, len(self.classes.names))
+        self.learner = Learner(fabric, run, network, stores.train.listing)
+        balanced = run.config.reading.sampler == "balanced"
         self.loader = TrainLoader(
             stores.train,
-            config.augment,
+            run.config.augment,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
-            shares=self._shares() if config.reading.sampler == "balanced" else None,
+            shares=_balance(stores.train) if balanced else None,
             rank=fabric.global_rank,
             world=fabric.world_size,
-            workers=max(config.machine.workers, 0),
+            workers=max(run.config.machine.workers, 0),
         )
-        self._validation_s = 0.0
-        self._validated_at = started
-        self._rates = (0.0, 0)
-
-    # What is prepared once.
-
-    def _average(self) -> AveragedModel:
-        decay = get_ema_multi_avg_fn(self.config.ema_decay)
-        return AveragedModel(self.network, multi_avg_fn=decay).requires_grad_(False)
-
-    def _class_counts(self) -> Tensor:
-        counts = torch.tensor(self.stores.train.listing.class_counts, dtype=torch.float32)
-        return counts.clamp(min=1)
-
-    def _weigh_classes(self) -> Tensor | None:
-        if not self.config.class_weights:
-            return None
-        weights = 1 / self._class_counts()
-        return (weights / weights.mean()).to(self.fabric.device)
-
-    def _shares(self) -> Any:  # noqa: ANN401 (numpy's array type says no more)
-        per_class = 1 / self._class_counts()
-        entries = self.stores.train.listing.entries
-        mean = float(per_class.mean())
-        rarest = [max((float(per_class[i]) for i in e.class_ids), default=mean) for e in entries]
-        return torch.tensor(rarest, dtype=torch.float64).numpy()
-
-    # Where it stands.
+        self.stride = network.spec.strides[-1]
+        self._validation_s, self._validated_at = 0.0, started
+        self._images_per_s = 0.0
 
     def elapsed(self) -> float:
         """Seconds since the command began, sittings before a resume included."""
@@ -201,8 +162,8 @@ class _Loop:
 
     def progress(self) -> float:
         """Part of the training that is done, by steps or by the clock, whichever is further."""
-        total = self.config.epochs * len(self.loader)
-        done = (self.position.epoch * len(self.loader) + self.position.step) / total
+        steps = self.position.epoch * len(self.loader) + self.position.step
+        done = steps / (self.config.epochs * len(self.loader))
         limit = self.config.max_time_s
         if limit:
             # What comes after the last step takes time too.
@@ -211,103 +172,6 @@ class _Loop:
             if self.fabric.world_size > 1:
                 done = float(self.fabric.broadcast(done))
         return min(done, 1.0)
-
-    # One step.
-
-    def train_step(self, batch: Batch, epoch: int, scale: float, updates: bool) -> float:
-        """Learn from a batch; give the loss, averaged over the pictures of this process."""
-        fabric, config = self.fabric, self.config
-        seed = derive_seed(config.seed, epoch, self.position.step, fabric.global_rank)
-        torch.manual_seed(seed)
-        images = normalise(batch.images.to(fabric.device), self.run.preprocessing)
-        targets = self.targets[batch.indices.to(fabric.device)]
-        if self.mixing is not None:
-            images, targets = self.mixing(images, targets)
-        weights = batch.weights.to(fabric.device)
-        with fabric.no_backward_sync(self.model, enabled=not updates):
-            logits = self.model(images)
-            losses = self.task.loss(
-                logits, targets, self.classes, self.class_weights, config.label_smoothing
-            )
-            # Each process averages its own; together that is the mean over the whole batch.
-            loss = (losses * weights).sum() * fabric.world_size / batch.num_real
-            fabric.backward(loss * scale)
-        value = float((losses.detach() * weights).sum())
-        if not math.isfinite(value):
-            message = (
-                f"the loss must stay a number, got {value} at epoch {epoch + 1}, step "
-                f"{self.position.step + 1} (pictures {batch.indices[:4].tolist()} ...). Lower "
-                f"train.learning_rate (now {config.learning_rate}), or use --precision fp32. "
-                f"The best weights so far are kept."
-            )
-            raise TrainingError(message)
-        return value
-
-    def update(self) -> None:
-        """Change the weights by the gradients, and let the average follow."""
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        if self.config.clip_grad and parameters:
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
-        factor = rate_factor(self.config, self.progress())
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            optimizer.step()
-            optimizer.zero_grad()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
-
-    def train_epoch(self, interruption: Interruption) -> bool:
-        """Go through the present epoch from the present step; False if it was cut short."""
-        position, accumulate = self.position, self.config.accumulate
-        epoch, total = position.epoch, len(self.loader)
-        size = self._size()
-        batches = self.loader.batches(epoch, position.step, size)
-        since, pictures = time.monotonic(), 0
-        for batch in batches:
-            left = total - position.step
-            group = min(accumulate, left + position.step % accumulate)
-            updates = (position.step + 1) % accumulate == 0 or left == 1
-            value = self.train_step(batch, epoch, 1 / group, updates)
-            if updates:
-                self.update()
-            position.step += 1
-            position.loss_sum += value
-            position.num_seen += int(batch.weights.sum())
-            pictures += batch.num_real
-            self._rates = (pictures / (time.monotonic() - since), pictures)
-            self._show(size)
-            if interruption.wanted(self.fabric):
-                return False
-            progress = self.progress()
-            if progress >= 1 and self.config.max_time_s:
-                break
-            if self._size() != size:
-                return self.train_epoch(interruption)
-        return True
-
-    def _size(self) -> tuple[int, int]:
-        stride = self.network.backbone.spec.strides[-1]
-        return size_at(self.config, self.run.preprocessing.img_size, stride, self.progress())
-
-    def _show(self, size: tuple[int, int]) -> None:
-        position, done = self.position, self.progress()
-        spent = self.elapsed()
-        facts = {
-            "loss": f"{position.loss_sum / max(position.num_seen, 1):.3f}",
-            "lr": f"{self.optimizers[0].param_groups[0]['lr']:.1e}",
-            "img/s": f"{self._rates[0]:.0f}",
-            "mem": f"{memory_mib():.0f}M",
-            "left": as_time(spent * (1 - done) / done) if done > 0.01 else "?",
-        }
-        if size != self.run.preprocessing.img_size:
-            facts["size"] = f"{size[0]}x{size[1]}"
-        if position.best_epoch:
-            name, value = self.task.goal(position.figures)
-            facts["best"] = f"{name} {value:.3f}"
-        self.reporter.step(f"epoch {position.epoch + 1}/{self.config.epochs}", done, facts)
-
-    # Epochs.
 
     def run_all(self, interruption: Interruption) -> Fitted:
         """Train until the epochs or the time are over, or somebody stops it."""
@@ -325,23 +189,85 @@ class _Loop:
                 break
         return self._ended(interrupted=False)
 
+    def train_epoch(self, interruption: Interruption) -> bool:
+        """Go through the rest of the present epoch; False if somebody stopped it."""
+        size: Size | None = self._size()
+        while size:
+            done, size = self._train_at(size, interruption)
+            if not done:
+                return False
+        return True
+
+    def _train_at(self, size: Size, interruption: Interruption) -> tuple[bool, Size | None]:
+        """Train at one size of pictures; give whether to go on, and the next size in this epoch."""
+        position, accumulate = self.position, self.config.accumulate
+        total, progress = len(self.loader), self.progress()
+        since, pictures = time.monotonic(), 0
+        for batch in self.loader.batches(position.epoch, position.step, size):
+            first = position.step - position.step % accumulate
+            last = position.step + 1 == min(first + accumulate, total)
+            share = 1 / (min(first + accumulate, total) - first)
+            value = self.learner.learn(batch, position.epoch, position.step, share=share, last=last)
+            if last:
+                self.learner.change_weights(rate_factor(self.config, progress))
+            position.step += 1
+            position.loss_sum += value
+            position.num_seen += int(batch.weights.sum())
+            pictures += batch.num_real
+            self._images_per_s = pictures / (time.monotonic() - since)
+            progress = self.progress()
+            self._show(size, progress)
+            if interruption.wanted(self.fabric):
+                return False, None
+            if progress >= 1:
+                return True, None
+            now = self._size(progress)
+            if now != size:
+                return True, now
+        return True, None
+
+    def _size(self, progress: float | None = None) -> Size:
+        done = self.progress() if progress is None else progress
+        return size_at(self.config, self.run.preprocessing.img_size, self.stride, done)
+
+    def _show(self, size: Size, done: float) -> None:
+        position = self.position
+        facts = {
+            "loss": f"{position.loss_sum / max(position.num_seen, 1):.3f}",
+            "lr": f"{self.learner.learning_rate:.1e}",
+            "img/s": f"{self._images_per_s:.0f}",
+            "mem": f"{memory_mib():.0f}M",
+            "left": as_time(self.elapsed() * (1 - done) / done) if done > 0.01 else "?",
+        }
+        if size != self.run.preprocessing.img_size:
+            facts["size"] = f"{size[0]}x{size[1]}"
+        if position.best_epoch:
+            name, value = self.run.task.goal(position.figures)
+            facts["best"] = f"{name} {value:.3f}"
+        self.reporter.step(self._title(), done, facts)
+
+    def _title(self, ended: bool = False) -> str:
+        number = self.position.epoch + (0 if ended else 1)
+        return f"epoch {number}" + ("" if self.config.max_time_s else f"/{self.config.epochs}")
+
     def end_epoch(self) -> None:
         """Validate, keep the best weights, write journal and checkpoint."""
         position = self.position
-        position.epoch += 1
-        position.step = 0
+        position.epoch, position.step = position.epoch + 1, 0
         last = position.epoch == self.config.epochs or self.progress() >= 1
-        line: dict[str, Any] = {"epoch": position.epoch}
-        line["train_loss"] = self._mean_loss()
-        line["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
-        line["images_per_s"] = round(self._rates[0], 1)
-        line["memory_mib"] = round(memory_mib())
-        line["seconds"] = round(self.elapsed(), 1)
+        line: dict[str, Any] = {
+            "epoch": position.epoch,
+            "train_loss": self._mean_loss(),
+            "learning_rate": self.learner.learning_rate,
+            "images_per_s": round(self._images_per_s, 1),
+            "memory_mib": round(memory_mib()),
+        }
+        position.loss_sum, position.num_seen = 0.0, 0
         if last or self._may_validate():
             figures = self.validate()
             line.update({f"val_{k}": v for k, v in figures.items() if isinstance(v, (int, float))})
             self._compare(figures)
-        position.loss_sum, position.num_seen = 0.0, 0
+        line["seconds"] = round(self.elapsed(), 1)
         if self.fabric.is_global_zero:
             append_line(self.run.path, line)
             write_events(self.run.path, line)
@@ -351,44 +277,42 @@ class _Loop:
     def _mean_loss(self) -> float:
         sums = torch.tensor([self.position.loss_sum, float(self.position.num_seen)])
         if self.fabric.world_size > 1:
-            sums = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum").cpu()
+            gathered: Any = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
+            sums = gathered.cpu()
         return float(sums[0] / max(float(sums[1]), 1))
 
     def _may_validate(self) -> bool:
-        if not self.config.max_time_s:
-            return True
         since = time.monotonic() - self._validated_at
-        return bool(since * VALIDATION_SHARE >= self._validation_s)
+        wanted = not self.config.max_time_s or since * VALIDATION_SHARE >= self._validation_s
+        return bool(self.fabric.broadcast(wanted)) if self.fabric.world_size > 1 else wanted
 
     def validate(self) -> dict[str, Any]:
-        """Score the averaged weights, or the plain ones where no average is kept."""
+        """Score the weights that would be kept."""
         begun = time.monotonic()
-        fabric = self.fabric
-        network = self.network if self.averaged is None else self.averaged.module
-        store = self.stores.val
+        fabric, run, store = self.fabric, self.run, self.stores.val
         outputs = run_network(
-            network,
+            self.learner.best_network,
             EvalLoader(
                 store,
                 batch_size=max(64, self.config.batch_size),
                 rank=fabric.global_rank,
                 world=fabric.world_size,
-                workers=max(self.run.config.machine.workers, 0),
+                workers=max(run.config.machine.workers, 0),
             ),
             pre=store.pre,
-            targets=self.task.targets(store.listing, self.classes),
-            loss=lambda logits, wanted: self.task.loss(logits, wanted, self.classes, None, 0.0),
+            targets=run.task.targets(store.listing, run.classes),
+            loss=lambda logits, wanted: run.task.loss(logits, wanted, run.classes, None, 0.0),
             device=fabric.device,
-            autocast=fabric.autocast(),
+            autocast=fabric.autocast,
         )
-        metric = self.task.metric(self.classes)
-        losses = []
-        for part in self._gather(outputs):
+        metric = run.task.metric(run.classes)
+        parts = self._gather(outputs)
+        for part in parts:
             metric.update(part.logits, part.targets)
-            losses.append(part.losses)
+        loss = torch.cat([part.losses for part in parts]).mean()
         self._validated_at = time.monotonic()
         self._validation_s = self._validated_at - begun
-        return {**metric.compute(), "loss": float(torch.cat(losses).mean())}
+        return {**metric.compute(), "loss": float(loss)}
 
     def _gather(self, outputs: Outputs) -> list[Outputs]:
         """Outputs of every process."""
@@ -399,21 +323,22 @@ class _Loop:
         return parts
 
     def _compare(self, figures: dict[str, Any]) -> None:
+        """Keep the weights if they are the best so far."""
         position = self.position
-        _, value = self.task.goal(figures)
-        if value <= position.best:
+        _, value = self.run.task.goal(figures)
+        if position.best is not None and value <= position.best:
             position.stale += 1
             return
         position.best, position.best_epoch, position.stale = value, position.epoch, 0
         position.figures = figures
         if self.fabric.is_global_zero:
-            network = self.network if self.averaged is None else self.averaged.module
-            metadata = {"muntin": self.run.config.model_name, "task": self.task.name}
-            write_weights(self.run.path / WEIGHTS, network.state_dict(), metadata)
+            metadata = {"muntin": self.run.config.model_name, "task": self.run.task.name}
+            state = self.learner.best_network.state_dict()
+            write_weights(self.run.path / WEIGHTS, state, metadata)
 
     def _tell(self, line: dict[str, Any]) -> None:
-        parts = [f"epoch {line['epoch']}/{self.config.epochs}", f"loss {line['train_loss']:.3f}"]
-        goal, _ = self.task.goal(self.position.figures)
+        parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
+        goal, _ = self.run.task.goal(self.position.figures)
         if f"val_{goal}" in line:
             parts.append(f"val {goal} {line[f'val_{goal}']:.4f}")
             parts.append(f"val loss {line['val_loss']:.3f}")
@@ -423,37 +348,19 @@ class _Loop:
             parts.append("best")
         self.reporter.note("  ".join(parts))
 
-    # Saving.
-
-    def state(self) -> dict[str, Any]:
-        """Everything that resuming needs."""
-        position = {name: getattr(self.position, name) for name in Position.__slots__}
-        position["elapsed_s"] = self.elapsed()
-        position["best"] = None if self.position.best == -math.inf else self.position.best
-        return {
-            "position": position,
-            "network": self.network.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write everything that resuming needs."""
         if self.fabric.is_global_zero:
-            write_checkpoint(self.run.path, self.state())
+            position = {name: getattr(self.position, name) for name in Position.__slots__}
+            position["elapsed_s"] = self.elapsed()
+            write_checkpoint(self.run.path, {"position": position, **self.learner.state()})
         self.fabric.barrier()
 
     def load(self) -> None:
         """Take up the checkpoint of the run."""
         state = read_checkpoint(self.run.path)
-        self.network.load_state_dict(state["network"])
-        if self.averaged is not None and state["averaged"] is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        position = state["position"]
-        position["best"] = -math.inf if position["best"] is None else position["best"]
-        self.position = Position(**position)
+        self.learner.load_state(state)
+        self.position = Position(**state["position"])
         if self.fabric.is_global_zero:
             drop_lines_from(self.run.path, self.position.epoch + 1)
 
@@ -466,12 +373,11 @@ class _Loop:
         )
 
 
-def memory_mib() -> float:
-    """Peak memory: of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+def _balance(store: PictureStore) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Shares that draw every class equally often; a picture of several counts as its rarest."""
+    wanted = (1 / class_counts(store.listing)).tolist()
+    usual = sum(wanted) / len(wanted)
+    shares = [
+        max((wanted[i] for i in entry.class_ids), default=usual) for entry in store.listing.entries
+    ]
+    return np.array(shares)

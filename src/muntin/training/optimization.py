@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -142,7 +143,8 @@ def build_optimizers(
         message = f"train.freeze={config.freeze} must leave something to learn, got nothing."
         raise ConfigError(message)
     rate = scaled_rate(config, batch_size)
-    by_muon, by_adamw = [], []
+    by_muon: list[dict[str, Any]] = []
+    by_adamw: list[dict[str, Any]] = []
     for group in groups:
         uses_muon = config.optimizer == "muon" and group.matrix
         peak = (config.muon_learning_rate if uses_muon else rate) * group.scale

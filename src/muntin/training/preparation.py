@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from muntin.configs import replace as replace_fields
 from muntin.configs import with_text
-from muntin.data.decoding import decode
 from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
 from muntin.data.loading import DataConfig
 from muntin.data.splitting import describe_split, split
 from muntin.data.transforms import Preprocessing
@@ -175,7 +176,7 @@ def _resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
     device = choose_device(machine.device)
     precision = machine.precision
     if precision == "auto":
-        precision = choose_precision(device)  # type: ignore[assignment]
+        precision = choose_precision(device)
     if precision == "fp16" and device.type == "cpu":
         message = "precision fp16 needs a GPU, got device cpu. Use bf16 or fp32."
         raise ConfigError(message)
@@ -191,9 +192,8 @@ def _resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
-    return replace(
-        machine, device=device.type, precision=precision, compile=wanted, workers=workers
-    )
+    resolved = {"device": device.type, "precision": precision}
+    return replace_fields(machine, {**resolved, "compile": wanted, "workers": workers})
 
 
 def _list_parts(

@@ -24,7 +24,6 @@ from muntin.recipes import MachineConfig
 from muntin.runs import Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import find_task
 from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
 from muntin.training.preparation import Request, prepare
@@ -129,9 +128,11 @@ def train(
     """
     started = time.monotonic()
     reporter = Reporter(None if quiet else Console())
-    base = RunConfig.from_dict(read_json(Path(config)), where=str(config)) if isinstance(
-        config, (str, Path)
-    ) else config
+    base = (
+        RunConfig.from_dict(read_json(Path(config)), where=str(config))
+        if isinstance(config, (str, Path))
+        else config
+    )
     folder = Path(out) if out else _fresh_folder(Path(data))
     if resume:
         base = _resumed(folder, bool(out))
@@ -190,7 +191,7 @@ def _launch(job: _Job) -> Fitted:
         precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
     )
     if several:
-        fitted: Fitted = fabric.launch(_work, job)
+        fitted: Fitted = fabric.launch(_work, job)  # type: ignore[arg-type]
         return fitted
     return _work(fabric, job)
 
