@@ -39,7 +39,8 @@ class TrainConfig:
         learning_rate: At `lr_batch` pictures a step, scaled linearly to the effective batch; as
             it stands when `lr_batch` is 0.
         lr_batch: Batch that the learning rate is given for; 0 = no scaling.
-        muon_learning_rate: The same for the matrices that muon updates; never scaled.
+        muon_learning_rate: The same for the matrices that muon updates, brought to the size of
+            adamw's steps; never scaled.
         betas: Of adamw.
         weight_decay: Decoupled; not on biases, norms, position embeddings and tables, or tokens.
         layer_decay: Factor on the learning rate from each block to the one before; 1 = off.
@@ -50,6 +51,7 @@ class TrainConfig:
         class_weights: Whether rare classes count more in the loss.
         ema_decay: Of the averaged weights that are evaluated and kept; 0 = off.
         drop_path_rate: Overrides the model's; "model" keeps it.
+        init: How fresh weights start: as published, or "mimetic" (`muntin.nn.initialisation`).
         freeze: Leading stages (blocks of a ViT) that do not learn, patches included; -1 freezes
             the whole backbone.
         early_stop: Epochs without improvement after which training ends; 0 = off.
@@ -66,7 +68,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 5e-4
     lr_batch: int = 512
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: float = 0.005
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     layer_decay: float = 1.0
@@ -77,6 +79,7 @@ class TrainConfig:
     class_weights: bool = False
     ema_decay: float = 0.0
     drop_path_rate: float | Literal["model"] = "model"
+    init: Literal["plain", "mimetic"] = "plain"
     freeze: int = 0
     early_stop: int = 0
     start_size: float = 1.0
@@ -173,11 +176,13 @@ SMALL_DATA = Recipe(
         optimizer="muon",
         learning_rate=2e-3,
         lr_batch=0,
-        muon_learning_rate=0.02,
         betas=(0.9, 0.95),
         warmup=0.05,
         min_lr=0.001,
         drop_path_rate=0.0,
+        init="mimetic",
+        start_size=0.5,
+        full_size_from=0.6,
     ),
     augment=AugmentConfig(crop_scale=0.5, crop_ratio=1.2),
     source="ours; docs/lab-notes",

@@ -221,6 +221,7 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, window: int, qkv_bias: bool) -> None:
         super().__init__()
         self.window = window
+        self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

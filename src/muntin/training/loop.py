@@ -332,7 +332,11 @@ class _Loop:
         position.best, position.best_epoch, position.stale = value, position.epoch, 0
         position.figures = figures
         if self.fabric.is_global_zero:
-            metadata = {"muntin": self.run.config.model_name, "task": self.run.task.name}
+            metadata = {
+                "dialect": "muntin",
+                "model": self.run.config.model_name,
+                "task": self.run.task.name,
+            }
             state = self.learner.best_network.state_dict()
             write_weights(self.run.path / WEIGHTS, state, metadata)
 

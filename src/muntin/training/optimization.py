@@ -159,7 +159,10 @@ def build_optimizers(
     if by_adamw:
         optimizers.append(torch.optim.AdamW(by_adamw, lr=rate, betas=config.betas, fused=_fuses()))
     if by_muon:
-        optimizers.append(torch.optim.Muon(by_muon, lr=config.muon_learning_rate))
+        # Steps as large as adamw's, whatever the shape of the matrix (arXiv 2502.16982).
+        optimizers.append(
+            torch.optim.Muon(by_muon, lr=config.muon_learning_rate, adjust_lr_fn="match_rms_adamw")
+        )
     return optimizers
 
 

@@ -21,6 +21,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError, unknown_name
 from muntin.heads.network import Network
+from muntin.nn.initialisation import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, find_recipe
 from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
@@ -140,6 +141,8 @@ def prepare(request: Request) -> Prepared:
         state = network.state_dict()
         network = replace(run, config=full).build_network()
         network.load_state_dict(state)
+    if tuned.init == "mimetic" and not source:
+        start_mimetic(network.backbone, tuned.seed)
     rate = scaled_rate(tuned, tuned.batch_size)
     scaled = f" ({tuned.learning_rate:g} x {tuned.batch_size * tuned.accumulate}/{tuned.lr_batch})"
     notes.append(
