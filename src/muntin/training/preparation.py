@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from muntin.configs import replace as replace_fields
 from muntin.configs import with_text
@@ -29,7 +30,7 @@ from muntin.shapes import Size
 from muntin.tasks import find_task
 from muntin.training.optimization import scaled_rate
 from muntin.weights.loading import load_weights
-from muntin.zoo import ALIASES, ModelEntry, find_model, model_config
+from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, find_model, model_config
 
 __all__ = ["Prepared", "Request", "prepare"]
 
@@ -104,54 +105,74 @@ def prepare(request: Request) -> Prepared:
         WeightError: Weights that were asked for cannot be had.
     """
     notes: list[str] = []
-    task = find_task(request.task)
-    settings = _sort_settings(request.settings)
-    seed = request.seed if request.seed >= 0 else (request.base.train.seed if request.base else 0)
-    reading = _apply(request.base.reading if request.base else DataConfig(), settings["data"])
+    base, settings = request.base, _sort_settings(request.settings)
+    seed = request.seed if request.seed >= 0 else (base.train.seed if base else 0)
+    reading = _apply(base.reading if base else DataConfig(), settings["data"])
     machine = _resolve_machine(_apply(request.machine, settings["machine"]), notes)
     train, val = _list_parts(request, reading, seed, notes)
-    classes = task.classes(train)
-    entry, name, config = _choose_model(request, settings["model"], train, machine, notes)
-    network_run = RunConfig(
-        task=task.name, data=request.data, val=request.val, model_name=name, model=config,
-        reading=reading, machine=machine,
-    )  # fmt: skip
-    tiny = min(config.img_size) < 128
-    pre = Preprocessing(
-        img_size=config.img_size,
-        mean=_per_channel(entry.mean, config.in_chans),
-        std=_per_channel(entry.std, config.in_chans),
-        crop_fraction=1.0 if tiny else reading.crop_fraction,
-        interpolation="bilinear" if tiny else "bicubic",
-        in_chans=config.in_chans,
+    entry, name, model = _choose_model(request, settings["model"], train, machine, notes)
+    run = Run(
+        path=Path(request.out),
+        config=RunConfig(
+            task=request.task,
+            data=request.data,
+            val=request.val,
+            model_name=name,
+            model=model,
+            reading=reading,
+            machine=machine,
+        ),
+        classes=find_task(request.task).classes(train),
+        preprocessing=_preprocessing(entry, model, reading),
     )
-    run = Run(path=Path(request.out), config=network_run, classes=classes, preprocessing=pre)
+    torch.manual_seed(seed)
     network = run.build_network()
     source = _load(network, request.weights, entry, notes)
     recipe = _choose_recipe(request, source, len(train), settings["train"], notes)
-    augment = _apply(request.base.augment if request.base else recipe.augment, settings["augment"])
-    tuned = _tune(request, recipe, settings["train"], len(train), config.img_size, machine, seed)
+    tuned = _tune(request, recipe, settings["train"], len(train), model.img_size, machine, seed)
+    config = replace(
+        run.config,
+        # Loading may have adopted the rule for odd sizes that the weights were trained with.
+        model=cast(BackboneConfig, network.backbone.config),
+        weights=source,
+        license=entry.license if source == entry.weights else "",
+        train=tuned,
+        augment=_apply(base.augment if base else recipe.augment, settings["augment"]),
+    )
     if tuned.drop_path_rate != "model":
-        config = replace(config, drop_path_rate=tuned.drop_path_rate)
-    full = replace(
-        network_run, model=config, weights=source, license=entry.license if source else "",
-        train=tuned, augment=augment,
-    )  # fmt: skip
-    if config != network_run.model:
+        config = replace(config, model=replace(config.model, drop_path_rate=tuned.drop_path_rate))
         state = network.state_dict()
-        network = replace(run, config=full).build_network()
+        network = replace(run, config=config).build_network()
         network.load_state_dict(state)
     if tuned.init == "mimetic" and not source:
-        start_mimetic(network.backbone, tuned.seed)
-    rate = scaled_rate(tuned, tuned.batch_size)
-    scaled = f" ({tuned.learning_rate:g} x {tuned.batch_size * tuned.accumulate}/{tuned.lr_batch})"
-    notes.append(
-        f"{tuned.optimizer}, learning rate {rate:.2g}{scaled if tuned.lr_batch else ''}, batch "
-        f"{tuned.batch_size}{f' x {tuned.accumulate}' if tuned.accumulate > 1 else ''}, "
-        f"{machine.precision} on {machine.device}"
-    )
+        start_mimetic(network.backbone, seed)
+    notes.append(_describe(config))
     return Prepared(
-        run=replace(run, config=full), network=network, train=train, val=val, notes=tuple(notes)
+        run=replace(run, config=config), network=network, train=train, val=val, notes=tuple(notes)
+    )
+
+
+def _preprocessing(entry: ModelEntry, model: BackboneConfig, reading: DataConfig) -> Preprocessing:
+    """Pictures of a small side are read whole; larger ones as published evaluations do."""
+    small = min(model.img_size) < 128
+    return Preprocessing(
+        img_size=model.img_size,
+        mean=_per_channel(entry.mean, model.in_chans),
+        std=_per_channel(entry.std, model.in_chans),
+        crop_fraction=1.0 if small else reading.crop_fraction,
+        interpolation="bilinear" if small else "bicubic",
+        in_chans=model.in_chans,
+    )
+
+
+def _describe(config: RunConfig) -> str:
+    tuned, machine = config.train, config.machine
+    effective = tuned.batch_size * tuned.accumulate
+    scaled = f" ({tuned.learning_rate:g} x {effective}/{tuned.lr_batch})" if tuned.lr_batch else ""
+    gathered = f" x {tuned.accumulate}" if tuned.accumulate > 1 else ""
+    return (
+        f"{tuned.optimizer}, learning rate {scaled_rate(tuned, tuned.batch_size):.2g}{scaled}, "
+        f"batch {tuned.batch_size}{gathered}, {machine.precision} on {machine.device}"
     )
 
 
