@@ -7,26 +7,27 @@ windows of an image, N tokens of a window.
 
 The entry reads the map as the qkv projection leaves it and writes the map as the output
 projection wants it, so a back end may do shift, cut, bias, mask, softmax and the way back in one
-go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention. A new back
-end is a function with the same arguments and a row in `BACKENDS`.
+go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean` is
+the formula with its gradient written out, which copies less and keeps less. A new back end is a
+function with the same arguments and a row in `BACKENDS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.ops.windows import WindowLayout, cut_windows, join_windows, shift_mask
+from muntin.ops.windows import WindowLayout, cut_heads, join_heads, shift_mask, sum_padding
 from muntin.shapes import Float
 
 __all__ = ["BACKENDS", "BackendName", "window_attention"]
 
-BackendName = Literal["auto", "reference", "sdpa"]
+BackendName = Literal["auto", "reference", "sdpa", "lean"]
 
 
 def window_attention(
@@ -79,20 +80,11 @@ def window_attention(
 
 def _choose(qkv: Tensor, bias: Tensor) -> str:
     """Pick a back end for "auto"."""
-    # On the CPU, SDPA is fused only when nothing needs a gradient; with one it is slower than
-    # the plain formula (benchmarks/results).
+    # On the CPU, SDPA is fused only when nothing needs a gradient (benchmarks/results).
     learns = torch.is_grad_enabled() and (qkv.requires_grad or bias.requires_grad)
-    return "reference" if learns and qkv.device.type == "cpu" else "sdpa"
-
-
-def _split(
-    qkv: Tensor, layout: WindowLayout, heads: int, fill: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    windows = cut_windows(qkv, layout, fill)  # B, nW, N, 3C
-    batch, num_windows, tokens, channels = windows.shape
-    windows = windows.view(batch, num_windows, tokens, 3, heads, channels // (3 * heads))
-    q, k, v = windows.permute(3, 0, 1, 4, 2, 5).unbind(0)  # B, nW, h, N, d each
-    return q, k, v
+    if qkv.device.type != "cpu" or not learns:
+        return "sdpa"
+    return "reference" if torch.compiler.is_compiling() else "lean"
 
 
 def _reference(
@@ -103,15 +95,13 @@ def _reference(
     fill: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    q, k, v = _split(qkv, layout, bias.shape[0], fill)
-    scores = (q * scale) @ k.transpose(-2, -1) + bias  # B, nW, h, N, N
-    mask = shift_mask(layout, device=qkv.device, dtype=bias.dtype)
-    if mask is not None:
-        scores = scores + mask[:, None]
+    heads = bias.shape[0]
+    q, k, v = cut_heads(qkv, layout, 3, heads, fill).unbind(0)  # B, nW, h, N, d each
+    scores = (q * scale) @ k.transpose(-2, -1) + _add_mask(bias, layout)  # B, nW, h, N, N
     weights = scores.softmax(dim=-1).to(v.dtype)
     if dropout:
         weights = F.dropout(weights, dropout)
-    return join_windows((weights @ v).transpose(2, 3).flatten(3), layout)
+    return join_heads((weights @ v)[None], layout)
 
 
 def _sdpa(
@@ -125,17 +115,79 @@ def _sdpa(
     heads = bias.shape[0]
     # The windows of an image are shown as so many more heads: then bias + mask is one matrix a
     # "head" and is broadcast over the images, not copied for each.
-    q, k, v = (part.flatten(1, 2) for part in _split(qkv, layout, heads, fill))  # B, nW*h, N, d
-    mask = shift_mask(layout, device=qkv.device, dtype=bias.dtype)
-    added = bias.expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
-    if mask is not None:
-        added = added + mask[:, None]
+    parts = cut_heads(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
+    q, k, v = parts.unbind(0)
+    added = _add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
     added = added.flatten(0, 1).to(q.dtype)  # nW*h, N, N
     out = F.scaled_dot_product_attention(q, k, v, added[None], dropout, scale=scale)
-    out = out.unflatten(1, (layout.num_windows, heads))  # B, nW, h, N, d
-    return join_windows(out.transpose(2, 3).flatten(3), layout)
+    return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
+
+
+def _lean(
+    qkv: Tensor,
+    bias: Tensor,
+    layout: WindowLayout,
+    scale: float,
+    fill: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    if dropout:
+        return _reference(qkv, bias, layout, scale, fill, dropout)
+    out: Tensor = _LeanAttention.apply(qkv, bias, fill, layout, scale)
+    return out
+
+
+def _add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
+    """Bias plus shift mask; one window stands for all when nothing is shifted."""
+    mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
+    return bias[None] if mask is None else bias + mask[:, None]
+
+
+class _LeanAttention(torch.autograd.Function):
+    """The formula of `_reference`: one copy in, one copy out, and the same on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (autograd's own)
+        qkv: Tensor,
+        bias: Tensor,
+        fill: Tensor | None,
+        layout: WindowLayout,
+        scale: float,
+    ) -> Tensor:
+        heads = bias.shape[0]
+        parts = cut_heads(qkv, layout, 3, heads, fill)  # 3, B, nW, h, N, d
+        q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
+        products = (q @ k.transpose(1, 2)).view(*parts.shape[1:5], -1)  # B, nW, h, N, N
+        scores = torch.add(_add_mask(bias, layout), products, alpha=scale)
+        weights = scores.softmax(dim=-1).to(v.dtype).flatten(0, 2)  # B*nW*h, N, N
+        ctx.save_for_backward(parts, weights)
+        ctx.layout, ctx.scale, ctx.fills = layout, scale, fill is not None
+        ctx.bias_dtype = bias.dtype
+        return join_heads((weights @ v).view(1, *parts.shape[1:]), layout)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
+        (grad,) = grads
+        layout: WindowLayout = ctx.layout
+        parts, weights = ctx.saved_tensors
+        heads = parts.shape[3]
+        q, k, v = parts.flatten(1, 3).unbind(0)
+        grad_out = cut_heads(grad, layout, 1, heads, None).flatten(0, 3)  # B*nW*h, N, d
+        grad_parts = parts.new_empty(parts.shape)
+        dq, dk, dv = grad_parts.flatten(1, 3).unbind(0)
+        torch.bmm(weights.transpose(1, 2), grad_out, out=dv)
+        grad_weights = grad_out @ v.transpose(1, 2)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        by_window = grad_scores.view(*parts.shape[1:5], -1)  # B, nW, h, N, N
+        grad_bias = by_window.sum(dim=(0, 1), dtype=ctx.bias_dtype)
+        grad_scores.mul_(ctx.scale)
+        torch.bmm(grad_scores, k, out=dq)
+        torch.bmm(grad_scores.transpose(1, 2), q, out=dk)
+        grad_fill = sum_padding(grad_parts, layout) if ctx.fills and any(layout.pad) else None
+        return join_heads(grad_parts, layout), grad_bias, grad_fill, None, None
 
 
 BackEnd = Callable[[Tensor, Tensor, WindowLayout, float, Tensor | None, float], Tensor]
 
-BACKENDS: dict[str, BackEnd] = {"reference": _reference, "sdpa": _sdpa}
+BACKENDS: dict[str, BackEnd] = {"reference": _reference, "sdpa": _sdpa, "lean": _lean}

@@ -30,12 +30,15 @@ __all__ = [
     "SizeRule",
     "SizeRuleName",
     "WindowLayout",
+    "cut_heads",
     "cut_windows",
     "fit_patches",
+    "join_heads",
     "join_windows",
     "lay_out",
     "merge_neighbours",
     "shift_mask",
+    "sum_padding",
 ]
 
 MASKED = -100.0
@@ -206,18 +209,24 @@ def shift_mask(
     return apart.to(dtype or torch.float32) * MASKED
 
 
-def cut_windows(
-    x: Float[Tensor, "B H W C"], layout: WindowLayout, fill: Float[Tensor, " C"] | None = None
-) -> Float[Tensor, "B nW N C"]:
-    """Pad, roll and cut a map into windows.
+def cut_heads(
+    x: Float[Tensor, "B H W C"],
+    layout: WindowLayout,
+    parts: int,
+    heads: int,
+    fill: Float[Tensor, " C"] | None = None,
+) -> Float[Tensor, "parts B nW h N d"]:
+    """Pad, roll and cut a map into windows, and its channels into parts and heads.
 
     Args:
-        x: The map, channels last.
+        x: The map, channels last: parts one after another, heads one after another in each.
         layout: The windows.
+        parts: Such as 3 for queries, keys and values.
+        heads: Heads of each part.
         fill: What padded tokens hold, one value a channel; zeros when left out.
 
     Returns:
-        The windows, row by row; tokens of a window row by row.
+        The windows row by row, and their tokens row by row; one copy, contiguous.
     """
     batch, _, _, channels = x.shape
     if layout.pad_first:
@@ -225,21 +234,50 @@ def cut_windows(
     else:
         x = _pad(_roll(x, layout.shift, -1), layout.pad, fill)
     (rows, columns), (wh, ww) = layout.grid, layout.window
-    x = x.reshape(batch, rows, wh, columns, ww, channels).transpose(2, 3)
-    return x.reshape(batch, layout.num_windows, layout.num_tokens, channels)
+    width = channels // (parts * heads)
+    x = x.reshape(batch, rows, wh, columns, ww, parts, heads, width)
+    x = x.permute(5, 0, 1, 3, 6, 2, 4, 7)  # parts, B, rows, columns, h, M, M, d
+    return x.reshape(parts, batch, rows * columns, heads, wh * ww, width).contiguous()
+
+
+def join_heads(
+    windows: Float[Tensor, "parts B nW h N d"], layout: WindowLayout
+) -> Float[Tensor, "B H W C"]:
+    """Put back what `cut_heads` took, and drop the padding."""
+    x = _join(windows, layout)[:, : layout.size[0], : layout.size[1]]
+    return x if layout.pad_first else _roll(x, layout.shift, 1)
+
+
+def sum_padding(
+    windows: Float[Tensor, "parts B nW h N d"], layout: WindowLayout
+) -> Float[Tensor, " C"]:
+    """Sum over the padded tokens that `join_heads` drops."""
+    x, (height, width) = _join(windows, layout), layout.size
+    return x[:, height:].sum((0, 1, 2)) + x[:, :height, width:].sum((0, 1, 2))
+
+
+def _join(windows: Tensor, layout: WindowLayout) -> Tensor:
+    """The padded map; rolled back if the padding came first."""
+    parts, batch, _, heads, _, width = windows.shape
+    (rows, columns), (wh, ww) = layout.grid, layout.window
+    x = windows.reshape(parts, batch, rows, columns, heads, wh, ww, width)
+    x = x.permute(1, 2, 5, 3, 6, 0, 4, 7)  # B, rows, M, columns, M, parts, h, d
+    x = x.reshape(batch, rows * wh, columns * ww, parts * heads * width)
+    return _roll(x, layout.shift, 1) if layout.pad_first else x
+
+
+def cut_windows(
+    x: Float[Tensor, "B H W C"], layout: WindowLayout, fill: Float[Tensor, " C"] | None = None
+) -> Float[Tensor, "B nW N C"]:
+    """Pad, roll and cut a map into windows; `cut_heads` with all channels in one."""
+    return cut_heads(x, layout, 1, 1, fill)[0, :, :, 0]
 
 
 def join_windows(
     windows: Float[Tensor, "B nW N C"], layout: WindowLayout
 ) -> Float[Tensor, "B H W C"]:
     """Put windows back where `cut_windows` took them from, and drop the padding."""
-    batch, channels = windows.shape[0], windows.shape[-1]
-    (rows, columns), (wh, ww), (height, width) = layout.grid, layout.window, layout.size
-    x = windows.reshape(batch, rows, columns, wh, ww, channels).transpose(2, 3)
-    x = x.reshape(batch, rows * wh, columns * ww, channels)
-    if layout.pad_first:
-        return _roll(x, layout.shift, 1)[:, :height, :width]
-    return _roll(x[:, :height, :width], layout.shift, 1)
+    return join_heads(windows[None, :, :, None], layout)
 
 
 def fit_patches(
