@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From scratch on 50,000 small pictures in a quarter of an hour, as a user would do it.
+
+Unpacks the pictures, runs ``muntin train classify train --max-time 15m`` with nothing else named,
+then ``muntin eval`` once on the test pictures and ``muntin predict`` on files from disk.
+The wall time of the training command is everything: start-up, reading, training, choosing the
+best epoch on a part of the training pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import record
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", default=f"{data}/cifar10_jpeg", help="folder of the two zips")
+    parser.add_argument("--max-time", default="15m")
+    parser.add_argument("--out", default="", help="keep the run folder here")
+    options = parser.parse_args()
+    zips = [Path(options.data) / f"{part}.zip" for part in ("train", "test")]
+    if not all(path.is_file() for path in zips):
+        message = f"{options.data} must hold train.zip and test.zip; pass --data."
+        raise SystemExit(message)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in zips:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+        run = Path(options.out).resolve() if options.out else Path(folder) / "run"
+        begun = time.monotonic()
+        muntin(folder, "train", "classify", "train", "--max-time", options.max_time, "--out", run)
+        seconds = time.monotonic() - begun
+        figures = json.loads(muntin(folder, "eval", run, "test", "--json", keep=True))
+        picture = next(Path(folder, "test").rglob("*.jpg"))
+        said = json.loads(muntin(folder, "predict", run, picture, "--json", keep=True))
+        journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+        config = json.loads((run / "config.json").read_text())
+    content = {
+        **record.environment(),
+        "what": "CIFAR-10 as JPEG: 50,000 training pictures, tested once on 10,000",
+        "muntin_command": f"muntin train classify train --max-time {options.max_time}",
+        "wall_seconds": round(seconds, 1),
+        "test": {name: figures[name] for name in ("top1", "top5", "macro_f1", "num_images")},
+        "validation_top1": max(line.get("val_top1", 0.0) for line in journal),
+        "epochs": len(journal),
+        "images_per_s": [line["images_per_s"] for line in journal],
+        "predicts_from_disk": bool(said[0]["classes"]),
+        "config": config,
+    }
+    content["config"]["data"] = "train"
+    print(record.write("cifar10", f"cpu{os.cpu_count()}", content))
+    print(f"test top-1 {figures['top1']:.4f} after {seconds:.0f} s")
+
+
+def muntin(folder: str, *words: object, keep: bool = False) -> str:
+    """Run the command as a user does; give its output if it is to be kept."""
+    command = [sys.executable, "-m", "muntin", *map(str, words)]
+    done = subprocess.run(
+        command, cwd=folder, check=True, text=True, stdout=subprocess.PIPE if keep else None
+    )
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Results to tables: README.md and docs/reference/numbers.md, between markers.
+
+``--check`` writes nothing and fails if a table is not what the results say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "reference" / "numbers.md")
+BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numbers -->"
+
+
+def newest(topic: str) -> tuple[str, dict[str, Any]] | None:
+    """Name and content of the newest result of a topic."""
+    paths = sorted(RESULTS.glob(f"*_{topic}.json"))
+    return (paths[-1].name, json.loads(paths[-1].read_text(encoding="utf-8"))) if paths else None
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    """What, figure, beside what, where it stands."""
+    table = []
+    if found := newest("cifar10"):
+        name, result = found
+        minutes = result["wall_seconds"] / 60
+        table.append(
+            (
+                f"CIFAR-10 (JPEG) from scratch, `{result['muntin_command']}`, test top-1",
+                f"{100 * result['test']['top1']:.1f} %",
+                f"{minutes:.1f} minutes of wall time, everything included; "
+                f"{result['epochs']} epochs",
+                name,
+            )
+        )
+    if found := newest("training"):
+        name, result = found
+        for contestant, row in result["contestants"].items():
+            speed, ratio = row["images_per_s"], row["ratio_to_timm_eager_bf16"]
+            table.append(
+                (
+                    f"Training swin_tiny, 224 pixels, batch 8: {contestant}",
+                    f"{speed['median']:.2f} images/s ({speed['min']:.2f}-{speed['max']:.2f})",
+                    f"{ratio['median']:.2f} x timm eager bf16",
+                    name,
+                )
+            )
+    if found := newest("startup"):
+        name, result = found
+        for what, seconds in result["seconds"].items():
+            table.append((f"Start: {what}", f"{seconds['median']:.3f} s", "", name))
+    return table
+
+
+def render() -> str:
+    """The block between the markers."""
+    lines = [BEGIN, "", "| what | measured | beside | result |", "|---|---|---|---|"]
+    for what, figure, beside, name in rows():
+        lines.append(f"| {what} | {figure} | {beside} | `{name}` |")
+    devices = sorted(
+        {json.loads(path.read_text(encoding="utf-8"))["device"] for path in RESULTS.glob("*.json")}
+    )
+    lines += ["", f"Measured on: {'; '.join(devices)}. Medians; smallest to largest in brackets."]
+    return "\n".join([*lines, "", END])
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    block, stale = render(), []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
+        if not re.search(pattern, text, re.DOTALL):
+            message = f"{page.relative_to(ROOT)} must hold the markers {BEGIN} ... {END}"
+            raise SystemExit(message)
+        fresh = re.sub(pattern, lambda _: block, text, flags=re.DOTALL)
+        if fresh != text:
+            stale.append(page)
+            if "--check" not in sys.argv:
+                page.write_text(fresh, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
+        message = f"{names}: not what benchmarks/results say. Run benchmarks/report.py"
+        raise SystemExit(message)
+
+
+if __name__ == "__main__":
+    main()
