@@ -34,12 +34,14 @@ def test_functions() -> None:
     wrong = []
     for module in modules():
         for function in functions(module.tree):
-            length = (function.end_lineno or 0) - function.lineno + 1
+            # What is to be read in one go is the body; a signature with its docstring is looked up.
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            length = (function.end_lineno or 0) - (body[0].lineno if body else function.lineno) + 1
             if length > MOST_FUNCTION_LINES:
                 name = f"{module.path} {function.name}"
                 if name not in LONGER_FUNCTIONS:
                     wrong.append(f"{name}: {length} lines")
-    none(wrong, f"Name the middle part (a function has at most {MOST_FUNCTION_LINES} lines).")
+    none(wrong, f"Name the middle part (a body has at most {MOST_FUNCTION_LINES} lines).")
 
 
 def test_no_exemption_outlives_its_reason() -> None:
