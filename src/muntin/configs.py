@@ -4,8 +4,8 @@
 
 A config is a frozen dataclass whose fields are numbers, strings, booleans, tuples of them,
 `Literal`s or other configs. `to_dict` gives what JSON can hold; `from_dict` takes it back, refuses
-keys that do not exist and values of another type, and names the nearest key; `with_text` sets one
-field from the text of a command line.
+keys that do not exist and values of another type, and names the nearest key; `with_texts` sets
+fields from the text of a command line.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from muntin.errors import ConfigError, unknown_name
 
-__all__ = ["check_range", "from_dict", "replace", "to_dict", "with_text"]
+__all__ = ["check_range", "from_dict", "replace", "to_dict", "with_texts"]
 
 C = TypeVar("C")
 
@@ -89,40 +89,48 @@ def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
     return from_dict(type(config), {**_shallow(config), **values}, where=where)
 
 
-def with_text(config: C, path: str, text: str) -> C:
-    """Give a copy with one field set from text.
+def with_texts(config: C, texts: Iterable[tuple[str, str]]) -> C:
+    """Give a copy with fields set from text, all at once: some only go together.
 
     Args:
         config: The config.
-        path: Name of the field; ``outer.inner`` reaches into a config that is a field.
-        text: The value as typed: a number, ``true``, a word, or numbers joined by commas.
+        texts: Name of a field (``outer.inner`` reaches into a config that is a field), and its
+            value as typed: a number, ``true``, a word, or numbers joined by commas. The last one
+            of a name counts.
 
     Returns:
         The changed copy.
 
     Raises:
-        ConfigError: There is no such field, or the text does not fit its type.
+        ConfigError: There is no such field, a text does not fit its type, or the fields do not
+            go together.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
         ... class Box:
         ...     sides: tuple[int, ...] = (1, 2)
-        >>> with_text(Box(), "sides", "3,4")
+        >>> with_texts(Box(), [("sides", "3,4")])
         Box(sides=(3, 4))
     """
-    first, _, rest = path.partition(".")
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
-    if first not in names:
-        raise ConfigError(unknown_name(f"option of {type(config).__name__}", first, names))
-    if rest:
-        inner = getattr(config, first)
-        if not dataclasses.is_dataclass(inner):
+    values: dict[str, Any] = {}
+    inner: dict[str, list[tuple[str, str]]] = {}
+    for path, text in texts:
+        first, _, rest = path.partition(".")
+        if first not in names:
+            raise ConfigError(unknown_name(f"option of {type(config).__name__}", first, names))
+        if not rest:
+            values[first] = _read(text)
+        elif dataclasses.is_dataclass(getattr(config, first)):
+            inner.setdefault(first, []).append((rest, text))
+        else:
             message = (
                 f"{first} is a single value, so {path!r} does not exist. Set {first!r} itself."
             )
             raise ConfigError(message)
-        return replace(config, {first: with_text(inner, rest, text)})
-    return replace(config, {first: _read(text)}, where="--set")
+    for first, rows in inner.items():
+        values[first] = with_texts(getattr(config, first), rows)
+    return replace(config, values, where="--set") if values else config
 
 
 def _shallow(config: object) -> dict[str, Any]:

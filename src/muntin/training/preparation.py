@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from muntin.configs import replace as replace_fields
-from muntin.configs import with_text
+from muntin.configs import with_texts
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.loading import DataConfig
@@ -23,7 +23,7 @@ from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError, unknown_name
 from muntin.heads.network import Network
 from muntin.nn.initialisation import start_mimetic
-from muntin.recipes import MachineConfig, Recipe, find_recipe
+from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
@@ -106,9 +106,9 @@ def prepare(request: Request) -> Prepared:
     """
     notes: list[str] = []
     base, settings = request.base, _sort_settings(request.settings)
-    seed = request.seed if request.seed >= 0 else (base.train.seed if base else 0)
-    reading = _apply(base.reading if base else DataConfig(), settings["data"])
-    machine = _resolve_machine(_apply(request.machine, settings["machine"]), notes)
+    seed = _choose_seed(request, settings["train"])
+    reading = with_texts(base.reading if base else DataConfig(), settings["data"])
+    machine = _resolve_machine(with_texts(request.machine, settings["machine"]), notes)
     train, val = _list_parts(request, reading, seed, notes)
     entry, name, model = _choose_model(request, settings["model"], train, machine, notes)
     run = Run(
@@ -137,7 +137,7 @@ def prepare(request: Request) -> Prepared:
         weights=source,
         license=entry.license if source == entry.weights else "",
         train=tuned,
-        augment=_apply(base.augment if base else recipe.augment, settings["augment"]),
+        augment=with_texts(base.augment if base else recipe.augment, settings["augment"]),
     )
     if tuned.drop_path_rate != "model":
         config = replace(config, model=replace(config.model, drop_path_rate=tuned.drop_path_rate))
@@ -150,6 +150,14 @@ def prepare(request: Request) -> Prepared:
     return Prepared(
         run=replace(run, config=config), network=network, train=train, val=val, notes=tuple(notes)
     )
+
+
+def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
+    start = request.base.train if request.base is not None else TrainConfig()
+    if request.seed >= 0:
+        start = replace(start, seed=request.seed)
+    chosen: TrainConfig = with_texts(start, [row for row in settings if row[0] == "seed"])
+    return chosen.seed
 
 
 def _preprocessing(entry: ModelEntry, model: BackboneConfig, reading: DataConfig) -> Preprocessing:
@@ -190,12 +198,6 @@ def _sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
     return rooms
 
 
-def _apply(config: Any, settings: list[tuple[str, str]]) -> Any:  # noqa: ANN401 (any config)
-    for field, text in settings:
-        config = with_text(config, field, text)
-    return config
-
-
 def _resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
     device = choose_device(machine.device)
     precision = machine.precision
@@ -234,6 +236,12 @@ def _list_parts(
     if request.val:
         parts = task.list_data(request.val, train.class_names)
         val = parts.val or parts.test or parts.train
+        if val is not None and val.multi_label and not train.multi_label:
+            message = (
+                f"validation pictures must have one class each, as those to train on, got some "
+                f"with none or several in {request.val}."
+            )
+            raise DataError(message)
     if val is None:
         train, val = split(train, fraction=reading.val_fraction, seed=seed)
         notes.append(describe_split(train, val))
@@ -286,7 +294,7 @@ def _choose_model(
         config = model_config(name, changed)
     if request.base is not None and any(request.img_size):
         config = replace(config, img_size=request.img_size)
-    return entry, name, _apply(config, settings)
+    return entry, name, with_texts(config, settings)
 
 
 def _default_model(size: Size, weights: str, machine: MachineConfig) -> tuple[str, int]:
@@ -363,12 +371,13 @@ def _tune(
     if request.max_time_s and not request.epochs:
         # The clock decides; no number of epochs shall end the run before it.
         config = replace(config, epochs=10_000)
-    config = _apply(config, settings)
+    config = with_texts(config, settings)
     if config.batch_size == 0:
         room = 128 if max(img_size) <= 64 else 64 if machine.device == "cuda" else 16
         config = replace(config, batch_size=room)
-    # A handful of pictures should still give a few steps an epoch.
+    # A handful of pictures should still give a few steps an epoch, unless somebody asked.
     most = max(1, count // 8) if count >= 8 else 1
-    if not request.batch_size and config.batch_size > most:
+    asked = request.batch_size or request.base is not None or "batch_size" in dict(settings)
+    if not asked and config.batch_size > most:
         config = replace(config, batch_size=most)
     return config
