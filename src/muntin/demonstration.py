@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from muntin.data.shapes import write_classify
+from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
 from muntin.prediction import load
@@ -71,4 +72,4 @@ def _draw_predictions(run_folder: Path, pictures: list[Path]) -> None:
         lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
         tiles.append(Tile(picture=open_picture(path), lines=lines, good=result.best == truth))
     sheet = draw_sheet(tiles, "Predictions beside the truth")
-    sheet.save(run_folder / "pictures" / "predictions.png")
+    save_picture(sheet, run_folder / "pictures" / "predictions.png")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -151,7 +152,7 @@ class Run:
         """Build the network with the best weights of the run, ready to be used.
 
         Raises:
-            RunError: There are no weights.
+            RunError: There are no weights, or they were trained for other classes.
             WeightError: They cannot be read or do not fit.
         """
         weights = self.path / WEIGHTS
@@ -163,7 +164,14 @@ class Run:
             )
             raise RunError(message)
         network = self.build_network()
-        load_weights(network, weights, dialect="muntin")
+        report = load_weights(network, weights, dialect="muntin")
+        if report.reset:
+            message = (
+                f"{weights} must have a head for the {len(self.classes.names)} classes of "
+                f"{self.path / 'classes.json'}, got another one. Restore the file of the two that "
+                f"was changed."
+            )
+            raise RunError(message)
         return network.eval()
 
 
@@ -175,6 +183,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            message = f"a {type(values).__name__} instead of an object"
+            raise ValueError(message)
     except FileNotFoundError as error:
         message = f"{path.parent} must hold {path.name}, got none. Is it a run of muntin train?"
         raise RunError(message) from error
@@ -198,3 +209,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     except OSError as error:
         message = f"{path} could not be written ({error.strerror}). Free some space or pass --out."
         raise RunError(message) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

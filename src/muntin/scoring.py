@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from muntin.data.loading import Batch, DataConfig, EvalLoader, PictureStore
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.devices import choose_device
-from muntin.drawing.plots import draw_bars, draw_confusion, save_figure
+from muntin.drawing.plots import draw_bars, draw_confusion
+from muntin.drawing.saving import save_figure, save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import DataError
 from muntin.runs import Run
@@ -231,5 +232,4 @@ def draw_scored(scored: Scored, store: PictureStore, classes: Classes, folder: P
         tiles.append(Tile(picture=shown, lines=lines, good=False))
     if tiles:
         sheet = draw_sheet(tiles, "Worst mistakes: most sure of a wrong class first")
-        folder.mkdir(parents=True, exist_ok=True)
-        sheet.save(folder / "worst_mistakes.png")
+        save_picture(sheet, folder / "worst_mistakes.png")

@@ -7,9 +7,11 @@ Exit codes: 0 fine, 1 the input is wrong (one line on stderr), 2 a bug.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -36,6 +38,14 @@ app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 
 
+_PACKAGE = str(Path(__file__).parents[1]) + os.path.sep
+
+# What the system says when a disk is full or a place cannot be written or read.
+_OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
 # What click raises for a wrong option; typer brings its own copy of click and names only the leaf.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -58,13 +68,22 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output went away (muntin models | head).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        _complain("this is a bug in muntin, not in your input. Please report the lines above.")
-        code = 2
+    except Exception as error:
+        code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong, in a line if it is the machine's doing, and give the exit code."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{error.strerror}. Free some space or choose another place.")
+        return 1
+    import traceback
+
+    traceback.print_exception(error)
+    _complain("this is a bug in muntin, not in your input. Please report the lines above.")
+    return 2
 
 
 def _complain(text: str) -> None:
@@ -80,5 +99,5 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show our own warnings as one line; those of libraries are for developers."""
-    if os.path.sep + "muntin" + os.path.sep in filename:
+    if filename.startswith(_PACKAGE):
         _complain(f"warning: {message}")

@@ -26,15 +26,14 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
     """Classify pictures."""
+    from muntin.drawing.saving import save_picture
     from muntin.prediction import draw, find_pictures, load
 
     paths = find_pictures(images)
     results = [result.above(threshold) for result in load(run, device=device)(paths, tta=tta)]
     if out:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
         for number, (path, result) in enumerate(zip(paths, results, strict=True)):
-            draw(path, result).save(folder / f"{number:05}_{path.stem}.png")
+            save_picture(draw(path, result), Path(out) / f"{number:05}_{path.stem}.png")
     if as_json:
         typer.echo(to_json([result.to_dict() for result in results]))
         return

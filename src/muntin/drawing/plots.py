@@ -5,27 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["draw_bars", "draw_confusion", "draw_curves", "save_figure"]
+__all__ = ["draw_bars", "draw_confusion", "draw_curves"]
 
 # Okabe and Ito: told apart by people who do not see every colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and give the path back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
-    return path
 
 
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:

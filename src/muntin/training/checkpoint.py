@@ -72,13 +72,16 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     try:
         rest = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(folder / "state.safetensors")
+        parts: dict[str, Any] = _put_tensors(rest, tensors)
+        if not isinstance(rest, dict) or "position" not in rest:
+            message = "state.json does not hold the state of a run"
+            raise ValueError(message)
     except FileNotFoundError as error:
         message = f"{run} must hold {FOLDER} to be resumed, got none. Train without --resume."
         raise RunError(message) from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         message = f"{folder} is broken ({error}). Train anew into another folder."
         raise RunError(message) from error
-    parts: dict[str, Any] = _put_tensors(rest, tensors)
     return parts
 
 

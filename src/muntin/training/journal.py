@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,17 +47,37 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def drop_lines_from(folder: Path, epoch: int) -> None:
-    """Forget epochs from `epoch` (counted from 1) on: a resumed run will write them again."""
+    """Forget epochs from `epoch` (counted from 1) on: a resumed run will write them again.
+
+    Raises:
+        RunError: The disk refuses; the journal is as it was.
+    """
     kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    (folder / FILE).write_text(text, encoding="utf-8")
+    partial = folder / (FILE + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / FILE)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        message = f"{folder / FILE} could not be written ({error.strerror}). Free some space."
+        raise RunError(message) from error
 
 
 def write_events(folder: Path, line: Mapping[str, Any]) -> None:
-    """Add the numbers of a line to the TensorBoard events in the folder."""
+    """Add the numbers of a line to the TensorBoard events in the folder.
+
+    Raises:
+        RunError: The disk refuses.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder / "events")) as writer:
-        for name, value in line.items():
-            if isinstance(value, (int, float)) and name != "epoch":
-                writer.add_scalar(name, value, line["epoch"])
+    try:
+        with SummaryWriter(str(folder / "events")) as writer:
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    writer.add_scalar(name, value, line["epoch"])
+    except OSError as error:
+        message = f"{folder / 'events'} could not be written ({error.strerror}). Free some space."
+        raise RunError(message) from error

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and figures as PNG files, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from muntin.errors import RunError
+
+__all__ = ["save_figure", "save_picture"]
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG and give the path back.
+
+    Raises:
+        RunError: The disk refuses; a file from before is still there.
+    """
+    FigureCanvasAgg(figure)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
+    return _write(data.getvalue(), path)
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture as PNG and give the path back.
+
+    Raises:
+        RunError: The disk refuses; a file from before is still there.
+    """
+    data = io.BytesIO()
+    picture.save(data, format="png")
+    return _write(data.getvalue(), path)
+
+
+def _write(data: bytes, path: Path) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        message = (
+            f"{path} could not be written ({error.strerror}). Free some space or choose another "
+            f"folder."
+        )
+        raise RunError(message) from error
+    return path
