@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import threading
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -110,7 +110,6 @@ class PictureStore:
         self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
         self._kept: list[Tensor | None] | None = None
         self._stacked: Tensor | None = None
-        self._lock = threading.Lock()
         if self._fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
                 self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
@@ -121,8 +120,8 @@ class PictureStore:
                 f"{shorten(self.unreadable.values(), most=1)} See muntin check."
             )
             raise DataError(message)
-        if self.unreadable:
-            warnings.warn(self.complaint(), stacklevel=2)
+        self._told: set[int] = set()
+        self.warn()
 
     def __len__(self) -> int:
         """Pictures, readable or not."""
@@ -137,6 +136,22 @@ class PictureStore:
     def stacked(self) -> UInt8[Tensor, "N C H W"] | None:
         """All pictures in one tensor, if they are in memory and of one size."""
         return self._stacked
+
+    def warn(self) -> None:
+        """Warn of pictures that could not be read since the last warning."""
+        if self._told != self.unreadable.keys():
+            self._told = set(self.unreadable)
+            warnings.warn(self.complaint(), stacklevel=3)
+
+    def read_again(self, indices: Iterable[int]) -> None:
+        """Read what a worker could not, so that it is known here too.
+
+        Raises:
+            DataError: Strict, and a picture cannot be read.
+        """
+        for index in indices:
+            if index not in self.unreadable:
+                self._read(index)
 
     def complaint(self) -> str:
         """Say which pictures are left out."""
@@ -178,8 +193,7 @@ class PictureStore:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
                 raise DataError(message) from error
-            with self._lock:
-                self.unreadable[index] = str(error)
+            self.unreadable[index] = str(error)
             return None
         return self._shrink(picture)
 
@@ -199,6 +213,10 @@ class PictureStore:
         )
 
 
+UNREAD = -1.0
+"""Stands for the weight of a picture that a worker could not read."""
+
+
 class _Pictures(Dataset[tuple[Tensor, int, float]]):
     """One picture at a time, for worker processes; the key says what to do with it."""
 
@@ -210,9 +228,12 @@ class _Pictures(Dataset[tuple[Tensor, int, float]]):
     def __getitem__(self, key: tuple[int, int, float, Size]) -> tuple[Tensor, int, float]:
         epoch, index, weight, size = key
         pre = _with_size(self.store.pre, size)
-        picture = self.store.picture(index)
+        try:
+            picture = self.store.picture(index)
+        except DataError:
+            picture = None
         if picture is None:
-            return torch.zeros(pre.in_chans, *size, dtype=torch.uint8), index, 0.0
+            return torch.zeros(pre.in_chans, *size, dtype=torch.uint8), index, UNREAD
         if self.augment is None:
             return fit_picture(picture, pre), index, weight
         transform = build_augmentation(self.augment, pre)
@@ -387,5 +408,20 @@ def _run_workers(
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_signals,
     )
-    return iter(loader)
+    try:
+        for batch in loader:
+            unread = batch.weights == UNREAD
+            if unread.any():
+                pictures.store.read_again(batch.indices[unread].tolist())
+                batch = replace(batch, weights=batch.weights.clamp(min=0))
+            yield batch
+    finally:
+        pictures.store.warn()
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; only the one that trains answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -6,12 +6,32 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from lightning_fabric import Fabric
 
-__all__ = ["Interruption"]
+__all__ = ["Interruption", "leave_to_others"]
+
+
+@contextmanager
+def leave_to_others() -> Iterator[list[int]]:
+    """Let the processes that this one launched answer Ctrl-C, which reaches them too.
+
+    Yields:
+        Grows when Ctrl-C comes.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Interruption:

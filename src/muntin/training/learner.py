@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from muntin.data.loading import Batch
 from muntin.data.randomness import derive_seed
@@ -29,6 +29,26 @@ __all__ = ["Learner", "class_counts"]
 def class_counts(listing: Listing) -> Tensor:
     """Pictures of each class, at least 1, as float."""
     return torch.tensor(listing.class_counts, dtype=torch.float32).clamp(min=1)
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Exponential average whose decay rises to `decay`, so that short runs forget the start.
+
+    Source:
+        The rise (1 + n) / (10 + n) after n changes is that of TensorFlow's
+        ExponentialMovingAverage with `num_updates`.
+    """
+
+    @torch.no_grad()
+    def average(kept: Tensors, current: Tensors, count: Tensor | int) -> None:
+        changes = int(count)
+        weight = 1 - min(decay, (1 + changes) / (10 + changes))
+        torch._foreach_lerp_(kept, current, weight)
+
+    return average
 
 
 class Learner:
@@ -52,8 +72,8 @@ class Learner:
         self._model, *self._optimizers = fabric.setup(body, *optimizers)
         self._averaged = None
         if self.config.ema_decay:
-            decay = get_ema_multi_avg_fn(self.config.ema_decay)
-            self._averaged = AveragedModel(network, multi_avg_fn=decay).requires_grad_(False)
+            average = _average_by(self.config.ema_decay)
+            self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
         self._targets = run.task.targets(listing, run.classes).to(fabric.device)
         self._mixing = build_mixing(run.config.augment, len(run.classes.names))
         self._class_weights = None
@@ -141,6 +161,7 @@ class Learner:
             "network": self.network.state_dict(),
             "averaged": None if self._averaged is None else self._averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -150,3 +171,4 @@ class Learner:
             self._averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self.fabric.strategy.precision.load_state_dict(state["precision"])

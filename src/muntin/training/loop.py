@@ -176,7 +176,8 @@ class _Loop:
     def run_all(self, interruption: Interruption) -> Fitted:
         """Train until the epochs or the time are over, or somebody stops it."""
         position, config = self.position, self.config
-        while position.epoch < config.epochs and self.progress() < 1:
+        # However short the time is, there is one step and one validation.
+        while position.epoch < config.epochs and (self.progress() < 1 or not position.best_epoch):
             if not self.train_epoch(interruption):
                 self.save()
                 return self._ended(interrupted=True)
@@ -217,7 +218,8 @@ class _Loop:
             self._images_per_s = pictures / (time.monotonic() - since)
             progress = self.progress()
             self._show(size, progress)
-            if interruption.wanted(self.fabric):
+            # Gradients that wait for their weight change are not part of a checkpoint.
+            if interruption.wanted(self.fabric) and last:
                 return False, None
             if progress >= 1:
                 return True, None

@@ -4,26 +4,32 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from torch.multiprocessing.spawn import ProcessException
 
 from muntin.configs import to_dict
 from muntin.data.loading import Batch, PictureStore, TrainLoader
-from muntin.drawing.plots import draw_curves, save_figure
+from muntin.drawing.plots import draw_curves
+from muntin.drawing.saving import save_figure, save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
-from muntin.errors import ConfigError, RunError
+from muntin.errors import ConfigError, MuntinError, RunError
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
-from muntin.runs import Run, RunConfig, read_json, write_json
+from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.training.checkpoint import read_checkpoint
+from muntin.training.interruption import leave_to_others
 from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
 from muntin.training.preparation import Request, prepare
@@ -135,21 +141,34 @@ def train(
     )
     folder = Path(out) if out else _fresh_folder(Path(data))
     if resume:
-        base = _resumed(folder, bool(out))
-        _refuse_changes(settings, model, epochs, batch_size)
-    elif (folder / "config.json").exists():
-        message = (
-            f"out must be a new folder, got {folder}, which holds a run. Pass another --out, or "
-            f"--resume to go on with it."
+        _refuse_changes(
+            model=model,
+            weights=weights not in ("auto", "none", None),
+            recipe=recipe != "auto",
+            epochs=epochs,
+            max_time=max_time_s,
+            batch_size=batch_size,
+            img_size=img_size not in (0, (0, 0)),
+            precision=precision != "auto",
+            device=device != "auto",
+            devices=devices != 1,
+            seed=seed >= 0,
+            set=settings,
+            config=config is not None,
         )
-        raise RunError(message)
+        base = _resumed(folder, bool(out))
+    else:
+        _refuse_old_run(folder)
+    if base is not None and recipe != "auto":
+        message = f"a config has its recipe already, got recipe {recipe!r} too. Leave one out."
+        raise ConfigError(message)
     request = Request(
         task=task,
-        data=str(base.data if resume and base else data),
+        data=str(data),
         out=str(folder),
-        val=str(base.val if resume and base else val),
+        val=str(val) or (base.val if base and (resume or base.data == str(data)) else ""),
         model=model,
-        weights="none" if resume or weights is None else str(weights),
+        weights="none" if resume else _first_weights(weights, base),
         recipe=recipe,
         epochs=epochs,
         max_time_s=max_time_s,
@@ -164,7 +183,9 @@ def train(
     run = replace(prepared.run, config=base) if resume and base else prepared.run
     for note in prepared.notes if not resume else (f"going on with {folder}",):
         reporter.note(note)
-    if not resume:
+    if resume:
+        _refuse_other_data(folder, run, prepared.train, prepared.val)
+    else:
         _write_start(run, prepared.train, prepared.val)
     job = _Job(
         run=run,
@@ -190,10 +211,42 @@ def _launch(job: _Job) -> Fitted:
         strategy="ddp_spawn" if several else "auto",
         precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
     )
-    if several:
-        fitted: Fitted = fabric.launch(_work, job)  # type: ignore[arg-type]
-        return fitted
-    return _work(fabric, job)
+    return _launch_several(fabric, job) if several else _work(fabric, job)
+
+
+def _launch_several(fabric: Fabric, job: _Job) -> Fitted:
+    failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    with leave_to_others() as interrupted:
+        try:
+            # In a partial, Fabric leaves the job as it is; it cannot look into frozen dataclasses.
+            epochs, seconds, stopped = fabric.launch(
+                partial(_work_beside_others, job=job, failures=failures)
+            )
+        except ProcessException as error:
+            if not failures.empty():
+                raise failures.get() from error
+            if interrupted:
+                raise KeyboardInterrupt from error
+            raise
+    # Not through a pipe: figures of many classes would fill it before anybody reads.
+    figures = read_checkpoint(job.run.path)["position"]["figures"]
+    return Fitted(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
+
+
+def _work_beside_others(
+    fabric: Fabric,
+    *,
+    job: _Job,
+    failures: Any,  # noqa: ANN401 (a queue)
+) -> tuple[int, float, bool]:
+    """Work, and tell the process that launched this one why it could not be done."""
+    try:
+        # Tensors of a pickled network lie in memory that the processes share.
+        fitted = _work(fabric, replace(job, network=copy.deepcopy(job.network)))
+    except MuntinError as error:
+        failures.put(error)
+        raise
+    return fitted.epochs, fitted.seconds, fitted.interrupted
 
 
 def _work(fabric: Fabric, job: _Job) -> Fitted:
@@ -264,9 +317,8 @@ def draw_batch(run: Run, store: PictureStore) -> None:
         names = ", ".join(run.classes.names[i] for i in ids) or "none"
         picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         tiles.append(Tile(picture=picture, lines=(names,)))
-    folder = run.path / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_sheet(tiles, "Training pictures as the network sees them").save(folder / "batch.png")
+    sheet = draw_sheet(tiles, "Training pictures as the network sees them")
+    save_picture(sheet, run.path / "pictures" / "batch.png")
 
 
 def _fresh_folder(data: Path) -> Path:
@@ -286,15 +338,47 @@ def _resumed(folder: Path, named: bool) -> RunConfig:
     return Run.open(folder).config
 
 
-def _refuse_changes(
-    settings: Mapping[str, object] | None, model: str, epochs: int, batch_size: int
-) -> None:
-    if settings or model or epochs or batch_size:
+def _refuse_changes(**asked: object) -> None:
+    given = [name for name, value in asked.items() if value]
+    if given:
         message = (
-            "a resumed run keeps its settings, got new ones with --resume. Leave them out, or "
-            "start a new run with --config and another --out."
+            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Leave them "
+            f"out, or start a new run with --config and another --out."
         )
         raise ConfigError(message)
+
+
+def _refuse_old_run(folder: Path) -> None:
+    # What was stopped before its first step has nothing to lose, and is begun anew.
+    if any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old", WEIGHTS)):
+        message = (
+            f"out must be a new folder, got {folder}, which holds a run. Pass another --out, or "
+            f"--resume to go on with it."
+        )
+        raise RunError(message)
+
+
+def _first_weights(weights: str | Path | None, base: RunConfig | None) -> str:
+    """What to start from; a repeated run starts from the same."""
+    if weights == "auto" and base is not None:
+        return base.weights or "none"
+    return "none" if weights is None else str(weights)
+
+
+def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
+    """The pictures of a resumed run are those that it began with, wherever they lie now."""
+    before = read_json(folder / "split.json")
+    same = (
+        before["train"][1:] == [len(train)]
+        and before["val"][1:] == [[entry.path for entry in val.entries]]
+        and Run.open(folder).classes == run.classes
+    )
+    if not same:
+        message = (
+            f"a run must be resumed on the pictures it began with, got others in {train.source} "
+            f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
+        )
+        raise RunError(message)
 
 
 def _machine(base: RunConfig | None, precision: str, device: str, devices: int) -> MachineConfig:
