@@ -192,8 +192,8 @@ def _sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
     for path, text in settings:
         room, _, field = path.partition(".")
         if room not in rooms or not field:
-            names = [f"{known}." for known in rooms]
-            raise ConfigError(unknown_name("setting", path, names, hint="Such as train.epochs=10."))
+            hint = "Settings are such as train.epochs=10."
+            raise ConfigError(unknown_name("group of settings", room, rooms, hint=hint))
         rooms[room].append((field, text))
     return rooms
 

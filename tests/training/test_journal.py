@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of a journal: appended, cut off, dropped, refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from muntin.errors import RunError
+from muntin.training.journal import append_line, drop_lines_from, read_journal, write_events
+
+
+def test_lines(tmp_path):
+    assert read_journal(tmp_path) == []
+    for epoch in (1, 2, 3):
+        append_line(tmp_path, {"epoch": epoch, "loss": 0.1 * epoch})
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "lo')
+    assert [line["epoch"] for line in read_journal(tmp_path)] == [1, 2, 3]
+    drop_lines_from(tmp_path, 3)
+    append_line(tmp_path, {"epoch": 3})
+    assert [line["epoch"] for line in read_journal(tmp_path)] == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_events(tmp_path):
+    write_events(tmp_path, {"epoch": 1, "loss": 0.5, "name": "x"})
+    assert list((tmp_path / "events").iterdir())
+
+
+def test_a_disk_that_refuses(tmp_path):
+    (tmp_path / "journal.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"journal.jsonl could not be written .*Free some space"):
+        append_line(tmp_path, {"epoch": 1})
+    with pytest.raises(RunError, match=r"journal.jsonl could not be written .*Free some space"):
+        drop_lines_from(tmp_path, 1)
+    assert not list(tmp_path.glob("*.partial"))
+    (tmp_path / "events").write_text("in the way")
+    with pytest.raises(RunError, match=r"events could not be written"):
+        write_events(tmp_path, {"epoch": 1, "loss": 0.5})

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What people see, at a terminal and in a file."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from muntin.training import progress
+from muntin.training.progress import Reporter
+
+
+def shown(terminal, monkeypatch, every=0.0):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", every)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=100)
+    with Reporter(console) as reporter:
+        for step in range(3):
+            reporter.step("epoch 1/2", step / 6, {"loss": f"{1 - step / 10:.2f}", "left": "9s"})
+        reporter.note("epoch 1/2  " + "long " * 40 + "end")
+    return text.getvalue()
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch):
+    lines = shown(False, monkeypatch).splitlines()
+    assert lines[:3] == [
+        "epoch 1/2  0%  loss 1.00  left 9s",
+        "epoch 1/2  17%  loss 0.90  left 9s",
+        "epoch 1/2  33%  loss 0.80  left 9s",
+    ]
+    assert len(lines) == 4, "a note is one line, however long"
+    assert "\x1b" not in "".join(lines)
+
+
+def test_few_lines(monkeypatch):
+    assert len(shown(False, monkeypatch, every=60).splitlines()) == 1
+
+
+def test_a_bar_at_a_terminal(monkeypatch):
+    text = shown(True, monkeypatch)
+    assert "\x1b" in text
+    assert "loss" in text
+
+
+def test_nothing_when_quiet():
+    with Reporter(None) as reporter:
+        reporter.step("epoch", 0.5, {})
+        reporter.note("nobody reads this")
