@@ -189,6 +189,144 @@ SWIN_S3_SMALL = _preset(96, 18, (3, 6, 12, 24), window_size=(14, 14, 14, 7), dro
 SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_path_rate=0.5)
 
 # Ours, for pictures of 32 and 64 pixels and sets of few pictures; not published.
+SWIN_NANO_64",
+    "SWIN_S3_BASE",
+    "SWIN_S3_SMALL",
+    "SWIN_S3_TINY",
+    "SWIN_SMALL",
+    "SWIN_TINY",
+    "Swin",
+    "SwinConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwinConfig:
+    """What makes one Swin differ from another.
+
+    Attributes:
+        embed_dim: Channels of the first stage; each further stage has twice as many.
+        depths: Blocks of each stage.
+        num_heads: Attention heads of each stage.
+        window_size: Side of a window in tokens, one for all stages or one a stage.
+        img_size: (height, width) in pixels of the pictures it is meant for. Others are accepted.
+            It sizes the absolute position embedding, and the size rule "timm" reads it.
+        in_chans: Channels of an image.
+        patch_size: Side of a patch in pixels.
+        mlp_ratio: Width of the MLP relative to its block.
+        qkv_bias: Whether queries, keys and values have a bias.
+        absolute_pos_embed: Whether learned absolute positions are added after the patches.
+        patch_norm: Whether patches are normalised after the projection.
+        norm_eps: Added to the variance in layer norms.
+        drop_rate: Dropout after the patches and inside attention output and MLP.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
+        out_indices: Stages whose maps `forward` gives.
+        out_norm: "last" normalises the map of the last stage with the layer norm that the
+            classifier reads; "none" has no such norm and gives every map as the stage leaves it.
+        size_rule: What happens at sizes that do not come out even; a key of
+            `muntin.ops.windows.SIZE_RULES`.
+        attention: Back end of the window attention.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int | tuple[int, ...]
+    img_size: Size
+    in_chans: int = 3
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    absolute_pos_embed: bool = False
+    patch_norm: bool = True
+    norm_eps: float = 1e-5
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.1
+    out_indices: tuple[int, ...] = (0, 1, 2, 3)
+    out_norm: Literal["none", "last"] = "last"
+    size_rule: SizeRuleName = "muntin"
+    attention: BackendName = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        stages = len(self.depths)
+        problem = ""
+        if not stages or len(self.num_heads) != stages or len(self.windows) != stages:
+            problem = (
+                f"depths, num_heads and window_size (if one a stage) must be equally long, got "
+                f"{self.depths}, {self.num_heads} and {self.window_size}"
+            )
+        elif min(*self.depths, *self.num_heads, *self.windows, self.embed_dim) < 1:
+            problem = "embed_dim, depths, num_heads and window_size must be at least 1"
+        elif any(self.dim(i) % heads for i, heads in enumerate(self.num_heads)):
+            problem = (
+                f"num_heads={self.num_heads} must divide the widths of the stages, "
+                f"{tuple(self.dim(i) for i in range(stages))}"
+            )
+        elif min(*self.img_size, self.patch_size, self.in_chans) < 1:
+            problem = "img_size, patch_size and in_chans must be at least 1"
+        elif not self.out_indices or not set(self.out_indices) <= set(range(stages)):
+            problem = f"out_indices must name stages 0 to {stages - 1}, got {self.out_indices}"
+        elif list(self.out_indices) != sorted(set(self.out_indices)):
+            problem = f"out_indices must rise, got {self.out_indices}"
+        elif self.out_norm == "last" and self.out_indices[-1] != stages - 1:
+            problem = 'out_norm="last" needs the last stage in out_indices'
+        elif not 0 <= self.drop_path_rate < 1:
+            problem = f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}"
+        if problem:
+            message = f"SwinConfig: {problem}. Change these fields together."
+            raise ConfigError(message)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Side of the window of each stage, in tokens."""
+        if isinstance(self.window_size, int):
+            return (self.window_size,) * len(self.depths)
+        return self.window_size
+
+    def dim(self, stage: int) -> int:
+        """Channels of a stage."""
+        return self.embed_dim * 2**stage
+
+    @property
+    def grid(self) -> Size:
+        """Patches down and across at `img_size`, rounded up."""
+        return -(-self.img_size[0] // self.patch_size), -(-self.img_size[1] // self.patch_size)
+
+
+def _preset(
+    embed_dim: int,
+    depth: int,
+    num_heads: tuple[int, ...],
+    window_size: int | tuple[int, ...] = 7,
+    side: int = 224,
+    drop_path_rate: float = 0.2,
+) -> SwinConfig:
+    return SwinConfig(
+        embed_dim=embed_dim,
+        depths=(2, 2, depth, 2),
+        num_heads=num_heads,
+        window_size=window_size,
+        img_size=(side, side),
+        drop_path_rate=drop_path_rate,
+    )
+
+
+# Paper, section 3.3; drop path of the published ImageNet-1k configs.
+SWIN_TINY = _preset(96, 6, (3, 6, 12, 24), drop_path_rate=0.2)
+SWIN_SMALL = _preset(96, 18, (3, 6, 12, 24), drop_path_rate=0.3)
+SWIN_BASE = _preset(128, 18, (4, 8, 16, 32), drop_path_rate=0.5)
+SWIN_BASE_384 = _preset(128, 18, (4, 8, 16, 32), window_size=12, side=384, drop_path_rate=0.5)
+SWIN_LARGE = _preset(192, 18, (6, 12, 24, 48), drop_path_rate=0.2)
+SWIN_LARGE_384 = _preset(192, 18, (6, 12, 24, 48), window_size=12, side=384, drop_path_rate=0.2)
+# Chen et al. 2021 (arXiv 2111.14725), searched widths, depths and windows.
+SWIN_S3_TINY = _preset(96, 6, (3, 6, 12, 24), window_size=(7, 7, 14, 7))
+SWIN_S3_SMALL = _preset(96, 18, (3, 6, 12, 24), window_size=(14, 14, 14, 7), drop_path_rate=0.3)
+SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_path_rate=0.5)
+
+# Ours, for pictures of 32 and 64 pixels and sets of few pictures; not published.
 SWIN_NANO_32 = SwinConfig(
     embed_dim=32,
     depths=(2, 2, 6),
