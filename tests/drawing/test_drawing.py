@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of results, sheets and plots: they come out, at awkward sizes too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
+from muntin.drawing.results import draw_result
+from muntin.drawing.saving import save_figure, save_picture
+from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.errors import RunError
+from muntin.results import Labels
+
+
+def pixels(height, width):
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+def labels(count):
+    return Labels(
+        path="a.png",
+        size=(4, 6),
+        class_ids=np.arange(count),
+        scores=np.linspace(1, 0, count),
+        class_names=tuple(f"class {i}" for i in range(count)),
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (700, 20)])
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_result(size, count):
+    sheet = draw_result(pixels(*size), labels(count))
+    assert sheet.width >= 260
+    assert sheet.height >= size[0] + 22 * min(count, 5)
+
+
+def test_no_result():
+    with pytest.raises(TypeError, match=r"result must be one of muntin.results, got int"):
+        draw_result(pixels(2, 2), 3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 24])
+def test_sheet(count):
+    tiles = [
+        Tile(
+            picture=pixels(5 + i, 300),
+            lines=("true: " + "long " * 20, "b"),
+            good=[None, True][i % 2],
+        )
+        for i in range(count)
+    ]
+    assert min(draw_sheet(tiles, "title").size) > 0
+    assert draw_sheet(tiles, columns=2, side=30).width == 90
+
+
+@pytest.mark.parametrize("count", [2, 30, 70])
+def test_confusion_and_bars(tmp_path, count):
+    names = [f"a class with a rather long name {i}" for i in range(count)]
+    figure = draw_confusion(np.eye(count, dtype=np.int64) * 3, names, "title")
+    assert save_figure(figure, tmp_path / "in" / "confusion.png").is_file()
+    values = {name: None if i == 1 else i / count for i, name in enumerate(names)}
+    assert save_figure(draw_bars(values, "recall", "recall"), tmp_path / "bars.png").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_curves(tmp_path, count):
+    lines = [
+        {"epoch": i + 1, "train_loss": 1 / (i + 1), "learning_rate": 0.1} for i in range(count)
+    ]
+    lines[-1] |= {"val_loss": 0.3, "val_top1": 0.5}
+    assert save_figure(draw_curves(lines, "top1"), tmp_path / "curves.png").is_file()
+
+
+def test_a_disk_that_refuses(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(RunError, match=r"a.png could not be written .*choose another folder"):
+        save_picture(Image.new("RGB", (2, 2)), tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The row of classification: what a picture's classes mean, and what raw output means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from muntin.errors import ConfigError
+from muntin.heads.network import Network
+from muntin.samples import Entry, Listing
+from muntin.tasks import TASKS, find_task
+from muntin.tasks.task import Classes, Metric
+from muntin.zoo import create_backbone
+
+CLASSIFY = TASKS["classify"]
+ONE = Classes(names=("a", "b", "c"))
+SEVERAL = Classes(names=("a", "b", "c"), multi_label=True)
+
+
+def listing(*ids, multi_label=False):
+    entries = tuple(Entry(path=str(i), class_ids=each) for i, each in enumerate(ids))
+    return Listing(source="s", entries=entries, class_names=ONE.names, multi_label=multi_label)
+
+
+def test_targets():
+    assert CLASSIFY.targets(listing((2,), (0,)), ONE).tolist() == [2, 0]
+    several = CLASSIFY.targets(listing((0, 2), (), multi_label=True), SEVERAL)
+    assert several.tolist() == [[1, 0, 1], [0, 0, 0]]
+    # Single-label data for a run that knows several a picture.
+    assert CLASSIFY.targets(listing((1,)), SEVERAL).tolist() == [[0, 1, 0]]
+
+
+def test_losses():
+    logits = torch.randn(4, 3)
+    ids = torch.tensor([0, 2, 1, 1])
+    loss = CLASSIFY.loss(logits, ids, ONE, None, 0.1)
+    expected = F.cross_entropy(logits, ids, reduction="none", label_smoothing=0.1)
+    assert loss.equal(expected)
+    shares = F.one_hot(ids, 3).float()
+    torch.testing.assert_close(CLASSIFY.loss(logits, shares, ONE, None, 0.1), expected)
+    several = CLASSIFY.loss(logits, shares, SEVERAL, None, 0.0)
+    by_hand = -(shares * logits.sigmoid().log() + (1 - shares) * (-logits).sigmoid().log()).mean(1)
+    torch.testing.assert_close(several, by_hand)
+
+
+@pytest.mark.parametrize("classes", [ONE, SEVERAL])
+def test_decoding(classes):
+    logits = torch.tensor([[0.0, 2.0, 1.0], [5.0, 5.0, -1.0]])
+    results = CLASSIFY.decode(logits, [("x.png", (4, 6)), ("", (2, 2))], classes)
+    assert results[0].class_names == ("b", "c", "a")
+    assert results[1].class_names == ("a", "b", "c"), "a tie keeps the order of the classes"
+    assert (results[0].path, results[0].size) == ("x.png", (4, 6))
+    scores = logits.double().sigmoid() if classes.multi_label else logits.double().softmax(1)
+    np.testing.assert_allclose(results[0].scores, scores[0].sort(descending=True)[0])
+
+
+def test_overfits_one_batch():
+    torch.manual_seed(0)
+    body = create_backbone(
+        "swin_nano_patch2_window4_32", embed_dim=16, depths=(1, 1), num_heads=(1, 2),
+        out_indices=(0, 1), out_norm="last",
+    )  # fmt: skip
+    network = Network(body, CLASSIFY.build_head(body, ONE))
+    images, targets = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = CLASSIFY.loss(network(images), targets, ONE, None, 0.0).mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+def test_goal_and_metric():
+    assert CLASSIFY.goal({"top1": 0.5, "macro_f1": 0.4}) == ("top1", 0.5)
+    assert CLASSIFY.goal({"map": None, "macro_f1": 0.4}) == ("macro_f1", 0.4)
+    assert CLASSIFY.goal({}) == ("", 0.0)
+    assert isinstance(CLASSIFY.metric(ONE), Metric)
+
+
+def test_unknown_task():
+    with pytest.raises(ConfigError, match=r"Unknown task 'clasify'. Did you mean 'classify'"):
+        find_task("clasify")

@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One strict reader: types, tuples, literals, nested configs, text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from muntin.configs import check_range, from_dict, replace, to_dict, with_texts
+from muntin.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    rate: float = 0.5
+    names: tuple[str, ...] = ("a",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outer:
+    count: int
+    name: str = ""
+    flag: bool = False
+    kind: Literal["plain", "fancy"] = "plain"
+    size: tuple[int, int] = (1, 2)
+    window: int | tuple[int, ...] = 7
+    drop: float | Literal["model"] = "model"
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_round_trip():
+    config = Outer(count=3, window=(1, 2), drop=0.1, inner=Inner(names=("x", "y")))
+    values = to_dict(config)
+    assert values["inner"] == {"rate": 0.5, "names": ["x", "y"]}
+    assert from_dict(Outer, values) == config
+
+
+TEXTS = {
+    "count": ("5", 5),
+    "name": ("5", "5"),
+    "flag": ("True", True),
+    "kind": ("fancy", "fancy"),
+    "size": ("3,4", (3, 4)),
+    "window": ("(2, 3)", (2, 3)),
+    "drop": ("1e-1", 0.1),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text(name):
+    text, value = TEXTS[name]
+    assert getattr(with_texts(Outer(count=1), [(name, text)]), name) == value
+
+
+def test_text_of_a_config_inside():
+    config = with_texts(Outer(count=1), [("inner.rate", "2"), ("inner.names", "p,q")])
+    assert config.inner == Inner(rate=2.0, names=("p", "q"))
+    assert with_texts(config, [("size", "3")]).size == (3, 3)
+    assert with_texts(config, [("inner.names", "z")]).inner.names == ("z",)
+    assert with_texts(config, []) is config
+
+
+WRONG = {
+    "an int is no text": ({"count": "x"}, r"count in set must be int, got 'x'"),
+    "nor a fraction": ({"count": 1.5}, r"count in set must be int, got 1.5"),
+    "nor a truth": ({"count": True}, r"count in set must be int, got True"),
+    "a truth is no number": ({"flag": 1}, r"flag in set must be bool, got 1"),
+    "a word of a few": ({"kind": "fanci"}, r"Unknown value of kind in set: 'fanci'. Did you mean"),
+    "too many": ({"size": [1, 2, 3]}, r"size in set must be 2 values, got \[1, 2, 3\]"),
+    "none of two": ({"window": "a"}, r"window in set must be int or tuple\[int, ...\], got 'a'"),
+    "inside": ({"inner": {"rates": 1}}, r"'rates'. Did you mean 'rate'"),
+    "no config": ({"inner": 3}, r"inner in set must be Inner, got 3"),
+    "unknown": ({"cuont": 3}, r"Unknown option in set 'cuont'. Did you mean 'count'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values(case):
+    values, text = WRONG[case]
+    with pytest.raises(ConfigError, match=text):
+        replace(Outer(count=1), values, where="set")
+
+
+def test_missing_and_unknown():
+    with pytest.raises(ConfigError, match="Outer needs count, which the file lacks"):
+        from_dict(Outer, {}, where="the file")
+    with pytest.raises(ConfigError, match=r"Unknown option of Outer 'nmae'. Did you mean 'name'"):
+        with_texts(Outer(count=1), [("nmae", "x")])
+    with pytest.raises(ConfigError, match=r"count is a single value, so 'count.x' does not exist"):
+        with_texts(Outer(count=1), [("count.x", "1")])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_range(value):
+    check_range("share", 0.0, 0, 1)
+    with pytest.raises(ConfigError, match=r"share must be from 0 to 1, got"):
+        check_range("share", value, 0, 1)

@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from muntin.devices import (
+    choose_device,
+    choose_precision,
+    has_compiler,
+    memory_mib,
+    multiply_rate,
+)
+from muntin.errors import ConfigError
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ConfigError, match=r"device must be one that this machine has \(cpu.*'tpu'"):
+        choose_device("tpu")
+
+
+def test_precision_and_measures():
+    assert choose_precision(torch.device("cpu")) in ("fp32", "bf16")
+    assert choose_precision(torch.device("meta")) == "fp32"
+    assert multiply_rate(torch.float32, seconds=0.01) > 1e6
+    assert memory_mib() > 10
+
+
+def test_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    from torch._inductor import cpp_builder
+
+    cpp_builder.get_cpp_compiler.cache_clear() if hasattr(
+        cpp_builder.get_cpp_compiler, "cache_clear"
+    ) else None
+    assert has_compiler() is False

@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a run: the same at any batch size, right against plain numpy, drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import muntin
+from muntin.errors import DataError
+from muntin.runs import Run
+from tests.small import CLASSES, picture, train_small, write_pictures
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = write_pictures(tmp_path_factory.mktemp("data") / "trees", each=11)
+    # Wrong on purpose, so that there are mistakes.
+    for number in range(4):
+        picture(2, 50 + number).save(folder / "ash" / f"wrong{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train_small(data, tmp_path_factory.mktemp("runs") / "trees", epochs=4).path
+
+
+def test_figures_against_numpy(run, data):
+    figures = muntin.evaluate(run, data)
+    paths = sorted(data.rglob("*.png"))
+    truth = np.array([CLASSES.index(path.parent.name) for path in paths])
+    results = muntin.load(run)(paths)
+    said = np.array([result.class_ids[0] for result in results])
+    assert figures["num_images"] == len(paths) == 37
+    assert figures["top1"] == pytest.approx((said == truth).mean())
+    assert figures["top5"] == 1.0
+    for class_id in range(3):
+        hits = ((said == class_id) & (truth == class_id)).sum()
+        assert figures["recall"][class_id] == pytest.approx(hits / (truth == class_id).sum())
+        if (said == class_id).any():
+            expected = hits / (said == class_id).sum()
+            assert figures["precision"][class_id] == pytest.approx(expected)
+    right = [r.scores[list(r.class_ids).index(t)] for r, t in zip(results, truth, strict=True)]
+    assert figures["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_figures_do_not_depend_on_the_batch_size(run, data, batch_size):
+    one, other = (
+        muntin.evaluate(run, data, batch_size=size, pictures=False) for size in (batch_size, 64)
+    )
+    assert one.pop("loss") == pytest.approx(other.pop("loss"), rel=1e-5)
+    assert one == other
+
+
+def test_pictures(run, data):
+    muntin.evaluate(run, data)
+    folder = run / "pictures" / "eval"
+    for name in ("confusion", "per_class", "worst_mistakes"):
+        with Image.open(folder / f"{name}.png") as opened:
+            assert min(opened.size) > 100
+    assert not list(folder.glob("*.partial"))
+
+
+def test_classes_that_do_not_occur(run, tmp_path):
+    data = write_pictures(tmp_path / "some", each=2, classes=CLASSES[:2])
+    figures = muntin.evaluate(run, data)
+    assert figures["num_images"] == 4
+    assert figures["recall"][2] is None
+    assert figures["recall"][0] is not None
+
+
+def test_other_classes_are_an_error(run, tmp_path):
+    data = write_pictures(tmp_path / "other", each=2, classes=("ash", "oak"))
+    with pytest.raises(DataError, match=r"among the 3 that the run was trained on .* also oak"):
+        muntin.evaluate(run, data)
+
+
+def test_the_test_part_is_taken_first(run, tmp_path):
+    for part, each in (("train", 1), ("val", 2), ("test", 3)):
+        write_pictures(tmp_path / "parts" / part, each=each)
+    assert muntin.evaluate(run, tmp_path / "parts", pictures=False)["num_images"] == 9
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
+def test_what_cannot_be_read_does_not_count(run, tmp_path):
+    data = write_pictures(tmp_path / "trees", each=3)
+    before = muntin.evaluate(run, data, batch_size=2, pictures=False)
+    (data / "ash" / "zero.png").write_bytes(b"")
+    (data / "birch" / "cut.png").write_bytes((data / "birch" / "0.png").read_bytes()[:99])
+    assert muntin.evaluate(run, data, batch_size=2, pictures=False) == before
+
+
+def test_the_network_is_left_in_its_mode(run, data):
+    from muntin.data.loading import DataConfig, PictureStore
+    from muntin.scoring import pick_part, score
+
+    opened = Run.open(run)
+    network = opened.load_network().train()
+    listing = pick_part(opened.task, data, opened.classes)
+    store = PictureStore(listing, opened.preprocessing, DataConfig())
+    scored = score(network, store, opened.task, opened.classes)
+    assert network.training
+    assert scored.outputs.logits.shape == (37, 3)
+    assert torch.is_grad_enabled()

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names to models: known ones, mistyped ones, wrong fields."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from muntin.errors import ConfigError, WeightError
+from muntin.zoo import (
+    ALIASES,
+    MODELS,
+    config_from_dict,
+    config_to_dict,
+    create_backbone,
+    create_model,
+    describe_models,
+    find_model,
+    list_models,
+    model_config,
+)
+
+SMALL = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "out_indices": (0, 1)}
+
+
+def test_names():
+    names = list_models()
+    assert names == sorted([*MODELS, *ALIASES])
+    assert all(find_model(alias) is MODELS[name] for alias, name in ALIASES.items())
+    assert list_models("nothing*") == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_configs_round_trip(name):
+    config = MODELS[name].config
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_create_model():
+    model = create_model("swin_nano", num_classes=5, in_chans=1, img_size=16, **SMALL)
+    assert model(torch.zeros(2, 1, 20, 33)).shape == (2, 5)
+    assert create_model("swin_nano", num_classes=0, **SMALL)(torch.zeros(1, 3, 16, 16)).shape == (
+        1,
+        32,
+    )
+
+
+def test_create_backbone():
+    body = create_backbone("swin_nano", **{**SMALL, "out_indices": (1,)})
+    (features,) = body(torch.zeros(1, 3, 32, 48))
+    assert features.shape == (1, body.spec.channels[0], 32 // body.spec.strides[0], 48 // 8)
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match=r"Unknown model 'swin_tiney'. Did you mean 'swin_tiny'"):
+        create_model("swin_tiney")
+    with pytest.raises(ConfigError, match=r"'windw_size'. Did you mean 'window_size'"):
+        create_model("swin_tiny", windw_size=3)
+    with pytest.raises(
+        ConfigError, match=r"num_classes must be 0 or more, got -1, for 'swin_nano'"
+    ):
+        create_model("swin_nano", num_classes=-1)
+    with pytest.raises(
+        ConfigError, match=r"Unknown family in the file 'swim'. Did you mean 'swin'"
+    ):
+        config_from_dict({"family": "swim"}, where="the file")
+    with pytest.raises(WeightError, match="There is no file or folder"):
+        create_model("swin_nano", weights="nowhere.safetensors", **SMALL)
+    with pytest.raises(ConfigError, match=r"Unknown model 'swim_\*'"):
+        describe_models("swim_*")
+
+
+def test_fields_are_checked():
+    assert model_config("swin_tiny", {"img_size": 256}).img_size == (256, 256)
+    with pytest.raises(ConfigError, match=r"embed_dim in swin_tiny must be int, got 'wide'"):
+        model_config("swin_tiny", {"embed_dim": "wide"})
+
+
+def test_descriptions():
+    (row,) = describe_models("swin_tiny")
+    assert row["name"] == "swin_tiny_patch4_window7_224"
+    assert row["params"] == 28_288_354
+    assert row["img_size"] == [224, 224]
+    assert (row["accuracy"], row["license"]) == (81.2, "MIT")
+    assert describe_models("swin_nano_patch2*")[0]["accuracy"] is None
