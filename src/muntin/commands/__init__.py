@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(str(error))
         code = 1
     except _UsageError as error:
-        _complain(f"{error.format_message()} See: muntin --help")  # type: ignore[attr-defined]
+        said = error.format_message().rstrip(". ")  # type: ignore[attr-defined]
+        _complain(f"{said}. See: muntin --help")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped.")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class ClassificationMetric:
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.num_images = 0
+        self._occurrences = torch.zeros(num_classes)
         parts: dict[str, Any]
         if multi_label:
             parts = {
@@ -61,6 +63,7 @@ class ClassificationMetric:
             return
         self.num_images += len(logits)
         if self.multi_label:
+            self._occurrences += targets.float().cpu().sum(dim=0)
             self._parts.update(logits.float().sigmoid().cpu(), targets.long().cpu())
         else:
             self._parts.update(logits.float().cpu(), targets.long().cpu())
@@ -95,9 +98,12 @@ class ClassificationMetric:
         }
 
     def _compute_many(self) -> dict[str, Any]:
-        values = self._parts.compute()
-        precision: Tensor = values["average_precision"]
-        known = ~precision.isnan()
+        with warnings.catch_warnings():
+            # Of classes without pictures, which are left out below.
+            warnings.filterwarnings("ignore", "No positive samples found")
+            values = self._parts.compute()
+        known = self._occurrences > 0
+        precision = torch.where(known, values["average_precision"], torch.nan)
         return {
             "map": precision[known].mean().item() if known.any() else None,
             "macro_f1": values["macro_f1"].item(),
@@ -106,13 +112,6 @@ class ClassificationMetric:
             "average_precision": _numbers(precision),
             "num_images": self.num_images,
         }
-
-    def gather(self, others: list[tuple[Tensor, Tensor]]) -> None:
-        """Replace what was collected by the logits and targets of every process."""
-        self._parts.reset()
-        self.num_images = 0
-        for logits, targets in others:
-            self.update(logits, targets)
 
 
 def _numbers(values: Tensor) -> list[float | None]:
