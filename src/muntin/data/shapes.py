@@ -106,6 +106,8 @@ def make_scene(
     size: Size = (96, 96),
     max_objects: int = 1,
     classes: Sequence[str] = CLASS_NAMES,
+    max_angle: float = np.pi,
+    usual_colours: float = 0.0,
 ) -> Scene:
     """Make one picture.
 
@@ -115,6 +117,9 @@ def make_scene(
         size: (height, width) in pixels, at least 16 each.
         max_objects: There are one to this many objects; fewer where they do not fit.
         classes: Which of `CLASS_NAMES` may come; `class_id` counts in this order.
+        max_angle: Objects are turned by at most this much either way, in radians.
+        usual_colours: Share of objects that have a colour usual for their class; the others, and
+            all of them at 0, have any.
 
     Returns:
         The picture with its objects, the same for the same arguments.
@@ -131,9 +136,9 @@ def make_scene(
     rng = np.random.default_rng([seed, index])
     canvas = paint_ground(rng, size)
     drawn: list[tuple[int, _Pose, Array]] = []
-    for pose in _choose_poses(rng, size, max_objects):
+    for pose in _choose_poses(rng, size, max_objects, max_angle):
         class_id = int(rng.integers(len(classes)))
-        alpha = _paint_object(rng, canvas, pose, classes[class_id])
+        alpha = _paint_object(rng, canvas, pose, classes[class_id], usual_colours)
         drawn.append((class_id, pose, alpha))
     bars: Array = np.zeros(size, np.float32)
     for _, pose, _ in drawn:
@@ -160,6 +165,8 @@ def write_classify(
     num_val_per_class: int,
     size: Size = (64, 64),
     seed: int = 0,
+    max_angle: float = np.pi,
+    usual_colours: float = 0.0,
 ) -> Path:
     """Write `train` and `val` folders of class folders, one object a picture.
 
@@ -171,6 +178,8 @@ def write_classify(
         num_val_per_class: Pictures of each class to check with; other ones.
         size: (height, width) in pixels.
         seed: Number of the set.
+        max_angle: As in `make_scene`; the less objects are turned, the easier they are.
+        usual_colours: As in `make_scene`; the more, the easier.
 
     Returns:
         The folder.
@@ -180,7 +189,15 @@ def write_classify(
     for class_id, name in enumerate(CLASS_NAMES):
         for number in range(per_class):
             part = "train" if number < num_train_per_class else "val"
-            scene = make_scene(seed, class_id * per_class + number, size=size, classes=(name,))
+            index = class_id * per_class + number
+            scene = make_scene(
+                seed,
+                index,
+                size=size,
+                classes=(name,),
+                max_angle=max_angle,
+                usual_colours=usual_colours,
+            )
             place = root / part / name
             place.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(scene.image)
@@ -207,7 +224,9 @@ def _require_drawable(size: Size, max_objects: int, classes: Sequence[str]) -> N
         raise ConfigError(message)
 
 
-def _choose_poses(rng: np.random.Generator, size: Size, max_objects: int) -> list[_Pose]:
+def _choose_poses(
+    rng: np.random.Generator, size: Size, max_objects: int, max_angle: float
+) -> list[_Pose]:
     wanted = int(rng.integers(1, max_objects + 1))
     short = min(size)
     # With more objects each is smaller, so that they fit without hiding each other.
@@ -221,7 +240,7 @@ def _choose_poses(rng: np.random.Generator, size: Size, max_objects: int) -> lis
             x=float(rng.uniform(margin, size[1] - margin)),
             y=float(rng.uniform(margin, size[0] - margin)),
             radius=radius,
-            angle=float(rng.uniform(-np.pi, np.pi)),
+            angle=float(rng.uniform(-max_angle, max_angle)),
         )
         near = (np.hypot(pose.x - p.x, pose.y - p.y) / (radius + p.radius) for p in poses)
         if all(distance > 0.85 for distance in near):
@@ -232,7 +251,7 @@ def _choose_poses(rng: np.random.Generator, size: Size, max_objects: int) -> lis
 
 
 def _paint_object(
-    rng: np.random.Generator, canvas: Array, pose: _Pose, name: str
+    rng: np.random.Generator, canvas: Array, pose: _Pose, name: str, usual_colours: float
 ) -> Float[np.ndarray, "H W"]:
     size: Size = (canvas.shape[0], canvas.shape[1])
     x, y = pose.locate(size)
@@ -242,6 +261,8 @@ def _paint_object(
     inside = canvas[alpha > 0.5]
     ground = inside.mean(axis=0) if len(inside) else canvas.mean(axis=(0, 1))
     colour = contrasting_colour(rng, ground)
+    if usual_colours and rng.random() < usual_colours:
+        colour = np.clip(kind.colour + rng.uniform(-0.12, 0.12, 3), 0, 1).astype(np.float32)
     # A soft shadow, light from the upper left.
     drop = 0.12 * pose.radius
     dark = kind.outline(
@@ -339,11 +360,12 @@ _Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Kind:
-    """An outline, and where its tips (top, right, bottom, left) and its mark are."""
+    """An outline, where its tips (top, right, bottom, left) and its mark are, a usual colour."""
 
     outline: Callable[[Array, Array], Array]
     tips: tuple[_Point, _Point, _Point, _Point]
     mark: _Point
+    colour: tuple[float, float, float]
 
 
 def _around(radius: float) -> tuple[_Point, _Point, _Point, _Point]:
@@ -353,18 +375,22 @@ def _around(radius: float) -> tuple[_Point, _Point, _Point, _Point]:
 _STAR_TIP = (1.05 * float(np.sin(0.4 * np.pi)), -1.05 * float(np.cos(0.4 * np.pi)))
 
 _KINDS = {
-    "cross": _Kind(outline=_cross, tips=_around(0.95), mark=(0.0, -0.7)),
-    "disc": _Kind(outline=_disc, tips=_around(0.92), mark=(0.0, -0.66)),
-    "ring": _Kind(outline=_ring, tips=_around(0.97), mark=(0.0, -0.74)),
-    "square": _Kind(outline=_square, tips=_around(0.78), mark=(0.0, -0.54)),
+    "cross": _Kind(outline=_cross, tips=_around(0.95), mark=(0.0, -0.7), colour=(0.85, 0.2, 0.2)),
+    "disc": _Kind(outline=_disc, tips=_around(0.92), mark=(0.0, -0.66), colour=(0.95, 0.85, 0.25)),
+    "ring": _Kind(outline=_ring, tips=_around(0.97), mark=(0.0, -0.74), colour=(0.2, 0.45, 0.85)),
+    "square": _Kind(
+        outline=_square, tips=_around(0.78), mark=(0.0, -0.54), colour=(0.25, 0.65, 0.35)
+    ),
     "star": _Kind(
         outline=_star,
         tips=((0.0, -1.05), _STAR_TIP, (0.0, 0.45), (-_STAR_TIP[0], _STAR_TIP[1])),
         mark=(0.0, -0.5),
+        colour=(0.9, 0.55, 0.15),
     ),
     "triangle": _Kind(
         outline=_triangle,
         tips=((0.0, -1.08), (0.935, 0.54), (0.0, 0.54), (-0.935, 0.54)),
         mark=(0.0, -0.55),
+        colour=(0.65, 0.35, 0.75),
     ),
 }
