@@ -41,7 +41,7 @@ def write_pictures(folder: Path, *, each: int = 6, side: int = 16, classes=CLASS
 def train_small(data: Path, out: Path, *, settings=None, **options) -> TrainedRun:
     """Train a tiny Swin in a second or so; a resumed run keeps what it began with."""
     if options.get("resume"):
-        return train("classify", data, out=out, quiet=True, **options)
+        return train("classify", data, out=out, quiet=True, settings=settings, **options)
     if "config" not in options:
         chosen = {"model": MODEL, "img_size": 16, "epochs": 2, "batch_size": 4}
         options = {"precision": "fp32", "device": "cpu", **chosen, **options}

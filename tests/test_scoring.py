@@ -96,7 +96,7 @@ def test_what_cannot_be_read_does_not_count(run, tmp_path):
 
 
 def test_the_network_is_left_in_its_mode(run, data):
-    from muntin.data.loading import DataConfig, PictureStore
+    from muntin.data.storing import DataConfig, PictureStore
     from muntin.scoring import pick_part, score
 
     opened = Run.open(run)

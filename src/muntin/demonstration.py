@@ -45,7 +45,15 @@ def demo(task: str = "classify", *, out: str | Path = "demo") -> TrainedRun:
         message = f"out must be a new folder, got {out}, which holds a run. Pass another --out."
         raise RunError(message)
     console.print(f"Generating pictures of shapes in {data} ...", highlight=False)
-    write_classify(data, num_train_per_class=400, num_val_per_class=60, size=(SIDE, SIDE), seed=0)
+    write_classify(
+        data,
+        num_train_per_class=600,
+        num_val_per_class=60,
+        size=(SIDE, SIDE),
+        # Not too hard for two minutes: objects stand nearly upright and most have their colour.
+        max_angle=0.5,
+        usual_colours=0.9,
+    )
     run = train(task, data, weights="none", max_time_s=MAX_TIME_S, out=run_folder)
     if run.interrupted:
         return run

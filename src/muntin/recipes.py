@@ -184,7 +184,7 @@ SMALL_DATA = Recipe(
         start_size=0.5,
         full_size_from=0.6,
     ),
-    augment=AugmentConfig(crop_scale=0.5, crop_ratio=1.2),
+    augment=AugmentConfig(crop_scale=0.6, crop_ratio=1.2),
     source="ours; docs/lab-notes",
 )
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from muntin.configs import from_dict, to_dict
-from muntin.data.loading import DataConfig
+from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, RunError
 from muntin.heads.network import Network

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.data.loading import Batch, DataConfig, EvalLoader, PictureStore
+from muntin.data.loading import Batch, EvalLoader
+from muntin.data.storing import DataConfig, PictureStore
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.devices import choose_device
 from muntin.drawing.plots import draw_bars, draw_confusion

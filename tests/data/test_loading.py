@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from muntin.data.listing import list_classify
-from muntin.data.loading import DataConfig, EvalLoader, PictureStore, TrainLoader
+from muntin.data.loading import EvalLoader, TrainLoader
+from muntin.data.storing import DataConfig, PictureStore
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, DataError
 from tests.small import picture, write_pictures

@@ -110,12 +110,12 @@ def test_a_finished_run_stays_as_it_is(data, tmp_path):
     [
         ({"epochs": 5}, "epochs"),
         ({"seed": 1}, "seed"),
-        ({"max_time_s": 9.0}, "max_time"),
+        ({"max_time_s": 9.0}, "max_time_s"),
         ({"img_size": 32}, "img_size"),
         ({"recipe": "finetune"}, "recipe"),
         ({"weights": "x.safetensors"}, "weights"),
-        ({"devices": 2}, "devices"),
-        ({"settings": {"train.seed": 2}}, "set"),
+        ({"devices": 2}, "machine"),
+        ({"settings": {"train.seed": 2}}, "settings"),
     ],
 )
 def test_a_resumed_run_takes_no_new_settings(data, tmp_path, changed, named):

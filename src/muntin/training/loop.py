@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from muntin.data.loading import EvalLoader, PictureStore, TrainLoader
+from muntin.data.loading import EvalLoader, TrainLoader
+from muntin.data.storing import PictureStore
 from muntin.devices import memory_mib
 from muntin.heads.network import Network
 from muntin.runs import WEIGHTS, Run

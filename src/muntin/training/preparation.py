@@ -16,8 +16,8 @@ from muntin.configs import replace as replace_fields
 from muntin.configs import with_texts
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
-from muntin.data.loading import DataConfig
 from muntin.data.splitting import describe_split, split
+from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError, unknown_name
@@ -209,7 +209,7 @@ def _resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
     wanted = machine.compile
     if wanted == "auto":
         wanted = "on" if device.type == "cuda" else "off"
-    if wanted == "on" and device.type == "cpu" and not has_compiler():
+    if wanted == "on" and not has_compiler():
         notes.append("no C++ compiler is found, so steps are not compiled (machine.compile)")
         wanted = "off"
     workers = machine.workers

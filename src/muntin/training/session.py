@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
 from muntin.configs import to_dict
-from muntin.data.loading import Batch, PictureStore, TrainLoader
+from muntin.data.loading import Batch, TrainLoader
+from muntin.data.storing import PictureStore
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure, save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
@@ -140,35 +141,13 @@ def train(
         else config
     )
     folder = Path(out) if out else _fresh_folder(Path(data))
-    if resume:
-        _refuse_changes(
-            model=model,
-            weights=weights not in ("auto", "none", None),
-            recipe=recipe != "auto",
-            epochs=epochs,
-            max_time=max_time_s,
-            batch_size=batch_size,
-            img_size=img_size not in (0, (0, 0)),
-            precision=precision != "auto",
-            device=device != "auto",
-            devices=devices != 1,
-            seed=seed >= 0,
-            set=settings,
-            config=config is not None,
-        )
-        base = _resumed(folder, bool(out))
-    else:
-        _refuse_old_run(folder)
-    if base is not None and recipe != "auto":
-        message = f"a config has its recipe already, got recipe {recipe!r} too. Leave one out."
-        raise ConfigError(message)
     request = Request(
         task=task,
         data=str(data),
         out=str(folder),
-        val=str(val) or (base.val if base and (resume or base.data == str(data)) else ""),
+        val=str(val),
         model=model,
-        weights="none" if resume else _first_weights(weights, base),
+        weights="none" if weights is None else str(weights),
         recipe=recipe,
         epochs=epochs,
         max_time_s=max_time_s,
@@ -179,8 +158,9 @@ def train(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         base=base,
     )
+    request = _resumed(request, bool(out)) if resume else _repeated(request)
     prepared = prepare(request)
-    run = replace(prepared.run, config=base) if resume and base else prepared.run
+    run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
     for note in prepared.notes if not resume else (f"going on with {folder}",):
         reporter.note(note)
     if resume:
@@ -331,24 +311,33 @@ def _fresh_folder(data: Path) -> Path:
     raise RunError(message)
 
 
-def _resumed(folder: Path, named: bool) -> RunConfig:
+def _resumed(request: Request, named: bool) -> Request:
+    """Ask for what the run in `out` was asked for, and for nothing else."""
+    plain = Request(
+        task=request.task,
+        data=request.data,
+        out=request.out,
+        val=request.val,
+        machine=MachineConfig(),
+    )
+    given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
+    if given:
+        message = (
+            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Leave out "
+            f"what sets them, or start a new run with --config and another --out."
+        )
+        raise ConfigError(message)
     if not named:
         message = "resume needs the run to go on with, got no --out. Pass the run folder as --out."
         raise ConfigError(message)
-    return Run.open(folder).config
+    base = Run.open(request.out).config
+    val = request.val or base.val
+    return replace(request, val=val, weights="none", machine=base.machine, base=base)
 
 
-def _refuse_changes(**asked: object) -> None:
-    given = [name for name, value in asked.items() if value]
-    if given:
-        message = (
-            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Leave them "
-            f"out, or start a new run with --config and another --out."
-        )
-        raise ConfigError(message)
-
-
-def _refuse_old_run(folder: Path) -> None:
+def _repeated(request: Request) -> Request:
+    """Fill in what a run that is repeated began with; leave a new one as it is."""
+    folder, base = Path(request.out), request.base
     # What was stopped before its first step has nothing to lose, and is begun anew.
     if any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old", WEIGHTS)):
         message = (
@@ -356,13 +345,14 @@ def _refuse_old_run(folder: Path) -> None:
             f"--resume to go on with it."
         )
         raise RunError(message)
-
-
-def _first_weights(weights: str | Path | None, base: RunConfig | None) -> str:
-    """What to start from; a repeated run starts from the same."""
-    if weights == "auto" and base is not None:
-        return base.weights or "none"
-    return "none" if weights is None else str(weights)
+    if base is None:
+        return request
+    if request.recipe != "auto":
+        message = f"a config has its recipe, got recipe {request.recipe!r} too. Leave one out."
+        raise ConfigError(message)
+    weights = (base.weights or "none") if request.weights == "auto" else request.weights
+    val = request.val or (base.val if base.data == request.data else "")
+    return replace(request, weights=weights, val=val)
 
 
 def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
