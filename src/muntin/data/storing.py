@@ -1,0 +1,181 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The decoded pictures of a listing, and how they are to be read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muntin.configs import check_range
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
+from muntin.data.transforms import Preprocessing, to_tensor
+from muntin.errors import DataError, shorten
+from muntin.samples import Listing
+from muntin.shapes import Size, UInt8
+
+__all__ = ["DataConfig", "PictureStore"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """How pictures are read.
+
+    Attributes:
+        strict: Whether a picture that cannot be read is an error; otherwise it is left out, with
+            a count and a warning.
+        val_fraction: Part of the training pictures kept for validation when the set has no part
+            of its own.
+        crop_fraction: Part of the resized picture's side that evaluation reads from its middle.
+        sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
+        cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
+    """
+
+    strict: bool = False
+    val_fraction: float = 0.1
+    crop_fraction: float = 0.9
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    cache_mib: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse fractions that leave nothing."""
+        check_range("data.val_fraction", self.val_fraction, 0.001, 0.9)
+        check_range("data.crop_fraction", self.crop_fraction, 0.1, 1)
+        check_range("data.cache_mib", self.cache_mib, 0, 10**9)
+
+
+class PictureStore:
+    """The decoded pictures of a listing, kept in memory when they fit.
+
+    Pictures are kept no larger than training and evaluation can use. One that cannot be read is
+    an error in strict mode, and otherwise noted in `unreadable` and given weight 0.
+
+    Args:
+        listing: Which pictures.
+        pre: Sizes and channels wanted.
+        config: Memory allowed, and strictness.
+        zoom: How many times `img_size` the shorter side may be before it is scaled down.
+
+    Raises:
+        DataError: Strict, and a picture cannot be read; or none can be read.
+    """
+
+    def __init__(
+        self, listing: Listing, pre: Preprocessing, config: DataConfig, *, zoom: float = 1.5
+    ) -> None:
+        self.listing = listing
+        self.pre = pre
+        self.strict = config.strict
+        self.unreadable: dict[int, str] = {}
+        self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
+        self._kept: list[Tensor | None] | None = None
+        self._stacked: Tensor | None = None
+        if self._fits(config.cache_mib):
+            with ThreadPoolExecutor(2) as pool:
+                self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
+            self._stacked = self._stack()
+        if len(self.unreadable) == len(listing):
+            message = (
+                f"{listing.source} must hold pictures that can be read, got none that can: "
+                f"{shorten(self.unreadable.values(), most=1)} See muntin check."
+            )
+            raise DataError(message)
+        self._told: set[int] = set()
+        self.warn()
+
+    def __len__(self) -> int:
+        """Pictures, readable or not."""
+        return len(self.listing)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pictures were decoded in advance."""
+        return self._kept is not None
+
+    @property
+    def stacked(self) -> UInt8[Tensor, "N C H W"] | None:
+        """All pictures in one tensor, if they are in memory and of one size."""
+        return self._stacked
+
+    def warn(self) -> None:
+        """Warn of pictures that could not be read since the last warning."""
+        if self._told != self.unreadable.keys():
+            self._told = set(self.unreadable)
+            warnings.warn(self.complaint(), stacklevel=3)
+
+    def read_again(self, indices: Iterable[int]) -> None:
+        """Read what a worker could not, so that it is known here too.
+
+        Raises:
+            DataError: Strict, and a picture cannot be read.
+        """
+        for index in indices:
+            if index not in self.unreadable:
+                self._read(index)
+
+    def complaint(self) -> str:
+        """Say which pictures are left out."""
+        names = shorten(self.listing.entries[i].path for i in sorted(self.unreadable))
+        return (
+            f"{len(self.unreadable)} of {len(self.listing)} pictures in {self.listing.source} "
+            f"cannot be read and are left out: {names}. See muntin check."
+        )
+
+    def picture(self, index: int) -> UInt8[Tensor, "C H W"] | None:
+        """Give a picture, or None if it cannot be read."""
+        return self._read(index) if self._kept is None else self._kept[index]
+
+    def _fits(self, cache_mib: int) -> bool:
+        if not len(self.listing):
+            return False
+        step = max(1, len(self.listing) // 16)
+        sizes = [self._read(i) for i in range(0, len(self.listing), step)]
+        mean = np.mean([0 if kept is None else kept.numel() for kept in sizes])
+        return bool(mean * len(self.listing) <= cache_mib * 2**20)
+
+    def _stack(self) -> Tensor | None:
+        """Put the pictures behind one another if they are of one size, to read batches at once."""
+        kept = self._kept or []
+        shapes = {picture.shape for picture in kept if picture is not None}
+        if len(shapes) != 1:
+            return None
+        blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
+        stacked = torch.stack([blank if picture is None else picture for picture in kept])
+        self._kept = [None if p is None else stacked[i] for i, p in enumerate(kept)]
+        return stacked
+
+    def _read(self, index: int) -> Tensor | None:
+        entry = self.listing.entries[index]
+        try:
+            data = read_bytes(self.listing.source, entry.path)
+            picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
+        except (DataError, OSError) as error:
+            if self.strict:
+                message = f"{error} data.strict=true makes this an error. See muntin check."
+                raise DataError(message) from error
+            self.unreadable[index] = str(error)
+            return None
+        return self._shrink(picture)
+
+    def _shrink(self, picture: Tensor) -> Tensor:
+        height, width = picture.shape[1:]
+        scale = max(self._limit[0] / height, self._limit[1] / width)
+        if scale >= 1:
+            return picture
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return (
+            torch.nn.functional.interpolate(
+                picture[None].float(), size=size, mode="bilinear", antialias=True
+            )[0]
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+        )
