@@ -45,7 +45,8 @@ class TrainConfig:
         weight_decay: Decoupled; not on biases, norms, position embeddings and tables, or tokens.
         layer_decay: Factor on the learning rate from each block to the one before; 1 = off.
         warmup: Part of the training over which the learning rate rises.
-        min_lr: Where the cosine ends, as a part of the learning rate.
+        decay: How the rate falls after that.
+        min_lr: Where it ends, as a part of the learning rate.
         clip_grad: Largest norm of the gradient; 0 = off.
         label_smoothing: Part of the target spread over all classes.
         class_weights: Whether rare classes count more in the loss.
@@ -73,6 +74,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     warmup: float = 20 / 300
+    decay: Literal["cosine", "linear"] = "cosine"
     min_lr: float = 0.01
     clip_grad: float = 5.0
     label_smoothing: float = 0.1
@@ -94,6 +96,8 @@ class TrainConfig:
         check_range("train.accumulate", self.accumulate, 1, 10**4)
         check_range("train.learning_rate", self.learning_rate, 0, 100)
         check_range("train.muon_learning_rate", self.muon_learning_rate, 0, 100)
+        for beta in self.betas:
+            check_range("train.betas", beta, 0, 0.9999999)
         check_range("train.weight_decay", self.weight_decay, 0, 10)
         check_range("train.layer_decay", self.layer_decay, 0.01, 1)
         check_range("train.warmup", self.warmup, 0, 0.9)
@@ -178,13 +182,14 @@ SMALL_DATA = Recipe(
         lr_batch=0,
         betas=(0.9, 0.95),
         warmup=0.05,
+        decay="linear",
         min_lr=0.001,
         drop_path_rate=0.0,
         init="mimetic",
         start_size=0.5,
-        full_size_from=0.6,
+        full_size_from=0.5,
     ),
-    augment=AugmentConfig(crop_scale=0.6, crop_ratio=1.2),
+    augment=AugmentConfig(crop_scale=0.7, crop_ratio=1.2),
     source="ours; docs/lab-notes",
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from muntin.errors import ShapeError
 from muntin.shapes import Size
 
 __all__ = ["Labels"]
@@ -33,6 +34,15 @@ class Labels:
     class_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse columns that do not belong together."""
+        if not len(self.class_ids) == len(self.scores) == len(self.class_names):
+            message = (
+                f"class_ids, scores and class_names must be equally long, got "
+                f"{len(self.class_ids)}, {len(self.scores)} and {len(self.class_names)}."
+            )
+            raise ShapeError(message)
 
     def __len__(self) -> int:
         """Classes given."""

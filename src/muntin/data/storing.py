@@ -34,7 +34,8 @@ class DataConfig:
             a count and a warning.
         val_fraction: Part of the training pictures kept for validation when the set has no part
             of its own.
-        crop_fraction: Part of the resized picture's side that evaluation reads from its middle.
+        crop_fraction: Part of the resized picture's side that evaluation reads from its middle; all
+            of it for models of less than 128 pixels unless it is set.
         sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
         cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
     """

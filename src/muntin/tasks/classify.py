@@ -97,7 +97,6 @@ CLASSIFY = Task(
     build_head=_build_head,
     targets=_targets,
     loss=_loss,
-    mixes=True,
     decode=_decode,
     metric=_metric,
     goals=("top1", "map", "macro_f1"),

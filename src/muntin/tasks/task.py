@@ -59,7 +59,6 @@ class Task:
         targets: What a listing's annotations mean to the loss; one row a picture.
         loss: Loss of each picture, from raw output, targets, classes, class weights
             and label smoothing.
-        mixes: Whether mixup and cutmix may be used.
         decode: From raw output to results, given file and original size of each picture.
         metric: A fresh collector.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
@@ -72,7 +71,6 @@ class Task:
     build_head: Callable[[Backbone, Classes], nn.Module]
     targets: Callable[[Listing, Classes], Tensor]
     loss: Callable[[Any, Tensor, Classes, Tensor | None, float], Tensor]
-    mixes: bool
     decode: Callable[[Any, Sequence[tuple[str, Size]], Classes], list[Any]]
     metric: Callable[[Classes], Metric]
     goals: tuple[str, ...]

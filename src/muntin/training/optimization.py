@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 
@@ -136,10 +135,8 @@ def build_optimizers(
     """Make the optimisers. Each group remembers its full rate as ``peak``.
 
     Raises:
-        ConfigError: Nothing is left to learn, or `betas` are no decays.
+        ConfigError: Nothing is left to learn.
     """
-    for beta in config.betas:
-        check_range("train.betas", beta, 0, 0.9999999)
     parameters = dict(network.named_parameters())
     groups = group_parameters(network, config.layer_decay)
     if not groups:

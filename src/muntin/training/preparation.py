@@ -14,8 +14,6 @@ import torch
 
 from muntin.configs import replace as replace_fields
 from muntin.configs import with_texts
-from muntin.data.archives import read_bytes
-from muntin.data.decoding import decode
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing
@@ -28,14 +26,12 @@ from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks import find_task
+from muntin.training.choices import default_model, default_recipe, typical_size
 from muntin.training.optimization import scaled_rate
 from muntin.weights.loading import load_weights
 from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, find_model, model_config
 
 __all__ = ["Prepared", "Request", "prepare"]
-
-FEW = 100_000
-"""Below so many training pictures a fresh model takes the small-data recipe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +107,8 @@ def prepare(request: Request) -> Prepared:
     machine = _resolve_machine(with_texts(request.machine, settings["machine"]), notes)
     train, val = _list_parts(request, reading, seed, notes)
     entry, name, model = _choose_model(request, settings["model"], train, machine, notes)
+    if base is None and "crop_fraction" not in dict(settings["data"]) and _is_small(model):
+        reading = replace(reading, crop_fraction=1.0)
     run = Run(
         path=Path(request.out),
         config=RunConfig(
@@ -160,15 +158,19 @@ def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
     return chosen.seed
 
 
+def _is_small(model: BackboneConfig) -> bool:
+    """Whether pictures are too small to cut a border off."""
+    return min(model.img_size) < 128
+
+
 def _preprocessing(entry: ModelEntry, model: BackboneConfig, reading: DataConfig) -> Preprocessing:
-    """Pictures of a small side are read whole; larger ones as published evaluations do."""
-    small = min(model.img_size) < 128
+    """What the weights expect; small pictures are resized without bicubic's overshoot."""
     return Preprocessing(
         img_size=model.img_size,
         mean=_per_channel(entry.mean, model.in_chans),
         std=_per_channel(entry.std, model.in_chans),
-        crop_fraction=1.0 if small else reading.crop_fraction,
-        interpolation="bilinear" if small else "bicubic",
+        crop_fraction=reading.crop_fraction,
+        interpolation="bilinear" if _is_small(model) else "bicubic",
         in_chans=model.in_chans,
     )
 
@@ -254,22 +256,6 @@ def _list_parts(
     return train, val
 
 
-def typical_size(listing: Listing, most: int = 32) -> Size:
-    """Median (height, width) of some pictures, in pixels."""
-    sizes = []
-    for index in range(0, len(listing), max(1, len(listing) // most)):
-        entry = listing.entries[index]
-        try:
-            picture = decode(read_bytes(listing.source, entry.path), where=entry.path)
-        except (DataError, OSError):
-            continue
-        sizes.append(picture.shape[:2])
-    if not sizes:
-        return 224, 224
-    height, width = np.median(np.array(sizes), axis=0)
-    return int(height), int(width)
-
-
 def _choose_model(
     request: Request,
     settings: list[tuple[str, str]],
@@ -281,7 +267,7 @@ def _choose_model(
     changed: dict[str, Any] = {}
     name = request.model or (request.base.model_name if request.base else "")
     if not name:
-        name, side = _default_model(typical_size(train), request.weights, machine)
+        name, side = default_model(typical_size(train), request.weights, machine.device)
         changed["img_size"] = (side, side)
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
     name = ALIASES.get(name, name)
@@ -295,18 +281,6 @@ def _choose_model(
     if request.base is not None and any(request.img_size):
         config = replace(config, img_size=request.img_size)
     return entry, name, with_texts(config, settings)
-
-
-def _default_model(size: Size, weights: str, machine: MachineConfig) -> tuple[str, int]:
-    """Name and picture side for pictures of a size."""
-    side = min(size)
-    if side <= 48:
-        return "swin_nano_patch2_window4_32", max(16, -(-side // 8) * 8)
-    published = "swin_tiny_patch4_window7_224"
-    if side >= 96 and weights != "none":
-        return published, 224
-    most = 128 if machine.device == "cpu" else 224
-    return "swin_nano_patch4_window4_64", min(most, max(48, -(-side // 16) * 16))
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
@@ -342,12 +316,7 @@ def _choose_recipe(
         return find_recipe(name)
     if request.base is not None:
         return find_recipe(request.base.train.recipe)
-    if source:
-        name, why = "finetune", "the weights are trained already"
-    elif count < FEW:
-        name, why = "small-data", f"{count} pictures are few for a fresh model"
-    else:
-        name, why = "imagenet", f"{count} pictures are many"
+    name, why = default_recipe(count, pretrained=bool(source))
     notes.append(f"recipe {name}: {why} (--recipe)")
     return find_recipe(name)
 

@@ -13,10 +13,10 @@ __all__ = ["rate_factor", "size_at"]
 
 
 def rate_factor(config: TrainConfig, progress: float) -> float:
-    """Factor on the learning rate: a linear rise, then half a cosine down to `min_lr`.
+    """Factor on the learning rate: a linear rise, then half a cosine or a line to `min_lr`.
 
     Args:
-        config: Gives `warmup` and `min_lr`.
+        config: Gives `warmup`, `decay` and `min_lr`.
         progress: Part of the training that is done, 0 to 1.
 
     Example:
@@ -27,7 +27,8 @@ def rate_factor(config: TrainConfig, progress: float) -> float:
     if progress < config.warmup:
         return max(progress / config.warmup, 1e-3)
     along = (progress - config.warmup) / max(1 - config.warmup, 1e-9)
-    return config.min_lr + (1 - config.min_lr) * (1 + math.cos(math.pi * along)) / 2
+    height = 1 - along if config.decay == "linear" else (1 + math.cos(math.pi * along)) / 2
+    return config.min_lr + (1 - config.min_lr) * height
 
 
 def size_at(config: TrainConfig, full: Size, step: int, progress: float) -> Size:
