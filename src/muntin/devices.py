@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -35,18 +36,23 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def multiply_rate(dtype: torch.dtype, *, seconds: float = 0.05) -> float:
-    """Measure matrix products on the CPU, in operations a second."""
+def multiply_rate(
+    dtype: torch.dtype,
+    *,
+    seconds: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Measure matrix products on the CPU, in operations a second of a clock."""
     rows, inner, columns = 4096, 256, 256
     left = torch.ones(rows, inner, dtype=dtype)
     right = torch.ones(columns, inner, dtype=dtype)
     with torch.inference_mode():
         torch.nn.functional.linear(left, right)
-        begun, count = time.perf_counter(), 0
-        while time.perf_counter() - begun < seconds:
+        begun, count = clock(), 0
+        while clock() - begun < seconds:
             torch.nn.functional.linear(left, right)
             count += 1
-        return 2 * rows * inner * columns * count / (time.perf_counter() - begun)
+        return 2 * rows * inner * columns * count / (clock() - begun)
 
 
 def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
@@ -55,11 +61,18 @@ def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device.type != "cpu":
         return "fp32"
-    # The best of several short turns each: a neighbour on the machine may spoil some of them.
+    # One thread by the clock of its own work, the best of several turns: whatever else runs on
+    # the machine must not decide.
+    threads = torch.get_num_threads()
     rates = {torch.float32: 0.0, torch.bfloat16: 0.0}
-    for _ in range(5):
-        for dtype in rates:
-            rates[dtype] = max(rates[dtype], multiply_rate(dtype, seconds=0.02))
+    try:
+        torch.set_num_threads(1)
+        for _ in range(5):
+            for dtype in rates:
+                rate = multiply_rate(dtype, seconds=0.02, clock=time.thread_time)
+                rates[dtype] = max(rates[dtype], rate)
+    finally:
+        torch.set_num_threads(threads)
     # Autocast has a price of its own, so a small lead is none.
     return "bf16" if rates[torch.bfloat16] > 1.3 * rates[torch.float32] else "fp32"
 
