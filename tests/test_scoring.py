@@ -92,7 +92,10 @@ def test_what_cannot_be_read_does_not_count(run, tmp_path):
     before = muntin.evaluate(run, data, batch_size=2, pictures=False)
     (data / "ash" / "zero.png").write_bytes(b"")
     (data / "birch" / "cut.png").write_bytes((data / "birch" / "0.png").read_bytes()[:99])
-    assert muntin.evaluate(run, data, batch_size=2, pictures=False) == before
+    after = muntin.evaluate(run, data, batch_size=2, pictures=False)
+    # The batches are cut elsewhere now, which may change the last bit of the loss.
+    assert after.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-5)
+    assert after == before
 
 
 def test_the_network_is_left_in_its_mode(run, data):
