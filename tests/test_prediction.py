@@ -117,6 +117,9 @@ def test_a_broken_picture_is_named(predictor, tmp_path):
         predictor([picture(0, 0), tmp_path / "zero.png"])
     with pytest.raises(DataError, match=r"nowhere\.png"):
         predictor("nowhere.png")
+    with pytest.warns(UserWarning, match=r"left out: .*zero\.png"):
+        results = predictor([picture(0, 0), tmp_path / "zero.png", picture(1, 1)], strict=False)
+    assert len(results) == 2
 
 
 def test_batch_size_and_device(run):
@@ -143,6 +146,9 @@ def test_find_pictures(tmp_path, monkeypatch):
     assert [p.name for p in find_pictures([f"{tmp_path}/**/*.png"])] == ["b.png", "c.png"]
     monkeypatch.chdir(tmp_path)
     assert find_pictures(["in/*.png"]) == [Path("in/c.png")]
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match=r"got none of .jpg, .*Check the path"):
+        find_pictures(["bare"])
     for wrong in ("*.gif", "none.png", str(tmp_path / "x*")):
         with pytest.raises(DataError, match=r"there must be a picture at .*Check the path"):
             find_pictures([wrong])

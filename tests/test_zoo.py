@@ -73,7 +73,9 @@ def test_errors():
 
 def test_fields_are_checked():
     assert model_config("swin_tiny", {"img_size": 256}).img_size == (256, 256)
-    with pytest.raises(ConfigError, match=r"embed_dim in swin_tiny must be int, got 'wide'"):
+    with pytest.raises(
+        ConfigError, match=r"embed_dim in swin_tiny must be a whole number, got 'wide'"
+    ):
         model_config("swin_tiny", {"embed_dim": "wide"})
 
 

@@ -30,7 +30,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     Raises:
         ConfigError: The value is outside, or not a number.
     """
-    if not low <= value <= high:
+    if not low <= value <= high:  # false for nan too
         message = f"{name} must be from {low} to {high}, got {value}."
         raise ConfigError(message)
 
@@ -193,8 +193,19 @@ def _coerce_tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any
     return tuple(_coerce(kind, item, where) for kind, item in zip(kinds, value, strict=True))
 
 
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
 def _name(kind: Any) -> str:  # noqa: ANN401
-    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+    """What a user would call a type."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is tuple and options[-1] is Ellipsis:
+        return f"a list ({_name(options[0])} each)"
+    if origin is tuple:
+        return f"{len(options)} values ({_name(options[0])} each)"
+    if origin is Literal:
+        return " or ".join(repr(option) for option in options)
+    return _NAMES.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def _refuse(where: str, expected: str, value: object) -> typing.NoReturn:

@@ -9,6 +9,8 @@ Users can catch `MuntinError`, or the builtin that they expect.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -16,10 +18,12 @@ __all__ = [
     "DataError",
     "MissingExtra",
     "MuntinError",
+    "MuntinWarning",
     "RunError",
     "ShapeError",
     "TrainingError",
     "WeightError",
+    "cannot_write",
     "missing_extra",
     "shorten",
     "unknown_name",
@@ -28,6 +32,10 @@ __all__ = [
 
 class MuntinError(Exception):
     """Root of every error that muntin raises on purpose: the input is wrong, not the program."""
+
+
+class MuntinWarning(UserWarning):
+    """Something was left out or done otherwise; the work goes on."""
 
 
 class ConfigError(MuntinError, ValueError):
@@ -84,6 +92,35 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     if hint:
         parts.append(hint)
     return " ".join(parts)
+
+
+# What the system says when there is no room, and when something of another kind is in the way.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+def cannot_write(path: object, error: Exception) -> str:
+    """Word the message for a file that the system, or a library, could not write.
+
+    Args:
+        path: The file or folder.
+        error: What was raised; what to do depends on its `errno`.
+
+    Example:
+        >>> cannot_write("a.png", OSError(errno.ENOSPC, "No space left on device"))
+        'a.png could not be written (No space left on device). Free some space.'
+    """
+    said = getattr(error, "strerror", None) or str(error)
+    # Libraries written in Rust raise errors of their own, with the number in the text.
+    number = re.search(r"os error (\d+)", said)
+    code = int(number[1]) if number else getattr(error, "errno", None)
+    if code in _FULL:
+        advice = "Free some space"
+    elif code in _IN_THE_WAY:
+        advice = "A file lies where a folder must be, or a folder where a file must be: move it"
+    else:
+        advice = "Choose a place that can be written"
+    return f"{path} could not be written ({said}). {advice}."
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
-from muntin.errors import DataError
+from muntin.errors import DataError, MuntinWarning
 from muntin.runs import Run
 from muntin.tasks.task import Classes, Task
 
@@ -59,25 +60,34 @@ class Predictor:
         self.preprocessing = preprocessing
         self.batch_size = batch_size
 
-    def __call__(self, images: Picture | Sequence[Picture], *, tta: bool = False) -> list[Any]:
+    def __call__(
+        self, images: Picture | Sequence[Picture], *, tta: bool = False, strict: bool = True
+    ) -> list[Any]:
         """Predict.
 
         Args:
             images: A path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them.
             tta: Whether the mirrored picture is seen too and both outputs are averaged.
+            strict: Whether a picture that cannot be read is an error; else it is left out of the
+                results with a warning that names it.
 
         Returns:
             One result a picture, in order.
 
         Raises:
-            DataError: A picture cannot be read; it is named.
+            DataError: A picture cannot be read.
         """
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
         many: Iterable[Picture] = [images] if single else images  # type: ignore[list-item,assignment]
         results: list[Any] = []
         waiting: list[tuple[Picture, NDArray[np.uint8]]] = []
         for image in many:
-            waiting.append((image, open_picture(image)))
+            try:
+                waiting.append((image, open_picture(image)))
+            except DataError as error:
+                if strict:
+                    raise
+                warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
             if len(waiting) == self.batch_size:
                 results += self._predict(waiting, tta)
                 waiting = []
@@ -164,7 +174,8 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
             magic = any(sign in pattern for sign in "*?[")
             here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
         if not here:
-            message = f"there must be a picture at {str(place)!r}, got none. Check the path."
+            what = f"none of {', '.join(PICTURE_SUFFIXES)}" if place.is_dir() else "nothing"
+            message = f"there must be a picture at {str(place)!r}, got {what}. Check the path."
             raise DataError(message)
         found += here
     return found

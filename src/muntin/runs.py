@@ -23,7 +23,7 @@ from torch import nn
 from muntin.configs import from_dict, to_dict
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
-from muntin.errors import ConfigError, RunError
+from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.tasks import Task, find_task
@@ -207,8 +207,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        message = f"{path} could not be written ({error.strerror}). Free some space or pass --out."
-        raise RunError(message) from error
+        raise RunError(cannot_write(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

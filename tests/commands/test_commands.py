@@ -91,7 +91,23 @@ def test_models(muntin):
     code, said, _ = muntin("models", "swin_tiny*")
     assert code == 0
     assert "28.29" in said
+    assert "swin_tiny_patch4_window7_224" in said  # a pipe has no width; nothing is cut
     assert refuses(muntin("models", "swim_tiny"), "Did you mean 'swin_tiny'")
+
+
+@pytest.mark.filterwarnings("always:left out")
+def test_predict_leaves_out_what_cannot_be_read(muntin, run, tmp_path):
+    data = write_pictures(tmp_path / "trees")
+    (data / "ash" / "zero.png").write_bytes(b"")
+    code, said, err = muntin("predict", run, data, "--out", tmp_path / "drawn", "--json")
+    assert code == 1
+    assert len(json.loads(said)) == 18
+    assert len(err.splitlines()) == 1
+    assert err.startswith("muntin: warning: left out: ")
+    assert "zero.png" in err
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert len(drawn) == 18
+    assert drawn[0] == "00000_ash_0.png"
 
 
 def test_check(muntin, tmp_path):
@@ -111,7 +127,8 @@ WRONG = {
     "unknown setting": (["--set", "train.epoch=3"], "Did you mean 'epochs'"),
     "unknown group": (["--set", "trian.epochs=3"], "Did you mean 'train'"),
     "no setting": (["--set", "train.epochs"], "--set must be name=value, such as train.epochs=10"),
-    "wrong type": (["--set", "train.epochs=many"], "epochs in --set must be int, got 'many'"),
+    "wrong type": (["--set", "train.epochs=many"], "epochs in --set must be a whole number, got"),
+    "no epochs": (["--epochs", "0"], "Invalid value for '--epochs'"),
     "no number": (["--epochs", "many"], "Invalid value for '--epochs'"),
     "no time": (["--max-time", "soon"], "--max-time must be a time such as 90s, 15m or 2h"),
     "no size": (["--img-size", "0x3"], "--img-size must be a side such as 224, or HxW"),
@@ -159,8 +176,8 @@ def test_wrong_runs(muntin, run, data, tmp_path):
     assert refuses(muntin("predict", tmp_path / "no", data), "must be a folder")
     assert refuses(muntin("train", "classify", data, "--out", run), "which holds a run")
     assert refuses(muntin("predict", run, tmp_path / "*.png"), "must be a picture at")
-    (tmp_path / "zero.png").write_bytes(b"")
-    assert refuses(muntin("predict", run, tmp_path / "zero.png"), "zero.png")
+    (tmp_path / "empty").mkdir()
+    assert refuses(muntin("predict", run, tmp_path / "empty"), "got none of .jpg")
     other = write_pictures(tmp_path / "other", classes=("oak", "elm"))
     assert refuses(muntin("eval", run, other), "got also elm, oak")
     wide = ["--set=model.embed_dim=32", "--weights", run]

@@ -211,7 +211,7 @@ CASES = {
         (*PARTS, "val/emus/note.txt"),
         r"hold pictures, got none in val/emus",
     ),
-    "empty folder": (("cats/",), r"No pictures in .* \(nothing\). Expected one folder a class"),
+    "empty folder": (("cats/",), r"No pictures in .* \(it is empty\). Expected one folder a class"),
     "no pictures": (("cats/1.txt", "2.txt"), r"No pictures in .* \(2 other files\)"),
     "a folder of archives": (("train.zip", "test.zip"), r"archives itself: test.zip, train.zip"),
     "loose pictures": (("1.jpg", "2.jpg"), r"2 pictures lie outside class folders .* \(1.jpg, 2"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.drawing.fonts import load_font
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
 from muntin.drawing.results import draw_result
 from muntin.drawing.saving import save_figure, save_picture
@@ -72,11 +73,26 @@ def test_curves(tmp_path, count):
         {"epoch": i + 1, "train_loss": 1 / (i + 1), "learning_rate": 0.1} for i in range(count)
     ]
     lines[-1] |= {"val_loss": 0.3, "val_top1": 0.5}
-    assert save_figure(draw_curves(lines, "top1"), tmp_path / "curves.png").is_file()
+    figure = draw_curves(lines, "top1")
+    assert save_figure(figure, tmp_path / "curves.png").is_file()
+    low, high = figure.axes[1].get_ylim()
+    assert 0 <= low < high <= 1
+
+
+def test_a_class_without_pictures_says_so():
+    figure = draw_confusion(np.diag([3, 0]), ["a", "b"], "title")
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["a", "b (none)"]
+
+
+def test_letters_beyond_ascii_are_drawn():
+    # A letter that a font lacks is a box, and all boxes look alike.
+    font = load_font(20)
+    masks = [bytes(font.getmask(letter)) for letter in "\u017e\u017c\u0436\u0446\u03bb\u03c0"]
+    assert len(set(masks)) == len(masks)
 
 
 def test_a_disk_that_refuses(tmp_path):
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(RunError, match=r"a.png could not be written .*choose another folder"):
+    with pytest.raises(RunError, match=r"a.png could not be written .*move it"):
         save_picture(Image.new("RGB", (2, 2)), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

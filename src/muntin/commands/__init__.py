@@ -11,13 +11,12 @@ import errno
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from muntin.commands import check, demo, doctor, evaluate, models, predict, train
-from muntin.errors import MuntinError
+from muntin.errors import MuntinError, MuntinWarning
 
 __all__ = ["app", "main"]
 
@@ -37,8 +36,6 @@ app.command("models")(models.models)
 app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 
-
-_PACKAGE = str(Path(__file__).parents[1]) + os.path.sep
 
 # What the system says when a disk is full or a place cannot be written or read.
 _OF_THE_MACHINE = (
@@ -78,7 +75,7 @@ def _explain(error: Exception) -> int:
     """Say what went wrong, in a line if it is the machine's doing, and give the exit code."""
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{error.strerror}. Free some space or choose another place.")
+        _complain(f"{place}{error.strerror}. Check that there is room and that access is allowed.")
         return 1
     import traceback
 
@@ -100,5 +97,5 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show our own warnings as one line; those of libraries are for developers."""
-    if filename.startswith(_PACKAGE):
+    if issubclass(category, MuntinWarning):
         _complain(f"warning: {message}")

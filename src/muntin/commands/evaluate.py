@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from muntin.commands.showing import show_table
 from muntin.commands.values import to_json
 
 __all__ = ["evaluate"]
@@ -36,12 +37,9 @@ def evaluate(
         typer.echo(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
     per_class = {name: value for name, value in figures.items() if isinstance(value, list)}
     if per_class and len(names) <= 50:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("class", *per_class)
-        for row, name in enumerate(names):
-            cells = (values[row] for values in per_class.values())
-            table.add_row(name, *("n/a" if cell is None else f"{cell:.3f}" for cell in cells))
-        Console().print(table)
+        columns = [
+            ["n/a" if value is None else f"{value:.3f}" for value in values]
+            for values in per_class.values()
+        ]
+        show_table(("class", *per_class), zip(names, *columns, strict=True))
     typer.echo(f"pictures: {opened.path / 'pictures' / 'eval'}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from muntin.commands.showing import show_table
 from muntin.commands.values import to_json
 
 __all__ = ["models"]
@@ -24,21 +25,16 @@ def models(
     if as_json:
         typer.echo(to_json(rows))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for title in ("model", "alias", "params (M)", "size", "window", "top-1 (%)"):
-        table.add_column(title, no_wrap=True)
-    for row in rows:
-        accuracy = row["accuracy"]
-        table.add_row(
+    cells = (
+        (
             row["name"],
             row["alias"],
             f"{row['params'] / 1e6:.2f}",
             "x".join(map(str, row["img_size"])),
             row["window"],
-            "-" if accuracy is None else f"{accuracy:.1f}",
+            "-" if row["accuracy"] is None else f"{row['accuracy']:.1f}",
         )
-    Console().print(table)
+        for row in rows
+    )
+    show_table(("model", "alias", "params (M)", "size", "window", "top-1 (%)"), cells)
     typer.echo("top-1: published, on ImageNet-1k; --json names the sources")

@@ -24,22 +24,27 @@ def predict(
     ] = 0.0,
     tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-) -> None:
-    """Classify pictures."""
+) -> int:
+    """Classify pictures; exit code 1 if any could not be read."""
     from muntin.drawing.saving import save_picture
     from muntin.prediction import draw, find_pictures, load
 
     paths = find_pictures(images)
-    results = [result.above(threshold) for result in load(run, device=device)(paths, tta=tta)]
+    found = load(run, device=device)(paths, tta=tta, strict=False)
+    results = [result.above(threshold) for result in found]
+    code = int(len(results) < len(paths))
     if out:
-        for number, (path, result) in enumerate(zip(paths, results, strict=True)):
-            save_picture(draw(path, result), Path(out) / f"{number:05}_{path.stem}.png")
+        for number, result in enumerate(results):
+            path = Path(result.path)
+            name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
+            save_picture(draw(path, result), Path(out) / f"{name}.png")
     if as_json:
         typer.echo(to_json([result.to_dict() for result in results]))
-        return
+        return code
     for result in results:
         best = zip(result.class_names[:3], result.scores[:3], strict=True)
         said = ", ".join(f"{name} {score:.2f}" for name, score in best)
         typer.echo(f"{result.path}: {said or f'nothing above {threshold}'}")
     if out:
         typer.echo(f"pictures: {out}")
+    return code

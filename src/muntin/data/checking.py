@@ -244,6 +244,9 @@ def _describe(parts: dict[str, Listing], seen: list[_Seen]) -> Iterator[str]:
             for name, count in zip(listing.class_names, listing.class_counts, strict=True)
         ]
         yield f"{part}: {len(listing)} pictures; {shorten(counts, most=12)}"
+        groups = {entry.group for entry in listing.entries if entry.group}
+        if groups:
+            yield f"{part}: {len(groups)} groups, each kept on one side of a split"
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)

@@ -144,7 +144,7 @@ def _from_tree(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
     files = [name for name in files if not _is_hidden(name)]
     pictures = tuple(name for name in files if name.lower().endswith(PICTURE_SUFFIXES))
     if not pictures:
-        what = f"{len(files)} other files" if files else "nothing"
+        what = f"{len(files)} other files" if files else "it is empty"
         packed = [name for name in files if is_archive(name)]
         advice = f"Give one of its archives itself: {shorten(packed)}." if packed else _EXPECTED
         message = f"No pictures in {source!r} ({what}). {advice}"

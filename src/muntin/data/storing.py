@@ -18,7 +18,7 @@ from muntin.configs import check_range
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.transforms import Preprocessing, to_tensor
-from muntin.errors import DataError, shorten
+from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Listing
 from muntin.shapes import Size, UInt8
 
@@ -110,7 +110,7 @@ class PictureStore:
         """Warn of pictures that could not be read since the last warning."""
         if self._told != self.unreadable.keys():
             self._told = set(self.unreadable)
-            warnings.warn(self.complaint(), stacklevel=3)
+            warnings.warn(self.complaint(), MuntinWarning, stacklevel=3)
 
     def read_again(self, indices: Iterable[int]) -> None:
         """Read what a worker could not, so that it is known here too.

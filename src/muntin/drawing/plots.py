@@ -21,7 +21,8 @@ INK = "#222222"
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
     """Draw how often each true class (rows) was taken for each class (columns).
 
-    Shades are shares of the row, so rare classes can be read; numbers are counts where they fit.
+    Shades are shares of the row, so rare classes can be read; numbers are counts where they fit;
+    "(none)" marks a class without pictures.
     """
     many = len(class_names)
     side = min(14.0, max(4.0, 0.42 * many + 2.2))
@@ -40,8 +41,10 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
                     )  # fmt: skip
     if many <= 60:
         names = [_cut(name) for name in class_names]
+        absent = counts.sum(axis=1) == 0
+        rows = [f"{name} (none)" if no else name for name, no in zip(names, absent, strict=True)]
         axes.set_xticks(range(many), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(many), names, fontsize=8)
+        axes.set_yticks(range(many), rows, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, fontsize=11)
@@ -85,6 +88,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
             if points:
                 mark = "o" if len(points) < 40 else ""
                 axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=mark, ms=3)
+        if title == goal:
+            # Shares: no room above 1 or below 0, where nothing can be.
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0.0), min(high, 1.0))
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

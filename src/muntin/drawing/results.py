@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from muntin.drawing.fonts import load_font
 from muntin.results import Labels
 
 __all__ = ["draw_result"]
@@ -47,7 +48,7 @@ def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
     sheet = Image.new("RGB", (width, image.height + line * len(rows) + 12), "white")
     sheet.paste(image, ((width - image.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
+    font = load_font(13)
     for number, (name, score) in enumerate(rows):
         top = image.height + 8 + number * line
         length = round((width - 16) * float(score))

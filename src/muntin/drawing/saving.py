@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from muntin.errors import RunError
+from muntin.errors import RunError, cannot_write
 
 __all__ = ["save_figure", "save_picture"]
 
@@ -26,7 +27,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     FigureCanvasAgg(figure)
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
+    with warnings.catch_warnings():
+        # A letter that the font lacks becomes a box; that is seen in the picture.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
     return _write(data.getvalue(), path)
 
 
@@ -50,9 +54,5 @@ def _write(data: bytes, path: Path) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        message = (
-            f"{path} could not be written ({error.strerror}). Free some space or choose another "
-            f"folder."
-        )
-        raise RunError(message) from error
+        raise RunError(cannot_write(path, error)) from error
     return path

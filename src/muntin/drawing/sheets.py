@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from muntin.drawing.fonts import load_font
+
 __all__ = ["Tile", "draw_sheet"]
 
 INK = (34, 34, 34)
@@ -52,7 +54,7 @@ def draw_sheet(
     count = max(len(tiles), 1)
     columns = columns or min(8, max(1, math.ceil(math.sqrt(count * 1.5))))
     rows = math.ceil(count / columns)
-    small, large = ImageFont.load_default(12), ImageFont.load_default(17)
+    small, large = load_font(11), load_font(16)
     text_height = 16 * max((len(tile.lines) for tile in tiles), default=0)
     top = 40 if title else GAP
     cell = side + GAP
@@ -90,7 +92,7 @@ def _fit(picture: NDArray[np.uint8], side: int) -> Image.Image:
     return image.resize(size, how)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while len(text) > 4 and font.getlength(text) > width:
         text = text[:-4] + "..."
     return text

@@ -80,7 +80,7 @@ def window_attention(
 
 def _choose(qkv: Tensor, bias: Tensor) -> str:
     """Pick a back end for "auto"."""
-    # On the CPU, SDPA is fused only when nothing needs a gradient (benchmarks/results).
+    # On the CPU, SDPA is fused only when nothing needs a gradient.
     learns = torch.is_grad_enabled() and (qkv.requires_grad or bias.requires_grad)
     if qkv.device.type != "cpu" or not learns:
         return "sdpa"

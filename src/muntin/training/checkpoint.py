@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from muntin.errors import RunError
+from muntin.errors import RunError, cannot_write
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
@@ -53,10 +53,7 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         if old.exists() and not final.exists():
             old.rename(final)
-        message = (
-            f"{final} could not be written ({error}). The one from before is kept. Free some "
-            f"space, then go on with --resume."
-        )
+        message = f"{cannot_write(final, error)} The one from before is kept: use --resume then."
         raise RunError(message) from error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muntin.errors import RunError
+from muntin.errors import RunError, cannot_write
 
 __all__ = ["append_line", "drop_lines_from", "read_journal", "write_events"]
 
@@ -28,8 +28,7 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
         with (folder / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        message = f"{folder / FILE} could not be written ({error.strerror}). Free some space."
-        raise RunError(message) from error
+        raise RunError(cannot_write(folder / FILE, error)) from error
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
@@ -61,8 +60,7 @@ def drop_lines_from(folder: Path, epoch: int) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        message = f"{folder / FILE} could not be written ({error.strerror}). Free some space."
-        raise RunError(message) from error
+        raise RunError(cannot_write(folder / FILE, error)) from error
 
 
 def write_events(folder: Path, line: Mapping[str, Any]) -> None:
@@ -79,5 +77,4 @@ def write_events(folder: Path, line: Mapping[str, Any]) -> None:
                 if isinstance(value, (int, float)) and name != "epoch":
                     writer.add_scalar(name, value, line["epoch"])
     except OSError as error:
-        message = f"{folder / 'events'} could not be written ({error.strerror}). Free some space."
-        raise RunError(message) from error
+        raise RunError(cannot_write(folder / "events", error)) from error

@@ -16,7 +16,7 @@ from muntin.configs import replace as replace_fields
 from muntin.configs import with_texts
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
-from muntin.data.transforms import Preprocessing
+from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError, unknown_name
 from muntin.heads.network import Network
@@ -102,6 +102,7 @@ def prepare(request: Request) -> Prepared:
     """
     notes: list[str] = []
     base, settings = request.base, _sort_settings(request.settings)
+    _refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
     machine = _resolve_machine(with_texts(request.machine, settings["machine"]), notes)
@@ -148,6 +149,16 @@ def prepare(request: Request) -> Prepared:
     return Prepared(
         run=replace(run, config=config), network=network, train=train, val=val, notes=tuple(notes)
     )
+
+
+def _refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Find what is wrong with the words before any data is read."""
+    if request.recipe != "auto":
+        find_recipe(request.recipe)
+    with_texts(TrainConfig(), settings["train"])
+    with_texts(AugmentConfig(), settings["augment"])
+    if request.model:
+        with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
 
 
 def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from muntin.errors import WeightError, shorten
+from muntin.errors import WeightError, cannot_write, shorten
 
 __all__ = ["SUFFIXES", "WeightFile", "find_file", "read_weights", "unwrap", "write_weights"]
 
@@ -203,10 +203,7 @@ def write_weights(
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except (OSError, safetensors.SafetensorError) as error:
-        message = (
-            f"{str(path)!r} could not be written ({error}). Free disk space or choose another "
-            f"folder; nothing there was changed."
-        )
+        message = f"{cannot_write(path, error)} Nothing there was changed."
         raise WeightError(message) from error
     finally:
         if temporary:

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages say what to do, and what to do fits what went wrong."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from muntin.errors import cannot_write, shorten, unknown_name
+
+ADVICE = {
+    "full disk": (OSError(errno.ENOSPC, "No space left on device"), "Free some space."),
+    "full disk, said by a library": (RuntimeError("I/O error (os error 28)"), "Free some space."),
+    "file in the way": (FileExistsError(errno.EEXIST, "File exists"), "move it."),
+    "not allowed": (PermissionError(errno.EACCES, "denied"), "Choose a place that can be written."),
+    "unknown": (RuntimeError("broken"), "(broken). Choose a place that can be written."),
+}
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_what_to_do_about_a_file_that_cannot_be_written(case):
+    error, advice = ADVICE[case]
+    said = cannot_write("runs/a.png", error)
+    assert said.startswith("runs/a.png could not be written (")
+    assert said.endswith(advice)
+
+
+def test_nearest_name():
+    assert unknown_name("fruit", "aple", ["pear", "apple"]).endswith("Did you mean 'apple'?")
+    assert unknown_name("fruit", "x", ["pear", "apple"]).endswith("Known: apple, pear.")
+    assert (
+        unknown_name("fruit", "x", [], hint="See the tree.") == "Unknown fruit 'x'. See the tree."
+    )
+
+
+def test_shorten():
+    assert shorten("abc") == "a, b, c"
+    assert shorten("abcdefg") == "a, b, c, d, e and 2 more"
