@@ -11,7 +11,7 @@ from torch import Tensor
 
 from muntin.shapes import Float
 
-__all__ = ["Backbone", "FeatureSpec"]
+__all__ = ["Backbone", "FeatureSpec", "find_output_problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,13 @@ class FeatureSpec:
     Attributes:
         channels: Channels of each map.
         strides: Step between neighbouring cells of each map, in pixels of the image.
+        embed_parts: Equal parts of what `embed` gives that have a classifier each: 2 for class and
+            distillation token of a DeiT.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    embed_parts: int = 1
 
 
 @runtime_checkable
@@ -44,3 +47,29 @@ class Backbone(Protocol):
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
         """Give one vector an image: what the family's paper classifies from."""
+
+
+def find_output_problem(
+    out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
+) -> str:
+    """Say what is wrong with the outputs that a backbone's config asks for.
+
+    Args:
+        out_indices: Stages or blocks; negative ones count from the end.
+        count: How many there are.
+        out_norm: The config's field of that name.
+        drop_path_rate: The same.
+
+    Returns:
+        A clause for a message, or an empty string.
+    """
+    known = [index % count for index in out_indices if -count <= index < count]
+    if not out_indices or len(known) < len(out_indices):
+        return f"out_indices must be from 0 to {count - 1}, got {out_indices}"
+    if known != sorted(set(known)):
+        return f"out_indices must rise, got {out_indices}"
+    if out_norm == "last" and known[-1] != count - 1:
+        return f'out_norm="last" needs the last of {count} in out_indices, got {out_indices}'
+    if not 0 <= drop_path_rate < 1:
+        return f"drop_path_rate must be in [0, 1), got {drop_path_rate}"
+    return ""

@@ -139,7 +139,9 @@ def test_timm_decides_by_the_size_it_was_built_for(built, window, shift):
 
 
 def test_layout_counts_windows_and_tokens():
-    layout = WindowLayout(size=(5, 8), window=(3, 4), shift=(0, 0), pad=(1, 0), pad_first=True)
+    layout = WindowLayout(
+        size=(5, 8), window=(3, 4), shift=(0, 0), pad=(1, 0), pad_first=True, built_window=(3, 4)
+    )
     assert (layout.grid, layout.num_windows, layout.num_tokens) == ((2, 2), 4, 12)
 
 

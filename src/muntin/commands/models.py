@@ -16,12 +16,15 @@ __all__ = ["models"]
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Such as 'swin*'.")] = "*",
+    img_size: Annotated[
+        int, typer.Option(help="Side in pixels to count GMACs at; each model's own unless given.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List the models."""
     from muntin.zoo import describe_models
 
-    rows = describe_models(pattern)
+    rows = describe_models(pattern, img_size)
     if as_json:
         typer.echo(to_json(rows))
         return
@@ -30,11 +33,12 @@ def models(
             row["name"],
             row["alias"],
             f"{row['params'] / 1e6:.2f}",
+            f"{row['macs'] / 1e9:.2f}",
             "x".join(map(str, row["img_size"])),
             row["window"],
             "-" if row["accuracy"] is None else f"{row['accuracy']:.1f}",
         )
         for row in rows
     )
-    show_table(("model", "alias", "params (M)", "size", "window", "top-1 (%)"), cells)
-    typer.echo("top-1: published, on ImageNet-1k; --json names the sources")
+    show_table(("model", "alias", "params (M)", "GMACs", "size", "window", "top-1 (%)"), cells)
+    typer.echo("GMACs: counted, at that size; top-1: published, on ImageNet-1k (sources: --json)")

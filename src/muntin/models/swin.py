@@ -21,6 +21,7 @@ Letters: B images, H and W sides of a map in tokens, C channels, M window side, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import FeatureSpec
+from muntin.features import FeatureSpec, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.initialisation import start_linears
 from muntin.nn.mlp import Mlp
@@ -85,7 +86,8 @@ class SwinConfig:
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
         out_indices: Stages whose maps `forward` gives.
         out_norm: "last" normalises the map of the last stage with the layer norm that the
-            classifier reads; "none" has no such norm and gives every map as the stage leaves it.
+            classifier reads; "each" has a norm for every map, as detectors do; "none" has no norm
+            and gives every map as the stage leaves it.
         size_rule: What happens at sizes that do not come out even; a key of
             `muntin.ops.windows.SIZE_RULES`.
         attention: Back end of the window attention.
@@ -107,7 +109,7 @@ class SwinConfig:
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.1
     out_indices: tuple[int, ...] = (0, 1, 2, 3)
-    out_norm: Literal["none", "last"] = "last"
+    out_norm: Literal["none", "last", "each"] = "last"
     size_rule: SizeRuleName = "muntin"
     attention: BackendName = "auto"
 
@@ -129,14 +131,9 @@ class SwinConfig:
             )
         elif min(*self.img_size, self.patch_size, self.in_chans) < 1:
             problem = "img_size, patch_size and in_chans must be at least 1"
-        elif not self.out_indices or not set(self.out_indices) <= set(range(stages)):
-            problem = f"out_indices must name stages 0 to {stages - 1}, got {self.out_indices}"
-        elif list(self.out_indices) != sorted(set(self.out_indices)):
-            problem = f"out_indices must rise, got {self.out_indices}"
-        elif self.out_norm == "last" and self.out_indices[-1] != stages - 1:
-            problem = 'out_norm="last" needs the last stage in out_indices'
-        elif not 0 <= self.drop_path_rate < 1:
-            problem = f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}"
+        problem = problem or find_output_problem(
+            self.out_indices, stages, self.out_norm, self.drop_path_rate
+        )
         if problem:
             message = f"SwinConfig: {problem}. Change these fields together."
             raise ConfigError(message)
@@ -298,16 +295,10 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Blocks at one scale, every second one shifted, and the way to the next scale."""
 
-    def __init__(self, config: SwinConfig, stage: int, drop_paths: list[float]) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], downsample: nn.Module) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            SwinBlock(config, stage, shifted=index % 2 == 1, drop_path=rate)
-            for index, rate in enumerate(drop_paths)
-        )
-        last = stage == config.out_indices[-1]
-        self.downsample: nn.Module = (
-            nn.Identity() if last else PatchMerging(config.dim(stage), config.norm_eps)
-        )
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
 
     def forward(
         self, x: Float[Tensor, "B H W C"], window: int, rule: SizeRule, built_size: Size
@@ -330,6 +321,9 @@ class Swin(nn.Module):
         config: What to build.
     """
 
+    block: Callable[..., nn.Module] = SwinBlock
+    merging: Callable[..., nn.Module] = PatchMerging
+
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.config = config
@@ -345,17 +339,26 @@ class Swin(nn.Module):
         self.pos_drop = nn.Dropout(config.drop_rate)
         rates = drop_path_schedule(config.drop_path_rate, sum(config.depths))
         stages = range(config.out_indices[-1] + 1)
-        firsts = [sum(config.depths[:stage]) for stage in stages]
-        self.layers = nn.ModuleList(
-            SwinStage(config, stage, rates[firsts[stage] : firsts[stage] + config.depths[stage]])
-            for stage in stages
-        )
-        self.norm = (
-            nn.LayerNorm(config.dim(stages[-1]), eps=config.norm_eps)
-            if config.out_norm == "last"
-            else nn.Identity()
-        )
+        self.layers = nn.ModuleList(self._build_stage(stage, rates) for stage in stages)
+        normed = {"none": (), "last": stages[-1:], "each": config.out_indices}[config.out_norm]
+        for stage in normed:
+            name = "norm" if config.out_norm == "last" else f"norm{stage}"
+            self.add_module(name, nn.LayerNorm(config.dim(stage), eps=config.norm_eps))
         start_linears(self)
+
+    def _build_stage(self, stage: int, rates: list[float]) -> SwinStage:
+        config = self.config
+        first = sum(config.depths[:stage])
+        last = stage == config.out_indices[-1]
+        return SwinStage(
+            blocks=(
+                self.block(config, stage, shifted=index % 2 == 1, drop_path=rates[first + index])
+                for index in range(config.depths[stage])
+            ),
+            downsample=(
+                nn.Identity() if last else self.merging(config.dim(stage), config.norm_eps)
+            ),
+        )
 
     @property
     def spec(self) -> FeatureSpec:
@@ -399,11 +402,17 @@ class Swin(nn.Module):
         for index, stage in enumerate(self.layers):
             x, merged = stage(x, config.windows[index], rule, built_size)
             if index in config.out_indices:
-                last = index == config.out_indices[-1]
-                maps.append((self.norm(x) if last else x).permute(0, 3, 1, 2))  # B, C, H, W
+                maps.append(self._normalise(x, index).permute(0, 3, 1, 2))  # B, C, H, W
             x = merged
             built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
         return maps
+
+    def _normalise(self, x: Tensor, stage: int) -> Tensor:
+        if self.config.out_norm == "each":
+            normed: Tensor = self.get_submodule(f"norm{stage}")(x)
+            return normed
+        last = self.config.out_norm == "last" and stage == self.config.out_indices[-1]
+        return self.get_submodule("norm")(x) if last else x
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
         """Average the last map over the picture: what the classifier reads."""

@@ -1,16 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Vision Transformer: patches as tokens, global attention, one scale.
+"""Vision Transformer and its kin (DeiT, DeiT III, MAE): patches as tokens, global attention.
 
 An image is cut into patches; each becomes a token; learned positions are added; every block lets
 every token look at every other. Cost grows with the square of the area. The class token, or the
-mean of the patch tokens, is what the classifier reads.
+mean of the patch tokens, is what the classifier reads. The kin are the same function with a few
+fields changed: DeiT may have a second, distillation token with a classifier of its own; DeiT III
+scales its branches and gives no position to the class token; MAE classifies from the mean.
 
 Source:
     Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929: section 3.1 (model),
     table 1 (variants); Ti and S from Touvron et al. 2021 (arXiv 2012.12877) and Steiner et al.
-    2022 (arXiv 2106.10270). Compared live with timm 1.0.31, torchvision 0.29.2 and transformers
-    5.23 in tests/parity/test_vit_parity.py: logits and input gradients within 1e-5.
+    2022 (arXiv 2106.10270); distillation token from Touvron et al. 2021, section 3; layer scale
+    from Touvron et al. 2022, "DeiT III" (arXiv 2204.07118), section 3. Compared live with timm
+    1.0.31, torchvision 0.29.2 and transformers 5.23 in tests/parity/test_vit_parity.py and
+    test_deit_parity.py: logits and input gradients within 1e-5.
     Differs: pictures of any size are accepted; position embeddings are resized for them on the
     fly and the model is left as it was.
 
@@ -19,7 +23,7 @@ Letters: B images, H and W sides of the grid in tokens, N tokens, C channels, h 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import FeatureSpec
+from muntin.features import FeatureSpec, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.initialisation import start_linears
 from muntin.nn.mlp import Mlp
@@ -35,7 +39,7 @@ from muntin.ops.positions import resample_grid
 from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Size
 
-__all__ = ["ViT", "ViTConfig", "vit_preset"]
+__all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,9 @@ class ViTConfig:
         qkv_bias: Whether queries, keys and values have a bias.
         absolute_pos_embed: Whether learned positions are added.
         class_token: Whether a learned token joins the patches.
+        distillation_token: Whether a second one does, for a classifier of its own.
+        prefix_positions: Whether these tokens have positions of their own.
+        layer_scale: What the learned factors of the branches start with, one a channel; 0 = none.
         pool: What is classified: the class "token" or the "mean" of the patch tokens.
         pool_norm: Whether the layer norm comes "before" pooling (the paper) or "after" it (MAE
             fine-tuning, and timm when it pools by the mean).
@@ -79,6 +86,9 @@ class ViTConfig:
     qkv_bias: bool = True
     absolute_pos_embed: bool = True
     class_token: bool = True
+    distillation_token: bool = False
+    prefix_positions: bool = True
+    layer_scale: float = 0.0
     pool: Literal["token", "mean"] = "token"
     pool_norm: Literal["before", "after"] = "before"
     norm_eps: float = 1e-6
@@ -100,16 +110,13 @@ class ViTConfig:
             problem = f"img_size={self.img_size} must hold a patch of {self.patch_size} pixels"
         elif self.pool == "token" and not self.class_token:
             problem = 'pool="token" needs class_token=True'
-        elif not self.out_indices or not all(
-            -self.depth <= i < self.depth for i in self.out_indices
-        ):
-            problem = f"out_indices must name blocks 0 to {self.depth - 1}, got {self.out_indices}"
-        elif list(self.blocks_out) != sorted(set(self.blocks_out)):
-            problem = f"out_indices must rise, got {self.out_indices}"
-        elif self.out_norm == "last" and self.blocks_out[-1] != self.depth - 1:
-            problem = 'out_norm="last" needs the last block in out_indices'
-        elif not 0 <= self.drop_path_rate < 1:
-            problem = f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}"
+        elif self.distillation_token and not (self.class_token and self.pool == "token"):
+            problem = 'distillation_token needs class_token=True and pool="token"'
+        elif self.layer_scale < 0:
+            problem = f"layer_scale must be 0 or more, got {self.layer_scale}"
+        problem = problem or find_output_problem(
+            self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
+        )
         if problem:
             message = f"ViTConfig: {problem}. Change these fields together."
             raise ConfigError(message)
@@ -126,12 +133,13 @@ class ViTConfig:
 
 
 def vit_preset(
-    size: Literal["tiny", "small", "base", "large", "huge"], patch: int, side: int
+    size: Literal["tiny", "small", "medium", "base", "large", "huge"], patch: int, side: int
 ) -> ViTConfig:
-    """One row of the paper's table of variants, for a patch and a picture side in pixels."""
+    """One row of the papers' tables of variants, for a patch and a picture side in pixels."""
     embed_dim, depth, num_heads = {
         "tiny": (192, 12, 3),
         "small": (384, 12, 6),
+        "medium": (512, 12, 8),
         "base": (768, 12, 12),
         "large": (1024, 24, 16),
         "huge": (1280, 32, 16),
@@ -143,6 +151,13 @@ def vit_preset(
         patch_size=patch,
         img_size=(side, side),
     )
+
+
+def deit3_preset(
+    size: Literal["small", "medium", "base", "large", "huge"], patch: int, side: int
+) -> ViTConfig:
+    """One row of DeiT III: branches are scaled, and the class token has no position."""
+    return replace(vit_preset(size, patch, side), prefix_positions=False, layer_scale=1e-4)
 
 
 class SelfAttention(nn.Module):
@@ -165,23 +180,37 @@ class SelfAttention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a branch (DeiT III; Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Scale every channel."""
+        return x * self.gamma
+
+
 class ViTBlock(nn.Module):
     """Attention and MLP, each behind a norm and around a shortcut (figure 1)."""
 
     def __init__(self, config: ViTConfig, drop_path: float) -> None:
         super().__init__()
-        dim = config.embed_dim
+        dim, scale = config.embed_dim, config.layer_scale
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = SelfAttention(dim, config.num_heads, config.qkv_bias, config.attn_drop_rate)
+        self.ls1 = LayerScale(dim, scale) if scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.ls2 = LayerScale(dim, scale) if scale else nn.Identity()
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         """Refine the tokens."""
-        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x)))))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class PatchEmbed(nn.Module):
@@ -208,11 +237,14 @@ class ViT(nn.Module):
         self.config = config
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
-        self.num_prefix = int(config.class_token)
+        self.num_prefix = int(config.class_token) + int(config.distillation_token)
         if config.class_token:
             self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
+        if config.distillation_token:
+            self.dist_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
         if config.absolute_pos_embed:
-            positions = torch.empty(1, self.num_prefix + config.grid[0] * config.grid[1], dim)
+            prefix = self.num_prefix if config.prefix_positions else 0
+            positions = torch.empty(1, prefix + config.grid[0] * config.grid[1], dim)
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
         self.pos_drop = nn.Dropout(config.drop_rate)
         rates = drop_path_schedule(config.drop_path_rate, config.depth)
@@ -237,12 +269,13 @@ class ViT(nn.Module):
         return FeatureSpec(
             channels=(self.config.embed_dim,) * count,
             strides=(self.config.patch_size,) * count,
+            embed_parts=1 + int(self.config.distillation_token),
         )
 
     @property
     def embed_channels(self) -> int:
         """Channels of the pooled vector."""
-        return self.config.embed_dim
+        return self.config.embed_dim * self.spec.embed_parts
 
     def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
         """Give the patch tokens of the blocks in `out_indices` as maps B, C, H/patch, W/patch.
@@ -263,8 +296,13 @@ class ViT(nn.Module):
         ]
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Give the class token, or the mean of the patch tokens: what the classifier reads."""
+        """Give what the classifier reads: the class token, or the mean of the patch tokens.
+
+        With a distillation token both tokens are given, one after the other.
+        """
         x = self._run(images)[0][-1]
+        if self.config.distillation_token:
+            return x[:, :2].flatten(1)
         pooled = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix :].mean(dim=1)
         return self.fc_norm(pooled)
 
@@ -276,16 +314,10 @@ class ViT(nn.Module):
         x = self.patch_embed(images)  # B, C, H, W
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # B, N, C
-        if config.class_token:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        if config.absolute_pos_embed:
-            x = x + resample_grid(
-                self.pos_embed,
-                old=config.grid,
-                new=size,
-                num_prefix=self.num_prefix,
-                antialias=rule.antialias,
-            )
+        if config.prefix_positions:
+            x = self._add_positions(self._add_prefix(x), size, self.num_prefix)
+        else:
+            x = self._add_prefix(self._add_positions(x, size, 0))
         x = self.pos_drop(x)
         tokens = []
         for index, block in enumerate(self.blocks):
@@ -294,3 +326,17 @@ class ViT(nn.Module):
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
+
+    def _add_prefix(self, x: Tensor) -> Tensor:
+        names = ("cls_token", "dist_token")[: self.num_prefix]
+        tokens = [getattr(self, name).expand(x.shape[0], -1, -1) for name in names]
+        return torch.cat([*tokens, x], dim=1) if tokens else x
+
+    def _add_positions(self, x: Tensor, size: Size, num_prefix: int) -> Tensor:
+        config = self.config
+        if not config.absolute_pos_embed:
+            return x
+        antialias = SIZE_RULES[config.size_rule].antialias
+        return x + resample_grid(
+            self.pos_embed, old=config.grid, new=size, num_prefix=num_prefix, antialias=antialias
+        )

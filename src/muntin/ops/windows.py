@@ -44,7 +44,16 @@ __all__ = [
 MASKED = -100.0
 """Added to the score of a pair that must not attend. Every published Swin uses -100, not -inf."""
 
-SizeRuleName = Literal["muntin", "microsoft", "torchvision", "transformers", "openmmlab", "timm"]
+SizeRuleName = Literal[
+    "muntin",
+    "microsoft",
+    "torchvision",
+    "transformers",
+    "transformers_v2",
+    "openmmlab",
+    "timm",
+    "google",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,11 +94,15 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     "transformers": SizeRule(
         patch="pad", pad="before_shift", shrink="both", shift="both", patch_vit="crop"
     ),
+    # Its Swin V2 decides once, from the size that it was built for, and its Swin anew each time.
+    "transformers_v2": SizeRule(patch="pad", pad="before_shift", shrink="built", shift="side"),
     # The detection and segmentation forks, mmdet, mmseg and detectron2.
     "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
     "timm": SizeRule(
         patch="refuse", pad="after_shift", shrink="built", shift="side", antialias=True
     ),
+    # Has plain ViTs only; their convolution drops what is no whole patch.
+    "google": SizeRule(patch="crop", pad="before_shift", shrink="side", shift="side"),
 }
 
 
@@ -103,6 +116,7 @@ class WindowLayout:
         shift: By how much the map is rolled up and left before it is cut; 0 = not shifted.
         pad: Rows added below and columns added right, to whole windows.
         pad_first: Whether that padding comes before the roll.
+        built_window: The window on the map that the block was built for.
     """
 
     size: Size
@@ -110,6 +124,7 @@ class WindowLayout:
     shift: Size
     pad: Size
     pad_first: bool
+    built_window: Size
 
     @property
     def grid(self) -> Size:
@@ -140,8 +155,8 @@ def lay_out(
         window: The window that the block was given, (height, width) in tokens.
         shifted: Whether the block is one that shifts (by half a window, rounded down).
         rule: Which system's decisions to follow.
-        built_size: The map, in tokens, that the block was built for; read by rules that
-            shrink "built" only, and `size` when left out.
+        built_size: The map, in tokens, that the block was built for; `size` when left out. Rules
+            that shrink "built" read it, and it decides `built_window`.
 
     Returns:
         The numbers that a window attention back end needs.
@@ -155,13 +170,10 @@ def lay_out(
         >>> lay_out((8, 20), (7, 7), True, SIZE_RULES["torchvision"]).pad
         (6, 1)
     """
-    decisive = built_size if rule.shrink == "built" and built_size is not None else size
+    built_size = built_size or size
+    decisive = built_size if rule.shrink == "built" else size
     fits = min(decisive) <= min(window)
-    wh, ww = window
-    if rule.shrink in ("side", "built"):
-        wh, ww = min(wh, decisive[0]), min(ww, decisive[1])
-    elif rule.shrink == "both" and fits:
-        wh = ww = min(decisive)
+    wh, ww = _shrink(window, decisive, rule)
     pad = (-size[0] % wh, -size[1] % ww)
     sh, sw = (window[0] // 2, window[1] // 2) if shifted else (0, 0)
     if rule.shift == "side":
@@ -177,7 +189,17 @@ def lay_out(
         shift=(sh, sw),
         pad=pad,
         pad_first=rule.pad == "before_shift",
+        built_window=_shrink(window, built_size, rule),
     )
+
+
+def _shrink(window: Size, size: Size, rule: SizeRule) -> Size:
+    """The window on a map of this size."""
+    if rule.shrink in ("side", "built"):
+        return min(window[0], size[0]), min(window[1], size[1])
+    if rule.shrink == "both" and min(size) <= min(window):
+        return min(size), min(size)
+    return window
 
 
 def shift_mask(

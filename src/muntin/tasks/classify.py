@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from muntin.data.checking import check_classify
 from muntin.data.listing import ClassifyData, list_classify
 from muntin.features import Backbone
-from muntin.heads.linear import LinearHead
+from muntin.heads.linear import build_classifier
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Listing
@@ -36,7 +36,7 @@ def _classes(listing: Listing) -> Classes:
 
 
 def _build_head(backbone: Backbone, classes: Classes) -> nn.Module:
-    return LinearHead(backbone.embed_channels, len(classes.names))
+    return build_classifier(backbone, len(classes.names))
 
 
 def _targets(listing: Listing, classes: Classes) -> Tensor:

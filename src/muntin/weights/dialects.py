@@ -16,8 +16,16 @@ from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.ops.windows import SIZE_RULES, SizeRuleName, lay_out
 from muntin.shapes import Size
-from muntin.weights import microsoft, timm, torchvision, transformers
-from muntin.weights.renaming import KeyMap, first_key, match
+from muntin.weights import (
+    detectron2,
+    google,
+    microsoft,
+    openmmlab,
+    timm,
+    torchvision,
+    transformers,
+)
+from muntin.weights.renaming import KeyMap, KeyMaps, first_key, match
 from muntin.weights.resizing import crop_table
 
 __all__ = [
@@ -42,29 +50,61 @@ class Dialect:
     Attributes:
         key_maps: Names, by the config class of the family.
         recognise: Gives a key that only this dialect has, or an empty string.
-        size_rule: What the ecosystem's own models do at sizes that do not come out even.
+        size_rule: Gives the rule for what the ecosystem's own models do at sizes that do not come
+            out even, from the names in the file and the model's config.
         tables_as_built: Whether a relative-position table belongs to the window that fits the
             map at `img_size`, rather than to the window asked for.
+        normalise: Brings variants of the names to those that the key maps know.
     """
 
-    key_maps: Mapping[type, KeyMap]
+    key_maps: KeyMaps
     recognise: Callable[[Collection[str]], str]
-    size_rule: SizeRuleName
+    size_rule: Callable[[Collection[str], object], SizeRuleName]
     tables_as_built: bool = False
+    normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+
+
+def _always(rule: SizeRuleName) -> Callable[[Collection[str], object], SizeRuleName]:
+    return lambda _keys, _config: rule
 
 
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
-        key_maps=microsoft.KEY_MAPS, recognise=microsoft.recognise, size_rule="microsoft"
+        key_maps=microsoft.KEY_MAPS,
+        recognise=microsoft.recognise,
+        size_rule=microsoft.size_rule,
     ),
     "timm": Dialect(
-        key_maps=timm.KEY_MAPS, recognise=timm.recognise, size_rule="timm", tables_as_built=True
+        key_maps=timm.KEY_MAPS,
+        recognise=timm.recognise,
+        size_rule=_always("timm"),
+        tables_as_built=True,
     ),
     "torchvision": Dialect(
-        key_maps=torchvision.KEY_MAPS, recognise=torchvision.recognise, size_rule="torchvision"
+        key_maps=torchvision.KEY_MAPS,
+        recognise=torchvision.recognise,
+        size_rule=_always("torchvision"),
     ),
     "transformers": Dialect(
-        key_maps=transformers.KEY_MAPS, recognise=transformers.recognise, size_rule="transformers"
+        key_maps=transformers.KEY_MAPS,
+        recognise=transformers.recognise,
+        size_rule=transformers.size_rule,
+    ),
+    "openmmlab": Dialect(
+        key_maps=openmmlab.KEY_MAPS,
+        recognise=openmmlab.recognise,
+        size_rule=_always("openmmlab"),
+    ),
+    "detectron2": Dialect(
+        key_maps=detectron2.KEY_MAPS,
+        recognise=detectron2.recognise,
+        size_rule=_always("openmmlab"),
+    ),
+    "google": Dialect(
+        key_maps=google.KEY_MAPS,
+        recognise=google.recognise,
+        size_rule=_always("google"),
+        normalise=google.normalise,
     ),
 }
 
@@ -84,8 +124,9 @@ def detect(keys: Collection[str], *, where: str) -> str:
     Raises:
         WeightError: No dialect has such keys, or several have.
     """
-    signs = {NATIVE: recognise_native(keys)}
-    signs.update({name: dialect.recognise(keys) for name, dialect in DIALECTS.items()})
+    signs = {name: dialect.recognise(keys) for name, dialect in DIALECTS.items()}
+    # Detectors have "backbone." before their names, as our own files do.
+    signs[NATIVE] = "" if any(signs.values()) else recognise_native(keys)
     found = {name: sign for name, sign in signs.items() if sign}
     if len(found) == 1:
         return next(iter(found))
@@ -119,7 +160,8 @@ def key_map(name: str, config: object) -> KeyMap:
             f"has only {has}. Choose another dialect or model."
         )
         raise WeightError(message)
-    return maps[type(config)]
+    names = maps[type(config)]
+    return names if isinstance(names, KeyMap) else names(config)
 
 
 def family_name(config_type: type) -> str:
@@ -157,7 +199,8 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 
     Args:
         model: A network or a backbone.
-        name: "microsoft", "timm", "torchvision", "transformers", or "muntin" for our own names.
+        name: "microsoft", "timm", "torchvision", "transformers", "openmmlab", "detectron2",
+            "google", or "muntin" for our own names.
 
     Returns:
         A state dict of copies, with the buffers that the ecosystem stores. Loading it back gives

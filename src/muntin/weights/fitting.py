@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
-from muntin.models.swin import SwinConfig
-from muntin.ops.windows import SIZE_RULES
+from muntin.ops.windows import SIZE_RULES, SizeRuleName
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, built_window, family_name
-from muntin.weights.renaming import Reading
-from muntin.weights.resizing import embed_table, resample_positions, resample_table
+from muntin.weights.renaming import KeyMap, Reading
+from muntin.weights.resizing import (
+    Resampling,
+    embed_table,
+    fit_channels,
+    resample_patches,
+    resample_positions,
+    resample_table,
+)
 
 __all__ = ["Fit", "fit", "misfits", "place"]
 
@@ -53,20 +60,32 @@ def place(name: str, model: nn.Module) -> str:
     return name if bare or name.startswith("head.") else f"backbone.{name}"
 
 
-def fit(model: nn.Module, reading: Reading, dialect: str) -> Fit:
-    """Assign every tensor that was read to a parameter of the model."""
+def fit(
+    model: nn.Module, reading: Reading, dialect: str, size_rule: SizeRuleName, how: Resampling
+) -> Fit:
+    """Assign every tensor that was read to a parameter of the model.
+
+    Args:
+        model: What is to be filled.
+        reading: What was read, under our names.
+        dialect: Where it came from.
+        size_rule: How that ecosystem resizes positions.
+        how: How relative-position tables are resized.
+    """
     backbone = backbone_of(model)
     own, whole = model.state_dict(), _whole_names(backbone)
+    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].antialias, how)
     result = Fit(ignored=list(reading.ignored), homeless=list(reading.unclaimed))
     for name, tensor in reading.tensors.items():
         key = place(name, model)
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
-            _assign(result, key, tensor, own[key], backbone.config, dialect)
+            _assign(result, key, tensor, own[key], resizer)
         elif name.startswith("head.") or name in whole:
             result.ignored += theirs
         else:
             result.homeless += theirs
+    _leave_pooled_norm_fresh(result, own)
     settled = {*result.values, *result.reset, *result.misshapen}
     # A file without any head for this model's task leaves the whole head fresh.
     fresh = "" if any(key.startswith("head.") for key in settled) else "head."
@@ -77,18 +96,27 @@ def fit(model: nn.Module, reading: Reading, dialect: str) -> Fit:
     return result
 
 
+def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:
+    """Pre-trained encoders end in a norm of tokens; one that reads their mean begins anew."""
+    norms = [name for name in result.homeless if re.search(r"(^|\.)(norm|layernorm)\.", name)]
+    fresh = [key for key in own if re.search(r"(^|\.)fc_norm\.", key)]
+    has_head = any(key.startswith("head.") for key in result.values)
+    if norms and norms == result.homeless and not has_head and not set(fresh) & set(result.values):
+        result.homeless = []
+        result.ignored += norms
+        result.reset += fresh
+
+
 def _whole_names(backbone: nn.Module) -> set[str]:
     """Names of the backbone's parameters when every stage and the last norm are built."""
     config: Any = backbone.config
-    last = len(config.depths) - 1 if isinstance(config, SwinConfig) else -1
+    last = len(config.depths) - 1 if hasattr(config, "depths") else -1
     with torch.device("meta"):
         whole = type(backbone)(dataclasses.replace(config, out_indices=(last,), out_norm="last"))
     return set(whole.state_dict())
 
 
-def _assign(
-    result: Fit, key: str, tensor: Tensor, own: Tensor, config: object, dialect: str
-) -> None:
+def _assign(result: Fit, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer) -> None:
     """Settle one parameter; a tensor for another size of the same thing is resized."""
     name = key.removeprefix("backbone.")
     if tensor.shape == own.shape:
@@ -98,7 +126,7 @@ def _assign(
         result.reset.append(key)  # another number of classes
         return
     try:
-        resized = _resize(name, tensor, own, config, dialect)
+        resized = resizer.resize(name, tensor, own)
     except ShapeError as error:
         result.causes.append(str(error))
         resized = tensor
@@ -107,33 +135,42 @@ def _assign(
         result.resized.append(key)
         return
     result.misshapen[key] = f"{tuple(tensor.shape)} there, {tuple(own.shape)} here"
-    if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
-        for field_name, axis in (("in_chans", 1), ("patch_size", 2)):
-            if tensor.shape[axis] != own.shape[axis]:
-                result.causes.append(
-                    f"the weights are for {field_name}={tensor.shape[axis]}, the model has "
-                    f"{own.shape[axis]}; build it with {field_name}={tensor.shape[axis]}"
-                )
 
 
-def _resize(name: str, tensor: Tensor, own: Tensor, config: Any, dialect: str) -> Tensor:  # noqa: ANN401 (any family)
-    """Give the tensor for the model's window or grid; as it is when it is no such tensor."""
-    native = dialect == NATIVE
-    if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
-        stage = int(name.split(".")[1])
-        side = config.windows[stage]
-        if not native and DIALECTS[dialect].tables_as_built:
-            built = built_window(config, stage)
+@dataclass(frozen=True, slots=True)
+class _Resizer:
+    """Brings tensors of another window, picture size, patch or channel count to the model's."""
+
+    config: Any
+    dialect: str
+    antialias: bool
+    how: Resampling
+
+    def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
+        """Give the tensor for the model; as it is when it is no such tensor."""
+        if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
+            return self._table(tensor, int(name.split(".")[1]))
+        if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
+            grid = self.config.grid
+            return resample_positions(
+                tensor,
+                new=grid,
+                num_prefix=own.shape[1] - grid[0] * grid[1],
+                antialias=self.antialias,
+            )
+        if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
+            tensor = fit_channels(tensor, own.shape[1])
+            size = (own.shape[2], own.shape[3])
+            return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
+        return tensor
+
+    def _table(self, tensor: Tensor, stage: int) -> Tensor:
+        side = self.config.windows[stage]
+        if self.dialect != NATIVE and DIALECTS[self.dialect].tables_as_built:
+            built = built_window(self.config, stage)
             if tensor.shape[0] == (2 * built[0] - 1) * (2 * built[1] - 1):
                 return embed_table(tensor, window=built, full=(side, side))
-        return resample_table(tensor, window=side)
-    if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
-        rule = SIZE_RULES[config.size_rule if native else DIALECTS[dialect].size_rule]
-        num_prefix = own.shape[1] - config.grid[0] * config.grid[1]
-        return resample_positions(
-            tensor, new=config.grid, num_prefix=num_prefix, antialias=rule.antialias
-        )
-    return tensor
+        return resample_table(tensor, window=side, how=self.how)
 
 
 def misfits(
@@ -164,7 +201,9 @@ def _other_kind(result: Fit, state: Mapping[str, Tensor], dialect: str, config: 
         return ""
     for name, other in DIALECTS.items():
         for kind, names in other.key_maps.items():
-            if (name, kind) != (dialect, type(config)) and not names.read(state).unclaimed:
+            if (name, kind) == (dialect, type(config)) or not isinstance(names, KeyMap):
+                continue
+            if not names.read(state).unclaimed:
                 family = family_name(kind)
                 return f"they are weights of a {family} in the dialect {name!r}; choose these"
     return "they are weights of another kind of model"

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
+from muntin.ops.windows import SizeRuleName
 from muntin.weights import hub
 from muntin.weights.dialects import (
     DIALECTS,
@@ -27,6 +29,7 @@ from muntin.weights.dialects import (
 from muntin.weights.files import SUFFIXES, read_weights, unwrap
 from muntin.weights.fitting import fit, misfits, place
 from muntin.weights.renaming import Reading
+from muntin.weights.resizing import Resampling
 
 __all__ = ["LoadReport", "load_weights", "to_dialect"]
 
@@ -44,6 +47,8 @@ class LoadReport:
         ignored: Their names of what the model does not need: derived buffers, a head or stages
             that were not built.
         size_rule: The rule for odd sizes that the model took over; empty when it kept its own.
+        class_names: Names of the classes, where the file says them.
+        license: Licence of the weights, where the file says it.
     """
 
     dialect: str
@@ -53,6 +58,8 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    class_names: tuple[str, ...] = ()
+    license: str = ""
 
     def summary(self) -> str:
         """Say it in one line."""
@@ -65,11 +72,18 @@ class LoadReport:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
             parts.append(f"size rule is now {self.size_rule!r}")
+        if self.license:
+            parts.append(f"licence {self.license}")
         return ", ".join(parts)
 
 
 def load_weights(
-    model: nn.Module, source: str | Path | Mapping[str, Any], dialect: str = "auto"
+    model: nn.Module,
+    source: str | Path | Mapping[str, Any],
+    dialect: str = "auto",
+    *,
+    resampling: Resampling = "bicubic",
+    head_rows: Sequence[int] | str | Path | None = None,
 ) -> LoadReport:
     """Fill a model with weights from any known ecosystem.
 
@@ -82,7 +96,12 @@ def load_weights(
         source: A file, a folder that holds one, a state dict (or a training checkpoint with one
             inside), or a hub id such as "timm/swin_tiny_patch4_window7_224.ms_in1k". A path that
             exists never touches the network.
-        dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers".
+        dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
+            "openmmlab", "detectron2", "google".
+        resampling: How relative-position tables of another window are resized: "bicubic", or
+            "geometric", which keeps near offsets in place. The same window is exact.
+        head_rows: For a head of many classes into one of few (22k to 1k): the source's class number
+            for each class of the model, or a text file with one a line.
 
     Returns:
         What was done.
@@ -104,8 +123,14 @@ def load_weights(
     if dialect == "auto":
         stored = metadata.get("dialect", "")
         dialect = stored if stored in (NATIVE, *DIALECTS) else detect(state, where=where)
+    if dialect != NATIVE:
+        state = dict(DIALECTS[dialect].normalise(state))
     reading = _read(state, dialect, backbone.config)
-    plan = fit(model, reading, dialect)
+    if head_rows is not None:
+        _pick_rows(reading.tensors, read_rows(head_rows), where)
+    own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
+    rule = own_rule if dialect == NATIVE else DIALECTS[dialect].size_rule(state, backbone.config)
+    plan = fit(model, reading, dialect, rule, resampling)
     problems = misfits(plan, reading, state, dialect, backbone.config)
     if problems:
         message = (
@@ -115,10 +140,9 @@ def load_weights(
         raise WeightError(message)
     _refuse_unusable(plan.values, where)
     _copy(plan.values, model)
-    size_rule = "" if dialect == NATIVE else DIALECTS[dialect].size_rule
-    if size_rule == backbone.config.size_rule:
-        size_rule = ""
-    if size_rule:
+    adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
+    size_rule = rule if adopts else ""
+    if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=size_rule)
     taken = [(theirs, place(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
@@ -129,7 +153,37 @@ def load_weights(
         reset=tuple(plan.reset),
         ignored=tuple(plan.ignored),
         size_rule=size_rule,
+        class_names=tuple(json.loads(metadata.get("class_names", "[]"))),
+        license=metadata.get("license", ""),
     )
+
+
+def read_rows(rows: Sequence[int] | str | Path) -> list[int]:
+    """Read class numbers, one a line, from a file; a list is given back as it is.
+
+    Raises:
+        WeightError: The file is not there, or holds something else.
+    """
+    if not isinstance(rows, (str, Path)):
+        return list(rows)
+    try:
+        return [int(line) for line in Path(rows).read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        message = f"{str(rows)!r} must be a text file with one class number a line, got: {error}."
+        raise WeightError(message) from error
+
+
+def _pick_rows(tensors: dict[str, Tensor], rows: list[int], where: str) -> None:
+    """Keep these rows of the classifiers."""
+    for name in [name for name in tensors if name.startswith("head.fc")]:
+        count = tensors[name].shape[0]
+        if not rows or min(rows) < 0 or max(rows) >= count:
+            message = (
+                f"head_rows must be class numbers from 0 to {count - 1} of {where}, got "
+                f"{f'{min(rows)} to {max(rows)}' if rows else 'none'}. Check the index file."
+            )
+            raise WeightError(message)
+        tensors[name] = tensors[name][rows]
 
 
 def _open(

@@ -14,6 +14,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "AS_IS",
     "STACKED",
     "KeyMap",
+    "KeyMaps",
     "Reading",
     "Row",
     "Transform",
@@ -92,10 +94,14 @@ class KeyMap:
         rows: The lines, first match wins.
         prefix: What stands before the backbone's names in a file that also has a classifier, and
             is absent from a file that has none.
+        wrappers: Other beginnings that are passed over when reading.
+        unused: Pattern of their names that no row needs: heads and necks of other tasks.
     """
 
     rows: tuple[Row, ...]
     prefix: str = ""
+    wrappers: tuple[str, ...] = ()
+    unused: str = ""
 
     def read(self, state: Mapping[str, Tensor]) -> Reading:
         """Rename a state dict of theirs to ours; nothing is copied unless parts are joined."""
@@ -153,22 +159,32 @@ class KeyMap:
 
     def _find_theirs(self, key: str) -> tuple[str, int, int] | None:
         """(our name or "", row, which part of it) of one of their names."""
-        bare = key.removeprefix(self.prefix)
+        bare = self._bare(key)
         for index, row in enumerate(self.rows):
             for part, theirs in enumerate(row.theirs):
                 fields = match(theirs, bare)
                 if fields is not None:
                     used = row.ours and row.derive is None
                     return (fill(row.ours, fields) if used else "", index, part)
-        return None
+        return ("", -1, 0) if self.unused and re.search(self.unused, key) else None
+
+    def _bare(self, key: str) -> str:
+        for prefix in (self.prefix, *self.wrappers):
+            if prefix and key.startswith(prefix):
+                return key.removeprefix(prefix)
+        return key
 
     def _siblings(self, key: str, row: int) -> list[str]:
-        bare = key.removeprefix(self.prefix)
+        bare = self._bare(key)
         prefix = key[: len(key) - len(bare)]
         fields = next(
             f for theirs in self.rows[row].theirs if (f := match(theirs, bare)) is not None
         )
         return [prefix + fill(theirs, fields) for theirs in self.rows[row].theirs]
+
+
+KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]
+"""By the config class of a family: its names, or a function that gives them for a config."""
 
 
 _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +14,15 @@ from muntin.errors import ShapeError
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Size
 
-__all__ = ["crop_table", "embed_table", "resample_positions", "resample_table"]
+__all__ = [
+    "Resampling",
+    "crop_table",
+    "embed_table",
+    "fit_channels",
+    "resample_patches",
+    "resample_positions",
+    "resample_table",
+]
 
 
 def embed_table(
@@ -44,14 +55,19 @@ def crop_table(
     return grid.flatten(0, 1)
 
 
+Resampling = Literal["bicubic", "geometric"]
+
+
 def resample_table(
-    table: Float[Tensor, "positions h"], *, window: int
+    table: Float[Tensor, "positions h"], *, window: int, how: Resampling = "bicubic"
 ) -> Float[Tensor, "new_positions h"]:
     """Stretch the relative-position table of a square window to another square window.
 
     Args:
         table: Learned biases, logits added before the softmax.
         window: Side of the window wanted, in tokens.
+        how: "bicubic" stretches evenly. "geometric" keeps near offsets where they are and puts
+            far ones further apart, in steps that grow by a factor; it suits larger windows.
 
     Returns:
         The stretched table, of the same type.
@@ -61,7 +77,8 @@ def resample_table(
 
     Source:
         Bicubic, align_corners=False, as microsoft/Swin-Transformer@f82860b (utils.py) does when it
-        fine-tunes with another window.
+        fine-tunes with another window; the geometric sequence as microsoft/SimMIM@d3e29bc and timm
+        1.0.31 (`resize_rel_pos_bias_table`), compared in tests/weights/test_resizing.py.
     """
     span = round(table.shape[0] ** 0.5)
     if span * span != table.shape[0] or span % 2 == 0:
@@ -70,6 +87,8 @@ def resample_table(
             f"Build the model with the window that the table was learned with."
         )
         raise ShapeError(message)
+    if how == "geometric":
+        return _stretch_geometrically(table, span, 2 * window - 1)
     grid = table.t().reshape(1, -1, span, span).float()
     grid = F.interpolate(grid, size=(2 * window - 1, 2 * window - 1), mode="bicubic")
     return grid.flatten(2)[0].t().to(table.dtype)
@@ -95,3 +114,73 @@ def resample_positions(
     return resample_grid(
         embedding, old=(side, side), new=new, num_prefix=num_prefix, antialias=antialias
     )
+
+
+def _stretch_geometrically(table: Tensor, old: int, new: int) -> Tensor:
+    """Place the old offsets at 0, 1, 1 + q, 1 + q + q^2 ... so that the last meets the new one."""
+    low, high = 1.01, 1.5
+    for _ in range(40):
+        q = (low + high) / 2
+        reaches = sum(q**k for k in range(old // 2))
+        low, high = (low, q) if reaches > new // 2 else (q, high)
+    steps = torch.tensor([q**k for k in range(old // 2)], dtype=torch.float64)
+    places = torch.cat([-steps.cumsum(0).flip(0), torch.zeros(1), steps.cumsum(0)])
+    wanted = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64)
+    wanted = wanted.clamp(places[0], places[-1])
+    right = torch.searchsorted(places, wanted).clamp(1, old - 1)
+    part = (wanted - places[right - 1]) / (places[right] - places[right - 1])
+    weights = torch.zeros(new, old, dtype=torch.float64)  # linear interpolation along one axis
+    rows = torch.arange(new)
+    weights[rows, right - 1] = 1 - part
+    weights[rows, right] = part
+    weights = weights.to(table.device, torch.float32)
+    grid = table.t().reshape(-1, old, old).float()
+    return (weights @ grid @ weights.t()).flatten(1).t().to(table.dtype)
+
+
+def resample_patches(
+    kernel: Float[Tensor, "C in_chans p1 p2"], size: Size
+) -> Float[Tensor, "C in_chans q1 q2"]:
+    """Resize a patch projection so that resized patches give the tokens that they gave before.
+
+    Args:
+        kernel: The projection of one patch size.
+        size: (height, width) in pixels of the patch wanted.
+
+    Returns:
+        The kernel itself when the size is the same.
+
+    Source:
+        Beyer et al. 2023, "FlexiViT" (arXiv 2212.08013), section 3.4: the pseudo-inverse of the
+        bicubic resize of a patch. Compared with timm 1.0.31 (`resample_patch_embed`) in
+        tests/weights/test_resizing.py.
+    """
+    old = (kernel.shape[2], kernel.shape[3])
+    if old == size:
+        return kernel
+    pixels = torch.eye(old[0] * old[1]).view(-1, 1, *old)
+    resize = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).flatten(1).t()
+    inverse = torch.linalg.pinv(resize.t().double()).float().to(kernel.device)
+    resized = kernel.flatten(2).float() @ inverse.t()
+    return resized.unflatten(2, size).to(kernel.dtype)
+
+
+def fit_channels(
+    kernel: Float[Tensor, "C in_chans p1 p2"], in_chans: int
+) -> Float[Tensor, "C new_chans p1 p2"]:
+    """Bring a patch projection to pictures with another number of channels.
+
+    One channel is read as the same grey three times over: the kernel's channels are added. More
+    channels take the kernel's in turn, scaled so that tokens keep their size.
+
+    Source:
+        As timm 1.0.31 (`adapt_input_conv`); compared in tests/weights/test_resizing.py.
+    """
+    known = kernel.shape[1]
+    if in_chans == known:
+        return kernel
+    if in_chans == 1:
+        return kernel.float().sum(dim=1, keepdim=True).to(kernel.dtype)
+    repeats = -(-in_chans // known)
+    wide = kernel.float().repeat(1, repeats, 1, 1)[:, :in_chans] * (known / in_chans)
+    return wide.to(kernel.dtype)

@@ -1,21 +1,26 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of timm 0.9 and later.
+"""The names of timm 0.9 and later, and of the repositories that took them over.
 
 Source:
-    timm 1.0.31, swin_transformer.py and vision_transformer.py; compared live in tests/parity. In a
-    Swin, merging stands at the start of the next stage. A relative-position table belongs to the
-    window that was built, which is smaller than the window asked for where the map is.
+    timm 1.0.31, swin_transformer.py, swin_transformer_v2.py, vision_transformer.py, deit.py and
+    hiera.py; compared live in tests/parity. In a Swin, merging stands at the start of the next
+    stage. A relative-position table belongs to the window that was built, which is smaller than
+    the window asked for where the map is. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842
+    and yitu-opensource/T2T-ViT@0f63dc9 use the same names but for a few, which are read too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.vit import ViTConfig
-from muntin.weights.microsoft import PLAIN_BLOCK
-from muntin.weights.renaming import KeyMap, Row, first_key
+from muntin.weights.microsoft import PLAIN_BLOCK, PLAIN_BLOCK_V2
+from muntin.weights.renaming import KeyMap, KeyMaps, Row, first_key
 
 __all__ = ["KEY_MAPS", "recognise"]
 
@@ -24,42 +29,95 @@ _MERGING = tuple(
     for name in ("norm.{p}", "reduction.{p}")
 )
 
-KEY_MAPS: dict[type, KeyMap] = {
-    SwinConfig: KeyMap(
+
+def _plain(*names: str) -> tuple[Row, ...]:
+    return tuple(Row((name,), name) for name in names)
+
+
+def _swin(block: tuple[Row, ...]) -> KeyMap:
+    return KeyMap(
         (
-            Row(("patch_embed.proj.{p}",), "patch_embed.proj.{p}"),
-            Row(("patch_embed.norm.{p}",), "patch_embed.norm.{p}"),
-            *PLAIN_BLOCK,
+            *_plain("patch_embed.proj.{p}", "patch_embed.norm.{p}"),
+            *block,
             *_MERGING,
             Row(("norm.{p}",), "norm.{p}"),
             Row(("head.fc.{p}",), "head.fc.{p}"),
             # Models built with features_only=True.
             *(
-                Row((row.theirs[0].replace(".", "_", 1),), row.ours)
-                for row in (*PLAIN_BLOCK, *_MERGING)
+                Row(
+                    tuple(name.replace(".", "_", 1) for name in row.theirs), row.ours, row.transform
+                )
+                for row in (*block, *_MERGING)
             ),
         )
-    ),
+    )
+
+
+_VIT_BLOCK = _plain(
+    "blocks.{j}.norm1.{p}",
+    "blocks.{j}.attn.qkv.{p}",
+    "blocks.{j}.attn.proj.{p}",
+    "blocks.{j}.norm2.{p}",
+    "blocks.{j}.mlp.fc1.{p}",
+    "blocks.{j}.mlp.fc2.{p}",
+)
+_TOKENS = "tokens_to_token."
+_LAYER = _TOKENS + "attention{i}."
+
+KEY_MAPS: KeyMaps = {
+    SwinConfig: _swin(PLAIN_BLOCK),
+    SwinV2Config: _swin(PLAIN_BLOCK_V2),
     ViTConfig: KeyMap(
         (
-            *(
-                Row((name,), name)
-                for name in (
-                    "cls_token",
-                    "pos_embed",
-                    "patch_embed.proj.{p}",
-                    "blocks.{j}.norm1.{p}",
-                    "blocks.{j}.attn.qkv.{p}",
-                    "blocks.{j}.attn.proj.{p}",
-                    "blocks.{j}.norm2.{p}",
-                    "blocks.{j}.mlp.fc1.{p}",
-                    "blocks.{j}.mlp.fc2.{p}",
-                    "norm.{p}",
-                    "fc_norm.{p}",
-                )
+            *_plain("cls_token", "dist_token", "pos_embed", "patch_embed.proj.{p}"),
+            *_VIT_BLOCK,
+            *_plain("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
+            Row(("head.{p}",), "head.fc.{p}"),
+            Row(("head_dist.{p}",), "head.fc_dist.{p}"),
+            # facebookresearch/deit, DeiT III.
+            Row(("blocks.{j}.gamma_1",), "blocks.{j}.ls1.gamma"),
+            Row(("blocks.{j}.gamma_2",), "blocks.{j}.ls2.gamma"),
+            # Read between backbone and classifier in pre-training on ImageNet-21k only.
+            Row(("pre_logits.fc.{p}",), ""),
+        ),
+        # What facebookresearch/mae adds for pre-training.
+        unused=r"^(mask_token|decoder_(pos_embed|embed|blocks|norm|pred)\b)",
+    ),
+    T2TViTConfig: KeyMap(
+        (
+            *_plain(
+                "cls_token",
+                "pos_embed",
+                _LAYER + "norm1.{p}",
+                _LAYER + "norm2.{p}",
+                _LAYER + "w",
+                _LAYER + "kqv.{p}",
+                _LAYER + "proj.{p}",
+                _LAYER + "mlp.{k}.{p}",
+                _LAYER + "attn.qkv.{p}",
+                _LAYER + "attn.proj.{p}",
+                _LAYER + "mlp.fc1.{p}",
+                _LAYER + "mlp.fc2.{p}",
+                _TOKENS + "project.{p}",
             ),
+            *_VIT_BLOCK,
+            Row(("norm.{p}",), "norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
         )
+    ),
+    HieraConfig: KeyMap(
+        (
+            *_plain("pos_embed", "patch_embed.proj.{p}"),
+            *_VIT_BLOCK,
+            Row(("blocks.{j}.proj.{p}",), "blocks.{j}.proj.{p}"),
+            Row(("head.norm.{p}",), "norm.{p}"),
+            Row(("head.fc.{p}",), "head.fc.{p}"),
+            # facebookresearch/hiera.
+            Row(("norm.{p}",), "norm.{p}"),
+            Row(("encoder_norm.{p}",), "norm.{p}"),
+            Row(("head.projection.{p}",), "head.fc.{p}"),
+        ),
+        unused=r"^(mask_token|multi_scale_fusion_heads\.|decoder_(pos_embed|embed|blocks|norm|pred)\b)",
     ),
 }
 

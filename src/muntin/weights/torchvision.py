@@ -4,28 +4,88 @@
 
 Source:
     torchvision 0.29.2, models/swin_transformer.py and models/vision_transformer.py; compared live
-    in tests/parity. A Swin's state dict also holds the index of every table, as one long row.
+    in tests/parity. A Swin's state dict also holds the index of every table, as one long row; that
+    of a Swin V2 the offsets too, and one bias for queries, keys and values, the middle third of
+    which is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+from torch import Tensor
 
 from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
-from muntin.weights.renaming import KeyMap, Row, first_key, flat_index
+from muntin.ops.positions import log_offsets
+from muntin.weights.renaming import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
 
 __all__ = ["KEY_MAPS", "recognise"]
+
+
+def _join_biases(parts: Sequence[Tensor]) -> Tensor:
+    query, _, value = parts[0].chunk(3)
+    return torch.cat([query, value])
+
+
+def _split_biases(whole: Tensor, _: int) -> Sequence[Tensor]:
+    query, value = whole.chunk(2)
+    return (torch.cat([query, torch.zeros_like(query), value]),)
+
 
 _THEIRS, _OURS = "features.{2i+1}.{j}.", "layers.{i}.blocks.{j}."
 _LAYER = "encoder.layers.encoder_layer_{j}."
 
-KEY_MAPS: dict[type, KeyMap] = {
+_SHARED = (
+    Row(("features.0.0.{p}",), "patch_embed.proj.{p}"),
+    Row(("features.0.2.{p}",), "patch_embed.norm.{p}"),
+    Row((_THEIRS + "norm1.{p}",), _OURS + "norm1.{p}"),
+    Row((_THEIRS + "attn.proj.{p}",), _OURS + "attn.proj.{p}"),
+    Row((_THEIRS + "norm2.{p}",), _OURS + "norm2.{p}"),
+    Row((_THEIRS + "mlp.0.{p}",), _OURS + "mlp.fc1.{p}"),
+    Row((_THEIRS + "mlp.3.{p}",), _OURS + "mlp.fc2.{p}"),
+    Row(("features.{2i+2}.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
+    Row(("features.{2i+2}.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
+    Row(("norm.{p}",), "norm.{p}"),
+    Row(("head.{p}",), "head.fc.{p}"),
+)
+
+
+def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: tensor
+
+
+def _swin_v2(config: SwinV2Config) -> KeyMap:
+    """Names of a Swin V2; its buffers follow from the windows of the config."""
+    buffers = []
+    for stage, side in enumerate(config.windows):
+        theirs = f"features.{2 * stage + 1}.{{j}}.attn."
+        marker = f"layers.{stage}.blocks.{{j}}.attn.logit_scale"
+        offsets = log_offsets((side, side), (side, side)).view(1, 2 * side - 1, 2 * side - 1, 2)
+        index = flat_index(offsets[0, ..., 0].reshape(-1, 1))
+        buffers += [
+            Row((theirs + "relative_coords_table",), marker, derive=_constant(offsets)),
+            Row((theirs + "relative_position_index",), marker, derive=_constant(index)),
+        ]
+    attention = (
+        Row((_THEIRS + "attn.qkv.weight",), _OURS + "attn.qkv.weight"),
+        Row(
+            (_THEIRS + "attn.qkv.bias",),
+            _OURS + "attn.qv_bias",
+            Transform(join=_join_biases, split=_split_biases),
+        ),
+        Row((_THEIRS + "attn.logit_scale",), _OURS + "attn.logit_scale"),
+        Row((_THEIRS + "attn.cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
+    )
+    return KeyMap((*attention, *buffers, *_SHARED))
+
+
+KEY_MAPS: KeyMaps = {
+    SwinV2Config: _swin_v2,
     SwinConfig: KeyMap(
         (
-            Row(("features.0.0.{p}",), "patch_embed.proj.{p}"),
-            Row(("features.0.2.{p}",), "patch_embed.norm.{p}"),
-            Row((_THEIRS + "norm1.{p}",), _OURS + "norm1.{p}"),
             Row(
                 (_THEIRS + "attn.relative_position_bias_table",),
                 _OURS + "attn.relative_position_bias_table",
@@ -36,14 +96,7 @@ KEY_MAPS: dict[type, KeyMap] = {
                 derive=flat_index,
             ),
             Row((_THEIRS + "attn.qkv.{p}",), _OURS + "attn.qkv.{p}"),
-            Row((_THEIRS + "attn.proj.{p}",), _OURS + "attn.proj.{p}"),
-            Row((_THEIRS + "norm2.{p}",), _OURS + "norm2.{p}"),
-            Row((_THEIRS + "mlp.0.{p}",), _OURS + "mlp.fc1.{p}"),
-            Row((_THEIRS + "mlp.3.{p}",), _OURS + "mlp.fc2.{p}"),
-            Row(("features.{2i+2}.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
-            Row(("features.{2i+2}.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
-            Row(("norm.{p}",), "norm.{p}"),
-            Row(("head.{p}",), "head.fc.{p}"),
+            *_SHARED,
         )
     ),
     ViTConfig: KeyMap(

@@ -3,7 +3,8 @@
 """The names of Hugging Face transformers: those of its files, which are the names of version 4.
 
 Source:
-    transformers 5.23, models/swin and models/vit; compared live in tests/parity. From version 5 on
+    transformers 5.23, models/swin, swinv2, vit, deit, vit_mae and hiera; compared live in
+    tests/parity. From version 5 on
     the names in memory differ from those in the file; both are read, the file's are written.
     Version 4 also stores the index of every table; it is ignored.
 """
@@ -12,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
-from muntin.weights.renaming import STACKED, KeyMap, Row, first_key
+from muntin.ops.windows import SizeRuleName
+from muntin.weights.renaming import STACKED, KeyMap, KeyMaps, Row, first_key
 
-__all__ = ["KEY_MAPS", "recognise"]
+__all__ = ["KEY_MAPS", "recognise", "size_rule"]
 
 
 def _block(
@@ -48,34 +52,49 @@ def _memory_block(theirs: str, ours: str) -> tuple[Row, ...]:
 _THEIRS, _OURS = "encoder.layers.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _TABLE = "attn.relative_position_bias_table"
 
-KEY_MAPS: dict[type, KeyMap] = {
-    SwinConfig: KeyMap(
-        (
-            Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            Row(("embeddings.norm.{p}",), "patch_embed.norm.{p}"),
-            Row(("embeddings.position_embeddings",), "absolute_pos_embed"),
-            Row(("embeddings.mask_token",), ""),
-            *_file_block(_THEIRS, _OURS, "attention.self"),
-            Row((_THEIRS + "attention.self.relative_position_bias_table",), _OURS + _TABLE),
-            Row((_THEIRS + "attention.self.relative_position_index",), ""),
-            *_memory_block(_THEIRS, _OURS),
-            Row(
-                (_THEIRS + "attention.relative_position_bias.relative_position_bias_table",),
-                _OURS + _TABLE,
-            ),
-            Row(("encoder.layers.{i}.downsample.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
-            Row(
-                ("encoder.layers.{i}.downsample.reduction.{p}",),
-                "layers.{i}.downsample.reduction.{p}",
-            ),
-            Row(("layernorm.{p}",), "norm.{p}"),
-            Row(("classifier.{p}",), "head.fc.{p}"),
-        ),
-        prefix="swin.",
-    ),
-    ViTConfig: KeyMap(
+_AROUND_SWIN = (
+    Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
+    Row(("embeddings.norm.{p}",), "patch_embed.norm.{p}"),
+    Row(("embeddings.position_embeddings",), "absolute_pos_embed"),
+    Row(("embeddings.mask_token",), ""),
+    Row(("encoder.layers.{i}.downsample.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
+    Row(("encoder.layers.{i}.downsample.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
+    Row(("layernorm.{p}",), "norm.{p}"),
+    Row(("classifier.{p}",), "head.fc.{p}"),
+)
+
+
+def _swin_v2_block() -> tuple[Row, ...]:
+    theirs = _THEIRS + "attention.self."
+    bias_mlp = theirs + "continuous_position_bias_mlp."
+    names = [f"{theirs}{name}" for name in ("query", "key", "value")]
+    return (
+        Row(tuple(f"{name}.weight" for name in names), _OURS + "attn.qkv.weight", STACKED),
+        Row((f"{names[0]}.bias", f"{names[2]}.bias"), _OURS + "attn.qv_bias", STACKED),
+        Row((theirs + "logit_scale",), _OURS + "attn.logit_scale"),
+        Row((bias_mlp + "{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
+        Row((theirs + "relative_coords_table",), ""),
+        Row((theirs + "relative_position_index",), ""),
+        Row((_THEIRS + "layernorm_before.{p}",), _OURS + "norm1.{p}"),
+        Row((_THEIRS + "attention.output.dense.{p}",), _OURS + "attn.proj.{p}"),
+        Row((_THEIRS + "layernorm_after.{p}",), _OURS + "norm2.{p}"),
+        Row((_THEIRS + "intermediate.dense.{p}",), _OURS + "mlp.fc1.{p}"),
+        Row((_THEIRS + "output.dense.{p}",), _OURS + "mlp.fc2.{p}"),
+    )
+
+
+def _vit(config: ViTConfig) -> KeyMap:
+    """Names of a ViT, of a DeiT with its distillation token, and of a ViTMAE."""
+    head: tuple[Row, ...] = (Row(("classifier.{p}",), "head.fc.{p}"),)
+    if config.distillation_token:
+        head = (
+            Row(("cls_classifier.{p}",), "head.fc.{p}"),
+            Row(("distillation_classifier.{p}",), "head.fc_dist.{p}"),
+        )
+    return KeyMap(
         (
             Row(("embeddings.cls_token",), "cls_token"),
+            Row(("embeddings.distillation_token",), "dist_token"),
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.mask_token",), ""),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
@@ -84,11 +103,71 @@ KEY_MAPS: dict[type, KeyMap] = {
             Row(("layernorm.{p}",), "norm.{p}"),
             # Reads the class token for other tasks; the classifier does not.
             Row(("pooler.dense.{p}",), ""),
+            *head,
+        ),
+        prefix="deit." if config.distillation_token else "vit.",
+        wrappers=("deit.", "vit."),
+        unused=r"^decoder\.",
+    )
+
+
+def _hiera(config: HieraConfig) -> KeyMap:
+    """Names of a Hiera; blocks are counted anew in each stage."""
+    rows = []
+    first = 0
+    for stage, depth in enumerate(config.depths):
+        theirs = f"encoder.stages.{stage}.layers.{{j}}."
+        ours = f"blocks.{{j+{first}}}." if first else "blocks.{j}."
+        rows += [
+            Row((theirs + "layernorm_before.{p}",), ours + "norm1.{p}"),
+            Row((theirs + "layernorm_after.{p}",), ours + "norm2.{p}"),
+            *(
+                Row((theirs + name,), ours + name)
+                for name in (
+                    *("attn.qkv.{p}", "attn.proj.{p}", "mlp.fc1.{p}", "mlp.fc2.{p}", "proj.{p}"),
+                )
+            ),
+        ]
+        first += depth
+    # The last stage first: a block counted from its start also fits the stages before it.
+    return KeyMap(
+        (
+            Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
+            Row(("embeddings.position_embeddings",), "pos_embed"),
+            *reversed(rows),
+            Row(("pooler.layernorm.{p}",), "norm.{p}"),
             Row(("classifier.{p}",), "head.fc.{p}"),
         ),
-        prefix="vit.",
+        prefix="hiera.",
+        unused=r"^decoder\.|^multiscale_fusion\.",
+    )
+
+
+KEY_MAPS: KeyMaps = {
+    SwinV2Config: KeyMap((*_swin_v2_block(), *_AROUND_SWIN), prefix="swinv2."),
+    HieraConfig: _hiera,
+    SwinConfig: KeyMap(
+        (
+            *_file_block(_THEIRS, _OURS, "attention.self"),
+            Row((_THEIRS + "attention.self.relative_position_bias_table",), _OURS + _TABLE),
+            Row((_THEIRS + "attention.self.relative_position_index",), ""),
+            *_memory_block(_THEIRS, _OURS),
+            Row(
+                (_THEIRS + "attention.relative_position_bias.relative_position_bias_table",),
+                _OURS + _TABLE,
+            ),
+            *_AROUND_SWIN,
+        ),
+        prefix="swin.",
     ),
+    ViTConfig: _vit,
 }
+
+
+def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
+    """Its Swin V2 decides once, when it is built; its Swin anew for each picture."""
+    del keys
+    return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
 
 
 def recognise(keys: Collection[str]) -> str:

@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Count parameters and multiply-accumulates of every model, and write what the zoo shows."""
+
+from __future__ import annotations
+
+import json
+
+from muntin.zoo.describing import FACTS, count_facts
+from muntin.zoo.table import MODELS
+
+if __name__ == "__main__":
+    counted = {name: count_facts(name) for name in sorted(MODELS)}
+    FACTS.write_text(json.dumps(counted, indent=1) + "\n", encoding="utf-8")

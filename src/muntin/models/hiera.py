@@ -1,0 +1,277 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hiera: a hierarchical ViT without windows that shift, biases of position or convolutions.
+
+Attention stays inside mask units at the two fine scales, where tokens are many, and is global at
+the two coarse ones. Between stages the queries are pooled: four neighbours ask as one.
+
+Source:
+    Ryali et al. 2023, "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles",
+    arXiv 2306.00989: section 3 (what is left of MViTv2, mask unit attention), table 2 (variants).
+    Compared live with timm 1.0.31 and transformers 5.23 in tests/parity/test_hiera_parity.py:
+    logits and input gradients within 1e-5.
+    Differs: tokens stay a map and are never re-ordered; pictures of any size are accepted: they are
+    padded to whole mask units, and position embeddings are resized on the fly.
+
+Letters: B images, H and W sides of a map in tokens, C channels, h heads, N tokens of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.errors import ConfigError
+from muntin.features import FeatureSpec, find_output_problem
+from muntin.nn.drop_path import DropPath, drop_path_schedule
+from muntin.nn.initialisation import start_linears
+from muntin.nn.mlp import Mlp
+from muntin.ops.positions import resample_grid
+from muntin.ops.windows import WindowLayout, cut_heads, fit_patches, join_heads
+from muntin.shapes import Float, Size
+
+__all__ = ["Hiera", "HieraConfig"]
+
+_STRIDE = 4  # of the patches, which overlap: 7 pixels wide
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HieraConfig:
+    """What makes one Hiera differ from another.
+
+    Attributes:
+        embed_dim: Channels of the first stage; each further stage has twice as many.
+        depths: Blocks of each stage.
+        num_heads: Attention heads of the first stage; each further stage has twice as many.
+        mask_unit: Side of a mask unit in tokens of the first stage.
+        global_from: First stage whose attention is global.
+        pooled_stages: How many of the later stages have half the side of the one before: 3 in
+            classifiers, 2 in the models that were pre-trained with masks.
+        img_size: (height, width) in pixels that the position embedding is made for. Others are
+            accepted.
+        in_chans: Channels of an image.
+        mlp_ratio: Width of the MLP relative to its block.
+        norm_eps: Added to the variance in layer norms.
+        drop_rate: Dropout inside the MLP.
+        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
+        out_indices: Stages whose maps `forward` gives.
+        out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
+            such norm.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: int
+    mask_unit: int = 8
+    global_from: int = 2
+    pooled_stages: int = 3
+    img_size: Size = (224, 224)
+    in_chans: int = 3
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    out_indices: tuple[int, ...] = (0, 1, 2, 3)
+    out_norm: Literal["none", "last"] = "last"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        stages = len(self.depths)
+        problem = ""
+        if not stages or min(*self.depths, self.embed_dim, self.num_heads, self.in_chans) < 1:
+            problem = "depths, embed_dim, num_heads and in_chans must be at least 1"
+        elif self.embed_dim % self.num_heads:
+            problem = f"num_heads={self.num_heads} must divide embed_dim={self.embed_dim}"
+        elif not 0 <= self.pooled_stages < stages:
+            problem = f"pooled_stages must be 0 to {stages - 1}, got {self.pooled_stages}"
+        elif self.mask_unit % 2**self.pooled_stages:
+            problem = f"mask_unit={self.mask_unit} must be halved {self.pooled_stages} times"
+        elif min(self.img_size) < 1:
+            problem = "img_size must be at least 1"
+        problem = problem or find_output_problem(
+            self.out_indices, stages, self.out_norm, self.drop_path_rate
+        )
+        if problem:
+            message = f"HieraConfig: {problem}. Change these fields together."
+            raise ConfigError(message)
+
+    def dim(self, stage: int) -> int:
+        """Channels of a stage."""
+        return self.embed_dim * 2**stage
+
+    def halvings(self, stage: int) -> int:
+        """How often the side of the map has been halved since the first stage."""
+        return min(stage, self.pooled_stages)
+
+    @property
+    def unit_px(self) -> int:
+        """Side of a mask unit in pixels; pictures are padded to multiples of it."""
+        return self.mask_unit * _STRIDE
+
+    @property
+    def grid(self) -> Size:
+        """Tokens down and across at `img_size`, in whole mask units."""
+        unit = self.unit_px
+        return tuple(-(-side // unit) * self.mask_unit for side in self.img_size)  # type: ignore[return-value]
+
+
+def _preset(embed_dim: int, depths: tuple[int, ...], num_heads: int = 1) -> HieraConfig:
+    return HieraConfig(embed_dim=embed_dim, depths=depths, num_heads=num_heads)
+
+
+# Paper, table 2.
+HIERA_TINY = _preset(96, (1, 2, 7, 2))
+HIERA_SMALL = _preset(96, (1, 2, 11, 2))
+HIERA_BASE = _preset(96, (2, 3, 16, 3))
+HIERA_BASE_PLUS = _preset(112, (2, 3, 16, 3), num_heads=2)
+HIERA_LARGE = _preset(144, (2, 6, 36, 4), num_heads=2)
+HIERA_HUGE = _preset(256, (2, 6, 36, 4), num_heads=4)
+
+
+class PatchEmbed(nn.Module):
+    """Project overlapping patches, each to one token."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, 7, stride=_STRIDE, padding=3)
+
+    def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B H W C"]:
+        """Give the map of patches, channels last."""
+        return self.proj(images).permute(0, 2, 3, 1)  # B, H, W, C
+
+
+class MaskUnitAttention(nn.Module):
+    """Multi-head self-attention inside windows, or over all tokens; may pool its queries."""
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, pools: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.pools = pools
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+
+    def forward(self, x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "B Ho Wo Co"]:
+        """Let every token look at the tokens of its window."""
+        size = (x.shape[1], x.shape[2])
+        layout = _whole_windows(size, window)
+        q, k, v = cut_heads(self.qkv(x), layout, 3, self.num_heads).flatten(2, 3).unbind(0)
+        if self.pools:
+            q = _pool(q.unflatten(2, window), 2).flatten(2, 3)  # B, nW*h, N/4, d
+            layout = _whole_windows((size[0] // 2, size[1] // 2), (window[0] // 2, window[1] // 2))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(join_heads(out.unflatten(1, (layout.num_windows, -1))[None], layout))
+
+
+def _whole_windows(size: Size, window: Size) -> WindowLayout:
+    return WindowLayout(
+        size=size, window=window, shift=(0, 0), pad=(0, 0), pad_first=True, built_window=window
+    )
+
+
+def _pool(x: Tensor, axis: int) -> Tensor:
+    """The largest of each 2 x 2 neighbourhood, along `axis` and the next."""
+    x = x.unflatten(axis + 1, (-1, 2)).unflatten(axis, (-1, 2))
+    return x.amax(dim=(axis + 1, axis + 3))
+
+
+class HieraBlock(nn.Module):
+    """Attention and MLP, each behind a norm and around a shortcut; the first of a stage widens."""
+
+    def __init__(self, config: HieraConfig, stage: int, index: int, drop_path: float) -> None:
+        super().__init__()
+        self.ends = stage if index == config.depths[stage] - 1 else -1
+        widens = index == 0 and stage > 0
+        dim, dim_out = config.dim(stage - 1 if widens else stage), config.dim(stage)
+        self.pools = widens and stage <= config.pooled_stages
+        # A block that pools reads the map, and the windows, of the stage before it.
+        reads = stage - 1 if widens else stage
+        self.is_global = reads >= config.global_from
+        self.window = config.mask_unit // 2 ** config.halvings(reads)
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.proj = nn.Linear(dim, dim_out) if widens else None
+        self.attn = MaskUnitAttention(dim, dim_out, config.num_heads * 2**stage, self.pools)
+        self.norm2 = nn.LayerNorm(dim_out, eps=config.norm_eps)
+        self.mlp = Mlp(dim_out, int(dim_out * config.mlp_ratio), config.drop_rate)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B Ho Wo Co"]:
+        """Refine the tokens; the first block of a stage makes them fewer and wider."""
+        normed = self.norm1(x)
+        if self.proj is not None:
+            x = self.proj(normed)
+            x = _pool(x, 1) if self.pools else x
+        size = (normed.shape[1], normed.shape[2])
+        window = size if self.is_global else (self.window, self.window)
+        x = x + self.drop_path(self.attn(normed, window))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Hiera(nn.Module):
+    """The whole backbone (figure 2). Stages beyond the last of `out_indices` are not built.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config.in_chans, config.embed_dim)
+        positions = torch.empty(1, config.grid[0] * config.grid[1], config.embed_dim)
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
+        rates = iter(drop_path_schedule(config.drop_path_rate, sum(config.depths)))
+        self.blocks = nn.ModuleList(
+            HieraBlock(config, stage, index, next(rates))
+            for stage in range(config.out_indices[-1] + 1)
+            for index in range(config.depths[stage])
+        )
+        last = config.dim(config.out_indices[-1])
+        has_norm = config.out_norm == "last"
+        self.norm = nn.LayerNorm(last, eps=config.norm_eps) if has_norm else nn.Identity()
+        start_linears(self)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Channels and strides of the maps."""
+        config = self.config
+        return FeatureSpec(
+            channels=tuple(config.dim(i) for i in config.out_indices),
+            strides=tuple(_STRIDE * 2 ** config.halvings(i) for i in config.out_indices),
+        )
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the pooled vector."""
+        return self.config.dim(self.config.out_indices[-1])
+
+    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        """Give the maps of the stages in `out_indices`: B, C, H/stride, W/stride, finest first.
+
+        Args:
+            images: Normalised pictures of any height and width; sides of the maps round up.
+
+        Returns:
+            One map a stage.
+        """
+        config = self.config
+        height, width = images.shape[-2:]
+        x = self.patch_embed(fit_patches(images, config.unit_px, "pad"))  # B, H, W, C
+        size = (x.shape[1], x.shape[2])
+        positions = resample_grid(self.pos_embed, old=config.grid, new=size)
+        x = x + positions.view(1, *size, -1)
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            if block.ends in config.out_indices:
+                stride = _STRIDE * 2 ** config.halvings(int(block.ends))
+                inside = x[:, : -(-height // stride), : -(-width // stride)]  # without the padding
+                maps.append(inside.permute(0, 3, 1, 2))  # B, C, H, W
+        return maps
+
+    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
+        """Average the last map over the picture and normalise: what the classifier reads."""
+        return self.norm(self.forward(images)[-1].mean(dim=(2, 3)))

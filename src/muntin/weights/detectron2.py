@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The names of detectron2's detectors, of which the backbone is read and written.
+
+Source:
+    detectron2@02b5c4e, modeling/backbone/swin.py and vit.py. A Swin has the names of
+    microsoft/Swin-Transformer behind "backbone.bottom_up.", and a norm for each map. A ViT of
+    ViTDet attends in windows with decomposed positions; that is another model, and refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from muntin.models.swin import SwinConfig
+from muntin.weights.microsoft import PLAIN_BLOCK
+from muntin.weights.renaming import KeyMap, KeyMaps, Row, first_key, square_index
+
+__all__ = ["KEY_MAPS", "recognise"]
+
+_BODY = "backbone.bottom_up."
+_TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
+_NAMES = (
+    *(row.ours for row in PLAIN_BLOCK),
+    "patch_embed.proj.{p}",
+    "patch_embed.norm.{p}",
+    "absolute_pos_embed",
+    "layers.{i}.downsample.norm.{p}",
+    "layers.{i}.downsample.reduction.{p}",
+    "norm{i}.{p}",
+)
+
+KEY_MAPS: KeyMaps = {
+    SwinConfig: KeyMap(
+        (
+            *(Row((_BODY + name,), name) for name in _NAMES),
+            Row(
+                (_BODY + "layers.{i}.blocks.{j}.attn.relative_position_index",),
+                _TABLE,
+                derive=square_index,
+            ),
+        ),
+        # Pyramid, proposals and heads.
+        unused=r"^backbone\.fpn_|^(proposal_generator|roi_heads|sem_seg_head|pixel_(mean|std))\b",
+    ),
+}
+
+
+def recognise(keys: Collection[str]) -> str:
+    """Give a key that only this dialect has, or an empty string."""
+    return first_key(keys, r"^backbone\.(bottom_up|net)\.")

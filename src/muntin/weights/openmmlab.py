@@ -1,0 +1,145 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The names of OpenMMLab: mmpretrain, mmdetection, mmsegmentation and mmpose.
+
+Source:
+    mmpretrain@ee7f2e8 and mmpose@759b39c, backbones/swin_transformer.py, swin_transformer_v2.py and
+    vision_transformer.py, and their converters. Merging reads channels in the order of an unfold:
+    channel by channel, row by row, where all others go neighbour by neighbour, column by column.
+    Nothing in a file says so. A Swin merges at the end of a stage, a Swin V2 at the start of the
+    next. There is no peer among the test dependencies; tests/weights/test_layouts.py builds the
+    documented layout with an unfold of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
+from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.vit import ViTConfig
+from muntin.weights.microsoft import OTHER_TASKS
+from muntin.weights.renaming import (
+    STACKED,
+    KeyMap,
+    KeyMaps,
+    Row,
+    Transform,
+    first_key,
+    square_index,
+)
+
+__all__ = ["KEY_MAPS", "recognise"]
+
+_ORDER = (0, 2, 1, 3)
+
+
+def _from_unfold(parts: Sequence[Tensor]) -> Tensor:
+    tensor = parts[0]
+    grid = tensor.unflatten(-1, (-1, 4))[..., _ORDER]  # ..., C, 4
+    return grid.transpose(-1, -2).flatten(-2)
+
+
+def _to_unfold(whole: Tensor, _: int) -> Sequence[Tensor]:
+    grid = whole.unflatten(-1, (4, -1))[..., _ORDER, :]  # ..., 4, C
+    return (grid.transpose(-1, -2).flatten(-2),)
+
+
+UNFOLDED = Transform(join=_from_unfold, split=_to_unfold)
+"""Their channels of a merged token, unfold order, are ours column by column."""
+
+_THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
+_MERGING = "layers.{i}.downsample."
+
+
+def _around(config: SwinConfig) -> tuple[Row, ...]:
+    last = f"norm{config.out_indices[-1]}.{{p}}"
+    norms = Row(("norm{i}.{p}",), "norm{i}.{p}")
+    return (
+        Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
+        Row(("patch_embed.norm.{p}",), "patch_embed.norm.{p}"),
+        Row(("absolute_pos_embed",), "absolute_pos_embed"),
+        Row((_THEIRS + "norm1.{p}",), _OURS + "norm1.{p}"),
+        Row((_THEIRS + "attn.w_msa.proj.{p}",), _OURS + "attn.proj.{p}"),
+        Row((_THEIRS + "norm2.{p}",), _OURS + "norm2.{p}"),
+        Row((_THEIRS + "ffn.layers.0.0.{p}",), _OURS + "mlp.fc1.{p}"),
+        Row((_THEIRS + "ffn.layers.1.{p}",), _OURS + "mlp.fc2.{p}"),
+        norms if config.out_norm == "each" else Row((last,), "norm.{p}"),
+        Row(("head.fc.{p}",), "head.fc.{p}"),
+    )
+
+
+def _swin(config: SwinConfig) -> KeyMap:
+    table = _OURS + "attn.relative_position_bias_table"
+    return KeyMap(
+        (
+            Row((_THEIRS + "attn.w_msa.qkv.{p}",), _OURS + "attn.qkv.{p}"),
+            Row((_THEIRS + "attn.w_msa.relative_position_bias_table",), table),
+            Row((_THEIRS + "attn.w_msa.relative_position_index",), table, derive=square_index),
+            Row(("stages.{i}.downsample.norm.{p}",), _MERGING + "norm.{p}", UNFOLDED),
+            Row(("stages.{i}.downsample.reduction.{p}",), _MERGING + "reduction.{p}", UNFOLDED),
+            *_around(config),
+        ),
+        prefix="backbone.",
+        unused=f"{OTHER_TASKS}|attn_mask$|^backbone\\.norm\\d",
+    )
+
+
+def _swin_v2(config: SwinV2Config) -> KeyMap:
+    theirs = _THEIRS + "attn.w_msa."
+    return KeyMap(
+        (
+            Row((theirs + "qkv.{p}",), _OURS + "attn.qkv.{p}"),
+            Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
+            Row((theirs + "logit_scale",), _OURS + "attn.logit_scale"),
+            Row((theirs + "cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
+            Row((theirs + "relative_position_index",), ""),
+            Row((theirs + "relative_coords_table",), ""),
+            # The norm comes after the reduction, on channels that were never in that order.
+            Row(("stages.{i+1}.downsample.norm.{p}",), _MERGING + "norm.{p}"),
+            Row(("stages.{i+1}.downsample.reduction.{p}",), _MERGING + "reduction.{p}", UNFOLDED),
+            *_around(config),
+        ),
+        prefix="backbone.",
+        unused=f"{OTHER_TASKS}|attn_mask$|^backbone\\.norm\\d",
+    )
+
+
+_LAYER = "layers.{j}."
+
+KEY_MAPS: KeyMaps = {
+    SwinConfig: _swin,
+    SwinV2Config: _swin_v2,
+    ViTConfig: KeyMap(
+        (
+            Row(("cls_token",), "cls_token"),
+            Row(("dist_token",), "dist_token"),
+            Row(("pos_embed",), "pos_embed"),
+            Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
+            Row((_LAYER + "ln1.{p}",), "blocks.{j}.norm1.{p}"),
+            Row((_LAYER + "attn.qkv.{p}",), "blocks.{j}.attn.qkv.{p}"),
+            Row((_LAYER + "attn.proj.{p}",), "blocks.{j}.attn.proj.{p}"),
+            Row((_LAYER + "ln2.{p}",), "blocks.{j}.norm2.{p}"),
+            Row((_LAYER + "ffn.layers.0.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
+            Row((_LAYER + "ffn.layers.1.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            Row((_LAYER + "attn.gamma1.weight",), "blocks.{j}.ls1.gamma"),
+            Row((_LAYER + "ffn.gamma2.weight",), "blocks.{j}.ls2.gamma"),
+            # mmsegmentation and mmdetection.
+            Row((_LAYER + "attn.attn.in_proj_{p}",), "blocks.{j}.attn.qkv.{p}"),
+            Row((_LAYER + "attn.attn.out_proj.{p}",), "blocks.{j}.attn.proj.{p}"),
+            Row(("ln1.{p}",), "norm.{p}"),
+            Row(("ln2.{p}",), "fc_norm.{p}"),
+            Row(("head.layers.head.{p}",), "head.fc.{p}"),
+            Row(("head.layers.head_dist.{p}",), "head.fc_dist.{p}"),
+        ),
+        prefix="backbone.",
+        unused=OTHER_TASKS,
+    ),
+}
+
+
+def recognise(keys: Collection[str]) -> str:
+    """Give a key that only this dialect has, or an empty string."""
+    return first_key(keys, r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.")

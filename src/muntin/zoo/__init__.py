@@ -1,0 +1,43 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The zoo: the table of models, the functions that build them, and what they cost."""
+
+from __future__ import annotations
+
+from muntin.zoo.building import (
+    build_backbone,
+    config_from_dict,
+    config_to_dict,
+    create_backbone,
+    create_model,
+    family_of,
+    find_model,
+    list_models,
+    model_config,
+)
+from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
+from muntin.zoo.describing import describe_models
+from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
+
+__all__ = [
+    "ALIASES",
+    "FAMILIES",
+    "MODELS",
+    "BackboneConfig",
+    "Cost",
+    "Costs",
+    "Family",
+    "ModelEntry",
+    "build_backbone",
+    "config_from_dict",
+    "config_to_dict",
+    "count_costs",
+    "count_parameters",
+    "create_backbone",
+    "create_model",
+    "describe_models",
+    "family_of",
+    "find_model",
+    "list_models",
+    "model_config",
+]

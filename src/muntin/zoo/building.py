@@ -1,0 +1,178 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a name to a model: the functions that build."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from muntin.configs import from_dict, replace, to_dict
+from muntin.errors import ConfigError, unknown_name
+from muntin.heads.linear import build_classifier
+from muntin.heads.network import Network
+from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, ModelEntry
+
+__all__ = [
+    "build_backbone",
+    "config_from_dict",
+    "config_to_dict",
+    "create_backbone",
+    "create_model",
+    "family_of",
+    "find_model",
+    "list_models",
+    "model_config",
+]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models, short aliases included, that match a shell pattern; sorted.
+
+    Example:
+        >>> list_models("swin_t*")
+        ['swin_tiny', 'swin_tiny_patch4_window7_224']
+    """
+    return sorted(fnmatch.filter([*MODELS, *ALIASES], pattern))
+
+
+def find_model(name: str) -> ModelEntry:
+    """Give the row of a model.
+
+    Raises:
+        ConfigError: There is no such model; the nearest name is suggested.
+    """
+    row = MODELS.get(ALIASES.get(name, name))
+    if row is None:
+        known = [*MODELS, *ALIASES]
+        raise ConfigError(unknown_name("model", name, known, hint="List them with: muntin models"))
+    return row
+
+
+def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
+    """Give the config of a model with some fields changed.
+
+    Raises:
+        ConfigError: The model or a field is unknown, or the fields do not go together.
+    """
+    return replace(find_model(name).config, fields_changed or {}, where=name)
+
+
+def family_of(config: BackboneConfig) -> str:
+    """Name of the family that a config belongs to."""
+    return next(name for name, family in FAMILIES.items() if type(config) is family.config)
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """Build a fresh backbone from its config."""
+    return FAMILIES[family_of(config)].build(config)
+
+
+def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
+    """Write a backbone's config with the name of its family."""
+    return {"family": family_of(config), **to_dict(config)}
+
+
+def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneConfig:
+    """Read what `config_to_dict` wrote.
+
+    Raises:
+        ConfigError: The family or a field is unknown.
+    """
+    family = values.get("family")
+    if family not in FAMILIES:
+        raise ConfigError(unknown_name(f"family in {where or 'the config'}", str(family), FAMILIES))
+    rest = {key: value for key, value in values.items() if key != "family"}
+    return from_dict(FAMILIES[family].config, rest, where=where)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> Network:
+    """Build a classifier: images (B, in_chans, H, W) float to logits (B, num_classes).
+
+    Args:
+        name: A name of `list_models`.
+        num_classes: Classes; 0 gives the pooled vector instead of logits.
+        in_chans: Channels of an image.
+        weights: None for fresh ones; a local file or folder; or a hub id such as
+            "timm/swin_tiny_patch4_window7_224.ms_in1k".
+        architecture: Fields of the model's config, such as ``img_size=256`` or
+            ``drop_path_rate=0.1``.
+
+    Returns:
+        The model, in training mode.
+
+    Raises:
+        ConfigError: The model or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> model = create_model("swin_tiny", num_classes=10)
+        >>> model(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 10])
+    """
+    config = model_config(name, {"in_chans": in_chans, **architecture})
+    if num_classes < 0:
+        message = f"num_classes must be 0 or more, got {num_classes}, for {name!r}."
+        raise ConfigError(message)
+    backbone = build_backbone(config)
+    model = Network(backbone, build_classifier(backbone, num_classes))  # type: ignore[arg-type]
+    if weights is not None:
+        _load(model, weights)
+    return model
+
+
+def create_backbone(
+    name: str,
+    *,
+    out_indices: tuple[int, ...] | None = None,
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> nn.Module:
+    """Build a backbone: images of any height and width to a list of maps, finest first.
+
+    Args:
+        name: A name of `list_models`.
+        out_indices: Stages (Swin) or blocks (ViT) whose maps are wanted; all stages of a Swin and
+            the last block of a ViT when left out.
+        in_chans: Channels of an image.
+        weights: As in `create_model`; the classifier's head is left aside.
+        architecture: Fields of the model's config.
+
+    Returns:
+        The backbone; ``.spec`` tells channels and strides. Maps are as the stages leave them,
+        without a final norm, unless ``out_norm="last"``.
+
+    Raises:
+        ConfigError: The model or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> body = create_backbone("swin_tiny")
+        >>> [tuple(m.shape) for m in body(torch.zeros(1, 3, 64, 96))]
+        [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
+    """
+    changed = {"in_chans": in_chans, "out_norm": "none", **architecture}
+    if out_indices is not None:
+        changed["out_indices"] = out_indices
+    backbone = build_backbone(model_config(name, changed))
+    if weights is not None:
+        _load(backbone, weights)
+    return backbone
+
+
+def _load(model: nn.Module, weights: str | Path) -> None:
+    from muntin.weights.loading import load_weights
+
+    load_weights(model, weights)

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a model costs: multiply-accumulates, counted while it runs on no data at all."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from muntin.heads.linear import build_classifier
+from muntin.heads.network import Network
+from muntin.shapes import Size
+from muntin.zoo.building import build_backbone
+from muntin.zoo.table import BackboneConfig
+
+__all__ = ["Cost", "Costs", "Part", "count_costs", "count_parameters"]
+
+Part = Literal["patches", "projections", "attention", "position bias", "mlp", "head", "other"]
+
+# The first pattern that is found in a module's name says which part its own products belong to.
+_PARTS: tuple[tuple[str, Part], ...] = (
+    (r"\.(patch_embed|tokens_to_token|downsample)\b", "patches"),
+    (r"\.cpb_mlp\b", "position bias"),
+    (r"\.mlp\b", "mlp"),
+    (r"\.(qkv|proj)\b", "projections"),
+    (r"\.attn\b", "attention"),
+    (r"\.head\b", "head"),
+)
+_STAGE = re.compile(r"\.layers\.(\d+)\.")
+_BLOCK = re.compile(r"\.blocks\.(\d+)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Multiply-accumulates of one part of one stage, for one picture.
+
+    Attributes:
+        stage: Counted from 0; -1 for what belongs to none (patches of a ViT, head).
+        part: What they are spent on.
+        macs: How many.
+    """
+
+    stage: int
+    part: Part
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Multiply-accumulates of a model at a picture size.
+
+    Attributes:
+        img_size: (height, width) in pixels.
+        rows: Stage by stage, part by part.
+    """
+
+    img_size: Size
+    rows: tuple[Cost, ...]
+
+    @property
+    def macs(self) -> int:
+        """All of them, for one picture."""
+        return sum(row.macs for row in self.rows)
+
+    def of(self, part: Part) -> int:
+        """Those of one part, over all stages."""
+        return sum(row.macs for row in self.rows if row.part == part)
+
+
+@torch.no_grad()
+def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None = None) -> Costs:
+    """Count the multiply-accumulates of a forward pass of one picture.
+
+    Matrix products and convolutions are counted where they happen, those of attention and of Swin
+    V2's position bias included; additions, norms and activations are not.
+
+    Args:
+        model: A network or a backbone (it is left as it is), or a config, which is taken with a
+            classifier of 1000 classes.
+        img_size: Side or (height, width) in pixels; what the model is meant for when left out.
+
+    Returns:
+        The counts by stage and part.
+
+    Raises:
+        ShapeError: The model's size rule refuses this size.
+
+    Example:
+        >>> from muntin.models.swin import SWIN_TINY
+        >>> round(count_costs(SWIN_TINY).macs / 1e9, 1)
+        4.5
+    """
+    if isinstance(model, nn.Module):
+        network = copy.deepcopy(model).to("meta").eval()
+    else:
+        network = _build_empty(model, 1000)
+    config = getattr(getattr(network, "backbone", network), "config")  # noqa: B009 (any family)
+    size = img_size or config.img_size
+    height, width = (size, size) if isinstance(size, int) else size
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network(torch.empty(1, config.in_chans, height, width, device="meta"))
+    rows: dict[tuple[int, Part], int] = {}
+    for name, macs in _own_counts(counter).items():
+        part: Part = next((part for pattern, part in _PARTS if re.search(pattern, name)), "other")
+        key = (_stage_of(name, config), part)
+        rows[key] = rows.get(key, 0) + macs
+    costs = tuple(Cost(stage, part, macs) for (stage, part), macs in sorted(rows.items()) if macs)
+    return Costs(img_size=(height, width), rows=costs)
+
+
+def _stage_of(name: str, config: BackboneConfig) -> int:
+    """The stage that a module belongs to; blocks that are counted through are parted by depths."""
+    if stage := _STAGE.search(name):
+        return int(stage[1])
+    depths, block = getattr(config, "depths", ()), _BLOCK.search(name)
+    if not block:
+        return -1
+    ends = list(itertools.accumulate(depths))
+    return bisect.bisect_right(ends, int(block[1])) if ends else 0
+
+
+def _own_counts(counter: FlopCounterMode) -> dict[str, int]:
+    """Multiply-accumulates of each module without those of the modules in it."""
+    whole = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+    # Heads call the backbone, so what they are in charge of is not what they do.
+    parts = {name: macs for name, macs in whole.items() if name.count(".") >= 2 or "." not in name}
+    parts = {name: macs for name, macs in parts.items() if "." in name}
+    own = dict(parts)
+    for name, macs in parts.items():
+        parents = [other for other in parts if name.startswith(f"{other}.")]
+        if parents:
+            own[max(parents, key=len)] -= macs
+    return own | {"Global": whole["Global"] - sum(own.values())}
+
+
+def count_parameters(config: BackboneConfig, num_classes: int) -> int:
+    """Parameters of a classifier, counted without allocating them."""
+    return sum(p.numel() for p in _build_empty(config, num_classes).parameters())
+
+
+def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
+    with torch.device("meta"):
+        backbone = build_backbone(config)
+        head = build_classifier(backbone, num_classes)  # type: ignore[arg-type]
+    return Network(backbone, head).eval()

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Facts of the models in the table: what ``muntin models`` shows.
+
+Sizes and costs are counted, which takes seconds for all models together. So they are kept in
+``facts.json``, which ``benchmarks/count_models.py`` writes and the tests count again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from muntin.configs import check_range
+from muntin.errors import ConfigError, unknown_name
+from muntin.zoo.building import family_of, list_models, model_config
+from muntin.zoo.costs import count_costs, count_parameters
+from muntin.zoo.table import ALIASES, MODELS
+
+__all__ = ["FACTS", "count_facts", "describe_models", "known_facts"]
+
+FACTS = Path(__file__).with_name("facts.json")
+
+
+def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any]]:
+    """Facts of the models whose name or alias matches.
+
+    Args:
+        pattern: A shell pattern.
+        img_size: Side in pixels to count the multiply-accumulates at; 0 is each model's own.
+
+    Returns:
+        One dictionary a model; `params` with 1000 classes, `macs` of one picture.
+
+    Raises:
+        ConfigError: Nothing matches, or the size is none.
+    """
+    check_range("img_size", img_size, 0, 10_000)
+    names = sorted({ALIASES.get(name, name) for name in list_models(pattern)})
+    if not names:
+        raise ConfigError(unknown_name("model", pattern, [*MODELS, *ALIASES]))
+    alias_of = {name: alias for alias, name in ALIASES.items()}
+    return [_describe(name, alias_of.get(name, ""), img_size) for name in names]
+
+
+def _describe(name: str, alias: str, img_size: int) -> dict[str, Any]:
+    entry = MODELS[name]
+    config, facts = entry.config, known_facts()[name]
+    size, macs = config.img_size, facts["macs"]
+    if img_size:
+        size = (img_size, img_size)
+        macs = count_costs(model_config(name, {"img_size": size})).macs
+    window = getattr(config, "window_size", None)
+    return {
+        "name": name,
+        "alias": alias,
+        "family": family_of(config),
+        "params": facts["params"],
+        "macs": macs,
+        "img_size": list(size),
+        "window": "-" if window is None else str(window).strip("()"),
+        "accuracy": entry.accuracy or None,
+        "source": entry.source,
+        "weights": entry.weights,
+        "license": entry.license,
+    }
+
+
+@functools.cache
+def known_facts() -> dict[str, dict[str, int]]:
+    """Parameters and multiply-accumulates of every model at its own size, as they were counted."""
+    facts: dict[str, dict[str, int]] = json.loads(FACTS.read_text(encoding="utf-8"))
+    return facts
+
+
+def count_facts(name: str) -> dict[str, int]:
+    """Count the parameters (1000 classes) and multiply-accumulates of a model."""
+    config = MODELS[name].config
+    return {"params": count_parameters(config, 1000), "macs": count_costs(config).macs}

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""DeiT, DeiT III and MAE against timm and transformers, live, with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import transformers
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+from muntin.heads.linear import build_classifier
+from muntin.heads.network import Network
+from muntin.models.vit import ViT, deit3_preset, vit_preset
+from muntin.weights.dialects import to_dialect
+from muntin.weights.loading import load_weights
+from tests.parity.peers import (
+    NUM_CLASSES,
+    TOLERANCE,
+    VIT,
+    assert_equal_outputs,
+    distance,
+    perturb,
+    pictures,
+)
+
+pytestmark = pytest.mark.parity
+
+DISTILLED = replace(VIT, distillation_token=True)
+DEIT3 = replace(VIT, layer_scale=0.1, prefix_positions=False)
+MAE = replace(VIT, pool="mean", pool_norm="after")
+SIZES = [(32, 32), (32, 64), (48, 40), (16, 24)]
+
+
+def build(config, num_classes=NUM_CLASSES):
+    body = ViT(config)
+    return Network(body, build_classifier(body, num_classes)).eval()
+
+
+def arguments(config):
+    return {
+        "img_size": config.img_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "num_classes": NUM_CLASSES,
+        "dynamic_img_size": True,
+    }
+
+
+PEERS = {
+    "distilled": (DISTILLED, lambda: VisionTransformerDistilled(**arguments(VIT))),
+    "DeiT III": (
+        DEIT3,
+        lambda: TimmViT(**arguments(VIT), init_values=0.1, no_embed_class=True),
+    ),
+    "MAE": (MAE, lambda: TimmViT(**arguments(VIT), global_pool="avg", fc_norm=True)),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PEERS)
+def test_small_model_equals_timm(name, size):
+    config, make = PEERS[name]
+    peer, model = perturb(make()), build(config)
+    assert load_weights(model, peer.state_dict()).dialect == "timm"
+    assert_equal_outputs(model, peer, size)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_way_back_into_timm_is_strict_and_bit_exact(name):
+    config, make = PEERS[name]
+    peer, model = perturb(make()), build(config)
+    load_weights(model, peer.state_dict())
+    back = to_dialect(model, "timm")
+    assert back.keys() == peer.state_dict().keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in peer.state_dict().items())
+
+
+def test_both_heads_of_a_distilled_model_equal_timm_s():
+    config, make = PEERS["distilled"]
+    peer, model = perturb(make()), build(config)
+    load_weights(model, peer.state_dict())
+    peer.set_distilled_training(True)
+    peer.train()
+    images = pictures((32, 32))
+    with torch.no_grad():
+        for ours, theirs in zip(model.head.both(model.backbone, images), peer(images), strict=True):
+            assert distance(ours, theirs) < TOLERANCE
+
+
+def test_distilled_model_equals_transformers(tmp_path):
+    peer_config = transformers.DeiTConfig(
+        image_size=32,
+        patch_size=VIT.patch_size,
+        hidden_size=VIT.embed_dim,
+        num_hidden_layers=VIT.depth,
+        num_attention_heads=VIT.num_heads,
+        intermediate_size=4 * VIT.embed_dim,
+        layer_norm_eps=VIT.norm_eps,
+        num_labels=NUM_CLASSES,
+    )
+    peer = perturb(transformers.DeiTForImageClassificationWithTeacher(peer_config))
+    peer.save_pretrained(tmp_path)
+    for source in (tmp_path, peer.state_dict()):
+        model = build(DISTILLED)
+        assert load_weights(model, source).dialect == "transformers"
+        assert_equal_outputs(model, peer, (32, 32))
+
+
+def test_encoder_of_mae_equals_transformers(tmp_path):
+    peer_config = transformers.ViTMAEConfig(
+        image_size=32,
+        patch_size=VIT.patch_size,
+        hidden_size=VIT.embed_dim,
+        num_hidden_layers=VIT.depth,
+        num_attention_heads=VIT.num_heads,
+        intermediate_size=4 * VIT.embed_dim,
+        layer_norm_eps=VIT.norm_eps,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=32,
+        mask_ratio=0.0,
+    )
+    whole = perturb(transformers.ViTMAEForPreTraining(peer_config))
+    whole.save_pretrained(tmp_path)
+    body = ViT(VIT).eval()
+    report = load_weights(body, tmp_path)
+    assert any(name.startswith("decoder.") for name in report.ignored)
+    images = pictures((32, 32))
+    with torch.no_grad():
+        out = whole.vit(images, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state
+        (features,) = body(images)
+        assert distance(features.flatten(2).transpose(1, 2), out[:, 1:]) < TOLERANCE
+
+
+PUBLISHED = [
+    ("deit_tiny_distilled_patch16_224", replace(vit_preset("tiny", 16, 224), distillation_token=True)),
+    ("deit3_small_patch16_224", deit3_preset("small", 16, 224)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "config"), PUBLISHED)
+def test_published_model_equals_timm(name, config):
+    peer = perturb(timm.create_model(name, dynamic_img_size=True))
+    model = build(config, num_classes=1000)
+    load_weights(model, peer.state_dict())
+    for size in ((224, 224), (256, 192)):
+        assert_equal_outputs(model, peer, size)
