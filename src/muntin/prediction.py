@@ -163,7 +163,11 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
         DataError: Nothing is there.
     """
     found: list[Path] = []
-    for place in map(Path, places):
+    for text in places:
+        place = Path(text)
+        if not str(text).strip():
+            message = f"there must be a path to pictures, got {str(text)!r}. Check the command."
+            raise DataError(message)
         if place.is_dir():
             here = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         elif place.exists():

@@ -210,7 +210,7 @@ def draw_scored(scored: Scored, store: PictureStore, classes: Classes, folder: P
     if per_class:
         values = dict(zip(classes.names, figures[per_class], strict=True))
         title = f"{per_class.replace('_', ' ')} of each class"
-        save_figure(draw_bars(values, title, per_class), folder / "per_class.png")
+        save_figure(draw_bars(values, title, per_class.replace("_", " ")), folder / "per_class.png")
     if classes.multi_label or not len(outputs.indices):
         return
     counts = scored.metric.confusion.numpy()  # type: ignore[attr-defined]
@@ -225,12 +225,12 @@ def draw_scored(scored: Scored, store: PictureStore, classes: Classes, folder: P
         if said == truth or picture is None:
             continue
         lines = (
-            f"true: {classes.names[truth]}",
+            f"true: {classes.names[truth]} {float(scores[row, truth]):.2f}",
             f"said: {classes.names[said]} {float(scores[row, said]):.2f}",
-            Path(scored.listing.entries[index].path).name,
+            "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
         shown = picture.expand(3, -1, -1).permute(1, 2, 0).numpy()
         tiles.append(Tile(picture=shown, lines=lines, good=False))
     if tiles:
-        sheet = draw_sheet(tiles, "Worst mistakes: most sure of a wrong class first")
+        sheet = draw_sheet(tiles, "Worst mistakes: the true class least likely first")
         save_picture(sheet, folder / "worst_mistakes.png")

@@ -190,8 +190,8 @@ def test_table_with_parts(tmp_path):
     assert [len(part) for part in (data.train, data.val, data.test)] == [2, 1, 1]
     assert data.val.class_names == ("a", "b")
     one = list_classify(write_table(tmp_path, "path,class,split\n0.jpg,a,val\n1.jpg,b,val\n"))
-    assert len(one.train) == 2
-    assert one.val is None
+    assert one.train is None
+    assert len(one.val) == 2
 
 
 def test_table_errors(tmp_path):

@@ -67,11 +67,11 @@ def test_table_that_does_not_fit_is_refused(rows, window):
         spread_bias(torch.zeros(rows, 2), table_window=(4, 4), window=window)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("how", ["antialiased", "bicubic"])
 @pytest.mark.parametrize("new", [(4, 6), (5, 3), (9, 1)])
-def test_grid_is_resized_as_a_picture_and_the_prefix_kept(new, antialias):
-    embedding = torch.randn(1, 2 + 4 * 3, 5)
-    resized = resample_grid(embedding, old=(4, 3), new=new, num_prefix=2, antialias=antialias)
+def test_grid_is_resized_as_a_picture_and_the_prefix_kept(new, how):
+    embedding, antialias = torch.randn(1, 2 + 4 * 3, 5), how == "antialiased"
+    resized = resample_grid(embedding, old=(4, 3), new=new, num_prefix=2, how=how)
     assert torch.equal(resized[:, :2], embedding[:, :2])
     for channel in range(5):
         image = embedding[:, 2:, channel].reshape(1, 1, 4, 3)

@@ -141,7 +141,10 @@ def test_encoder_of_mae_equals_transformers(tmp_path):
 
 
 PUBLISHED = [
-    ("deit_tiny_distilled_patch16_224", replace(vit_preset("tiny", 16, 224), distillation_token=True)),
+    (
+        "deit_tiny_distilled_patch16_224",
+        replace(vit_preset("tiny", 16, 224), distillation_token=True),
+    ),
     ("deit3_small_patch16_224", deit3_preset("small", 16, 224)),
 ]
 

@@ -105,7 +105,7 @@ def test_a_batch_that_somebody_asked_for_stays(data, tmp_path):
     )
     assert Run.open(run.path).config.train.batch_size == 9
     run = train_small(data, tmp_path / "s", settings=PLAIN, batch_size=0, epochs=1)
-    assert Run.open(run.path).config.train.batch_size == 2  # a handful of pictures: 16 / 8
+    assert Run.open(run.path).config.train.batch_size == 4  # a handful of pictures
 
 
 WRONG = {

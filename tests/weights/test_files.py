@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import collections
 import os
+import pickle
 import resource
 import signal
+import sys
+import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -202,3 +206,62 @@ def test_state_dict_is_found_wherever_it_is(content, way):
 def test_nothing_to_find_is_an_error(content):
     with pytest.raises(WeightError, match="here must hold named tensors"):
         unwrap(content, where="here")
+
+
+class CfgNode(dict):
+    """As yacs has it; it stands in Microsoft's files beside the weights."""
+
+
+CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+
+
+@pytest.fixture
+def microsoft_file(tmp_path, monkeypatch):
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = CfgNode
+    monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", module)
+    config = CfgNode(MODEL=CfgNode(NAME="swin"))
+    config.frozen = True
+    accuracy = np.float64(81.2)
+    content = {"model": TENSORS, "config": config, "max_accuracy": accuracy, "epoch": 299}
+    torch.save(content, tmp_path / "swin.pth")
+    monkeypatch.delitem(sys.modules, "yacs.config")
+    return tmp_path / "swin.pth"
+
+
+def test_config_object_beside_the_weights_is_passed_over(microsoft_file):
+    state, way = unwrap(read_weights(microsoft_file).tensors, where="here")
+    assert way == "model"
+    assert same(state, TENSORS)
+
+
+def test_arrays_of_numpy_are_read(tmp_path):
+    arrays = {key: value.numpy() for key, value in TENSORS.items()}
+    np.savez(tmp_path / "w.npz", **arrays)
+    assert same(dict(read_weights(tmp_path / "w.npz").tensors), TENSORS)
+    with (tmp_path / "w.pkl").open("wb") as stream:
+        pickle.dump({"model": arrays, "__author__": "somebody"}, stream)
+    state, way = unwrap(read_weights(tmp_path / "w.pkl").tensors, where="here")
+    assert same(state, TENSORS)
+    assert way == "model"
+
+
+def test_half_precision_of_jax_is_read(tmp_path):
+    wanted = torch.randn(3, 2).bfloat16()
+    np.savez(tmp_path / "w.npz", a=wanted.view(torch.int16).numpy().view("V2"))
+    assert torch.equal(read_weights(tmp_path / "w.npz").tensors["a"], wanted)
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.pkl"])
+def test_bad_arrays_are_one_clear_line(tmp_path, name):
+    path = tmp_path / name
+    for make in (make_text, make_cut_off):
+        make(path)
+        with pytest.raises(WeightError, match="damaged"):
+            read_weights(path)
+    with path.open("wb") as stream:
+        pickle.dump({"a": Surprise(tmp_path / "was-here")}, stream)
+    with pytest.raises(WeightError, match="damaged"):
+        read_weights(path)
+    assert not (tmp_path / "was-here").exists()

@@ -263,7 +263,7 @@ def test_other_types_are_converted():
     assert torch.equal(model.head.fc.weight, source.head.fc.weight.bfloat16().float())
 
 
-@pytest.mark.parametrize("dialect", SWIN_DIALECTS + ["muntin"])
+@pytest.mark.parametrize("dialect", [*SWIN_DIALECTS, "muntin"])
 def test_other_window_is_resized_and_reported(dialect):
     source, model = random_like(swin(window_size=4)), swin(window_size=6, img_size=(64, 64))
     state = to_dialect(source, dialect)

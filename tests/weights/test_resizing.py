@@ -7,10 +7,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_patch_embed, resize_rel_pos_bias_table
+from timm.models import adapt_input_conv
 
 from muntin.errors import ShapeError
 from muntin.ops.positions import spread_bias
-from muntin.weights.resizing import crop_table, embed_table, resample_positions, resample_table
+from muntin.weights.resizing import (
+    crop_table,
+    embed_table,
+    fit_channels,
+    resample_patches,
+    resample_positions,
+    resample_table,
+)
 
 
 @pytest.mark.parametrize("window", [(4, 4), (4, 7), (1, 2)])
@@ -42,7 +51,7 @@ def test_table_of_no_square_window_is_refused(rows):
 
 def test_positions_keep_their_prefix():
     embedding = torch.randn(1, 1 + 16, 8)
-    resized = resample_positions(embedding, new=(6, 3), num_prefix=1, antialias=True)
+    resized = resample_positions(embedding, new=(6, 3), num_prefix=1, how="antialiased")
     assert resized.shape == (1, 19, 8)
     assert torch.equal(resized[:, :1], embedding[:, :1])
 
@@ -50,4 +59,48 @@ def test_positions_keep_their_prefix():
 @pytest.mark.parametrize("tokens", [1, 18, 16])
 def test_positions_that_are_no_square_are_refused(tokens):
     with pytest.raises(ShapeError, match=f"1 prefix tokens and a square grid, got {tokens} tokens"):
-        resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, antialias=False)
+        resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, how="bicubic")
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple", "ignore:torch.searchsorted")
+@pytest.mark.parametrize("side", [5, 7, 12])
+def test_geometric_stretch_equals_timm_s(side):
+    table = torch.randn(49, 3)  # a window of 4
+    size = (2 * side - 1) ** 2
+    expected = resize_rel_pos_bias_table(table, (side, side), (size, 3))
+    ours = resample_table(table, window=side, how="geometric")
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_geometric_stretch_keeps_the_middle():
+    table = torch.randn(169, 2)
+    stretched = resample_table(table, window=12, how="geometric").view(23, 23, 2)
+    assert torch.allclose(stretched[11, 11], table.view(13, 13, 2)[6, 6])
+    assert torch.allclose(stretched[10, 11], table.view(13, 13, 2)[5, 6])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (30, 30), (4, 4)])
+def test_patches_are_resized_as_timm_does(size):
+    kernel = torch.randn(6, 3, 16, 16)
+    expected = resample_patch_embed(kernel, list(size))
+    assert torch.allclose(resample_patches(kernel, size), expected, atol=1e-4)
+
+
+def test_resized_patches_see_in_a_larger_picture_what_the_old_ones_saw():
+    kernel, patch = torch.randn(4, 3, 8, 8), torch.randn(1, 3, 8, 8)
+    larger = F.interpolate(patch, size=(16, 16), mode="bicubic", antialias=True)
+    before = (kernel * patch).sum((1, 2, 3))
+    after = (resample_patches(kernel, (16, 16)) * larger).sum((1, 2, 3))
+    assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_patches_that_grow_one_way_and_shrink_the_other_stay_of_their_size():
+    kernel = torch.randn(6, 3, 16, 16)
+    assert resample_patches(kernel, (30, 12)).abs().max() < 4 * kernel.abs().max()
+
+
+@pytest.mark.parametrize("in_chans", [1, 4, 13])
+def test_channels_are_fitted_as_timm_does(in_chans):
+    kernel = torch.randn(6, 3, 4, 4)
+    assert torch.allclose(fit_channels(kernel, in_chans), adapt_input_conv(in_chans, kernel))
+    assert fit_channels(kernel, 3) is kernel

@@ -11,11 +11,11 @@ import errno
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from muntin.commands import check, demo, doctor, evaluate, models, predict, train
+from muntin.commands import check, convert, demo, doctor, evaluate, models, predict, train
 from muntin.errors import MuntinError, MuntinWarning
 
 __all__ = ["app", "main"]
@@ -28,12 +28,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        from muntin import __version__
+
+        typer.echo(f"muntin {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _muntin(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """Take the options that belong to no verb."""
+
+
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("models")(models.models)
 app.command("check")(check.check)
+app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 
 
@@ -41,6 +63,14 @@ app.command("doctor")(doctor.doctor)
 _OF_THE_MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
+# How libraries say that memory ran out, on a CPU and on a GPU.
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "out of memory",
+    "can't allocate memory",
+    "Unable to allocate",
 )
 
 # What click raises for a wrong option; typer brings its own copy of click and names only the leaf.
@@ -57,7 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = 1
     except _UsageError as error:
         said = error.format_message().rstrip(". ")  # type: ignore[attr-defined]
-        _complain(f"{said}. See: muntin --help")
+        context = getattr(error, "ctx", None)
+        verb = f" {context.info_name}" if context is not None and context.parent else ""
+        if said:  # nothing is said when the help was shown
+            _complain(f"{said}. See: muntin{verb} --help")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped.")
@@ -76,6 +109,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         place = f"{error.filename}: " if error.filename else ""
         _complain(f"{place}{error.strerror}. Check that there is room and that access is allowed.")
+        return 1
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        _complain("there is not enough memory. Lower --batch-size or --img-size.")
         return 1
     import traceback
 

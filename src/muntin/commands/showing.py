@@ -16,13 +16,14 @@ def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; a cell that a narrow terminal has no room for is folded, never cut."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)
     table = Table()
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(Text(title), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # not markup: a class may be called "[red]"
     console.print(table)

@@ -27,7 +27,7 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes, one a device.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Of everything random; 0 unless given.")] = -1,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", min=0)] = None,
     out: Annotated[str, typer.Option(help="The run folder; runs/NAME when left out.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[
@@ -52,7 +52,7 @@ def train(
         precision=precision,
         device=device,
         devices=devices,
-        seed=seed,
+        seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
         settings=parse_settings(settings or []),

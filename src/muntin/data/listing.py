@@ -121,7 +121,7 @@ def list_classify(
         DataError: The path or the layout is wrong; one line says what and where.
     """
     place = Path(path)
-    if not place.exists():
+    if not str(path).strip() or not place.exists():
         message = (
             f"DATA must be a folder, a .zip, a .tar or a .csv, found nothing at {str(path)!r}. "
             f"Check the path."
@@ -285,7 +285,7 @@ def _from_table(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
     parts = Counter(_part_of(row, place) for row in rows)
     kind = f"multi-label ({several} with several classes, {without} with none)"
     note = f"CSV, {kind if multi_label else 'single-label'}, {len(names)} classes"
-    if len(parts) == 1:
+    if len(parts) == 1 and not any(row.split for row in rows):
         return ClassifyData(train=gather(rows), note=f"{note}, one set of {len(rows)} pictures")
     sets = {
         part: gather(row for row in rows if _part_of(row, place) == part)

@@ -261,4 +261,5 @@ def _run_workers(
 def _leave_signals(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; only the one that trains answers it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A scheduler tells the whole group; the run saves itself first and then ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

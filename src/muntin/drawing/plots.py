@@ -87,7 +87,14 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
             points = [(line["epoch"], line[key]) for line in lines if key in line]
             if points:
                 mark = "o" if len(points) < 40 else ""
-                axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=mark, ms=3)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=colour,
+                    label=name,
+                    marker=mark,
+                    ms=3,
+                    clip_on=False,
+                )
         if title == goal:
             # Shares: no room above 1 or below 0, where nothing can be.
             low, high = axes.get_ylim()

@@ -16,6 +16,8 @@ from muntin.results import Labels
 
 __all__ = ["draw_result"]
 
+_LARGEST = 1280  # pixels
+
 
 def draw_result(picture: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
     """Draw a result on its picture.
@@ -25,7 +27,7 @@ def draw_result(picture: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa
         result: One of `muntin.results`.
 
     Returns:
-        A new picture; small ones are enlarged so that the text can be read.
+        A new picture; small ones are enlarged so that the text can be read, and large ones shrunk.
     """
     return _draw(result, picture)
 
@@ -40,6 +42,7 @@ def _draw(result: object, picture: NDArray[np.uint8]) -> Image.Image:
 def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
     """The picture above, the best classes with bars below."""
     image = Image.fromarray(picture)
+    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     scale = max(1, round(320 / max(image.size)))
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     width = max(image.width, 260)

@@ -393,7 +393,7 @@ class Swin(nn.Module):
         if config.absolute_pos_embed:
             size = (x.shape[1], x.shape[2])
             positions = resample_grid(
-                self.absolute_pos_embed, old=config.grid, new=size, antialias=rule.antialias
+                self.absolute_pos_embed, old=config.grid, new=size, how=rule.positions
             )
             x = x + positions.view(1, *size, -1)
         x = self.pos_drop(x)

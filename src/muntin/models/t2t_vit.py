@@ -93,6 +93,8 @@ class T2TViTConfig:
             problem = "embed_dim, depth, num_heads, token_dim and in_chans must be at least 1"
         elif self.embed_dim % self.num_heads:
             problem = f"num_heads={self.num_heads} must divide embed_dim={self.embed_dim}"
+        elif self.token_attention == "performer" and self.token_dim < 2:
+            problem = f"a performer needs token_dim=2 or more, got {self.token_dim}"
         elif min(self.img_size) < _SMALLEST:
             problem = f"img_size={self.img_size} must be at least {_SMALLEST} pixels"
         problem = problem or find_output_problem(
@@ -328,7 +330,7 @@ class T2TViT(nn.Module):
         size = (x.shape[1], x.shape[2])
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], dim=1)
         x = x + resample_grid(
-            self.pos_embed, old=config.grid, new=size, num_prefix=1, antialias=False
+            self.pos_embed, old=config.grid, new=size, num_prefix=1, how="bicubic"
         )
         x = self.pos_drop(x)
         tokens = []
@@ -343,7 +345,7 @@ class T2TViT(nn.Module):
 def _sinusoids(count: int, dim: int) -> Float[Tensor, "1 N C"]:
     """Fixed positions: sine and cosine in turns, of wavelengths up to 10,000 (section 3.2)."""
     place = torch.arange(count, dtype=torch.float64)[:, None]
-    wave = torch.arange(dim) // 2 * 2 / dim
+    wave = torch.arange(dim, dtype=torch.float64) // 2 * 2 / dim
     angle = place / 10000**wave
     even = torch.arange(dim) % 2 == 0
     return torch.where(even, angle.sin(), angle.cos()).float()[None]

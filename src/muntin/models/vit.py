@@ -336,7 +336,7 @@ class ViT(nn.Module):
         config = self.config
         if not config.absolute_pos_embed:
             return x
-        antialias = SIZE_RULES[config.size_rule].antialias
+        how = SIZE_RULES[config.size_rule].positions
         return x + resample_grid(
-            self.pos_embed, old=config.grid, new=size, num_prefix=num_prefix, antialias=antialias
+            self.pos_embed, old=config.grid, new=size, num_prefix=num_prefix, how=how
         )

@@ -8,6 +8,7 @@ Letters: M window side, N = M*M tokens of a window, h heads, C channels.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-__all__ = ["log_offsets", "resample_grid", "spread_bias"]
+__all__ = ["Resampling", "log_offsets", "resample_grid", "spread_bias"]
+
+
+Resampling = Literal["bicubic", "antialiased", "linear"]
 
 
 def spread_bias(
@@ -109,7 +113,7 @@ def resample_grid(
     old: Size,
     new: Size,
     num_prefix: int = 0,
-    antialias: bool = True,
+    how: Resampling = "antialiased",
 ) -> Float[Tensor, "1 N2 C"]:
     """Resize learned position embeddings to another grid; prefix tokens are kept as they are.
 
@@ -118,7 +122,8 @@ def resample_grid(
         old: Grid that it was learned for, (height, width) in tokens.
         new: Grid wanted.
         num_prefix: Leading tokens that have no place in the grid.
-        antialias: Filter when shrinking.
+        how: "bicubic"; "antialiased" is the same and filters when shrinking; "linear" keeps the
+            corners where they are.
 
     Returns:
         The embedding itself when `old == new`.
@@ -129,7 +134,8 @@ def resample_grid(
     Source:
         Bicubic in float32, align_corners=False, with antialiasing, as timm 1.0.31
         (`resample_abs_pos_embed`); compared in tests/parity/test_vit_parity.py. DeiT, MAE and
-        transformers resize without antialiasing.
+        transformers resize without antialiasing, google-research/vision_transformer linearly
+        (`scipy.ndimage.zoom`, order 1).
     """
     expected = num_prefix + old[0] * old[1]
     if embedding.shape[1] != expected:
@@ -144,6 +150,9 @@ def resample_grid(
     image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()  # 1, C, H, W
     # In the default memory order PyTorch 2.15 gets a grid that is one token wide wrong.
     image = image.contiguous(memory_format=torch.channels_last)
-    image = F.interpolate(image, size=new, mode="bicubic", antialias=antialias)
+    if how == "linear":
+        image = F.interpolate(image, size=new, mode="bilinear", align_corners=True)
+    else:
+        image = F.interpolate(image, size=new, mode="bicubic", antialias=how == "antialiased")
     grid = image.permute(0, 2, 3, 1).reshape(1, math.prod(new), -1).to(embedding.dtype)
     return torch.cat([prefix, grid], dim=1)

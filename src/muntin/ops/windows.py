@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ShapeError
+from muntin.ops.positions import Resampling
 from muntin.shapes import Float, Size
 
 __all__ = [
@@ -50,6 +51,7 @@ SizeRuleName = Literal[
     "torchvision",
     "transformers",
     "transformers_v2",
+    "mmpretrain",
     "openmmlab",
     "timm",
     "google",
@@ -71,7 +73,7 @@ class SizeRule:
         shift: When the shift is left out. "never"; "side": along a side that one window covers;
             "both": along both sides as soon as the shorter side of the map is not longer than the
             window.
-        antialias: Whether absolute position embeddings are filtered when they shrink.
+        positions: How absolute position embeddings are resized; see `resample_grid`.
         patch_vit: What `patch` is for a plain ViT, where the system treats it otherwise.
     """
 
@@ -79,7 +81,7 @@ class SizeRule:
     pad: Literal["before_shift", "after_shift"]
     shrink: Literal["never", "side", "both", "built"]
     shift: Literal["never", "side", "both"]
-    antialias: bool = False
+    positions: Resampling = "bicubic"
     patch_vit: Literal["", "pad", "crop", "refuse"] = ""
 
 
@@ -87,7 +89,7 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     # Ours: no padding is computed where a smaller window will do; at every size where the
     # published classification models are defined it gives what they give.
     "muntin": SizeRule(
-        patch="pad", pad="before_shift", shrink="side", shift="side", antialias=True
+        patch="pad", pad="before_shift", shrink="side", shift="side", positions="antialiased"
     ),
     "microsoft": SizeRule(patch="refuse", pad="before_shift", shrink="both", shift="both"),
     "torchvision": SizeRule(patch="crop", pad="before_shift", shrink="never", shift="side"),
@@ -96,13 +98,17 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     ),
     # Its Swin V2 decides once, from the size that it was built for, and its Swin anew each time.
     "transformers_v2": SizeRule(patch="pad", pad="before_shift", shrink="built", shift="side"),
+    # Classifiers of mmpretrain: they leave the shift out where a map is not larger than a window.
+    "mmpretrain": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="both"),
     # The detection and segmentation forks, mmdet, mmseg and detectron2.
     "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
     "timm": SizeRule(
-        patch="refuse", pad="after_shift", shrink="built", shift="side", antialias=True
+        patch="refuse", pad="after_shift", shrink="built", shift="side", positions="antialiased"
     ),
     # Has plain ViTs only; their convolution drops what is no whole patch.
-    "google": SizeRule(patch="crop", pad="before_shift", shrink="side", shift="side"),
+    "google": SizeRule(
+        patch="crop", pad="before_shift", shrink="side", shift="side", positions="linear"
+    ),
 }
 
 
@@ -318,6 +324,12 @@ def fit_patches(
     Raises:
         ShapeError: A side is no multiple and the rule refuses, or no patch is left.
     """
+    if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
+        message = (
+            f"images must be B, C, H, W of floating-point numbers, C, H and W above 0, got "
+            f"{tuple(images.shape)} of {images.dtype}. Scale and normalise pixels first."
+        )
+        raise ShapeError(message)
     height, width = images.shape[-2:]
     short = (-height % patch_size, -width % patch_size)
     if short == (0, 0) and height and width:

@@ -44,6 +44,7 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
         safetensors.torch.save_file(tensors, fresh / "state.safetensors")
+        (fresh / "state.safetensors").chmod(0o644)  # as every other file of the run
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
@@ -74,7 +75,9 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
             message = "state.json does not hold the state of a run"
             raise ValueError(message)
     except FileNotFoundError as error:
-        message = f"{run} must hold {FOLDER} to be resumed, got none. Train without --resume."
+        message = (
+            f"{run} must hold {FOLDER} to be resumed, got none. Train anew into another folder."
+        )
         raise RunError(message) from error
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         message = f"{folder} is broken ({error}). Train anew into another folder."

@@ -32,16 +32,16 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines; a last line that was cut off is left out."""
+    """Read the lines; those that were cut off or damaged are left out."""
     path = folder / FILE
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("epoch"), int):
+                lines.append(line)
     return lines
 
 

@@ -8,6 +8,7 @@ step and resumed has the same bits as one that never stopped (one device, no tim
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -178,11 +179,12 @@ class _Loop:
         """Train until the epochs or the time are over, or somebody stops it."""
         position, config = self.position, self.config
         # However short the time is, there is one step and one validation.
-        while position.epoch < config.epochs and (self.progress() < 1 or not position.best_epoch):
+        over = position.epoch >= config.epochs or (self.progress() >= 1 and position.best_epoch)
+        while not over:
             if not self.train_epoch(interruption):
                 self.save()
                 return self._ended(interrupted=True)
-            self.end_epoch()
+            over = self.end_epoch()
             if config.early_stop and position.stale >= config.early_stop:
                 self.reporter.note(
                     f"Stopped: {position.stale} epochs without a better result than epoch "
@@ -253,8 +255,8 @@ class _Loop:
         number = self.position.epoch + (0 if ended else 1)
         return f"epoch {number}" + ("" if self.config.max_time_s else f"/{self.config.epochs}")
 
-    def end_epoch(self) -> None:
-        """Validate, keep the best weights, write journal and checkpoint."""
+    def end_epoch(self) -> bool:
+        """Validate, keep the best weights, write journal and checkpoint; True after the last."""
         position = self.position
         position.epoch, position.step = position.epoch + 1, 0
         last = position.epoch == self.config.epochs or self.progress() >= 1
@@ -276,6 +278,7 @@ class _Loop:
             write_events(self.run.path, line)
         self._tell(line)
         self.save()
+        return last
 
     def _mean_loss(self) -> float:
         sums = torch.tensor([self.position.loss_sum, float(self.position.num_seen)])
@@ -339,6 +342,8 @@ class _Loop:
                 "dialect": "muntin",
                 "model": self.run.config.model_name,
                 "task": self.run.task.name,
+                "class_names": json.dumps(self.run.classes.names),
+                "license": self.run.config.license,
             }
             state = self.learner.best_network.state_dict()
             write_weights(self.run.path / WEIGHTS, state, metadata)

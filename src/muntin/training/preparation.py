@@ -20,7 +20,7 @@ from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError, unknown_name
 from muntin.heads.network import Network
-from muntin.nn.initialisation import start_mimetic
+from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
@@ -356,7 +356,7 @@ def _tune(
         room = 128 if max(img_size) <= 64 else 64 if machine.device == "cuda" else 16
         config = replace(config, batch_size=room)
     # A handful of pictures should still give a few steps an epoch, unless somebody asked.
-    most = max(1, count // 8) if count >= 8 else 1
+    most = max(min(count, 4), count // 8)
     asked = request.batch_size or request.base is not None or "batch_size" in dict(settings)
     if not asked and config.batch_size > most:
         config = replace(config, batch_size=most)

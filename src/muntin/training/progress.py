@@ -82,7 +82,7 @@ class Reporter:
     def note(self, text: str, *, style: str | None = None) -> None:
         """Write a line that stays."""
         if self._console is not None:
-            self._console.print(text, style=style, highlight=False, soft_wrap=True)
+            self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
         """Show where training is.

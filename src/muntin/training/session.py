@@ -135,11 +135,7 @@ def train(
     """
     started = time.monotonic()
     reporter = Reporter(None if quiet else Console())
-    base = (
-        RunConfig.from_dict(read_json(Path(config)), where=str(config))
-        if isinstance(config, (str, Path))
-        else config
-    )
+    base = _read_config(config) if isinstance(config, (str, Path)) else config
     folder = Path(out) if out else _fresh_folder(Path(data))
     request = Request(
         task=task,
@@ -353,6 +349,17 @@ def _repeated(request: Request) -> Request:
     weights = (base.weights or "none") if request.weights == "auto" else request.weights
     val = request.val or (base.val if base.data == request.data else "")
     return replace(request, weights=weights, val=val)
+
+
+def _read_config(path: str | Path) -> RunConfig:
+    if not Path(path).is_file():
+        message = f"config must be the config.json of a run, found no file at {str(path)!r}."
+        raise ConfigError(message)
+    try:
+        return RunConfig.from_dict(read_json(Path(path)), where=str(path))
+    except RunError as error:
+        message = f"config must be the config.json of a run, got something else in {str(path)!r}."
+        raise ConfigError(message) from error
 
 
 def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:

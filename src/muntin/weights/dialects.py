@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +52,15 @@ class Dialect:
         recognise: Gives a key that only this dialect has, or an empty string.
         size_rule: Gives the rule for what the ecosystem's own models do at sizes that do not come
             out even, from the names in the file and the model's config.
-        tables_as_built: Whether a relative-position table belongs to the window that fits the
-            map at `img_size`, rather than to the window asked for.
+        built_rule: The size rule by which a relative-position table belongs to the window that
+            fits the map at `img_size`; empty when it belongs to the window asked for.
         normalise: Brings variants of the names to those that the key maps know.
     """
 
     key_maps: KeyMaps
     recognise: Callable[[Collection[str]], str]
     size_rule: Callable[[Collection[str], object], SizeRuleName]
-    tables_as_built: bool = False
+    built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
 
 
@@ -73,12 +73,13 @@ DIALECTS: dict[str, Dialect] = {
         key_maps=microsoft.KEY_MAPS,
         recognise=microsoft.recognise,
         size_rule=microsoft.size_rule,
+        built_rule="microsoft",
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
         recognise=timm.recognise,
         size_rule=_always("timm"),
-        tables_as_built=True,
+        built_rule="timm",
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
@@ -93,7 +94,7 @@ DIALECTS: dict[str, Dialect] = {
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
         recognise=openmmlab.recognise,
-        size_rule=_always("openmmlab"),
+        size_rule=openmmlab.size_rule,
     ),
     "detectron2": Dialect(
         key_maps=detectron2.KEY_MAPS,
@@ -185,13 +186,13 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return backbone
 
 
-def built_window(config: SwinConfig, stage: int) -> Size:
-    """Window of a stage at `img_size` where a window never exceeds its map, in tokens."""
+def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
+    """Window of a stage at `img_size`, in tokens."""
     height, width = config.grid
     for _ in range(stage):
         height, width = -(-height // 2), -(-width // 2)
     side = config.windows[stage]
-    return lay_out((height, width), (side, side), False, SIZE_RULES["timm"]).window
+    return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
 
 
 def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -204,8 +205,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 
     Returns:
         A state dict of copies, with the buffers that the ecosystem stores. Loading it back gives
-        the same bits. Only "timm" may hold less than the model: where a window is larger than the
-        map at `img_size`, it has no room for the part of the table that is never read.
+        the same bits. Only "timm" and "microsoft" may hold less than the model: where a window is
+        larger than the map at `img_size`, they have no room for the part of the table that is
+        never read.
 
     Raises:
         WeightError: The dialect is unknown, or has no place for a part of the model.
@@ -221,8 +223,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
         return {key: tensor.clone() for key, tensor in state.items()}
     names = key_map(name, config)
     tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
-    if DIALECTS[name].tables_as_built:
-        tensors = {key: _as_built(key, tensor, config) for key, tensor in tensors.items()}
+    rule = DIALECTS[name].built_rule
+    if rule:
+        tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
     written, homeless = names.write(tensors)
     if homeless:
         message = (
@@ -235,13 +238,13 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     }
 
 
-def _as_built(key: str, tensor: Tensor, config: object) -> Tensor:
+def _as_built(key: str, tensor: Tensor, config: object, rule: SizeRuleName) -> Tensor:
     found = match(_TABLE, key)
     if found is None or not isinstance(config, SwinConfig):
         return tensor
     stage = int(found["i"])
     side = config.windows[stage]
-    window = built_window(config, stage)
+    window = built_window(config, stage, rule)
     return (
         tensor if window == (side, side) else crop_table(tensor, window=window, full=(side, side))
     )

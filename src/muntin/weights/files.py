@@ -8,21 +8,33 @@ import contextlib
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import WeightError, cannot_write, shorten
+from muntin.weights.pickles import load_listed, read_numpy_pickle
 
-__all__ = ["SUFFIXES", "WeightFile", "find_file", "read_weights", "unwrap", "write_weights"]
+__all__ = [
+    "SUFFIXES",
+    "WeightFile",
+    "find_file",
+    "read_weights",
+    "unwrap",
+    "write_weights",
+    "write_whole",
+]
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 _IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # How files of torch.save begin: a zip archive, or a pickle (before PyTorch 1.6).
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
@@ -97,6 +109,8 @@ def read_weights(path: str | Path) -> WeightFile:
     if not start:
         message = f"{str(file)!r} has 0 bytes. Copy or download it again."
         raise WeightError(message)
+    if file.suffix.lower() in (".npz", ".pkl"):
+        return _read_arrays(file)
     is_torch = start.startswith(_TORCH_STARTS)
     if is_torch == (file.suffix.lower() == ".safetensors") or not (is_torch or start[8:] == b"{"):
         found = "a PyTorch file" if is_torch else "something else"
@@ -121,14 +135,9 @@ def _read_safetensors(file: Path) -> WeightFile:
 
 def _read_torch(file: Path) -> WeightFile:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_listed(file)
     except pickle.UnpicklingError as error:
-        message = (
-            f"{str(file)!r} holds Python objects besides tensors, or is damaged; such a file could "
-            f"run any code when opened, so it is refused. Save only the state dict, or use "
-            f"safetensors."
-        )
-        raise WeightError(message) from error
+        raise WeightError(_suspicious(file)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         message = f"{_damaged(file)}. Copy or download it again."
         raise WeightError(message) from error
@@ -139,6 +148,35 @@ def _read_torch(file: Path) -> WeightFile:
         )
         raise WeightError(message)
     return WeightFile(file, content)
+
+
+def _read_arrays(file: Path) -> WeightFile:
+    """Read numpy's own archive, or a pickle of numpy arrays."""
+    try:
+        if file.suffix.lower() == ".pkl":
+            return WeightFile(file, read_numpy_pickle(file))
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
+    except pickle.UnpicklingError as error:
+        raise WeightError(_suspicious(file)) from error
+    except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        message = f"{_damaged(file)}, or no file of arrays. Copy or download it again."
+        raise WeightError(message) from error
+
+
+def _as_tensor(array: NDArray[Any]) -> Tensor:
+    # numpy has no bfloat16: JAX stores it as two bytes without a meaning.
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _suspicious(file: Path) -> str:
+    return (
+        f"{str(file)!r} holds Python objects besides tensors, or is damaged; such a file could "
+        f"run any code when opened, so it is refused. Save only the state dict, or use "
+        f"safetensors."
+    )
 
 
 def _damaged(file: Path) -> str:
@@ -194,15 +232,26 @@ def write_weights(
     whole = {key: value.detach().contiguous() for key, value in tensors.items()}
     # Other readers of safetensors refuse a file that does not say "pt" here.
     texts = {"format": "pt", **(metadata or {})}
+    write_whole(path, lambda place: safetensors.torch.save_file(whole, place, metadata=texts))
+
+
+def write_whole(path: Path, write: Callable[[str], None]) -> None:
+    """Let a function write a file beside its place, and move it there when it is whole.
+
+    Raises:
+        WeightError: The disk is full or cannot be written; nothing there was changed.
+    """
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=path.name, suffix=f".partial{path.suffix}"
+        )
         os.close(handle)
-        safetensors.torch.save_file(whole, temporary, metadata=texts)
+        write(temporary)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         message = f"{cannot_write(path, error)} Nothing there was changed."
         raise WeightError(message) from error
     finally:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
+from muntin.models.swin import SwinConfig
+from muntin.ops.positions import Resampling
 from muntin.ops.windows import SIZE_RULES, SizeRuleName
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, built_window, family_name
 from muntin.weights.renaming import KeyMap, Reading
 from muntin.weights.resizing import (
-    Resampling,
+    Stretching,
     embed_table,
     fit_channels,
     resample_patches,
@@ -61,7 +63,7 @@ def place(name: str, model: nn.Module) -> str:
 
 
 def fit(
-    model: nn.Module, reading: Reading, dialect: str, size_rule: SizeRuleName, how: Resampling
+    model: nn.Module, reading: Reading, dialect: str, size_rule: SizeRuleName, how: Stretching
 ) -> Fit:
     """Assign every tensor that was read to a parameter of the model.
 
@@ -74,7 +76,7 @@ def fit(
     """
     backbone = backbone_of(model)
     own, whole = model.state_dict(), _whole_names(backbone)
-    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].antialias, how)
+    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, how)
     result = Fit(ignored=list(reading.ignored), homeless=list(reading.unclaimed))
     for name, tensor in reading.tensors.items():
         key = place(name, model)
@@ -86,6 +88,7 @@ def fit(
         else:
             result.homeless += theirs
     _leave_pooled_norm_fresh(result, own)
+    _leave_deeper_head_fresh(result)
     settled = {*result.values, *result.reset, *result.misshapen}
     # A file without any head for this model's task leaves the whole head fresh.
     fresh = "" if any(key.startswith("head.") for key in settled) else "head."
@@ -107,13 +110,28 @@ def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:
         result.reset += fresh
 
 
+def _leave_deeper_head_fresh(result: Fit) -> None:
+    """A classifier that read a further layer, which no model has, would be wrong without it."""
+    if any("pre_logits" in name for name in result.ignored):
+        heads = [key for key in result.values if key.startswith("head.")]
+        result.reset += heads
+        for key in heads:
+            del result.values[key]
+
+
 def _whole_names(backbone: nn.Module) -> set[str]:
-    """Names of the backbone's parameters when every stage and the last norm are built."""
+    """Names of the backbone's parameters when every stage and every norm are built."""
     config: Any = backbone.config
-    last = len(config.depths) - 1 if hasattr(config, "depths") else -1
-    with torch.device("meta"):
-        whole = type(backbone)(dataclasses.replace(config, out_indices=(last,), out_norm="last"))
-    return set(whole.state_dict())
+    stages = len(config.depths) if hasattr(config, "depths") else 0
+    wholes: list[dict[str, Any]] = [{"out_indices": (stages - 1,), "out_norm": "last"}]
+    if isinstance(config, SwinConfig):
+        wholes.append({"out_indices": tuple(range(stages)), "out_norm": "each"})
+    names: set[str] = set()
+    for changes in wholes:
+        with torch.device("meta"):
+            whole = type(backbone)(dataclasses.replace(config, **changes))
+        names |= set(whole.state_dict())
+    return names
 
 
 def _assign(result: Fit, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer) -> None:
@@ -143,8 +161,8 @@ class _Resizer:
 
     config: Any
     dialect: str
-    antialias: bool
-    how: Resampling
+    positions: Resampling
+    how: Stretching
 
     def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
         """Give the tensor for the model; as it is when it is no such tensor."""
@@ -156,7 +174,7 @@ class _Resizer:
                 tensor,
                 new=grid,
                 num_prefix=own.shape[1] - grid[0] * grid[1],
-                antialias=self.antialias,
+                how=self.positions,
             )
         if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
             tensor = fit_channels(tensor, own.shape[1])
@@ -166,8 +184,9 @@ class _Resizer:
 
     def _table(self, tensor: Tensor, stage: int) -> Tensor:
         side = self.config.windows[stage]
-        if self.dialect != NATIVE and DIALECTS[self.dialect].tables_as_built:
-            built = built_window(self.config, stage)
+        rule = "" if self.dialect == NATIVE else DIALECTS[self.dialect].built_rule
+        if rule:
+            built = built_window(self.config, stage, rule)
             if tensor.shape[0] == (2 * built[0] - 1) * (2 * built[1] - 1):
                 return embed_table(tensor, window=built, full=(side, side))
         return resample_table(tensor, window=side, how=self.how)

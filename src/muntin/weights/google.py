@@ -86,7 +86,7 @@ def _vit(config: ViTConfig) -> KeyMap:
             *_linear(_BLOCK + "MlpBlock_3/Dense_1", "blocks.{j}.mlp.fc2"),
             *_linear("head", "head.fc"),
         ),
-        # Between backbone and classifier in pre-training only.
+        # Between backbone and classifier in pre-training; that classifier is of no use without.
         unused=r"^pre_logits/",
     )
 
@@ -107,7 +107,7 @@ KEY_MAPS: KeyMaps = {ViTConfig: _vit}
 _STACKED = "Transformer/encoderblock/"
 _BIG_VISION = (
     (re.compile(r"^(params|opt/target|target)/"), ""),
-    (re.compile(r"^pos_embedding$"), "Transformer/posembed_input/pos_embedding"),
+    (re.compile(r"^(Transformer/)?pos_embedding$"), "Transformer/posembed_input/pos_embedding"),
     (re.compile(r"/MultiHeadDotProductAttention_0/"), "/MultiHeadDotProductAttention_1/"),
     (re.compile(r"/MlpBlock_0/"), "/MlpBlock_3/"),
     (re.compile(r"(encoderblock[^/]*)/LayerNorm_1/"), r"\1/LayerNorm_2/"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from muntin.errors import WeightError, shorten
 
-__all__ = ["fetch", "is_hub_id"]
+__all__ = ["fetch", "is_hub_id", "license_of"]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _PATIENCE_S = 4.0
@@ -23,6 +23,22 @@ def is_hub_id(text: str) -> bool:
         (True, False)
     """
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", text) is not None
+
+
+# Published with a licence that forbids commercial use.
+_NON_COMMERCIAL = re.compile(
+    r"^(facebook/(vit-mae|hiera)|timm/hiera_|timm/vit_\w+\.mae|timm/hieradet_)", re.IGNORECASE
+)
+
+
+def license_of(hub_id: str) -> str:
+    """Name the licence of published weights where it restricts their use; else nothing.
+
+    Example:
+        >>> license_of("timm/hiera_tiny_224.mae_in1k_ft_in1k")
+        'CC-BY-NC-4.0'
+    """
+    return "CC-BY-NC-4.0" if _NON_COMMERCIAL.match(hub_id) else ""
 
 
 def fetch(hub_id: str) -> Path:

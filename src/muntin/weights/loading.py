@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import WeightError, shorten, unknown_name
+from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.ops.windows import SizeRuleName
 from muntin.weights import hub
 from muntin.weights.dialects import (
@@ -29,9 +30,9 @@ from muntin.weights.dialects import (
 from muntin.weights.files import SUFFIXES, read_weights, unwrap
 from muntin.weights.fitting import fit, misfits, place
 from muntin.weights.renaming import Reading
-from muntin.weights.resizing import Resampling
+from muntin.weights.resizing import Stretching
 
-__all__ = ["LoadReport", "load_weights", "to_dialect"]
+__all__ = ["Facts", "LoadReport", "load_weights", "look_into", "to_dialect"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ def load_weights(
     source: str | Path | Mapping[str, Any],
     dialect: str = "auto",
     *,
-    resampling: Resampling = "bicubic",
+    resampling: Stretching = "bicubic",
     head_rows: Sequence[int] | str | Path | None = None,
 ) -> LoadReport:
     """Fill a model with weights from any known ecosystem.
@@ -117,14 +118,7 @@ def load_weights(
         'muntin'
     """
     backbone: Any = backbone_of(model)
-    if dialect not in ("auto", NATIVE, *DIALECTS):
-        raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
-    state, metadata, where = _open(source)
-    if dialect == "auto":
-        stored = metadata.get("dialect", "")
-        dialect = stored if stored in (NATIVE, *DIALECTS) else detect(state, where=where)
-    if dialect != NATIVE:
-        state = dict(DIALECTS[dialect].normalise(state))
+    state, metadata, where, dialect = _open(source, dialect)
     reading = _read(state, dialect, backbone.config)
     if head_rows is not None:
         _pick_rows(reading.tensors, read_rows(head_rows), where)
@@ -158,6 +152,51 @@ def load_weights(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a source of weights tells about the model that they belong to.
+
+    Attributes:
+        dialect: The dialect that the weights are written in.
+        num_classes: Classes of the classifier; 0 when there is none.
+        in_chans: Channels of an image.
+    """
+
+    dialect: str
+    num_classes: int
+    in_chans: int
+
+
+def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: object) -> Facts:
+    """Find out what has to be built before weights can be loaded exactly.
+
+    Args:
+        source: As in `load_weights`.
+        dialect: The same.
+        config: Of the family that the weights are of.
+
+    Raises:
+        WeightError: The weights cannot be read.
+    """
+    state, _, where, dialect = _open(source, dialect)
+    tensors = _read(state, dialect, config).tensors
+    patches = [tensors[key] for key in tensors if key.endswith("patch_embed.proj.weight")]
+    first = tensors.get("tokens_to_token.attention1.norm1.weight")
+    head = tensors.get("head.fc.weight")
+    if not patches and first is None:
+        message = (
+            f"weights from {where} ({dialect}) must be those of a "
+            f"{family_name(type(config))}, got none for its patches. Check --model."
+        )
+        raise WeightError(message)
+    in_chans = patches[0].shape[1] if patches else len(first) // 49  # type: ignore[arg-type]
+    return Facts(
+        dialect=dialect,
+        num_classes=0 if head is None else head.shape[0],
+        in_chans=in_chans,
+    )
+
+
 def read_rows(rows: Sequence[int] | str | Path) -> list[int]:
     """Read class numbers, one a line, from a file; a list is given back as it is.
 
@@ -187,21 +226,44 @@ def _pick_rows(tensors: dict[str, Tensor], rows: list[int], where: str) -> None:
 
 
 def _open(
+    source: str | Path | Mapping[str, Any], dialect: str
+) -> tuple[dict[str, Tensor], Mapping[str, str], str, str]:
+    """The flat state dict of a source, the texts beside it, what to call it, and its dialect."""
+    if dialect not in ("auto", NATIVE, *DIALECTS):
+        raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
+    state, texts, where = _unpack(source)
+    if dialect == "auto":
+        stored = texts.get("dialect", "")
+        dialect = stored if stored in (NATIVE, *DIALECTS) else detect(state, where=where)
+    if dialect != NATIVE:
+        state = dict(DIALECTS[dialect].normalise(state))
+    return state, texts, where, dialect
+
+
+def _unpack(
     source: str | Path | Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], Mapping[str, str], str]:
-    """The flat state dict of a source, the texts beside it, and what to call it."""
     if isinstance(source, Mapping):
         state, way = unwrap(source, where="the state dict")
         return state, {}, f"a state dict [{way}]" if way else "a state dict"
+    if not str(source).strip():
+        message = f"weights must be a file, a folder or a hub id, got {str(source)!r}. Name one."
+        raise WeightError(message)
     path = Path(source).expanduser()
     text = str(source).removeprefix("hf-hub:")
     # "runs/flowers" may be a hub id or a mistyped path: where there is a folder "runs", a path.
     local = isinstance(source, Path) or path.exists() or path.suffix.lower() in SUFFIXES
+    texts: dict[str, str] = {}
     if not local and hub.is_hub_id(text) and not Path(text.split("/")[0]).is_dir():
         path = hub.fetch(text)
+        texts["license"] = hub.license_of(text)
     file = read_weights(path)
+    texts |= {key: value for key, value in file.metadata.items() if value}
+    if "NC" in texts.get("license", ""):
+        message = f"weights from {source} have the licence {texts['license']}: no commercial use."
+        warnings.warn(message, MuntinWarning, stacklevel=4)
     state, way = unwrap(file.tensors, where=repr(str(file.path)))
-    return state, file.metadata, f"{source} [{way}]" if way else str(source)
+    return state, texts, f"{source} [{way}]" if way else str(source)
 
 
 def _read(state: Mapping[str, Tensor], dialect: str, config: object) -> Reading:

@@ -20,6 +20,7 @@ from torch import Tensor
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
+from muntin.ops.windows import SizeRuleName
 from muntin.weights.microsoft import OTHER_TASKS
 from muntin.weights.renaming import (
     STACKED,
@@ -31,7 +32,7 @@ from muntin.weights.renaming import (
     square_index,
 )
 
-__all__ = ["KEY_MAPS", "recognise"]
+__all__ = ["KEY_MAPS", "recognise", "size_rule"]
 
 _ORDER = (0, 2, 1, 3)
 
@@ -138,6 +139,13 @@ KEY_MAPS: KeyMaps = {
         unused=OTHER_TASKS,
     ),
 }
+
+
+def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
+    """Detectors and segmenters always shift; classifiers do where a map is larger than a window."""
+    del config
+    dense = first_key(keys, OTHER_TASKS) or first_key(keys, r"(^|\.)norm0\.")
+    return "openmmlab" if dense else "mmpretrain"
 
 
 def recognise(keys: Collection[str]) -> str:

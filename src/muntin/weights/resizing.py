@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ShapeError
-from muntin.ops.positions import resample_grid
+from muntin.ops.positions import Resampling, resample_grid
 from muntin.shapes import Float, Size
 
 __all__ = [
-    "Resampling",
+    "Stretching",
     "crop_table",
     "embed_table",
     "fit_channels",
@@ -55,11 +55,11 @@ def crop_table(
     return grid.flatten(0, 1)
 
 
-Resampling = Literal["bicubic", "geometric"]
+Stretching = Literal["bicubic", "geometric"]
 
 
 def resample_table(
-    table: Float[Tensor, "positions h"], *, window: int, how: Resampling = "bicubic"
+    table: Float[Tensor, "positions h"], *, window: int, how: Stretching = "bicubic"
 ) -> Float[Tensor, "new_positions h"]:
     """Stretch the relative-position table of a square window to another square window.
 
@@ -95,7 +95,7 @@ def resample_table(
 
 
 def resample_positions(
-    embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, antialias: bool
+    embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, how: Resampling
 ) -> Float[Tensor, "1 N2 C"]:
     """Resize the position embeddings of a square picture to another grid.
 
@@ -111,9 +111,7 @@ def resample_positions(
             f"it was learned with."
         )
         raise ShapeError(message)
-    return resample_grid(
-        embedding, old=(side, side), new=new, num_prefix=num_prefix, antialias=antialias
-    )
+    return resample_grid(embedding, old=(side, side), new=new, num_prefix=num_prefix, how=how)
 
 
 def _stretch_geometrically(table: Tensor, old: int, new: int) -> Tensor:
@@ -124,9 +122,9 @@ def _stretch_geometrically(table: Tensor, old: int, new: int) -> Tensor:
         reaches = sum(q**k for k in range(old // 2))
         low, high = (low, q) if reaches > new // 2 else (q, high)
     steps = torch.tensor([q**k for k in range(old // 2)], dtype=torch.float64)
-    places = torch.cat([-steps.cumsum(0).flip(0), torch.zeros(1), steps.cumsum(0)])
+    places = torch.cat([-steps.cumsum(0).flip(0), steps.new_zeros(1), steps.cumsum(0)])
     wanted = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64)
-    wanted = wanted.clamp(places[0], places[-1])
+    wanted = wanted.clamp(places[0], places[-1]).contiguous()
     right = torch.searchsorted(places, wanted).clamp(1, old - 1)
     part = (wanted - places[right - 1]) / (places[right] - places[right - 1])
     weights = torch.zeros(new, old, dtype=torch.float64)  # linear interpolation along one axis
@@ -158,9 +156,10 @@ def resample_patches(
     old = (kernel.shape[2], kernel.shape[3])
     if old == size:
         return kernel
-    pixels = torch.eye(old[0] * old[1]).view(-1, 1, *old)
+    pixels = torch.eye(old[0] * old[1], dtype=torch.float64).view(-1, 1, *old)
     resize = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).flatten(1).t()
-    inverse = torch.linalg.pinv(resize.t().double()).float().to(kernel.device)
+    # Where a side shrinks, some patterns of pixels are lost; they must not come back amplified.
+    inverse = torch.linalg.pinv(resize.t(), rtol=1e-6).float().to(kernel.device)
     resized = kernel.flatten(2).float() @ inverse.t()
     return resized.unflatten(2, size).to(kernel.dtype)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from muntin.zoo.building import (
     build_backbone,
+    change_model,
     config_from_dict,
     config_to_dict,
     create_backbone,
@@ -29,6 +30,7 @@ __all__ = [
     "Family",
     "ModelEntry",
     "build_backbone",
+    "change_model",
     "config_from_dict",
     "config_to_dict",
     "count_costs",

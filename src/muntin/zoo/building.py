@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, ModelEnt
 
 __all__ = [
     "build_backbone",
+    "change_model",
     "config_from_dict",
     "config_to_dict",
     "create_backbone",
@@ -28,6 +30,9 @@ __all__ = [
     "list_models",
     "model_config",
 ]
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -130,6 +135,42 @@ def create_model(
     if weights is not None:
         _load(model, weights)
     return model
+
+
+def change_model(model: M, **architecture: Any) -> M:
+    """Give a copy of a model with other fields of its architecture, and the weights carried over.
+
+    Relative-position tables, position embeddings, patches and input channels are resized as
+    `muntin.load_weights` does; what has the same size stays exact. The model itself is left alone.
+
+    Args:
+        model: A network or a backbone, such as `create_model` and `create_backbone` give.
+        architecture: Fields of its config, such as ``window_size=12`` or ``img_size=384``.
+
+    Returns:
+        A new model of the same kind, in the same mode.
+
+    Raises:
+        ConfigError: A field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be carried over: another width or depth, say.
+
+    Example:
+        >>> model = create_model("swin_nano", num_classes=3)
+        >>> change_model(model, window_size=8).backbone.config.window_size
+        8
+    """
+    from muntin.weights.loading import load_weights
+
+    old: Any = model.backbone if isinstance(model, Network) else model
+    config = replace(old.config, architecture, where=type(old).__name__)
+    fresh: Any = build_backbone(config)
+    load_weights(fresh, old.state_dict(), dialect="muntin")
+    parameter = next(old.parameters())
+    fresh.to(parameter.device, parameter.dtype).train(old.training)
+    if not isinstance(model, Network):
+        return cast("M", fresh)
+    changed = Network(fresh, copy.deepcopy(model.head))
+    return cast("M", changed.train(model.training))
 
 
 def create_backbone(

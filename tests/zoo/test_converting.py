@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files of weights from one ecosystem to another, and models with another window or size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from muntin.commands import main
+from muntin.errors import ConfigError, WeightError
+from muntin.models.swin_v2 import SwinV2
+from muntin.weights.dialects import to_dialect
+from muntin.weights.files import read_weights, write_weights
+from muntin.weights.loading import load_weights
+from muntin.zoo import change_model, create_backbone, create_model, find_model
+from muntin.zoo.converting import convert_weights
+
+NANO = "swin_nano_patch4_window4_64"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    torch.manual_seed(0)
+    model = create_model(NANO, num_classes=6)
+    path = tmp_path_factory.mktemp("weights") / "timm.safetensors"
+    texts = {"class_names": '["a", "b"]', "license": "CC-BY-NC-4.0"}
+    write_weights(path, to_dialect(model, "timm"), texts)
+    return path
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:weights from .* no commercial use")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    "to", ["timm", "torchvision", "transformers", "microsoft", "openmmlab", "muntin"]
+)
+def test_there_and_back_is_bit_exact(source, tmp_path, to, suffix):
+    there, back = tmp_path / f"there{suffix}", tmp_path / "back.safetensors"
+    done = convert_weights(source, there, name=NANO, to=to)
+    assert done.num_classes == 6
+    assert done.report.dialect == "timm"
+    assert convert_weights(there, back, name=NANO, to="timm").report.dialect == to
+    before, after = read_weights(source), read_weights(back)
+    assert before.tensors.keys() == after.tensors.keys()
+    assert all(torch.equal(after.tensors[key], before.tensors[key]) for key in before.tensors)
+    if suffix == ".safetensors":
+        texts = read_weights(there).metadata
+        assert texts["license"] == "CC-BY-NC-4.0"
+        assert texts["class_names"] == '["a", "b"]'
+
+
+def test_a_vit_goes_to_google_and_back(tmp_path):
+    name = "vit_tiny_patch16_224"
+    model = create_model(name, num_classes=3)
+    write_weights(tmp_path / "a.safetensors", model.state_dict())
+    convert_weights(tmp_path / "a.safetensors", tmp_path / "b.npz", name=name, to="google")
+    again = create_model(name, num_classes=3)
+    assert load_weights(again, tmp_path / "b.npz").dialect == "google"
+    state = model.state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in again.state_dict().items())
+
+
+def test_a_backbone_goes_to_detectron2_without_its_head(tmp_path):
+    body = create_backbone(NANO, out_norm="each")
+    state = to_dialect(body, "detectron2")
+    assert "backbone.bottom_up.norm2.weight" in state
+    again = create_backbone(NANO, out_norm="each")
+    assert load_weights(again, {"model": state}).size_rule == "openmmlab"
+    assert torch.equal(again.norm2.weight, body.norm2.weight)
+
+
+def test_what_cannot_be_converted_is_refused(source, tmp_path):
+    with pytest.raises(WeightError, match=r"must go to .safetensors, .pth, .pt or .npz"):
+        convert_weights(source, tmp_path / "a.txt", name=NANO, to="timm")
+    with pytest.raises(WeightError, match=r"Unknown dialect 'tim'. Did you mean 'timm'"):
+        convert_weights(source, tmp_path / "a.pth", name=NANO, to="tim")
+    with pytest.raises(WeightError, match="Check --model"):
+        convert_weights(source, tmp_path / "a.pth", name="t2t_vit_7", to="timm")
+    with pytest.raises(WeightError, match="must fit Swin exactly"):
+        convert_weights(source, tmp_path / "a.pth", name="swin_tiny", to="timm")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_it_did(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("warnings.showwarning", None)
+    out = str(tmp_path / "b.pth")
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", str(source), out, "--model", NANO, "--to", "microsoft"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "read: timm weights from" in said
+    assert "6 classes); read again: equal" in said
+    assert "licence: CC-BY-NC-4.0" in said
+
+
+def test_another_window_and_size_after_loading():
+    model = create_model(NANO, num_classes=3).eval()
+    changed = change_model(model, window_size=8, img_size=128)
+    assert model.backbone.config.window_size == 4
+    assert changed.backbone.config.window_size == 8
+    assert not changed.training
+    assert changed(torch.rand(1, 3, 100, 70)).shape == (1, 3)
+    same = change_model(model, window_size=4)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(same(images), model(images))
+    with pytest.raises(ConfigError, match="Did you mean 'window_size'"):
+        change_model(model, windw_size=3)
+    with pytest.raises(WeightError, match="exactly"):
+        change_model(model, embed_dim=96)
+
+
+def test_continuous_positions_need_no_table_for_another_window():
+    config = replace(find_model("swinv2_tiny").config, embed_dim=24, depths=(1, 1, 1, 1))
+    body = SwinV2(config).eval()
+    wide = change_model(body, window_size=16, pretrained_windows=(8, 8, 8, 8))
+    assert wide.state_dict().keys() == body.state_dict().keys()
+    assert all(torch.equal(wide.state_dict()[k], t) for k, t in body.state_dict().items())
+    assert [m.shape[2] for m in wide(torch.rand(1, 3, 256, 256))] == [64, 32, 16, 8]
+
+
+def test_patches_and_channels_after_loading():
+    model = create_model("vit_tiny", num_classes=3, depth=1).eval()
+    changed = change_model(model, patch_size=8, in_chans=4, img_size=112)
+    assert changed(torch.rand(1, 4, 112, 112)).shape == (1, 3)
