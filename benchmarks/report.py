@@ -52,6 +52,20 @@ def rows() -> list[tuple[str, str, str, str]]:
                     name,
                 )
             )
+    if found := newest("loading"):
+        name, result = found
+        bare = result["contestants"]["bare"]["seconds"]["median"]
+        for contestant, row in result["contestants"].items():
+            seconds, extra = row["seconds"], row["extra_mib"]["median"] / result["file_mib"]
+            table.append(
+                (
+                    f"Loading swin_base from safetensors: {contestant}",
+                    f"{seconds['median']:.2f} s ({seconds['min']:.2f}-{seconds['max']:.2f})",
+                    f"{seconds['median'] / bare:.2f} x the bare read; extra memory "
+                    f"{extra:.2f} x the file",
+                    name,
+                )
+            )
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():

@@ -16,10 +16,15 @@ from muntin.recipes import TrainConfig
 
 __all__ = ["Group", "build_optimizers", "freeze_stages", "group_parameters", "scaled_rate"]
 
-_UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token")
+_UNDECAYED = re.compile(
+    r"\.cpb_mlp\."
+    r"|(relative_position_bias_table|logit_scale|absolute_pos_embed|pos_embed|_token)$"
+)
 _BLOCK = re.compile(r"(?:^|\.)(?:layers\.\d+\.)?blocks\.\d+\.")
 _STAGE = re.compile(r"^(?:layers|blocks)\.(\d+)\.")
-_STEM = re.compile(r"^(?:patch_embed\.|absolute_pos_embed$|pos_embed$|cls_token$)")
+_STEM = re.compile(
+    r"^(?:patch_embed\.|tokens_to_token\.|absolute_pos_embed$|pos_embed$|(?:cls|dist)_token$)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +69,7 @@ def group_parameters(network: nn.Module, layer_decay: float) -> list[Group]:
     groups: dict[tuple[bool, float, bool], list[str]] = {}
     for name in names:
         parameter = parameters[name]
-        decays = parameter.ndim > 1 and not name.endswith(_UNDECAYED)
+        decays = parameter.ndim > 1 and not _UNDECAYED.search(name)
         inside = bool(_BLOCK.search(name)) or ".downsample." in name
         matrix = decays and inside and parameter.ndim == 2
         key = (decays, layer_decay ** (last - layers[name]), matrix)

@@ -122,6 +122,8 @@ def _leave_deeper_head_fresh(result: Fit) -> None:
 def _whole_names(backbone: nn.Module) -> set[str]:
     """Names of the backbone's parameters when every stage and every norm are built."""
     config: Any = backbone.config
+    if not hasattr(config, "out_norm"):
+        return set()
     stages = len(config.depths) if hasattr(config, "depths") else 0
     wholes: list[dict[str, Any]] = [{"out_indices": (stages - 1,), "out_norm": "last"}]
     if isinstance(config, SwinConfig):

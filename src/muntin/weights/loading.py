@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
+from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.windows import SizeRuleName
 from muntin.weights import hub
 from muntin.weights.dialects import (
@@ -33,6 +34,10 @@ from muntin.weights.renaming import Reading
 from muntin.weights.resizing import Stretching
 
 __all__ = ["Facts", "LoadReport", "load_weights", "look_into", "to_dialect"]
+
+
+# How our own names of a timm model begin.
+_OWN = ("backbone.net.", "net.", "head.fc.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +123,7 @@ def load_weights(
         'muntin'
     """
     backbone: Any = backbone_of(model)
-    state, metadata, where, dialect = _open(source, dialect)
+    state, metadata, where, dialect = _open(source, dialect, backbone.config)
     reading = _read(state, dialect, backbone.config)
     if head_rows is not None:
         _pick_rows(reading.tensors, read_rows(head_rows), where)
@@ -178,7 +183,7 @@ def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: o
     Raises:
         WeightError: The weights cannot be read.
     """
-    state, _, where, dialect = _open(source, dialect)
+    state, _, where, dialect = _open(source, dialect, config)
     tensors = _read(state, dialect, config).tensors
     patches = [tensors[key] for key in tensors if key.endswith("patch_embed.proj.weight")]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
@@ -226,7 +231,7 @@ def _pick_rows(tensors: dict[str, Tensor], rows: list[int], where: str) -> None:
 
 
 def _open(
-    source: str | Path | Mapping[str, Any], dialect: str
+    source: str | Path | Mapping[str, Any], dialect: str, config: object
 ) -> tuple[dict[str, Tensor], Mapping[str, str], str, str]:
     """The flat state dict of a source, the texts beside it, what to call it, and its dialect."""
     if dialect not in ("auto", NATIVE, *DIALECTS):
@@ -234,7 +239,12 @@ def _open(
     state, texts, where = _unpack(source)
     if dialect == "auto":
         stored = texts.get("dialect", "")
-        dialect = stored if stored in (NATIVE, *DIALECTS) else detect(state, where=where)
+        if stored in (NATIVE, *DIALECTS):
+            dialect = stored
+        elif isinstance(config, TimmConfig):
+            dialect = NATIVE if all(key.startswith(_OWN) for key in state) else "timm"
+        else:
+            dialect = detect(state, where=where)
     if dialect != NATIVE:
         state = dict(DIALECTS[dialect].normalise(state))
     return state, texts, where, dialect
@@ -278,6 +288,8 @@ def _read(state: Mapping[str, Tensor], dialect: str, config: object) -> Reading:
 def _refuse_unusable(values: Mapping[str, Tensor], where: str) -> None:
     """Raise at the first tensor that is not made of finite real numbers."""
     for key, tensor in values.items():
+        if key.endswith("num_batches_tracked"):  # a counter of batch norms
+            continue
         if not tensor.is_floating_point():
             message = (
                 f"weights from {where} must be floating-point, got {tensor.dtype} for {key}. "

@@ -12,15 +12,19 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
+from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
 from muntin.weights.microsoft import PLAIN_BLOCK, PLAIN_BLOCK_V2
-from muntin.weights.renaming import KeyMap, KeyMaps, Row, first_key
+from muntin.weights.renaming import KeyMap, KeyMaps, Reading, Row, first_key
 
 __all__ = ["KEY_MAPS", "recognise"]
 
@@ -64,7 +68,7 @@ _VIT_BLOCK = _plain(
 _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
-KEY_MAPS: KeyMaps = {
+_OURS: KeyMaps = {
     SwinConfig: _swin(PLAIN_BLOCK),
     SwinV2Config: _swin(PLAIN_BLOCK_V2),
     ViTConfig: KeyMap(
@@ -120,6 +124,43 @@ KEY_MAPS: KeyMaps = {
         unused=r"^(mask_token|multi_scale_fusion_heads\.|decoder_(pos_embed|embed|blocks|norm|pred)\b)",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class WholeMap(KeyMap):
+    """Names of a model that is timm's own: all of them, behind "net.".
+
+    Attributes:
+        classifier: What timm calls the model's classifier.
+    """
+
+    classifier: str = "fc"
+
+    def read(self, state: Mapping[str, Tensor]) -> Reading:
+        """Put "net." before the names; the classifier becomes ours."""
+        reading = Reading()
+        for key, tensor in state.items():
+            part = key.removeprefix(f"{self.classifier}.")
+            ours = f"net.{key}" if part == key else f"head.fc.{part}"
+            reading.tensors[ours] = tensor
+            reading.pairs.append((key, ours))
+        return reading
+
+    def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Undo `read`."""
+        written = {}
+        for name, tensor in tensors.items():
+            part = name.removeprefix("head.fc.")
+            key = name.removeprefix("net.") if part == name else f"{self.classifier}.{part}"
+            written[key] = tensor
+        return written, []
+
+
+def _whole(config: TimmConfig) -> KeyMap:
+    return WholeMap((), classifier=str(describe_timm(config.name).get("classifier") or "fc"))
+
+
+KEY_MAPS: KeyMaps = {**_OURS, TimmConfig: _whole}
 
 
 def recognise(keys: Collection[str]) -> str:

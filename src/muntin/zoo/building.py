@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from muntin.configs import from_dict, replace, to_dict
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
+from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, ModelEntry
 
 __all__ = [
@@ -32,16 +34,23 @@ __all__ = [
 ]
 
 
+TIMM = "timm:"
+"""What stands before the name of a model that is timm's own."""
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the models, short aliases included, that match a shell pattern; sorted.
 
+    A pattern that begins with ``timm:`` lists the models of timm, where it is installed.
+
     Example:
         >>> list_models("swin_t*")
         ['swin_tiny', 'swin_tiny_patch4_window7_224']
     """
+    if pattern.startswith(TIMM):
+        return [f"{TIMM}{name}" for name in list_timm(pattern.removeprefix(TIMM))]
     return sorted(fnmatch.filter([*MODELS, *ALIASES], pattern))
 
 
@@ -51,11 +60,26 @@ def find_model(name: str) -> ModelEntry:
     Raises:
         ConfigError: There is no such model; the nearest name is suggested.
     """
+    if name.startswith(TIMM):
+        return _find_timm(name.removeprefix(TIMM))
     row = MODELS.get(ALIASES.get(name, name))
     if row is None:
         known = [*MODELS, *ALIASES]
         raise ConfigError(unknown_name("model", name, known, hint="List them with: muntin models"))
     return row
+
+
+def _find_timm(name: str) -> ModelEntry:
+    facts = describe_timm(name)
+    size = facts.get("input_size") or (3, 224, 224)
+    entry = ModelEntry(
+        config=TimmConfig(name=name, img_size=(size[1], size[2])),
+        weights=facts.get("hf_hub_id") or "",
+        license=facts.get("license") or "",
+    )
+    if "mean" not in facts:
+        return entry
+    return dataclasses.replace(entry, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
 
 
 def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
@@ -106,7 +130,7 @@ def create_model(
     """Build a classifier: images (B, in_chans, H, W) float to logits (B, num_classes).
 
     Args:
-        name: A name of `list_models`.
+        name: A name of `list_models`, or ``timm:`` and the name of any model of timm.
         num_classes: Classes; 0 gives the pooled vector instead of logits.
         in_chans: Channels of an image.
         weights: None for fresh ones; a local file or folder; or a hub id such as
@@ -204,7 +228,9 @@ def create_backbone(
         >>> [tuple(m.shape) for m in body(torch.zeros(1, 3, 64, 96))]
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
     """
-    changed = {"in_chans": in_chans, "out_norm": "none", **architecture}
+    changed = {"in_chans": in_chans, **architecture}
+    if hasattr(find_model(name).config, "out_norm"):
+        changed.setdefault("out_norm", "none")
     if out_indices is not None:
         changed["out_indices"] = out_indices
     backbone = build_backbone(model_config(name, changed))

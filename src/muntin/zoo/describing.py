@@ -15,7 +15,7 @@ from typing import Any
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError, unknown_name
-from muntin.zoo.building import family_of, list_models, model_config
+from muntin.zoo.building import family_of, find_model, list_models, model_config
 from muntin.zoo.costs import count_costs, count_parameters
 from muntin.zoo.table import ALIASES, MODELS
 
@@ -46,8 +46,9 @@ def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any
 
 
 def _describe(name: str, alias: str, img_size: int) -> dict[str, Any]:
-    entry = MODELS[name]
-    config, facts = entry.config, known_facts()[name]
+    entry = find_model(name)
+    config = entry.config
+    facts = known_facts()[name] if name in MODELS else count_facts(name)
     size, macs = config.img_size, facts["macs"]
     if img_size:
         size = (img_size, img_size)
@@ -77,5 +78,5 @@ def known_facts() -> dict[str, dict[str, int]]:
 
 def count_facts(name: str) -> dict[str, int]:
     """Count the parameters (1000 classes) and multiply-accumulates of a model."""
-    config = MODELS[name].config
+    config = find_model(name).config
     return {"params": count_parameters(config, 1000), "macs": count_costs(config).macs}

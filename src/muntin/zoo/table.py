@@ -15,11 +15,12 @@ from muntin.models.hiera import Hiera, HieraConfig
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.models.vit import ViT, ViTConfig, deit3_preset, vit_preset
 
 __all__ = ["ALIASES", "FAMILIES", "MODELS", "BackboneConfig", "Family", "ModelEntry"]
 
-BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig
+BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     "vit": Family(config=ViTConfig, build=ViT),
     "t2t_vit": Family(config=T2TViTConfig, build=T2TViT),
     "hiera": Family(config=HieraConfig, build=Hiera),
+    "timm": Family(config=TimmConfig, build=TimmBackbone),
 }
 
 
