@@ -52,7 +52,7 @@ class TrainConfig:
         class_weights: Whether rare classes count more in the loss.
         ema_decay: Of the averaged weights that are evaluated and kept; 0 = off.
         drop_path_rate: Overrides the model's; "model" keeps it.
-        init: How fresh weights start: as published, or "mimetic" (`muntin.nn.initialisation`).
+        init: How fresh weights start: as published, or "mimetic" (`muntin.nn.mimetic`).
         freeze: Leading stages (blocks of a ViT) that do not learn, patches included; -1 freezes
             the whole backbone.
         early_stop: Epochs without improvement after which training ends; 0 = off.

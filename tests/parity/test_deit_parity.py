@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""DeiT, DeiT III and MAE against timm and transformers, live, with random weights."""
+"""DeiT, DeiT III, MAE and SimMIM against timm and transformers, live, with random weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import pytest
 import timm
 import torch
 import transformers
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
+from muntin.models.swin import Swin
 from muntin.models.vit import ViT, deit3_preset, vit_preset
 from muntin.weights.dialects import to_dialect
 from muntin.weights.loading import load_weights
 from tests.parity.peers import (
     NUM_CLASSES,
+    SWIN,
     TOLERANCE,
     VIT,
     assert_equal_outputs,
@@ -138,6 +141,89 @@ def test_encoder_of_mae_equals_transformers(tmp_path):
         out = whole.vit(images, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state
         (features,) = body(images)
         assert distance(features.flatten(2).transpose(1, 2), out[:, 1:]) < TOLERANCE
+
+
+SIMMIM = replace(
+    MAE,
+    absolute_pos_embed=False,
+    relative_pos_bias=True,
+    key_bias=False,
+    layer_scale=0.1,
+)
+
+
+def beit(shared=False):
+    return Beit(
+        img_size=VIT.img_size,
+        patch_size=VIT.patch_size,
+        num_classes=NUM_CLASSES,
+        embed_dim=VIT.embed_dim,
+        depth=VIT.depth,
+        num_heads=VIT.num_heads,
+        use_abs_pos_emb=False,
+        use_rel_pos_bias=not shared,
+        use_shared_rel_pos_bias=shared,
+        init_values=0.1,
+        global_pool="avg",
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_vit_of_simmim_equals_beit_of_timm(shared):
+    # While it is pre-trained, all blocks share one table; SimMIM's fine-tuning copies it.
+    peer, model = perturb(beit(shared)), build(SIMMIM)
+    report = load_weights(model, peer.state_dict())
+    assert report.dialect == "timm"
+    assert not report.reset
+    assert_equal_outputs(model, peer, (32, 32))
+
+
+def test_encoder_of_simmim_is_taken_out_of_its_pretraining():
+    peer = perturb(beit(shared=True))
+    state = {f"encoder.{key}": tensor for key, tensor in peer.state_dict().items()}
+    state = {key: tensor for key, tensor in state.items() if "head" not in key}
+    state |= {"encoder.mask_token": torch.zeros(1, 1, 24), "decoder.0.weight": torch.zeros(2, 2)}
+    body = ViT(SIMMIM).eval()
+    report = load_weights(body, {"model": state})
+    assert set(report.ignored) == {"encoder.mask_token", "decoder.0.weight"}
+    images = pictures((32, 32))
+    with torch.no_grad():
+        features = peer.forward_features(images)
+        expected = peer.forward_head(features, pre_logits=True)
+        assert distance(body.embed(images), expected) < TOLERANCE
+
+
+def test_relative_bias_is_resized_for_other_sizes_and_on_load():
+    model = build(SIMMIM)
+    perturb(model)
+    assert model(torch.rand(1, 3, 48, 40)).shape == (1, NUM_CLASSES)
+    larger = build(replace(SIMMIM, img_size=(48, 48)))
+    report = load_weights(larger, model.state_dict())
+    assert len(report.resized) == SIMMIM.depth
+    images = pictures((48, 48))
+    with torch.no_grad():
+        assert distance(larger(images), model(images)) < TOLERANCE
+
+
+def test_swin_of_simmim_is_taken_out_of_transformers(tmp_path):
+    peer_config = transformers.SwinConfig(
+        image_size=32,
+        patch_size=2,
+        embed_dim=16,
+        depths=[2, 2, 2],
+        num_heads=[1, 2, 4],
+        window_size=4,
+        encoder_stride=8,
+    )
+    peer = perturb(transformers.SwinForMaskedImageModeling(peer_config))
+    peer.save_pretrained(tmp_path)
+    body = Swin(SWIN).eval()
+    report = load_weights(body, tmp_path)
+    assert {"decoder.0.weight", "swin.embeddings.mask_token"} <= set(report.ignored)
+    images = pictures((32, 32))
+    with torch.no_grad():
+        out = peer.swin(images).last_hidden_state
+        assert distance(body(images)[-1].flatten(2).transpose(1, 2), out) < TOLERANCE
 
 
 PUBLISHED = [

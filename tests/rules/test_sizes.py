@@ -69,7 +69,7 @@ def test_reading_set_of_a_model() -> None:
 def _reading_set(start: Module, by_name: dict[str, Module]) -> set[Module]:
     """The file and every file of ours that it imports, directly or not.
 
-    A family that builds on another (docs/adr/0012) is read after it.
+    A family that builds on another (docs/adr/0012) is read after it, and after what that reads.
     """
     read, waiting = set(), [start]
     while waiting:
@@ -78,7 +78,10 @@ def _reading_set(start: Module, by_name: dict[str, Module]) -> set[Module]:
             continue
         read.add(module)
         waiting += [by_name[name] for name in _imports(module.tree) if name in by_name]
-    known = {module for module in read if module.room == "models" and module != start}
+    known: set[Module] = set()
+    for module in read - {start}:
+        if module.room == "models":
+            known |= {module, *_reading_set(module, by_name)}
     return {module for module in read - known if not module.path.endswith("__init__.py")}
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import FeatureSpec, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.initialisation import start_linears
+from muntin.nn.linears import start_linears
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, fit_patches, join_heads

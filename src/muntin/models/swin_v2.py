@@ -31,8 +31,10 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.models.swin import Swin, SwinConfig
 from muntin.nn.drop_path import DropPath
+from muntin.nn.linears import BiasedLinear, without_key_bias
 from muntin.nn.mlp import Mlp
-from muntin.ops.positions import log_offsets, spread_bias
+from muntin.ops.offsets import log_offsets
+from muntin.ops.positions import spread_bias
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, merge_neighbours
 from muntin.shapes import Float, Size
@@ -111,19 +113,6 @@ class PositionBias(nn.Sequential):
         return spread_bias(table, table_window=window, window=window)
 
 
-class BiasedLinear(nn.Linear):
-    """A linear layer that is given its bias."""
-
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__(dim, dim_out, bias=False)
-
-    def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "*map C"], bias: Float[Tensor, " Co"] | None
-    ) -> Float[Tensor, "*map Co"]:
-        """Transform every token."""
-        return F.linear(x, self.weight, bias)
-
-
 class CosineWindowAttention(nn.Module):
     """Multi-head self-attention inside windows, by the cosine of queries and keys (section 3.2)."""
 
@@ -147,10 +136,7 @@ class CosineWindowAttention(nn.Module):
         backend: BackendName = "auto",
     ) -> Float[Tensor, "B H W C"]:
         """Let every token look at the tokens of its window."""
-        fill = None
-        if self.qv_bias is not None:
-            q_bias, v_bias = self.qv_bias.chunk(2)
-            fill = torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
+        fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
         scaled_by = (self.pretrained_window,) * 2 if self.pretrained_window else layout.built_window
         x = window_attention(
             self._normalise(self.qkv(x, fill)),

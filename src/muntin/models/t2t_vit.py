@@ -32,7 +32,7 @@ from muntin.errors import ConfigError, ShapeError
 from muntin.features import FeatureSpec, find_output_problem
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.drop_path import drop_path_schedule
-from muntin.nn.initialisation import start_linears
+from muntin.nn.linears import start_linears
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Size
@@ -335,7 +335,7 @@ class T2TViT(nn.Module):
         x = self.pos_drop(x)
         tokens = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, size)
             if index in config.blocks_out:
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])

@@ -6,14 +6,16 @@ An image is cut into patches; each becomes a token; learned positions are added;
 every token look at every other. Cost grows with the square of the area. The class token, or the
 mean of the patch tokens, is what the classifier reads. The kin are the same function with a few
 fields changed: DeiT may have a second, distillation token with a classifier of its own; DeiT III
-scales its branches and gives no position to the class token; MAE classifies from the mean.
+scales its branches and gives no position to the class token; MAE classifies from the mean; SimMIM
+has a relative position bias instead of positions, and keys without a bias, as BEiT.
 
 Source:
     Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929: section 3.1 (model),
     table 1 (variants); Ti and S from Touvron et al. 2021 (arXiv 2012.12877) and Steiner et al.
     2022 (arXiv 2106.10270); distillation token from Touvron et al. 2021, section 3; layer scale
-    from Touvron et al. 2022, "DeiT III" (arXiv 2204.07118), section 3. Compared live with timm
-    1.0.31, torchvision 0.29.2 and transformers 5.23 in tests/parity/test_vit_parity.py and
+    from Touvron et al. 2022, "DeiT III" (arXiv 2204.07118), section 3; relative bias from Bao et
+    al. 2022, "BEiT" (arXiv 2106.08254), as SimMIM (arXiv 2111.09886) has it. Compared live with
+    timm 1.0.31, torchvision 0.29.2 and transformers 5.23 in tests/parity/test_vit_parity.py and
     test_deit_parity.py: logits and input gradients within 1e-5.
     Differs: pictures of any size are accepted; position embeddings are resized for them on the
     fly and the model is left as it was.
@@ -33,9 +35,10 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import FeatureSpec, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.initialisation import start_linears
+from muntin.nn.linears import BiasedLinear, start_linears, without_key_bias
 from muntin.nn.mlp import Mlp
-from muntin.ops.positions import resample_grid
+from muntin.ops.offsets import resample_offsets
+from muntin.ops.positions import resample_grid, spread_bias
 from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Size
 
@@ -56,6 +59,9 @@ class ViTConfig:
         in_chans: Channels of an image.
         mlp_ratio: Width of the MLP relative to the tokens.
         qkv_bias: Whether queries, keys and values have a bias.
+        key_bias: Whether the keys have one too.
+        relative_pos_bias: Whether every block adds a learned bias for each offset of two patches,
+            and for the class token.
         absolute_pos_embed: Whether learned positions are added.
         class_token: Whether a learned token joins the patches.
         distillation_token: Whether a second one does, for a classifier of its own.
@@ -84,6 +90,8 @@ class ViTConfig:
     in_chans: int = 3
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
+    key_bias: bool = True
+    relative_pos_bias: bool = False
     absolute_pos_embed: bool = True
     class_token: bool = True
     distillation_token: bool = False
@@ -112,6 +120,8 @@ class ViTConfig:
             problem = 'pool="token" needs class_token=True'
         elif self.distillation_token and not (self.class_token and self.pool == "token"):
             problem = 'distillation_token needs class_token=True and pool="token"'
+        elif self.relative_pos_bias and self.prefix_tokens != 1:
+            problem = "relative_pos_bias needs the class token and no distillation token"
         elif self.layer_scale < 0:
             problem = f"layer_scale must be 0 or more, got {self.layer_scale}"
         problem = problem or find_output_problem(
@@ -125,6 +135,11 @@ class ViTConfig:
     def blocks_out(self) -> tuple[int, ...]:
         """`out_indices` counted from the first block."""
         return tuple(index % self.depth for index in self.out_indices)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the patches."""
+        return int(self.class_token) + int(self.distillation_token)
 
     @property
     def grid(self) -> Size:
@@ -163,21 +178,49 @@ def deit3_preset(
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens (appendix A)."""
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, dropout: float) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        dim = config.embed_dim
+        self.num_heads = config.num_heads
+        self.dropout = config.attn_drop_rate
+        if config.qkv_bias and not config.key_bias:
+            self.qkv: nn.Linear = BiasedLinear(dim, 3 * dim)
+            self.qv_bias = nn.Parameter(torch.zeros(2 * dim))
+        else:
+            self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.proj = nn.Linear(dim, dim)
+        self.grid = config.grid
+        self.has_positions = config.relative_pos_bias
+        if self.has_positions:
+            offsets = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1)
+            # Last three: the class token to a patch, a patch to it, and it to itself.
+            table = torch.empty(offsets + 3, config.num_heads)
+            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Let every token look at every other."""
+    def forward(self, x: Float[Tensor, "B N C"], grid: Size) -> Float[Tensor, "B N C"]:
+        """Let every token look at every other; `grid` is where the patches among them lie."""
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        given = isinstance(self.qkv, BiasedLinear)
+        qkv = self.qkv(x, without_key_bias(self.qv_bias)) if given else self.qkv(x)
+        qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
+        bias = self._spread(grid).to(q.dtype) if self.has_positions else None
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+    def _spread(self, grid: Size) -> Float[Tensor, "h N N"]:
+        """The bias of every pair of tokens, the class token first."""
+        table, (to_patch, to_token, itself) = (
+            self.relative_position_bias_table[:-3],
+            self.relative_position_bias_table[-3:],
+        )
+        table = resample_offsets(table, old=self.grid, new=grid)
+        pairs = spread_bias(table, table_window=grid, window=grid)  # h, N, N
+        heads, count, _ = pairs.shape
+        below = torch.cat([to_token.view(heads, 1, 1).expand(-1, count, -1), pairs], dim=2)
+        first = torch.cat([itself[:, None], to_patch[:, None].expand(-1, count)], dim=1)
+        return torch.cat([first[:, None], below], dim=1)
 
 
 class LayerScale(nn.Module):
@@ -199,7 +242,7 @@ class ViTBlock(nn.Module):
         super().__init__()
         dim, scale = config.embed_dim, config.layer_scale
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.attn = SelfAttention(dim, config.num_heads, config.qkv_bias, config.attn_drop_rate)
+        self.attn = SelfAttention(config)
         self.ls1 = LayerScale(dim, scale) if scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
@@ -207,9 +250,9 @@ class ViTBlock(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    def forward(self, x: Float[Tensor, "B N C"], grid: Size) -> Float[Tensor, "B N C"]:
         """Refine the tokens."""
-        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x)))))
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), grid))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -237,7 +280,7 @@ class ViT(nn.Module):
         self.config = config
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
-        self.num_prefix = int(config.class_token) + int(config.distillation_token)
+        self.num_prefix = config.prefix_tokens
         if config.class_token:
             self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
         if config.distillation_token:
@@ -321,7 +364,7 @@ class ViT(nn.Module):
         x = self.pos_drop(x)
         tokens = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, size)
             if index in config.blocks_out:
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])

@@ -46,7 +46,7 @@ def start_mimetic(network: nn.Module, seed: int) -> int:
         qkv.weight[2 * dim :] = sizes.sqrt()[:, None] * right
         proj.weight.copy_(left * sizes.sqrt())
         table = getattr(part, "relative_position_bias_table", None)
-        if isinstance(table, nn.Parameter):
+        if isinstance(table, nn.Parameter) and hasattr(part, "window"):
             table.copy_(_neighbour_bias(int(part.window), heads))  # type: ignore[arg-type]
     return count
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-__all__ = ["Resampling", "log_offsets", "resample_grid", "spread_bias"]
+__all__ = ["Resampling", "resample_grid", "spread_bias"]
 
 
 Resampling = Literal["bicubic", "antialiased", "linear"]
@@ -74,37 +74,6 @@ def _spread_axis(rows: Tensor, side: int) -> Tensor:
     copies = rows.unsqueeze(-2).expand(*lead, side + 1, length).reshape(*lead, -1)
     lines = copies[..., : side * (length + 1)].reshape(*lead, side, length + 1)
     return lines[..., :side].flip(-1)
-
-
-def log_offsets(
-    window: Size,
-    reference: Size,
-    *,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Float[Tensor, "positions 2"]:
-    """Offsets between the tokens of a window, on a log scale: what Swin V2's bias is made from.
-
-    Rows stand in the order of `spread_bias`; an offset of 0 is 0, and the longest offset of the
-    reference window is log2(9) / 3, about 1.06, either way.
-
-    Args:
-        window: (height, width) in tokens.
-        reference: The window that the offsets are scaled by: that of the pre-training.
-        device: Where to make it.
-        dtype: Of which type; float32 when left out.
-
-    Source:
-        Liu et al. 2022 (arXiv 2111.09883), section 3.3, equation 4, on offsets scaled to [-8, 8]
-        as in microsoft/Swin-Transformer@f82860b.
-    """
-    axes = []
-    for side, known in zip(window, reference, strict=True):
-        offset = torch.arange(1 - side, side, device=device, dtype=torch.float32)
-        offset = 8 * offset / max(known - 1, 1)
-        axes.append(offset.sign() * torch.log2(offset.abs() + 1) / math.log2(8))
-    rows, columns = torch.meshgrid(*axes, indexing="ij")
-    return torch.stack([rows, columns], dim=-1).flatten(0, 1).to(dtype or torch.float32)
 
 
 def resample_grid(

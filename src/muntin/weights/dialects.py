@@ -80,6 +80,7 @@ DIALECTS: dict[str, Dialect] = {
         recognise=timm.recognise,
         size_rule=_always("timm"),
         built_rule="timm",
+        normalise=timm.normalise,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,

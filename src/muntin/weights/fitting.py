@@ -75,7 +75,7 @@ def fit(
         how: How relative-position tables are resized.
     """
     backbone = backbone_of(model)
-    own, whole = model.state_dict(), _whole_names(backbone)
+    own, whole = model.state_dict(), _Whole(backbone)
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, how)
     result = Fit(ignored=list(reading.ignored), homeless=list(reading.unclaimed))
     for name, tensor in reading.tensors.items():
@@ -83,7 +83,7 @@ def fit(
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
             _assign(result, key, tensor, own[key], resizer)
-        elif name.startswith("head.") or name in whole:
+        elif name.startswith("head.") or whole.has(name):
             result.ignored += theirs
         else:
             result.homeless += theirs
@@ -117,6 +117,20 @@ def _leave_deeper_head_fresh(result: Fit) -> None:
         result.reset += heads
         for key in heads:
             del result.values[key]
+
+
+class _Whole:
+    """The backbone with everything built; made only when a name asks for it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.backbone = backbone
+        self.names: set[str] | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether the whole backbone has a parameter of this name."""
+        if self.names is None:
+            self.names = _whole_names(self.backbone)
+        return name in self.names
 
 
 def _whole_names(backbone: nn.Module) -> set[str]:
@@ -169,6 +183,9 @@ class _Resizer:
     def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
         """Give the tensor for the model; as it is when it is no such tensor."""
         if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
+            if name.startswith("blocks."):  # a ViT's, with three rows for the class token
+                middle = resample_table(tensor[:-3], window=self.config.grid[0], how=self.how)
+                return torch.cat([middle, tensor[-3:]])
             return self._table(tensor, int(name.split(".")[1]))
         if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
             grid = self.config.grid

@@ -24,9 +24,9 @@ from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
 from muntin.weights.microsoft import PLAIN_BLOCK, PLAIN_BLOCK_V2
-from muntin.weights.renaming import KeyMap, KeyMaps, Reading, Row, first_key
+from muntin.weights.renaming import STACKED, KeyMap, KeyMaps, Reading, Row, first_key
 
-__all__ = ["KEY_MAPS", "recognise"]
+__all__ = ["KEY_MAPS", "normalise", "recognise"]
 
 _MERGING = tuple(
     Row(("layers.{i+1}.downsample." + name,), "layers.{i}.downsample." + name)
@@ -83,9 +83,21 @@ _OURS: KeyMaps = {
             Row(("blocks.{j}.gamma_2",), "blocks.{j}.ls2.gamma"),
             # Read between backbone and classifier in pre-training on ImageNet-21k only.
             Row(("pre_logits.fc.{p}",), ""),
+            # BEiT, and microsoft/SimMIM with a ViT.
+            Row(
+                ("blocks.{j}.attn.q_bias", "blocks.{j}.attn.v_bias"),
+                "blocks.{j}.attn.qv_bias",
+                STACKED,
+            ),
+            Row(
+                ("blocks.{j}.attn.relative_position_bias_table",),
+                "blocks.{j}.attn.relative_position_bias_table",
+            ),
+            Row(("blocks.{j}.attn.relative_position_index",), ""),
         ),
+        wrappers=("encoder.",),
         # What facebookresearch/mae adds for pre-training.
-        unused=r"^(mask_token|decoder_(pos_embed|embed|blocks|norm|pred)\b)",
+        unused=r"^(encoder\.)?mask_token|^decoder(_(pos_embed|embed|blocks|norm|pred))?\b",
     ),
     T2TViTConfig: KeyMap(
         (
@@ -163,9 +175,28 @@ def _whole(config: TimmConfig) -> KeyMap:
 KEY_MAPS: KeyMaps = {**_OURS, TimmConfig: _whole}
 
 
+_SHARED = "rel_pos_bias.relative_position_bias_table"
+
+
+def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Give each block the table that all blocks share while SimMIM and BEiT are pre-trained."""
+    key = next((key for key in state if key.endswith(_SHARED)), "")
+    if not key:
+        return state
+    prefix = key.removesuffix(_SHARED)
+    shared = (f"{prefix}rel_pos_bias.", key)
+    blocks = [
+        name.removesuffix("qkv.weight") for name in state if name.endswith(".attn.qkv.weight")
+    ]
+    plain = {name: tensor for name, tensor in state.items() if not name.startswith(shared)}
+    return plain | {f"{block}relative_position_bias_table": state[key] for block in blocks}
+
+
 def recognise(keys: Collection[str]) -> str:
     """Give a key that only this dialect has, or an empty string."""
     merges = first_key(keys, r"^layers\.[1-9]\d*\.downsample\.")
     merges_early = "" if first_key(keys, r"^layers\.0\.downsample\.") else merges
     head = first_key(keys, r"^head\.fc\.") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return merges_early or head or first_key(keys, r"^(blocks\.\d+\.attn\.|layers_\d+\.)")
+    return (
+        merges_early or head or first_key(keys, r"^((encoder\.)?blocks\.\d+\.attn\.|layers_\d+\.)")
+    )

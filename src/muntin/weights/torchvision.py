@@ -19,7 +19,7 @@ from torch import Tensor
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
-from muntin.ops.positions import log_offsets
+from muntin.ops.offsets import log_offsets
 from muntin.weights.renaming import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
 
 __all__ = ["KEY_MAPS", "recognise"]

@@ -144,7 +144,9 @@ def _hiera(config: HieraConfig) -> KeyMap:
 
 
 KEY_MAPS: KeyMaps = {
-    SwinV2Config: KeyMap((*_swin_v2_block(), *_AROUND_SWIN), prefix="swinv2."),
+    SwinV2Config: KeyMap(
+        (*_swin_v2_block(), *_AROUND_SWIN), prefix="swinv2.", unused=r"^decoder\."
+    ),
     HieraConfig: _hiera,
     SwinConfig: KeyMap(
         (
@@ -159,6 +161,7 @@ KEY_MAPS: KeyMaps = {
             *_AROUND_SWIN,
         ),
         prefix="swin.",
+        unused=r"^decoder\.",  # of SimMIM
     ),
     ViTConfig: _vit,
 }

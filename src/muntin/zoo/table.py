@@ -297,6 +297,18 @@ MODELS: dict[str, ModelEntry] = {
         "timm/vit_huge_patch14_224.mae",
         86.9,
     ),
+    "simmim_vit_base_patch16_224": _simmim(
+        replace(
+            vit_preset("base", 16, 224),
+            absolute_pos_embed=False,
+            relative_pos_bias=True,
+            key_bias=False,
+            layer_scale=0.1,
+            pool="mean",
+            pool_norm="after",
+        ),
+        accuracy=83.8,
+    ),
     "simmim_swin_base_window6_192": _simmim(
         replace(swin.SWIN_BASE, window_size=6, img_size=(192, 192), drop_path_rate=0.1),
         accuracy=82.8,

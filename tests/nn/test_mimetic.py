@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.nn.initialisation import start_linears
+from muntin.nn.linears import start_linears
 from muntin.nn.mimetic import start_mimetic
 from muntin.zoo import create_model
 

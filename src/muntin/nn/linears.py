@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers: how they start, and those of queries, keys and values where keys have no bias."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.shapes import Float
+
+__all__ = ["BiasedLinear", "start_linears", "without_key_bias"]
+
+
+def start_linears(module: nn.Module, std: float = 0.02) -> None:
+    """Draw every linear weight below `module` from a truncated normal, and zero the biases.
+
+    Source:
+        What microsoft/Swin-Transformer, DeiT and timm do; normal layers keep PyTorch's ones and
+        zeros, convolutions PyTorch's own default.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class BiasedLinear(nn.Linear):
+    """A linear layer that is given its bias."""
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__(dim, dim_out, bias=False)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "*map C"], bias: Float[Tensor, " Co"] | None
+    ) -> Float[Tensor, "*map Co"]:
+        """Transform every token."""
+        return F.linear(x, self.weight, bias)
+
+
+def without_key_bias(qv_bias: Float[Tensor, " C2"]) -> Float[Tensor, " C3"]:
+    """Put zeros for the keys between the biases of queries and values."""
+    query, value = qv_bias.chunk(2)
+    return torch.cat([query, torch.zeros_like(query), value])
