@@ -70,6 +70,16 @@ def test_small_model_equals_its_peer(dialect, size):
     assert_equal_outputs(model, peer, size)
 
 
+@pytest.mark.parametrize("size", [(96, 64), (128, 192)])
+def test_positions_are_resized_as_transformers_does(size):
+    peer, model = perturb(transformers_peer(SMALL)), build(SMALL)
+    assert load_weights(model, peer.state_dict()).size_rule == "transformers"
+    images = pictures(size)
+    with torch.no_grad():
+        theirs = peer(images, interpolate_pos_encoding=True).logits
+        assert distance(model(images), theirs) < TOLERANCE
+
+
 @pytest.mark.parametrize("dialect", PEERS)
 def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
     peer, model = perturb(PEERS[dialect](SMALL)), build(SMALL)

@@ -164,6 +164,27 @@ def test_a_run_does_not_start_where_it_cannot_be_written(data, tmp_path):
         train_small(data, tmp_path / "file", settings=PLAIN)
 
 
+FAMILIES = {
+    "swinv2_tiny": {"embed_dim": 24, "depths": "1,1,1,1", "window_size": 4},
+    "deit_tiny_distilled_patch16_224": {"depth": 1, "patch_size": 8},
+    "deit3_small": {"embed_dim": 48, "num_heads": 2, "depth": 1, "patch_size": 8},
+    "simmim_vit_base_patch16_224": {"embed_dim": 48, "num_heads": 2, "depth": 1, "patch_size": 8},
+    "t2t_vit_7": {"depth": 1},
+    "hiera_tiny": {"embed_dim": 16, "depths": "1,1,1,1"},
+    "timm:resnet10t": {},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_trained_and_used(data, tmp_path, name):
+    settings = {f"model.{field}": value for field, value in FAMILIES[name].items()}
+    run = muntin.train(
+        "classify", data, out=tmp_path / "run", model=name, weights="none", epochs=1, img_size=32,
+        settings={**settings, "machine.workers": 0}, device="cpu", quiet=True,
+    )  # fmt: skip
+    assert len(muntin.load(run.path)(data / "ash" / "0.png")[0].scores) == 3
+
+
 def test_choices_for_small_pictures(data, tmp_path, capsys):
     muntin.train("classify", data, out=tmp_path / "run", epochs=1, stop_after=1, device="cpu")
     said = capsys.readouterr().out

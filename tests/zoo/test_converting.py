@@ -78,11 +78,49 @@ def test_what_cannot_be_converted_is_refused(source, tmp_path):
         convert_weights(source, tmp_path / "a.txt", name=NANO, to="timm")
     with pytest.raises(WeightError, match=r"Unknown dialect 'tim'. Did you mean 'timm'"):
         convert_weights(source, tmp_path / "a.pth", name=NANO, to="tim")
-    with pytest.raises(WeightError, match="Check --model"):
+    with pytest.raises(WeightError, match="Check model and dialect"):
         convert_weights(source, tmp_path / "a.pth", name="t2t_vit_7", to="timm")
     with pytest.raises(WeightError, match="must fit Swin exactly"):
         convert_weights(source, tmp_path / "a.pth", name="swin_tiny", to="timm")
+    settings = [("window_size", "8"), ("img_size", "128")]
+    with pytest.raises(WeightError, match="must have the sizes of the model"):
+        convert_weights(source, tmp_path / "a.pth", name=NANO, to="timm", settings=settings)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(WeightError, match="must be a new file, got one that exists"):
+        convert_weights(source, source, name=NANO, to="timm")
+
+
+def test_a_model_that_was_built_otherwise_is_converted_as_it_was_built(tmp_path):
+    model = create_model(NANO, num_classes=2, in_chans=1, depths=(1, 1, 1), img_size=96)
+    write_weights(tmp_path / "a.safetensors", to_dialect(model, "timm"))
+    done = convert_weights(
+        tmp_path / "a.safetensors",
+        tmp_path / "b.safetensors",
+        name=NANO,
+        to="microsoft",
+        settings=[("depths", "1,1,1"), ("img_size", "96")],
+    )
+    assert done.num_classes == 2
+
+
+def test_a_model_of_timm_is_converted(tmp_path):
+    model = create_model("timm:resnet10t", num_classes=3, in_chans=4)
+    write_weights(tmp_path / "a.safetensors", to_dialect(model, "timm"))
+    paths = (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert convert_weights(*paths, name="timm:resnet10t", to="muntin").num_classes == 3
+    other = create_model("timm:resnet10t", num_classes=3, in_chans=1)
+    assert load_weights(other, paths[1]).resized == ("backbone.net.conv1.0.weight",)
+
+
+def test_a_size_rule_that_was_asked_for_stays(source):
+    model = create_model(NANO, num_classes=6, weights=source, size_rule="muntin").eval()
+    assert model(torch.rand(1, 3, 37, 50)).shape == (1, 6)
+    assert create_model(NANO, num_classes=6, weights=source).backbone.config.size_rule == "timm"
+
+
+def test_another_number_of_stages_gives_them_all():
+    body = create_backbone("swinv2_tiny", embed_dim=24, depths=(1, 1), num_heads=(1, 2))
+    assert body.spec.channels == (24, 48)
 
 
 def test_the_command_says_what_it_did(source, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from muntin.commands.values import parse_settings
+
 __all__ = ["convert"]
 
 
@@ -22,11 +24,23 @@ def convert(
         ),
     ],
     from_: Annotated[str, typer.Option("--from", help="The same; auto recognises it.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="How it was built: img_size=96.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write weights under the names of another ecosystem, and check that no bit changed."""
     from muntin.zoo.converting import convert_weights
 
-    done = convert_weights(source, target, name=model, to=to, dialect=from_)
+    done = convert_weights(
+        source,
+        target,
+        name=model,
+        to=to,
+        dialect=from_,
+        settings=parse_settings(settings or []).items(),
+        force=force,
+    )
     typer.echo(f"read: {done.report.summary()}")
     head = f"{done.num_classes} classes" if done.num_classes else "no classifier"
     typer.echo(

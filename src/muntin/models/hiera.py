@@ -31,7 +31,14 @@ from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linears import start_linears
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
-from muntin.ops.windows import WindowLayout, cut_heads, fit_patches, join_heads
+from muntin.ops.windows import (
+    SIZE_RULES,
+    SizeRuleName,
+    WindowLayout,
+    cut_heads,
+    fit_patches,
+    join_heads,
+)
 from muntin.shapes import Float, Size
 
 __all__ = ["Hiera", "HieraConfig"]
@@ -61,6 +68,8 @@ class HieraConfig:
         out_indices: Stages whose maps `forward` gives.
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
+        size_rule: How position embeddings are resized for other pictures; a key of
+            `muntin.ops.windows.SIZE_RULES`.
     """
 
     embed_dim: int
@@ -77,6 +86,7 @@ class HieraConfig:
     drop_path_rate: float = 0.0
     out_indices: tuple[int, ...] = (0, 1, 2, 3)
     out_norm: Literal["none", "last"] = "last"
+    size_rule: SizeRuleName = "muntin"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -261,7 +271,8 @@ class Hiera(nn.Module):
         height, width = images.shape[-2:]
         x = self.patch_embed(fit_patches(images, config.unit_px, "pad"))  # B, H, W, C
         size = (x.shape[1], x.shape[2])
-        positions = resample_grid(self.pos_embed, old=config.grid, new=size)
+        how = SIZE_RULES[config.size_rule].positions
+        positions = resample_grid(self.pos_embed, old=config.grid, new=size, how=how)
         x = x + positions.view(1, *size, -1)
         maps = []
         for block in self.blocks:

@@ -39,6 +39,8 @@ def start_mimetic(network: nn.Module, seed: int) -> int:
         qkv, proj = getattr(part, "qkv", None), getattr(part, "proj", None)
         if not isinstance(qkv, nn.Linear) or not isinstance(proj, nn.Linear):
             continue
+        if qkv.out_features != 3 * qkv.in_features:  # a layer that widens has no identity
+            continue
         count += 1
         dim, heads = qkv.in_features, int(part.num_heads)  # type: ignore[arg-type]
         _start_queries(qkv.weight, heads, generator)

@@ -338,7 +338,8 @@ def fit_patches(
         message = (
             f"images must have H and W that are multiples of patch_size={patch_size}, "
             f"got H={height}, W={width}, under a size rule that takes no other. "
-            f'Pad them by {short} first, or build the model with size_rule="muntin".'
+            f'Pad them by {short} first, or give the model size_rule="muntin" '
+            f"(muntin.zoo.change_model)."
         )
         raise ShapeError(message)
     if how == "pad":

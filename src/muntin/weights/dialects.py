@@ -136,7 +136,7 @@ def detect(keys: Collection[str], *, where: str) -> str:
         evidence = " and ".join(f"{name} ({sign})" for name, sign in found.items())
         message = (
             f"{where} must be written in one dialect, got names of {evidence}. "
-            f'Name the dialect, for example dialect="{next(iter(found))}".'
+            f"Name the one that it is: dialect=, or --from on the command line."
         )
     else:
         message = (

@@ -199,6 +199,13 @@ class _Resizer:
             tensor = fit_channels(tensor, own.shape[1])
             size = (own.shape[2], own.shape[3])
             return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
+        if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
+            same = (tensor.ndim, tensor.shape[0], tensor.shape[2:]) == (
+                4,
+                own.shape[0],
+                own.shape[2:],
+            )
+            return fit_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
         return tensor
 
     def _table(self, tensor: Tensor, stage: int) -> Tensor:

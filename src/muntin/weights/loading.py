@@ -123,10 +123,14 @@ def load_weights(
         'muntin'
     """
     backbone: Any = backbone_of(model)
+    if resampling not in ("bicubic", "geometric"):
+        raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     state, metadata, where, dialect = _open(source, dialect, backbone.config)
     reading = _read(state, dialect, backbone.config)
     if head_rows is not None:
-        _pick_rows(reading.tensors, read_rows(head_rows), where)
+        own_head = model.state_dict().get("head.fc.weight")
+        classes = None if own_head is None else own_head.shape[0]
+        _pick_rows(reading.tensors, read_rows(head_rows), classes, where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
     rule = own_rule if dialect == NATIVE else DIALECTS[dialect].size_rule(state, backbone.config)
     plan = fit(model, reading, dialect, rule, resampling)
@@ -188,12 +192,14 @@ def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: o
     patches = [tensors[key] for key in tensors if key.endswith("patch_embed.proj.weight")]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
     head = tensors.get("head.fc.weight")
-    if not patches and first is None:
+    if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
             f"weights from {where} ({dialect}) must be those of a "
-            f"{family_name(type(config))}, got none for its patches. Check --model."
+            f"{family_name(type(config))}, got none for its patches. Check model and dialect."
         )
         raise WeightError(message)
+    if isinstance(config, TimmConfig):
+        patches = [tensor for tensor in tensors.values() if tensor.ndim == 4]  # the stem is first
     in_chans = patches[0].shape[1] if patches else len(first) // 49  # type: ignore[arg-type]
     return Facts(
         dialect=dialect,
@@ -209,22 +215,33 @@ def read_rows(rows: Sequence[int] | str | Path) -> list[int]:
         WeightError: The file is not there, or holds something else.
     """
     if not isinstance(rows, (str, Path)):
+        if not all(isinstance(row, int) for row in rows):
+            message = f"head_rows must be whole numbers, got {shorten(rows)}."
+            raise WeightError(message)
         return list(rows)
     try:
         return [int(line) for line in Path(rows).read_text(encoding="utf-8").split()]
     except (OSError, ValueError) as error:
-        message = f"{str(rows)!r} must be a text file with one class number a line, got: {error}."
+        said = getattr(error, "strerror", None) or str(error)
+        message = f"{str(rows)!r} must be a text file with one class number a line, got: {said}."
         raise WeightError(message) from error
 
 
-def _pick_rows(tensors: dict[str, Tensor], rows: list[int], where: str) -> None:
+def _pick_rows(
+    tensors: dict[str, Tensor], rows: list[int], classes: int | None, where: str
+) -> None:
     """Keep these rows of the classifiers."""
+    if classes is not None and len(rows) != classes:
+        message = (
+            f"head_rows must have a row for each of the model's {classes} classes, got {len(rows)}."
+        )
+        raise WeightError(message)
     for name in [name for name in tensors if name.startswith("head.fc")]:
         count = tensors[name].shape[0]
         if not rows or min(rows) < 0 or max(rows) >= count:
             message = (
                 f"head_rows must be class numbers from 0 to {count - 1} of {where}, got "
-                f"{f'{min(rows)} to {max(rows)}' if rows else 'none'}. Check the index file."
+                f"{f'{min(rows)} to {max(rows)}' if rows else 'none'}. Check head_rows."
             )
             raise WeightError(message)
         tensors[name] = tensors[name][rows]
@@ -253,6 +270,12 @@ def _open(
 def _unpack(
     source: str | Path | Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], Mapping[str, str], str]:
+    if not isinstance(source, Mapping | str | Path):
+        message = (
+            f"weights must be a file, a folder, a hub id or a state dict, got "
+            f"{type(source).__name__}. Name one."
+        )
+        raise WeightError(message)
     if isinstance(source, Mapping):
         state, way = unwrap(source, where="the state dict")
         return state, {}, f"a state dict [{way}]" if way else "a state dict"

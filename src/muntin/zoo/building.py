@@ -17,6 +17,8 @@ from muntin.configs import from_dict, replace, to_dict
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
+from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, ModelEntry
 
@@ -88,7 +90,14 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
     Raises:
         ConfigError: The model or a field is unknown, or the fields do not go together.
     """
-    return replace(find_model(name).config, fields_changed or {}, where=name)
+    config, changed = find_model(name).config, dict(fields_changed or {})
+    depths = changed.get("depths", ())
+    if isinstance(config, SwinConfig) and len(depths) not in (0, len(config.depths)):
+        # Another number of stages: all of them are given, unless somebody chose.
+        changed.setdefault("out_indices", tuple(range(len(depths))))
+        if isinstance(config, SwinV2Config):
+            changed.setdefault("pretrained_windows", (0,) * len(depths))
+    return replace(config, changed, where=name)
 
 
 def family_of(config: BackboneConfig) -> str:
@@ -157,7 +166,7 @@ def create_model(
     backbone = build_backbone(config)
     model = Network(backbone, build_classifier(backbone, num_classes))  # type: ignore[arg-type]
     if weights is not None:
-        _load(model, weights)
+        _load(model, weights, architecture)
     return model
 
 
@@ -183,8 +192,10 @@ def change_model(model: M, **architecture: Any) -> M:
         >>> change_model(model, window_size=8).backbone.config.window_size
         8
     """
+    from muntin.weights.dialects import backbone_of
     from muntin.weights.loading import load_weights
 
+    backbone_of(model)  # refuses what is none of ours
     old: Any = model.backbone if isinstance(model, Network) else model
     config = replace(old.config, architecture, where=type(old).__name__)
     fresh: Any = build_backbone(config)
@@ -235,11 +246,15 @@ def create_backbone(
         changed["out_indices"] = out_indices
     backbone = build_backbone(model_config(name, changed))
     if weights is not None:
-        _load(backbone, weights)
+        _load(backbone, weights, architecture)
     return backbone
 
 
-def _load(model: nn.Module, weights: str | Path) -> None:
+def _load(model: nn.Module, weights: str | Path, asked: Mapping[str, Any]) -> None:
+    """Load; a size rule that was asked for stays."""
     from muntin.weights.loading import load_weights
 
     load_weights(model, weights)
+    if "size_rule" in asked:
+        body: Any = model.backbone if isinstance(model, Network) else model
+        body.config = dataclasses.replace(body.config, size_rule=asked["size_rule"])

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muntin.errors import WeightError
+from muntin.configs import with_texts
+from muntin.errors import WeightError, shorten
+from muntin.heads.linear import build_classifier
+from muntin.heads.network import Network
 from muntin.weights.dialects import to_dialect
 from muntin.weights.files import write_weights, write_whole
-from muntin.weights.loading import LoadReport, load_weights, look_into
-from muntin.zoo.building import create_model, find_model
+from muntin.weights.loading import Facts, LoadReport, load_weights, look_into
+from muntin.zoo.building import build_backbone, find_model
+from muntin.zoo.table import BackboneConfig
 
 __all__ = ["Conversion", "convert_weights"]
 
@@ -44,7 +49,14 @@ class Conversion:
 
 
 def convert_weights(
-    source: str | Path, target: str | Path, *, name: str, to: str, dialect: str = "auto"
+    source: str | Path,
+    target: str | Path,
+    *,
+    name: str,
+    to: str,
+    dialect: str = "auto",
+    settings: Iterable[tuple[str, str]] = (),
+    force: bool = False,
 ) -> Conversion:
     """Read weights of any ecosystem and write them for another.
 
@@ -55,6 +67,9 @@ def convert_weights(
         name: The model in the zoo.
         to: The dialect to write, or "muntin".
         dialect: That of the source.
+        settings: Fields of the model's architecture and their values as text, where it differs from
+            the one in the zoo: ``("img_size", "96")``.
+        force: Whether a file at `target` is replaced.
 
     Returns:
         What was done. The new file has been read again, and holds the same bits.
@@ -62,7 +77,7 @@ def convert_weights(
     Raises:
         WeightError: The source cannot be read or does not fit the model, the dialect has no place
             for it, or the target cannot be written.
-        ConfigError: The model is unknown.
+        ConfigError: The model or a field is unknown.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pth", ".pt", ".npz"):
@@ -71,9 +86,20 @@ def convert_weights(
             f"Change the suffix."
         )
         raise WeightError(message)
-    facts = look_into(source, dialect=dialect, config=find_model(name).config)
-    model = create_model(name, num_classes=facts.num_classes, in_chans=facts.in_chans)
+    if target.exists() and not force:
+        message = f"{target} must be a new file, got one that exists. Choose another, or --force."
+        raise WeightError(message)
+    config = with_texts(find_model(name).config, settings)
+    facts = look_into(source, dialect=dialect, config=config)
+    model = _build(config, facts)
     report = load_weights(model, source, facts.dialect)
+    if report.resized:
+        message = (
+            f"weights from {source} must have the sizes of the model, or something would change, "
+            f"got others for {shorten(report.resized, most=2)}. Say how it was built: --set "
+            f"img_size=..., --set window_size=... and the like."
+        )
+        raise WeightError(message)
     body_only = facts.num_classes == 0
     state = to_dialect(model.backbone if body_only else model, to)
     texts = {"dialect": to, "model": name, "source": str(source)}
@@ -82,7 +108,7 @@ def convert_weights(
     if report.license:
         texts["license"] = report.license
     _write(target, state, to, texts)
-    again = create_model(name, num_classes=facts.num_classes, in_chans=facts.in_chans)
+    again = _build(config, facts)
     load_weights(again, target, to)
     _compare(model.state_dict(), again.state_dict(), target)
     return Conversion(
@@ -91,6 +117,11 @@ def convert_weights(
         num_tensors=len(state),
         num_classes=facts.num_classes,
     )
+
+
+def _build(config: BackboneConfig, facts: Facts) -> Network:
+    backbone = build_backbone(dataclasses.replace(config, in_chans=facts.in_chans))
+    return Network(backbone, build_classifier(backbone, facts.num_classes))  # type: ignore[arg-type]
 
 
 def _write(path: Path, state: Mapping[str, Tensor], to: str, texts: Mapping[str, str]) -> None:

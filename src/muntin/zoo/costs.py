@@ -15,9 +15,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from muntin.configs import check_range
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.shapes import Size
+from muntin.weights.dialects import backbone_of
 from muntin.zoo.building import build_backbone
 from muntin.zoo.table import BackboneConfig
 
@@ -92,6 +94,8 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
 
     Raises:
         ShapeError: The model's size rule refuses this size.
+        ConfigError: The size is no size.
+        WeightError: The model is none of ours.
 
     Example:
         >>> from muntin.models.swin import SWIN_TINY
@@ -99,12 +103,14 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
         4.5
     """
     if isinstance(model, nn.Module):
+        backbone_of(model)  # refuses what is none of ours
         network = copy.deepcopy(model).to("meta").eval()
     else:
         network = _build_empty(model, 1000)
     config = getattr(getattr(network, "backbone", network), "config")  # noqa: B009 (any family)
-    size = img_size or config.img_size
+    size = config.img_size if img_size is None else img_size
     height, width = (size, size) if isinstance(size, int) else size
+    check_range("img_size", min(height, width), 1, 100_000)
     counter = FlopCounterMode(display=False)
     with counter:
         network(torch.empty(1, config.in_chans, height, width, device="meta"))
