@@ -300,8 +300,6 @@ def test_rows_of_a_large_head_make_a_small_one(tmp_path):
         load_weights(model, state, head_rows=[0, 9, 1])
     with pytest.raises(WeightError, match=r"each of the model's 3 classes, got 2"):
         load_weights(model, state, head_rows=[0, 1])
-    with pytest.raises(WeightError, match=r"Unknown resampling 'linear'"):
-        load_weights(model, state, resampling="linear")
     (tmp_path / "rows.txt").write_text("cat")
     with pytest.raises(WeightError, match="one class number a line"):
         load_weights(model, state, head_rows=tmp_path / "rows.txt")
