@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
     from muntin.weights.loading import LoadReport, load_weights
-    from muntin.zoo import create_backbone, create_model, list_models
+    from muntin.zoo import (
+        change_model,
+        count_costs,
+        create_backbone,
+        create_model,
+        list_models,
+    )
 
 __all__ = [
     "LoadReport",
     "Predictor",
     "TrainedRun",
+    "change_model",
+    "count_costs",
     "create_backbone",
     "create_model",
     "demo",
@@ -38,6 +46,8 @@ _HOMES = {
     "LoadReport": "weights.loading",
     "Predictor": "prediction",
     "TrainedRun": "training.session",
+    "change_model": "zoo",
+    "count_costs": "zoo",
     "create_backbone": "zoo",
     "create_model": "zoo",
     "demo": "demonstration",

@@ -112,6 +112,20 @@ def test_a_model_of_timm_is_converted(tmp_path):
     assert load_weights(other, paths[1]).resized == ("backbone.net.conv1.0.weight",)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_half_precision(tmp_path, dtype):
+    state = to_dialect(create_model(NANO, num_classes=3), "timm")
+    half = {key: tensor.to(dtype) for key, tensor in state.items()}
+    write_weights(tmp_path / "a.safetensors", half)
+    convert_weights(
+        tmp_path / "a.safetensors", tmp_path / "b.safetensors", name=NANO, to="torchvision"
+    )
+    convert_weights(tmp_path / "b.safetensors", tmp_path / "c.safetensors", name=NANO, to="timm")
+    back = read_weights(tmp_path / "c.safetensors").tensors
+    assert all(torch.equal(back[key], tensor) for key, tensor in half.items())
+    assert back["norm.weight"].dtype is dtype
+
+
 def test_a_size_rule_that_was_asked_for_stays(source):
     model = create_model(NANO, num_classes=6, weights=source, size_rule="muntin").eval()
     assert model(torch.rand(1, 3, 37, 50)).shape == (1, 6)

@@ -308,7 +308,7 @@ def _load(network: Network, weights: str, entry: ModelEntry, notes: list[str]) -
         notes.append(f"weights: {report.summary()}")
         return weights
     if not entry.weights:
-        notes.append("weights: fresh; none are published for this model")
+        notes.append("weights: fresh; no published file is known for this model")
         return ""
     try:
         report = load_weights(network, entry.weights)

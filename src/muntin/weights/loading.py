@@ -169,11 +169,13 @@ class Facts:
         dialect: The dialect that the weights are written in.
         num_classes: Classes of the classifier; 0 when there is none.
         in_chans: Channels of an image.
+        dtype: Of the weights; float32 when they differ.
     """
 
     dialect: str
     num_classes: int
     in_chans: int
+    dtype: torch.dtype
 
 
 def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: object) -> Facts:
@@ -201,7 +203,9 @@ def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: o
     if isinstance(config, TimmConfig):
         patches = [tensor for tensor in tensors.values() if tensor.ndim == 4]  # the stem is first
     in_chans = patches[0].shape[1] if patches else len(first) // 49  # type: ignore[arg-type]
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     return Facts(
+        dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
         dialect=dialect,
         num_classes=0 if head is None else head.shape[0],
         in_chans=in_chans,

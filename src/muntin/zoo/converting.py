@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.configs import with_texts
@@ -101,7 +102,11 @@ def convert_weights(
         )
         raise WeightError(message)
     body_only = facts.num_classes == 0
-    state = to_dialect(model.backbone if body_only else model, to)
+    state = {
+        # What came in half precision goes out in it; float32 holds the same numbers between.
+        key: tensor.to(facts.dtype) if tensor.is_floating_point() else tensor
+        for key, tensor in to_dialect(model.backbone if body_only else model, to).items()
+    }
     texts = {"dialect": to, "model": name, "source": str(source)}
     if report.class_names:
         texts["class_names"] = json.dumps(report.class_names)
@@ -128,13 +133,18 @@ def _write(path: Path, state: Mapping[str, Tensor], to: str, texts: Mapping[str,
     if path.suffix == ".safetensors":
         write_weights(path, state, texts)
     elif path.suffix == ".npz":
-        arrays = {key: tensor.float().numpy() for key, tensor in state.items()}
+        arrays = {key: _as_array(tensor) for key, tensor in state.items()}
         write_whole(path, lambda place: np.savez(place, **arrays))  # type: ignore[arg-type]
     else:
         nest = _NESTS.get(to)
         content: dict[str, Any] = {nest: dict(state), "meta": dict(texts)} if nest else dict(state)
         # What other ecosystems read; nothing but tensors and texts is in it.
         write_whole(path, lambda place: torch.save(content, place))  # noqa: TID251
+
+
+def _as_array(tensor: Tensor) -> NDArray[Any]:
+    # numpy has no bfloat16; it is stored as the same number in float32.
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def _compare(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path: Path) -> None:

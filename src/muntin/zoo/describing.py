@@ -60,6 +60,7 @@ def _describe(name: str, alias: str, img_size: int) -> dict[str, Any]:
         "family": family_of(config),
         "params": facts["params"],
         "macs": macs,
+        "gmacs": round(macs / 1e9, 3),
         "img_size": list(size),
         "window": "-" if window is None else str(window).strip("()"),
         "accuracy": entry.accuracy or None,
