@@ -140,14 +140,14 @@ def test_multi_label_keeps_the_share_of_rare_classes(seed):
 def test_errors():
     with pytest.raises(ConfigError, match=r"fraction must lie between 0 and 1, got 1"):
         split(listing_of({"a": 3, "b": 3}), fraction=1.0, seed=0)
-    with pytest.raises(DataError, match=r"needs a picture that can be taken .* among 2 pictures"):
+    with pytest.raises(DataError, match=r"every class must keep a picture .* got 2 pictures in all"):
         split(listing_of({"a": 1, "b": 1}), fraction=0.5, seed=0)
     empty = Listing(source="set", entries=(), class_names=("a", "b"), multi_label=True)
-    with pytest.raises(DataError, match=r"got none among 0 pictures in 'set'"):
+    with pytest.raises(DataError, match=r"0 pictures in 'set' cannot be split for validation"):
         split(empty, fraction=0.5, seed=0)
     entries = tuple(Entry(path=f"{n}", class_ids=(n % 2,), group=f"{n % 2}") for n in range(8))
     whole = Listing(source="set", entries=entries, class_names=("a", "b"))
-    with pytest.raises(DataError, match=r"needs a group that can be taken"):
+    with pytest.raises(DataError, match=r"every class must keep a group .* got 2 groups in all"):
         split(whole, fraction=0.5, seed=0)
 
 

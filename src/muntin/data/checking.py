@@ -246,7 +246,9 @@ def _describe(parts: dict[str, Listing], seen: list[_Seen]) -> Iterator[str]:
         yield f"{part}: {len(listing)} pictures; {shorten(counts, most=12)}"
         groups = {entry.group for entry in listing.entries if entry.group}
         if groups:
-            yield f"{part}: {len(groups)} groups, each kept on one side of a split"
+            yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of pictures"
+            if len(groups) == 1 and len(parts) == 1:
+                yield "one group cannot be split: training will ask for validation pictures (--val)"
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)

@@ -65,11 +65,12 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
     else:
         taken = _take_by_class(listing, fraction, seed)
     if not taken:
+        count = len({entry.group for entry in listing.entries}) if grouped else len(listing)
         what = "group" if grouped else "picture"
         message = (
-            f"A validation part needs a {what} that can be taken while every class keeps a "
-            f"picture to learn from, got none among {len(listing)} pictures in "
-            f"{listing.source!r}. Add pictures, or give a validation set yourself."
+            f"{len(listing)} pictures in {listing.source!r} cannot be split for validation: every "
+            f"class must keep a {what} to learn from, got {count} {what}{'s' * (count != 1)} in "
+            f"all. Add pictures, or give a validation set yourself (--val)."
         )
         raise DataError(message)
     every = range(len(listing))
