@@ -140,7 +140,9 @@ def test_multi_label_keeps_the_share_of_rare_classes(seed):
 def test_errors():
     with pytest.raises(ConfigError, match=r"fraction must lie between 0 and 1, got 1"):
         split(listing_of({"a": 3, "b": 3}), fraction=1.0, seed=0)
-    with pytest.raises(DataError, match=r"every class must keep a picture .* got 2 pictures in all"):
+    with pytest.raises(
+        DataError, match=r"every class must keep a picture .* got 2 pictures in all"
+    ):
         split(listing_of({"a": 1, "b": 1}), fraction=0.5, seed=0)
     empty = Listing(source="set", entries=(), class_names=("a", "b"), multi_label=True)
     with pytest.raises(DataError, match=r"0 pictures in 'set' cannot be split for validation"):

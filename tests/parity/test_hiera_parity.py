@@ -22,6 +22,7 @@ from tests.parity.peers import (
     TOLERANCE,
     assert_equal_outputs,
     distance,
+    logits_and_gradient,
     perturb,
     pictures,
 )
@@ -112,4 +113,10 @@ def test_published_tiny_equals_timm():
     peer = perturb(timm.create_model("hiera_tiny_224"))
     model = build(HIERA_TINY, num_classes=1000)
     load_weights(model, peer.state_dict())
-    assert_equal_outputs(model, peer, (224, 224))
+    # Where two of four pooled queries are equal to the last bit of float32, rounding decides which
+    # one the gradient goes to; in float64 none are.
+    images = pictures((224, 224)).double()
+    logits, gradient = logits_and_gradient(model.double(), images)
+    their_logits, their_gradient = logits_and_gradient(peer.double(), images)
+    assert distance(logits, their_logits) < 1e-12
+    assert distance(gradient, their_gradient) < 1e-10

@@ -155,6 +155,7 @@ def create_model(
         WeightError: The weights cannot be read or do not fit.
 
     Example:
+        >>> import torch
         >>> model = create_model("swin_tiny", num_classes=10)
         >>> model(torch.zeros(1, 3, 64, 96)).shape
         torch.Size([1, 10])
@@ -235,6 +236,7 @@ def create_backbone(
         WeightError: The weights cannot be read or do not fit.
 
     Example:
+        >>> import torch
         >>> body = create_backbone("swin_tiny")
         >>> [tuple(m.shape) for m in body(torch.zeros(1, 3, 64, 96))]
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
