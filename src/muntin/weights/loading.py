@@ -33,7 +33,15 @@ from muntin.weights.fitting import fit, misfits, place
 from muntin.weights.renaming import Reading
 from muntin.weights.resizing import Stretching
 
-__all__ = ["Facts", "LoadReport", "load_weights", "look_into", "to_dialect"]
+__all__ = [
+    "Facts",
+    "LoadReport",
+    "Opened",
+    "load_weights",
+    "look_into",
+    "open_weights",
+    "to_dialect",
+]
 
 
 # How our own names of a timm model begin.
@@ -85,7 +93,7 @@ class LoadReport:
 
 def load_weights(
     model: nn.Module,
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Any] | Opened,
     dialect: str = "auto",
     *,
     resampling: Stretching = "bicubic",
@@ -125,7 +133,8 @@ def load_weights(
     backbone: Any = backbone_of(model)
     if resampling not in ("bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
-    state, metadata, where, dialect = _open(source, dialect, backbone.config)
+    opened = open_weights(source, dialect, backbone.config)
+    state, metadata, where, dialect = opened.state, opened.texts, opened.where, opened.dialect
     reading = _read(state, dialect, backbone.config)
     if head_rows is not None:
         own_head = model.state_dict().get("head.fc.weight")
@@ -166,30 +175,27 @@ class Facts:
     """What a source of weights tells about the model that they belong to.
 
     Attributes:
-        dialect: The dialect that the weights are written in.
         num_classes: Classes of the classifier; 0 when there is none.
         in_chans: Channels of an image.
         dtype: Of the weights; float32 when they differ.
     """
 
-    dialect: str
     num_classes: int
     in_chans: int
     dtype: torch.dtype
 
 
-def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: object) -> Facts:
+def look_into(opened: Opened, config: object) -> Facts:
     """Find out what has to be built before weights can be loaded exactly.
 
     Args:
-        source: As in `load_weights`.
-        dialect: The same.
+        opened: What `open_weights` gave.
         config: Of the family that the weights are of.
 
     Raises:
-        WeightError: The weights cannot be read.
+        WeightError: They are not of this family.
     """
-    state, _, where, dialect = _open(source, dialect, config)
+    state, where, dialect = opened.state, opened.where, opened.dialect
     tensors = _read(state, dialect, config).tensors
     patches = [tensors[key] for key in tensors if key.endswith("patch_embed.proj.weight")]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
@@ -206,7 +212,6 @@ def look_into(source: str | Path | Mapping[str, Any], *, dialect: str, config: o
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     return Facts(
         dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
-        dialect=dialect,
         num_classes=0 if head is None else head.shape[0],
         in_chans=in_chans,
     )
@@ -251,10 +256,38 @@ def _pick_rows(
         tensors[name] = tensors[name][rows]
 
 
-def _open(
-    source: str | Path | Mapping[str, Any], dialect: str, config: object
-) -> tuple[dict[str, Tensor], Mapping[str, str], str, str]:
-    """The flat state dict of a source, the texts beside it, what to call it, and its dialect."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """Weights that were read and recognised, to be loaded once or more.
+
+    Attributes:
+        state: The flat state dict.
+        texts: What stands beside it in the file.
+        where: What to call the source.
+        dialect: The dialect that it is written in.
+    """
+
+    state: Mapping[str, Tensor]
+    texts: Mapping[str, str]
+    where: str
+    dialect: str
+
+
+def open_weights(
+    source: str | Path | Mapping[str, Any] | Opened, dialect: str, config: object
+) -> Opened:
+    """Read a source of weights and recognise its dialect.
+
+    Args:
+        source: As in `load_weights`; what is open already is given back.
+        dialect: The same.
+        config: Of the model that they are for.
+
+    Raises:
+        WeightError: The weights cannot be read, or their dialect is not recognised.
+    """
+    if isinstance(source, Opened):
+        return source
     if dialect not in ("auto", NATIVE, *DIALECTS):
         raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
     state, texts, where = _unpack(source)
@@ -268,7 +301,7 @@ def _open(
             dialect = detect(state, where=where)
     if dialect != NATIVE:
         state = dict(DIALECTS[dialect].normalise(state))
-    return state, texts, where, dialect
+    return Opened(state=state, texts=texts, where=where, dialect=dialect)
 
 
 def _unpack(

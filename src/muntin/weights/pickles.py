@@ -67,30 +67,31 @@ def load_listed(file: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+# What a pickled array is made of, under the names of numpy 1 and of numpy 2.
+_OF_ARRAYS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Makes numpy arrays and plain values, and refuses every other class and function."""
 
-    _KNOWN = {  # noqa: RUF012 (a table)
-        "reconstruct": np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-        "scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    }
-
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
         """Give the class or function of this name, if it is one of the few."""
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name != "ndarray":
-            if name.lstrip("_") in self._KNOWN:
-                return self._KNOWN[name.lstrip("_")]
-        elif (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        elif (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        elif (module, name) == ("_codecs", "encode"):
-            return lambda text, _encoding: text.encode("latin1")
+        if (module, name) in _OF_ARRAYS:
+            return super().find_class(module, name)
         message = f"{module}.{name} is not on the list of what a file of arrays may hold"
         raise pickle.UnpicklingError(message)
 
 
-def read_numpy_pickle(file: Path) -> dict[str, Any]:
+def read_numpy_pickle(file: Path) -> Mapping[str, Any]:
     """Read a pickle of numpy arrays, as detectron2's model zoo has them (``.pkl``).
 
     Returns:
@@ -104,8 +105,7 @@ def read_numpy_pickle(file: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         message = f"a {type(content).__name__} where a dictionary of arrays should be"
         raise pickle.UnpicklingError(message)
-    tensors = _to_tensors(content)
-    return dict(tensors)
+    return _to_tensors(content)
 
 
 def _to_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.weights.dialects import to_dialect
 from muntin.weights.files import write_weights, write_whole
-from muntin.weights.loading import Facts, LoadReport, load_weights, look_into
+from muntin.weights.loading import Facts, LoadReport, load_weights, look_into, open_weights
 from muntin.zoo.building import build_backbone, find_model
 from muntin.zoo.table import BackboneConfig
 
@@ -91,9 +91,10 @@ def convert_weights(
         message = f"{target} must be a new file, got one that exists. Choose another, or --force."
         raise WeightError(message)
     config = with_texts(find_model(name).config, settings)
-    facts = look_into(source, dialect=dialect, config=config)
+    opened = open_weights(source, dialect, config)
+    facts = look_into(opened, config)
     model = _build(config, facts)
-    report = load_weights(model, source, facts.dialect)
+    report = load_weights(model, opened)
     if report.resized:
         message = (
             f"weights from {source} must have the sizes of the model, or something would change, "

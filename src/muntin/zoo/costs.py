@@ -138,8 +138,7 @@ def _own_counts(counter: FlopCounterMode) -> dict[str, int]:
     """Multiply-accumulates of each module without those of the modules in it."""
     whole = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
     # Heads call the backbone, so what they are in charge of is not what they do.
-    parts = {name: macs for name, macs in whole.items() if name.count(".") >= 2 or "." not in name}
-    parts = {name: macs for name, macs in parts.items() if "." in name}
+    parts = {name: macs for name, macs in whole.items() if name.count(".") >= 2}
     own = dict(parts)
     for name, macs in parts.items():
         parents = [other for other in parts if name.startswith(f"{other}.")]
