@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from muntin.errors import ShapeError
 from muntin.shapes import Size
 
-__all__ = ["Labels"]
+__all__ = ["Detections", "Labels"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,4 +87,90 @@ class Labels:
             class_ids=np.array([row["id"] for row in rows], np.int64),
             scores=np.array([row["score"] for row in rows], np.float64),
             class_names=tuple(row["name"] for row in rows),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Detections:
+    """The objects found in a picture, best first.
+
+    Attributes:
+        path: The picture's file; empty when it came as an array.
+        size: (height, width) of the original picture in pixels.
+        boxes: Left, top, right and bottom edge of each object in pixels of the original.
+        class_ids: Class number of each.
+        scores: Score of each in [0, 1], falling.
+        class_names: Name of each.
+        masks: Mask of each as COCO's run lengths: a dictionary with `size` (height, width) and
+            `counts` (a text); None when only boxes were asked for.
+    """
+
+    path: str
+    size: Size
+    boxes: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    class_names: tuple[str, ...]
+    masks: tuple[dict[str, Any], ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse columns that do not belong together."""
+        lengths = [len(self.class_ids), len(self.scores), len(self.class_names)]
+        if self.masks is not None:
+            lengths.append(len(self.masks))
+        if any(length != len(self.boxes) for length in lengths):
+            message = (
+                f"boxes, class_ids, scores, class_names and masks must be equally long, got "
+                f"{len(self.boxes)} and {', '.join(map(str, lengths))}."
+            )
+            raise ShapeError(message)
+
+    def __len__(self) -> int:
+        """Objects found."""
+        return len(self.boxes)
+
+    def above(self, threshold: float) -> Detections:
+        """Keep the objects whose score is at least `threshold`."""
+        return self.select(np.flatnonzero(self.scores >= threshold))
+
+    def select(self, rows: NDArray[np.int64]) -> Detections:
+        """Keep the objects at these places, in this order."""
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            class_ids=self.class_ids[rows],
+            scores=self.scores[rows],
+            class_names=tuple(self.class_names[i] for i in rows),
+            masks=None if self.masks is None else tuple(self.masks[i] for i in rows),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold."""
+        boxes = []
+        for index, name in enumerate(self.class_names):
+            row: dict[str, Any] = {
+                "xyxy": [round(float(edge), 3) for edge in self.boxes[index]],
+                "name": name,
+                "id": int(self.class_ids[index]),
+                "score": round(float(self.scores[index]), 6),
+            }
+            if self.masks is not None:
+                row["mask"] = self.masks[index]
+            boxes.append(row)
+        return {"path": self.path, "size": list(self.size), "boxes": boxes}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Detections:
+        """Read what `to_dict` gave."""
+        rows: Sequence[Mapping[str, Any]] = values["boxes"]
+        height, width = values["size"]
+        masks = tuple(row["mask"] for row in rows) if rows and "mask" in rows[0] else None
+        return cls(
+            path=values["path"],
+            size=(height, width),
+            boxes=np.array([row["xyxy"] for row in rows], np.float64).reshape(-1, 4),
+            class_ids=np.array([row["id"] for row in rows], np.int64),
+            scores=np.array([row["score"] for row in rows], np.float64),
+            class_names=tuple(row["name"] for row in rows),
+            masks=masks,
         )

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a data set is made of: where each picture is and what is known about it.
 
-A `Listing` names pictures without opening them. It never knows who made it: a folder, an archive
-and a CSV give the same listing.
+A `Listing` names pictures without opening them. It never knows who made it: a folder, an archive,
+a CSV and a COCO file give the same listing.
 """
 
 from __future__ import annotations
@@ -11,23 +11,73 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-__all__ = ["Entry", "Listing"]
+import numpy as np
+
+from muntin.errors import ShapeError
+from muntin.shapes import Bool, Float, Int, Size
+
+__all__ = ["DataSets", "Entry", "Listing", "Objects", "Problem", "Segmentation"]
+
+Segmentation = list[list[float]] | dict[str, Any]
+"""A mask as COCO writes it: polygons (x, y, x, y ...), or run lengths with `size` and `counts`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Objects:
+    """What is annotated in one picture, one row an object, in pixels of the original picture.
+
+    Attributes:
+        boxes: Left, top, right and bottom edge of each; (0, 0) is the outer corner of the picture.
+        class_ids: Class number of each.
+        crowd: Whether a row stands for a group that could not be told apart: never learnt from,
+            and neither right nor wrong when it is found.
+        areas: Area of each, by which COCO tells small from large: of the mask where there is one.
+        masks: Mask of each as it was written, None where there is none; empty when no object of
+            the set has one.
+    """
+
+    boxes: Float[np.ndarray, "N 4"]
+    class_ids: Int[np.ndarray, " N"]
+    crowd: Bool[np.ndarray, " N"]
+    areas: Float[np.ndarray, " N"]
+    masks: tuple[Segmentation | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse columns that do not belong together."""
+        count = len(self.boxes)
+        lengths = [len(self.class_ids), len(self.crowd), len(self.areas)]
+        if lengths != [count] * 3 or len(self.masks) not in (0, count):
+            message = (
+                f"boxes, class_ids, crowd, areas and masks must be equally long, got {count}, "
+                f"{', '.join(map(str, lengths))} and {len(self.masks)}."
+            )
+            raise ShapeError(message)
+
+    def __len__(self) -> int:
+        """Count the objects."""
+        return len(self.boxes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One picture and its classes.
+    """One picture and what is known about it.
 
     Attributes:
         path: The file, relative to the source of its listing, with forward slashes.
-        class_ids: One number for single-label data, none to all for multi-label data.
+        class_ids: One number for single-label data, none to all for multi-label data and for
+            pictures with objects.
         group: Pictures of one group (a patient, a video) must not be parted by a split; "" = none.
+        size: (height, width) in pixels, where the annotations say it.
+        objects: What is annotated in it; None where the task has no objects.
     """
 
     path: str
     class_ids: tuple[int, ...] = ()
     group: str = ""
+    size: Size | None = None
+    objects: Objects | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,3 +114,44 @@ class Listing:
     def select(self, indices: Iterable[int]) -> Listing:
         """Keep the entries at these positions, in this order."""
         return replace(self, entries=tuple(self.entries[index] for index in indices))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Something wrong with a data set.
+
+    Attributes:
+        file: The file, relative to the source; for what concerns more than a file, the class, the
+            set or the source.
+        what: What is wrong, one line.
+        severity: "error" when training cannot use it, "warning" when it can but should not.
+    """
+
+    file: str
+    what: str
+    severity: Literal["error", "warning"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSets:
+    """The sets of a data set.
+
+    Attributes:
+        train: What to learn from, or the only set there is.
+        val: What to select the model on.
+        test: What to report on.
+        note: What was found, in one line.
+        problems: Annotations that were left out, and others worth a warning.
+    """
+
+    train: Listing | None
+    val: Listing | None = None
+    test: Listing | None = None
+    note: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, Listing]:
+        """The sets that are there, by name."""
+        every = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: listing for name, listing in every.items() if listing is not None}

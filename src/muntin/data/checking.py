@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Literal
 
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import PictureFacts, decode_with_facts
-from muntin.data.listing import ClassifyData, list_classify
+from muntin.data.listing import list_classify
 from muntin.errors import DataError, shorten
-from muntin.samples import Entry, Listing
+from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["Problem", "Report", "check_classify"]
+__all__ = ["Report", "check_classify"]
 
 _TINY = 8  # pixels
 _IMBALANCE = 20
@@ -36,22 +35,6 @@ _SUFFIX_FORMATS = {
     "tif": "TIFF",
     "pgm": "PPM",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """Something wrong with a data set.
-
-    Attributes:
-        file: The file, relative to the source; for what concerns more than a file, the class, the
-            set or the source.
-        what: What is wrong, one line.
-        severity: "error" when training cannot use it, "warning" when it can but should not.
-    """
-
-    file: str
-    what: str
-    severity: Literal["error", "warning"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +99,7 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
     except DataError as error:
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task="classify", source=str(path), problems=(problem,))
-    parts = _parts(data)
+    parts = data.parts
     seen = list(_read_all(parts, num_threads))
     good = [one for one in seen if not one.fault]
     problems = [
@@ -133,11 +116,6 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
         counts=_count(parts, seen),
         problems=tuple(problems),
     )
-
-
-def _parts(data: ClassifyData) -> dict[str, Listing]:
-    every = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: listing for name, listing in every.items() if listing is not None}
 
 
 def _read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[_Seen]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, list_files
 from muntin.data.tables import Row, read_table
 from muntin.errors import DataError, shorten
-from muntin.samples import Entry, Listing
+from muntin.samples import DataSets, Entry, Listing
 
-__all__ = ["PICTURE_SUFFIXES", "ClassifyData", "list_classify"]
+__all__ = ["PICTURE_SUFFIXES", "list_classify"]
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp"),
@@ -41,23 +41,6 @@ _SPLIT_NAMES = {
 _EXPECTED = (
     "Expected one folder a class (cats/1.jpg, dogs/2.jpg), or train/ and val/ folders of those."
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifyData:
-    """The sets of a classification data set.
-
-    Attributes:
-        train: What to learn from, or the only set there is.
-        val: What to select the model on.
-        test: What to report on.
-        note: What was found, in one line.
-    """
-
-    train: Listing | None
-    val: Listing | None = None
-    test: Listing | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +85,7 @@ class _Tree:
 
 def list_classify(
     path: str | os.PathLike[str], *, class_names: Sequence[str] | None = None
-) -> ClassifyData:
+) -> DataSets:
     """List the pictures of a classification data set and their classes.
 
     Hidden files, `__MACOSX` and `Thumbs.db` are left out in silence, other files that are not
@@ -138,7 +121,7 @@ def list_classify(
     return _from_tree(place, class_names)
 
 
-def _from_tree(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
+def _from_tree(place: Path, class_names: Sequence[str] | None) -> DataSets:
     source = str(place)
     files, folders = list_files(source)
     files = [name for name in files if not _is_hidden(name)]
@@ -159,13 +142,13 @@ def _from_tree(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
     if not parts:
         train = _list_set(tree, source, class_names)
         note = f"one set in class folders, {len(train)} pictures of {train.num_classes} classes"
-        return ClassifyData(train=train, note="; ".join((note, *notes)))
+        return DataSets(train=train, note="; ".join((note, *notes)))
     return _join_parts(parts, source, class_names, notes)
 
 
 def _join_parts(
     parts: dict[str, _Tree], source: str, class_names: Sequence[str] | None, notes: list[str]
-) -> ClassifyData:
+) -> DataSets:
     names = class_names
     sets: dict[str, Listing] = {}
     for part in ("train", "val", "test"):
@@ -178,7 +161,7 @@ def _join_parts(
     counts = ", ".join(f"{part} {len(listing)}" for part, listing in sets.items())
     num_classes = next(iter(sets.values())).num_classes
     note = f"{' + '.join(sets)} folders of class folders, {counts} pictures"
-    return ClassifyData(
+    return DataSets(
         train=sets.get("train"),
         val=sets.get("val"),
         test=sets.get("test"),
@@ -256,7 +239,7 @@ def _list_set(tree: _Tree, source: str, class_names: Sequence[str] | None) -> Li
     return Listing(source=source, entries=ordered, class_names=names)
 
 
-def _from_table(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
+def _from_table(place: Path, class_names: Sequence[str] | None) -> DataSets:
     rows = read_table(place)
     names = _class_names(
         {name for row in rows for name in row.classes}, class_names, repr(str(place))
@@ -286,7 +269,7 @@ def _from_table(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
     kind = f"multi-label ({several} with several classes, {without} with none)"
     note = f"CSV, {kind if multi_label else 'single-label'}, {len(names)} classes"
     if len(parts) == 1 and not any(row.split for row in rows):
-        return ClassifyData(train=gather(rows), note=f"{note}, one set of {len(rows)} pictures")
+        return DataSets(train=gather(rows), note=f"{note}, one set of {len(rows)} pictures")
     sets = {
         part: gather(row for row in rows if _part_of(row, place) == part)
         for part in ("train", "val", "test")
@@ -295,7 +278,7 @@ def _from_table(place: Path, class_names: Sequence[str] | None) -> ClassifyData:
     if class_names is None and "train" in sets:
         _require_learnt(sets, place)
     counts = ", ".join(f"{part} {len(listing)}" for part, listing in sets.items())
-    return ClassifyData(
+    return DataSets(
         train=sets.get("train"),
         val=sets.get("val"),
         test=sets.get("test"),

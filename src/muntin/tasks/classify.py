@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.data.checking import check_classify
-from muntin.data.listing import ClassifyData, list_classify
+from muntin.data.listing import list_classify
 from muntin.features import Backbone
 from muntin.heads.linear import build_classifier
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
-from muntin.samples import Listing
+from muntin.samples import DataSets, Listing
 from muntin.shapes import Float, Size
 from muntin.tasks.task import Classes, Task
 
@@ -27,7 +27,7 @@ MOST_NAMED = 1000
 """Classes that a result names."""
 
 
-def _list_data(path: Path | str, class_names: Sequence[str] | None) -> ClassifyData:
+def _list_data(path: Path | str, class_names: Sequence[str] | None) -> DataSets:
     return list_classify(path, class_names=class_names)
 
 

@@ -12,9 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from muntin.data.checking import Report
-from muntin.data.listing import ClassifyData
 from muntin.features import Backbone
-from muntin.samples import Listing
+from muntin.samples import DataSets, Listing
 from muntin.shapes import Size
 
 __all__ = ["Classes", "Metric", "Task"]
@@ -65,7 +64,7 @@ class Task:
     """
 
     name: str
-    list_data: Callable[[Path | str, Sequence[str] | None], ClassifyData]
+    list_data: Callable[[Path | str, Sequence[str] | None], DataSets]
     check_data: Callable[[Path | str], Report]
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes], nn.Module]
