@@ -66,7 +66,8 @@ def encode_mask(
 
 def decode_mask(mask: RunLengths) -> Bool[np.ndarray, "H W"]:
     """Give the bitmap of run lengths."""
-    return np.array(coco_mask.decode(mask)).astype(bool)
+    bitmap: NDArray[np.uint8] = coco_mask.decode(mask)
+    return bitmap.astype(bool)
 
 
 def mask_area(mask: RunLengths) -> int:
@@ -78,7 +79,8 @@ def mask_iou(first: list[RunLengths], second: list[RunLengths]) -> NDArray[np.fl
     """Intersection over union of every mask of one list with every one of another."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    return np.array(coco_mask.iou(first, second, [False] * len(second)))
+    shares: NDArray[np.float64] = coco_mask.iou(first, second, [False] * len(second))
+    return shares
 
 
 def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengths:
