@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from muntin.data.shapes import write_classify
+from muntin.data.shape_sets import write_classify
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError

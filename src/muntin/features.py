@@ -42,6 +42,9 @@ class Backbone(Protocol):
     def embed_channels(self) -> int:
         """Channels of what `embed` gives."""
 
+    def __call__(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        """Give the maps, B, C, H/stride, W/stride each, finest first; as `forward` says."""
+
     def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
         """Give the maps, B, C, H/stride, W/stride each, finest first."""
 

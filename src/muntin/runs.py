@@ -21,9 +21,11 @@ from typing import Any
 from torch import nn
 
 from muntin.configs import from_dict, to_dict
+from muntin.data.joint import SceneConfig
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, RunError, cannot_write
+from muntin.heads.detectors import HeadConfig
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.tasks import Task, find_task
@@ -47,6 +49,7 @@ class RunConfig:
         val: The same for validation; empty when `data` has it or it was split off.
         model_name: Name in the zoo that the architecture started from.
         model: The architecture.
+        head: That of the head, for tasks that have several.
         weights: Where the weights came from; empty = fresh.
         license: Licence of these weights.
         train: How it is learned.
@@ -60,10 +63,11 @@ class RunConfig:
     val: str = ""
     model_name: str
     model: BackboneConfig
+    head: HeadConfig | None = None
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig | SceneConfig = field(default_factory=AugmentConfig)
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -145,7 +149,7 @@ class Run:
     def build_network(self) -> Network:
         """Build backbone and head, with fresh weights."""
         backbone = build_backbone(self.config.model)
-        head = self.task.build_head(backbone, self.classes)  # type: ignore[arg-type]
+        head = self.task.build_head(backbone, self.classes, self.config.head)  # type: ignore[arg-type]
         return Network(backbone, head)
 
     def load_network(self) -> nn.Module:

@@ -5,14 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from muntin.data.listing import list_classify
-from muntin.data.shapes import (
-    CLASS_NAMES,
-    KEYPOINT_NAMES,
-    Scene,
-    make_scene,
-    write_classify,
-)
+from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, Scene, make_scene
 from muntin.errors import ConfigError
 
 
@@ -149,16 +142,3 @@ def test_errors():
         make_scene(0, 0, size=(8, 64))
     with pytest.raises(ConfigError, match=r"max_objects=0"):
         make_scene(0, 0, max_objects=0)
-
-
-def test_write_classify_is_a_data_set(tmp_path):
-    root = write_classify(
-        tmp_path / "set", num_train_per_class=5, num_val_per_class=2, size=(24, 32), seed=1
-    )
-    data = list_classify(root)
-    assert data.train.class_names == CLASS_NAMES
-    assert data.train.class_counts == (5,) * 6
-    assert data.val.class_counts == (2,) * 6
-    assert {entry.path.rpartition(".")[2] for entry in data.train.entries} == {"jpg", "png"}
-    pictures = [path.read_bytes() for path in root.rglob("*.*")]
-    assert len(set(pictures)) == 42

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
-from muntin.data.loading import Batch
+from muntin.data.batches import Batch
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import TrainingError
 from muntin.recipes import TrainConfig

@@ -14,7 +14,7 @@ __all__ = ["check"]
 
 
 def check(
-    task: Annotated[str, typer.Argument(help="classify")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance.")],
     data: Annotated[str, typer.Argument(help="As for train.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:

@@ -18,7 +18,7 @@ def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     data: Annotated[str, typer.Argument(help="As for train; its test part if it has one.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time; 0 chooses.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
     """Score a run on a data set; pictures go into the run's pictures/eval."""

@@ -14,12 +14,13 @@ __all__ = ["train"]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="classify")],
-    data: Annotated[str, typer.Argument(help="Folder of class folders, .zip, .tar or CSV.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance.")],
+    data: Annotated[str, typer.Argument(help="Class folders, .zip, .tar, CSV; COCO, VOC, YOLO.")],
     val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
+    head: Annotated[str, typer.Option(help="fcos, mask_rcnn ... Chosen when left out.")] = "",
     weights: Annotated[str, typer.Option(help="auto, none, a file or a hub id.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="auto, imagenet, finetune, small-data.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="auto, imagenet, coco-3x, small-data ...")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     max_time: Annotated[str, typer.Option(help="Wall time for everything: 90s, 15m, 2h.")] = "",
     batch_size: Annotated[str, typer.Option(help="Pictures a step, or auto.")] = "auto",
@@ -43,6 +44,7 @@ def train(
         data,
         val=val,
         model=model,
+        head=head,
         weights=weights,
         recipe=recipe,
         epochs=epochs or 0,

@@ -22,7 +22,17 @@ from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["Report", "check_classify"]
+__all__ = [
+    "Report",
+    "Seen",
+    "check_classify",
+    "count_pictures",
+    "describe_pictures",
+    "find_tiny",
+    "find_twins",
+    "find_unreadable",
+    "read_all",
+]
 
 _TINY = 8  # pixels
 _IMBALANCE = 20
@@ -73,8 +83,17 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Seen:
-    """One picture after it was read: either what it is, or why it cannot be read."""
+class Seen:
+    """One picture after it was read: either what it is, or why it cannot be read.
+
+    Attributes:
+        part: The set that it is in.
+        entry: What the listing knows of it.
+        digest: Equal for equal pixels.
+        size: (height, width) in pixels, upright.
+        facts: What its file said.
+        fault: Why it cannot be read; "" when it can.
+    """
 
     part: str
     entry: Entry
@@ -100,13 +119,11 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task="classify", source=str(path), problems=(problem,))
     parts = data.parts
-    seen = list(_read_all(parts, num_threads))
+    seen = list(read_all(parts, num_threads))
     good = [one for one in seen if not one.fault]
-    problems = [
-        Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
-    ]
-    problems += _find_twins(good)
-    problems += _find_tiny(good)
+    problems = find_unreadable(seen)
+    problems += find_twins(good, compare_classes=True)
+    problems += find_tiny(good)
     problems += _judge_classes(parts)
     problems += _find_parted_groups(parts)
     return Report(
@@ -118,26 +135,35 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
     )
 
 
-def _read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[_Seen]:
+def read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[Seen]:
+    """Read every picture, in the order of the listings, several at the same time."""
     work = ((part, listing, entry) for part, listing in parts.items() for entry in listing.entries)
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         while batch := list(islice(work, _AT_ONCE)):
             yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
 
 
-def _look(part: str, listing: Listing, entry: Entry) -> _Seen:
+def _look(part: str, listing: Listing, entry: Entry) -> Seen:
     try:
         data = read_bytes(listing.source, entry.path)
         pixels, facts = decode_with_facts(data, where=entry.path)
     except DataError as error:
-        return _Seen(part=part, entry=entry, fault=str(error))
+        return Seen(part=part, entry=entry, fault=str(error))
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.blake2b(pixels.data, digest_size=16, salt=size[1].to_bytes(8, "little"))
-    return _Seen(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
+    return Seen(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
 
 
-def _find_twins(seen: list[_Seen]) -> list[Problem]:
-    same: dict[bytes, list[_Seen]] = defaultdict(list)
+def find_unreadable(seen: list[Seen]) -> list[Problem]:
+    """Name the pictures that cannot be read."""
+    return [
+        Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
+    ]
+
+
+def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Problem]:
+    """Name the pictures that are in several sets, and those that have another class elsewhere."""
+    same: dict[bytes, list[Seen]] = defaultdict(list)
     for one in seen:
         same[one.digest].append(one)
     problems = []
@@ -150,13 +176,14 @@ def _find_twins(seen: list[_Seen]) -> list[Problem]:
         if len(parts) > 1:
             what = f"the same picture is in {' and '.join(parts)}: {names}"
             problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
-        if len({frozenset(one.entry.class_ids) for one in twins}) > 1:
+        if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
             what = f"the same picture has another class as {names}"
             problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
     return problems
 
 
-def _find_tiny(seen: list[_Seen]) -> list[Problem]:
+def find_tiny(seen: list[Seen]) -> list[Problem]:
+    """Name the pictures with hardly any pixels."""
     return [
         Problem(
             file=one.entry.path,
@@ -215,7 +242,7 @@ def _find_parted_groups(parts: dict[str, Listing]) -> list[Problem]:
     ]
 
 
-def _describe(parts: dict[str, Listing], seen: list[_Seen]) -> Iterator[str]:
+def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
     for part, listing in parts.items():
         counts = [
             f"{name} {count}"
@@ -227,6 +254,11 @@ def _describe(parts: dict[str, Listing], seen: list[_Seen]) -> Iterator[str]:
             yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of pictures"
             if len(groups) == 1 and len(parts) == 1:
                 yield "one group cannot be split: training will ask for validation pictures (--val)"
+    yield from describe_pictures(seen)
+
+
+def describe_pictures(seen: list[Seen]) -> Iterator[str]:
+    """Say how large the pictures are and how their files hold them."""
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)
@@ -246,7 +278,7 @@ def _describe(parts: dict[str, Listing], seen: list[_Seen]) -> Iterator[str]:
         yield f"{renamed} pictures are of another format than their names say; they are read fine"
 
 
-def _is_misnamed(one: _Seen) -> bool:
+def _is_misnamed(one: Seen) -> bool:
     if one.facts is None:
         return False
     suffix = one.entry.path.rpartition(".")[2].lower()
@@ -254,13 +286,20 @@ def _is_misnamed(one: _Seen) -> bool:
     return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
 
 
-def _count(parts: dict[str, Listing], seen: list[_Seen]) -> tuple[tuple[str, int], ...]:
+def count_pictures(seen: list[Seen]) -> tuple[tuple[str, int], ...]:
+    """Count what is odd about the files."""
     good = [one for one in seen if not one.fault]
+    return (
+        ("unreadable", len(seen) - len(good)),
+        ("misnamed", sum(_is_misnamed(one) for one in good)),
+        ("duplicates", len(good) - len({one.digest for one in good})),
+    )
+
+
+def _count(parts: dict[str, Listing], seen: list[Seen]) -> tuple[tuple[str, int], ...]:
     return (
         ("pictures", len(seen)),
         *((part, len(listing)) for part, listing in parts.items()),
         ("classes", next(iter(parts.values())).num_classes),
-        ("unreadable", len(seen) - len(good)),
-        ("misnamed", sum(_is_misnamed(one) for one in good)),
-        ("duplicates", len(good) - len({one.digest for one in good})),
+        *count_pictures(seen),
     )

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from muntin.data.batches import Batch, pad_pictures
+from muntin.data.joint import SceneConfig, augment_scene, fit_scene
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
-from muntin.data.storing import PictureStore
+from muntin.data.storing import Kept, PictureStore
 from muntin.data.transforms import (
     BATCH_DRAWS,
     AugmentConfig,
@@ -27,64 +30,89 @@ from muntin.data.transforms import (
     fit_picture,
 )
 from muntin.errors import DataError
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.samples import Listing
+from muntin.shapes import Size
+from muntin.targets import BoxTargets
 
-__all__ = ["Batch", "EvalLoader", "TrainLoader"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """Pictures and where they stand in their listing.
-
-    Attributes:
-        images: uint8, not yet normalised.
-        indices: Place of each picture in the listing.
-        weights: 1 for a picture that counts; 0 for one that could not be read, or that only fills
-            up the share of a process.
-        num_real: Pictures of the whole batch, over all processes.
-    """
-
-    images: UInt8[Tensor, "B C H W"]
-    indices: Int[Tensor, " B"]
-    weights: Float[Tensor, " B"]
-    num_real: int
-
+__all__ = ["EvalLoader", "TrainLoader"]
 
 UNREAD = -1.0
 """Stands for the weight of a picture that a worker could not read."""
 
 
-class _Pictures(Dataset[tuple[Tensor, int, float]]):
+class _Item(NamedTuple):
+    """One picture as a worker gives it."""
+
+    pixels: Tensor
+    original: Size
+    place: int
+    weight: float
+    targets: BoxTargets | None
+
+
+Augmentation = AugmentConfig | SceneConfig
+
+
+class _Pictures(Dataset[_Item]):
     """One picture at a time, for worker processes; the key says what to do with it."""
 
-    def __init__(self, store: PictureStore, augment: AugmentConfig | None, seed: int) -> None:
+    def __init__(self, store: PictureStore, augment: Augmentation | None, seed: int) -> None:
         self.store = store
         self.augment = augment
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int, float, Size]) -> tuple[Tensor, int, float]:
+    def __getitem__(self, key: tuple[int, int, float, Size]) -> _Item:
         epoch, index, weight, size = key
         pre = _with_size(self.store.pre, size)
         try:
-            picture = self.store.picture(index)
+            kept = self.store.look(index)
         except DataError:
-            picture = None
-        if picture is None:
-            return torch.zeros(pre.in_chans, *size, dtype=torch.uint8), index, UNREAD
+            kept = None
+        if kept is None:
+            blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
+            return _Item(blank, size, index, UNREAD, _no_objects(self.store, size))
+        pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
+        return _Item(pixels, kept.size, index, weight, targets)
+
+    def _prepare(
+        self, kept: Kept, pre: Preprocessing, seed: int
+    ) -> tuple[Tensor, BoxTargets | None]:
         if self.augment is None:
-            return fit_picture(picture, pre), index, weight
+            inside = kept.targets is not None
+            fitted = fit_scene(kept.pixels, pre) if inside else fit_picture(kept.pixels, pre)
+            return fitted, kept.targets
+        if isinstance(self.augment, SceneConfig):
+            assert kept.targets is not None, "scenes have objects"
+            rng = np.random.default_rng(seed)
+            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng)
         transform = build_augmentation(self.augment, pre)
-        seed = derive_seed(self.seed, epoch, index)
-        return augment_picture(transform, picture, seed), index, weight
+        return augment_picture(transform, kept.pixels, seed), None
 
 
-def _collate(rows: list[tuple[Tensor, int, float]]) -> Batch:
-    images, indices, weights = zip(*rows, strict=True)
+def _no_objects(store: PictureStore, size: Size) -> BoxTargets | None:
+    """What an unreadable picture has, for tasks with objects."""
+    if store.listing.entries[0].objects is None:
+        return None
+    return BoxTargets(
+        boxes=torch.zeros(0, 4),
+        class_ids=torch.zeros(0, dtype=torch.long),
+        ignored=torch.zeros(0, 4),
+        layers=torch.zeros(0, *size, dtype=torch.int32),
+        layer_of=torch.zeros(0, dtype=torch.long),
+    )
+
+
+def _collate(rows: list[_Item]) -> Batch:
+    pictures, originals, indices, weights, targets = zip(*rows, strict=True)
+    scenes = targets[0] is not None
     return Batch(
-        images=torch.stack(images),
+        images=pad_pictures(list(pictures)) if scenes else torch.stack(pictures),
+        sizes=torch.tensor([picture.shape[1:] for picture in pictures]),
+        originals=torch.tensor(originals),
         indices=torch.tensor(indices),
         weights=torch.tensor(weights),
         num_real=len(rows),
+        targets=list(targets) if scenes else None,
     )
 
 
@@ -113,7 +141,7 @@ class TrainLoader:
     def __init__(
         self,
         store: PictureStore,
-        augment: AugmentConfig,
+        augment: Augmentation,
         *,
         batch_size: int,
         seed: int,
@@ -139,11 +167,17 @@ class TrainLoader:
     @property
     def whole_batches(self) -> bool:
         """Whether pictures are augmented a batch at a time."""
-        return self.store.stacked is not None and augments_whole_batches(self.augment)
+        return (
+            self.store.stacked is not None
+            and isinstance(self.augment, AugmentConfig)
+            and augments_whole_batches(self.augment)
+        )
 
     def steps(self, epoch: int, first: int) -> list[_Share]:
         """Give what this process reads in each step of an epoch."""
         order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
+        if isinstance(self.augment, SceneConfig):
+            order = gather_shapes(order, self.store.listing, self.batch_size)
         parts = []
         for start in range(first * self.batch_size, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
@@ -182,11 +216,16 @@ class TrainLoader:
         indices, weights, num_real = share
         stacked = self.store.stacked
         assert stacked is not None, "whole batches need stacked pictures"
+        assert isinstance(self.augment, AugmentConfig), "scenes are read one by one"
         places = torch.from_numpy(indices)
         uniforms = draw_uniforms(self.seed, epoch, indices, BATCH_DRAWS)
         pre = _with_size(self.store.pre, size)
+        images = augment_batch(stacked[places], uniforms, self.augment, pre)
+        sides = torch.tensor([images.shape[-2:]]).expand(len(places), 2)
         return Batch(
-            images=augment_batch(stacked[places], uniforms, self.augment, pre),
+            images=images,
+            sizes=sides,
+            originals=sides,
             indices=places,
             weights=torch.from_numpy(weights),
             num_real=num_real,
@@ -263,3 +302,33 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A scheduler tells the whole group; the run saves itself first and then ends its workers.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def gather_shapes(order: NDArray[np.int64], listing: Listing, batch_size: int) -> NDArray[np.int64]:
+    """Bring pictures of similar shape together, so that batches need little padding.
+
+    Args:
+        order: Pictures in random order.
+        listing: Says their sizes, where it knows them.
+        batch_size: Pictures a step.
+
+    Returns:
+        The same pictures: sorted by shape inside chunks of 16 batches, the batches of a chunk in
+        random order again. Where sizes are not known, nothing changes.
+    """
+    ratios = [_ratio(listing.entries[index].size) for index in order]
+    if len(set(ratios)) <= 1:
+        return order
+    places: list[int] = []
+    for start in range(0, len(order), 16 * batch_size):
+        chunk = range(start, min(start + 16 * batch_size, len(order)))
+        by_shape = sorted(chunk, key=lambda place: (ratios[place], place))
+        batches = [by_shape[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+        # `order` is random already, so the first place of a batch is; a short batch stays last.
+        batches.sort(key=lambda batch: (len(batch) < batch_size, min(batch)))
+        places += [place for batch in batches for place in batch]
+    return order[places]
+
+
+def _ratio(size: Size | None) -> float:
+    return 1.0 if size is None else size[1] / size[0]

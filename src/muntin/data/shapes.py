@@ -13,14 +13,11 @@ Coordinates are (x, y) in pixels, with (0, 0) the outer corner of the first pixe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from muntin.data.textures import Array, contrasting_colour, cover, paint_ground, paint_surface
 from muntin.errors import ConfigError, shorten
@@ -32,7 +29,6 @@ __all__ = [
     "Scene",
     "SceneObject",
     "make_scene",
-    "write_classify",
 ]
 
 CLASS_NAMES = ("cross", "disc", "ring", "square", "star", "triangle")
@@ -156,56 +152,6 @@ def make_scene(
             objects.append(_describe(class_id, pose, classes[class_id], mask, hidden))
         hidden = np.maximum(hidden, alpha)
     return Scene(image=_develop(rng, canvas), objects=tuple(reversed(objects)))
-
-
-def write_classify(
-    folder: str | os.PathLike[str],
-    *,
-    num_train_per_class: int,
-    num_val_per_class: int,
-    size: Size = (64, 64),
-    seed: int = 0,
-    max_angle: float = np.pi,
-    usual_colours: float = 0.0,
-) -> Path:
-    """Write `train` and `val` folders of class folders, one object a picture.
-
-    Every fourth picture of a class is a PNG, the others are JPEGs.
-
-    Args:
-        folder: Where to; made when it is not there, files of the same names are overwritten.
-        num_train_per_class: Pictures of each class to learn from.
-        num_val_per_class: Pictures of each class to check with; other ones.
-        size: (height, width) in pixels.
-        seed: Number of the set.
-        max_angle: As in `make_scene`; the less objects are turned, the easier they are.
-        usual_colours: As in `make_scene`; the more, the easier.
-
-    Returns:
-        The folder.
-    """
-    root = Path(folder)
-    per_class = num_train_per_class + num_val_per_class
-    for class_id, name in enumerate(CLASS_NAMES):
-        for number in range(per_class):
-            part = "train" if number < num_train_per_class else "val"
-            index = class_id * per_class + number
-            scene = make_scene(
-                seed,
-                index,
-                size=size,
-                classes=(name,),
-                max_angle=max_angle,
-                usual_colours=usual_colours,
-            )
-            place = root / part / name
-            place.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(scene.image)
-            if number % 4 == 3:
-                picture.save(place / f"{number:05d}.png", compress_level=4)
-            else:
-                picture.save(place / f"{number:05d}.jpg", quality=92)
-    return root
 
 
 def _require_drawable(size: Size, max_objects: int, classes: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor
 from muntin.configs import check_range
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
-from muntin.data.transforms import Preprocessing, to_tensor
+from muntin.data.joint import to_targets
+from muntin.data.transforms import Preprocessing, scale_inside, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Listing
 from muntin.shapes import Size, UInt8
+from muntin.targets import BoxTargets
 
-__all__ = ["DataConfig", "PictureStore"]
+__all__ = ["DataConfig", "Kept", "PictureStore"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,20 @@ class DataConfig:
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
 
 
+class Kept(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+        pixels: No larger than training and evaluation can use.
+        size: (height, width) of the original.
+        targets: Its objects, in pixels of `pixels`; None where the task has none.
+    """
+
+    pixels: UInt8[Tensor, "C H W"]
+    size: Size
+    targets: BoxTargets | None
+
+
 class PictureStore:
     """The decoded pictures of a listing, kept in memory when they fit.
 
@@ -77,7 +93,7 @@ class PictureStore:
         self.strict = config.strict
         self.unreadable: dict[int, str] = {}
         self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
-        self._kept: list[Tensor | None] | None = None
+        self._kept: list[Kept | None] | None = None
         self._stacked: Tensor | None = None
         if self._fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
@@ -130,30 +146,39 @@ class PictureStore:
             f"cannot be read and are left out: {names}. See muntin check."
         )
 
-    def picture(self, index: int) -> UInt8[Tensor, "C H W"] | None:
-        """Give a picture, or None if it cannot be read."""
+    def look(self, index: int) -> Kept | None:
+        """Give a picture and its objects, or None if it cannot be read."""
         return self._read(index) if self._kept is None else self._kept[index]
+
+    def picture(self, index: int) -> UInt8[Tensor, "C H W"] | None:
+        """Give the pixels of a picture, or None if it cannot be read."""
+        kept = self.look(index)
+        return None if kept is None else kept.pixels
 
     def _fits(self, cache_mib: int) -> bool:
         if not len(self.listing):
             return False
         step = max(1, len(self.listing) // 16)
         sizes = [self._read(i) for i in range(0, len(self.listing), step)]
-        mean = np.mean([0 if kept is None else kept.numel() for kept in sizes])
+        mean = np.mean([0 if kept is None else kept.pixels.numel() for kept in sizes])
         return bool(mean * len(self.listing) <= cache_mib * 2**20)
 
     def _stack(self) -> Tensor | None:
         """Put the pictures behind one another if they are of one size, to read batches at once."""
+        if self.pre.fit == "inside":
+            return None
         kept = self._kept or []
-        shapes = {picture.shape for picture in kept if picture is not None}
+        shapes = {picture.pixels.shape for picture in kept if picture is not None}
         if len(shapes) != 1:
             return None
         blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
-        stacked = torch.stack([blank if picture is None else picture for picture in kept])
-        self._kept = [None if p is None else stacked[i] for i, p in enumerate(kept)]
+        stacked = torch.stack([blank if picture is None else picture.pixels for picture in kept])
+        self._kept = [
+            None if p is None else p._replace(pixels=stacked[i]) for i, p in enumerate(kept)
+        ]
         return stacked
 
-    def _read(self, index: int) -> Tensor | None:
+    def _read(self, index: int) -> Kept | None:
         entry = self.listing.entries[index]
         try:
             data = read_bytes(self.listing.source, entry.path)
@@ -164,11 +189,19 @@ class PictureStore:
                 raise DataError(message) from error
             self.unreadable[index] = str(error)
             return None
-        return self._shrink(picture)
+        original: Size = (picture.shape[1], picture.shape[2])
+        pixels = self._shrink(picture)
+        targets = None
+        if entry.objects is not None:
+            targets = to_targets(entry.objects, original, (pixels.shape[1], pixels.shape[2]))
+        return Kept(pixels=pixels, size=original, targets=targets)
 
     def _shrink(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
-        scale = max(self._limit[0] / height, self._limit[1] / width)
+        if self.pre.fit == "inside":
+            scale = scale_inside((height, width), self._limit)
+        else:
+            scale = max(self._limit[0] / height, self._limit[1] / width)
         if scale >= 1:
             return picture
         size = (max(1, round(height * scale)), max(1, round(width * scale)))

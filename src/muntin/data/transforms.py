@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Float, Int, Size, UInt8
 
 __all__ = [
     "AugmentConfig",
@@ -33,6 +33,8 @@ __all__ = [
     "build_augmentation",
     "fit_picture",
     "normalise",
+    "resize",
+    "scale_inside",
     "to_tensor",
 ]
 
@@ -48,6 +50,10 @@ class Preprocessing:
         mean: Subtracted from each channel of a picture in [0, 1].
         std: Then divided by, one a channel.
         crop_fraction: Part of the resized picture's side that is read, from its middle.
+        fit: "crop" fills `img_size` and cuts off what sticks out; "inside" scales the picture,
+            keeping its proportions, until it just fits `img_size`, whichever way round.
+        typical_size: (height, width) of the training pictures before they were scaled, by which
+            large pictures are cut into tiles; 0 = unknown.
         interpolation: How pictures are resized (always with antialiasing).
         in_chans: 3 for RGB; 1 for luminance.
     """
@@ -56,6 +62,8 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
+    fit: Literal["crop", "inside"] = "crop"
+    typical_size: Size = (0, 0)
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
 
@@ -136,15 +144,29 @@ def fit_picture(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Te
     if (height, width) != target or pre.crop_fraction != 1:
         scale = max(target[0] / height, target[1] / width) / pre.crop_fraction
         size = [max(target[0], round(height * scale)), max(target[1], round(width * scale))]
-        picture = _resize(picture, (size[0], size[1]), pre.interpolation)
+        picture = resize(picture, (size[0], size[1]), pre.interpolation)
     return tvf.center_crop(picture, list(target))
 
 
-def normalise(images: Tensor, pre: Preprocessing) -> Float[Tensor, "B C H W"]:
-    """Turn uint8 pictures into what the network reads."""
+def normalise(
+    images: Tensor, pre: Preprocessing, sizes: Int[Tensor, "B 2"] | None = None
+) -> Float[Tensor, "B C H W"]:
+    """Turn uint8 pictures into what the network reads.
+
+    Args:
+        images: Perhaps padded at the right and at the bottom.
+        pre: Mean and standard deviation.
+        sizes: (height, width) of the picture inside each image; what is beyond becomes 0.
+    """
     mean = torch.tensor(pre.mean, device=images.device).view(1, -1, 1, 1) * 255
     std = torch.tensor(pre.std, device=images.device).view(1, -1, 1, 1) * 255
-    return (images.float() - mean) / std
+    values = (images.float() - mean) / std
+    if sizes is None or (sizes.cpu() == torch.tensor(images.shape[-2:])).all():
+        return values
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) < sizes[:, :1]  # B, H
+    columns = torch.arange(width, device=images.device) < sizes[:, 1:]  # B, W
+    return values * (rows[:, None, :, None] & columns[:, None, None, :])
 
 
 def build_augmentation(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
@@ -224,7 +246,7 @@ def augment_batch(
         images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
     out = out.round().clamp(0, 255).to(torch.uint8)
-    out = _resize(out, pre.img_size, "bilinear")
+    out = resize(out, pre.img_size, "bilinear")
     return _erase(out, box, config.erase, pre) if config.erase else out
 
 
@@ -249,7 +271,13 @@ def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessin
     return torch.where(inside, grey, images)
 
 
-def _resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
+def scale_inside(size: Size, img_size: Size) -> float:
+    """Factor by which a picture just fits `img_size`, whichever way round."""
+    return min(min(img_size) / min(size), max(img_size) / max(size))
+
+
+def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
+    """Resize with antialiasing; what has the size already stays as it is."""
     if tuple(images.shape[-2:]) == size:
         return images
     return tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)

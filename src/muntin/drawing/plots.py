@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["draw_bars", "draw_confusion", "draw_curves"]
+__all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_precision_recall"]
 
 # Okabe and Ito: told apart by people who do not see every colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -106,6 +106,70 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
         axes.grid(visible=True, alpha=0.3)
         if len(columns) > 1:
             axes.legend(frameon=False)
+    return figure
+
+
+def draw_precision_recall(
+    recall: NDArray[np.float64],
+    precision: NDArray[np.float64],
+    class_names: Sequence[str],
+    title: str,
+    *,
+    num_objects: Sequence[int] | NDArray[np.int64] = (),
+) -> Figure:
+    """Draw precision against recall at an overlap (IoU) of 0.5: a line a class, their mean black.
+
+    Args:
+        recall: (R) The grid, 0 to 1.
+        precision: (K, R) Precision of each class; NaN for a class without truth, which is left
+            out.
+        class_names: K names.
+        title: Above the plot.
+        num_objects: K counts; of more than 10 classes, the 5 with the most objects and the 5
+            others with the lowest average precision are drawn. The 10 lowest when left out.
+
+    Returns:
+        The figure; the average precision of each line (AP50) is in the legend.
+    """
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    known = np.flatnonzero(np.isfinite(precision).all(axis=1))
+    areas = precision.mean(axis=1)
+    shown = known[np.argsort(areas[known], kind="stable")]
+    if len(known) > 10:
+        frequent = []
+        if len(num_objects):
+            counts = np.asarray(num_objects)[known]
+            frequent = known[np.argsort(-counts, kind="stable")][:5].tolist()
+        worst = [place for place in shown if place not in frequent][: 10 - len(frequent)]
+        shown = np.array([place for place in shown if place in {*frequent, *worst}])
+    for number, place in enumerate(reversed(shown)):
+        axes.plot(
+            recall,
+            precision[place],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle="-" if number < len(COLOURS) else "--",
+            label=f"{_cut(class_names[place])}  {areas[place]:.2f}",
+            linewidth=1.4,
+        )
+    if len(known):
+        mean = precision[known].mean(axis=0)
+        label = f"mean of {len(known)}  {mean.mean():.2f}"
+        axes.plot(recall, mean, color="black", linewidth=2.4, label=label, zorder=1.9)
+        few = f"{len(shown)} of {len(known)} classes" if len(shown) < len(known) else "class"
+        axes.legend(
+            title=f"{few}  AP50", frameon=False, fontsize=8, title_fontsize=8,
+            loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left",
+        )  # fmt: skip
+    else:
+        axes.text(0.5, 0.5, "no objects in the truth", ha="center", color=INK)
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("recall: share of the objects that are found")
+    axes.set_ylabel("precision: share of the found that are right")
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, alpha=0.3)
     return figure
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from muntin.drawing.detections import draw_detections
 from muntin.drawing.fonts import load_font
-from muntin.results import Labels
+from muntin.results import Detections, Labels
 
 __all__ = ["draw_result"]
 
@@ -59,3 +60,9 @@ def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
         pen.rectangle((8, top, 8 + max(length, 1), top + line - 5), fill=fill)
         pen.text((12, top), f"{name}  {float(score):.2f}", fill=(20, 20, 20), font=font)
     return sheet
+
+
+@_draw.register
+def _(result: Detections, picture: NDArray[np.uint8]) -> Image.Image:
+    """The objects on the picture; a legend below when there are many."""
+    return draw_detections(picture, result)

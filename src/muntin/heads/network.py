@@ -34,6 +34,12 @@ class Network(nn.Module):
         spec: FeatureSpec = self.backbone.spec  # type: ignore[assignment]
         return spec
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> Any:  # noqa: ANN401 (each task has its own)
-        """Give what the head gives: logits (B, K) for classification."""
-        return self.head(self.backbone, images)
+    def forward(self, images: Float[Tensor, "B in_chans H W"], *more: Any) -> Any:  # noqa: ANN401
+        """Give what the head gives: logits (B, K) for classification.
+
+        Args:
+            images: Normalised.
+            more: What else the head reads: a detector takes the sizes of the pictures inside
+                padded images, and in training what there is to learn.
+        """
+        return self.head(self.backbone, images, *more)

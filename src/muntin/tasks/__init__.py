@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.tasks.classify import CLASSIFY
+from muntin.tasks.detect import DETECT, INSTANCE
 from muntin.tasks.task import Task
 
 __all__ = ["TASKS", "Task", "find_task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY,)}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE)}
 
 
 def find_task(name: str) -> Task:

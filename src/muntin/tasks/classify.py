@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from muntin.data.checking import check_classify
 from muntin.data.listing import list_classify
 from muntin.features import Backbone
+from muntin.heads.detectors import HeadConfig
 from muntin.heads.linear import build_classifier
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import DataSets, Listing
-from muntin.shapes import Float, Size
-from muntin.tasks.task import Classes, Task
+from muntin.shapes import Float
+from muntin.tasks.task import Classes, Lesson, Task, View
 
 __all__ = ["CLASSIFY"]
 
@@ -35,11 +36,12 @@ def _classes(listing: Listing) -> Classes:
     return Classes(names=listing.class_names, multi_label=listing.multi_label)
 
 
-def _build_head(backbone: Backbone, classes: Classes) -> nn.Module:
+def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
+    del config  # there is one head
     return build_classifier(backbone, len(classes.names))
 
 
-def _targets(listing: Listing, classes: Classes) -> Tensor:
+def _table(listing: Listing, classes: Classes) -> Tensor:
     """Class numbers (N), or 0.0 and 1.0 for each class (N, K)."""
     if not classes.multi_label:
         return torch.tensor([entry.class_ids[0] for entry in listing.entries])
@@ -49,12 +51,22 @@ def _targets(listing: Listing, classes: Classes) -> Tensor:
     return targets
 
 
-def _loss(
+def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
+    assert lesson.labels is not None, "classification has labels"
+    logits = lesson.model(lesson.images)
+    return {
+        "classes": _cross_entropy(
+            logits, lesson.labels, lesson.classes, lesson.class_weights, lesson.label_smoothing
+        )
+    }
+
+
+def _cross_entropy(
     logits: Float[Tensor, "B K"],
     targets: Tensor,
     classes: Classes,
-    class_weights: Tensor | None,
-    label_smoothing: float,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, " B"]:
     """Cross-entropy for class numbers or shares (mixup); binary for several labels a picture."""
     logits = logits.float()
@@ -66,22 +78,24 @@ def _loss(
     )
 
 
-def _decode(
-    logits: Float[Tensor, "B K"], pictures: Sequence[tuple[str, Size]], classes: Classes
-) -> list[Labels]:
+def _answers(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classes) -> Tensor:
+    return logits.float().cpu()
+
+
+def _decode(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classes) -> list[Labels]:
     logits = logits.double().cpu()
     scores = logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
     scores, ids = scores.sort(dim=1, descending=True, stable=True)
     scores, ids = scores[:, :MOST_NAMED], ids[:, :MOST_NAMED]
     return [
         Labels(
-            path=path,
-            size=size,
+            path=view.path,
+            size=view.size,
             class_ids=row_ids.numpy(),
             scores=row_scores.numpy(),
             class_names=tuple(classes.names[i] for i in row_ids.tolist()),
         )
-        for (path, size), row_ids, row_scores in zip(pictures, ids, scores, strict=True)
+        for view, row_ids, row_scores in zip(views, ids, scores, strict=True)
     ]
 
 
@@ -95,9 +109,12 @@ CLASSIFY = Task(
     check_data=check_classify,
     classes=_classes,
     build_head=_build_head,
-    targets=_targets,
-    loss=_loss,
+    table=_table,
+    losses=_losses,
+    answers=_answers,
     decode=_decode,
+    compare=_cross_entropy,
     metric=_metric,
     goals=("top1", "map", "macro_f1"),
+    recipes="pictures",
 )

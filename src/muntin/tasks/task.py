@@ -7,16 +7,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from muntin.data.checking import Report
 from muntin.features import Backbone
+from muntin.heads.detectors import HeadConfig
 from muntin.samples import DataSets, Listing
-from muntin.shapes import Size
+from muntin.shapes import Float, Int, Size
+from muntin.targets import BoxTargets
 
-__all__ = ["Classes", "Metric", "Task"]
+__all__ = ["Classes", "Dense", "Lesson", "Metric", "Task", "View"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,13 +34,55 @@ class Classes:
     multi_label: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """A picture that a network saw.
+
+    Attributes:
+        path: The file; empty when it came as an array.
+        size: (height, width) of the original in pixels.
+        shown: (height, width) at which the network saw it, without padding.
+    """
+
+    path: str
+    size: Size
+    shown: Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Lesson:
+    """What a step of training learns from.
+
+    Attributes:
+        model: The network, perhaps wrapped.
+        images: Normalised and padded.
+        sizes: (height, width) of the picture inside each image.
+        labels: Rows of what `Task.table` gave, where the task has labels.
+        objects: Objects of each picture, where the task has objects.
+        classes: What the network tells apart.
+        class_weights: Factor on the loss of each class.
+        label_smoothing: Part of the target spread over all classes.
+    """
+
+    model: Callable[..., Any]
+    images: Float[Tensor, "B C H W"]
+    sizes: Int[Tensor, "B 2"]
+    labels: Tensor | None
+    objects: list[BoxTargets] | None
+    classes: Classes
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+
+
 @runtime_checkable
 class Metric(Protocol):
-    """Collects raw outputs and targets, gives named figures."""
+    """Collects answers and the truth, gives named figures."""
 
-    num_images: int
+    @property
+    def num_images(self) -> int:
+        """Pictures that were added."""
 
-    def update(self, logits: Any, targets: Any) -> None:  # noqa: ANN401 (each task has its own)
+    def update(self, answers: Any, truth: Any) -> None:  # noqa: ANN401 (each task has its own)
         """Add a batch."""
 
     def compute(self) -> dict[str, Any]:
@@ -46,33 +90,54 @@ class Metric(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Dense:
+    """What tasks need that speak of places in the picture.
+
+    Attributes:
+        heads: Their heads by name.
+        default_head: Which of them suits a small network and a large one.
+    """
+
+    heads: Mapping[str, HeadConfig]
+    default_head: Mapping[Literal["small", "large"], str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """Five questions and their answers.
+    """The questions that the other rooms ask, and their answers.
 
     Attributes:
         name: As typed on the command line.
         list_data: Reads what a user calls DATA; with class names, numbers follow them.
         check_data: Reads every file and reports what is wrong.
         classes: What a listing asks for.
-        build_head: Makes the head for a backbone.
-        targets: What a listing's annotations mean to the loss; one row a picture.
-        loss: Loss of each picture, from raw output, targets, classes, class weights
-            and label smoothing.
-        decode: From raw output to results, given file and original size of each picture.
+        build_head: Makes the head for a backbone, from its config where the task has several.
+        table: What is known of the pictures of a listing, by place: labels for the loss, or the
+            truth for the metric.
+        losses: Loss of each picture of a lesson, by name.
+        answers: From raw output to what the metric takes.
+        decode: From raw output to results.
+        compare: Loss of each picture from answers and truth; None where only training has one.
         metric: A fresh collector.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
+        recipes: Group of recipes that suit the task.
+        dense: What tasks need that speak of places in the picture; None for the others.
     """
 
     name: str
     list_data: Callable[[Path | str, Sequence[str] | None], DataSets]
     check_data: Callable[[Path | str], Report]
     classes: Callable[[Listing], Classes]
-    build_head: Callable[[Backbone, Classes], nn.Module]
-    targets: Callable[[Listing, Classes], Tensor]
-    loss: Callable[[Any, Tensor, Classes, Tensor | None, float], Tensor]
-    decode: Callable[[Any, Sequence[tuple[str, Size]], Classes], list[Any]]
+    build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
+    table: Callable[[Listing, Classes], Any]
+    losses: Callable[[Lesson], dict[str, Float[Tensor, " B"]]]
+    answers: Callable[[Any, Sequence[View], Classes], Any]
+    decode: Callable[[Any, Sequence[View], Classes], list[Any]]
+    compare: Callable[[Any, Any, Classes], Tensor | None]
     metric: Callable[[Classes], Metric]
     goals: tuple[str, ...]
+    recipes: Literal["pictures", "objects"]
+    dense: Dense | None = None
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the figure by which epochs are compared."""

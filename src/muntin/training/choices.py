@@ -1,23 +1,37 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is chosen when nobody says: the model by the pictures, the recipe by their number."""
+"""What is chosen when nobody says: model by pictures, recipe by their number, device, precision."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+from muntin.configs import replace as replace_fields
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
-from muntin.errors import DataError, WeightError
+from muntin.devices import choose_device, choose_precision, has_compiler
+from muntin.errors import ConfigError, DataError, WeightError
+from muntin.recipes import MachineConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.weights.hub import fetch
 from muntin.zoo import find_model
 
-__all__ = ["default_model", "default_recipe", "typical_size"]
+__all__ = [
+    "default_dense_model",
+    "default_model",
+    "default_recipe",
+    "resolve_machine",
+    "typical_size",
+]
 
 FEW = 100_000
 """Below so many training pictures a fresh model takes the small-data recipe."""
+
+FEW_SCENES = 20_000
+"""The same for pictures with objects, which hold many examples each."""
 
 
 def typical_size(listing: Listing, most: int = 32) -> Size:
@@ -48,6 +62,22 @@ def default_model(size: Size, weights: str, device: str) -> tuple[str, int]:
     return "swin_nano_patch4_window4_64", min(most, max(48, -(-side // 16) * 16))
 
 
+def default_dense_model(size: Size, weights: str, device: str) -> tuple[str, Size]:
+    """Name and size (height, width) in pixels for pictures in which things are to be found.
+
+    With trained weights and a GPU, pictures are shown as published detectors saw them; on a CPU the
+    longer side has at most 384 pixels (512 with trained weights).
+    """
+    published = "swin_tiny_patch4_window7_224"
+    trained = weights != "none" and (weights != "auto" or _can_be_had(published))
+    if device != "cpu":
+        return (published, (800, 1333)) if trained else ("swin_nano_patch4_window4_64", (512, 512))
+    most = 512 if trained else 384
+    scale = min(1.0, most / max(size))
+    height, width = (max(64, round(side * scale / 32) * 32) for side in size)
+    return published if trained else "swin_nano_patch4_window4_64", (height, width)
+
+
 def _can_be_had(name: str) -> bool:
     """Whether published weights are in the cache or the hub answers."""
     try:
@@ -57,10 +87,41 @@ def _can_be_had(name: str) -> bool:
     return True
 
 
-def default_recipe(count: int, *, pretrained: bool) -> tuple[str, str]:
+def default_recipe(
+    count: int, *, pretrained: bool, group: Literal["pictures", "objects"] = "pictures"
+) -> tuple[str, str]:
     """Name of the recipe for so many training pictures, and why."""
-    if pretrained:
+    if pretrained and not (group == "objects" and count >= FEW_SCENES):
         return "finetune", "the weights are trained already"
-    if count < FEW:
+    if count < (FEW_SCENES if group == "objects" else FEW):
         return "small-data", f"{count} pictures are few for a fresh model"
-    return "imagenet", f"{count} pictures are many"
+    return "coco-3x" if group == "objects" else "imagenet", f"{count} pictures are many"
+
+
+def resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
+    """Fill in what "auto" stands for on this machine.
+
+    Raises:
+        ConfigError: The device is not there, or cannot do what is asked.
+    """
+    device = choose_device(machine.device)
+    precision = machine.precision
+    if precision == "auto":
+        precision = choose_precision(device)
+    if precision == "fp16" and device.type == "cpu":
+        message = "precision fp16 needs a GPU, got device cpu. Use bf16 or fp32."
+        raise ConfigError(message)
+    wanted = machine.compile
+    if wanted == "auto":
+        wanted = "on" if device.type == "cuda" else "off"
+    if wanted == "on" and not has_compiler():
+        notes.append("no C++ compiler is found, so steps are not compiled (machine.compile)")
+        wanted = "off"
+    workers = machine.workers
+    if workers < 0:
+        import os
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
+    resolved = {"device": device.type, "precision": precision}
+    return replace_fields(machine, {**resolved, "compile": wanted, "workers": workers})

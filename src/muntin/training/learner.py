@@ -13,13 +13,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from muntin.data.loading import Batch
+from muntin.data.batches import Batch
 from muntin.data.randomness import derive_seed
-from muntin.data.transforms import normalise
+from muntin.data.transforms import AugmentConfig, normalise
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.tasks.task import Lesson
+from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.mixing import build_mixing
 from muntin.training.optimization import build_optimizers, freeze_stages
 
@@ -68,14 +70,19 @@ class Learner:
         self.network = network
         freeze_stages(network, self.config.freeze)
         optimizers = build_optimizers(network, self.config, self.config.batch_size)
+        if self.config.checkpointing:
+            checkpoint_blocks(network.backbone)
         body: Any = torch.compile(network) if run.config.machine.compile == "on" else network
         self._model, *self._optimizers = fabric.setup(body, *optimizers)
         self._averaged = None
         if self.config.ema_decay:
             average = _average_by(self.config.ema_decay)
             self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
-        self._targets = run.task.targets(listing, run.classes).to(fabric.device)
-        self._mixing = build_mixing(run.config.augment, len(run.classes.names))
+        table = None if run.task.dense else run.task.table(listing, run.classes)
+        self._labels = None if table is None else table.to(fabric.device)
+        self._mixing = None
+        if isinstance(run.config.augment, AugmentConfig):
+            self._mixing = build_mixing(run.config.augment, len(run.classes.names))
         self._class_weights = None
         if self.config.class_weights:
             weights = 1 / class_counts(listing)
@@ -113,20 +120,11 @@ class Learner:
         """
         fabric = self.fabric
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
-        images = normalise(batch.images.to(fabric.device), self.run.preprocessing)
-        targets = self._targets[batch.indices.to(fabric.device)]
-        if self._mixing is not None:
-            images, targets = self._mixing(images, targets)
+        lesson = self._prepare(batch)
         weights = batch.weights.to(fabric.device)
         with fabric.no_backward_sync(self._model, enabled=not last):
-            losses = self.run.task.loss(
-                self._model(images),
-                targets,
-                self.run.classes,
-                self._class_weights,
-                self.config.label_smoothing,
-            )
-            total = (losses * weights).sum()
+            parts = self.run.task.losses(lesson)
+            total = (sum(parts.values()) * weights).sum()
             # The gradients of the processes are averaged; together they are those of the mean
             # over the pictures of the whole batch.
             fabric.backward(total * (share * fabric.world_size / batch.num_real))
@@ -139,6 +137,26 @@ class Learner:
             )
             raise TrainingError(message)
         return value
+
+    def _prepare(self, batch: Batch) -> Lesson:
+        device = self.fabric.device
+        sizes = batch.sizes.to(device)
+        padded = None if batch.targets is None else sizes
+        images = normalise(batch.images.to(device), self.run.preprocessing, padded)
+        labels = None if self._labels is None else self._labels[batch.indices.to(device)]
+        if self._mixing is not None and labels is not None:
+            images, labels = self._mixing(images, labels)
+        objects = batch.targets
+        return Lesson(
+            model=self._model,
+            images=images,
+            sizes=sizes,
+            labels=labels,
+            objects=None if objects is None else [one.to(device) for one in objects],
+            classes=self.run.classes,
+            class_weights=self._class_weights,
+            label_smoothing=self.config.label_smoothing,
+        )
 
     def change_weights(self, rate_factor: float) -> None:
         """Change the weights by the gradients gathered since the last change."""

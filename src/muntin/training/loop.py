@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from muntin.data.batches import evaluation_batch
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.storing import PictureStore
 from muntin.devices import memory_mib
@@ -300,25 +301,27 @@ class _Loop:
             self.learner.best_network,
             EvalLoader(
                 store,
-                batch_size=max(64, self.config.batch_size),
+                batch_size=evaluation_batch(store.pre, max(64, self.config.batch_size)),
                 rank=fabric.global_rank,
                 world=fabric.world_size,
                 workers=max(run.config.machine.workers, 0),
             ),
+            run.task,
+            run.classes,
+            store.listing,
             pre=store.pre,
-            targets=run.task.targets(store.listing, run.classes),
-            loss=lambda logits, wanted: run.task.loss(logits, wanted, run.classes, None, 0.0),
             device=fabric.device,
             autocast=fabric.autocast,
         )
         metric = run.task.metric(run.classes)
         parts = self._gather(outputs)
         for part in parts:
-            metric.update(part.logits, part.targets)
-        loss = torch.cat([part.losses for part in parts]).mean()
+            metric.update(part.answers, part.truth)
+        losses = torch.cat([part.losses for part in parts])
         self._validated_at = time.monotonic()
         self._validation_s = self._validated_at - begun
-        return {**metric.compute(), "loss": float(loss)}
+        loss = {"loss": float(losses.mean())} if len(losses) else {}
+        return {**metric.compute(), **loss}
 
     def _gather(self, outputs: Outputs) -> list[Outputs]:
         """Outputs of every process."""
@@ -353,6 +356,7 @@ class _Loop:
         goal, _ = self.run.task.goal(self.position.figures)
         if f"val_{goal}" in line:
             parts.append(f"val {goal} {line[f'val_{goal}']:.4f}")
+        if "val_loss" in line:
             parts.append(f"val loss {line['val_loss']:.3f}")
         parts += [f"lr {line['learning_rate']:.1e}", f"{line['images_per_s']:.0f} img/s"]
         parts += [f"{line['memory_mib']} MiB", as_time(line["seconds"])]

@@ -12,24 +12,31 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from muntin.configs import replace as replace_fields
 from muntin.configs import with_texts
+from muntin.data.joint import SceneConfig
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
-from muntin.devices import choose_device, choose_precision, has_compiler
-from muntin.errors import ConfigError, DataError, WeightError, unknown_name
+from muntin.errors import ConfigError, DataError, unknown_name
+from muntin.heads.detectors import HeadConfig, find_head
 from muntin.heads.network import Network
 from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import find_task
-from muntin.training.choices import default_model, default_recipe, typical_size
+from muntin.tasks import Task, find_task
+from muntin.training.choices import (
+    default_dense_model,
+    default_model,
+    default_recipe,
+    resolve_machine,
+    typical_size,
+)
 from muntin.training.optimization import scaled_rate
-from muntin.weights.loading import load_weights
-from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, find_model, model_config
+from muntin.training.room import fit_batch
+from muntin.training.starting import start_network
+from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
 
 __all__ = ["Prepared", "Request", "prepare"]
 
@@ -44,6 +51,7 @@ class Request:
         out: The run folder.
         val: Validation pictures.
         model: Name in the zoo.
+        head: Name of a head, for tasks that have several.
         weights: "auto", "none", a file or a hub id.
         recipe: Name of a preset.
         epochs: Passes over the data.
@@ -61,6 +69,7 @@ class Request:
     out: str
     val: str = ""
     model: str = ""
+    head: str = ""
     weights: str = "auto"
     recipe: str = "auto"
     epochs: int = 0
@@ -105,10 +114,19 @@ def prepare(request: Request) -> Prepared:
     _refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
-    machine = _resolve_machine(with_texts(request.machine, settings["machine"]), notes)
+    machine = resolve_machine(with_texts(request.machine, settings["machine"]), notes)
     train, val = _list_parts(request, reading, seed, notes)
+    task = find_task(request.task)
     entry, name, model = _choose_model(request, settings["model"], train, machine, notes)
-    if base is None and "crop_fraction" not in dict(settings["data"]) and _is_small(model):
+    head = _choose_head(request, task, model, settings["head"], notes)
+    if head is not None and "out_indices" not in dict(settings["model"]):
+        model = dense_config(model, finest=head.neck.finest)
+    if (
+        base is None
+        and not task.dense
+        and "crop_fraction" not in dict(settings["data"])
+        and _is_small(model)
+    ):
         reading = replace(reading, crop_fraction=1.0)
     run = Run(
         path=Path(request.out),
@@ -118,17 +136,23 @@ def prepare(request: Request) -> Prepared:
             val=request.val,
             model_name=name,
             model=model,
+            head=head,
             reading=reading,
             machine=machine,
         ),
-        classes=find_task(request.task).classes(train),
-        preprocessing=_preprocessing(entry, model, reading),
+        classes=task.classes(train),
+        preprocessing=_preprocessing(
+            entry, model, reading, typical_size(train) if task.dense else (0, 0)
+        ),
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    source = _load(network, request.weights, entry, notes)
-    recipe = _choose_recipe(request, source, len(train), settings["train"], notes)
+    dense = task.dense is not None
+    source = start_network(network, request.weights, entry, dense=dense, notes=notes)
+    recipe = _choose_recipe(request, task, source, len(train), settings["train"], notes)
     tuned = _tune(request, recipe, settings["train"], len(train), model.img_size, machine, seed)
+    if dense and not _asked_for_batch(request, settings["train"]):
+        tuned = fit_batch(network, tuned, model.img_size, machine.device, notes)
     config = replace(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
@@ -153,10 +177,16 @@ def prepare(request: Request) -> Prepared:
 
 def _refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Find what is wrong with the words before any data is read."""
+    task = find_task(request.task)
     if request.recipe != "auto":
-        find_recipe(request.recipe)
+        find_recipe(request.recipe, task.recipes)
     with_texts(TrainConfig(), settings["train"])
-    with_texts(AugmentConfig(), settings["augment"])
+    with_texts(SceneConfig() if task.dense else AugmentConfig(), settings["augment"])
+    if request.head and task.dense is None:
+        message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
+        raise ConfigError(message)
+    if request.head and task.dense:
+        find_head(request.head, task.dense.heads)
     if request.model:
         with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
 
@@ -174,8 +204,23 @@ def _is_small(model: BackboneConfig) -> bool:
     return min(model.img_size) < 128
 
 
-def _preprocessing(entry: ModelEntry, model: BackboneConfig, reading: DataConfig) -> Preprocessing:
-    """What the weights expect; small pictures are resized without bicubic's overshoot."""
+def _preprocessing(
+    entry: ModelEntry, model: BackboneConfig, reading: DataConfig, typical: Size
+) -> Preprocessing:
+    """What the weights expect; small pictures are resized without bicubic's overshoot.
+
+    With the typical size of the pictures, they are scaled to fit inside; else cropped.
+    """
+    if min(typical) > 0:
+        return Preprocessing(
+            img_size=model.img_size,
+            mean=_per_channel(entry.mean, model.in_chans),
+            std=_per_channel(entry.std, model.in_chans),
+            fit="inside",
+            typical_size=typical,
+            interpolation="bilinear",
+            in_chans=model.in_chans,
+        )
     return Preprocessing(
         img_size=model.img_size,
         mean=_per_channel(entry.mean, model.in_chans),
@@ -200,7 +245,7 @@ def _describe(config: RunConfig) -> str:
 def _sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
     """Sort ``train.epochs``-like names by their first word."""
     rooms: dict[str, list[tuple[str, str]]] = {
-        room: [] for room in ("train", "augment", "data", "machine", "model")
+        room: [] for room in ("train", "augment", "data", "machine", "model", "head")
     }
     for path, text in settings:
         room, _, field = path.partition(".")
@@ -209,30 +254,6 @@ def _sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
             raise ConfigError(unknown_name("group of settings", room, rooms, hint=hint))
         rooms[room].append((field, text))
     return rooms
-
-
-def _resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
-    device = choose_device(machine.device)
-    precision = machine.precision
-    if precision == "auto":
-        precision = choose_precision(device)
-    if precision == "fp16" and device.type == "cpu":
-        message = "precision fp16 needs a GPU, got device cpu. Use bf16 or fp32."
-        raise ConfigError(message)
-    wanted = machine.compile
-    if wanted == "auto":
-        wanted = "on" if device.type == "cuda" else "off"
-    if wanted == "on" and not has_compiler():
-        notes.append("no C++ compiler is found, so steps are not compiled (machine.compile)")
-        wanted = "off"
-    workers = machine.workers
-    if workers < 0:
-        import os
-
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
-    resolved = {"device": device.type, "precision": precision}
-    return replace_fields(machine, {**resolved, "compile": wanted, "workers": workers})
 
 
 def _list_parts(
@@ -277,10 +298,18 @@ def _choose_model(
     """Pick row, name and config of the model."""
     changed: dict[str, Any] = {}
     name = request.model or (request.base.model_name if request.base else "")
-    if not name:
-        name, side = default_model(typical_size(train), request.weights, machine.device)
+    dense = find_task(request.task).dense is not None
+    size = typical_size(train) if not name or dense else (0, 0)
+    if not name and dense:
+        name, changed["img_size"] = default_dense_model(size, request.weights, machine.device)
+        shown = "x".join(map(str, changed["img_size"]))
+        notes.append(f"model {name} at {shown} pixels, by the size of the pictures (--model)")
+    elif not name:
+        name, side = default_model(size, request.weights, machine.device)
         changed["img_size"] = (side, side)
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
+    elif dense and request.base is None:
+        changed["img_size"] = default_dense_model(size, request.weights, machine.device)[1]
     name = ALIASES.get(name, name)
     entry = find_model(name)
     if request.base is not None and not request.model:
@@ -294,42 +323,49 @@ def _choose_model(
     return entry, name, with_texts(config, settings)
 
 
+def _choose_head(
+    request: Request,
+    task: Task,
+    model: BackboneConfig,
+    settings: list[tuple[str, str]],
+    notes: list[str],
+) -> HeadConfig | None:
+    """Pick the config of the head: a small one for a small backbone."""
+    if task.dense is None:
+        if settings:
+            message = f"{task.name} has one head without settings, got head.{settings[0][0]}."
+            raise ConfigError(message)
+        return None
+    if request.base is not None and not request.head:
+        head = request.base.head
+    else:
+        small = getattr(model, "embed_dim", 0) <= 64
+        name = request.head or task.dense.default_head["small" if small else "large"]
+        head = find_head(name, task.dense.heads)
+        if not request.head:
+            notes.append(f"head {name}, by the size of the model (--head)")
+    return with_texts(head, settings)
+
+
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
     return values if in_chans == len(values) else (round(float(np.mean(values)), 4),) * in_chans
 
 
-def _load(network: Network, weights: str, entry: ModelEntry, notes: list[str]) -> str:
-    """Load the first weights; give their source, or nothing for fresh ones."""
-    if weights in ("none", ""):
-        notes.append("weights: fresh (--weights none)")
-        return ""
-    if weights != "auto":
-        report = load_weights(network, weights)
-        notes.append(f"weights: {report.summary()}")
-        return weights
-    if not entry.weights:
-        notes.append("weights: fresh; no published file is known for this model")
-        return ""
-    try:
-        report = load_weights(network, entry.weights)
-    except WeightError as error:
-        notes.append(f"weights: fresh; {entry.weights} could not be had ({error})")
-        return ""
-    notes.append(f"weights: {report.summary()}; licence {entry.license or 'not stated'}")
-    return entry.weights
-
-
 def _choose_recipe(
-    request: Request, source: str, count: int, settings: list[tuple[str, str]], notes: list[str]
+    request: Request,
+    task: Task,
+    source: str,
+    count: int,
+    settings: list[tuple[str, str]],
+    notes: list[str],
 ) -> Recipe:
     name = dict(settings).get("recipe", request.recipe)
-    if name != "auto":
-        return find_recipe(name)
-    if request.base is not None:
-        return find_recipe(request.base.train.recipe)
-    name, why = default_recipe(count, pretrained=bool(source))
-    notes.append(f"recipe {name}: {why} (--recipe)")
-    return find_recipe(name)
+    if name == "auto" and request.base is not None:
+        name = request.base.train.recipe
+    if name == "auto":
+        name, why = default_recipe(count, pretrained=bool(source), group=task.recipes)
+        notes.append(f"recipe {name}: {why} (--recipe)")
+    return find_recipe(name, task.recipes)
 
 
 def _tune(
@@ -357,7 +393,12 @@ def _tune(
         config = replace(config, batch_size=room)
     # A handful of pictures should still give a few steps an epoch, unless somebody asked.
     most = max(min(count, 4), count // 8)
-    asked = request.batch_size or request.base is not None or "batch_size" in dict(settings)
+    asked = _asked_for_batch(request, settings)
     if not asked and config.batch_size > most:
         config = replace(config, batch_size=most)
     return config
+
+
+def _asked_for_batch(request: Request, settings: list[tuple[str, str]]) -> bool:
+    given = request.batch_size or request.base is not None or "batch_size" in dict(settings)
+    return bool(given)

@@ -13,10 +13,10 @@ __all__ = ["rate_factor", "size_at"]
 
 
 def rate_factor(config: TrainConfig, progress: float) -> float:
-    """Factor on the learning rate: a linear rise, then half a cosine or a line to `min_lr`.
+    """Factor on the learning rate: a linear rise, then half a cosine, a line, or steps down.
 
     Args:
-        config: Gives `warmup`, `decay` and `min_lr`.
+        config: Gives `warmup`, `decay`, `steps` and `min_lr`.
         progress: Part of the training that is done, 0 to 1.
 
     Example:
@@ -26,6 +26,8 @@ def rate_factor(config: TrainConfig, progress: float) -> float:
     progress = min(max(progress, 0.0), 1.0)
     if progress < config.warmup:
         return max(progress / config.warmup, 1e-3)
+    if config.decay == "steps":
+        return 0.1 ** sum(progress >= step for step in config.steps)
     along = (progress - config.warmup) / max(1 - config.warmup, 1e-9)
     height = 1 - along if config.decay == "linear" else (1 + math.cos(math.pi * along)) / 2
     return config.min_lr + (1 - config.min_lr) * height

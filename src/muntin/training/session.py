@@ -18,17 +18,16 @@ from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
 from muntin.configs import to_dict
-from muntin.data.loading import Batch, TrainLoader
 from muntin.data.storing import PictureStore
 from muntin.drawing.plots import draw_curves
-from muntin.drawing.saving import save_figure, save_picture
-from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.drawing.saving import save_figure
 from muntin.errors import ConfigError, MuntinError, RunError
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.training.batch_pictures import draw_batch
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.interruption import leave_to_others
 from muntin.training.journal import read_journal
@@ -79,6 +78,7 @@ def train(
     data: str | Path,
     *,
     model: str = "",
+    head: str = "",
     val: str | Path = "",
     weights: str | Path | None = "auto",
     recipe: str = "auto",
@@ -100,14 +100,18 @@ def train(
     """Train a model on your own data.
 
     Args:
-        task: "classify".
-        data: A folder of class folders; train and val folders of those; a .zip or .tar of either;
-            a CSV with the columns path and class.
+        task: "classify", "detect" (boxes) or "instance" (boxes and masks).
+        data: For "classify" a folder of class folders; train and val folders of those; a .zip or
+            .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
+            COCO folder or JSON, Pascal VOC, or YOLO txt.
         model: A name of `list_models`; chosen by the size of the pictures when empty.
+        head: Of "detect" and "instance": "fcos", "faster_rcnn", "mask_rcnn", "cascade_mask_rcnn"
+            and others; chosen by the size of the model when empty.
         val: Validation pictures, when `data` has none; else a part is split off.
         weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
             else a file or a hub id.
-        recipe: "imagenet", "finetune" or "small-data"; "auto" chooses.
+        recipe: "imagenet", "finetune" or "small-data"; for objects "coco-3x" instead of
+            "imagenet"; "auto" chooses.
         epochs: Passes over the data; the recipe's when 0.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
         batch_size: Pictures a step; 0 chooses.
@@ -143,6 +147,7 @@ def train(
         out=str(folder),
         val=str(val),
         model=model,
+        head=head,
         weights="none" if weights is None else str(weights),
         recipe=recipe,
         epochs=epochs,
@@ -280,21 +285,6 @@ def _write_start(run: Run, train: Listing, val: Listing) -> None:
         "val": [val.source, [entry.path for entry in val.entries]],
     }
     write_json(run.path / "split.json", paths)
-
-
-def draw_batch(run: Run, store: PictureStore) -> None:
-    """Draw some training pictures as the network will see them."""
-    config = run.config
-    loader = TrainLoader(store, config.augment, batch_size=24, seed=config.train.seed)
-    batch: Batch = next(loader.batches(0, 0, run.preprocessing.img_size))
-    tiles = []
-    for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
-        ids = store.listing.entries[index].class_ids
-        names = ", ".join(run.classes.names[i] for i in ids) or "none"
-        picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-        tiles.append(Tile(picture=picture, lines=(names,)))
-    sheet = draw_sheet(tiles, "Training pictures as the network sees them")
-    save_picture(sheet, run.path / "pictures" / "batch.png")
 
 
 def _fresh_folder(data: Path) -> Path:

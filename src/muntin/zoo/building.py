@@ -29,6 +29,7 @@ __all__ = [
     "config_to_dict",
     "create_backbone",
     "create_model",
+    "dense_config",
     "family_of",
     "find_model",
     "list_models",
@@ -98,6 +99,24 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
         if isinstance(config, SwinV2Config):
             changed.setdefault("pretrained_windows", (0,) * len(depths))
     return replace(config, changed, where=name)
+
+
+def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
+    """Give the config of a backbone as detectors use it: every map, each with a norm of its own.
+
+    Args:
+        config: Of a classifier, say.
+        finest: Stride in pixels of the finest map that is wanted; finer ones are not given.
+    """
+    changed: dict[str, Any] = {}
+    if hasattr(config, "depths"):
+        stages = len(config.depths)
+        first = getattr(config, "patch_size", 4)
+        wanted = [stage for stage in range(stages) if first * 2**stage >= finest]
+        changed["out_indices"] = tuple(wanted) or (stages - 1,)
+    if isinstance(config, SwinConfig):
+        changed["out_norm"] = "each"
+    return replace(config, changed)
 
 
 def family_of(config: BackboneConfig) -> str:

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batches: pictures of one size, or of several with padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from muntin.data.transforms import Preprocessing
+from muntin.shapes import Float, Int, Size, UInt8
+from muntin.targets import BoxTargets
+
+__all__ = ["Batch", "evaluation_batch", "pad_pictures", "padded_size", "parts_of_one_size"]
+
+PAD_TO = 32
+"""Sides of padded images are multiples of this many pixels: the stride of the coarsest map."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Pictures and where they stand in their listing.
+
+    Attributes:
+        images: uint8, not yet normalised; pictures of several sizes are padded at the right and
+            at the bottom.
+        sizes: (height, width) of the picture inside each image.
+        originals: (height, width) of the picture that each was made of.
+        indices: Place of each picture in the listing.
+        weights: 1 for a picture that counts; 0 for one that could not be read, or that only fills
+            up the share of a process.
+        num_real: Pictures of the whole batch, over all processes.
+        targets: Objects of each picture, where the task has objects.
+    """
+
+    images: UInt8[Tensor, "B C H W"]
+    sizes: Int[Tensor, "B 2"]
+    originals: Int[Tensor, "B 2"]
+    indices: Int[Tensor, " B"]
+    weights: Float[Tensor, " B"]
+    num_real: int
+    targets: list[BoxTargets] | None = None
+
+    def select(self, rows: Int[Tensor, " R"]) -> Batch:
+        """Keep some of the pictures, without the padding that only others need."""
+        sizes = self.sizes[rows]
+        images = self.images[rows]
+        if self.targets is not None and len(rows):
+            high, wide = (_padded(int(side)) for side in sizes.amax(dim=0))
+            images = images[:, :, :high, :wide]
+        return replace(
+            self,
+            images=images,
+            sizes=sizes,
+            originals=self.originals[rows],
+            indices=self.indices[rows],
+            weights=self.weights[rows],
+            targets=None if self.targets is None else [self.targets[i] for i in rows.tolist()],
+        )
+
+
+def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
+    """Part a batch so that no picture has padding that its neighbours need.
+
+    What a network says of a picture must not depend on what else is in the batch.
+    """
+    padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
+    if batch.targets is None or len(set(padded)) <= 1:
+        yield batch
+        return
+    for size in dict.fromkeys(padded):
+        yield batch.select(torch.tensor([i for i, one in enumerate(padded) if one == size]))
+
+
+def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
+    """Pictures at a time, such that large ones do not fill the memory."""
+    return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
+
+
+def pad_pictures(pictures: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
+    """Stack pictures of several sizes, padded at the right and at the bottom."""
+    high = _padded(max(picture.shape[1] for picture in pictures))
+    wide = _padded(max(picture.shape[2] for picture in pictures))
+    images = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], high, wide)
+    for image, picture in zip(images, pictures, strict=True):
+        image[:, : picture.shape[1], : picture.shape[2]] = picture
+    return images
+
+
+def padded_size(picture: UInt8[Tensor, "C H W"]) -> Size:
+    """(height, width) of a picture after padding."""
+    return _padded(picture.shape[1]), _padded(picture.shape[2])
+
+
+def _padded(side: int) -> int:
+    return -(-side // PAD_TO) * PAD_TO

@@ -1,0 +1,317 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Objects as COCO writes them: one JSON with the pictures, annotations and categories of a set.
+
+Boxes are x, y, width, height in pixels, with (0, 0) the outer corner of the picture. Numbers of
+categories may have gaps. Pictures are found by the ends of their names, wherever they lie below
+the place that was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muntin.data.archives import read_bytes
+from muntin.data.box_units import require_widths
+from muntin.data.coco_pictures import Picture, find_pictures, plain_id
+from muntin.data.objects import (
+    NO_BOX,
+    UNKNOWN_CLASS,
+    Annotation,
+    Findings,
+    clean_class_name,
+    gather_objects,
+    make_entry,
+    number_classes,
+)
+from muntin.data.segmentations import box_of, clean_segmentation
+from muntin.data.trees import PARTS, Tree, part_in, part_of
+from muntin.errors import DataError, shorten
+from muntin.samples import Listing
+from muntin.shapes import Size
+
+__all__ = ["find_coco", "read_coco"]
+
+Row = dict[str, Any]
+Id = int | str
+
+# Other files that lie beside the instances of COCO.
+_OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
+_MOST_TO_OPEN = 24
+
+
+@dataclass(kw_only=True, slots=True)
+class _File:
+    """One JSON, read; classes by the numbers of its categories."""
+
+    part: str
+    path: str
+    images: list[Row]
+    annotations: list[Any]
+    categories: dict[Id, str]
+    parents: dict[str, str]  # class -> supercategory
+    pictures: dict[Id, Picture] = field(default_factory=dict)
+
+
+def find_coco(tree: Tree) -> tuple[dict[str, str], list[str]]:
+    """Find the JSON of each set.
+
+    Returns:
+        The file of each part, none when there is no COCO JSON, and the files that are of no part.
+
+    Raises:
+        DataError: A part has several.
+    """
+    every = [
+        name
+        for name in tree.with_suffix(".json")
+        if not name.rpartition("/")[2].lower().startswith(_OTHER_KINDS)
+    ]
+    if len(every) > _MOST_TO_OPEN:  # one a picture, as LabelMe writes them
+        every = [name for name in every if "coco" in name.lower() or _is_named_like_coco(name)]
+    found = [name for name in every if _is_named_like_coco(name) or _looks_like_coco(tree, name)]
+    by_part: dict[str, list[str]] = defaultdict(list)
+    for name in found:
+        *folders, file = name.split("/")
+        by_part[part_in(file.rpartition(".")[0]) or part_of(folders)].append(name)
+    if len(found) == 1:
+        (part,) = by_part
+        return {part or "train": found[0]}, []
+    parts = {part: _choose(by_part[part], part, tree) for part in PARTS if part in by_part}
+    loose = by_part[""]
+    if loose and not parts:
+        parts, loose = {"train": _choose(loose, "train", tree)}, []
+    return parts, loose
+
+
+def read_coco(
+    tree: Tree,
+    files: Mapping[str, str],
+    findings: Findings,
+    *,
+    class_names: Sequence[str] | None = None,
+    masks: bool = False,
+) -> dict[str, Listing]:
+    """Read the JSON of each set.
+
+    Args:
+        tree: Where the files and the pictures are.
+        files: The JSON of each part.
+        findings: Where faulty annotations are noted.
+        class_names: Classes of a trained run; otherwise numbers follow those of the categories.
+        masks: Whether objects must have masks.
+
+    Returns:
+        The listing of each part.
+
+    Raises:
+        DataError: A JSON is broken or not COCO, or its pictures are not there.
+    """
+    read = [_read_file(tree, part, path, masks) for part, path in files.items()]
+    for file in read:
+        file.pictures = find_pictures(file.images, tree, file.path, file.part, findings)
+        require_widths(*_boxes_and_sizes(file), where=repr(file.path))
+    used = {name for file in read for name in _used_classes(file)}
+    listed = [name for file in read for name in file.categories.values()]
+    parents = {name: parent for file in read for name, parent in file.parents.items()}
+    found = [name for name in listed if name in used or not _is_leftover(name, parents)]
+    names, ids = number_classes(found, used, class_names, tree.source)
+    return {file.part: _list_part(file, tree.source, names, ids, findings, masks) for file in read}
+
+
+def _is_named_like_coco(path: str) -> bool:
+    name = path.rpartition("/")[2].lower()
+    return name.startswith(("instances", "person_keypoints")) or name.endswith("coco.json")
+
+
+def _looks_like_coco(tree: Tree, path: str) -> bool:
+    data = read_bytes(tree.source, path)
+    return b'"images"' in data and b'"annotations"' in data
+
+
+def _choose(files: list[str], part: str, tree: Tree) -> str:
+    """The one file of a part: objects of all classes, where there are keypoints beside them."""
+    named = [name for name in files if name.rpartition("/")[2].lower().startswith("instances")]
+    chosen = named or files
+    if len(chosen) > 1:
+        message = (
+            f"There must be one COCO JSON for {part}, got {shorten(chosen)} in {tree.source!r}. "
+            f"Give the one that is meant, or move the others away."
+        )
+        raise DataError(message)
+    return chosen[0]
+
+
+def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
+    def forget(row: Row) -> Row:
+        if "bbox" in row and "area" in row:
+            row.pop("segmentation", None)
+        return row
+
+    try:
+        data = json.loads(read_bytes(tree.source, path), object_hook=None if masks else forget)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        message = (
+            f"{path!r} in {tree.source!r} must be a JSON that is whole, got: {error}. "
+            f"Fetch or export it again."
+        )
+        raise DataError(message) from error
+    got = "a list" if isinstance(data, list) else f"a {type(data).__name__}"
+    if isinstance(data, dict):
+        keys = ("images", "annotations", "categories")
+        lacking = [key for key in keys if not isinstance(data.get(key), list)]
+        got = f"no {' and no '.join(lacking)} in it" if lacking else ""
+    if got:
+        message = (
+            f"A COCO JSON must be an object with the lists images, annotations and categories, "
+            f"got {got} ({path!r} in {tree.source!r}). Export the annotations as COCO."
+        )
+        raise DataError(message)
+    categories, parents = _read_categories(data["categories"], path)
+    return _File(
+        part=part,
+        path=path,
+        images=data["images"],
+        annotations=data["annotations"],
+        categories=categories,
+        parents=parents,
+    )
+
+
+def _read_categories(rows: list[Any], path: str) -> tuple[dict[Id, str], dict[str, str]]:
+    categories: dict[Id, str] = {}
+    parents: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        key = plain_id(row.get("id")) if isinstance(row, dict) else None
+        name = clean_class_name(row.get("name", "")) if isinstance(row, dict) else ""
+        if key is None or not name or categories.get(key, name) != name:
+            message = (
+                f"Every category must have a name and an id of its own, got {row} as "
+                f"categories[{number}] of {path!r}. Correct the file."
+            )
+            raise DataError(message)
+        categories[key] = name
+        parents[name] = clean_class_name(row.get("supercategory", ""))
+    ordered = sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0]))
+    return dict(ordered), parents
+
+
+def _used_classes(file: _File) -> set[str]:
+    keys = {plain_id(row.get("category_id")) for row in file.annotations if isinstance(row, dict)}
+    return {file.categories[key] for key in keys if key is not None and key in file.categories}
+
+
+def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What can be read as boxes, and the size of the picture of each."""
+    boxes, sizes = [], []
+    for row in file.annotations:
+        bbox = row.get("bbox") if isinstance(row, dict) else None
+        picture = file.pictures.get(_id_of(row, "image_id")) if bbox else None
+        if picture is None or not picture.path or not isinstance(bbox, list) or len(bbox) != 4:
+            continue
+        if all(type(number) in (int, float) for number in bbox):
+            boxes.append(bbox)
+            sizes.append(picture.size)
+    return (
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(sizes, np.float64).reshape(-1, 2),
+    )
+
+
+def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
+    """Whether a class without objects stands for all others, as Roboflow adds one."""
+    others = [parent for other, parent in parents.items() if other != name]
+    return bool(others) and all(parent == name for parent in others)
+
+
+def _list_part(
+    file: _File,
+    source: str,
+    names: tuple[str, ...],
+    ids: Mapping[str, int],
+    findings: Findings,
+    masks: bool,
+) -> Listing:
+    rows = _by_picture(file, findings)
+    entries = []
+    for picture in dict.fromkeys(file.pictures.values()):
+        if not picture.path:
+            continue
+        annotations = []
+        for where, row in rows.get(picture, ()):
+            name = file.categories.get(_id_of(row, "category_id"))
+            if name is None:
+                detail = f"category_id {row.get('category_id')!r}"
+                findings.leave_out(picture.path, where, UNKNOWN_CLASS, detail)
+                continue
+            one = _read_annotation(row, where, ids[name], picture.size)
+            if isinstance(one, Annotation):
+                annotations.append(one)
+            else:
+                findings.leave_out(picture.path, where, *one)
+        objects = gather_objects(
+            annotations, size=picture.size, file=picture.path, findings=findings, masks=masks
+        )
+        entries.append(make_entry(picture.path, picture.size, objects))
+    entries.sort(key=lambda entry: entry.path)
+    return Listing(source=source, entries=tuple(entries), class_names=names, multi_label=True)
+
+
+def _by_picture(file: _File, findings: Findings) -> dict[Picture, list[tuple[str, Row]]]:
+    found: dict[Picture, list[tuple[str, Row]]] = defaultdict(list)
+    for number, row in enumerate(file.annotations):
+        if not isinstance(row, dict):
+            what = f"a {type(row).__name__}"
+            findings.leave_out(file.path, f"annotations[{number}]", "not an object", what)
+            continue
+        where = f"annotation {row['id']}" if "id" in row else f"annotations[{number}]"
+        picture = file.pictures.get(_id_of(row, "image_id"))
+        if picture is None:
+            detail = f"image_id {row.get('image_id')!r} is not in images"
+            findings.leave_out(file.path, where, "of an unknown picture", detail)
+        else:
+            found[picture].append((where, row))
+    return found
+
+
+def _id_of(row: Row, key: str) -> Id:
+    value = row.get(key)
+    if type(value) is int:
+        return value
+    plain = plain_id(value)
+    return "" if plain is None else plain
+
+
+def _read_annotation(
+    row: Row, where: str, class_id: int, size: Size
+) -> Annotation | tuple[str, str]:
+    """The annotation, or why it cannot be read."""
+    segmentation = row.get("segmentation")
+    bbox = row.get("bbox")
+    try:
+        if not bbox and segmentation:
+            mask, fault = clean_segmentation(segmentation, size)
+            if mask is None:
+                return NO_BOX, f"and its mask is of no use: {fault}"
+            box = box_of(mask, size)
+        else:
+            x, y, width, height = map(float, bbox or ())
+            box = (x, y, x + width, y + height)
+    except (TypeError, ValueError):
+        return NO_BOX, f"bbox {bbox!r}"
+    area = row.get("area")
+    return Annotation(
+        where=where,
+        class_id=class_id,
+        box=box,
+        crowd=row.get("iscrowd") in (1, True, "1"),
+        area=float(area) if isinstance(area, int | float) else None,
+        segmentation=segmentation,
+    )

@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the pictures are that a COCO JSON names, and how large it says they are.
+
+`file_name` may be a bare name, hold folders that are there or that were there on another machine,
+or be a URL. The longest end of it that fits a file counts; among files that fit equally well, the
+one in a folder of the same set, then the one where most others are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from muntin.data.objects import Findings
+from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
+from muntin.errors import DataError, shorten
+from muntin.shapes import Size
+
+__all__ = ["Picture", "find_pictures", "plain_id"]
+
+Row = dict[str, Any]
+Id = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a JSON; `path` is empty when it is not there."""
+
+    path: str
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A file that may be meant: how many parts of its name fit, and the folder before them."""
+
+    path: str
+    fit: int
+    root: str
+
+
+def plain_id(value: object) -> Id | None:
+    """Bring an id to one form, whether it was written as 7, 7.0 or "7"; None when it is none.
+
+    Example:
+        >>> plain_id("7"), plain_id(7.0), plain_id("a7"), plain_id(None)
+        (7, 7, 'a7', None)
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if (
+        isinstance(value, str)
+        and value.isdecimal()
+        and value.isascii()
+        and str(int(value)) == value
+    ):
+        return int(value)
+    return value if isinstance(value, int | str) else None
+
+
+def find_pictures(
+    images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: Findings
+) -> dict[Id, Picture]:
+    """Find each picture of a JSON.
+
+    Args:
+        images: The rows of its `images`.
+        tree: Where to look.
+        json_path: The JSON, for messages and as the place to look near.
+        part: The set that it describes.
+        findings: Where pictures that are not there, or are there twice, are noted.
+
+    Returns:
+        The picture of each id. Two ids of one file share its picture.
+
+    Raises:
+        DataError: A row has no id or name, two files have one id, or no picture is there.
+    """
+    rows = _name_rows(images, json_path)
+    names = [name for name, _ in rows.values()]
+    wanted = "" if "trainval" in json_path.lower() else part
+    paths = _match([clean_name(name) for name in names], tree, json_path, wanted)
+    missing = [name for name, path in zip(names, paths, strict=True) if not path]
+    if missing and len(missing) == len(rows):
+        message = (
+            f"The pictures that {json_path!r} names must lie in {str(tree.source)!r}, got none of "
+            f"{len(rows)} there, the first is {missing[0]!r}. Give the folder that holds both the "
+            f"JSON and the pictures."
+        )
+        raise DataError(message)
+    if missing:
+        first = shorten((repr(name) for name in missing), most=2)
+        findings.notes.append(f"{len(missing)} pictures of {json_path} are not there ({first})")
+    found: dict[Id, Picture] = {}
+    by_path: dict[str, Picture] = {}
+    for (key, (name, row)), path in zip(rows.items(), paths, strict=True):
+        if not path:
+            findings.warn(name, f"not there, left out; {json_path} names it")
+            found[key] = Picture("", (0, 0))
+        elif path in by_path:
+            findings.warn(path, f"twice in images of {json_path}; its annotations are joined")
+            found[key] = by_path[path]
+        else:
+            found[key] = by_path[path] = _measure(row, path, tree, findings)
+    return found
+
+
+def _name_rows(images: Sequence[Any], json_path: str) -> dict[Id, tuple[str, Row]]:
+    rows: dict[Id, tuple[str, Row]] = {}
+    for number, row in enumerate(images):
+        key = plain_id(row.get("id")) if isinstance(row, dict) else None
+        # LVIS has the address only.
+        name = row.get("file_name", row.get("coco_url")) if isinstance(row, dict) else None
+        if key is None or not isinstance(name, str) or not name:
+            message = (
+                f"Every image must have an id and a file_name, got {row} as images[{number}] of "
+                f"{json_path!r}. Correct the file."
+            )
+            raise DataError(message)
+        other = rows.setdefault(key, (name, row))[0]
+        if other != name:
+            message = (
+                f"Every image must have an id of its own, got {key!r} for "
+                f"{other!r} and {name!r} in {json_path!r}. Correct the file."
+            )
+            raise DataError(message)
+    return rows
+
+
+def _match(names: list[str], tree: Tree, json_path: str, part: str) -> list[str | None]:
+    folded = [fold(name) for name in names]
+    alike = Counter(name.rpartition("/")[2] for name in folded)
+    places = [_places(name, tree, alone=alike[name.rpartition("/")[2]] == 1) for name in folded]
+    fitting = Counter(place.root for found in places for place in found)
+    home = json_path.split("/")[:-1]
+
+    def is_foreign(root: str) -> bool:
+        other = part_of(root.split("/"))
+        return bool(part and other and other != part)
+
+    def near(root: str) -> int:
+        return sum(a == b for a, b in zip(root.split("/"), home, strict=False))
+
+    ranks = {root: (not is_foreign(root), count, near(root)) for root, count in fitting.items()}
+    # Names that other sets use too must not be found there when they are missing here.
+    if any(not is_foreign(root) for root in ranks):
+        places = [[place for place in found if not is_foreign(place.root)] for found in places]
+
+    def best(name: str, found: list[_Place]) -> str | None:
+        ranked = [(p.path.endswith(name), *ranks[p.root], p.path) for p in found]
+        return max(ranked)[-1] if ranked else None
+
+    return [best(name, found) for name, found in zip(names, places, strict=True)]
+
+
+def _places(name: str, tree: Tree, *, alone: bool) -> list[_Place]:
+    """The files whose names fit best, from the end; `alone`: the last part says enough."""
+    parts = name.split("/")
+    found = []
+    for path in tree.by_name.get(parts[-1], ()):
+        have = path.split("/")
+        fit = 1
+        for mine, theirs in zip(parts[-2::-1], have[-2::-1], strict=False):
+            if mine != fold(theirs):
+                break
+            fit += 1
+        if alone or fit == len(parts) or fit > 1:
+            found.append(_Place(path, fit, "/".join(have[: len(have) - fit])))
+    most = max((place.fit for place in found), default=0)
+    return [place for place in found if place.fit == most]
+
+
+def _measure(row: Row, path: str, tree: Tree, findings: Findings) -> Picture:
+    sides = plain_id(row.get("height")), plain_id(row.get("width"))
+    if all(isinstance(side, int) and side > 0 for side in sides):
+        return Picture(path, (int(sides[0] or 0), int(sides[1] or 0)))
+    try:
+        return Picture(path, read_size(tree.source, path))
+    except DataError as error:
+        findings.warn(path, f"left out: its size is not in the JSON, and {error}")
+        return Picture("", (0, 0))

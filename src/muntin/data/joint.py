@@ -1,0 +1,316 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and the objects in them, resized, cropped, mirrored and coloured together.
+
+Everything random comes from one generator a picture, so what a picture becomes depends on (seed,
+epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from muntin.configs import check_range
+from muntin.data.transforms import Preprocessing, resize, scale_inside
+from muntin.errors import ConfigError
+from muntin.ops.masks import decode_mask, to_run_lengths
+from muntin.samples import Objects
+from muntin.shapes import Size, UInt8
+from muntin.targets import BoxTargets
+
+__all__ = ["SceneConfig", "augment_scene", "fit_scene", "to_targets"]
+
+LEAST_SEEN = 0.25
+"""Objects of whose box less than this part is left by a crop are not learnt."""
+
+_TRIES = 10  # crops, to find one that holds an object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneConfig:
+    """What is done to training pictures and their objects.
+
+    Attributes:
+        scale: Least and greatest size of the picture relative to that which just fits `img_size`;
+            what is larger than `img_size` then is cropped ("large-scale jitter" is 0.1 to 2).
+        short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the picture
+            gets one, the longer one being at most that of `img_size`; nothing is cropped.
+        crop: With `short_sides`, part of the pictures of which a random part is cut out first.
+        flip: Probability of mirroring left and right.
+        flip_vertical: Probability of mirroring top and bottom.
+        jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    short_sides: tuple[int, ...] = ()
+    crop: float = 0.0
+    flip: float = 0.5
+    flip_vertical: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        for name in ("crop", "flip", "flip_vertical", "jitter"):
+            check_range(f"augment.{name}", getattr(self, name), 0, 1)
+        for value in self.scale:
+            check_range("augment.scale", value, 0.01, 10)
+        for side in self.short_sides:
+            check_range("augment.short_sides", side, 8, 10**5)
+        if self.scale[0] > self.scale[1]:
+            message = f"augment.scale must rise, got {self.scale}."
+            raise ConfigError(message)
+        if self.short_sides and self.scale != (1.0, 1.0):
+            message = (
+                f"augment.scale has no effect beside augment.short_sides, got {self.scale} and "
+                f"{self.short_sides}. Set one of them."
+            )
+            raise ConfigError(message)
+
+
+def fit_scene(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+    """Resize a picture, keeping its proportions, until it just fits `img_size`."""
+    height, width = picture.shape[-2:]
+    size = _scaled(picture, scale_inside((height, width), pre.img_size))
+    return resize(picture, size, pre.interpolation)
+
+
+def to_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
+    """Bring annotated objects to the pixels of a picture as it is kept.
+
+    Args:
+        objects: In pixels of the original.
+        original: (height, width) of the original.
+        kept: (height, width) of the picture as it is kept.
+    """
+    scale = np.array([kept[1] / original[1], kept[0] / original[0]] * 2, np.float32)
+    boxes = torch.from_numpy(objects.boxes.astype(np.float32) * scale)
+    single = torch.from_numpy(~objects.crowd)
+    layers, layer_of = _draw_layers(objects, original, kept)
+    return BoxTargets(
+        boxes=boxes[single],
+        class_ids=torch.from_numpy(objects.class_ids)[single].long(),
+        ignored=boxes[~single],
+        layers=layers,
+        layer_of=layer_of,
+    )
+
+
+def _draw_layers(objects: Objects, original: Size, kept: Size) -> tuple[Tensor, Tensor]:
+    """Masks of the objects that are no crowds, in as few layers as a greedy search finds."""
+    masks = [mask for mask, crowd in zip(objects.masks, objects.crowd, strict=False) if not crowd]
+    count = int((~objects.crowd).sum())
+    layers: list[np.ndarray] = []
+    layer_of = np.full(count, -1, np.int64)
+    rows = _nearest(original[0], kept[0])
+    columns = _nearest(original[1], kept[1])
+    for number, mask in enumerate(masks):
+        if mask is None:
+            continue
+        bitmap = decode_mask(to_run_lengths(mask, original))
+        if kept != original:
+            bitmap = bitmap[rows][:, columns]
+        lines, places = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+        if not len(lines):
+            continue
+        part = slice(lines[0], lines[-1] + 1), slice(places[0], places[-1] + 1)
+        inside = bitmap[part]
+        at = next((i for i, layer in enumerate(layers) if not layer[part][inside].any()), None)
+        if at is None:
+            at = len(layers)
+            layers.append(np.zeros(kept, np.int32))
+        layers[at][part][inside] = number + 1
+        layer_of[number] = at
+    stacked = np.stack(layers) if layers else np.zeros((0, *kept), np.int32)
+    return torch.from_numpy(stacked), torch.from_numpy(layer_of)
+
+
+def _nearest(before: int, after: int) -> np.ndarray:
+    return np.minimum(((np.arange(after) + 0.5) * before / after).astype(np.int64), before - 1)
+
+
+def augment_scene(
+    picture: UInt8[Tensor, "C H W"],
+    targets: BoxTargets,
+    config: SceneConfig,
+    pre: Preprocessing,
+    rng: np.random.Generator,
+) -> tuple[UInt8[Tensor, "C h w"], BoxTargets]:
+    """Change a picture and its objects at random.
+
+    Args:
+        picture: As it is kept.
+        targets: Its objects, in its pixels.
+        config: What to do.
+        pre: Gives `img_size`; the result is never larger, except with `short_sides`, where its
+            shorter side is one of them.
+        rng: Where chance comes from.
+
+    Returns:
+        The changed picture, not padded, and the objects that are still in it.
+    """
+    window = _choose_window(picture, targets, config, pre.img_size, rng)
+    top, left, high, wide, size = window
+    flips = (rng.random() < config.flip_vertical, rng.random() < config.flip)
+    part = picture[:, top : top + high, left : left + wide]
+    image = resize(part, size, pre.interpolation)
+    axes = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
+    if axes:
+        image = image.flip(axes)
+    if config.jitter:
+        image = _colour(image, config.jitter, rng)
+    moved = _move(targets, (top, left, high, wide), size, flips)
+    return image, _drop_unseen(moved, targets, size, size[1] / wide)
+
+
+_Window = tuple[int, int, int, int, Size]
+"""Top, left, height and width of the part that is cut out, and the size that it is brought to."""
+
+
+def _choose_window(
+    picture: Tensor, targets: BoxTargets, config: SceneConfig, full: Size, rng: np.random.Generator
+) -> _Window:
+    height, width = picture.shape[-2:]
+    if config.short_sides:
+        return _choose_side(picture, targets, config, full, rng)
+    low, high = np.log(config.scale[0]), np.log(config.scale[1])
+    scale = float(np.exp(rng.uniform(low, high))) * scale_inside((height, width), full)
+    # A picture lies in `full` whichever way round it fits.
+    limit = full if (height <= width) == (full[0] <= full[1]) else full[::-1]
+    part = (min(height, round(limit[0] / scale)), min(width, round(limit[1] / scale)))
+    part = (max(1, part[0]), max(1, part[1]))
+    top, left = _choose_place((height, width), part, targets, rng)
+    size = (max(1, round(part[0] * scale)), max(1, round(part[1] * scale)))
+    return top, left, *part, (min(size[0], limit[0]), min(size[1], limit[1]))
+
+
+def _choose_side(
+    picture: Tensor, targets: BoxTargets, config: SceneConfig, full: Size, rng: np.random.Generator
+) -> _Window:
+    """One of several lengths for the shorter side, perhaps of a part of the picture."""
+    whole = (picture.shape[-2], picture.shape[-1])
+    part, top, left = whole, 0, 0
+    if rng.random() < config.crop:
+        part = (
+            max(1, round(whole[0] * float(rng.uniform(0.5, 1)))),
+            max(1, round(whole[1] * float(rng.uniform(0.5, 1)))),
+        )
+        top, left = _choose_place(whole, part, targets, rng)
+    short = int(config.short_sides[rng.integers(len(config.short_sides))])
+    scale = min(short / min(part), max(full) / max(part))
+    return top, left, *part, (max(1, round(part[0] * scale)), max(1, round(part[1] * scale)))
+
+
+def _choose_place(
+    whole: Size, part: Size, targets: BoxTargets, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Where a part is cut out, such that the middle of an object is in it if there is one."""
+    middles = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
+    top = left = 0
+    for _ in range(_TRIES):
+        top = int(rng.integers(whole[0] - part[0] + 1))
+        left = int(rng.integers(whole[1] - part[1] + 1))
+        start = torch.tensor([left, top])
+        inside = (middles >= start) & (middles < start + torch.tensor([part[1], part[0]]))
+        if not len(middles) or inside.all(dim=1).any():
+            break
+    return top, left
+
+
+def _colour(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
+    steps = [tvf.adjust_brightness, tvf.adjust_contrast]
+    if image.shape[0] == 3:
+        steps.append(tvf.adjust_saturation)
+    for number in rng.permutation(len(steps)):
+        factor = float(rng.uniform(1 - strength, 1 + strength))
+        if rng.random() < 0.5:
+            image = steps[number](image, max(factor, 0.0))
+    if image.shape[0] == 3 and rng.random() < 0.5:
+        image = tvf.adjust_hue(image, float(rng.uniform(-0.1, 0.1)) * strength)
+    return image
+
+
+def _move(
+    targets: BoxTargets, part: tuple[int, int, int, int], size: Size, flips: tuple[bool, bool]
+) -> BoxTargets:
+    top, left, high, wide = part
+    scale = torch.tensor([size[1] / wide, size[0] / high] * 2)
+    start = torch.tensor([left, top] * 2)
+    rows = torch.from_numpy(_nearest(high, size[0])) + top
+    columns = torch.from_numpy(_nearest(wide, size[1])) + left
+    rows = rows.flip(0) if flips[0] else rows
+    columns = columns.flip(0) if flips[1] else columns
+
+    def move(boxes: Tensor) -> Tensor:
+        moved = (boxes - start) * scale
+        if flips[0]:
+            moved = torch.stack(
+                [moved[:, 0], size[0] - moved[:, 3], moved[:, 2], size[0] - moved[:, 1]], 1
+            )
+        if flips[1]:
+            moved = torch.stack(
+                [size[1] - moved[:, 2], moved[:, 1], size[1] - moved[:, 0], moved[:, 3]], 1
+            )
+        return moved
+
+    return targets._replace(
+        boxes=move(targets.boxes),
+        ignored=move(targets.ignored),
+        layers=targets.layers[:, rows][:, :, columns],
+    )
+
+
+def _drop_unseen(moved: BoxTargets, before: BoxTargets, size: Size, scale: float) -> BoxTargets:
+    """Cut boxes off at the edges, draw those with masks tight again, and drop what is not seen."""
+    limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
+    boxes = torch.minimum(moved.boxes.clamp(min=0), limits)
+    area = (moved.boxes[:, 2:] - moved.boxes[:, :2]).prod(dim=1)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    seen = (sides.clamp(min=0).prod(dim=1) >= LEAST_SEEN * area) & (sides >= 1).all(dim=1)
+    tight, has = _boxes_of(moved)
+    drawn = moved.layer_of >= 0
+    cut = (boxes != moved.boxes).any(dim=1)
+    boxes = torch.where((drawn & has & cut)[:, None], tight, boxes)
+    keep = torch.where(seen & (has | ~drawn))[0]
+    new_number = torch.zeros(len(boxes) + 1, dtype=moved.layers.dtype)
+    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=moved.layers.dtype)
+    ignored = torch.minimum(moved.ignored.clamp(min=0), limits)
+    alive = ((ignored[:, 2:] - ignored[:, :2]) > 0).all(dim=1)
+    return BoxTargets(
+        boxes=boxes[keep],
+        class_ids=moved.class_ids[keep],
+        ignored=ignored[alive],
+        layers=new_number[moved.layers.long()],
+        layer_of=moved.layer_of[keep],
+    )
+
+
+def _boxes_of(targets: BoxTargets) -> tuple[Tensor, Tensor]:
+    """The tight box of each object's mask, and whether any of the mask is left."""
+    count = len(targets.boxes)
+    tight = torch.zeros(count + 1, 4)
+    tight[:, :2] = torch.inf
+    for layer in targets.layers:
+        rows, columns = torch.nonzero(layer, as_tuple=True)
+        owner = layer[rows, columns].long()
+        x, y = columns.float(), rows.float()
+        for place, values, how in (
+            (0, x, "amin"),
+            (1, y, "amin"),
+            (2, x + 1, "amax"),
+            (3, y + 1, "amax"),
+        ):
+            tight[:, place].scatter_reduce_(0, owner, values, how)
+    tight = tight[1:]
+    has = tight[:, 2] > 0
+    return torch.where(has[:, None], tight, 0.0), has
+
+
+def _scaled(picture: Tensor, scale: float) -> Size:
+    height, width = picture.shape[-2:]
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,0 +1,202 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The names below a folder or in an archive, listed once and asked many times.
+
+Annotations name pictures in the way of the machine that they were made on: with other folders,
+backslashes, a URL, other capitals. Names are therefore compared from their end.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from muntin.data.archives import is_archive, list_files, read_bytes
+from muntin.data.decoding import decode
+from muntin.data.listing import PICTURE_SUFFIXES
+from muntin.errors import DataError
+from muntin.shapes import Size
+
+__all__ = [
+    "PARTS",
+    "Tree",
+    "clean_name",
+    "fold",
+    "open_tree",
+    "part_in",
+    "part_of",
+    "read_size",
+    "read_text",
+]
+
+PARTS = ("train", "val", "test")
+"""The sets of a data set, in the order in which they are reported."""
+
+# Capitals begin a word: "TrainSet" is "Train", "Set".
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_PART_WORDS = re.compile(
+    r"(?P<train>train(?:ing|val|set)?)|(?P<test>test(?:ing|set|dev)?)"
+    r"|(?P<val>(?:mini)?val(?:id|idation|set)?|valminusminival)"
+)
+_HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN")
+_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """Names below a folder or in an archive; hidden files are not among them.
+
+    Attributes:
+        source: The folder or archive.
+        files: Every file, relative to the source, with forward slashes, sorted.
+        folders: Every folder, likewise.
+        pictures: The files whose names are those of pictures.
+        spellings: Each file by its folded name.
+        by_name: The pictures by the folded last part of their names.
+    """
+
+    source: str
+    files: tuple[str, ...]
+    folders: frozenset[str]
+    pictures: tuple[str, ...]
+    spellings: dict[str, str]
+    by_name: dict[str, tuple[str, ...]]
+
+    def find(self, path: str) -> str | None:
+        """Give a file as it is spelled here, whatever its capitals in `path`."""
+        return self.spellings.get(fold(path))
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Name the files that end so, in any capitals."""
+        return [name for name in self.files if name.lower().endswith(suffixes)]
+
+
+def open_tree(source: str | os.PathLike[str]) -> Tree:
+    """List a folder or an archive.
+
+    Args:
+        source: A folder, a zip or a tar.
+
+    Raises:
+        DataError: There is nothing at the path, or the archive cannot be read.
+    """
+    every, folders = list_files(source)
+    files = tuple(name for name in every if not _is_hidden(name))
+    pictures = tuple(name for name in files if name.lower().endswith(PICTURE_SUFFIXES))
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in pictures:
+        by_name[fold(path.rpartition("/")[2])].append(path)
+    return Tree(
+        source=os.fspath(source),
+        files=files,
+        folders=frozenset(folders),
+        pictures=pictures,
+        spellings={fold(name): name for name in reversed(files)},
+        by_name={name: tuple(paths) for name, paths in by_name.items()},
+    )
+
+
+def fold(name: str) -> str:
+    """One spelling of a name for all capitals and both ways to write an accent.
+
+    Example:
+        >>> fold("Annotations/A.XML")
+        'annotations/a.xml'
+    """
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def clean_name(name: str) -> str:
+    r"""Bring a path as annotations hold it to forward slashes, without machine or server.
+
+    Example:
+        >>> clean_name("C:\\data\\images\\1.jpg"), clean_name("http://host/train2017/1.jpg")
+        ('data/images/1.jpg', 'host/train2017/1.jpg')
+    """
+    if "\\" in name:
+        name = name.replace("\\", "/")
+    name = name.partition("://")[2] or name
+    name = re.sub(r"^[A-Za-z]:/", "", name.strip())
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def part_in(name: str) -> str:
+    """Find train, val or test in one name; "" when none is there.
+
+    Example:
+        >>> part_in("instances_train2017"), part_in("valid"), part_in("latest")
+        ('train', 'val', '')
+    """
+    for word in _WORDS.findall(name):
+        if found := _PART_WORDS.fullmatch(word.lower()):
+            return str(found.lastgroup)
+    return ""
+
+
+def part_of(folders: Iterable[str]) -> str:
+    """Find train, val or test in the names of folders, the innermost first."""
+    return next((part for name in reversed([*folders]) if (part := part_in(name))), "")
+
+
+def read_text(source: str, path: str) -> str:
+    """Read a text file, UTF-8 with or without a byte order mark.
+
+    Raises:
+        DataError: It is not there, or holds something else.
+    """
+    try:
+        return read_bytes(source, path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = (
+            f"{path!r} in {source!r} must be a text in UTF-8, got: {error.reason} at byte "
+            f"{error.start}. Save it again as UTF-8."
+        )
+        raise DataError(message) from error
+
+
+def read_size(source: str, path: str) -> Size:
+    """Read the size of a picture from the head of its file, as it is once upright.
+
+    Args:
+        source: The folder or archive.
+        path: The picture in it.
+
+    Returns:
+        (height, width) in pixels, the EXIF orientation applied.
+
+    Raises:
+        DataError: The file is not there or is no picture.
+    """
+    packed = is_archive(source) and not Path(source).is_dir()
+    try:
+        head = io.BytesIO(read_bytes(source, path)) if packed else Path(source, path)
+        with Image.open(head) as image:
+            width, height = image.size
+            # Only where it is in the head: Pillow would decode the whole picture to look for it.
+            known = image.format == "TIFF" or image.info.keys() & {"exif", "xmp"}
+            turned = bool(known) and image.getexif().get(_ORIENTATION, 1) in _TURNED
+            if not (turned and image.format == "TIFF"):  # some versions of Pillow have turned it
+                return (width, height) if turned else (height, width)
+    except Exception:  # each of Pillow's readers has its own ways to fail
+        return _decoded_size(source, path)
+    return _decoded_size(source, path)
+
+
+def _decoded_size(source: str, path: str) -> Size:
+    height, width = decode(read_bytes(source, path), where=path).shape[:2]
+    return height, width
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part in _HIDDEN for part in name.split("/"))

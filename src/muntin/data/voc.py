@@ -1,0 +1,277 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Objects as Pascal VOC writes them: one XML a picture.
+
+The four numbers of a box are taken as the edges that they say. The original devkit counted pixels
+from 1 and included the last one, so that its boxes are half a pixel off and one pixel short here;
+most tools that write this format count from 0 and mean edges. Objects that are marked `difficult`
+are taken as crowd: as in the challenge, they are neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import numpy as np
+
+from muntin.data.archives import read_bytes
+from muntin.data.box_units import require_corners
+from muntin.data.objects import (
+    NO_BOX,
+    Annotation,
+    Findings,
+    clean_class_name,
+    gather_objects,
+    make_entry,
+    number_classes,
+)
+from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size, read_text
+from muntin.errors import DataError
+from muntin.samples import Listing
+from muntin.shapes import Size
+
+__all__ = ["find_voc", "read_voc"]
+
+Edges = tuple[float, float, float, float]
+
+_LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|test)\.txt")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Object:
+    """An object of an XML; `box` is None when it has none that can be read."""
+
+    name: str
+    box: Edges | None
+    difficult: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class _File:
+    """An XML, read: which picture it is about and what is in it."""
+
+    path: str
+    picture: str
+    size: Size
+    objects: tuple[_Object, ...]
+
+
+def find_voc(tree: Tree) -> list[str]:
+    """Find the annotation files: every XML that begins as VOC does.
+
+    Only the first is looked into.
+    """
+    found = tree.with_suffix(".xml")
+    if not found:
+        return []
+    return found if b"<annotation" in read_bytes(tree.source, found[0])[:2000] else []
+
+
+def read_voc(
+    tree: Tree,
+    xmls: Sequence[str],
+    findings: Findings,
+    *,
+    class_names: Sequence[str] | None = None,
+    masks: bool = False,
+) -> dict[str, Listing]:
+    """Read the XML of each picture.
+
+    The sets are those of `ImageSets/Main`; where there are none, folders called train, val and
+    test; where there are none either, all is one set.
+
+    Args:
+        tree: Where the files and the pictures are.
+        xmls: The annotation files.
+        findings: Where faulty annotations are noted.
+        class_names: Classes of a trained run; otherwise numbers follow the sorted names.
+        masks: Whether objects must have masks, which this format has none of.
+
+    Returns:
+        The listing of each part.
+
+    Raises:
+        DataError: No picture is there, or boxes are wrong throughout.
+    """
+    parts = _parts(tree, xmls, findings)
+    pictures = _Pictures(tree)
+
+    def read_files(paths: list[str]) -> list[_File]:
+        files = (_read_file(tree, path, pictures, findings) for path in paths)
+        return [file for file in files if file is not None]
+
+    read = {part: read_files(paths) for part, paths in parts.items()}
+    every = [file for files in read.values() for file in files]
+    if not every:
+        message = (
+            f"Every XML must have its picture beside it or in JPEGImages or images, got none for "
+            f"{len(xmls)} files in {tree.source!r}, the first is {xmls[0]!r}. Give the folder that "
+            f"holds both."
+        )
+        raise DataError(message)
+    boxes = [one.box for file in every for one in file.objects if one.box]
+    require_corners(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
+    used = sorted({one.name for file in every for one in file.objects if one.name})
+    names, ids = number_classes(used, used, class_names, tree.source)
+
+    def list_part(files: list[_File]) -> Listing:
+        entries = []
+        for file in files:
+            rows = _annotations(file, ids, findings)
+            objects = gather_objects(
+                rows, size=file.size, file=file.path, findings=findings, masks=masks
+            )
+            entries.append(make_entry(file.picture, file.size, objects))
+        entries.sort(key=lambda entry: entry.path)
+        return Listing(
+            source=tree.source, entries=tuple(entries), class_names=names, multi_label=True
+        )
+
+    return {part: list_part(files) for part, files in read.items() if files}
+
+
+def _parts(tree: Tree, xmls: Sequence[str], findings: Findings) -> dict[str, list[str]]:
+    lists = [(found, name) for name in tree.files if (found := _LIST.fullmatch(fold(name)))]
+    if lists:
+        return _listed_parts(tree, xmls, lists, findings)
+    parts: dict[str, list[str]] = defaultdict(list)
+    for path in xmls:
+        parts[part_of(path.split("/")[:-1])].append(path)
+    if set(parts) <= {"", "train"}:
+        return {"train": list(xmls)}
+    if loose := parts.pop("", None):
+        findings.notes.append(f"{len(loose)} XML files lie in no train, val or test folder")
+    return {part: parts[part] for part in PARTS if part in parts}
+
+
+def _listed_parts(
+    tree: Tree,
+    xmls: Sequence[str],
+    lists: Sequence[tuple[re.Match[str], str]],
+    findings: Findings,
+) -> dict[str, list[str]]:
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for path in xmls:
+        by_stem[_stem(path)].append(path)
+    sets: dict[str, dict[str, None]] = defaultdict(dict)
+    for found, name in lists:
+        root = found["root"] or ""
+        for line in read_text(tree.source, name).splitlines():
+            if not line.strip():
+                continue
+            known = by_stem.get(_stem(line), by_stem.get(_stem(line.split()[0]), []))
+            listed = next((path for path in known if fold(path).startswith(root)), None)
+            if listed:
+                sets[found["set"]][listed] = None
+            elif found["set"] != "trainval" or "train" not in sets:
+                findings.warn(name, f"{line.strip()!r} has no XML, left out")
+    if "train" not in sets and "trainval" in sets:
+        rest = sets.get("val", {})
+        sets["train"] = {path: None for path in sets["trainval"] if path not in rest}
+    parts = {part: list(sets[part]) for part in PARTS if sets.get(part)}
+    if unlisted := set(xmls) - {path for paths in parts.values() for path in paths}:
+        findings.notes.append(f"{len(unlisted)} XML files are in no list of ImageSets/Main")
+    return parts
+
+
+def _stem(path: str) -> str:
+    name = fold(clean_name(path)).rpartition("/")[2]
+    head, dot, suffix = name.rpartition(".")
+    # A list may hold "a.jpg" as well as "a", and a name may hold further points.
+    return head if dot and suffix in ("xml", "jpg", "jpeg", "png", "bmp", "tif", "tiff") else name
+
+
+class _Pictures:
+    """Finds the picture of an XML: of the same name, else of the name that the XML gives."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.by_stem: dict[str, list[str]] = defaultdict(list)
+        for path in tree.pictures:
+            self.by_stem[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
+
+    def find(self, xml: str, filename: str) -> str | None:
+        *home, own = fold(xml).split("/")
+        said = fold(clean_name(filename)).rpartition("/")[2]
+        found = self.by_stem.get(own.removesuffix(".xml")) or self.by_stem.get(_stem(said), [])
+
+        def rank(path: str) -> tuple[bool, bool, int]:
+            *folders, name = fold(path).split("/")
+            # Masks may have the same name but for the suffix, and lie nearer.
+            in_images = bool(folders) and folders[-1].endswith("images")
+            return name == said, in_images, _kinship(home, folders)
+
+        return max(found, key=rank, default=None)
+
+
+def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many names two folders share, from the top and, below what differs, from the end."""
+    top = 0
+    while top < min(len(first), len(second)) and first[top] == second[top]:
+        top += 1
+    first, second = first[top:], second[top:]
+    same = sum(a == b for a, b in zip(reversed(first), reversed(second), strict=False))
+    return 10 * (top + same) - len(second)
+
+
+def _read_file(tree: Tree, path: str, pictures: _Pictures, findings: Findings) -> _File | None:
+    data = read_bytes(tree.source, path)
+    try:
+        root = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        findings.warn(path, f"not an XML that is whole, left out with its picture: {error}")
+        return None
+    filename = (root.findtext("filename") or "").strip()
+    picture = pictures.find(path, filename)
+    if picture is None:
+        findings.warn(path, f"its picture {filename!r} is not there, left out")
+        return None
+    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
+    size = (int(height), int(width)) if min(height, width) >= 1 else None
+    try:
+        size = size or read_size(tree.source, picture)
+    except DataError as error:
+        findings.warn(path, f"left out: it does not say the size of its picture, and {error}")
+        return None
+    objects = tuple(_read_object(node) for node in root.findall("object"))
+    return _File(path=path, picture=picture, size=size, objects=objects)
+
+
+def _read_object(node: ElementTree.Element) -> _Object:
+    edges = [node.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        left, top, right, bottom = map(float, edges)  # type: ignore[arg-type]
+        box: Edges | None = (left, top, right, bottom)
+    except (TypeError, ValueError):
+        box = None
+    return _Object(
+        name=clean_class_name(node.findtext("name") or ""),
+        box=box,
+        difficult=(node.findtext("difficult") or "").strip() in ("1", "true", "True"),
+    )
+
+
+def _number(text: str | None) -> float:
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return 0.0
+    return value if value < float("inf") else 0.0
+
+
+def _annotations(file: _File, ids: Mapping[str, int], findings: Findings) -> list[Annotation]:
+    rows = []
+    for number, one in enumerate(file.objects, 1):
+        where = f"object {number} ({one.name or 'no name'})"
+        if one.box is None:
+            findings.leave_out(file.path, where, NO_BOX)
+        elif not one.name:
+            findings.leave_out(file.path, where, "without a class name")
+        else:
+            rows.append(
+                Annotation(where=where, class_id=ids[one.name], box=one.box, crowd=one.difficult)
+            )
+    return rows

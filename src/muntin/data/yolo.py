@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Objects as YOLO writes them: one text a picture, one row an object.
+
+A row is the class number and centre x, centre y, width and height as fractions of the picture, or
+the class number and the points of a polygon (x, y, x, y ...). The text of `images/a/1.jpg` is
+`labels/a/1.txt`, or lies beside the picture; a picture without one has no objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from muntin.data.box_units import require_fractions
+from muntin.data.objects import (
+    NO_BOX,
+    UNKNOWN_CLASS,
+    Annotation,
+    Findings,
+    gather_objects,
+    make_entry,
+    number_classes,
+)
+from muntin.data.trees import Tree, read_size, read_text
+from muntin.data.yolo_layout import Layout, PartLayout, label_of
+from muntin.errors import DataError
+from muntin.samples import Entry, Listing
+from muntin.shapes import Size
+
+__all__ = ["read_yolo"]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Row:
+    """One line of a text: the class number, then the others as they are written."""
+
+    where: str
+    class_number: int
+    numbers: list[float]
+
+    @property
+    def is_box(self) -> bool:
+        return len(self.numbers) == 4
+
+
+@dataclass(kw_only=True, slots=True)
+class _File:
+    """A picture and the rows of its text."""
+
+    picture: str
+    labels: str
+    rows: list[_Row]
+
+
+def read_yolo(
+    layout: Layout,
+    findings: Findings,
+    *,
+    class_names: Sequence[str] | None = None,
+    masks: bool = False,
+) -> dict[str, Listing]:
+    """Read the text of each picture.
+
+    Args:
+        layout: Which pictures each part has, and the names of the classes.
+        findings: Where faulty annotations are noted.
+        class_names: Classes of a trained run; otherwise numbers are those of the data set.
+        masks: Whether objects must have masks, that is rows that are polygons.
+
+    Returns:
+        The listing of each part.
+
+    Raises:
+        DataError: Nothing is annotated, or boxes are in pixels.
+    """
+    findings.notes += layout.notes
+    read = {name: _read_part(part, layout, findings) for name, part in layout.parts.items()}
+    read = {name: files for name, files in read.items() if files}
+    if not read:
+        message = (
+            f"YOLO pictures must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
+            f"got none for any set of {layout.source!r}. Check where the texts are."
+        )
+        raise DataError(message)
+    every = [row for files in read.values() for file in files for row in file.rows]
+    boxes = [row.numbers for row in every if row.is_box]
+    require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(layout.source))
+    known = range(len(layout.class_names))
+    used = {layout.class_names[row.class_number] for row in every if row.class_number in known}
+    names, ids = number_classes(layout.class_names, used, class_names, layout.source)
+    listings = {}
+    for name, files in read.items():
+        tree = layout.parts[name].tree
+        entries = (
+            _list_picture(file, tree, layout.class_names, ids, findings, masks) for file in files
+        )
+        listings[name] = Listing(
+            source=tree.source,
+            entries=tuple(entry for entry in entries if entry is not None),
+            class_names=names,
+            multi_label=True,
+        )
+    return listings
+
+
+def _read_part(part: PartLayout, layout: Layout, findings: Findings) -> list[_File]:
+    """Read the texts of a part; none when it has no text at all."""
+    files = []
+    without = 0
+    for picture in part.pictures:
+        labels = label_of(picture, part.tree)
+        without += labels is None
+        rows = _read_rows(part.tree, labels, layout.has_keypoints, findings) if labels else []
+        files.append(_File(picture=picture, labels=labels or picture, rows=rows))
+    if without == len(files):
+        findings.notes.append(f"{part.name} left out: none of its {without} pictures has a text")
+        return []
+    if without:
+        findings.notes.append(f"{without} pictures of {part.name} have no text, hence no objects")
+    return files
+
+
+def _read_rows(tree: Tree, labels: str, has_keypoints: bool, findings: Findings) -> list[_Row]:
+    rows = []
+    for number, line in enumerate(read_text(tree.source, labels).splitlines(), 1):
+        cells = line.split()
+        if not cells:
+            continue
+        where = f"line {number}"
+        try:
+            class_number, *numbers = map(float, cells)
+        except ValueError:
+            findings.leave_out(labels, where, "not numbers", repr(line.strip()[:60]))
+            continue
+        if has_keypoints:
+            numbers = numbers[:4]
+        if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+            detail = f"{len(cells)} numbers, must be 5, or an odd number from 7 on for a polygon"
+            findings.leave_out(labels, where, NO_BOX, detail)
+        elif not class_number.is_integer():
+            findings.leave_out(labels, where, UNKNOWN_CLASS, cells[0])
+        else:
+            rows.append(_Row(where=where, class_number=int(class_number), numbers=numbers))
+    return rows
+
+
+def _list_picture(
+    file: _File,
+    tree: Tree,
+    names: Sequence[str],
+    ids: Mapping[str, int],
+    findings: Findings,
+    masks: bool,
+) -> Entry | None:
+    try:
+        size = read_size(tree.source, file.picture)
+    except DataError as error:
+        findings.warn(file.picture, f"left out: {error}")
+        return None
+    annotations = []
+    for row in file.rows:
+        if not 0 <= row.class_number < len(names):
+            detail = f"{row.class_number}, the classes are 0 to {len(names) - 1}"
+            findings.leave_out(file.labels, row.where, UNKNOWN_CLASS, detail)
+            continue
+        class_id = ids[names[row.class_number]]
+        annotations.append(_to_pixels(row, class_id, size, masks))
+    objects = gather_objects(
+        annotations, size=size, file=file.labels, findings=findings, masks=masks
+    )
+    return make_entry(file.picture, size, objects)
+
+
+def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
+    height, width = size
+    if row.is_box:
+        x, y, wide, high = row.numbers
+        left, right = (x - wide / 2) * width, (x + wide / 2) * width
+        top, bottom = (y - high / 2) * height, (y + high / 2) * height
+        return Annotation(where=row.where, class_id=class_id, box=(left, top, right, bottom))
+    xs = [x * width for x in row.numbers[::2]]
+    ys = [y * height for y in row.numbers[1::2]]
+    polygon = [[number for point in zip(xs, ys, strict=True) for number in point]]
+    return Annotation(
+        where=row.where,
+        class_id=class_id,
+        box=(min(xs), min(ys), max(xs), max(ys)),
+        segmentation=polygon if masks else None,
+    )

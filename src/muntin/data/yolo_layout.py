@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which pictures a YOLO data set has, by its `data.yaml` or by its folders.
+
+A `data.yaml` names the classes and, for each set, a folder, a text that lists pictures, or several
+of these, relative to its `path:` or to itself. Its paths are often those of another machine, or
+begin with `../` where they should not: what does not exist as it is written is looked for by the
+end of its path below the folder of the `data.yaml`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from muntin.data.listing import PICTURE_SUFFIXES
+from muntin.data.objects import clean_class_name
+from muntin.data.trees import PARTS, Tree, clean_name, open_tree, part_of, read_text
+from muntin.errors import DataError, shorten
+
+__all__ = ["Layout", "PartLayout", "find_yolo", "label_of", "read_layout"]
+
+_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_EMPTY = ("", "null", "~")
+_NAME_LISTS = ("classes.txt", "obj.names")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartLayout:
+    """The pictures of one part.
+
+    Attributes:
+        name: train, val or test.
+        tree: Where they and their texts are.
+        pictures: The pictures, sorted.
+    """
+
+    name: str
+    tree: Tree
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A YOLO data set before its texts are read.
+
+    Attributes:
+        source: The place that was given, for messages.
+        parts: The parts that are there, by name.
+        class_names: The name of each number.
+        has_keypoints: Whether rows go on with keypoints behind the box.
+        notes: What was passed over.
+    """
+
+    source: str
+    parts: Mapping[str, PartLayout]
+    class_names: tuple[str, ...]
+    has_keypoints: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def find_yolo(tree: Tree) -> str | None:
+    """Tell whether a tree is a YOLO data set.
+
+    Returns:
+        Its `data.yaml`; "" when it has none but pictures have texts; None when it is none.
+
+    Raises:
+        DataError: There are several that could be meant.
+    """
+    named = [name for name in tree.with_suffix(".yaml", ".yml") if _is_settings(tree, name)]
+    if len(named) > 1:
+        usual = [name for name in named if name.rpartition("/")[2] in ("data.yaml", "dataset.yaml")]
+        named = usual if len(usual) == 1 else named
+    if len(named) > 1:
+        message = (
+            f"There must be one data.yaml, got {shorten(named)} in {tree.source!r}. "
+            f"Give the one that is meant."
+        )
+        raise DataError(message)
+    if named:
+        return named[0]
+    return "" if any(label_of(picture, tree) for picture in tree.pictures) else None
+
+
+def read_layout(tree: Tree, settings: str) -> Layout:
+    """Find the pictures and class names of a data set.
+
+    Args:
+        tree: Where it is.
+        settings: Its `data.yaml`, or "".
+
+    Raises:
+        DataError: The classes have no names, or the pictures are not there.
+    """
+    if not settings:
+        return Layout(
+            source=tree.source, parts=_parts_by_folder(tree), class_names=_read_name_list(tree)
+        )
+    values = _load(tree, settings)
+    parts: dict[str, PartLayout] = {}
+    notes = []
+    for part, keys in _KEYS.items():
+        written = next((values[key] for key in keys if values.get(key, "null") not in _EMPTY), None)
+        if written is None:
+            continue
+        found = _named_part(part, written, values, tree, settings)
+        if found is not None:
+            parts[part] = found
+        else:
+            notes.append(f"{settings} names {written} for test, which is not there")
+    return Layout(
+        source=tree.source,
+        parts=parts or _parts_by_folder(tree),
+        class_names=_read_names(values.get("names"), settings, tree.source),
+        has_keypoints="kpt_shape" in values,
+        notes=tuple(notes),
+    )
+
+
+def label_of(picture: str, tree: Tree) -> str | None:
+    """Find the text of a picture: its path with labels for images, else the one beside it."""
+    stem = picture.rpartition(".")[0]
+    parts = stem.split("/")
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place].lower() in ("images", "jpegimages"):
+            found = tree.find("/".join((*parts[:place], "labels", *parts[place + 1 :])) + ".txt")
+            if found:
+                return found
+    return tree.find(f"{stem}.txt")
+
+
+def _load(tree: Tree, settings: str) -> dict[str, Any]:
+    try:
+        # Every scalar stays a text: a class may be called no, and yes.
+        values = yaml.load(read_text(tree.source, settings), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        first = " ".join(str(error).split())
+        message = (
+            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: {first}. "
+            f"Correct the file."
+        )
+        raise DataError(message) from error
+    return values if isinstance(values, dict) else {}
+
+
+def _is_settings(tree: Tree, path: str) -> bool:
+    text = read_text(tree.source, path)
+    return "names:" in text and any(f"{key}:" in text for key in ("train", "val", "path", "nc"))
+
+
+def _read_names(names: object, settings: str, source: str) -> tuple[str, ...]:
+    if isinstance(names, dict):
+        numbers = [str(number) for number in range(len(names))]
+        names = [names[number] for number in numbers] if set(numbers) == set(names) else names
+    cleaned = [clean_class_name(name) for name in names] if isinstance(names, list) else []
+    if not cleaned or len(set(cleaned)) < len(cleaned):
+        message = (
+            f"{settings!r} must give each class a name of its own under names, as a list or by "
+            f"numbers from 0 on, got {names!r} in {source!r}. Correct the file."
+        )
+        raise DataError(message)
+    return tuple(cleaned)
+
+
+def _read_name_list(tree: Tree) -> tuple[str, ...]:
+    found = [name for name in tree.files if name.rpartition("/")[2].lower() in _NAME_LISTS]
+    lists = {tuple(read_text(tree.source, name).split("\n")) for name in found}
+    cleaned = {tuple(name for line in lines if (name := clean_class_name(line))) for lines in lists}
+    cleaned.discard(())
+    if len(cleaned) != 1:
+        got = f"several that differ: {shorten(found)}" if cleaned else "neither"
+        message = (
+            f"YOLO labels need the names of their classes: a data.yaml with names, or a "
+            f"classes.txt with one name a line, got {got} in {tree.source!r}. Write one."
+        )
+        raise DataError(message)
+    (names,) = cleaned
+    return _read_names(list(names), found[0], tree.source)
+
+
+def _parts_by_folder(tree: Tree) -> dict[str, PartLayout]:
+    found: dict[str, list[str]] = {}
+    for picture in tree.pictures:
+        found.setdefault(part_of(picture.split("/")[:-1]), []).append(picture)
+    if set(found) <= {"", "train"}:
+        return {"train": PartLayout(name="train", tree=tree, pictures=tree.pictures)}
+    return {
+        part: PartLayout(name=part, tree=tree, pictures=tuple(found[part]))
+        for part in PARTS
+        if part in found
+    }
+
+
+def _named_part(
+    part: str, value: object, values: Mapping[str, Any], tree: Tree, settings: str
+) -> PartLayout | None:
+    """The pictures that a `data.yaml` names for a part; None where a test set is not there."""
+    written = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    base = str(values.get("path") or "")
+    pictures: dict[str, None] = {}
+    trees: dict[str, Tree] = {}
+    for one in written:
+        where, found = _outside(tree, settings, base, one) or (
+            tree,
+            _inside(tree, settings, base, one),
+        )
+        trees[where.source] = where
+        pictures.update(dict.fromkeys(found))
+    if not pictures and part == "test":  # exporters name one whether there is one or not
+        return None
+    if not pictures or len(trees) > 1:
+        got = "no picture there" if not pictures else f"several: {shorten(trees)}"
+        message = (
+            f"{settings!r} names {shorten(written)} for {part}, which must be a folder with "
+            f"pictures or a text that lists them, below one folder, got {got} in {tree.source!r}. "
+            f"Correct the path; it is relative to {repr(base) if base else 'the file'}."
+        )
+        raise DataError(message)
+    return PartLayout(name=part, tree=trees.popitem()[1], pictures=tuple(sorted(pictures)))
+
+
+def _outside(
+    tree: Tree, settings: str, base: str, written: str
+) -> tuple[Tree, Sequence[str]] | None:
+    """The pictures of a folder that exists as written and not below that of the data set."""
+    root = Path(tree.source).resolve()
+    if not root.is_dir():
+        return None
+    place = (root / settings).parent.joinpath(base, written).resolve()
+    if not place.is_dir() or place.is_relative_to(root):
+        return None
+    above = [folder for folder in (place, *place.parents) if folder.name.lower() == "images"]
+    # Texts lie beside the folder of the pictures, not in it.
+    top = above[0].parent if above else place
+    other = open_tree(top)
+    return other, _below(other, place.relative_to(top).as_posix())
+
+
+def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]:
+    """The pictures of a folder or a list below the folder of the data set."""
+    home = settings.rpartition("/")[0]
+    literal = posixpath.normpath(posixpath.join(home, base, written))
+    found: str | None = literal
+    if literal not in tree.folders and literal != "." and literal not in tree.files:
+        found = _locate(tree, home, clean_name(f"{base}/{written}"))
+    if found is None or not found.lower().endswith(".txt"):
+        return _below(tree, found) if found is not None else ()
+    lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
+    folder = found.rpartition("/")[0]
+    places = (_locate(tree, home, line) or _locate(tree, folder, line) for line in lines)
+    return [place for place in places if place and place.lower().endswith(PICTURE_SUFFIXES)]
+
+
+def _locate(tree: Tree, home: str, path: str) -> str | None:
+    """The longest end of a path that is a folder or a file below `home`."""
+    parts = [part for part in path.split("/") if part]
+    for start in range(len(parts)):
+        name = "/".join((*([home] if home else []), *parts[start:]))
+        if name in tree.folders:
+            return name
+        if found := tree.find(name):
+            return found
+    return None
+
+
+def _below(tree: Tree, folder: str) -> Sequence[str]:
+    start = "" if folder in ("", ".") else f"{folder}/"
+    return [path for path in tree.pictures if path.startswith(start)]

@@ -1,0 +1,334 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Objects drawn on their picture: what was found, what is annotated, and both side by side.
+
+Few objects carry a tag each. Many would hide the picture under their tags, so tags shrink to
+initials, then go, and a legend below the picture takes over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from muntin.drawing.fonts import load_font
+from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
+from muntin.drawing.plots import COLOURS
+from muntin.results import Detections
+from muntin.samples import Objects, Segmentation
+
+__all__ = ["draw_detections", "draw_objects", "draw_pair"]
+
+Colour = tuple[int, int, int]
+Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
+
+_LARGEST = 1280  # pixels, of the longer side
+_TINY = 64  # up to here a pixel is worth seeing
+_FEW, _SOME = 25, 60  # objects: full tags, initials, none
+_INK: Colour = (34, 34, 34)
+_HALO: Colour = (20, 20, 20)
+_GAP = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Mark:
+    """One object, in pixels of the original; `text` is its tag where there is room."""
+
+    box: NDArray[np.float64]
+    class_id: int
+    name: str
+    text: str
+    crowd: bool
+    mask: Segmentation | None
+
+
+def draw_detections(picture: NDArray[np.uint8], found: Detections) -> Image.Image:
+    """Draw what was found: boxes in the colour of their class, masks where there are any.
+
+    Args:
+        picture: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        found: Best first; the best are drawn on top.
+
+    Returns:
+        A new picture, at most 1280 pixels on the longer side; small ones are enlarged. With more
+        than 25 objects a strip below it says what the colours stand for, and how many there are.
+    """
+    return _draw_panel(picture, _found_marks(found), "found")
+
+
+def draw_objects(
+    picture: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
+) -> Image.Image:
+    """Draw what is annotated, in the manner of `draw_detections`; crowds dashed and hatched.
+
+    Args:
+        picture: (H, W, 3) uint8, or grey: the original that `objects` speaks of.
+        objects: The annotations.
+        class_names: Name of each class number.
+
+    Returns:
+        A new picture.
+    """
+    return _draw_panel(picture, _truth_marks(objects, class_names), "annotated")
+
+
+def draw_pair(
+    picture: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
+) -> Image.Image:
+    """Draw what is annotated beside what was found.
+
+    Args:
+        picture: (H, W, 3) uint8, or grey: the original that both speak of.
+        truth: The annotations, left.
+        found: The detections, right; all of them, so leave the unlikely ones out before.
+        class_names: Name of each class number of `truth`.
+
+    Returns:
+        A new picture; each half is at most 960 pixels on the longer side.
+    """
+    sides = (_truth_marks(truth, class_names), _found_marks(found))
+    busiest = max(len(marks) for marks in sides)
+    panels = [
+        _draw_panel(picture, marks, verb, largest=960, busiest=busiest)
+        for marks, verb in zip(sides, ("annotated", "found"), strict=True)
+    ]
+    font = load_font(16)
+    top = 30
+    width = sum(panel.width for panel in panels) + _GAP
+    sheet = Image.new("RGB", (width, top + max(panel.height for panel in panels)), "white")
+    pen = ImageDraw.Draw(sheet)
+    left = 0
+    for panel, label in zip(panels, ("truth", "found"), strict=True):
+        pen.text((left + 4, 5), label, fill=_INK, font=font)
+        sheet.paste(panel, (left, top))
+        left += panel.width + _GAP
+    return sheet
+
+
+def _found_marks(found: Detections) -> list[_Mark]:
+    marks = []
+    for row in range(len(found)):
+        name = _clean(found.class_names[row])
+        mark = _Mark(
+            box=found.boxes[row],
+            class_id=int(found.class_ids[row]),
+            name=name,
+            text=f"{name} {float(found.scores[row]):.2f}",
+            crowd=False,
+            mask=None if found.masks is None else found.masks[row],
+        )
+        marks.append(mark)
+    return [mark for mark in marks if np.isfinite(mark.box).all()]
+
+
+def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
+    marks = []
+    # The smallest come first, that is on top.
+    for row in np.argsort(objects.areas, kind="stable"):
+        class_id, crowd = int(objects.class_ids[row]), bool(objects.crowd[row])
+        name = _clean(class_names[class_id])
+        mark = _Mark(
+            box=np.asarray(objects.boxes[row], np.float64),
+            class_id=class_id,
+            name=name,
+            text=f"{name} (crowd)" if crowd else name,
+            crowd=crowd,
+            mask=objects.masks[row] if objects.masks else None,
+        )
+        marks.append(mark)
+    return [mark for mark in marks if np.isfinite(mark.box).all()]
+
+
+def _clean(name: str, most: int = 24) -> str:
+    """Bring a name to one line that a font can take."""
+    line = " ".join(name.encode("utf-8", "replace").decode().split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def _draw_panel(
+    picture: NDArray[np.uint8],
+    marks: Sequence[_Mark],
+    verb: str,
+    *,
+    largest: int = _LARGEST,
+    busiest: int = 0,
+) -> Image.Image:
+    """Draw marks, the first on top, in the style that the busiest panel of a sheet needs."""
+    busiest = max(busiest, len(marks))
+    image = _fit(picture, 640 if busiest <= _FEW else 960, largest)
+    ratio = np.array([image.width / picture.shape[1], image.height / picture.shape[0]])
+    line = max(1, round(max(image.size) / 420)) if busiest <= _FEW else 1 + (busiest <= _SOME)
+    pixels = np.array(image)
+    for mark in reversed(marks):
+        piece = cut_mask(mark.mask, picture.shape[:2], image.size[::-1]) if mark.mask else None
+        if piece is not None:
+            paint_mask(pixels, *piece, _colour(mark.class_id), line=line, hatched=mark.crowd)
+    image = Image.fromarray(pixels)
+    pen = ImageDraw.Draw(image)
+    places = [_place(mark.box, ratio, image) for mark in marks]
+    for mark, place in reversed(list(zip(marks, places, strict=True))):
+        # Among many, the contour of a mask says it all.
+        if place and (mark.mask is None or mark.crowd or busiest <= _FEW):
+            thin = max(1, line // 2) if mark.mask else line
+            _draw_box(pen, place, mark, thin, halo=busiest <= _FEW and not mark.mask)
+    # Initials of one class would say the same everywhere.
+    initials = _FEW < busiest <= _SOME and len({mark.class_id for mark in marks}) > 1
+    if busiest <= _FEW or initials:
+        _draw_tags(pen, image, marks, places, initials=initials)
+    if marks and busiest <= _FEW:
+        return image
+    return _add_legend(image, marks, verb, initials=initials)
+
+
+def _fit(picture: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image:
+    """Bring the longer side between two limits."""
+    grey = picture.ndim == 2 or picture.shape[2] == 1
+    image = Image.fromarray(picture.reshape(picture.shape[:2]) if grey else picture).convert("RGB")
+    longer = max(image.size)
+    scale = min(max(longer, smallest), largest) / longer
+    if scale == 1:
+        return image
+    tiny = longer <= _TINY
+    scale = max(1, round(scale)) if tiny else scale
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
+
+
+def _colour(class_id: int) -> Colour:
+    """Give the colour of a class: seven, then the same lighter, then darker."""
+    palette = (*COLOURS[4:], *COLOURS[:4], "#F0E442")
+    red, green, blue = ImageColor.getrgb(palette[class_id % len(palette)])[:3]
+    towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[class_id // len(palette) % 3]
+    mixed = [round(value + (towards - value) * share) for value in (red, green, blue)]
+    return mixed[0], mixed[1], mixed[2]
+
+
+def _place(
+    box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
+) -> Place | None:
+    """Give the pixels of a box, at least one; None when it is outside of the picture."""
+    # What lies far outside is not worth drawing.
+    scaled = np.clip(box * np.tile(ratio, 2), -20, np.tile(image.size, 2) + 20)
+    left, top = (int(edge) for edge in np.floor(scaled[:2]))
+    right, bottom = (int(edge) - 1 for edge in np.ceil(scaled[2:]))
+    if right < 0 or bottom < 0 or left >= image.width or top >= image.height:
+        return None
+    return left, top, max(left, right), max(top, bottom)
+
+
+def _draw_box(
+    pen: ImageDraw.ImageDraw, place: Place, mark: _Mark, line: int, *, halo: bool
+) -> None:
+    colour = _colour(mark.class_id)
+    left, top, right, bottom = place
+    if mark.crowd:
+        dash_box(pen, place, colour, line=line)
+        return
+    if halo:
+        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_HALO, width=line + 2)
+    # A line wider than its box would be turned inside out.
+    inner = max(1, min(line, (right - left + 1) // 2, (bottom - top + 1) // 2))
+    pen.rectangle(place, outline=colour, width=inner)
+
+
+def _draw_tags(
+    pen: ImageDraw.ImageDraw,
+    image: Image.Image,
+    marks: Sequence[_Mark],
+    places: Sequence[Place | None],
+    *,
+    initials: bool,
+) -> None:
+    """Draw tags where they hide no other; initials that find no such place are left out.
+
+    Initials of a mask are in the middle of it, for their box is not drawn.
+    """
+    font = load_font(round(8 + max(image.size) / 128) - 2 * initials)
+    taken: list[Place] = []
+    for mark, place in zip(marks, places, strict=True):
+        if place is None:
+            continue
+        text = _initials(mark.name) if initials else mark.text
+        while len(text) > 1 and font.getlength(text) + 6 > image.width:
+            text = text[:-1]
+        width, height = round(font.getlength(text)) + 6, round(font.size * 1.3)
+        left, top, right, bottom = place
+        corners = [(left, top - height), (left, top), (right - width, top - height), (left, bottom)]
+        if initials and mark.mask:
+            corners = [((left + right - width) // 2, (top + bottom - height) // 2)]
+        spots = []
+        for x, y in corners:
+            x = min(max(x, 0), max(0, image.width - width))
+            y = min(max(y, 0), max(0, image.height - height))
+            spots.append((x, y, x + width - 1, y + height - 1))
+        hidden = [sum(_shared(spot, other) for other in taken) for spot in spots]
+        best = hidden.index(min(hidden))
+        if initials and (hidden[best] or right - left < width or bottom - top < height):
+            continue
+        taken.append(spots[best])
+        _draw_tag(pen, spots[best], text, mark.class_id, font)
+
+
+def _shared(one: Place, other: Place) -> int:
+    wide = min(one[2], other[2]) - max(one[0], other[0]) + 1
+    high = min(one[3], other[3]) - max(one[1], other[1]) + 1
+    return max(wide, 0) * max(high, 0)
+
+
+def _draw_tag(
+    pen: ImageDraw.ImageDraw, spot: Place, text: str, class_id: int, font: ImageFont.FreeTypeFont
+) -> None:
+    red, green, blue = colour = _colour(class_id)
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    pen.rectangle(spot, fill=colour)
+    middle = (spot[1] + spot[3]) / 2
+    ink = (0, 0, 0) if bright else (255, 255, 255)
+    pen.text((spot[0] + 3, middle), text, fill=ink, font=font, anchor="lm")
+
+
+def _initials(name: str) -> str:
+    words = name.split()
+    return "".join(word[0] for word in words[:2]) if len(words) > 1 else name[:2]
+
+
+def _add_legend(
+    image: Image.Image, marks: Sequence[_Mark], verb: str, *, initials: bool
+) -> Image.Image:
+    """Put a strip below the picture: how many objects, and of each class colour, name, number."""
+    font = load_font(14)
+    width = max(image.width, 260)
+    counts = Counter((mark.class_id, mark.name) for mark in marks).most_common()
+    total = len(marks)
+    head = f"{total} object{'s' * (total != 1)} {verb}" if marks else f"nothing {verb}"
+    row, x = 0, _GAP + round(font.getlength(head)) + 2 * _GAP
+    spots = []
+    for (class_id, name), count in counts:
+        tag = _initials(name) if initials else ""
+        side = max(16, round(font.getlength(tag)) + 6)
+        text = f"{name}  {count}"
+        long = side + 6 + round(font.getlength(text)) + 2 * _GAP
+        if x + long > width and x > _GAP:
+            row, x = row + 1, _GAP
+        spots.append((row, x, side, tag, class_id, text))
+        x += long
+    shown = [spot for spot in spots if spot[0] < 5]
+    rows = min(row, 4) + 1 + (len(shown) < len(spots))
+    line = 22
+    sheet = Image.new("RGB", (width, image.height + line * rows + _GAP), "white")
+    sheet.paste(image, ((width - image.width) // 2, 0))
+    pen = ImageDraw.Draw(sheet)
+    top = image.height + 4
+    pen.text((_GAP, top + 11), head, fill=_INK, font=font, anchor="lm")
+    for number, x, side, tag, class_id, text in shown:
+        y = top + number * line
+        _draw_tag(pen, (x, y + 3, x + side - 1, y + 18), tag, class_id, font)
+        pen.text((x + side + 6, y + 11), text, fill=_INK, font=font, anchor="lm")
+    if len(shown) < len(spots):
+        rest = f"and {len(spots) - len(shown)} more classes"
+        pen.text((_GAP, top + 5 * line + 11), rest, fill=_INK, font=font, anchor="lm")
+    return sheet

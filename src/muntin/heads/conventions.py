@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What makes one R-CNN differ from another, and what published ones agreed on.
+
+Two networks of the same shape read the same weights differently: anchors rounded or not, regions
+half a pixel aside, the background class first or last. These conventions are fields, so that
+weights of each origin give the answers they were trained to give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from muntin.configs import check_range
+from muntin.errors import ConfigError
+from muntin.heads.necks import NeckConfig
+from muntin.nn.conv_norm import NormName
+from muntin.ops.boxes import Suppression
+
+__all__ = [
+    "CONVENTIONS",
+    "SMALL_RCNN",
+    "RCNNConfig",
+    "SelectConfig",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectConfig:
+    """Which of the boxes that were found are told.
+
+    Attributes:
+        score_threshold: Least score.
+        iou: Overlap from which two boxes of a class are one.
+        suppression: "hard" drops the worse of the two; "soft" lowers its score.
+        class_agnostic: Whether boxes of different classes suppress each other.
+        max_detections: Most boxes of a picture.
+    """
+
+    score_threshold: float = 0.05
+    iou: float = 0.5
+    suppression: Suppression = "hard"
+    class_agnostic: bool = False
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse what selects nothing."""
+        check_range("select.score_threshold", self.score_threshold, 0, 1)
+        check_range("select.iou", self.iou, 0, 1)
+        check_range("select.max_detections", self.max_detections, 1, 100_000)
+
+
+_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RCNNConfig:
+    """A two-stage detector: proposals, then boxes (and masks) of what is in them.
+
+    Attributes:
+        neck: The pyramid.
+        anchor_scale: Side of the square anchor as a multiple of the level's stride.
+        anchor_ratios: Height over width of the anchors.
+        rounded_anchors: Whether their edges are rounded to pixels.
+        rpn_convs: Convolutions before the proposals' classifier.
+        rpn_batch: Anchors of a picture that are learnt from, half of them positive at most.
+        rpn_iou: Overlap with an object above which an anchor is positive, below which negative.
+        pre_nms: Proposals a level before suppression, in training and afterwards.
+        proposals: Proposals a picture, in training and afterwards.
+        proposal_iou: Overlap from which two proposals are one.
+        stage_ious: Overlap with an object above which a region is positive, for each stage; three
+            of them make a Cascade R-CNN.
+        stage_stds: What box offsets are divided by, for each stage.
+        stage_weights: Factor on the losses of each stage.
+        roi_batch: Regions of a picture that are learnt from.
+        roi_positive: Part of them that is positive at most.
+        aligned: Whether regions are read at the middles of pixels ("RoIAlign v2").
+        sampling: Samples along each side of a cell of a region; 0 = as many as it has pixels.
+        roi_size: Cells along each side of a region for boxes; masks have twice as many.
+        box_convs: Convolutions before the linear layers.
+        box_linears: Linear layers.
+        box_dim: Their width.
+        box_norm: Norm of these convolutions.
+        class_agnostic: Whether all classes share one box.
+        background: Where the class "nothing" stands; where it is first it also has a box and a
+            mask, which are never read.
+        box_loss: "giou" compares boxes, the others their offsets.
+        box_loss_weight: Factor on it.
+        mask_heads: "one", or one for each stage.
+        mask_convs: Convolutions before the mask is enlarged.
+        mask_dim: Their width.
+        mask_norm: Their norm.
+        select: Which boxes are told.
+    """
+
+    neck: NeckConfig = field(default_factory=NeckConfig)
+    anchor_scale: float = 8.0
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rounded_anchors: bool = False
+    rpn_convs: int = 1
+    rpn_batch: int = 256
+    rpn_iou: tuple[float, float] = (0.7, 0.3)
+    pre_nms: tuple[int, int] = (2000, 1000)
+    proposals: tuple[int, int] = (1000, 1000)
+    proposal_iou: float = 0.7
+    stage_ious: tuple[float, ...] = (0.5,)
+    stage_stds: tuple[tuple[float, ...], ...] = _STDS
+    stage_weights: tuple[float, ...] = (1.0, 0.5, 0.25)
+    roi_batch: int = 512
+    roi_positive: float = 0.25
+    aligned: bool = True
+    sampling: int = 0
+    roi_size: int = 7
+    box_convs: int = 0
+    box_linears: int = 2
+    box_dim: int = 1024
+    box_norm: NormName = "none"
+    class_agnostic: bool = False
+    background: Literal["first", "last"] = "last"
+    box_loss: Literal["l1", "smooth_l1", "giou"] = "l1"
+    box_loss_weight: float = 1.0
+    mask_heads: Literal["one", "each"] = "one"
+    mask_convs: int = 4
+    mask_dim: int = 256
+    mask_norm: NormName = "none"
+    select: SelectConfig = field(default_factory=SelectConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        stages = len(self.stage_ious)
+        if not 0 < stages <= min(len(self.stage_stds), len(self.stage_weights)):
+            message = (
+                f"every stage needs its stage_stds and stage_weights, got {stages} stages, "
+                f"{len(self.stage_stds)} stage_stds and {len(self.stage_weights)} stage_weights."
+            )
+            raise ConfigError(message)
+        if any(len(stds) != 4 or min(stds) <= 0 for stds in self.stage_stds):
+            message = f"each of stage_stds must be 4 numbers above 0, got {self.stage_stds}."
+            raise ConfigError(message)
+        for iou in (*self.stage_ious, *self.rpn_iou, self.proposal_iou, self.roi_positive):
+            check_range("an overlap or share", iou, 0, 1)
+        for count in (*self.pre_nms, *self.proposals, self.roi_batch, self.rpn_batch):
+            check_range("a number of boxes", count, 1, 10**6)
+        check_range("roi_size", self.roi_size, 1, 64)
+        check_range("box_linears", self.box_linears, 1, 8)
+
+
+MASK_RCNN = RCNNConfig()
+
+CASCADE = RCNNConfig(
+    stage_ious=(0.5, 0.6, 0.7),
+    box_convs=4,
+    box_linears=1,
+    box_norm="batch",
+    box_loss="giou",
+    box_loss_weight=10.0,
+    mask_heads="each",
+)
+
+SMALL_RCNN = RCNNConfig(
+    neck=NeckConfig(channels=96, norm="group"),
+    anchor_scale=6.0,
+    rpn_batch=128,
+    pre_nms=(500, 500),
+    proposals=(400, 500),
+    roi_batch=96,
+    sampling=2,
+    box_dim=256,
+    box_convs=0,
+    box_linears=2,
+    class_agnostic=True,
+    mask_convs=2,
+    mask_dim=64,
+    mask_norm="group",
+)
+"""For a small machine: narrow, one box for all classes."""
+
+CONVENTIONS: dict[str, dict[str, RCNNConfig]] = {
+    "openmmlab": {"rcnn": MASK_RCNN, "cascade": CASCADE},
+    "detectron2": {
+        "rcnn": replace(MASK_RCNN, box_loss="smooth_l1"),
+        "cascade": replace(
+            CASCADE,
+            box_convs=0,
+            box_linears=2,
+            box_norm="none",
+            box_loss="smooth_l1",
+            box_loss_weight=1.0,
+            class_agnostic=True,
+            mask_heads="one",
+            stage_stds=(
+                (0.1, 0.1, 0.2, 0.2),
+                (0.05, 0.05, 0.1, 0.1),
+                (1 / 30, 1 / 30, 1 / 15, 1 / 15),
+            ),
+        ),
+    },
+    "torchvision": {
+        "rcnn": replace(
+            MASK_RCNN,
+            rounded_anchors=True,
+            proposals=(2000, 1000),
+            aligned=False,
+            sampling=2,
+            background="first",
+            box_loss="smooth_l1",
+        ),
+    },
+}
+"""Origin of the weights, and the kind of detector, to what its detectors agree on."""

@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""FCOS: every cell of a pyramid says what is there and how far the edges of its box are.
+
+One stage and no anchors: fast, and the default for boxes on small machines.
+
+Source:
+    Tian et al. 2019, "FCOS" (arXiv 1904.01355), with centre sampling, centredness beside the boxes
+    and the GIoU loss of its later versions. Compared live with torchvision's FCOS in
+    tests/heads/test_fcos_parity.py: same weights, boxes within 1e-3 pixels, and the same cells
+    assigned to the same objects.
+
+Letters: B images, N cells of all levels, K classes, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from muntin.configs import check_range
+from muntin.features import Backbone
+from muntin.heads.conventions import SelectConfig
+from muntin.heads.found import Found, select_boxes
+from muntin.heads.necks import NeckConfig, build_neck
+from muntin.heads.proposals import IGNORED, clip_to
+from muntin.nn.conv_norm import ConvNorm, NormName
+from muntin.ops.boxes import covered_share, grid_points
+from muntin.shapes import Float, Int, Size
+from muntin.targets import BoxTargets
+
+__all__ = ["FCOS", "SMALL_FCOS", "FCOSConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FCOSConfig:
+    """What makes one FCOS differ from another.
+
+    Attributes:
+        neck: The pyramid.
+        num_convs: Convolutions before the predictions, in each of the two branches.
+        norm: After each of them.
+        centre: Where in its cell a point lies: 0.5 = the middle; 0 = the corner (torchvision).
+        radius: Cells around the middle of an object, in strides, that learn its box.
+        reach: Longest edge distance that the finest level learns, in strides; each level takes
+            over where the finer one ends.
+        top: Cells of a level that are looked at, best first.
+        select: Which boxes are told.
+    """
+
+    neck: NeckConfig = field(
+        default_factory=lambda: NeckConfig(finest=8, extra="conv", extra_levels=2)
+    )
+    num_convs: int = 4
+    norm: NormName = "group"
+    centre: float = 0.5
+    radius: float = 1.5
+    reach: float = 8.0
+    top: int = 1000
+    select: SelectConfig = field(default_factory=lambda: SelectConfig(iou=0.6))
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_range("head.num_convs", self.num_convs, 0, 16)
+        check_range("head.radius", self.radius, 0.1, 100)
+        check_range("head.reach", self.reach, 1, 1000)
+        check_range("head.top", self.top, 1, 10**6)
+
+
+SMALL_FCOS = FCOSConfig(
+    neck=NeckConfig(channels=96, finest=8, norm="group", extra="conv", extra_levels=2),
+    num_convs=2,
+)
+"""For a small machine: narrow, and two convolutions a branch."""
+
+
+class FCOS(nn.Module):
+    """A one-stage detector on any backbone.
+
+    Args:
+        backbone: Gives the maps; only its spec is read.
+        num_classes: Classes.
+        config: Which detector.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, config: FCOSConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.neck = build_neck(backbone.spec, config.neck)
+        self.strides = self.neck.strides
+        channels = config.neck.channels
+        self.class_convs, self.box_convs = (
+            nn.Sequential(
+                *(
+                    ConvNorm(channels, channels, 3, norm=config.norm, activation=True)
+                    for _ in range(config.num_convs)
+                )
+            )
+            for _ in range(2)
+        )
+        self.classes = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.boxes = nn.Conv2d(channels, 4, 3, padding=1)
+        self.centredness = nn.Conv2d(channels, 1, 3, padding=1)
+        for conv in (self.classes, self.boxes, self.centredness):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        # Nothing is likely at first (Lin et al. 2017, arXiv 1708.02002, section 4.1).
+        nn.init.constant_(self.classes.bias, -math.log(0.99 / 0.01))  # type: ignore[arg-type]
+        # A box begins with edges one stride away, so that gradients flow from the start.
+        nn.init.ones_(self.boxes.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        backbone: Backbone,
+        images: Float[Tensor, "B in_chans H W"],
+        sizes: Int[Tensor, "B 2"] | None = None,
+        targets: list[BoxTargets] | None = None,
+    ) -> list[Found] | dict[str, Float[Tensor, " B"]]:
+        """Detect, or learn.
+
+        Args:
+            backbone: Gives the maps.
+            images: Padded at the right and at the bottom to one size.
+            sizes: (height, width) of the picture inside each; all of it when left out.
+            targets: What there is to learn.
+
+        Returns:
+            With targets the losses of each picture, by name; else what is found.
+        """
+        if sizes is None:
+            sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
+        levels = self.neck(backbone(images))
+        if targets is not None:
+            return self._losses(levels, targets)
+        boxes, scores = self.candidates(levels, sizes)
+        return [select_boxes(b, s, self.config.select) for b, s in zip(boxes, scores, strict=True)]
+
+    def candidates(
+        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
+    ) -> tuple[Float[Tensor, "B Q 1 4"], Float[Tensor, "B Q K"]]:
+        """Give boxes and scores of the best cells of each level, equally many in each picture."""
+        parts, values = [], []
+        for level, stride in zip(levels, self.strides, strict=True):
+            logits, distances, centredness = self._look(level)
+            scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()  # B, n, K
+            points = self._points(level, stride)
+            boxes = _boxes_at(points, distances * stride)
+            best = scores.amax(dim=2)
+            places = best.topk(min(self.config.top, best.shape[1]), dim=1).indices[..., None]
+            parts.append(boxes.gather(1, places.expand(-1, -1, 4)))
+            values.append(scores.gather(1, places.expand(-1, -1, scores.shape[2])))
+        return clip_to(torch.cat(parts, 1), sizes)[:, :, None], torch.cat(values, 1)
+
+    def _look(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits (B, n, K), edge distances in strides (B, n, 4), centredness (B, n, 1)."""
+        said = self.classes(self.class_convs(level))
+        maps = self.box_convs(level)
+        distances, centredness = F.relu(self.boxes(maps)), self.centredness(maps)
+        logits, distances, centredness = (
+            part.flatten(2).transpose(1, 2).float() for part in (said, distances, centredness)
+        )
+        return logits, distances, centredness
+
+    def _points(self, level: Tensor, stride: float) -> Float[Tensor, "n 2"]:
+        cells: Size = (level.shape[2], level.shape[3])
+        return grid_points(cells, stride, offset=self.config.centre, device=level.device)
+
+    def _losses(
+        self, levels: list[Tensor], targets: list[BoxTargets]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        looks = [self._look(level) for level in levels]
+        logits, distances, centredness = (torch.cat(p, 1) for p in zip(*looks, strict=True))
+        points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]
+        steps = torch.cat(
+            [p.new_full((len(p),), s) for p, s in zip(points, self.strides, strict=True)]
+        )
+        places = torch.cat(points)
+        matched = [
+            assign_cells(points, self.strides, target, self.config.radius, self.config.reach)
+            for target in targets
+        ]
+        # Shared by all pictures, so that each object counts the same wherever it is.
+        positives = sum(int((row >= 0).sum()) for row in matched)
+        share = len(targets) / max(positives, 1)
+        rows = []
+        for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
+            at = torch.where(match >= 0)[0]
+            wanted = torch.zeros_like(logits[image])
+            wanted[at, target.class_ids[match[at]]] = 1.0
+            classes = sigmoid_focal_loss(logits[image], wanted, reduction="none").sum(dim=1)
+            aims = target.boxes[match[at]]
+            said = _boxes_at(places[at], distances[image, at] * steps[at, None])
+            centred = _centredness(places[at], aims)
+            rows.append(
+                (
+                    (classes * (match != -2)).sum(),
+                    generalized_box_iou_loss(said, aims, reduction="sum"),
+                    F.binary_cross_entropy_with_logits(
+                        centredness[image, at, 0], centred, reduction="sum"
+                    ),
+                )
+            )
+        names = ("classes", "boxes", "centredness")
+        columns = zip(*rows, strict=True)
+        return {n: share * torch.stack(column) for n, column in zip(names, columns, strict=True)}
+
+
+def _boxes_at(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes whose edges are these distances (left, top, right, bottom) from their points."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def _centredness(points: Float[Tensor, "P 2"], boxes: Float[Tensor, "P 4"]) -> Float[Tensor, " P"]:
+    """1 in the middle of a box, falling to 0 at its edges (equation 3)."""
+    left_top, right_bottom = points - boxes[:, :2], boxes[:, 2:] - points
+    nearer, farther = torch.minimum(left_top, right_bottom), torch.maximum(left_top, right_bottom)
+    return (nearer / farther.clamp(min=1e-6)).clamp(min=0).prod(dim=1).sqrt()
+
+
+@torch.no_grad()
+def assign_cells(
+    points: list[Float[Tensor, "n 2"]],
+    strides: tuple[float, ...],
+    target: BoxTargets,
+    radius: float,
+    reach: float,
+) -> Int[Tensor, " N"]:
+    """Find the object that each cell learns.
+
+    A cell learns an object when its point lies inside the box and near its middle, and the
+    farthest edge is within what its level learns; of several objects, the smallest.
+
+    Args:
+        points: (x, y) of the cells of each level, in pixels.
+        strides: Of the levels.
+        target: The objects.
+        radius: How near the middle, in strides.
+        reach: Farthest edge for the first level, in strides; it doubles from level to level.
+
+    Returns:
+        Number of the object; -1 = background; -2 = inside a crowd.
+    """
+    places = torch.cat(points)
+    matched = torch.full((len(places),), -1, device=places.device)
+    if len(target.ignored):
+        cell = torch.cat([places, places + 1e-3], dim=1)
+        matched[covered_share(cell, target.ignored) >= IGNORED] = -2
+    if not len(target.boxes):
+        return matched
+    counts = [len(part) for part in points]
+    steps = _spread(strides, counts, places)
+    last = len(strides) - 1
+    low = _spread([0.0 if i == 0 else s * reach / 2 for i, s in enumerate(strides)], counts, places)
+    high = _spread(
+        [math.inf if i == last else s * reach for i, s in enumerate(strides)], counts, places
+    )
+    boxes = target.boxes
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    away = (places[:, None] - middles[None]).abs().amax(dim=2)  # N, M
+    edges = torch.cat(
+        [places[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - places[:, None]], dim=2
+    )  # N, M, 4
+    farthest = edges.amax(dim=2)
+    near = (away < radius * steps[:, None]) & (edges.amin(dim=2) > 0)
+    fits = near & (farthest > low[:, None]) & (farthest < high[:, None])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    least, owner = torch.where(fits, areas[None], math.inf).min(dim=1)
+    return torch.where(least.isfinite(), owner, matched)
+
+
+def _spread(values: tuple[float, ...] | list[float], counts: list[int], like: Tensor) -> Tensor:
+    """One value a level, repeated for each of its cells."""
+    per_level = torch.tensor(values, dtype=like.dtype, device=like.device)
+    return per_level.repeat_interleave(torch.tensor(counts, device=like.device))

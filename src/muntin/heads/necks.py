@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the maps of a backbone to a pyramid whose levels all have the same channels.
+
+Source:
+    Lin et al. 2017, "Feature Pyramid Networks" (arXiv 1612.03144), compared live with torchvision
+    in tests/heads/test_necks.py. Li et al. 2022, "Exploring Plain Vision Transformer Backbones for
+    Object Detection" (arXiv 2203.16527), section 3: the simple feature pyramid.
+
+Letters: B images, C channels, H and W sides of a map in cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.configs import check_range
+from muntin.features import FeatureSpec
+from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName
+
+__all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeckConfig:
+    """What makes one neck differ from another.
+
+    Attributes:
+        channels: Of every level.
+        finest: Stride of the finest level in pixels; finer maps of the backbone are not read.
+        norm: After each convolution.
+        extra_levels: Coarser levels added to those of the backbone.
+        extra: How they are made: "pool" takes every second cell of the coarsest level (R-CNN);
+            "conv" convolves with stride 2 (RetinaNet, FCOS).
+    """
+
+    channels: int = 256
+    finest: int = 4
+    norm: NormName = "none"
+    extra_levels: int = 1
+    extra: Literal["pool", "conv"] = "pool"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_range("neck.channels", self.channels, 1, 10**5)
+        check_range("neck.extra_levels", self.extra_levels, 0, 4)
+
+
+class _Extra(nn.Module):
+    """The coarser levels."""
+
+    def __init__(self, config: NeckConfig) -> None:
+        super().__init__()
+        self.count = config.extra_levels
+        count = config.extra_levels if config.extra == "conv" else 0
+        self.convs = nn.ModuleList(
+            nn.Conv2d(config.channels, config.channels, 3, stride=2, padding=1)
+            for _ in range(count)
+        )
+
+    def forward(self, level: Tensor) -> list[Tensor]:
+        levels = []
+        for number in range(self.count):
+            if self.convs:
+                level = self.convs[number](level if number == 0 else F.relu(level))
+            else:
+                level = level[:, :, ::2, ::2]
+            levels.append(level)
+        return levels
+
+
+class FeaturePyramid(nn.Module):
+    """Coarse maps are brought up and added to finer ones.
+
+    Args:
+        spec: The backbone's maps.
+        config: Which neck.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
+        super().__init__()
+        channels, norm = config.channels, config.norm
+        self.skipped = sum(stride < config.finest for stride in spec.strides[:-1])
+        widths, strides = spec.channels[self.skipped :], spec.strides[self.skipped :]
+        self.lateral = nn.ModuleList(ConvNorm(c, channels, 1, norm=norm) for c in widths)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, norm=norm) for _ in widths)
+        self.extra = _Extra(config)
+        last = strides[-1]
+        self.strides: tuple[float, ...] = (
+            *map(float, strides),
+            *(float(last * 2 ** (i + 1)) for i in range(config.extra_levels)),
+        )
+        _start(self)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Give the levels, finest first, all of B, channels, H, W."""
+        maps = maps[self.skipped :]
+        sides = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
+        for index in range(len(sides) - 2, -1, -1):
+            above = F.interpolate(sides[index + 1], size=sides[index].shape[-2:], mode="nearest")
+            sides[index] = sides[index] + above
+        levels = [output(side) for output, side in zip(self.output, sides, strict=True)]
+        return levels + self.extra(levels[-1])
+
+
+class SimplePyramid(nn.Module):
+    """Levels of 4, 2, 1 and 1/2 times the resolution of a plain ViT's last map.
+
+    Args:
+        spec: The backbone's maps, all of one stride; the last one is read.
+        config: Which neck.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
+        super().__init__()
+        dim, norm = spec.channels[-1], config.norm
+        twice = nn.ConvTranspose2d(dim, dim // 2, 2, stride=2)
+        again = nn.ConvTranspose2d(dim // 2, dim // 4, 2, stride=2)
+        stride = spec.strides[-1]
+        first = sum(stride * scale < config.finest for scale in (0.25, 0.5, 1.0))
+        scaling = [
+            nn.Sequential(twice, ChannelNorm(dim // 2, eps=1e-6), nn.GELU(), again),
+            nn.Sequential(nn.ConvTranspose2d(dim, dim // 2, 2, stride=2)),
+            nn.Identity(),
+            nn.MaxPool2d(2, stride=2),
+        ]
+        self.scaling = nn.ModuleList(scaling[first:])
+        widths = (dim // 4, dim // 2, dim, dim)[first:]
+        channels = config.channels
+        self.lateral = nn.ModuleList(ConvNorm(c, channels, 1, norm=norm) for c in widths)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, norm=norm) for _ in widths)
+        self.extra = _Extra(config)
+        self.strides: tuple[float, ...] = tuple(
+            stride * 2.0 ** (i - 2) for i in range(first, 4 + config.extra_levels)
+        )
+        _start(self)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Give the levels, finest first, all of B, channels, H, W."""
+        levels = [
+            output(lateral(scale(maps[-1])))
+            for scale, lateral, output in zip(self.scaling, self.lateral, self.output, strict=True)
+        ]
+        return levels + self.extra(levels[-1])
+
+
+def build_neck(spec: FeatureSpec, config: NeckConfig) -> FeaturePyramid | SimplePyramid:
+    """Make the neck that suits a backbone: a simple pyramid where all maps have one stride."""
+    plain = len(set(spec.strides)) == 1
+    return SimplePyramid(spec, config) if plain else FeaturePyramid(spec, config)
+
+
+def _start(neck: nn.Module) -> None:
+    for module in neck.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=1)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

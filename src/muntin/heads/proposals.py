@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The first stage: boxes that may hold something, whatever it is.
+
+Source:
+    Ren et al. 2015, "Faster R-CNN" (arXiv 1506.01497), on the levels of a pyramid as in Lin et al.
+    2017 (arXiv 1612.03144). Matcher, sampler and box coder are torchvision's. Compared live with
+    torchvision's region proposal network in tests/heads/test_rcnn_parity.py.
+
+Letters: B images, C channels, H and W sides of a map in cells, A anchors of a cell.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import _utils as detection
+from torchvision.ops import batched_nms, box_iou
+
+from muntin.heads.conventions import RCNNConfig
+from muntin.nn.conv_norm import ConvNorm
+from muntin.ops.boxes import covered_share, make_anchors
+from muntin.shapes import Bool, Float, Int, Size
+from muntin.targets import BoxTargets
+
+__all__ = ["ProposalHead", "clip_to", "compare_offsets", "match_objects", "sample_balanced"]
+
+IGNORED = 0.5
+"""Boxes that lie this far inside a crowd are not learnt from."""
+
+
+class ProposalHead(nn.Module):
+    """Score anchors and move them.
+
+    Args:
+        strides: Of the levels, in pixels.
+        config: Which detector.
+    """
+
+    def __init__(self, strides: tuple[float, ...], config: RCNNConfig) -> None:
+        super().__init__()
+        self.strides = strides
+        self.config = config
+        channels, anchors = config.neck.channels, len(config.anchor_ratios)
+        self.convs = nn.ModuleList(
+            ConvNorm(channels, channels, 3, activation=True) for _ in range(config.rpn_convs)
+        )
+        self.objectness = nn.Conv2d(channels, anchors, 1)
+        self.offsets = nn.Conv2d(channels, anchors * 4, 1)
+        self._coder = detection.BoxCoder((1.0, 1.0, 1.0, 1.0))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
+    ) -> tuple[Float[Tensor, "B Q 4"], Bool[Tensor, "B Q"], list[Tensor], Tensor, Tensor]:
+        """Propose.
+
+        Args:
+            levels: The pyramid.
+            sizes: (height, width) of the picture inside each padded image, in pixels.
+
+        Returns:
+            The best boxes of each picture, always equally many, best first; which of them are
+            boxes and not filling; the anchors of each level; and score (B, N) and offsets
+            (B, N, 4) of all anchors.
+        """
+        anchors, scores, offsets = self._look(levels)
+        boxes, valid = self._choose(anchors, scores, offsets, sizes)
+        return boxes, valid, anchors, torch.cat(scores, 1), torch.cat(offsets, 1)
+
+    def _look(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        anchors, scores, offsets = [], [], []
+        for level, stride in zip(levels, self.strides, strict=True):
+            maps = level
+            for conv in self.convs:
+                maps = conv(maps)
+            cells: Size = (level.shape[2], level.shape[3])
+            anchors.append(
+                make_anchors(
+                    cells,
+                    stride,
+                    stride * self.config.anchor_scale,
+                    self.config.anchor_ratios,
+                    rounded=self.config.rounded_anchors,
+                    device=level.device,
+                )
+            )
+            score = self.objectness(maps).permute(0, 2, 3, 1).flatten(1)  # B, H*W*A
+            offset = self.offsets(maps).permute(0, 2, 3, 1)  # B, H, W, A*4
+            scores.append(score.float())
+            offsets.append(offset.reshape(len(level), -1, 4).float())
+        return anchors, scores, offsets
+
+    @torch.no_grad()
+    def _choose(
+        self,
+        anchors: list[Tensor],
+        scores: list[Tensor],
+        offsets: list[Tensor],
+        sizes: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The best of each level, moved, and of these the best that do not repeat each other."""
+        before = self.config.pre_nms[0 if self.training else 1]
+        wanted = self.config.proposals[0 if self.training else 1]
+        parts, values, numbers = [], [], []
+        for number, (anchor, score, offset) in enumerate(
+            zip(anchors, scores, offsets, strict=True)
+        ):
+            best, places = score.topk(min(before, score.shape[1]), dim=1)
+            moved = self._coder.decode_single(
+                offset.gather(1, places[..., None].expand(-1, -1, 4)).reshape(-1, 4),
+                anchor[places].reshape(-1, 4),
+            )
+            parts.append(moved.reshape(len(score), -1, 4))
+            values.append(best.sigmoid())
+            numbers.append(torch.full_like(places, number))
+        boxes = clip_to(torch.cat(parts, 1), sizes)  # B, N, 4
+        value, level = torch.cat(values, 1), torch.cat(numbers, 1)
+        count = boxes.shape[1]
+        sides = boxes[..., 2:] - boxes[..., :2]
+        # One suppression for all: pictures and levels do not see each other.
+        image = torch.arange(len(boxes), device=boxes.device)[:, None].expand(-1, count)
+        group = (image * len(anchors) + level).flatten()
+        whole = (sides >= 1e-3).all(dim=2)
+        # What has no area takes part behind everything else.
+        ranked = torch.where(whole, value, value - 2)
+        kept = batched_nms(boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou)
+        chosen = torch.zeros_like(group, dtype=torch.bool).index_fill(0, kept, True)
+        ranked = torch.where(chosen.view_as(ranked), ranked, -2.0)
+        best, places = ranked.topk(min(wanted, count), dim=1)
+        return boxes.gather(1, places[..., None].expand(-1, -1, 4)), best >= 0
+
+    def losses(
+        self,
+        anchors: list[Tensor],
+        scores: Float[Tensor, "B N"],
+        offsets: Float[Tensor, "B N 4"],
+        targets: list[BoxTargets],
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Loss of each picture: is something there, and where exactly."""
+        places = torch.cat(anchors)
+        objectness, boxes = [], []
+        for score, offset, target in zip(scores, offsets, targets, strict=True):
+            matched = match_objects(
+                places, target, self.config.rpn_iou[0], self.config.rpn_iou[1], keep_best=True
+            )
+            positive, negative = sample_balanced(matched, self.config.rpn_batch, 0.5)
+            chosen = torch.cat([positive, negative])
+            wanted = torch.zeros_like(score).index_fill(0, positive, 1.0)
+            objectness.append(
+                F.binary_cross_entropy_with_logits(score[chosen], wanted[chosen], reduction="sum")
+                / max(len(chosen), 1)
+            )
+            aims = self._coder.encode_single(target.boxes[matched[positive]], places[positive])
+            loss = compare_offsets(offset[positive], aims, self.config.box_loss)
+            boxes.append(loss / max(len(chosen), 1))
+        return {"objectness": torch.stack(objectness), "proposals": torch.stack(boxes)}
+
+
+def compare_offsets(said: Tensor, wanted: Tensor, kind: str) -> Tensor:
+    """Sum of the differences of box offsets: absolute, or squared where they are below 1/9."""
+    if kind == "smooth_l1":
+        return F.smooth_l1_loss(said, wanted, beta=1 / 9, reduction="sum")
+    return F.l1_loss(said, wanted, reduction="sum")
+
+
+@torch.no_grad()
+def match_objects(
+    boxes: Float[Tensor, "N 4"],
+    target: BoxTargets,
+    high: float,
+    low: float,
+    *,
+    keep_best: bool = False,
+) -> Int[Tensor, " N"]:
+    """Find the object that each box belongs to.
+
+    Args:
+        boxes: In pixels.
+        target: The objects.
+        high: Overlap from which a box belongs to an object.
+        low: Overlap below which it belongs to none.
+        keep_best: Whether the best boxes of an object belong to it however small their overlap is.
+
+    Returns:
+        Number of the object; -1 = background; -2 = neither: in between, or inside a crowd.
+    """
+    if len(target.boxes):
+        matcher = detection.Matcher(high, low, allow_low_quality_matches=keep_best)
+        matched = matcher(box_iou(target.boxes, boxes))
+    else:
+        matched = torch.full((len(boxes),), -1, device=boxes.device)
+    if len(target.ignored):
+        crowd = covered_share(boxes, target.ignored) >= IGNORED
+        matched = torch.where((matched == -1) & crowd, -2, matched)
+    return matched
+
+
+def sample_balanced(
+    matched: Int[Tensor, " N"], count: int, share: float
+) -> tuple[Int[Tensor, " P"], Int[Tensor, " M"]]:
+    """Draw boxes to learn from: at most `share` of them positive, the rest background."""
+    sampler = detection.BalancedPositiveNegativeSampler(count, share)
+    labels = torch.where(matched >= 0, 1, torch.where(matched == -1, 0, -1))
+    positive, negative = sampler([labels])
+    return torch.where(positive[0])[0], torch.where(negative[0])[0]
+
+
+def clip_to(boxes: Float[Tensor, "B N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
+    """Cut boxes off at the edges of their pictures, (height, width) each."""
+    limits = sizes.flip(1).to(boxes).repeat(1, 2)[:, None]  # B, 1, 4: width, height, width, height
+    return torch.minimum(boxes.clamp(min=0), limits)

@@ -1,0 +1,271 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two-stage detectors: Faster R-CNN, Mask R-CNN, Cascade R-CNN and Cascade Mask R-CNN.
+
+The first stage proposes boxes; each further stage reads the regions inside them, says what they
+hold and moves them. With masks, a small network draws each object inside its box.
+
+Source:
+    Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019,
+    "Cascade R-CNN" (arXiv 1906.09756). With torchvision's conventions, compared live with
+    torchvision's Faster and Mask R-CNN in tests/heads/test_rcnn_parity.py: same weights, boxes
+    within 1e-3 pixels. Cascades are compared with a twin written in loops.
+
+Letters: B images, Q regions, K classes, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import _utils as detection
+from torchvision.ops import generalized_box_iou_loss
+
+from muntin.features import Backbone
+from muntin.heads.conventions import RCNNConfig
+from muntin.heads.found import Found, select_boxes
+from muntin.heads.necks import build_neck
+from muntin.heads.proposals import (
+    ProposalHead,
+    clip_to,
+    compare_offsets,
+    match_objects,
+    sample_balanced,
+)
+from muntin.heads.regions import BoxHead, MaskHead, read_regions
+from muntin.shapes import Float, Int
+from muntin.targets import BoxTargets
+
+__all__ = ["RCNN"]
+
+
+class RCNN(nn.Module):
+    """A two-stage detector on any backbone.
+
+    Args:
+        backbone: Gives the maps; only its spec is read.
+        num_classes: Classes, without "nothing".
+        config: Which detector.
+        masks: Whether objects get masks.
+    """
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, config: RCNNConfig, *, masks: bool
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.neck = build_neck(backbone.spec, config.neck)
+        self.rpn = ProposalHead(self.neck.strides, config)
+        own = len(self.neck.strides) - config.neck.extra_levels
+        self.roi_strides = self.neck.strides[:own]
+        stages = len(config.stage_ious)
+        self.box_heads = nn.ModuleList(BoxHead(num_classes, config) for _ in range(stages))
+        count = 0 if not masks else stages if config.mask_heads == "each" else 1
+        self.mask_heads = nn.ModuleList(MaskHead(num_classes, config) for _ in range(count))
+        self._coders = [
+            detection.BoxCoder(tuple(1 / std for std in stds)) for stds in config.stage_stds
+        ]
+
+    def forward(
+        self,
+        backbone: Backbone,
+        images: Float[Tensor, "B in_chans H W"],
+        sizes: Int[Tensor, "B 2"] | None = None,
+        targets: list[BoxTargets] | None = None,
+    ) -> list[Found] | dict[str, Float[Tensor, " B"]]:
+        """Detect, or learn.
+
+        Args:
+            backbone: Gives the maps.
+            images: Padded at the right and at the bottom to one size.
+            sizes: (height, width) of the picture inside each; all of it when left out.
+            targets: What there is to learn.
+
+        Returns:
+            With targets the losses of each picture, by name; else what is found.
+        """
+        if sizes is None:
+            sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
+        levels = self.neck(backbone(images))
+        if targets is not None:
+            return self._losses(levels, sizes, targets)
+        boxes, scores = self.candidates(levels, sizes)
+        found = [select_boxes(b, s, self.config.select) for b, s in zip(boxes, scores, strict=True)]
+        return self._draw_masks(levels, found) if self.mask_heads else found
+
+    def candidates(
+        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
+    ) -> tuple[Float[Tensor, "B Q S 4"], Float[Tensor, "B Q K"]]:
+        """Give boxes (of each class, or one for all) and scores, equally many in each picture.
+
+        Where a picture has fewer proposals than others, filling has score 0.
+        """
+        boxes, valid, *_ = self.rpn(levels, sizes)
+        if not torch.compiler.is_exporting():
+            most = int(valid.sum(dim=1).max())  # filling that no picture needs is left out
+            boxes, valid = boxes[:, :most], valid[:, :most]
+        batch, count = boxes.shape[:2]
+        total = boxes.new_zeros(batch, count, self.num_classes)
+        for number, head in enumerate(self.box_heads):
+            logits, offsets = head(self._read(levels, boxes, self.config.roi_size))
+            moved = self._coders[number].decode_single(
+                offsets.flatten(1), boxes.reshape(-1, 4)
+            )  # Q, S, 4
+            total = total + logits.softmax(dim=1)[:, :-1].view_as(total)
+            moved = clip_to(moved.reshape(batch, -1, 4), sizes)
+            if number + 1 < len(self.box_heads):
+                boxes = _of_class(moved.reshape(batch * count, -1, 4), logits[:, :-1].argmax(1))
+                boxes = boxes.view(batch, count, 4)
+        scores = total / len(self.box_heads) * valid[..., None]
+        return moved.reshape(batch, count, -1, 4), scores
+
+    def _read(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
+        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        return self._read_rows(levels, boxes.reshape(-1, 4), images, side)
+
+    def _read_rows(self, levels: list[Tensor], boxes: Tensor, images: Tensor, side: int) -> Tensor:
+        strides = self.roi_strides
+        return read_regions(
+            levels[: len(strides)], strides, boxes, images, side=side, config=self.config
+        )
+
+    def _draw_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+        boxes = torch.cat([one.boxes for one in found])
+        images = _number_rows([one.boxes for one in found])
+        class_ids = torch.cat([one.class_ids for one in found])
+        regions = self._read_rows(levels, boxes, images, 2 * self.config.roi_size)
+        drawn = [head(regions, class_ids).sigmoid() for head in self.mask_heads]
+        masks = torch.stack(drawn).mean(dim=0)
+        parts = masks.split([len(one.boxes) for one in found])
+        return [one._replace(masks=part) for one, part in zip(found, parts, strict=True)]
+
+    def _losses(
+        self, levels: list[Tensor], sizes: Tensor, targets: list[BoxTargets]
+    ) -> dict[str, Tensor]:
+        boxes, valid, anchors, scores, offsets = self.rpn(levels, sizes)
+        losses = self.rpn.losses(anchors, scores, offsets, targets)
+        proposals = [row[there] for row, there in zip(boxes, valid, strict=True)]
+        for number in range(len(self.box_heads)):
+            proposals = self._learn_stage(number, levels, proposals, sizes, targets, losses)
+        return losses
+
+    def _learn_stage(
+        self,
+        number: int,
+        levels: list[Tensor],
+        proposals: list[Tensor],
+        sizes: Tensor,
+        targets: list[BoxTargets],
+        losses: dict[str, Tensor],
+    ) -> list[Tensor]:
+        """Add the losses of a stage, and give its boxes to the next."""
+        config, head = self.config, self.box_heads[number]
+        drawn = [self._draw(number, p, t) for p, t in zip(proposals, targets, strict=True)]
+        boxes, matched = [row[0] for row in drawn], [row[1] for row in drawn]
+        images = _number_rows(boxes)
+        logits, offsets = head(self._read_rows(levels, torch.cat(boxes), images, config.roi_size))
+        counts = [len(row) for row in boxes]
+        said = zip(logits.split(counts), offsets.split(counts), strict=True)
+        rows, classes, moved = [], [], []
+        for (logit, offset), box, match, target in zip(said, boxes, matched, targets, strict=True):
+            wanted = _classes_of(match, target, self.num_classes)
+            aims = target.boxes[match[match >= 0]]
+            chosen = torch.where(wanted == self.num_classes, logit[:, :-1].argmax(1), wanted)
+            offset = _of_class(offset, chosen)
+            share = config.stage_weights[number] / max(len(box), 1)
+            rows.append(share * self._compare(number, offset[match >= 0], box[match >= 0], aims))
+            classes.append(share * F.cross_entropy(logit, wanted, reduction="sum"))
+            moved.append(self._coders[number].decode_single(offset.detach(), box))
+        _add(losses, "classes", classes)
+        _add(losses, "boxes", [config.box_loss_weight * row for row in rows])
+        last = number + 1 == len(self.box_heads)
+        if self.mask_heads and (last or len(self.mask_heads) > 1):
+            masks = self._learn_masks(number, levels, boxes, matched, targets)
+            _add(losses, "masks", [config.stage_weights[number] * row for row in masks])
+        clipped = [
+            clip_to(row[None], size[None])[0] for row, size in zip(moved, sizes, strict=True)
+        ]
+        return [row[((row[:, 2:] - row[:, :2]) > 0).all(dim=1)] for row in clipped]
+
+    @torch.no_grad()
+    def _draw(self, number: int, proposals: Tensor, target: BoxTargets) -> tuple[Tensor, Tensor]:
+        """Regions of one picture to learn from, and the object that each belongs to."""
+        iou = self.config.stage_ious[number]
+        boxes = torch.cat([proposals, target.boxes])
+        matched = match_objects(boxes, target, iou, iou)
+        positive, negative = sample_balanced(
+            matched, self.config.roi_batch, self.config.roi_positive
+        )
+        rows = torch.cat([positive, negative])
+        return boxes[rows], matched[rows]
+
+    def _compare(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
+        """Box loss of one picture's positive regions, summed."""
+        coder = self._coders[number]
+        if self.config.box_loss == "giou":
+            said = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
+            return generalized_box_iou_loss(said, aims, reduction="sum")
+        wanted = coder.encode_single(aims, boxes)
+        return compare_offsets(offsets.reshape(-1, 4), wanted, self.config.box_loss)
+
+    def _learn_masks(
+        self,
+        number: int,
+        levels: list[Tensor],
+        boxes: list[Tensor],
+        matched: list[Tensor],
+        targets: list[BoxTargets],
+    ) -> list[Tensor]:
+        """Mask loss of each picture."""
+        head = self.mask_heads[number if len(self.mask_heads) > 1 else 0]
+        places, rows = [], []
+        for box, match, target in zip(boxes, matched, targets, strict=True):
+            drawn = (
+                (match >= 0) & (target.layer_of[match.clamp(min=0)] >= 0)
+                if len(target.layer_of)
+                else match >= 0
+            )
+            places.append(box[drawn])
+            rows.append(match[drawn])
+        class_ids = torch.cat([t.class_ids[row] for t, row in zip(targets, rows, strict=True)])
+        regions = self._read_rows(
+            levels, torch.cat(places), _number_rows(places), 2 * self.config.roi_size
+        )
+        logits = head(regions, class_ids).split([len(row) for row in rows])
+        losses = []
+        for logit, place, row, target in zip(logits, places, rows, targets, strict=True):
+            if not len(row):
+                losses.append(logit.sum())
+                continue
+            wanted = (target.masks_in(place, row, logit.shape[-1]) >= 0.5).to(logit)
+            losses.append(F.binary_cross_entropy_with_logits(logit, wanted))
+        return losses
+
+
+def _number_rows(parts: list[Tensor]) -> Int[Tensor, " Q"]:
+    """Number of the picture that each row of all pictures belongs to."""
+    return torch.cat(
+        [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]
+    )
+
+
+def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:
+    """Values of one class in each row; of the only one where all share it."""
+    if values.shape[1] == 1:
+        return values[:, 0]
+    return values[torch.arange(len(values), device=values.device), class_ids]
+
+
+def _classes_of(matched: Tensor, target: BoxTargets, num_classes: int) -> Tensor:
+    """Class number of each region; `num_classes` for nothing."""
+    classes = torch.full_like(matched, num_classes)
+    there = matched >= 0
+    classes[there] = target.class_ids[matched[there]]
+    return classes
+
+
+def _add(losses: dict[str, Tensor], name: str, rows: list[Tensor]) -> None:
+    stacked = torch.stack(rows)
+    losses[name] = losses[name] + stacked if name in losses else stacked

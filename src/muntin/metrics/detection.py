@@ -1,0 +1,353 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How well objects are found: COCO's average precision and recall, of boxes and of masks.
+
+Letters: T thresholds of overlap (0.50, 0.55 .. 0.95), R steps of recall (0, 0.01 .. 1),
+K classes, A ranges of area (all, small, medium, large), D numbers of detections (1, 10, most).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from muntin.errors import ConfigError, DataError, ShapeError
+from muntin.ops.masks import to_run_lengths
+from muntin.results import Detections
+from muntin.samples import Objects, Segmentation
+from muntin.shapes import Float, Int
+
+__all__ = ["DetectionMetric", "PrecisionRecall"]
+
+Kind = Literal["box", "mask"]
+Row = dict[str, Any]
+
+_AT_50, _AT_75 = 0, 5  # places in T
+_ALL = 0  # place in A
+_AREAS = {"small": 1, "medium": 2, "large": 3}  # up to 32 x 32 pixels, up to 96 x 96, more
+_FEW = {"1": 0, "10": 1}  # places in D; the last is the most
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PrecisionRecall:
+    """Precision against recall at an overlap (IoU) of 0.5, and the score to cut at.
+
+    Attributes:
+        recall: The grid: 0, 0.01 .. 1.
+        precision: Of each class at that recall or any higher one; NaN for a class without truth.
+        mean: Of the classes that have truth; NaN when none has.
+        num_objects: Objects of each class in the truth, crowds left out.
+        best_threshold: Keeping the detections with at least this score makes F1, over the
+            objects of all classes together, as high as it can be. None when nothing is right.
+        best_precision: Share of the kept detections that are right; None with `best_threshold`.
+        best_recall: Share of the objects that are found; None without truth.
+        best_f1: The highest F1; None without truth.
+    """
+
+    recall: Float[np.ndarray, " R"]
+    precision: Float[np.ndarray, "K R"]
+    mean: Float[np.ndarray, " R"]
+    num_objects: Int[np.ndarray, " K"]
+    best_threshold: float | None
+    best_precision: float | None
+    best_recall: float | None
+    best_f1: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Judged:
+    """What COCOeval said of boxes or of masks; -1 where there is no truth."""
+
+    precision: NDArray[np.float64]  # T, R, K, A; with the most detections
+    recall: NDArray[np.float64]  # T, K, A, D
+    curves: PrecisionRecall
+
+
+class DetectionMetric:
+    """Collects what was found and the truth; neither order nor batch size matters.
+
+    Figures in [0, 1], None when the truth has nothing of that kind (no small objects, say):
+
+    - `box_ap`: average precision, the mean over classes and over overlaps of 0.50, 0.55 .. 0.95;
+      `box_ap50` and `box_ap75` at one overlap; `box_ap_small`, `box_ap_medium`, `box_ap_large` of
+      objects by `Objects.areas` (up to 32 x 32 pixels, up to 96 x 96, more).
+    - `box_ar`: average recall with all detections; `box_ar1` and `box_ar10` with so many of a
+      class in a picture; `box_ar_small`, `box_ar_medium`, `box_ar_large`.
+    - `box_ap_per_class` and `box_ap50_per_class`: lists in the order of the classes.
+    - The same with `mask_`, if masks are judged.
+    - `best_threshold`, `best_f1`: see `PrecisionRecall`; of masks, if those are judged.
+    - `max_detections`, `num_images`.
+
+    Pictures without objects count: what is found there lowers precision. So do pictures in which
+    nothing is found. A class without truth enters no mean, whatever is found of it; only
+    `best_threshold` and `best_f1` take that for the mistake it is. Detections whose box or score
+    is no finite number, as of a network gone astray, are left out.
+
+    Where masks are judged, an object without one is treated as a crowd that fills its box: it
+    cannot be missed, and masks of its class that lie there are neither right nor wrong.
+
+    Source:
+        Lin et al., Microsoft COCO (2014), with pycocotools doing the counting; compared with its
+        use through files in tests/metrics/test_detection.py. Differs: COCO counts the 100 best
+        detections of a class in a picture, which caps the recall of dense pictures. Here it is as
+        many as the fullest picture of the truth has objects, if that is more than 100.
+
+    Args:
+        class_names: Name of each class number.
+        masks: Whether masks are judged beside boxes.
+    """
+
+    def __init__(self, class_names: Sequence[str], *, masks: bool) -> None:
+        self.class_names = tuple(class_names)
+        self.masks = masks
+        self._pictures: list[tuple[Detections, Objects]] = []
+        self._judged: dict[Kind, _Judged] = {}
+
+    @property
+    def num_images(self) -> int:
+        """Pictures seen."""
+        return len(self._pictures)
+
+    @property
+    def max_detections(self) -> int:
+        """Detections of a class that count in a picture."""
+        return max([100, *(len(objects) for _, objects in self._pictures)])
+
+    def update(self, found: Sequence[Detections], truth: Sequence[Objects]) -> None:
+        """Add pictures.
+
+        Args:
+            found: What was found in each.
+            truth: What is annotated in each, in the same order.
+
+        Raises:
+            ShapeError: There are more of one than of the other.
+            DataError: A class number has no name, or masks are to be judged and `found` has none.
+        """
+        if len(found) != len(truth):
+            message = f"found and truth must be equally long, got {len(found)} and {len(truth)}."
+            raise ShapeError(message)
+        for picture, objects in zip(found, truth, strict=True):
+            self._check(picture, objects)
+            whole = np.isfinite(picture.boxes).all(axis=1) & np.isfinite(picture.scores)
+            kept = picture if whole.all() else picture.select(np.flatnonzero(whole))
+            self._pictures.append((kept, objects))
+        self._judged = {}
+
+    def compute(self) -> dict[str, Any]:
+        """Give the figures."""
+        kinds: tuple[Kind, ...] = ("box", "mask") if self.masks else ("box",)
+        figures: dict[str, Any] = {}
+        for kind in kinds:
+            figures |= _figures(kind, self._judge(kind))
+        curves = self.curves()
+        return figures | {
+            "best_threshold": curves.best_threshold,
+            "best_f1": curves.best_f1,
+            "max_detections": self.max_detections,
+            "num_images": self.num_images,
+        }
+
+    def curves(self, kind: Kind | None = None) -> PrecisionRecall:
+        """Give precision against recall at an overlap of 0.5.
+
+        Args:
+            kind: Of boxes or of masks; of masks when left out, if those are judged.
+
+        Raises:
+            ConfigError: Masks are asked for and not judged.
+        """
+        kind = kind or ("mask" if self.masks else "box")
+        if kind == "mask" and not self.masks:
+            message = 'kind must be "box" where masks are not judged, got "mask". Set masks=True.'
+            raise ConfigError(message)
+        return self._judge(kind).curves
+
+    def _check(self, found: Detections, truth: Objects) -> None:
+        ids = np.concatenate([found.class_ids, truth.class_ids])
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self.class_names):
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            message = (
+                f"class_ids must be 0 to {len(self.class_names) - 1}, got {wrong} for "
+                f"{found.path or 'a picture'}. Give the class names of the truth."
+            )
+            raise DataError(message)
+        if self.masks and found.masks is None and len(found):
+            message = (
+                f"found must have masks, got boxes alone for {found.path or 'a picture'}. Set "
+                f"masks=False to judge boxes."
+            )
+            raise DataError(message)
+
+    def _judge(self, kind: Kind) -> _Judged:
+        if kind not in self._judged:
+            # Equal scores are ranked in the order of the pictures, so that must be fixed.
+            pictures = sorted(self._pictures, key=_address)
+            evaluation = _evaluate(kind, pictures, len(self.class_names), self.max_detections)
+            self._judged[kind] = _Judged(
+                precision=evaluation.eval["precision"][..., -1],
+                recall=evaluation.eval["recall"],
+                curves=_curves(evaluation),
+            )
+        return self._judged[kind]
+
+
+def _address(picture: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
+    """Order pictures by path; those without one by what is in them."""
+    found, truth = picture
+    columns = (found.scores, found.boxes, found.class_ids, truth.boxes, truth.class_ids)
+    return (found.path, *(column.tobytes() for column in columns))
+
+
+def _evaluate(
+    kind: Kind, pictures: Sequence[tuple[Detections, Objects]], num_classes: int, most: int
+) -> Any:  # noqa: ANN401 (pycocotools is untyped)
+    """Let COCOeval compare everything, without files and without its printing."""
+    truth_rows, found_rows = [], []
+    for image_id, (found, truth) in enumerate(pictures):
+        truth_rows += list(_truth_rows(kind, truth, found, image_id))
+        found_rows += list(_found_rows(kind, found, image_id))
+    shared = {
+        "images": [
+            {"id": number, "height": found.size[0], "width": found.size[1]}
+            for number, (found, _) in enumerate(pictures)
+        ],
+        "categories": [{"id": class_id} for class_id in range(num_classes)],
+    }
+    tables = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for rows in (truth_rows, found_rows):
+            # 0 would stand for "not matched".
+            numbered = [row | {"id": number} for number, row in enumerate(rows, start=1)]
+            table = COCO()
+            table.dataset = shared | {"annotations": numbered}
+            table.createIndex()
+            tables.append(table)
+        evaluation = COCOeval(*tables, "bbox" if kind == "box" else "segm")
+        evaluation.params.maxDets = [1, 10, most]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _truth_rows(kind: Kind, truth: Objects, found: Detections, image_id: int) -> Iterator[Row]:
+    columns = (truth.class_ids, truth.crowd, truth.areas)
+    boxes = _corner_and_sides(truth.boxes)
+    for index, values in enumerate(zip(boxes, *(c.tolist() for c in columns), strict=True)):
+        box, class_id, crowd, area = values
+        row = {"image_id": image_id, "category_id": class_id, "bbox": box, "area": area}
+        if kind == "mask":
+            # An empty list of polygons is no mask either.
+            mask = (truth.masks[index] or None) if truth.masks else None
+            crowd = crowd or mask is None
+            row["segmentation"] = to_run_lengths(mask or _rectangle(*box), found.size)
+        yield row | {"iscrowd": int(crowd)}
+
+
+def _found_rows(kind: Kind, found: Detections, image_id: int) -> Iterator[Row]:
+    boxes = _corner_and_sides(found.boxes)
+    if kind == "box":
+        areas = [width * height for _, _, width, height in boxes]
+        shapes: list[Row] = [{"bbox": box} for box in boxes]
+    else:
+        masks = list(found.masks or ())
+        areas = coco_mask.area(masks).tolist() if masks else []
+        # A copy: COCOeval writes into its rows.
+        shapes = [{"segmentation": dict(mask)} for mask in masks]
+    scores, class_ids = found.scores.tolist(), found.class_ids.tolist()
+    for shape, area, score, class_id in zip(shapes, areas, scores, class_ids, strict=True):
+        row = {"image_id": image_id, "category_id": class_id, "score": score, "iscrowd": 0}
+        yield shape | row | {"area": area}
+
+
+def _corner_and_sides(boxes: NDArray[np.floating[Any]]) -> list[list[float]]:
+    """Bring boxes to COCO's left, top, width and height."""
+    corners: list[list[float]] = np.c_[boxes[:, :2], boxes[:, 2:] - boxes[:, :2]].tolist()
+    return corners
+
+
+def _rectangle(left: float, top: float, width: float, height: float) -> Segmentation:
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def _curves(evaluation: Any) -> PrecisionRecall:  # noqa: ANN401 (pycocotools is untyped)
+    params = evaluation.params
+    precision = evaluation.eval["precision"][_AT_50, :, :, _ALL, -1].T  # K, R
+    known = precision[:, 0] > -1
+    mean = precision[known].mean(axis=0) if known.any() else np.full(len(params.recThrs), np.nan)
+    num_images, num_areas = len(params.imgIds), len(params.areaRng)
+    rows, num_objects = [], []
+    for place in range(len(params.catIds)):
+        # One row a picture, of this class and of objects of any area.
+        start = (place * num_areas + _ALL) * num_images
+        judged = [row for row in evaluation.evalImgs[start : start + num_images] if row]
+        num_objects.append(sum(int(np.sum(row["gtIgnore"] == 0)) for row in judged))
+        rows += judged
+    threshold, best_precision, best_recall, f1 = _best(rows, sum(num_objects))
+    return PrecisionRecall(
+        recall=np.asarray(params.recThrs),
+        precision=np.where(known[:, None], precision, np.nan),
+        mean=mean,
+        num_objects=np.array(num_objects, np.int64),
+        best_threshold=threshold,
+        best_precision=best_precision,
+        best_recall=best_recall,
+        best_f1=f1,
+    )
+
+
+def _best(rows: Sequence[Row], num_objects: int) -> tuple[float | None, ...]:
+    """Give threshold, precision, recall and F1 where F1 is highest.
+
+    Detections are matched from the highest score down, so dropping those below a threshold
+    changes no match above it: one pass does for all thresholds.
+    """
+    if not num_objects:
+        return None, None, None, None
+    scores = np.concatenate([row["dtScores"] for row in rows])
+    matched = np.concatenate([row["dtMatches"][_AT_50] > 0 for row in rows])
+    counts = ~np.concatenate([row["dtIgnore"][_AT_50] for row in rows])
+    order = np.argsort(-scores[counts], kind="stable")
+    scores, right = scores[counts][order], matched[counts][order].cumsum()
+    if not len(right) or not right[-1]:
+        return None, None, 0.0, 0.0
+    # A threshold lets in all of an equal score.
+    ends = np.flatnonzero(np.r_[np.diff(scores) != 0, True])
+    f1 = 2 * right[ends] / (ends + 1 + num_objects)
+    best = int(f1.argmax())
+    end = int(ends[best])
+    hits = float(right[end])
+    return float(scores[end]), hits / (end + 1), hits / num_objects, float(f1[best])
+
+
+def _figures(kind: Kind, judged: _Judged) -> dict[str, Any]:
+    precision, recall = judged.precision, judged.recall
+    classes = range(precision.shape[2])
+    figures: dict[str, Any] = {
+        "ap": _mean(precision[..., _ALL]),
+        "ap50": _mean(precision[_AT_50, ..., _ALL]),
+        "ap75": _mean(precision[_AT_75, ..., _ALL]),
+        **{f"ap_{name}": _mean(precision[..., place]) for name, place in _AREAS.items()},
+        "ar": _mean(recall[..., _ALL, -1]),
+        **{f"ar{few}": _mean(recall[..., _ALL, place]) for few, place in _FEW.items()},
+        **{f"ar_{name}": _mean(recall[..., place, -1]) for name, place in _AREAS.items()},
+        "ap_per_class": [_mean(precision[..., k, _ALL]) for k in classes],
+        "ap50_per_class": [_mean(precision[_AT_50, :, k, _ALL]) for k in classes],
+    }
+    return {f"{kind}_{name}": value for name, value in figures.items()}
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Average over what there is truth for, which is where COCOeval leaves no -1."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution with its norm, as necks and heads of dense tasks use it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from muntin.shapes import Float
+
+__all__ = ["ChannelNorm", "ConvNorm", "NormName", "build_norm"]
+
+NormName = Literal["none", "batch", "group", "layer"]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map, one cell at a time."""
+
+    def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalise."""
+        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def build_norm(name: NormName, channels: int) -> nn.Module:
+    """Make a norm for maps of so many channels; group norm has 32 groups, or fewer if need be."""
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "group":
+        groups = next(n for n in (32, 16, 8, 4, 2, 1) if channels % n == 0)
+        return nn.GroupNorm(groups, channels)
+    return ChannelNorm(channels, eps=1e-6) if name == "layer" else nn.Identity()
+
+
+class ConvNorm(nn.Module):
+    """Convolution that keeps the sides, norm if there is one, ReLU if wanted.
+
+    Args:
+        in_channels: Channels that come.
+        out_channels: Channels that go.
+        kernel: Side of the kernel, odd.
+        norm: After the convolution, which then has no bias.
+        activation: Whether a ReLU follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        norm: NormName = "none",
+        activation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none"
+        )
+        self.norm = build_norm(norm, out_channels)
+        self.activation = nn.ReLU(inplace=True) if activation else nn.Identity()
+
+    def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
+        """Apply all three."""
+        return self.activation(self.norm(self.conv(maps)))

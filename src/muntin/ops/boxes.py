@@ -1,0 +1,209 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes: anchors on a map, the level that a box is read from, overlap, and suppression.
+
+Boxes are left, top, right and bottom edge in pixels. What torchvision has (NMS, IoU, RoIAlign, box
+coding) is torchvision's; here is what it lacks or fixes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
+
+from muntin.shapes import Bool, Float, Int, Size
+
+__all__ = [
+    "Suppression",
+    "assign_levels",
+    "covered_share",
+    "grid_points",
+    "make_anchors",
+    "paste_mask",
+    "suppress",
+]
+
+Suppression = Literal["hard", "soft"]
+
+
+def make_anchors(
+    cells: Size,
+    stride: float,
+    side: float,
+    ratios: tuple[float, ...],
+    *,
+    rounded: bool,
+    device: torch.device | None = None,
+) -> Float[Tensor, "N 4"]:
+    """Lay anchors over a map, centred on the upper left corner of each cell.
+
+    Args:
+        cells: (height, width) of the map.
+        stride: Step between cells in pixels.
+        side: Side of the square anchor in pixels; those of other ratios have its area.
+        ratios: Height over width of each anchor of a cell.
+        rounded: Whether edges are rounded to whole pixels around the corner (torchvision).
+        device: Where to.
+
+    Returns:
+        All anchors, row by row of the map, ratio by ratio within a cell.
+
+    Example:
+        >>> make_anchors((1, 2), 8, 16, (1.0,), rounded=False)
+        tensor([[-8., -8.,  8.,  8.],
+                [ 0., -8., 16.,  8.]])
+    """
+    high = torch.tensor(ratios, dtype=torch.float32, device=device).sqrt()
+    wide = side / high
+    high = side * high
+    shapes = torch.stack([-wide, -high, wide, high], dim=1) / 2  # A, 4
+    if rounded:
+        shapes = shapes.round()
+    corners = grid_points(cells, stride, offset=0.0, device=device)  # N, 2
+    return (corners.repeat(1, 2)[:, None] + shapes[None]).reshape(-1, 4)
+
+
+def grid_points(
+    cells: Size, stride: float, *, offset: float, device: torch.device | None = None
+) -> Float[Tensor, "N 2"]:
+    """Give (x, y) of every cell in pixels, row by row.
+
+    Args:
+        cells: (height, width) of the map.
+        stride: Step between cells in pixels.
+        offset: Where in its cell a point lies: 0 = upper left corner, 0.5 = middle.
+        device: Where to.
+    """
+    y = (torch.arange(cells[0], dtype=torch.float32, device=device) + offset) * stride
+    x = (torch.arange(cells[1], dtype=torch.float32, device=device) + offset) * stride
+    return torch.stack([x.repeat(cells[0]), y.repeat_interleave(cells[1])], dim=1)
+
+
+def assign_levels(
+    boxes: Float[Tensor, "N 4"], strides: tuple[float, ...], *, side: float = 224.0
+) -> Int[Tensor, " N"]:
+    """Choose the level of a pyramid that each box is read from.
+
+    A box of `side` pixels belongs to stride 16, one of half the side to stride 8, and so on.
+
+    Args:
+        boxes: In pixels.
+        strides: Of the levels, finest first, each twice the one before.
+        side: In pixels.
+
+    Returns:
+        Number of the level of each box.
+
+    Source:
+        Lin et al. 2017 (arXiv 1612.03144), equation 1.
+    """
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    scale = (width * height).clamp(min=0).sqrt() / side * 16 / strides[0]
+    levels = torch.floor(torch.log2(scale + 1e-6))
+    return levels.clamp(0, len(strides) - 1).long()
+
+
+def covered_share(boxes: Float[Tensor, "N 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, " N"]:
+    """Largest part of each box that lies inside one of the others, 0 to 1."""
+    if not len(others):
+        return boxes.new_zeros(len(boxes))
+    upper = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    lower = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    inside = (lower - upper).clamp(min=0).prod(dim=2)  # N, M
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+    return inside.amax(dim=1) / area.clamp(min=1e-6)
+
+
+def suppress(
+    boxes: Float[Tensor, "N 4"],
+    scores: Float[Tensor, " N"],
+    class_ids: Int[Tensor, " N"],
+    *,
+    iou: float,
+    kind: Suppression = "hard",
+    class_agnostic: bool = False,
+    most: int = 1000,
+    least_score: float = 0.0,
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+    """Drop boxes that say again what a better one said.
+
+    Args:
+        boxes: In pixels.
+        scores: Of each.
+        class_ids: Of each.
+        iou: Two boxes that overlap more than this are one ("hard"); from here on scores fall with
+            the overlap ("soft").
+        kind: "hard" is non-maximum suppression; "soft" lowers the scores of overlapping boxes by
+            (1 - IoU) instead of dropping them.
+        class_agnostic: Whether boxes of different classes suppress each other.
+        most: Boxes to keep.
+        least_score: Boxes that fall below it are dropped.
+
+    Returns:
+        Places of what is kept, best first, and their scores.
+
+    Source:
+        Bodla et al. 2017 (arXiv 1704.04503), the linear rule.
+    """
+    groups = torch.zeros_like(class_ids) if class_agnostic else class_ids
+    if kind == "hard":
+        keep = batched_nms(boxes.float(), scores, groups, iou)
+        keep = keep[scores[keep] >= least_score][:most]
+        return keep, scores[keep]
+    return _suppress_softly(boxes, scores, groups, iou, most, least_score)
+
+
+def _suppress_softly(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: int, least_score: float
+) -> tuple[Tensor, Tensor]:
+    scores = scores.clone()
+    kept: list[int] = []
+    values: list[float] = []
+    for _ in range(min(most, len(boxes))):
+        best = int(scores.argmax())
+        value = float(scores[best])
+        if value < least_score or value == -torch.inf:
+            break
+        kept.append(best)
+        values.append(value)
+        overlap = box_iou(boxes[best : best + 1], boxes)[0]
+        touched = (overlap > iou) & (groups == groups[best])
+        scores = torch.where(touched, scores * (1 - overlap), scores)
+        scores[best] = -torch.inf
+    places = torch.tensor(kept, dtype=torch.long, device=boxes.device)
+    return places, torch.tensor(values, dtype=scores.dtype, device=boxes.device)
+
+
+def paste_mask(
+    mask: Float[Tensor, "m m"], box: Float[Tensor, "4"], size: Size
+) -> tuple[Bool[Tensor, "h w"], int, int]:
+    """Bring the mask of a box to pixels.
+
+    Args:
+        mask: Scores in [0, 1] on a grid over the box.
+        box: In pixels of the picture.
+        size: (height, width) of the picture.
+
+    Returns:
+        The part of the picture that the box covers, set where the score at the middle of a pixel
+        is at least 0.5; and the row and column of the picture at which it begins.
+
+    Source:
+        He et al. 2017 (arXiv 1703.06870), section 3.1: the m x m output is resized to the box. As
+        in detectron2, scores beyond the middle of the outer cells fall to 0.
+    """
+    left, top, right, bottom = box.tolist()
+    first_row, first_column = max(0, int(top)), max(0, int(left))
+    last_row, last_column = min(size[0], int(-(-bottom // 1))), min(size[1], int(-(-right // 1)))
+    high, wide = max(0, last_row - first_row), max(0, last_column - first_column)
+    if not high or not wide:
+        return torch.zeros(0, 0, dtype=torch.bool), first_row, first_column
+    y = (torch.arange(first_row, last_row) + 0.5 - top) / max(bottom - top, 1e-6) * 2 - 1
+    x = (torch.arange(first_column, last_column) + 0.5 - left) / max(right - left, 1e-6) * 2 - 1
+    grid = torch.stack([x.repeat(high, 1), y[:, None].repeat(1, wide)], dim=2)  # h, w, 2
+    values = F.grid_sample(mask[None, None].float().cpu(), grid[None], align_corners=False)
+    return values[0, 0] >= 0.5, first_row, first_column

@@ -1,0 +1,10 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From pictures as people have them to results in pixels of the original."""
+
+from __future__ import annotations
+
+from muntin.prediction.finding import find_pictures
+from muntin.prediction.predictor import Picture, Predictor, draw, load
+
+__all__ = ["Picture", "Predictor", "draw", "find_pictures", "load"]

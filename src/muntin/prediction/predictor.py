@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The predictor: a network that takes pictures and gives results."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from muntin.configs import check_range, replace
+from muntin.data.batches import evaluation_batch, pad_pictures, padded_size
+from muntin.data.decoding import open_picture
+from muntin.data.joint import fit_scene
+from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
+from muntin.devices import choose_device
+from muntin.drawing.results import draw_result
+from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
+from muntin.runs import Run
+from muntin.shapes import Size
+from muntin.tasks.task import Classes, Task, View
+
+__all__ = ["Picture", "Predictor", "draw", "load"]
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+
+
+class _Opened(NamedTuple):
+    """A picture in memory, and the file that it is from."""
+
+    path: str
+    pixels: NDArray[np.uint8]
+
+    @property
+    def size(self) -> Size:
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+class Predictor:
+    """A network that takes pictures and gives results. It keeps no state between calls.
+
+    Args:
+        network: Backbone and head, with their weights.
+        task: What raw output means.
+        classes: Names of the classes.
+        preprocessing: What happens to a picture first.
+        device: Where to run; the network is moved there.
+        batch_size: Pictures at a time; fewer where they are large.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        classes: Classes,
+        preprocessing: Preprocessing,
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        check_range("batch_size", batch_size, 1, 10**6)
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.network = network.to(self.device).eval()
+        self.task = task
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        tta: bool = False,
+        tile: int | Literal["auto"] | None = None,
+        strict: bool = True,
+    ) -> list[Any]:
+        """Predict.
+
+        Args:
+            images: A path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them.
+            tta: Whether the mirrored picture is seen too, and both answers become one.
+            tile: Side in pixels of the tiles in which large pictures are seen, for tasks that
+                find things; "auto" takes the size of the training pictures, for pictures that
+                are much larger. The whole picture is seen as well. None shows all at once.
+            strict: Whether a picture that cannot be read is an error; else it is left out of the
+                results with a warning that names it.
+
+        Returns:
+            One result a picture, in order.
+
+        Raises:
+            DataError: A picture cannot be read.
+            ConfigError: The task has no use for tiles.
+        """
+        if tile is not None and self.task.dense is None:
+            message = f"{self.task.name} sees whole pictures and has no use for tile. Leave it out."
+            raise ConfigError(message)
+        single = isinstance(images, (str, Path, Image.Image, np.ndarray))
+        many: Iterable[Picture] = [images] if single else images  # type: ignore[list-item,assignment]
+        results: list[Any] = []
+        waiting: list[_Opened] = []
+        for image in many:
+            try:
+                pixels = open_picture(image)
+            except DataError as error:
+                if strict:
+                    raise
+                warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
+                continue
+            waiting.append(_Opened(str(image) if isinstance(image, (str, Path)) else "", pixels))
+            if len(waiting) == self.batch_size or tile is not None:
+                results += self._predict(waiting, tta, tile)
+                waiting = []
+        return results + (self._predict(waiting, tta, tile) if waiting else [])
+
+    def _predict(
+        self, rows: list[_Opened], tta: bool, tile: int | Literal["auto"] | None
+    ) -> list[Any]:
+        if self.task.dense is None:
+            return self._classify(rows, tta)
+        if tile is None and not tta:
+            return self._find(rows)
+        return [self._find_in_views(row, tta, tile) for row in rows]
+
+    @torch.inference_mode()
+    def _classify(self, rows: list[_Opened], tta: bool) -> list[Any]:
+        pre = self.preprocessing
+        fitted = [fit_picture(to_tensor(row.pixels, pre.in_chans), pre) for row in rows]
+        batch = normalise(torch.stack(fitted).to(self.device), pre)
+        raw = self.network(batch)
+        if tta:
+            raw = (raw + self.network(batch.flip(-1))) / 2
+        views = [View(path=row.path, size=row.size, shown=pre.img_size) for row in rows]
+        return self.task.decode(raw, views, self.classes)
+
+    @torch.inference_mode()
+    def _find(self, rows: list[_Opened]) -> list[Any]:
+        """Pictures of one size go together; what is said of one never depends on another."""
+        pre = self.preprocessing
+        fitted = [fit_scene(to_tensor(row.pixels, pre.in_chans), pre) for row in rows]
+        groups: dict[Size, list[int]] = {}
+        for place, picture in enumerate(fitted):
+            groups.setdefault(padded_size(picture), []).append(place)
+        results: dict[int, Any] = {}
+        for places in groups.values():
+            images = pad_pictures([fitted[place] for place in places]).to(self.device)
+            shown = [(fitted[place].shape[1], fitted[place].shape[2]) for place in places]
+            sizes = torch.tensor(shown, device=self.device)
+            raw = self.network(normalise(images, pre, sizes), sizes)
+            views = [
+                View(path=rows[place].path, size=rows[place].size, shown=size)
+                for place, size in zip(places, shown, strict=True)
+            ]
+            decoded = self.task.decode(raw, views, self.classes)
+            results.update(zip(places, decoded, strict=True))
+        return [results[place] for place in range(len(rows))]
+
+    def _find_in_views(self, row: _Opened, tta: bool, tile: int | Literal["auto"] | None) -> Any:  # noqa: ANN401 (each task has its own)
+        """See a picture as a whole and in tiles, mirrored or not, and make one result of it."""
+        windows = [Window(0, 0, *row.size), *self._tiles(row.size, tile)]
+        seen, found = [], []
+        for start in range(0, len(windows), self.batch_size):
+            part = windows[start : start + self.batch_size]
+            crops = [_Opened(row.path, window.cut(row.pixels)) for window in part]
+            answers = self._find(crops)
+            if tta:
+                mirrored = [_Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
+                answers += [mirror_back(answer) for answer in self._find(mirrored)]
+            seen += part * (2 if tta else 1)
+            found += answers
+        placed = [place_in(one, w, row.size) for one, w in zip(found, seen, strict=True)]
+        head: Any = self.network.head
+        return merge_views(placed, seen, head.config.select)
+
+    def _tiles(self, size: Size, tile: int | Literal["auto"] | None) -> list[Window]:
+        """Tiles of a picture; none where one tile would hold it."""
+        if tile is None:
+            return []
+        if tile == "auto":
+            side = self.preprocessing.typical_size
+            side = side if min(side) > 0 else self.preprocessing.img_size
+            if max(size) <= 1.5 * max(side):
+                return []
+        else:
+            side = (tile, tile)
+        windows = cut_windows(size, side)
+        return windows if len(windows) > 1 else []
+
+
+def load(
+    run: Run | Path | str,
+    *,
+    device: str = "auto",
+    batch_size: int = 32,
+    select: Mapping[str, Any] | None = None,
+) -> Predictor:
+    """Open a run for prediction; everything it needs is in its folder.
+
+    Args:
+        run: A run folder.
+        device: "auto" takes a GPU when there is one.
+        batch_size: Pictures at a time; fewer where they are large.
+        select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
+            ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
+            `muntin.heads.conventions.SelectConfig`.
+
+    Returns:
+        A predictor, ready to be called.
+
+    Raises:
+        RunError: A file of the run is missing or broken.
+        WeightError: The weights cannot be read or do not fit.
+        ConfigError: `select` has an unknown field, or the run is no detector.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    network = run.load_network()
+    if select:
+        select_otherwise(network, select)
+    return Predictor(
+        network,
+        run.task,
+        run.classes,
+        run.preprocessing,
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
+    """Change which boxes a detector tells.
+
+    Raises:
+        ConfigError: There is no such field, or the network is no detector.
+    """
+    head: Any = network.head
+    if not hasattr(getattr(head, "config", None), "select"):
+        message = f"select is for detectors, got a run whose head is a {type(head).__name__}."
+        raise ConfigError(message)
+    chosen = replace(head.config.select, select, where="select")
+    head.config = replace(head.config, {"select": chosen})
+
+
+def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
+    """Draw a result on its picture.
+
+    Args:
+        image: The picture that was predicted on.
+        result: What the predictor gave for it.
+
+    Returns:
+        A new picture.
+
+    Raises:
+        DataError: The picture cannot be read.
+    """
+    return draw_result(open_picture(image), result)

@@ -1,0 +1,10 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A network, a data set and a metric: one table of figures, and the pictures that go with it."""
+
+from __future__ import annotations
+
+from muntin.scoring.evaluation import evaluate, pick_part
+from muntin.scoring.running import Outputs, Scored, run_network, score
+
+__all__ = ["Outputs", "Scored", "evaluate", "pick_part", "run_network", "score"]

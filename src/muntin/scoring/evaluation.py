@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Score a run on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from muntin.data.batches import evaluation_batch
+from muntin.data.storing import DataConfig, PictureStore
+from muntin.devices import choose_device
+from muntin.errors import DataError
+from muntin.runs import Run
+from muntin.samples import Listing
+from muntin.scoring.pictures import draw_scored
+from muntin.scoring.running import score
+from muntin.tasks.task import Classes, Task
+
+__all__ = ["evaluate", "pick_part"]
+
+
+def pick_part(task: Task, data: Path | str, classes: Classes) -> Listing:
+    """Choose what to evaluate on: the test part if the data has one, else validation, else all.
+
+    Raises:
+        DataError: The data cannot be read, or asks for other classes.
+    """
+    parts = task.list_data(data, classes.names)
+    listing = parts.test or parts.val or parts.train
+    if listing is None or not len(listing):
+        message = f"{data} must hold pictures, got none. See: muntin check {task.name} {data}"
+        raise DataError(message)
+    if task.dense is None and listing.multi_label and not classes.multi_label:
+        message = (
+            f"{data} must have one class a picture, as the run was trained with, got pictures "
+            f"with none or several. Evaluate a run that was trained on several."
+        )
+        raise DataError(message)
+    return listing
+
+
+def evaluate(
+    run: Run | Path | str,
+    data: Path | str,
+    *,
+    batch_size: int = 0,
+    device: str = "auto",
+    pictures: bool = True,
+) -> dict[str, Any]:
+    """Score a run on a data set.
+
+    Args:
+        run: A run folder.
+        data: What `DATA` may be; its test part if it has one, else its validation part, else all.
+        batch_size: Pictures at a time; 0 chooses by their size.
+        device: "auto" takes a GPU when there is one.
+        pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
+
+    Returns:
+        Named figures in [0, 1], per class too, and `num_images`.
+
+    Raises:
+        RunError: The run folder is incomplete.
+        DataError: The data cannot be read, or has other classes.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    listing = pick_part(run.task, data, run.classes)
+    where = choose_device(device)
+    network = run.load_network().to(where)
+    store = PictureStore(listing, run.preprocessing, DataConfig())
+    scored = score(
+        network,
+        store,
+        run.task,
+        run.classes,
+        batch_size=batch_size or evaluation_batch(run.preprocessing),
+        device=where,
+    )
+    if pictures:
+        draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
+    return scored.figures

@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a network over a set and collect what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.data.batches import Batch, parts_of_one_size
+from muntin.data.loading import EvalLoader
+from muntin.data.storing import PictureStore
+from muntin.data.transforms import Preprocessing, normalise
+from muntin.samples import Listing
+from muntin.tasks.task import Classes, Metric, Task, View
+
+__all__ = ["Outputs", "Scored", "run_network", "score"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """What a network said about the pictures of a listing that could be read.
+
+    Attributes:
+        answers: What the task's metric takes, one row a picture: a tensor or a list.
+        truth: What it is compared with, likewise.
+        losses: Loss of each picture; empty where the task has none.
+        indices: Place of each picture in the listing.
+    """
+
+    answers: Any
+    truth: Any
+    losses: Tensor
+    indices: Tensor
+
+    @property
+    def mean_loss(self) -> dict[str, float]:
+        """The mean `loss`, where there is one."""
+        return {"loss": self.losses.mean().item()} if len(self.losses) else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Figures, and what they were computed from.
+
+    Attributes:
+        figures: Named numbers; those of a class are lists in the order of the classes.
+        metric: The collector (it holds the confusion matrix, say).
+        outputs: What the network said.
+        listing: The pictures.
+    """
+
+    figures: dict[str, Any]
+    metric: Metric
+    outputs: Outputs
+    listing: Listing
+
+
+@torch.no_grad()
+def run_network(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    task: Task,
+    classes: Classes,
+    listing: Listing,
+    *,
+    pre: Preprocessing,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Outputs:
+    """Run a network over batches, in evaluation mode, and collect what it says.
+
+    Args:
+        network: Left in the mode it was in.
+        batches: Pictures; those with weight 0 are left out.
+        task: What they are for.
+        classes: What the network tells apart.
+        listing: Where the pictures are from.
+        pre: How they are normalised.
+        device: Where the network is.
+        autocast: Makes the context that sets the precision; as the weights are when left out.
+
+    Returns:
+        Everything on the CPU.
+    """
+    table = task.table(listing, classes)
+    was_training = network.training
+    network.eval()
+    rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
+    try:
+        for part in _readable_parts(batches):
+            with autocast():
+                raw = _look(network, part, pre, device)
+            answers = task.answers(raw, _views(part, listing), classes)
+            truth = table[part.indices]
+            rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
+    finally:
+        network.train(was_training)
+    if not rows:
+        empty = torch.empty(0)
+        return Outputs(answers=empty, truth=empty, losses=empty, indices=empty)
+    answers, truth, losses, indices = zip(*rows, strict=True)
+    return Outputs(
+        answers=_join(answers),
+        truth=_join(truth),
+        losses=torch.cat([part for part in losses if part is not None] or [torch.empty(0)]),
+        indices=torch.cat(indices),
+    )
+
+
+def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        readable = torch.where(batch.weights > 0)[0]
+        if len(readable):
+            yield from parts_of_one_size(batch.select(readable))
+
+
+def _look(network: nn.Module, batch: Batch, pre: Preprocessing, device: torch.device) -> Any:  # noqa: ANN401
+    images, sizes = batch.images.to(device), batch.sizes.to(device)
+    if batch.targets is None:
+        return network(normalise(images, pre))
+    return network(normalise(images, pre, sizes), sizes)
+
+
+def _views(batch: Batch, listing: Listing) -> list[View]:
+    rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
+    return [
+        View(path=listing.entries[index].path, size=tuple(original), shown=tuple(shown))
+        for index, original, shown in rows
+    ]
+
+
+def _join(parts: tuple[Any, ...]) -> Any:  # noqa: ANN401 (tensors or lists)
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return [row for part in parts for row in part]
+
+
+def score(
+    network: nn.Module,
+    store: PictureStore,
+    task: Task,
+    classes: Classes,
+    *,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    workers: int = 0,
+) -> Scored:
+    """Evaluate a network on a set.
+
+    Args:
+        network: Backbone and head.
+        store: The pictures.
+        task: What they are for.
+        classes: What the network was trained to tell apart.
+        batch_size: Pictures at a time; the figures do not depend on it.
+        device: Where the network is; the CPU when left out.
+        workers: Processes that decode.
+
+    Returns:
+        The figures of the task's metric and the mean `loss`, where the task has one.
+    """
+    outputs = run_network(
+        network,
+        EvalLoader(store, batch_size=batch_size, workers=workers),
+        task,
+        classes,
+        store.listing,
+        pre=store.pre,
+        device=device or torch.device("cpu"),
+    )
+    metric = task.metric(classes)
+    metric.update(outputs.answers, outputs.truth)
+    figures = {**metric.compute(), **outputs.mean_loss}
+    return Scored(figures=figures, metric=metric, outputs=outputs, listing=store.listing)

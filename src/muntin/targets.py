@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a head learns from, in pixels of the picture that the network sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from muntin.shapes import Float, Int
+
+__all__ = ["BoxTargets"]
+
+
+class BoxTargets(NamedTuple):
+    """The objects of one picture.
+
+    Masks are kept in layers: a layer holds, at each pixel, 1 + the number of the object that is
+    there, and objects that overlap lie in different layers. Hundreds of objects that hardly
+    overlap take two or three layers.
+
+    Attributes:
+        boxes: Left, top, right and bottom edge.
+        class_ids: Class number of each.
+        ignored: Boxes of crowds: what is found there is neither right nor wrong.
+        layers: Objects at each pixel; L is 0 where there are no masks.
+        layer_of: Layer that holds the mask of each object; -1 when it has none.
+    """
+
+    boxes: Float[Tensor, "N 4"]
+    class_ids: Int[Tensor, " N"]
+    ignored: Float[Tensor, "G 4"]
+    layers: Int[Tensor, "L H W"]
+    layer_of: Int[Tensor, " N"]
+
+    def to(self, device: torch.device) -> BoxTargets:
+        """Bring everything to a device."""
+        return BoxTargets(*(part.to(device) for part in self))
+
+    def masks_in(
+        self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int
+    ) -> Float[Tensor, "P side side"]:
+        """Read masks of objects on a grid over boxes.
+
+        Args:
+            boxes: In pixels.
+            rows: Object whose mask is wanted in each.
+            side: Cells of the grid along each side.
+
+        Returns:
+            Share of each cell that the object covers, by 2 x 2 samples.
+        """
+        offsets = (torch.arange(2 * side, device=boxes.device) + 0.5) / (2 * side)
+        x = boxes[:, 0, None] + offsets * (boxes[:, 2] - boxes[:, 0])[:, None]  # P, 2*side
+        y = boxes[:, 1, None] + offsets * (boxes[:, 3] - boxes[:, 1])[:, None]
+        height, width = self.layers.shape[1:]
+        columns = x.floor().long().clamp(0, width - 1)[:, None, :]
+        lines = y.floor().long().clamp(0, height - 1)[:, :, None]
+        seen = self.layers[self.layer_of[rows][:, None, None], lines, columns]  # P, 2*side, 2*side
+        there = (seen == rows[:, None, None] + 1).float()
+        return there.reshape(len(boxes), side, 2, side, 2).mean(dim=(2, 4))

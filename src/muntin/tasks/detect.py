@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detection: objects and their boxes; and instance segmentation: their masks too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from muntin.data.checking import Report
+from muntin.data.detection import list_detect
+from muntin.data.detection_checking import check_detect
+from muntin.errors import ConfigError
+from muntin.features import Backbone
+from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, HeadConfig, build_detector
+from muntin.heads.found import Found
+from muntin.metrics.detection import DetectionMetric
+from muntin.ops.boxes import paste_mask
+from muntin.ops.masks import encode_mask
+from muntin.results import Detections
+from muntin.samples import DataSets, Listing, Objects
+from muntin.shapes import Float, Size
+from muntin.tasks.task import Classes, Dense, Lesson, Task, View
+
+__all__ = ["DETECT", "INSTANCE"]
+
+
+class _Truth:
+    """Annotated objects by the place of their picture."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._objects = [entry.objects for entry in listing.entries]
+
+    def __getitem__(self, places: Tensor) -> list[Objects | None]:
+        return [self._objects[place] for place in places.tolist()]
+
+
+def _list_data(path: Path | str, class_names: Sequence[str] | None, *, masks: bool) -> DataSets:
+    return list_detect(path, class_names=class_names, masks=masks)
+
+
+def _check_data(path: Path | str, *, masks: bool) -> Report:
+    return check_detect(path, masks=masks)
+
+
+def _classes(listing: Listing) -> Classes:
+    return Classes(names=listing.class_names)
+
+
+def _build_head(
+    backbone: Backbone, classes: Classes, config: HeadConfig | None, *, masks: bool
+) -> nn.Module:
+    if config is None:
+        message = "a detector needs the config of its head, got none. Was config.json changed?"
+        raise ConfigError(message)
+    return build_detector(backbone, len(classes.names), config, masks=masks)
+
+
+def _table(listing: Listing, classes: Classes) -> _Truth:
+    return _Truth(listing)
+
+
+def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
+    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, lesson.objects)
+    return losses
+
+
+def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Detections]:
+    return [_to_result(found, view, classes) for found, view in zip(raw, views, strict=True)]
+
+
+def _to_result(found: Found, view: View, classes: Classes) -> Detections:
+    """Boxes and masks in pixels of the original."""
+    height, width = view.size
+    scale = found.boxes.new_tensor([width / view.shown[1], height / view.shown[0]] * 2).double()
+    limits = found.boxes.new_tensor([width, height] * 2).double()
+    boxes = (found.boxes.double() * scale).clamp(min=0).minimum(limits).cpu()
+    masks: tuple[dict[str, Any], ...] | None = None
+    if found.masks is not None:
+        drawn = found.masks.cpu()
+        masks = tuple(
+            _draw_mask(mask, box, view.size) for mask, box in zip(drawn, boxes, strict=True)
+        )
+    ids = found.class_ids.cpu().numpy().astype(np.int64)
+    return Detections(
+        path=view.path,
+        size=view.size,
+        boxes=boxes.numpy(),
+        class_ids=ids,
+        scores=found.scores.double().cpu().numpy(),
+        class_names=tuple(classes.names[i] for i in ids),
+        masks=masks,
+    )
+
+
+def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
+    bitmap, top, left = paste_mask(mask, box.float(), size)
+    return encode_mask(bitmap.numpy(), size=size, top=top, left=left)
+
+
+def _compare(answers: object, truth: object, classes: Classes) -> None:
+    """Two stages learn from what they sample; there is no loss of results."""
+
+
+def _metric(classes: Classes, *, masks: bool) -> DetectionMetric:
+    return DetectionMetric(classes.names, masks=masks)
+
+
+def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Task:
+    return Task(
+        name=name,
+        list_data=partial(_list_data, masks=masks),
+        check_data=partial(_check_data, masks=masks),
+        classes=_classes,
+        build_head=partial(_build_head, masks=masks),
+        table=_table,
+        losses=_losses,
+        answers=_decode,
+        decode=_decode,
+        compare=_compare,
+        metric=partial(_metric, masks=masks),
+        goals=goals,
+        recipes="objects",
+        dense=dense,
+    )
+
+
+DETECT = _task(
+    "detect",
+    masks=False,
+    dense=Dense(heads=DETECTORS, default_head={"small": "fcos_small", "large": "fcos"}),
+    goals=("box_ap", "box_ap50"),
+)
+
+INSTANCE = _task(
+    "instance",
+    masks=True,
+    dense=Dense(
+        heads=MASK_DETECTORS, default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"}
+    ),
+    goals=("mask_ap", "mask_ap50"),
+)

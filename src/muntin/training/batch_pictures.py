@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training pictures as the network sees them, drawn before the first step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muntin.data.loading import TrainLoader
+from muntin.data.storing import PictureStore
+from muntin.drawing.detections import draw_objects
+from muntin.drawing.saving import save_picture
+from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.ops.masks import encode_mask
+from muntin.runs import Run
+from muntin.samples import Objects, Segmentation
+from muntin.targets import BoxTargets
+
+__all__ = ["draw_batch"]
+
+
+def draw_batch(run: Run, store: PictureStore) -> None:
+    """Draw some training pictures, changed at random as in training, with what is to be learnt."""
+    config, names = run.config, run.classes.names
+    count, side = (12, 280) if run.task.dense else (24, 150)
+    loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
+    batch = next(loader.batches(0, 0, run.preprocessing.img_size))
+    tiles = []
+    for row, (high, wide) in enumerate(batch.sizes.tolist()):
+        image = batch.images[row, :, :high, :wide]
+        picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        if batch.targets is not None:
+            objects = _as_objects(batch.targets[row])
+            drawn = np.asarray(draw_objects(picture, objects, names))
+            tiles.append(Tile(picture=drawn, lines=(f"{len(objects)} objects",)))
+            continue
+        ids = store.listing.entries[int(batch.indices[row])].class_ids
+        tiles.append(Tile(picture=picture, lines=(", ".join(names[i] for i in ids) or "none",)))
+    sheet = draw_sheet(tiles, "Training pictures as the network sees them", side=side)
+    save_picture(sheet, run.path / "pictures" / "batch.png")
+
+
+def _as_objects(targets: BoxTargets) -> Objects:
+    boxes = np.concatenate([targets.boxes.numpy(), targets.ignored.numpy()])
+    single, count = len(targets.boxes), len(boxes)
+    return Objects(
+        boxes=boxes,
+        class_ids=np.r_[targets.class_ids.numpy(), np.zeros(count - single, np.int64)],
+        crowd=np.arange(count) >= single,
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+        masks=_masks(targets, count) if len(targets.layers) else (),
+    )
+
+
+def _masks(targets: BoxTargets, count: int) -> tuple[Segmentation | None, ...]:
+    masks: list[Segmentation | None] = [None] * count
+    for number, layer in enumerate(targets.layer_of.tolist()):
+        if layer >= 0:
+            seen: NDArray[np.bool_] = (targets.layers[layer] == number + 1).numpy()
+            masks[number] = encode_mask(seen)
+    return tuple(masks)

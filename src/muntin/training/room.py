@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How many pictures fit into memory in a step of training, found by looking at one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from muntin.heads.network import Network
+from muntin.recipes import TrainConfig
+from muntin.shapes import Size
+from muntin.targets import BoxTargets
+
+__all__ = ["fit_batch", "saved_bytes"]
+
+SHARE = {"cuda": 0.8, "cpu": 0.5}
+"""Part of the free memory that a step may take."""
+
+
+def fit_batch(
+    network: Network, config: TrainConfig, img_size: Size, device: str, notes: list[str]
+) -> TrainConfig:
+    """Make the batch small enough for the memory, and accumulate steps to make up for it.
+
+    Args:
+        network: A detector; its weights are not changed.
+        config: Its batch size is what the recipe wants.
+        img_size: (height, width) of the pictures in pixels.
+        device: "cuda", "cpu" or "mps".
+        notes: A line is added when the batch changes.
+    """
+    room = _free_bytes(device) * SHARE.get(device, 0.5)
+    each = saved_bytes(network, img_size)
+    # Gradients and the optimiser's two moments stand beside what is remembered.
+    weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
+    fits = max(1, int((room - weights) / max(each, 1)))
+    if fits >= config.batch_size:
+        return config
+    steps = -(-config.batch_size // fits)
+    notes.append(
+        f"batch {fits} instead of {config.batch_size}, {steps} steps a weight change: one picture "
+        f"takes {each / 2**20:.0f} MiB, and {room / 2**20:.0f} MiB are free (--batch-size)"
+    )
+    return replace(config, batch_size=fits, accumulate=steps * config.accumulate)
+
+
+def saved_bytes(network: Network, img_size: Size) -> int:
+    """Bytes that a network remembers of one picture on the way forward."""
+    stride = 32
+    high, wide = (-(-side // stride) * stride for side in img_size)
+    in_chans = getattr(network.backbone.config, "in_chans", 3)
+    parameter = next(network.parameters())
+    image = torch.zeros(1, in_chans, high, wide, device=parameter.device)
+    seen: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    was_training = network.training
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+    network.train()
+    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(image, torch.tensor([[high, wide]]), [_one_object(high, wide)])
+    network.train(was_training)
+    for name, value in network.named_buffers():
+        value.copy_(buffers[name])  # batch norms have counted
+    held = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    return sum(count for pointer, count in seen.items() if pointer not in held)
+
+
+def _one_object(high: int, wide: int) -> BoxTargets:
+    return BoxTargets(
+        boxes=torch.tensor([[wide * 0.2, high * 0.2, wide * 0.8, high * 0.8]]),
+        class_ids=torch.tensor([0]),
+        ignored=torch.zeros(0, 4),
+        layers=torch.ones(1, high, wide, dtype=torch.int32),
+        layer_of=torch.tensor([0]),
+    )
+
+
+def _free_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not every system says
+        return 8 * 2**30
