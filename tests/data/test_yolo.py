@@ -249,6 +249,8 @@ def test_pixels(tmp_path):
     match = r"fractions of the picture between 0 and 1, got numbers up to 50 in .*Divide x"
     with pytest.raises(DataError, match=match):
         list_detect(one(tmp_path, "0 50 40 20 10\n0 30 40 20 10\n0 0.5 0.5 0.1 0.1"))
+    with pytest.raises(DataError, match=r"got numbers up to 40 in"):
+        list_detect(one(tmp_path, "0 10 20 40 20 40 60"))
 
 
 def test_picture_that_cannot_be_read_is_left_out(tmp_path):

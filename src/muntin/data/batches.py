@@ -76,7 +76,8 @@ def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
 
 
 def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
-    """Pictures at a time, such that large ones do not fill the memory."""
+    """Pictures at a time, such that large ones, and the objects in them, do not fill the memory."""
+    wanted = min(wanted, 16) if pre.fit == "inside" else wanted
     return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
 
 

@@ -162,7 +162,7 @@ def gather_objects(
 
 def make_entry(path: str, size: Size, objects: Objects) -> Entry:
     """Describe a picture by its objects; groups of objects do not give it a class."""
-    class_ids = np.unique(objects.class_ids[~objects.crowd]).tolist()
+    class_ids = sorted(set(objects.class_ids[~objects.crowd].tolist()))
     return Entry(path=path, class_ids=tuple(class_ids), size=size, objects=objects)
 
 

@@ -86,7 +86,7 @@ def read_yolo(
         )
         raise DataError(message)
     every = [row for files in read.values() for file in files for row in file.rows]
-    boxes = [row.numbers for row in every if row.is_box]
+    boxes = [row.numbers[:4] for row in every]  # of a polygon, its first two points
     require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(layout.source))
     known = range(len(layout.class_names))
     used = {layout.class_names[row.class_number] for row in every if row.class_number in known}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.features import FeatureSpec
 from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName
+from muntin.nn.upsampling import Upsample
 
 __all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck"]
 
@@ -118,13 +119,13 @@ class SimplePyramid(nn.Module):
     def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
         super().__init__()
         dim, norm = spec.channels[-1], config.norm
-        twice = nn.ConvTranspose2d(dim, dim // 2, 2, stride=2)
-        again = nn.ConvTranspose2d(dim // 2, dim // 4, 2, stride=2)
+        twice = Upsample(dim, dim // 2)
+        again = Upsample(dim // 2, dim // 4)
         stride = spec.strides[-1]
         first = sum(stride * scale < config.finest for scale in (0.25, 0.5, 1.0))
         scaling = [
             nn.Sequential(twice, ChannelNorm(dim // 2, eps=1e-6), nn.GELU(), again),
-            nn.Sequential(nn.ConvTranspose2d(dim, dim // 2, 2, stride=2)),
+            nn.Sequential(Upsample(dim, dim // 2)),
             nn.Identity(),
             nn.MaxPool2d(2, stride=2),
         ]

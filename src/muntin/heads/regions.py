@@ -20,6 +20,7 @@ from torchvision.ops import roi_align
 
 from muntin.heads.conventions import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm
+from muntin.nn.upsampling import Upsample
 from muntin.ops.boxes import assign_levels
 from muntin.shapes import Float, Int
 
@@ -61,7 +62,7 @@ def read_regions(
             sampling_ratio=config.sampling,
             aligned=config.aligned,
         )
-        regions = regions.index_put((here,), part.to(regions.dtype))
+        regions[here] = part.to(regions.dtype)
     return regions
 
 
@@ -127,7 +128,7 @@ class MaskHead(nn.Module):
             ConvNorm(before, after, 3, norm=config.mask_norm, activation=True)
             for before, after in itertools.pairwise(widths)
         )
-        self.upsample = nn.ConvTranspose2d(widths[-1], config.mask_dim, 2, stride=2)
+        self.upsample = Upsample(widths[-1], config.mask_dim)
         self.logits = nn.Conv2d(config.mask_dim, num_classes + self.first, 1)
         for conv in (self.upsample, self.logits):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Twice the resolution by a transposed convolution whose cells do not overlap."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.shapes import Float
+
+__all__ = ["Upsample"]
+
+
+class Upsample(nn.ConvTranspose2d):
+    """Transposed convolution of kernel 2 and stride 2, computed as a matrix product.
+
+    Every cell becomes 2 x 2 cells that no other cell reaches, so one linear layer with four times
+    the channels and a rearrangement give the same. On a CPU this is several times faster.
+
+    Args:
+        in_channels: Channels that come.
+        out_channels: Channels that go.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 2, stride=2)
+
+    def forward(  # type: ignore[override]
+        self, maps: Float[Tensor, "B C_in H W"]
+    ) -> Float[Tensor, "B C_out 2*H 2*W"]:
+        """Enlarge."""
+        weight = self.weight.permute(1, 2, 3, 0).reshape(
+            -1, self.in_channels, 1, 1
+        )  # 4*C_out, C_in
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(maps, weight, bias), 2)
