@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from muntin.data.shape_sets import write_classify
+from muntin.data.decoding import open_picture
+from muntin.data.detection import list_detect
+from muntin.data.shape_sets import write_classify, write_coco
+from muntin.drawing.detections import draw_pair
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
@@ -19,16 +25,30 @@ from muntin.training.session import TrainedRun, train
 
 __all__ = ["demo"]
 
-SIDE = 64
-MAX_TIME_S = 150.0
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Demo:
+    """What the demo of a task does.
+
+    Attributes:
+        write_data: Generates the data in a folder.
+        draw: Draws predictions beside the truth, given the run and the data.
+        figures: Names of the figures to tell.
+        max_time_s: Time for training.
+    """
+
+    write_data: Callable[[Path], object]
+    draw: Callable[[Path, Path], None]
+    figures: tuple[str, ...]
+    max_time_s: float
 
 
-def demo(task: str = "classify", *, out: str | Path = "demo") -> TrainedRun:
+def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
     """Show everything once, in a few minutes on two CPU cores.
 
     Args:
-        task: "classify".
-        out: Folder for the generated data and the run.
+        task: "classify", "detect" or "instance".
+        out: Folder for the generated data and the run; ``demo-TASK`` when empty.
 
     Returns:
         The trained run.
@@ -37,47 +57,107 @@ def demo(task: str = "classify", *, out: str | Path = "demo") -> TrainedRun:
         ConfigError: There is no such task.
         RunError: The folder already holds a run.
     """
-    find_task(task)
+    plan = _DEMOS[find_task(task).name]
     console = Console()
-    out = Path(out)
+    out = Path(out or f"demo-{task}")
     data, run_folder = out / "data", out / "run"
     if run_folder.exists():
         message = f"out must be a new folder, got {out}, which holds a run. Pass another --out."
         raise RunError(message)
     console.print(f"Generating pictures of shapes in {data} ...", highlight=False)
-    write_classify(
-        data,
-        num_train_per_class=600,
-        num_val_per_class=60,
-        size=(SIDE, SIDE),
-        # Not too hard for two minutes: objects stand nearly upright and most have their colour.
-        max_angle=0.5,
-        usual_colours=0.9,
-    )
-    run = train(task, data, weights="none", max_time_s=MAX_TIME_S, out=run_folder)
+    plan.write_data(data)
+    run = train(task, data, weights="none", max_time_s=plan.max_time_s, out=run_folder)
     if run.interrupted:
         return run
     figures = evaluate(run_folder, data)
-    pictures = sorted((data / "val").rglob("*.png"))
-    _draw_predictions(run_folder, pictures[:: max(1, len(pictures) // 24)][:24])
+    plan.draw(run_folder, data)
+    picture = _pictures(data)[0]
     console.print(f"\nOn pictures it has not seen ({figures['num_images']}):", highlight=False)
-    for name in ("top1", "macro_f1"):
+    for name in plan.figures:
         console.print(f"  {name:10} {figures[name]:.3f}", highlight=False)
     console.print(f"Run folder: {run_folder}  (look into {run_folder / 'pictures'})")
     console.print("Try next:", highlight=False)
-    console.print(f"  muntin predict {run_folder} {pictures[0]}", highlight=False, soft_wrap=True)
+    drawn = f" --out {out / 'drawn'}" if find_task(task).dense else ""
+    console.print(
+        f"  muntin predict {run_folder} {picture}{drawn}", highlight=False, soft_wrap=True
+    )
     console.print(f"  muntin eval {run_folder} {data}", highlight=False, soft_wrap=True)
     return run
 
 
-def _draw_predictions(run_folder: Path, pictures: list[Path]) -> None:
-    predictor = load(run_folder)
-    tiles = []
-    for path, result in zip(pictures, predictor(pictures), strict=True):
-        from muntin.data.decoding import open_picture
+def _pictures(data: Path) -> list[Path]:
+    """Pictures that were not trained on."""
+    return sorted(path for path in (data / "val").rglob("*") if path.suffix in (".png", ".jpg"))
 
+
+def _write_classify(folder: Path) -> object:
+    # Not too hard for two minutes: objects stand nearly upright and most have their colour.
+    return write_classify(
+        folder,
+        num_train_per_class=600,
+        num_val_per_class=60,
+        size=(64, 64),
+        max_angle=0.5,
+        usual_colours=0.9,
+    )
+
+
+def _write_scenes(folder: Path) -> object:
+    return write_coco(
+        folder,
+        num_train=600,
+        num_val=60,
+        size=(128, 160),
+        max_objects=4,
+        max_angle=0.5,
+        usual_colours=0.9,
+    )
+
+
+def _draw_classes(run_folder: Path, data: Path) -> None:
+    every = [path for path in _pictures(data) if path.suffix == ".png"]
+    pictures = every[:: max(1, len(every) // 24)][:24]
+    tiles = []
+    for path, result in zip(pictures, load(run_folder)(pictures), strict=True):
         truth = path.parent.name
         lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
         tiles.append(Tile(picture=open_picture(path), lines=lines, good=result.best == truth))
     sheet = draw_sheet(tiles, "Predictions beside the truth")
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
+
+
+def _draw_objects(run_folder: Path, data: Path) -> None:
+    listing = list_detect(data, masks=True).val
+    assert listing is not None, "the generated set has pictures to validate with"
+    predictor = load(run_folder)
+    tiles = []
+    for entry in listing.entries[:8]:
+        assert entry.objects is not None, "the generated pictures have objects"
+        pixels = open_picture(Path(listing.source) / entry.path)
+        found = predictor(pixels)[0].above(0.4)
+        drawn = draw_pair(pixels, entry.objects, found, listing.class_names)
+        tiles.append(Tile(picture=np.asarray(drawn)))
+    sheet = draw_sheet(tiles, "Truth, and what was found above 0.4", columns=2, side=520)
+    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+
+
+_DEMOS = {
+    "classify": _Demo(
+        write_data=_write_classify,
+        draw=_draw_classes,
+        figures=("top1", "macro_f1"),
+        max_time_s=150.0,
+    ),
+    "detect": _Demo(
+        write_data=_write_scenes,
+        draw=_draw_objects,
+        figures=("box_ap", "box_ap50"),
+        max_time_s=180.0,
+    ),
+    "instance": _Demo(
+        write_data=_write_scenes,
+        draw=_draw_objects,
+        figures=("box_ap", "box_ap50", "mask_ap", "mask_ap50"),
+        max_time_s=240.0,
+    ),
+}

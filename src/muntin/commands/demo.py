@@ -12,8 +12,10 @@ __all__ = ["demo"]
 
 
 def demo(
-    task: Annotated[str, typer.Argument(help="classify")] = "classify",
-    out: Annotated[str, typer.Option(help="Folder for data and run.")] = "demo",
+    task: Annotated[str, typer.Argument(help="classify, detect, instance.")] = "classify",
+    out: Annotated[
+        str, typer.Option(help="Folder for data and run; demo-TASK when left out.")
+    ] = "",
 ) -> None:
     """Generate pictures, train on them for minutes, and show what came out."""
     from muntin.demonstration import demo as run_demo

@@ -4,14 +4,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from muntin.commands.values import to_json
+from muntin.commands.values import parse_settings, parse_tile, to_json
 
 __all__ = ["predict"]
+
+
+SURE = 0.3
+"""Of a detector, objects of a lower score are told but not drawn, unless a threshold is given."""
 
 
 def predict(
@@ -20,31 +25,59 @@ def predict(
     out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
-        float, typer.Option(help="Leave out classes below this score.", min=0, max=1)
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Leave out what scores less; drawn boxes need 0.3.", min=0, max=1),
+    ] = None,
+    tile: Annotated[
+        str, typer.Option(help="Also see large pictures in tiles of N pixels, or auto.")
+    ] = "",
     tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
+    select: Annotated[
+        list[str] | None,
+        typer.Option("--select", help="Of a detector: suppression=soft, max_detections=1000."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> int:
-    """Classify pictures; exit code 1 if any could not be read."""
-    from muntin.drawing.saving import save_picture
-    from muntin.prediction import draw, find_pictures, load
+    """Say what pictures show; exit code 1 if any could not be read."""
+    from muntin.prediction import find_pictures, load
 
     paths = find_pictures(images)
-    found = load(run, device=device)(paths, tta=tta, strict=False)
-    results = [result.above(threshold) for result in found]
+    predictor = load(run, device=device, select=parse_settings(select or [], "--select"))
+    found = predictor(paths, tta=tta, tile=parse_tile(tile), strict=False)
+    results = [result.above(threshold or 0.0) for result in found]
     code = int(len(results) < len(paths))
     if out:
-        for number, result in enumerate(results):
-            path = Path(result.path)
-            name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-            save_picture(draw(path, result), Path(out) / f"{name}.png")
+        _draw(results, out, None if threshold is not None else SURE)
     if as_json:
         typer.echo(to_json([result.to_dict() for result in results]))
         return code
     for result in results:
-        best = zip(result.class_names[:3], result.scores[:3], strict=True)
-        said = ", ".join(f"{name} {score:.2f}" for name, score in best)
-        typer.echo(f"{result.path}: {said or f'nothing above {threshold}'}")
+        typer.echo(f"{result.path}: {_describe(result, threshold)}")
     if out:
         typer.echo(f"pictures: {out}")
     return code
+
+
+def _draw(results: list[Any], out: str, least: float | None) -> None:
+    from muntin.drawing.saving import save_picture
+    from muntin.prediction import draw
+    from muntin.results import Detections
+
+    for number, result in enumerate(results):
+        path = Path(result.path)
+        name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
+        shown = result.above(least) if least and isinstance(result, Detections) else result
+        save_picture(draw(path, shown), Path(out) / f"{name}.png")
+
+
+def _describe(result: Any, threshold: float | None) -> str:  # noqa: ANN401 (one of muntin.results)
+    """A line: the best classes, or how many objects of each class."""
+    from muntin.results import Detections
+
+    if isinstance(result, Detections):
+        sure = result.above(SURE) if threshold is None else result
+        counts = Counter(sure.class_names)
+        return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+    best = zip(result.class_names[:3], result.scores[:3], strict=True)
+    said = ", ".join(f"{name} {score:.2f}" for name, score in best)
+    return said or f"nothing above {threshold}"

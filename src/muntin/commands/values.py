@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from muntin.errors import ConfigError
 
-__all__ = ["parse_batch", "parse_settings", "parse_size", "parse_time", "to_json"]
+__all__ = ["parse_batch", "parse_settings", "parse_size", "parse_tile", "parse_time", "to_json"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -60,7 +60,23 @@ def parse_batch(text: str) -> int:
     return int(text)
 
 
-def parse_settings(texts: Iterable[str]) -> dict[str, str]:
+def parse_tile(text: str) -> int | Literal["auto"] | None:
+    """Read a side in pixels, or auto; empty is None.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if not text:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) == 0:
+        message = f"--tile must be a side in pixels or auto, got {text!r}."
+        raise ConfigError(message)
+    return int(text)
+
+
+def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, str]:
     """Read ``name=value`` words.
 
     Raises:
@@ -70,7 +86,8 @@ def parse_settings(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
-            message = f"--set must be name=value, such as train.epochs=10, got {text!r}."
+            example = "train.epochs=10" if option == "--set" else "max_detections=1000"
+            message = f"{option} must be name=value, such as {example}, got {text!r}."
             raise ConfigError(message)
         settings[name.strip()] = value.strip()
     return settings

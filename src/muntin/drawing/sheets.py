@@ -56,18 +56,25 @@ def draw_sheet(
     rows = math.ceil(count / columns)
     small, large = load_font(11), load_font(16)
     text_height = 16 * max((len(tile.lines) for tile in tiles), default=0)
-    top = 40 if title else GAP
+    pictures = [_fit(tile.picture, side) for tile in tiles]
+    # A row is as high as its highest picture.
+    heights = [
+        max((p.height for p in pictures[row * columns : (row + 1) * columns]), default=side)
+        for row in range(rows)
+    ]
+    tops = [40 if title else GAP]
+    for height in heights:
+        tops.append(tops[-1] + height + GAP + text_height)
     cell = side + GAP
-    size = (columns * cell + GAP, top + rows * (cell + text_height) + GAP)
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", (columns * cell + GAP, tops[-1] + GAP), "white")
     pen = ImageDraw.Draw(sheet)
     if title:
         pen.text((GAP, 10), title, fill=INK, font=large)
     for index, tile in enumerate(tiles):
         left = GAP + (index % columns) * cell
-        upper = top + (index // columns) * (cell + text_height)
-        picture = _fit(tile.picture, side)
-        place = (left + (side - picture.width) // 2, upper + (side - picture.height) // 2)
+        upper, height = tops[index // columns], heights[index // columns]
+        picture = pictures[index]
+        place = (left + (side - picture.width) // 2, upper + (height - picture.height) // 2)
         sheet.paste(picture, place)
         if tile.good is not None:
             frame = (
@@ -79,7 +86,7 @@ def draw_sheet(
             pen.rectangle(frame, outline=GOOD if tile.good else BAD, width=2)
         for number, line in enumerate(tile.lines):
             text = _shorten(line, small, side)
-            pen.text((left, upper + side + 4 + 16 * number), text, fill=INK, font=small)
+            pen.text((left, upper + height + 4 + 16 * number), text, fill=INK, font=small)
     return sheet
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from muntin.configs import check_range, replace
+from muntin.configs import check_range, replace, with_texts
 from muntin.data.batches import evaluation_batch, pad_pictures, padded_size
 from muntin.data.decoding import open_picture
 from muntin.data.joint import fit_scene
@@ -244,7 +244,8 @@ def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
     if not hasattr(getattr(head, "config", None), "select"):
         message = f"select is for detectors, got a run whose head is a {type(head).__name__}."
         raise ConfigError(message)
-    chosen = replace(head.config.select, select, where="select")
+    texts = [(name, str(value)) for name, value in select.items()]
+    chosen = with_texts(head.config.select, texts)
     head.config = replace(head.config, {"select": chosen})
 
 

@@ -33,7 +33,9 @@ def draw_batch(run: Run, store: PictureStore) -> None:
         if batch.targets is not None:
             objects = _as_objects(batch.targets[row])
             drawn = np.asarray(draw_objects(picture, objects, names))
-            tiles.append(Tile(picture=drawn, lines=(f"{len(objects)} objects",)))
+            tiles.append(
+                Tile(picture=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
+            )
             continue
         ids = store.listing.entries[int(batch.indices[row])].class_ids
         tiles.append(Tile(picture=picture, lines=(", ".join(names[i] for i in ids) or "none",)))
