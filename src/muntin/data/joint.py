@@ -37,7 +37,9 @@ class SceneConfig:
 
     Attributes:
         scale: Least and greatest size of the picture relative to that which just fits `img_size`;
-            what is larger than `img_size` then is cropped ("large-scale jitter" is 0.1 to 2).
+            what is larger than the window then is cropped ("large-scale jitter" is 0.1 to 2).
+        window: Sides of the part that is learnt from, relative to `img_size`: below 1, steps are
+            cheaper, and objects have the size at which they are found later all the same.
         short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the picture
             gets one, the longer one being at most that of `img_size`; nothing is cropped.
         crop: With `short_sides`, part of the pictures of which a random part is cut out first.
@@ -47,6 +49,7 @@ class SceneConfig:
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
+    window: float = 1.0
     short_sides: tuple[int, ...] = ()
     crop: float = 0.0
     flip: float = 0.5
@@ -57,6 +60,7 @@ class SceneConfig:
         """Refuse what cannot be drawn."""
         for name in ("crop", "flip", "flip_vertical", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
+        check_range("augment.window", self.window, 0.05, 1)
         for value in self.scale:
             check_range("augment.scale", value, 0.01, 10)
         for side in self.short_sides:
@@ -64,10 +68,10 @@ class SceneConfig:
         if self.scale[0] > self.scale[1]:
             message = f"augment.scale must rise, got {self.scale}."
             raise ConfigError(message)
-        if self.short_sides and self.scale != (1.0, 1.0):
+        if self.short_sides and (self.scale != (1.0, 1.0) or self.window != 1):
             message = (
-                f"augment.scale has no effect beside augment.short_sides, got {self.scale} and "
-                f"{self.short_sides}. Set one of them."
+                f"augment.scale and augment.window have no effect beside augment.short_sides, got "
+                f"{self.scale}, {self.window} and {self.short_sides}. Set one or the other."
             )
             raise ConfigError(message)
 
@@ -146,8 +150,8 @@ def augment_scene(
         picture: As it is kept.
         targets: Its objects, in its pixels.
         config: What to do.
-        pre: Gives `img_size`; the result is never larger, except with `short_sides`, where its
-            shorter side is one of them.
+        pre: Gives `img_size`; the result is never larger than its window, except with
+            `short_sides`, where its shorter side is one of them.
         rng: Where chance comes from.
 
     Returns:
@@ -180,7 +184,8 @@ def _choose_window(
     low, high = np.log(config.scale[0]), np.log(config.scale[1])
     scale = float(np.exp(rng.uniform(low, high))) * scale_inside((height, width), full)
     # A picture lies in `full` whichever way round it fits.
-    limit = full if (height <= width) == (full[0] <= full[1]) else full[::-1]
+    turned = full if (height <= width) == (full[0] <= full[1]) else full[::-1]
+    limit = (round(turned[0] * config.window), round(turned[1] * config.window))
     part = (min(height, round(limit[0] / scale)), min(width, round(limit[1] / scale)))
     part = (max(1, part[0]), max(1, part[1]))
     top, left = _choose_place((height, width), part, targets, rng)

@@ -73,6 +73,8 @@ class RCNNConfig:
             of them make a Cascade R-CNN.
         stage_stds: What box offsets are divided by, for each stage.
         stage_weights: Factor on the losses of each stage.
+        stage_average: What of the stages is averaged for the answer: "scores" (detectron2), or the
+            "logits" that they are made from (OpenMMLab).
         roi_batch: Regions of a picture that are learnt from.
         roi_positive: Part of them that is positive at most.
         aligned: Whether regions are read at the middles of pixels ("RoIAlign v2").
@@ -107,6 +109,7 @@ class RCNNConfig:
     stage_ious: tuple[float, ...] = (0.5,)
     stage_stds: tuple[tuple[float, ...], ...] = _STDS
     stage_weights: tuple[float, ...] = (1.0, 0.5, 0.25)
+    stage_average: Literal["scores", "logits"] = "scores"
     roi_batch: int = 512
     roi_positive: float = 0.25
     aligned: bool = True
@@ -150,6 +153,7 @@ MASK_RCNN = RCNNConfig()
 
 CASCADE = RCNNConfig(
     stage_ious=(0.5, 0.6, 0.7),
+    stage_average="logits",
     box_convs=4,
     box_linears=1,
     box_norm="batch",
@@ -179,13 +183,14 @@ SMALL_RCNN = RCNNConfig(
 CONVENTIONS: dict[str, dict[str, RCNNConfig]] = {
     "openmmlab": {"rcnn": MASK_RCNN, "cascade": CASCADE},
     "detectron2": {
-        "rcnn": replace(MASK_RCNN, box_loss="smooth_l1"),
+        "rcnn": MASK_RCNN,
         "cascade": replace(
             CASCADE,
+            stage_average="scores",
             box_convs=0,
             box_linears=2,
             box_norm="none",
-            box_loss="smooth_l1",
+            box_loss="l1",
             box_loss_weight=1.0,
             class_agnostic=True,
             mask_heads="one",

@@ -54,7 +54,6 @@ class RCNN(nn.Module):
         self, backbone: Backbone, num_classes: int, config: RCNNConfig, *, masks: bool
     ) -> None:
         super().__init__()
-        self.config = config
         self.num_classes = num_classes
         self.neck = build_neck(backbone.spec, config.neck)
         self.rpn = ProposalHead(self.neck.strides, config)
@@ -64,6 +63,15 @@ class RCNN(nn.Module):
         self.box_heads = nn.ModuleList(BoxHead(num_classes, config) for _ in range(stages))
         count = 0 if not masks else stages if config.mask_heads == "each" else 1
         self.mask_heads = nn.ModuleList(MaskHead(num_classes, config) for _ in range(count))
+        self.adopt(config)
+
+    def adopt(self, config: RCNNConfig) -> None:
+        """Go over to a config that differs only in fields that shape no parameter.
+
+        Args:
+            config: Tells from now on how the weights are read.
+        """
+        self.config = self.rpn.config = config
         self._coders = [
             detection.BoxCoder(tuple(1 / std for std in stds)) for stds in config.stage_stds
         ]
@@ -107,19 +115,22 @@ class RCNN(nn.Module):
             most = int(valid.sum(dim=1).max())  # filling that no picture needs is left out
             boxes, valid = boxes[:, :most], valid[:, :most]
         batch, count = boxes.shape[:2]
-        total = boxes.new_zeros(batch, count, self.num_classes)
+        averages_scores = self.config.stage_average == "scores"
+        total = boxes.new_zeros(batch, count, self.num_classes + 1)
         for number, head in enumerate(self.box_heads):
             logits, offsets = head(self._read(levels, boxes, self.config.roi_size))
             moved = self._coders[number].decode_single(
                 offsets.flatten(1), boxes.reshape(-1, 4)
             )  # Q, S, 4
-            total = total + logits.softmax(dim=1)[:, :-1].view_as(total)
-            moved = clip_to(moved.reshape(batch, -1, 4), sizes)
+            total = total + (logits.softmax(1) if averages_scores else logits).view_as(total)
+            slots = offsets.shape[1]
+            moved = clip_to(moved.reshape(batch, count * slots, 4), sizes)
             if number + 1 < len(self.box_heads):
-                boxes = _of_class(moved.reshape(batch * count, -1, 4), logits[:, :-1].argmax(1))
+                boxes = _of_class(moved.view(batch * count, slots, 4), logits[:, :-1].argmax(1))
                 boxes = boxes.view(batch, count, 4)
-        scores = total / len(self.box_heads) * valid[..., None]
-        return moved.reshape(batch, count, -1, 4), scores
+        mean = total / len(self.box_heads)
+        scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
+        return moved.view(batch, count, slots, 4), scores
 
     def _read(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
         images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])

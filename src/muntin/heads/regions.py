@@ -105,7 +105,7 @@ class BoxHead(nn.Module):
         for linear in self.linears:
             values = F.relu(linear(values))
         logits, offsets = self.fc_cls(values).float(), self.fc_reg(values).float()
-        offsets = offsets.reshape(len(offsets), -1, 4)
+        offsets = offsets.unflatten(1, (-1, 4))
         if self.first:
             logits = logits.roll(-1, dims=1)
             offsets = offsets if self.class_agnostic else offsets[:, 1:]

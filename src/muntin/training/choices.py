@@ -20,7 +20,7 @@ from muntin.weights.hub import fetch
 from muntin.zoo import find_model
 
 __all__ = [
-    "default_dense_model",
+    "can_be_had",
     "default_model",
     "default_recipe",
     "resolve_machine",
@@ -56,29 +56,13 @@ def default_model(size: Size, weights: str, device: str) -> tuple[str, int]:
     if side <= 48:
         return "swin_nano_patch2_window4_32", max(16, -(-side // 8) * 8)
     published = "swin_tiny_patch4_window7_224"
-    if side >= 96 and weights != "none" and (weights != "auto" or _can_be_had(published)):
+    if side >= 96 and weights != "none" and (weights != "auto" or can_be_had(published)):
         return published, 224
     most = 128 if device == "cpu" else 224
     return "swin_nano_patch4_window4_64", min(most, max(48, -(-side // 16) * 16))
 
 
-def default_dense_model(size: Size, weights: str, device: str) -> tuple[str, Size]:
-    """Name and size (height, width) in pixels for pictures in which things are to be found.
-
-    With trained weights and a GPU, pictures are shown as published detectors saw them; on a CPU the
-    longer side has at most 384 pixels (512 with trained weights).
-    """
-    published = "swin_tiny_patch4_window7_224"
-    trained = weights != "none" and (weights != "auto" or _can_be_had(published))
-    if device != "cpu":
-        return (published, (800, 1333)) if trained else ("swin_nano_patch4_window4_64", (512, 512))
-    most = 512 if trained else 384
-    scale = min(1.0, most / max(size))
-    height, width = (max(64, round(side * scale / 32) * 32) for side in size)
-    return published if trained else "swin_nano_patch4_window4_64", (height, width)
-
-
-def _can_be_had(name: str) -> bool:
+def can_be_had(name: str) -> bool:
     """Whether published weights are in the cache or the hub answers."""
     try:
         fetch(find_model(name).weights)

@@ -18,7 +18,7 @@ from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, DataError, unknown_name
-from muntin.heads.detectors import HeadConfig, find_head
+from muntin.heads.detectors import find_head
 from muntin.heads.network import Network
 from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
@@ -26,15 +26,16 @@ from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks import Task, find_task
-from muntin.training.choices import (
-    default_dense_model,
-    default_model,
-    default_recipe,
-    resolve_machine,
-    typical_size,
-)
+from muntin.training.choices import default_model, default_recipe, resolve_machine, typical_size
 from muntin.training.optimization import scaled_rate
 from muntin.training.room import fit_batch
+from muntin.training.scenes import (
+    Scenes,
+    choose_head,
+    default_dense_model,
+    enlarge_for,
+    look_at_objects,
+)
 from muntin.training.starting import start_network
 from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
 
@@ -117,8 +118,17 @@ def prepare(request: Request) -> Prepared:
     machine = resolve_machine(with_texts(request.machine, settings["machine"]), notes)
     train, val = _list_parts(request, reading, seed, notes)
     task = find_task(request.task)
-    entry, name, model = _choose_model(request, settings["model"], train, machine, notes)
-    head = _choose_head(request, task, model, settings["head"], notes)
+    scenes = look_at_objects(train)
+    entry, name, model = _choose_model(request, settings["model"], train, machine, scenes, notes)
+    head = choose_head(
+        request.head,
+        None if base is None else base.head,
+        task,
+        getattr(model, "embed_dim", 0) <= 64,
+        scenes,
+        settings["head"],
+        notes,
+    )
     if head is not None and "out_indices" not in dict(settings["model"]):
         model = dense_config(model, finest=head.neck.finest)
     if (
@@ -293,6 +303,7 @@ def _choose_model(
     settings: list[tuple[str, str]],
     train: Listing,
     machine: MachineConfig,
+    scenes: Scenes,
     notes: list[str],
 ) -> tuple[ModelEntry, str, Any]:
     """Pick row, name and config of the model."""
@@ -300,16 +311,17 @@ def _choose_model(
     name = request.model or (request.base.model_name if request.base else "")
     dense = find_task(request.task).dense is not None
     size = typical_size(train) if not name or dense else (0, 0)
-    if not name and dense:
-        name, changed["img_size"] = default_dense_model(size, request.weights, machine.device)
-        shown = "x".join(map(str, changed["img_size"]))
-        notes.append(f"model {name} at {shown} pixels, by the size of the pictures (--model)")
+    if dense and request.base is None:
+        usual, shown = default_dense_model(size, request.weights, machine.device)
+        changed["img_size"] = shown = enlarge_for(scenes, shown)
+        name = name or usual
+        if not any(request.img_size):
+            pixels = "x".join(map(str, shown))
+            notes.append(f"model {name} at {pixels} pixels, by pictures and objects (--img-size)")
     elif not name:
         name, side = default_model(size, request.weights, machine.device)
         changed["img_size"] = (side, side)
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
-    elif dense and request.base is None:
-        changed["img_size"] = default_dense_model(size, request.weights, machine.device)[1]
     name = ALIASES.get(name, name)
     entry = find_model(name)
     if request.base is not None and not request.model:
@@ -321,30 +333,6 @@ def _choose_model(
     if request.base is not None and any(request.img_size):
         config = replace(config, img_size=request.img_size)
     return entry, name, with_texts(config, settings)
-
-
-def _choose_head(
-    request: Request,
-    task: Task,
-    model: BackboneConfig,
-    settings: list[tuple[str, str]],
-    notes: list[str],
-) -> HeadConfig | None:
-    """Pick the config of the head: a small one for a small backbone."""
-    if task.dense is None:
-        if settings:
-            message = f"{task.name} has one head without settings, got head.{settings[0][0]}."
-            raise ConfigError(message)
-        return None
-    if request.base is not None and not request.head:
-        head = request.base.head
-    else:
-        small = getattr(model, "embed_dim", 0) <= 64
-        name = request.head or task.dense.default_head["small" if small else "large"]
-        head = find_head(name, task.dense.heads)
-        if not request.head:
-            notes.append(f"head {name}, by the size of the model (--head)")
-    return with_texts(head, settings)
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of detectron2's detectors, of which the backbone is read and written.
+"""The names of detectron2's backbones; those of its necks and heads are in `detectors`.
 
 Source:
     detectron2@02b5c4e, modeling/backbone/swin.py and vit.py. A Swin has the names of
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from muntin.models.swin import SwinConfig
+from muntin.weights.detectors import DETECTOR_NAMES
 from muntin.weights.microsoft import PLAIN_BLOCK
 from muntin.weights.renaming import KeyMap, KeyMaps, Row, first_key, square_index
 
@@ -40,8 +41,8 @@ KEY_MAPS: KeyMaps = {
                 derive=square_index,
             ),
         ),
-        # Pyramid, proposals and heads.
-        unused=r"^backbone\.fpn_|^(proposal_generator|roi_heads|sem_seg_head|pixel_(mean|std))\b",
+        # Pyramid, proposals and heads, where the model is no detector.
+        unused=DETECTOR_NAMES["detectron2"].zone,
     ),
 }
 

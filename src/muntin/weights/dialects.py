@@ -25,6 +25,7 @@ from muntin.weights import (
     torchvision,
     transformers,
 )
+from muntin.weights.detectors import DETECTOR_NAMES, with_heads
 from muntin.weights.renaming import KeyMap, KeyMaps, first_key, match
 from muntin.weights.resizing import crop_table
 
@@ -35,6 +36,7 @@ __all__ = [
     "backbone_of",
     "built_window",
     "detect",
+    "head_of",
     "key_map",
     "to_dialect",
 ]
@@ -85,6 +87,7 @@ DIALECTS: dict[str, Dialect] = {
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
         recognise=torchvision.recognise,
+        normalise=torchvision.normalise,
         size_rule=_always("torchvision"),
     ),
     "transformers": Dialect(
@@ -146,8 +149,13 @@ def detect(keys: Collection[str], *, where: str) -> str:
     raise WeightError(message)
 
 
-def key_map(name: str, config: object) -> KeyMap:
-    """Give the names of a model's family in a dialect.
+def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
+    """Give the names of a model in a dialect.
+
+    Args:
+        name: Of the dialect.
+        config: Of the backbone.
+        head: Of the model; only a detector's has names of its own.
 
     Raises:
         WeightError: There is no such dialect, or it does not have this family.
@@ -163,7 +171,8 @@ def key_map(name: str, config: object) -> KeyMap:
         )
         raise WeightError(message)
     names = maps[type(config)]
-    return names if isinstance(names, KeyMap) else names(config)
+    body = names if isinstance(names, KeyMap) else names(config)
+    return with_heads(body, DETECTOR_NAMES.get(name), head, dialect=name)
 
 
 def family_name(config_type: type) -> str:
@@ -185,6 +194,11 @@ def backbone_of(model: nn.Module) -> nn.Module:
         )
         raise WeightError(message)
     return backbone
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """Give the head of a network; None for a backbone."""
+    return model.head if isinstance(model, Network) else None
 
 
 def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
@@ -222,7 +236,7 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     if name == NATIVE:
         return {key: tensor.clone() for key, tensor in state.items()}
-    names = key_map(name, config)
+    names = key_map(name, config, head_of(model))
     tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
     rule = DIALECTS[name].built_rule
     if rule:

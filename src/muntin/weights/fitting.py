@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
+from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
 from muntin.ops.windows import SIZE_RULES, SizeRuleName
-from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, built_window, family_name
+from muntin.weights.detectors import class_rows
+from muntin.weights.dialects import (
+    DIALECTS,
+    NATIVE,
+    backbone_of,
+    built_window,
+    family_name,
+    head_of,
+)
 from muntin.weights.renaming import KeyMap, Reading
 from muntin.weights.resizing import (
     Stretching,
@@ -44,6 +53,7 @@ class Fit:
         unfilled: The model's names that nothing fills.
         misshapen: The model's names whose tensors have another shape, and the two shapes.
         causes: What would explain it.
+        has_head: Whether the file has a head for the model's task.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -54,6 +64,7 @@ class Fit:
     unfilled: list[str] = field(default_factory=list)
     misshapen: dict[str, str] = field(default_factory=dict)
     causes: list[str] = field(default_factory=list)
+    has_head: bool = False
 
 
 def place(name: str, model: nn.Module) -> str:
@@ -74,29 +85,84 @@ def fit(
         size_rule: How that ecosystem resizes positions.
         how: How relative-position tables are resized.
     """
-    backbone = backbone_of(model)
+    backbone, head = backbone_of(model), head_of(model)
     own, whole = model.state_dict(), _Whole(backbone)
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, how)
+    heads = _Heads(head, reading.tensors)
     result = Fit(ignored=list(reading.ignored), homeless=list(reading.unclaimed))
     for name, tensor in reading.tensors.items():
         key = place(name, model)
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
-            _assign(result, key, tensor, own[key], resizer)
-        elif name.startswith("head.") or whole.has(name):
+            _assign(result, key, tensor, own[key], resizer, heads)
+        elif heads.can_spare(name) or whole.has(name):
             result.ignored += theirs
         else:
             result.homeless += theirs
     _leave_pooled_norm_fresh(result, own)
     _leave_deeper_head_fresh(result)
     settled = {*result.values, *result.reset, *result.misshapen}
-    # A file without any head for this model's task leaves the whole head fresh.
-    fresh = "" if any(key.startswith("head.") for key in settled) else "head."
+    result.has_head = any(key.startswith("head.") for key in settled)
+    fresh = () if result.has_head or head is None else _fresh_without_head(own, settled)
+    if result.has_head and isinstance(head, RCNN):
+        _miss_norms_of_maps(result, backbone)
     for key in own:
-        if key not in settled:
-            is_fresh = fresh and key.startswith(fresh) and backbone is not model
-            (result.reset if is_fresh else result.unfilled).append(key)
+        # The counter of a frozen batch norm is not stored, and nothing reads it.
+        if key not in settled and not key.endswith(".num_batches_tracked"):
+            (result.reset if key in fresh else result.unfilled).append(key)
     return result
+
+
+def _fresh_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:
+    """Parameters that begin anew when a file has no head for this model's task.
+
+    They are those of the head, and the norms of all maps, which only dense tasks have.
+    """
+    norms = {key for key in own if _NORM_OF_MAP.match(key)}
+    heads = {key for key in own if key.startswith("head.")}
+    return heads if norms & set(settled) else heads | norms
+
+
+def _miss_norms_of_maps(result: Fit, backbone: nn.Module) -> None:
+    """A detector that was trained on normalised maps would be wrong without their norms."""
+    config: Any = backbone.config
+    norms = [name for name in result.ignored if _NORM_OF_MAP.match(name)]
+    if norms and getattr(config, "out_norm", "each") != "each":
+        result.homeless += norms
+        result.causes.append("the weights have a norm for each map; set out_norm='each'")
+
+
+_NORM_OF_MAP = re.compile(r"(backbone\.)?(bottom_up\.)?norm\d+\.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """What a file's head may hold otherwise than the model's."""
+
+    head: nn.Module | None
+    tensors: Mapping[str, Tensor]
+
+    def can_spare(self, name: str) -> bool:
+        """Whether nothing is wrong when the model has no place for a tensor of a head."""
+        if not name.startswith("head."):
+            return False
+        if class_rows(self.head, name, 0) is None or name.startswith("head.fc"):
+            return True  # no detector, or a classifier's
+        has_masks = len(getattr(self.head, "mask_heads", ())) > 0
+        return name.startswith("head.mask_heads.") and not has_masks
+
+    def is_for_other_classes(self, name: str, tensor: Tensor, own: Tensor) -> bool:
+        """Whether a tensor of a head differs in the number of classes alone."""
+        if not name.startswith("head.") or tensor.shape[1:] != own.shape[1:]:
+            return False
+        rows = class_rows(self.head, name, self._num_classes())
+        return rows is None or tensor.shape[0] == rows
+
+    def _num_classes(self) -> int:
+        """Classes of the file's detector."""
+        if "head.classes.bias" in self.tensors:
+            return len(self.tensors["head.classes.bias"])
+        return len(self.tensors.get("head.box_heads.0.fc_cls.bias", ())) - 1
 
 
 def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:
@@ -150,14 +216,16 @@ def _whole_names(backbone: nn.Module) -> set[str]:
     return names
 
 
-def _assign(result: Fit, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer) -> None:
+def _assign(
+    result: Fit, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer, heads: _Heads
+) -> None:
     """Settle one parameter; a tensor for another size of the same thing is resized."""
     name = key.removeprefix("backbone.")
     if tensor.shape == own.shape:
         result.values[key] = tensor
         return
-    if name.startswith("head.") and tensor.shape[1:] == own.shape[1:]:
-        result.reset.append(key)  # another number of classes
+    if heads.is_for_other_classes(name, tensor, own):
+        result.reset.append(key)
         return
     try:
         resized = resizer.resize(name, tensor, own)

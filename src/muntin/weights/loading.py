@@ -24,10 +24,12 @@ from muntin.weights.dialects import (
     NATIVE,
     backbone_of,
     detect,
+    head_of,
     family_name,
     key_map,
     to_dialect,
 )
+from muntin.weights.detectors import DETECTOR_NAMES, adopt
 from muntin.weights.files import SUFFIXES, read_weights, unwrap
 from muntin.weights.fitting import fit, misfits, place
 from muntin.weights.renaming import Reading
@@ -45,7 +47,9 @@ __all__ = [
 
 
 # How our own names of a timm model begin.
-_OWN = ("backbone.net.", "net.", "head.fc.")
+_OWN = ("backbone.net.", "net.", "head.")
+# How torchvision's detectors call their backbone.
+_BODY = "backbone.body."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +65,8 @@ class LoadReport:
         ignored: Their names of what the model does not need: derived buffers, a head or stages
             that were not built.
         size_rule: The rule for odd sizes that the model took over; empty when it kept its own.
+        conventions: How a detector reads its weights now, where that changed: fields of the head's
+            config that it took over.
         class_names: Names of the classes, where the file says them.
         license: Licence of the weights, where the file says it.
     """
@@ -72,6 +78,7 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    conventions: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -86,6 +93,8 @@ class LoadReport:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
             parts.append(f"size rule is now {self.size_rule!r}")
+        if self.conventions:
+            parts.append(f"the head's conventions are now {self.conventions}")
         if self.license:
             parts.append(f"licence {self.license}")
         return ", ".join(parts)
@@ -102,7 +111,8 @@ def load_weights(
     """Fill a model with weights from any known ecosystem.
 
     The model takes over what the ecosystem's own models do at sizes that do not come out even,
-    so that outputs equal theirs at every size that they accept. After an error the model is as it
+    so that outputs equal theirs at every size that they accept; a detector takes over how they
+    lay anchors and read regions. After an error the model is as it
     was.
 
     Args:
@@ -135,7 +145,7 @@ def load_weights(
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, backbone.config)
     state, metadata, where, dialect = opened.state, opened.texts, opened.where, opened.dialect
-    reading = _read(state, dialect, backbone.config)
+    reading = _read(state, dialect, backbone.config, head_of(model))
     if head_rows is not None:
         own_head = model.state_dict().get("head.fc.weight")
         classes = None if own_head is None else own_head.shape[0]
@@ -156,6 +166,9 @@ def load_weights(
     size_rule = rule if adopts else ""
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=size_rule)
+    conventions = ""
+    if plan.has_head:
+        conventions = adopt(model.head, DETECTOR_NAMES.get(dialect))  # type: ignore[arg-type]
     taken = [(theirs, place(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=dialect,
@@ -165,6 +178,7 @@ def load_weights(
         reset=tuple(plan.reset),
         ignored=tuple(plan.ignored),
         size_rule=size_rule,
+        conventions=conventions,
         class_names=tuple(json.loads(metadata.get("class_names", "[]"))),
         license=metadata.get("license", ""),
     )
@@ -296,7 +310,8 @@ def open_weights(
         if stored in (NATIVE, *DIALECTS):
             dialect = stored
         elif isinstance(config, TimmConfig):
-            dialect = NATIVE if all(key.startswith(_OWN) for key in state) else "timm"
+            foreign = "torchvision" if any(key.startswith(_BODY) for key in state) else "timm"
+            dialect = NATIVE if all(key.startswith(_OWN) for key in state) else foreign
         else:
             dialect = detect(state, where=where)
     if dialect != NATIVE:
@@ -336,9 +351,11 @@ def _unpack(
     return state, texts, f"{source} [{way}]" if way else str(source)
 
 
-def _read(state: Mapping[str, Tensor], dialect: str, config: object) -> Reading:
+def _read(
+    state: Mapping[str, Tensor], dialect: str, config: object, head: nn.Module | None = None
+) -> Reading:
     if dialect != NATIVE:
-        return key_map(dialect, config).read(state)
+        return key_map(dialect, config, head).read(state)
     names = {key: key.removeprefix("backbone.") for key in state}
     return Reading(
         tensors={ours: state[key] for key, ours in names.items()}, pairs=list(names.items())

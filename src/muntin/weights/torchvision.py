@@ -4,25 +4,29 @@
 
 Source:
     torchvision 0.29.2, models/swin_transformer.py and models/vision_transformer.py; compared live
-    in tests/parity. A Swin's state dict also holds the index of every table, as one long row; that
+    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds the index of every table, as one long row; that
     of a Swin V2 the offsets too, and one bias for queries, keys and values, the middle third of
     which is zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from muntin.errors import WeightError
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.ops.offsets import log_offsets
+from muntin.weights.detectors import DETECTOR_NAMES
 from muntin.weights.renaming import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
 
-__all__ = ["KEY_MAPS", "recognise"]
+__all__ = ["KEY_MAPS", "normalise", "recognise"]
 
 
 def _join_biases(parts: Sequence[Tensor]) -> Tensor:
@@ -79,10 +83,47 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         Row((_THEIRS + "attn.logit_scale",), _OURS + "attn.logit_scale"),
         Row((_THEIRS + "attn.cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
     )
-    return KeyMap((*attention, *buffers, *_SHARED))
+    return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=_UNUSED)
 
+
+# A ResNet has the same names in timm.
+_RESNETS = (
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+)
+_BLOCK = "layer{i}.{j}."
+_RESNET = (
+    "conv1.weight",
+    _BLOCK + "conv{k}.weight",
+    _BLOCK + "downsample.0.weight",
+    *(
+        f"{norm}.{part}"
+        for norm in ("bn1", _BLOCK + "bn{k}", _BLOCK + "downsample.1")
+        for part in ("{p}", "running_mean", "running_var", "num_batches_tracked")
+    ),
+)
+
+
+def _resnet(config: TimmConfig) -> KeyMap:
+    if config.name.partition(".")[0] not in _RESNETS:
+        message = (
+            f"timm's model must be one that torchvision has under the same names, got "
+            f"{config.name}. Choose one of {', '.join(_RESNETS)}, or another dialect."
+        )
+        raise WeightError(message)
+    return KeyMap(
+        (*(Row((name,), f"net.{name}") for name in _RESNET), Row(("fc.{p}",), "head.fc.{p}")),
+        wrappers=_WRAPPERS,
+        unused=_UNUSED,
+    )
+
+
+# Detectors.
+_WRAPPERS = ("backbone.body.",)
+_UNUSED = DETECTOR_NAMES["torchvision"].zone
 
 KEY_MAPS: KeyMaps = {
+    TimmConfig: _resnet,
     SwinV2Config: _swin_v2,
     SwinConfig: KeyMap(
         (
@@ -97,7 +138,9 @@ KEY_MAPS: KeyMaps = {
             ),
             Row((_THEIRS + "attn.qkv.{p}",), _OURS + "attn.qkv.{p}"),
             *_SHARED,
-        )
+        ),
+        wrappers=_WRAPPERS,
+        unused=_UNUSED,
     ),
     ViTConfig: KeyMap(
         (
@@ -122,4 +165,11 @@ KEY_MAPS: KeyMaps = {
 
 def recognise(keys: Collection[str]) -> str:
     """Give a key that only this dialect has, or an empty string."""
-    return first_key(keys, r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_)")
+    return first_key(
+        keys, r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
+    )
+
+
+def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Call the stages of a detector's Swin as those of a classifier."""
+    return {re.sub(r"^(backbone\.body\.)(\d)", r"\1features.\2", key): state[key] for key in state}

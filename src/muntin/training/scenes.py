@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is chosen for pictures with objects when nobody says: sizes and head, by the objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from muntin.configs import with_texts
+from muntin.errors import ConfigError
+from muntin.heads.conventions import RCNNConfig
+from muntin.heads.detectors import HeadConfig, find_head
+from muntin.samples import Listing
+from muntin.shapes import Size
+from muntin.tasks import Task
+from muntin.training.choices import can_be_had
+
+__all__ = ["Scenes", "choose_head", "default_dense_model", "enlarge_for", "look_at_objects"]
+
+OBJECT_SIDE = 28.0
+"""Pictures are enlarged until half of the objects have at least this side, in pixels."""
+
+MOST_ENLARGED = 2.0
+"""But by no more than this factor, and to no more than `LONGEST`."""
+
+LONGEST = 768
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scenes:
+    """What the objects of a training set are like.
+
+    Attributes:
+        side: Median side of an object (root of its area) relative to the longer side of its
+            picture; 0 = unknown.
+        crowded: Objects in the picture that has most.
+    """
+
+    side: float
+    crowded: int
+
+
+def look_at_objects(listing: Listing) -> Scenes:
+    """Measure the objects of a training set."""
+    sides: list[float] = []
+    crowded = 0
+    for entry in listing.entries:
+        if entry.objects is None:
+            continue
+        crowded = max(crowded, len(entry.objects))
+        if entry.size is not None and len(sides) < 100_000:
+            sides += (np.sqrt(entry.objects.areas) / max(entry.size)).tolist()
+    return Scenes(side=float(np.median(sides)) if sides else 0.0, crowded=crowded)
+
+
+def default_dense_model(size: Size, weights: str, device: str) -> tuple[str, Size]:
+    """Name and size (height, width) in pixels for pictures in which things are to be found.
+
+    With trained weights and a GPU, pictures are shown as published detectors saw them; on a CPU the
+    longer side has at most 384 pixels (512 with trained weights).
+    """
+    published = "swin_tiny_patch4_window7_224"
+    trained = weights != "none" and (weights != "auto" or can_be_had(published))
+    if device != "cpu":
+        return (published, (800, 1333)) if trained else ("swin_nano_patch4_window4_64", (512, 512))
+    most = 512 if trained else 384
+    scale = min(1.0, most / max(size))
+    height, width = (max(64, round(side * scale / 32) * 32) for side in size)
+    return published if trained else "swin_nano_patch4_window4_64", (height, width)
+
+
+def enlarge_for(scenes: Scenes, size: Size) -> Size:
+    """Make pictures larger where objects would be too small to be told apart.
+
+    Args:
+        scenes: What the objects are like.
+        size: (height, width) in pixels at which pictures would be shown.
+
+    Example:
+        >>> enlarge_for(Scenes(side=0.05, crowded=60), (256, 256))
+        (512, 512)
+    """
+    if scenes.side <= 0:
+        return size
+    factor = min(OBJECT_SIDE / (scenes.side * max(size)), MOST_ENLARGED, LONGEST / max(size))
+    if factor <= 1.15:
+        return size
+    return max(64, round(size[0] * factor / 32) * 32), max(64, round(size[1] * factor / 32) * 32)
+
+
+def choose_head(
+    wanted: str,
+    base: HeadConfig | None,
+    task: Task,
+    small: bool,
+    scenes: Scenes,
+    settings: list[tuple[str, str]],
+    notes: list[str],
+) -> HeadConfig | None:
+    """Pick the config of the head.
+
+    Args:
+        wanted: Its name; empty chooses.
+        base: That of a run that is repeated.
+        task: Knows the heads.
+        small: Whether the backbone is small.
+        scenes: Tell how many objects a picture may have.
+        settings: Fields that were set.
+        notes: What was chosen is added.
+
+    Returns:
+        The config; None for a task with one head.
+
+    Raises:
+        ConfigError: There is no such head or field.
+    """
+    if task.dense is None:
+        if settings:
+            message = f"{task.name} has one head without settings, got head.{settings[0][0]}."
+            raise ConfigError(message)
+        return None
+    if base is not None and not wanted:
+        return with_texts(base, settings)
+    name = wanted or task.dense.default_head["small" if small else "large"]
+    head = _make_room(find_head(name, task.dense.heads), scenes.crowded)
+    if not wanted:
+        notes.append(f"head {name}, by the size of the model (--head)")
+    if head.select.max_detections > 100:
+        notes.append(
+            f"up to {head.select.max_detections} objects a picture are told: there are "
+            f"{scenes.crowded} in one (head.select.max_detections)"
+        )
+    return with_texts(head, settings)
+
+
+def _make_room(head: HeadConfig, crowded: int) -> HeadConfig:
+    """Let a head tell half as many objects again as the fullest picture has, 1,000 at most."""
+    most = min(1000, -(-3 * crowded // 200) * 100)
+    if most <= head.select.max_detections:
+        return head
+    head = replace(head, select=replace(head.select, max_detections=most))
+    if isinstance(head, RCNNConfig):
+        first, then = head.proposals
+        before, after = head.pre_nms
+        return replace(
+            head,
+            proposals=(max(first, 2 * most), max(then, 2 * most)),
+            pre_nms=(max(before, 2 * most), max(after, 2 * most)),
+        )
+    return head
