@@ -66,10 +66,57 @@ def rows() -> list[tuple[str, str, str, str]]:
                     name,
                 )
             )
+    table += detection_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
             table.append((f"Start: {what}", f"{seconds['median']:.3f} s", "", name))
+    return table
+
+
+def detection_rows() -> list[tuple[str, str, str, str]]:
+    """Detectors: accuracy from scratch, cost, tiles."""
+    table = []
+    for topic, figure in (("detection_bccd", "box_ap50"), ("detection_nuclei", "mask_ap50")):
+        if found := newest(topic):
+            name, result = found
+            for contestant, row in result.items():
+                if isinstance(row, dict) and "test" in row:
+                    table.append(
+                        (
+                            f"{topic.partition('_')[2]} from scratch, "
+                            f"{result['minutes']:g} minutes: {contestant}",
+                            f"{figure.replace('_', ' ').upper()} {row['test'][figure]:.3f}",
+                            f"AP {row['test'][figure.removesuffix('50')]:.3f}; "
+                            f"{row['epochs']} epochs",
+                            name,
+                        )
+                    )
+    if found := newest("detector_cost"):
+        name, result = found
+        for what, row in result["rows"].items():
+            seconds, ratio = row["seconds"], row["ratio_to_torchvision"]
+            table.append(
+                (
+                    f"Mask R-CNN, Swin-T, {result['size']}: {what}",
+                    f"{seconds['median']:.2f} s ({seconds['min']:.2f}-{seconds['max']:.2f})",
+                    f"{ratio['median']:.2f} x the time of torchvision's",
+                    name,
+                )
+            )
+    if found := newest("tiling"):
+        name, result = found
+        for row in result["rows"]:
+            seconds, peak = row["seconds"], row["peak_mib"]
+            table.append(
+                (
+                    f"Instance segmentation in tiles, {row['size'][1]} x {row['size'][0]} pixels",
+                    f"{seconds['median']:.1f} s ({seconds['min']:.1f}-{seconds['max']:.1f})",
+                    f"{peak['max']:.0f} MiB resident at most; "
+                    f"{seconds['median'] / row['megapixels']:.2f} s a megapixel",
+                    name,
+                )
+            )
     return table
 
 

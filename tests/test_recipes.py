@@ -7,13 +7,18 @@ from __future__ import annotations
 import pytest
 
 from muntin.configs import from_dict, to_dict
+from muntin.data.joint import SceneConfig
+from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError
 from muntin.recipes import RECIPES, MachineConfig, TrainConfig, find_recipe
 
+ROWS = [(group, name) for group, recipes in RECIPES.items() for name in recipes]
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes(name):
-    recipe = find_recipe(name)
+
+@pytest.mark.parametrize(("group", "name"), ROWS)
+def test_recipes(group, name):
+    recipe = find_recipe(name, group)
+    assert isinstance(recipe.augment, SceneConfig if group == "objects" else AugmentConfig)
     assert recipe.train.recipe == name
     assert recipe.source
     assert from_dict(TrainConfig, to_dict(recipe.train)) == recipe.train
@@ -44,3 +49,7 @@ def test_wrong_machine_values(name, value):
 def test_unknown_recipe():
     with pytest.raises(ConfigError, match=r"Unknown recipe 'imagnet'. Did you mean 'imagenet'"):
         find_recipe("imagnet")
+    with pytest.raises(ConfigError, match=r"Unknown recipe 'coco-3x'.*imagenet"):
+        find_recipe("coco-3x")
+    with pytest.raises(ConfigError, match=r"Unknown recipe 'imagenet'.*coco-3x"):
+        find_recipe("imagenet", "objects")

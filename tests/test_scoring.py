@@ -108,5 +108,5 @@ def test_the_network_is_left_in_its_mode(run, data):
     store = PictureStore(listing, opened.preprocessing, DataConfig())
     scored = score(network, store, opened.task, opened.classes)
     assert network.training
-    assert scored.outputs.logits.shape == (37, 3)
+    assert scored.outputs.answers.shape == (37, 3)
     assert torch.is_grad_enabled()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         change_model,
         count_costs,
         create_backbone,
+        create_detector,
         create_model,
         list_models,
     )
@@ -29,6 +30,7 @@ __all__ = [
     "change_model",
     "count_costs",
     "create_backbone",
+    "create_detector",
     "create_model",
     "demo",
     "draw",
@@ -49,6 +51,7 @@ _HOMES = {
     "change_model": "zoo",
     "count_costs": "zoo",
     "create_backbone": "zoo",
+    "create_detector": "zoo",
     "create_model": "zoo",
     "demo": "demonstration",
     "draw": "prediction",

@@ -50,14 +50,15 @@ class BoxTargets(NamedTuple):
             side: Cells of the grid along each side.
 
         Returns:
-            Share of each cell that the object covers, by 2 x 2 samples.
+            Share of each cell that the object covers, by 3 x 3 samples: an odd number, so that
+            none is exactly half covered, and masks cut at 0.5 are not too large.
         """
-        offsets = (torch.arange(2 * side, device=boxes.device) + 0.5) / (2 * side)
-        x = boxes[:, 0, None] + offsets * (boxes[:, 2] - boxes[:, 0])[:, None]  # P, 2*side
+        offsets = (torch.arange(3 * side, device=boxes.device) + 0.5) / (3 * side)
+        x = boxes[:, 0, None] + offsets * (boxes[:, 2] - boxes[:, 0])[:, None]  # P, 3*side
         y = boxes[:, 1, None] + offsets * (boxes[:, 3] - boxes[:, 1])[:, None]
         height, width = self.layers.shape[1:]
         columns = x.floor().long().clamp(0, width - 1)[:, None, :]
         lines = y.floor().long().clamp(0, height - 1)[:, :, None]
-        seen = self.layers[self.layer_of[rows][:, None, None], lines, columns]  # P, 2*side, 2*side
+        seen = self.layers[self.layer_of[rows][:, None, None], lines, columns]  # P, 3*side, 3*side
         there = (seen == rows[:, None, None] + 1).float()
-        return there.reshape(len(boxes), side, 2, side, 2).mean(dim=(2, 4))
+        return there.reshape(len(boxes), side, 3, side, 3).mean(dim=(2, 4))

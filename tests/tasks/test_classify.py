@@ -13,7 +13,7 @@ from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.samples import Entry, Listing
 from muntin.tasks import TASKS, find_task
-from muntin.tasks.task import Classes, Metric
+from muntin.tasks.task import Classes, Lesson, Metric, View
 from muntin.zoo import create_backbone
 
 CLASSIFY = TASKS["classify"]
@@ -26,31 +26,65 @@ def listing(*ids, multi_label=False):
     return Listing(source="s", entries=entries, class_names=ONE.names, multi_label=multi_label)
 
 
+def loss_of(logits, labels, classes, *, smoothing=0.0, class_weights=None):
+    """What training takes, from given logits."""
+    lesson = Lesson(
+        model=lambda images: logits,
+        images=torch.zeros(len(logits), 3, 16, 16),
+        sizes=torch.full((len(logits), 2), 16),
+        labels=labels,
+        objects=None,
+        classes=classes,
+        class_weights=class_weights,
+        label_smoothing=smoothing,
+    )
+    parts = CLASSIFY.losses(lesson)
+    assert list(parts) == ["classes"]
+    return parts["classes"]
+
+
 def test_targets():
-    assert CLASSIFY.targets(listing((2,), (0,)), ONE).tolist() == [2, 0]
-    several = CLASSIFY.targets(listing((0, 2), (), multi_label=True), SEVERAL)
+    assert CLASSIFY.table(listing((2,), (0,)), ONE).tolist() == [2, 0]
+    several = CLASSIFY.table(listing((0, 2), (), multi_label=True), SEVERAL)
     assert several.tolist() == [[1, 0, 1], [0, 0, 0]]
     # Single-label data for a run that knows several a picture.
-    assert CLASSIFY.targets(listing((1,)), SEVERAL).tolist() == [[0, 1, 0]]
+    assert CLASSIFY.table(listing((1,)), SEVERAL).tolist() == [[0, 1, 0]]
 
 
 def test_losses():
     logits = torch.randn(4, 3)
     ids = torch.tensor([0, 2, 1, 1])
-    loss = CLASSIFY.loss(logits, ids, ONE, None, 0.1)
+    loss = loss_of(logits, ids, ONE, smoothing=0.1)
     expected = F.cross_entropy(logits, ids, reduction="none", label_smoothing=0.1)
     assert loss.equal(expected)
     shares = F.one_hot(ids, 3).float()
-    torch.testing.assert_close(CLASSIFY.loss(logits, shares, ONE, None, 0.1), expected)
-    several = CLASSIFY.loss(logits, shares, SEVERAL, None, 0.0)
+    torch.testing.assert_close(loss_of(logits, shares, ONE, smoothing=0.1), expected)
+    several = loss_of(logits, shares, SEVERAL)
     by_hand = -(shares * logits.sigmoid().log() + (1 - shares) * (-logits).sigmoid().log()).mean(1)
     torch.testing.assert_close(several, by_hand)
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    weighted = loss_of(logits, ids, ONE, class_weights=weights)
+    plain = F.cross_entropy(logits, ids, reduction="none")
+    torch.testing.assert_close(weighted, plain * weights[ids])
+
+
+def test_comparing_answers_is_the_loss_without_smoothing():
+    logits, ids = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    views = [View(path="", size=(2, 2), shown=(2, 2))] * 4
+    answers = CLASSIFY.answers(logits.bfloat16(), views, ONE)
+    assert answers.dtype == torch.float32
+    losses = CLASSIFY.compare(answers, ids, ONE)
+    assert losses.equal(F.cross_entropy(answers, ids, reduction="none"))
 
 
 @pytest.mark.parametrize("classes", [ONE, SEVERAL])
 def test_decoding(classes):
     logits = torch.tensor([[0.0, 2.0, 1.0], [5.0, 5.0, -1.0]])
-    results = CLASSIFY.decode(logits, [("x.png", (4, 6)), ("", (2, 2))], classes)
+    views = [
+        View(path="x.png", size=(4, 6), shown=(16, 16)),
+        View(path="", size=(2, 2), shown=(16, 16)),
+    ]
+    results = CLASSIFY.decode(logits, views, classes)
     assert results[0].class_names == ("b", "c", "a")
     assert results[1].class_names == ("a", "b", "c"), "a tie keeps the order of the classes"
     assert (results[0].path, results[0].size) == ("x.png", (4, 6))
@@ -64,12 +98,12 @@ def test_overfits_one_batch():
         "swin_nano_patch2_window4_32", embed_dim=16, depths=(1, 1), num_heads=(1, 2),
         out_indices=(0, 1), out_norm="last",
     )  # fmt: skip
-    network = Network(body, CLASSIFY.build_head(body, ONE))
+    network = Network(body, CLASSIFY.build_head(body, ONE, None))
     images, targets = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = CLASSIFY.loss(network(images), targets, ONE, None, 0.0).mean()
+        loss = loss_of(network(images), targets, ONE).mean()
         loss.backward()
         optimizer.step()
     assert loss < 0.05

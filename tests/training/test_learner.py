@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,11 @@ def batch(indices=range(8), weights=None, num_real=0) -> Batch:
     places = torch.tensor(list(indices))
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)[places]
     weights = torch.ones(len(places)) if weights is None else torch.tensor(weights)
-    return Batch(images=images, indices=places, weights=weights, num_real=num_real or len(places))
+    sides = torch.full((len(places), 2), 16)
+    return Batch(
+        images=images, sizes=sides, originals=sides, indices=places, weights=weights,
+        num_real=num_real or len(places),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -65,9 +70,8 @@ def whole() -> Batch:
 
 
 def part(of: Batch, rows: slice) -> Batch:
-    return Batch(
-        images=of.images[rows], indices=of.indices[rows], weights=of.weights[rows], num_real=4
-    )
+    places = torch.arange(len(of.indices))[rows]
+    return replace(of.select(places), num_real=4)
 
 
 def gradients(learner: Learner) -> list[torch.Tensor]:
@@ -99,10 +103,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(whole):
 def test_a_picture_of_weight_0_does_not_teach(whole):
     one, other = make(), make()
     one.learn(part(whole, slice(0, 4)), 0, 0, share=1.0, last=True)
-    blank = Batch(
-        images=whole.images, indices=whole.indices, weights=torch.tensor([1.0] * 4 + [0.0] * 4),
-        num_real=4,
-    )  # fmt: skip
+    blank = replace(whole, weights=torch.tensor([1.0] * 4 + [0.0] * 4), num_real=4)
     other.learn(blank, 0, 0, share=1.0, last=True)
     for left, right in zip(gradients(one), gradients(other), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-6)

@@ -334,6 +334,7 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "reset",
         "ignored",
         "size_rule",
+        "conventions",
         "class_names",
         "license",
     ]

@@ -42,7 +42,7 @@ class Batch:
     indices: Int[Tensor, " B"]
     weights: Float[Tensor, " B"]
     num_real: int
-    targets: list[BoxTargets] | None = None
+    targets: tuple[BoxTargets, ...] | None = None
 
     def select(self, rows: Int[Tensor, " R"]) -> Batch:
         """Keep some of the pictures, without the padding that only others need."""
@@ -58,7 +58,7 @@ class Batch:
             originals=self.originals[rows],
             indices=self.indices[rows],
             weights=self.weights[rows],
-            targets=None if self.targets is None else [self.targets[i] for i in rows.tolist()],
+            targets=None if self.targets is None else tuple(self.targets[i] for i in rows.tolist()),
         )
 
 

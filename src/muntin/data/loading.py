@@ -112,7 +112,7 @@ def _collate(rows: list[_Item]) -> Batch:
         indices=torch.tensor(indices),
         weights=torch.tensor(weights),
         num_real=len(rows),
-        targets=list(targets) if scenes else None,
+        targets=tuple(targets) if scenes else None,
     )
 
 

@@ -62,7 +62,8 @@ class RCNNConfig:
         neck: The pyramid.
         anchor_scale: Side of the square anchor as a multiple of the level's stride.
         anchor_ratios: Height over width of the anchors.
-        rounded_anchors: Whether their edges are rounded to pixels.
+        rounded_anchors: Whether their edges are rounded to pixels, and their steps to whole parts
+            of the image, which differ from the stride where a level has half a cell too much.
         rpn_convs: Convolutions before the proposals' classifier.
         rpn_batch: Anchors of a picture that are learnt from, half of them positive at most.
         rpn_iou: Overlap with an object above which an anchor is positive, below which negative.

@@ -75,15 +75,17 @@ class ProposalHead(nn.Module):
 
     def _look(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         anchors, scores, offsets = [], [], []
+        finest = levels[0].shape[2] * self.strides[0], levels[0].shape[3] * self.strides[0]
         for level, stride in zip(levels, self.strides, strict=True):
             maps = level
             for conv in self.convs:
                 maps = conv(maps)
             cells: Size = (level.shape[2], level.shape[3])
+            whole = finest[0] // cells[0], finest[1] // cells[1]
             anchors.append(
                 make_anchors(
                     cells,
-                    stride,
+                    whole if self.config.rounded_anchors else stride,
                     stride * self.config.anchor_scale,
                     self.config.anchor_ratios,
                     rounded=self.config.rounded_anchors,

@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Thin adapters from our logits and targets to torchmetrics."""
+"""Thin adapters to torchmetrics and pycocotools."""

@@ -34,4 +34,8 @@ class Upsample(nn.ConvTranspose2d):
             -1, self.in_channels, 1, 1
         )  # 4*C_out, C_in
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        return F.pixel_shuffle(F.conv2d(maps, weight, bias), 2)
+        values = F.conv2d(maps, weight, bias)
+        # Not pixel_shuffle, whose backward fails on a batch of 0: a step without any object.
+        batch, _, high, wide = values.shape
+        cells = values.view(batch, self.out_channels, 2, 2, high, wide).permute(0, 1, 4, 2, 5, 3)
+        return cells.reshape(batch, self.out_channels, 2 * high, 2 * wide)

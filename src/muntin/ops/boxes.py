@@ -32,7 +32,7 @@ Suppression = Literal["hard", "soft"]
 
 def make_anchors(
     cells: Size,
-    stride: float,
+    stride: float | tuple[float, float],
     side: float,
     ratios: tuple[float, ...],
     *,
@@ -43,7 +43,7 @@ def make_anchors(
 
     Args:
         cells: (height, width) of the map.
-        stride: Step between cells in pixels.
+        stride: Step between cells in pixels; two where rows and columns differ.
         side: Side of the square anchor in pixels; those of other ratios have its area.
         ratios: Height over width of each anchor of a cell.
         rounded: Whether edges are rounded to whole pixels around the corner (torchvision).
@@ -68,18 +68,23 @@ def make_anchors(
 
 
 def grid_points(
-    cells: Size, stride: float, *, offset: float, device: torch.device | None = None
+    cells: Size,
+    stride: float | tuple[float, float],
+    *,
+    offset: float,
+    device: torch.device | None = None,
 ) -> Float[Tensor, "N 2"]:
     """Give (x, y) of every cell in pixels, row by row.
 
     Args:
         cells: (height, width) of the map.
-        stride: Step between cells in pixels.
+        stride: Step between cells in pixels; two where rows and columns differ.
         offset: Where in its cell a point lies: 0 = upper left corner, 0.5 = middle.
         device: Where to.
     """
-    y = (torch.arange(cells[0], dtype=torch.float32, device=device) + offset) * stride
-    x = (torch.arange(cells[1], dtype=torch.float32, device=device) + offset) * stride
+    down, along = stride if isinstance(stride, tuple) else (stride, stride)
+    y = (torch.arange(cells[0], dtype=torch.float32, device=device) + offset) * down
+    x = (torch.arange(cells[1], dtype=torch.float32, device=device) + offset) * along
     return torch.stack([x.repeat(cells[0]), y.repeat_interleave(cells[1])], dim=1)
 
 

@@ -66,7 +66,8 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
 
 
 def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, lesson.objects)
+    assert lesson.objects is not None, "detection has objects"
+    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, [*lesson.objects])
     return losses
 
 

@@ -68,7 +68,7 @@ class Lesson:
     images: Float[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
     labels: Tensor | None
-    objects: list[BoxTargets] | None
+    objects: tuple[BoxTargets, ...] | None
     classes: Classes
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0

@@ -11,18 +11,22 @@ import numpy as np
 from muntin.configs import replace as replace_fields
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
+from muntin.data.storing import DataConfig
+from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError
 from muntin.recipes import MachineConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.weights.hub import fetch
-from muntin.zoo import find_model
+from muntin.zoo import BackboneConfig, ModelEntry, find_model
 
 __all__ = [
     "can_be_had",
+    "choose_preprocessing",
     "default_model",
     "default_recipe",
+    "is_small",
     "resolve_machine",
     "typical_size",
 ]
@@ -80,6 +84,42 @@ def default_recipe(
     if count < (FEW_SCENES if group == "objects" else FEW):
         return "small-data", f"{count} pictures are few for a fresh model"
     return "coco-3x" if group == "objects" else "imagenet", f"{count} pictures are many"
+
+
+def is_small(model: BackboneConfig) -> bool:
+    """Whether pictures are too small to cut a border off."""
+    return min(model.img_size) < 128
+
+
+def choose_preprocessing(
+    entry: ModelEntry, model: BackboneConfig, reading: DataConfig, typical: Size
+) -> Preprocessing:
+    """What the weights expect; small pictures are resized without bicubic's overshoot.
+
+    With the typical size of the pictures, they are scaled to fit inside; else cropped.
+    """
+    if min(typical) > 0:
+        return Preprocessing(
+            img_size=model.img_size,
+            mean=_per_channel(entry.mean, model.in_chans),
+            std=_per_channel(entry.std, model.in_chans),
+            fit="inside",
+            typical_size=typical,
+            interpolation="bilinear",
+            in_chans=model.in_chans,
+        )
+    return Preprocessing(
+        img_size=model.img_size,
+        mean=_per_channel(entry.mean, model.in_chans),
+        std=_per_channel(entry.std, model.in_chans),
+        crop_fraction=reading.crop_fraction,
+        interpolation="bilinear" if is_small(model) else "bicubic",
+        in_chans=model.in_chans,
+    )
+
+
+def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    return values if in_chans == len(values) else (round(float(np.mean(values)), 4),) * in_chans
 
 
 def resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:

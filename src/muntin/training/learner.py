@@ -152,7 +152,7 @@ class Learner:
             images=images,
             sizes=sizes,
             labels=labels,
-            objects=None if objects is None else [one.to(device) for one in objects],
+            objects=None if objects is None else tuple(one.to(device) for one in objects),
             classes=self.run.classes,
             class_weights=self._class_weights,
             label_smoothing=self.config.label_smoothing,

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from muntin.configs import with_texts
 from muntin.data.joint import SceneConfig
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, DataError, unknown_name
 from muntin.heads.detectors import find_head
 from muntin.heads.network import Network
@@ -26,12 +25,20 @@ from muntin.runs import Run, RunConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks import Task, find_task
-from muntin.training.choices import default_model, default_recipe, resolve_machine, typical_size
+from muntin.training.choices import (
+    choose_preprocessing,
+    default_model,
+    default_recipe,
+    is_small,
+    resolve_machine,
+    typical_size,
+)
 from muntin.training.optimization import scaled_rate
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
     Scenes,
     choose_head,
+    choose_window,
     default_dense_model,
     enlarge_for,
     look_at_objects,
@@ -135,7 +142,7 @@ def prepare(request: Request) -> Prepared:
         base is None
         and not task.dense
         and "crop_fraction" not in dict(settings["data"])
-        and _is_small(model)
+        and is_small(model)
     ):
         reading = replace(reading, crop_fraction=1.0)
     run = Run(
@@ -151,38 +158,58 @@ def prepare(request: Request) -> Prepared:
             machine=machine,
         ),
         classes=task.classes(train),
-        preprocessing=_preprocessing(
+        preprocessing=choose_preprocessing(
             entry, model, reading, typical_size(train) if task.dense else (0, 0)
         ),
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    dense = task.dense is not None
-    source = start_network(network, request.weights, entry, dense=dense, notes=notes)
-    recipe = _choose_recipe(request, task, source, len(train), settings["train"], notes)
-    tuned = _tune(request, recipe, settings["train"], len(train), model.img_size, machine, seed)
-    if dense and not _asked_for_batch(request, settings["train"]):
-        tuned = fit_batch(network, tuned, model.img_size, machine.device, notes)
+    source = start_network(
+        network, request.weights, entry, dense=task.dense is not None, notes=notes
+    )
+    license_ = entry.license if source == entry.weights else ""
+    run = replace(run, config=replace(run.config, weights=source, license=license_))
+    run, network = _tune_run(request, run, network, settings, len(train), seed, notes)
+    notes.append(_describe(run.config))
+    return Prepared(run=run, network=network, train=train, val=val, notes=tuple(notes))
+
+
+def _tune_run(
+    request: Request,
+    run: Run,
+    network: Network,
+    settings: Mapping[str, list[tuple[str, str]]],
+    count: int,
+    seed: int,
+    notes: list[str],
+) -> tuple[Run, Network]:
+    """Choose how to train a network that has its first weights, and adapt it to that."""
+    base, machine = request.base, run.config.machine
+    img_size = run.config.model.img_size
+    recipe = _choose_recipe(request, run.task, run.config.weights, count, settings["train"], notes)
+    augment = recipe.augment
+    if isinstance(augment, SceneConfig) and base is None and not any(request.img_size):
+        typical = run.preprocessing.typical_size
+        usual = default_dense_model(typical, request.weights, machine.device)[1]
+        augment = choose_window(augment, img_size, usual, notes)
+    tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
+    if run.task.dense and not _asked_for_batch(request, settings["train"]):
+        tuned = fit_batch(network, tuned, img_size, machine.device, notes)
     config = replace(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
         model=cast(BackboneConfig, network.backbone.config),
-        weights=source,
-        license=entry.license if source == entry.weights else "",
         train=tuned,
-        augment=with_texts(base.augment if base else recipe.augment, settings["augment"]),
+        augment=with_texts(base.augment if base else augment, settings["augment"]),
     )
     if tuned.drop_path_rate != "model":
         config = replace(config, model=replace(config.model, drop_path_rate=tuned.drop_path_rate))
         state = network.state_dict()
         network = replace(run, config=config).build_network()
         network.load_state_dict(state)
-    if tuned.init == "mimetic" and not source:
+    if tuned.init == "mimetic" and not config.weights:
         start_mimetic(network.backbone, seed)
-    notes.append(_describe(config))
-    return Prepared(
-        run=replace(run, config=config), network=network, train=train, val=val, notes=tuple(notes)
-    )
+    return replace(run, config=config), network
 
 
 def _refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
@@ -207,38 +234,6 @@ def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
         start = replace(start, seed=request.seed)
     chosen: TrainConfig = with_texts(start, [row for row in settings if row[0] == "seed"])
     return chosen.seed
-
-
-def _is_small(model: BackboneConfig) -> bool:
-    """Whether pictures are too small to cut a border off."""
-    return min(model.img_size) < 128
-
-
-def _preprocessing(
-    entry: ModelEntry, model: BackboneConfig, reading: DataConfig, typical: Size
-) -> Preprocessing:
-    """What the weights expect; small pictures are resized without bicubic's overshoot.
-
-    With the typical size of the pictures, they are scaled to fit inside; else cropped.
-    """
-    if min(typical) > 0:
-        return Preprocessing(
-            img_size=model.img_size,
-            mean=_per_channel(entry.mean, model.in_chans),
-            std=_per_channel(entry.std, model.in_chans),
-            fit="inside",
-            typical_size=typical,
-            interpolation="bilinear",
-            in_chans=model.in_chans,
-        )
-    return Preprocessing(
-        img_size=model.img_size,
-        mean=_per_channel(entry.mean, model.in_chans),
-        std=_per_channel(entry.std, model.in_chans),
-        crop_fraction=reading.crop_fraction,
-        interpolation="bilinear" if _is_small(model) else "bicubic",
-        in_chans=model.in_chans,
-    )
 
 
 def _describe(config: RunConfig) -> str:
@@ -333,10 +328,6 @@ def _choose_model(
     if request.base is not None and any(request.img_size):
         config = replace(config, img_size=request.img_size)
     return entry, name, with_texts(config, settings)
-
-
-def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
-    return values if in_chans == len(values) else (round(float(np.mean(values)), 4),) * in_chans
 
 
 def _choose_recipe(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from muntin.configs import with_texts
+from muntin.data.joint import SceneConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.detectors import HeadConfig, find_head
@@ -17,7 +18,14 @@ from muntin.shapes import Size
 from muntin.tasks import Task
 from muntin.training.choices import can_be_had
 
-__all__ = ["Scenes", "choose_head", "default_dense_model", "enlarge_for", "look_at_objects"]
+__all__ = [
+    "Scenes",
+    "choose_head",
+    "choose_window",
+    "default_dense_model",
+    "enlarge_for",
+    "look_at_objects",
+]
 
 OBJECT_SIDE = 28.0
 """Pictures are enlarged until half of the objects have at least this side, in pixels."""
@@ -88,6 +96,27 @@ def enlarge_for(scenes: Scenes, size: Size) -> Size:
     if factor <= 1.15:
         return size
     return max(64, round(size[0] * factor / 32) * 32), max(64, round(size[1] * factor / 32) * 32)
+
+
+def choose_window(
+    augment: SceneConfig, img_size: Size, usual: Size, notes: list[str]
+) -> SceneConfig:
+    """Learn from parts of enlarged pictures, so that a step costs what it would have cost.
+
+    Args:
+        augment: Of the recipe.
+        img_size: (height, width) in pixels after `enlarge_for`.
+        usual: The same before.
+        notes: What was chosen is added.
+    """
+    if augment.short_sides or max(img_size) <= max(usual):
+        return augment
+    window = round(max(usual) / max(img_size), 3)
+    notes.append(
+        f"objects are small: pictures are enlarged to {'x'.join(map(str, img_size))}, and steps "
+        f"learn from parts of {window:g} of each side (augment.window)"
+    )
+    return replace(augment, window=window)
 
 
 def choose_head(

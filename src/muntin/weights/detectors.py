@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ class DetectorMap(KeyMap):
         refusal: Why weights of this ecosystem cannot be read by the detector's heads, if so.
     """
 
-    body: KeyMap = KeyMap(())
+    body: KeyMap = field(default_factory=lambda: KeyMap(()))
     before: str = ""
     zone: str = ""
     refusal: str = ""

@@ -19,17 +19,17 @@ from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.windows import SizeRuleName
 from muntin.weights import hub
+from muntin.weights.detectors import DETECTOR_NAMES, adopt
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
     backbone_of,
     detect,
-    head_of,
     family_name,
+    head_of,
     key_map,
     to_dialect,
 )
-from muntin.weights.detectors import DETECTOR_NAMES, adopt
 from muntin.weights.files import SUFFIXES, read_weights, unwrap
 from muntin.weights.fitting import fit, misfits, place
 from muntin.weights.renaming import Reading

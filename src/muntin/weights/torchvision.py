@@ -4,9 +4,11 @@
 
 Source:
     torchvision 0.29.2, models/swin_transformer.py and models/vision_transformer.py; compared live
-    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds the index of every table, as one long row; that
-    of a Swin V2 the offsets too, and one bias for queries, keys and values, the middle third of
-    which is zero.
+    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds the index
+    of every table, as one long row; that of a Swin V2 the offsets too, and one bias for queries,
+    keys and values, the middle third of which is zero. Its detectors freeze the batch norms of a
+    ResNet, without a counter. Those published as COCO_V1 set its epsilon to 0, which no file
+    tells; ours adds timm's 1e-5 to each variance.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from muntin.zoo.building import (
 )
 from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
 from muntin.zoo.describing import describe_models
+from muntin.zoo.detectors import create_detector
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "count_costs",
     "count_parameters",
     "create_backbone",
+    "create_detector",
     "create_model",
     "dense_config",
     "describe_models",

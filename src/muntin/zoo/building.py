@@ -33,6 +33,7 @@ __all__ = [
     "family_of",
     "find_model",
     "list_models",
+    "load_into",
     "model_config",
 ]
 
@@ -186,7 +187,7 @@ def create_model(
     backbone = build_backbone(config)
     model = Network(backbone, build_classifier(backbone, num_classes))  # type: ignore[arg-type]
     if weights is not None:
-        _load(model, weights, architecture)
+        load_into(model, weights, architecture)
     return model
 
 
@@ -267,11 +268,11 @@ def create_backbone(
         changed["out_indices"] = out_indices
     backbone = build_backbone(model_config(name, changed))
     if weights is not None:
-        _load(backbone, weights, architecture)
+        load_into(backbone, weights, architecture)
     return backbone
 
 
-def _load(model: nn.Module, weights: str | Path, asked: Mapping[str, Any]) -> None:
+def load_into(model: nn.Module, weights: str | Path, asked: Mapping[str, Any]) -> None:
     """Load; a size rule that was asked for stays."""
     from muntin.weights.loading import load_weights
 

@@ -1,0 +1,327 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Picture, boxes and masks move together, whatever is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from muntin.data.joint import SceneConfig, augment_scene, fit_scene, to_targets
+from muntin.data.transforms import Preprocessing
+from muntin.errors import ConfigError
+from tests.data.scenes import mask_of, objects_of, scene_of, targets_of, tight_box
+
+
+def preprocessing(img_size=(96, 96), **more) -> Preprocessing:
+    chosen = {"fit": "inside", "interpolation": "bilinear", **more}
+    return Preprocessing(img_size=img_size, mean=(0.5,) * 3, std=(0.25,) * 3, **chosen)
+
+
+def paint(mask) -> torch.Tensor:
+    return (torch.as_tensor(np.asarray(mask)).to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
+
+
+def shape_of(picture) -> tuple[int, int]:
+    return picture.shape[1], picture.shape[2]
+
+
+def edge_of(mask: torch.Tensor) -> torch.Tensor:
+    """Pixels within one of the outline."""
+    padded = F.pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
+    return (F.max_pool2d(padded, 3, 1) != -F.max_pool2d(-padded, 3, 1))[0, 0]
+
+
+CONFIGS = {
+    "plain": SceneConfig(flip=0),
+    "flips": SceneConfig(flip=1, flip_vertical=1),
+    "jitter": SceneConfig(scale=(0.1, 2.0)),
+    "large": SceneConfig(scale=(1.5, 2.0), flip_vertical=0.5),
+    "small": SceneConfig(scale=(0.3, 0.6)),
+    "sides": SceneConfig(short_sides=(40, 64, 110)),
+    "sides and crop": SceneConfig(short_sides=(48, 80), crop=1.0),
+}
+SIZES = {"wide": (90, 120), "high": (130, 70), "square": (96, 96), "long": (40, 160)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("img_size", [(96, 96), (64, 128), (128, 80)])
+def test_picture_boxes_and_masks_move_together(name, size, img_size):
+    config, pre = CONFIGS[name], preprocessing(img_size)
+    for index in range(3):
+        scene, before = scene_of(index, size)
+        for number, one in enumerate(scene.objects):
+            # Painted alone, each object tells where it went.
+            image, after = augment_scene(
+                paint(one.mask), before, config, pre, np.random.default_rng(index)
+            )
+            assert after.layers.shape[1:] == image.shape[1:]
+            place = after.class_ids.tolist().index(number) if number in after.class_ids else -1
+            if place < 0:
+                continue
+            seen, mask = image[0] >= 128, mask_of(after, place)
+            assert ((seen != mask) & ~edge_of(mask)).sum() == 0
+            tight, box = tight_box(mask), after.boxes[place]
+            assert (tight - box).abs().max() <= 1.01, (tight, box)
+            assert (box[2:] - box[:2]).min() >= 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_targets_are_whole(name):
+    for index in range(8):
+        scene, before = scene_of(index)
+        image, after = augment_scene(
+            torch.from_numpy(scene.image).permute(2, 0, 1), before, CONFIGS[name],
+            preprocessing(), np.random.default_rng([3, index]),
+        )  # fmt: skip
+        count = len(after.boxes)
+        assert len(after.class_ids) == len(after.layer_of) == count
+        assert after.boxes.dtype == torch.float32
+        assert after.layers.dtype == before.layers.dtype
+        assert set(after.layers.unique().tolist()) <= set(range(count + 1))
+        high, wide = shape_of(image)
+        assert (after.boxes >= 0).all()
+        assert (after.boxes <= torch.tensor([wide, high, wide, high])).all()
+        assert image.dtype == torch.uint8
+
+
+def expected_limit(size, img_size):
+    lies = size[0] <= size[1]
+    return img_size if lies == (img_size[0] <= img_size[1]) else img_size[::-1]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("img_size", [(96, 96), (64, 128), (128, 64)])
+def test_never_larger_than_wanted(size, img_size):
+    picture = torch.zeros(3, *size, dtype=torch.uint8)
+    targets = targets_of([np.ones(size, bool)])
+    full = fit_scene(picture, preprocessing(img_size))
+    limit = expected_limit(size, img_size)
+    assert full.shape[1] <= limit[0]
+    assert full.shape[2] <= limit[1]
+    assert full.shape[1] == limit[0] or full.shape[2] == limit[1]
+    assert full.shape[1] / full.shape[2] == pytest.approx(size[0] / size[1], rel=0.05)
+    heights = []
+    for index in range(40):
+        image, _ = augment_scene(
+            picture, targets, SceneConfig(scale=(0.1, 2.0)), preprocessing(img_size),
+            np.random.default_rng(index),
+        )  # fmt: skip
+        assert image.shape[1] <= limit[0]
+        assert image.shape[2] <= limit[1]
+        heights.append(image.shape[1])
+    assert min(heights) < 0.3 * full.shape[1]
+    assert max(heights) >= full.shape[1]
+    plain, _ = augment_scene(
+        picture, targets, SceneConfig(flip=0), preprocessing(img_size), np.random.default_rng(0)
+    )
+    assert plain.shape == full.shape
+
+
+def test_a_picture_that_fits_is_left_alone():
+    scene, before = scene_of(1, (96, 96))
+    picture = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+    image, after = augment_scene(
+        picture, before, SceneConfig(flip=0), preprocessing(), np.random.default_rng(0)
+    )
+    assert image.equal(picture)
+    for left, right in zip(before, after, strict=True):
+        assert left.equal(right)
+
+
+@pytest.mark.parametrize("flips", [(1, 0), (0, 1), (1, 1)])
+def test_mirrored_twice_is_the_same(flips):
+    scene, before = scene_of(2, (90, 96))
+    picture = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+    config = SceneConfig(flip=flips[0], flip_vertical=flips[1])
+    rng = np.random.default_rng(0)
+    image, once = augment_scene(picture, before, config, preprocessing(), rng)
+    assert not image.equal(picture)
+    image, twice = augment_scene(image, once, config, preprocessing(), rng)
+    assert image.equal(picture)
+    for left, right in zip(before, twice, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same():
+    scene, before = scene_of(3)
+    picture = torch.from_numpy(scene.image).permute(2, 0, 1)
+    config = SceneConfig(scale=(0.5, 2.0), jitter=0.5, flip_vertical=0.5)
+    state = torch.get_rng_state()
+    one, other, third = (
+        augment_scene(picture, before, config, preprocessing(), np.random.default_rng(seed))
+        for seed in (5, 5, 6)
+    )
+    assert one[0].equal(other[0])
+    assert all(left.equal(right) for left, right in zip(one[1], other[1], strict=True))
+    assert one[0].shape != third[0].shape or not one[0].equal(third[0])
+    assert torch.get_rng_state().equal(state), "everything comes from the generator"
+
+
+def test_crops_keep_an_object_and_drop_what_is_out():
+    masks = np.zeros((2, 100, 100), bool)
+    masks[0, 5:15, 5:15] = True
+    masks[1, 80:95, 82:96] = True
+    before = targets_of(masks)
+    picture = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    dropped = 0
+    for index in range(60):
+        rng = np.random.default_rng(index)
+        _, after = augment_scene(
+            picture, before, SceneConfig(scale=(2.0, 2.0)), preprocessing((100, 100)), rng
+        )
+        assert len(after.boxes) >= 1
+        dropped += len(after.boxes) == 1
+    assert dropped > 30
+
+
+def test_what_is_dropped_is_mostly_out():
+    kept, lost = [], []
+    for index in range(60):
+        scene, before = scene_of(index % 10)
+        config, pre = SceneConfig(scale=(1.4, 2.0), flip=0), preprocessing()
+        shares = []
+        for one in scene.objects:
+            # How much of the whole object is in the crop, counted in the picture.
+            image, after = augment_scene(
+                paint(one.mask), before, config, pre, np.random.default_rng(index)
+            )
+            whole, _ = augment_scene(
+                paint(np.ones_like(one.mask)), before, config, pre, np.random.default_rng(index)
+            )
+            shares.append((float((image[0] >= 128).sum()), float(whole[0].sum())))
+        for number, (inside, _) in enumerate(shares):
+            scale = (after.layers.shape[1] / 90) ** 2
+            box = before.boxes[number]
+            there = number in after.class_ids
+            (kept if there else lost).append(inside / float((box[2:] - box[:2]).prod() * scale))
+    assert len(kept) > 60
+    assert len(lost) > 20
+    # An outline fills half of its box or so; a quarter of the box must be left.
+    assert max(lost) < 0.9
+    assert np.median(lost) < 0.2 < np.median(kept)
+
+
+def test_crowds_and_objects_without_masks():
+    masks = np.zeros((3, 60, 60), bool)
+    masks[0, 5:55, 5:30], masks[1, 10:20, 35:50], masks[2, 30:50, 35:55] = True, True, True
+    objects = objects_of(masks, crowd=[0])
+    objects = type(objects)(
+        boxes=objects.boxes, class_ids=objects.class_ids, crowd=objects.crowd,
+        areas=objects.areas, masks=(objects.masks[0], None, objects.masks[2]),
+    )  # fmt: skip
+    before = to_targets(objects, (60, 60), (60, 60))
+    picture = torch.zeros(3, 60, 60, dtype=torch.uint8)
+    pre = preprocessing((120, 120))
+    _, after = augment_scene(picture, before, SceneConfig(flip=1), pre, np.random.default_rng(0))
+    assert after.ignored.tolist() == [[60, 10, 110, 110]]
+    assert after.class_ids.tolist() == [1, 2]
+    assert after.layer_of.tolist() == [-1, 0]
+    assert after.boxes[0].tolist() == [20, 20, 50, 40]
+    assert tight_box(mask_of(after, 1)).equal(after.boxes[1])
+    for index in range(30):
+        _, cut = augment_scene(
+            picture, before, SceneConfig(scale=(2.0, 2.0)), preprocessing((60, 60)),
+            np.random.default_rng(index),
+        )  # fmt: skip
+        sides = cut.ignored[:, 2:] - cut.ignored[:, :2]
+        assert (sides > 0).all()
+        assert (cut.ignored >= 0).all()
+        assert (cut.ignored <= 60).all()
+
+
+def test_without_any_mask_or_object():
+    picture = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    some = objects_of([np.ones((50, 70), bool)])
+    boxes_only = type(some)(
+        boxes=np.array([[10.0, 10, 30, 40]]), class_ids=np.array([4]), crowd=np.zeros(1, bool),
+        areas=np.array([600.0]),
+    )  # fmt: skip
+    none = type(some)(
+        boxes=np.zeros((0, 4)), class_ids=np.zeros(0, np.int64), crowd=np.zeros(0, bool),
+        areas=np.zeros(0),
+    )  # fmt: skip
+    for objects, count in ((boxes_only, 1), (none, 0)):
+        before = to_targets(objects, (50, 70), (50, 70))
+        assert before.layers.shape == (0, 50, 70)
+        for config in CONFIGS.values():
+            image, after = augment_scene(
+                picture, before, config, preprocessing(), np.random.default_rng(1)
+            )
+            assert len(after.boxes) == len(after.layer_of) == count
+            assert after.layers.shape == (0, *image.shape[1:])
+
+
+def test_objects_that_overlap_stay_whole():
+    masks = np.zeros((3, 80, 80), bool)
+    masks[0, 10:50, 10:50] = masks[1, 20:60, 20:60] = masks[2, 30:70, 30:70] = True
+    before = targets_of(masks)
+    assert len(before.layers) == 3
+    picture = torch.zeros(3, 80, 80, dtype=torch.uint8)
+    _, after = augment_scene(
+        picture, before, SceneConfig(flip=1), preprocessing((160, 160)), np.random.default_rng(0)
+    )
+    for number in range(3):
+        assert int(mask_of(after, number).sum()) == 80 * 80
+        assert tight_box(mask_of(after, number)).equal(after.boxes[number])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
+def test_objects_of_one_pixel(scale):
+    mask = np.zeros((40, 40), bool)
+    mask[20, 31] = True
+    before = targets_of([mask])
+    image, after = augment_scene(
+        paint(mask), before, SceneConfig(scale=(scale, scale), flip=0), preprocessing((40, 40)),
+        np.random.default_rng(0),
+    )  # fmt: skip
+    if scale < 1:
+        assert len(after.boxes) == 0, "what is smaller than a pixel cannot be learnt"
+        return
+    assert len(after.boxes) == 1
+    assert tight_box(mask_of(after, 0)).equal(after.boxes[0])
+    assert image[0][mask_of(after, 0)].float().mean() > 60
+
+
+def test_thin_objects_that_a_smaller_picture_loses_have_no_mask():
+    thin = np.zeros((200, 200), bool)
+    thin[100, 20:180] = True
+    targets = to_targets(objects_of([thin]), (200, 200), (20, 20))
+    assert targets.boxes.shape == (1, 4)
+    if targets.layer_of[0] >= 0:
+        assert mask_of(targets, 0).any()
+    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    _, after = augment_scene(
+        image, targets, SceneConfig(), preprocessing((20, 20)), np.random.default_rng(0)
+    )
+    assert len(after.boxes) == 0  # a tenth of a pixel high
+
+
+def test_a_large_photograph_and_a_line_of_pixels():
+    for size in ((1, 50), (50, 1), (2, 300)):
+        mask = np.ones(size, bool)
+        image, after = augment_scene(
+            paint(mask), targets_of([mask]), SceneConfig(scale=(0.5, 2.0)), preprocessing(),
+            np.random.default_rng(0),
+        )  # fmt: skip
+        assert min(image.shape[1:]) >= 1
+        assert max(image.shape[1:]) <= 96
+        assert len(after.boxes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"flip": 1.5}, r"augment.flip must be from 0 to 1, got 1.5"),
+        ({"scale": (2.0, 0.5)}, r"augment.scale must rise, got \(2.0, 0.5\)"),
+        ({"scale": (0.0, 1.0)}, r"augment.scale must be from 0.01"),
+        ({"scale": (0.5, 1.0), "short_sides": (64,)}, r"no effect beside augment.short_sides"),
+        ({"short_sides": (2,)}, r"augment.short_sides must be from 8"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(values, match):
+    with pytest.raises(ConfigError, match=match):
+        SceneConfig(**values)
