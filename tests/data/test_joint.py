@@ -63,10 +63,38 @@ def test_picture_boxes_and_masks_move_together(name, size, img_size):
             if place < 0:
                 continue
             seen, mask = image[0] >= 128, mask_of(after, place)
-            assert ((seen != mask) & ~edge_of(mask)).sum() == 0
-            tight, box = tight_box(mask), after.boxes[place]
-            assert (tight - box).abs().max() <= 1.01, (tight, box)
+            assert ((seen != mask) & ~edge_of(mask)).sum() <= 2  # tips of one pixel
+            box, inner, outer = after.boxes[place], tight_box(mask), tight_box(image[0] > 10)
             assert (box[2:] - box[:2]).min() >= 1
+            # The box holds the mask, whose thin tips may be lost, and is no larger than the paint.
+            assert (inner[:2] >= box[:2] - 1.01).all(), (inner, box)
+            assert (inner[2:] <= box[2:] + 1.01).all(), (inner, box)
+            assert (outer[:2] <= box[:2] + 1.01).all(), (outer, box)
+            assert (outer[2:] >= box[2:] - 1.01).all(), (outer, box)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_masks_are_not_a_fraction_of_a_pixel_aside(name):
+    shifts = []
+    for index in range(12):
+        scene, before = scene_of(index, SIZES["wide"])
+        for number, one in enumerate(scene.objects):
+            image, after = augment_scene(
+                paint(one.mask), before, CONFIGS[name], preprocessing(), np.random.default_rng(index)
+            )
+            if number not in after.class_ids or min(image.shape[1:]) < 30:
+                continue
+            mask = mask_of(after, after.class_ids.tolist().index(number)).float()
+            shifts.append(middle_of(image[0].float()) - middle_of(mask))
+    mean = torch.stack(shifts).mean(dim=0)
+    assert len(shifts) > 15
+    assert mean.abs().max() < 0.12, mean
+
+
+def middle_of(weights: torch.Tensor) -> torch.Tensor:
+    rows, columns = (torch.arange(side).float() for side in weights.shape)
+    total = weights.sum()
+    return torch.stack([weights.sum(1) @ rows, weights.sum(0) @ columns]) / total
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -433,3 +433,35 @@ def test_what_is_refused():
     with pytest.raises(DataError, match=re.escape("found must have masks, got boxes alone for")):
         judge([(found, objects([]))], 3, masks=True)
     assert metric.num_images == 0
+
+
+def test_hundreds_of_masks_in_one_picture():
+    size, count = (64, 64), 300
+    masks = tuple(
+        encode_mask(np.ones((2, 2), bool), size=size, top=3 * (i // 20), left=3 * (i % 20))
+        for i in range(count)
+    )
+    boxes = np.array(
+        [[3 * (i % 20), 3 * (i // 20), 3 * (i % 20) + 2, 3 * (i // 20) + 2] for i in range(count)]
+    )
+    found = Detections(
+        path="a.png",
+        size=size,
+        boxes=boxes.astype(np.float64),
+        class_ids=np.zeros(count, np.int64),
+        scores=np.linspace(1, 0.5, count),
+        class_names=("a",) * count,
+        masks=masks,
+    )
+    truth = Objects(
+        boxes=boxes.astype(np.float64),
+        class_ids=np.zeros(count, np.int64),
+        crowd=np.zeros(count, bool),
+        areas=np.full(count, 4.0),
+        masks=masks,
+    )
+    metric = DetectionMetric(("a",), masks=True)
+    metric.update([found], [truth])
+    figures = metric.compute()
+    assert figures["max_detections"] == count
+    assert figures["mask_ap"] == pytest.approx(1.0)

@@ -28,7 +28,7 @@ __all__ = ["SceneConfig", "augment_scene", "fit_scene", "to_targets"]
 LEAST_SEEN = 0.25
 """Objects of whose box less than this part is left by a crop are not learnt."""
 
-_TRIES = 10  # crops, to find one that holds an object
+_TRIES = 10  # crops, to find one that holds an object; then one is laid over an object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +168,7 @@ def augment_scene(
     if config.jitter:
         image = _colour(image, config.jitter, rng)
     moved = _move(targets, (top, left, high, wide), size, flips)
-    return image, _drop_unseen(moved, targets, size, size[1] / wide)
+    return image, _drop_unseen(moved, size)
 
 
 _Window = tuple[int, int, int, int, Size]
@@ -215,15 +215,21 @@ def _choose_place(
 ) -> tuple[int, int]:
     """Where a part is cut out, such that the middle of an object is in it if there is one."""
     middles = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
-    top = left = 0
     for _ in range(_TRIES):
         top = int(rng.integers(whole[0] - part[0] + 1))
         left = int(rng.integers(whole[1] - part[1] + 1))
         start = torch.tensor([left, top])
         inside = (middles >= start) & (middles < start + torch.tensor([part[1], part[0]]))
         if not len(middles) or inside.all(dim=1).any():
-            break
-    return top, left
+            return top, left
+    x, y = map(int, middles[rng.integers(len(middles))].tolist())
+    return _choose_start(y, whole[0], part[0], rng), _choose_start(x, whole[1], part[1], rng)
+
+
+def _choose_start(middle: int, whole: int, part: int, rng: np.random.Generator) -> int:
+    """Where a part of a line begins that holds one of its pixels."""
+    middle = min(middle, whole - 1)
+    return int(rng.integers(max(0, middle - part + 1), min(middle, whole - part) + 1))
 
 
 def _colour(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -270,7 +276,7 @@ def _move(
     )
 
 
-def _drop_unseen(moved: BoxTargets, before: BoxTargets, size: Size, scale: float) -> BoxTargets:
+def _drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     """Cut boxes off at the edges, draw those with masks tight again, and drop what is not seen."""
     limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
     boxes = torch.minimum(moved.boxes.clamp(min=0), limits)

@@ -225,7 +225,7 @@ def _centredness(points: Float[Tensor, "P 2"], boxes: Float[Tensor, "P 4"]) -> F
 
 @torch.no_grad()
 def assign_cells(
-    points: list[Float[Tensor, "n 2"]],
+    points: list[Tensor],
     strides: tuple[float, ...],
     target: BoxTargets,
     radius: float,

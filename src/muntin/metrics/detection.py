@@ -260,7 +260,8 @@ def _found_rows(kind: Kind, found: Detections, image_id: int) -> Iterator[Row]:
         shapes: list[Row] = [{"bbox": box} for box in boxes]
     else:
         masks = list(found.masks or ())
-        areas = coco_mask.area(masks).tolist() if masks else []
+        # One by one: of more than 255 masks pycocotools 2.0.11 gives none at once.
+        areas = [int(coco_mask.area(mask)) for mask in masks]
         # A copy: COCOeval writes into its rows.
         shapes = [{"segmentation": dict(mask)} for mask in masks]
     scores, class_ids = found.scores.tolist(), found.class_ids.tolist()

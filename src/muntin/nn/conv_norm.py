@@ -24,11 +24,14 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def build_norm(name: NormName, channels: int) -> nn.Module:
-    """Make a norm for maps of so many channels; group norm has 32 groups, or fewer if need be."""
+    """Make a norm for maps of so many channels; group norm has 32 groups, or fewer if need be.
+
+    A group has at least two channels: of one alone, a map of one cell leaves nothing to compare.
+    """
     if name == "batch":
         return nn.BatchNorm2d(channels)
     if name == "group":
-        groups = next(n for n in (32, 16, 8, 4, 2, 1) if channels % n == 0)
+        groups = next((n for n in (32, 16, 8, 4, 2) if channels % n == 0 and channels > n), 1)
         return nn.GroupNorm(groups, channels)
     return ChannelNorm(channels, eps=1e-6) if name == "layer" else nn.Identity()
 

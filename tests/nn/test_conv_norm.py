@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Norms of maps, down to one cell."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from muntin.nn.conv_norm import ConvNorm, build_norm
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6, 16, 32, 48, 64, 96, 256])
+def test_groups(channels):
+    norm = build_norm("group", channels)
+    assert channels % norm.num_groups == 0
+    assert norm.num_groups <= 32
+    assert channels == 1 or channels // norm.num_groups >= 2
+    assert build_norm("group", 256).num_groups == build_norm("group", 96).num_groups == 32
+
+
+@pytest.mark.parametrize("name", ["none", "group", "layer"])
+@pytest.mark.parametrize("channels", [2, 32, 96])
+def test_a_map_of_one_cell(name, channels):
+    conv = ConvNorm(8, channels, 3, norm=name, activation=True).train()
+    out = conv(torch.randn(1, 8, 1, 1))
+    assert out.shape == (1, channels, 1, 1)
+    assert out.isfinite().all()
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["none", "batch", "group", "layer"])
+def test_no_map_at_all(name):
+    """Regions of pictures in which there is nothing."""
+    conv = ConvNorm(8, 16, 3, norm=name, activation=True).eval()
+    maps = torch.randn(0, 8, 7, 7, requires_grad=True)
+    out = conv(maps)
+    assert out.shape == (0, 16, 7, 7)
+    out.sum().backward()
+    assert maps.grad.shape == maps.shape

@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny detectors that learn: every head, stopped and resumed, repeated, with less memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import muntin
+from muntin.data.shape_sets import write_coco
+from muntin.errors import ConfigError, DataError
+from muntin.runs import Run
+from muntin.training.journal import read_journal
+from tests.detectors import BODY, BODY_SETTINGS, empty_pictures, mixed_sizes, train_detector
+from tests.training.test_resume import journal_of, state_of
+
+HEADS = [
+    ("detect", "fcos_small"),
+    ("detect", "faster_rcnn_small"),
+    ("detect", "cascade_rcnn_small"),
+    ("instance", "mask_rcnn_small"),
+    ("instance", "cascade_mask_rcnn_small"),
+]
+STILL = {"augment.scale": "1,1", "augment.flip": 0, "augment.jitter": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_coco(
+        tmp_path_factory.mktemp("data") / "shapes", num_train=12, num_val=4, size=(64, 64)
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    return mixed_sizes(tmp_path_factory.mktemp("data") / "mixed", count=12)
+
+
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_every_head_learns(data, tmp_path, task, head):
+    run = train_detector(
+        task, data, tmp_path / "run", head=head, epochs=6,
+        settings={**STILL, "train.learning_rate": 2e-3, "train.optimizer": "adamw"},
+    )  # fmt: skip
+    losses = [line["train_loss"] for line in read_journal(run.path)]
+    assert losses[-1] < 0.8 * losses[0]
+    wanted = {"box_ap", "box_ap50", "num_images"} | ({"mask_ap"} if task == "instance" else set())
+    assert wanted <= run.metrics.keys()
+    assert run.metrics["num_images"] == 4
+    names = {path.name for path in (run.path / "pictures").iterdir()}
+    assert {"batch.png", "curves.png"} <= names
+    figures = muntin.evaluate(run.path, data)
+    assert figures["num_images"] == 4
+    for name in wanted:
+        assert figures[name] == pytest.approx(run.metrics[name], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_four_pictures_are_learnt_by_heart(tmp_path, task, head):
+    data = write_coco(
+        tmp_path / "shapes", num_train=4, num_val=0, size=(64, 64), max_objects=3, seed=4
+    )
+    run = train_detector(
+        task, data, tmp_path / "run", head=head, epochs=200, val=data,
+        settings={**STILL, "train.learning_rate": 2e-3, "train.ema_decay": 0.9},
+    )  # fmt: skip
+    assert run.metrics["box_ap50"] > 0.95
+    assert run.metrics["box_ap"] > 0.7
+    if task == "instance":
+        assert run.metrics["mask_ap50"] > 0.9
+
+
+CASES = {
+    "boxes": ("detect", {}, (2,)),
+    "everything random": (
+        "instance",
+        {
+            "augment.scale": "0.5,1.8", "augment.jitter": 0.5, "augment.flip_vertical": 0.5,
+            "train.drop_path_rate": 0.3, "train.ema_decay": 0.9,
+        },
+        (1, 3),
+    ),
+    "accumulation": ("instance", {"train.accumulate": 2}, (2,)),
+    "growing pictures": ("detect", {"train.start_size": 0.5, "train.full_size_from": 0.6}, (3,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_has_the_same_bits(mixed, tmp_path, case):
+    task, settings, stops = CASES[case]
+    whole = train_detector(task, mixed, tmp_path / "whole", settings=settings)
+    out = tmp_path / "parts"
+    run = train_detector(task, mixed, out, settings=settings, stop_after=stops[0])
+    assert run.interrupted
+    for stop in (*stops[1:], 0):
+        run = train_detector(task, mixed, out, resume=True, stop_after=stop)
+    assert not run.interrupted
+    left, right = state_of(whole.path), state_of(out)
+    assert left[0].keys() == right[0].keys()
+    for name, tensor in left[0].items():
+        assert tensor.equal(right[0][name]), name
+    assert left[1] == right[1]
+    assert journal_of(whole.path) == journal_of(out)
+
+
+def test_a_config_repeats_a_run(mixed, tmp_path):
+    settings = {"augment.scale": "0.5,1.8", "head.select.max_detections": 30}
+    one = train_detector("instance", mixed, tmp_path / "one", settings=settings)
+    other = train_detector(
+        "instance", mixed, tmp_path / "other", config=one.path / "config.json", weights="auto"
+    )
+    left, right = (load_file(run.path / "weights.safetensors") for run in (one, other))
+    for name, tensor in left.items():
+        assert tensor.equal(right[name]), name
+    assert journal_of(one.path) == journal_of(other.path)
+    head = Run.open(other.path).config.head
+    assert head == Run.open(one.path).config.head
+    assert head.select.max_detections == 30
+
+
+def test_pictures_without_objects(tmp_path):
+    """One batch has none at all, which leaves every second stage without a region to learn."""
+    for task, head in HEADS:
+        data = write_coco(tmp_path / head / "shapes", num_train=4, num_val=2, size=(64, 64))
+        empty_pictures(data, "train", {0, 1, 2})
+        run = train_detector(
+            task, data, tmp_path / head / "run", head=head, epochs=1, batch_size=1
+        )
+        (line,) = read_journal(run.path)
+        assert line["train_loss"] > 0
+        state = load_file(run.path / "weights.safetensors")
+        assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_no_object_anywhere(tmp_path):
+    data = write_coco(tmp_path / "shapes", num_train=4, num_val=2, size=(64, 64))
+    empty_pictures(data, "val", {0, 1})
+    run = train_detector("instance", data, tmp_path / "run", epochs=1)
+    assert run.metrics["box_ap"] is None
+    assert muntin.evaluate(run.path, data)["mask_ap"] is None
+
+
+def test_a_class_without_objects_in_val(tmp_path):
+    data = write_coco(tmp_path / "shapes", num_train=8, num_val=2, size=(64, 64), max_objects=2)
+    file = data / "annotations" / "instances_val.json"
+    values = json.loads(file.read_text())
+    gone = values["annotations"][0]["category_id"]
+    values["annotations"] = [a for a in values["annotations"] if a["category_id"] != gone]
+    file.write_text(json.dumps(values))
+    run = train_detector("instance", data, tmp_path / "run")
+    place = [c["id"] for c in values["categories"]].index(gone)
+    assert run.metrics["box_ap_per_class"][place] is None
+    assert Run.open(run.path).classes.names == tuple(c["name"] for c in values["categories"])
+
+
+def test_half_precision(data, tmp_path):
+    run = train_detector("instance", data, tmp_path / "run", precision="bf16")
+    lines = read_journal(run.path)
+    plain = train_detector("instance", data, tmp_path / "plain")
+    for line, other in zip(lines, read_journal(plain.path), strict=True):
+        assert line["train_loss"] == pytest.approx(other["train_loss"], rel=0.1)
+    weights = load_file(run.path / "weights.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} <= {torch.float32, torch.int64}
+
+
+def test_freezing(data, tmp_path):
+    for freeze in (1, -1):
+        run = train_detector(
+            "detect", data, tmp_path / str(freeze), settings={"train.freeze": freeze}, epochs=1
+        )
+        torch.manual_seed(0)
+        state = load_file(run.path / "weights.safetensors")
+        again = train_detector(
+            "detect", data, tmp_path / f"again{freeze}", epochs=1,
+            settings={"train.freeze": freeze, "train.learning_rate": 1e-2},
+        )  # fmt: skip
+        other = load_file(again.path / "weights.safetensors")
+        same = {name for name, tensor in state.items() if tensor.equal(other[name])}
+        stages = {n for n in state if n.startswith(("backbone.patch_embed", "backbone.layers.0."))}
+        assert stages <= same
+        body = {name for name in state if name.startswith("backbone.")}
+        assert (body <= same) == (freeze == -1)
+        assert not any(n in same for n in state if n.startswith("head.") and n.endswith("weight"))
+
+
+@pytest.mark.parametrize("head", ["fcos_small", "cascade_rcnn_small"])
+def test_a_plain_transformer(data, tmp_path, head):
+    run = train_detector(
+        "detect", data, tmp_path / "run", head=head, model="vit_tiny_patch16_224", epochs=1,
+        settings={"model.depth": 2, "model.embed_dim": 48, "model.num_heads": 2},
+    )  # fmt: skip
+    network = Run.open(run.path).build_network()
+    assert type(network.head.neck).__name__ == "SimplePyramid"
+    assert muntin.evaluate(run.path, data)["num_images"] == 4
+
+
+def test_an_interrupted_run_can_be_used(data, tmp_path):
+    run = train_detector("instance", data, tmp_path / "run", stop_after=4)
+    assert run.interrupted
+    resumed = train_detector("instance", data, tmp_path / "run", resume=True)
+    assert not resumed.interrupted
+    assert len(read_journal(resumed.path)) == 2
+
+
+WRONG = {
+    "head": ({"head": "yolo"}, r"Unknown head 'yolo'"),
+    "head of the other task": ({"head": "fcos"}, r"Unknown head 'fcos'.*mask_rcnn"),
+    "recipe": ({"recipe": "imagenet"}, r"Unknown recipe 'imagenet'.*coco-3x"),
+    "field": ({"settings": {"head.neck.chanels": 3}}, r"Did you mean .*channels'"),
+    "augmentation": ({"settings": {"augment.mixup": 0.5}}, r"mixup"),
+    "size": ({"settings": {"augment.scale": "2,1"}}, r"augment.scale must rise"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_words(data, tmp_path, case):
+    options, match = WRONG[case]
+    with pytest.raises(ConfigError, match=match):
+        muntin.train(
+            "instance", data, out=tmp_path / "run", quiet=True,
+            **{"model": BODY, "weights": "none", **options},
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_boxes_do_not_make_masks(tmp_path):
+    data = write_coco(tmp_path / "shapes", num_train=4, num_val=1, size=(64, 64))
+    for part in ("train", "val"):
+        file = data / "annotations" / f"instances_{part}.json"
+        values = json.loads(file.read_text())
+        for one in values["annotations"]:
+            del one["segmentation"]
+        file.write_text(json.dumps(values))
+    train_detector("detect", data, tmp_path / "boxes", epochs=1)
+    with pytest.raises(DataError, match=r"mask"):
+        train_detector("instance", data, tmp_path / "masks", epochs=1)
+
+
+def test_classes_have_one_head(tmp_path):
+    with pytest.raises(ConfigError, match=r"classify has one head, got head='fcos'"):
+        muntin.train("classify", tmp_path, head="fcos", out=tmp_path / "run", quiet=True)
+
+
+def test_what_is_chosen(data, tmp_path):
+    run = muntin.train(
+        "instance", data, out=tmp_path / "run", quiet=True, weights="none", epochs=1,
+        settings=BODY_SETTINGS, precision="fp32",
+    )  # fmt: skip
+    config = Run.open(run.path).config
+    assert config.model_name == BODY
+    assert config.train.recipe == "small-data"
+    assert Run.open(run.path).preprocessing.typical_size == (64, 64)
