@@ -155,3 +155,9 @@ class DataSets:
         """The sets that are there, by name."""
         every = {"train": self.train, "val": self.val, "test": self.test}
         return {name: listing for name, listing in every.items() if listing is not None}
+
+    @property
+    def fault(self) -> str:
+        """The first problem that leaves nothing to learn from or to score on; "" if none does."""
+        errors = (one for one in self.problems if one.severity == "error")
+        return next((f"{one.file}: {one.what}" for one in errors), "")

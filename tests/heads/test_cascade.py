@@ -240,7 +240,7 @@ def build(config, **options):
     with torch.no_grad():
         for name, parameter in model.head.named_parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            gain = 4.0 if "fc_cls" in name else 2.0 if "fc_reg" in name else 1.5
+            gain = 0.4 if "fc_cls" in name else 1.5  # no two scores are both almost 1
             scale = gain * fan_in**-0.5 if parameter.ndim > 1 else 0.2
             parameter.copy_(torch.randn_like(parameter) * scale + (".norm.weight" in name))
         for name, buffer in model.head.named_buffers():

@@ -26,7 +26,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from muntin.configs import check_range
 from muntin.features import Backbone
 from muntin.heads.conventions import SelectConfig
-from muntin.heads.found import Found, select_boxes
+from muntin.heads.found import Found, select_boxes, select_fixed
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_to
 from muntin.nn.conv_norm import ConvNorm, NormName
@@ -121,7 +121,7 @@ class FCOS(nn.Module):
         images: Float[Tensor, "B in_chans H W"],
         sizes: Int[Tensor, "B 2"] | None = None,
         targets: list[BoxTargets] | None = None,
-    ) -> list[Found] | dict[str, Float[Tensor, " B"]]:
+    ) -> list[Found] | dict[str, Float[Tensor, " B"]] | tuple[Tensor, ...]:
         """Detect, or learn.
 
         Args:
@@ -131,7 +131,9 @@ class FCOS(nn.Module):
             targets: What there is to learn.
 
         Returns:
-            With targets the losses of each picture, by name; else what is found.
+            With targets the losses of each picture, by name; else what is found. In an exported
+            graph boxes, scores and class numbers, equally many in each picture, where filling has
+            score 0.
         """
         if sizes is None:
             sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
@@ -139,6 +141,8 @@ class FCOS(nn.Module):
         if targets is not None:
             return self._losses(levels, targets)
         boxes, scores = self.candidates(levels, sizes)
+        if torch.compiler.is_exporting():
+            return select_fixed(boxes, scores, self.config.select)
         return [select_boxes(b, s, self.config.select) for b, s in zip(boxes, scores, strict=True)]
 
     def candidates(

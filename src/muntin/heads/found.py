@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from muntin.errors import ConfigError
 from muntin.heads.conventions import SelectConfig
-from muntin.ops.boxes import suppress
+from muntin.ops.boxes import suppress, suppress_groups
 from muntin.shapes import Float, Int
 
-__all__ = ["Found", "select_boxes"]
+__all__ = ["Found", "select_boxes", "select_fixed"]
 
 
 class Found(NamedTuple):
@@ -58,3 +59,49 @@ def select_boxes(
         least_score=config.score_threshold,
     )
     return Found(boxes=places[kept], scores=values, class_ids=class_ids[kept])
+
+
+def select_fixed(
+    boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
+) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
+    """Choose what is told of each picture, always equally many: for exported graphs.
+
+    Args:
+        boxes: Box of each candidate for each class, or one for all (S = 1).
+        scores: Of each class.
+        config: Which ones; D is `max_detections` if there are as many candidates.
+
+    Returns:
+        Boxes, scores and class numbers, best first. Filling has score 0.
+
+    Raises:
+        ConfigError: Soft suppression is wanted, which has no fixed number of steps.
+    """
+    if config.suppression != "hard":
+        message = (
+            f'select.suppression must be "hard" in an exported detector, got '
+            f"{config.suppression!r}. Set it before exporting."
+        )
+        raise ConfigError(message)
+    batch, _, classes = scores.shape
+    slots = boxes.shape[2]
+    flat = scores.flatten(1)
+    count = min(flat.shape[1], max(1000, 5 * config.max_detections))
+    best, places = flat.topk(count, dim=1)
+    rows, class_ids = places // classes, places % classes
+    at = rows * slots + (class_ids if slots > 1 else 0)
+    chosen = boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4))  # B, count, 4
+    whole = ((chosen[..., 2:] - chosen[..., :2]) >= 1e-2).all(dim=2)
+    told = whole & (best > config.score_threshold)
+    image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
+    groups = image if config.class_agnostic else image * classes + class_ids
+    # What is not told takes part behind everything else.
+    ranked = torch.where(told, best, best - 2)
+    kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
+    alive = torch.zeros_like(told.flatten()).index_fill(0, kept, True).view_as(told) & told
+    values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
+    return (
+        chosen.gather(1, order[..., None].expand(-1, -1, 4)),
+        values,
+        class_ids.gather(1, order),
+    )

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import _utils as detection
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import box_iou
 
 from muntin.heads.conventions import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm
-from muntin.ops.boxes import covered_share, make_anchors
+from muntin.ops.boxes import covered_share, make_anchors, suppress_groups
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
@@ -131,7 +131,9 @@ class ProposalHead(nn.Module):
         whole = (sides >= 1e-3).all(dim=2)
         # What has no area takes part behind everything else.
         ranked = torch.where(whole, value, value - 2)
-        kept = batched_nms(boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou)
+        kept = suppress_groups(
+            boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou
+        )
         chosen = torch.zeros_like(group, dtype=torch.bool).index_fill(0, kept, True)
         ranked = torch.where(chosen.view_as(ranked), ranked, -2.0)
         best, places = ranked.topk(min(wanted, count), dim=1)

@@ -24,7 +24,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone
 from muntin.heads.conventions import RCNNConfig
-from muntin.heads.found import Found, select_boxes
+from muntin.heads.found import Found, select_boxes, select_fixed
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
@@ -82,7 +82,7 @@ class RCNN(nn.Module):
         images: Float[Tensor, "B in_chans H W"],
         sizes: Int[Tensor, "B 2"] | None = None,
         targets: list[BoxTargets] | None = None,
-    ) -> list[Found] | dict[str, Float[Tensor, " B"]]:
+    ) -> list[Found] | dict[str, Float[Tensor, " B"]] | tuple[Tensor, ...]:
         """Detect, or learn.
 
         Args:
@@ -92,7 +92,9 @@ class RCNN(nn.Module):
             targets: What there is to learn.
 
         Returns:
-            With targets the losses of each picture, by name; else what is found.
+            With targets the losses of each picture, by name; else what is found. In an exported
+            graph boxes, scores, class numbers and masks, equally many in each picture, where
+            filling has score 0.
         """
         if sizes is None:
             sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
@@ -100,8 +102,21 @@ class RCNN(nn.Module):
         if targets is not None:
             return self._losses(levels, sizes, targets)
         boxes, scores = self.candidates(levels, sizes)
+        if torch.compiler.is_exporting():
+            return self._answer_fixed(levels, boxes, scores)
         found = [select_boxes(b, s, self.config.select) for b, s in zip(boxes, scores, strict=True)]
         return self._draw_masks(levels, found) if self.mask_heads else found
+
+    def _answer_fixed(
+        self, levels: list[Tensor], boxes: Tensor, scores: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Boxes, scores, class numbers and masks, equally many in each picture."""
+        told, values, class_ids = select_fixed(boxes, scores, self.config.select)
+        if not self.mask_heads:
+            return told, values, class_ids
+        regions = self._read(levels, told, 2 * self.config.roi_size)
+        masks = self._masks(regions, class_ids.flatten())
+        return told, values, class_ids, masks.view(*values.shape, *masks.shape[1:])
 
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
@@ -147,10 +162,13 @@ class RCNN(nn.Module):
         images = _number_rows([one.boxes for one in found])
         class_ids = torch.cat([one.class_ids for one in found])
         regions = self._read_rows(levels, boxes, images, 2 * self.config.roi_size)
-        drawn = [head(regions, class_ids).sigmoid() for head in self.mask_heads]
-        masks = torch.stack(drawn).mean(dim=0)
-        parts = masks.split([len(one.boxes) for one in found])
+        parts = self._masks(regions, class_ids).split([len(one.boxes) for one in found])
         return [one._replace(masks=part) for one, part in zip(found, parts, strict=True)]
+
+    def _masks(self, regions: Tensor, class_ids: Tensor) -> Float[Tensor, "Q m m"]:
+        """Scores in [0, 1], the mean of all mask heads."""
+        drawn = [head(regions, class_ids).sigmoid() for head in self.mask_heads]
+        return torch.stack(drawn).mean(dim=0)
 
     def _losses(
         self, levels: list[Tensor], sizes: Tensor, targets: list[BoxTargets]

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_iou, nms
 
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -25,6 +25,7 @@ __all__ = [
     "make_anchors",
     "paste_mask",
     "suppress",
+    "suppress_groups",
 ]
 
 Suppression = Literal["hard", "soft"]
@@ -123,6 +124,19 @@ def covered_share(boxes: Float[Tensor, "N 4"], others: Float[Tensor, "M 4"]) -> 
     return inside.amax(dim=1) / area.clamp(min=1e-6)
 
 
+def suppress_groups(
+    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], groups: Int[Tensor, " N"], iou: float
+) -> Int[Tensor, " M"]:
+    """Non-maximum suppression inside each group; places of what is kept, best first.
+
+    In an exported graph all groups go through one suppression, far from each other.
+    """
+    if not torch.compiler.is_exporting():
+        return batched_nms(boxes, scores, groups, iou)
+    apart = groups.to(boxes) * (boxes.max() + 1)
+    return nms(boxes + apart[:, None], scores, iou)
+
+
 def suppress(
     boxes: Float[Tensor, "N 4"],
     scores: Float[Tensor, " N"],
@@ -156,7 +170,7 @@ def suppress(
     """
     groups = torch.zeros_like(class_ids) if class_agnostic else class_ids
     if kind == "hard":
-        keep = batched_nms(boxes.float(), scores, groups, iou)
+        keep = suppress_groups(boxes.float(), scores, groups, iou)
         keep = keep[scores[keep] >= least_score][:most]
         return keep, scores[keep]
     return _suppress_softly(boxes, scores, groups, iou, most, least_score)

@@ -24,7 +24,10 @@ EDGE = 2.0
 """Pixels from the edge of a tile at which a box is taken for a piece of something larger."""
 
 PIECE = 0.7
-"""A piece is dropped when this part of it lies inside another box of its class."""
+"""A piece is dropped when this part of it lies inside a larger box of its class."""
+
+AS_SURE = 0.5
+"""Part of the piece's score that this larger box must have at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,8 @@ def merge_views(
 ) -> Detections:
     """Make one result of several views of a picture.
 
-    What two views see is told once. A box that ends at the inner edge of a tile is a piece; it is
-    dropped when a box of its class from another view holds most of it.
+    A box that ends at the inner edge of a tile is a piece; it is dropped when a larger box of its
+    class that is about as sure holds most of it. What two views see is told once.
 
     Args:
         views: What was found in each, in pixels of the picture.
@@ -107,6 +110,8 @@ def merge_views(
     """
     every = _join(views)
     pieces = np.concatenate([_are_pieces(v, w) for v, w in zip(views, windows, strict=True)])
+    # Before suppression, in which a piece may beat the whole that it is a piece of.
+    every = every.select(np.flatnonzero(_are_wanted(every, pieces, select.class_agnostic)))
     kept, scores = suppress(
         torch.from_numpy(every.boxes),
         torch.from_numpy(every.scores).float(),
@@ -114,12 +119,10 @@ def merge_views(
         iou=select.iou,
         kind=select.suppression,
         class_agnostic=select.class_agnostic,
-        most=len(every),
+        most=select.max_detections,
         least_score=select.score_threshold,
     )
-    merged = replace(every.select(kept.numpy()), scores=scores.double().numpy())
-    whole = _whole(merged, pieces[kept.numpy()], select.class_agnostic)
-    return merged.select(np.flatnonzero(whole)[: select.max_detections])
+    return replace(every.select(kept.numpy()), scores=scores.double().numpy())
 
 
 def _join(views: Sequence[Detections]) -> Detections:
@@ -150,13 +153,18 @@ def _are_pieces(found: Detections, window: Window) -> NDArray[np.bool_]:
     return np.logical_or.reduce(ends)
 
 
-def _whole(found: Detections, pieces: NDArray[np.bool_], class_agnostic: bool) -> NDArray[np.bool_]:
-    whole = np.ones(len(found), bool)
+def _are_wanted(
+    found: Detections, pieces: NDArray[np.bool_], class_agnostic: bool
+) -> NDArray[np.bool_]:
+    """Which boxes are no pieces of others; large pieces are looked at first."""
+    wanted = np.ones(len(found), bool)
     areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
-    for index in np.flatnonzero(pieces):
+    places = np.flatnonzero(pieces)
+    for index in places[np.argsort(-areas[places], kind="stable")]:
         same = class_agnostic | (found.class_ids == found.class_ids[index])
-        larger = same & (areas > areas[index]) & whole
+        sure = found.scores >= AS_SURE * found.scores[index]
+        larger = same & sure & (areas > areas[index]) & wanted
         box = torch.from_numpy(found.boxes[index : index + 1]).float()
         others = torch.from_numpy(found.boxes[larger]).float()
-        whole[index] = float(covered_share(box, others)[0]) < PIECE
-    return whole
+        wanted[index] = float(covered_share(box, others)[0]) < PIECE
+    return wanted

@@ -31,6 +31,9 @@ def pick_part(task: Task, data: Path | str, classes: Classes) -> Listing:
     if listing is None or not len(listing):
         message = f"{data} must hold pictures, got none. See: muntin check {task.name} {data}"
         raise DataError(message)
+    if parts.fault:
+        message = f"{parts.fault}. See: muntin check {task.name} {data}"
+        raise DataError(message)
     if task.dense is None and listing.multi_label and not classes.multi_label:
         message = (
             f"{data} must have one class a picture, as the run was trained with, got pictures "

@@ -272,6 +272,9 @@ def _list_parts(
     if train is None:
         message = f"{request.data} must have training pictures, got only {data.note}."
         raise DataError(message)
+    if data.fault:
+        message = f"{data.fault}. See: muntin check {task.name} {request.data}"
+        raise DataError(message)
     if request.val:
         parts = task.list_data(request.val, train.class_names)
         val = parts.val or parts.test or parts.train

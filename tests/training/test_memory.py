@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Less memory: smaller batches that are gathered, and blocks that are computed again."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from muntin.recipes import TrainConfig
+from muntin.runs import Run
+from muntin.training import room
+from muntin.training.checkpointing import checkpoint_blocks
+from muntin.training.journal import read_journal
+from muntin.training.room import fit_batch, saved_bytes
+from muntin.data.shape_sets import write_coco
+from muntin.errors import ConfigError
+from tests.data.scenes import scene_of
+from tests.detectors import tiny_detector, train_detector
+
+HEADS = ("fcos_small", "mask_rcnn_small", "cascade_mask_rcnn_small")
+
+
+def detector(head):
+    return tiny_detector(head, 6, task="detect" if head.startswith("fcos") else "instance")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_looking_at_a_picture_changes_nothing(head):
+    network = detector(head)
+    # Batch norms count what they see; the network must not.
+    network.head.extra = torch.nn.BatchNorm2d(3)
+    network.backbone.register_forward_pre_hook(lambda _, inputs: (network.head.extra(*inputs),))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    random, grads = torch.get_rng_state(), torch.is_grad_enabled()
+    for mode in (True, False):
+        network.train(mode)
+        assert saved_bytes(network, (64, 96)) > 10_000
+        assert all(module.training == mode for module in network.modules())
+    for name, value in network.state_dict().items():
+        assert value.equal(before[name]), name
+    assert torch.get_rng_state().equal(random)
+    assert torch.is_grad_enabled() == grads
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_larger_pictures_need_more(head):
+    network = detector(head)
+    small, large = saved_bytes(network, (64, 64)), saved_bytes(network, (256, 256))
+    assert small < large
+    if head == "fcos_small":  # nothing in it is of a fixed number
+        assert large / small == pytest.approx(16, rel=0.25)
+
+
+def test_small_memory_makes_small_batches(monkeypatch):
+    network = detector("mask_rcnn_small")
+    each = saved_bytes(network, (64, 64))
+    weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
+    config = TrainConfig(batch_size=8)
+    for pictures, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
+        free = int((pictures * each + weights) / room.SHARE["cpu"])
+        monkeypatch.setattr(room, "_free_bytes", lambda device, free=free: free)
+        notes: list[str] = []
+        fitted = fit_batch(network, config, (64, 64), "cpu", notes)
+        assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
+        assert bool(notes) == (batch != 8)
+        assert fitted.batch_size * fitted.accumulate >= config.batch_size
+    gathered = fit_batch(network, TrainConfig(batch_size=8, accumulate=2), (64, 64), "cpu", [])
+    assert (gathered.batch_size, gathered.accumulate) == (1, 16)
+
+
+def test_a_run_with_little_memory(monkeypatch, tmp_path):
+    data = write_coco(tmp_path / "shapes", num_train=8, num_val=2, size=(64, 64))
+    monkeypatch.setattr(room, "_free_bytes", lambda device: 1)
+    run = train_detector("detect", data, tmp_path / "run", batch_size=0, epochs=1)
+    config = Run.open(run.path).config.train
+    assert config.batch_size == 1
+    assert config.accumulate >= 2
+    assert read_journal(run.path)[0]["train_loss"] > 0
+    asked = train_detector("detect", data, tmp_path / "asked", batch_size=4, epochs=1)
+    assert Run.open(asked.path).config.train.batch_size == 4
+
+
+def gradients_of(network, images, sizes, targets):
+    torch.manual_seed(3)
+    losses = network(images, sizes, targets)
+    sum(losses.values()).sum().backward()
+    return {name: p.grad for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
+    network = detector(head).train()
+    for module in network.modules():
+        if type(module).__name__ == "DropPath":
+            module.rate = drop_path
+    scenes = [scene_of(index, (64, 64))[1] for index in range(2)]
+    targets = [one._replace(class_ids=one.class_ids % 6) for one in scenes]
+    images, sizes = torch.randn(2, 3, 64, 64), torch.full((2, 2), 64)
+    other = copy.deepcopy(network)
+    assert checkpoint_blocks(other.backbone) == 3
+    left, right = (gradients_of(one, images, sizes, targets) for one in (network, other))
+    for name, gradient in left.items():
+        if gradient is None:
+            assert right[name] is None, name
+        else:
+            assert gradient.equal(right[name]), name
+    assert list(network.state_dict()) == list(other.state_dict())
+
+
+def test_computing_blocks_again_saves_memory():
+    network = detector("mask_rcnn_small")
+    before = saved_bytes(network, (128, 128))
+    checkpoint_blocks(network.backbone)
+    assert saved_bytes(network, (128, 128)) < before
+
+
+def test_a_copy_computes_its_own_blocks_again():
+    """Averaged weights are a copy of a network whose blocks were changed."""
+    network = detector("fcos_small").train()
+    checkpoint_blocks(network.backbone)
+    other = copy.deepcopy(network)
+    images = torch.randn(1, 3, 64, 64)
+    before = [level.detach() for level in other.backbone(images)]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    for left, right in zip(before, other.backbone(images), strict=True):
+        torch.testing.assert_close(left, right.detach())
+        assert left.abs().max() > 0.1
+
+
+def test_what_has_no_blocks():
+    with pytest.raises(ConfigError, match=r"needs a backbone with blocks, got Linear"):
+        checkpoint_blocks(torch.nn.Linear(2, 2))
+
+
+def test_a_run_that_computes_blocks_again_is_the_same_run(tmp_path):
+    data = write_coco(tmp_path / "shapes", num_train=4, num_val=1, size=(64, 64))
+    losses = []
+    for checkpointing in ("false", "true"):
+        run = train_detector(
+            "instance", data, tmp_path / checkpointing, epochs=2,
+            settings={"train.checkpointing": checkpointing, "train.drop_path_rate": 0.3},
+        )  # fmt: skip
+        losses.append([line["train_loss"] for line in read_journal(run.path)])
+        assert Run.open(run.path).load_network() is not None
+    assert losses[0] == losses[1]
