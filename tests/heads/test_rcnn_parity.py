@@ -60,7 +60,9 @@ def agree(theirs, model, batch):
 
 
 def swin_pair(*, masks, config=NARROW, **options):
-    theirs = spread(swin_detector(masks=masks, min_size=150, max_size=300, **options)).eval()
+    options = {"min_size": 150, "max_size": 300, "rpn_post_nms_top_n_test": 300, **options}
+    theirs = spread(swin_detector(masks=masks, **options)).eval()
+    config = replace(config, proposals=(config.proposals[0], 300))
     return theirs, ours_like(theirs, "swin_tiny", config, masks=masks, out_norm="none")
 
 
@@ -97,11 +99,13 @@ def test_torchvisions_own_resnet_detector_on_timms_resnet(kind):
         num_classes=NUM_CLASSES + 1,
         min_size=150,
         max_size=300,
+        rpn_post_nms_top_n_test=200,
         box_detections_per_img=30,
     )
     spread(theirs).eval()
     config = muntin.create_detector("swin_nano", conventions="torchvision").head.config
-    config = replace(config, select=replace(config.select, max_detections=30))
+    select = replace(config.select, max_detections=30)
+    config = replace(config, proposals=(2000, 200), select=select)
     model = ours_like(theirs, "timm:resnet50", config, masks=masks)
     agree(theirs, model, feed(theirs, pictures()))
     assert_round_trip(model, theirs)

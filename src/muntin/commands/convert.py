@@ -15,12 +15,14 @@ __all__ = ["convert"]
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="File, folder, run or hub id.")],
-    target: Annotated[str, typer.Argument(metavar="OUT", help=".safetensors, .pth or .npz.")],
+    target: Annotated[
+        str, typer.Argument(metavar="OUT", help=".safetensors, .pth, .npz; a folder for a run.")
+    ],
     model: Annotated[str, typer.Option(help="See: muntin models.")],
     to: Annotated[
         str,
         typer.Option(
-            help="timm, torchvision, transformers, microsoft, openmmlab, detectron2, google."
+            help="timm, torchvision, transformers, microsoft, openmmlab, detectron2, google; run."
         ),
     ],
     from_: Annotated[str, typer.Option("--from", help="The same; auto recognises it.")] = "auto",
@@ -28,10 +30,15 @@ def convert(
         list[str] | None, typer.Option("--set", help="How it was built: img_size=96.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    head: Annotated[str, typer.Option(help="Of a detector, --to run: mask_rcnn ...")] = "",
+    classes: Annotated[str, typer.Option(help="Its class names, one a line; COCO's else.")] = "",
 ) -> None:
-    """Write weights under the names of another ecosystem, and check that no bit changed."""
+    """Write weights for another ecosystem, bit by bit; or a published detector as a run."""
     from muntin.zoo.converting import convert_weights
 
+    if to == "run" or head:
+        _write_run(source, target, model, to, head, from_, classes, settings or [])
+        return
     done = convert_weights(
         source,
         target,
@@ -48,3 +55,36 @@ def convert(
     )
     if done.report.license:
         typer.echo(f"licence: {done.report.license}")
+
+
+def _write_run(
+    source: str,
+    target: str,
+    model: str,
+    to: str,
+    head: str,
+    origin: str,
+    classes: str,
+    settings: list[str],
+) -> None:
+    from muntin.errors import ConfigError
+    from muntin.published import COCO_NAMES, open_published, read_class_names
+
+    if to != "run" or not head:
+        message = (
+            f"a detector is written with --to run and --head, got --to {to} and --head "
+            f"{head or 'nothing'}. Give both."
+        )
+        raise ConfigError(message)
+    run, report = open_published(
+        source,
+        target,
+        model=model,
+        head=head,
+        conventions="openmmlab" if origin in ("auto", "microsoft") else origin,
+        class_names=read_class_names(classes) if classes else COCO_NAMES,
+        settings=parse_settings(settings),
+    )
+    typer.echo(f"read: {report.summary()}")
+    typer.echo(f"written: {run.path} ({run.config.task}, {len(run.classes.names)} classes)")
+    typer.echo(f"next: muntin predict {run.path} IMAGE...")

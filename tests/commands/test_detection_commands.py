@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line for objects: the whole way, JSON, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muntin.commands import main
+from muntin.data.shape_sets import write_coco
+from tests.detectors import BODY, BODY_SETTINGS, empty_pictures, head_settings, train_detector
+
+
+def options(head):
+    settings = {**BODY_SETTINGS, **head_settings(head)}
+    return [
+        *(f"--set={name}={value}" for name, value in settings.items()), "--model", BODY,
+        "--head", head, "--weights=none", "--img-size=64", "--batch-size=4", "--precision=fp32",
+        "--device=cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_coco(
+        tmp_path_factory.mktemp("data") / "shapes", num_train=4, num_val=2, size=(48, 64)
+    )
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train_detector(
+        "instance", data, tmp_path_factory.mktemp("runs") / "shapes", epochs=1,
+        settings={"head.select.score_threshold": 0.0},
+    ).path  # fmt: skip
+
+
+@pytest.fixture
+def muntin(capsys, monkeypatch):
+    """Run the command here; give exit code, stdout and stderr."""
+    monkeypatch.setattr("warnings.showwarning", None)  # main puts its own there
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return caught.value.code, said.out, said.err
+
+    return call
+
+
+def refuses(result, *texts):
+    code, out, err = result
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in err + out
+    for text in texts:
+        assert text in err
+    return True
+
+
+@pytest.mark.parametrize(("task", "head"), [("detect", "fcos_small"), ("instance", "mask_rcnn_small")])
+def test_a_run_from_beginning_to_end(muntin, data, tmp_path, task, head):
+    code, said, _ = muntin("check", task, data)
+    assert code == 0
+    out = tmp_path / "run"
+    code, said, _ = muntin("train", task, data, "--out", out, "--epochs=1", *options(head))
+    assert code == 0
+    assert f"next: muntin predict {out} IMAGE..." in said
+    code, said, _ = muntin("eval", out, data)
+    assert code == 0
+    assert "box_ap" in said
+    assert ("mask_ap" in said) == (task == "instance")
+    drawn = tmp_path / "drawn"
+    code, said, _ = muntin(
+        "predict", out, data / "val", "--out", drawn, "--tta", "--tile=32",
+        "--select=suppression=soft",
+    )  # fmt: skip
+    assert code == 0
+    assert len(said.splitlines()) == 3
+    assert len(list(drawn.glob("*.png"))) == 2
+
+
+def test_json(muntin, run, data):
+    figures = json.loads(muntin("eval", run, data, "--json")[1])
+    assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50", "num_images"} <= figures.keys()
+    assert figures["num_images"] == 2
+    results = json.loads(muntin("predict", run, data / "val", "--json")[1])
+    assert [list(one) for one in results] == [["path", "size", "boxes"]] * 2
+    assert results[0]["size"] == [48, 64]
+    assert {"xyxy", "name", "id", "score", "mask"} == results[0]["boxes"][0].keys()
+    least = sorted(row["score"] for row in results[0]["boxes"])[-3]
+    some = json.loads(muntin("predict", run, data / "val", "--json", "--threshold", least)[1])
+    assert 0 < len(some[0]["boxes"]) <= 4
+    many = muntin("predict", run, data / "val", "--json", "--select", "max_detections=2")[1]
+    assert [len(one["boxes"]) for one in json.loads(many)] == [2, 2]
+    report = json.loads(muntin("check", "instance", data, "--json")[1])
+    assert report["ok"] is True
+
+
+def test_any_picture(muntin, run, tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 255, (300, 41), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    Image.fromarray(values).convert("RGBA").save(tmp_path / "alpha.png")
+    code, said, _ = muntin("predict", run, tmp_path, "--json", "--tile=auto")
+    assert code == 0
+    assert [one["size"] for one in json.loads(said)] == [[300, 41]] * 2
+
+
+def broken(data, how):
+    file = data / "annotations" / "instances_train.json"
+    values = json.loads(file.read_text())
+    if how == "no JSON":
+        file.write_text("{")
+    elif how == "no categories":
+        del values["categories"]
+        file.write_text(json.dumps(values))
+    elif how == "no masks":
+        for one in values["annotations"]:
+            del one["segmentation"]
+        file.write_text(json.dumps(values))
+    elif how == "no objects":
+        empty_pictures(data, "train", set(range(4)))
+    elif how == "no pictures":
+        for path in [*(data / "train").iterdir(), *(data / "val").iterdir()]:
+            path.unlink()
+    elif how == "empty files":
+        for path in (data / "train").iterdir():
+            path.write_bytes(b"")
+    elif how == "no folder":
+        return data / "nothing"
+    return data
+
+
+BROKEN = {
+    "no JSON": "instances_train.json",
+    "no categories": "categories",
+    "no masks": "no object to learn from",
+    "no objects": "no object to learn from",
+    "no pictures": "got none of 4 there",
+    "empty files": "must hold pictures that can be read",
+    "no folder": "found nothing at",
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_data(muntin, tmp_path, how):
+    data = write_coco(tmp_path / "shapes", num_train=4, num_val=1, size=(48, 64))
+    data = broken(data, how)
+    result = muntin(
+        "train", "instance", data, "--out", tmp_path / "run", "--epochs=1",
+        *options("mask_rcnn_small"),
+    )  # fmt: skip
+    assert result[0] == 1
+    assert result[2].strip()
+    assert "Traceback" not in result[1] + result[2]
+    assert BROKEN[how] in result[2]
+    code, _, err = muntin("check", "instance", data)
+    assert code == 1
+    assert "Traceback" not in err
+
+
+WRONG = {
+    "head": (["--head", "yolo"], "Unknown head 'yolo'"),
+    "field of the head": (["--set", "head.chanels=3"], "chanels"),
+    "recipe": (["--recipe", "imagenet"], "Unknown recipe 'imagenet'"),
+    "augmentation": (["--set", "augment.mixup=0.8"], "mixup"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_options(muntin, data, tmp_path, case):
+    more, text = WRONG[case]
+    words = ["train", "instance", data, "--out", tmp_path / "run", "--model", BODY, *more]
+    assert refuses(muntin(*words), text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_predictions(muntin, run, data):
+    assert refuses(muntin("predict", run, data / "val", "--tile=many"), "--tile")
+    assert refuses(muntin("predict", run, data / "val", "--tile=3"), "tile must be from 32")
+    assert refuses(muntin("predict", run, data / "val", "--select=iou"), "--select")
+    assert refuses(muntin("predict", run, data / "val", "--select=iuo=0.3"), "Did you mean 'iou'")
+    assert refuses(muntin("eval", run, data / "annotations" / "nothing.json"), "nothing.json")
+
+
+def test_other_classes(muntin, run, tmp_path):
+    data = write_coco(tmp_path / "shapes", num_train=2, num_val=1, size=(48, 64))
+    for part in ("train", "val"):
+        file = data / "annotations" / f"instances_{part}.json"
+        values = json.loads(file.read_text())
+        for one in values["categories"]:
+            one["name"] = f"my {one['name']}"
+        file.write_text(json.dumps(values))
+    assert refuses(muntin("eval", run, data), "that the run was trained on")

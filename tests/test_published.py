@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A published detector becomes a run that predicts what the detector finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import muntin
+from muntin.commands import main
+from muntin.errors import ConfigError, DataError, RunError
+from muntin.published import COCO_NAMES, open_published, read_class_names
+from muntin.weights.files import write_weights
+
+NAMES = ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    network = muntin.create_detector(
+        "swin_nano", head="faster_rcnn", num_classes=2, conventions="openmmlab"
+    ).eval()
+    with torch.no_grad():
+        network.head.box_heads[0].fc_cls.weight.mul_(50)
+    return network
+
+
+@pytest.fixture(scope="module")
+def weights(detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "faster_rcnn.safetensors"
+    write_weights(path, muntin.to_dialect(detector, "microsoft"), {})
+    return path
+
+
+def test_coco_has_80_classes():
+    assert len(set(COCO_NAMES)) == 80
+    assert COCO_NAMES[0] == "person"
+    assert COCO_NAMES[-1] == "toothbrush"
+    assert all(name == name.strip() and name for name in COCO_NAMES)
+
+
+def test_the_run_predicts_what_the_detector_finds(detector, weights, tmp_path):
+    run, report = open_published(
+        weights, tmp_path / "run", model="swin_nano", head="faster_rcnn", class_names=NAMES
+    )
+    assert report.size_rule == "openmmlab"
+    assert run.config.task == "detect"
+    picture = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
+    found = muntin.load(tmp_path / "run")(picture)[0]
+    state = muntin.load(tmp_path / "run").network.state_dict()
+    assert all(tensor.equal(state[name]) for name, tensor in detector.state_dict().items())
+    assert len(found) > 0
+    assert set(found.class_names) <= set(NAMES)
+
+
+def test_from_the_command_line(weights, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n\n")
+    words = ["convert", str(weights), str(tmp_path / "run"), "--model", "swin_nano"]
+    words += ["--head", "faster_rcnn", "--classes", str(names)]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--to", "run"])
+    assert ended.value.code == 0
+    assert "detect, 2 classes" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--to", "timm"])
+    assert ended.value.code == 1
+    assert "--to run and --head" in capsys.readouterr().err
+
+
+def test_other_classes_are_an_error(weights, tmp_path):
+    with pytest.raises(ConfigError, match=r"must have the 80 classes that were named"):
+        open_published(weights, tmp_path / "run", model="swin_nano", head="faster_rcnn")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_exists_is_an_error(weights, tmp_path):
+    with pytest.raises(RunError, match=r"OUT must be a new folder"):
+        open_published(weights, tmp_path, model="swin_nano", head="faster_rcnn")
+
+
+def test_class_names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("\n")
+    with pytest.raises(DataError, match=r"at least one class"):
+        read_class_names(path)
+    with pytest.raises(DataError, match=r"one name a line"):
+        read_class_names(tmp_path / "none.txt")
