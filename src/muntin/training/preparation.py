@@ -17,7 +17,7 @@ from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, DataError, unknown_name
-from muntin.heads.detectors import find_head
+from muntin.heads.detectors import HeadConfig, find_head
 from muntin.heads.network import Network
 from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
@@ -164,9 +164,7 @@ def prepare(request: Request) -> Prepared:
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    source = start_network(
-        network, request.weights, entry, dense=task.dense is not None, notes=notes
-    )
+    source = start_network(network, request.weights, entry, notes)
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
     run, network = _tune_run(request, run, network, settings, len(train), seed, notes)
@@ -199,6 +197,7 @@ def _tune_run(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
         model=cast(BackboneConfig, network.backbone.config),
+        head=cast(HeadConfig, network.head.config) if run.task.dense else None,
         train=tuned,
         augment=with_texts(base.augment if base else augment, settings["augment"]),
     )
