@@ -63,7 +63,9 @@ def refuses(result, *texts):
     return True
 
 
-@pytest.mark.parametrize(("task", "head"), [("detect", "fcos_small"), ("instance", "mask_rcnn_small")])
+@pytest.mark.parametrize(
+    ("task", "head"), [("detect", "fcos_small"), ("instance", "mask_rcnn_small")]
+)
 def test_a_run_from_beginning_to_end(muntin, data, tmp_path, task, head):
     code, said, _ = muntin("check", task, data)
     assert code == 0
@@ -113,28 +115,24 @@ def test_any_picture(muntin, run, tmp_path):
 
 
 def broken(data, how):
+    """Break a data set; give what is to be read."""
     file = data / "annotations" / "instances_train.json"
     values = json.loads(file.read_text())
-    if how == "no JSON":
-        file.write_text("{")
-    elif how == "no categories":
+    if how == "no categories":
         del values["categories"]
-        file.write_text(json.dumps(values))
-    elif how == "no masks":
+    if how == "no masks":
         for one in values["annotations"]:
             del one["segmentation"]
-        file.write_text(json.dumps(values))
-    elif how == "no objects":
+    file.write_text("{" if how == "no JSON" else json.dumps(values))
+    if how == "no objects":
         empty_pictures(data, "train", set(range(4)))
-    elif how == "no pictures":
-        for path in [*(data / "train").iterdir(), *(data / "val").iterdir()]:
+    pictures = [*(data / "train").iterdir(), *(data / "val").iterdir()]
+    for path in pictures:
+        if how == "no pictures":
             path.unlink()
-    elif how == "empty files":
-        for path in (data / "train").iterdir():
+        if how == "empty files":
             path.write_bytes(b"")
-    elif how == "no folder":
-        return data / "nothing"
-    return data
+    return data / "nothing" if how == "no folder" else data
 
 
 BROKEN = {

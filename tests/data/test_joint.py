@@ -80,7 +80,11 @@ def test_masks_are_not_a_fraction_of_a_pixel_aside(name):
         scene, before = scene_of(index, SIZES["wide"])
         for number, one in enumerate(scene.objects):
             image, after = augment_scene(
-                paint(one.mask), before, CONFIGS[name], preprocessing(), np.random.default_rng(index)
+                paint(one.mask),
+                before,
+                CONFIGS[name],
+                preprocessing(),
+                np.random.default_rng(index),
             )
             if number not in after.class_ids or min(image.shape[1:]) < 30:
                 continue

@@ -38,3 +38,4 @@ def test_no_map_at_all(name):
     assert out.shape == (0, 16, 7, 7)
     out.sum().backward()
     assert maps.grad.shape == maps.shape
+    assert all(p.grad is not None for p in conv.parameters())

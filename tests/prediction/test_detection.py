@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import muntin
-from muntin.data.joint import SceneConfig
 from muntin.data.shape_sets import write_coco
 from muntin.data.shapes import make_scene
 from muntin.data.transforms import Preprocessing
@@ -39,9 +37,7 @@ PRE = Preprocessing(
 def predictor_of(head="mask_rcnn_small", **more) -> Predictor:
     task = "detect" if head.startswith("fcos") else "instance"
     network = tiny_detector(head, len(NAMES), task=task, threshold=0.0)
-    return Predictor(
-        network, find_task(task), Classes(names=NAMES), PRE, device="cpu", **more
-    )
+    return Predictor(network, find_task(task), Classes(names=NAMES), PRE, device="cpu", **more)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +141,12 @@ def test_the_mirrored_picture_gives_the_mirrored_result(predictor):
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
     width = image.shape[1]
     mirrored = np.stack(
-        [width - other.boxes[:, 2], other.boxes[:, 1], width - other.boxes[:, 0], other.boxes[:, 3]],
+        [
+            width - other.boxes[:, 2],
+            other.boxes[:, 1],
+            width - other.boxes[:, 0],
+            other.boxes[:, 3],
+        ],
         1,
     )
     np.testing.assert_allclose(np.sort(one.boxes, 0), np.sort(mirrored, 0), atol=0.05)
@@ -165,9 +166,7 @@ def test_tiles_are_for_tasks_that_find(predictor, tmp_path):
 def run(tmp_path_factory):
     """A detector that knows a few scenes by heart."""
     root = tmp_path_factory.mktemp("run")
-    data = write_coco(
-        root / "shapes", num_train=4, num_val=0, size=(64, 64), max_objects=2, seed=4
-    )
+    data = write_coco(root / "shapes", num_train=4, num_val=0, size=(64, 64), max_objects=2, seed=4)
     trained = train_detector(
         "detect", data, root / "run", epochs=150, val=data,
         settings={

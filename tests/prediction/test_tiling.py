@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -50,7 +52,7 @@ def test_tiles_cover_the_picture(size, tile, overlap):
     assert seen.all()
     assert len(set(windows)) == len(windows)
     lefts = sorted({window.left for window in windows})
-    for one, other in zip(lefts, lefts[1:], strict=False):
+    for one, other in itertools.pairwise(lefts):
         assert windows[0].width - (other - one) >= int(overlap * windows[0].width) - 1
 
 
@@ -91,7 +93,10 @@ LEFT, RIGHT = Window(0, 0, 200, 160), Window(0, 140, 200, 160)
 
 
 def test_what_two_views_see_is_told_once():
-    views = [found([[10, 10, 50, 50]], [0.7], masks=True), found([[11, 10, 50, 51]], [0.9], masks=True)]
+    views = [
+        found([[10, 10, 50, 50]], [0.7], masks=True),
+        found([[11, 10, 50, 51]], [0.9], masks=True),
+    ]
     merged = merge_views(views, [WHOLE, LEFT], SELECT)
     assert merged.boxes.tolist() == [[11, 10, 50, 51]]
     assert merged.scores.tolist() == pytest.approx([0.9])

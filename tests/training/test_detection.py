@@ -15,8 +15,16 @@ import muntin
 from muntin.data.shape_sets import write_coco
 from muntin.errors import ConfigError, DataError
 from muntin.runs import Run
+from muntin.targets import BoxTargets
 from muntin.training.journal import read_journal
-from tests.detectors import BODY, BODY_SETTINGS, empty_pictures, mixed_sizes, train_detector
+from tests.detectors import (
+    BODY,
+    BODY_SETTINGS,
+    empty_pictures,
+    mixed_sizes,
+    tiny_detector,
+    train_detector,
+)
 from tests.training.test_resume import journal_of, state_of
 
 HEADS = [
@@ -129,13 +137,26 @@ def test_pictures_without_objects(tmp_path):
     for task, head in HEADS:
         data = write_coco(tmp_path / head / "shapes", num_train=4, num_val=2, size=(64, 64))
         empty_pictures(data, "train", {0, 1, 2})
-        run = train_detector(
-            task, data, tmp_path / head / "run", head=head, epochs=1, batch_size=1
-        )
+        run = train_detector(task, data, tmp_path / head / "run", head=head, epochs=1, batch_size=1)
         (line,) = read_journal(run.path)
         assert line["train_loss"] > 0
         state = load_file(run.path / "weights.safetensors")
         assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_every_weight_has_a_gradient_without_objects(task, head):
+    """Processes wait for the gradient of every weight, whatever is in their pictures."""
+    network = tiny_detector(head, 6, task=task).train()
+    targets = [
+        BoxTargets(
+            boxes=torch.zeros(0, 4), class_ids=torch.zeros(0).long(), ignored=torch.zeros(0, 4),
+            layers=torch.zeros(0, 64, 64).int(), layer_of=torch.zeros(0).long(),
+        )
+    ] * 2  # fmt: skip
+    losses = network(torch.randn(2, 3, 64, 64), torch.full((2, 2), 64), targets)
+    sum(losses.values()).sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
 def test_no_object_anywhere(tmp_path):

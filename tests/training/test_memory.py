@@ -9,14 +9,14 @@ import copy
 import pytest
 import torch
 
+from muntin.data.shape_sets import write_coco
+from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
 from muntin.training import room
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.journal import read_journal
 from muntin.training.room import fit_batch, saved_bytes
-from muntin.data.shape_sets import write_coco
-from muntin.errors import ConfigError
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 
