@@ -148,8 +148,7 @@ def _match(names: list[str], tree: Tree, json_path: str, part: str) -> list[str 
 
     ranks = {root: (not is_foreign(root), count, near(root)) for root, count in fitting.items()}
     # Names that other sets use too must not be found there when they are missing here.
-    if any(own for own, *_ in ranks.values()):
-        places = [[place for place in found if ranks[place.root][0]] for found in places]
+    places = [[place for place in found if ranks[place.root][0]] for found in places]
 
     def best(name: str, found: list[_Place]) -> str | None:
         ranked = [(p.path.endswith(name), *ranks[p.root], p.path) for p in found]

@@ -258,8 +258,6 @@ class RCNN(nn.Module):
             )
             places.append(box[drawn])
             rows.append(match[drawn])
-        if not sum(len(row) for row in rows):  # an empty batch has no way back through the head
-            return [levels[0].new_zeros(()) for _ in rows]
         class_ids = torch.cat([t.class_ids[row] for t, row in zip(targets, rows, strict=True)])
         regions = self._read_rows(
             levels, torch.cat(places), _number_rows(places), 2 * self.config.roi_size

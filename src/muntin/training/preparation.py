@@ -223,6 +223,10 @@ def _refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, st
         raise ConfigError(message)
     if request.head and task.dense:
         find_head(request.head, task.dense.heads)
+    idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
+    if idle and task.dense:
+        message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
+        raise ConfigError(message)
     if request.model:
         with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
 from muntin.targets import BoxTargets
+from muntin.training.checkpointing import checkpoint_blocks
 
 __all__ = ["fit_batch", "saved_bytes"]
 
@@ -35,7 +37,10 @@ def fit_batch(
         notes: A line is added when the batch changes.
     """
     room = _free_bytes(device) * SHARE.get(device, 0.5)
-    each = saved_bytes(network, img_size)
+    measured = copy.deepcopy(network)
+    if config.checkpointing:
+        checkpoint_blocks(measured.backbone)
+    each = saved_bytes(measured, img_size)
     # Gradients and the optimiser's two moments stand beside what is remembered.
     weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
     fits = max(1, int((room - weights) / max(each, 1)))
