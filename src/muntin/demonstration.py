@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -32,13 +33,13 @@ class _Demo:
 
     Attributes:
         write_data: Generates the data in a folder.
-        draw: Draws predictions beside the truth, given the run and the data.
+        draw: Draws predictions beside the truth, given the run, the data and the figures.
         figures: Names of the figures to tell.
         max_time_s: Time for training.
     """
 
     write_data: Callable[[Path], object]
-    draw: Callable[[Path, Path], None]
+    draw: Callable[[Path, Path, dict[str, Any]], None]
     figures: tuple[str, ...]
     max_time_s: float
 
@@ -70,7 +71,7 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
     if run.interrupted:
         return run
     figures = evaluate(run_folder, data)
-    plan.draw(run_folder, data)
+    plan.draw(run_folder, data, figures)
     picture = _pictures(data)[0]
     console.print(f"\nOn pictures it has not seen ({figures['num_images']}):", highlight=False)
     for name in plan.figures:
@@ -114,7 +115,7 @@ def _write_scenes(folder: Path) -> object:
     )
 
 
-def _draw_classes(run_folder: Path, data: Path) -> None:
+def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     every = [path for path in _pictures(data) if path.suffix == ".png"]
     pictures = every[:: max(1, len(every) // 24)][:24]
     tiles = []
@@ -126,18 +127,19 @@ def _draw_classes(run_folder: Path, data: Path) -> None:
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
 
 
-def _draw_objects(run_folder: Path, data: Path) -> None:
-    listing = list_detect(data, masks=True).val
+def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
+    listing = list_detect(data, masks="mask_ap" in figures).val
     assert listing is not None, "the generated set has pictures to validate with"
     predictor = load(run_folder)
+    sure = figures["best_threshold"] or 0.5
     tiles = []
     for entry in listing.entries[:8]:
         assert entry.objects is not None, "the generated pictures have objects"
         pixels = open_picture(Path(listing.source) / entry.path)
-        found = predictor(pixels)[0].above(0.4)
+        found = predictor(pixels)[0].above(sure)
         drawn = draw_pair(pixels, entry.objects, found, listing.class_names)
         tiles.append(Tile(picture=np.asarray(drawn)))
-    sheet = draw_sheet(tiles, "Truth, and what was found above 0.4", columns=2, side=520)
+    sheet = draw_sheet(tiles, f"Truth, and what was found above {sure:.2f}", columns=2, side=520)
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
 
 

@@ -83,7 +83,7 @@ def test_a_run_from_beginning_to_end(muntin, data, tmp_path, task, head):
         "--select=suppression=soft",
     )  # fmt: skip
     assert code == 0
-    assert len(said.splitlines()) == 3
+    assert len(said.splitlines()) == 4, "two pictures, the score from which on, the folder"
     assert len(list(drawn.glob("*.png"))) == 2
 
 

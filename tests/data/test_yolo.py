@@ -368,3 +368,25 @@ def test_equal_to_voc(data_root, tmp_path):
         for mine, theirs in zip(listing.entries, voc.parts[part].entries[:20], strict=True):
             assert (mine.size, mine.class_ids) == (theirs.size, theirs.class_ids)
             assert np.abs(mine.objects.boxes - theirs.objects.boxes).max() < 0.001
+
+
+def test_paths_of_another_machine(tmp_path):
+    for part, name in (("train", "1"), ("train", "2"), ("val", "3")):
+        picture(tmp_path, f"images/{part}/{name}.jpg")
+        write(tmp_path, f"labels/{part}/{name}.txt", "0 0.5 0.5 0.1 0.1")
+    text = "train: /old/train/images\nval: /old/valid/images\nnames: [cat]\n"
+    write(tmp_path, "data.yaml", text)
+    data = list_detect(tmp_path)
+    assert [len(listing) for listing in data.parts.values()] == [2, 1]
+    assert "sets by the names of the folders" in data.note
+    write(tmp_path, "data.yaml", "train: images\nval: images\nnames: [cat]\n")
+    assert [len(part) for part in list_detect(tmp_path).parts.values()] == [3, 3], "as written"
+
+
+def test_paths_that_lead_to_the_same_pictures(tmp_path):
+    picture(tmp_path, "images/1.jpg")
+    write(tmp_path, "labels/1.txt", "0 0.5 0.5 0.1 0.1")
+    text = "train: /old/train/images\nval: /old/valid/images\nnames: [cat]\n"
+    write(tmp_path, "data.yaml", text)
+    with pytest.raises(DataError, match=r"must be different folders .* same pictures for both"):
+        list_detect(tmp_path)

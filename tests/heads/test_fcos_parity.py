@@ -21,7 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import muntin
-from muntin.heads.fcos import FCOSConfig, assign_cells
+from muntin.heads.fcos import FEW_CELLS, FCOSConfig, assign_cells
 from tests.heads.peers import NUM_CLASSES, feed, objects, same, spread
 
 pytestmark = pytest.mark.parity
@@ -168,10 +168,13 @@ def test_cells_learn_the_same_objects_with_the_same_losses(pair, counts):
     losses = model(batch.tensors, batch.sizes, ours)
     names = {"classes": "classification", "boxes": "bbox_regression", "centredness": "bbox_ctrness"}
     assert losses.keys() == names.keys()
+    # Theirs divides by the cells that learn an object, if only one; ours counts a few a picture.
+    found = sum(int((matched >= 0).sum()) for matched in seen[0])
+    lighter = max(found, 1) / max(found, FEW_CELLS * len(ours))
     for name, other in names.items():
         assert losses[name].shape == (2,)
         assert losses[name].mean().item() == pytest.approx(
-            expected[other].item(), rel=LOSS, abs=1e-9
+            expected[other].item() * lighter, rel=LOSS, abs=1e-9
         )
     sum(loss.sum() for loss in losses.values()).backward()
 

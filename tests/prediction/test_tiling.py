@@ -97,41 +97,43 @@ def test_what_two_views_see_is_told_once():
         found([[10, 10, 50, 50]], [0.7], masks=True),
         found([[11, 10, 50, 51]], [0.9], masks=True),
     ]
-    merged = merge_views(views, [WHOLE, LEFT], SELECT)
+    merged = merge_views(views, [WHOLE, LEFT], SELECT, 100)
     assert merged.boxes.tolist() == [[11, 10, 50, 51]]
     assert merged.scores.tolist() == pytest.approx([0.9])
     assert merged.masks == views[1].masks
     views = [found([[10, 10, 50, 50]], [0.7]), found([[11, 10, 50, 51]], [0.9], [1])]
-    assert len(merge_views(views, [WHOLE, LEFT], SELECT)) == 2, "of two classes"
+    assert len(merge_views(views, [WHOLE, LEFT], SELECT, 100)) == 2, "of two classes"
 
 
 def test_pieces_of_larger_things_are_dropped():
     whole = found([[120, 50, 200, 90]], [0.6])
     left, right = found([[120, 50, 160, 90]], [0.95]), found([[140, 50, 200, 90]], [0.9])
-    merged = merge_views([whole, left, right], [WHOLE, LEFT, RIGHT], SELECT)
+    merged = merge_views([whole, left, right], [WHOLE, LEFT, RIGHT], SELECT, 100)
     assert merged.boxes.tolist() == [[120, 50, 200, 90]]
     doubtful = found([[100, 40, 240, 120]], [0.06])
-    merged = merge_views([doubtful, left], [WHOLE, LEFT], SELECT)
+    merged = merge_views([doubtful, left], [WHOLE, LEFT], SELECT, 100)
     assert merged.scores.tolist() == pytest.approx([0.95, 0.06]), "what is unsure drops nothing"
-    alone = merge_views([found([]), left], [WHOLE, LEFT], SELECT)
+    alone = merge_views([found([]), left], [WHOLE, LEFT], SELECT, 100)
     assert len(alone) == 1, "a piece that nothing covers is better than nothing"
 
 
 def test_neighbours_stay():
     beside = [[20, 20, 40, 60], [41, 20, 61, 60], [62, 20, 82, 60]]
-    merged = merge_views([found(beside), found(beside)], [WHOLE, LEFT], SELECT)
+    merged = merge_views([found(beside), found(beside)], [WHOLE, LEFT], SELECT, 100)
     assert len(merged) == 3
     inside = found([[20, 20, 120, 120], [50, 50, 70, 70]])
-    assert len(merge_views([inside, found([])], [WHOLE, LEFT], SELECT)) == 2, "not at a tile's edge"
+    assert len(merge_views([inside, found([])], [WHOLE, LEFT], SELECT, 100)) == 2, (
+        "not at a tile's edge"
+    )
     # One at the edge of a tile, inside something of another class.
     edge = found([[130, 50, 160, 90]], [0.8], [1])
     big = found([[100, 30, 200, 120]], [0.9], [0])
-    assert len(merge_views([big, edge], [WHOLE, LEFT], SELECT)) == 2
+    assert len(merge_views([big, edge], [WHOLE, LEFT], SELECT, 100)) == 2
 
 
 def test_the_edge_of_the_picture_makes_no_pieces():
     big, small = found([[0, 0, 100, 100]], [0.9]), found([[0, 0, 40, 40]], [0.8])
-    merged = merge_views([big, small], [WHOLE, LEFT], SELECT)
+    merged = merge_views([big, small], [WHOLE, LEFT], SELECT, 100)
     assert len(merged) == 2
 
 
@@ -140,15 +142,15 @@ def test_order_and_number(suppression):
     boxes = [[i * 20, 5, i * 20 + 15, 30] for i in range(10)]
     views = [found(boxes[:5]), found(boxes[5:])]
     select = SelectConfig(max_detections=4, suppression=suppression)
-    merged = merge_views(views, [WHOLE, WHOLE], select)
+    merged = merge_views(views, [WHOLE, WHOLE], select, select.max_detections)
     assert len(merged) == 4
     assert (np.diff(merged.scores) <= 0).all()
-    nothing = merge_views([found([]), found([])], [WHOLE, LEFT], select)
+    nothing = merge_views([found([]), found([])], [WHOLE, LEFT], select, select.max_detections)
     assert len(nothing) == 0
 
 
 def test_classes_that_suppress_each_other():
     views = [found([[10, 10, 50, 50]], [0.7], [0]), found([[10, 10, 50, 50]], [0.9], [1])]
     select = SelectConfig(class_agnostic=True)
-    merged = merge_views(views, [WHOLE, LEFT], select)
+    merged = merge_views(views, [WHOLE, LEFT], select, select.max_detections)
     assert merged.class_names == ("c1",)

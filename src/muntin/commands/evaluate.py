@@ -28,7 +28,7 @@ def evaluate(
     opened = Run.open(run)
     figures = run_evaluation(opened, data, batch_size=batch_size, device=device)
     if as_json:
-        typer.echo(to_json(figures))
+        typer.echo(to_json({**figures, "class_names": list(opened.classes.names)}))
         return
     names = opened.classes.names
     for name, value in figures.items():

@@ -16,7 +16,7 @@ __all__ = ["predict"]
 
 
 SURE = 0.3
-"""Of a detector, objects of a lower score are told but not drawn, unless a threshold is given."""
+"""Of a detector that was never validated, objects of a lower score are not counted or drawn."""
 
 
 def predict(
@@ -26,7 +26,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Leave out what scores less; drawn boxes need 0.3.", min=0, max=1),
+        typer.Option(help="Leave out what scores less; a run knows its own.", min=0, max=1),
     ] = None,
     tile: Annotated[
         str, typer.Option(help="Also see large pictures in tiles of N pixels, or auto.")
@@ -40,25 +40,40 @@ def predict(
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
     from muntin.prediction import find_pictures, load
+    from muntin.results import Detections
 
     paths = find_pictures(images)
     predictor = load(run, device=device, select=parse_settings(select or [], "--select"))
     found = predictor(paths, tta=tta, tile=parse_tile(tile), strict=False)
     results = [result.above(threshold or 0.0) for result in found]
     code = int(len(results) < len(paths))
+    sure = threshold if threshold is not None else _sure_score(run)
     if out:
-        _draw(results, out, None if threshold is not None else SURE)
+        _draw(results, out, sure)
     if as_json:
         typer.echo(to_json([result.to_dict() for result in results]))
         return code
     for result in results:
-        typer.echo(f"{result.path}: {_describe(result, threshold)}")
+        typer.echo(f"{result.path}: {_describe(result, sure)}")
+    if threshold is None and any(isinstance(result, Detections) for result in results):
+        typer.echo(f"counted and drawn: scores from {sure:.2f} on, the best F1 (--threshold)")
     if out:
         typer.echo(f"pictures: {out}")
     return code
 
 
-def _draw(results: list[Any], out: str, least: float | None) -> None:
+def _sure_score(run: str) -> float:
+    """The score at which the run's F1 was best in validation."""
+    from muntin.runs import Run
+    from muntin.training.journal import read_journal
+
+    goals = Run.open(run).task.goals
+    lines = [line for line in read_journal(Path(run)) if line.get(f"val_{goals[0]}") is not None]
+    best = max(lines, key=lambda line: line[f"val_{goals[0]}"], default={})
+    return float(best.get("val_best_threshold") or SURE)
+
+
+def _draw(results: list[Any], out: str, least: float) -> None:
     from muntin.drawing.saving import save_picture
     from muntin.prediction import draw
     from muntin.results import Detections
@@ -66,18 +81,17 @@ def _draw(results: list[Any], out: str, least: float | None) -> None:
     for number, result in enumerate(results):
         path = Path(result.path)
         name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-        shown = result.above(least) if least and isinstance(result, Detections) else result
+        shown = result.above(least) if isinstance(result, Detections) else result
         save_picture(draw(path, shown), Path(out) / f"{name}.png")
 
 
-def _describe(result: Any, threshold: float | None) -> str:  # noqa: ANN401 (one of muntin.results)
+def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """A line: the best classes, or how many objects of each class."""
     from muntin.results import Detections
 
     if isinstance(result, Detections):
-        sure = result.above(SURE) if threshold is None else result
-        counts = Counter(sure.class_names)
+        counts = Counter(result.above(sure).class_names)
         return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
     best = zip(result.class_names[:3], result.scores[:3], strict=True)
     said = ", ".join(f"{name} {score:.2f}" for name, score in best)
-    return said or f"nothing above {threshold}"
+    return said or f"nothing above {sure}"

@@ -20,7 +20,7 @@ from muntin.data.decoding import decode
 from muntin.data.joint import to_targets
 from muntin.data.transforms import Preprocessing, scale_inside, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
-from muntin.samples import Listing
+from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets
 
@@ -183,6 +183,7 @@ class PictureStore:
         try:
             data = read_bytes(self.listing.source, entry.path)
             picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
+            _require_size(entry, (picture.shape[1], picture.shape[2]))
         except (DataError, OSError) as error:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
@@ -213,3 +214,13 @@ class PictureStore:
             .clamp(0, 255)
             .to(torch.uint8)
         )
+
+
+def _require_size(entry: Entry, size: Size) -> None:
+    """Refuse a picture whose objects were annotated at another size."""
+    if entry.objects is not None and entry.size not in (None, size):
+        message = (
+            f"{entry.path!r} must have the size that its annotations say, {entry.size}, got "
+            f"{size} (height, width): its boxes would be wrong. Correct one of them."
+        )
+        raise DataError(message)

@@ -114,6 +114,9 @@ def read_layout(tree: Tree, settings: str) -> Layout:
             parts[part] = found
         else:
             notes.append(f"{settings} names {written} for test, which is not there")
+    if _same_pictures(parts) and values.get("train") != values.get("val"):
+        parts = _parts_instead(tree, settings)
+        notes.append(f"the paths in {settings} are not there; sets by the names of the folders")
     return Layout(
         source=tree.source,
         parts=parts or _parts_by_folder(tree),
@@ -121,6 +124,26 @@ def read_layout(tree: Tree, settings: str) -> Layout:
         has_keypoints="kpt_shape" in values,
         notes=tuple(notes),
     )
+
+
+def _same_pictures(parts: Mapping[str, PartLayout]) -> bool:
+    """Whether all of val is in train: paths of another machine fit too much."""
+    train, val = parts.get("train"), parts.get("val")
+    if train is None or val is None or train.tree.source != val.tree.source:
+        return False
+    return set(val.pictures) <= set(train.pictures)
+
+
+def _parts_instead(tree: Tree, settings: str) -> dict[str, PartLayout]:
+    """The sets by the names of their folders, where a file's paths lead nowhere."""
+    parts = _parts_by_folder(tree)
+    if len(parts) < 2:
+        message = (
+            f"train and val of {settings!r} must be different folders below {tree.source!r}, got "
+            f"paths that are not there, or the same pictures for both. Correct the paths."
+        )
+        raise DataError(message)
+    return parts
 
 
 def label_of(picture: str, tree: Tree) -> str | None:

@@ -79,6 +79,13 @@ SMALL_FCOS = FCOSConfig(
 """For a small machine: narrow, and two convolutions a branch."""
 
 
+FEW_CELLS = 8
+"""Least cells with an object that a picture counts for: one small object has about as many.
+
+Pictures without objects would otherwise weigh a hundred times as much as others.
+"""
+
+
 class FCOS(nn.Module):
     """A one-stage detector on any backbone.
 
@@ -191,7 +198,7 @@ class FCOS(nn.Module):
         ]
         # Shared by all pictures, so that each object counts the same wherever it is.
         positives = sum(int((row >= 0).sum()) for row in matched)
-        share = len(targets) / max(positives, 1)
+        share = len(targets) / max(positives, FEW_CELLS * len(targets))
         rows = []
         for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
             at = torch.where(match >= 0)[0]

@@ -100,6 +100,9 @@ class Predictor:
             DataError: A picture cannot be read.
             ConfigError: The task has no use for tiles.
         """
+        if tile not in (None, "auto") and not isinstance(tile, int):
+            message = f'tile must be a side in pixels or "auto", got {tile!r}.'
+            raise ConfigError(message)
         if tile is not None and self.task.dense is None:
             message = f"{self.task.name} sees whole pictures and has no use for tile. Leave it out."
             raise ConfigError(message)
@@ -165,7 +168,8 @@ class Predictor:
 
     def _find_in_views(self, row: _Opened, tta: bool, tile: int | Literal["auto"] | None) -> Any:  # noqa: ANN401 (each task has its own)
         """See a picture as a whole and in tiles, mirrored or not, and make one result of it."""
-        windows = [Window(0, 0, *row.size), *self._tiles(row.size, tile)]
+        tiles = self._tiles(row.size, tile)
+        windows = [Window(0, 0, *row.size), *tiles]
         seen, found = [], []
         for start in range(0, len(windows), self.batch_size):
             part = windows[start : start + self.batch_size]
@@ -178,7 +182,9 @@ class Predictor:
             found += answers
         placed = [place_in(one, w, row.size) for one, w in zip(found, seen, strict=True)]
         head: Any = self.network.head
-        return merge_views(placed, seen, head.config.select)
+        select = head.config.select
+        # A picture of many tiles may hold as many objects in each.
+        return merge_views(placed, seen, select, select.max_detections * max(1, len(tiles)))
 
     def _tiles(self, size: Size, tile: int | Literal["auto"] | None) -> list[Window]:
         """Tiles of a picture; none where one tile would hold it."""

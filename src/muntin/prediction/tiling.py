@@ -96,7 +96,7 @@ def mirror_back(found: Detections) -> Detections:
 
 
 def merge_views(
-    views: Sequence[Detections], windows: Sequence[Window], select: SelectConfig
+    views: Sequence[Detections], windows: Sequence[Window], select: SelectConfig, most: int
 ) -> Detections:
     """Make one result of several views of a picture.
 
@@ -106,7 +106,8 @@ def merge_views(
     Args:
         views: What was found in each, in pixels of the picture.
         windows: The part of the picture that each view shows.
-        select: How boxes suppress each other, and how many are told.
+        select: How boxes suppress each other.
+        most: Boxes that are told.
     """
     every = _join(views)
     pieces = np.concatenate([_are_pieces(v, w) for v, w in zip(views, windows, strict=True)])
@@ -119,7 +120,7 @@ def merge_views(
         iou=select.iou,
         kind=select.suppression,
         class_agnostic=select.class_agnostic,
-        most=select.max_detections,
+        most=most,
         least_score=select.score_threshold,
     )
     return replace(every.select(kept.numpy()), scores=scores.double().numpy())

@@ -15,9 +15,8 @@ from muntin.configs import with_texts
 from muntin.data.joint import SceneConfig
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
-from muntin.data.transforms import AugmentConfig
-from muntin.errors import ConfigError, DataError, unknown_name
-from muntin.heads.detectors import HeadConfig, find_head
+from muntin.errors import DataError
+from muntin.heads.detectors import HeadConfig
 from muntin.heads.network import Network
 from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
@@ -34,6 +33,7 @@ from muntin.training.choices import (
     typical_size,
 )
 from muntin.training.optimization import scaled_rate
+from muntin.training.request import Request, refuse_mistakes, sort_settings
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
     Scenes,
@@ -47,47 +47,6 @@ from muntin.training.starting import start_network
 from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
 
 __all__ = ["Prepared", "Request", "prepare"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What a user asked for; empty, 0 and "auto" leave the choice to `prepare`.
-
-    Attributes:
-        task: Name of the task.
-        data: Training pictures, perhaps with validation beside them.
-        out: The run folder.
-        val: Validation pictures.
-        model: Name in the zoo.
-        head: Name of a head, for tasks that have several.
-        weights: "auto", "none", a file or a hub id.
-        recipe: Name of a preset.
-        epochs: Passes over the data.
-        max_time_s: Wall time in seconds.
-        batch_size: Pictures a step.
-        img_size: (height, width) in pixels; (0, 0) chooses.
-        seed: Of everything random.
-        machine: Where to run.
-        settings: Dotted names of config fields and their values as text.
-        base: A run's config to start from instead of a recipe.
-    """
-
-    task: str
-    data: str
-    out: str
-    val: str = ""
-    model: str = ""
-    head: str = ""
-    weights: str = "auto"
-    recipe: str = "auto"
-    epochs: int = 0
-    max_time_s: float = 0.0
-    batch_size: int = 0
-    img_size: Size = (0, 0)
-    seed: int = -1
-    machine: MachineConfig
-    settings: tuple[tuple[str, str], ...] = ()
-    base: RunConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +77,8 @@ def prepare(request: Request) -> Prepared:
         WeightError: Weights that were asked for cannot be had.
     """
     notes: list[str] = []
-    base, settings = request.base, _sort_settings(request.settings)
-    _refuse_mistakes(request, settings)
+    base, settings = request.base, sort_settings(request.settings)
+    refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
     machine = resolve_machine(with_texts(request.machine, settings["machine"]), notes)
@@ -211,26 +170,6 @@ def _tune_run(
     return replace(run, config=config), network
 
 
-def _refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
-    """Find what is wrong with the words before any data is read."""
-    task = find_task(request.task)
-    if request.recipe != "auto":
-        find_recipe(request.recipe, task.recipes)
-    with_texts(TrainConfig(), settings["train"])
-    with_texts(SceneConfig() if task.dense else AugmentConfig(), settings["augment"])
-    if request.head and task.dense is None:
-        message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
-        raise ConfigError(message)
-    if request.head and task.dense:
-        find_head(request.head, task.dense.heads)
-    idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and task.dense:
-        message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
-        raise ConfigError(message)
-    if request.model:
-        with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
-
-
 def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
     start = request.base.train if request.base is not None else TrainConfig()
     if request.seed >= 0:
@@ -248,20 +187,6 @@ def _describe(config: RunConfig) -> str:
         f"{tuned.optimizer}, learning rate {scaled_rate(tuned, tuned.batch_size):.2g}{scaled}, "
         f"batch {tuned.batch_size}{gathered}, {machine.precision} on {machine.device}"
     )
-
-
-def _sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
-    """Sort ``train.epochs``-like names by their first word."""
-    rooms: dict[str, list[tuple[str, str]]] = {
-        room: [] for room in ("train", "augment", "data", "machine", "model", "head")
-    }
-    for path, text in settings:
-        room, _, field = path.partition(".")
-        if room not in rooms or not field:
-            hint = "Settings are such as train.epochs=10."
-            raise ConfigError(unknown_name("group of settings", room, rooms, hint=hint))
-        rooms[room].append((field, text))
-    return rooms
 
 
 def _list_parts(

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks for, and what is wrong with it before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from muntin.configs import with_texts
+from muntin.data.joint import SceneConfig
+from muntin.data.transforms import AugmentConfig
+from muntin.errors import ConfigError, unknown_name
+from muntin.heads.detectors import find_head
+from muntin.recipes import MachineConfig, TrainConfig, find_recipe
+from muntin.runs import RunConfig
+from muntin.shapes import Size
+from muntin.tasks import TASKS, Task, find_task
+from muntin.zoo import ALIASES, model_config
+
+__all__ = ["Request", "refuse_mistakes", "sort_settings"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a user asked for; empty, 0 and "auto" leave the choice to `prepare`.
+
+    Attributes:
+        task: Name of the task.
+        data: Training pictures, perhaps with validation beside them.
+        out: The run folder.
+        val: Validation pictures.
+        model: Name in the zoo.
+        head: Name of a head, for tasks that have several.
+        weights: "auto", "none", a file or a hub id.
+        recipe: Name of a preset.
+        epochs: Passes over the data.
+        max_time_s: Wall time in seconds.
+        batch_size: Pictures a step.
+        img_size: (height, width) in pixels; (0, 0) chooses.
+        seed: Of everything random.
+        machine: Where to run.
+        settings: Dotted names of config fields and their values as text.
+        base: A run's config to start from instead of a recipe.
+    """
+
+    task: str
+    data: str
+    out: str
+    val: str = ""
+    model: str = ""
+    head: str = ""
+    weights: str = "auto"
+    recipe: str = "auto"
+    epochs: int = 0
+    max_time_s: float = 0.0
+    batch_size: int = 0
+    img_size: Size = (0, 0)
+    seed: int = -1
+    machine: MachineConfig
+    settings: tuple[tuple[str, str], ...] = ()
+    base: RunConfig | None = None
+
+
+LEAST_SIDE = 32
+"""Pixels; smaller pictures leave no cell of a pyramid."""
+
+
+def _refuse_other_heads(name: str, task: Task) -> None:
+    for other in TASKS.values():
+        if other.dense and other is not task and name in other.dense.heads:
+            message = f"head {name!r} is for muntin train {other.name}, got {task.name}. Use that."
+            raise ConfigError(message)
+
+
+def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Find what is wrong with the words before any data is read.
+
+    Raises:
+        ConfigError: A name or a setting is wrong.
+    """
+    task = find_task(request.task)
+    if request.recipe != "auto":
+        find_recipe(request.recipe, task.recipes)
+    with_texts(TrainConfig(), settings["train"])
+    with_texts(SceneConfig() if task.dense else AugmentConfig(), settings["augment"])
+    if request.head and task.dense is None:
+        message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
+        raise ConfigError(message)
+    if request.head and task.dense:
+        _refuse_other_heads(request.head, task)
+        find_head(request.head, task.dense.heads)
+    if task.dense and any(request.img_size) and min(request.img_size) < LEAST_SIDE:
+        message = (
+            f"img_size must be at least {LEAST_SIDE} pixels to find things in pictures, got "
+            f"{request.img_size}. Make it larger."
+        )
+        raise ConfigError(message)
+    idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
+    if idle and task.dense:
+        message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
+        raise ConfigError(message)
+    if request.model:
+        with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
+
+
+def sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
+    """Sort ``train.epochs``-like names by their first word."""
+    rooms: dict[str, list[tuple[str, str]]] = {
+        room: [] for room in ("train", "augment", "data", "machine", "model", "head")
+    }
+    for path, text in settings:
+        room, _, field = path.partition(".")
+        if room not in rooms or not field:
+            hint = "Settings are such as train.epochs=10."
+            raise ConfigError(unknown_name("group of settings", room, rooms, hint=hint))
+        rooms[room].append((field, text))
+    return rooms
