@@ -119,7 +119,10 @@ def _told(value: float | None) -> str:
 
 
 def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
-    """F1 at an overlap of 0.5, class by class, and row of each picture; worst first."""
+    """F1 at an overlap of 0.5, class by class, and row of each picture; worst first.
+
+    Of pictures that are equally good those with more objects say more, and come last.
+    """
     rows = []
     pairs = zip(scored.outputs.answers, scored.outputs.truth, strict=True)
     for row, (found, truth) in enumerate(pairs):
@@ -130,8 +133,8 @@ def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
             said = sure.boxes[sure.class_ids == class_id]
             hits += _count_hits(said, truth.boxes[single & (truth.class_ids == class_id)])
         total = len(sure) + int(single.sum())
-        rows.append((2 * hits / total if total else 1.0, row))
-    return sorted(rows)
+        rows.append((2 * hits / total if total else 1.0, total, row))
+    return [(quality, row) for quality, _, row in sorted(rows)]
 
 
 def _count_hits(said: NDArray[np.float64], there: NDArray[np.floating[Any]]) -> int:
