@@ -69,7 +69,9 @@ def test_every_head_learns(data, tmp_path, task, head):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "head"), HEADS)
+@pytest.mark.parametrize(
+    ("task", "head"), [HEADS[0], HEADS[3], HEADS[4]]
+)  # every part of the heads
 def test_four_pictures_are_learnt_by_heart(tmp_path, task, head):
     data = write_coco(
         tmp_path / "shapes", num_train=4, num_val=0, size=(64, 64), max_objects=3, seed=4
