@@ -197,3 +197,20 @@ def test_other_classes(muntin, run, tmp_path):
             one["name"] = f"my {one['name']}"
         file.write_text(json.dumps(values))
     assert refuses(muntin("eval", run, data), "that the run was trained on")
+
+
+def test_many_problems_of_one_kind_are_cut_short(muntin, tmp_path):
+    data = write_coco(tmp_path / "data", num_train=15, num_val=1, size=(48, 64))
+    path = data / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] += [
+        {"id": 1000 + i, "image_id": row["id"], "category_id": 99, "bbox": [1, 1, 9, 9]}
+        for i, row in enumerate(content["images"])
+    ]
+    path.write_text(json.dumps(content))
+    code, said, _ = muntin("check", "detect", data)
+    assert code == 0
+    assert said.count("left out, of an unknown class") == 10
+    assert "warning: and 5 more like these (all with --json)" in said
+    report = json.loads(muntin("check", "detect", data, "--json")[1])
+    assert sum("unknown class" in problem["what"] for problem in report["problems"]) == 15

@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muntin.commands.values import to_json
 
+if TYPE_CHECKING:
+    from muntin.samples import Problem
+
 __all__ = ["check"]
+
+SHOWN = 10
+"""Problems of one kind that are named on the terminal."""
 
 
 def check(
@@ -27,7 +35,20 @@ def check(
         return int(not report.ok)
     for line in report.lines:
         typer.echo(line)
-    for problem in report.problems:
-        typer.echo(f"{problem.severity}: {problem.file}: {problem.what}")
+    for line in _shorten(report.problems):
+        typer.echo(line)
     typer.echo("fine" if report.ok else "not fit for training as it is: see the errors above")
     return int(not report.ok)
+
+
+def _shorten(problems: Iterable[Problem]) -> Iterator[str]:
+    """A line a problem; of many that differ in names and numbers only, the first ones."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        kind = re.sub(r"'[^']*'|-?\d[\d.]*", "#", problem.what)
+        kinds.setdefault((problem.severity, kind), []).append(problem)
+    for (severity, _), alike in kinds.items():
+        for problem in alike[:SHOWN]:
+            yield f"{severity}: {problem.file}: {problem.what}"
+        if len(alike) > SHOWN:
+            yield f"{severity}: and {len(alike) - SHOWN} more like these (all with --json)"
