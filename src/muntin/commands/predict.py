@@ -39,12 +39,13 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
+    tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     from muntin.prediction import find_pictures, load
     from muntin.results import Detections
 
     paths = find_pictures(images)
-    predictor = load(run, device=device, select=parse_settings(select or [], "--select"))
-    found = predictor(paths, tta=tta, tile=parse_tile(tile), strict=False)
+    predictor = load(run, device=device, select=chosen)
+    found = predictor(paths, tta=tta, tile=tile_side, strict=False)
     results = [result.above(threshold or 0.0) for result in found]
     code = int(len(results) < len(paths))
     sure = threshold if threshold is not None else _sure_score(run)
