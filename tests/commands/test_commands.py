@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from muntin.commands import main
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.journal import read_journal
+from tests.commands.refusing import refuses
 from tests.small import CLASSES, MODEL, SETTINGS, train_small, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,30 +33,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     return train_small(data, tmp_path_factory.mktemp("runs") / "trees").path
-
-
-@pytest.fixture
-def muntin(capsys, monkeypatch):
-    """Run the command here; give exit code, stdout and stderr."""
-    monkeypatch.setattr("warnings.showwarning", None)  # main puts its own there
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return caught.value.code, said.out, said.err
-
-    return call
-
-
-def refuses(result, *texts):
-    code, out, err = result
-    assert code == 1
-    assert len(err.strip().splitlines()) == 1, err
-    assert "Traceback" not in err + out
-    for text in texts:
-        assert text in err
-    return True
 
 
 def test_a_run_from_beginning_to_end(muntin, data, tmp_path):

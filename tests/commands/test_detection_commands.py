@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.commands import main
 from muntin.data.shape_sets import write_coco
+from tests.commands.refusing import refuses
 from tests.detectors import BODY, BODY_SETTINGS, empty_pictures, head_settings, train_detector
 
 
@@ -37,30 +37,6 @@ def run(data, tmp_path_factory):
         "instance", data, tmp_path_factory.mktemp("runs") / "shapes", epochs=1,
         settings={"head.select.score_threshold": 0.0},
     ).path  # fmt: skip
-
-
-@pytest.fixture
-def muntin(capsys, monkeypatch):
-    """Run the command here; give exit code, stdout and stderr."""
-    monkeypatch.setattr("warnings.showwarning", None)  # main puts its own there
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return caught.value.code, said.out, said.err
-
-    return call
-
-
-def refuses(result, *texts):
-    code, out, err = result
-    assert code == 1
-    assert len(err.strip().splitlines()) == 1, err
-    assert "Traceback" not in err + out
-    for text in texts:
-        assert text in err
-    return True
 
 
 @pytest.mark.parametrize(

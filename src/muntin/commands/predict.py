@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from muntin.commands.values import parse_settings, parse_tile, to_json
+
+if TYPE_CHECKING:
+    from muntin.runs import Run
 
 __all__ = ["predict"]
 
@@ -42,13 +45,15 @@ def predict(
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     from muntin.prediction import find_pictures, load
     from muntin.results import Detections
+    from muntin.runs import Run
 
     paths = find_pictures(images)
-    predictor = load(run, device=device, select=chosen)
+    opened = Run.open(run)
+    predictor = load(opened, device=device, select=chosen)
     found = predictor(paths, tta=tta, tile=tile_side, strict=False)
     results = [result.above(threshold or 0.0) for result in found]
     code = int(len(results) < len(paths))
-    sure = threshold if threshold is not None else _sure_score(run)
+    sure = threshold if threshold is not None else _sure_score(opened)
     if out:
         _draw(results, out, sure)
     if as_json:
@@ -63,14 +68,13 @@ def predict(
     return code
 
 
-def _sure_score(run: str) -> float:
+def _sure_score(run: Run) -> float:
     """The score at which the run's F1 was best in validation."""
-    from muntin.runs import Run
     from muntin.training.journal import read_journal
 
-    goals = Run.open(run).task.goals
-    lines = [line for line in read_journal(Path(run)) if line.get(f"val_{goals[0]}") is not None]
-    best = max(lines, key=lambda line: line[f"val_{goals[0]}"], default={})
+    goal = f"val_{run.task.goals[0]}"
+    lines = [line for line in read_journal(run.path) if line.get(goal) is not None]
+    best = max(lines, key=lambda line: line[goal], default={})
     return float(best.get("val_best_threshold") or SURE)
 
 

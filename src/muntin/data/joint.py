@@ -28,6 +28,8 @@ __all__ = ["SceneConfig", "augment_scene", "fit_scene", "to_targets"]
 LEAST_SEEN = 0.25
 """Objects of whose box less than this part is left by a crop are not learnt."""
 
+_CROP_FROM, _CROP_SIDES = (400, 500, 600), (384, 600)  # pixels
+
 _TRIES = 10  # crops, to find one that holds an object; then one is laid over an object
 
 
@@ -42,7 +44,8 @@ class SceneConfig:
             cheaper, and objects have the size at which they are found later all the same.
         short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the picture
             gets one, the longer one being at most that of `img_size`; nothing is cropped.
-        crop: With `short_sides`, part of the pictures of which a random part is cut out first.
+        crop: With `short_sides`, part of the pictures of which a part is cut out first: 384 to 600
+            pixels a side of the picture whose shorter side has 400, 500 or 600 (arXiv 2005.12872).
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
@@ -200,10 +203,10 @@ def _choose_side(
     whole = (picture.shape[-2], picture.shape[-1])
     part, top, left = whole, 0, 0
     if rng.random() < config.crop:
-        part = (
-            max(1, round(whole[0] * float(rng.uniform(0.5, 1)))),
-            max(1, round(whole[1] * float(rng.uniform(0.5, 1)))),
-        )
+        before = float(rng.choice(_CROP_FROM)) / min(whole)
+        least, most = ([min(side * before, end) for side in whole] for end in _CROP_SIDES)
+        high, wide = (rng.uniform(least, most) / before).round().astype(int).tolist()
+        part = max(1, min(whole[0], high)), max(1, min(whole[1], wide))
         top, left = _choose_place(whole, part, targets, rng)
     short = int(config.short_sides[rng.integers(len(config.short_sides))])
     scale = min(short / min(part), max(full) / max(part))

@@ -26,7 +26,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from muntin.configs import check_range
 from muntin.features import Backbone
 from muntin.heads.conventions import SelectConfig
-from muntin.heads.found import Found, select_boxes, select_fixed
+from muntin.heads.detector import Detector
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_to
 from muntin.nn.conv_norm import ConvNorm, NormName
@@ -86,7 +86,7 @@ Pictures without objects would otherwise weigh a hundred times as much as others
 """
 
 
-class FCOS(nn.Module):
+class FCOS(Detector):
     """A one-stage detector on any backbone.
 
     Args:
@@ -122,35 +122,10 @@ class FCOS(nn.Module):
         # A box begins with edges one stride away, so that gradients flow from the start.
         nn.init.ones_(self.boxes.bias)  # type: ignore[arg-type]
 
-    def forward(
-        self,
-        backbone: Backbone,
-        images: Float[Tensor, "B in_chans H W"],
-        sizes: Int[Tensor, "B 2"] | None = None,
-        targets: list[BoxTargets] | None = None,
-    ) -> list[Found] | dict[str, Float[Tensor, " B"]] | tuple[Tensor, ...]:
-        """Detect, or learn.
-
-        Args:
-            backbone: Gives the maps.
-            images: Padded at the right and at the bottom to one size.
-            sizes: (height, width) of the picture inside each; all of it when left out.
-            targets: What there is to learn.
-
-        Returns:
-            With targets the losses of each picture, by name; else what is found. In an exported
-            graph boxes, scores and class numbers, equally many in each picture, where filling has
-            score 0.
-        """
-        if sizes is None:
-            sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
-        levels = self.neck(backbone(images))
-        if targets is not None:
-            return self._losses(levels, targets)
-        boxes, scores = self.candidates(levels, sizes)
-        if torch.compiler.is_exporting():
-            return select_fixed(boxes, scores, self.config.select)
-        return [select_boxes(b, s, self.config.select) for b, s in zip(boxes, scores, strict=True)]
+    @property
+    def select(self) -> SelectConfig:
+        """Which boxes are told."""
+        return self.config.select
 
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
@@ -182,9 +157,10 @@ class FCOS(nn.Module):
         cells: Size = (level.shape[2], level.shape[3])
         return grid_points(cells, stride, offset=self.config.centre, device=level.device)
 
-    def _losses(
-        self, levels: list[Tensor], targets: list[BoxTargets]
+    def losses(
+        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"], targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the losses of each picture: what is there, its box, and how near the middle."""
         looks = [self._look(level) for level in levels]
         logits, distances, centredness = (torch.cat(p, 1) for p in zip(*looks, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]

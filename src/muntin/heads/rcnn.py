@@ -23,8 +23,9 @@ from torchvision.models.detection import _utils as detection
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone
-from muntin.heads.conventions import RCNNConfig
-from muntin.heads.found import Found, select_boxes, select_fixed
+from muntin.heads.conventions import RCNNConfig, SelectConfig
+from muntin.heads.detector import Detector
+from muntin.heads.found import Found
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
@@ -40,7 +41,7 @@ from muntin.targets import BoxTargets
 __all__ = ["RCNN"]
 
 
-class RCNN(nn.Module):
+class RCNN(Detector):
     """A two-stage detector on any backbone.
 
     Args:
@@ -76,47 +77,20 @@ class RCNN(nn.Module):
             detection.BoxCoder(tuple(1 / std for std in stds)) for stds in config.stage_stds
         ]
 
-    def forward(
-        self,
-        backbone: Backbone,
-        images: Float[Tensor, "B in_chans H W"],
-        sizes: Int[Tensor, "B 2"] | None = None,
-        targets: list[BoxTargets] | None = None,
-    ) -> list[Found] | dict[str, Float[Tensor, " B"]] | tuple[Tensor, ...]:
-        """Detect, or learn.
+    @property
+    def select(self) -> SelectConfig:
+        """Which boxes are told."""
+        return self.config.select
 
-        Args:
-            backbone: Gives the maps.
-            images: Padded at the right and at the bottom to one size.
-            sizes: (height, width) of the picture inside each; all of it when left out.
-            targets: What there is to learn.
-
-        Returns:
-            With targets the losses of each picture, by name; else what is found. In an exported
-            graph boxes, scores, class numbers and masks, equally many in each picture, where
-            filling has score 0.
-        """
-        if sizes is None:
-            sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
-        levels = self.neck(backbone(images))
-        if targets is not None:
-            return self._losses(levels, sizes, targets)
-        boxes, scores = self.candidates(levels, sizes)
-        if torch.compiler.is_exporting():
-            return self._answer_fixed(levels, boxes, scores)
-        found = [select_boxes(b, s, self.config.select) for b, s in zip(boxes, scores, strict=True)]
-        return self._draw_masks(levels, found) if self.mask_heads else found
-
-    def _answer_fixed(
-        self, levels: list[Tensor], boxes: Tensor, scores: Tensor
+    def with_fixed_masks(
+        self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """Boxes, scores, class numbers and masks, equally many in each picture."""
-        told, values, class_ids = select_fixed(boxes, scores, self.config.select)
+        """Add masks, equally many in each picture."""
         if not self.mask_heads:
-            return told, values, class_ids
-        regions = self._read(levels, told, 2 * self.config.roi_size)
+            return boxes, scores, class_ids
+        regions = self._read(levels, boxes, 2 * self.config.roi_size)
         masks = self._masks(regions, class_ids.flatten())
-        return told, values, class_ids, masks.view(*values.shape, *masks.shape[1:])
+        return boxes, scores, class_ids, masks.view(*scores.shape, *masks.shape[1:])
 
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
@@ -157,7 +131,10 @@ class RCNN(nn.Module):
             levels[: len(strides)], strides, boxes, images, side=side, config=self.config
         )
 
-    def _draw_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+    def with_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+        """Draw each object inside its box."""
+        if not self.mask_heads:
+            return found
         boxes = torch.cat([one.boxes for one in found])
         images = _number_rows([one.boxes for one in found])
         class_ids = torch.cat([one.class_ids for one in found])
@@ -170,9 +147,10 @@ class RCNN(nn.Module):
         drawn = [head(regions, class_ids).sigmoid() for head in self.mask_heads]
         return torch.stack(drawn).mean(dim=0)
 
-    def _losses(
-        self, levels: list[Tensor], sizes: Tensor, targets: list[BoxTargets]
-    ) -> dict[str, Tensor]:
+    def losses(
+        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"], targets: list[BoxTargets]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the losses of each picture: those of the proposals, and of every stage together."""
         boxes, valid, anchors, scores, offsets = self.rpn(levels, sizes)
         losses = self.rpn.losses(anchors, scores, offsets, targets)
         proposals = [row[there] for row, there in zip(boxes, valid, strict=True)]

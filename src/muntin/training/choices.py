@@ -43,6 +43,9 @@ def typical_size(listing: Listing, most: int = 32) -> Size:
     sizes = []
     for index in range(0, len(listing), max(1, len(listing) // most)):
         entry = listing.entries[index]
+        if entry.size is not None:
+            sizes.append(entry.size)
+            continue
         try:
             picture = decode(read_bytes(listing.source, entry.path), where=entry.path)
         except (DataError, OSError):
@@ -122,8 +125,16 @@ def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
     return values if in_chans == len(values) else (round(float(np.mean(values)), 4),) * in_chans
 
 
-def resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
+def resolve_machine(
+    machine: MachineConfig, notes: list[str], *, compiles: bool = True
+) -> MachineConfig:
     """Fill in what "auto" stands for on this machine.
+
+    Args:
+        machine: As asked for.
+        notes: What could not be had is added.
+        compiles: Whether steps may be compiled without being asked: those of a detector, whose
+            boxes are never equally many, are not.
 
     Raises:
         ConfigError: The device is not there, or cannot do what is asked.
@@ -137,7 +148,7 @@ def resolve_machine(machine: MachineConfig, notes: list[str]) -> MachineConfig:
         raise ConfigError(message)
     wanted = machine.compile
     if wanted == "auto":
-        wanted = "on" if device.type == "cuda" else "off"
+        wanted = "on" if device.type == "cuda" and compiles else "off"
     if wanted == "on" and not has_compiler():
         notes.append("no C++ compiler is found, so steps are not compiled (machine.compile)")
         wanted = "off"

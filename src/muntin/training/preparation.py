@@ -41,7 +41,7 @@ from muntin.training.scenes import (
     choose_window,
     default_dense_model,
     enlarge_for,
-    look_at_objects,
+    look_at_scenes,
 )
 from muntin.training.starting import start_network
 from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
@@ -81,11 +81,14 @@ def prepare(request: Request) -> Prepared:
     refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
-    machine = resolve_machine(with_texts(request.machine, settings["machine"]), notes)
-    train, val = _list_parts(request, reading, seed, notes)
     task = find_task(request.task)
-    scenes = look_at_objects(train)
-    entry, name, model = _choose_model(request, settings["model"], train, machine, scenes, notes)
+    asked = with_texts(request.machine, settings["machine"])
+    machine = resolve_machine(asked, notes, compiles=task.dense is None)
+    train, val = _list_parts(request, reading, seed, notes)
+    scenes = look_at_scenes(train) if task.dense else None
+    entry, name, model, usual = _choose_model(
+        request, settings["model"], train, machine, scenes, notes
+    )
     head = choose_head(
         request.head,
         None if base is None else base.head,
@@ -118,7 +121,7 @@ def prepare(request: Request) -> Prepared:
         ),
         classes=task.classes(train),
         preprocessing=choose_preprocessing(
-            entry, model, reading, typical_size(train) if task.dense else (0, 0)
+            entry, model, reading, (0, 0) if scenes is None else scenes.typical
         ),
     )
     torch.manual_seed(seed)
@@ -126,7 +129,7 @@ def prepare(request: Request) -> Prepared:
     source = start_network(network, request.weights, entry, notes)
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
-    run, network = _tune_run(request, run, network, settings, len(train), seed, notes)
+    run, network = _tune_run(request, run, network, settings, usual, len(train), seed, notes)
     notes.append(_describe(run.config))
     return Prepared(run=run, network=network, train=train, val=val, notes=tuple(notes))
 
@@ -136,6 +139,7 @@ def _tune_run(
     run: Run,
     network: Network,
     settings: Mapping[str, list[tuple[str, str]]],
+    usual: Size,
     count: int,
     seed: int,
     notes: list[str],
@@ -145,9 +149,7 @@ def _tune_run(
     img_size = run.config.model.img_size
     recipe = _choose_recipe(request, run.task, run.config.weights, count, settings["train"], notes)
     augment = recipe.augment
-    if isinstance(augment, SceneConfig) and base is None and not any(request.img_size):
-        typical = run.preprocessing.typical_size
-        usual = default_dense_model(typical, request.weights, machine.device)[1]
+    if isinstance(augment, SceneConfig) and any(usual):
         augment = choose_window(augment, img_size, usual, notes)
     tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
     if run.task.dense and not _asked_for_batch(request, settings["train"]):
@@ -229,23 +231,22 @@ def _choose_model(
     settings: list[tuple[str, str]],
     train: Listing,
     machine: MachineConfig,
-    scenes: Scenes,
+    scenes: Scenes | None,
     notes: list[str],
-) -> tuple[ModelEntry, str, Any]:
-    """Pick row, name and config of the model."""
+) -> tuple[ModelEntry, str, Any, Size]:
+    """Pick row, name and config of the model, and the size before small objects enlarged it."""
     changed: dict[str, Any] = {}
+    usual: Size = (0, 0)
     name = request.model or (request.base.model_name if request.base else "")
-    dense = find_task(request.task).dense is not None
-    size = typical_size(train) if not name or dense else (0, 0)
-    if dense and request.base is None:
-        usual, shown = default_dense_model(size, request.weights, machine.device)
-        changed["img_size"] = shown = enlarge_for(scenes, shown)
-        name = name or usual
+    if scenes is not None and request.base is None:
+        default, shown = default_dense_model(scenes.typical, request.weights, machine.device)
+        name = name or default
         if not any(request.img_size):
-            pixels = "x".join(map(str, shown))
+            usual, changed["img_size"] = shown, enlarge_for(scenes, shown)
+            pixels = "x".join(map(str, changed["img_size"]))
             notes.append(f"model {name} at {pixels} pixels, by pictures and objects (--img-size)")
     elif not name:
-        name, side = default_model(size, request.weights, machine.device)
+        name, side = default_model(typical_size(train), request.weights, machine.device)
         changed["img_size"] = (side, side)
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
     name = ALIASES.get(name, name)
@@ -258,7 +259,7 @@ def _choose_model(
         config = model_config(name, changed)
     if request.base is not None and any(request.img_size):
         config = replace(config, img_size=request.img_size)
-    return entry, name, with_texts(config, settings)
+    return entry, name, with_texts(config, settings), usual
 
 
 def _choose_recipe(

@@ -16,7 +16,7 @@ from muntin.heads.detectors import HeadConfig, find_head
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks import Task
-from muntin.training.choices import can_be_had
+from muntin.training.choices import can_be_had, typical_size
 
 __all__ = [
     "Scenes",
@@ -24,7 +24,7 @@ __all__ = [
     "choose_window",
     "default_dense_model",
     "enlarge_for",
-    "look_at_objects",
+    "look_at_scenes",
 ]
 
 OBJECT_SIDE = 28.0
@@ -38,20 +38,22 @@ LONGEST = 768
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenes:
-    """What the objects of a training set are like.
+    """What the pictures and objects of a training set are like.
 
     Attributes:
         side: Median side of an object (root of its area) relative to the longer side of its
             picture; 0 = unknown.
         crowded: Objects in the picture that has most.
+        typical: Median (height, width) of the pictures in pixels.
     """
 
     side: float
     crowded: int
+    typical: Size = (0, 0)
 
 
-def look_at_objects(listing: Listing) -> Scenes:
-    """Measure the objects of a training set."""
+def look_at_scenes(listing: Listing) -> Scenes:
+    """Measure the pictures and objects of a training set."""
     sides: list[float] = []
     crowded = 0
     for entry in listing.entries:
@@ -60,7 +62,8 @@ def look_at_objects(listing: Listing) -> Scenes:
         crowded = max(crowded, len(entry.objects))
         if entry.size is not None and len(sides) < 100_000:
             sides += (np.sqrt(entry.objects.areas) / max(entry.size)).tolist()
-    return Scenes(side=float(np.median(sides)) if sides else 0.0, crowded=crowded)
+    side = float(np.median(sides)) if sides else 0.0
+    return Scenes(side=side, crowded=crowded, typical=typical_size(listing))
 
 
 def default_dense_model(size: Size, weights: str, device: str) -> tuple[str, Size]:
@@ -124,7 +127,7 @@ def choose_head(
     base: HeadConfig | None,
     task: Task,
     small: bool,
-    scenes: Scenes,
+    scenes: Scenes | None,
     settings: list[tuple[str, str]],
     notes: list[str],
 ) -> HeadConfig | None:
@@ -145,7 +148,7 @@ def choose_head(
     Raises:
         ConfigError: There is no such head or field.
     """
-    if task.dense is None:
+    if task.dense is None or scenes is None:
         if settings:
             message = f"{task.name} has one head without settings, got head.{settings[0][0]}."
             raise ConfigError(message)

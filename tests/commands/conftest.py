@@ -1,0 +1,23 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, called inside the test."""
+
+from __future__ import annotations
+
+import pytest
+
+from muntin.commands import main
+
+
+@pytest.fixture
+def muntin(capsys, monkeypatch):
+    """Run the command here; give exit code, stdout and stderr."""
+    monkeypatch.setattr("warnings.showwarning", None)  # main puts its own there
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return caught.value.code, said.out, said.err
+
+    return call

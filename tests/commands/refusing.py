@@ -1,0 +1,15 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every refusal looks like: exit code 1 and one line."""
+
+from __future__ import annotations
+
+
+def refuses(result, *texts):
+    code, out, err = result
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in err + out
+    for text in texts:
+        assert text in err
+    return True
