@@ -89,7 +89,7 @@ def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
     return from_dict(type(config), {**_shallow(config), **values}, where=where)
 
 
-def with_texts(config: C, texts: Iterable[tuple[str, str]]) -> C:
+def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--set") -> C:
     """Give a copy with fields set from text, all at once: some only go together.
 
     Args:
@@ -97,6 +97,7 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]]) -> C:
         texts: Name of a field (``outer.inner`` reaches into a config that is a field), and its
             value as typed: a number, ``true``, a word, or numbers joined by commas. The last one
             of a name counts.
+        where: Where they came from, for messages.
 
     Returns:
         The changed copy.
@@ -129,8 +130,8 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]]) -> C:
             )
             raise ConfigError(message)
     for first, rows in inner.items():
-        values[first] = with_texts(getattr(config, first), rows)
-    return replace(config, values, where="--set") if values else config
+        values[first] = with_texts(getattr(config, first), rows, where=where)
+    return replace(config, values, where=where) if values else config
 
 
 def _shallow(config: object) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from muntin.tasks.task import Classes
 from muntin.weights.loading import load_weights
 from muntin.zoo import BackboneConfig, build_backbone, config_from_dict, config_to_dict
 
-__all__ = ["Run", "RunConfig", "read_json", "write_json"]
+__all__ = ["Run", "RunConfig", "is_run", "read_json", "write_json"]
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
@@ -177,6 +177,11 @@ class Run:
             )
             raise RunError(message)
         return network.eval()
+
+
+def is_run(path: str) -> bool:
+    """Whether a path is that of a run folder, going by the files in it."""
+    return all((Path(path) / name).is_file() for name in ("config.json", "classes.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

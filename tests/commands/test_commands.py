@@ -84,6 +84,10 @@ def test_predict_leaves_out_what_cannot_be_read(muntin, run, tmp_path):
     drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
     assert len(drawn) == 18
     assert drawn[0] == "00000_ash_0.png"
+    code, said, err = muntin("predict", run, data / "birch", tmp_path / "gone.png", "--json")
+    assert (code, len(json.loads(said))) == (1, 6)
+    assert "gone.png" in err
+    assert refuses(muntin("predict", run, tmp_path / "gone.png"), "gone.png")
 
 
 def test_check(muntin, tmp_path):
@@ -95,6 +99,14 @@ def test_check(muntin, tmp_path):
     assert "zero.png" in said
     assert not err
     assert muntin("check", "classify", tmp_path / "nothing")[0] == 1
+
+
+def test_check_says_when_too_few_are_there_to_keep_some(muntin, tmp_path):
+    data = write_pictures(tmp_path / "trees", each=1)
+    code, said, _ = muntin("check", "classify", data)
+    assert code == 0
+    assert "pictures can be kept for validation" in said
+    assert refuses(muntin("train", "classify", data, "--out", tmp_path / "run"), "validation needs")
 
 
 WRONG = {

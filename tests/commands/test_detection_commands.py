@@ -161,6 +161,7 @@ def test_wrong_predictions(muntin, run, data):
     assert refuses(muntin("predict", run, data / "val", "--tile=3"), "tile must be from 32")
     assert refuses(muntin("predict", run, data / "val", "--select=iou"), "--select")
     assert refuses(muntin("predict", run, data / "val", "--select=iuo=0.3"), "Did you mean 'iou'")
+    assert refuses(muntin("predict", run, data / "val", "--select=iou=a"), "in select")
     assert refuses(muntin("eval", run, data / "annotations" / "nothing.json"), "nothing.json")
 
 

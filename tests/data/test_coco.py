@@ -263,7 +263,7 @@ def test_no_annotation_at_all(tmp_path):
     data = list_detect(one_set(tmp_path, coco()))
     (problem,) = data.problems
     assert (problem.severity, problem.file) == ("error", "train")
-    assert problem.what == "no object to learn from: annotate some"
+    assert problem.what == "no object to learn from or to score on: annotate some"
     assert data.train.num_classes == 2
 
 

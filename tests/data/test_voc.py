@@ -181,8 +181,18 @@ def test_classes_of_a_run(tmp_path):
         (thing(box=(5, 5, 5, 9)), "(cat) left out, of zero area: x from 5 to 5, y from 5 to 9"),
         (thing(box=(9, 5, 5, 9)), "(cat) left out, of negative size: x from 9 to 5, y from 5 to 9"),
         (thing(box=(9, "nan", 5, 9)), "(cat) left out, not finite: x from 9 to 5, y from nan to 9"),
-        (thing(box=(1, "", 5, 9)), "(cat) left out, without a box of four numbers"),
-        ("<object><name>cat</name></object>", "(cat) left out, without a box of four numbers"),
+        (
+            thing(box=(1, "", 5, "x")),
+            "(cat) left out, without a box of four numbers: ymin is '', ymax is 'x'",
+        ),
+        (
+            thing().replace("xmax", "right"),
+            "(cat) left out, without a box of four numbers: no xmax",
+        ),
+        (
+            "<object><name>cat</name></object>",
+            "(cat) left out, without a box of four numbers: no bndbox",
+        ),
         (thing("", (1, 2, 3, 4)), "(no name) left out, without a class name"),
         (thing(), "(cat) left out, duplicate: the same as object 1 (cat)"),
         (

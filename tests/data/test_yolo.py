@@ -383,6 +383,14 @@ def test_paths_of_another_machine(tmp_path):
     assert [len(part) for part in list_detect(tmp_path).parts.values()] == [3, 3], "as written"
 
 
+def test_another_number_of_classes(tmp_path):
+    one(tmp_path, "0 0.5 0.5 0.1 0.1")
+    write(tmp_path, "data.yaml", "train: .\nnc: 3\nnames: [cat, dog]\n")
+    assert "data.yaml says nc: 3 and names 2 classes; names count" in list_detect(tmp_path).note
+    write(tmp_path, "data.yaml", "train: .\nnc: 2\nnames: [cat, dog]\n")
+    assert "nc" not in list_detect(tmp_path).note
+
+
 def test_paths_that_lead_to_the_same_pictures(tmp_path):
     picture(tmp_path, "images/1.jpg")
     write(tmp_path, "labels/1.txt", "0 0.5 0.5 0.1 0.1")

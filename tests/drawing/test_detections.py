@@ -127,6 +127,15 @@ def test_grey_pictures(channels):
         assert painted(image, ORANGE).any()
 
 
+def test_names_that_the_font_cannot_write():
+    """Boxes in the place of letters say nothing; the number of the class does."""
+    drawn = [
+        draw_objects(pixels(100, 200), objects([[20, 20, 80, 80]]), (name,))
+        for name in ("\u732b", "class 0", "\u043a\u043e\u0442")
+    ]
+    assert drawn[0].tobytes() == drawn[1].tobytes() != drawn[2].tobytes()
+
+
 @pytest.mark.parametrize("class_id", range(len(NAMES)))
 @pytest.mark.parametrize("count", [1, 30, 70])
 def test_any_name(class_id, count):

@@ -61,7 +61,9 @@ def test_every_head_learns(data, tmp_path, task, head):
     assert wanted <= run.metrics.keys()
     assert run.metrics["num_images"] == 4
     names = {path.name for path in (run.path / "pictures").iterdir()}
-    assert {"batch.png", "curves.png"} <= names
+    assert {"batch.png", "curves.png", "val"} <= names
+    names = {path.name for path in (run.path / "pictures" / "val").iterdir()}
+    assert {"best.png", "worst.png", "precision_recall_box.png"} <= names
     figures = muntin.evaluate(run.path, data)
     assert figures["num_images"] == 4
     for name in wanted:
@@ -132,6 +134,31 @@ def test_a_config_repeats_a_run(mixed, tmp_path):
     head = Run.open(other.path).config.head
     assert head == Run.open(one.path).config.head
     assert head.select.max_detections == 30
+
+
+def test_a_run_goes_on_from_another_one(mixed, data, tmp_path):
+    """Its model and head are taken, with room for more objects; classes may be others."""
+    first = train_detector(
+        "detect", mixed, tmp_path / "first", head="faster_rcnn_small", epochs=1, img_size=(64, 96)
+    )
+    before = Run.open(first.path).config
+    run = muntin.train(
+        "detect", data, out=tmp_path / "run", weights=str(first.path), epochs=1,
+        settings={"machine.workers": 0},
+    )  # fmt: skip
+    after = Run.open(run.path).config
+    assert (after.model_name, after.head) == (before.model_name, before.head)
+    assert after.model.img_size == (64, 96)
+    assert after.model.depths == (1, 1, 1)
+    assert after.train.recipe == "finetune"
+    # For another task only the backbone is of use, at the size of the pictures.
+    run = muntin.train(
+        "instance", data, out=tmp_path / "other", weights=str(first.path), epochs=1,
+        settings={"machine.workers": 0, "head.box_dim": 32, "head.mask_dim": 16},
+    )  # fmt: skip
+    after = Run.open(run.path).config
+    assert after.model.depths == (1, 1, 1)
+    assert after.model.img_size != (64, 96)
 
 
 def test_pictures_without_objects(tmp_path):
@@ -269,7 +296,7 @@ def test_boxes_do_not_make_masks(tmp_path):
 def test_nothing_to_learn_is_an_error(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=2, num_val=1, size=(64, 64))
     empty_pictures(data, "train", {0, 1})
-    with pytest.raises(DataError, match=r"no object to learn from: annotate some"):
+    with pytest.raises(DataError, match=r"no object to learn from or to score on: annotate some"):
         train_detector("detect", data, tmp_path / "run", epochs=1)
 
 

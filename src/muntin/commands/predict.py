@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,16 +44,16 @@ def predict(
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
-    from muntin.prediction import find_pictures, load
+    from muntin.prediction import load
     from muntin.results import Detections
     from muntin.runs import Run
 
-    paths = find_pictures(images)
+    paths, missing = _find_all(images)
     opened = Run.open(run)
     predictor = load(opened, device=device, select=chosen)
     found = predictor(paths, tta=tta, tile=tile_side, strict=False)
     results = [result.above(threshold or 0.0) for result in found]
-    code = int(len(results) < len(paths))
+    code = int(missing or len(results) < len(paths))
     sure = threshold if threshold is not None else _sure_score(opened)
     if out:
         _draw(results, out, sure)
@@ -66,6 +67,23 @@ def predict(
     if out:
         typer.echo(f"pictures: {out}")
     return code
+
+
+def _find_all(places: list[str]) -> tuple[list[Path], bool]:
+    """The pictures that are there, and whether a place was left out; a single one must be there."""
+    from muntin.errors import DataError, MuntinWarning
+    from muntin.prediction import find_pictures
+
+    paths, missing = [], False
+    for place in places:
+        try:
+            paths += find_pictures([place])
+        except DataError as error:
+            if len(places) == 1:
+                raise
+            missing = True
+            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
+    return paths, missing
 
 
 def _sure_score(run: Run) -> float:

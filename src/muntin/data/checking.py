@@ -18,6 +18,8 @@ from itertools import islice
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import PictureFacts, decode_with_facts
 from muntin.data.listing import list_classify
+from muntin.data.splitting import split
+from muntin.data.storing import DataConfig
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
@@ -31,6 +33,7 @@ __all__ = [
     "find_tiny",
     "find_twins",
     "find_unreadable",
+    "find_unsplit",
     "read_all",
 ]
 
@@ -124,6 +127,7 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
     problems = find_unreadable(seen)
     problems += find_twins(good, compare_classes=True)
     problems += find_tiny(good)
+    problems += find_unsplit(parts)
     problems += _judge_classes(parts)
     problems += _find_parted_groups(parts)
     return Report(
@@ -180,6 +184,19 @@ def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Probl
             what = f"the same picture has another class as {names}"
             problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
     return problems
+
+
+def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
+    """Say so when there is no set to validate with, and too little to split one off."""
+    if set(parts) != {"train"}:
+        return []
+    train, val = split(parts["train"], fraction=DataConfig().val_fraction, seed=0)
+    if len(val):
+        return []
+    what = (
+        f"none of {len(train)} pictures can be kept for validation: add some, or train with --val"
+    )
+    return [Problem(file="train", what=what, severity="warning")]
 
 
 def find_tiny(seen: list[Seen]) -> list[Problem]:

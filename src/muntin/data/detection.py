@@ -151,7 +151,7 @@ def _join(
         what = f"none of {without} objects has a mask: train detect instead, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
     elif "train" in sets and not objects[next(iter(objects))]:
-        what = "no object to learn from: annotate some"
+        what = "no object to learn from or to score on: annotate some"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
     notes = (f"{note} of {num_classes} classes", findings.summary(), *findings.notes)
     return DataSets(

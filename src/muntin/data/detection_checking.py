@@ -18,6 +18,7 @@ from muntin.data.checking import (
     find_tiny,
     find_twins,
     find_unreadable,
+    find_unsplit,
     read_all,
 )
 from muntin.data.detection import list_detect
@@ -61,6 +62,7 @@ def check_detect(
     problems += find_tiny(good)
     for one in good:
         problems += _judge_objects(one.entry)
+    problems += find_unsplit(parts)
     problems += _judge_classes(parts)
     problems.sort(key=lambda problem: problem.severity != "error")
     return Report(

@@ -43,10 +43,11 @@ _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|tes
 
 @dataclass(kw_only=True, slots=True)
 class _Object:
-    """An object of an XML; `box` is None when it has none that can be read."""
+    """An object of an XML; `box` is None when it has none, and `fault` says what came instead."""
 
     name: str
     box: Edges | None
+    fault: str
     difficult: bool
 
 
@@ -241,15 +242,21 @@ def _read_file(tree: Tree, path: str, pictures: _Pictures, findings: Findings) -
 
 
 def _read_object(node: ElementTree.Element) -> _Object:
-    edges = [node.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
-    try:
-        left, top, right, bottom = map(float, edges)  # type: ignore[arg-type]
-        box: Edges | None = (left, top, right, bottom)
-    except (TypeError, ValueError):
-        box = None
+    edges: list[float] = []
+    faults: list[str] = []
+    for name in ("xmin", "ymin", "xmax", "ymax"):
+        text = node.findtext(f"bndbox/{name}")
+        try:
+            edges.append(float(text))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            faults.append(f"no {name}" if text is None else f"{name} is {text.strip()!r}")
+    if node.find("bndbox") is None:
+        faults = ["no bndbox"]
+    box: Edges | None = None if faults else (edges[0], edges[1], edges[2], edges[3])
     return _Object(
         name=clean_class_name(node.findtext("name") or ""),
         box=box,
+        fault=", ".join(faults),
         difficult=(node.findtext("difficult") or "").strip() in ("1", "true", "True"),
     )
 
@@ -267,7 +274,7 @@ def _annotations(file: _File, ids: Mapping[str, int], findings: Findings) -> lis
     for number, one in enumerate(file.objects, 1):
         where = f"object {number} ({one.name or 'no name'})"
         if one.box is None:
-            findings.leave_out(file.path, where, NO_BOX)
+            findings.leave_out(file.path, where, NO_BOX, one.fault)
         elif not one.name:
             findings.leave_out(file.path, where, "without a class name")
         else:

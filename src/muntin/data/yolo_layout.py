@@ -117,10 +117,15 @@ def read_layout(tree: Tree, settings: str) -> Layout:
     if _same_pictures(parts) and values.get("train") != values.get("val"):
         parts = _parts_instead(tree, settings)
         notes.append(f"the paths in {settings} are not there; sets by the names of the folders")
+    names = _read_names(values.get("names"), settings, tree.source)
+    if values.get("nc", str(len(names))) != str(len(names)):
+        notes.append(
+            f"{settings} says nc: {values['nc']} and names {len(names)} classes; names count"
+        )
     return Layout(
         source=tree.source,
         parts=parts or _parts_by_folder(tree),
-        class_names=_read_names(values.get("names"), settings, tree.source),
+        class_names=names,
         has_keypoints="kpt_shape" in values,
         notes=tuple(notes),
     )

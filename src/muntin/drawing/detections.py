@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from muntin.drawing.fonts import load_font
+from muntin.drawing.fonts import has_glyphs, load_font
 from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
-from muntin.drawing.plots import COLOURS
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
 
@@ -33,6 +32,8 @@ _FEW, _SOME = 25, 60  # objects: full tags, initials, none
 _INK: Colour = (34, 34, 34)
 _HALO: Colour = (20, 20, 20)
 _GAP = 8
+# Okabe and Ito, in an order in which the first few are far apart, whatever colours one sees.
+_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,10 +114,11 @@ def draw_pair(
 def _found_marks(found: Detections) -> list[_Mark]:
     marks = []
     for row in range(len(found)):
-        name = _clean(found.class_names[row])
+        class_id = int(found.class_ids[row])
+        name = _clean(found.class_names[row], class_id)
         mark = _Mark(
             box=found.boxes[row],
-            class_id=int(found.class_ids[row]),
+            class_id=class_id,
             name=name,
             text=f"{name} {float(found.scores[row]):.2f}",
             crowd=False,
@@ -131,7 +133,7 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
     # The smallest come first, that is on top.
     for row in np.argsort(objects.areas, kind="stable"):
         class_id, crowd = int(objects.class_ids[row]), bool(objects.crowd[row])
-        name = _clean(class_names[class_id])
+        name = _clean(class_names[class_id], class_id)
         mark = _Mark(
             box=np.asarray(objects.boxes[row], np.float64),
             class_id=class_id,
@@ -144,9 +146,11 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
     return [mark for mark in marks if np.isfinite(mark.box).all()]
 
 
-def _clean(name: str, most: int = 24) -> str:
-    """Bring a name to one line that a font can take."""
+def _clean(name: str, class_id: int, most: int = 24) -> str:
+    """Bring a name to one line that the font can write; the number where it knows no such signs."""
     line = " ".join(name.encode("utf-8", "replace").decode().split())
+    if not has_glyphs(line):
+        return f"class {class_id}"
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
@@ -201,9 +205,8 @@ def _fit(picture: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image
 
 def _colour(class_id: int) -> Colour:
     """Give the colour of a class: seven, then the same lighter, then darker."""
-    palette = (*COLOURS[4:], *COLOURS[:4], "#F0E442")
-    red, green, blue = ImageColor.getrgb(palette[class_id % len(palette)])[:3]
-    towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[class_id // len(palette) % 3]
+    red, green, blue = ImageColor.getrgb(_PALETTE[class_id % len(_PALETTE)])[:3]
+    towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[class_id // len(_PALETTE) % 3]
     mixed = [round(value + (towards - value) * share) for value in (red, green, blue)]
     return mixed[0], mixed[1], mixed[2]
 

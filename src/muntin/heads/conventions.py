@@ -33,7 +33,8 @@ class SelectConfig:
     Attributes:
         score_threshold: Least score.
         iou: Overlap from which two boxes of a class are one.
-        suppression: "hard" drops the worse of the two; "soft" lowers its score.
+        suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
+            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3).
         class_agnostic: Whether boxes of different classes suppress each other.
         max_detections: Most boxes of a picture.
     """

@@ -16,7 +16,7 @@ class Upsample(nn.ConvTranspose2d):
     """Transposed convolution of kernel 2 and stride 2, computed as a matrix product.
 
     Every cell becomes 2 x 2 cells that no other cell reaches, so one linear layer with four times
-    the channels and a rearrangement give the same. On a CPU this is several times faster.
+    the channels and a rearrangement give the same; libraries for CPUs are at home there.
 
     Args:
         in_channels: Channels that come.

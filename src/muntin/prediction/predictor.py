@@ -251,7 +251,7 @@ def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
         message = f"select is for detectors, got a run whose head is a {type(head).__name__}."
         raise ConfigError(message)
     texts = [(name, str(value)) for name, value in select.items()]
-    chosen = with_texts(head.config.select, texts)
+    chosen = with_texts(head.config.select, texts, where="select")
     head.config = replace(head.config, {"select": chosen})
 
 

@@ -5,6 +5,16 @@
 from __future__ import annotations
 
 from muntin.scoring.evaluation import evaluate, pick_part
-from muntin.scoring.running import Outputs, Scored, run_network, score
+from muntin.scoring.pictures import draw_scored
+from muntin.scoring.running import Outputs, Scored, judge, run_network, score
 
-__all__ = ["Outputs", "Scored", "evaluate", "pick_part", "run_network", "score"]
+__all__ = [
+    "Outputs",
+    "Scored",
+    "draw_scored",
+    "evaluate",
+    "judge",
+    "pick_part",
+    "run_network",
+    "score",
+]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from muntin.data.transforms import Preprocessing, normalise
 from muntin.samples import Listing
 from muntin.tasks.task import Classes, Metric, Task, View
 
-__all__ = ["Outputs", "Scored", "run_network", "score"]
+__all__ = ["Outputs", "Scored", "judge", "run_network", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,10 +135,36 @@ def _views(batch: Batch, listing: Listing) -> list[View]:
     ]
 
 
-def _join(parts: tuple[Any, ...]) -> Any:  # noqa: ANN401 (tensors or lists)
+def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
     if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
+        return torch.cat(list(parts))
     return [row for part in parts for row in part]
+
+
+def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:
+    """Compute the figures of outputs.
+
+    Args:
+        parts: What a network said; of several processes, each about pictures of its own.
+        task: What the pictures are for.
+        classes: What the network tells apart.
+        listing: The pictures.
+
+    Returns:
+        The figures of the task's metric and the mean `loss`, where the task has one.
+    """
+    metric = task.metric(classes)
+    for part in parts:
+        metric.update(part.answers, part.truth)
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    outputs = Outputs(
+        answers=_join([part.answers for part in full]),
+        truth=_join([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
+    figures = {**metric.compute(), **outputs.mean_loss}
+    return Scored(figures=figures, metric=metric, outputs=outputs, listing=listing)
 
 
 def score(
@@ -174,7 +200,4 @@ def score(
         pre=store.pre,
         device=device or torch.device("cpu"),
     )
-    metric = task.metric(classes)
-    metric.update(outputs.answers, outputs.truth)
-    figures = {**metric.compute(), **outputs.mean_loss}
-    return Scored(figures=figures, metric=metric, outputs=outputs, listing=store.listing)
+    return judge([outputs], task, classes, store.listing)

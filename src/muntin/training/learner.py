@@ -8,8 +8,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -25,12 +27,20 @@ from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.mixing import build_mixing
 from muntin.training.optimization import build_optimizers, freeze_stages
 
-__all__ = ["Learner", "class_counts"]
+__all__ = ["Learner", "balanced_shares", "class_counts"]
 
 
 def class_counts(listing: Listing) -> Tensor:
     """Pictures of each class, at least 1, as float."""
     return torch.tensor(listing.class_counts, dtype=torch.float32).clamp(min=1)
+
+
+def balanced_shares(listing: Listing) -> NDArray[np.float64]:
+    """Shares that draw every class equally often; a picture of several counts as its rarest."""
+    wanted = (1 / class_counts(listing)).tolist()
+    usual = sum(wanted) / len(wanted)
+    shares = [max((wanted[i] for i in entry.class_ids), default=usual) for entry in listing.entries]
+    return np.array(shares)
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]

@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -23,12 +22,12 @@ from muntin.data.storing import PictureStore
 from muntin.devices import memory_mib
 from muntin.heads.network import Network
 from muntin.runs import WEIGHTS, Run
-from muntin.scoring import Outputs, run_network
+from muntin.scoring import Outputs, Scored, judge, run_network
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
 from muntin.training.journal import append_line, drop_lines_from, write_events
-from muntin.training.learner import Learner, class_counts
+from muntin.training.learner import Learner, balanced_shares
 from muntin.training.progress import Reporter, as_time
 from muntin.training.schedule import rate_factor, size_at
 from muntin.weights.files import write_weights
@@ -83,12 +82,15 @@ class Fitted:
         epochs: Epochs that were trained.
         seconds: How long it took.
         interrupted: Whether it was stopped from outside.
+        best: What the figures were computed from; None when no epoch was the best since the run
+            was resumed, and in processes beside the first.
     """
 
     figures: dict[str, Any]
     epochs: int
     seconds: float
     interrupted: bool
+    best: Scored | None = None
 
 
 def fit(
@@ -150,7 +152,7 @@ class _Loop:
             run.config.augment,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
-            shares=_balance(stores.train) if balanced else None,
+            shares=balanced_shares(stores.train.listing) if balanced else None,
             rank=fabric.global_rank,
             world=fabric.world_size,
             workers=max(run.config.machine.workers, 0),
@@ -158,6 +160,7 @@ class _Loop:
         self.stride = network.spec.strides[-1]
         self._validation_s, self._validated_at = 0.0, started
         self._images_per_s = 0.0
+        self._best: Scored | None = None
 
     def elapsed(self) -> float:
         """Seconds since the command began, sittings before a resume included."""
@@ -270,9 +273,10 @@ class _Loop:
         }
         position.loss_sum, position.num_seen = 0.0, 0
         if last or self._may_validate():
-            figures = self.validate()
-            line.update({f"val_{k}": v for k, v in figures.items() if isinstance(v, (int, float))})
-            self._compare(figures)
+            scored = self.validate()
+            numbers = {k: v for k, v in scored.figures.items() if isinstance(v, (int, float))}
+            line.update({f"val_{name}": value for name, value in numbers.items()})
+            self._compare(scored)
         line["seconds"] = round(self.elapsed(), 1)
         if self.fabric.is_global_zero:
             append_line(self.run.path, line)
@@ -293,7 +297,7 @@ class _Loop:
         wanted = not self.config.max_time_s or since * VALIDATION_SHARE >= self._validation_s
         return bool(self.fabric.broadcast(wanted)) if self.fabric.world_size > 1 else wanted
 
-    def validate(self) -> dict[str, Any]:
+    def validate(self) -> Scored:
         """Score the weights that would be kept."""
         begun = time.monotonic()
         fabric, run, store = self.fabric, self.run, self.stores.val
@@ -313,15 +317,10 @@ class _Loop:
             device=fabric.device,
             autocast=fabric.autocast,
         )
-        metric = run.task.metric(run.classes)
-        parts = self._gather(outputs)
-        for part in parts:
-            metric.update(part.answers, part.truth)
-        losses = torch.cat([part.losses for part in parts])
+        scored = judge(self._gather(outputs), run.task, run.classes, store.listing)
         self._validated_at = time.monotonic()
         self._validation_s = self._validated_at - begun
-        loss = {"loss": float(losses.mean())} if len(losses) else {}
-        return {**metric.compute(), **loss}
+        return scored
 
     def _gather(self, outputs: Outputs) -> list[Outputs]:
         """Outputs of every process."""
@@ -331,16 +330,17 @@ class _Loop:
         torch.distributed.all_gather_object(parts, outputs)
         return parts
 
-    def _compare(self, figures: dict[str, Any]) -> None:
+    def _compare(self, scored: Scored) -> None:
         """Keep the weights if they are the best so far."""
         position = self.position
-        _, value = self.run.task.goal(figures)
+        _, value = self.run.task.goal(scored.figures)
         if position.best is not None and value <= position.best:
             position.stale += 1
             return
         position.best, position.best_epoch, position.stale = value, position.epoch, 0
-        position.figures = figures
+        position.figures = scored.figures
         if self.fabric.is_global_zero:
+            self._best = scored
             metadata = {
                 "dialect": "muntin",
                 "model": self.run.config.model_name,
@@ -386,14 +386,5 @@ class _Loop:
             epochs=self.position.epoch,
             seconds=self.elapsed(),
             interrupted=interrupted,
+            best=self._best,
         )
-
-
-def _balance(store: PictureStore) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Shares that draw every class equally often; a picture of several counts as its rarest."""
-    wanted = (1 / class_counts(store.listing)).tolist()
-    usual = sum(wanted) / len(wanted)
-    shares = [
-        max((wanted[i] for i in entry.class_ids), default=usual) for entry in store.listing.entries
-    ]
-    return np.array(shares)

@@ -20,7 +20,7 @@ from muntin.heads.detectors import HeadConfig
 from muntin.heads.network import Network
 from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
-from muntin.runs import Run, RunConfig
+from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks import Task, find_task
@@ -86,15 +86,16 @@ def prepare(request: Request) -> Prepared:
     machine = resolve_machine(asked, notes, compiles=task.dense is None)
     train, val = _list_parts(request, reading, seed, notes)
     scenes = look_at_scenes(train) if task.dense else None
+    origin = _find_origin(request)
     entry, name, model, usual = _choose_model(
-        request, settings["model"], train, machine, scenes, notes
+        request, origin, settings["model"], train, machine, scenes, notes
     )
     head = choose_head(
         request.head,
-        None if base is None else base.head,
+        origin.head if origin and origin.task == task.name else None,
         task,
         getattr(model, "embed_dim", 0) <= 64,
-        scenes,
+        scenes.crowded if scenes is not None and base is None else 0,
         settings["head"],
         notes,
     )
@@ -226,8 +227,16 @@ def _list_parts(
     return train, val
 
 
+def _find_origin(request: Request) -> RunConfig | None:
+    """The config whose model and head are taken: the one repeated, else that of `--weights RUN`."""
+    if request.base is not None or request.model or not is_run(request.weights):
+        return request.base
+    return Run.open(request.weights).config
+
+
 def _choose_model(
     request: Request,
+    origin: RunConfig | None,
     settings: list[tuple[str, str]],
     train: Listing,
     machine: MachineConfig,
@@ -237,8 +246,8 @@ def _choose_model(
     """Pick row, name and config of the model, and the size before small objects enlarged it."""
     changed: dict[str, Any] = {}
     usual: Size = (0, 0)
-    name = request.model or (request.base.model_name if request.base else "")
-    if scenes is not None and request.base is None:
+    name = request.model or (origin.model_name if origin else "")
+    if scenes is not None and (origin is None or origin.task != request.task):
         default, shown = default_dense_model(scenes.typical, request.weights, machine.device)
         name = name or default
         if not any(request.img_size):
@@ -251,14 +260,12 @@ def _choose_model(
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
     name = ALIASES.get(name, name)
     entry = find_model(name)
-    if request.base is not None and not request.model:
-        config = request.base.model
+    if any(request.img_size):
+        changed["img_size"] = request.img_size
+    if origin is not None and not request.model:
+        config = replace(origin.model, **changed)
     else:
-        if any(request.img_size):
-            changed["img_size"] = request.img_size
         config = model_config(name, changed)
-    if request.base is not None and any(request.img_size):
-        config = replace(config, img_size=request.img_size)
     return entry, name, with_texts(config, settings), usual
 
 

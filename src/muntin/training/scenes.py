@@ -127,7 +127,7 @@ def choose_head(
     base: HeadConfig | None,
     task: Task,
     small: bool,
-    scenes: Scenes | None,
+    crowded: int,
     settings: list[tuple[str, str]],
     notes: list[str],
 ) -> HeadConfig | None:
@@ -135,10 +135,10 @@ def choose_head(
 
     Args:
         wanted: Its name; empty chooses.
-        base: That of a run that is repeated.
+        base: That of a run that is repeated or gone on from.
         task: Knows the heads.
         small: Whether the backbone is small.
-        scenes: Tell how many objects a picture may have.
+        crowded: Objects in the fullest picture, for which there shall be room; 0 = no matter.
         settings: Fields that were set.
         notes: What was chosen is added.
 
@@ -148,23 +148,24 @@ def choose_head(
     Raises:
         ConfigError: There is no such head or field.
     """
-    if task.dense is None or scenes is None:
+    if task.dense is None:
         if settings:
             message = f"{task.name} has one head without settings, got head.{settings[0][0]}."
             raise ConfigError(message)
         return None
-    if base is not None and not wanted:
-        return with_texts(base, settings)
-    name = wanted or task.dense.default_head["small" if small else "large"]
-    head = _make_room(find_head(name, task.dense.heads), scenes.crowded)
-    if not wanted:
-        notes.append(f"head {name}, by the size of the model (--head)")
-    if head.select.max_detections > 100:
+    head = base
+    if head is None or wanted:
+        name = wanted or task.dense.default_head["small" if small else "large"]
+        head = find_head(name, task.dense.heads)
+        if not wanted:
+            notes.append(f"head {name}, by the size of the model (--head)")
+    roomy = _make_room(head, crowded)
+    if roomy != head:
         notes.append(
-            f"up to {head.select.max_detections} objects a picture are told: there are "
-            f"{scenes.crowded} in one (head.select.max_detections)"
+            f"up to {roomy.select.max_detections} objects a picture are told: there are "
+            f"{crowded} in one (head.select.max_detections)"
         )
-    return with_texts(head, settings)
+    return with_texts(roomy, settings)
 
 
 def _make_room(head: HeadConfig, crowded: int) -> HeadConfig:

@@ -26,6 +26,7 @@ from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
+from muntin.scoring import draw_scored
 from muntin.shapes import Size
 from muntin.training.batch_pictures import draw_batch
 from muntin.training.checkpoint import read_checkpoint
@@ -244,7 +245,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
     if first and not job.resume:
         draw_batch(run, stores.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
-        return fit(
+        fitted = fit(
             fabric,
             run,
             job.network,
@@ -254,6 +255,9 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
             resume=job.resume,
             stop_after=job.stop_after,
         )
+    if fitted.best is not None:
+        draw_scored(fitted.best, stores.val, run.classes, run.path / "pictures" / "val")
+    return fitted
 
 
 def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
