@@ -11,8 +11,8 @@ from muntin.configs import with_texts
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.runs import WEIGHTS, Run, RunConfig
+from muntin.samples import Classes
 from muntin.tasks import TASKS
-from muntin.tasks.task import Classes
 from muntin.weights.files import write_weights
 from muntin.weights.loading import LoadReport, load_weights
 from muntin.zoo import ALIASES, create_detector, find_model

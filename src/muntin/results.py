@@ -197,7 +197,9 @@ class SemanticMap:
     def __post_init__(self) -> None:
         """Refuse a map of another size than its picture."""
         if self.labels.shape != self.size:
-            message = f"labels must have the size of the picture, {self.size}, got {self.labels.shape}."
+            message = (
+                f"labels must have the size of the picture, {self.size}, got {self.labels.shape}."
+            )
             raise ShapeError(message)
 
     def __len__(self) -> int:

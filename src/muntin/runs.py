@@ -28,8 +28,8 @@ from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.detectors import HeadConfig
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig, TrainConfig
+from muntin.samples import Classes
 from muntin.tasks import Task, find_task
-from muntin.tasks.task import Classes
 from muntin.weights.loading import load_weights
 from muntin.zoo import BackboneConfig, build_backbone, config_from_dict, config_to_dict
 

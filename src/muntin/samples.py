@@ -19,6 +19,7 @@ from muntin.errors import ShapeError
 from muntin.shapes import Bool, Float, Int, Size
 
 __all__ = [
+    "Classes",
     "DataSets",
     "Entry",
     "Listing",
@@ -82,6 +83,21 @@ class MaskCoding:
     kind: Literal["index", "color"]
     values: tuple[int, ...]
     ignored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classes:
+    """What a data set asks for: ``classes.json`` of a run folder.
+
+    Attributes:
+        names: Class names in the order of the class numbers.
+        multi_label: Whether a picture may have any number of them.
+        coding: What the values of mask files stand for; None where there are none.
+    """
+
+    names: tuple[str, ...]
+    multi_label: bool = False
+    coding: MaskCoding | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,8 @@ from muntin.errors import ConfigError
 from muntin.ops.masks import decode_mask
 from muntin.prediction import Predictor
 from muntin.results import Detections
+from muntin.samples import Classes
 from muntin.tasks import find_task
-from muntin.tasks.task import Classes
 from tests.detectors import tiny_detector, train_detector
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
-from muntin.samples import Entry, Listing
+from muntin.samples import Classes, Entry, Listing
 from muntin.tasks import TASKS, find_task
-from muntin.tasks.task import Classes, Lesson, Metric, View
+from muntin.tasks.task import Lesson, Metric, View
 from muntin.zoo import create_backbone
 
 CLASSIFY = TASKS["classify"]

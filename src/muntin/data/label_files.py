@@ -94,7 +94,7 @@ def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32
             return red
         message = (
             f"The mask {where!r} must hold class numbers, got colours. Say what they stand for in "
-            f"a classes.json beside the pictures: {{\"road\": \"#6EC1E4\", ...}}."
+            f'a classes.json beside the pictures: {{"road": "#6EC1E4", ...}}.'
         )
         raise DataError(message)
     return np.asarray(image).astype(np.int32)

@@ -35,7 +35,9 @@ class SemanticMetric:
         self.confusion: NDArray[np.int64] = np.zeros((len(class_names),) * 2, np.int64)
         """Pixels by true class (rows) and class that was said (columns)."""
 
-    def update(self, answers: Sequence[SemanticMap], truth: Sequence[Int[np.ndarray, "H W"]]) -> None:
+    def update(
+        self, answers: Sequence[SemanticMap], truth: Sequence[Int[np.ndarray, "H W"]]
+    ) -> None:
         """Add pictures: what was said, and the class of each pixel (below 0: ignored)."""
         for said, there in zip(answers, truth, strict=True):
             self.confusion += count_pixels(said.labels, there, len(self.class_names))
@@ -46,7 +48,10 @@ class SemanticMetric:
         hits = self.confusion.diagonal().astype(np.float64)
         there = self.confusion.sum(axis=1)
         either = there + self.confusion.sum(axis=0) - hits
-        iou = [hit / all_ if total else None for hit, all_, total in zip(hits, either, there, strict=True)]
+        iou = [
+            hit / all_ if total else None
+            for hit, all_, total in zip(hits, either, there, strict=True)
+        ]
         accuracy = [hit / total if total else None for hit, total in zip(hits, there, strict=True)]
         return {
             "miou": _mean(iou),

@@ -25,8 +25,9 @@ from muntin.drawing.results import draw_result
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
 from muntin.runs import Run
+from muntin.samples import Classes
 from muntin.shapes import Size
-from muntin.tasks.task import Classes, Task, View
+from muntin.tasks.task import Task, View
 
 __all__ = ["Picture", "Predictor", "draw", "load"]
 

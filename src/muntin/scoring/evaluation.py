@@ -12,10 +12,10 @@ from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
 from muntin.errors import DataError
 from muntin.runs import Run
-from muntin.samples import Listing
+from muntin.samples import Classes, Listing
 from muntin.scoring.pictures import draw_scored
 from muntin.scoring.running import score
-from muntin.tasks.task import Classes, Task
+from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
 

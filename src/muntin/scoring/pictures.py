@@ -22,8 +22,8 @@ from muntin.drawing.saving import save_figure, save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.metrics.classification import ClassificationMetric
 from muntin.metrics.detection import DetectionMetric
+from muntin.samples import Classes
 from muntin.scoring.running import Scored
-from muntin.tasks.task import Classes
 
 __all__ = ["draw_scored"]
 

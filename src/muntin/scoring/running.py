@@ -16,8 +16,8 @@ from muntin.data.batches import Batch, parts_of_one_size
 from muntin.data.loading import EvalLoader
 from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.samples import Listing
-from muntin.tasks.task import Classes, Metric, Task, View
+from muntin.samples import Classes, Listing
+from muntin.tasks.task import Metric, Task, View
 
 __all__ = ["Outputs", "Scored", "judge", "run_network", "score"]
 

@@ -18,9 +18,9 @@ from muntin.heads.detectors import HeadConfig
 from muntin.heads.linear import build_classifier
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
-from muntin.samples import DataSets, Listing
+from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float
-from muntin.tasks.task import Classes, Lesson, Task, View
+from muntin.tasks.task import Lesson, Task, View
 
 __all__ = ["CLASSIFY"]
 

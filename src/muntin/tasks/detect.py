@@ -23,9 +23,9 @@ from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.ops.masks import encode_mask
 from muntin.results import Detections
-from muntin.samples import DataSets, Listing, Objects
+from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
-from muntin.tasks.task import Classes, Dense, Lesson, Task, View
+from muntin.tasks.task import Dense, Lesson, Task, View
 
 __all__ = ["DETECT", "INSTANCE"]
 

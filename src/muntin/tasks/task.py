@@ -14,24 +14,11 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.features import Backbone
 from muntin.heads.detectors import HeadConfig
-from muntin.samples import DataSets, Listing
+from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Int, Size
 from muntin.targets import BoxTargets
 
-__all__ = ["Classes", "Dense", "Lesson", "Metric", "Task", "View"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Classes:
-    """What a data set asks for: ``classes.json`` of a run folder.
-
-    Attributes:
-        names: Class names in the order of the class numbers.
-        multi_label: Whether a picture may have any number of them.
-    """
-
-    names: tuple[str, ...]
-    multi_label: bool = False
+__all__ = ["Dense", "Lesson", "Metric", "Task", "View"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
