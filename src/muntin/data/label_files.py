@@ -16,12 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from muntin.data.archives import read_bytes
 from muntin.data.decoding import MOST_PIXELS
 from muntin.errors import DataError
-from muntin.samples import MaskCoding
+from muntin.samples import Entry, Listing, MaskCoding
 from muntin.shapes import Int
 
-__all__ = ["IGNORED", "LabelFile", "count_values", "pack_color", "read_labels", "read_values"]
+__all__ = [
+    "IGNORED",
+    "LabelFile",
+    "count_values",
+    "has_colors",
+    "pack_color",
+    "read_labels",
+    "read_mask",
+    "read_values",
+]
 
 IGNORED = -1
 """Label of pixels that are neither learnt from nor scored."""
@@ -140,3 +150,14 @@ def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
     result = np.where(right, labels[found], IGNORED).astype(np.int16)
     strange = {} if right.all() else count_values(values[~right][None])
     return LabelFile(labels=result, strange=strange)
+
+
+def read_mask(listing: Listing, entry: Entry) -> LabelFile:
+    """Read the mask of a picture of a listing.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    assert listing.coding is not None, "masks have a coding"
+    data = read_bytes(listing.source, entry.mask)
+    return read_labels(data, listing.coding, where=entry.mask)

@@ -18,11 +18,13 @@ from muntin.configs import check_range
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.joint import to_targets
+from muntin.data.label_files import read_mask
+from muntin.data.label_maps import resize_labels, scale_of
 from muntin.data.transforms import Preprocessing, scale_inside, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
-from muntin.targets import BoxTargets
+from muntin.targets import LabelMap, Target
 
 __all__ = ["DataConfig", "Kept", "PictureStore"]
 
@@ -61,12 +63,13 @@ class Kept(NamedTuple):
     Attributes:
         pixels: No larger than training and evaluation can use.
         size: (height, width) of the original.
-        targets: Its objects, in pixels of `pixels`; None where the task has none.
+        targets: Its objects or the classes of its pixels, in pixels of `pixels`; None where the
+            task has neither.
     """
 
     pixels: UInt8[Tensor, "C H W"]
     size: Size
-    targets: BoxTargets | None
+    targets: Target | None
 
 
 class PictureStore:
@@ -165,7 +168,7 @@ class PictureStore:
 
     def _stack(self) -> Tensor | None:
         """Put the pictures behind one another if they are of one size, to read batches at once."""
-        if self.pre.fit == "inside":
+        if self.pre.fit != "crop":
             return None
         kept = self._kept or []
         shapes = {picture.pixels.shape for picture in kept if picture is not None}
@@ -192,14 +195,28 @@ class PictureStore:
             return None
         original: Size = (picture.shape[1], picture.shape[2])
         pixels = self._shrink(picture)
-        targets = None
+        return Kept(pixels=pixels, size=original, targets=self._read_targets(entry, pixels, original))
+
+    def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
+        size = (pixels.shape[1], pixels.shape[2])
         if entry.objects is not None:
-            targets = to_targets(entry.objects, original, (pixels.shape[1], pixels.shape[2]))
-        return Kept(pixels=pixels, size=original, targets=targets)
+            return to_targets(entry.objects, original, size)
+        if not entry.mask:
+            return None
+        labels = read_mask(self.listing, entry).labels
+        if labels.shape != original:
+            message = (
+                f"The mask {entry.mask!r} must have the size of its picture, {original}, got "
+                f"{labels.shape} (height, width). Make it again."
+            )
+            raise DataError(message)
+        return LabelMap(resize_labels(torch.from_numpy(labels), size))
 
     def _shrink(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
-        if self.pre.fit == "inside":
+        if self.pre.fit == "window":
+            scale = scale_of((height, width), self.pre)
+        elif self.pre.fit == "inside":
             scale = scale_inside((height, width), self._limit)
         else:
             scale = max(self._limit[0] / height, self._limit[1] / width)
