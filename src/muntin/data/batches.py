@@ -14,7 +14,14 @@ from muntin.data.transforms import Preprocessing
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Batch", "evaluation_batch", "pad_pictures", "padded_size", "parts_of_one_size"]
+__all__ = [
+    "Batch",
+    "evaluation_batch",
+    "pad_pictures",
+    "padded_size",
+    "parts_of_one_size",
+    "stack_pictures",
+]
 
 PAD_TO = 32
 """Sides of padded images are multiples of this many pixels: the stride of the coarsest map."""
@@ -81,6 +88,11 @@ def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
         return 1  # pictures of any size
     wanted = min(wanted, 16) if pre.fit == "inside" else wanted
     return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
+
+
+def stack_pictures(pictures: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+    """Stack pictures as they were fitted: all of one size, or padded to one."""
+    return torch.stack(pictures) if pre.fit == "crop" else pad_pictures(pictures)
 
 
 def pad_pictures(pictures: list[Tensor]) -> UInt8[Tensor, "B C H W"]:

@@ -102,7 +102,9 @@ def augment_map(
     turns = int(rng.integers(1, 4)) if rng.random() < config.turn else 0
     window = pre.img_size if turns % 2 == 0 else pre.img_size[::-1]
     whole = (picture.shape[1], picture.shape[2])
-    part = tuple(min(side, max(1, round(w / factor))) for side, w in zip(whole, window, strict=True))
+    part = tuple(
+        min(side, max(1, round(w / factor))) for side, w in zip(whole, window, strict=True)
+    )
     labels = target.labels
     for _ in range(_TRIES):
         top = int(rng.integers(whole[0] - part[0] + 1))
@@ -112,7 +114,9 @@ def augment_map(
             break
     size = tuple(min(max(1, round(p * factor)), w) for p, w in zip(part, window, strict=True))
     image = resize(
-        picture[:, top : top + part[0], left : left + part[1]], (size[0], size[1]), pre.interpolation
+        picture[:, top : top + part[0], left : left + part[1]],
+        (size[0], size[1]),
+        pre.interpolation,
     )
     seen = resize_labels(seen, (size[0], size[1]))
     flips = [rng.random() < config.flip_vertical, rng.random() < config.flip]

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from muntin.data.batches import Batch, pad_pictures
-from muntin.data.joint import SceneConfig, augment_scene, fit_scene
+from muntin.data.fitting import fit
+from muntin.data.joint import SceneConfig, augment_scene
 from muntin.data.label_files import IGNORED
-from muntin.data.label_maps import MapConfig, augment_map, fit_window, scale_of
+from muntin.data.label_maps import MapConfig, augment_map, scale_of
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.storing import Kept, PictureStore
 from muntin.data.transforms import (
@@ -29,7 +30,6 @@ from muntin.data.transforms import (
     augment_picture,
     augments_whole_batches,
     build_augmentation,
-    fit_picture,
 )
 from muntin.errors import DataError
 from muntin.samples import Listing
@@ -76,11 +76,9 @@ class _Pictures(Dataset[_Item]):
         pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
         return _Item(pixels, kept.size, index, weight, targets)
 
-    def _prepare(
-        self, kept: Kept, pre: Preprocessing, seed: int
-    ) -> tuple[Tensor, Target | None]:
+    def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
         if self.augment is None:
-            return _fit(kept, pre), kept.targets
+            return fit(kept.pixels, kept.size, pre), kept.targets
         rng = np.random.default_rng(seed)
         if isinstance(self.augment, SceneConfig):
             assert isinstance(kept.targets, BoxTargets), "scenes have objects"
@@ -91,13 +89,6 @@ class _Pictures(Dataset[_Item]):
             return augment_map(kept.pixels, kept.targets, self.augment, pre, scale, rng)
         transform = build_augmentation(self.augment, pre)
         return augment_picture(transform, kept.pixels, seed), None
-
-
-def _fit(kept: Kept, pre: Preprocessing) -> Tensor:
-    """Bring a picture to what evaluation and prediction see."""
-    if pre.fit == "window":
-        return fit_window(kept.pixels, kept.size, pre)
-    return fit_scene(kept.pixels, pre) if pre.fit == "inside" else fit_picture(kept.pixels, pre)
 
 
 def _no_targets(store: PictureStore, size: Size) -> Target | None:

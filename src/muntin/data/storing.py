@@ -42,6 +42,9 @@ class DataConfig:
             of it for models of less than 128 pixels unless it is set.
         sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
         cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
+        colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
+            the data, or the masks themselves, say it otherwise.
+        ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
     """
 
     strict: bool = False
@@ -49,6 +52,8 @@ class DataConfig:
     crop_fraction: float = 0.9
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     cache_mib: int = 2048
+    colors: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing."""
@@ -195,7 +200,9 @@ class PictureStore:
             return None
         original: Size = (picture.shape[1], picture.shape[2])
         pixels = self._shrink(picture)
-        return Kept(pixels=pixels, size=original, targets=self._read_targets(entry, pixels, original))
+        return Kept(
+            pixels=pixels, size=original, targets=self._read_targets(entry, pixels, original)
+        )
 
     def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])

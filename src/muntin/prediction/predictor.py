@@ -16,10 +16,10 @@ from PIL import Image
 from torch import nn
 
 from muntin.configs import check_range, replace, with_texts
-from muntin.data.batches import evaluation_batch, pad_pictures, padded_size
+from muntin.data.batches import evaluation_batch, padded_size, stack_pictures
 from muntin.data.decoding import open_picture
-from muntin.data.joint import fit_scene
-from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
+from muntin.data.fitting import fit
+from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
 from muntin.errors import ConfigError, DataError, MuntinWarning
@@ -27,7 +27,7 @@ from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_ba
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size
-from muntin.tasks.task import Task, View
+from muntin.tasks.task import Glance, Task, View
 
 __all__ = ["Picture", "Predictor", "draw", "load"]
 
@@ -128,42 +128,38 @@ class Predictor:
     def _predict(
         self, rows: list[_Opened], tta: bool, tile: int | Literal["auto"] | None
     ) -> list[Any]:
-        if self.task.dense is None:
-            return self._classify(rows, tta)
-        if tile is None and not tta:
-            return self._find(rows)
-        return [self._find_in_views(row, tta, tile) for row in rows]
+        if self.task.tells_objects and (tile is not None or tta):
+            return [self._find_in_views(row, tta, tile) for row in rows]
+        return self._see(rows, tta, None if tile == "auto" else tile)
 
     @torch.inference_mode()
-    def _classify(self, rows: list[_Opened], tta: bool) -> list[Any]:
-        pre = self.preprocessing
-        fitted = [fit_picture(to_tensor(row.pixels, pre.in_chans), pre) for row in rows]
-        batch = normalise(torch.stack(fitted).to(self.device), pre)
-        raw = self.network(batch)
-        if tta:
-            raw = (raw + self.network(batch.flip(-1))) / 2
-        views = [View(path=row.path, size=row.size, shown=pre.img_size) for row in rows]
-        return self.task.decode(raw, views, self.classes)
-
-    @torch.inference_mode()
-    def _find(self, rows: list[_Opened]) -> list[Any]:
+    def _see(self, rows: list[_Opened], tta: bool = False, tile: int | None = None) -> list[Any]:
         """Pictures of one size go together; what is said of one never depends on another."""
         pre = self.preprocessing
-        fitted = [fit_scene(to_tensor(row.pixels, pre.in_chans), pre) for row in rows]
+        fitted = [fit(to_tensor(row.pixels, pre.in_chans), row.size, pre) for row in rows]
         groups: dict[Size, list[int]] = {}
         for place, picture in enumerate(fitted):
             groups.setdefault(padded_size(picture), []).append(place)
         results: dict[int, Any] = {}
         for places in groups.values():
-            images = pad_pictures([fitted[place] for place in places]).to(self.device)
-            shown = [(fitted[place].shape[1], fitted[place].shape[2]) for place in places]
-            sizes = torch.tensor(shown, device=self.device)
-            raw = self.network(normalise(images, pre, sizes), sizes)
             views = [
-                View(path=rows[place].path, size=rows[place].size, shown=size)
-                for place, size in zip(places, shown, strict=True)
+                View(
+                    path=rows[place].path,
+                    size=rows[place].size,
+                    shown=(fitted[place].shape[1], fitted[place].shape[2]),
+                )
+                for place in places
             ]
-            decoded = self.task.decode(raw, views, self.classes)
+            glance = Glance(
+                network=self.network,
+                images=stack_pictures([fitted[place] for place in places], pre),
+                views=views,
+                pre=pre,
+                device=self.device,
+                tta=tta,
+                tile=tile,
+            )
+            decoded = self.task.decode(self.task.see(glance), views, self.classes)
             results.update(zip(places, decoded, strict=True))
         return [results[place] for place in range(len(rows))]
 
@@ -175,10 +171,10 @@ class Predictor:
         for start in range(0, len(windows), self.batch_size):
             part = windows[start : start + self.batch_size]
             crops = [_Opened(row.path, window.cut(row.pixels)) for window in part]
-            answers = self._find(crops)
+            answers = self._see(crops)
             if tta:
                 mirrored = [_Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
-                answers += [mirror_back(answer) for answer in self._find(mirrored)]
+                answers += [mirror_back(answer) for answer in self._see(mirrored)]
             seen += part * (2 if tta else 1)
             found += answers
         placed = [place_in(one, w, row.size) for one, w in zip(found, seen, strict=True)]

@@ -20,13 +20,15 @@ from muntin.tasks.task import Task
 __all__ = ["evaluate", "pick_part"]
 
 
-def pick_part(task: Task, data: Path | str, classes: Classes) -> Listing:
+def pick_part(
+    task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
+) -> Listing:
     """Choose what to evaluate on: the test part if the data has one, else validation, else all.
 
     Raises:
         DataError: The data cannot be read, or asks for other classes.
     """
-    parts = task.list_data(data, classes.names)
+    parts = task.list_data(data, classes, reading or DataConfig())
     listing = parts.test or parts.val or parts.train
     if listing is None or not len(listing):
         message = f"{data} must hold pictures, got none. See: muntin check {task.name} {data}"
@@ -68,7 +70,7 @@ def evaluate(
         DataError: The data cannot be read, or has other classes.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    listing = pick_part(run.task, data, run.classes)
+    listing = pick_part(run.task, data, run.classes, run.config.reading)
     where = choose_device(device)
     network = run.load_network().to(where)
     store = PictureStore(listing, run.preprocessing, DataConfig())

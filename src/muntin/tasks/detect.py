@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
+from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, HeadConfig, build_detector
@@ -25,7 +26,7 @@ from muntin.ops.masks import encode_mask
 from muntin.results import Detections
 from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
-from muntin.tasks.task import Dense, Lesson, Task, View
+from muntin.tasks.task import Dense, Glance, Lesson, Task, View
 
 __all__ = ["DETECT", "INSTANCE"]
 
@@ -40,8 +41,10 @@ class _Truth:
         return [self._objects[place] for place in places.tolist()]
 
 
-def _list_data(path: Path | str, class_names: Sequence[str] | None, *, masks: bool) -> DataSets:
-    return list_detect(path, class_names=class_names, masks=masks)
+def _list_data(
+    path: Path | str, classes: Classes | None, reading: DataConfig, *, masks: bool
+) -> DataSets:
+    return list_detect(path, class_names=None if classes is None else classes.names, masks=masks)
 
 
 def _check_data(path: Path | str, *, masks: bool) -> Report:
@@ -66,9 +69,14 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
 
 
 def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.objects is not None, "detection has objects"
-    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, [*lesson.objects])
+    assert lesson.targets is not None, "detection has objects"
+    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, [*lesson.targets])
     return losses
+
+
+def _see(glance: Glance) -> Sequence[Found]:
+    found: Sequence[Found] = glance.network(glance.prepare(), glance.sizes)
+    return found
 
 
 def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Detections]:
@@ -121,6 +129,7 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
         build_head=partial(_build_head, masks=masks),
         table=_table,
         losses=_losses,
+        see=_see,
         answers=_decode,
         decode=_decode,
         compare=_compare,

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.checking import Report
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
@@ -58,9 +57,7 @@ def _classes(listing: Listing) -> Classes:
 
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
     if not isinstance(config, SemanticConfig):
-        message = (
-            "semantic segmentation needs the config of its head, got another. Was config.json changed?"
-        )
+        message = "semantic segmentation needs the config of its head, got another. Was config.json changed?"
         raise ConfigError(message)
     return SemanticHead(backbone, len(classes.names), config)
 

@@ -196,7 +196,7 @@ def _list_parts(
     request: Request, reading: DataConfig, seed: int, notes: list[str]
 ) -> tuple[Listing, Listing]:
     task = find_task(request.task)
-    data = task.list_data(request.data, None)
+    data = task.list_data(request.data, None, reading)
     if data.note:
         notes.append(data.note)
     train, val = data.train, data.val or data.test
@@ -207,7 +207,7 @@ def _list_parts(
         message = f"{data.fault}. See: muntin check {task.name} {request.data}"
         raise DataError(message)
     if request.val:
-        parts = task.list_data(request.val, train.class_names)
+        parts = task.list_data(request.val, task.classes(train), reading)
         val = parts.val or parts.test or parts.train
         if val is not None and val.multi_label and not train.multi_label:
             message = (
