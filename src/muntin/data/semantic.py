@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from muntin.data.archives import is_archive, read_bytes
 from muntin.data.label_files import count_values, has_colors, read_values
@@ -23,7 +24,7 @@ from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskCoding, Problem
 
-__all__ = ["list_semantic", "propose_table"]
+__all__ = ["list_semantic", "name_value", "propose_table"]
 
 LOOKED_AT = 200
 """Masks that are read to find out what values there are."""
@@ -148,7 +149,7 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
         raise DataError(_nothing(tree, pairs))
     seen = _look(tree.source, [pair for part in pairs.parts.values() for pair in part])
     if not seen.colored:
-        message = f"The masks in {tree.source!r} must hold colours, got class numbers. No table is needed."
+        message = f"Masks in {tree.source!r} must hold colours, got numbers: no table is needed."
         raise DataError(message)
     _refuse_many(seen, tree.source)
     ranked = sorted(seen.counts, key=lambda value: (-seen.counts[value], value))
@@ -293,7 +294,7 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
     strange = sorted(value for value in seen.counts if value not in known)
     if not strange:
         return problems
-    shown = [_hex(value) if coding.kind == "color" else str(value) for value in strange]
+    shown = [name_value(value, coding.kind) for value in strange]
     total = sum(seen.counts.values())
     share = sum(seen.counts[value] for value in strange) / total
     what = (
@@ -311,6 +312,16 @@ def _nothing(tree: Tree, pairs: Pairs) -> str:
         f"{len(pairs.without_picture)} masks). Looked for folders such as images and masks with "
         f"the same names below them, and for names such as 7.jpg and 7_mask.png. Rename them so."
     )
+
+
+def name_value(value: int, kind: Literal["index", "color"]) -> str:
+    """Write a value of a mask as people know it.
+
+    Example:
+        >>> name_value(0x3C1098, "color"), name_value(7, "index")
+        ('#3C1098', '7')
+    """
+    return _hex(value) if kind == "color" else str(value)
 
 
 def _hex(value: int) -> str:

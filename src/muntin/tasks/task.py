@@ -165,7 +165,7 @@ class Task:
 
     @property
     def tells_objects(self) -> bool:
-        """Whether answers are objects, which those of several views of a picture are merged from."""
+        """Whether answers are objects, and those of several views of a picture can be merged."""
         return self.recipes == "objects"
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
