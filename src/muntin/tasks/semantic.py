@@ -57,7 +57,10 @@ def _classes(listing: Listing) -> Classes:
 
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
     if not isinstance(config, SemanticConfig):
-        message = "semantic segmentation needs the config of its head, got another. Was config.json changed?"
+        message = (
+            f"maps of classes need the config of their head, got {type(config).__name__}. Was "
+            f"config.json changed?"
+        )
         raise ConfigError(message)
     return SemanticHead(backbone, len(classes.names), config)
 
