@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
+from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 
 __all__ = ["Detections", "Labels", "SemanticMap"]

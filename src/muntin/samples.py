@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from muntin.errors import ShapeError
+from muntin.run_lengths import Segmentation
 from muntin.shapes import Bool, Float, Int, Size
 
 __all__ = [
@@ -28,9 +29,6 @@ __all__ = [
     "Problem",
     "Segmentation",
 ]
-
-Segmentation = list[list[float]] | dict[str, Any]
-"""A mask as COCO writes it: polygons (x, y, x, y ...), or run lengths with `size` and `counts`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

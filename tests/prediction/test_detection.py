@@ -19,9 +19,9 @@ from muntin.data.shape_sets import write_coco
 from muntin.data.shapes import make_scene
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
-from muntin.ops.masks import decode_mask
 from muntin.prediction import Predictor
 from muntin.results import Detections
+from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
 from muntin.tasks import find_task
 from tests.detectors import tiny_detector, train_detector

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tvf
 from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing, resize, scale_inside
 from muntin.errors import ConfigError
-from muntin.ops.masks import decode_mask, to_run_lengths
+from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_scene
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 from muntin.shapes import Size, UInt8
 
 __all__ = ["write_classify", "write_coco"]

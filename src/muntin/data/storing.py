@@ -42,6 +42,8 @@ class DataConfig:
             of it for models of less than 128 pixels unless it is set.
         sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
         cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
+        scale: Factor by which pictures are seen whose pixels are classified; 0 chooses.
+        short_side: Pixels that their shorter side is brought to instead; 0 = `scale`.
         colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
             the data, or the masks themselves, say it otherwise.
         ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
@@ -52,6 +54,8 @@ class DataConfig:
     crop_fraction: float = 0.9
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     cache_mib: int = 2048
+    scale: float = 0.0
+    short_side: int = 0
     colors: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -60,6 +64,8 @@ class DataConfig:
         check_range("data.val_fraction", self.val_fraction, 0.001, 0.9)
         check_range("data.crop_fraction", self.crop_fraction, 0.1, 1)
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
+        check_range("data.scale", self.scale, 0, 10)
+        check_range("data.short_side", self.short_side, 0, 10**5)
 
 
 class Kept(NamedTuple):

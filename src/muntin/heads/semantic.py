@@ -26,6 +26,7 @@ class SemanticConfig:
 
     Attributes:
         decoder: "upernet", or "light": maps are added and smoothed once.
+        finest: Stride in pixels of the finest map that is read.
         channels: Of the decoder.
         pool_sides: Of UPerNet: cells along each side of the pooled maps.
         norm: After each convolution.
@@ -37,6 +38,7 @@ class SemanticConfig:
     """
 
     decoder: Literal["upernet", "light"] = "upernet"
+    finest: int = 4
     channels: int = 512
     pool_sides: tuple[int, ...] = (1, 2, 3, 6)
     norm: NormName = "batch"

@@ -15,13 +15,13 @@ from muntin.data.checking import check_classify
 from muntin.data.listing import list_classify
 from muntin.data.storing import DataConfig
 from muntin.features import Backbone
-from muntin.heads.detectors import HeadConfig
 from muntin.heads.linear import build_classifier
+from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float
-from muntin.tasks.task import Glance, Lesson, Task, View
+from muntin.tasks.task import Glance, Lesson, Task, View, count_pictures
 
 __all__ = ["CLASSIFY"]
 
@@ -123,6 +123,7 @@ CLASSIFY = Task(
     decode=_decode,
     compare=_cross_entropy,
     metric=_metric,
+    counts=count_pictures,
     goals=("top1", "map", "macro_f1"),
     recipes="pictures",
 )

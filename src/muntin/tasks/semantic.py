@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from muntin.data.storing import DataConfig
 from muntin.data.transforms import normalise
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.detectors import HeadConfig
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
+from muntin.heads.table import HeadConfig
 from muntin.metrics.semantic import SemanticMetric
 from muntin.ops.sliding import slide
 from muntin.results import SemanticMap
@@ -136,8 +137,21 @@ def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in coding.values)
 
 
+def _example(size: Size) -> tuple[Any, ...]:
+    return (torch.zeros(1, *size, dtype=torch.int16),)
+
+
 def _compare(answers: object, truth: object, classes: Classes) -> None:
     """Labels alone have no loss."""
+
+
+def _counts(listing: Listing) -> Tensor:
+    """Pixels of each class in up to 200 masks."""
+    total = torch.zeros(listing.num_classes)
+    for entry in listing.entries[:: max(1, len(listing) // 200)]:
+        labels = torch.from_numpy(read_mask(listing, entry).labels).long()
+        total += torch.bincount(labels[labels >= 0], minlength=listing.num_classes)
+    return total
 
 
 def _metric(classes: Classes) -> SemanticMetric:
@@ -159,5 +173,10 @@ SEMANTIC = Task(
     metric=_metric,
     goals=("miou", "pixel_accuracy"),
     recipes="maps",
-    dense=Dense(heads=MAP_HEADS, default_head={"small": "light_small", "large": "light"}),
+    dense=Dense(
+        heads=MAP_HEADS,
+        default_head={"small": "light_small", "large": "light"},
+        example=_example,
+    ),
+    counts=_counts,
 )

@@ -16,12 +16,16 @@ from muntin.data.checking import Report
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import Backbone
-from muntin.heads.detectors import HeadConfig
+from muntin.heads.table import HeadConfig
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "Glance", "Lesson", "Metric", "Task", "View"]
+__all__ = ["Dense", "Glance", "Group", "Lesson", "Metric", "Task", "View", "count_pictures"]
+
+
+Group = Literal["pictures", "objects", "maps"]
+"""What is labelled: pictures, the objects in them, or their pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,10 +122,13 @@ class Dense:
     Attributes:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
+        example: What the network takes beside an image of a size (height, width) in training, of
+            the kind that takes most memory.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
+    example: Callable[[Size], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +149,7 @@ class Task:
         decode: From raw output to results.
         compare: Loss of each picture from answers and truth; None where only training has one.
         metric: A fresh collector.
+        counts: How often each class is there in a listing.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
         recipes: Group of recipes that suit the task.
         dense: What tasks need that speak of places in the picture; None for the others.
@@ -159,8 +167,9 @@ class Task:
     decode: Callable[[Any, Sequence[View], Classes], list[Any]]
     compare: Callable[[Any, Any, Classes], Tensor | None]
     metric: Callable[[Classes], Metric]
+    counts: Callable[[Listing], Tensor]
     goals: tuple[str, ...]
-    recipes: Literal["pictures", "objects", "maps"]
+    recipes: Group
     dense: Dense | None = None
 
     @property
@@ -172,3 +181,8 @@ class Task:
         """Name and value of the figure by which epochs are compared."""
         name = next((name for name in self.goals if figures.get(name) is not None), "")
         return name, float(figures[name]) if name else 0.0
+
+
+def count_pictures(listing: Listing) -> Tensor:
+    """Pictures of each class."""
+    return torch.tensor(listing.class_counts, dtype=torch.float32)

@@ -13,7 +13,7 @@ from muntin.drawing.detections import draw_objects
 from muntin.drawing.maps import draw_labels
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 from muntin.runs import Run
 from muntin.samples import Objects, Segmentation
 from muntin.targets import BoxTargets, LabelMap

@@ -95,7 +95,7 @@ class Learner:
             self._mixing = build_mixing(run.config.augment, len(run.classes.names))
         self._class_weights = None
         if self.config.class_weights:
-            weights = 1 / class_counts(listing)
+            weights = 1 / run.task.counts(listing).clamp(min=1)
             self._class_weights = (weights / weights.mean()).to(fabric.device)
 
     @property
