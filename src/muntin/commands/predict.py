@@ -110,8 +110,12 @@ def _draw(results: list[Any], out: str, least: float) -> None:
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """A line: the best classes, or how many objects of each class."""
-    from muntin.results import Detections
+    from muntin.results import Detections, SemanticMap
 
+    if isinstance(result, SemanticMap):
+        shares = result.counts / result.labels.size
+        ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]
+        return ", ".join(f"{result.class_names[i]} {shares[i]:.1%}" for i in ranked[:6])
     if isinstance(result, Detections):
         counts = Counter(result.above(sure).class_names)
         return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
