@@ -13,6 +13,7 @@ from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.decoders import LightDecoder, UPerNet
+from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import map_losses
 from muntin.shapes import Float, Int
@@ -72,7 +73,12 @@ class SemanticHead(nn.Module):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        widths = backbone.spec.channels
+        widths: tuple[int, ...] = backbone.spec.channels
+        self.neck: nn.Module | None = None
+        if len(set(backbone.spec.strides)) == 1:
+            neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
+            self.neck = SimplePyramid(backbone.spec, neck)
+            widths = (config.channels,) * len(self.neck.strides)
         if config.decoder == "upernet":
             self.decoder: nn.Module = UPerNet(
                 widths, config.channels, config.pool_sides, norm=config.norm
@@ -126,6 +132,7 @@ class SemanticHead(nn.Module):
             backbone's finest map.
         """
         maps = backbone(images)
+        maps = maps if self.neck is None else self.neck(maps)
         logits = self.classifier(self.dropout(self.decoder(maps)))
         if labels is None:
             return logits

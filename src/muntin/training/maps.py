@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is chosen for maps of classes when nobody says: the model, and how large it sees pictures."""
+"""What is chosen for maps of classes when nobody says: model, window and scale."""
 
 from __future__ import annotations
 
