@@ -37,7 +37,9 @@ def picture(height, width):
 
 def whole(model, image, size):
     high, wide = (-(-side // 4) * 4 for side in image.shape[1:])
-    filled = F.pad(image[None].float(), (0, wide - image.shape[2], 0, high - image.shape[1]), "replicate")
+    filled = F.pad(
+        image[None].float(), (0, wide - image.shape[2], 0, high - image.shape[1]), "replicate"
+    )
     logits = model(filled)
     # Cells cover the filled picture; the result only what was there.
     rows = (torch.arange(size[0]) + 0.5) * image.shape[1] / 4 / size[0] - 0.5
@@ -60,7 +62,9 @@ def join(strips):
     return torch.cat([strip.logits for strip in rows], dim=1)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (300, 420), (257, 193), (90, 1001), (1001, 90), (33, 5)])
+@pytest.mark.parametrize(
+    "size", [(64, 64), (300, 420), (257, 193), (90, 1001), (1001, 90), (33, 5)]
+)
 @pytest.mark.parametrize("window", [(96, 128), (64, 64)])
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
 def test_no_seams(size, window, overlap):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.shapes import Float
@@ -23,13 +24,28 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class MapNorm(nn.BatchNorm2d):
+    """Batch norm that goes by its running figures where a channel has one value only.
+
+    Of one picture pooled to one cell there is nothing to take a spread from.
+    """
+
+    def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalise."""
+        if not self.training or maps.numel() > maps.shape[1]:
+            return super().forward(maps)
+        return F.batch_norm(
+            maps, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
 def build_norm(name: NormName, channels: int) -> nn.Module:
     """Make a norm for maps of so many channels; group norm has 32 groups, or fewer if need be.
 
     A group has at least two channels: of one alone, a map of one cell leaves nothing to compare.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return MapNorm(channels)
     if name == "group":
         groups = next((n for n in (32, 16, 8, 4, 2) if channels % n == 0 and channels > n), 1)
         return nn.GroupNorm(groups, channels)

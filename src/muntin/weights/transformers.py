@@ -60,6 +60,7 @@ _AROUND_SWIN = (
     Row(("encoder.layers.{i}.downsample.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
     Row(("encoder.layers.{i}.downsample.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
     Row(("layernorm.{p}",), "norm.{p}"),
+    Row(("hidden_states_norms.stage{i+1}.{p}",), "norm{i}.{p}"),
     Row(("classifier.{p}",), "head.fc.{p}"),
 )
 
@@ -161,6 +162,7 @@ KEY_MAPS: KeyMaps = {
             *_AROUND_SWIN,
         ),
         prefix="swin.",
+        wrappers=("backbone.",),
         unused=r"^decoder\.",  # of SimMIM
     ),
     ViTConfig: _vit,
