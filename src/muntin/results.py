@@ -210,7 +210,12 @@ class SemanticMap:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Pixels of each class."""
-        return np.bincount(self.labels.ravel(), minlength=len(self.class_names))
+        total = np.zeros(len(self.class_names), np.int64)
+        for start in range(0, len(self.labels), 256):  # counting makes 64 bits of every label
+            total += np.bincount(
+                self.labels[start : start + 256].ravel(), minlength=len(self.class_names)
+            )
+        return total
 
     def above(self, threshold: float) -> SemanticMap:
         """Stay as it is: every pixel has a class."""

@@ -100,7 +100,8 @@ def _strip_sums(
 ) -> tuple[Tensor, ...]:
     """What both losses need of a strip: sums over its pixels, of each picture (and class)."""
     # Sums over many pixels are not for half precision.
-    enlarged = rows @ (cells.float() @ columns.T)  # B, K, strip, W
+    with torch.autocast(cells.device.type, enabled=False):
+        enlarged = rows @ (cells.float() @ columns.T)  # B, K, strip, W
     known = labels != IGNORED
     target = torch.where(known, labels, 0).long()[:, None]  # B, 1, strip, W
     log_scores = F.log_softmax(enlarged, dim=1)
