@@ -156,24 +156,27 @@ def _key_of(path: str) -> tuple[tuple[str, str], bool | None]:
     kinds = [_kind_of(folder) for folder in folders]
     ended = _MASK_END.search(stem)
     # The innermost folder that says something counts; then the end of the name.
-    said = next((kind for kind in reversed(kinds) if kind is not None), None)
+    said = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
     is_mask = bool(ended) if said is None else said
     if is_mask and ended:
         stem = stem[: ended.start()]
     elif not is_mask:
         stem = _PICTURE_END.sub("", stem)
-    rest = [folder for folder, kind in zip(folders, kinds, strict=True) if kind is None]
+    rest = [rest for _, rest in kinds if rest]
     return ("/".join(rest), stem), is_mask
 
 
-def _kind_of(folder: str) -> bool | None:
-    """Whether a folder is one of masks; None when its name does not say."""
-    words = [word for word in re.split(r"[^a-z0-9]+", folder) if word]
+def _kind_of(folder: str) -> tuple[bool | None, str]:
+    """Whether a folder is one of masks, None if its name does not say; and the rest of the name."""
     plain = re.sub(r"[^a-z]", "", folder)
+    words = [word for word in re.split(r"[^a-z0-9]+", folder) if word]
     for names, kind in ((_MASK_FOLDERS, True), (_PICTURE_FOLDERS, False)):
-        if plain in names or (words and words[-1] in names) or (words and words[0] in names):
-            return kind
-    return None
+        if plain in names:
+            return kind, ""
+        for place in (-1, 0):
+            if len(words) > 1 and words[place] in names:
+                return kind, "_".join(words[:-1] if place else words[1:])
+    return None, folder
 
 
 def _choose(paths: list[str]) -> str:

@@ -90,13 +90,13 @@ def list_semantic(
     if not pairs.parts:
         raise DataError(_nothing(tree, pairs))
     every = [pair for part in pairs.parts.values() for pair in part]
-    seen = _look(tree.source, every)
     table = parse_colors(colors) or find_table(tree, [pair.mask for pair in every])
     if table is None and classes is not None and classes.coding is not None:
         table = MaskTable(
             names=classes.names, kind=classes.coding.kind, values=classes.coding.values,
             ignored=classes.coding.ignored, origin="the run",
         )  # fmt: skip
+    seen = _look(tree.source, every, as_colors=table is not None and table.kind == "color")
     notes: list[str] = []
     names, coding = _decide(tree.source, table, seen, notes)
     if extra := [parse_value(value, "data.ignored")[1] for value in ignored]:
@@ -156,8 +156,8 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
 
 
-def _look(source: str, pairs: Sequence[Pair]) -> _Seen:
-    """Read the values of masks, spread over all that there are."""
+def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Seen:
+    """Read the values of masks, spread over all that there are; as colours if one needs it."""
     step = max(1, len(pairs) // LOOKED_AT)
     chosen = [pair.mask for pair in pairs[::step]]
     counts: Counter[int] = Counter()
@@ -175,7 +175,7 @@ def _look(source: str, pairs: Sequence[Pair]) -> _Seen:
             return False
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        colored = any(list(pool.map(is_colored, chosen)))
+        colored = any(list(pool.map(is_colored, chosen))) or as_colors
         good = [mask for mask in chosen if mask not in broken]
         for mask, found in zip(
             good, pool.map(lambda m: look(m, as_colors=colored), good), strict=True

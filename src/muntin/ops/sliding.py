@@ -138,7 +138,7 @@ def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]
     if length <= window:
         return [_Window(0, length, 0, torch.ones(-(-length // stride)))]
     window = max(ALIGN * 2, window // ALIGN * ALIGN)
-    step = max(ALIGN, round(window * (1 - overlap) / ALIGN) * ALIGN)
+    step = max(ALIGN, int(window * (1 - overlap)) // ALIGN * ALIGN)
     starts = [*range(0, length - window, step), -(-(length - window) // ALIGN) * ALIGN]
     windows = []
     for number, start in enumerate(starts):
