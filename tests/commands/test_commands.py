@@ -105,8 +105,8 @@ def test_check_says_when_too_few_are_there_to_keep_some(muntin, tmp_path):
     data = write_pictures(tmp_path / "trees", each=1)
     code, said, _ = muntin("check", "classify", data)
     assert code == 0
-    assert "pictures can be kept for validation" in said
-    assert refuses(muntin("train", "classify", data, "--out", tmp_path / "run"), "validation needs")
+    assert "cannot be split for validation" in said
+    assert refuses(muntin("train", "classify", data, "--out", tmp_path / "run"), "cannot be split")
 
 
 WRONG = {

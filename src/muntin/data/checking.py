@@ -190,13 +190,11 @@ def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
     """Say so when there is no set to validate with, and too little to split one off."""
     if set(parts) != {"train"}:
         return []
-    train, val = split(parts["train"], fraction=DataConfig().val_fraction, seed=0)
-    if len(val):
-        return []
-    what = (
-        f"none of {len(train)} pictures can be kept for validation: add some, or train with --val"
-    )
-    return [Problem(file="train", what=what, severity="warning")]
+    try:
+        split(parts["train"], fraction=DataConfig().val_fraction, seed=0)
+    except DataError as error:
+        return [Problem(file="train", what=str(error), severity="warning")]
+    return []
 
 
 def find_tiny(seen: list[Seen]) -> list[Problem]:
