@@ -162,7 +162,7 @@ KEY_MAPS: KeyMaps = {
             *_AROUND_SWIN,
         ),
         prefix="swin.",
-        wrappers=("backbone.",),
+        wrappers=("backbone.swin.", "backbone."),
         unused=r"^decoder\.",  # of SimMIM
     ),
     ViTConfig: _vit,
