@@ -104,6 +104,16 @@ def detection_rows() -> list[tuple[str, str, str, str]]:
                     name,
                 )
             )
+    if found := newest("memorise"):
+        name, result = found
+        table.append(
+            (
+                f"20 photographs learnt by heart: {result['head']}",
+                f"box AP50 {result['box_ap50']:.3f}, mask AP50 {result['mask_ap50']:.3f}",
+                f"{result['epochs']} epochs at {result['settings']['img_size']} pixels",
+                name,
+            )
+        )
     if found := newest("tiling"):
         name, result = found
         for row in result["rows"]:

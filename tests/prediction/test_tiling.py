@@ -75,7 +75,9 @@ def test_placing():
     placed = place_in(part, Window(30, 40, 50, 60), (200, 300))
     assert placed.size == (200, 300)
     assert placed.boxes.tolist() == [[41, 32, 51, 42]]
-    assert placed.masks == (fill([41, 32, 51, 42], (200, 300)),)
+    assert placed.masks == part.masks, "moved when it is known which are told"
+    (merged,) = merge_views([placed], [Window(30, 40, 50, 60)], SELECT, 100).masks
+    assert merged == fill([41, 32, 51, 42], (200, 300))
 
 
 def test_mirroring_twice_is_the_same():

@@ -40,6 +40,9 @@ from muntin.targets import BoxTargets
 
 __all__ = ["RCNN"]
 
+MASKS_AT_ONCE = 256
+"""Objects whose masks are drawn together: a tiled picture may have a thousand in every tile."""
+
 
 class RCNN(Detector):
     """A two-stage detector on any backbone.
@@ -138,8 +141,16 @@ class RCNN(Detector):
         boxes = torch.cat([one.boxes for one in found])
         images = _number_rows([one.boxes for one in found])
         class_ids = torch.cat([one.class_ids for one in found])
-        regions = self._read_rows(levels, boxes, images, 2 * self.config.roi_size)
-        parts = self._masks(regions, class_ids).split([len(one.boxes) for one in found])
+        drawn = [
+            self._masks(self._read_rows(levels, rows, numbers, 2 * self.config.roi_size), ids)
+            for rows, numbers, ids in zip(
+                boxes.split(MASKS_AT_ONCE),
+                images.split(MASKS_AT_ONCE),
+                class_ids.split(MASKS_AT_ONCE),
+                strict=True,
+            )
+        ]
+        parts = torch.cat(drawn).split([len(one.boxes) for one in found])
         return [one._replace(masks=part) for one, part in zip(found, parts, strict=True)]
 
     def _masks(self, regions: Tensor, class_ids: Tensor) -> Float[Tensor, "Q m m"]:

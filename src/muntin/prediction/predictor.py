@@ -167,7 +167,7 @@ class Predictor:
         """See a picture as a whole and in tiles, mirrored or not, and make one result of it."""
         tiles = self._tiles(row.size, tile)
         windows = [Window(0, 0, *row.size), *tiles]
-        seen, found = [], []
+        seen, placed = [], []
         for start in range(0, len(windows), self.batch_size):
             part = windows[start : start + self.batch_size]
             crops = [_Opened(row.path, window.cut(row.pixels)) for window in part]
@@ -175,9 +175,9 @@ class Predictor:
             if tta:
                 mirrored = [_Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
                 answers += [mirror_back(answer) for answer in self._see(mirrored)]
-            seen += part * (2 if tta else 1)
-            found += answers
-        placed = [place_in(one, w, row.size) for one, w in zip(found, seen, strict=True)]
+            views = part * (2 if tta else 1)
+            placed += [place_in(one, w, row.size) for one, w in zip(answers, views, strict=True)]
+            seen += views
         head: Any = self.network.head
         select = head.config.select
         # A picture of many tiles may hold as many objects in each.

@@ -77,12 +77,12 @@ def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window
 
 
 def place_in(found: Detections, window: Window, size: Size) -> Detections:
-    """Bring what was found in a part of a picture to the pixels of the picture."""
+    """Bring boxes of a part of a picture to the pixels of the picture; masks stay as they are.
+
+    Most of what tiles see is dropped when they are merged, so masks are moved after that.
+    """
     boxes = found.boxes + np.array([window.left, window.top] * 2)
-    masks = found.masks
-    if masks is not None:
-        masks = tuple(shift_mask(m, size=size, top=window.top, left=window.left) for m in masks)
-    return replace(found, size=size, boxes=boxes, masks=masks)
+    return replace(found, size=size, boxes=boxes)
 
 
 def mirror_back(found: Detections) -> Detections:
@@ -104,15 +104,17 @@ def merge_views(
     class that is about as sure holds most of it. What two views see is told once.
 
     Args:
-        views: What was found in each, in pixels of the picture.
+        views: What was found in each, as `place_in` gives it.
         windows: The part of the picture that each view shows.
         select: How boxes suppress each other.
         most: Boxes that are told.
     """
     every = _join(views)
     pieces = np.concatenate([_are_pieces(v, w) for v, w in zip(views, windows, strict=True)])
+    seen_in = np.repeat(np.arange(len(views)), [len(view) for view in views])
     # Before suppression, in which a piece may beat the whole that it is a piece of.
-    every = every.select(np.flatnonzero(_are_wanted(every, pieces, select.class_agnostic)))
+    wanted = np.flatnonzero(_are_wanted(every, pieces, select.class_agnostic))
+    every, seen_in = every.select(wanted), seen_in[wanted]
     kept, scores = suppress(
         torch.from_numpy(every.boxes),
         torch.from_numpy(every.scores).float(),
@@ -123,7 +125,22 @@ def merge_views(
         most=most,
         least_score=select.score_threshold,
     )
-    return replace(every.select(kept.numpy()), scores=scores.double().numpy())
+    rows = kept.numpy()
+    told = replace(every.select(rows), scores=scores.double().numpy())
+    return _place_masks(told, [windows[view] for view in seen_in[rows]])
+
+
+def _place_masks(found: Detections, windows: Sequence[Window]) -> Detections:
+    """Bring the masks of parts to the size of the picture."""
+    if found.masks is None:
+        return found
+    masks = tuple(
+        shift_mask(mask, size=found.size, top=window.top, left=window.left)
+        if tuple(mask["size"]) != found.size
+        else mask
+        for mask, window in zip(found.masks, windows, strict=True)
+    )
+    return replace(found, masks=masks)
 
 
 def _join(views: Sequence[Detections]) -> Detections:
