@@ -108,7 +108,9 @@ def test_ade20k(tmp_path):
 CODED = {
     "names from 0": ({"classes.txt": "ground\nroad\nwater\n"}, stripes(0, 2, 255), (0, 2, IGNORED)),
     "names from 1": ({"classes.txt": "ground\nroad\n"}, stripes(0, 1, 2), (IGNORED, 0, 1)),
-    "numbers": ({"classes.json": '{"ground": 3, "road": 9, "void": 0}'}, stripes(0, 3, 9), (IGNORED, 0, 1)),
+    "numbers": (
+        {"classes.json": '{"ground": 3, "road": 9, "void": 0}'}, stripes(0, 3, 9), (IGNORED, 0, 1),
+    ),
     "numbers first": ({"classes.json": '{"0": "ground", "1": "road"}'}, stripes(0, 1), (0, 1)),
     "binary": ({}, stripes(0, 255), (0, 1)),
     "nothing said": ({}, stripes(0, 1, 2, 255), (0, 1, 2, IGNORED)),

@@ -130,7 +130,7 @@ def test_a_run_knows_its_colours(data, tmp_path):
 
 
 def test_wrong_words(data, tmp_path):
-    with pytest.raises(ConfigError, match="Unknown head 'fcos'|for muntin train detect"):
+    with pytest.raises(ConfigError, match=r"for muntin train detect"):
         train_maps(data, tmp_path / "run", head="fcos")
     with pytest.raises(ConfigError, match="Unknown recipe"):
         train_maps(data, tmp_path / "run", recipe="coco-3x")

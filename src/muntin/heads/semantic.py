@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -136,13 +137,13 @@ class SemanticHead(nn.Module):
         logits = self.classifier(self.dropout(self.decoder(maps)))
         if labels is None:
             return logits
-        options = {"class_weights": class_weights, "smoothing": smoothing}
-        found = map_losses(logits, labels, **options)
+        compare = partial(map_losses, class_weights=class_weights, smoothing=smoothing)
+        found = compare(logits, labels)
         losses = {"pixels": found.cross_entropy}
         if self.config.dice_weight:
             losses["dice"] = self.config.dice_weight * found.dice
         if self.aux is not None and self.config.aux_weight:
-            second = map_losses(self.aux(maps[self.config.aux_level]), labels, **options)
+            second = compare(self.aux(maps[self.config.aux_level]), labels)
             losses["aux"] = self.config.aux_weight * second.cross_entropy
         return losses
 

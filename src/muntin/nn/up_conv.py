@@ -41,8 +41,8 @@ class GatheringConv(nn.Conv2d):
         slices = self.weight.split(self.widths, dim=1)
         total: Tensor | None = None
         for part, weight in zip(maps, slices, strict=True):
-            if torch.compiler.is_exporting() or torch.jit.is_tracing():
-                value = F.conv2d(_enlarge(part, size), weight, padding=self.padding)  # type: ignore[arg-type]
+            if torch.compiler.is_exporting():
+                value = F.conv2d(_enlarge(part, size), weight, padding=weight.shape[2] // 2)
             else:
                 value = _EnlargeAndConvolve.apply(part, weight, size)
             total = value if total is None else total + value

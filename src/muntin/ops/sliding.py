@@ -108,9 +108,8 @@ def slide(
             low, high = int(down.low[done]), int(down.high[stop - 1]) + 1
             part = band[:, low - base : high - base] / weights[low:high].to(band)
             mixed = _mix(part, across.low, across.high, across.share, dim=2)
-            places = [(index[done:stop] - low).to(band.device) for index in (down.low, down.high)]
-            share = down.share[done:stop].to(band.device)
-            yield Strip(done, _mix(mixed, *places, share, dim=1))
+            first, second, share = (part[done:stop].to(band.device) for part in down)
+            yield Strip(done, _mix(mixed, first - low, second - low, share, dim=1))
             done = stop
         if done < out_size[0]:
             needed = min(int(down.low[done]), ready)
