@@ -65,7 +65,7 @@ class SemanticMetric:
 
 
 def count_pixels(
-    said: Int[np.ndarray, "H W"], there: Int[np.ndarray, "H W"], num_classes: int
+    said: Int[np.ndarray, "H W"], there: Int[np.ndarray, "h w"], num_classes: int
 ) -> NDArray[np.int64]:
     """Count the pixels of one picture by true class and class that was said.
 

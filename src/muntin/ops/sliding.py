@@ -134,9 +134,9 @@ def _find_stride(picture: Tensor, look: Look) -> int:
 
 def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]:
     """Cut a line into windows."""
+    window = window if length <= window else max(ALIGN * 2, window // ALIGN * ALIGN)
     if length <= window:
         return [_Window(0, length, 0, torch.ones(-(-length // stride)))]
-    window = max(ALIGN * 2, window // ALIGN * ALIGN)
     step = max(ALIGN, int(window * (1 - overlap)) // ALIGN * ALIGN)
     starts = [*range(0, length - window, step), -(-(length - window) // ALIGN) * ALIGN]
     windows = []

@@ -170,8 +170,12 @@ KEY_MAPS: KeyMaps = {
 
 
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Its Swin V2 decides once, when it is built; its Swin anew for each picture."""
-    del keys
+    """Its Swin V2 decides once, when it is built; its Swin anew for each picture.
+
+    As the backbone of something else, its Swin always shifts, whatever the size of the map.
+    """
+    if first_key(keys, r"(^|\.)hidden_states_norms\."):
+        return "openmmlab"
     return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
 
 
