@@ -127,7 +127,7 @@ def prepare(request: Request) -> Prepared:
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    source = start_network(network, request.weights, entry, notes)
+    source = start_network(network, task.name, request.weights, entry, notes)
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
     run, network = _tune_run(request, run, network, settings, usual, len(train), seed, notes)
@@ -231,7 +231,11 @@ def _find_origin(request: Request) -> RunConfig | None:
     """The config whose model and head are taken: the one repeated, else that of `--weights RUN`."""
     if request.base is not None or request.model or not is_run(request.weights):
         return request.base
-    return Run.open(request.weights).config
+    config = Run.open(request.weights).config
+    # The maps that dense tasks read have norms of their own, which a classifier has no use for.
+    if config.task != request.task and find_task(request.task).dense is None:
+        return None
+    return config
 
 
 def _choose_model(
