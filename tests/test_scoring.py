@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 import muntin
-from muntin.errors import DataError
+from muntin.errors import DataError, MuntinWarning
 from muntin.runs import Run
 from tests.small import CLASSES, picture, train_small, write_pictures
+
+pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,8 @@ def test_the_network_is_left_in_its_mode(run, data):
     assert network.training
     assert scored.outputs.answers.shape == (37, 3)
     assert torch.is_grad_enabled()
+
+
+def test_pictures_that_were_learnt_from_are_told(run, data):
+    with pytest.warns(MuntinWarning, match=r"trained on \d+ of these \d+ pictures"):
+        muntin.evaluate(run, data, pictures=False)

@@ -35,6 +35,7 @@ def run(data, tmp_path_factory):
     return train_small(data, tmp_path_factory.mktemp("runs") / "trees").path
 
 
+@pytest.mark.filterwarnings("ignore:the run was trained on")
 def test_a_run_from_beginning_to_end(muntin, data, tmp_path):
     out = tmp_path / "run"
     code, said, _ = muntin("train", "classify", data, "--out", out, "--epochs=2", *SMALL)
@@ -51,6 +52,7 @@ def test_a_run_from_beginning_to_end(muntin, data, tmp_path):
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
 
 
+@pytest.mark.filterwarnings("ignore:the run was trained on")
 def test_json_is_all_there_is_on_stdout(muntin, run, data):
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert {"top1", "top5", "num_images"} <= figures.keys()

@@ -20,6 +20,8 @@ from muntin.runs import Run
 from muntin.training.journal import read_journal
 from tests.small import CLASSES, MODEL, picture, train_small, write_pictures
 
+pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")
+
 PLAIN = {"train.optimizer": "adamw", "train.start_size": 1}
 
 

@@ -19,7 +19,7 @@ def train(
     val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
     head: Annotated[str, typer.Option(help="fcos, mask_rcnn ... Chosen when left out.")] = "",
-    weights: Annotated[str, typer.Option(help="auto, none, a file or a hub id.")] = "auto",
+    weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
     recipe: Annotated[str, typer.Option(help="auto, imagenet, coco-3x, small-data ...")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     max_time: Annotated[str, typer.Option(help="Wall time for everything: 90s, 15m, 2h.")] = "",

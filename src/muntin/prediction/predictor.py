@@ -108,6 +108,12 @@ class Predictor:
             message = f"{self.task.name} sees whole pictures and has no use for tile. Leave it out."
             raise ConfigError(message)
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
+        if not single and not isinstance(images, Iterable):
+            message = (
+                f"images must be a path, a PIL picture, a uint8 array or a list of them, got "
+                f"{type(images).__name__}."
+            )
+            raise DataError(message)
         many: Iterable[Picture] = [images] if single else images  # type: ignore[list-item,assignment]
         results: list[Any] = []
         waiting: list[_Opened] = []

@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from muntin.data.batches import evaluation_batch
 from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
-from muntin.errors import DataError
-from muntin.runs import Run
-from muntin.samples import Classes, Listing
+    listing = pick_part(run.task, data, run.classes, run.config.reading)
+    _warn_of_learnt(listing, run)
 from muntin.scoring.pictures import draw_scored
 from muntin.scoring.running import score
 from muntin.tasks.task import Task
@@ -45,6 +45,24 @@ def pick_part(
     return listing
 
 
+def _warn_of_learnt(listing: Listing, run: Run) -> None:
+    """Say so when a run is scored on pictures that it learnt from, having split the set itself."""
+    try:
+        split = read_json(run.path / "split.json")
+        source, kept = split["val"]
+    except (RunError, KeyError, ValueError):
+        return
+    learnt = len(listing) - len(kept)
+    same = Path(source).resolve() == Path(listing.source).resolve()
+    if not same or not kept or split["train"] != [source, learnt]:
+        return
+    text = (
+        f"the run was trained on {learnt} of these {len(listing)} pictures, which makes the "
+        f"figures better than they are; on the {len(kept)} that it kept: {run.path}/journal.jsonl"
+    )
+    warnings.warn(text, MuntinWarning, stacklevel=3)
+
+
 def evaluate(
     run: Run | Path | str,
     data: Path | str,
@@ -71,6 +89,7 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     listing = pick_part(run.task, data, run.classes, run.config.reading)
+    _warn_of_learnt(listing, run)
     where = choose_device(device)
     network = run.load_network().to(where)
     store = PictureStore(listing, run.preprocessing, DataConfig())

@@ -123,7 +123,7 @@ def prepare(request: Request) -> Prepared:
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    source = start_network(network, request.weights, entry, notes)
+    source = start_network(network, task.name, request.weights, entry, notes)
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
     run, network = _tune_run(request, run, network, settings, usual, len(train), seed, notes)
@@ -249,7 +249,11 @@ def _find_origin(request: Request) -> RunConfig | None:
     """The config whose model and head are taken: the one repeated, else that of `--weights RUN`."""
     if request.base is not None or request.model or not is_run(request.weights):
         return request.base
-    return Run.open(request.weights).config
+    config = Run.open(request.weights).config
+    # The maps that dense tasks read have norms of their own, which a classifier has no use for.
+    if config.task != request.task and find_task(request.task).dense is None:
+        return None
+    return config
 
 
 def _choose_model(
@@ -280,6 +284,8 @@ def _choose_model(
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
     name = ALIASES.get(name, name)
     entry = find_model(name)
+    if not any(f"model {name} at " in note for note in notes):
+        notes.append(f"model {name}")
     if any(request.img_size):
         changed["img_size"] = request.img_size
     if origin is not None and not request.model:

@@ -110,7 +110,8 @@ def train(
             and others; chosen by the size of the model when empty.
         val: Validation pictures, when `data` has none; else a part is split off.
         weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
-            else a file or a hub id.
+            else a file, a hub id, or a run folder, whose model and head are taken too unless
+            they are named.
         recipe: "imagenet", "finetune" or "small-data"; for objects "coco-3x" instead of
             "imagenet"; "auto" chooses.
         epochs: Passes over the data; the recipe's when 0.

@@ -6,18 +6,22 @@ from __future__ import annotations
 
 from muntin.errors import WeightError
 from muntin.heads.network import Network
+from muntin.runs import Run, is_run
 from muntin.weights.loading import load_weights
 from muntin.zoo import ModelEntry
 
 __all__ = ["start_network"]
 
 
-def start_network(network: Network, weights: str, entry: ModelEntry, notes: list[str]) -> str:
+def start_network(
+    network: Network, task: str, weights: str, entry: ModelEntry, notes: list[str]
+) -> str:
     """Load the first weights: a whole detector's, or a classifier's into the backbone.
 
     Args:
         network: Changed.
-        weights: "auto", "none", a file or a hub id.
+        task: What it is for; of a run of another task only the backbone is taken.
+        weights: "auto", "none", a file, a run folder or a hub id.
         entry: Row of the model, which names published weights.
         notes: What was done is added.
 
@@ -31,8 +35,9 @@ def start_network(network: Network, weights: str, entry: ModelEntry, notes: list
         notes.append("weights: fresh (--weights none)")
         return ""
     if weights != "auto":
-        report = load_weights(network, weights)
-        notes.append(f"weights: {report.summary()}")
+        other = is_run(weights) and Run.open(weights).config.task != task
+        report = load_weights(network.backbone if other else network, weights)
+        notes.append(f"weights: {report.summary()}{'; of the backbone alone' * other}")
         return weights
     if not entry.weights:
         notes.append("weights: fresh; no published file is known for this model")
