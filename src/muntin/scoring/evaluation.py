@@ -11,8 +11,9 @@ from typing import Any
 from muntin.data.batches import evaluation_batch
 from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
-    listing = pick_part(run.task, data, run.classes, run.config.reading)
-    _warn_of_learnt(listing, run)
+from muntin.errors import DataError, MuntinWarning, RunError
+from muntin.runs import Run, read_json
+from muntin.samples import Classes, Listing
 from muntin.scoring.pictures import draw_scored
 from muntin.scoring.running import score
 from muntin.tasks.task import Task
