@@ -24,7 +24,7 @@ SETTINGS = {
     "augment.scale": "1,1",
     "augment.flip": 0,
     "augment.jitter": 0,
-    # A third of the objects there have less than 16 pixels at 512.
+    # Many objects of photographs are small.
     "head.anchor_scale": 4.0,
     "train.learning_rate": 1e-3,
     "train.ema_decay": 0.99,

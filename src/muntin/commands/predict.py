@@ -54,7 +54,10 @@ def predict(
     found = predictor(paths, tta=tta, tile=tile_side, strict=False)
     results = [result.above(threshold or 0.0) for result in found]
     code = int(missing or len(results) < len(paths))
-    sure = threshold if threshold is not None else _sure_score(opened)
+    finds = any(isinstance(result, Detections) for result in results)
+    sure = threshold or 0.0
+    if finds and threshold is None:
+        sure = _sure_score(opened)
     if out:
         _draw(results, out, sure)
     if as_json:
@@ -62,7 +65,7 @@ def predict(
         return code
     for result in results:
         typer.echo(f"{result.path}: {_describe(result, sure)}")
-    if threshold is None and any(isinstance(result, Detections) for result in results):
+    if finds and threshold is None:
         typer.echo(f"counted and drawn: scores from {sure:.2f} on, the best F1 (--threshold)")
     if out:
         typer.echo(f"pictures: {out}")

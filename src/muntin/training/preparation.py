@@ -284,7 +284,7 @@ def _choose_model(
         notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
     name = ALIASES.get(name, name)
     entry = find_model(name)
-    if not any(f"model {name} at " in note for note in notes):
+    if "img_size" not in changed:  # otherwise it was said with its size
         notes.append(f"model {name}")
     if any(request.img_size):
         changed["img_size"] = request.img_size
