@@ -37,6 +37,7 @@ from muntin.data.decoding import decode
 from muntin.data.label_files import read_mask
 from muntin.data.semantic import list_semantic
 from muntin.metrics.semantic import SemanticMetric
+from muntin.prediction import load as load_run
 from muntin.results import SemanticMap
 from muntin.samples import Listing
 
@@ -62,6 +63,7 @@ def main() -> None:
         run = Path(options.out or folder).resolve() / "dubai"
         ours = train_muntin(pictures, run, options.minutes)
         preprocessing = json.loads((run / "preprocessing.json").read_text())
+        ours["windows"] = compare_windows(pictures, run)
         rival = train_rival(pictures, options.minutes, preprocessing)
     content = {
         **record.environment(),
@@ -104,6 +106,28 @@ def train_muntin(data: Path, run: Path, minutes: float) -> dict[str, Any]:
         "model": config["model_name"],
         "img_size": config["model"]["img_size"],
         "scale": config["reading"]["scale"],
+    }
+
+
+def compare_windows(data: Path, run: Path) -> dict[str, float]:
+    """Score the test pictures seen at once, and in windows of the size of training."""
+    opened = load_run(run)
+    test = list_semantic(data).test
+    assert test is not None
+    whole, parts = SemanticMetric(test.class_names), SemanticMetric(test.class_names)
+    same = []
+    for entry in test.entries:
+        truth = read_mask(test, entry).labels
+        path = Path(test.source, entry.path)
+        once = opened(path, tile=max(truth.shape))
+        seen = opened(path, tile=max(opened.preprocessing.img_size))
+        whole.update(once, [truth])
+        parts.update(seen, [truth])
+        same.append(float((once[0].labels == seen[0].labels).mean()))
+    return {
+        "miou_at_once": whole.compute()["miou"],
+        "miou_in_windows": parts.compute()["miou"],
+        "same_pixels": float(np.mean(same)),
     }
 
 

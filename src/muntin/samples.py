@@ -73,12 +73,12 @@ class MaskCoding:
 
     Attributes:
         kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
-            blue.
+            blue; "objects": there are no files, pixels have the class numbers of objects.
         values: The value of each class, in the order of the class numbers.
         ignored: Values of pixels that are neither learnt from nor scored.
     """
 
-    kind: Literal["index", "color"]
+    kind: Literal["index", "color", "objects"]
     values: tuple[int, ...]
     ignored: tuple[int, ...] = ()
 

@@ -15,6 +15,7 @@ from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import list_semantic, propose_table
 from muntin.data.semantic_checking import check_semantic
 from muntin.errors import DataError
+from muntin.samples import Classes
 
 SIZE = (6, 8)
 RED, GREEN = (255, 0, 0), (0, 128, 0)
@@ -264,3 +265,70 @@ def test_real_tiles(data_root, tmp_path):
     assert data.train.num_classes == 5
     assert not data.problems
     assert {entry.group for entry in data.train.entries} == {f"tile {i}" for i in range(1, 9)}
+
+
+def coco(root: Path, annotations, categories=("cat", "dog")) -> Path:
+    """One picture of 6 x 8 pixels with objects, each (category, box as x, y, w, h)."""
+    picture(root / "train" / "1.png")
+    rows = [
+        {
+            "id": i, "image_id": 1, "category_id": 10 * category, "bbox": [x, y, w, h],
+            "area": w * h, "iscrowd": 0,
+            "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+        }
+        for i, (category, (x, y, w, h)) in enumerate(annotations, 1)
+    ]  # fmt: skip
+    values = {
+        "images": [{"id": 1, "file_name": "1.png", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": rows,
+        "categories": [{"id": 10 * i, "name": name} for i, name in enumerate(categories)],
+    }
+    place = root / "annotations" / "instances_train.json"
+    place.parent.mkdir()
+    place.write_text(json.dumps(values))
+    return root
+
+
+def test_objects_are_drawn_the_smaller_on_top(tmp_path):
+    data = list_semantic(coco(tmp_path, [(1, (2, 1, 2, 2)), (0, (1, 0, 5, 4))]))
+    assert data.train.class_names == ("background", "cat", "dog")
+    wanted = np.zeros(SIZE, int)
+    wanted[0:4, 1:6] = 1
+    wanted[1:3, 2:4] = 2
+    assert (labels(data.train) == wanted).all()
+    assert "drawn from the masks" in data.note
+    report = check_semantic(tmp_path)
+    assert report.ok
+    assert any("dog 8.3% (in 1)" in line for line in report.lines)
+
+
+def test_objects_without_a_background(tmp_path):
+    coco(tmp_path, [(1, (2, 1, 2, 2))])
+    data = list_semantic(tmp_path, ignored=["background"]).train
+    assert data.class_names == ("cat", "dog")
+    assert sorted(np.unique(labels(data)).tolist()) == [IGNORED, 1]
+    with pytest.raises(DataError, match="can be 'background' only, got 255"):
+        list_semantic(tmp_path, ignored=["255"])
+
+
+def test_objects_in_the_order_of_a_run(tmp_path):
+    coco(tmp_path, [(0, (2, 1, 2, 2))])
+    classes = Classes(names=("bird", "background", "cat", "dog"))
+    data = list_semantic(tmp_path, classes=classes).train
+    assert data.class_names == classes.names
+    assert sorted(np.unique(labels(data)).tolist()) == [1, 2]
+    with pytest.raises(DataError, match="got also cat"):
+        list_semantic(tmp_path, classes=Classes(names=("background", "bird")))
+
+
+def test_a_category_called_background(tmp_path):
+    coco(tmp_path, [(0, (2, 1, 2, 2)), (1, (5, 5, 1, 1))], categories=("background", "cat"))
+    data = list_semantic(tmp_path / "annotations" / "instances_train.json").train
+    assert data.class_names == ("background", "cat")
+    found = labels(data)
+    assert found.sum() == found[5, 5] == 1
+
+
+def test_a_json_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="found nothing at"):
+        list_semantic(tmp_path / "instances.json")

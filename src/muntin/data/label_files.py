@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a mask file to the class of each pixel.
+"""From the bytes of a mask file, or from objects, to the class of each pixel.
 
 A mask is a picture whose values are names. A palette picture holds both, the index of a colour and
 the colour; which of them names the class is for the coding to say. Nothing is ever rounded, mixed
@@ -19,13 +19,15 @@ from PIL import Image
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import MOST_PIXELS
 from muntin.errors import DataError
-from muntin.samples import Entry, Listing, MaskCoding
-from muntin.shapes import Int
+from muntin.run_lengths import decode_mask, to_run_lengths
+from muntin.samples import Entry, Listing, MaskCoding, Objects
+from muntin.shapes import Int, Size
 
 __all__ = [
     "IGNORED",
     "LabelFile",
     "count_values",
+    "draw_objects",
     "has_colors",
     "pack_color",
     "read_labels",
@@ -152,12 +154,37 @@ def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
     return LabelFile(labels=result, strange=strange)
 
 
+def draw_objects(objects: Objects, size: Size, coding: MaskCoding) -> Int[np.ndarray, "H W"]:
+    """Draw the classes of all pixels; where objects overlap, the smaller one is seen.
+
+    Args:
+        objects: With masks.
+        size: (height, width) of the picture in pixels.
+        coding: The number that objects of each class have; -1 for the background.
+
+    Returns:
+        Class numbers; -1 where there is no object, if the background is no class.
+    """
+    label_of = {value: label for label, value in enumerate(coding.values)}
+    background = label_of.get(-1, IGNORED)
+    labels = np.full(size, background, np.int16)
+    for place in np.argsort(-objects.areas, kind="stable"):
+        mask = objects.masks[place]
+        if mask is not None:
+            bitmap = decode_mask(to_run_lengths(mask, size))
+            labels[bitmap] = label_of.get(int(objects.class_ids[place]), background)
+    return labels
+
+
 def read_mask(listing: Listing, entry: Entry) -> LabelFile:
-    """Read the mask of a picture of a listing.
+    """Read the mask of a picture of a listing, or draw it from its objects.
 
     Raises:
         DataError: It cannot be read.
     """
     assert listing.coding is not None, "masks have a coding"
+    if entry.objects is not None:
+        assert entry.size is not None, "pictures with objects have a size"
+        return LabelFile(draw_objects(entry.objects, entry.size, listing.coding), {})
     data = read_bytes(listing.source, entry.mask)
     return read_labels(data, listing.coding, where=entry.mask)

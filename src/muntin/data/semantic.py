@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from muntin.data.archives import is_archive, read_bytes
+from muntin.data.coco import find_coco
+from muntin.data.drawn_maps import list_drawn
 from muntin.data.label_files import count_values, has_colors, read_values
 from muntin.data.mask_layouts import Pair, Pairs, pair_masks
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
 from muntin.data.trees import Tree, open_tree
+from muntin.data.yolo_layout import find_yolo
 from muntin.errors import DataError, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskCoding, Problem
 
@@ -62,7 +65,8 @@ def list_semantic(
     """List the pictures of a data set and their masks.
 
     Args:
-        path: A folder, a .zip or .tar with pictures and masks.
+        path: A folder, a .zip or .tar with pictures and masks; or what `list_detect` takes, where
+            objects have masks.
         classes: Those of a trained run, by whose names (and, where the data has no table, values)
             the masks are read.
         colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each; else a table in
@@ -78,6 +82,8 @@ def list_semantic(
         DataError: The path, the layout or the table is wrong, or values say nothing.
     """
     place = Path(path)
+    if place.is_file() and place.suffix.lower() in (".json", ".yaml", ".yml"):
+        return list_drawn(place, classes=classes, ignored=ignored)
     if not str(path).strip() or not (place.is_dir() or (place.exists() and is_archive(place))):
         got = "the file" if place.is_file() else "found nothing at"
         message = (
@@ -88,14 +94,13 @@ def list_semantic(
     tree = open_tree(place)
     pairs = pair_masks(tree)
     if not pairs.parts:
+        if find_coco(tree)[0] or find_yolo(tree) is not None:
+            return list_drawn(place, classes=classes, ignored=ignored)
         raise DataError(_nothing(tree, pairs))
     every = [pair for part in pairs.parts.values() for pair in part]
     table = parse_colors(colors) or find_table(tree, [pair.mask for pair in every])
     if table is None and classes is not None and classes.coding is not None:
-        table = MaskTable(
-            names=classes.names, kind=classes.coding.kind, values=classes.coding.values,
-            ignored=classes.coding.ignored, origin="the run",
-        )  # fmt: skip
+        table = _table_of(classes, classes.coding)
     seen = _look(tree.source, every, as_colors=table is not None and table.kind == "color")
     notes: list[str] = []
     names, coding = _decide(tree.source, table, seen, notes)
@@ -129,6 +134,16 @@ def list_semantic(
         note="; ".join([note, *notes]),
         problems=tuple(_problems(pairs, seen, coding)),
     )
+
+
+def _table_of(classes: Classes, coding: MaskCoding) -> MaskTable:
+    """The table of a run; one that learnt from objects has none but its order."""
+    if coding.kind == "objects":
+        return MaskTable(names=classes.names, origin="the run")
+    return MaskTable(
+        names=classes.names, kind=coding.kind, values=coding.values, ignored=coding.ignored,
+        origin="the run",
+    )  # fmt: skip
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -310,11 +325,12 @@ def _nothing(tree: Tree, pairs: Pairs) -> str:
     return (
         f"No picture in {tree.source!r} has a mask ({len(pairs.without_mask)} pictures, "
         f"{len(pairs.without_picture)} masks). Looked for folders such as images and masks with "
-        f"the same names below them, and for names such as 7.jpg and 7_mask.png. Rename them so."
+        f"the same names below them, for names such as 7.jpg and 7_mask.png, and for COCO or YOLO "
+        f"annotations with masks. Rename them so."
     )
 
 
-def name_value(value: int, kind: Literal["index", "color"]) -> str:
+def name_value(value: int, kind: Literal["index", "color", "objects"]) -> str:
     """Write a value of a mask as people know it.
 
     Example:

@@ -110,11 +110,12 @@ def _tally(listing: Listing, seen: list[Seen], num_threads: int) -> _Tally:
 
 def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
     entry, coding = one.entry, listing.coding
+    file = entry.mask or entry.path
     assert coding is not None, "masks have a coding"
     try:
         found = read_mask(listing, entry)
     except DataError as error:
-        return {}, [Problem(file=entry.mask, what=str(error), severity="error")]
+        return {}, [Problem(file=file, what=str(error), severity="error")]
     problems = []
     if found.labels.shape != one.size:
         high, wide = found.labels.shape
@@ -122,18 +123,18 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
             f"{high} x {wide} pixels (height x width), its picture {entry.path!r} has "
             f"{one.size[0]} x {one.size[1]}: make one of them again"
         )
-        problems.append(Problem(file=entry.mask, what=what, severity="error"))
+        problems.append(Problem(file=file, what=what, severity="error"))
     if found.strange:
         total = sum(found.strange.values()) / found.labels.size
         values = shorten(
             (name_value(value, coding.kind) for value in sorted(found.strange)), most=5
         )
         what = f"{total:.1%} of the pixels have a value that stands for no class, ignored: {values}"
-        problems.append(Problem(file=entry.mask, what=what, severity="warning"))
+        problems.append(Problem(file=file, what=what, severity="warning"))
     counts = count_values(found.labels)
     if set(counts) <= {-1}:
         what = "every pixel is ignored: nothing can be learnt from it"
-        problems.append(Problem(file=entry.mask, what=what, severity="warning"))
+        problems.append(Problem(file=file, what=what, severity="warning"))
     return counts, problems
 
 

@@ -197,25 +197,22 @@ class PictureStore:
         try:
             data = read_bytes(self.listing.source, entry.path)
             picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
-            _require_size(entry, (picture.shape[1], picture.shape[2]))
+            original: Size = (picture.shape[1], picture.shape[2])
+            _require_size(entry, original)
+            pixels = self._shrink(picture)
+            targets = self._read_targets(entry, pixels, original)
         except (DataError, OSError) as error:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
                 raise DataError(message) from error
             self.unreadable[index] = str(error)
             return None
-        original: Size = (picture.shape[1], picture.shape[2])
-        pixels = self._shrink(picture)
-        return Kept(
-            pixels=pixels, size=original, targets=self._read_targets(entry, pixels, original)
-        )
+        return Kept(pixels=pixels, size=original, targets=targets)
 
     def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])
-        if entry.objects is not None:
-            return to_targets(entry.objects, original, size)
-        if not entry.mask:
-            return None
+        if self.listing.coding is None:
+            return None if entry.objects is None else to_targets(entry.objects, original, size)
         labels = read_mask(self.listing, entry).labels
         if labels.shape != original:
             message = (

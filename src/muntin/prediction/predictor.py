@@ -81,6 +81,7 @@ class Predictor:
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
+        scales: Sequence[float] = (1.0,),
         strict: bool = True,
     ) -> list[Any]:
         """Predict.
@@ -91,6 +92,8 @@ class Predictor:
             tile: Side in pixels of the tiles in which large pictures are seen, for tasks that
                 find things; "auto" takes the size of the training pictures, for pictures that
                 are much larger. The whole picture is seen as well. None shows all at once.
+            scales: Factors of the size at which a picture is seen, for tasks that tell the class of
+                each pixel; all of them make the answer.
             strict: Whether a picture that cannot be read is an error; else it is left out of the
                 results with a warning that names it.
 
@@ -99,7 +102,7 @@ class Predictor:
 
         Raises:
             DataError: A picture cannot be read.
-            ConfigError: The task has no use for tiles.
+            ConfigError: The task has no use for tiles or scales.
         """
         if tile not in (None, "auto") and not isinstance(tile, int):
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
@@ -107,6 +110,7 @@ class Predictor:
         if tile is not None and self.task.dense is None:
             message = f"{self.task.name} sees whole pictures and has no use for tile. Leave it out."
             raise ConfigError(message)
+        scales = self._check_scales(scales)
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
         if not single and not isinstance(images, Iterable):
             message = (
@@ -127,19 +131,41 @@ class Predictor:
                 continue
             waiting.append(_Opened(str(image) if isinstance(image, (str, Path)) else "", pixels))
             if len(waiting) == self.batch_size or tile is not None:
-                results += self._predict(waiting, tta, tile)
+                results += self._predict(waiting, tta, tile, scales)
                 waiting = []
-        return results + (self._predict(waiting, tta, tile) if waiting else [])
+        return results + (self._predict(waiting, tta, tile, scales) if waiting else [])
 
     def _predict(
-        self, rows: list[_Opened], tta: bool, tile: int | Literal["auto"] | None
+        self,
+        rows: list[_Opened],
+        tta: bool,
+        tile: int | Literal["auto"] | None,
+        scales: tuple[float, ...],
     ) -> list[Any]:
         if self.task.tells_objects and (tile is not None or tta):
             return [self._find_in_views(row, tta, tile) for row in rows]
-        return self._see(rows, tta, None if tile == "auto" else tile)
+        return self._see(rows, tta, None if tile == "auto" else tile, scales)
+
+    def _check_scales(self, scales: Sequence[float]) -> tuple[float, ...]:
+        chosen = tuple(map(float, scales))
+        for scale in chosen or (0.0,):
+            check_range("scales", scale, 0.1, 10)
+        if chosen != (1.0,) and not self.task.tells_pixels:
+            message = (
+                f"scales are for maps of classes, got a run that was trained to {self.task.name}. "
+                f"Leave them out."
+            )
+            raise ConfigError(message)
+        return chosen
 
     @torch.inference_mode()
-    def _see(self, rows: list[_Opened], tta: bool = False, tile: int | None = None) -> list[Any]:
+    def _see(
+        self,
+        rows: list[_Opened],
+        tta: bool = False,
+        tile: int | None = None,
+        scales: tuple[float, ...] = (1.0,),
+    ) -> list[Any]:
         """Pictures of one size go together; what is said of one never depends on another."""
         pre = self.preprocessing
         fitted = [fit(to_tensor(row.pixels, pre.in_chans), row.size, pre) for row in rows]
@@ -164,6 +190,7 @@ class Predictor:
                 device=self.device,
                 tta=tta,
                 tile=tile,
+                scales=scales,
             )
             decoded = self.task.decode(self.task.see(glance), views, self.classes)
             results.update(zip(places, decoded, strict=True))

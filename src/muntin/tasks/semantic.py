@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
 from muntin.data.storing import DataConfig
-from muntin.data.transforms import normalise
+from muntin.data.transforms import Preprocessing, normalise, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
@@ -109,13 +109,27 @@ def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, 
     if glance.tile is None and area <= WHOLE * window[0] * window[1]:
         window = (picture.shape[1], picture.shape[2])
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
-    plain = slide(picture, look, window, size, batch_size=count)
-    if not glance.tta:
-        yield from plain
-        return
-    mirrored = slide(picture.flip(2), look, window, size, batch_size=count)
-    for one, other in zip(plain, mirrored, strict=True):
-        yield one.top, one.logits.softmax(dim=0) + other.logits.flip(2).softmax(dim=0)
+    mirrors = (False, True) if glance.tta else (False,)
+    ways = [(scale, mirrored) for scale in glance.scales for mirrored in mirrors]
+    streams = [
+        slide(_show(picture, *way, glance.pre), look, window, size, batch_size=count)
+        for way in ways
+    ]
+    for strips in zip(*streams, strict=True):
+        if len(ways) == 1:
+            yield strips[0].top, strips[0].logits
+            continue
+        total = sum(
+            (one.logits.flip(2) if mirrored else one.logits).softmax(dim=0)
+            for one, (_, mirrored) in zip(strips, ways, strict=True)
+        )
+        yield strips[0].top, cast(Tensor, total)
+
+
+def _show(picture: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> Tensor:
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale)))
+    seen = resize(picture, size, pre.interpolation)
+    return seen.flip(2) if mirrored else seen
 
 
 def _decode(

@@ -55,6 +55,7 @@ class Glance:
         device: Where the network is.
         tta: Whether the mirrored picture is seen too, where one answer can be made of both.
         tile: Side in pixels of the windows in which a picture is seen; None chooses.
+        scales: Factors of the size at which a picture is seen, all of which make the answer.
     """
 
     network: nn.Module
@@ -64,6 +65,7 @@ class Glance:
     device: torch.device
     tta: bool = False
     tile: int | None = None
+    scales: tuple[float, ...] = (1.0,)
 
     def prepare(self) -> Float[Tensor, "B C H W"]:
         """Give the images as the network reads them."""
@@ -176,6 +178,11 @@ class Task:
     def tells_objects(self) -> bool:
         """Whether answers are objects, and those of several views of a picture can be merged."""
         return self.recipes == "objects"
+
+    @property
+    def tells_pixels(self) -> bool:
+        """Whether answers are the classes of pixels."""
+        return self.recipes == "maps"
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the figure by which epochs are compared."""
