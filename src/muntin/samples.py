@@ -185,6 +185,7 @@ class DataSets:
         test: What to report on.
         note: What was found, in one line.
         problems: Annotations that were left out, and others worth a warning.
+        left_out: How many annotations were left out and why, in one line; "" when none was.
     """
 
     train: Listing | None
@@ -192,6 +193,7 @@ class DataSets:
     test: Listing | None = None
     note: str = ""
     problems: tuple[Problem, ...] = ()
+    left_out: str = ""
 
     @property
     def parts(self) -> dict[str, Listing]:

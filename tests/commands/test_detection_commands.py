@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from muntin.data.shape_sets import write_coco
+from muntin.errors import MuntinWarning
+from muntin.scoring import evaluate
 from tests.commands.refusing import refuses
 from tests.detectors import BODY, BODY_SETTINGS, empty_pictures, head_settings, train_detector
 
@@ -78,6 +81,22 @@ def test_json(muntin, run, data):
     assert [len(one["boxes"]) for one in json.loads(many)] == [2, 2]
     report = json.loads(muntin("check", "instance", data, "--json")[1])
     assert report["ok"] is True
+
+
+def test_what_is_left_out_is_said_when_a_run_is_scored(run, data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    path = copy / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 99
+    path.write_text(json.dumps(content))
+    with pytest.warns(MuntinWarning, match=r"1 annotation left out: 1 of an unknown class.*check"):
+        evaluate(run, copy, pictures=False)
+
+
+def test_tiles_are_advised_where_pictures_are_shrunk_a_lot(muntin, run, tmp_path):
+    Image.new("L", (500, 40)).save(tmp_path / "wide.png")
+    assert "--tile auto finds small objects" in muntin("predict", run, tmp_path)[1]
+    assert "--tile" not in muntin("predict", run, tmp_path, "--tile=auto")[1]
 
 
 def test_any_picture(muntin, run, tmp_path):

@@ -617,3 +617,15 @@ def test_real_json_itself(data_root, name):
 def test_keypoint_file_itself(data_root):
     data = list_detect(data_root / "coco_mini/annotations/person_keypoints_val2017.json")
     assert data.train.class_names == ("person",)
+
+
+def test_what_a_file_has_twice_is_named(tmp_path):
+    categories = [*CATEGORIES, {"id": 9, "name": "cat "}]
+    rows = [note(1), note(1, (0, 0, 5, 6), category_id=9)]
+    data = list_detect(one_set(tmp_path, coco(rows, categories=categories)))
+    assert data.train.class_names == ("cat", "dog")
+    assert only(data).class_ids.tolist() == [0, 0]
+    first, second = whats(data)
+    assert first == "categories 3, 9 are all named 'cat': taken as one class"
+    assert second == "1 annotation ids are given several times (1): all kept"
+    assert data.left_out == ""

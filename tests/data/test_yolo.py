@@ -398,3 +398,16 @@ def test_paths_that_lead_to_the_same_pictures(tmp_path):
     write(tmp_path, "data.yaml", text)
     with pytest.raises(DataError, match=r"must be different folders .* same pictures for both"):
         list_detect(tmp_path)
+
+
+def test_a_text_that_cannot_be_read_hides_no_other_fault(tmp_path):
+    one(tmp_path, "0 0.5 0.5 0.2 0.5\n7 0.5 0.5 0.2 0.5\n")
+    picture(tmp_path, "2.jpg")
+    (tmp_path / "2.txt").write_bytes(b"\xff\xfe0\x00 ")
+    data = list_detect(tmp_path)
+    assert [entry.path for entry in data.train.entries] == ["1.jpg"]
+    broken, unknown = data.problems
+    assert broken.file == "2.jpg"
+    assert "must be a text in UTF-8" in broken.what
+    assert "of an unknown class" in unknown.what
+    assert data.left_out == "1 annotation left out: 1 of an unknown class"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.drawing.fonts import load_font
+from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
 from muntin.drawing.results import draw_result
 from muntin.drawing.saving import save_figure, save_picture
@@ -96,3 +96,9 @@ def test_a_disk_that_refuses(tmp_path):
     with pytest.raises(RunError, match=r"a.png could not be written .*move it"):
         save_picture(Image.new("RGB", (2, 2)), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_names_without_glyphs_are_numbers_in_plots():
+    figure = draw_bars({"cat": 0.5, "\u732b": 0.2}, "recall", "share")
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["class 1", "cat"]
+    assert clean_label("a" * 30, 3) == "a" * 21 + "..."

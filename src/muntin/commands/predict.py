@@ -15,12 +15,16 @@ from muntin.commands.values import parse_scales, parse_settings, parse_tile, to_
 
 if TYPE_CHECKING:
     from muntin.runs import Run
+    from muntin.shapes import Size
 
 __all__ = ["predict"]
 
 
 SURE = 0.3
 """Of a detector that was never validated, objects of a lower score are not counted or drawn."""
+
+SHRUNK = 3
+"""From so many times the size that a run sees on, it is said that tiles find more."""
 
 
 def predict(
@@ -59,9 +63,9 @@ def predict(
     results = [result.above(threshold or 0.0) for result in found]
     code = int(missing or len(results) < len(paths))
     finds = any(isinstance(result, Detections) for result in results)
-    sure = threshold or 0.0
+    sure, why = threshold or 0.0, ""
     if finds and threshold is None:
-        sure = _sure_score(opened)
+        sure, why = _sure_score(opened)
     if out:
         _draw(results, out, sure)
     if as_json:
@@ -70,7 +74,9 @@ def predict(
     for result in results:
         typer.echo(f"{result.path}: {_describe(result, sure)}")
     if finds and threshold is None:
-        typer.echo(f"counted and drawn: scores from {sure:.2f} on, the best F1 (--threshold)")
+        typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
+    if finds and not tile and any(_is_shrunk(result.size, opened) for result in results):
+        typer.echo("large pictures were shrunk a lot to be seen: --tile auto finds small objects")
     if out:
         typer.echo(f"pictures: {out}")
     return code
@@ -93,15 +99,21 @@ def _find_all(places: list[str]) -> tuple[list[Path], bool]:
     return paths, missing
 
 
-def _sure_score(run: Run) -> float:
-    """The score at which the run's F1 was best in validation."""
+def _is_shrunk(size: Size, run: Run) -> bool:
+    return max(size) > SHRUNK * max(run.preprocessing.img_size)
+
+
+def _sure_score(run: Run) -> tuple[float, str]:
+    """The score at which the run's F1 was best in validation, and why it is that one."""
     from muntin.training.journal import read_journal
 
     goal = f"val_{run.task.goals[0]}"
     lines = [line for line in read_journal(run.path) if line.get(goal) is not None]
     best = max(lines, key=lambda line: line[goal], default={})
+    if not best.get("val_best_threshold"):
+        return SURE, "as its validation found none that is best"
     # It is the score of an object, which may come out a little lower in other company.
-    return max(0.0, float(best.get("val_best_threshold") or SURE) - 1e-4)
+    return max(0.0, float(best["val_best_threshold"]) - 1e-4), "the best F1 in validation"
 
 
 def _draw(results: list[Any], out: str, least: float) -> None:

@@ -10,7 +10,7 @@ the place that was given.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +116,7 @@ def read_coco(
     """
     read = [_read_file(tree, part, path, masks) for part, path in files.items()]
     for file in read:
+        _tell_twins(file, findings)
         file.pictures = find_pictures(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
     used = {name for file in read for name in _used_classes(file)}
@@ -201,6 +202,20 @@ def _read_categories(rows: list[Any], path: str) -> tuple[dict[Id, str], dict[st
         parents[name] = clean_class_name(row.get("supercategory", ""))
     ordered = sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0]))
     return dict(ordered), parents
+
+
+def _tell_twins(file: _File, findings: Findings) -> None:
+    """Name what a file has twice: taken all the same, but hardly meant."""
+    names = Counter(file.categories.values())
+    for name in (name for name, count in names.items() if count > 1):
+        ids = shorten(key for key, other in file.categories.items() if other == name)
+        findings.warn(file.path, f"categories {ids} are all named {name!r}: taken as one class")
+    rows = (row for row in file.annotations if isinstance(row, dict))
+    keys = Counter(key for row in rows if (key := plain_id(row.get("id"))) is not None)
+    twice = [key for key, count in keys.items() if count > 1]
+    if twice:
+        what = f"{len(twice)} annotation ids are given several times ({shorten(twice)}): all kept"
+        findings.warn(file.path, what)
 
 
 def _used_classes(file: _File) -> set[str]:

@@ -160,6 +160,7 @@ def _join(
         test=sets.get("test"),
         note="; ".join(note for note in notes if note),
         problems=tuple(problems),
+        left_out=findings.summary(),
     )
 
 

@@ -115,8 +115,9 @@ class PictureStore:
             self._stacked = self._stack()
         if len(self.unreadable) == len(listing):
             message = (
-                f"{listing.source} must hold pictures that can be read, got none that can: "
-                f"{shorten(self.unreadable.values(), most=1)} See muntin check."
+                f"{listing.source} must hold pictures that can be read, got none of "
+                f"{len(listing)} that can. {' '.join([*self.unreadable.values()][:1])} "
+                f"See muntin check."
             )
             raise DataError(message)
         self._told: set[int] = set()

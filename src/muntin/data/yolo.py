@@ -113,9 +113,13 @@ def _read_part(part: PartLayout, layout: Layout, findings: Findings) -> list[_Fi
     for picture in part.pictures:
         labels = label_of(picture, part.tree)
         without += labels is None
-        rows = _read_rows(part.tree, labels, layout.has_keypoints, findings) if labels else []
+        try:
+            rows = _read_rows(part.tree, labels, layout.has_keypoints, findings) if labels else []
+        except DataError as error:
+            findings.warn(picture, f"left out: {error}")
+            continue
         files.append(_File(picture=picture, labels=labels or picture, rows=rows))
-    if without == len(files):
+    if without == len(part.pictures):
         findings.notes.append(f"{part.name} left out: none of its {without} pictures has a text")
         return []
     if without:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from muntin.drawing.fonts import has_glyphs, load_font
+from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
@@ -115,7 +115,7 @@ def _found_marks(found: Detections) -> list[_Mark]:
     marks = []
     for row in range(len(found)):
         class_id = int(found.class_ids[row])
-        name = _clean(found.class_names[row], class_id)
+        name = clean_label(found.class_names[row], class_id)
         mark = _Mark(
             box=found.boxes[row],
             class_id=class_id,
@@ -133,7 +133,7 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
     # The smallest come first, that is on top.
     for row in np.argsort(objects.areas, kind="stable"):
         class_id, crowd = int(objects.class_ids[row]), bool(objects.crowd[row])
-        name = _clean(class_names[class_id], class_id)
+        name = clean_label(class_names[class_id], class_id)
         mark = _Mark(
             box=np.asarray(objects.boxes[row], np.float64),
             class_id=class_id,
@@ -144,14 +144,6 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
         )
         marks.append(mark)
     return [mark for mark in marks if np.isfinite(mark.box).all()]
-
-
-def _clean(name: str, class_id: int, most: int = 24) -> str:
-    """Bring a name to one line that the font can write; the number where it knows no such signs."""
-    line = " ".join(name.encode("utf-8", "replace").decode().split())
-    if not has_glyphs(line):
-        return f"class {class_id}"
-    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 def _draw_panel(

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-__all__ = ["has_glyphs", "load_font"]
+__all__ = ["clean_label", "has_glyphs", "load_font"]
 
 _PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
@@ -20,6 +20,19 @@ _PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """Give DejaVu Sans, `size` pixels high."""
     return ImageFont.truetype(str(_PLACE), size)
+
+
+def clean_label(name: str, class_id: int, most: int = 24) -> str:
+    """Bring the name of a class to one short line that the font can write; else its number.
+
+    Example:
+        >>> clean_label("domestic   cat", 3), clean_label("\u732b", 3)
+        ('domestic cat', 'class 3')
+    """
+    line = " ".join(name.encode("utf-8", "replace").decode().split())
+    if not has_glyphs(line):
+        return f"class {class_id}"
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 def has_glyphs(text: str) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from muntin.drawing.fonts import clean_label
+
 __all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_precision_recall"]
 
 # Okabe and Ito: told apart by people who do not see every colour.
@@ -40,7 +42,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
                         ha="center", va="center", color=colour, fontsize=8,
                     )  # fmt: skip
     if many <= 60:
-        names = [_cut(name) for name in class_names]
+        names = [clean_label(name, place) for place, name in enumerate(class_names)]
         absent = counts.sum(axis=1) == 0
         rows = [f"{name} (none)" if no else name for name, no in zip(names, absent, strict=True)]
         axes.set_xticks(range(many), names, rotation=90, fontsize=8)
@@ -63,7 +65,9 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
     for place, (_, value) in enumerate(shown):
         text = "n/a" if value is None else f"{value:.2f}"
         axes.text((value or 0.0) + 0.01, place, text, va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(shown)), [_cut(name) for name, _ in shown], fontsize=8)
+    places = {name: place for place, name in enumerate(values)}
+    names = [clean_label(name, places[name]) for name, _ in shown]
+    axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xlabel(label)
@@ -149,7 +153,7 @@ def draw_precision_recall(
             precision[place],
             color=COLOURS[number % len(COLOURS)],
             linestyle="-" if number < len(COLOURS) else "--",
-            label=f"{_cut(class_names[place])}  {areas[place]:.2f}",
+            label=f"{clean_label(class_names[place], place)}  {areas[place]:.2f}",
             linewidth=1.4,
         )
     if len(known):
@@ -171,7 +175,3 @@ def draw_precision_recall(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, alpha=0.3)
     return figure
-
-
-def _cut(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 3] + "..."

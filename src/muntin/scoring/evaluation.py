@@ -37,6 +37,9 @@ def pick_part(
     if parts.fault:
         message = f"{parts.fault}. See: muntin check {task.name} {data}"
         raise DataError(message)
+    if parts.left_out:
+        text = f"{parts.left_out}. See: muntin check {task.name} {data}"
+        warnings.warn(text, MuntinWarning, stacklevel=3)
     if task.dense is None and listing.multi_label and not classes.multi_label:
         message = (
             f"{data} must have one class a picture, as the run was trained with, got pictures "

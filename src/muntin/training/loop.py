@@ -262,6 +262,9 @@ class _Loop:
     def end_epoch(self) -> bool:
         """Validate, keep the best weights, write journal and checkpoint; True after the last."""
         position = self.position
+        if position.epoch == 0 and position.step < len(self.loader):
+            text = f"The time is over after {position.step} of {len(self.loader)} steps of epoch 1."
+            self.reporter.note(text)
         position.epoch, position.step = position.epoch + 1, 0
         last = position.epoch == self.config.epochs or self.progress() >= 1
         line: dict[str, Any] = {

@@ -164,12 +164,12 @@ def train(
     request = _resumed(request, bool(out)) if resume else _repeated(request)
     prepared = prepare(request)
     run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
-    for note in prepared.notes if not resume else (f"going on with {folder}",):
-        reporter.note(note)
     if resume:
         _refuse_other_data(folder, run, prepared.train, prepared.val)
     else:
         _write_start(run, prepared.train, prepared.val)
+    for note in prepared.notes if not resume else (f"going on with {folder}",):
+        reporter.note(note)
     job = _Job(
         run=run,
         network=prepared.network,
