@@ -42,7 +42,7 @@ def environment(libraries: tuple[str, ...] = ()) -> dict[str, Any]:
     """Command, commit, date, device and versions."""
     versions = {name: importlib.metadata.version(name) for name in ("torchvision", *libraries)}
     return {
-        "command": "python " + shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": "python " + shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *_words()]),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "src")),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -70,6 +70,11 @@ def write(topic: str, device: str, content: dict[str, Any]) -> Path:
     path = RESULTS / f"{content['date']}_{device}_{topic}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _words() -> list[str]:
+    """The options; where a folder of this machine is named, its last part only."""
+    return [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
 
 
 def _git(*words: str) -> str:

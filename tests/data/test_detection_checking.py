@@ -34,7 +34,8 @@ def add(folder: Path, *boxes: tuple[float, ...], **other) -> None:
     """Append annotations to the first picture."""
 
     def edit(data):
-        for number, box in enumerate(boxes, 901):
+        first = max(900, *(row["id"] for row in data["annotations"])) + 1
+        for number, box in enumerate(boxes, first):
             row = {"id": number, "image_id": 1, "category_id": 1, "bbox": list(box)}
             data["annotations"].append(row | other)
 

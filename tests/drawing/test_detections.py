@@ -254,6 +254,7 @@ def test_precision_recall(tmp_path, count, counted):
     precision = precision.reshape(count, 101)
     if count > 1:
         precision[1] = np.nan
+    # The font has no letters for the names: their numbers are written.
     names = [f"class \u4e2d {k}" for k in range(count)]
     counts = np.arange(count)[::-1] if counted else ()
     figure = draw_precision_recall(recall, precision, names, "title", num_objects=counts)
@@ -264,8 +265,8 @@ def test_precision_recall(tmp_path, count, counted):
     if not count:
         return
     labels = [line.get_label() for line in lines]
-    assert labels[0].startswith("class \u4e2d 0 ") == (counted or known <= 10)
-    assert any(label.startswith(f"class \u4e2d {count - 1} ") for label in labels)
+    assert labels[0].startswith("class 0 ") == (counted or known <= 10)
+    assert any(label.startswith(f"class {count - 1} ") for label in labels)
     mean = np.nanmean(precision)
     assert labels[-1] == f"mean of {known}  {mean:.2f}"
     assert figure.axes[0].get_legend() is not None

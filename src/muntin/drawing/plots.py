@@ -153,7 +153,7 @@ def draw_precision_recall(
             precision[place],
             color=COLOURS[number % len(COLOURS)],
             linestyle="-" if number < len(COLOURS) else "--",
-            label=f"{clean_label(class_names[place], place)}  {areas[place]:.2f}",
+            label=f"{clean_label(class_names[place], int(place))}  {areas[place]:.2f}",
             linewidth=1.4,
         )
     if len(known):
