@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 import muntin
 from muntin.data.shape_sets import write_maps
-from muntin.errors import ConfigError, DataError
+from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.results import SemanticMap
 from muntin.runs import Run
 from muntin.training.journal import read_journal
@@ -105,6 +106,29 @@ def test_prediction(data, tmp_path):
     assert json.loads(json.dumps(values)) == values
     assert sum(row["share"] for row in values["semantic"]) == pytest.approx(1, abs=1e-5)
     assert muntin.draw(pictures[1], found[1]).size[0] >= 210
+
+
+def test_several_scales(data, tmp_path):
+    run = train_maps(data, tmp_path / "run")
+    predictor = muntin.load(run.path)
+    picture = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    plain = predictor(picture)[0].labels
+    assert (predictor(picture, scales=[1])[0].labels == plain).all()
+    assert (predictor(picture, scales=[1, 1])[0].labels == plain).all()
+    several = predictor(picture, scales=(0.5, 1.0, 1.3), tta=True, tile=64)[0]
+    assert several.size == (90, 130)
+    with pytest.raises(ConfigError, match="scales must be from"):
+        predictor(picture, scales=())
+
+
+def test_a_picture_whose_mask_has_another_size_is_left_out(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    path = next((copy / "masks" / "train").iterdir())
+    Image.fromarray(np.asarray(Image.open(path))[:50].copy()).save(path)
+    with pytest.warns(MuntinWarning, match=r"1 of 12 pictures .* are left out"):
+        train_maps(copy, tmp_path / "run", epochs=1)
+    with pytest.raises(DataError, match=r"must have the size of its picture.*got \(50, 80\)"):
+        train_maps(copy, tmp_path / "strict", settings={"data.strict": True})
 
 
 def test_a_run_knows_its_colours(data, tmp_path):

@@ -127,12 +127,15 @@ def list_semantic(
     counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
     note = f"masks as {'colours' if coding.kind == 'color' else 'class numbers'}, {counts} pictures"
     note += f", {len(names)} classes: {shorten(names, most=8)}"
+    problems = _problems(pairs, seen, coding)
+    left_out = _summary(pairs, problems)
     return DataSets(
         train=listings.get("train"),
         val=listings.get("val"),
         test=listings.get("test"),
-        note="; ".join([note, *notes]),
-        problems=tuple(_problems(pairs, seen, coding)),
+        note="; ".join(filter(None, [note, left_out, *notes])),
+        problems=tuple(problems),
+        left_out=left_out,
     )
 
 
@@ -319,6 +322,17 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
     )
     severity = "error" if share > 0.5 else "warning"
     return [Problem(file="masks", what=what, severity=severity), *problems]  # type: ignore[arg-type]
+
+
+def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
+    """What is left out, in one line."""
+    counts = {
+        "without a mask": len(pairs.without_mask),
+        "masks without a picture": len(pairs.without_picture),
+    }
+    words = [f"{count} {what} left out" for what, count in counts.items() if count]
+    strange = [one.what for one in problems if one.file == "masks"]
+    return "; ".join([*strange, *words])
 
 
 def _nothing(tree: Tree, pairs: Pairs) -> str:
