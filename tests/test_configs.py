@@ -87,7 +87,7 @@ def test_wrong_values(case):
 def test_missing_and_unknown():
     with pytest.raises(ConfigError, match="Outer needs count, which the file lacks"):
         from_dict(Outer, {}, where="the file")
-    with pytest.raises(ConfigError, match=r"Unknown option of Outer 'nmae'. Did you mean 'name'"):
+    with pytest.raises(ConfigError, match=r"Unknown option in --set 'nmae'. Did you mean 'name'"):
         with_texts(Outer(count=1), [("nmae", "x")])
     with pytest.raises(ConfigError, match=r"count is a single value, so 'count.x' does not exist"):
         with_texts(Outer(count=1), [("count.x", "1")])

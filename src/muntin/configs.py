@@ -119,7 +119,7 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--s
     for path, text in texts:
         first, _, rest = path.partition(".")
         if first not in names:
-            raise ConfigError(unknown_name(f"option of {where}", first, names))
+            raise ConfigError(unknown_name(f"option in {where}", first, names))
         if not rest:
             values[first] = _read(text)
         elif dataclasses.is_dataclass(getattr(config, first)):

@@ -111,7 +111,7 @@ def test_a_batch_that_somebody_asked_for_stays(data, tmp_path):
 
 
 WRONG = {
-    "train.epoch": ("3", r"Unknown option of TrainConfig 'epoch'. Did you mean 'epochs'"),
+    "train.epoch": ("3", r"Unknown option in --set 'epoch'. Did you mean 'epochs'"),
     "trian.epochs": ("3", r"Unknown group of settings 'trian'. Did you mean 'train'"),
     "epochs": ("3", r"Unknown group of settings 'epochs'.* such as train.epochs=10"),
     "train.epochs": ("many", r"epochs in --set must be a whole number, got 'many'"),
