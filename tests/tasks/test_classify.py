@@ -33,7 +33,7 @@ def loss_of(logits, labels, classes, *, smoothing=0.0, class_weights=None):
         images=torch.zeros(len(logits), 3, 16, 16),
         sizes=torch.full((len(logits), 2), 16),
         labels=labels,
-        objects=None,
+        targets=None,
         classes=classes,
         class_weights=class_weights,
         label_smoothing=smoothing,

@@ -110,7 +110,9 @@ def test_transformers_own_files(tmp_path):
     muntin.load_weights(model, file)
     found = muntin.to_dialect(model, "transformers")
     # A norm that transformers keeps and never uses.
-    assert wanted.keys() - found.keys() == {f"backbone.swin.layernorm.{p}" for p in ("weight", "bias")}
+    assert wanted.keys() - found.keys() == {
+        f"backbone.swin.layernorm.{p}" for p in ("weight", "bias")
+    }
     assert all(tensor.equal(wanted[name]) for name, tensor in found.items())
     older = {name.replace("backbone.swin.", "backbone."): one for name, one in wanted.items()}
     again = build(SMALL)
