@@ -59,12 +59,12 @@ def main() -> None:
     parser.add_argument("--out", default="", help="keep the run folder here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = arrange(Path(options.data) / "dubai_aerial", Path(folder) / "data")
+        learn, score = arrange(Path(options.data) / "dubai_aerial", Path(folder) / "data")
         run = Path(options.out or folder).resolve() / "dubai"
-        ours = train_muntin(pictures, run, options.minutes)
+        ours = train_muntin(learn, score, run, options.minutes)
         preprocessing = json.loads((run / "preprocessing.json").read_text())
-        ours["windows"] = compare_windows(pictures, run)
-        rival = train_rival(pictures, options.minutes, preprocessing)
+        ours["windows"] = compare_windows(score, run)
+        rival = train_rival(learn, score, options.minutes, preprocessing)
     content = {
         **record.environment(),
         "what": f"dubai_aerial, {options.minutes:g} minutes of wall time from scratch, tiles 7, 8",
@@ -78,24 +78,26 @@ def main() -> None:
     print(record.write("semantic_dubai", f"cpu{os.cpu_count()}", content))
 
 
-def arrange(source: Path, folder: Path) -> Path:
-    """Lay the tiles out as train and test, with the table of colours."""
+def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
+    """Lay out what is learnt from and what is scored, apart, each with the table of colours."""
+    places = folder / "learn", folder / "score"
     for tile in sorted(source.glob("Tile *")):
-        part = folder / ("test" if tile.name in TEST else "train")
-        part.mkdir(parents=True, exist_ok=True)
-        (part / tile.name).symlink_to(tile.resolve(), target_is_directory=True)
-    (folder / "classes.json").write_text(json.dumps(COLORS), encoding="utf-8")
-    return folder
+        place = places[tile.name in TEST]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / tile.name).symlink_to(tile.resolve(), target_is_directory=True)
+    for place in places:
+        (place / "classes.json").write_text(json.dumps(COLORS), encoding="utf-8")
+    return places
 
 
-def train_muntin(data: Path, run: Path, minutes: float) -> dict[str, Any]:
-    """Train and score as a user does."""
+def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
+    """Train and score as a user does; a part of what is learnt from is kept for validation."""
     begun = time.monotonic()
     muntin(
-        "train", "semantic", data, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
+        "train", "semantic", learn, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
     )
     seconds = time.monotonic() - begun
-    figures = json.loads(muntin("eval", run, data, "--json", keep=True))
+    figures = json.loads(muntin("eval", run, score, "--json", keep=True))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     config = json.loads((run / "config.json").read_text())
     return {
@@ -109,10 +111,10 @@ def train_muntin(data: Path, run: Path, minutes: float) -> dict[str, Any]:
     }
 
 
-def compare_windows(data: Path, run: Path) -> dict[str, float]:
+def compare_windows(score: Path, run: Path) -> dict[str, float]:
     """Score the test pictures seen at once, and in windows of the size of training."""
     opened = load_run(run)
-    test = list_semantic(data).test
+    test = list_semantic(score).train  # one set that stands alone
     assert test is not None
     whole, parts = SemanticMetric(test.class_names), SemanticMetric(test.class_names)
     same = []
@@ -131,11 +133,12 @@ def compare_windows(data: Path, run: Path) -> dict[str, float]:
     }
 
 
-def train_rival(data: Path, minutes: float, preprocessing: dict[str, Any]) -> dict[str, Any]:
+def train_rival(
+    learn: Path, score: Path, minutes: float, preprocessing: dict[str, Any]
+) -> dict[str, Any]:
     """Train torchvision's model for the same time, and score it."""
     begun = time.monotonic()
-    sets = list_semantic(data)
-    train, test = sets.train, sets.test
+    train, test = list_semantic(learn).train, list_semantic(score).train
     assert train is not None
     assert test is not None
     torch.manual_seed(0)

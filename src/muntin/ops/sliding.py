@@ -60,7 +60,7 @@ def slide(
     window: Size,
     out_size: Size,
     *,
-    overlap: float = 0.5,
+    overlap: float = 0.25,
     batch_size: int = 1,
     rows: int = 0,
 ) -> Iterator[Strip]:

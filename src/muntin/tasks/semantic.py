@@ -33,8 +33,8 @@ from muntin.tasks.task import Dense, Glance, Lesson, Task, View
 
 __all__ = ["SEMANTIC"]
 
-WHOLE = 4
-"""Pictures of up to so many times the area of a window are seen as a whole."""
+WIDER = 2
+"""Windows of prediction have so many times the sides of those of training: less is seen twice."""
 
 
 class _Truth:
@@ -104,9 +104,10 @@ def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, 
         logits: Tensor = glance.network(normalise(windows.to(glance.device), glance.pre))
         return logits
 
-    window = glance.pre.img_size if glance.tile is None else (glance.tile, glance.tile)
-    area = picture.shape[1] * picture.shape[2]
-    if glance.tile is None and area <= WHOLE * window[0] * window[1]:
+    window = (WIDER * glance.pre.img_size[0], WIDER * glance.pre.img_size[1])
+    if glance.tile is not None:
+        window = (glance.tile, glance.tile)
+    elif picture.shape[1] * picture.shape[2] <= window[0] * window[1]:
         window = (picture.shape[1], picture.shape[2])
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
     mirrors = (False, True) if glance.tta else (False,)
