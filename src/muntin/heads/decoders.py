@@ -104,7 +104,7 @@ class _Join(nn.Module):
 
 
 def _conv(before: int, after: int, kernel: int, norm: NormName) -> ConvNorm:
-    return ConvNorm(before, after, kernel, norm=norm, activation=True)
+    return ConvNorm(before, after, kernel, norm=norm, activation=True, recompute=True)
 
 
 def _enlarge(maps: Tensor, size: Size | torch.Size) -> Tensor:

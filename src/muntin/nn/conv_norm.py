@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from muntin.shapes import Float
 
@@ -29,6 +31,11 @@ class MapNorm(nn.BatchNorm2d):
 
     Of one picture pooled to one cell there is nothing to take a spread from.
     """
+
+    def learns_from(self, maps: Float[Tensor, "B C_in H W"]) -> bool:
+        """Whether it takes the figures of maps, for which there must be several values."""
+        count = maps.shape[0] * maps.shape[2] * maps.shape[3]
+        return self.training and torch.is_grad_enabled() and count > 1
 
     def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalise."""
@@ -61,6 +68,8 @@ class ConvNorm(nn.Module):
         kernel: Side of the kernel, odd.
         norm: After the convolution, which then has no bias.
         activation: Whether a ReLU follows.
+        recompute: Whether training with "batch" and a ReLU remembers the input alone and convolves
+            again on the way back: for large maps.
     """
 
     def __init__(
@@ -71,8 +80,10 @@ class ConvNorm(nn.Module):
         *,
         norm: NormName = "none",
         activation: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute and activation and norm == "batch"
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none"
         )
@@ -81,4 +92,56 @@ class ConvNorm(nn.Module):
 
     def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
         """Apply all three."""
+        norm = self.norm
+        if self.recompute and isinstance(norm, MapNorm) and norm.learns_from(maps):
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+            out: Tensor = _ConvBatchRelu.apply(
+                maps, self.conv.weight, norm.weight, norm.bias, norm, self.conv.padding
+            )
+            return out
         return self.activation(self.norm(self.conv(maps)))
+
+
+class _ConvBatchRelu(torch.autograd.Function):
+    """Keeps the input; autograd would keep what the convolution gives and what the ReLU gives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (autograd's own)
+        maps: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        norm: MapNorm,
+        padding: tuple[int, int],
+    ) -> Tensor:
+        out, mean, spread = torch.native_batch_norm(
+            F.conv2d(maps, weight, padding=padding), scale, shift, norm.running_mean,
+            norm.running_var, True, norm.momentum or 0.0, norm.eps,
+        )  # fmt: skip
+        ctx.save_for_backward(maps, weight, scale, shift, mean, spread)
+        ctx.eps, ctx.padding = norm.eps, padding
+        return out.relu_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        maps, weight, scale, shift, mean, spread = ctx.saved_tensors
+        # Under autocast it was convolved in the precision of the gradient.
+        maps_there, weight_there = maps.to(gradient.dtype), weight.to(gradient.dtype)
+        before = F.conv2d(maps_there, weight_there, padding=ctx.padding)
+        factor = (scale * spread)[:, None, None]
+        # Where the ReLU let nothing through, nothing comes back.
+        is_on = before * factor + (shift - mean * scale * spread)[:, None, None] > 0
+        inner, for_scale, for_shift = torch.ops.aten.native_batch_norm_backward(
+            gradient * is_on, before, scale, None, None, mean, spread, True, ctx.eps,
+            [True, True, True],
+        )  # fmt: skip
+        del before, is_on
+        for_maps, for_weight, _ = torch.ops.aten.convolution_backward(
+            inner, maps_there, weight_there, None, [1, 1], ctx.padding, [1, 1], False, [0, 0], 1,
+            [ctx.needs_input_grad[0], True, False],
+        )  # fmt: skip
+        if for_maps is not None:
+            for_maps = for_maps.to(maps.dtype)
+        return for_maps, for_weight.to(weight.dtype), for_scale, for_shift, None, None

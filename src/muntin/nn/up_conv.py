@@ -45,7 +45,7 @@ class GatheringConv(nn.Conv2d):
                 value = F.conv2d(_enlarge(part, size), weight, padding=weight.shape[2] // 2)
             else:
                 value = _EnlargeAndConvolve.apply(part, weight, size)
-            total = value if total is None else total + value
+            total = value if total is None else total.add_(value)
         assert total is not None, "there is at least one map"
         return total if self.bias is None else total + self.bias[:, None, None]
 
