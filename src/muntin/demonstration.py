@@ -91,7 +91,8 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
 
 def _pictures(data: Path) -> list[Path]:
     """Pictures that were not trained on."""
-    return sorted(path for path in (data / "val").rglob("*") if path.suffix in (".png", ".jpg"))
+    found = (path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))
+    return sorted(path for path in found if "val" in path.parts and "masks" not in path.parts)
 
 
 def _write_classify(folder: Path) -> object:
