@@ -34,8 +34,8 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.detection import list_detect
 from muntin.metrics.detection import DetectionMetric
-from muntin.ops.masks import decode_mask, encode_mask, to_run_lengths
 from muntin.results import Detections
+from muntin.run_lengths import decode_mask, encode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, Objects
 
 TASKS = {"bccd": "detect", "nuclei": "instance"}

@@ -67,6 +67,7 @@ def rows() -> list[tuple[str, str, str, str]]:
                 )
             )
     table += detection_rows()
+    table += semantic_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
@@ -127,6 +128,67 @@ def detection_rows() -> list[tuple[str, str, str, str]]:
                     name,
                 )
             )
+    return table
+
+
+def semantic_rows() -> list[tuple[str, str, str, str]]:
+    """Maps of classes: accuracy from scratch, cost, large pictures."""
+    table = []
+    if found := newest("semantic_dubai"):
+        name, result = found
+        for contestant, row in result.items():
+            if isinstance(row, dict) and "test" in row:
+                table.append(
+                    (
+                        f"dubai_aerial from scratch, {result['minutes']:g} minutes: {contestant}",
+                        f"mIoU {row['test']['miou']:.3f}",
+                        f"pixel accuracy {row['test']['pixel_accuracy']:.3f}",
+                        name,
+                    )
+                )
+        windows = result["muntin"]["windows"]
+        table.append(
+            (
+                "dubai_aerial, test pictures seen in windows",
+                f"mIoU {windows['miou_in_windows']:.3f}",
+                f"{windows['miou_at_once']:.3f} seen at once; {windows['same_pixels']:.1%} of the "
+                f"pixels are of the same class",
+                name,
+            )
+        )
+    if found := newest("segmenter_cost"):
+        name, result = found
+        for contestant, row in result["rows"].items():
+            memory, seconds = row["activation_mib"], row["seconds"]
+            table.append(
+                (
+                    f"Training step of UPerNet, Swin-T, 150 classes, 2 x 512 x 512: {contestant}",
+                    f"{memory['median']:.0f} MiB of activations "
+                    f"({memory['min']:.0f}-{memory['max']:.0f}), {seconds['median']:.1f} s",
+                    f"{row['activation_ratio']['median']:.2f} x the memory, "
+                    f"{row['time_ratio']['median']:.2f} x the time of transformers",
+                    name,
+                )
+            )
+    if found := newest("large_maps"):
+        name, result = found
+        high, wide = result["size"]
+        table.append(
+            (
+                f"Generated set of two classes, `{result['muntin_command']}`",
+                f"mIoU {result['miou']:.3f}",
+                f"{result['train_seconds']:.0f} s of wall time",
+                name,
+            )
+        )
+        table.append(
+            (
+                f"Map of classes of {wide} x {high} pixels",
+                f"{result['peak_mib']['max']:.0f} MiB resident at most",
+                f"{result['seconds']['median']:.0f} s",
+                name,
+            )
+        )
     return table
 
 

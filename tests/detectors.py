@@ -14,8 +14,8 @@ from PIL import Image
 from muntin.configs import with_texts
 from muntin.data.shape_sets import write_coco
 from muntin.heads.network import Network
+from muntin.samples import Classes
 from muntin.tasks import find_task
-from muntin.tasks.task import Classes
 from muntin.training.session import TrainedRun, train
 from muntin.zoo import create_backbone
 

@@ -89,3 +89,22 @@ def test_class_names(tmp_path):
         read_class_names(path)
     with pytest.raises(DataError, match=r"one name a line"):
         read_class_names(tmp_path / "none.txt")
+
+
+def test_a_published_segmenter(tmp_path):
+    torch.manual_seed(0)
+    network = muntin.create_segmenter("swin_nano", head="upernet", num_classes=2).eval()
+    write_weights(tmp_path / "a.safetensors", muntin.to_dialect(network, "openmmlab"), {})
+    options = {"model": "swin_nano", "head": "upernet"}
+    with pytest.raises(ConfigError, match="class_names must be given"):
+        open_published(tmp_path / "a.safetensors", tmp_path / "run", **options)
+    run, _ = open_published(
+        tmp_path / "a.safetensors", tmp_path / "run", class_names=NAMES, **options
+    )
+    assert (run.config.task, run.preprocessing.short_side) == ("semantic", 512)
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    found = muntin.load(run.path)(picture)[0]
+    assert found.size == (40, 60)
+    assert found.class_names == NAMES
+    with pytest.raises(ConfigError, match="Unknown head 'upernett'"):
+        open_published("a", tmp_path / "other", model="swin_nano", head="upernett")

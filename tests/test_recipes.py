@@ -7,10 +7,8 @@ from __future__ import annotations
 import pytest
 
 from muntin.configs import from_dict, to_dict
-from muntin.data.joint import SceneConfig
-from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError
-from muntin.recipes import RECIPES, MachineConfig, TrainConfig, find_recipe
+from muntin.recipes import AUGMENTS, RECIPES, MachineConfig, TrainConfig, find_recipe
 
 ROWS = [(group, name) for group, recipes in RECIPES.items() for name in recipes]
 
@@ -18,7 +16,7 @@ ROWS = [(group, name) for group, recipes in RECIPES.items() for name in recipes]
 @pytest.mark.parametrize(("group", "name"), ROWS)
 def test_recipes(group, name):
     recipe = find_recipe(name, group)
-    assert isinstance(recipe.augment, SceneConfig if group == "objects" else AugmentConfig)
+    assert isinstance(recipe.augment, AUGMENTS[group])
     assert recipe.train.recipe == name
     assert recipe.source
     assert from_dict(TrainConfig, to_dict(recipe.train)) == recipe.train

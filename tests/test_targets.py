@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 
 from muntin.data.joint import to_targets
 from muntin.data.shapes import make_scene
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 
 

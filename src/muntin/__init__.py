@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         create_backbone,
         create_detector,
         create_model,
+        create_segmenter,
         list_models,
     )
 
@@ -32,6 +33,7 @@ __all__ = [
     "create_backbone",
     "create_detector",
     "create_model",
+    "create_segmenter",
     "demo",
     "draw",
     "evaluate",
@@ -53,6 +55,7 @@ _HOMES = {
     "create_backbone": "zoo",
     "create_detector": "zoo",
     "create_model": "zoo",
+    "create_segmenter": "zoo",
     "demo": "demonstration",
     "draw": "prediction",
     "evaluate": "scoring",

@@ -14,8 +14,11 @@ from rich.console import Console
 
 from muntin.data.decoding import open_picture
 from muntin.data.detection import list_detect
-from muntin.data.shape_sets import write_classify, write_coco
+from muntin.data.label_files import read_mask
+from muntin.data.semantic import list_semantic
+from muntin.data.shape_sets import write_classify, write_coco, write_maps
 from muntin.drawing.detections import draw_pair
+from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
@@ -48,7 +51,7 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
     """Show everything once, in a few minutes on two CPU cores.
 
     Args:
-        task: "classify", "detect" or "instance".
+        task: "classify", "detect", "instance" or "semantic".
         out: Folder for the generated data and the run; ``demo-TASK`` when empty.
 
     Returns:
@@ -88,7 +91,8 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
 
 def _pictures(data: Path) -> list[Path]:
     """Pictures that were not trained on."""
-    return sorted(path for path in (data / "val").rglob("*") if path.suffix in (".png", ".jpg"))
+    found = (path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))
+    return sorted(path for path in found if "val" in path.parts and "masks" not in path.parts)
 
 
 def _write_classify(folder: Path) -> object:
@@ -105,6 +109,18 @@ def _write_classify(folder: Path) -> object:
 
 def _write_scenes(folder: Path) -> object:
     return write_coco(
+        folder,
+        num_train=600,
+        num_val=60,
+        size=(128, 160),
+        max_objects=4,
+        max_angle=0.5,
+        usual_colours=0.9,
+    )
+
+
+def _write_maps(folder: Path) -> object:
+    return write_maps(
         folder,
         num_train=600,
         num_val=60,
@@ -143,6 +159,20 @@ def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
 
 
+def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
+    listing = list_semantic(data).val
+    assert listing is not None, "the generated set has pictures to validate with"
+    predictor = load(run_folder)
+    tiles = []
+    for entry in listing.entries[:8]:
+        pixels = open_picture(Path(listing.source) / entry.path)
+        truth = read_mask(listing, entry).labels
+        drawn = draw_maps_side_by_side(pixels, truth, predictor(pixels)[0])
+        tiles.append(Tile(picture=np.asarray(drawn)))
+    sheet = draw_sheet(tiles, f"Truth and answer, mIoU {figures['miou']:.3f}", columns=2, side=520)
+    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+
+
 _DEMOS = {
     "classify": _Demo(
         write_data=_write_classify,
@@ -161,5 +191,11 @@ _DEMOS = {
         draw=_draw_objects,
         figures=("box_ap", "box_ap50", "mask_ap", "mask_ap50"),
         max_time_s=240.0,
+    ),
+    "semantic": _Demo(
+        write_data=_write_maps,
+        draw=_draw_maps,
+        figures=("miou", "pixel_accuracy"),
+        max_time_s=180.0,
     ),
 }

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A published detector as a run folder, ready to predict, to evaluate and to train on from."""
+"""A published detector or segmenter as a run folder: to predict, to evaluate, to train on from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from muntin.configs import with_texts
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, DataError, RunError
+from muntin.errors import ConfigError, DataError, RunError, unknown_name
 from muntin.runs import WEIGHTS, Run, RunConfig
+from muntin.samples import Classes
 from muntin.tasks import TASKS
-from muntin.tasks.task import Classes
+from muntin.tasks.task import Task
 from muntin.weights.files import write_weights
 from muntin.weights.loading import LoadReport, load_weights
-from muntin.zoo import ALIASES, create_detector, find_model
+from muntin.zoo import ALIASES, create_detector, create_segmenter, find_model
 
 __all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 
@@ -38,19 +39,20 @@ def open_published(
     model: str,
     head: str,
     conventions: str = "openmmlab",
-    class_names: tuple[str, ...] = COCO_NAMES,
+    class_names: tuple[str, ...] = (),
     settings: dict[str, str] | None = None,
 ) -> tuple[Run, LoadReport]:
-    """Write a run folder from the weights of a whole published detector.
+    """Write a run folder from the weights of a whole published detector or segmenter.
 
     Args:
         source: What `load_weights` takes.
         path: The new run folder.
         model: Name of the backbone.
-        head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "cascade_rcnn".
-        conventions: Origin of the weights: "openmmlab" (also Microsoft's), "detectron2" or
-            "torchvision".
-        class_names: In the order of the class numbers, without "nothing".
+        head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn" or "upernet".
+        conventions: Of a detector, the origin of its weights: "openmmlab" (also Microsoft's),
+            "detectron2" or "torchvision".
+        class_names: In the order of the class numbers, without "nothing"; COCO's for a detector
+            when left out.
         settings: Fields of the backbone's config as text, where it differs from the zoo's.
 
     Returns:
@@ -67,13 +69,17 @@ def open_published(
         raise RunError(message)
     name = ALIASES.get(model, model)
     entry = find_model(name)
-    network = create_detector(
-        name,
-        head=head,
-        num_classes=len(class_names),
-        conventions=conventions,
-        **_as_fields(entry.config, settings or {}),
-    )
+    task = _task_of(head)
+    class_names = class_names or _usual_names(task)
+    options: dict[str, Any] = {
+        "head": head, "num_classes": len(class_names), **_as_fields(entry.config, settings or {})
+    }  # fmt: skip
+    if task.tells_objects:
+        network = create_detector(name, conventions=conventions, **options)
+        shown: dict[str, Any] = {"img_size": (800, 1333), "fit": "inside"}
+    else:
+        network = create_segmenter(name, **options)
+        shown = {"img_size": (512, 512), "fit": "window", "short_side": 512}
     report = load_weights(network, source)
     if report.reset:
         message = (
@@ -83,7 +89,7 @@ def open_published(
         raise ConfigError(message)
     body: Any = network.backbone
     config = RunConfig(
-        task=next(t.name for t in TASKS.values() if t.dense and head in t.dense.heads),
+        task=task.name,
         data="",
         model_name=name,
         model=body.config,
@@ -91,14 +97,29 @@ def open_published(
         weights=str(source),
         license=report.license,
     )
-    preprocessing = Preprocessing(
-        img_size=(800, 1333), mean=entry.mean, std=entry.std, fit="inside", interpolation="bilinear"
-    )
+    preprocessing = Preprocessing(mean=entry.mean, std=entry.std, interpolation="bilinear", **shown)
     classes = Classes(names=class_names)
     run = Run(path=path, config=config, classes=classes, preprocessing=preprocessing)
     run.write()
     write_weights(path / WEIGHTS, network.state_dict(), {"dialect": "muntin", "model": name})
     return run, report
+
+
+def _task_of(head: str) -> Task:
+    by_head = {name: task for task in TASKS.values() if task.dense for name in task.dense.heads}
+    if head not in by_head:
+        raise ConfigError(unknown_name("head", head, by_head))
+    return by_head[head]
+
+
+def _usual_names(task: Task) -> tuple[str, ...]:
+    if task.tells_objects:
+        return COCO_NAMES
+    message = (
+        "class_names must be given for a head that tells the class of each pixel (--classes FILE, "
+        "a name a line, in the order of the numbers), got none."
+    )
+    raise ConfigError(message)
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:

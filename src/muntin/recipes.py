@@ -13,10 +13,13 @@ from typing import Literal
 
 from muntin.configs import check_range
 from muntin.data.joint import SceneConfig
+from muntin.data.label_maps import MapConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
+from muntin.tasks.task import Group
 
 __all__ = [
+    "AUGMENTS",
     "RECIPES",
     "MachineConfig",
     "Recipe",
@@ -155,7 +158,7 @@ class Recipe:
     """
 
     train: TrainConfig
-    augment: AugmentConfig | SceneConfig
+    augment: AugmentConfig | SceneConfig | MapConfig
     source: str
 
 
@@ -255,18 +258,81 @@ SMALL_DATA_OBJECTS = Recipe(
     source="ours; docs/lab-notes",
 )
 
-RECIPES: dict[Literal["pictures", "objects"], dict[str, Recipe]] = {
+ADE20K = Recipe(
+    train=TrainConfig(
+        recipe="ade20k",
+        epochs=127,
+        batch_size=16,
+        learning_rate=6e-5,
+        lr_batch=0,
+        weight_decay=0.01,
+        warmup=1500 / 160_000,
+        decay="linear",
+        min_lr=0.0,
+        clip_grad=0.0,
+        label_smoothing=0.0,
+        drop_path_rate=0.3,
+    ),
+    augment=MapConfig(jitter=0.5),
+    source="SwinTransformer/Swin-Transformer-Semantic-Segmentation, the published UPerNet runs: "
+    "160,000 steps of 16 pictures, at --img-size 512 and --set data.short_side=512",
+)
+
+FINETUNE_MAPS = Recipe(
+    train=TrainConfig(
+        recipe="finetune",
+        epochs=80,
+        batch_size=4,
+        learning_rate=2e-4,
+        lr_batch=0,
+        layer_decay=0.9,
+        warmup=0.05,
+        label_smoothing=0.0,
+        ema_decay=0.999,
+        drop_path_rate=0.1,
+    ),
+    augment=MapConfig(scale=(0.6, 1.6), jitter=0.3),
+    source="ours: a trained backbone, few pictures",
+)
+
+SMALL_DATA_MAPS = Recipe(
+    train=TrainConfig(
+        recipe="small-data",
+        epochs=300,
+        batch_size=4,
+        learning_rate=1e-3,
+        lr_batch=0,
+        warmup=0.03,
+        clip_grad=10.0,
+        label_smoothing=0.0,
+        ema_decay=0.998,
+        drop_path_rate=0.0,
+        init="mimetic",
+    ),
+    augment=MapConfig(scale=(0.6, 1.6), dominant=0.9, jitter=0.3),
+    source="ours; docs/lab-notes",
+)
+
+RECIPES: dict[Group, dict[str, Recipe]] = {
     "pictures": {"imagenet": IMAGENET, "finetune": FINETUNE, "small-data": SMALL_DATA},
     "objects": {
         "coco-3x": COCO_3X,
         "finetune": FINETUNE_OBJECTS,
         "small-data": SMALL_DATA_OBJECTS,
     },
+    "maps": {"ade20k": ADE20K, "finetune": FINETUNE_MAPS, "small-data": SMALL_DATA_MAPS},
 }
-"""What is labelled, pictures or the objects in them, and the name of the recipe to the recipe."""
+"""What is labelled, and the name of the recipe, to the recipe."""
+
+AUGMENTS: dict[Group, type[AugmentConfig] | type[SceneConfig] | type[MapConfig]] = {
+    "pictures": AugmentConfig,
+    "objects": SceneConfig,
+    "maps": MapConfig,
+}
+"""What is labelled, to what can be done to training pictures."""
 
 
-def find_recipe(name: str, group: Literal["pictures", "objects"] = "pictures") -> Recipe:
+def find_recipe(name: str, group: Group = "pictures") -> Recipe:
     """Give a preset.
 
     Raises:

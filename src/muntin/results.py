@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
+from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 
-__all__ = ["Detections", "Labels"]
+__all__ = ["Detections", "Labels", "SemanticMap"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -174,3 +175,66 @@ class Detections:
             class_names=tuple(row["name"] for row in rows),
             masks=masks,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SemanticMap:
+    """The class of every pixel of a picture.
+
+    Attributes:
+        path: The picture's file; empty when it came as an array.
+        size: (height, width) of the original picture in pixels.
+        labels: Class number of each pixel, int16.
+        class_names: Name of every class of the run, in the order of the class numbers.
+        colors: Colour (red, green, blue) of every class where its data set says one; else empty.
+    """
+
+    path: str
+    size: Size
+    labels: NDArray[np.int16]
+    class_names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a map of another size than its picture."""
+        if self.labels.shape != self.size:
+            message = (
+                f"labels must have the size of the picture, {self.size}, got {self.labels.shape}."
+            )
+            raise ShapeError(message)
+
+    def __len__(self) -> int:
+        """Classes that occur."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Pixels of each class."""
+        total = np.zeros(len(self.class_names), np.int64)
+        for start in range(0, len(self.labels), 256):  # counting makes 64 bits of every label
+            total += np.bincount(
+                self.labels[start : start + 256].ravel(), minlength=len(self.class_names)
+            )
+        return total
+
+    def above(self, threshold: float) -> SemanticMap:
+        """Stay as it is: every pixel has a class."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold: the mask of each class that occurs, as COCO's run lengths."""
+        counts = self.counts
+        return {
+            "path": self.path,
+            "size": list(self.size),
+            "semantic": [
+                {
+                    "name": name,
+                    "id": class_id,
+                    "share": round(float(counts[class_id] / self.labels.size), 6),
+                    "mask": encode_mask(self.labels == class_id),
+                }
+                for class_id, name in enumerate(self.class_names)
+                if counts[class_id]
+            ],
+        }

@@ -22,14 +22,15 @@ from torch import nn
 
 from muntin.configs import from_dict, to_dict
 from muntin.data.joint import SceneConfig
+from muntin.data.label_maps import MapConfig
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, RunError, cannot_write
-from muntin.heads.detectors import HeadConfig
 from muntin.heads.network import Network
+from muntin.heads.table import HeadConfig
 from muntin.recipes import MachineConfig, TrainConfig
+from muntin.samples import Classes
 from muntin.tasks import Task, find_task
-from muntin.tasks.task import Classes
 from muntin.weights.loading import load_weights
 from muntin.zoo import BackboneConfig, build_backbone, config_from_dict, config_to_dict
 
@@ -67,7 +68,7 @@ class RunConfig:
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: AugmentConfig | SceneConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig | SceneConfig | MapConfig = field(default_factory=AugmentConfig)
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 

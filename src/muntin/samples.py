@@ -11,17 +11,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from muntin.errors import ShapeError
+from muntin.run_lengths import Segmentation
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["DataSets", "Entry", "Listing", "Objects", "Problem", "Segmentation"]
-
-Segmentation = list[list[float]] | dict[str, Any]
-"""A mask as COCO writes it: polygons (x, y, x, y ...), or run lengths with `size` and `counts`."""
+__all__ = [
+    "Classes",
+    "DataSets",
+    "Entry",
+    "Listing",
+    "MaskCoding",
+    "Objects",
+    "Problem",
+    "Segmentation",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,6 +68,37 @@ class Objects:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MaskCoding:
+    """What the values of mask files stand for.
+
+    Attributes:
+        kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
+            blue; "objects": there are no files, pixels have the class numbers of objects.
+        values: The value of each class, in the order of the class numbers.
+        ignored: Values of pixels that are neither learnt from nor scored.
+    """
+
+    kind: Literal["index", "color", "objects"]
+    values: tuple[int, ...]
+    ignored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classes:
+    """What a data set asks for: ``classes.json`` of a run folder.
+
+    Attributes:
+        names: Class names in the order of the class numbers.
+        multi_label: Whether a picture may have any number of them.
+        coding: What the values of mask files stand for; None where there are none.
+    """
+
+    names: tuple[str, ...]
+    multi_label: bool = False
+    coding: MaskCoding | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One picture and what is known about it.
 
@@ -71,6 +109,8 @@ class Entry:
         group: Pictures of one group (a patient, a video) must not be parted by a split; "" = none.
         size: (height, width) in pixels, where the annotations say it.
         objects: What is annotated in it; None where the task has no objects.
+        mask: The file that says the class of each pixel, likewise relative; "" where the task has
+            no such files.
     """
 
     path: str
@@ -78,6 +118,7 @@ class Entry:
     group: str = ""
     size: Size | None = None
     objects: Objects | None = None
+    mask: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +130,14 @@ class Listing:
         entries: The pictures.
         class_names: What the class numbers stand for.
         multi_label: Whether a picture may have any number of classes.
+        coding: What the values of mask files stand for; None where there are none.
     """
 
     source: str
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
     multi_label: bool = False
+    coding: MaskCoding | None = None
 
     def __len__(self) -> int:
         """Count the pictures."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from muntin.shapes import Float, Int
 
-__all__ = ["BoxTargets"]
+__all__ = ["BoxTargets", "LabelMap", "Target"]
 
 
 class BoxTargets(NamedTuple):
@@ -62,3 +62,21 @@ class BoxTargets(NamedTuple):
         seen = self.layers[self.layer_of[rows][:, None, None], lines, columns]  # P, 3*side, 3*side
         there = (seen == rows[:, None, None] + 1).float()
         return there.reshape(len(boxes), side, 3, side, 3).mean(dim=(2, 4))
+
+
+class LabelMap(NamedTuple):
+    """The class of every pixel of one picture.
+
+    Attributes:
+        labels: Class numbers, int16; below 0 where a pixel is neither learnt from nor scored.
+    """
+
+    labels: Int[Tensor, "H W"]
+
+    def to(self, device: torch.device) -> LabelMap:
+        """Bring it to a device."""
+        return LabelMap(self.labels.to(device))
+
+
+Target = BoxTargets | LabelMap
+"""What is known of one picture beyond its label."""

@@ -11,7 +11,7 @@ import torch
 
 from muntin.data.joint import to_targets
 from muntin.data.shapes import Scene, make_scene
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 from muntin.targets import BoxTargets
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError
-from muntin.ops.masks import decode_mask, encode_mask, to_run_lengths
+from muntin.run_lengths import decode_mask, encode_mask, to_run_lengths
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 SQUARE = [[10, 10, 30, 10, 30, 20, 10, 20]]

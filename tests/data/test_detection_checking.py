@@ -10,7 +10,7 @@ from PIL import Image
 from muntin.data.checking import Report
 from muntin.data.detection_checking import check_detect
 from muntin.data.shape_sets import write_coco
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 
 SIZE = (64, 96)
 

@@ -11,7 +11,7 @@ from muntin.data.detection_checking import check_detect
 from muntin.data.listing import list_classify
 from muntin.data.shape_sets import write_classify, write_coco
 from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, make_scene
-from muntin.ops.masks import decode_mask
+from muntin.run_lengths import decode_mask
 
 
 def test_write_classify_is_a_data_set(tmp_path):

@@ -15,8 +15,8 @@ from muntin.drawing.outlines import cut_mask
 from muntin.drawing.plots import draw_precision_recall
 from muntin.drawing.results import draw_result
 from muntin.drawing.saving import save_figure
-from muntin.ops.masks import encode_mask
 from muntin.results import Detections
+from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 
 ORANGE, SKY = (230, 159, 0), (86, 180, 233)  # of classes 0 and 1

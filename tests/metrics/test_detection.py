@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from muntin.errors import ConfigError, DataError, ShapeError
 from muntin.metrics.detection import DetectionMetric
-from muntin.ops.masks import decode_mask, encode_mask, mask_area, to_run_lengths
 from muntin.results import Detections
+from muntin.run_lengths import decode_mask, encode_mask, mask_area, to_run_lengths
 from muntin.samples import Objects
 
 STATS = (

@@ -17,13 +17,14 @@ from PIL import Image
 import muntin
 from muntin.data.shape_sets import write_coco
 from muntin.data.shapes import make_scene
+from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
-from muntin.ops.masks import decode_mask
 from muntin.prediction import Predictor
 from muntin.results import Detections
+from muntin.run_lengths import decode_mask
+from muntin.samples import Classes
 from muntin.tasks import find_task
-from muntin.tasks.task import Classes
 from tests.detectors import tiny_detector, train_detector
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def test_prediction_is_what_evaluation_sees(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=4, num_val=4, size=(50, 75))
     run = train_detector("instance", data, tmp_path / "run", epochs=1).path
     figures = muntin.evaluate(run, data, pictures=False)
-    listing = find_task("instance").list_data(data, None).val
+    listing = find_task("instance").list_data(data, None, DataConfig()).val
     results = muntin.load(run)([data / entry.path for entry in listing.entries])
     metric = find_task("instance").metric(Classes(names=listing.class_names))
     metric.update(results, [entry.objects for entry in listing.entries])
@@ -181,7 +182,7 @@ def run(tmp_path_factory):
 @pytest.mark.slow
 def test_tiles_find_the_objects_of_each_part(run):
     path, data = run
-    listing = find_task("detect").list_data(data, None).train
+    listing = find_task("detect").list_data(data, None, DataConfig()).train
     predictor = muntin.load(path)
     overlaps = []
     for entry in listing.entries:

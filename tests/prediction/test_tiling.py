@@ -11,9 +11,9 @@ import pytest
 
 from muntin.errors import ConfigError
 from muntin.heads.conventions import SelectConfig
-from muntin.ops.masks import decode_mask, encode_mask
 from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
 from muntin.results import Detections
+from muntin.run_lengths import decode_mask, encode_mask
 
 SELECT = SelectConfig()
 

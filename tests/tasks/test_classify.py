@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
-from muntin.samples import Entry, Listing
+from muntin.samples import Classes, Entry, Listing
 from muntin.tasks import TASKS, find_task
-from muntin.tasks.task import Classes, Lesson, Metric, View
+from muntin.tasks.task import Lesson, Metric, View
 from muntin.zoo import create_backbone
 
 CLASSIFY = TASKS["classify"]
@@ -33,7 +33,7 @@ def loss_of(logits, labels, classes, *, smoothing=0.0, class_weights=None):
         images=torch.zeros(len(logits), 3, 16, 16),
         sizes=torch.full((len(logits), 2), 16),
         labels=labels,
-        objects=None,
+        targets=None,
         classes=classes,
         class_weights=class_weights,
         label_smoothing=smoothing,

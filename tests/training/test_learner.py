@@ -17,8 +17,7 @@ from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import TrainingError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run, RunConfig
-from muntin.samples import Entry, Listing
-from muntin.tasks.task import Classes
+from muntin.samples import Classes, Entry, Listing
 from muntin.training.learner import Learner, class_counts
 from muntin.zoo import model_config
 

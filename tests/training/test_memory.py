@@ -13,12 +13,15 @@ from muntin.data.shape_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
+from muntin.tasks import find_task
 from muntin.training import room
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.journal import read_journal
 from muntin.training.room import fit_batch, saved_bytes
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
+
+EXAMPLE = find_task("instance").dense.example
 
 HEADS = ("fcos_small", "mask_rcnn_small", "cascade_mask_rcnn_small")
 
@@ -37,7 +40,7 @@ def test_looking_at_a_picture_changes_nothing(head):
     random, grads = torch.get_rng_state(), torch.is_grad_enabled()
     for mode in (True, False):
         network.train(mode)
-        assert saved_bytes(network, (64, 96)) > 10_000
+        assert saved_bytes(network, (64, 96), EXAMPLE) > 10_000
         assert all(module.training == mode for module in network.modules())
     for name, value in network.state_dict().items():
         assert value.equal(before[name]), name
@@ -49,7 +52,7 @@ def test_looking_at_a_picture_changes_nothing(head):
 @pytest.mark.parametrize("head", HEADS)
 def test_larger_pictures_need_more(head):
     network = detector(head)
-    small, large = saved_bytes(network, (64, 64)), saved_bytes(network, (256, 256))
+    small, large = (saved_bytes(network, size, EXAMPLE) for size in ((64, 64), (256, 256)))
     assert small < large
     if head == "fcos_small":  # nothing in it is of a fixed number
         assert large / small == pytest.approx(16, rel=0.25)
@@ -57,18 +60,19 @@ def test_larger_pictures_need_more(head):
 
 def test_small_memory_makes_small_batches(monkeypatch):
     network = detector("mask_rcnn_small")
-    each = saved_bytes(network, (64, 64))
+    each = saved_bytes(network, (64, 64), EXAMPLE)
     weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
     config = TrainConfig(batch_size=8)
     for pictures, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
         free = int((pictures * each + weights) / room.SHARE["cpu"])
         monkeypatch.setattr(room, "_free_bytes", lambda device, free=free: free)
         notes: list[str] = []
-        fitted = fit_batch(network, config, (64, 64), "cpu", notes)
+        fitted = fit_batch(network, config, (64, 64), EXAMPLE, "cpu", notes)
         assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
         assert bool(notes) == (batch != 8)
         assert fitted.batch_size * fitted.accumulate >= config.batch_size
-    gathered = fit_batch(network, TrainConfig(batch_size=8, accumulate=2), (64, 64), "cpu", [])
+    twice = TrainConfig(batch_size=8, accumulate=2)
+    gathered = fit_batch(network, twice, (64, 64), EXAMPLE, "cpu", [])
     assert (gathered.batch_size, gathered.accumulate) == (1, 16)
 
 
@@ -114,9 +118,9 @@ def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
 
 def test_computing_blocks_again_saves_memory():
     network = detector("mask_rcnn_small")
-    before = saved_bytes(network, (128, 128))
+    before = saved_bytes(network, (128, 128), EXAMPLE)
     checkpoint_blocks(network.backbone)
-    assert saved_bytes(network, (128, 128)) < before
+    assert saved_bytes(network, (128, 128), EXAMPLE) < before
 
 
 def test_a_copy_computes_its_own_blocks_again():

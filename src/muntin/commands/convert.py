@@ -30,10 +30,10 @@ def convert(
         list[str] | None, typer.Option("--set", help="How it was built: img_size=96.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
-    head: Annotated[str, typer.Option(help="Of a detector, --to run: mask_rcnn ...")] = "",
-    classes: Annotated[str, typer.Option(help="Its class names, one a line; COCO's else.")] = "",
+    head: Annotated[str, typer.Option(help="With --to run: mask_rcnn, upernet ...")] = "",
+    classes: Annotated[str, typer.Option(help="With --to run: class names, one a line.")] = "",
 ) -> None:
-    """Write weights for another ecosystem, bit by bit; or a published detector as a run."""
+    """Write weights for another ecosystem, bit by bit; or a whole published model as a run."""
     from muntin.zoo.converting import convert_weights
 
     if to == "run" or head:
@@ -68,11 +68,11 @@ def _write_run(
     settings: list[str],
 ) -> None:
     from muntin.errors import ConfigError
-    from muntin.published import COCO_NAMES, open_published, read_class_names
+    from muntin.published import open_published, read_class_names
 
     if to != "run" or not head:
         message = (
-            f"a detector is written with --to run and --head, got --to {to} and --head "
+            f"a run is written with --to run and --head, got --to {to} and --head "
             f"{head or 'nothing'}. Give both."
         )
         raise ConfigError(message)
@@ -82,7 +82,7 @@ def _write_run(
         model=model,
         head=head,
         conventions="openmmlab" if origin in ("auto", "microsoft") else origin,
-        class_names=read_class_names(classes) if classes else COCO_NAMES,
+        class_names=read_class_names(classes) if classes else (),
         settings=parse_settings(settings),
     )
     typer.echo(f"read: {report.summary()}")

@@ -35,7 +35,11 @@ def evaluate(
         if isinstance(value, list):
             continue
         typer.echo(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
-    per_class = {name: value for name, value in figures.items() if isinstance(value, list)}
+    per_class = {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, list) and name != "class_names"
+    }
     if per_class and len(names) <= 50:
         columns = [
             ["n/a" if value is None else f"{value:.3f}" for value in values]

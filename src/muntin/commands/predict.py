@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muntin.commands.values import parse_settings, parse_tile, to_json
+from muntin.commands.values import parse_scales, parse_settings, parse_tile, to_json
 
 if TYPE_CHECKING:
     from muntin.runs import Run
@@ -40,6 +40,9 @@ def predict(
         str, typer.Option(help="Also see large pictures in tiles of N pixels, or auto.")
     ] = "",
     tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
+    scales: Annotated[
+        str, typer.Option(help="Of a map: see it at several sizes, such as 0.75,1,1.25.")
+    ] = "",
     select: Annotated[
         list[str] | None,
         typer.Option("--select", help="Of a detector: suppression=soft, max_detections=1000."),
@@ -48,6 +51,7 @@ def predict(
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
+    sizes = parse_scales(scales)
     from muntin.prediction import load
     from muntin.results import Detections
     from muntin.runs import Run
@@ -55,7 +59,7 @@ def predict(
     paths, missing = _find_all(images)
     opened = Run.open(run)
     predictor = load(opened, device=device, select=chosen)
-    found = predictor(paths, tta=tta, tile=tile_side, strict=False)
+    found = predictor(paths, tta=tta, tile=tile_side, scales=sizes, strict=False)
     results = [result.above(threshold or 0.0) for result in found]
     code = int(missing or len(results) < len(paths))
     finds = any(isinstance(result, Detections) for result in results)
@@ -126,8 +130,12 @@ def _draw(results: list[Any], out: str, least: float) -> None:
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """A line: the best classes, or how many objects of each class."""
-    from muntin.results import Detections
+    from muntin.results import Detections, SemanticMap
 
+    if isinstance(result, SemanticMap):
+        shares = result.counts / result.labels.size
+        ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]
+        return ", ".join(f"{result.class_names[i]} {shares[i]:.1%}" for i in ranked[:6])
     if isinstance(result, Detections):
         counts = Counter(result.above(sure).class_names)
         return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"

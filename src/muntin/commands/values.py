@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from muntin.errors import ConfigError
 
-__all__ = ["parse_batch", "parse_settings", "parse_size", "parse_tile", "parse_time", "to_json"]
+__all__ = [
+    "parse_batch",
+    "parse_scales",
+    "parse_settings",
+    "parse_size",
+    "parse_tile",
+    "parse_time",
+    "to_json",
+]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -74,6 +82,19 @@ def parse_tile(text: str) -> int | Literal["auto"] | None:
         message = f"--tile must be a side in pixels or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)
+
+
+def parse_scales(text: str) -> tuple[float, ...]:
+    """Read factors with commas between them; empty is 1.
+
+    Raises:
+        ConfigError: One is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else (1.0,)
+    except ValueError as error:
+        message = f"--scales must be numbers such as 0.75,1,1.25, got {text!r}."
+        raise ConfigError(message) from error
 
 
 def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, str]:

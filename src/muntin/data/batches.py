@@ -12,9 +12,16 @@ from torch import Tensor
 
 from muntin.data.transforms import Preprocessing
 from muntin.shapes import Float, Int, Size, UInt8
-from muntin.targets import BoxTargets
+from muntin.targets import Target
 
-__all__ = ["Batch", "evaluation_batch", "pad_pictures", "padded_size", "parts_of_one_size"]
+__all__ = [
+    "Batch",
+    "evaluation_batch",
+    "pad_pictures",
+    "padded_size",
+    "parts_of_one_size",
+    "stack_pictures",
+]
 
 PAD_TO = 32
 """Sides of padded images are multiples of this many pixels: the stride of the coarsest map."""
@@ -33,7 +40,7 @@ class Batch:
         weights: 1 for a picture that counts; 0 for one that could not be read, or that only fills
             up the share of a process.
         num_real: Pictures of the whole batch, over all processes.
-        targets: Objects of each picture, where the task has objects.
+        targets: What is known of each picture beyond its label, where there is more.
     """
 
     images: UInt8[Tensor, "B C H W"]
@@ -42,7 +49,7 @@ class Batch:
     indices: Int[Tensor, " B"]
     weights: Float[Tensor, " B"]
     num_real: int
-    targets: tuple[BoxTargets, ...] | None = None
+    targets: tuple[Target, ...] | None = None
 
     def select(self, rows: Int[Tensor, " R"]) -> Batch:
         """Keep some of the pictures, without the padding that only others need."""
@@ -77,8 +84,15 @@ def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
 
 def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
     """Pictures at a time, such that large ones, and the objects in them, do not fill the memory."""
+    if pre.fit == "window":
+        return 1  # pictures of any size
     wanted = min(wanted, 16) if pre.fit == "inside" else wanted
     return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
+
+
+def stack_pictures(pictures: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+    """Stack pictures as they were fitted: all of one size, or padded to one."""
+    return torch.stack(pictures) if pre.fit == "crop" else pad_pictures(pictures)
 
 
 def pad_pictures(pictures: list[Tensor]) -> UInt8[Tensor, "B C H W"]:

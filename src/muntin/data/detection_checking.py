@@ -24,7 +24,7 @@ from muntin.data.checking import (
 from muntin.data.detection import list_detect
 from muntin.data.segmentations import box_of
 from muntin.errors import DataError, shorten
-from muntin.ops.masks import mask_area, to_run_lengths
+from muntin.run_lengths import mask_area, to_run_lengths
 from muntin.samples import Entry, Listing, Problem
 
 __all__ = ["check_detect"]

@@ -18,12 +18,12 @@ from torchvision.transforms.v2 import functional as tvf
 from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing, resize, scale_inside
 from muntin.errors import ConfigError
-from muntin.ops.masks import decode_mask, to_run_lengths
+from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets
 
-__all__ = ["SceneConfig", "augment_scene", "fit_scene", "to_targets"]
+__all__ = ["SceneConfig", "augment_scene", "colour_at_random", "fit_scene", "to_targets"]
 
 LEAST_SEEN = 0.25
 """Objects of whose box less than this part is left by a crop are not learnt."""
@@ -169,7 +169,7 @@ def augment_scene(
     if axes:
         image = image.flip(axes)
     if config.jitter:
-        image = _colour(image, config.jitter, rng)
+        image = colour_at_random(image, config.jitter, rng)
     moved = _move(targets, (top, left, high, wide), size, flips)
     return image, _drop_unseen(moved, size)
 
@@ -235,7 +235,7 @@ def _choose_start(middle: int, whole: int, part: int, rng: np.random.Generator) 
     return int(rng.integers(max(0, middle - part + 1), min(middle, whole - part) + 1))
 
 
-def _colour(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+def colour_at_random(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
     steps = [tvf.adjust_brightness, tvf.adjust_contrast]
     if image.shape[0] == 3:

@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from muntin.data.batches import Batch, pad_pictures
-from muntin.data.joint import SceneConfig, augment_scene, fit_scene
+from muntin.data.fitting import fit
+from muntin.data.joint import SceneConfig, augment_scene
+from muntin.data.label_files import IGNORED
+from muntin.data.label_maps import MapConfig, augment_map, scale_of
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.storing import Kept, PictureStore
 from muntin.data.transforms import (
@@ -27,12 +30,11 @@ from muntin.data.transforms import (
     augment_picture,
     augments_whole_batches,
     build_augmentation,
-    fit_picture,
 )
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.targets import BoxTargets
+from muntin.targets import BoxTargets, LabelMap, Target
 
 __all__ = ["EvalLoader", "TrainLoader"]
 
@@ -47,10 +49,10 @@ class _Item(NamedTuple):
     original: Size
     place: int
     weight: float
-    targets: BoxTargets | None
+    targets: Target | None
 
 
-Augmentation = AugmentConfig | SceneConfig
+Augmentation = AugmentConfig | SceneConfig | MapConfig
 
 
 class _Pictures(Dataset[_Item]):
@@ -70,27 +72,29 @@ class _Pictures(Dataset[_Item]):
             kept = None
         if kept is None:
             blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
-            return _Item(blank, size, index, UNREAD, _no_objects(self.store, size))
+            return _Item(blank, size, index, UNREAD, _no_targets(self.store, size))
         pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
         return _Item(pixels, kept.size, index, weight, targets)
 
-    def _prepare(
-        self, kept: Kept, pre: Preprocessing, seed: int
-    ) -> tuple[Tensor, BoxTargets | None]:
+    def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
         if self.augment is None:
-            inside = kept.targets is not None
-            fitted = fit_scene(kept.pixels, pre) if inside else fit_picture(kept.pixels, pre)
-            return fitted, kept.targets
+            return fit(kept.pixels, kept.size, pre), kept.targets
+        rng = np.random.default_rng(seed)
         if isinstance(self.augment, SceneConfig):
-            assert kept.targets is not None, "scenes have objects"
-            rng = np.random.default_rng(seed)
+            assert isinstance(kept.targets, BoxTargets), "scenes have objects"
             return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng)
+        if isinstance(self.augment, MapConfig):
+            assert isinstance(kept.targets, LabelMap), "maps have labels"
+            scale = scale_of(kept.size, pre) * kept.size[0] / kept.pixels.shape[1]
+            return augment_map(kept.pixels, kept.targets, self.augment, pre, scale, rng)
         transform = build_augmentation(self.augment, pre)
         return augment_picture(transform, kept.pixels, seed), None
 
 
-def _no_objects(store: PictureStore, size: Size) -> BoxTargets | None:
-    """What an unreadable picture has, for tasks with objects."""
+def _no_targets(store: PictureStore, size: Size) -> Target | None:
+    """What is known of a picture that cannot be read, for tasks with objects or maps."""
+    if store.listing.coding is not None:
+        return LabelMap(torch.full(size, IGNORED, dtype=torch.int16))
     if store.listing.entries[0].objects is None:
         return None
     return BoxTargets(

@@ -19,7 +19,7 @@ import numpy as np
 
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError, shorten
-from muntin.ops.masks import mask_area, to_run_lengths
+from muntin.run_lengths import mask_area, to_run_lengths
 from muntin.samples import Entry, Objects, Problem, Segmentation
 from muntin.shapes import Size
 

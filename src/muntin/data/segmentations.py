@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from muntin.ops.masks import decode_mask, to_run_lengths
+from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Segmentation
 from muntin.shapes import Size
 

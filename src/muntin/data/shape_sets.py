@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_scene
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 from muntin.shapes import Size, UInt8
 
-__all__ = ["write_classify", "write_coco"]
+__all__ = ["write_classify", "write_coco", "write_maps"]
 
 
 def write_classify(
@@ -126,6 +126,59 @@ def write_coco(
         }
         text = json.dumps(values)
         (root / "annotations" / f"instances_{part}.json").write_text(text, encoding="utf-8")
+    return root
+
+
+def write_maps(
+    folder: str | os.PathLike[str],
+    *,
+    num_train: int,
+    num_val: int,
+    size: Size = (96, 96),
+    max_objects: int = 5,
+    seed: int = 0,
+    max_angle: float = np.pi,
+    usual_colours: float = 0.0,
+    classes: Sequence[str] = CLASS_NAMES,
+) -> Path:
+    """Write pictures and masks: `images` and `masks` with `train` and `val`, and a `classes.txt`.
+
+    Masks are PNGs of class numbers; 0 is the background, and one class follows another in the order
+    of `classes`.
+
+    Args:
+        folder: Where to; made when it is not there, files of the same names are overwritten.
+        num_train: Pictures to learn from.
+        num_val: Pictures to check with; other ones.
+        size: (height, width) in pixels.
+        max_objects: As in `make_scene`.
+        seed: Number of the set.
+        max_angle: As in `make_scene`; the less objects are turned, the easier they are.
+        usual_colours: As in `make_scene`; the more, the easier.
+        classes: Which of `CLASS_NAMES` may come.
+
+    Returns:
+        The folder.
+    """
+    root = Path(folder)
+    for part, first, count in (("train", 0, num_train), ("val", num_train, num_val)):
+        (root / "masks" / part).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            scene = make_scene(
+                seed,
+                first + number,
+                size=size,
+                max_objects=max_objects,
+                classes=classes,
+                max_angle=max_angle,
+                usual_colours=usual_colours,
+            )
+            name = _save(scene.image, root / "images" / part, number)
+            labels = np.zeros(size, np.uint8)
+            for one in scene.objects:
+                labels[one.mask] = one.class_id + 1
+            Image.fromarray(labels).save(root / "masks" / part / f"{name.partition('.')[0]}.png")
+    (root / "classes.txt").write_text("\n".join(("background", *classes)) + "\n", encoding="utf-8")
     return root
 
 

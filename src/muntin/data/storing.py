@@ -18,11 +18,13 @@ from muntin.configs import check_range
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.joint import to_targets
+from muntin.data.label_files import read_mask
+from muntin.data.label_maps import resize_labels, scale_of
 from muntin.data.transforms import Preprocessing, scale_inside, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
-from muntin.targets import BoxTargets
+from muntin.targets import LabelMap, Target
 
 __all__ = ["DataConfig", "Kept", "PictureStore"]
 
@@ -40,6 +42,11 @@ class DataConfig:
             of it for models of less than 128 pixels unless it is set.
         sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
         cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
+        scale: Factor by which pictures are seen whose pixels are classified; 0 chooses.
+        short_side: Pixels that their shorter side is brought to instead; 0 = `scale`.
+        colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
+            the data, or the masks themselves, say it otherwise.
+        ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
     """
 
     strict: bool = False
@@ -47,12 +54,18 @@ class DataConfig:
     crop_fraction: float = 0.9
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     cache_mib: int = 2048
+    scale: float = 0.0
+    short_side: int = 0
+    colors: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing."""
         check_range("data.val_fraction", self.val_fraction, 0.001, 0.9)
         check_range("data.crop_fraction", self.crop_fraction, 0.1, 1)
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
+        check_range("data.scale", self.scale, 0, 10)
+        check_range("data.short_side", self.short_side, 0, 10**5)
 
 
 class Kept(NamedTuple):
@@ -61,12 +74,13 @@ class Kept(NamedTuple):
     Attributes:
         pixels: No larger than training and evaluation can use.
         size: (height, width) of the original.
-        targets: Its objects, in pixels of `pixels`; None where the task has none.
+        targets: Its objects or the classes of its pixels, in pixels of `pixels`; None where the
+            task has neither.
     """
 
     pixels: UInt8[Tensor, "C H W"]
     size: Size
-    targets: BoxTargets | None
+    targets: Target | None
 
 
 class PictureStore:
@@ -166,7 +180,7 @@ class PictureStore:
 
     def _stack(self) -> Tensor | None:
         """Put the pictures behind one another if they are of one size, to read batches at once."""
-        if self.pre.fit == "inside":
+        if self.pre.fit != "crop":
             return None
         kept = self._kept or []
         shapes = {picture.pixels.shape for picture in kept if picture is not None}
@@ -184,23 +198,36 @@ class PictureStore:
         try:
             data = read_bytes(self.listing.source, entry.path)
             picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
-            _require_size(entry, (picture.shape[1], picture.shape[2]))
+            original: Size = (picture.shape[1], picture.shape[2])
+            _require_size(entry, original)
+            pixels = self._shrink(picture)
+            targets = self._read_targets(entry, pixels, original)
         except (DataError, OSError) as error:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
                 raise DataError(message) from error
             self.unreadable[index] = str(error)
             return None
-        original: Size = (picture.shape[1], picture.shape[2])
-        pixels = self._shrink(picture)
-        targets = None
-        if entry.objects is not None:
-            targets = to_targets(entry.objects, original, (pixels.shape[1], pixels.shape[2]))
         return Kept(pixels=pixels, size=original, targets=targets)
+
+    def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
+        size = (pixels.shape[1], pixels.shape[2])
+        if self.listing.coding is None:
+            return None if entry.objects is None else to_targets(entry.objects, original, size)
+        labels = read_mask(self.listing, entry).labels
+        if labels.shape != original:
+            message = (
+                f"The mask {entry.mask!r} must have the size of its picture, {original}, got "
+                f"{labels.shape} (height, width). Make it again."
+            )
+            raise DataError(message)
+        return LabelMap(resize_labels(torch.from_numpy(labels), size))
 
     def _shrink(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
-        if self.pre.fit == "inside":
+        if self.pre.fit == "window":
+            scale = scale_of((height, width), self.pre)
+        elif self.pre.fit == "inside":
             scale = scale_inside((height, width), self._limit)
         else:
             scale = max(self._limit[0] / height, self._limit[1] / width)

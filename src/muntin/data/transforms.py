@@ -51,7 +51,11 @@ class Preprocessing:
         std: Then divided by, one a channel.
         crop_fraction: Part of the resized picture's side that is read, from its middle.
         fit: "crop" fills `img_size` and cuts off what sticks out; "inside" scales the picture,
-            keeping its proportions, until it just fits `img_size`, whichever way round.
+            keeping its proportions, until it just fits `img_size`, whichever way round; "window"
+            scales it by `scale` or `short_side`, and larger pictures are seen in windows of
+            `img_size`.
+        scale: Of "window": factor from a picture to what is seen.
+        short_side: Of "window": pixels that the shorter side is brought to instead; 0 = `scale`.
         typical_size: (height, width) of the training pictures before they were scaled, by which
             large pictures are cut into tiles; 0 = unknown.
         interpolation: How pictures are resized (always with antialiasing).
@@ -62,7 +66,9 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
-    fit: Literal["crop", "inside"] = "crop"
+    fit: Literal["crop", "inside", "window"] = "crop"
+    scale: float = 1.0
+    short_side: int = 0
     typical_size: Size = (0, 0)
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3

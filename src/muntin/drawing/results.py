@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from muntin.drawing.detections import draw_detections
 from muntin.drawing.fonts import load_font
-from muntin.results import Detections, Labels
+from muntin.drawing.maps import draw_map
+from muntin.results import Detections, Labels, SemanticMap
 
 __all__ = ["draw_result"]
 
@@ -66,3 +67,9 @@ def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
 def _(result: Detections, picture: NDArray[np.uint8]) -> Image.Image:
     """The objects on the picture; a legend below when there are many."""
     return draw_detections(picture, result)
+
+
+@_draw.register
+def _(result: SemanticMap, picture: NDArray[np.uint8]) -> Image.Image:
+    """The classes over the picture; a legend below."""
+    return draw_map(picture, result)

@@ -131,6 +131,11 @@ class RCNNConfig:
     mask_norm: NormName = "none"
     select: SelectConfig = field(default_factory=SelectConfig)
 
+    @property
+    def finest(self) -> int:
+        """Stride in pixels of the finest map that is read."""
+        return self.neck.finest
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         stages = len(self.stage_ious)

@@ -4,25 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
-from muntin.errors import ConfigError, unknown_name
+from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import CONVENTIONS, SMALL_RCNN, RCNNConfig
 from muntin.heads.fcos import FCOS, SMALL_FCOS, FCOSConfig
 from muntin.heads.rcnn import RCNN
 
-__all__ = ["DETECTORS", "MASK_DETECTORS", "HeadConfig", "build_detector", "find_head"]
+__all__ = ["DETECTORS", "MASK_DETECTORS", "DetectorConfig", "build_detector"]
 
-HeadConfig = FCOSConfig | RCNNConfig
+DetectorConfig = FCOSConfig | RCNNConfig
 
 _RCNN, _CASCADE = CONVENTIONS["openmmlab"]["rcnn"], CONVENTIONS["openmmlab"]["cascade"]
 _SMALL_CASCADE = replace(SMALL_RCNN, stage_ious=(0.5, 0.6, 0.7))
 
-DETECTORS: dict[str, HeadConfig] = {
+DETECTORS: dict[str, DetectorConfig] = {
     "fcos": FCOSConfig(),
     "fcos_small": SMALL_FCOS,
     "faster_rcnn": _RCNN,
@@ -32,7 +31,7 @@ DETECTORS: dict[str, HeadConfig] = {
 }
 """Detectors of boxes."""
 
-MASK_DETECTORS: dict[str, HeadConfig] = {
+MASK_DETECTORS: dict[str, DetectorConfig] = {
     "mask_rcnn": _RCNN,
     "mask_rcnn_small": SMALL_RCNN,
     "cascade_mask_rcnn": _CASCADE,
@@ -41,19 +40,8 @@ MASK_DETECTORS: dict[str, HeadConfig] = {
 """Detectors of boxes and masks."""
 
 
-def find_head(name: str, heads: Mapping[str, HeadConfig]) -> HeadConfig:
-    """Give the config of a detector.
-
-    Raises:
-        ConfigError: There is none of this name.
-    """
-    if name not in heads:
-        raise ConfigError(unknown_name("head", name, heads))
-    return heads[name]
-
-
 def build_detector(
-    backbone: Backbone, num_classes: int, config: HeadConfig, *, masks: bool
+    backbone: Backbone, num_classes: int, config: DetectorConfig, *, masks: bool
 ) -> nn.Module:
     """Make the head for a backbone.
 

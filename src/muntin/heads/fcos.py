@@ -64,6 +64,11 @@ class FCOSConfig:
     top: int = 1000
     select: SelectConfig = field(default_factory=lambda: SelectConfig(iou=0.6))
 
+    @property
+    def finest(self) -> int:
+        """Stride in pixels of the finest map that is read."""
+        return self.neck.finest
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_range("head.num_convs", self.num_convs, 0, 16)

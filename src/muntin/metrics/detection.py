@@ -21,8 +21,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from muntin.errors import ConfigError, DataError, ShapeError
-from muntin.ops.masks import to_run_lengths
 from muntin.results import Detections
+from muntin.run_lengths import to_run_lengths
 from muntin.samples import Objects, Segmentation
 from muntin.shapes import Float, Int
 

@@ -164,13 +164,9 @@ def _preset(
     drop_path_rate: float = 0.2,
 ) -> SwinConfig:
     return SwinConfig(
-        embed_dim=embed_dim,
-        depths=(2, 2, depth, 2),
-        num_heads=num_heads,
-        window_size=window_size,
-        img_size=(side, side),
-        drop_path_rate=drop_path_rate,
-    )
+        embed_dim=embed_dim, depths=(2, 2, depth, 2), num_heads=num_heads, window_size=window_size,
+        img_size=(side, side), drop_path_rate=drop_path_rate,
+    )  # fmt: skip
 
 
 # Paper, section 3.3; drop path of the published ImageNet-1k configs.
@@ -187,15 +183,9 @@ SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_p
 
 # Ours, for pictures of 32 and 64 pixels and sets of few pictures; not published.
 SWIN_NANO_32 = SwinConfig(
-    embed_dim=48,
-    depths=(2, 2, 2),
-    num_heads=(3, 6, 12),
-    window_size=4,
-    img_size=(32, 32),
-    patch_size=2,
-    out_indices=(0, 1, 2),
-    drop_path_rate=0.0,
-)
+    embed_dim=48, depths=(2, 2, 2), num_heads=(3, 6, 12), window_size=4, img_size=(32, 32),
+    patch_size=2, out_indices=(0, 1, 2), drop_path_rate=0.0,
+)  # fmt: skip
 SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
 
 

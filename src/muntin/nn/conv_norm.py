@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from muntin.shapes import Float
 
@@ -23,13 +26,33 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class MapNorm(nn.BatchNorm2d):
+    """Batch norm that goes by its running figures where a channel has one value only.
+
+    Of one picture pooled to one cell there is nothing to take a spread from.
+    """
+
+    def learns_from(self, maps: Float[Tensor, "B C_in H W"]) -> bool:
+        """Whether it takes the figures of maps, for which there must be several values."""
+        count = maps.shape[0] * maps.shape[2] * maps.shape[3]
+        return self.training and torch.is_grad_enabled() and count > 1
+
+    def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalise."""
+        if not self.training or maps.numel() > maps.shape[1]:
+            return super().forward(maps)
+        return F.batch_norm(
+            maps, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
 def build_norm(name: NormName, channels: int) -> nn.Module:
     """Make a norm for maps of so many channels; group norm has 32 groups, or fewer if need be.
 
     A group has at least two channels: of one alone, a map of one cell leaves nothing to compare.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return MapNorm(channels)
     if name == "group":
         groups = next((n for n in (32, 16, 8, 4, 2) if channels % n == 0 and channels > n), 1)
         return nn.GroupNorm(groups, channels)
@@ -45,6 +68,8 @@ class ConvNorm(nn.Module):
         kernel: Side of the kernel, odd.
         norm: After the convolution, which then has no bias.
         activation: Whether a ReLU follows.
+        recompute: Whether training with "batch" and a ReLU remembers the input alone and convolves
+            again on the way back: for large maps.
     """
 
     def __init__(
@@ -55,8 +80,10 @@ class ConvNorm(nn.Module):
         *,
         norm: NormName = "none",
         activation: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute and activation and norm == "batch"
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none"
         )
@@ -65,4 +92,56 @@ class ConvNorm(nn.Module):
 
     def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
         """Apply all three."""
+        norm = self.norm
+        if self.recompute and isinstance(norm, MapNorm) and norm.learns_from(maps):
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+            out: Tensor = _ConvBatchRelu.apply(
+                maps, self.conv.weight, norm.weight, norm.bias, norm, self.conv.padding
+            )
+            return out
         return self.activation(self.norm(self.conv(maps)))
+
+
+class _ConvBatchRelu(torch.autograd.Function):
+    """Keeps the input; autograd would keep what the convolution gives and what the ReLU gives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (autograd's own)
+        maps: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        norm: MapNorm,
+        padding: tuple[int, int],
+    ) -> Tensor:
+        out, mean, spread = torch.native_batch_norm(
+            F.conv2d(maps, weight, padding=padding), scale, shift, norm.running_mean,
+            norm.running_var, True, norm.momentum or 0.0, norm.eps,
+        )  # fmt: skip
+        ctx.save_for_backward(maps, weight, scale, shift, mean, spread)
+        ctx.eps, ctx.padding = norm.eps, padding
+        return out.relu_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        maps, weight, scale, shift, mean, spread = ctx.saved_tensors
+        # Under autocast it was convolved in the precision of the gradient.
+        maps_there, weight_there = maps.to(gradient.dtype), weight.to(gradient.dtype)
+        before = F.conv2d(maps_there, weight_there, padding=ctx.padding)
+        factor = (scale * spread)[:, None, None]
+        # Where the ReLU let nothing through, nothing comes back.
+        is_on = before * factor + (shift - mean * scale * spread)[:, None, None] > 0
+        inner, for_scale, for_shift = torch.ops.aten.native_batch_norm_backward(
+            gradient * is_on, before, scale, None, None, mean, spread, True, ctx.eps,
+            [True, True, True],
+        )  # fmt: skip
+        del before, is_on
+        for_maps, for_weight, _ = torch.ops.aten.convolution_backward(
+            inner, maps_there, weight_there, None, [1, 1], ctx.padding, [1, 1], False, [0, 0], 1,
+            [ctx.needs_input_grad[0], True, False],
+        )  # fmt: skip
+        if for_maps is not None:
+            for_maps = for_maps.to(maps.dtype)
+        return for_maps, for_weight.to(weight.dtype), for_scale, for_shift, None, None

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muntin.shapes import Float
 
@@ -23,4 +25,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
         """Transform every token."""
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        hidden = self.fc1(x)
+        if not self.training or not torch.is_grad_enabled():
+            return self._finish(hidden)
+        # GELU is not kept but done again on the way back, which stops before the product.
+        out: Tensor = checkpoint(self._finish, hidden, use_reentrant=False)
+        return out
+
+    def _finish(self, hidden: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(F.gelu(hidden))))

@@ -143,6 +143,14 @@ def _add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
     return bias[None] if mask is None else bias + mask[:, None]
 
 
+def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> Tensor:
+    """How much each token takes of each: B*nW*h, N, N."""
+    q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
+    products = (q @ k.transpose(1, 2)).view(*parts.shape[1:5], -1)  # B, nW, h, N, N
+    scores = torch.add(_add_mask(bias, layout), products, alpha=scale)
+    return scores.softmax(dim=-1).to(v.dtype).flatten(0, 2)
+
+
 class _LeanAttention(torch.autograd.Function):
     """The formula of `_reference`: one copy in, one copy out, and the same on the way back."""
 
@@ -157,11 +165,9 @@ class _LeanAttention(torch.autograd.Function):
     ) -> Tensor:
         heads = bias.shape[0]
         parts = cut_heads(qkv, layout, 3, heads, fill)  # 3, B, nW, h, N, d
-        q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
-        products = (q @ k.transpose(1, 2)).view(*parts.shape[1:5], -1)  # B, nW, h, N, N
-        scores = torch.add(_add_mask(bias, layout), products, alpha=scale)
-        weights = scores.softmax(dim=-1).to(v.dtype).flatten(0, 2)  # B*nW*h, N, N
-        ctx.save_for_backward(parts, weights)
+        v = parts[2].flatten(0, 2)  # B*nW*h, N, d
+        weights = _weigh(parts, bias, layout, scale)
+        ctx.save_for_backward(parts, bias)
         ctx.layout, ctx.scale, ctx.fills = layout, scale, fill is not None
         ctx.bias_dtype = bias.dtype
         return join_heads((weights @ v).view(1, *parts.shape[1:]), layout)
@@ -170,7 +176,8 @@ class _LeanAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
         (grad,) = grads
         layout: WindowLayout = ctx.layout
-        parts, weights = ctx.saved_tensors
+        parts, bias = ctx.saved_tensors
+        weights = _weigh(parts, bias, layout, ctx.scale)
         heads = parts.shape[3]
         q, k, v = parts.flatten(1, 3).unbind(0)
         grad_out = cut_heads(grad, layout, 1, heads, None).flatten(0, 3)  # B*nW*h, N, d

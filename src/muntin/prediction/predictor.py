@@ -16,17 +16,18 @@ from PIL import Image
 from torch import nn
 
 from muntin.configs import check_range, replace, with_texts
-from muntin.data.batches import evaluation_batch, pad_pictures, padded_size
+from muntin.data.batches import evaluation_batch, padded_size, stack_pictures
 from muntin.data.decoding import open_picture
-from muntin.data.joint import fit_scene
-from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
+from muntin.data.fitting import fit
+from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
 from muntin.runs import Run
+from muntin.samples import Classes
 from muntin.shapes import Size
-from muntin.tasks.task import Classes, Task, View
+from muntin.tasks.task import Glance, Task, View
 
 __all__ = ["Picture", "Predictor", "draw", "load"]
 
@@ -80,6 +81,7 @@ class Predictor:
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
+        scales: Sequence[float] = (1.0,),
         strict: bool = True,
     ) -> list[Any]:
         """Predict.
@@ -90,6 +92,8 @@ class Predictor:
             tile: Side in pixels of the tiles in which large pictures are seen, for tasks that
                 find things; "auto" takes the size of the training pictures, for pictures that
                 are much larger. The whole picture is seen as well. None shows all at once.
+            scales: Factors of the size at which a picture is seen, for tasks that tell the class of
+                each pixel; all of them make the answer.
             strict: Whether a picture that cannot be read is an error; else it is left out of the
                 results with a warning that names it.
 
@@ -98,7 +102,7 @@ class Predictor:
 
         Raises:
             DataError: A picture cannot be read.
-            ConfigError: The task has no use for tiles.
+            ConfigError: The task has no use for tiles or scales.
         """
         if tile not in (None, "auto") and not isinstance(tile, int):
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
@@ -106,6 +110,7 @@ class Predictor:
         if tile is not None and self.task.dense is None:
             message = f"{self.task.name} sees whole pictures and has no use for tile. Leave it out."
             raise ConfigError(message)
+        scales = self._check_scales(scales)
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
         if not single and not isinstance(images, Iterable):
             message = (
@@ -126,49 +131,68 @@ class Predictor:
                 continue
             waiting.append(_Opened(str(image) if isinstance(image, (str, Path)) else "", pixels))
             if len(waiting) == self.batch_size or tile is not None:
-                results += self._predict(waiting, tta, tile)
+                results += self._predict(waiting, tta, tile, scales)
                 waiting = []
-        return results + (self._predict(waiting, tta, tile) if waiting else [])
+        return results + (self._predict(waiting, tta, tile, scales) if waiting else [])
 
     def _predict(
-        self, rows: list[_Opened], tta: bool, tile: int | Literal["auto"] | None
+        self,
+        rows: list[_Opened],
+        tta: bool,
+        tile: int | Literal["auto"] | None,
+        scales: tuple[float, ...],
     ) -> list[Any]:
-        if self.task.dense is None:
-            return self._classify(rows, tta)
-        if tile is None and not tta:
-            return self._find(rows)
-        return [self._find_in_views(row, tta, tile) for row in rows]
+        if self.task.tells_objects and (tile is not None or tta):
+            return [self._find_in_views(row, tta, tile) for row in rows]
+        return self._see(rows, tta, None if tile == "auto" else tile, scales)
+
+    def _check_scales(self, scales: Sequence[float]) -> tuple[float, ...]:
+        chosen = tuple(map(float, scales))
+        for scale in chosen or (0.0,):
+            check_range("scales", scale, 0.1, 10)
+        if chosen != (1.0,) and not self.task.tells_pixels:
+            message = (
+                f"scales are for maps of classes, got a run that was trained to {self.task.name}. "
+                f"Leave them out."
+            )
+            raise ConfigError(message)
+        return chosen
 
     @torch.inference_mode()
-    def _classify(self, rows: list[_Opened], tta: bool) -> list[Any]:
-        pre = self.preprocessing
-        fitted = [fit_picture(to_tensor(row.pixels, pre.in_chans), pre) for row in rows]
-        batch = normalise(torch.stack(fitted).to(self.device), pre)
-        raw = self.network(batch)
-        if tta:
-            raw = (raw + self.network(batch.flip(-1))) / 2
-        views = [View(path=row.path, size=row.size, shown=pre.img_size) for row in rows]
-        return self.task.decode(raw, views, self.classes)
-
-    @torch.inference_mode()
-    def _find(self, rows: list[_Opened]) -> list[Any]:
+    def _see(
+        self,
+        rows: list[_Opened],
+        tta: bool = False,
+        tile: int | None = None,
+        scales: tuple[float, ...] = (1.0,),
+    ) -> list[Any]:
         """Pictures of one size go together; what is said of one never depends on another."""
         pre = self.preprocessing
-        fitted = [fit_scene(to_tensor(row.pixels, pre.in_chans), pre) for row in rows]
+        fitted = [fit(to_tensor(row.pixels, pre.in_chans), row.size, pre) for row in rows]
         groups: dict[Size, list[int]] = {}
         for place, picture in enumerate(fitted):
             groups.setdefault(padded_size(picture), []).append(place)
         results: dict[int, Any] = {}
         for places in groups.values():
-            images = pad_pictures([fitted[place] for place in places]).to(self.device)
-            shown = [(fitted[place].shape[1], fitted[place].shape[2]) for place in places]
-            sizes = torch.tensor(shown, device=self.device)
-            raw = self.network(normalise(images, pre, sizes), sizes)
             views = [
-                View(path=rows[place].path, size=rows[place].size, shown=size)
-                for place, size in zip(places, shown, strict=True)
+                View(
+                    path=rows[place].path,
+                    size=rows[place].size,
+                    shown=(fitted[place].shape[1], fitted[place].shape[2]),
+                )
+                for place in places
             ]
-            decoded = self.task.decode(raw, views, self.classes)
+            glance = Glance(
+                network=self.network,
+                images=stack_pictures([fitted[place] for place in places], pre),
+                views=views,
+                pre=pre,
+                device=self.device,
+                tta=tta,
+                tile=tile,
+                scales=scales,
+            )
+            decoded = self.task.decode(self.task.see(glance), views, self.classes)
             results.update(zip(places, decoded, strict=True))
         return [results[place] for place in range(len(rows))]
 
@@ -180,10 +204,10 @@ class Predictor:
         for start in range(0, len(windows), self.batch_size):
             part = windows[start : start + self.batch_size]
             crops = [_Opened(row.path, window.cut(row.pixels)) for window in part]
-            answers = self._find(crops)
+            answers = self._see(crops)
             if tta:
                 mirrored = [_Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
-                answers += [mirror_back(answer) for answer in self._find(mirrored)]
+                answers += [mirror_back(answer) for answer in self._see(mirrored)]
             views = part * (2 if tta else 1)
             placed += [place_in(one, w, row.size) for one, w in zip(answers, views, strict=True)]
             seen += views

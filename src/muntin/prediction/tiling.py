@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from muntin.configs import check_range
 from muntin.heads.conventions import SelectConfig
 from muntin.ops.boxes import covered_share, suppress
-from muntin.ops.masks import decode_mask, encode_mask, shift_mask
 from muntin.results import Detections
+from muntin.run_lengths import decode_mask, encode_mask, shift_mask
 from muntin.shapes import Size
 
 __all__ = ["Window", "cut_windows", "merge_views", "mirror_back", "place_in"]

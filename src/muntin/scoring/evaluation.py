@@ -13,21 +13,23 @@ from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
 from muntin.errors import DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
-from muntin.samples import Listing
+from muntin.samples import Classes, Listing
 from muntin.scoring.pictures import draw_scored
 from muntin.scoring.running import score
-from muntin.tasks.task import Classes, Task
+from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
 
 
-def pick_part(task: Task, data: Path | str, classes: Classes) -> Listing:
+def pick_part(
+    task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
+) -> Listing:
     """Choose what to evaluate on: the test part if the data has one, else validation, else all.
 
     Raises:
         DataError: The data cannot be read, or asks for other classes.
     """
-    parts = task.list_data(data, classes.names)
+    parts = task.list_data(data, classes, reading or DataConfig())
     listing = parts.test or parts.val or parts.train
     if listing is None or not len(listing):
         message = f"{data} must hold pictures, got none. See: muntin check {task.name} {data}"
@@ -90,7 +92,7 @@ def evaluate(
         DataError: The data cannot be read, or has other classes.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    listing = pick_part(run.task, data, run.classes)
+    listing = pick_part(run.task, data, run.classes, run.config.reading)
     _warn_of_learnt(listing, run)
     where = choose_device(device)
     network = run.load_network().to(where)

@@ -17,13 +17,15 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_pair
+from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
 from muntin.drawing.saving import save_figure, save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.metrics.classification import ClassificationMetric
 from muntin.metrics.detection import DetectionMetric
+from muntin.metrics.semantic import SemanticMetric, count_pixels
+from muntin.samples import Classes
 from muntin.scoring.running import Scored
-from muntin.tasks.task import Classes
 
 __all__ = ["draw_scored"]
 
@@ -159,3 +161,40 @@ def _pair(scored: Scored, classes: Classes, row: int, quality: float, threshold:
     drawn = draw_pair(pixels, outputs.truth[row], found, classes.names)
     lines = (f"F1 {quality:.2f}", "/".join(Path(path).parts[-2:]))
     return Tile(picture=np.asarray(drawn), lines=lines)
+
+
+@_draw.register
+def _(
+    metric: SemanticMetric,
+    scored: Scored,
+    store: PictureStore,
+    classes: Classes,
+    folder: Path,
+) -> None:
+    """Confusion matrix, per-class figures, and the best and worst pictures."""
+    figures, outputs, listing = scored.figures, scored.outputs, scored.listing
+    if not figures["num_images"]:
+        return
+    values = dict(zip(classes.names, figures["iou"], strict=True))
+    title = f"IoU of each class, mean {_told(figures['miou'])}"
+    save_figure(draw_bars(values, title, "IoU"), folder / "per_class.png")
+    title = f"pixels, accuracy {_told(figures['pixel_accuracy'])}"
+    save_figure(draw_confusion(metric.confusion, classes.names, title), folder / "confusion.png")
+    rows = []
+    for row, (said, there) in enumerate(zip(outputs.answers, outputs.truth, strict=True)):
+        counts = count_pixels(said.labels, there, len(classes.names))
+        if counts.sum():
+            rows.append((float(counts.trace() / counts.sum()), row))
+    rows.sort()
+    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
+        tiles = []
+        for right, row in chosen:
+            path = listing.entries[int(outputs.indices[row])].path
+            pixels = decode(read_bytes(listing.source, path), where=path)
+            drawn = draw_maps_side_by_side(pixels, outputs.truth[row], outputs.answers[row])
+            lines = (f"{right:.1%} of the pixels right", "/".join(Path(path).parts[-3:]))
+            tiles.append(Tile(picture=np.asarray(drawn), lines=lines))
+        sheet = draw_sheet(
+            tiles, f"{name.capitalize()} pictures: truth and answer", columns=2, side=560
+        )
+        save_picture(sheet, folder / f"{name}.png")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from muntin.data.batches import Batch, parts_of_one_size
 from muntin.data.loading import EvalLoader
 from muntin.data.storing import PictureStore
-from muntin.data.transforms import Preprocessing, normalise
-from muntin.samples import Listing
-from muntin.tasks.task import Classes, Metric, Task, View
+from muntin.data.transforms import Preprocessing
+from muntin.samples import Classes, Listing
+from muntin.tasks.task import Glance, Metric, Task, View
 
 __all__ = ["Outputs", "Scored", "judge", "run_network", "score"]
 
@@ -94,9 +94,13 @@ def run_network(
     rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
     try:
         for part in _readable_parts(batches):
+            views = _views(part, listing)
+            glance = Glance(
+                network=network, images=part.images, views=views, pre=pre, device=device
+            )
             with autocast():
-                raw = _look(network, part, pre, device)
-            answers = task.answers(raw, _views(part, listing), classes)
+                raw = task.see(glance)
+            answers = task.answers(raw, views, classes)
             truth = table[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
@@ -118,13 +122,6 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
         readable = torch.where(batch.weights > 0)[0]
         if len(readable):
             yield from parts_of_one_size(batch.select(readable))
-
-
-def _look(network: nn.Module, batch: Batch, pre: Preprocessing, device: torch.device) -> Any:  # noqa: ANN401
-    images, sizes = batch.images.to(device), batch.sizes.to(device)
-    if batch.targets is None:
-        return network(normalise(images, pre))
-    return network(normalise(images, pre, sizes), sizes)
 
 
 def _views(batch: Batch, listing: Listing) -> list[View]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 from muntin.errors import ConfigError, unknown_name
 from muntin.tasks.classify import CLASSIFY
 from muntin.tasks.detect import DETECT, INSTANCE
+from muntin.tasks.semantic import SEMANTIC
 from muntin.tasks.task import Task
 
 __all__ = ["TASKS", "Task", "find_task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE)}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC)}
 
 
 def find_task(name: str) -> Task:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from muntin.data.checking import check_classify
 from muntin.data.listing import list_classify
+from muntin.data.storing import DataConfig
 from muntin.features import Backbone
-from muntin.heads.detectors import HeadConfig
 from muntin.heads.linear import build_classifier
+from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
-from muntin.samples import DataSets, Listing
+from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float
-from muntin.tasks.task import Classes, Lesson, Task, View
+from muntin.tasks.task import Glance, Lesson, Task, View, count_pictures
 
 __all__ = ["CLASSIFY"]
 
@@ -28,8 +29,8 @@ MOST_NAMED = 1000
 """Classes that a result names."""
 
 
-def _list_data(path: Path | str, class_names: Sequence[str] | None) -> DataSets:
-    return list_classify(path, class_names=class_names)
+def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
+    return list_classify(path, class_names=None if classes is None else classes.names)
 
 
 def _classes(listing: Listing) -> Classes:
@@ -78,6 +79,12 @@ def _cross_entropy(
     )
 
 
+def _see(glance: Glance) -> Float[Tensor, "B K"]:
+    images = glance.prepare()
+    logits: Tensor = glance.network(images)
+    return (logits + glance.network(images.flip(-1))) / 2 if glance.tta else logits
+
+
 def _answers(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classes) -> Tensor:
     return logits.float().cpu()
 
@@ -111,10 +118,12 @@ CLASSIFY = Task(
     build_head=_build_head,
     table=_table,
     losses=_losses,
+    see=_see,
     answers=_answers,
     decode=_decode,
     compare=_cross_entropy,
     metric=_metric,
+    counts=count_pictures,
     goals=("top1", "map", "macro_f1"),
     recipes="pictures",
 )

@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from muntin.data.checking import Report
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
+from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, HeadConfig, build_detector
+from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, build_detector
 from muntin.heads.found import Found
+from muntin.heads.semantic import SemanticConfig
+from muntin.heads.table import HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
-from muntin.ops.masks import encode_mask
 from muntin.results import Detections
-from muntin.samples import DataSets, Listing, Objects
+from muntin.run_lengths import encode_mask
+from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
-from muntin.tasks.task import Classes, Dense, Lesson, Task, View
+from muntin.targets import BoxTargets
+from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
 
 __all__ = ["DETECT", "INSTANCE"]
 
@@ -40,8 +45,10 @@ class _Truth:
         return [self._objects[place] for place in places.tolist()]
 
 
-def _list_data(path: Path | str, class_names: Sequence[str] | None, *, masks: bool) -> DataSets:
-    return list_detect(path, class_names=class_names, masks=masks)
+def _list_data(
+    path: Path | str, classes: Classes | None, reading: DataConfig, *, masks: bool
+) -> DataSets:
+    return list_detect(path, class_names=None if classes is None else classes.names, masks=masks)
 
 
 def _check_data(path: Path | str, *, masks: bool) -> Report:
@@ -55,7 +62,7 @@ def _classes(listing: Listing) -> Classes:
 def _build_head(
     backbone: Backbone, classes: Classes, config: HeadConfig | None, *, masks: bool
 ) -> nn.Module:
-    if config is None:
+    if config is None or isinstance(config, SemanticConfig):
         message = "a detector needs the config of its head, got none. Was config.json changed?"
         raise ConfigError(message)
     return build_detector(backbone, len(classes.names), config, masks=masks)
@@ -66,9 +73,14 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
 
 
 def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.objects is not None, "detection has objects"
-    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, [*lesson.objects])
+    assert lesson.targets is not None, "detection has objects"
+    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, [*lesson.targets])
     return losses
+
+
+def _see(glance: Glance) -> Sequence[Found]:
+    found: Sequence[Found] = glance.network(glance.prepare(), glance.sizes)
+    return found
 
 
 def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Detections]:
@@ -104,6 +116,19 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
     return encode_mask(bitmap.numpy(), size=size, top=top, left=left)
 
 
+def _example(size: Size) -> tuple[Any, ...]:
+    """One object in the middle."""
+    high, wide = size
+    target = BoxTargets(
+        boxes=torch.tensor([[wide * 0.2, high * 0.2, wide * 0.8, high * 0.8]]),
+        class_ids=torch.tensor([0]),
+        ignored=torch.zeros(0, 4),
+        layers=torch.ones(1, high, wide, dtype=torch.int32),
+        layer_of=torch.tensor([0]),
+    )
+    return torch.tensor([[high, wide]]), [target]
+
+
 def _compare(answers: object, truth: object, classes: Classes) -> None:
     """Two stages learn from what they sample; there is no loss of results."""
 
@@ -121,10 +146,12 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
         build_head=partial(_build_head, masks=masks),
         table=_table,
         losses=_losses,
+        see=_see,
         answers=_decode,
         decode=_decode,
         compare=_compare,
         metric=partial(_metric, masks=masks),
+        counts=count_pictures,
         goals=goals,
         recipes="objects",
         dense=dense,
@@ -134,7 +161,11 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
 DETECT = _task(
     "detect",
     masks=False,
-    dense=Dense(heads=DETECTORS, default_head={"small": "fcos_small", "large": "fcos"}),
+    dense=Dense(
+        heads=DETECTORS,
+        default_head={"small": "fcos_small", "large": "fcos"},
+        example=_example,
+    ),
     goals=("box_ap", "box_ap50"),
 )
 
@@ -142,7 +173,9 @@ INSTANCE = _task(
     "instance",
     masks=True,
     dense=Dense(
-        heads=MASK_DETECTORS, default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"}
+        heads=MASK_DETECTORS,
+        default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"},
+        example=_example,
     ),
     goals=("mask_ap", "mask_ap50"),
 )

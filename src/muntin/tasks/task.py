@@ -9,29 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from muntin.data.checking import Report
+from muntin.data.storing import DataConfig
+from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import Backbone
-from muntin.heads.detectors import HeadConfig
-from muntin.samples import DataSets, Listing
-from muntin.shapes import Float, Int, Size
-from muntin.targets import BoxTargets
+from muntin.heads.table import HeadConfig
+from muntin.samples import Classes, DataSets, Listing
+from muntin.shapes import Float, Int, Size, UInt8
+from muntin.targets import Target
 
-__all__ = ["Classes", "Dense", "Lesson", "Metric", "Task", "View"]
+__all__ = ["Dense", "Glance", "Group", "Lesson", "Metric", "Task", "View", "count_pictures"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Classes:
-    """What a data set asks for: ``classes.json`` of a run folder.
-
-    Attributes:
-        names: Class names in the order of the class numbers.
-        multi_label: Whether a picture may have any number of them.
-    """
-
-    names: tuple[str, ...]
-    multi_label: bool = False
+Group = Literal["pictures", "objects", "maps"]
+"""What is labelled: pictures, the objects in them, or their pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +44,40 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Glance:
+    """Pictures that a network is to look at.
+
+    Attributes:
+        network: In evaluation mode.
+        images: As `Preprocessing` fits them; of several sizes, padded.
+        views: The picture inside each.
+        pre: How they are normalised.
+        device: Where the network is.
+        tta: Whether the mirrored picture is seen too, where one answer can be made of both.
+        tile: Side in pixels of the windows in which a picture is seen; None chooses.
+        scales: Factors of the size at which a picture is seen, all of which make the answer.
+    """
+
+    network: nn.Module
+    images: UInt8[Tensor, "B C H W"]
+    views: Sequence[View]
+    pre: Preprocessing
+    device: torch.device
+    tta: bool = False
+    tile: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+    def prepare(self) -> Float[Tensor, "B C H W"]:
+        """Give the images as the network reads them."""
+        return normalise(self.images.to(self.device), self.pre, self.sizes)
+
+    @property
+    def sizes(self) -> Int[Tensor, "B 2"]:
+        """(height, width) of the picture inside each image."""
+        return torch.tensor([view.shown for view in self.views], device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Lesson:
     """What a step of training learns from.
 
@@ -58,7 +86,7 @@ class Lesson:
         images: Normalised and padded.
         sizes: (height, width) of the picture inside each image.
         labels: Rows of what `Task.table` gave, where the task has labels.
-        objects: Objects of each picture, where the task has objects.
+        targets: What is known of each picture otherwise: its objects, or the classes of its pixels.
         classes: What the network tells apart.
         class_weights: Factor on the loss of each class.
         label_smoothing: Part of the target spread over all classes.
@@ -68,7 +96,7 @@ class Lesson:
     images: Float[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
     labels: Tensor | None
-    objects: tuple[BoxTargets, ...] | None
+    targets: tuple[Target, ...] | None
     classes: Classes
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
@@ -96,10 +124,13 @@ class Dense:
     Attributes:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
+        example: What the network takes beside an image of a size (height, width) in training, of
+            the kind that takes most memory.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
+    example: Callable[[Size], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,38 +139,57 @@ class Task:
 
     Attributes:
         name: As typed on the command line.
-        list_data: Reads what a user calls DATA; with class names, numbers follow them.
+        list_data: Reads what a user calls DATA; class numbers follow those of a trained run.
         check_data: Reads every file and reports what is wrong.
         classes: What a listing asks for.
         build_head: Makes the head for a backbone, from its config where the task has several.
         table: What is known of the pictures of a listing, by place: labels for the loss, or the
             truth for the metric.
         losses: Loss of each picture of a lesson, by name.
+        see: Raw output of a network for pictures, in evaluation and prediction.
         answers: From raw output to what the metric takes.
         decode: From raw output to results.
         compare: Loss of each picture from answers and truth; None where only training has one.
         metric: A fresh collector.
+        counts: How often each class is there in a listing.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
         recipes: Group of recipes that suit the task.
         dense: What tasks need that speak of places in the picture; None for the others.
     """
 
     name: str
-    list_data: Callable[[Path | str, Sequence[str] | None], DataSets]
+    list_data: Callable[[Path | str, Classes | None, DataConfig], DataSets]
     check_data: Callable[[Path | str], Report]
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
     losses: Callable[[Lesson], dict[str, Float[Tensor, " B"]]]
+    see: Callable[[Glance], Any]
     answers: Callable[[Any, Sequence[View], Classes], Any]
     decode: Callable[[Any, Sequence[View], Classes], list[Any]]
     compare: Callable[[Any, Any, Classes], Tensor | None]
     metric: Callable[[Classes], Metric]
+    counts: Callable[[Listing], Tensor]
     goals: tuple[str, ...]
-    recipes: Literal["pictures", "objects"]
+    recipes: Group
     dense: Dense | None = None
+
+    @property
+    def tells_objects(self) -> bool:
+        """Whether answers are objects, and those of several views of a picture can be merged."""
+        return self.recipes == "objects"
+
+    @property
+    def tells_pixels(self) -> bool:
+        """Whether answers are the classes of pixels."""
+        return self.recipes == "maps"
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the figure by which epochs are compared."""
         name = next((name for name in self.goals if figures.get(name) is not None), "")
         return name, float(figures[name]) if name else 0.0
+
+
+def count_pictures(listing: Listing) -> Tensor:
+    """Pictures of each class."""
+    return torch.tensor(listing.class_counts, dtype=torch.float32)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from muntin.data.loading import TrainLoader
 from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_objects
+from muntin.drawing.maps import draw_labels
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
-from muntin.ops.masks import encode_mask
+from muntin.run_lengths import encode_mask
 from muntin.runs import Run
 from muntin.samples import Objects, Segmentation
-from muntin.targets import BoxTargets
+from muntin.targets import BoxTargets, LabelMap
 
 __all__ = ["draw_batch"]
 
@@ -30,8 +31,14 @@ def draw_batch(run: Run, store: PictureStore) -> None:
     for row, (high, wide) in enumerate(batch.sizes.tolist()):
         image = batch.images[row, :, :high, :wide]
         picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-        if batch.targets is not None:
-            objects = _as_objects(batch.targets[row])
+        target = None if batch.targets is None else batch.targets[row]
+        if isinstance(target, LabelMap):
+            tiles.append(
+                Tile(picture=np.asarray(draw_labels(picture, target.labels.numpy(), names)))
+            )
+            continue
+        if target is not None:
+            objects = _as_objects(target)
             drawn = np.asarray(draw_objects(picture, objects, names))
             tiles.append(
                 Tile(picture=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))

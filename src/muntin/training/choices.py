@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from muntin.configs import replace as replace_fields
@@ -18,6 +16,7 @@ from muntin.errors import ConfigError, DataError, WeightError
 from muntin.recipes import MachineConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.tasks.task import Group
 from muntin.weights.hub import fetch
 from muntin.zoo import BackboneConfig, ModelEntry, find_model
 
@@ -78,15 +77,17 @@ def can_be_had(name: str) -> bool:
     return True
 
 
-def default_recipe(
-    count: int, *, pretrained: bool, group: Literal["pictures", "objects"] = "pictures"
-) -> tuple[str, str]:
+def default_recipe(count: int, *, pretrained: bool, group: Group = "pictures") -> tuple[str, str]:
     """Name of the recipe for so many training pictures, and why."""
-    if pretrained and not (group == "objects" and count >= FEW_SCENES):
+    few = FEW if group == "pictures" else FEW_SCENES
+    if pretrained and (group == "pictures" or count < few):
         return "finetune", "the weights are trained already"
-    if count < (FEW_SCENES if group == "objects" else FEW):
+    if count < few:
         return "small-data", f"{count} pictures are few for a fresh model"
-    return "coco-3x" if group == "objects" else "imagenet", f"{count} pictures are many"
+    published: dict[Group, str] = {
+        "pictures": "imagenet", "objects": "coco-3x", "maps": "ade20k",
+    }  # fmt: skip
+    return published[group], f"{count} pictures are many"
 
 
 def is_small(model: BackboneConfig) -> bool:
@@ -95,13 +96,30 @@ def is_small(model: BackboneConfig) -> bool:
 
 
 def choose_preprocessing(
-    entry: ModelEntry, model: BackboneConfig, reading: DataConfig, typical: Size
+    entry: ModelEntry,
+    model: BackboneConfig,
+    reading: DataConfig,
+    group: Group,
+    typical: Size,
 ) -> Preprocessing:
     """What the weights expect; small pictures are resized without bicubic's overshoot.
 
-    With the typical size of the pictures, they are scaled to fit inside; else cropped.
+    Pictures with objects are scaled to fit inside, those whose pixels are classified by `scale` or
+    `short_side`; others are cropped.
     """
-    if min(typical) > 0:
+    if group == "maps":
+        return Preprocessing(
+            img_size=model.img_size,
+            mean=_per_channel(entry.mean, model.in_chans),
+            std=_per_channel(entry.std, model.in_chans),
+            fit="window",
+            scale=reading.scale or 1.0,
+            short_side=reading.short_side,
+            typical_size=typical,
+            interpolation="bilinear",
+            in_chans=model.in_chans,
+        )
+    if group == "objects":
         return Preprocessing(
             img_size=model.img_size,
             mean=_per_channel(entry.mean, model.in_chans),

@@ -95,7 +95,7 @@ class Learner:
             self._mixing = build_mixing(run.config.augment, len(run.classes.names))
         self._class_weights = None
         if self.config.class_weights:
-            weights = 1 / class_counts(listing)
+            weights = 1 / run.task.counts(listing).clamp(min=1)
             self._class_weights = (weights / weights.mean()).to(fabric.device)
 
     @property
@@ -156,13 +156,13 @@ class Learner:
         labels = None if self._labels is None else self._labels[batch.indices.to(device)]
         if self._mixing is not None and labels is not None:
             images, labels = self._mixing(images, labels)
-        objects = batch.targets
+        targets = batch.targets
         return Lesson(
             model=self._model,
             images=images,
             sizes=sizes,
             labels=labels,
-            objects=None if objects is None else tuple(one.to(device) for one in objects),
+            targets=None if targets is None else tuple(one.to(device) for one in targets),
             classes=self.run.classes,
             class_weights=self._class_weights,
             label_smoothing=self.config.label_smoothing,

@@ -16,8 +16,8 @@ from muntin.data.joint import SceneConfig
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
 from muntin.errors import DataError
-from muntin.heads.detectors import HeadConfig
 from muntin.heads.network import Network
+from muntin.heads.table import HeadConfig
 from muntin.nn.mimetic import start_mimetic
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
@@ -32,6 +32,7 @@ from muntin.training.choices import (
     resolve_machine,
     typical_size,
 )
+from muntin.training.maps import choose_scale, default_map_model
 from muntin.training.optimization import scaled_rate
 from muntin.training.request import Request, refuse_mistakes, sort_settings
 from muntin.training.room import fit_batch
@@ -83,7 +84,7 @@ def prepare(request: Request) -> Prepared:
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
     task = find_task(request.task)
     asked = with_texts(request.machine, settings["machine"])
-    machine = resolve_machine(asked, notes, compiles=task.dense is None)
+    machine = resolve_machine(asked, notes, compiles=not task.tells_objects)
     train, val = _list_parts(request, reading, seed, notes)
     scenes = look_at_scenes(train) if task.dense else None
     origin = _find_origin(request)
@@ -100,14 +101,9 @@ def prepare(request: Request) -> Prepared:
         notes,
     )
     if head is not None and "out_indices" not in dict(settings["model"]):
-        model = dense_config(model, finest=head.neck.finest)
-    if (
-        base is None
-        and not task.dense
-        and "crop_fraction" not in dict(settings["data"])
-        and is_small(model)
-    ):
-        reading = replace(reading, crop_fraction=1.0)
+        model = dense_config(model, finest=head.finest)
+    if base is None:
+        reading = _adapt_reading(reading, settings["data"], task, model, scenes, machine, notes)
     run = Run(
         path=Path(request.out),
         config=RunConfig(
@@ -122,7 +118,7 @@ def prepare(request: Request) -> Prepared:
         ),
         classes=task.classes(train),
         preprocessing=choose_preprocessing(
-            entry, model, reading, (0, 0) if scenes is None else scenes.typical
+            entry, model, reading, task.recipes, (0, 0) if scenes is None else scenes.typical
         ),
     )
     torch.manual_seed(seed)
@@ -153,8 +149,8 @@ def _tune_run(
     if isinstance(augment, SceneConfig) and any(usual):
         augment = choose_window(augment, img_size, usual, notes)
     tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
-    if run.task.dense and not _asked_for_batch(request, settings["train"]):
-        tuned = fit_batch(network, tuned, img_size, machine.device, notes)
+    if run.task.dense is not None and not _asked_for_batch(request, settings["train"]):
+        tuned = fit_batch(network, tuned, img_size, run.task.dense.example, machine.device, notes)
     config = replace(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
@@ -196,7 +192,7 @@ def _list_parts(
     request: Request, reading: DataConfig, seed: int, notes: list[str]
 ) -> tuple[Listing, Listing]:
     task = find_task(request.task)
-    data = task.list_data(request.data, None)
+    data = task.list_data(request.data, None, reading)
     if data.note:
         notes.append(data.note)
     train, val = data.train, data.val or data.test
@@ -207,7 +203,7 @@ def _list_parts(
         message = f"{data.fault}. See: muntin check {task.name} {request.data}"
         raise DataError(message)
     if request.val:
-        parts = task.list_data(request.val, train.class_names)
+        parts = task.list_data(request.val, task.classes(train), reading)
         val = parts.val or parts.test or parts.train
         if val is not None and val.multi_label and not train.multi_label:
             message = (
@@ -225,6 +221,28 @@ def _list_parts(
         )
         raise DataError(message)
     return train, val
+
+
+def _adapt_reading(
+    reading: DataConfig,
+    settings: list[tuple[str, str]],
+    task: Task,
+    model: BackboneConfig,
+    scenes: Scenes | None,
+    machine: MachineConfig,
+    notes: list[str],
+) -> DataConfig:
+    """Choose what depends on model and pictures, and was not set."""
+    if scenes is None:
+        if is_small(model) and "crop_fraction" not in dict(settings):
+            return replace(reading, crop_fraction=1.0)
+        return reading
+    if task.tells_objects or reading.scale or reading.short_side:
+        return reading
+    scale = choose_scale(scenes.typical, model.img_size, machine.device)
+    if scale < 1:
+        notes.append(f"pictures are seen at {scale:g} of their size (data.scale)")
+    return replace(reading, scale=scale)
 
 
 def _find_origin(request: Request) -> RunConfig | None:
@@ -252,7 +270,9 @@ def _choose_model(
     usual: Size = (0, 0)
     name = request.model or (origin.model_name if origin else "")
     if scenes is not None and (origin is None or origin.task != request.task):
-        default, shown = default_dense_model(scenes.typical, request.weights, machine.device)
+        tells_objects = find_task(request.task).tells_objects
+        choose = default_dense_model if tells_objects else default_map_model
+        default, shown = choose(scenes.typical, request.weights, machine.device)
         name = name or default
         if not any(request.img_size):
             usual, changed["img_size"] = shown, enlarge_for(scenes, shown)

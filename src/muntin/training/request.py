@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muntin.configs import with_texts
-from muntin.data.joint import SceneConfig
-from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.detectors import find_head
-from muntin.recipes import MachineConfig, TrainConfig, find_recipe
+from muntin.heads.table import find_head
+from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import RunConfig
 from muntin.shapes import Size
 from muntin.tasks import TASKS, Task, find_task
@@ -83,7 +81,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipes)
     with_texts(TrainConfig(), settings["train"])
-    with_texts(SceneConfig() if task.dense else AugmentConfig(), settings["augment"])
+    with_texts(AUGMENTS[task.recipes](), settings["augment"])
     if request.head and task.dense is None:
         message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
         raise ConfigError(message)
@@ -97,7 +95,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         )
         raise ConfigError(message)
     idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and task.dense:
+    if idle and task.tells_objects:
         message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
         raise ConfigError(message)
     if request.model:

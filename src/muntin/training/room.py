@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
-from muntin.targets import BoxTargets
 from muntin.training.checkpointing import checkpoint_blocks
 
 __all__ = ["fit_batch", "saved_bytes"]
@@ -25,14 +26,20 @@ SHARE = {"cuda": 0.8, "cpu": 0.5}
 
 
 def fit_batch(
-    network: Network, config: TrainConfig, img_size: Size, device: str, notes: list[str]
+    network: Network,
+    config: TrainConfig,
+    img_size: Size,
+    example: Callable[[Size], tuple[Any, ...]],
+    device: str,
+    notes: list[str],
 ) -> TrainConfig:
     """Make the batch small enough for the memory, and accumulate steps to make up for it.
 
     Args:
-        network: A detector; its weights are not changed.
+        network: Of a dense task; its weights are not changed.
         config: Its batch size is what the recipe wants.
         img_size: (height, width) of the pictures in pixels.
+        example: As in `muntin.tasks.task.Dense`.
         device: "cuda", "cpu" or "mps".
         notes: A line is added when the batch changes.
     """
@@ -40,7 +47,7 @@ def fit_batch(
     measured = copy.deepcopy(network)
     if config.checkpointing:
         checkpoint_blocks(measured.backbone)
-    each = saved_bytes(measured, img_size)
+    each = saved_bytes(measured, img_size, example)
     # Gradients and the optimiser's two moments stand beside what is remembered.
     weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
     fits = max(1, int((room - weights) / max(each, 1)))
@@ -54,7 +61,9 @@ def fit_batch(
     return replace(config, batch_size=fits, accumulate=steps * config.accumulate)
 
 
-def saved_bytes(network: Network, img_size: Size) -> int:
+def saved_bytes(
+    network: Network, img_size: Size, example: Callable[[Size], tuple[Any, ...]]
+) -> int:
     """Bytes that a network remembers of one picture on the way forward."""
     stride = 32
     high, wide = (-(-side // stride) * stride for side in img_size)
@@ -72,22 +81,12 @@ def saved_bytes(network: Network, img_size: Size) -> int:
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     network.train()
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(image, torch.tensor([[high, wide]]), [_one_object(high, wide)])
+        network(image, *example((high, wide)))
     network.train(was_training)
     for name, value in network.named_buffers():
         value.copy_(buffers[name])  # batch norms have counted
     held = {p.untyped_storage().data_ptr() for p in network.parameters()}
     return sum(count for pointer, count in seen.items() if pointer not in held)
-
-
-def _one_object(high: int, wide: int) -> BoxTargets:
-    return BoxTargets(
-        boxes=torch.tensor([[wide * 0.2, high * 0.2, wide * 0.8, high * 0.8]]),
-        class_ids=torch.tensor([0]),
-        ignored=torch.zeros(0, 4),
-        layers=torch.ones(1, high, wide, dtype=torch.int32),
-        layer_of=torch.tensor([0]),
-    )
 
 
 def _free_bytes(device: str) -> int:

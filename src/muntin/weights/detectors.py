@@ -30,7 +30,7 @@ from muntin.heads.rcnn import RCNN
 from muntin.weights.microsoft import OTHER_TASKS
 from muntin.weights.renaming import KeyMap, Reading, Row
 
-__all__ = ["DETECTOR_NAMES", "DetectorMap", "DetectorNames", "adopt", "class_rows", "with_heads"]
+__all__ = ["DETECTOR_NAMES", "DetectorNames", "HeadMap", "adopt", "class_rows", "with_heads"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,7 @@ class DetectorNames:
 
 
 @dataclass(frozen=True, slots=True)
-class DetectorMap(KeyMap):
+class HeadMap(KeyMap):
     """Names of a backbone with neck and heads; the rows are those of neck and heads.
 
     Attributes:
@@ -118,7 +118,7 @@ def with_heads(
             f"{dialect!r}, got {head.config.background!r}. Build the detector with "
             f"conventions={names.origin!r}. The model is unchanged."
         )
-    return DetectorMap(
+    return HeadMap(
         names.rows(head),
         unused=names.unused,
         body=body,

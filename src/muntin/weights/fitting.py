@@ -36,6 +36,7 @@ from muntin.weights.resizing import (
     resample_positions,
     resample_table,
 )
+from muntin.weights.segmenters import map_rows
 
 __all__ = ["Fit", "fit", "misfits", "place"]
 
@@ -146,7 +147,7 @@ class _Heads:
         """Whether nothing is wrong when the model has no place for a tensor of a head."""
         if not name.startswith("head."):
             return False
-        if class_rows(self.head, name, 0) is None or name.startswith("head.fc"):
+        if _class_rows(self.head, name, 0) is None or name.startswith("head.fc"):
             return True  # no detector, or a classifier's
         has_masks = len(getattr(self.head, "mask_heads", ())) > 0
         return name.startswith("head.mask_heads.") and not has_masks
@@ -155,14 +156,20 @@ class _Heads:
         """Whether a tensor of a head differs in the number of classes alone."""
         if not name.startswith("head.") or tensor.shape[1:] != own.shape[1:]:
             return False
-        rows = class_rows(self.head, name, self._num_classes())
+        rows = _class_rows(self.head, name, self._num_classes())
         return rows is None or tensor.shape[0] == rows
 
     def _num_classes(self) -> int:
-        """Classes of the file's detector."""
-        if "head.classes.bias" in self.tensors:
-            return len(self.tensors["head.classes.bias"])
+        """Classes of the file's detector or segmenter."""
+        for name in ("head.classes.bias", "head.classifier.bias"):
+            if name in self.tensors:
+                return len(self.tensors[name])
         return len(self.tensors.get("head.box_heads.0.fc_cls.bias", ())) - 1
+
+
+def _class_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
+    rows = class_rows(head, name, num_classes)
+    return map_rows(head, name, num_classes) if rows is None else rows
 
 
 def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:

@@ -60,6 +60,7 @@ _AROUND_SWIN = (
     Row(("encoder.layers.{i}.downsample.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
     Row(("encoder.layers.{i}.downsample.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
     Row(("layernorm.{p}",), "norm.{p}"),
+    Row(("hidden_states_norms.stage{i+1}.{p}",), "norm{i}.{p}"),
     Row(("classifier.{p}",), "head.fc.{p}"),
 )
 
@@ -161,6 +162,7 @@ KEY_MAPS: KeyMaps = {
             *_AROUND_SWIN,
         ),
         prefix="swin.",
+        wrappers=("backbone.swin.", "backbone."),
         unused=r"^decoder\.",  # of SimMIM
     ),
     ViTConfig: _vit,
@@ -168,8 +170,12 @@ KEY_MAPS: KeyMaps = {
 
 
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Its Swin V2 decides once, when it is built; its Swin anew for each picture."""
-    del keys
+    """Its Swin V2 decides once, when it is built; its Swin anew for each picture.
+
+    As the backbone of something else, its Swin always shifts, whatever the size of the map.
+    """
+    if first_key(keys, r"(^|\.)hidden_states_norms\."):
+        return "openmmlab"
     return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
 
 

@@ -20,6 +20,7 @@ from muntin.zoo.building import (
 from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
 from muntin.zoo.describing import describe_models
 from muntin.zoo.detectors import create_detector
+from muntin.zoo.segmenters import create_segmenter
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "create_backbone",
     "create_detector",
     "create_model",
+    "create_segmenter",
     "dense_config",
     "describe_models",
     "family_of",

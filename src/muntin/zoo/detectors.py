@@ -11,14 +11,9 @@ from muntin.configs import replace
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
-from muntin.heads.detectors import (
-    DETECTORS,
-    MASK_DETECTORS,
-    HeadConfig,
-    build_detector,
-    find_head,
-)
+from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.network import Network
+from muntin.heads.table import find_head
 from muntin.zoo.building import build_backbone, dense_config, load_into, model_config
 
 __all__ = ["create_detector"]
@@ -27,7 +22,7 @@ __all__ = ["create_detector"]
 def create_detector(
     name: str,
     *,
-    head: str | HeadConfig = "mask_rcnn",
+    head: str | DetectorConfig = "mask_rcnn",
     num_classes: int = 80,
     masks: bool | None = None,
     conventions: str = "",
@@ -72,7 +67,7 @@ def create_detector(
         raise ConfigError(message)
     config = _with_conventions(config, head, conventions)
     asked = {"in_chans": in_chans, **architecture}
-    body = dense_config(model_config(name, asked), finest=config.neck.finest)
+    body = dense_config(model_config(name, asked), finest=config.finest)
     kept: dict[str, Any] = {k: asked[k] for k in ("out_indices", "out_norm") if k in asked}
     backbone = build_backbone(replace(body, kept, where=name))
     built = build_detector(cast("Backbone", backbone), num_classes, config, masks=has_masks)
@@ -82,7 +77,7 @@ def create_detector(
     return model
 
 
-def _head_config(head: str | HeadConfig, masks: bool | None) -> tuple[HeadConfig, bool]:
+def _head_config(head: str | DetectorConfig, masks: bool | None) -> tuple[DetectorConfig, bool]:
     """Config of a head, and whether it has masks."""
     if not isinstance(head, str):
         return head, bool(masks)
@@ -95,7 +90,9 @@ def _head_config(head: str | HeadConfig, masks: bool | None) -> tuple[HeadConfig
     return find_head(head, {**DETECTORS, **MASK_DETECTORS}), head in MASK_DETECTORS
 
 
-def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -> HeadConfig:
+def _with_conventions(
+    config: DetectorConfig, head: str | DetectorConfig, origin: str
+) -> DetectorConfig:
     """What an origin's detectors of this kind look like."""
     if not origin:
         return config

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from muntin.ops.masks import (
+from muntin.run_lengths import (
     decode_mask,
     encode_mask,
     mask_area,

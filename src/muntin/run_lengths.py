@@ -14,12 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from muntin.samples import Segmentation
 from muntin.shapes import Bool, Size
 
-__all__ = ["decode_mask", "encode_mask", "mask_area", "mask_iou", "shift_mask", "to_run_lengths"]
+__all__ = [
+    "Segmentation",
+    "decode_mask",
+    "encode_mask",
+    "mask_area",
+    "mask_iou",
+    "shift_mask",
+    "to_run_lengths",
+]
 
 RunLengths = dict[str, Any]
+
+Segmentation = list[list[float]] | dict[str, Any]
+"""A mask as COCO writes it: polygons (x, y, x, y ...), or run lengths with `size` and `counts`."""
 
 
 def encode_mask(

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Maps of classes of large pictures: memory, seams, and what windows cost in accuracy.
+
+A model is trained for two minutes on generated pictures of two classes, as a user would. A picture
+of 12,000 x 9,000 pixels is then predicted in a process of its own, whose peak resident memory is
+read at the end; and pictures that can be seen at once are seen at once and in windows, and scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+from PIL import Image
+
+MINUTES = 2
+SIDE = 128
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="9000x12000")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        print(json.dumps(predict(*options.inside)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data, run = two_classes(folder / "data"), folder / "run"
+        words = ["train", "semantic", data, "--weights", "none", "--max-time", f"{MINUTES}m"]
+        begun = time.monotonic()
+        muntin(*words, "--out", run)
+        seconds = time.monotonic() - begun
+        figures = json.loads(muntin("eval", run, data, "--json"))
+        high, wide = (int(side) for side in options.size.split("x"))
+        lay_out(high, wide)[0].save(folder / "large.png", compress_level=1)
+        answers = [inside(run, folder / "large.png") for _ in range(options.repeat)]
+        tiled = compare(run, folder)
+    content = {
+        **record.environment(),
+        "what": "maps of two classes: from scratch, then a large picture, then windows",
+        "muntin_command": f"muntin train semantic DATA --weights none --max-time {MINUTES}m",
+        "train_seconds": round(seconds, 1),
+        "miou": figures["miou"],
+        "size": [high, wide],
+        "seconds": record.spread([one["seconds"] for one in answers]),
+        "peak_mib": record.spread([one["peak_mib"] for one in answers]),
+        "windows": tiled,
+    }
+    print(json.dumps(content, indent=2))
+    print(record.write("large_maps", f"cpu{os.cpu_count()}", content))
+
+
+def two_classes(folder: Path) -> Path:
+    """Generated scenes; every object is of one class."""
+    from muntin.data.shape_sets import write_maps
+
+    write_maps(folder, num_train=200, num_val=40, size=(SIDE, SIDE), max_objects=5)
+    for path in folder.rglob("masks/**/*.png"):
+        labels = np.minimum(np.asarray(Image.open(path)), 1).astype(np.uint8)
+        Image.fromarray(labels).save(path)
+    (folder / "classes.txt").write_text("ground\nthing\n", encoding="utf-8")
+    return folder
+
+
+def lay_out(high: int, wide: int) -> tuple[Image.Image, np.ndarray[Any, Any]]:
+    """A picture made of scenes, and the class of each pixel."""
+    from muntin.data.shapes import make_scene
+
+    scenes = [make_scene(2, seed, size=(SIDE, SIDE), max_objects=5) for seed in range(64)]
+    pixels = np.zeros((high, wide, 3), np.uint8)
+    labels = np.zeros((high, wide), np.int16)
+    order = np.random.default_rng(0)
+    for top in range(0, high, SIDE):
+        for left in range(0, wide, SIDE):
+            scene = scenes[order.integers(len(scenes))]
+            part = pixels[top : top + SIDE, left : left + SIDE]
+            part[:] = scene.image[: part.shape[0], : part.shape[1]]
+            for one in scene.objects:
+                labels[top : top + SIDE, left : left + SIDE][
+                    one.mask[: part.shape[0], : part.shape[1]]
+                ] = 1
+    return Image.fromarray(pixels), labels
+
+
+def inside(run: Path, picture: Path) -> dict[str, float]:
+    """Predict in a process of its own."""
+    words = [sys.executable, __file__, "--inside", str(run), str(picture)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def predict(run: str, picture: str) -> dict[str, float]:
+    """Predict once and tell time and peak memory."""
+    import muntin
+    from muntin.devices import memory_mib
+
+    predictor = muntin.load(run)
+    begun = time.perf_counter()
+    found = predictor(picture)[0]
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "peak_mib": memory_mib(), "pixels": found.labels.size}
+
+
+def compare(run: Path, folder: Path) -> dict[str, Any]:
+    """Score pictures that are seen at once and in windows."""
+    import muntin
+    from muntin.metrics.semantic import SemanticMetric
+
+    predictor = muntin.load(run)
+    metrics = {"at once": SemanticMetric(("ground", "thing"))}
+    metrics["in windows"] = SemanticMetric(("ground", "thing"))
+    same = []
+    for number in range(4):
+        picture, labels = lay_out(7 * SIDE + number, 9 * SIDE)
+        pixels = np.asarray(picture)
+        whole = predictor(pixels, tile=max(pixels.shape))[0]
+        parts = predictor(pixels, tile=2 * SIDE)[0]
+        metrics["at once"].update([whole], [labels])
+        metrics["in windows"].update([parts], [labels])
+        same.append(float((whole.labels == parts.labels).mean()))
+    return {
+        "size": [7 * SIDE, 9 * SIDE],
+        "window": 2 * SIDE,
+        "same_pixels": record.spread(same),
+        **{f"miou {name}": metric.compute()["miou"] for name, metric in metrics.items()},
+    }
+
+
+def muntin(*words: object) -> str:
+    """Run a command of muntin."""
+    command = [sys.executable, "-m", "muntin", *map(str, words)]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+if __name__ == "__main__":
+    main()

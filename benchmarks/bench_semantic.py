@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Classes of pixels from scratch, from few pictures, in 25 minutes; beside torchvision's LR-ASPP.
+
+Aerial pictures, tiles 1 to 6 to learn from and 7 and 8 to be scored on. Each contestant gets the
+same pictures, the same wall time, reading and start-up included, the same cores, no trained
+weights, and is scored by the same metric at the full size of the pictures. muntin is called as a
+user would: ``muntin train semantic DATA --max-time 25m``. torchvision's model is trained with its
+reference recipe for segmentation (SGD with momentum, random sizes from half to twice, crops,
+flips), at the scale and window that muntin chose, its learning rate following the clock as
+muntin's does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from torchvision.transforms.v2 import functional as tvf
+
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
+from muntin.data.label_files import read_mask
+from muntin.data.semantic import list_semantic
+from muntin.metrics.semantic import SemanticMetric
+from muntin.prediction import load as load_run
+from muntin.results import SemanticMap
+from muntin.samples import Listing
+
+COLORS = {
+    "building": "#3C1098", "land": "#8429F6", "road": "#6EC1E4", "vegetation": "#FEDD3A",
+    "water": "#E2A929", "ignored": "#000000", "unlabeled": "#9B9B9B",
+}  # fmt: skip
+TEST = ("Tile 7", "Tile 8")
+BATCH = 4
+RIVAL = "lraspp_mobilenet_v3_large"
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", default=data, help="folder that holds dubai_aerial")
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--out", default="", help="keep the run folder here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        learn, score = arrange(Path(options.data) / "dubai_aerial", Path(folder) / "data")
+        run = Path(options.out or folder).resolve() / "dubai"
+        ours = train_muntin(learn, score, run, options.minutes)
+        preprocessing = json.loads((run / "preprocessing.json").read_text())
+        ours["windows"] = compare_windows(score, run)
+        rival = train_rival(learn, score, options.minutes, preprocessing)
+    content = {
+        **record.environment(),
+        "what": f"dubai_aerial, {options.minutes:g} minutes of wall time from scratch, tiles 7, 8",
+        "muntin_command": f"muntin train semantic DATA --weights none --max-time "
+        f"{options.minutes:g}m",
+        "minutes": options.minutes,
+        "muntin": ours,
+        RIVAL: rival,
+    }
+    print(json.dumps(content, indent=2))
+    print(record.write("semantic_dubai", f"cpu{os.cpu_count()}", content))
+
+
+def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
+    """Lay out what is learnt from and what is scored, apart, each with the table of colours."""
+    places = folder / "learn", folder / "score"
+    for tile in sorted(source.glob("Tile *")):
+        place = places[tile.name in TEST]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / tile.name).symlink_to(tile.resolve(), target_is_directory=True)
+    for place in places:
+        (place / "classes.json").write_text(json.dumps(COLORS), encoding="utf-8")
+    return places
+
+
+def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
+    """Train and score as a user does; a part of what is learnt from is kept for validation."""
+    begun = time.monotonic()
+    muntin(
+        "train", "semantic", learn, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
+    )
+    seconds = time.monotonic() - begun
+    figures = json.loads(muntin("eval", run, score, "--json", keep=True))
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    config = json.loads((run / "config.json").read_text())
+    return {
+        "wall_seconds": round(seconds, 1),
+        "test": figures,
+        "epochs": len(journal),
+        "memory_mib": max(line["memory_mib"] for line in journal),
+        "model": config["model_name"],
+        "img_size": config["model"]["img_size"],
+        "scale": config["reading"]["scale"],
+    }
+
+
+def compare_windows(score: Path, run: Path) -> dict[str, float]:
+    """Score the test pictures seen at once, and in windows of the size of training."""
+    opened = load_run(run)
+    test = list_semantic(score).train  # one set that stands alone
+    assert test is not None
+    whole, parts = SemanticMetric(test.class_names), SemanticMetric(test.class_names)
+    same = []
+    for entry in test.entries:
+        truth = read_mask(test, entry).labels
+        path = Path(test.source, entry.path)
+        once = opened(path, tile=max(truth.shape))
+        seen = opened(path, tile=max(opened.preprocessing.img_size))
+        whole.update(once, [truth])
+        parts.update(seen, [truth])
+        same.append(float((once[0].labels == seen[0].labels).mean()))
+    return {
+        "miou_at_once": whole.compute()["miou"],
+        "miou_in_windows": parts.compute()["miou"],
+        "same_pixels": float(np.mean(same)),
+    }
+
+
+def train_rival(
+    learn: Path, score: Path, minutes: float, preprocessing: dict[str, Any]
+) -> dict[str, Any]:
+    """Train torchvision's model for the same time, and score it."""
+    begun = time.monotonic()
+    train, test = list_semantic(learn).train, list_semantic(score).train
+    assert train is not None
+    assert test is not None
+    torch.manual_seed(0)
+    random.seed(0)
+    window, scale = preprocessing["img_size"], preprocessing["scale"]
+    network = lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=train.num_classes
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    pictures = [load(train, place, scale) for place in range(len(train))]
+    limit, steps = minutes * 60 - 5, 0
+    network.train()
+    while (done := (time.monotonic() - begun) / limit) < 1:
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - done) ** 0.9
+        rows = [crop(*random.choice(pictures), window) for _ in range(BATCH)]
+        logits = network(torch.stack([row[0] for row in rows]))["out"]
+        labels = torch.stack([row[1] for row in rows])
+        if (labels < 0).all():
+            continue
+        loss = F.cross_entropy(logits, labels, ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    seconds = time.monotonic() - begun
+    return {
+        "wall_seconds": round(seconds, 1),
+        "test": score_rival(network, test, scale),
+        "steps": steps,
+        "images_per_s": round(steps * BATCH / seconds, 2),
+    }
+
+
+def load(listing: Listing, place: int, scale: float) -> tuple[Tensor, Tensor]:
+    """A picture, uint8, and its labels, at the scale at which it is seen."""
+    entry = listing.entries[place]
+    pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)
+    labels = torch.from_numpy(read_mask(listing, entry).labels).long()[None]
+    size = [round(side * scale) for side in picture.shape[1:]]
+    nearest = tvf.InterpolationMode.NEAREST
+    return tvf.resize(picture, size), tvf.resize(labels, size, nearest)[0]
+
+
+def crop(picture: Tensor, labels: Tensor, window: list[int]) -> tuple[Tensor, Tensor]:
+    """A part of random size, mirrored every second time."""
+    factor = random.uniform(0.5, 2.0)
+    size = [max(1, round(side * factor)) for side in picture.shape[1:]]
+    picture = tvf.resize(picture, size)
+    labels = tvf.resize(labels[None], size, tvf.InterpolationMode.NEAREST)[0]
+    rest = [max(0, want - have) for want, have in zip(window, size, strict=True)]
+    picture, labels = (
+        F.pad(picture, (0, rest[1], 0, rest[0])),
+        F.pad(labels, (0, rest[1], 0, rest[0]), value=-1),
+    )
+    top = random.randint(0, picture.shape[1] - window[0])
+    left = random.randint(0, picture.shape[2] - window[1])
+    picture = picture[:, top : top + window[0], left : left + window[1]]
+    labels = labels[top : top + window[0], left : left + window[1]]
+    if random.random() < 0.5:
+        picture, labels = picture.flip(2), labels.flip(1)
+    return normalise(picture), labels
+
+
+def normalise(picture: Tensor) -> Tensor:
+    """As torchvision's recipe does."""
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    return tvf.normalize(picture.float() / 255, mean, std)
+
+
+@torch.inference_mode()
+def score_rival(network: nn.Module, test: Listing, scale: float) -> dict[str, Any]:
+    """Whole pictures, answers brought to the size of the masks."""
+    network.eval()
+    metric = SemanticMetric(test.class_names)
+    for place, entry in enumerate(test.entries):
+        truth = read_mask(test, entry).labels
+        picture, _ = load(test, place, scale)
+        logits = network(normalise(picture)[None])["out"]
+        large = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=False)[0]
+        said = SemanticMap(
+            path=entry.path, size=truth.shape, labels=large.argmax(0).numpy().astype(np.int16),
+            class_names=test.class_names,
+        )  # fmt: skip
+        metric.update([said], [truth])
+    return metric.compute()
+
+
+def muntin(*words: object, keep: bool = False) -> str:
+    """Run a command of muntin."""
+    command = [sys.executable, "-m", "muntin", *map(str, words)]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if keep else None)
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    main()

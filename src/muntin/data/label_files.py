@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a mask file, or from objects, to the class of each pixel.
+
+A mask is a picture whose values are names. A palette picture holds both, the index of a colour and
+the colour; which of them names the class is for the coding to say. Nothing is ever rounded, mixed
+or stretched on the way.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import MOST_PIXELS
+from muntin.errors import DataError
+from muntin.run_lengths import decode_mask, to_run_lengths
+from muntin.samples import Entry, Listing, MaskCoding, Objects
+from muntin.shapes import Int, Size
+
+__all__ = [
+    "IGNORED",
+    "LabelFile",
+    "count_values",
+    "draw_objects",
+    "has_colors",
+    "pack_color",
+    "read_labels",
+    "read_mask",
+    "read_values",
+]
+
+IGNORED = -1
+"""Label of pixels that are neither learnt from nor scored."""
+
+_INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class LabelFile(NamedTuple):
+    """A mask, read.
+
+    Attributes:
+        labels: Class number of each pixel; `IGNORED` where there is none.
+        strange: Values that stand for no class and are not to be ignored, with their pixels.
+    """
+
+    labels: Int[np.ndarray, "H W"]
+    strange: dict[int, int]
+
+
+def pack_color(color: tuple[int, int, int]) -> int:
+    """Give one number for a colour.
+
+    Example:
+        >>> hex(pack_color((60, 16, 152)))
+        '0x3c1098'
+    """
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
+
+
+def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, "H W"]:
+    """Read the values of a mask file.
+
+    Args:
+        data: The whole file.
+        where: Its name, for messages.
+        as_colors: Whether values are colours (`pack_color`); else indices: of a palette, or the
+            grey value. A picture of three equal channels is grey.
+
+    Returns:
+        One number a pixel.
+
+    Raises:
+        DataError: It cannot be read, or has colours where indices are wanted.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                message = f"A mask must have at most {MOST_PIXELS} pixels, got more in {where!r}."
+                raise DataError(message)
+            image.load()
+            return _values(image, where, as_colors)
+    except DataError:
+        raise
+    except Exception as error:  # each of Pillow's readers has its own ways to fail
+        message = (
+            f"The mask {where!r} must be a picture that can be read (PNG is best), got {len(data)} "
+            f"bytes that cannot: {error}. Make it again or remove it with its picture."
+        )
+        raise DataError(message) from error
+
+
+def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32]:
+    if as_colors or image.mode not in _INDEXED:
+        pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+        red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+        if as_colors:
+            return red << 16 | green << 8 | blue
+        if (red == green).all() and (red == blue).all():
+            return red
+        message = (
+            f"The mask {where!r} must hold class numbers, got colours. Say what they stand for in "
+            f'a classes.json beside the pictures: {{"road": "#6EC1E4", ...}}.'
+        )
+        raise DataError(message)
+    return np.asarray(image).astype(np.int32)
+
+
+def has_colors(data: bytes, *, where: str) -> bool:
+    """Whether a mask can only be read as colours: more than one channel, and not all equal."""
+    try:
+        read_values(data, where=where, as_colors=False)
+    except DataError:
+        read_values(data, where=where, as_colors=True)  # broken files are told as such
+        return True
+    return False
+
+
+def count_values(values: Int[np.ndarray, "H W"]) -> dict[int, int]:
+    """Count the pixels of each value."""
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
+    """Read a mask file as classes.
+
+    Args:
+        data: The whole file.
+        coding: What its values stand for.
+        where: Its name, for messages.
+
+    Returns:
+        The labels, and what stood for nothing, which is ignored too.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    values = read_values(data, where=where, as_colors=coding.kind == "color")
+    known = np.array([*coding.values, *coding.ignored], np.int64)
+    labels = np.r_[np.arange(len(coding.values)), np.full(len(coding.ignored), IGNORED)]
+    order = np.argsort(known)
+    places = np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)
+    found = order[places]
+    right = known[found] == values
+    result = np.where(right, labels[found], IGNORED).astype(np.int16)
+    strange = {} if right.all() else count_values(values[~right][None])
+    return LabelFile(labels=result, strange=strange)
+
+
+def draw_objects(objects: Objects, size: Size, coding: MaskCoding) -> Int[np.ndarray, "H W"]:
+    """Draw the classes of all pixels; where objects overlap, the smaller one is seen.
+
+    Args:
+        objects: With masks.
+        size: (height, width) of the picture in pixels.
+        coding: The number that objects of each class have; -1 for the background.
+
+    Returns:
+        Class numbers; -1 where there is no object, if the background is no class.
+    """
+    label_of = {value: label for label, value in enumerate(coding.values)}
+    background = label_of.get(-1, IGNORED)
+    labels = np.full(size, background, np.int16)
+    for place in np.argsort(-objects.areas, kind="stable"):
+        mask = objects.masks[place]
+        if mask is not None:
+            bitmap = decode_mask(to_run_lengths(mask, size))
+            labels[bitmap] = label_of.get(int(objects.class_ids[place]), background)
+    return labels
+
+
+def read_mask(listing: Listing, entry: Entry) -> LabelFile:
+    """Read the mask of a picture of a listing, or draw it from its objects.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    assert listing.coding is not None, "masks have a coding"
+    if entry.objects is not None:
+        assert entry.size is not None, "pictures with objects have a size"
+        return LabelFile(draw_objects(entry.objects, entry.size, listing.coding), {})
+    data = read_bytes(listing.source, entry.mask)
+    return read_labels(data, listing.coding, where=entry.mask)

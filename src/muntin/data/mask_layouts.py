@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which mask belongs to which picture, going by the names of folders and files.
+
+A picture and its mask have the same name but for words that say which of the two a file is: in a
+folder (`images` and `masks`, `leftImg8bit` and `gtFine`), or at the end of a name (`7_mask.png`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from muntin.data.trees import PARTS, Tree, fold, part_of
+
+__all__ = ["Pair", "Pairs", "pair_masks"]
+
+# Words of folders, in lower case, without anything but letters.
+_PICTURE_FOLDERS = frozenset(
+    [
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "imgdir",
+        "picture",
+        "pictures",
+        "photo",
+        "photos",
+        "rgb",
+        "input",
+        "inputs",
+        "jpegimages",
+        "leftimgbit",
+        "original",
+        "originals",
+        "jpg",
+        "jpgs",
+    ]
+)
+_MASK_FOLDERS = frozenset(
+    [
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "labelmap",
+        "labelmaps",
+        "annotation",
+        "annotations",
+        "anndir",
+        "ann",
+        "gt",
+        "gts",
+        "gtfine",
+        "gtcoarse",
+        "groundtruth",
+        "groundtruths",
+        "segmentation",
+        "segmentations",
+        "segmentationclass",
+        "seg",
+        "segs",
+        "segmask",
+        "segmasks",
+        "semantic",
+        "target",
+        "targets",
+        "png",
+        "pngs",
+    ]
+)
+_MASK_END = re.compile(
+    r"[_\-. ](?:gtfine_|gtcoarse_)?(?P<kind>masks?|labels?|labelids|labeltrainids|seg|"
+    r"segmentation|gt|groundtruth|annotation|ann|l|m)$"
+)
+_PICTURE_END = re.compile(r"[_\-. ](?:leftimg8bit|image|img|rgb|sat)$")
+# Beside the class numbers, Cityscapes has the same as colours, and numbers of objects.
+_NO_CLASSES = re.compile(r"_(?:gtfine|gtcoarse)_(?:color|instanceids|polygons)$")
+_BETTER = ("labeltrainids", "labelids")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A picture and its mask.
+
+    Attributes:
+        picture: Its file.
+        mask: That of its mask.
+        folder: What they share of their folders, for telling groups apart.
+    """
+
+    picture: str
+    mask: str
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """What was found.
+
+    Attributes:
+        parts: The pairs of each set, in the order of the pictures' names.
+        without_mask: Pictures that have none.
+        without_picture: Masks that have none.
+    """
+
+    parts: Mapping[str, tuple[Pair, ...]]
+    without_mask: tuple[str, ...]
+    without_picture: tuple[str, ...]
+
+
+def pair_masks(tree: Tree) -> Pairs:
+    """Pair every picture with its mask.
+
+    Args:
+        tree: The files. Sets are told apart by folders called train, val or test; where there are
+            none, all is one set.
+    """
+    pictures: dict[tuple[str, str], str] = {}
+    masks: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in tree.pictures:
+        key, is_mask = _key_of(path)
+        if is_mask is None:
+            continue
+        if is_mask:
+            masks[key].append(path)
+        else:
+            pictures.setdefault(key, path)
+    found: dict[str, list[Pair]] = defaultdict(list)
+    for key, picture in sorted(pictures.items(), key=lambda row: row[1]):
+        if key in masks:
+            pair = Pair(picture=picture, mask=_choose(masks[key]), folder=key[0])
+            found[part_of(picture.split("/")[:-1])].append(pair)
+    if set(found) <= {"", "train"}:
+        parts = {"train": tuple(pair for pairs in found.values() for pair in pairs)}
+    else:
+        parts = {part: tuple(found[part]) for part in PARTS if part in found}
+    return Pairs(
+        parts={part: pairs for part, pairs in parts.items() if pairs},
+        without_mask=tuple(sorted(path for key, path in pictures.items() if key not in masks)),
+        without_picture=tuple(
+            sorted(path for key, paths in masks.items() if key not in pictures for path in paths)
+        ),
+    )
+
+
+def _key_of(path: str) -> tuple[tuple[str, str], bool | None]:
+    """What picture and mask have in common, and which of both it is; None for neither."""
+    *folders, name = fold(path).split("/")
+    stem = name.rpartition(".")[0]
+    if _NO_CLASSES.search(stem):
+        return ("", stem), None
+    kinds = [_kind_of(folder) for folder in folders]
+    ended = _MASK_END.search(stem)
+    # The innermost folder that says something counts; then the end of the name.
+    said = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
+    is_mask = bool(ended) if said is None else said
+    if is_mask and ended:
+        stem = stem[: ended.start()]
+    elif not is_mask:
+        stem = _PICTURE_END.sub("", stem)
+    rest = [rest for _, rest in kinds if rest]
+    return ("/".join(rest), stem), is_mask
+
+
+def _kind_of(folder: str) -> tuple[bool | None, str]:
+    """Whether a folder is one of masks, None if its name does not say; and the rest of the name."""
+    plain = re.sub(r"[^a-z]", "", folder)
+    words = [word for word in re.split(r"[^a-z0-9]+", folder) if word]
+    for names, kind in ((_MASK_FOLDERS, True), (_PICTURE_FOLDERS, False)):
+        if plain in names:
+            return kind, ""
+        for place in (-1, 0):
+            if len(words) > 1 and words[place] in names:
+                return kind, "_".join(words[:-1] if place else words[1:])
+    return None, folder
+
+
+def _choose(paths: list[str]) -> str:
+    """Of several masks the one with class numbers, losslessly stored."""
+
+    def rank(path: str) -> tuple[int, bool, str]:
+        stem = fold(path).rpartition(".")[0]
+        better = next((i for i, word in enumerate(_BETTER) if stem.endswith(word)), len(_BETTER))
+        return better, not fold(path).endswith((".png", ".tif", ".tiff")), path
+
+    return min(paths, key=rank)

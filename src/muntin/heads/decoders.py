@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the maps of a backbone to one map of features at the finest resolution.
+
+Source:
+    Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding" (arXiv 1807.10221), as
+    published for Swin; compared live with transformers in tests/heads/test_semantic.py.
+    Xie et al. 2021, "SegFormer" (arXiv 2105.15203), section 3.2, for the light decoder.
+
+Letters: B images, C channels, H and W sides of a map in cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.nn.conv_norm import ConvNorm, NormName, build_norm
+from muntin.nn.up_conv import GatheringConv
+from muntin.shapes import Float, Size
+
+__all__ = ["LightDecoder", "UPerNet"]
+
+
+class UPerNet(nn.Module):
+    """Pool the coarsest map at several grains, bring it down a pyramid, and join all levels.
+
+    Args:
+        widths: Channels of the backbone's maps, finest first.
+        channels: Of every level and of the result.
+        pool_sides: Cells along each side of the pooled maps.
+        norm: After each convolution.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        channels: int,
+        pool_sides: Sequence[int],
+        *,
+        norm: NormName,
+    ) -> None:
+        super().__init__()
+        self.pool_sides = tuple(pool_sides)
+        self.pooled = nn.ModuleList(_conv(widths[-1], channels, 1, norm) for _ in pool_sides)
+        top = (widths[-1], *(channels for _ in pool_sides))
+        self.top = _Join(top, channels, norm)
+        self.lateral = nn.ModuleList(_conv(width, channels, 1, norm) for width in widths[:-1])
+        self.output = nn.ModuleList(_conv(channels, channels, 3, norm) for _ in widths[:-1])
+        self.join = _Join((channels,) * len(widths), channels, norm)
+
+    def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Give features at the resolution of the finest map."""
+        last = maps[-1]
+        pooled = [
+            conv(F.adaptive_avg_pool2d(last, side))
+            for conv, side in zip(self.pooled, self.pool_sides, strict=True)
+        ]
+        sides = [lateral(part) for lateral, part in zip(self.lateral, maps, strict=False)]
+        sides.append(self.top([last, *pooled]))
+        for index in range(len(sides) - 2, -1, -1):
+            sides[index] = sides[index] + _enlarge(sides[index + 1], sides[index].shape[2:])
+        levels = [output(side) for output, side in zip(self.output, sides, strict=False)]
+        return self.join([*levels, sides[-1]])
+
+
+class LightDecoder(nn.Module):
+    """Bring every map to the same channels, add them at the finest resolution, and smooth.
+
+    Args:
+        widths: Channels of the backbone's maps, finest first.
+        channels: Of the result.
+        norm: After each convolution.
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int, *, norm: NormName) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(w, channels, 1, bias=False) for w in widths)
+        self.norm = build_norm(norm, channels)
+        self.output = _conv(channels, channels, 3, norm)
+
+    def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Give features at the resolution of the finest map."""
+        total = self.lateral[-1](maps[-1])
+        # Coarse maps are added on the way up, so that little is enlarged to the full size.
+        for lateral, part in zip(self.lateral[-2::-1], maps[-2::-1], strict=True):
+            total = lateral(part) + _enlarge(total, part.shape[2:])
+        return self.output(F.relu(self.norm(total)))
+
+
+class _Join(nn.Module):
+    """Convolve several maps together at the size of the first."""
+
+    def __init__(self, widths: Sequence[int], channels: int, norm: NormName) -> None:
+        super().__init__()
+        self.conv = GatheringConv(widths, channels, 3, bias=norm == "none")
+        self.norm = build_norm(norm, channels)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return F.relu(self.norm(self.conv(maps)), inplace=True)
+
+
+def _conv(before: int, after: int, kernel: int, norm: NormName) -> ConvNorm:
+    return ConvNorm(before, after, kernel, norm=norm, activation=True, recompute=True)
+
+
+def _enlarge(maps: Tensor, size: Size | torch.Size) -> Tensor:
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The class of every cell: a decoder, a classifier, and an auxiliary classifier for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from muntin.configs import check_range
+from muntin.errors import ConfigError
+from muntin.features import Backbone
+from muntin.heads.decoders import LightDecoder, UPerNet
+from muntin.heads.necks import NeckConfig, SimplePyramid
+from muntin.nn.conv_norm import ConvNorm, NormName
+from muntin.ops.dense_losses import map_losses
+from muntin.shapes import Float, Int
+
+__all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SemanticConfig:
+    """What makes one head for maps of classes differ from another.
+
+    Attributes:
+        decoder: "upernet", or "light": maps are added and smoothed once.
+        finest: Stride in pixels of the finest map that is read.
+        channels: Of the decoder.
+        pool_sides: Of UPerNet: cells along each side of the pooled maps.
+        norm: After each convolution.
+        dropout: Probability of dropping a channel before the classifier, in training.
+        aux_channels: Of the auxiliary classifier; 0 = none.
+        aux_level: Map that it reads, from 0 = finest.
+        aux_weight: Of its loss.
+        dice_weight: Of the Dice loss beside the cross-entropy; 0 = off.
+    """
+
+    decoder: Literal["upernet", "light"] = "upernet"
+    finest: int = 4
+    channels: int = 512
+    pool_sides: tuple[int, ...] = (1, 2, 3, 6)
+    norm: NormName = "batch"
+    dropout: float = 0.1
+    aux_channels: int = 256
+    aux_level: int = 2
+    aux_weight: float = 0.4
+    dice_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_range("head.channels", self.channels, 1, 10**5)
+        check_range("head.dropout", self.dropout, 0, 0.99)
+        check_range("head.aux_channels", self.aux_channels, 0, 10**5)
+        check_range("head.aux_weight", self.aux_weight, 0, 100)
+        check_range("head.dice_weight", self.dice_weight, 0, 100)
+        for side in self.pool_sides:
+            check_range("head.pool_sides", side, 1, 1000)
+
+
+class SemanticHead(nn.Module):
+    """Logits of each class for every cell of the finest map.
+
+    Args:
+        backbone: Its spec says what is read.
+        num_classes: Classes.
+        config: Which head.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        widths: tuple[int, ...] = backbone.spec.channels
+        self.neck: nn.Module | None = None
+        if len(set(backbone.spec.strides)) == 1:
+            neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
+            self.neck = SimplePyramid(backbone.spec, neck)
+            widths = (config.channels,) * len(self.neck.strides)
+        if config.decoder == "upernet":
+            self.decoder: nn.Module = UPerNet(
+                widths, config.channels, config.pool_sides, norm=config.norm
+            )
+        else:
+            self.decoder = LightDecoder(widths, config.channels, norm=config.norm)
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(config.channels, num_classes, 1)
+        self.aux: nn.Sequential | None = None
+        if config.aux_channels:
+            if not 0 <= config.aux_level < len(widths):
+                message = (
+                    f"head.aux_level must be from 0 to {len(widths) - 1}, the last map of this "
+                    f"backbone, got {config.aux_level}."
+                )
+                raise ConfigError(message)
+            width = widths[config.aux_level]
+            self.aux = nn.Sequential(
+                ConvNorm(width, config.aux_channels, 3, norm=config.norm, activation=True),
+                nn.Dropout2d(config.dropout),
+                nn.Conv2d(config.aux_channels, num_classes, 1),
+            )
+        for module in (*self.decoder.modules(), *([] if self.aux is None else self.aux.modules())):
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for classifier in (self.classifier, *([] if self.aux is None else [self.aux[-1]])):
+            nn.init.normal_(classifier.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        backbone: Backbone,
+        images: Float[Tensor, "B in_chans H W"],
+        labels: Int[Tensor, "B H W"] | None = None,
+        class_weights: Float[Tensor, " K"] | None = None,
+        smoothing: float = 0.0,
+    ) -> Float[Tensor, "B K h w"] | dict[str, Float[Tensor, " B"]]:
+        """Classify cells, or learn.
+
+        Args:
+            backbone: Gives the maps.
+            images: Normalised, of any size.
+            labels: Class of each pixel, or `muntin.ops.dense_losses.IGNORED`.
+            class_weights: Factor on the loss of each class.
+            smoothing: Part of the target spread over all classes.
+
+        Returns:
+            With labels the losses of each picture, by name; else logits at the resolution of the
+            backbone's finest map.
+        """
+        maps = backbone(images)
+        maps = maps if self.neck is None else self.neck(maps)
+        logits = self.classifier(self.dropout(self.decoder(maps)))
+        if labels is None:
+            return logits
+        compare = partial(map_losses, class_weights=class_weights, smoothing=smoothing)
+        found = compare(logits, labels)
+        losses = {"pixels": found.cross_entropy}
+        if self.config.dice_weight:
+            losses["dice"] = self.config.dice_weight * found.dice
+        if self.aux is not None and self.config.aux_weight:
+            second = compare(self.aux(maps[self.config.aux_level]), labels)
+            losses["aux"] = self.config.aux_weight * second.cross_entropy
+        return losses
+
+
+MAP_HEADS: dict[str, SemanticConfig] = {
+    "upernet": SemanticConfig(),
+    "light": SemanticConfig(decoder="light", channels=256, norm="group", aux_channels=0),
+    "light_small": SemanticConfig(
+        decoder="light", channels=96, norm="group", aux_channels=0, dropout=0.0
+    ),
+}
+"""Heads of maps of classes."""

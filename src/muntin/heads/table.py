@@ -1,0 +1,29 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Heads that tasks choose from, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from muntin.errors import ConfigError, unknown_name
+from muntin.heads.detectors import DetectorConfig
+from muntin.heads.semantic import SemanticConfig
+
+__all__ = ["HeadConfig", "find_head"]
+
+HeadConfig = DetectorConfig | SemanticConfig
+
+Config = TypeVar("Config", bound=HeadConfig)
+
+
+def find_head(name: str, heads: Mapping[str, Config]) -> Config:
+    """Give the config of a head.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in heads:
+        raise ConfigError(unknown_name("head", name, heads))
+    return heads[name]

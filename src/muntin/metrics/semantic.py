@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How well every pixel is classified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muntin.errors import ShapeError
+from muntin.results import SemanticMap
+from muntin.shapes import Int
+
+__all__ = ["SemanticMetric", "count_pixels"]
+
+
+class SemanticMetric:
+    """Collects maps and the truth, picture by picture, as one table of counts.
+
+    Figures, all in [0, 1]: `miou` (mean intersection over union), `mean_accuracy` and, per class,
+    `iou` and `accuracy`; `pixel_accuracy` over all pixels; and `num_images`. A class without a
+    pixel in the truth is None in the lists and part of no mean. Pixels that the truth ignores count
+    nowhere.
+
+    Args:
+        class_names: In the order of the class numbers.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        self.num_images = 0
+        self.confusion: NDArray[np.int64] = np.zeros((len(class_names),) * 2, np.int64)
+        """Pixels by true class (rows) and class that was said (columns)."""
+
+    def update(
+        self, answers: Sequence[SemanticMap], truth: Sequence[Int[np.ndarray, "H W"]]
+    ) -> None:
+        """Add pictures: what was said, and the class of each pixel (below 0: ignored)."""
+        for said, there in zip(answers, truth, strict=True):
+            self.confusion += count_pixels(said.labels, there, len(self.class_names))
+            self.num_images += 1
+
+    def compute(self) -> dict[str, Any]:
+        """Give the figures; those of a class are lists in the order of the classes."""
+        hits = self.confusion.diagonal().astype(np.float64)
+        there = self.confusion.sum(axis=1)
+        either = there + self.confusion.sum(axis=0) - hits
+        iou = [
+            hit / all_ if total else None
+            for hit, all_, total in zip(hits, either, there, strict=True)
+        ]
+        accuracy = [hit / total if total else None for hit, total in zip(hits, there, strict=True)]
+        return {
+            "miou": _mean(iou),
+            "mean_accuracy": _mean(accuracy),
+            "pixel_accuracy": float(hits.sum() / there.sum()) if there.sum() else None,
+            "iou": [None if value is None else float(value) for value in iou],
+            "accuracy": [None if value is None else float(value) for value in accuracy],
+            "class_names": list(self.class_names),
+            "num_images": self.num_images,
+        }
+
+
+def count_pixels(
+    said: Int[np.ndarray, "H W"], there: Int[np.ndarray, "h w"], num_classes: int
+) -> NDArray[np.int64]:
+    """Count the pixels of one picture by true class and class that was said.
+
+    Raises:
+        ShapeError: The maps are of different sizes.
+    """
+    if said.shape != there.shape:
+        message = f"a map must be of the size of its truth, got {said.shape} and {there.shape}."
+        raise ShapeError(message)
+    known = there >= 0
+    pairs = there[known].astype(np.int64) * num_classes + said[known]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

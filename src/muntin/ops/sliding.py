@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A map of logits of a picture of any size, seen through windows, given out strip by strip.
+
+Windows overlap. Near its edges a window counts for nothing, where two overlap one fades into the
+other, and weights add up to 1, so there are no seams: where the network looks at nearby pixels
+only, the result is that of the whole picture. Logits of cells are kept for as many rows as a window
+is high, never of the whole picture.
+
+Letters: B windows, C channels, K classes, h and w cells, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from muntin.ops.resampling import bilinear_mixing
+from muntin.shapes import Float, Size, UInt8
+
+__all__ = ["Strip", "slide"]
+
+ALIGN = 32
+"""Windows begin at multiples of this many pixels, so that their cells are cells of the picture."""
+
+STRIP_VALUES = 2**24
+"""Logits of pixels that are in memory at a time; 64 MiB in float32."""
+
+Look = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B K h w"]]
+
+
+class Strip(NamedTuple):
+    """Some rows of the result.
+
+    Attributes:
+        top: The first of them.
+        logits: Of every pixel.
+    """
+
+    top: int
+    logits: Float[Tensor, "K rows W"]
+
+
+class _Window(NamedTuple):
+    """A piece of a line: where it begins and ends in pixels, and its weight at each cell."""
+
+    start: int
+    end: int
+    first: int
+    weights: Tensor
+
+
+def slide(
+    picture: UInt8[Tensor, "C H W"],
+    look: Look,
+    window: Size,
+    out_size: Size,
+    *,
+    overlap: float = 0.25,
+    batch_size: int = 1,
+    rows: int = 0,
+) -> Iterator[Strip]:
+    """Give the logits of every pixel of a picture, from the top to the bottom.
+
+    Args:
+        picture: At the scale at which the network sees it.
+        look: The network; its map has one cell for every so many pixels, rounded up.
+        window: (height, width) of what the network sees at a time; smaller pictures are seen whole.
+        out_size: (height, width) of the result.
+        overlap: Part of a window that the next one sees too.
+        batch_size: Windows at a time.
+        rows: Of each strip; chosen by the memory when 0.
+
+    Yields:
+        Strips that cover the result without overlap.
+    """
+    stride = _find_stride(picture, look)
+    covered = [side / stride for side in picture.shape[1:]]
+    picture = _fill_up(picture, stride)
+    height, width = picture.shape[1:]
+    lines = _cut(height, window[0], overlap, stride)
+    columns = _cut(width, window[1], overlap, stride)
+    cells = (-(-height // stride), -(-width // stride))
+    weights = _total(lines, cells[0])[:, None] * _total(columns, cells[1])
+    down = bilinear_mixing(out_size[0], cells[0], covered=covered[0])
+    across = bilinear_mixing(out_size[1], cells[1], covered=covered[1], device=picture.device)
+    band: Tensor | None = None  # K, rows, w: logits of the rows from `base` on
+    base = done = 0
+    for number, line in enumerate(lines):
+        found = _look_along(picture, look, line, columns, batch_size, cells[1])
+        last = number == len(lines) - 1
+        ready = cells[0] if last else lines[number + 1].first
+        end = line.first + len(line.weights)
+        if band is None:
+            band = found.new_zeros(found.shape[0], 0, cells[1])
+        grown = band.new_zeros(band.shape[0], end - base - band.shape[1], cells[1])
+        band = torch.cat([band, grown], dim=1)
+        band[:, line.first - base : end - base] += found
+        step = rows or max(1, STRIP_VALUES // (band.shape[0] * out_size[1]))
+        while done < out_size[0]:
+            stop = min(done + step, out_size[0])
+            if int(down.high[stop - 1]) >= ready and not last:
+                break
+            low, high = int(down.low[done]), int(down.high[stop - 1]) + 1
+            part = band[:, low - base : high - base] / weights[low:high].to(band)
+            mixed = _mix(part, across.low, across.high, across.share, dim=2)
+            first, second, share = (part[done:stop].to(band.device) for part in down)
+            yield Strip(done, _mix(mixed, first - low, second - low, share, dim=1))
+            done = stop
+        if done < out_size[0]:
+            needed = min(int(down.low[done]), ready)
+            band, base = band[:, needed - base :].clone(), needed
+
+
+def _fill_up(picture: Tensor, stride: int) -> Tensor:
+    """Repeat the last row and column until both sides are whole cells."""
+    height, width = picture.shape[1:]
+    if height % stride == 0 and width % stride == 0:
+        return picture
+    rows = torch.arange(-(-height // stride) * stride, device=picture.device).clamp(max=height - 1)
+    columns = torch.arange(-(-width // stride) * stride, device=picture.device)
+    return picture[:, rows][:, :, columns.clamp(max=width - 1)]
+
+
+def _find_stride(picture: Tensor, look: Look) -> int:
+    """Pixels of a cell."""
+    probe = picture.new_zeros(1, picture.shape[0], ALIGN * 2, ALIGN * 2)
+    return ALIGN * 2 // look(probe).shape[2]
+
+
+def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]:
+    """Cut a line into windows."""
+    window = window if length <= window else max(ALIGN * 2, window // ALIGN * ALIGN)
+    if length <= window:
+        return [_Window(0, length, 0, torch.ones(-(-length // stride)))]
+    step = max(ALIGN, int(window * (1 - overlap)) // ALIGN * ALIGN)
+    starts = [*range(0, length - window, step), -(-(length - window) // ALIGN) * ALIGN]
+    windows = []
+    for number, start in enumerate(starts):
+        end = min(start + window, length)
+        cells = -(-(end - start) // stride)
+        middle = (torch.arange(cells) + 0.5) * stride + start
+        weight = torch.ones(cells)
+        # From a quarter of the overlap inwards to three quarters, one window takes over.
+        if number:
+            shared = starts[number - 1] + window - start
+            weight = ((middle - start) / shared * 2 - 0.5).clamp(0, 1)
+        if number < len(starts) - 1:
+            shared = end - starts[number + 1]
+            weight = weight * ((end - middle) / shared * 2 - 0.5).clamp(0, 1)
+        windows.append(_Window(start, end, start // stride, weight))
+    return windows
+
+
+def _total(windows: list[_Window], cells: int) -> Tensor:
+    """Weights of all windows together at each cell of a line."""
+    total = torch.zeros(cells)
+    for window in windows:
+        total[window.first : window.first + len(window.weights)] += window.weights
+    return total
+
+
+def _look_along(
+    picture: Tensor, look: Look, line: _Window, columns: list[_Window], batch_size: int, wide: int
+) -> Tensor:
+    """Weighted logits of the cells of one row of windows."""
+    by_size: dict[int, list[_Window]] = defaultdict(list)
+    for column in columns:
+        by_size[column.end - column.start].append(column)
+    found: Tensor | None = None
+    for alike in by_size.values():
+        for start in range(0, len(alike), batch_size):
+            part = alike[start : start + batch_size]
+            views = [picture[:, line.start : line.end, c.start : c.end] for c in part]
+            logits = look(torch.stack(views)).float()
+            if found is None:
+                found = logits.new_zeros(logits.shape[1], logits.shape[2], wide)
+            for column, seen in zip(part, logits, strict=True):
+                weight = line.weights[:, None] * column.weights
+                found[:, :, column.first : column.first + len(column.weights)] += seen * weight.to(
+                    seen
+                )
+    assert found is not None, "there is at least one window"
+    return found
+
+
+def _mix(values: Tensor, low: Tensor, high: Tensor, share: Tensor, *, dim: int) -> Tensor:
+    shape = [1, 1, 1]
+    shape[dim] = -1
+    return torch.lerp(
+        values.index_select(dim, low), values.index_select(dim, high), share.view(shape)
+    )

@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Semantic segmentation: the class of every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from muntin.data.label_files import IGNORED, read_mask
+from muntin.data.semantic import list_semantic
+from muntin.data.semantic_checking import check_semantic
+from muntin.data.storing import DataConfig
+from muntin.data.transforms import Preprocessing, normalise, resize
+from muntin.errors import ConfigError
+from muntin.features import Backbone
+from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
+from muntin.heads.table import HeadConfig
+from muntin.metrics.semantic import SemanticMetric
+from muntin.ops.sliding import slide
+from muntin.results import SemanticMap
+from muntin.samples import Classes, DataSets, Listing
+from muntin.shapes import Float, Size
+from muntin.targets import LabelMap
+from muntin.tasks.task import Dense, Glance, Lesson, Task, View
+
+__all__ = ["SEMANTIC"]
+
+WIDER = 2
+"""Windows of prediction have so many times the sides of those of training: less is seen twice."""
+
+
+class _Truth:
+    """The masks of a listing by the place of their picture, read when they are asked for."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+
+    def __getitem__(self, places: Tensor) -> list[NDArray[np.int16]]:
+        entries = self._listing.entries
+        return [read_mask(self._listing, entries[place]).labels for place in places.tolist()]
+
+
+def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
+    return list_semantic(path, classes=classes, colors=reading.colors, ignored=reading.ignored)
+
+
+def _classes(listing: Listing) -> Classes:
+    return Classes(names=listing.class_names, coding=listing.coding)
+
+
+def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
+    if not isinstance(config, SemanticConfig):
+        message = (
+            f"maps of classes need the config of their head, got {type(config).__name__}. Was "
+            f"config.json changed?"
+        )
+        raise ConfigError(message)
+    return SemanticHead(backbone, len(classes.names), config)
+
+
+def _table(listing: Listing, classes: Classes) -> _Truth:
+    return _Truth(listing)
+
+
+def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
+    assert lesson.targets is not None, "semantic segmentation has labels of pixels"
+    high, wide = lesson.images.shape[2:]
+    labels = []
+    for target in lesson.targets:
+        assert isinstance(target, LabelMap), "semantic segmentation has labels of pixels"
+        rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
+        labels.append(F.pad(target.labels, rest, value=IGNORED))
+    losses: dict[str, Tensor] = lesson.model(
+        lesson.images, torch.stack(labels), lesson.class_weights, lesson.label_smoothing
+    )
+    return losses
+
+
+def _see(glance: Glance) -> list[NDArray[np.int16]]:
+    """The class of each pixel of the originals."""
+    maps = []
+    for image, view in zip(glance.images, glance.views, strict=True):
+        picture = image[:, : view.shown[0], : view.shown[1]]
+        labels = np.empty(view.size, np.int16)
+        for top, scores in _strips(glance, picture, view.size):
+            found = scores.argmax(dim=0).to(torch.int16).cpu().numpy()
+            labels[top : top + len(found)] = found
+        maps.append(labels)
+    return maps
+
+
+def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
+    """Scores of each class for some rows at a time."""
+
+    def look(windows: Tensor) -> Tensor:
+        logits: Tensor = glance.network(normalise(windows.to(glance.device), glance.pre))
+        return logits
+
+    window = (WIDER * glance.pre.img_size[0], WIDER * glance.pre.img_size[1])
+    if glance.tile is not None:
+        window = (glance.tile, glance.tile)
+    elif picture.shape[1] * picture.shape[2] <= window[0] * window[1]:
+        window = (picture.shape[1], picture.shape[2])
+    count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
+    mirrors = (False, True) if glance.tta else (False,)
+    ways = [(scale, mirrored) for scale in glance.scales for mirrored in mirrors]
+    streams = [
+        slide(_show(picture, *way, glance.pre), look, window, size, batch_size=count)
+        for way in ways
+    ]
+    for strips in zip(*streams, strict=True):
+        if len(ways) == 1:
+            yield strips[0].top, strips[0].logits
+            continue
+        total = sum(
+            (one.logits.flip(2) if mirrored else one.logits).softmax(dim=0)
+            for one, (_, mirrored) in zip(strips, ways, strict=True)
+        )
+        yield strips[0].top, cast(Tensor, total)
+
+
+def _show(picture: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> Tensor:
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale)))
+    seen = resize(picture, size, pre.interpolation)
+    return seen.flip(2) if mirrored else seen
+
+
+def _decode(
+    raw: Sequence[NDArray[np.int16]], views: Sequence[View], classes: Classes
+) -> list[SemanticMap]:
+    return [
+        SemanticMap(
+            path=view.path, size=view.size, labels=labels, class_names=classes.names,
+            colors=_colors(classes),
+        )
+        for labels, view in zip(raw, views, strict=True)
+    ]  # fmt: skip
+
+
+def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
+    coding = classes.coding
+    if coding is None or coding.kind != "color":
+        return ()
+    return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in coding.values)
+
+
+def _example(size: Size) -> tuple[Any, ...]:
+    return (torch.zeros(1, *size, dtype=torch.int16),)
+
+
+def _compare(answers: object, truth: object, classes: Classes) -> None:
+    """Labels alone have no loss."""
+
+
+def _counts(listing: Listing) -> Tensor:
+    """Pixels of each class in up to 200 masks."""
+    total = torch.zeros(listing.num_classes)
+    for entry in listing.entries[:: max(1, len(listing) // 200)]:
+        labels = torch.from_numpy(read_mask(listing, entry).labels).long()
+        total += torch.bincount(labels[labels >= 0], minlength=listing.num_classes)
+    return total
+
+
+def _metric(classes: Classes) -> SemanticMetric:
+    return SemanticMetric(classes.names)
+
+
+SEMANTIC = Task(
+    name="semantic",
+    list_data=_list_data,
+    check_data=check_semantic,
+    classes=_classes,
+    build_head=_build_head,
+    table=_table,
+    losses=_losses,
+    see=_see,
+    answers=_decode,
+    decode=_decode,
+    compare=_compare,
+    metric=_metric,
+    goals=("miou", "pixel_accuracy"),
+    recipes="maps",
+    dense=Dense(
+        heads=MAP_HEADS,
+        default_head={"small": "light_small", "large": "light"},
+        example=_example,
+    ),
+    counts=_counts,
+)

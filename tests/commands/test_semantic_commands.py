@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line for maps of classes: the whole way, JSON, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muntin.data.shape_sets import write_coco, write_maps
+from muntin.run_lengths import decode_mask
+from tests.commands.refusing import refuses
+from tests.detectors import BODY, BODY_SETTINGS
+
+OPTIONS = [
+    *(f"--set={name}={value}" for name, value in {**BODY_SETTINGS, "head.channels": 16}.items()),
+    "--model", BODY, "--weights=none", "--img-size=64", "--batch-size=4", "--precision=fp32",
+    "--device=cpu", "--epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    return write_maps(folder, num_train=6, num_val=2, size=(64, 80))
+
+
+@pytest.fixture
+def run(muntin, data, tmp_path):
+    out = tmp_path / "run"
+    assert muntin("train", "semantic", data, "--out", out, *OPTIONS)[0] == 0
+    return out
+
+
+def test_from_beginning_to_end(muntin, run, data, tmp_path):
+    assert "fine" in muntin("check", "semantic", data)[1]
+    code, said, _ = muntin("eval", run, data)
+    assert code == 0
+    assert "miou" in said
+    assert "pixel_accuracy" in said
+    figures = json.loads(muntin("eval", run, data, "--json")[1])
+    assert {"miou", "pixel_accuracy", "iou", "class_names"} <= figures.keys()
+    drawn = tmp_path / "drawn"
+    words = ["predict", run, data / "images" / "val", "--out", drawn, "--tta", "--tile=64"]
+    code, said, _ = muntin(*words, "--scales=0.5,1")
+    assert code == 0
+    assert len(said.splitlines()) == 3, "two pictures and the folder"
+    assert len(list(drawn.glob("*.png"))) == 2
+
+
+def test_json(muntin, run, data):
+    found = json.loads(muntin("predict", run, data / "images" / "val", "--json")[1])
+    assert [one["size"] for one in found] == [[64, 80]] * 2
+    masks = [decode_mask(row["mask"]) for row in found[0]["semantic"]]
+    assert (np.sum(masks, axis=0) == 1).all(), "every pixel has one class"
+
+
+def test_wrong_words(muntin, run, data, tmp_path):
+    picture = data / "images" / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, picture, "--scales=big"), "--scales must be numbers")
+    assert refuses(muntin("predict", run, picture, "--scales=0"), "scales must be from 0.1 to 10")
+    words = ["train", "semantic", data, "--out", tmp_path / "other"]
+    assert refuses(muntin(*words, "--head=mask_rcnn"), "muntin train instance")
+    assert refuses(muntin(*words, "--set=data.colors=a:#12"), "data.colors")
+    assert refuses(muntin("train", "semantic", tmp_path / "none"), "found nothing at")
+
+
+def broken(root, how):
+    """A data set that cannot be learnt from."""
+    write_maps(root, num_train=3, num_val=1, size=(64, 80))
+    for path in root.rglob("masks/**/*.png"):
+        labels = np.asarray(Image.open(path))
+        if how == "photographs":
+            values = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+            Image.fromarray(values).save(path)
+        if how == "other sizes":
+            Image.fromarray(labels[:40].copy()).save(path)
+        if how == "numbers beyond the names":
+            Image.fromarray(labels + np.uint8(100)).save(path)
+        if how == "broken":
+            path.write_bytes(b"no picture")
+        if how == "no masks":
+            path.unlink()
+    return root
+
+
+BROKEN = {
+    "photographs": "colours",
+    "other sizes": "must have the size of its picture",
+    "numbers beyond the names": "stand for no class",
+    "broken": "must be a picture that can be read",
+    "no masks": "has a mask",
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_data(muntin, tmp_path, how):
+    data = broken(tmp_path / "data", how)
+    assert muntin("check", "semantic", data)[0] == 1
+    code, _, said = muntin("train", "semantic", data, "--out", tmp_path / "run", *OPTIONS)
+    assert code == 1
+    assert BROKEN[how] in said
+    assert "Traceback" not in said
+
+
+def test_masks_of_objects(muntin, tmp_path):
+    data = write_coco(tmp_path / "data", num_train=4, num_val=2, size=(48, 64))
+    code, said, _ = muntin("train", "semantic", data, "--out", tmp_path / "run", *OPTIONS)
+    assert code == 0
+    assert "drawn from the masks of the objects" in said
+    names = json.loads((tmp_path / "run" / "classes.json").read_text())["names"]
+    assert names[0] == "background"
+    assert muntin("eval", tmp_path / "run", data)[0] == 0

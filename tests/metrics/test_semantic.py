@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of maps beside torchmetrics, and classes that are not there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from muntin.errors import ShapeError
+from muntin.metrics.semantic import SemanticMetric
+from muntin.results import SemanticMap
+
+NAMES = ("a", "b", "c", "d")
+
+
+def said(labels):
+    labels = np.asarray(labels, np.int16)
+    return SemanticMap(path="", size=labels.shape, labels=labels, class_names=NAMES)
+
+
+def test_equal_to_torchmetrics():
+    rng = np.random.default_rng(0)
+    metric = SemanticMetric(NAMES)
+    iou = MulticlassJaccardIndex(4, average="none", ignore_index=-1)
+    accuracy = MulticlassAccuracy(4, average="micro", ignore_index=-1)
+    for size in ((7, 9), (20, 3), (1, 1)):
+        answer, truth = rng.integers(0, 4, size), rng.integers(-1, 4, size).astype(np.int16)
+        metric.update([said(answer)], [truth])
+        rows = torch.from_numpy(answer)[None], torch.from_numpy(truth.astype(np.int64))[None]
+        iou.update(*rows)
+        accuracy.update(*rows)
+    figures = metric.compute()
+    assert figures["iou"] == pytest.approx(iou.compute().tolist())
+    assert figures["miou"] == pytest.approx(float(iou.compute().mean()))
+    assert figures["pixel_accuracy"] == pytest.approx(float(accuracy.compute()))
+    assert figures["num_images"] == 3
+
+
+def test_a_class_that_is_not_there_is_no_figure():
+    metric = SemanticMetric(NAMES)
+    metric.update([said([[0, 1, 2, 2]])], [np.array([[0, 1, 1, -1]], np.int16)])
+    figures = metric.compute()
+    assert figures["iou"] == [1.0, 0.5, None, None]
+    assert figures["accuracy"] == [1.0, 0.5, None, None]
+    assert figures["miou"] == 0.75
+    assert figures["pixel_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_nothing_known():
+    metric = SemanticMetric(NAMES)
+    metric.update([said([[0, 1]])], [np.array([[-1, -1]], np.int16)])
+    figures = metric.compute()
+    assert (figures["miou"], figures["pixel_accuracy"]) == (None, None)
+    assert figures["iou"] == [None] * 4
+
+
+def test_other_size():
+    with pytest.raises(ShapeError, match=r"\(1, 2\) and \(2, 1\)"):
+        SemanticMetric(NAMES).update([said([[0, 1]])], [np.array([[0], [1]], np.int16)])

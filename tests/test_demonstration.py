@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every demo goes to its end and names a picture to go on with; on less data, for seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from muntin import demonstration
+from muntin.data.shape_sets import write_classify, write_coco, write_maps
+from muntin.errors import RunError
+from muntin.tasks import TASKS
+
+
+def _few_classes(folder):
+    return write_classify(folder, num_train_per_class=8, num_val_per_class=2, size=(32, 32))
+
+
+def _few_scenes(folder):
+    return write_coco(folder, num_train=8, num_val=3, size=(64, 64))
+
+
+def _few_maps(folder):
+    return write_maps(folder, num_train=8, num_val=3, size=(64, 64))
+
+
+SMALL = {
+    "classify": _few_classes,
+    "detect": _few_scenes,
+    "instance": _few_scenes,
+    "semantic": _few_maps,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_demo(monkeypatch, tmp_path, capsys, task):
+    plan = replace(demonstration._DEMOS[task], write_data=SMALL[task], max_time_s=3.0)
+    monkeypatch.setitem(demonstration._DEMOS, task, plan)
+    out = tmp_path / "demo"
+    run = demonstration.demo(task, out=out)
+    said = capsys.readouterr().out
+    for name in plan.figures:
+        assert name in said
+    shown = said.partition(f"muntin predict {out / 'run'} ")[2].split()[0]
+    assert "val" in shown
+    assert (tmp_path / shown).is_file()
+    assert (run.path / "pictures" / "predictions.png").is_file()
+    with pytest.raises(RunError, match="holds a run"):
+        demonstration.demo(task, out=out)
