@@ -10,6 +10,8 @@ from PIL import Image
 
 from muntin.data import decoding
 from muntin.data.decoding import decode, decode_with_facts, open_picture
+from muntin.data.label_files import read_values
+from muntin.data.trees import read_size
 from muntin.errors import DataError
 
 SMOOTH = np.stack(
@@ -270,3 +272,15 @@ def test_open_picture_errors(tmp_path: Path):
     cut = Image.open(io.BytesIO(data[: len(data) // 2]))
     with pytest.raises(DataError, match=r"PIL image must be readable, got: .*truncated"):
         open_picture(cut)
+
+
+def test_large_pictures_are_opened_without_a_word(monkeypatch, tmp_path: Path):
+    """Warnings are errors here; Pillow gives one above its limit, and an error above twice that."""
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for limit in (500, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert decode(data, where="a.png").shape == (20, 30, 3)
+        assert read_size(str(tmp_path), "a.png") == (20, 30)
+        assert read_values(data, where="a.png", as_colors=False).shape == (20, 30)
+        assert limit == Image.MAX_IMAGE_PIXELS

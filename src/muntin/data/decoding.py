@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +31,14 @@ from PIL import Image
 from muntin.errors import DataError
 from muntin.shapes import UInt8
 
-__all__ = ["MOST_PIXELS", "PictureFacts", "decode", "decode_with_facts", "open_picture"]
+__all__ = [
+    "MOST_PIXELS",
+    "PictureFacts",
+    "decode",
+    "decode_with_facts",
+    "open_header",
+    "open_picture",
+]
 
 MOST_PIXELS = 500_000_000
 """Pictures with more pixels are refused: a few kB can unpack to fill the memory."""
@@ -110,7 +115,7 @@ def decode_with_facts(
         )
         raise DataError(message)
     try:
-        with _open(data) as image:
+        with open_header(io.BytesIO(data)) as image:
             _require_bearable(image, where)
             if shrink_hint is not None and image.format in ("JPEG", "MPO"):
                 # Shorter sides than the hint are never made: both are kept at least as long.
@@ -187,22 +192,16 @@ def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
     return _to_mode(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), mode)
 
 
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        with _no_pixel_limit():
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+def open_header(file: io.BytesIO | Path) -> Image.Image:
+    """Open a picture with Pillow and read its header; `MOST_PIXELS` is for the caller to mind.
 
-
-@contextmanager
-def _no_pixel_limit() -> Iterator[None]:
-    """Lift Pillow's limit, which is global, for as long as a header is read."""
+    Pillow's own limit, which is global, is lifted for as long as that takes.
+    """
     with _limit_lock:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            yield
+            return Image.open(file, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
 

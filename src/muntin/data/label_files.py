@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import MOST_PIXELS
+from muntin.data.decoding import MOST_PIXELS, open_header
 from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, MaskCoding, Objects
@@ -80,7 +80,7 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
         DataError: It cannot be read, or has colours where indices are wanted.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_header(io.BytesIO(data)) as image:
             if image.width * image.height > MOST_PIXELS:
                 message = f"A mask must have at most {MOST_PIXELS} pixels, got more in {where!r}."
                 raise DataError(message)

@@ -17,10 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from muntin.data.archives import is_archive, list_files, read_bytes
-from muntin.data.decoding import decode
+from muntin.data.decoding import decode, open_header
 from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.errors import DataError
 from muntin.shapes import Size
@@ -181,7 +179,7 @@ def read_size(source: str, path: str) -> Size:
     packed = is_archive(source) and not Path(source).is_dir()
     try:
         head = io.BytesIO(read_bytes(source, path)) if packed else Path(source, path)
-        with Image.open(head) as image:
+        with open_header(head) as image:
             width, height = image.size
             # Only where it is in the head: Pillow would decode the whole picture to look for it.
             known = image.format == "TIFF" or image.info.keys() & {"exif", "xmp"}
