@@ -150,9 +150,10 @@ class SemanticHead(nn.Module):
 
 MAP_HEADS: dict[str, SemanticConfig] = {
     "upernet": SemanticConfig(),
-    "light": SemanticConfig(decoder="light", channels=256, norm="group", aux_channels=0),
+    # Group norm would mix the whole window into every cell, and leave seams.
+    "light": SemanticConfig(decoder="light", channels=256, norm="layer", aux_channels=0),
     "light_small": SemanticConfig(
-        decoder="light", channels=96, norm="group", aux_channels=0, dropout=0.0
+        decoder="light", channels=96, norm="layer", aux_channels=0, dropout=0.0
     ),
 }
 """Heads of maps of classes."""
