@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
+from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
 from muntin.results import Detections
@@ -23,7 +24,6 @@ from muntin.samples import Objects, Segmentation
 
 __all__ = ["draw_detections", "draw_objects", "draw_pair"]
 
-Colour = tuple[int, int, int]
 Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
 
 _LARGEST = 1280  # pixels, of the longer side
@@ -32,8 +32,6 @@ _FEW, _SOME = 25, 60  # objects: full tags, initials, none
 _INK: Colour = (34, 34, 34)
 _HALO: Colour = (20, 20, 20)
 _GAP = 8
-# Okabe and Ito, in an order in which the first few are far apart, whatever colours one sees.
-_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -163,7 +161,7 @@ def _draw_panel(
     for mark in reversed(marks):
         piece = cut_mask(mark.mask, picture.shape[:2], image.size[::-1]) if mark.mask else None
         if piece is not None:
-            paint_mask(pixels, *piece, _colour(mark.class_id), line=line, hatched=mark.crowd)
+            paint_mask(pixels, *piece, colour_of(mark.class_id), line=line, hatched=mark.crowd)
     image = Image.fromarray(pixels)
     pen = ImageDraw.Draw(image)
     places = [_place(mark.box, ratio, image) for mark in marks]
@@ -195,14 +193,6 @@ def _fit(picture: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image
     return image.resize(size, Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
 
 
-def _colour(class_id: int) -> Colour:
-    """Give the colour of a class: seven, then the same lighter, then darker."""
-    red, green, blue = ImageColor.getrgb(_PALETTE[class_id % len(_PALETTE)])[:3]
-    towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[class_id // len(_PALETTE) % 3]
-    mixed = [round(value + (towards - value) * share) for value in (red, green, blue)]
-    return mixed[0], mixed[1], mixed[2]
-
-
 def _place(
     box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
 ) -> Place | None:
@@ -219,7 +209,7 @@ def _place(
 def _draw_box(
     pen: ImageDraw.ImageDraw, place: Place, mark: _Mark, line: int, *, halo: bool
 ) -> None:
-    colour = _colour(mark.class_id)
+    colour = colour_of(mark.class_id)
     left, top, right, bottom = place
     if mark.crowd:
         dash_box(pen, place, colour, line=line)
@@ -278,7 +268,7 @@ def _shared(one: Place, other: Place) -> int:
 def _draw_tag(
     pen: ImageDraw.ImageDraw, spot: Place, text: str, class_id: int, font: ImageFont.FreeTypeFont
 ) -> None:
-    red, green, blue = colour = _colour(class_id)
+    red, green, blue = colour = colour_of(class_id)
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
     pen.rectangle(spot, fill=colour)
     middle = (spot[1] + spot[3]) / 2

@@ -4,20 +4,18 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from muntin.drawing.fonts import has_glyphs, load_font
+from muntin.drawing.colours import Colour, colour_of
+from muntin.drawing.fonts import clean_label, load_font
 from muntin.results import SemanticMap
 from muntin.shapes import Int
 
 __all__ = ["draw_labels", "draw_map", "draw_maps_side_by_side"]
-
-Colour = tuple[int, int, int]
 
 _LARGEST = 1280  # pixels, of the longer side
 _SMALLEST = 480
@@ -26,8 +24,6 @@ _INK: Colour = (34, 34, 34)
 _GAP = 8
 _LINE = 22
 _MOST_LINES = 6
-# Okabe and Ito's colours, then hues by the golden angle, so that neighbours differ.
-_FIRST = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 
 
 def draw_map(picture: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
@@ -111,14 +107,7 @@ def draw_maps_side_by_side(
 def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:
     if len(colors) == count:
         return np.array(colors, np.float32)
-    rows: list[Colour] = [
-        (int(code[1:3], 16), int(code[3:5], 16), int(code[5:], 16)) for code in _FIRST
-    ]
-    for number in range(len(rows), count):
-        parts = colorsys.hsv_to_rgb(number * 0.618 % 1, 0.75 - 0.3 * (number % 2), 0.95)
-        red, green, blue = (round(255 * part) for part in parts)
-        rows.append((red, green, blue))
-    return np.array(rows[:count], np.float32)
+    return np.array([colour_of(number) for number in range(count)], np.float32)
 
 
 def _fit(
@@ -151,8 +140,8 @@ def _add_legend(
     spots, row, x = [], 0, _GAP
     for number in order:
         share = counts[number] / total
-        text = f"{_clean(class_names[number], number)}  {share:.1%}" if share >= 0.0005 else ""
-        text = text or f"{_clean(class_names[number], number)}  <0.1%"
+        said = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+        text = f"{clean_label(class_names[number], number)}  {said}"
         long = 22 + round(font.getlength(text)) + 2 * _GAP
         if x + long > width and x > _GAP:
             row, x = row + 1, _GAP
@@ -176,10 +165,3 @@ def _add_legend(
     if not spots:
         pen.text((_GAP, top + 11), "nothing labelled", fill=_INK, font=font, anchor="lm")
     return sheet
-
-
-def _clean(name: str, number: int, most: int = 24) -> str:
-    line = " ".join(name.split())
-    if not has_glyphs(line):
-        return f"class {number}"
-    return line if len(line) <= most else line[: most - 3] + "..."

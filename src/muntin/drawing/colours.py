@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One colour a class, the same in every kind of picture."""
+
+from __future__ import annotations
+
+import colorsys
+
+from PIL import ImageColor
+
+__all__ = ["Colour", "colour_of"]
+
+Colour = tuple[int, int, int]
+"""Red, green, blue."""
+
+# Okabe and Ito, in an order in which the first few are far apart, whatever colours one sees.
+_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
+
+
+def colour_of(class_id: int) -> Colour:
+    """Give the colour of a class: seven, the same lighter, then darker, then hues all round.
+
+    Example:
+        >>> colour_of(0)
+        (230, 159, 0)
+    """
+    turn, place = divmod(class_id, len(_PALETTE))
+    if turn > 2:  # neighbours differ by the golden angle
+        parts = colorsys.hsv_to_rgb(class_id * 0.618 % 1, 0.75 - 0.3 * (class_id % 2), 0.95)
+        mixed = [round(255 * part) for part in parts]
+    else:
+        towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[turn]
+        plain = ImageColor.getrgb(_PALETTE[place])[:3]
+        mixed = [round(value + (towards - value) * share) for value in plain]
+    return mixed[0], mixed[1], mixed[2]
