@@ -69,7 +69,7 @@ def join(strips):
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
 def test_no_seams(size, window, overlap):
     model, image = Local(), picture(*size)
-    found = join(slide(image, model, window, size, overlap=overlap, batch_size=3))
+    found = join(slide(image, model, window, size, stride=4, overlap=overlap, batch_size=3))
     wanted = whole(model, image, size)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert found.shape == (5, *size)
@@ -80,13 +80,13 @@ def test_no_seams(size, window, overlap):
 def test_any_size_of_the_result_and_any_strips(monkeypatch, out, values):
     monkeypatch.setattr(sliding, "STRIP_VALUES", values)
     model, image = Local(), picture(300, 420)
-    found = join(slide(image, model, (96, 128), out))
+    found = join(slide(image, model, (96, 128), out, stride=4))
     torch.testing.assert_close(found, whole(model, image, out), rtol=1e-4, atol=1e-5)
 
 
 def test_windows_are_no_larger_than_asked_for():
     model = Local()
-    for _ in slide(picture(1000, 700), model, (128, 96), (1000, 700), batch_size=2):
+    for _ in slide(picture(1000, 700), model, (128, 96), (1000, 700), stride=4, batch_size=2):
         pass
     assert max(size[2] for size in model.sizes) <= 128
     assert max(size[3] for size in model.sizes) <= 96
@@ -97,6 +97,6 @@ def test_logits_of_a_strip_are_all_that_is_held():
     """The band is as high as a window, however high the picture is."""
     model = Local()
     tallest = 0
-    for strip in slide(picture(2000, 128), model, (128, 128), (2000, 128)):
+    for strip in slide(picture(2000, 128), model, (128, 128), (2000, 128), stride=4):
         tallest = max(tallest, strip.logits.shape[1])
     assert tallest <= sliding.STRIP_VALUES // (5 * 128)

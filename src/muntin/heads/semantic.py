@@ -75,11 +75,14 @@ class SemanticHead(nn.Module):
         self.config = config
         self.num_classes = num_classes
         widths: tuple[int, ...] = backbone.spec.channels
+        self.stride = int(backbone.spec.strides[0])
+        """Pixels of a cell of the logits."""
         self.neck: nn.Module | None = None
         if len(set(backbone.spec.strides)) == 1:
             neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
             self.neck = SimplePyramid(backbone.spec, neck)
             widths = (config.channels,) * len(self.neck.strides)
+            self.stride = int(self.neck.strides[0])
         if config.decoder == "upernet":
             self.decoder: nn.Module = UPerNet(
                 widths, config.channels, config.pool_sides, norm=config.norm

@@ -60,6 +60,7 @@ def slide(
     window: Size,
     out_size: Size,
     *,
+    stride: int,
     overlap: float = 0.25,
     batch_size: int = 1,
     rows: int = 0,
@@ -71,6 +72,7 @@ def slide(
         look: The network; its map has one cell for every so many pixels, rounded up.
         window: (height, width) of what the network sees at a time; smaller pictures are seen whole.
         out_size: (height, width) of the result.
+        stride: Pixels of a cell.
         overlap: Part of a window that the next one sees too.
         batch_size: Windows at a time.
         rows: Of each strip; chosen by the memory when 0.
@@ -78,7 +80,6 @@ def slide(
     Yields:
         Strips that cover the result without overlap.
     """
-    stride = _find_stride(picture, look)
     covered = [side / stride for side in picture.shape[1:]]
     picture = _fill_up(picture, stride)
     height, width = picture.shape[1:]
@@ -124,12 +125,6 @@ def _fill_up(picture: Tensor, stride: int) -> Tensor:
     rows = torch.arange(-(-height // stride) * stride, device=picture.device).clamp(max=height - 1)
     columns = torch.arange(-(-width // stride) * stride, device=picture.device)
     return picture[:, rows][:, :, columns.clamp(max=width - 1)]
-
-
-def _find_stride(picture: Tensor, look: Look) -> int:
-    """Pixels of a cell."""
-    probe = picture.new_zeros(1, picture.shape[0], ALIGN * 2, ALIGN * 2)
-    return ALIGN * 2 // look(probe).shape[2]
 
 
 def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]:

@@ -109,13 +109,17 @@ def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, 
         window = (glance.tile, glance.tile)
     elif picture.shape[1] * picture.shape[2] <= window[0] * window[1]:
         window = (picture.shape[1], picture.shape[2])
+    head: Any = glance.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
     mirrors = (False, True) if glance.tta else (False,)
     ways = [(scale, mirrored) for scale in glance.scales for mirrored in mirrors]
     streams = [
-        slide(_show(picture, *way, glance.pre), look, window, size, batch_size=count)
+        slide(
+            _show(picture, *way, glance.pre), look, window, size, stride=head.stride,
+            batch_size=count,
+        )
         for way in ways
-    ]
+    ]  # fmt: skip
     for strips in zip(*streams, strict=True):
         if len(ways) == 1:
             yield strips[0].top, strips[0].logits
