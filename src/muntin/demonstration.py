@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
 def _pictures(data: Path) -> list[Path]:
     """Pictures that were not trained on."""
     found = (path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))
-    return sorted(path for path in found if "val" in path.parts and "masks" not in path.parts)
+    parts = ((path, path.relative_to(data).parts) for path in found)
+    return sorted(path for path, names in parts if "val" in names and "masks" not in names)
 
 
 def _write_classify(folder: Path) -> object:
@@ -107,20 +109,8 @@ def _write_classify(folder: Path) -> object:
     )
 
 
-def _write_scenes(folder: Path) -> object:
-    return write_coco(
-        folder,
-        num_train=600,
-        num_val=60,
-        size=(128, 160),
-        max_objects=4,
-        max_angle=0.5,
-        usual_colours=0.9,
-    )
-
-
-def _write_maps(folder: Path) -> object:
-    return write_maps(
+def _write_scenes(folder: Path, write: Callable[..., Path] = write_coco) -> object:
+    return write(
         folder,
         num_train=600,
         num_val=60,
@@ -193,7 +183,7 @@ _DEMOS = {
         max_time_s=240.0,
     ),
     "semantic": _Demo(
-        write_data=_write_maps,
+        write_data=partial(_write_scenes, write=write_maps),
         draw=_draw_maps,
         figures=("miou", "pixel_accuracy"),
         max_time_s=180.0,

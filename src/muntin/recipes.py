@@ -8,7 +8,7 @@ Three questions, three configs: what function is it (the architecture, in `zoo`)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from muntin.configs import check_range
@@ -279,36 +279,13 @@ ADE20K = Recipe(
 )
 
 FINETUNE_MAPS = Recipe(
-    train=TrainConfig(
-        recipe="finetune",
-        epochs=80,
-        batch_size=4,
-        learning_rate=2e-4,
-        lr_batch=0,
-        layer_decay=0.9,
-        warmup=0.05,
-        label_smoothing=0.0,
-        ema_decay=0.999,
-        drop_path_rate=0.1,
-    ),
+    train=replace(FINETUNE_OBJECTS.train, epochs=80),
     augment=MapConfig(scale=(0.6, 1.6), jitter=0.3),
     source="ours: a trained backbone, few pictures",
 )
 
 SMALL_DATA_MAPS = Recipe(
-    train=TrainConfig(
-        recipe="small-data",
-        epochs=300,
-        batch_size=4,
-        learning_rate=1e-3,
-        lr_batch=0,
-        warmup=0.03,
-        clip_grad=10.0,
-        label_smoothing=0.0,
-        ema_decay=0.998,
-        drop_path_rate=0.0,
-        init="mimetic",
-    ),
+    train=replace(SMALL_DATA_OBJECTS.train, epochs=300),
     augment=MapConfig(scale=(0.6, 1.6), dominant=0.9, jitter=0.3),
     source="ours; docs/lab-notes",
 )

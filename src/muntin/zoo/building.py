@@ -120,6 +120,21 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
     return replace(config, changed)
 
 
+def build_dense_backbone(
+    name: str, architecture: Mapping[str, Any], *, finest: int = 4
+) -> nn.Module:
+    """Build a fresh backbone as `dense_config` describes it, but for what was asked for.
+
+    Args:
+        name: In the zoo.
+        architecture: Fields of its config.
+        finest: As in `dense_config`.
+    """
+    body = dense_config(model_config(name, architecture), finest=finest)
+    kept = {key: architecture[key] for key in ("out_indices", "out_norm") if key in architecture}
+    return build_backbone(replace(body, kept, where=name))
+
+
 def family_of(config: BackboneConfig) -> str:
     """Name of the family that a config belongs to."""
     return next(name for name, family in FAMILIES.items() if type(config) is family.config)

@@ -7,14 +7,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from muntin.configs import replace
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.network import Network
 from muntin.heads.table import find_head
-from muntin.zoo.building import build_backbone, dense_config, load_into, model_config
+from muntin.zoo.building import build_dense_backbone, load_into
 
 __all__ = ["create_detector"]
 
@@ -67,9 +66,7 @@ def create_detector(
         raise ConfigError(message)
     config = _with_conventions(config, head, conventions)
     asked = {"in_chans": in_chans, **architecture}
-    body = dense_config(model_config(name, asked), finest=config.finest)
-    kept: dict[str, Any] = {k: asked[k] for k in ("out_indices", "out_norm") if k in asked}
-    backbone = build_backbone(replace(body, kept, where=name))
+    backbone = build_dense_backbone(name, asked, finest=config.finest)
     built = build_detector(cast("Backbone", backbone), num_classes, config, masks=has_masks)
     model = Network(backbone, built)
     if weights is not None:

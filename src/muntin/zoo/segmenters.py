@@ -7,13 +7,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from muntin.configs import replace
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.heads.table import find_head
-from muntin.zoo.building import build_backbone, dense_config, load_into, model_config
+from muntin.zoo.building import build_dense_backbone, load_into
 
 __all__ = ["create_segmenter"]
 
@@ -59,9 +58,7 @@ def create_segmenter(
         message = f"num_classes must be 1 or more, got {num_classes}, for {name!r}."
         raise ConfigError(message)
     asked = {"in_chans": in_chans, **architecture}
-    body = dense_config(model_config(name, asked), finest=config.finest)
-    kept: dict[str, Any] = {k: asked[k] for k in ("out_indices", "out_norm") if k in asked}
-    backbone = build_backbone(replace(body, kept, where=name))
+    backbone = build_dense_backbone(name, asked, finest=config.finest)
     model = Network(backbone, SemanticHead(cast("Backbone", backbone), num_classes, config))
     if weights is not None:
         load_into(model, weights, architecture)
