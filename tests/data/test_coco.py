@@ -627,5 +627,5 @@ def test_what_a_file_has_twice_is_named(tmp_path):
     assert only(data).class_ids.tolist() == [0, 0]
     first, second = whats(data)
     assert first == "categories 3, 9 are all named 'cat': taken as one class"
-    assert second == "1 annotation ids are given several times (1): all kept"
+    assert second == "several annotations have the id 1: all of them are kept"
     assert data.left_out == ""

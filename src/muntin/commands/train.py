@@ -14,8 +14,8 @@ __all__ = ["train"]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance.")],
-    data: Annotated[str, typer.Argument(help="Class folders, .zip, .tar, CSV; COCO, VOC, YOLO.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic.")],
+    data: Annotated[str, typer.Argument(help="Class folders, CSV; COCO, VOC, YOLO; masks; .zip.")],
     val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
     head: Annotated[str, typer.Option(help="fcos, mask_rcnn ... Chosen when left out.")] = "",

@@ -214,7 +214,7 @@ def _tell_twins(file: _File, findings: Findings) -> None:
     keys = Counter(key for row in rows if (key := plain_id(row.get("id"))) is not None)
     twice = [key for key, count in keys.items() if count > 1]
     if twice:
-        what = f"{len(twice)} annotation ids are given several times ({shorten(twice)}): all kept"
+        what = f"several annotations have the id {shorten(twice)}: all of them are kept"
         findings.warn(file.path, what)
 
 
