@@ -285,7 +285,7 @@ FINETUNE_MAPS = Recipe(
 )
 
 SMALL_DATA_MAPS = Recipe(
-    train=replace(SMALL_DATA_OBJECTS.train, epochs=300),
+    train=replace(SMALL_DATA_OBJECTS.train, epochs=300, optimizer="muon", muon_learning_rate=0.002),
     augment=MapConfig(scale=(0.6, 1.6), dominant=0.9, jitter=0.3),
     source="ours; docs/lab-notes",
 )
