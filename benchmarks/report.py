@@ -183,6 +183,25 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         )
         table.append(
             (
+                "The same on scenes with things that are covered",
+                f"mIoU {result['miou_scenes']:.3f}",
+                "",
+                name,
+            )
+        )
+        windows = result["windows"]
+        table.append(
+            (
+                f"The first of them, pictures of {windows['size'][1]} x {windows['size'][0]} in "
+                f"windows of {windows['window']}",
+                f"mIoU {windows['miou in windows']:.3f}",
+                f"{windows['miou at once']:.3f} seen at once; "
+                f"{windows['same_pixels']['median']:.1%} of the pixels are of the same class",
+                name,
+            )
+        )
+        table.append(
+            (
                 f"Map of classes of {wide} x {high} pixels",
                 f"{result['peak_mib']['max']:.0f} MiB resident at most",
                 f"{result['seconds']['median']:.0f} s",
