@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         create_backbone,
         create_detector,
         create_model,
+        create_pose_estimator,
         create_segmenter,
         list_models,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "create_backbone",
     "create_detector",
     "create_model",
+    "create_pose_estimator",
     "create_segmenter",
     "demo",
     "draw",
@@ -55,6 +57,7 @@ _HOMES = {
     "create_backbone": "zoo",
     "create_detector": "zoo",
     "create_model": "zoo",
+    "create_pose_estimator": "zoo",
     "create_segmenter": "zoo",
     "demo": "demonstration",
     "draw": "prediction",

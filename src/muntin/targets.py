@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.shapes import Float, Int
+from muntin.shapes import Bool, Float, Int
 
-__all__ = ["BoxTargets", "LabelMap", "Target"]
+__all__ = ["BoxTargets", "Keypoints", "LabelMap", "Target"]
 
 
 class BoxTargets(NamedTuple):
@@ -78,5 +78,23 @@ class LabelMap(NamedTuple):
         return LabelMap(self.labels.to(device))
 
 
-Target = BoxTargets | LabelMap
+class Keypoints(NamedTuple):
+    """The keypoints of one subject.
+
+    Attributes:
+        points: x and y of each; anything where it is not known. (0, 0) is the middle of a pixel.
+        known: Which are to be learnt.
+        frame: Left, top, right and bottom of what is seen of the subject, from point to point.
+    """
+
+    points: Float[Tensor, "K 2"]
+    known: Bool[Tensor, " K"]
+    frame: Float[Tensor, " 4"]
+
+    def to(self, device: torch.device) -> Keypoints:
+        """Bring everything to a device."""
+        return Keypoints(*(part.to(device) for part in self))
+
+
+Target = BoxTargets | LabelMap | Keypoints
 """What is known of one picture beyond its label."""

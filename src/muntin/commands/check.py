@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 def check(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
     data: Annotated[str, typer.Argument(help="As for train.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from muntin.commands.clips import predict_clip, split_clips, write_table
 from muntin.commands.values import parse_scales, parse_settings, parse_tile, to_json
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ SHRUNK = 3
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder.")],
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
     out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
@@ -47,6 +49,9 @@ def predict(
         list[str] | None,
         typer.Option("--select", help="Of a detector: suppression=soft, max_detections=1000."),
     ] = None,
+    detector: Annotated[
+        str, typer.Option(help="For keypoints: a run that finds the subjects.")
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
@@ -56,23 +61,31 @@ def predict(
     from muntin.results import Detections
     from muntin.runs import Run
 
-    paths, missing = _find_all(images)
+    clips, others = split_clips(images)
+    paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
-    predictor = load(opened, device=device, select=chosen)
-    found = predictor(paths, tta=tta, tile=tile_side, scales=sizes, strict=False)
+    predictor = load(opened, device=device, select=chosen, detector=detector)
+    see = partial(predictor, tta=tta, tile=tile_side, scales=sizes)
+    found = see(paths, strict=False)
     results = [result.above(threshold or 0.0) for result in found]
     code = int(missing or len(results) < len(paths))
+    for clip in clips:
+        results += predict_clip(see, clip, out, threshold or 0.0, scorer=opened.path.name)
     finds = any(isinstance(result, Detections) for result in results)
     sure, why = threshold or 0.0, ""
     if finds and threshold is None:
         sure, why = _sure_score(opened)
     if out:
-        _draw(results, out, sure)
+        _draw(results[: len(found)], out, sure)
+        write_table(results[: len(found)], out, scorer=opened.path.name)
     if as_json:
         typer.echo(to_json([result.to_dict() for result in results]))
         return code
-    for result in results:
+    for result in results[: len(found)]:
         typer.echo(f"{result.path}: {_describe(result, sure)}")
+    for clip in clips:
+        count = sum(str(result.path).startswith(f"{clip}#") for result in results)
+        typer.echo(f"{clip}: {count} frames")
     if finds and threshold is None:
         typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
     if finds and not tile and any(_is_shrunk(result.size, opened) for result in results):
@@ -130,8 +143,11 @@ def _draw(results: list[Any], out: str, least: float) -> None:
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """A line: the best classes, or how many objects of each class."""
-    from muntin.results import Detections, SemanticMap
+    from muntin.results import Detections, Poses, SemanticMap
 
+    if isinstance(result, Poses):
+        points = int((result.keypoints[:, :, 2] >= SURE).sum())
+        return f"{len(result)} subject{'s' * (len(result) != 1)}, {points} sure keypoints"
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size
         ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]

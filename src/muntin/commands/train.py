@@ -14,7 +14,7 @@ __all__ = ["train"]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
     data: Annotated[str, typer.Argument(help="Class folders, CSV; COCO, VOC, YOLO; masks; .zip.")],
     val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",

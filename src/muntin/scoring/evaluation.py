@@ -14,6 +14,7 @@ from muntin.devices import choose_device
 from muntin.errors import DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
+from muntin.scoring.detected import score_detected
 from muntin.scoring.pictures import draw_scored
 from muntin.scoring.running import score
 from muntin.tasks.task import Task
@@ -74,6 +75,7 @@ def evaluate(
     batch_size: int = 0,
     device: str = "auto",
     pictures: bool = True,
+    detector: str | Path = "",
 ) -> dict[str, Any]:
     """Score a run on a data set.
 
@@ -83,6 +85,8 @@ def evaluate(
         batch_size: Pictures at a time; 0 chooses by their size.
         device: "auto" takes a GPU when there is one.
         pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
+        detector: For keypoints, a run that has to find the subjects first; their annotated boxes
+            are taken when it is left out.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`.
@@ -94,6 +98,12 @@ def evaluate(
     run = run if isinstance(run, Run) else Run.open(run)
     listing = pick_part(run.task, data, run.classes, run.config.reading)
     _warn_of_learnt(listing, run)
+    if detector:
+        scored = score_detected(run, data, detector, device=device)
+        if pictures:
+            store = PictureStore(listing, run.preprocessing, DataConfig(cache_mib=0))
+            draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
+        return scored.figures
     where = choose_device(device)
     network = run.load_network().to(where)
     store = PictureStore(listing, run.preprocessing, DataConfig())

@@ -96,7 +96,12 @@ def run_network(
         for part in _readable_parts(batches):
             views = _views(part, listing)
             glance = Glance(
-                network=network, images=part.images, views=views, pre=pre, device=device
+                network=network,
+                images=part.images,
+                views=views,
+                pre=pre,
+                classes=classes,
+                device=device,
             )
             with autocast():
                 raw = task.see(glance)
@@ -127,7 +132,12 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _views(batch: Batch, listing: Listing) -> list[View]:
     rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
     return [
-        View(path=listing.entries[index].path, size=tuple(original), shown=tuple(shown))
+        View(
+            path=listing.entries[index].path,
+            size=tuple(original),
+            shown=tuple(shown),
+            box=listing.entries[index].box,
+        )
         for index, original, shown in rows
     ]
 

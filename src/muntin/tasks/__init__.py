@@ -7,12 +7,13 @@ from __future__ import annotations
 from muntin.errors import ConfigError, unknown_name
 from muntin.tasks.classify import CLASSIFY
 from muntin.tasks.detect import DETECT, INSTANCE
+from muntin.tasks.pose import POSE
 from muntin.tasks.semantic import SEMANTIC
 from muntin.tasks.task import Task
 
 __all__ = ["TASKS", "Task", "find_task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC)}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
 
 
 def find_task(name: str) -> Task:

@@ -19,9 +19,8 @@ from muntin.data.detection_checking import check_detect
 from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, build_detector
+from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.found import Found
-from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
@@ -62,7 +61,7 @@ def _classes(listing: Listing) -> Classes:
 def _build_head(
     backbone: Backbone, classes: Classes, config: HeadConfig | None, *, masks: bool
 ) -> nn.Module:
-    if config is None or isinstance(config, SemanticConfig):
+    if not isinstance(config, DetectorConfig):
         message = "a detector needs the config of its head, got none. Was config.json changed?"
         raise ConfigError(message)
     return build_detector(backbone, len(classes.names), config, masks=masks)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +45,7 @@ from muntin.training.scenes import (
     look_at_scenes,
 )
 from muntin.training.starting import start_network
+from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
 from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
 
 __all__ = ["Prepared", "Request", "prepare"]
@@ -69,6 +70,14 @@ class Prepared:
     notes: tuple[str, ...]
 
 
+_DEFAULTS: Mapping[str, Callable[[Size, str, str], tuple[str, Size]]] = {
+    "objects": default_dense_model,
+    "maps": default_map_model,
+    "subjects": default_subject_model,
+}
+"""Model and size by what is labelled."""
+
+
 def prepare(request: Request) -> Prepared:
     """Resolve a request.
 
@@ -86,7 +95,8 @@ def prepare(request: Request) -> Prepared:
     asked = with_texts(request.machine, settings["machine"])
     machine = resolve_machine(asked, notes, compiles=not task.tells_objects)
     train, val = _list_parts(request, reading, seed, notes)
-    scenes = look_at_scenes(train) if task.dense else None
+    look = look_at_subjects if task.tells_subjects else look_at_scenes
+    scenes = look(train) if task.dense else None
     origin = _find_origin(request)
     entry, name, model, usual = _choose_model(
         request, origin, settings["model"], train, machine, scenes, notes
@@ -104,6 +114,11 @@ def prepare(request: Request) -> Prepared:
         model = dense_config(model, finest=head.finest)
     if base is None:
         reading = _adapt_reading(reading, settings["data"], task, model, scenes, machine, notes)
+    preprocessing = choose_preprocessing(
+        entry, model, reading, task.recipes, (0, 0) if scenes is None else scenes.typical
+    )
+    if task.tells_subjects:
+        preprocessing = cut_subjects(preprocessing, head, train, notes)
     run = Run(
         path=Path(request.out),
         config=RunConfig(
@@ -117,9 +132,7 @@ def prepare(request: Request) -> Prepared:
             machine=machine,
         ),
         classes=task.classes(train),
-        preprocessing=choose_preprocessing(
-            entry, model, reading, task.recipes, (0, 0) if scenes is None else scenes.typical
-        ),
+        preprocessing=preprocessing,
     )
     torch.manual_seed(seed)
     network = run.build_network()
@@ -237,7 +250,7 @@ def _adapt_reading(
         if is_small(model) and "crop_fraction" not in dict(settings):
             return replace(reading, crop_fraction=1.0)
         return reading
-    if task.tells_objects or reading.scale or reading.short_side:
+    if not task.tells_pixels or reading.scale or reading.short_side:
         return reading
     scale = choose_scale(scenes.typical, model.img_size, machine.device)
     if scale < 1:
@@ -270,8 +283,7 @@ def _choose_model(
     usual: Size = (0, 0)
     name = request.model or (origin.model_name if origin else "")
     if scenes is not None and (origin is None or origin.task != request.task):
-        tells_objects = find_task(request.task).tells_objects
-        choose = default_dense_model if tells_objects else default_map_model
+        choose = _DEFAULTS[find_task(request.task).recipes]
         default, shown = choose(scenes.typical, request.weights, machine.device)
         name = name or default
         if not any(request.img_size):

@@ -95,7 +95,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         )
         raise ConfigError(message)
     idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and task.tells_objects:
+    if idle and (task.tells_objects or task.tells_subjects):
         message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
         raise ConfigError(message)
     if request.model:

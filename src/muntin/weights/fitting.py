@@ -27,6 +27,7 @@ from muntin.weights.dialects import (
     family_name,
     head_of,
 )
+from muntin.weights.poses import pose_rows
 from muntin.weights.renaming import KeyMap, Reading
 from muntin.weights.resizing import (
     Stretching,
@@ -168,8 +169,8 @@ class _Heads:
 
 
 def _class_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    rows = class_rows(head, name, num_classes)
-    return map_rows(head, name, num_classes) if rows is None else rows
+    found = (rows_of(head, name, num_classes) for rows_of in (class_rows, map_rows, pose_rows))
+    return next((rows for rows in found if rows is not None), None)
 
 
 def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:
