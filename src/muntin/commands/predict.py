@@ -58,41 +58,38 @@ def predict(
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
     from muntin.prediction import load
-    from muntin.results import Detections
     from muntin.runs import Run
 
     clips, others = split_clips(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
-    predictor = load(opened, device=device, select=chosen, detector=detector)
-    see = partial(predictor, tta=tta, tile=tile_side, scales=sizes)
-    found = see(paths, strict=False)
-    results = [result.above(threshold or 0.0) for result in found]
-    code = int(missing or len(results) < len(paths))
-    for clip in clips:
-        results += predict_clip(see, clip, out, threshold or 0.0, scorer=opened.path.name)
-    finds = any(isinstance(result, Detections) for result in results)
+    see = partial(
+        load(opened, device=device, select=chosen, detector=detector),
+        tta=tta, tile=tile_side, scales=sizes,
+    )  # fmt: skip
+    results = [result.above(threshold or 0.0) for result in see(paths, strict=False)]
     sure, why = threshold or 0.0, ""
-    if finds and threshold is None:
+    if opened.task.tells_objects and threshold is None:
         sure, why = _sure_score(opened)
+    frames = {clip: predict_clip(see, clip, out, sure, scorer=opened.path.name) for clip in clips}
     if out:
-        _draw(results[: len(found)], out, sure)
-        write_table(results[: len(found)], out, scorer=opened.path.name)
+        _draw(results, out, sure)
+        write_table(results, out, scorer=opened.path.name)
     if as_json:
-        typer.echo(to_json([result.to_dict() for result in results]))
-        return code
-    for result in results[: len(found)]:
-        typer.echo(f"{result.path}: {_describe(result, sure)}")
-    for clip in clips:
-        count = sum(str(result.path).startswith(f"{clip}#") for result in results)
-        typer.echo(f"{clip}: {count} frames")
-    if finds and threshold is None:
-        typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
-    if finds and not tile and any(_is_shrunk(result.size, opened) for result in results):
-        typer.echo("large pictures were shrunk a lot to be seen: --tile auto finds small objects")
-    if out:
-        typer.echo(f"pictures: {out}")
-    return code
+        every = [*results, *(result for found in frames.values() for result in found)]
+        typer.echo(to_json([result.to_dict() for result in every]))
+    else:
+        for result in results:
+            typer.echo(f"{result.path}: {_describe(result, sure)}")
+        for clip, found in frames.items():
+            typer.echo(f"{clip}: {len(found)} frames")
+        if why:
+            typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
+            if not tile and any(_is_shrunk(result.size, opened) for result in results):
+                typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
+        if out:
+            typer.echo(f"pictures: {out}")
+    return int(missing or len(results) < len(paths))
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
