@@ -138,7 +138,7 @@ class Run:
     @property
     def task(self) -> Task:
         """Row of the run's task."""
-        return find_task(self.config.task)
+        return find_task(self.config.task, self.config.head)
 
     def write(self) -> None:
         """Write the small files.

@@ -27,6 +27,8 @@ class BoxTargets(NamedTuple):
         ignored: Boxes of crowds: what is found there is neither right nor wrong.
         layers: Objects at each pixel; L is 0 where there are no masks.
         layer_of: Layer that holds the mask of each object; -1 when it has none.
+        points: x, y and visibility of each keypoint of each object, (N, K, 3), with (0, 0) in the
+            middle of the first pixel; None where the task has none.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -34,10 +36,11 @@ class BoxTargets(NamedTuple):
     ignored: Float[Tensor, "G 4"]
     layers: Int[Tensor, "L H W"]
     layer_of: Int[Tensor, " N"]
+    points: Tensor | None = None
 
     def to(self, device: torch.device) -> BoxTargets:
         """Bring everything to a device."""
-        return BoxTargets(*(part.to(device) for part in self))
+        return BoxTargets(*(None if part is None else part.to(device) for part in self))
 
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int

@@ -357,3 +357,49 @@ def test_a_large_photograph_and_a_line_of_pixels():
 def test_what_cannot_be_drawn_is_refused(values, match):
     with pytest.raises(ConfigError, match=match):
         SceneConfig(**values)
+
+
+def test_keypoints_move_with_the_picture():
+    size, names = (90, 120), ("nose", "left", "right")
+    skeleton = Skeleton(names=names, pairs=((1, 2),), mirrored=True)
+    points = np.array([[[40, 30, 2], [70, 50, 2], [20, 60, 1]]], np.float64)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    picture = np.stack(
+        [250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18) for x, y, _ in points[0]]
+    )
+    pixels = torch.from_numpy(picture.round().astype(np.uint8))
+    objects = Objects(
+        boxes=np.array([[10.0, 20, 90, 70]]),
+        class_ids=np.zeros(1, np.int64),
+        crowd=np.zeros(1, bool),
+        areas=np.ones(1),
+        keypoints=points,
+    )
+    targets = to_targets(objects, size, size)
+    assert targets.points is not None
+    pre = Preprocessing(img_size=(128, 128), mean=(0,) * 3, std=(1,) * 3, fit="inside")
+    config = SceneConfig(scale=(0.6, 1.5))
+    mirrored = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image, moved = augment_scene(pixels, targets, config, pre, rng, skeleton)
+        known = moved.points[0, :, 2] > 0
+        order = [0, 1, 2]
+        brightest = image.flatten(1).argmax(dim=1)
+        found = torch.stack([brightest % image.shape[2], brightest // image.shape[2]], dim=1)
+        flipped = bool(known[0]) and (
+            (moved.points[0, 1] - found[1]).abs().max() > 3 if known[1] else False
+        )
+        if flipped:
+            mirrored += 1
+            order = [0, 2, 1]
+        for number, channel in enumerate(order):
+            if known[number]:
+                assert (moved.points[0, number, :2] - found[channel]).abs().max() < 1.5
+    assert mirrored > 2
+    still = Skeleton(names=names)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        _, moved = augment_scene(pixels, targets, config, pre, rng, still)
+        x = moved.points[0, :, 0]
+        assert x[2] < x[0] < x[1], "never mirrored"

@@ -96,6 +96,38 @@ def test_boxes_and_a_detector(scenes, tmp_path):
         muntin.evaluate(detector.path, scenes, detector=detector.path)
 
 
+def test_subjects_and_keypoints_in_one_go(scenes, tmp_path):
+    settings = {
+        **BODY_SETTINGS,
+        "head.neck.channels": 16,
+        "head.mask_convs": 1,
+        "head.mask_dim": 16,
+    }
+    run = muntin.train(
+        "pose", scenes, out=tmp_path / "run", quiet=True, head="keypoint_rcnn_small", model=BODY,
+        img_size=64, epochs=2, batch_size=4, weights="none", precision="fp32", device="cpu",
+        settings=settings,
+    )  # fmt: skip
+    assert {"oks_ap", "pck", "mean_pixel_error"} <= run.metrics.keys()
+    assert run.metrics["num_images"] == 4
+    predictor = muntin.load(run.path, select={"score_threshold": 0.0})
+    picture = next((scenes / "val").glob("*.jpg"))
+    found = predictor([picture])[0]
+    assert found.keypoints.shape == (len(found), 5, 3)
+    assert len(found) > 0
+    assert (found.keypoints[:, :, 2] <= 1).all()
+    figures = muntin.evaluate(run.path, scenes)
+    assert figures["num_images"] == 4
+    for options in ({"tta": True}, {"tile": 64}):
+        with pytest.raises(ConfigError, match="has no use for"):
+            predictor([picture], **options)
+    again = muntin.train(
+        "pose", scenes, out=tmp_path / "again", quiet=True, weights=str(run.path), epochs=1,
+        img_size=64, batch_size=4, precision="fp32", device="cpu",
+    )  # fmt: skip
+    assert Run.open(again.path).config.head == Run.open(run.path).config.head
+
+
 def test_stopped_and_resumed_is_the_same(frames, tmp_path):
     whole = train_poses(frames, tmp_path / "whole", epochs=3)
     train_poses(frames, tmp_path / "parted", epochs=3, stop_after=4)

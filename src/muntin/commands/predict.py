@@ -85,8 +85,9 @@ def predict(
             typer.echo(f"{clip}: {len(found)} frames")
         if why:
             typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
-            if not tile and any(_is_shrunk(result.size, opened) for result in results):
-                typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
+        merges = opened.task.dense is not None and opened.task.dense.merges
+        if merges and not tile and any(_is_shrunk(result.size, opened) for result in results):
+            typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
         if out:
             typer.echo(f"pictures: {out}")
     return int(missing or len(results) < len(paths))
@@ -129,12 +130,12 @@ def _sure_score(run: Run) -> tuple[float, str]:
 def _draw(results: list[Any], out: str, least: float) -> None:
     from muntin.drawing.saving import save_picture
     from muntin.prediction import draw
-    from muntin.results import Detections
+    from muntin.results import Detections, Poses
 
     for number, result in enumerate(results):
         path = Path(result.path)
         name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-        shown = result.above(least) if isinstance(result, Detections) else result
+        shown = result.above(least) if isinstance(result, Detections | Poses) else result
         save_picture(draw(path, shown), Path(out) / f"{name}.png")
 
 
@@ -143,8 +144,9 @@ def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.r
     from muntin.results import Detections, Poses, SemanticMap
 
     if isinstance(result, Poses):
-        points = int((result.keypoints[:, :, 2] >= SURE).sum())
-        return f"{len(result)} subject{'s' * (len(result) != 1)}, {points} sure keypoints"
+        told = result.above(sure)
+        points = int((told.keypoints[:, :, 2] >= SURE).sum())
+        return f"{len(told)} subject{'s' * (len(told) != 1)}, {points} sure keypoints"
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size
         ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]

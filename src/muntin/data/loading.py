@@ -86,7 +86,8 @@ class _Pictures(Dataset[_Item]):
         rng = np.random.default_rng(seed)
         if isinstance(self.augment, SceneConfig):
             assert isinstance(kept.targets, BoxTargets), "scenes have objects"
-            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng)
+            skeleton = self.store.listing.skeleton
+            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng, skeleton)
         if isinstance(self.augment, MapConfig):
             assert isinstance(kept.targets, LabelMap), "maps have labels"
             scale = scale_of(kept.size, pre) * kept.size[0] / kept.pixels.shape[1]
@@ -104,7 +105,7 @@ def _no_targets(store: PictureStore, size: Size) -> Target | None:
     """What is known of a picture that cannot be read, for tasks with objects or maps."""
     if store.listing.coding is not None:
         return LabelMap(torch.full(size, IGNORED, dtype=torch.int16))
-    if store.listing.skeleton is not None:
+    if store.listing.skeleton is not None and store.listing.entries[0].subject >= 0:
         count = len(store.listing.skeleton.names)
         return Keypoints(
             points=torch.zeros(count, 2),

@@ -269,7 +269,8 @@ def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bo
     if not whole:
         note += f", {subjects} subjects of {len(first.skeleton.names)} keypoints"
     problems = list(findings.problems())
-    if not whole and "train" in sets and not len(sets["train"]):
+    subjects_learnt = sum(1 for entry in first.entries for _ in _subjects_of(entry))
+    if "train" in sets and not subjects_learnt:
         what = "no subject with a visible keypoint to learn from or to score on: label some"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
     return DataSets(

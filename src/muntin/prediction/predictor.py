@@ -121,9 +121,7 @@ class Predictor:
         if tile not in (None, "auto") and not isinstance(tile, int):
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
             raise ConfigError(message)
-        if tile is not None and (self.task.dense is None or self.task.tells_subjects):
-            message = f"{self.task.name} has no use for tile. Leave it out."
-            raise ConfigError(message)
+        self._refuse_views(tile is not None, tta)
         if boxes is not None and not self.task.tells_subjects:
             message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
             raise ConfigError(message)
@@ -171,6 +169,18 @@ class Predictor:
         if self.task.tells_objects and (tile is not None or tta):
             return [self._find_in_views(row, tta, tile) for row in rows]
         return self._see(rows, tta, None if tile == "auto" else tile, scales)
+
+    def _refuse_views(self, tile: bool, tta: bool) -> None:
+        """Refuse views that no answer can be made of."""
+        dense = self.task.dense
+        merges = dense is not None and dense.merges
+        at_once = self.task.tells_objects and not merges
+        if (tile and not (merges or self.task.tells_pixels)) or (tta and at_once):
+            message = (
+                f"a run of {self.task.name} with its head has no use for "
+                f"{'tile' if tile else 'tta'}. Leave it out."
+            )
+            raise ConfigError(message)
 
     def _check_scales(self, scales: Sequence[float]) -> tuple[float, ...]:
         chosen = tuple(map(float, scales))

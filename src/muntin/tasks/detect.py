@@ -164,6 +164,7 @@ DETECT = _task(
         heads=DETECTORS,
         default_head={"small": "fcos_small", "large": "fcos"},
         example=_example,
+        merges=True,
     ),
     goals=("box_ap", "box_ap50"),
 )
@@ -175,6 +176,7 @@ INSTANCE = _task(
         heads=MASK_DETECTORS,
         default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"},
         example=_example,
+        merges=True,
     ),
     goals=("mask_ap", "mask_ap50"),
 )

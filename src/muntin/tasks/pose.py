@@ -29,7 +29,7 @@ from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
 from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
 
-__all__ = ["POSE"]
+__all__ = ["POSE", "skeleton_of"]
 
 
 class _Truth:
@@ -57,7 +57,12 @@ def _classes(listing: Listing) -> Classes:
     return Classes(names=listing.class_names, skeleton=listing.skeleton)
 
 
-def _skeleton(classes: Classes) -> Skeleton:
+def skeleton_of(classes: Classes) -> Skeleton:
+    """Give the skeleton of a run.
+
+    Raises:
+        ConfigError: It has none.
+    """
     if classes.skeleton is None:
         message = "pose needs the skeleton of the keypoints, got none. Was classes.json changed?"
         raise ConfigError(message)
@@ -71,7 +76,7 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
             f"changed?"
         )
         raise ConfigError(message)
-    return PoseHead(backbone, len(_skeleton(classes).names), config)
+    return PoseHead(backbone, len(skeleton_of(classes).names), config)
 
 
 def _table(listing: Listing, classes: Classes) -> _Truth:
@@ -96,7 +101,7 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     images = glance.prepare()
     maps = glance.network(images)
     if glance.tta:
-        partners = _skeleton(glance.classes).partners
+        partners = skeleton_of(glance.classes).partners
         mirrored = glance.network(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
@@ -116,7 +121,7 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
 def _decode(
     raw: Sequence[NDArray[np.float64]], views: Sequence[View], classes: Classes
 ) -> list[Poses]:
-    skeleton = _skeleton(classes)
+    skeleton = skeleton_of(classes)
     return [
         Poses(
             path=view.path,
@@ -150,7 +155,7 @@ def _compare(answers: object, truth: object, classes: Classes) -> None:
 
 
 def _metric(classes: Classes) -> PoseMetric:
-    return PoseMetric(_skeleton(classes))
+    return PoseMetric(skeleton_of(classes))
 
 
 POSE = Task(

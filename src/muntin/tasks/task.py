@@ -129,6 +129,7 @@ class Dense:
     Attributes:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
+        merges: Whether answers of several views of a picture, tiles of it say, become one.
         example: What the network takes beside an image of a size (height, width) in training, of
             the kind that takes most memory.
     """
@@ -136,6 +137,7 @@ class Dense:
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
     example: Callable[[Size], tuple[Any, ...]]
+    merges: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +183,7 @@ class Task:
 
     @property
     def tells_objects(self) -> bool:
-        """Whether answers are objects, and those of several views of a picture can be merged."""
+        """Whether answers are things that are found in whole pictures."""
         return self.recipes == "objects"
 
     @property

@@ -23,7 +23,7 @@ from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task, find_task
+from muntin.tasks import Task
 from muntin.training.choices import (
     choose_preprocessing,
     default_model,
@@ -34,7 +34,7 @@ from muntin.training.choices import (
 )
 from muntin.training.maps import choose_scale, default_map_model
 from muntin.training.optimization import scaled_rate
-from muntin.training.request import Request, refuse_mistakes, sort_settings
+from muntin.training.request import Request, refuse_mistakes, sort_settings, task_of
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
     Scenes,
@@ -91,7 +91,7 @@ def prepare(request: Request) -> Prepared:
     refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
-    task = find_task(request.task)
+    task = task_of(request)
     asked = with_texts(request.machine, settings["machine"])
     machine = resolve_machine(asked, notes, compiles=not task.tells_objects)
     train, val = _list_parts(request, reading, seed, notes)
@@ -204,7 +204,7 @@ def _describe(config: RunConfig) -> str:
 def _list_parts(
     request: Request, reading: DataConfig, seed: int, notes: list[str]
 ) -> tuple[Listing, Listing]:
-    task = find_task(request.task)
+    task = task_of(request)
     data = task.list_data(request.data, None, reading)
     if data.note:
         notes.append(data.note)
@@ -264,7 +264,7 @@ def _find_origin(request: Request) -> RunConfig | None:
         return request.base
     config = Run.open(request.weights).config
     # The maps that dense tasks read have norms of their own, which a classifier has no use for.
-    if config.task != request.task and find_task(request.task).dense is None:
+    if config.task != request.task and task_of(request).dense is None:
         return None
     return config
 
@@ -283,7 +283,7 @@ def _choose_model(
     usual: Size = (0, 0)
     name = request.model or (origin.model_name if origin else "")
     if scenes is not None and (origin is None or origin.task != request.task):
-        choose = _DEFAULTS[find_task(request.task).recipes]
+        choose = _DEFAULTS[task_of(request).recipes]
         default, shown = choose(scenes.typical, request.weights, machine.device)
         name = name or default
         if not any(request.img_size):

@@ -60,6 +60,22 @@ class Request:
     base: RunConfig | None = None
 
 
+def task_of(request: Request) -> Task:
+    """Give the row of the task that is asked for, which may depend on the head.
+
+    Raises:
+        ConfigError: There is no such task.
+        RunError: The run that weights are taken from cannot be read.
+    """
+    head: HeadConfig | str | None = request.head or None
+    if head is None and request.base is not None:
+        head = request.base.head
+    elif head is None and not request.model and is_run(request.weights):
+        config = Run.open(request.weights).config
+        head = config.head if config.task == request.task else None
+    return find_task(request.task, head)
+
+
 LEAST_SIDE = 32
 """Pixels; smaller pictures leave no cell of a pyramid."""
 
@@ -77,7 +93,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
     Raises:
         ConfigError: A name or a setting is wrong.
     """
-    task = find_task(request.task)
+    task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipes)
     with_texts(TrainConfig(), settings["train"])
