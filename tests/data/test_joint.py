@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from muntin.data.joint import SceneConfig, augment_scene, fit_scene, to_targets
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
+from muntin.samples import Objects, Skeleton
 from tests.data.scenes import mask_of, objects_of, scene_of, targets_of, tight_box
 
 

@@ -109,7 +109,7 @@ def to_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
 
 
 def _to_points(objects: Objects, scale: np.ndarray) -> Tensor | None:
-    """Keypoints of the objects that are no crowds; a pixel begins half a pixel before its middle."""
+    """Keypoints of the objects that are no crowds; they are middles of pixels, not edges."""
     if objects.keypoints is None:
         return None
     points = torch.from_numpy(objects.keypoints[~objects.crowd]).float()

@@ -226,8 +226,8 @@ def augment_subject(
     if rng.random() < config.half_body and known.sum() >= HALF_BODY_FROM:
         frame = frame_box(_half(points, known, rng), pre)
     middle, sides = _middle_and_sides(frame)
-    factor = 1 + config.scale * float(np.clip(rng.normal() / 2, -1, 1))
-    shift = config.shift * np.clip(rng.normal(size=2) / 2, -1, 1)
+    factor = 1 + config.scale * float(np.clip(rng.normal(), -1, 1))
+    shift = config.shift * np.clip(rng.normal(size=2), -1, 1)
     turn = float(np.clip(rng.normal(), -2, 2)) * config.rotation
     angle = turn if rng.random() < config.rotate else 0.0
     mirrored = skeleton.mirrored and rng.random() < config.flip
