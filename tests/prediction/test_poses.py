@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_a_table_of_several_subjects_comes_back(tmp_path):
     Image.new("RGB", (99, 99)).save(tmp_path / "b.png")
     write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
     tree = open_tree(tmp_path)
-    assert find_tables(tree) == ["t.csv"]
+    assert find_tables(tree) == [], "predictions are not taken for labels"
     table = read_table(tree, "t.csv", Findings())
     assert table.keypoints == SKELETON.names
     assert table.individuals == 2
@@ -206,8 +207,6 @@ def test_a_table_of_several_subjects_comes_back(tmp_path):
 
 
 def test_videos_there_and_back(tmp_path):
-    from fractions import Fraction
-
     rng = np.random.default_rng(0)
     colours = rng.integers(30, 220, (40, 3))
     frames = [Image.new("RGB", (65, 49), tuple(colour.tolist())) for colour in colours]
@@ -227,6 +226,14 @@ def test_videos_there_and_back(tmp_path):
     results = [result for _, result in predict_video(see, path)]
     assert len(results) == 40
     assert calls == [32, 8], "some frames at a time"
+
+
+def test_frames_of_other_sizes_are_cut_or_filled(tmp_path):
+    frames = [Image.new("RGB", (64, side), (10, 20, 200)) for side in (48, 30, 60)]
+    path = write_video(tmp_path / "v.mp4", frames, Fraction(5))
+    seen = list(read_frames(path))
+    assert [frame.shape for frame in seen] == [(48, 64, 3)] * 3
+    assert seen[1][-4:].mean() > 240, "what is missing is white"
 
 
 def test_what_is_no_video(tmp_path):

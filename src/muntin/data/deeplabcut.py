@@ -59,16 +59,18 @@ class LabelTable:
 
 
 def find_tables(tree: Tree) -> list[str]:
-    """Name the files that begin as DeepLabCut's do."""
+    """Name the files that begin as DeepLabCut's labels do; predictions have likelihoods too."""
     return [name for name in tree.with_suffix(".csv") if _begins_well(tree, name)]
 
 
 def _begins_well(tree: Tree, path: str) -> bool:
     try:
-        head = [line.partition(",")[0] for line in read_text(tree.source, path).splitlines()[:4]]
+        lines = read_text(tree.source, path).splitlines()[:4]
     except DataError:
         return False
-    return head[:1] == ["scorer"] and "bodyparts" in head and "coords" in head
+    rows = {line.partition(",")[0]: line.lower() for line in lines}
+    known = lines[:1] and lines[0].startswith("scorer") and {"bodyparts", "coords"} <= rows.keys()
+    return bool(known) and "likelihood" not in rows["coords"]
 
 
 def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:

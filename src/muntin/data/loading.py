@@ -80,7 +80,7 @@ class _Pictures(Dataset[_Item]):
     def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
         if self.augment is None:
             if isinstance(kept.targets, Keypoints):
-                frame = kept.targets.frame.numpy()
+                frame = kept.targets.frame.double().numpy()
                 return fit_subject(kept.pixels, frame, pre), kept.targets
             return fit(kept.pixels, kept.size, pre), kept.targets
         rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def _no_targets(store: PictureStore, size: Size) -> Target | None:
         return Keypoints(
             points=torch.zeros(count, 2),
             known=torch.zeros(count, dtype=torch.bool),
-            frame=torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64),
+            frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
         )
     if store.listing.entries[0].objects is None:
         return None

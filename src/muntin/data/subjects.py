@@ -183,7 +183,7 @@ def to_keypoints(objects: Objects, subject: int, frame: Frame, region: Region) -
     return Keypoints(
         points=torch.from_numpy(region.to_region(rows[:, :2])).float(),
         known=torch.from_numpy(rows[:, 2] > 0),
-        frame=torch.from_numpy(region.move_frame(frame)),
+        frame=torch.from_numpy(region.move_frame(frame)).float(),
     )
 
 
@@ -222,7 +222,7 @@ def augment_subject(
         The picture at `img_size`, and the points in its pixels; those outside it are unknown.
     """
     points, known = target.points.double().numpy(), target.known.numpy()
-    frame = target.frame.numpy()
+    frame = target.frame.double().numpy()
     if rng.random() < config.half_body and known.sum() >= HALF_BODY_FROM:
         frame = frame_box(_half(points, known, rng), pre)
     middle, sides = _middle_and_sides(frame)
@@ -248,7 +248,7 @@ def augment_subject(
     return image, Keypoints(
         points=torch.from_numpy(moved).float(),
         known=torch.from_numpy(known & inside),
-        frame=torch.tensor([0.0, 0.0, *limits], dtype=torch.float64),
+        frame=torch.tensor([0.0, 0.0, *limits], dtype=torch.float32),
     )
 
 

@@ -80,7 +80,8 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fractio
 
     Args:
         path: The new file, ``.mp4`` say.
-        pictures: Its frames; odd sides lose their last row or column, as encoders want it.
+        pictures: Its frames, all brought to the size of the first: cut, or filled with white. Odd
+            sides lose their last row or column, as encoders want it.
         rate: Frames a second.
 
     Returns:
@@ -96,13 +97,11 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fractio
         with av.open(str(path), mode="w") as container:
             stream: Any = None
             for picture in pictures:
-                pixels = np.asarray(picture.convert("RGB"))
-                pixels = np.ascontiguousarray(
-                    pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
-                )
                 if stream is None:
-                    stream = _add_stream(av, container, pixels, rate)
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                    stream = _add_stream(av, container, picture, rate)
+                sheet = Image.new("RGB", (stream.width, stream.height), "white")
+                sheet.paste(picture)
+                frame = av.VideoFrame.from_ndarray(np.asarray(sheet), format="rgb24")
                 for packet in stream.encode(frame):
                     container.mux(packet)
             for packet in stream.encode() if stream is not None else ():
@@ -112,11 +111,11 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fractio
     return path
 
 
-def _add_stream(av: Any, container: Any, pixels: NDArray[np.uint8], rate: Fraction) -> Any:  # noqa: ANN401
+def _add_stream(av: Any, container: Any, first: Image.Image, rate: Fraction) -> Any:  # noqa: ANN401
     """A stream of the codec that most programs play, where it is there."""
     name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     stream = container.add_stream(name, rate=rate)
-    stream.height, stream.width = pixels.shape[:2]
+    stream.width, stream.height = (max(2, side // 2 * 2) for side in first.size)
     stream.pix_fmt = "yuv420p"
     stream.bit_rate = 4_000_000
     return stream
