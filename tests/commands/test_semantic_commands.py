@@ -115,3 +115,19 @@ def test_masks_of_objects(muntin, tmp_path):
     names = json.loads((tmp_path / "run" / "classes.json").read_text())["names"]
     assert names[0] == "background"
     assert muntin("eval", tmp_path / "run", data)[0] == 0
+
+
+def test_check_reads_masks_as_training_would(muntin, tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        noise = Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8))
+        noise.save(tmp_path / "images" / f"{number}.png")
+        mask = np.zeros((40, 40, 3), np.uint8)
+        mask[:20] = (0x6E, 0xC1, 0xE4)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    setting = "--set=data.colors=road:#6EC1E4"
+    said = muntin("check", "semantic", tmp_path, setting, "--set=data.ignored=#000000")[1]
+    assert "1 classes: road" in said
+    assert refuses(muntin("check", "semantic", tmp_path, "--set=data.colours=a:#123456"), "colors")

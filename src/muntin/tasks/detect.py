@@ -50,7 +50,7 @@ def _list_data(
     return list_detect(path, class_names=None if classes is None else classes.names, masks=masks)
 
 
-def _check_data(path: Path | str, *, masks: bool) -> Report:
+def _check_data(path: Path | str, reading: DataConfig, *, masks: bool) -> Report:
     return check_detect(path, masks=masks)
 
 

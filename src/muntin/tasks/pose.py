@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.pose import list_pose
 from muntin.data.pose_checking import check_pose
 from muntin.data.storing import DataConfig
@@ -51,6 +52,10 @@ class _Truth:
 
 def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
     return list_pose(path, classes=classes)
+
+
+def _check_data(path: Path | str, reading: DataConfig) -> Report:
+    return check_pose(path)
 
 
 def _classes(listing: Listing) -> Classes:
@@ -161,7 +166,7 @@ def _metric(classes: Classes) -> PoseMetric:
 POSE = Task(
     name="pose",
     list_data=_list_data,
-    check_data=check_pose,
+    check_data=_check_data,
     classes=_classes,
     build_head=_build_head,
     table=_table,

@@ -166,7 +166,7 @@ class Task:
 
     name: str
     list_data: Callable[[Path | str, Classes | None, DataConfig], DataSets]
-    check_data: Callable[[Path | str], Report]
+    check_data: Callable[[Path | str, DataConfig], Report]
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]

@@ -224,6 +224,8 @@ def _list_parts(
                 f"with none or several in {request.val}."
             )
             raise DataError(message)
+    elif data.val is None and val is not None:
+        notes.append("validated on the test part, as there is no other: its figures choose epochs")
     if val is None:
         train, val = split(train, fraction=reading.val_fraction, seed=seed)
         notes.append(describe_split(train, val))
