@@ -77,6 +77,15 @@ def test_deeplabcut_in_folders_and_the_newer_head(tmp_path):
     assert len(one) == 1
 
 
+def test_lines_of_a_deeplabcut_project(tmp_path):
+    labelled(tmp_path, "a.png,1.5,2,30,40\n")
+    text = "bodyparts: [nose, tail]\nskeleton:\n- - nose\n  - tail\n- - nose\n  - wing\n"
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert list_pose(tmp_path).train.skeleton.links == ((0, 1),)
+    (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
+    assert list_pose(tmp_path).train.skeleton.links == ()
+
+
 def test_individuals_are_subjects_with_boxes(tmp_path):
     head = (
         "scorer,me,me,me,me,me,me,me,me\nindividuals,i,i,i,i,ii,ii,ii,ii\n"

@@ -3,8 +3,9 @@
 """What belongs to the keypoints of a data set: lines, left and right partners, tolerances.
 
 A ``skeleton.json`` beside the data says it: ``{"links": [["nose", "tail"]], "pairs": [["left ear",
-"right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``, any of them. What nobody says is
-guessed from the names, and said aloud.
+"right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``, any of them. Lines are also read from
+the config.yaml of a project of DeepLabCut. What nobody says is guessed from the names, and said
+aloud.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from muntin.data.trees import Tree, read_text
 from muntin.errors import DataError, shorten, unknown_name
@@ -94,6 +97,8 @@ def build_skeleton(
         notes.append(f"OKS takes {DEFAULT_SIGMA:g} for the sigma of every keypoint ({FILE})")
     if "links" in said:
         links = _pairs_from(said["links"], names)
+    elif not links:
+        links = _links_of_project(tree, names)
     return Skeleton(
         names=names,
         links=tuple(links) or (known.links if known else ()),
@@ -125,6 +130,21 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
         )
         raise DataError(message)
     return values
+
+
+def _links_of_project(tree: Tree, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Lines that a project of DeepLabCut draws; none where something else is meant."""
+    path = tree.find("config.yaml")
+    if path is None:
+        return ()
+    try:
+        values = yaml.safe_load(read_text(tree.source, path))
+    except (DataError, yaml.YAMLError):
+        return ()
+    rows = values.get("skeleton") if isinstance(values, dict) else None
+    pairs = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+    known = [row for row in pairs if len(row) == 2 and all(name in names for name in row)]
+    return tuple((names.index(first), names.index(second)) for first, second in known)
 
 
 def _number(name: object, names: tuple[str, ...]) -> int:
