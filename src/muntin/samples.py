@@ -54,7 +54,7 @@ class Objects:
     crowd: Bool[np.ndarray, " N"]
     areas: Float[np.ndarray, " N"]
     masks: tuple[Segmentation | None, ...] = ()
-    keypoints: Float[np.ndarray, "N K 3"] | None = None
+    keypoints: Float[np.ndarray, "N P 3"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns that do not belong together."""

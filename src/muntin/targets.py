@@ -27,7 +27,7 @@ class BoxTargets(NamedTuple):
         ignored: Boxes of crowds: what is found there is neither right nor wrong.
         layers: Objects at each pixel; L is 0 where there are no masks.
         layer_of: Layer that holds the mask of each object; -1 when it has none.
-        points: x, y and visibility of each keypoint of each object, (N, K, 3), with (0, 0) in the
+        points: x, y and visibility of each keypoint of each object, (N, P, 3), with (0, 0) in the
             middle of the first pixel; None where the task has none.
     """
 
@@ -90,8 +90,8 @@ class Keypoints(NamedTuple):
         frame: Left, top, right and bottom of what is seen of the subject, from point to point.
     """
 
-    points: Float[Tensor, "K 2"]
-    known: Bool[Tensor, " K"]
+    points: Float[Tensor, "P 2"]
+    known: Bool[Tensor, " P"]
     frame: Float[Tensor, " 4"]
 
     def to(self, device: torch.device) -> Keypoints:

@@ -33,7 +33,7 @@ class Frame:
     Attributes:
         path: The picture in the tree.
         where: The row that labels it: "row 17".
-        subjects: (N, K, 3) x, y and visibility (2 or 0), one row an individual.
+        subjects: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
     """
 
     path: str

@@ -85,7 +85,7 @@ def _names(listing: Listing) -> tuple[str, ...]:
 
 
 def _visible(listing: Listing) -> np.ndarray:
-    """(N, K) whether each keypoint of each subject is visible."""
+    """(N, P) whether each keypoint of each subject is visible."""
     rows = [
         entry.objects.keypoints[entry.subject, :, 2] > 0
         for entry in listing.entries

@@ -88,7 +88,7 @@ def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str
     """Draw how far keypoints were missed: a histogram of all, and the median of each.
 
     Args:
-        distances: (N, K) pixels; NaN where a keypoint is not visible, infinite where nothing was
+        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where nothing was
             found.
         names: Of the keypoints.
         title: Above everything.

@@ -25,7 +25,7 @@ class Found(NamedTuple):
         scores: In [0, 1].
         class_ids: Class numbers.
         masks: Scores in [0, 1] on a grid over each box; None where the head has no masks.
-        points: x, y and score of each keypoint, (N, K, 3); None where the head finds none.
+        points: x, y and score of each keypoint, (N, P, 3); None where the head finds none.
     """
 
     boxes: Float[Tensor, "N 4"]

@@ -6,7 +6,7 @@ Source:
     He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Head, loss and reading of the
     heatmaps are torchvision's own; only the detector around them is muntin's.
 
-Letters: B images, Q regions, K keypoints.
+Letters: B images, Q regions, P keypoints.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class KeypointRCNN(RCNN):
         return told
 
     def _heatmaps(self, levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Logits of every cell of each box, Q, K, m, m."""
+        """Logits of every cell of each box, Q, P, m, m."""
         side = 2 * self.config.roi_size
         regions = self._read_rows(levels, torch.cat(boxes), number_rows(boxes), side)
         logits: Tensor = self.keypoint_predictor(self.keypoint_head(regions))

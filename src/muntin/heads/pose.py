@@ -7,7 +7,7 @@ Source:
     it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
     with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
 
-Letters: B subjects, K keypoints, H and W sides of the picture, h and w those of a heatmap.
+Letters: B subjects, P keypoints, H and W sides of the picture, h and w those of a heatmap.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class PoseHead(nn.Module):
         self,
         backbone: Backbone,
         images: Float[Tensor, "B in_chans H W"],
-        points: Float[Tensor, "B K 2"] | None = None,
-        known: Bool[Tensor, "B K"] | None = None,
-    ) -> Float[Tensor, "B K h w"] | dict[str, Float[Tensor, " B"]]:
+        points: Float[Tensor, "B P 2"] | None = None,
+        known: Bool[Tensor, "B P"] | None = None,
+    ) -> Float[Tensor, "B P h w"] | dict[str, Float[Tensor, " B"]]:
         """Give heatmaps, or learn.
 
         Args:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well keypoints are found: COCO's OKS average precision, PCK and distances in pixels.
 
-Letters: K keypoints.
+Letters: P keypoints.
 """
 
 from __future__ import annotations

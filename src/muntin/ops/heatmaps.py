@@ -15,7 +15,7 @@ Source:
     Differs: near the border, where a blur would read what is not there, DARK looks at the map
     itself, and at three cells beside the border where the highest cell lies on it.
 
-Letters: B pictures, K keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the middle of
+Letters: B pictures, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the middle of
 the first cell.
 """
 
@@ -58,18 +58,18 @@ class Peaks(NamedTuple):
         scores: Height of each peak.
     """
 
-    points: Float[Tensor, "B K 2"]
-    scores: Float[Tensor, "B K"]
+    points: Float[Tensor, "B P 2"]
+    scores: Float[Tensor, "B P"]
 
 
 def draw_heatmaps(
-    points: Float[Tensor, "B K 2"],
-    known: Bool[Tensor, "B K"],
+    points: Float[Tensor, "B P 2"],
+    known: Bool[Tensor, "B P"],
     size: Size,
     *,
     sigma: float,
     coding: Coding,
-) -> tuple[Float[Tensor, "B K h w"], Bool[Tensor, "B K"]]:
+) -> tuple[Float[Tensor, "B P h w"], Bool[Tensor, "B P"]]:
     """Draw a Gaussian of height 1 for each keypoint.
 
     Args:
@@ -102,7 +102,7 @@ def draw_heatmaps(
     return maps * useful[..., None, None], useful
 
 
-def read_heatmaps(maps: Float[Tensor, "B K h w"], *, coding: Coding) -> Peaks:
+def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
     """Find the peak of each map, more finely than its cells.
 
     A map without anything above 0 tells its first cell, with the score that it has.
@@ -115,8 +115,8 @@ def read_heatmaps(maps: Float[Tensor, "B K h w"], *, coding: Coding) -> Peaks:
 
 
 def mirror_heatmaps(
-    maps: Float[Tensor, "B K h w"], partners: tuple[int, ...], *, coding: Coding
-) -> Float[Tensor, "B K h w"]:
+    maps: Float[Tensor, "B P h w"], partners: tuple[int, ...], *, coding: Coding
+) -> Float[Tensor, "B P h w"]:
     """Bring the maps of mirrored pictures back to those of the pictures.
 
     Args:
@@ -182,7 +182,7 @@ def _dark(maps: Tensor, cells: Tensor) -> Tensor:
     return torch.where(near[..., None], points, cells.to(maps.dtype))
 
 
-def _top(heights: Float[Tensor, "B K 3 3"]) -> Float[Tensor, "B K 2"]:
+def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
     """From the middle cell to the top; nothing where there is no hill."""
     v = heights.clamp(_LEAST, _MOST).log()
     middle = v[..., 1, 1]
@@ -200,7 +200,7 @@ def _top(heights: Float[Tensor, "B K 3 3"]) -> Float[Tensor, "B K 2"]:
     return torch.where(is_hill[..., None], shift, 0.0)
 
 
-def _around(maps: Tensor, cells: Tensor) -> Float[Tensor, "B K 3 3"]:
+def _around(maps: Tensor, cells: Tensor) -> Float[Tensor, "B P 3 3"]:
     """The cells around each cell; beyond the border those on it."""
     padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
     wide = padded.shape[3]

@@ -30,10 +30,10 @@ def similarity(
     """OKS of two subjects.
 
     Args:
-        first: (K, 2) points.
+        first: (P, 2) points.
         second: The same.
         area: In pixels.
-        sigmas: (K,); NaN points are left out.
+        sigmas: (P,); NaN points are left out.
     """
     distance = ((first - second) ** 2).sum(axis=1)
     told = np.isfinite(distance)
@@ -71,10 +71,10 @@ def suppress_poses(
     """Keep, best first, the subjects that are not like a better one.
 
     Args:
-        points: (N, K, 2).
+        points: (N, P, 2).
         scores: Of each.
         areas: Of each in pixels.
-        sigmas: (K,).
+        sigmas: (P,).
         most_alike: OKS above which two are one.
 
     Returns:

@@ -100,7 +100,7 @@ def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
 
 
 def _see(glance: Glance) -> list[NDArray[np.float64]]:
-    """(K, 3) x, y and score of each keypoint, in pixels of the originals."""
+    """(P, 3) x, y and score of each keypoint, in pixels of the originals."""
     head: Any = glance.network.head
     coding = head.config.coding
     images = glance.prepare()

@@ -26,13 +26,13 @@ def create_pose_estimator(
     weights: str | Path | None = None,
     **architecture: Any,
 ) -> Network:
-    """Build a pose estimator: images (B, in_chans, H, W) float to heatmaps (B, K, H/4, W/4).
+    """Build a pose estimator: images (B, in_chans, H, W) float to heatmaps (B, P, H/4, W/4).
 
     Args:
         name: Of the backbone, as in `create_model`; "vitpose_base" and its like for ViTPose.
         head: "simple_baseline", "vitpose", "vitpose_simple", "light_pose", "light_pose_small", or
             the config of a head.
-        num_keypoints: Keypoints K.
+        num_keypoints: Keypoints P.
         in_chans: Channels of an image.
         weights: As in `create_model`: those of a whole estimator, or of a classifier, which fill
             the backbone.
