@@ -46,6 +46,8 @@ def test_from_beginning_to_end(muntin, run, data, tmp_path):
         assert figure in said
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert figures["keypoint_names"] == ["centre", "top", "right", "bottom", "left"]
+    mirrored = json.loads(muntin("eval", run, data, "--json", "--tta")[1])
+    assert mirrored["mean_pixel_error"] != figures["mean_pixel_error"]
     drawn = tmp_path / "drawn"
     code, said, _ = muntin("predict", run, data / "val", "--out", drawn, "--tta")
     assert code == 0
@@ -94,6 +96,7 @@ def test_a_detector(muntin, tmp_path):
     assert "--detector" in err
     words = ["predict", tmp_path / "boxes", scenes / "val", "--detector", tmp_path / "boxes"]
     assert refuses(muntin(*words), "a detector is for keypoints")
+    assert refuses(muntin("eval", tmp_path / "boxes", scenes, "--tta"), "without tta")
 
 
 def test_wrong_words(muntin, run, data, tmp_path):

@@ -23,13 +23,16 @@ def evaluate(
     detector: Annotated[
         str, typer.Option(help="For keypoints: a run that finds the subjects.")
     ] = "",
+    tta: Annotated[bool, typer.Option("--tta", help="See mirrored pictures too.")] = False,
 ) -> None:
     """Score a run on a data set; pictures go into the run's pictures/eval."""
     from muntin.runs import Run
     from muntin.scoring import evaluate as run_evaluation
 
     opened = Run.open(run)
-    figures = run_evaluation(opened, data, batch_size=batch_size, device=device, detector=detector)
+    figures = run_evaluation(
+        opened, data, batch_size=batch_size, device=device, detector=detector, tta=tta
+    )
     if as_json:
         typer.echo(to_json({**figures, "class_names": list(opened.classes.names)}))
         return

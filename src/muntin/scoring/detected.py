@@ -23,7 +23,9 @@ LEAST = 0.05
 """Score from which boxes count: average precision wants unsure ones too."""
 
 
-def score_detected(run: Run, data: Path | str, detector: Path | str, *, device: str) -> Scored:
+def score_detected(
+    run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool = False
+) -> Scored:
     """Find the subjects of every picture, those without any included, and score their keypoints.
 
     Args:
@@ -31,6 +33,7 @@ def score_detected(run: Run, data: Path | str, detector: Path | str, *, device: 
         data: As for evaluation; its test part if it has one, else its validation part, else all.
         detector: The run that finds subjects.
         device: Where both run.
+        tta: Whether mirrored subjects are seen too.
 
     Raises:
         ConfigError: The run does not look for keypoints, or `detector` is no detector.
@@ -49,7 +52,7 @@ def score_detected(run: Run, data: Path | str, detector: Path | str, *, device: 
     for entry in listing.entries:
         pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
         assert entry.objects is not None, "readers of keypoints give objects"
-        answers += predictor([pixels])
+        answers += predictor([pixels], tta=tta)
         truth.append(Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
     outputs = Outputs(
         answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))

@@ -11,7 +11,7 @@ from typing import Any
 from muntin.data.batches import evaluation_batch
 from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
-from muntin.errors import DataError, MuntinWarning, RunError
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
 from muntin.scoring.detected import score_detected
@@ -76,6 +76,7 @@ def evaluate(
     device: str = "auto",
     pictures: bool = True,
     detector: str | Path = "",
+    tta: bool = False,
 ) -> dict[str, Any]:
     """Score a run on a data set.
 
@@ -87,6 +88,7 @@ def evaluate(
         pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
         detector: For keypoints, a run that has to find the subjects first; their annotated boxes
             are taken when it is left out.
+        tta: Whether mirrored pictures are seen too, and both answers become one.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`.
@@ -94,12 +96,16 @@ def evaluate(
     Raises:
         RunError: The run folder is incomplete.
         DataError: The data cannot be read, or has other classes.
+        ConfigError: A run that finds things in whole pictures cannot be scored with `tta`.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     listing = pick_part(run.task, data, run.classes, run.config.reading)
     _warn_of_learnt(listing, run)
+    if tta and run.task.tells_objects:
+        message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."
+        raise ConfigError(message)
     if detector:
-        scored = score_detected(run, data, detector, device=device)
+        scored = score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = PictureStore(listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
@@ -114,6 +120,7 @@ def evaluate(
         run.classes,
         batch_size=batch_size or evaluation_batch(run.preprocessing),
         device=where,
+        tta=tta,
     )
     if pictures:
         draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")

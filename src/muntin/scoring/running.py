@@ -72,6 +72,7 @@ def run_network(
     pre: Preprocessing,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    tta: bool = False,
 ) -> Outputs:
     """Run a network over batches, in evaluation mode, and collect what it says.
 
@@ -84,6 +85,7 @@ def run_network(
         pre: How they are normalised.
         device: Where the network is.
         autocast: Makes the context that sets the precision; as the weights are when left out.
+        tta: Whether mirrored pictures are seen too.
 
     Returns:
         Everything on the CPU.
@@ -102,6 +104,7 @@ def run_network(
                 pre=pre,
                 classes=classes,
                 device=device,
+                tta=tta,
             )
             with autocast():
                 raw = task.see(glance)
@@ -183,6 +186,7 @@ def score(
     batch_size: int = 64,
     device: torch.device | None = None,
     workers: int = 0,
+    tta: bool = False,
 ) -> Scored:
     """Evaluate a network on a set.
 
@@ -194,6 +198,7 @@ def score(
         batch_size: Pictures at a time; the figures do not depend on it.
         device: Where the network is; the CPU when left out.
         workers: Processes that decode.
+        tta: Whether mirrored pictures are seen too.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.
@@ -206,5 +211,6 @@ def score(
         store.listing,
         pre=store.pre,
         device=device or torch.device("cpu"),
+        tta=tta,
     )
     return judge([outputs], task, classes, store.listing)
