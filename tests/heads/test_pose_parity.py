@@ -30,7 +30,7 @@ def theirs(size=(256, 192), *, simple=False):
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     for name, parameter in model.named_parameters():
-        if "position" in name or name.endswith(("head.conv.weight", "bias")):
+        if "position" in name or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     return model
 

@@ -42,7 +42,7 @@ def truth(keypoints, boxes, *, areas=None, crowd=None, path="1.png", row=-1):
         class_ids=np.zeros(count, np.int64),
         crowd=np.zeros(count, bool) if crowd is None else np.array(crowd),
         areas=np.zeros(count) if areas is None else np.array(areas, np.float64),
-        keypoints=keypoints.reshape(count, -1, 3),
+        keypoints=keypoints.reshape(count, -1, 3) if count else keypoints,
     )
     return Subject(path=path, size=(200, 200), objects=objects, row=row)
 

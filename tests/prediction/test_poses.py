@@ -185,7 +185,7 @@ def poses(count, path=""):
 
 def test_a_table_that_deeplabcut_reads(tmp_path):
     path = write_poses(tmp_path / "t.csv", [poses(1), poses(1)], scorer="run")
-    rows = list(csv.reader(path.open()))
+    rows = list(csv.reader(path.read_text().splitlines()))
     assert [row[0] for row in rows] == ["scorer", "bodyparts", "coords", "0", "1"]
     assert rows[0][1:] == ["run"] * 9
     assert rows[1][1:4] == ["red"] * 3

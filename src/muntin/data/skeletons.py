@@ -75,10 +75,9 @@ def build_skeleton(
     names = tuple(names)
     said = _read_file(tree, names)
     known = COCO_PERSON if names == COCO_PERSON.names else None
+    pairs, lonely = _guess_pairs(names)
     if "pairs" in said:
         pairs, lonely = _pairs_from(said["pairs"], names), []
-    else:
-        pairs, lonely = _guess_pairs(names)
     mirrored = said.get("mirrored", bool(pairs) and not lonely)
     if lonely:
         notes.append(

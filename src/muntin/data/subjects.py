@@ -107,7 +107,7 @@ class Affine(NamedTuple):
     @property
     def inverse(self) -> Affine:
         """The way back."""
-        back = np.linalg.inv(self.matrix)
+        back: NDArray[np.float64] = np.linalg.inv(self.matrix).astype(np.float64)
         return Affine(back, -back @ self.offset)
 
 

@@ -188,7 +188,9 @@ class PoseMetric:
 
     def _average_precision(self) -> dict[str, float | None]:
         names = ("oks_ap", "oks_ap50", "oks_ap75", "oks_ar")
-        images, annotations, results = [], [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
         for number, (path, there) in enumerate(self._truth.items(), 1):
             images.append({"id": number})
             annotations += self._as_coco(there, number, len(annotations))

@@ -74,11 +74,11 @@ class Predictor:
         least: float = 0.3,
     ) -> None:
         check_range("batch_size", batch_size, 1, 10**6)
+        self.task: Task = task
         if detector is not None:
             _refuse_detector(task, detector.task)
         self.device = choose_device(device) if isinstance(device, str) else device
         self.network = network.to(self.device).eval()
-        self.task = task
         self.classes = classes
         self.preprocessing = preprocessing
         self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from muntin.configs import with_texts
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.table import find_head
+from muntin.heads.table import HeadConfig, find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
-from muntin.runs import RunConfig
+from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size
 from muntin.tasks import TASKS, Task, find_task
 from muntin.zoo import ALIASES, model_config
 
-__all__ = ["Request", "refuse_mistakes", "sort_settings"]
+__all__ = ["Request", "refuse_mistakes", "sort_settings", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
