@@ -235,7 +235,7 @@ def test_a_category_without_keypoints_is_refused(tmp_path):
 
 def test_a_missing_partner_is_said_aloud(tmp_path):
     data = list_pose(coco(tmp_path, [person()], keypoints=("nose", "left_ear", "chin")))
-    assert "left_ear has no partner on the other side: pictures are not mirrored" in data.note
+    assert "without a partner on the other side: left_ear; pictures are not mirrored" in data.note
     assert not data.train.skeleton.mirrored
 
 

@@ -81,8 +81,8 @@ def build_skeleton(
     mirrored = said.get("mirrored", bool(pairs) and not lonely)
     if lonely:
         notes.append(
-            f"{shorten(lonely)} has no partner on the other side: pictures are not mirrored; "
-            f'"pairs" in a {FILE} names the partners'
+            f"without a partner on the other side: {shorten(lonely)}; pictures are not mirrored "
+            f'("pairs" in a {FILE} names partners)'
         )
     elif not pairs and "mirrored" not in said:
         notes.append(

@@ -49,7 +49,7 @@ def draw_poses(
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(image)
-    radius = max(2.5, max(image.size) / 220)
+    radius = max(3.0, max(image.size) / 100)
     for row in range(len(found) - 1, -1, -1):
         _draw_subject(pen, found, row, scale, radius, least)
     names = found.keypoint_names[:_MOST_NAMED]
@@ -137,8 +137,9 @@ def _draw_subject(
     for first, second in found.links:
         if shown[first] and shown[second]:
             line = [*points[first].tolist(), *points[second].tolist()]
-            pen.line(line, fill=_HALO, width=max(2, round(radius * 1.1)) + 2)
-            pen.line(line, fill=colour_of(second), width=max(2, round(radius * 1.1)))
+            width = max(2, round(radius * 0.6))
+            pen.line(line, fill=_HALO, width=width + 2)
+            pen.line(line, fill=colour_of(second), width=width)
     for k in np.flatnonzero(shown):
         x, y = points[k].tolist()
         box = (x - radius, y - radius, x + radius, y + radius)
