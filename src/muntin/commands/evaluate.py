@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands.showing import show_table
-from muntin.commands.values import to_json
+from muntin.commands.values import parse_settings, to_json
 
 __all__ = ["evaluate"]
 
@@ -24,6 +24,9 @@ def evaluate(
         str, typer.Option(help="For keypoints: a run that finds the subjects.")
     ] = "",
     tta: Annotated[bool, typer.Option("--tta", help="See mirrored pictures too.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="As for train: data.ignored=background.")
+    ] = None,
 ) -> None:
     """Score a run on a data set; pictures go into the run's pictures/eval."""
     from muntin.runs import Run
@@ -31,7 +34,13 @@ def evaluate(
 
     opened = Run.open(run)
     figures = run_evaluation(
-        opened, data, batch_size=batch_size, device=device, detector=detector, tta=tta
+        opened,
+        data,
+        batch_size=batch_size,
+        device=device,
+        detector=detector,
+        tta=tta,
+        settings=parse_settings(settings or []),
     )
     if as_json:
         typer.echo(to_json({**figures, "class_names": list(opened.classes.names)}))

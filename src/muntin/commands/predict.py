@@ -39,7 +39,7 @@ def predict(
         typer.Option(help="Leave out what scores less; a run knows its own.", min=0, max=1),
     ] = None,
     tile: Annotated[
-        str, typer.Option(help="Also see large pictures in tiles of N pixels, or auto.")
+        str, typer.Option(help="See large pictures in tiles (of a map: windows) of N pixels; auto.")
     ] = "",
     tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
     scales: Annotated[
@@ -57,12 +57,16 @@ def predict(
     """Say what pictures show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
+    from muntin.errors import ConfigError
     from muntin.prediction import load
     from muntin.runs import Run
 
     clips, others = split_clips(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
+    if threshold is not None and opened.task.tells_pixels:
+        message = "every pixel has a class, so a map has no use for --threshold. Leave it out."
+        raise ConfigError(message)
     see = partial(
         load(opened, device=device, select=chosen, detector=detector),
         tta=tta, tile=tile_side, scales=sizes,
@@ -128,15 +132,17 @@ def _sure_score(run: Run) -> tuple[float, str]:
 
 
 def _draw(results: list[Any], out: str, least: float) -> None:
-    from muntin.drawing.saving import save_picture
+    from muntin.drawing.saving import save_labels, save_picture
     from muntin.prediction import draw
-    from muntin.results import Detections, Poses
+    from muntin.results import Detections, Poses, SemanticMap
 
     for number, result in enumerate(results):
         path = Path(result.path)
         name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
         shown = result.above(least) if isinstance(result, Detections | Poses) else result
         save_picture(draw(path, shown), Path(out) / f"{name}.png")
+        if isinstance(result, SemanticMap):
+            save_labels(result.labels, Path(out) / f"{name}_labels.png")
 
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)

@@ -156,10 +156,12 @@ class PictureStore:
 
     def complaint(self) -> str:
         """Say which pictures are left out."""
-        names = shorten(self.listing.entries[i].path for i in sorted(self.unreadable))
+        places = sorted(self.unreadable)
+        names = shorten(self.listing.entries[i].path for i in places)
         return (
-            f"{len(self.unreadable)} of {len(self.listing)} pictures in {self.listing.source} "
-            f"cannot be read and are left out: {names}. See muntin check."
+            f"{len(places)} of {len(self.listing)} pictures in {self.listing.source} are left out, "
+            f"as they or their annotations cannot be read: {names}. {self.unreadable[places[0]]} "
+            f"See muntin check."
         )
 
     def look(self, index: int) -> Kept | None:

@@ -20,7 +20,7 @@ __all__ = ["draw_labels", "draw_map", "draw_maps_side_by_side"]
 
 _LARGEST = 1280  # pixels, of the longer side
 _SMALLEST = 480
-_SHARE = 0.55  # of the colour in what is drawn
+_SHARE = 0.7  # of the colour in what is drawn
 
 
 def draw_map(picture: NDArray[np.uint8], found: SemanticMap) -> Image.Image:

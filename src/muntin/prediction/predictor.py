@@ -183,8 +183,14 @@ class Predictor:
             raise ConfigError(message)
 
     def _check_scales(self, scales: Sequence[float]) -> tuple[float, ...]:
-        chosen = tuple(map(float, scales))
-        for scale in chosen or (0.0,):
+        try:
+            chosen = () if isinstance(scales, str) else tuple(map(float, scales))
+        except (TypeError, ValueError):
+            chosen = ()
+        if not chosen:
+            message = f"scales must be numbers such as (0.75, 1, 1.25), got {scales!r}."
+            raise ConfigError(message)
+        for scale in chosen:
             check_range("scales", scale, 0.1, 10)
         if chosen != (1.0,) and not self.task.tells_pixels:
             message = (
@@ -338,7 +344,10 @@ def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
     """
     head: Any = network.head
     if not hasattr(getattr(head, "config", None), "select"):
-        message = f"select is for detectors, got a run whose head is a {type(head).__name__}."
+        message = (
+            "select (--select) is for runs that find objects, got one whose head chooses no boxes. "
+            "Leave it out."
+        )
         raise ConfigError(message)
     texts = [(name, str(value)) for name, value in select.items()]
     chosen = with_texts(head.config.select, texts, where="select")

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from muntin.configs import with_texts
 from muntin.data.batches import evaluation_batch
 from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
@@ -77,6 +79,7 @@ def evaluate(
     pictures: bool = True,
     detector: str | Path = "",
     tta: bool = False,
+    settings: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Score a run on a data set.
 
@@ -89,6 +92,8 @@ def evaluate(
         detector: For keypoints, a run that has to find the subjects first; their annotated boxes
             are taken when it is left out.
         tta: Whether mirrored pictures are seen too, and both answers become one.
+        settings: How this data is read, where it is otherwise than in training:
+            ``{"data.ignored": "background"}``.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`.
@@ -99,7 +104,9 @@ def evaluate(
         ConfigError: A run that finds things in whole pictures cannot be scored with `tta`.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    listing = pick_part(run.task, data, run.classes, run.config.reading)
+    texts = [(key.removeprefix("data."), str(value)) for key, value in (settings or {}).items()]
+    reading = with_texts(run.config.reading, texts)
+    listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
     if tta and run.task.tells_objects:
         message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."

@@ -136,7 +136,7 @@ def prepare(request: Request) -> Prepared:
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    source = start_network(network, task.name, request.weights, entry, notes)
+    source = start_network(network, task.name, run.classes, request.weights, entry, notes)
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
     run, network = _tune_run(request, run, network, settings, usual, len(train), seed, notes)

@@ -21,7 +21,7 @@ from muntin.configs import to_dict
 from muntin.data.storing import PictureStore
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
-from muntin.errors import ConfigError, MuntinError, RunError
+from muntin.errors import ConfigError, MuntinError, RunError, shorten
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
@@ -274,6 +274,8 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
             f"{run.config.task} {run.config.data} --resume --out {run.path}"
         )
     elif goal:
+        if unseen := _unscored(run, fitted.figures):
+            reporter.note(f"mean over the other classes: no pixel of {unseen} in validation")
         reporter.note(f"best {goal} {value:.4f} in {as_time(fitted.seconds)}; run: {run.path}")
     return TrainedRun(
         path=run.path,
@@ -282,6 +284,14 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
         seconds=fitted.seconds,
         interrupted=fitted.interrupted,
     )
+
+
+def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
+    """Classes of pixels that validation says nothing about."""
+    if not run.task.tells_pixels:
+        return ""
+    rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
+    return shorten(name for name, value in rows if value is None)
 
 
 def _write_start(run: Run, train: Listing, val: Listing) -> None:
