@@ -81,6 +81,7 @@ def test_a_video(muntin, run, tmp_path):
     assert [one["path"].rpartition("#")[2] for one in found] == [str(n) for n in range(6)]
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
 def test_a_detector(muntin, tmp_path):
     scenes = write_coco(tmp_path / "scenes", num_train=6, num_val=2, size=(64, 80))
     chosen = (("pose", "pose", "head.channels"), ("detect", "boxes", "head.neck.channels"))

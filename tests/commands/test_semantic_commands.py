@@ -48,7 +48,8 @@ def test_from_beginning_to_end(muntin, run, data, tmp_path):
     code, said, _ = muntin(*words, "--scales=0.5,1")
     assert code == 0
     assert len(said.splitlines()) == 3, "two pictures and the folder"
-    assert len(list(drawn.glob("*.png"))) == 2
+    assert len(list(drawn.glob("*_labels.png"))) == 2
+    assert len(list(drawn.glob("*.png"))) == 4
 
 
 def test_json(muntin, run, data):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
@@ -100,8 +102,8 @@ def test_every_head_gives_heatmaps_at_a_quarter_and_learns(head, body):
 
 
 def test_the_loss_is_the_mean_square_over_cells_and_keypoints():
-    model = muntin.create_pose_estimator("swin_nano", head="light_pose_small", num_keypoints=2)
-    model.eval()
+    head = replace(POSE_HEADS["light_pose_small"], loss="square")
+    model = muntin.create_pose_estimator("swin_nano", head=head, num_keypoints=2).eval()
     images = torch.randn(1, 3, 64, 64)
     points, known = torch.tensor([[[20.0, 30.0], [1.0, 1.0]]]), torch.tensor([[True, False]])
     found = model(images)
@@ -114,6 +116,33 @@ def test_the_loss_is_the_mean_square_over_cells_and_keypoints():
     )
     error = (found[0, 0] - wanted * near).square().mean() / 2
     assert torch.allclose(loss, error[None], rtol=1e-5)
+
+
+class Says(torch.nn.Module):
+    """A decoder that always says the same."""
+
+    def __init__(self, maps):
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, _):
+        return self.maps
+
+
+def test_a_distribution_that_is_right_costs_nothing_and_is_one_at_its_peak():
+    model = muntin.create_pose_estimator("swin_nano", head="light_pose_small", num_keypoints=1)
+    cells = torch.arange(16.0)
+    wanted = -((cells[None] - 7) ** 2 + (cells[:, None] - 8) ** 2) / 8
+    model.head.classifier = torch.nn.Identity()
+    model.head.decoder = Says(wanted[None, None] / 10)
+    images, known = torch.zeros(1, 3, 64, 64), torch.tensor([[True]])
+    points = torch.tensor([[[7.0, 8.0]]]) * 63 / 15
+    assert model(images, points, known)["heatmaps"].item() < 0.02
+    found = model(images)
+    assert found.max().item() == pytest.approx(1, abs=0.02)
+    assert found.argmax().item() == 8 * 16 + 7
+    other = torch.tensor([[[2.0, 3.0]]]) * 63 / 15
+    assert model(images, other, known)["heatmaps"].item() > 3
 
 
 def test_nothing_known_costs_nothing():

@@ -117,7 +117,7 @@ def test_several_scales(data, tmp_path):
     assert (predictor(picture, scales=[1, 1])[0].labels == plain).all()
     several = predictor(picture, scales=(0.5, 1.0, 1.3), tta=True, tile=64)[0]
     assert several.size == (90, 130)
-    with pytest.raises(ConfigError, match="scales must be from"):
+    with pytest.raises(ConfigError, match="scales must be"):
         predictor(picture, scales=())
 
 

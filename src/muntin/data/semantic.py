@@ -226,7 +226,8 @@ def _decide(
             f"classes.json beside the masks or by --set data.colors=NAME:#RRGGBB,..."
         )
         raise DataError(message)
-    if table.kind == "color" and not seen.colored and not {*table.values} & seen.counts.keys():
+    unnamed = not {*table.values, *table.ignored} & seen.counts.keys()
+    if table.kind == "color" and unnamed and all(map(_is_grey, seen.counts)):
         message = (
             f"{table.origin} gives colours, but the masks in {source!r} hold numbers: "
             f"{shorten(sorted(value & 255 for value in seen.counts), most=6)}. "
@@ -252,6 +253,11 @@ def _decide(
     return table.names, MaskCoding(
         kind="index", values=values, ignored=tuple(v for v in ignored if v not in values)
     )
+
+
+def _is_grey(value: int) -> bool:
+    """Whether a colour is a number that was written as grey."""
+    return value >> 16 == value >> 8 & 255 == value & 255
 
 
 def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str, ...], MaskCoding]:

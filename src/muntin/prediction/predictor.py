@@ -91,7 +91,7 @@ class Predictor:
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
-        scales: Sequence[float] = (1.0,),
+        scales: Sequence[Any] = (1.0,),
         boxes: Sequence[Any] | None = None,
         strict: bool = True,
     ) -> list[Any]:
@@ -182,7 +182,7 @@ class Predictor:
             )
             raise ConfigError(message)
 
-    def _check_scales(self, scales: Sequence[float]) -> tuple[float, ...]:
+    def _check_scales(self, scales: Sequence[Any]) -> tuple[float, ...]:
         try:
             chosen = () if isinstance(scales, str) else tuple(map(float, scales))
         except (TypeError, ValueError):
