@@ -68,6 +68,7 @@ def rows() -> list[tuple[str, str, str, str]]:
             )
     table += detection_rows()
     table += semantic_rows()
+    table += pose_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
@@ -205,6 +206,46 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
                 f"Map of classes of {wide} x {high} pixels",
                 f"{result['peak_mib']['max']:.0f} MiB resident at most",
                 f"{result['seconds']['median']:.0f} s",
+                name,
+            )
+        )
+    return table
+
+
+def pose_rows() -> list[tuple[str, str, str, str]]:
+    """Keypoints: accuracy from scratch, learning by heart, and what crops cost."""
+    table = []
+    if found := newest("pose_mouse"):
+        name, result = found
+        for contestant, row in result.items():
+            if isinstance(row, dict) and "test" in row:
+                test = row["test"]
+                table.append(
+                    (
+                        f"mirror_mouse_pose from scratch, {result['minutes']:g} minutes: "
+                        f"{contestant}",
+                        f"mean error {test['mean_pixel_error']:.2f} px, "
+                        f"PCK at 2 % {test['pck']:.3f}",
+                        f"median {test['median_pixel_error']:.2f} px",
+                        name,
+                    )
+                )
+        crops = result["crops"]
+        table.append(
+            (
+                f"Keypoints of {crops['crops']:,} crops",
+                f"{crops['seconds']:.1f} s",
+                f"{crops['in_network']:.0%} of it in the network",
+                name,
+            )
+        )
+    if found := newest("pose_memorise"):
+        name, result = found
+        table.append(
+            (
+                "16 persons of photographs learnt by heart",
+                f"OKS AP {result['oks_ap']:.3f}",
+                f"{result['epochs']} epochs",
                 name,
             )
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from muntin import demonstration
-from muntin.data.shape_sets import write_classify, write_coco, write_maps
+from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.errors import RunError
 from muntin.tasks import TASKS
 
@@ -26,11 +26,16 @@ def _few_maps(folder):
     return write_maps(folder, num_train=8, num_val=3, size=(64, 64))
 
 
+def _few_frames(folder):
+    return write_frames(folder, num_train=8, num_val=3, size=(64, 64))
+
+
 SMALL = {
     "classify": _few_classes,
     "detect": _few_scenes,
     "instance": _few_scenes,
     "semantic": _few_maps,
+    "pose": _few_frames,
 }
 
 

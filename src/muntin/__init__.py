@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         create_backbone,
         create_detector,
         create_model,
+        create_pose_estimator,
         create_segmenter,
         list_models,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "create_backbone",
     "create_detector",
     "create_model",
+    "create_pose_estimator",
     "create_segmenter",
     "demo",
     "draw",
@@ -46,25 +48,17 @@ __all__ = [
 __version__ = "0.1.0"
 
 # torch is large: a name is imported when it is first asked for.
-_HOMES = {
-    "LoadReport": "weights.loading",
-    "Predictor": "prediction",
-    "TrainedRun": "training.session",
-    "change_model": "zoo",
-    "count_costs": "zoo",
-    "create_backbone": "zoo",
-    "create_detector": "zoo",
-    "create_model": "zoo",
-    "create_segmenter": "zoo",
-    "demo": "demonstration",
-    "draw": "prediction",
-    "evaluate": "scoring",
-    "list_models": "zoo",
-    "load": "prediction",
-    "load_weights": "weights.loading",
-    "to_dialect": "weights.dialects",
-    "train": "training.session",
+_ROOMS = {
+    "demonstration": "demo",
+    "prediction": "Predictor draw load",
+    "scoring": "evaluate",
+    "training.session": "TrainedRun train",
+    "weights.dialects": "to_dialect",
+    "weights.loading": "LoadReport load_weights",
+    "zoo": "change_model count_costs create_backbone create_detector create_model "
+    "create_pose_estimator create_segmenter list_models",
 }
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (classes and functions)

@@ -16,10 +16,12 @@ from rich.console import Console
 from muntin.data.decoding import open_picture
 from muntin.data.detection import list_detect
 from muntin.data.label_files import read_mask
+from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
-from muntin.data.shape_sets import write_classify, write_coco, write_maps
+from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
+from muntin.drawing.poses import draw_pose_pair, poses_of
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
@@ -52,7 +54,7 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
     """Show everything once, in a few minutes on two CPU cores.
 
     Args:
-        task: "classify", "detect", "instance" or "semantic".
+        task: "classify", "detect", "instance", "semantic" or "pose".
         out: Folder for the generated data and the run; ``demo-TASK`` when empty.
 
     Returns:
@@ -121,6 +123,12 @@ def _write_scenes(folder: Path, write: Callable[..., Path] = write_coco) -> obje
     )
 
 
+def _write_frames(folder: Path) -> object:
+    return write_frames(
+        folder, num_train=600, num_val=60, size=(128, 128), max_angle=0.5, usual_colours=0.9
+    )
+
+
 def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     every = [path for path in _pictures(data) if path.suffix == ".png"]
     pictures = every[:: max(1, len(every) // 24)][:24]
@@ -163,6 +171,23 @@ def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
 
 
+def _draw_subjects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
+    listing = list_pose(data, whole=True).val
+    assert listing is not None, "the generated set has pictures to validate with"
+    assert listing.skeleton is not None, "subjects have a skeleton"
+    predictor = load(run_folder)
+    tiles = []
+    for entry in listing.entries[:8]:
+        assert entry.objects is not None, "the generated pictures have subjects"
+        pixels = open_picture(Path(listing.source) / entry.path)
+        found = predictor(pixels)[0]
+        truth = poses_of(entry.objects, range(len(entry.objects)), listing.skeleton)
+        tiles.append(Tile(picture=np.asarray(draw_pose_pair(pixels, truth, found))))
+    title = f"Truth and answer, PCK {figures['pck']:.3f}"
+    sheet = draw_sheet(tiles, title, columns=2, side=520)
+    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+
+
 _DEMOS = {
     "classify": _Demo(
         write_data=_write_classify,
@@ -181,6 +206,12 @@ _DEMOS = {
         draw=_draw_objects,
         figures=("box_ap", "box_ap50", "mask_ap", "mask_ap50"),
         max_time_s=240.0,
+    ),
+    "pose": _Demo(
+        write_data=_write_frames,
+        draw=_draw_subjects,
+        figures=("oks_ap", "pck", "mean_pixel_error"),
+        max_time_s=180.0,
     ),
     "semantic": _Demo(
         write_data=partial(_write_scenes, write=write_maps),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A published detector or segmenter as a run folder: to predict, to evaluate, to train on from."""
+"""A published model of a dense task as a run folder: to predict, evaluate and train on from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from muntin.configs import with_texts
+from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, RunError, unknown_name
 from muntin.runs import WEIGHTS, Run, RunConfig
@@ -16,7 +17,13 @@ from muntin.tasks import TASKS
 from muntin.tasks.task import Task
 from muntin.weights.files import write_weights
 from muntin.weights.loading import LoadReport, load_weights
-from muntin.zoo import ALIASES, create_detector, create_segmenter, find_model
+from muntin.zoo import (
+    ALIASES,
+    create_detector,
+    create_pose_estimator,
+    create_segmenter,
+    find_model,
+)
 
 __all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 
@@ -42,13 +49,14 @@ def open_published(
     class_names: tuple[str, ...] = (),
     settings: dict[str, str] | None = None,
 ) -> tuple[Run, LoadReport]:
-    """Write a run folder from the weights of a whole published detector or segmenter.
+    """Write a run folder from the weights of a whole published model of a dense task.
 
     Args:
         source: What `load_weights` takes.
         path: The new run folder.
         model: Name of the backbone.
-        head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn" or "upernet".
+        head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet"; for the
+            17 keypoints of COCO "simple_baseline", "vitpose" or "vitpose_simple".
         conventions: Of a detector, the origin of its weights: "openmmlab" (also Microsoft's),
             "detectron2" or "torchvision".
         class_names: In the order of the class numbers, without "nothing"; COCO's for a detector
@@ -74,9 +82,18 @@ def open_published(
     options: dict[str, Any] = {
         "head": head, "num_classes": len(class_names), **_as_fields(entry.config, settings or {})
     }  # fmt: skip
-    if task.tells_objects:
+    skeleton = None
+    if task.tells_subjects:
+        skeleton = COCO_PERSON
+        options.pop("num_classes")
+        network = create_pose_estimator(name, num_keypoints=len(skeleton.names), **options)
+        pose: Any = network.head.config
+        shown: dict[str, Any] = {
+            "img_size": (256, 192), "fit": "subject", "alignment": pose.coding,
+        }  # fmt: skip
+    elif task.tells_objects:
         network = create_detector(name, conventions=conventions, **options)
-        shown: dict[str, Any] = {"img_size": (800, 1333), "fit": "inside"}
+        shown = {"img_size": (800, 1333), "fit": "inside"}
     else:
         network = create_segmenter(name, **options)
         shown = {"img_size": (512, 512), "fit": "window", "short_side": 512}
@@ -98,7 +115,7 @@ def open_published(
         license=report.license,
     )
     preprocessing = Preprocessing(mean=entry.mean, std=entry.std, interpolation="bilinear", **shown)
-    classes = Classes(names=class_names)
+    classes = Classes(names=class_names, skeleton=skeleton)
     run = Run(path=path, config=config, classes=classes, preprocessing=preprocessing)
     run.write()
     write_weights(path / WEIGHTS, network.state_dict(), {"dialect": "muntin", "model": name})
@@ -113,6 +130,8 @@ def _task_of(head: str) -> Task:
 
 
 def _usual_names(task: Task) -> tuple[str, ...]:
+    if task.tells_subjects:
+        return ("person",)
     if task.tells_objects:
         return COCO_NAMES
     message = (

@@ -14,6 +14,7 @@ from typing import Literal
 from muntin.configs import check_range
 from muntin.data.joint import SceneConfig
 from muntin.data.label_maps import MapConfig
+from muntin.data.subjects import SubjectConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.tasks.task import Group
@@ -158,7 +159,7 @@ class Recipe:
     """
 
     train: TrainConfig
-    augment: AugmentConfig | SceneConfig | MapConfig
+    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig
     source: str
 
 
@@ -290,6 +291,38 @@ SMALL_DATA_MAPS = Recipe(
     source="ours; docs/lab-notes",
 )
 
+COCO_POSE = Recipe(
+    train=TrainConfig(
+        recipe="coco-pose",
+        epochs=210,
+        batch_size=512,
+        learning_rate=5e-4,
+        lr_batch=0,
+        weight_decay=0.1,
+        layer_decay=0.75,
+        warmup=500 / (210 * 293),
+        decay="steps",
+        steps=(170 / 210, 200 / 210),
+        clip_grad=1.0,
+        label_smoothing=0.0,
+        drop_path_rate=0.3,
+    ),
+    augment=SubjectConfig(),
+    source="ViTAE-Transformer/ViTPose, ViTPose-B on COCO: 512 persons a step",
+)
+
+FINETUNE_SUBJECTS = Recipe(
+    train=replace(FINETUNE_OBJECTS.train, epochs=100, batch_size=16),
+    augment=SubjectConfig(rotation=20.0, half_body=0.0, scale=0.25, shift=0.05, jitter=0.3),
+    source="ours: a trained backbone, few subjects",
+)
+
+SMALL_DATA_SUBJECTS = Recipe(
+    train=replace(SMALL_DATA_MAPS.train, epochs=300, batch_size=8),
+    augment=SubjectConfig(rotation=15.0, half_body=0.0, scale=0.2, shift=0.08, jitter=0.3),
+    source="ours; docs/lab-notes",
+)
+
 RECIPES: dict[Group, dict[str, Recipe]] = {
     "pictures": {"imagenet": IMAGENET, "finetune": FINETUNE, "small-data": SMALL_DATA},
     "objects": {
@@ -298,13 +331,21 @@ RECIPES: dict[Group, dict[str, Recipe]] = {
         "small-data": SMALL_DATA_OBJECTS,
     },
     "maps": {"ade20k": ADE20K, "finetune": FINETUNE_MAPS, "small-data": SMALL_DATA_MAPS},
+    "subjects": {
+        "coco-pose": COCO_POSE,
+        "finetune": FINETUNE_SUBJECTS,
+        "small-data": SMALL_DATA_SUBJECTS,
+    },
 }
 """What is labelled, and the name of the recipe, to the recipe."""
 
-AUGMENTS: dict[Group, type[AugmentConfig] | type[SceneConfig] | type[MapConfig]] = {
+AUGMENTS: dict[
+    Group, type[AugmentConfig] | type[SceneConfig] | type[MapConfig] | type[SubjectConfig]
+] = {
     "pictures": AugmentConfig,
     "objects": SceneConfig,
     "maps": MapConfig,
+    "subjects": SubjectConfig,
 }
 """What is labelled, to what can be done to training pictures."""
 

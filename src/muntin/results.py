@@ -15,7 +15,7 @@ from muntin.errors import ShapeError
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 
-__all__ = ["Detections", "Labels", "SemanticMap"]
+__all__ = ["Detections", "Labels", "Poses", "SemanticMap"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -237,4 +237,77 @@ class SemanticMap:
                 for class_id, name in enumerate(self.class_names)
                 if counts[class_id]
             ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Poses:
+    """The subjects of a picture and their keypoints.
+
+    They come best first, or in the order of the boxes that somebody gave.
+
+    Attributes:
+        path: The picture's file; empty when it came as an array.
+        size: (height, width) of the original picture in pixels.
+        keypoints: x, y and score of each keypoint of each subject, in pixels of the original;
+            (0, 0) is the middle of the first pixel. The score is the height of the heatmap there.
+        scores: Of each subject: the mean over its keypoints, times that of its box.
+        boxes: Left, top, right and bottom edge of each subject; None where the whole picture was
+            taken for one.
+        keypoint_names: Name of each keypoint.
+        links: Pairs of keypoints, counted from 0, that are drawn joined by a line.
+    """
+
+    path: str
+    size: Size
+    keypoints: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    keypoint_names: tuple[str, ...]
+    links: tuple[tuple[int, int], ...] = ()
+    boxes: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse columns that do not belong together."""
+        shape = (len(self.scores), len(self.keypoint_names), 3)
+        boxes = len(self.scores) if self.boxes is None else len(self.boxes)
+        if self.keypoints.shape != shape or boxes != len(self.scores):
+            message = (
+                f"keypoints must be (subjects, keypoints, 3) = {shape}, with as many boxes, got "
+                f"{self.keypoints.shape} and {boxes} boxes."
+            )
+            raise ShapeError(message)
+
+    def __len__(self) -> int:
+        """Subjects found."""
+        return len(self.scores)
+
+    def above(self, threshold: float) -> Poses:
+        """Keep the subjects whose score is at least `threshold`."""
+        return self.select(np.flatnonzero(self.scores >= threshold))
+
+    def select(self, rows: NDArray[np.int64]) -> Poses:
+        """Keep the subjects at these places, in this order."""
+        return replace(
+            self,
+            keypoints=self.keypoints[rows],
+            scores=self.scores[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what JSON can hold."""
+        poses = []
+        for row in range(len(self)):
+            pose: dict[str, Any] = {
+                "keypoints": [[round(float(v), 4) for v in point] for point in self.keypoints[row]],
+                "score": round(float(self.scores[row]), 6),
+            }
+            if self.boxes is not None:
+                pose["xyxy"] = [round(float(edge), 3) for edge in self.boxes[row]]
+            poses.append(pose)
+        return {
+            "path": self.path,
+            "size": list(self.size),
+            "keypoint_names": list(self.keypoint_names),
+            "poses": poses,
         }

@@ -24,6 +24,7 @@ from muntin.configs import from_dict, to_dict
 from muntin.data.joint import SceneConfig
 from muntin.data.label_maps import MapConfig
 from muntin.data.storing import DataConfig
+from muntin.data.subjects import SubjectConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
@@ -68,7 +69,9 @@ class RunConfig:
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: AugmentConfig | SceneConfig | MapConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig = field(
+        default_factory=AugmentConfig
+    )
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -135,7 +138,7 @@ class Run:
     @property
     def task(self) -> Task:
         """Row of the run's task."""
-        return find_task(self.config.task)
+        return find_task(self.config.task, self.config.head)
 
     def write(self) -> None:
         """Write the small files.

@@ -28,6 +28,7 @@ __all__ = [
     "Objects",
     "Problem",
     "Segmentation",
+    "Skeleton",
 ]
 
 
@@ -41,8 +42,11 @@ class Objects:
         crowd: Whether a row stands for a group that could not be told apart: never learnt from,
             and neither right nor wrong when it is found.
         areas: Area of each, by which COCO tells small from large: of the mask where there is one.
+            Of subjects with keypoints 0 where nobody says it.
         masks: Mask of each as it was written, None where there is none; empty when no object of
             the set has one.
+        keypoints: x, y and visibility of each keypoint of each object: 2 seen, 1 covered, 0
+            unknown; (0, 0) is the middle of the first pixel. None where the task has no keypoints.
     """
 
     boxes: Float[np.ndarray, "N 4"]
@@ -50,11 +54,15 @@ class Objects:
     crowd: Bool[np.ndarray, " N"]
     areas: Float[np.ndarray, " N"]
     masks: tuple[Segmentation | None, ...] = ()
+    keypoints: Float[np.ndarray, "N P 3"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns that do not belong together."""
         count = len(self.boxes)
         lengths = [len(self.class_ids), len(self.crowd), len(self.areas)]
+        if self.keypoints is not None and len(self.keypoints) != count:
+            message = f"boxes and keypoints must be equally long, got {count} and "
+            raise ShapeError(message + f"{len(self.keypoints)}.")
         if lengths != [count] * 3 or len(self.masks) not in (0, count):
             message = (
                 f"boxes, class_ids, crowd, areas and masks must be equally long, got {count}, "
@@ -84,6 +92,32 @@ class MaskCoding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Skeleton:
+    """The keypoints of a subject and how they belong together; numbers count from 0.
+
+    Attributes:
+        names: Name of each keypoint.
+        links: Pairs of keypoints that drawings join by a line.
+        pairs: Pairs of left and right, which change places in the mirror.
+        mirrored: Whether a mirror image is a picture of the same kind.
+        sigmas: How far people who mark the same point lie apart, one a keypoint, relative to the
+            size of the subject (the root of its area): what OKS is measured by.
+    """
+
+    names: tuple[str, ...]
+    links: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+    mirrored: bool = False
+    sigmas: tuple[float, ...] = ()
+
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """The keypoint that each one becomes in the mirror."""
+        partner = dict(self.pairs) | {right: left for left, right in self.pairs}
+        return tuple(partner.get(number, number) for number in range(len(self.names)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Classes:
     """What a data set asks for: ``classes.json`` of a run folder.
 
@@ -91,11 +125,13 @@ class Classes:
         names: Class names in the order of the class numbers.
         multi_label: Whether a picture may have any number of them.
         coding: What the values of mask files stand for; None where there are none.
+        skeleton: The keypoints of each subject; None where the task has none.
     """
 
     names: tuple[str, ...]
     multi_label: bool = False
     coding: MaskCoding | None = None
+    skeleton: Skeleton | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +147,8 @@ class Entry:
         objects: What is annotated in it; None where the task has no objects.
         mask: The file that says the class of each pixel, likewise relative; "" where the task has
             no such files.
+        subject: Which of the objects the entry is about, where a picture has one entry for each;
+            -1 = all of them.
     """
 
     path: str
@@ -119,6 +157,15 @@ class Entry:
     size: Size | None = None
     objects: Objects | None = None
     mask: str = ""
+    subject: int = -1
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right and bottom edge of the subject in pixels; None without one."""
+        if self.subject < 0 or self.objects is None:
+            return None
+        left, top, right, bottom = self.objects.boxes[self.subject].tolist()
+        return left, top, right, bottom
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +178,7 @@ class Listing:
         class_names: What the class numbers stand for.
         multi_label: Whether a picture may have any number of classes.
         coding: What the values of mask files stand for; None where there are none.
+        skeleton: The keypoints of each subject; None where the task has none.
     """
 
     source: str
@@ -138,6 +186,7 @@ class Listing:
     class_names: tuple[str, ...]
     multi_label: bool = False
     coding: MaskCoding | None = None
+    skeleton: Skeleton | None = None
 
     def __len__(self) -> int:
         """Count the pictures."""

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.shapes import Float, Int
+from muntin.shapes import Bool, Float, Int
 
-__all__ = ["BoxTargets", "LabelMap", "Target"]
+__all__ = ["BoxTargets", "Keypoints", "LabelMap", "Target"]
 
 
 class BoxTargets(NamedTuple):
@@ -27,6 +27,8 @@ class BoxTargets(NamedTuple):
         ignored: Boxes of crowds: what is found there is neither right nor wrong.
         layers: Objects at each pixel; L is 0 where there are no masks.
         layer_of: Layer that holds the mask of each object; -1 when it has none.
+        points: x, y and visibility of each keypoint of each object, (N, P, 3), with (0, 0) in the
+            middle of the first pixel; None where the task has none.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -34,10 +36,19 @@ class BoxTargets(NamedTuple):
     ignored: Float[Tensor, "G 4"]
     layers: Int[Tensor, "L H W"]
     layer_of: Int[Tensor, " N"]
+    points: Tensor | None = None
 
     def to(self, device: torch.device) -> BoxTargets:
         """Bring everything to a device."""
-        return BoxTargets(*(part.to(device) for part in self))
+        points = None if self.points is None else self.points.to(device)
+        return BoxTargets(
+            boxes=self.boxes.to(device),
+            class_ids=self.class_ids.to(device),
+            ignored=self.ignored.to(device),
+            layers=self.layers.to(device),
+            layer_of=self.layer_of.to(device),
+            points=points,
+        )
 
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int
@@ -78,5 +89,23 @@ class LabelMap(NamedTuple):
         return LabelMap(self.labels.to(device))
 
 
-Target = BoxTargets | LabelMap
+class Keypoints(NamedTuple):
+    """The keypoints of one subject.
+
+    Attributes:
+        points: x and y of each; anything where it is not known. (0, 0) is the middle of a pixel.
+        known: Which are to be learnt.
+        frame: Left, top, right and bottom of what is seen of the subject, from point to point.
+    """
+
+    points: Float[Tensor, "P 2"]
+    known: Bool[Tensor, " P"]
+    frame: Float[Tensor, " 4"]
+
+    def to(self, device: torch.device) -> Keypoints:
+        """Bring everything to a device."""
+        return Keypoints(*(part.to(device) for part in self))
+
+
+Target = BoxTargets | LabelMap | Keypoints
 """What is known of one picture beyond its label."""

@@ -48,7 +48,8 @@ def test_from_beginning_to_end(muntin, run, data, tmp_path):
     code, said, _ = muntin(*words, "--scales=0.5,1")
     assert code == 0
     assert len(said.splitlines()) == 3, "two pictures and the folder"
-    assert len(list(drawn.glob("*.png"))) == 2
+    assert len(list(drawn.glob("*_labels.png"))) == 2
+    assert len(list(drawn.glob("*.png"))) == 4
 
 
 def test_json(muntin, run, data):
@@ -115,3 +116,62 @@ def test_masks_of_objects(muntin, tmp_path):
     names = json.loads((tmp_path / "run" / "classes.json").read_text())["names"]
     assert names[0] == "background"
     assert muntin("eval", tmp_path / "run", data)[0] == 0
+
+
+def test_check_reads_masks_as_training_would(muntin, tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        noise = Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8))
+        noise.save(tmp_path / "images" / f"{number}.png")
+        mask = np.zeros((40, 40, 3), np.uint8)
+        mask[:20] = (0x6E, 0xC1, 0xE4)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    setting = "--set=data.colors=road:#6EC1E4"
+    said = muntin("check", "semantic", tmp_path, setting, "--set=data.ignored=#000000")[1]
+    assert "1 classes: road" in said
+    assert refuses(muntin("check", "semantic", tmp_path, "--set=data.colours=a:#123456"), "colors")
+
+
+def test_labels_are_written_at_full_size(muntin, run, data, tmp_path):
+    out = tmp_path / "out"
+    assert muntin("predict", run, data / "images" / "val", "--out", out)[0] == 0
+    (first, _) = sorted(out.glob("*_labels.png"))
+    written = np.asarray(Image.open(first))
+    assert written.shape == (64, 80)
+    found = json.loads(muntin("predict", run, data / "images" / "val", "--json")[1])
+    for row in found[0]["semantic"]:
+        assert ((written == row["id"]) == decode_mask(row["mask"])).all()
+
+
+def test_what_maps_have_no_use_for(muntin, run, data):
+    picture = data / "images" / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, picture, "--threshold=0.5"), "no use for --threshold")
+    assert refuses(muntin("predict", run, picture, "--select=iou=0.5"), "--select")
+
+
+def test_background_that_a_run_does_not_know(muntin, run, tmp_path):
+    other = write_coco(tmp_path / "objects", num_train=2, num_val=2, size=(48, 64))
+    labels = tmp_path / "maps"
+    write_maps(labels, num_train=4, num_val=2, size=(48, 64))
+    (labels / "classes.txt").write_text(
+        "\n".join(("floor", "cross", "disc", "ring", "square", "star", "triangle"))
+    )
+    out = tmp_path / "floors"
+    assert muntin("train", "semantic", labels, "--out", out, *OPTIONS)[0] == 0
+    assert refuses(muntin("eval", out, other), "'background'", "data.ignored=background")
+    assert muntin("eval", out, other, "--set=data.ignored=background")[0] == 0
+
+
+def test_a_run_of_other_classes_gives_all_but_its_last_layer(muntin, run, data, tmp_path):
+    other = tmp_path / "other"
+    write_maps(other, num_train=4, num_val=2, size=(64, 80))
+    names = ("triangle", "background", "cross", "disc", "ring", "square", "star")
+    (other / "classes.txt").write_text("\n".join(names))
+    words = ["train", "semantic", other, "--out", tmp_path / "next", "--weights", run, "--epochs=1"]
+    code, said, _ = muntin(*words)
+    assert code == 0
+    assert "in another order" in " ".join(said.split())
+    words[2], words[4] = data, tmp_path / "same"
+    assert "in another order" not in " ".join(muntin(*words)[1].split())

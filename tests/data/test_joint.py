@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from muntin.data.joint import SceneConfig, augment_scene, fit_scene, to_targets
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
+from muntin.samples import Objects, Skeleton
 from tests.data.scenes import mask_of, objects_of, scene_of, targets_of, tight_box
 
 
@@ -160,8 +161,9 @@ def test_a_picture_that_fits_is_left_alone():
         picture, before, SceneConfig(flip=0), preprocessing(), np.random.default_rng(0)
     )
     assert image.equal(picture)
-    for left, right in zip(before, after, strict=True):
+    for left, right in zip(before[:-1], after[:-1], strict=True):
         assert left.equal(right)
+    assert after.points is None
 
 
 @pytest.mark.parametrize("flips", [(1, 0), (0, 1), (1, 1)])
@@ -188,7 +190,7 @@ def test_the_same_seed_gives_the_same():
         for seed in (5, 5, 6)
     )
     assert one[0].equal(other[0])
-    assert all(left.equal(right) for left, right in zip(one[1], other[1], strict=True))
+    assert all(left.equal(right) for left, right in zip(one[1][:-1], other[1][:-1], strict=True))
     assert one[0].shape != third[0].shape or not one[0].equal(third[0])
     assert torch.get_rng_state().equal(state), "everything comes from the generator"
 
@@ -357,3 +359,41 @@ def test_a_large_photograph_and_a_line_of_pixels():
 def test_what_cannot_be_drawn_is_refused(values, match):
     with pytest.raises(ConfigError, match=match):
         SceneConfig(**values)
+
+
+def test_keypoints_move_with_the_picture():
+    size, names = (90, 120), ("nose", "left", "right")
+    skeleton = Skeleton(names=names, pairs=((1, 2),), mirrored=True)
+    points = np.array([[[40, 30, 2], [70, 50, 2], [20, 60, 1]]], np.float64)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    picture = np.stack(
+        [250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18) for x, y, _ in points[0]]
+    )
+    pixels = torch.from_numpy(picture.round().astype(np.uint8))
+    objects = Objects(
+        boxes=np.array([[10.0, 20, 90, 70]]),
+        class_ids=np.zeros(1, np.int64),
+        crowd=np.zeros(1, bool),
+        areas=np.ones(1),
+        keypoints=points,
+    )
+    targets = to_targets(objects, size, size)
+    assert targets.points is not None
+    pre = Preprocessing(img_size=(128, 128), mean=(0,) * 3, std=(1,) * 3, fit="inside")
+    for flip, order in ((0.0, [0, 1, 2]), (1.0, [0, 2, 1])):
+        config = SceneConfig(scale=(0.6, 1.5), flip=flip)
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            image, moved = augment_scene(pixels, targets, config, pre, rng, skeleton)
+            brightest = image.flatten(1).argmax(dim=1)
+            found = torch.stack([brightest % image.shape[2], brightest // image.shape[2]], dim=1)
+            for number, channel in enumerate(order):
+                if moved.points[0, number, 2] > 0:
+                    assert (moved.points[0, number, :2] - found[channel]).abs().max() < 1.5
+    config = SceneConfig(scale=(0.6, 1.5), flip=0.5)
+    still = Skeleton(names=names)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        _, moved = augment_scene(pixels, targets, config, pre, rng, still)
+        x = moved.points[0, :, 0]
+        assert x[2] < x[0] < x[1], "never mirrored"

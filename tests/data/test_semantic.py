@@ -332,3 +332,41 @@ def test_a_category_called_background(tmp_path):
 def test_a_json_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="found nothing at"):
         list_semantic(tmp_path / "instances.json")
+
+
+def test_nothing_but_ignored_pixels(tmp_path):
+    data_set(tmp_path, stripes(255, 255), stripes(0, 255), count=1)
+    (tmp_path / "classes.txt").write_text("ground\nroad\n")
+    assert "no pixel of the masks" in list_semantic(tmp_path).fault
+
+
+def test_zero_that_the_table_does_not_name_is_ignored(tmp_path):
+    data_set(tmp_path, stripes(0, 0, 1, 2), count=2)
+    (tmp_path / "classes.json").write_text('{"road": 1, "water": 2}')
+    data = list_semantic(tmp_path)
+    assert not data.fault
+    assert "0 is in the masks and not in" in data.note
+    assert (labels(data.train)[:4] == stripes(IGNORED, IGNORED, 0, 1, size=(4, 8))).all()
+
+
+def test_classes_without_names_say_what_zero_is(tmp_path):
+    note = list_semantic(data_set(tmp_path, stripes(0, 1, 2))).note
+    assert "data.ignored=0 if it stands for nothing" in note
+
+
+def test_colours_for_numbers(tmp_path):
+    data_set(tmp_path, stripes(0, 1, 2))
+    with pytest.raises(DataError, match=r"hold numbers: 0, 1, 2\. Give numbers"):
+        list_semantic(tmp_path, colors=["road:#6EC1E4"])
+
+
+def test_masks_in_jpeg_are_told(tmp_path):
+    for number in range(2):
+        picture(tmp_path / "images" / f"{number}.png")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(stripes(0, 0, 0, 1).astype(np.uint8)).save(
+            tmp_path / "masks" / f"{number}.jpg", quality=100
+        )
+    data = list_semantic(tmp_path)
+    assert "2 masks are JPEG" in data.left_out
+    assert any("store masks as PNG" in one.what for one in check_semantic(tmp_path).problems)

@@ -117,7 +117,7 @@ def test_several_scales(data, tmp_path):
     assert (predictor(picture, scales=[1, 1])[0].labels == plain).all()
     several = predictor(picture, scales=(0.5, 1.0, 1.3), tta=True, tile=64)[0]
     assert several.size == (90, 130)
-    with pytest.raises(ConfigError, match="scales must be from"):
+    with pytest.raises(ConfigError, match="scales must be"):
         predictor(picture, scales=())
 
 
@@ -162,3 +162,10 @@ def test_wrong_words(data, tmp_path):
         train_maps(data, tmp_path / "run", head="upernet", settings={"head.aux_level": 5})
     with pytest.raises(DataError, match="has a mask"):
         train_maps(data / "images", tmp_path / "run")
+
+
+@pytest.mark.parametrize("scales", ["0.75,1", "abc", [], ["a"]])
+def test_scales_must_be_numbers(data, tmp_path, scales):
+    run = train_maps(data, tmp_path / "run", epochs=1)
+    with pytest.raises(ConfigError, match="scales must be numbers"):
+        muntin.load(run.path)(next((data / "images" / "val").iterdir()), scales=scales)

@@ -243,7 +243,7 @@ def test_pictures_that_cannot_be_read(tmp_path, cache):
     for name in ("ash/3.png", "birch/5.png"):
         (data / name).write_bytes(b"")
     settings = {**PLAIN, "data.cache_mib": cache}
-    with pytest.warns(UserWarning, match=r"of \d+ pictures in .*trees cannot be read and are left"):
+    with pytest.warns(UserWarning, match=r"of \d+ pictures in .*trees are left out"):
         run = train_small(data, tmp_path / "run", settings=settings, batch_size=16, epochs=1)
     assert run.metrics["num_images"] > 0
     with pytest.raises(DataError, match=r"data.strict=true makes this an error"):

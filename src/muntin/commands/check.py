@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muntin.commands.values import to_json
+from muntin.commands.values import parse_settings, to_json
 
 if TYPE_CHECKING:
     from muntin.samples import Problem
@@ -22,14 +22,22 @@ SHOWN = 10
 
 
 def check(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
     data: Annotated[str, typer.Argument(help="As for train.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="As for train: data.colors=road:#6EC1E4.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Read a data set and name every faulty file; exit code 1 if any would break training."""
+    from muntin.configs import with_texts
+    from muntin.data.storing import DataConfig
     from muntin.tasks import find_task
 
-    report = find_task(task).check_data(data)
+    asked = {
+        name.removeprefix("data."): text for name, text in parse_settings(settings or []).items()
+    }
+    report = find_task(task).check_data(data, with_texts(DataConfig(), asked.items()))
     if as_json:
         typer.echo(to_json(report.to_dict()))
         return int(not report.ok)

@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 
 def demo(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic.")] = "classify",
+    task: Annotated[str, typer.Argument(help="A task, as for train.")] = "classify",
     out: Annotated[
         str, typer.Option(help="Folder for data and run; demo-TASK when left out.")
     ] = "",

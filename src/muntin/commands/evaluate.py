@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands.showing import show_table
-from muntin.commands.values import to_json
+from muntin.commands.values import parse_settings, to_json
 
 __all__ = ["evaluate"]
 
@@ -20,30 +20,48 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time; 0 chooses.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    detector: Annotated[
+        str, typer.Option(help="For keypoints: a run that finds the subjects.")
+    ] = "",
+    tta: Annotated[bool, typer.Option("--tta", help="See mirrored pictures too.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="As for train: data.ignored=background.")
+    ] = None,
 ) -> None:
     """Score a run on a data set; pictures go into the run's pictures/eval."""
     from muntin.runs import Run
     from muntin.scoring import evaluate as run_evaluation
 
     opened = Run.open(run)
-    figures = run_evaluation(opened, data, batch_size=batch_size, device=device)
+    figures = run_evaluation(
+        opened,
+        data,
+        batch_size=batch_size,
+        device=device,
+        detector=detector,
+        tta=tta,
+        settings=parse_settings(settings or []),
+    )
     if as_json:
         typer.echo(to_json({**figures, "class_names": list(opened.classes.names)}))
         return
-    names = opened.classes.names
+    names = figures.get("keypoint_names", opened.classes.names)
     for name, value in figures.items():
         if isinstance(value, list):
             continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{at}: {share:.4f}" for at, share in value.items() if share)
         typer.echo(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
     per_class = {
         name: value
         for name, value in figures.items()
-        if isinstance(value, list) and name != "class_names"
+        if isinstance(value, list) and name not in ("class_names", "keypoint_names")
     }
     if per_class and len(names) <= 50:
         columns = [
             ["n/a" if value is None else f"{value:.3f}" for value in values]
             for values in per_class.values()
         ]
-        show_table(("class", *per_class), zip(names, *columns, strict=True))
+        kind = "keypoint" if "keypoint_names" in figures else "class"
+        show_table((kind, *per_class), zip(names, *columns, strict=True))
     typer.echo(f"pictures: {opened.path / 'pictures' / 'eval'}")

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from muntin.commands.clips import predict_clip, split_clips, write_table
 from muntin.commands.values import parse_scales, parse_settings, parse_tile, to_json
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ SHRUNK = 3
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder.")],
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
     out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
@@ -37,7 +39,7 @@ def predict(
         typer.Option(help="Leave out what scores less; a run knows its own.", min=0, max=1),
     ] = None,
     tile: Annotated[
-        str, typer.Option(help="Also see large pictures in tiles of N pixels, or auto.")
+        str, typer.Option(help="See large pictures in tiles (of a map: windows) of N pixels; auto.")
     ] = "",
     tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
     scales: Annotated[
@@ -47,39 +49,52 @@ def predict(
         list[str] | None,
         typer.Option("--select", help="Of a detector: suppression=soft, max_detections=1000."),
     ] = None,
+    detector: Annotated[
+        str, typer.Option(help="For keypoints: a run that finds the subjects.")
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
+    from muntin.errors import ConfigError
     from muntin.prediction import load
-    from muntin.results import Detections
     from muntin.runs import Run
 
-    paths, missing = _find_all(images)
+    clips, others = split_clips(images)
+    paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
-    predictor = load(opened, device=device, select=chosen)
-    found = predictor(paths, tta=tta, tile=tile_side, scales=sizes, strict=False)
-    results = [result.above(threshold or 0.0) for result in found]
-    code = int(missing or len(results) < len(paths))
-    finds = any(isinstance(result, Detections) for result in results)
+    if threshold is not None and opened.task.tells_pixels:
+        message = "every pixel has a class, so a map has no use for --threshold. Leave it out."
+        raise ConfigError(message)
+    see = partial(
+        load(opened, device=device, select=chosen, detector=detector),
+        tta=tta, tile=tile_side, scales=sizes,
+    )  # fmt: skip
+    results = [result.above(threshold or 0.0) for result in see(paths, strict=False)]
     sure, why = threshold or 0.0, ""
-    if finds and threshold is None:
+    if opened.task.tells_objects and threshold is None:
         sure, why = _sure_score(opened)
+    frames = {clip: predict_clip(see, clip, out, sure, scorer=opened.path.name) for clip in clips}
     if out:
         _draw(results, out, sure)
+        write_table(results, out, scorer=opened.path.name)
     if as_json:
-        typer.echo(to_json([result.to_dict() for result in results]))
-        return code
-    for result in results:
-        typer.echo(f"{result.path}: {_describe(result, sure)}")
-    if finds and threshold is None:
-        typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
-    if finds and not tile and any(_is_shrunk(result.size, opened) for result in results):
-        typer.echo("large pictures were shrunk a lot to be seen: --tile auto finds small objects")
-    if out:
-        typer.echo(f"pictures: {out}")
-    return code
+        every = [*results, *(result for found in frames.values() for result in found)]
+        typer.echo(to_json([result.to_dict() for result in every]))
+    else:
+        for result in results:
+            typer.echo(f"{result.path}: {_describe(result, sure)}")
+        for clip, found in frames.items():
+            typer.echo(f"{clip}: {len(found)} frames")
+        if why:
+            typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
+        merges = opened.task.dense is not None and opened.task.dense.merges
+        if merges and not tile and any(_is_shrunk(result.size, opened) for result in results):
+            typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
+        if out:
+            typer.echo(f"pictures: {out}")
+    return int(missing or len(results) < len(paths))
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
@@ -117,21 +132,27 @@ def _sure_score(run: Run) -> tuple[float, str]:
 
 
 def _draw(results: list[Any], out: str, least: float) -> None:
-    from muntin.drawing.saving import save_picture
+    from muntin.drawing.saving import save_labels, save_picture
     from muntin.prediction import draw
-    from muntin.results import Detections
+    from muntin.results import Detections, Poses, SemanticMap
 
     for number, result in enumerate(results):
         path = Path(result.path)
         name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-        shown = result.above(least) if isinstance(result, Detections) else result
+        shown = result.above(least) if isinstance(result, Detections | Poses) else result
         save_picture(draw(path, shown), Path(out) / f"{name}.png")
+        if isinstance(result, SemanticMap):
+            save_labels(result.labels, Path(out) / f"{name}_labels.png")
 
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """A line: the best classes, or how many objects of each class."""
-    from muntin.results import Detections, SemanticMap
+    from muntin.results import Detections, Poses, SemanticMap
 
+    if isinstance(result, Poses):
+        told = result.above(sure)
+        points = int((told.keypoints[:, :, 2] >= SURE).sum())
+        return f"{len(told)} subject{'s' * (len(told) != 1)}, {points} sure keypoints"
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size
         ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]

@@ -14,13 +14,17 @@ __all__ = ["train"]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic.")],
-    data: Annotated[str, typer.Argument(help="Class folders, CSV; COCO, VOC, YOLO; masks; .zip.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
+    data: Annotated[
+        str, typer.Argument(help="Class folders, CSV; COCO, VOC, YOLO; masks; DeepLabCut; .zip.")
+    ],
     val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
-    head: Annotated[str, typer.Option(help="fcos, mask_rcnn ... Chosen when left out.")] = "",
+    head: Annotated[
+        str, typer.Option(help="fcos, upernet, vitpose ... Chosen when left out.")
+    ] = "",
     weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="auto, imagenet, coco-3x, small-data ...")] = "auto",
+    recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     max_time: Annotated[str, typer.Option(help="Wall time for everything: 90s, 15m, 2h.")] = "",
     batch_size: Annotated[str, typer.Option(help="Pictures a step, or auto.")] = "auto",

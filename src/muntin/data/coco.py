@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
+from muntin.data.coco_keypoints import Points, common_points, links_of
 from muntin.data.coco_pictures import Picture, find_pictures, plain_id
 from muntin.data.objects import (
     NO_BOX,
@@ -34,7 +35,7 @@ from muntin.data.objects import (
 from muntin.data.segmentations import box_of, clean_segmentation
 from muntin.data.trees import PARTS, Tree, part_in, part_of
 from muntin.errors import DataError, shorten
-from muntin.samples import Listing
+from muntin.samples import Listing, Skeleton
 from muntin.shapes import Size
 
 __all__ = ["find_coco", "read_coco"]
@@ -57,11 +58,16 @@ class _File:
     annotations: list[Any]
     categories: dict[Id, str]
     parents: dict[str, str]  # class -> supercategory
+    points: dict[str, Points]  # class -> its keypoints, where it has some
     pictures: dict[Id, Picture] = field(default_factory=dict)
 
 
-def find_coco(tree: Tree) -> tuple[dict[str, str], list[str]]:
+def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], list[str]]:
     """Find the JSON of each set.
+
+    Args:
+        tree: Where they are looked for.
+        keypoints: Whether, of several, those of keypoints are wanted.
 
     Returns:
         The file of each part, none when there is no COCO JSON, and the files that are of no part.
@@ -84,10 +90,12 @@ def find_coco(tree: Tree) -> tuple[dict[str, str], list[str]]:
     if len(found) == 1:
         (part,) = by_part
         return {part or "train": found[0]}, []
-    parts = {part: _choose(by_part[part], part, tree) for part in PARTS if part in by_part}
+    parts = {
+        part: _choose(by_part[part], part, tree, keypoints) for part in PARTS if part in by_part
+    }
     loose = by_part[""]
     if loose and not parts:
-        parts, loose = {"train": _choose(loose, "train", tree)}, []
+        parts, loose = {"train": _choose(loose, "train", tree, keypoints)}, []
     return parts, loose
 
 
@@ -98,6 +106,7 @@ def read_coco(
     *,
     class_names: Sequence[str] | None = None,
     masks: bool = False,
+    keypoints: bool = False,
 ) -> dict[str, Listing]:
     """Read the JSON of each set.
 
@@ -107,6 +116,8 @@ def read_coco(
         findings: Where faulty annotations are noted.
         class_names: Classes of a trained run; otherwise numbers follow those of the categories.
         masks: Whether objects must have masks.
+        keypoints: Whether keypoints are read; of classes that have some, and then all have the
+            same. The skeletons of the listings have names and links only.
 
     Returns:
         The listing of each part.
@@ -119,12 +130,26 @@ def read_coco(
         _tell_twins(file, findings)
         file.pictures = find_pictures(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
+    points = None
+    if keypoints:
+        every = {name: each for file in read for name, each in file.points.items()}
+        points = common_points(every, read[0].path, tree.source)
+    if points is not None:
+        _leave_out_pointless(read, findings)
     used = {name for file in read for name in _used_classes(file)}
     listed = [name for file in read for name in file.categories.values()]
     parents = {name: parent for file in read for name, parent in file.parents.items()}
     found = [name for name in listed if name in used or not _is_leftover(name, parents)]
     names, ids = number_classes(found, used, class_names, tree.source)
-    return {file.part: _list_part(file, tree.source, names, ids, findings, masks) for file in read}
+    count = 0 if points is None else len(points[0])
+    listings = {
+        file.part: _list_part(file, tree.source, names, ids, findings, masks, count)
+        for file in read
+    }
+    if points is None:
+        return listings
+    skeleton = Skeleton(names=points[0], links=points[1])
+    return {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
 
 
 def _is_named_like_coco(path: str) -> bool:
@@ -137,9 +162,10 @@ def _looks_like_coco(tree: Tree, path: str) -> bool:
     return b'"images"' in data and b'"annotations"' in data
 
 
-def _choose(files: list[str], part: str, tree: Tree) -> str:
-    """The one file of a part: objects of all classes, where there are keypoints beside them."""
-    named = [name for name in files if name.rpartition("/")[2].lower().startswith("instances")]
+def _choose(files: list[str], part: str, tree: Tree, keypoints: bool) -> str:
+    """The one file of a part: objects of all classes, unless keypoints are wanted."""
+    wanted = "person_keypoints" if keypoints else "instances"
+    named = [name for name in files if name.rpartition("/")[2].lower().startswith(wanted)]
     chosen = named or files
     if len(chosen) > 1:
         message = (
@@ -175,7 +201,7 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
             f"got {got} ({path!r} in {tree.source!r}). Export the annotations as COCO."
         )
         raise DataError(message)
-    categories, parents = _read_categories(data["categories"], path)
+    categories, parents, points = _read_categories(data["categories"], path)
     return _File(
         part=part,
         path=path,
@@ -183,12 +209,16 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
         annotations=data["annotations"],
         categories=categories,
         parents=parents,
+        points=points,
     )
 
 
-def _read_categories(rows: list[Any], path: str) -> tuple[dict[Id, str], dict[str, str]]:
+def _read_categories(
+    rows: list[Any], path: str
+) -> tuple[dict[Id, str], dict[str, str], dict[str, Points]]:
     categories: dict[Id, str] = {}
     parents: dict[str, str] = {}
+    points: dict[str, Points] = {}
     for number, row in enumerate(rows):
         key = plain_id(row.get("id")) if isinstance(row, dict) else None
         name = clean_class_name(row.get("name", "")) if isinstance(row, dict) else ""
@@ -200,8 +230,27 @@ def _read_categories(rows: list[Any], path: str) -> tuple[dict[Id, str], dict[st
             raise DataError(message)
         categories[key] = name
         parents[name] = clean_class_name(row.get("supercategory", ""))
+        if isinstance(row.get("keypoints"), list) and row["keypoints"]:
+            points[name] = tuple(map(str, row["keypoints"])), links_of(row)
     ordered = sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0]))
-    return dict(ordered), parents
+    return dict(ordered), parents, points
+
+
+def _leave_out_pointless(files: Sequence[_File], findings: Findings) -> None:
+    """Forget the classes that have no keypoints, and their objects."""
+    for file in files:
+        rows = {key: name for key, name in file.categories.items() if name in file.points}
+        before = len(file.annotations)
+        file.annotations = [
+            row
+            for row in file.annotations
+            if not isinstance(row, dict)
+            or _id_of(row, "category_id") in rows
+            or _id_of(row, "category_id") not in file.categories
+        ]
+        if gone := before - len(file.annotations):
+            findings.warn(file.path, f"{gone} objects are of classes without keypoints, not used")
+        file.categories = rows
 
 
 def _tell_twins(file: _File, findings: Findings) -> None:
@@ -253,6 +302,7 @@ def _list_part(
     ids: Mapping[str, int],
     findings: Findings,
     masks: bool,
+    num_keypoints: int,
 ) -> Listing:
     rows = _by_picture(file, findings)
     entries = []
@@ -272,7 +322,12 @@ def _list_part(
             else:
                 findings.leave_out(picture.path, where, *one)
         objects = gather_objects(
-            annotations, size=picture.size, file=picture.path, findings=findings, masks=masks
+            annotations,
+            size=picture.size,
+            file=picture.path,
+            findings=findings,
+            masks=masks,
+            num_keypoints=num_keypoints,
         )
         entries.append(make_entry(picture.path, picture.size, objects))
     entries.sort(key=lambda entry: entry.path)
@@ -329,4 +384,5 @@ def _read_annotation(
         crowd=row.get("iscrowd") in (1, True, "1"),
         area=float(area) if isinstance(area, int | float) else None,
         segmentation=segmentation,
+        keypoints=row.get("keypoints"),
     )

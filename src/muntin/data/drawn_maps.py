@@ -43,6 +43,13 @@ def list_drawn(
         )
         raise DataError(message)
     wanted = None if classes is None else classes.names
+    if wanted is not None and BACKGROUND not in wanted and not ignored:
+        message = (
+            f"Classes must be among the {len(wanted)} that the run was trained on "
+            f"({shorten(wanted, most=12)}), but in {str(path)!r} what no object covers is "
+            f"{BACKGROUND!r}. Leave it out: --set data.ignored={BACKGROUND}"
+        )
+        raise DataError(message)
     data = list_detect(path, class_names=wanted, masks=True)
     parts = {
         part: _as_maps(listing, classes, bool(ignored)) for part, listing in data.parts.items()

@@ -19,7 +19,7 @@ from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing, resize, scale_inside
 from muntin.errors import ConfigError
 from muntin.run_lengths import decode_mask, to_run_lengths
-from muntin.samples import Objects
+from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets
 
@@ -104,7 +104,17 @@ def to_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
         ignored=boxes[~single],
         layers=layers,
         layer_of=layer_of,
+        points=_to_points(objects, scale[:2]),
     )
+
+
+def _to_points(objects: Objects, scale: np.ndarray) -> Tensor | None:
+    """Keypoints of the objects that are no crowds; they are middles of pixels, not edges."""
+    if objects.keypoints is None:
+        return None
+    points = torch.from_numpy(objects.keypoints[~objects.crowd]).float()
+    xy = (points[:, :, :2] + 0.5) * torch.from_numpy(scale) - 0.5
+    return torch.cat([xy, points[:, :, 2:]], dim=2)
 
 
 def _draw_layers(objects: Objects, original: Size, kept: Size) -> tuple[Tensor, Tensor]:
@@ -146,6 +156,7 @@ def augment_scene(
     config: SceneConfig,
     pre: Preprocessing,
     rng: np.random.Generator,
+    skeleton: Skeleton | None = None,
 ) -> tuple[UInt8[Tensor, "C h w"], BoxTargets]:
     """Change a picture and its objects at random.
 
@@ -156,6 +167,7 @@ def augment_scene(
         pre: Gives `img_size`; the result is never larger than its window, except with
             `short_sides`, where its shorter side is one of them.
         rng: Where chance comes from.
+        skeleton: Of the keypoints, where there are some: says what the mirror does to them.
 
     Returns:
         The changed picture, not padded, and the objects that are still in it.
@@ -163,6 +175,8 @@ def augment_scene(
     window = _choose_window(picture, targets, config, pre.img_size, rng)
     top, left, high, wide, size = window
     flips = (rng.random() < config.flip_vertical, rng.random() < config.flip)
+    if skeleton is not None and not skeleton.mirrored:
+        flips = (False, False)
     part = picture[:, top : top + high, left : left + wide]
     image = resize(part, size, pre.interpolation)
     axes = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
@@ -171,6 +185,9 @@ def augment_scene(
     if config.jitter:
         image = colour_at_random(image, config.jitter, rng)
     moved = _move(targets, (top, left, high, wide), size, flips)
+    if skeleton is not None and targets.points is not None:
+        points = _move_points(targets.points, (top, left, high, wide), size, flips, skeleton)
+        moved = moved._replace(points=points)
     return image, _drop_unseen(moved, size)
 
 
@@ -279,6 +296,30 @@ def _move(
     )
 
 
+def _move_points(
+    points: Tensor,
+    part: tuple[int, int, int, int],
+    size: Size,
+    flips: tuple[bool, bool],
+    skeleton: Skeleton,
+) -> Tensor:
+    """Keypoints in the pixels of the part; those outside it are unknown."""
+    top, left, high, wide = part
+    scale = points.new_tensor([size[1] / wide, size[0] / high])
+    xy = (points[:, :, :2] - points.new_tensor([left, top]) + 0.5) * scale - 0.5
+    limits = points.new_tensor([size[1] - 1, size[0] - 1])
+    # One mirror swaps sides; two turn the picture by half a circle.
+    for axis, flip in zip((1, 0), flips, strict=True):
+        if flip:
+            xy[..., axis] = limits[axis] - xy[..., axis]
+    seen = points[:, :, 2:]
+    if flips[0] != flips[1]:
+        order = list(skeleton.partners)
+        xy, seen = xy[:, order], seen[:, order]
+    inside = ((xy >= -0.5) & (xy <= limits + 0.5)).all(dim=2, keepdim=True)
+    return torch.cat([xy, seen * inside], dim=2)
+
+
 def _drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     """Cut boxes off at the edges, draw those with masks tight again, and drop what is not seen."""
     limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
@@ -301,6 +342,7 @@ def _drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
         ignored=ignored[alive],
         layers=new_number[moved.layers.long()],
         layer_of=moved.layer_of[keep],
+        points=None if moved.points is None else moved.points[keep],
     )
 
 

@@ -22,6 +22,7 @@ from muntin.data.label_files import IGNORED
 from muntin.data.label_maps import MapConfig, augment_map, scale_of
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.storing import Kept, PictureStore
+from muntin.data.subjects import SubjectConfig, augment_subject, fit_subject
 from muntin.data.transforms import (
     BATCH_DRAWS,
     AugmentConfig,
@@ -34,7 +35,7 @@ from muntin.data.transforms import (
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.targets import BoxTargets, LabelMap, Target
+from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 __all__ = ["EvalLoader", "TrainLoader"]
 
@@ -52,7 +53,7 @@ class _Item(NamedTuple):
     targets: Target | None
 
 
-Augmentation = AugmentConfig | SceneConfig | MapConfig
+Augmentation = AugmentConfig | SceneConfig | MapConfig | SubjectConfig
 
 
 class _Pictures(Dataset[_Item]):
@@ -78,15 +79,24 @@ class _Pictures(Dataset[_Item]):
 
     def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
         if self.augment is None:
+            if isinstance(kept.targets, Keypoints):
+                frame = kept.targets.frame.double().numpy()
+                return fit_subject(kept.pixels, frame, pre), kept.targets
             return fit(kept.pixels, kept.size, pre), kept.targets
         rng = np.random.default_rng(seed)
         if isinstance(self.augment, SceneConfig):
             assert isinstance(kept.targets, BoxTargets), "scenes have objects"
-            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng)
+            skeleton = self.store.listing.skeleton
+            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng, skeleton)
         if isinstance(self.augment, MapConfig):
             assert isinstance(kept.targets, LabelMap), "maps have labels"
             scale = scale_of(kept.size, pre) * kept.size[0] / kept.pixels.shape[1]
             return augment_map(kept.pixels, kept.targets, self.augment, pre, scale, rng)
+        if isinstance(self.augment, SubjectConfig):
+            assert isinstance(kept.targets, Keypoints), "subjects have keypoints"
+            skeleton = self.store.listing.skeleton
+            assert skeleton is not None, "listings of subjects have a skeleton"
+            return augment_subject(kept.pixels, kept.targets, self.augment, skeleton, pre, rng)
         transform = build_augmentation(self.augment, pre)
         return augment_picture(transform, kept.pixels, seed), None
 
@@ -95,6 +105,13 @@ def _no_targets(store: PictureStore, size: Size) -> Target | None:
     """What is known of a picture that cannot be read, for tasks with objects or maps."""
     if store.listing.coding is not None:
         return LabelMap(torch.full(size, IGNORED, dtype=torch.int16))
+    if store.listing.skeleton is not None and store.listing.entries[0].subject >= 0:
+        count = len(store.listing.skeleton.names)
+        return Keypoints(
+            points=torch.zeros(count, 2),
+            known=torch.zeros(count, dtype=torch.bool),
+            frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
+        )
     if store.listing.entries[0].objects is None:
         return None
     return BoxTargets(
@@ -108,15 +125,15 @@ def _no_targets(store: PictureStore, size: Size) -> Target | None:
 
 def _collate(rows: list[_Item]) -> Batch:
     pictures, originals, indices, weights, targets = zip(*rows, strict=True)
-    scenes = targets[0] is not None
+    several = isinstance(targets[0], BoxTargets | LabelMap)  # sizes in a batch
     return Batch(
-        images=pad_pictures(list(pictures)) if scenes else torch.stack(pictures),
+        images=pad_pictures(list(pictures)) if several else torch.stack(pictures),
         sizes=torch.tensor([picture.shape[1:] for picture in pictures]),
         originals=torch.tensor(originals),
         indices=torch.tensor(indices),
         weights=torch.tensor(weights),
         num_real=len(rows),
-        targets=tuple(targets) if scenes else None,
+        targets=None if targets[0] is None else tuple(targets),
     )
 
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from muntin.data.keypoints import clean_keypoints, hide_outside
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import mask_area, to_run_lengths
@@ -26,6 +28,7 @@ from muntin.shapes import Size
 __all__ = [
     "NO_BOX",
     "NO_MASK",
+    "NO_POINTS",
     "UNKNOWN_CLASS",
     "Annotation",
     "Findings",
@@ -41,6 +44,7 @@ Edges = tuple[float, float, float, float]
 BROKEN_MASK = "with a broken mask"
 NO_BOX = "without a box of four numbers"
 NO_MASK = "without a mask"
+NO_POINTS = "without a visible keypoint"
 UNKNOWN_CLASS = "of an unknown class"
 _TOLERANCE = 1.0  # pixels that a box may reach over the edge before that is told
 
@@ -56,6 +60,7 @@ class Annotation:
         crowd: As in `Objects`.
         area: As the file says it; None when it does not.
         segmentation: As the file says it, looked at only where masks are wanted.
+        keypoints: The same where keypoints are wanted: three numbers each.
     """
 
     where: str
@@ -64,6 +69,7 @@ class Annotation:
     crowd: bool = False
     area: float | None = None
     segmentation: Any = None
+    keypoints: Any = None
 
 
 class Findings:
@@ -115,6 +121,7 @@ def gather_objects(
     file: str,
     findings: Findings,
     masks: bool = False,
+    num_keypoints: int = 0,
 ) -> Objects:
     """Look at the annotations of a picture and keep what can be learnt from.
 
@@ -124,6 +131,7 @@ def gather_objects(
         file: What problems are told of.
         findings: Where they are noted.
         masks: Whether every object must have a mask. Without, masks are forgotten.
+        num_keypoints: Keypoints of each object; 0 where they are not wanted.
 
     Returns:
         The objects, in the same order. Boxes end at the edge of the picture. An area that the file
@@ -132,8 +140,10 @@ def gather_objects(
     kept: list[Annotation] = []
     seen: dict[tuple[int, bool, Edges], Annotation] = {}
     beyond: list[tuple[str, float]] = []
+    points: list[NDArray[np.float64]] = []
     for one in annotations:
-        if fault := _fault_of(one, size, masks):
+        known, wrong = clean_keypoints(one.keypoints, num_keypoints)
+        if fault := _fault_of(one, size, masks) or (wrong if num_keypoints else None):
             findings.leave_out(file, one.where, *fault)
             continue
         key = one.class_id, one.crowd, one.box
@@ -145,6 +155,9 @@ def gather_objects(
         if excess > _TOLERANCE:
             beyond.append((one.where, excess))
         kept.append(one)
+        if num_keypoints and known is not None:
+            _look_at_points(known, one, size, file, findings)
+            points.append(known)
     if beyond:
         most = max(excess for _, excess in beyond)
         names = shorten((where for where, _ in beyond), most=3)
@@ -155,9 +168,34 @@ def gather_objects(
         boxes=np.array([one.box for one in kept], np.float64).reshape(-1, 4),
         class_ids=np.array([one.class_id for one in kept], np.int64),
         crowd=np.array([one.crowd for one in kept], np.bool_),
-        areas=np.array([_area_of(one, size, masks) for one in kept], np.float64),
+        areas=np.array(
+            [0.0 if num_keypoints and not one.area else _area_of(one, size, masks) for one in kept],
+            np.float64,
+        ),
         masks=tuple(one.segmentation for one in kept) if masks else (),
+        keypoints=_stack(points, num_keypoints),
     )
+
+
+def _stack(points: list[NDArray[np.float64]], count: int) -> NDArray[np.float64] | None:
+    if not count:
+        return None
+    return np.stack(points) if points else np.zeros((0, count, 3))
+
+
+def _look_at_points(
+    points: NDArray[np.float64], one: Annotation, size: Size, file: str, findings: Findings
+) -> None:
+    """Forget points outside the picture, and name those and a subject that has none."""
+    outside = hide_outside(points, size)
+    if len(outside):
+        what = (
+            f"{one.where}: keypoints {shorten(map(str, outside), most=5)} (counted from 0) lie "
+            f"outside the picture of {size[0]} x {size[1]} pixels (height x width), not used"
+        )
+        findings.warn(file, what)
+    if not one.crowd and not (points[:, 2] > 0).any():
+        findings.leave_out(file, one.where, NO_POINTS)
 
 
 def make_entry(path: str, size: Size, objects: Objects) -> Entry:

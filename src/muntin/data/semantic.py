@@ -36,6 +36,9 @@ MOST_COLORS = 64
 """More colours are no names of classes: the masks were stored with loss, or are photographs."""
 
 
+_LOSSY = (".jpg", ".jpeg", ".jfif")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
     """The values of some masks.
@@ -219,13 +222,25 @@ def _decide(
     if table.kind == "index" and seen.colored:
         message = (
             f"{table.origin} gives class numbers, but the masks in {source!r} hold colours: "
-            f"{shorten(map(_hex, sorted(seen.counts)), most=6)}. Give a colour to each class."
+            f"{shorten(map(_hex, sorted(seen.counts)), most=6)}. Give a colour to each class, in a "
+            f"classes.json beside the masks or by --set data.colors=NAME:#RRGGBB,..."
+        )
+        raise DataError(message)
+    unnamed = not {*table.values, *table.ignored} & seen.counts.keys()
+    if table.kind == "color" and unnamed and all(map(_is_grey, seen.counts)):
+        message = (
+            f"{table.origin} gives colours, but the masks in {source!r} hold numbers: "
+            f"{shorten(sorted(value & 255 for value in seen.counts), most=6)}. "
+            f"Give numbers: road:1."
         )
         raise DataError(message)
     if table.values:
         ignored = table.ignored
         if table.kind == "index" and 255 not in (*table.values, *ignored):
             ignored = (*ignored, 255)
+        if table.kind == "index" and 0 in seen.counts and 0 not in (*table.values, *ignored):
+            notes.append(f"0 is in the masks and not in {table.origin}: it is ignored")
+            ignored = (*ignored, 0)
         return table.names, MaskCoding(kind=table.kind, values=table.values, ignored=ignored)
     # Numbers in order; ADE20K and others begin at 1 and keep 0 for what has no class.
     count = len(table.names)
@@ -238,6 +253,11 @@ def _decide(
     return table.names, MaskCoding(
         kind="index", values=values, ignored=tuple(v for v in ignored if v not in values)
     )
+
+
+def _is_grey(value: int) -> bool:
+    """Whether a colour is a number that was written as grey."""
+    return value >> 16 == value >> 8 & 255 == value & 255
 
 
 def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str, ...], MaskCoding]:
@@ -262,7 +282,10 @@ def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str,
         )
         raise DataError(message)
     count = max(numbers) + 1
-    notes.append("classes have numbers for names; a classes.txt beside the pictures gives others")
+    notes.append(
+        "classes have numbers for names, 0 among them (data.ignored=0 if it stands for nothing); "
+        "a classes.txt or classes.json beside the pictures gives others"
+    )
     names = tuple(f"class {number}" for number in range(count))
     return names, MaskCoding(kind="index", values=tuple(range(count)), ignored=(255,))
 
@@ -285,7 +308,7 @@ def _follow(
         message = (
             f"Classes must be among the {len(wanted)} that the run was trained on "
             f"({shorten(wanted, most=12)}), got also {shorten(unknown)} in {source!r}. "
-            f"Rename them, or list what is to be left out in data.ignored."
+            f"Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
         )
         raise DataError(message)
     value_of = dict(zip(names, coding.values, strict=True))
@@ -308,8 +331,19 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
         Problem(file=path, what="is a mask without a picture, left out", severity="warning")
         for path in pairs.without_picture
     ]
+    lossy = [
+        p.mask for part in pairs.parts.values() for p in part if p.mask.lower().endswith(_LOSSY)
+    ]
+    if lossy:
+        what = (
+            f"{len(lossy)} masks are JPEG, which changes values near every edge: store masks as PNG"
+        )
+        problems.append(Problem(file=lossy[0], what=what, severity="warning"))
     known = {*coding.values, *coding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
+    if not strange and not any(seen.counts.get(value) for value in coding.values):
+        what = "no pixel of the masks that were looked at has a class: nothing to learn or to score"
+        return [Problem(file="masks", what=what, severity="error"), *problems]
     if not strange:
         return problems
     shown = [name_value(value, coding.kind) for value in strange]
@@ -318,21 +352,26 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
     what = (
         f"{share:.1%} of the pixels of the masks that were looked at have values that stand for no "
         f"class, and are ignored: {shorten(shown, most=8)}, such as {shown[0]} in "
-        f"{seen.first[strange[0]]!r}"
+        f"{seen.first[strange[0]]!r}. "
     )
+    if len(strange) > MOST_COLORS:
+        what += "So many values are the mark of masks stored with loss: store them as PNG"
+    else:
+        what += f"Name them, or leave them out: data.ignored={shown[0]}"
     severity = "error" if share > 0.5 else "warning"
     return [Problem(file="masks", what=what, severity=severity), *problems]  # type: ignore[arg-type]
 
 
 def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
     """What is left out, in one line."""
-    counts = {
-        "without a mask": len(pairs.without_mask),
-        "masks without a picture": len(pairs.without_picture),
-    }
-    words = [f"{count} {what} left out" for what, count in counts.items() if count]
+    lossy = [one.what for one in problems if one.what.endswith("as PNG") and one.file != "masks"]
+    words = []
+    if count := len(pairs.without_mask):
+        words.append(f"{count} picture{'s' * (count > 1)} without a mask left out")
+    if count := len(pairs.without_picture):
+        words.append(f"{count} mask{'s' * (count > 1)} without a picture left out")
     strange = [one.what for one in problems if one.file == "masks"]
-    return "; ".join([*strange, *words])
+    return "; ".join([*strange, *lossy, *words])
 
 
 def _nothing(tree: Tree, pairs: Pairs) -> str:

@@ -17,7 +17,7 @@ from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_sc
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size, UInt8
 
-__all__ = ["write_classify", "write_coco", "write_maps"]
+__all__ = ["write_classify", "write_coco", "write_frames", "write_maps"]
 
 
 def write_classify(
@@ -179,6 +179,60 @@ def write_maps(
                 labels[one.mask] = one.class_id + 1
             Image.fromarray(labels).save(root / "masks" / part / f"{name.partition('.')[0]}.png")
     (root / "classes.txt").write_text("\n".join(("background", *classes)) + "\n", encoding="utf-8")
+    return root
+
+
+def write_frames(
+    folder: str | os.PathLike[str],
+    *,
+    num_train: int,
+    num_val: int,
+    size: Size = (96, 96),
+    seed: int = 0,
+    max_angle: float = np.pi,
+    usual_colours: float = 0.0,
+) -> Path:
+    """Write pictures of one subject each, and its keypoints as DeepLabCut has them.
+
+    The pictures are in `train` and `val`, every fourth a PNG, the others JPEGs, with a
+    `CollectedData.csv` beside them. Cells of keypoints that are covered or outside are empty.
+
+    Args:
+        folder: Where to; made when it is not there, files of the same names are overwritten.
+        num_train: Pictures to learn from.
+        num_val: Pictures to check with; other ones.
+        size: (height, width) in pixels.
+        seed: Number of the set.
+        max_angle: As in `make_scene`; the less objects are turned, the easier they are.
+        usual_colours: As in `make_scene`; the more, the easier.
+
+    Returns:
+        The folder.
+    """
+    root = Path(folder)
+    columns = [name for name in KEYPOINT_NAMES for _ in "xy"]
+    for part, first, count in (("train", 0, num_train), ("val", num_train, num_val)):
+        rows = [
+            ["scorer", *("muntin" for _ in columns)],
+            ["bodyparts", *columns],
+            ["coords", *("xy"[place % 2] for place in range(len(columns)))],
+        ]
+        for number in range(count):
+            scene = make_scene(
+                seed,
+                first + number,
+                size=size,
+                max_angle=max_angle,
+                usual_colours=usual_colours,
+            )
+            name = _save(scene.image, root / part, number)
+            cells = []
+            for x, y, seen in scene.objects[0].keypoints:
+                # From the corner of the first pixel to its middle.
+                cells += [f"{x - 0.5:.2f}", f"{y - 0.5:.2f}"] if seen == 2 else ["", ""]
+            rows.append([name, *cells])
+        text = "".join(",".join(row) + "\n" for row in rows)
+        (root / part / "CollectedData.csv").write_text(text, encoding="utf-8")
     return root
 
 

@@ -20,6 +20,7 @@ from muntin.data.decoding import decode
 from muntin.data.joint import to_targets
 from muntin.data.label_files import read_mask
 from muntin.data.label_maps import resize_labels, scale_of
+from muntin.data.subjects import cut_region, frame_box, to_keypoints
 from muntin.data.transforms import Preprocessing, scale_inside, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
@@ -155,10 +156,12 @@ class PictureStore:
 
     def complaint(self) -> str:
         """Say which pictures are left out."""
-        names = shorten(self.listing.entries[i].path for i in sorted(self.unreadable))
+        places = sorted(self.unreadable)
+        names = shorten(self.listing.entries[i].path for i in places)
         return (
-            f"{len(self.unreadable)} of {len(self.listing)} pictures in {self.listing.source} "
-            f"cannot be read and are left out: {names}. See muntin check."
+            f"{len(places)} of {len(self.listing)} pictures in {self.listing.source} are left out, "
+            f"as they or their annotations cannot be read: {names}. {self.unreadable[places[0]]} "
+            f"See muntin check."
         )
 
     def look(self, index: int) -> Kept | None:
@@ -200,8 +203,12 @@ class PictureStore:
             picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
             original: Size = (picture.shape[1], picture.shape[2])
             _require_size(entry, original)
-            pixels = self._shrink(picture)
-            targets = self._read_targets(entry, pixels, original)
+            targets: Target | None
+            if entry.box is not None:
+                pixels, targets = self._cut_out(entry, entry.box, picture)
+            else:
+                pixels = self._shrink(picture)
+                targets = self._read_targets(entry, pixels, original)
         except (DataError, OSError) as error:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
@@ -209,6 +216,15 @@ class PictureStore:
             self.unreadable[index] = str(error)
             return None
         return Kept(pixels=pixels, size=original, targets=targets)
+
+    def _cut_out(
+        self, entry: Entry, box: tuple[float, ...], picture: Tensor
+    ) -> tuple[Tensor, Target | None]:
+        """The part of a picture that holds a subject, and its keypoints."""
+        assert entry.objects is not None, "a subject is one of the objects"
+        frame = frame_box(box, self.pre)
+        region = cut_region(picture, frame, self.pre)
+        return region.pixels, to_keypoints(entry.objects, entry.subject, frame, region)
 
     def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])

@@ -53,9 +53,13 @@ class Preprocessing:
         fit: "crop" fills `img_size` and cuts off what sticks out; "inside" scales the picture,
             keeping its proportions, until it just fits `img_size`, whichever way round; "window"
             scales it by `scale` or `short_side`, and larger pictures are seen in windows of
-            `img_size`.
+            `img_size`; "subject" cuts out the box of a subject, made larger by `padding`.
         scale: Of "window": factor from a picture to what is seen.
         short_side: Of "window": pixels that the shorter side is brought to instead; 0 = `scale`.
+        padding: Of "subject": factor on the sides of the box, once it has the proportions of
+            `img_size`; 1 where the whole picture is the subject.
+        alignment: Of "subject": whether the middles of the first and last pixel stay where they
+            are ("udp"), or published code of another kind is followed ("msra").
         typical_size: (height, width) of the training pictures before they were scaled, by which
             large pictures are cut into tiles; 0 = unknown.
         interpolation: How pictures are resized (always with antialiasing).
@@ -66,9 +70,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
-    fit: Literal["crop", "inside", "window"] = "crop"
+    fit: Literal["crop", "inside", "window", "subject"] = "crop"
     scale: float = 1.0
     short_side: int = 0
+    padding: float = 1.25
+    alignment: Literal["udp", "msra"] = "udp"
     typical_size: Size = (0, 0)
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
@@ -77,6 +83,7 @@ class Preprocessing:
         """Refuse what cannot be applied."""
         check_range("preprocessing.img_size", min(self.img_size), 1, 10**5)
         check_range("preprocessing.crop_fraction", self.crop_fraction, 0.1, 1)
+        check_range("preprocessing.padding", self.padding, 0.1, 10)
         if self.in_chans not in (1, 3) or {len(self.mean), len(self.std)} != {self.in_chans}:
             message = (
                 f"in_chans must be 1 (luminance) or 3 (RGB), with one mean and std a channel, got "

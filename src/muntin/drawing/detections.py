@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
+from muntin.drawing.panels import put_side_by_side
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
 
@@ -96,17 +97,7 @@ def draw_pair(
         _draw_panel(picture, marks, verb, largest=960, busiest=busiest)
         for marks, verb in zip(sides, ("annotated", "found"), strict=True)
     ]
-    font = load_font(16)
-    top = 30
-    width = sum(panel.width for panel in panels) + _GAP
-    sheet = Image.new("RGB", (width, top + max(panel.height for panel in panels)), "white")
-    pen = ImageDraw.Draw(sheet)
-    left = 0
-    for panel, label in zip(panels, ("truth", "found"), strict=True):
-        pen.text((left + 4, 5), label, fill=_INK, font=font)
-        sheet.paste(panel, (left, top))
-        left += panel.width + _GAP
-    return sheet
+    return put_side_by_side(panels)
 
 
 def _found_marks(found: Detections) -> list[_Mark]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from muntin.drawing.colours import Colour, colour_of
-from muntin.drawing.fonts import clean_label, load_font
+from muntin.drawing.fonts import clean_label
+from muntin.drawing.panels import add_legend, put_side_by_side
 from muntin.results import SemanticMap
 from muntin.shapes import Int
 
@@ -19,11 +20,7 @@ __all__ = ["draw_labels", "draw_map", "draw_maps_side_by_side"]
 
 _LARGEST = 1280  # pixels, of the longer side
 _SMALLEST = 480
-_SHARE = 0.55  # of the colour in what is drawn
-_INK: Colour = (34, 34, 34)
-_GAP = 8
-_LINE = 22
-_MOST_LINES = 6
+_SHARE = 0.7  # of the colour in what is drawn
 
 
 def draw_map(picture: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
@@ -72,7 +69,7 @@ def draw_labels(
     painted[edges] *= 0.6
     image = Image.fromarray(painted.round().astype(np.uint8))
     counts = np.bincount(labels[labels >= 0].ravel(), minlength=len(class_names))
-    return _add_legend(image, counts, labels.size, class_names, palette)
+    return add_legend(image, _legend(counts, labels.size, class_names, palette))
 
 
 def draw_maps_side_by_side(
@@ -91,17 +88,7 @@ def draw_maps_side_by_side(
         draw_labels(picture, labels, found.class_names, found.colors, largest=960)
         for labels in (truth, found.labels)
     ]
-    top = 30
-    font = load_font(16)
-    width = sum(panel.width for panel in panels) + _GAP
-    sheet = Image.new("RGB", (width, top + max(panel.height for panel in panels)), "white")
-    pen = ImageDraw.Draw(sheet)
-    left = 0
-    for panel, name in zip(panels, ("truth", "found"), strict=True):
-        pen.text((left + 4, 5), name, fill=_INK, font=font)
-        sheet.paste(panel, (left, top))
-        left += panel.width + _GAP
-    return sheet
+    return put_side_by_side(panels)
 
 
 def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:
@@ -126,42 +113,20 @@ def _fit(
     return image.resize((width, height), Image.Resampling.LANCZOS), labels[rows][:, columns]
 
 
-def _add_legend(
-    image: Image.Image,
+def _legend(
     counts: NDArray[np.int64],
     total: int,
     class_names: Sequence[str],
     palette: NDArray[np.float32],
-) -> Image.Image:
-    """Put a strip below: colour, name and share of each class, the largest first."""
-    font = load_font(14)
-    width = max(image.width, 260)
-    order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
-    spots, row, x = [], 0, _GAP
-    for number in order:
+) -> list[tuple[Colour, str]]:
+    """Colour, name and share of each class, the largest first."""
+    rows = []
+    for number in np.argsort(-counts, kind="stable").tolist():
+        if not counts[number]:
+            continue
         share = counts[number] / total
         said = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
-        text = f"{clean_label(class_names[number], number)}  {said}"
-        long = 22 + round(font.getlength(text)) + 2 * _GAP
-        if x + long > width and x > _GAP:
-            row, x = row + 1, _GAP
-        spots.append((row, x, number, text))
-        x += long
-    shown = [spot for spot in spots if spot[0] < _MOST_LINES]
-    more = len(spots) - len(shown)
-    rows = (min(row, _MOST_LINES - 1) + 1 if spots else 1) + bool(more)
-    sheet = Image.new("RGB", (width, image.height + _LINE * rows + _GAP), "white")
-    sheet.paste(image, ((width - image.width) // 2, 0))
-    pen = ImageDraw.Draw(sheet)
-    top = image.height + 4
-    for line, x, number, text in shown:
-        y = top + line * _LINE
         red, green, blue = palette[number].astype(int).tolist()
-        pen.rectangle((x, y + 3, x + 15, y + 18), fill=(red, green, blue), outline=_INK)
-        pen.text((x + 22, y + 11), text, fill=_INK, font=font, anchor="lm")
-    if more:
-        place = (_GAP, top + _MOST_LINES * _LINE + 11)
-        pen.text(place, f"and {more} more classes", fill=_INK, font=font, anchor="lm")
-    if not spots:
-        pen.text((_GAP, top + 11), "nothing labelled", fill=_INK, font=font, anchor="lm")
-    return sheet
+        text = f"{clean_label(class_names[number], number)}  {said}"
+        rows.append(((red, green, blue), text))
+    return rows

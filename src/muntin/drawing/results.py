@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from muntin.drawing.detections import draw_detections
 from muntin.drawing.fonts import load_font
 from muntin.drawing.maps import draw_map
-from muntin.results import Detections, Labels, SemanticMap
+from muntin.drawing.poses import draw_poses
+from muntin.results import Detections, Labels, Poses, SemanticMap
 
 __all__ = ["draw_result"]
 
@@ -73,3 +74,9 @@ def _(result: Detections, picture: NDArray[np.uint8]) -> Image.Image:
 def _(result: SemanticMap, picture: NDArray[np.uint8]) -> Image.Image:
     """The classes over the picture; a legend below."""
     return draw_map(picture, result)
+
+
+@_draw.register
+def _(result: Poses, picture: NDArray[np.uint8]) -> Image.Image:
+    """The keypoints on the picture; a legend below."""
+    return draw_poses(picture, result)

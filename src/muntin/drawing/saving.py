@@ -10,13 +10,15 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.errors import RunError, cannot_write
 
-__all__ = ["save_figure", "save_picture"]
+__all__ = ["save_figure", "save_labels", "save_picture"]
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -43,6 +45,16 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
     data = io.BytesIO()
     picture.save(data, format="png")
     return _write(data.getvalue(), path)
+
+
+def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
+    """Write the class number of each pixel as a grey PNG, of 16 bits where 8 are too few.
+
+    Raises:
+        RunError: The disk refuses; a file from before is still there.
+    """
+    kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
+    return save_picture(Image.fromarray(labels.astype(kind)), path)
 
 
 def _write(data: bytes, path: Path) -> Path:

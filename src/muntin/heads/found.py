@@ -25,12 +25,14 @@ class Found(NamedTuple):
         scores: In [0, 1].
         class_ids: Class numbers.
         masks: Scores in [0, 1] on a grid over each box; None where the head has no masks.
+        points: x, y and score of each keypoint, (N, P, 3); None where the head finds none.
     """
 
     boxes: Float[Tensor, "N 4"]
     scores: Float[Tensor, " N"]
     class_ids: Int[Tensor, " N"]
     masks: Tensor | None = None
+    points: Tensor | None = None
 
 
 def select_boxes(

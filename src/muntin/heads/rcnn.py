@@ -38,7 +38,7 @@ from muntin.heads.regions import BoxHead, MaskHead, read_regions
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
-__all__ = ["RCNN"]
+__all__ = ["RCNN", "number_rows"]
 
 MASKS_AT_ONCE = 256
 """Objects whose masks are drawn together: a tiled picture may have a thousand in every tile."""
@@ -139,7 +139,7 @@ class RCNN(Detector):
         if not self.mask_heads:
             return found
         boxes = torch.cat([one.boxes for one in found])
-        images = _number_rows([one.boxes for one in found])
+        images = number_rows([one.boxes for one in found])
         class_ids = torch.cat([one.class_ids for one in found])
         drawn = [
             self._masks(self._read_rows(levels, rows, numbers, 2 * self.config.roi_size), ids)
@@ -182,7 +182,7 @@ class RCNN(Detector):
         config, head = self.config, self.box_heads[number]
         drawn = [self._draw(number, p, t) for p, t in zip(proposals, targets, strict=True)]
         boxes, matched = [row[0] for row in drawn], [row[1] for row in drawn]
-        images = _number_rows(boxes)
+        images = number_rows(boxes)
         logits, offsets = head(self._read_rows(levels, torch.cat(boxes), images, config.roi_size))
         counts = [len(row) for row in boxes]
         said = zip(logits.split(counts), offsets.split(counts), strict=True)
@@ -202,10 +202,23 @@ class RCNN(Detector):
         if self.mask_heads and (last or len(self.mask_heads) > 1):
             masks = self._learn_masks(number, levels, boxes, matched, targets)
             _add(losses, "masks", [config.stage_weights[number] * row for row in masks])
+        if last:
+            for name, more in self.learn_more(levels, boxes, matched, targets).items():
+                _add(losses, name, more)
         clipped = [
             clip_to(row[None], size[None])[0] for row, size in zip(moved, sizes, strict=True)
         ]
         return [row[((row[:, 2:] - row[:, :2]) > 0).all(dim=1)] for row in clipped]
+
+    def learn_more(
+        self,
+        levels: list[Tensor],
+        boxes: list[Tensor],
+        matched: list[Tensor],
+        targets: list[BoxTargets],
+    ) -> dict[str, list[Tensor]]:
+        """Give further losses of each picture, by name, from the regions of the last stage."""
+        return {}
 
     @torch.no_grad()
     def _draw(self, number: int, proposals: Tensor, target: BoxTargets) -> tuple[Tensor, Tensor]:
@@ -249,7 +262,7 @@ class RCNN(Detector):
             rows.append(match[drawn])
         class_ids = torch.cat([t.class_ids[row] for t, row in zip(targets, rows, strict=True)])
         regions = self._read_rows(
-            levels, torch.cat(places), _number_rows(places), 2 * self.config.roi_size
+            levels, torch.cat(places), number_rows(places), 2 * self.config.roi_size
         )
         logits = head(regions, class_ids).split([len(row) for row in rows])
         losses = []
@@ -262,8 +275,8 @@ class RCNN(Detector):
         return losses
 
 
-def _number_rows(parts: list[Tensor]) -> Int[Tensor, " Q"]:
-    """Number of the picture that each row of all pictures belongs to."""
+def number_rows(parts: list[Tensor]) -> Int[Tensor, " Q"]:
+    """Give the number of the picture that each row of all pictures belongs to."""
     return torch.cat(
         [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]
     )

@@ -9,11 +9,12 @@ from typing import TypeVar
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.detectors import DetectorConfig
+from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
 
 __all__ = ["HeadConfig", "find_head"]
 
-HeadConfig = DetectorConfig | SemanticConfig
+HeadConfig = DetectorConfig | SemanticConfig | PoseConfig
 
 Config = TypeVar("Config", bound=HeadConfig)
 

@@ -21,9 +21,9 @@ class SemanticMetric:
     """Collects maps and the truth, picture by picture, as one table of counts.
 
     Figures, all in [0, 1]: `miou` (mean intersection over union), `mean_accuracy` and, per class,
-    `iou` and `accuracy`; `pixel_accuracy` over all pixels; and `num_images`. A class without a
-    pixel in the truth is None in the lists and part of no mean. Pixels that the truth ignores count
-    nowhere.
+    `iou` and `accuracy`; `pixel_accuracy` over all pixels. A class without a pixel in the truth is
+    None in the lists and part of no mean; `num_classes_scored` counts the others. Pixels that the
+    truth ignores count nowhere. `num_images` counts pictures.
 
     Args:
         class_names: In the order of the class numbers.
@@ -60,6 +60,7 @@ class SemanticMetric:
             "iou": [None if value is None else float(value) for value in iou],
             "accuracy": [None if value is None else float(value) for value in accuracy],
             "class_names": list(self.class_names),
+            "num_classes_scored": int((there > 0).sum()),
             "num_images": self.num_images,
         }
 

@@ -17,6 +17,8 @@ Source:
     al. 2022, "BEiT" (arXiv 2106.08254), as SimMIM (arXiv 2111.09886) has it. Compared live with
     timm 1.0.31, torchvision 0.29.2 and transformers 5.23 in tests/parity/test_vit_parity.py and
     test_deit_parity.py: logits and input gradients within 1e-5.
+    ViTPose from Xu et al. 2022 (arXiv 2204.12484), compared with transformers in
+    tests/heads/test_pose_parity.py.
     Differs: pictures of any size are accepted; position embeddings are resized for them on the
     fly and the model is left as it was.
 
@@ -42,7 +44,7 @@ from muntin.ops.positions import resample_grid, spread_bias
 from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Size
 
-__all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset"]
+__all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset", "vitpose_preset"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,7 @@ class ViTConfig:
         depth: Blocks.
         num_heads: Attention heads.
         patch_size: Side of a patch in pixels.
+        patch_padding: Pixels of zeros around the picture before it is cut into patches.
         img_size: (height, width) in pixels that the position embedding is made for. Others are
             accepted.
         in_chans: Channels of an image.
@@ -66,6 +69,8 @@ class ViTConfig:
         class_token: Whether a learned token joins the patches.
         distillation_token: Whether a second one does, for a classifier of its own.
         prefix_positions: Whether these tokens have positions of their own.
+        shared_position: Whether the first position belongs to no token, but is added to all
+            patches (ViTPose, whose positions were trained with a class token that it lacks).
         layer_scale: What the learned factors of the branches start with, one a channel; 0 = none.
         pool: What is classified: the class "token" or the "mean" of the patch tokens.
         pool_norm: Whether the layer norm comes "before" pooling (the paper) or "after" it (MAE
@@ -87,6 +92,7 @@ class ViTConfig:
     num_heads: int
     patch_size: int
     img_size: Size
+    patch_padding: int = 0
     in_chans: int = 3
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
@@ -96,6 +102,7 @@ class ViTConfig:
     class_token: bool = True
     distillation_token: bool = False
     prefix_positions: bool = True
+    shared_position: bool = False
     layer_scale: float = 0.0
     pool: Literal["token", "mean"] = "token"
     pool_norm: Literal["before", "after"] = "before"
@@ -124,12 +131,23 @@ class ViTConfig:
             problem = "relative_pos_bias needs the class token and no distillation token"
         elif self.layer_scale < 0:
             problem = f"layer_scale must be 0 or more, got {self.layer_scale}"
-        problem = problem or find_output_problem(
-            self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
+        problem = (
+            problem
+            or self._find_patch_problem()
+            or find_output_problem(
+                self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
+            )
         )
         if problem:
             message = f"ViTConfig: {problem}. Change these fields together."
             raise ConfigError(message)
+
+    def _find_patch_problem(self) -> str:
+        if self.shared_position and (self.class_token or not self.absolute_pos_embed):
+            return "shared_position needs absolute_pos_embed=True and class_token=False"
+        if not 0 <= 2 * self.patch_padding < self.patch_size:
+            return f"patch_padding must be below half a patch, got {self.patch_padding}"
+        return ""
 
     @property
     def blocks_out(self) -> tuple[int, ...]:
@@ -165,6 +183,20 @@ def vit_preset(
         num_heads=num_heads,
         patch_size=patch,
         img_size=(side, side),
+    )
+
+
+def vitpose_preset(size: Literal["small", "base", "large", "huge"]) -> ViTConfig:
+    """One row of ViTPose: no class token, patches with a margin, 12 heads in its small one."""
+    plain = vit_preset(size, 16, 224)
+    return replace(
+        plain,
+        num_heads=12 if size == "small" else plain.num_heads,
+        img_size=(256, 192),
+        patch_padding=2,
+        class_token=False,
+        shared_position=True,
+        pool="mean",
     )
 
 
@@ -259,9 +291,9 @@ class ViTBlock(nn.Module):
 class PatchEmbed(nn.Module):
     """Cut the image into patches and project each to one token (equation 1)."""
 
-    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+    def __init__(self, in_chans: int, dim: int, patch_size: int, padding: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, padding=padding)
 
     def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B C H W"]:
         """Give the map of patches."""
@@ -279,7 +311,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size)
+        self.patch_embed = PatchEmbed(config.in_chans, dim, config.patch_size, config.patch_padding)
         self.num_prefix = config.prefix_tokens
         if config.class_token:
             self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
@@ -287,6 +319,7 @@ class ViT(nn.Module):
             self.dist_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
         if config.absolute_pos_embed:
             prefix = self.num_prefix if config.prefix_positions else 0
+            prefix += int(config.shared_position)
             positions = torch.empty(1, prefix + config.grid[0] * config.grid[1], dim)
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
         self.pos_drop = nn.Dropout(config.drop_rate)
@@ -380,6 +413,10 @@ class ViT(nn.Module):
         if not config.absolute_pos_embed:
             return x
         how = SIZE_RULES[config.size_rule].positions
-        return x + resample_grid(
+        num_prefix += int(config.shared_position)
+        positions = resample_grid(
             self.pos_embed, old=config.grid, new=size, num_prefix=num_prefix, how=how
         )
+        if config.shared_position:
+            return x + positions[:, 1:] + positions[:, :1]
+        return x + positions

@@ -23,6 +23,7 @@ from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
 from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.prediction.subjects import check_boxes, find_poses
 from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
 from muntin.runs import Run
 from muntin.samples import Classes
@@ -34,11 +35,12 @@ __all__ = ["Picture", "Predictor", "draw", "load"]
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 
-class _Opened(NamedTuple):
-    """A picture in memory, and the file that it is from."""
+class Opened(NamedTuple):
+    """A picture in memory, the file that it is from, and where its subjects are."""
 
     path: str
     pixels: NDArray[np.uint8]
+    boxes: NDArray[np.float64] | None = None
 
     @property
     def size(self) -> Size:
@@ -55,6 +57,8 @@ class Predictor:
         preprocessing: What happens to a picture first.
         device: Where to run; the network is moved there.
         batch_size: Pictures at a time; fewer where they are large.
+        detector: Says where the subjects are whose keypoints are wanted.
+        least: Score of its boxes from which they count.
     """
 
     def __init__(
@@ -66,14 +70,20 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         batch_size: int = 32,
+        detector: Predictor | None = None,
+        least: float = 0.3,
     ) -> None:
         check_range("batch_size", batch_size, 1, 10**6)
+        self.task: Task = task
+        if detector is not None:
+            _refuse_detector(task, detector.task)
         self.device = choose_device(device) if isinstance(device, str) else device
         self.network = network.to(self.device).eval()
-        self.task = task
         self.classes = classes
         self.preprocessing = preprocessing
         self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size
+        self.detector = detector
+        self.least = least
 
     def __call__(
         self,
@@ -81,7 +91,8 @@ class Predictor:
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
-        scales: Sequence[float] = (1.0,),
+        scales: Sequence[Any] = (1.0,),
+        boxes: Sequence[Any] | None = None,
         strict: bool = True,
     ) -> list[Any]:
         """Predict.
@@ -94,6 +105,9 @@ class Predictor:
                 are much larger. The whole picture is seen as well. None shows all at once.
             scales: Factors of the size at which a picture is seen, for tasks that tell the class of
                 each pixel; all of them make the answer.
+            boxes: For keypoints, where the subjects are: rows of left, top, right and bottom edge
+                in pixels, for each picture. Left out, the detector says it, or the whole picture
+                is one subject.
             strict: Whether a picture that cannot be read is an error; else it is left out of the
                 results with a warning that names it.
 
@@ -102,13 +116,14 @@ class Predictor:
 
         Raises:
             DataError: A picture cannot be read.
-            ConfigError: The task has no use for tiles or scales.
+            ConfigError: The task has no use for tiles, scales or boxes.
         """
         if tile not in (None, "auto") and not isinstance(tile, int):
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
             raise ConfigError(message)
-        if tile is not None and self.task.dense is None:
-            message = f"{self.task.name} sees whole pictures and has no use for tile. Leave it out."
+        self._refuse_views(tile is not None, tta)
+        if boxes is not None and not self.task.tells_subjects:
+            message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
             raise ConfigError(message)
         scales = self._check_scales(scales)
         single = isinstance(images, (str, Path, Image.Image, np.ndarray))
@@ -119,9 +134,14 @@ class Predictor:
             )
             raise DataError(message)
         many: Iterable[Picture] = [images] if single else images  # type: ignore[list-item,assignment]
+        places = None if boxes is None else iter([boxes] if single else boxes)
         results: list[Any] = []
-        waiting: list[_Opened] = []
+        waiting: list[Opened] = []
         for image in many:
+            given = None if places is None else next(places, None)
+            if places is not None and given is None:
+                message = f"boxes must be given for every picture, got too few: {image!r} has none."
+                raise DataError(message)
             try:
                 pixels = open_picture(image)
             except DataError as error:
@@ -129,7 +149,9 @@ class Predictor:
                     raise
                 warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
                 continue
-            waiting.append(_Opened(str(image) if isinstance(image, (str, Path)) else "", pixels))
+            path = str(image) if isinstance(image, (str, Path)) else ""
+            where = None if given is None else check_boxes(given, path or "a picture")
+            waiting.append(Opened(path, pixels, where))
             if len(waiting) == self.batch_size or tile is not None:
                 results += self._predict(waiting, tta, tile, scales)
                 waiting = []
@@ -137,18 +159,38 @@ class Predictor:
 
     def _predict(
         self,
-        rows: list[_Opened],
+        rows: list[Opened],
         tta: bool,
         tile: int | Literal["auto"] | None,
         scales: tuple[float, ...],
     ) -> list[Any]:
+        if self.task.tells_subjects:
+            return find_poses(self, rows, tta)
         if self.task.tells_objects and (tile is not None or tta):
             return [self._find_in_views(row, tta, tile) for row in rows]
         return self._see(rows, tta, None if tile == "auto" else tile, scales)
 
-    def _check_scales(self, scales: Sequence[float]) -> tuple[float, ...]:
-        chosen = tuple(map(float, scales))
-        for scale in chosen or (0.0,):
+    def _refuse_views(self, tile: bool, tta: bool) -> None:
+        """Refuse views that no answer can be made of."""
+        dense = self.task.dense
+        merges = dense is not None and dense.merges
+        at_once = self.task.tells_objects and not merges
+        if (tile and not (merges or self.task.tells_pixels)) or (tta and at_once):
+            message = (
+                f"a run of {self.task.name} with its head has no use for "
+                f"{'tile' if tile else 'tta'}. Leave it out."
+            )
+            raise ConfigError(message)
+
+    def _check_scales(self, scales: Sequence[Any]) -> tuple[float, ...]:
+        try:
+            chosen = () if isinstance(scales, str) else tuple(map(float, scales))
+        except (TypeError, ValueError):
+            chosen = ()
+        if not chosen:
+            message = f"scales must be numbers such as (0.75, 1, 1.25), got {scales!r}."
+            raise ConfigError(message)
+        for scale in chosen:
             check_range("scales", scale, 0.1, 10)
         if chosen != (1.0,) and not self.task.tells_pixels:
             message = (
@@ -161,7 +203,7 @@ class Predictor:
     @torch.inference_mode()
     def _see(
         self,
-        rows: list[_Opened],
+        rows: list[Opened],
         tta: bool = False,
         tile: int | None = None,
         scales: tuple[float, ...] = (1.0,),
@@ -187,6 +229,7 @@ class Predictor:
                 images=stack_pictures([fitted[place] for place in places], pre),
                 views=views,
                 pre=pre,
+                classes=self.classes,
                 device=self.device,
                 tta=tta,
                 tile=tile,
@@ -196,17 +239,17 @@ class Predictor:
             results.update(zip(places, decoded, strict=True))
         return [results[place] for place in range(len(rows))]
 
-    def _find_in_views(self, row: _Opened, tta: bool, tile: int | Literal["auto"] | None) -> Any:  # noqa: ANN401 (each task has its own)
+    def _find_in_views(self, row: Opened, tta: bool, tile: int | Literal["auto"] | None) -> Any:  # noqa: ANN401 (each task has its own)
         """See a picture as a whole and in tiles, mirrored or not, and make one result of it."""
         tiles = self._tiles(row.size, tile)
         windows = [Window(0, 0, *row.size), *tiles]
         seen, placed = [], []
         for start in range(0, len(windows), self.batch_size):
             part = windows[start : start + self.batch_size]
-            crops = [_Opened(row.path, window.cut(row.pixels)) for window in part]
+            crops = [Opened(row.path, window.cut(row.pixels)) for window in part]
             answers = self._see(crops)
             if tta:
-                mirrored = [_Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
+                mirrored = [Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
                 answers += [mirror_back(answer) for answer in self._see(mirrored)]
             views = part * (2 if tta else 1)
             placed += [place_in(one, w, row.size) for one, w in zip(answers, views, strict=True)]
@@ -237,6 +280,8 @@ def load(
     device: str = "auto",
     batch_size: int = 32,
     select: Mapping[str, Any] | None = None,
+    detector: Run | Path | str = "",
+    least: float = 0.3,
 ) -> Predictor:
     """Open a run for prediction; everything it needs is in its folder.
 
@@ -247,6 +292,8 @@ def load(
         select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
             ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
             `muntin.heads.conventions.SelectConfig`.
+        detector: For keypoints, a run that finds the subjects, of any class that both know.
+        least: Score of its boxes from which they count.
 
     Returns:
         A predictor, ready to be called.
@@ -254,9 +301,15 @@ def load(
     Raises:
         RunError: A file of the run is missing or broken.
         WeightError: The weights cannot be read or do not fit.
-        ConfigError: `select` has an unknown field, or the run is no detector.
+        ConfigError: `select` has an unknown field, or the run is no detector; `detector` is none,
+            or the run does not look for keypoints.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    finder = None
+    if detector:
+        opened = detector if isinstance(detector, Run) else Run.open(detector)
+        _refuse_detector(run.task, opened.task)
+        finder = load(opened, device=device)
     network = run.load_network()
     if select:
         select_otherwise(network, select)
@@ -267,7 +320,20 @@ def load(
         run.preprocessing,
         device=device,
         batch_size=batch_size,
+        detector=finder,
+        least=least,
     )
+
+
+def _refuse_detector(task: Task, other: Task) -> None:
+    if not task.tells_subjects:
+        message = f"a detector is for keypoints, got one for a run that was trained to {task.name}."
+        raise ConfigError(message)
+    if not other.tells_objects:
+        message = (
+            f"detector must be a run of muntin train detect or instance, got one of {other.name}."
+        )
+        raise ConfigError(message)
 
 
 def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
@@ -278,7 +344,10 @@ def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
     """
     head: Any = network.head
     if not hasattr(getattr(head, "config", None), "select"):
-        message = f"select is for detectors, got a run whose head is a {type(head).__name__}."
+        message = (
+            "select (--select) is for runs that find objects, got one whose head chooses no boxes. "
+            "Leave it out."
+        )
         raise ConfigError(message)
     texts = [(name, str(value)) for name, value in select.items()]
     chosen = with_texts(head.config.select, texts, where="select")

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from muntin.configs import with_texts
 from muntin.data.batches import evaluation_batch
 from muntin.data.storing import DataConfig, PictureStore
 from muntin.devices import choose_device
-from muntin.errors import DataError, MuntinWarning, RunError
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
+from muntin.scoring.detected import score_detected
 from muntin.scoring.pictures import draw_scored
 from muntin.scoring.running import score
 from muntin.tasks.task import Task
@@ -74,6 +77,9 @@ def evaluate(
     batch_size: int = 0,
     device: str = "auto",
     pictures: bool = True,
+    detector: str | Path = "",
+    tta: bool = False,
+    settings: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Score a run on a data set.
 
@@ -83,6 +89,11 @@ def evaluate(
         batch_size: Pictures at a time; 0 chooses by their size.
         device: "auto" takes a GPU when there is one.
         pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
+        detector: For keypoints, a run that has to find the subjects first; their annotated boxes
+            are taken when it is left out.
+        tta: Whether mirrored pictures are seen too, and both answers become one.
+        settings: How this data is read, where it is otherwise than in training:
+            ``{"data.ignored": "background"}``.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`.
@@ -90,10 +101,22 @@ def evaluate(
     Raises:
         RunError: The run folder is incomplete.
         DataError: The data cannot be read, or has other classes.
+        ConfigError: A run that finds things in whole pictures cannot be scored with `tta`.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    listing = pick_part(run.task, data, run.classes, run.config.reading)
+    texts = [(key.removeprefix("data."), str(value)) for key, value in (settings or {}).items()]
+    reading = with_texts(run.config.reading, texts)
+    listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
+    if tta and run.task.tells_objects:
+        message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."
+        raise ConfigError(message)
+    if detector:
+        scored = score_detected(run, data, detector, device=device, tta=tta)
+        if pictures:
+            store = PictureStore(listing, run.preprocessing, DataConfig(cache_mib=0))
+            draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
+        return scored.figures
     where = choose_device(device)
     network = run.load_network().to(where)
     store = PictureStore(listing, run.preprocessing, DataConfig())
@@ -104,6 +127,7 @@ def evaluate(
         run.classes,
         batch_size=batch_size or evaluation_batch(run.preprocessing),
         device=where,
+        tta=tta,
     )
     if pictures:
         draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")

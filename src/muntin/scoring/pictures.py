@@ -19,10 +19,12 @@ from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
+from muntin.drawing.poses import draw_errors, draw_pose_pair, poses_of
 from muntin.drawing.saving import save_figure, save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.metrics.classification import ClassificationMetric
 from muntin.metrics.detection import DetectionMetric
+from muntin.metrics.pose import PoseMetric
 from muntin.metrics.semantic import SemanticMetric, count_pixels
 from muntin.samples import Classes
 from muntin.scoring.running import Scored
@@ -196,5 +198,41 @@ def _(
             tiles.append(Tile(picture=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
             tiles, f"{name.capitalize()} pictures: truth and answer", columns=2, side=560
+        )
+        save_picture(sheet, folder / f"{name}.png")
+
+
+@_draw.register
+def _(
+    metric: PoseMetric,
+    scored: Scored,
+    store: PictureStore,
+    classes: Classes,
+    folder: Path,
+) -> None:
+    """How far keypoints were missed, per-keypoint figures, and the best and worst subjects."""
+    figures, outputs = scored.figures, scored.outputs
+    distances, names = metric.distances, metric.skeleton.names
+    if not np.isfinite(distances).any():
+        return
+    title = f"mean error {figures['mean_pixel_error']:.2f} px, PCK {_told(figures['pck'])}"
+    save_figure(draw_errors(distances, names, title), folder / "errors.png")
+    values = dict(zip(names, figures["pck_per_keypoint"], strict=True))
+    save_figure(draw_bars(values, "PCK of each keypoint", "PCK"), folder / "per_keypoint.png")
+    told = np.isfinite(distances)
+    means = np.where(told, distances, 0).sum(axis=1) / np.maximum(told.sum(axis=1), 1)
+    rows = [int(row) for row in np.argsort(-means, kind="stable") if told[row].any()]
+    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
+        tiles = []
+        for row in chosen:
+            owner = metric.owners[row]
+            truth, said = outputs.truth[owner], outputs.answers[owner]
+            pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
+            wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
+            drawn = draw_pose_pair(pixels, poses_of(truth.objects, wanted, metric.skeleton), said)
+            lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
+            tiles.append(Tile(picture=np.asarray(drawn), lines=lines))
+        sheet = draw_sheet(
+            tiles, f"{name.capitalize()} subjects: truth and answer", columns=2, side=560
         )
         save_picture(sheet, folder / f"{name}.png")

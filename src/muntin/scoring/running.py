@@ -72,6 +72,7 @@ def run_network(
     pre: Preprocessing,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    tta: bool = False,
 ) -> Outputs:
     """Run a network over batches, in evaluation mode, and collect what it says.
 
@@ -84,6 +85,7 @@ def run_network(
         pre: How they are normalised.
         device: Where the network is.
         autocast: Makes the context that sets the precision; as the weights are when left out.
+        tta: Whether mirrored pictures are seen too.
 
     Returns:
         Everything on the CPU.
@@ -96,7 +98,13 @@ def run_network(
         for part in _readable_parts(batches):
             views = _views(part, listing)
             glance = Glance(
-                network=network, images=part.images, views=views, pre=pre, device=device
+                network=network,
+                images=part.images,
+                views=views,
+                pre=pre,
+                classes=classes,
+                device=device,
+                tta=tta,
             )
             with autocast():
                 raw = task.see(glance)
@@ -127,7 +135,12 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _views(batch: Batch, listing: Listing) -> list[View]:
     rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
     return [
-        View(path=listing.entries[index].path, size=tuple(original), shown=tuple(shown))
+        View(
+            path=listing.entries[index].path,
+            size=tuple(original),
+            shown=tuple(shown),
+            box=listing.entries[index].box,
+        )
         for index, original, shown in rows
     ]
 
@@ -173,6 +186,7 @@ def score(
     batch_size: int = 64,
     device: torch.device | None = None,
     workers: int = 0,
+    tta: bool = False,
 ) -> Scored:
     """Evaluate a network on a set.
 
@@ -184,6 +198,7 @@ def score(
         batch_size: Pictures at a time; the figures do not depend on it.
         device: Where the network is; the CPU when left out.
         workers: Processes that decode.
+        tta: Whether mirrored pictures are seen too.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.
@@ -196,5 +211,6 @@ def score(
         store.listing,
         pre=store.pre,
         device=device or torch.device("cpu"),
+        tta=tta,
     )
     return judge([outputs], task, classes, store.listing)

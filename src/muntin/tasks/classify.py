@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.data.checking import check_classify
+from muntin.data.checking import Report, check_classify
 from muntin.data.listing import list_classify
 from muntin.data.storing import DataConfig
 from muntin.features import Backbone
@@ -27,6 +27,10 @@ __all__ = ["CLASSIFY"]
 
 MOST_NAMED = 1000
 """Classes that a result names."""
+
+
+def _check_data(path: Path | str, reading: DataConfig) -> Report:
+    return check_classify(path)
 
 
 def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
@@ -113,7 +117,7 @@ def _metric(classes: Classes) -> ClassificationMetric:
 CLASSIFY = Task(
     name="classify",
     list_data=_list_data,
-    check_data=check_classify,
+    check_data=_check_data,
     classes=_classes,
     build_head=_build_head,
     table=_table,

@@ -19,9 +19,8 @@ from muntin.data.detection_checking import check_detect
 from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, build_detector
+from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.found import Found
-from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
@@ -51,7 +50,7 @@ def _list_data(
     return list_detect(path, class_names=None if classes is None else classes.names, masks=masks)
 
 
-def _check_data(path: Path | str, *, masks: bool) -> Report:
+def _check_data(path: Path | str, reading: DataConfig, *, masks: bool) -> Report:
     return check_detect(path, masks=masks)
 
 
@@ -62,7 +61,7 @@ def _classes(listing: Listing) -> Classes:
 def _build_head(
     backbone: Backbone, classes: Classes, config: HeadConfig | None, *, masks: bool
 ) -> nn.Module:
-    if config is None or isinstance(config, SemanticConfig):
+    if not isinstance(config, DetectorConfig):
         message = "a detector needs the config of its head, got none. Was config.json changed?"
         raise ConfigError(message)
     return build_detector(backbone, len(classes.names), config, masks=masks)
@@ -165,6 +164,7 @@ DETECT = _task(
         heads=DETECTORS,
         default_head={"small": "fcos_small", "large": "fcos"},
         example=_example,
+        merges=True,
     ),
     goals=("box_ap", "box_ap50"),
 )
@@ -176,6 +176,7 @@ INSTANCE = _task(
         heads=MASK_DETECTORS,
         default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"},
         example=_example,
+        merges=True,
     ),
     goals=("mask_ap", "mask_ap50"),
 )

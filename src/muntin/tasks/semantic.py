@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
@@ -50,6 +51,10 @@ class _Truth:
 
 def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
     return list_semantic(path, classes=classes, colors=reading.colors, ignored=reading.ignored)
+
+
+def _check_data(path: Path | str, reading: DataConfig) -> Report:
+    return check_semantic(path, colors=reading.colors, ignored=reading.ignored)
 
 
 def _classes(listing: Listing) -> Classes:
@@ -180,7 +185,7 @@ def _metric(classes: Classes) -> SemanticMetric:
 SEMANTIC = Task(
     name="semantic",
     list_data=_list_data,
-    check_data=check_semantic,
+    check_data=_check_data,
     classes=_classes,
     build_head=_build_head,
     table=_table,

@@ -24,8 +24,8 @@ from muntin.targets import Target
 __all__ = ["Dense", "Glance", "Group", "Lesson", "Metric", "Task", "View", "count_pictures"]
 
 
-Group = Literal["pictures", "objects", "maps"]
-"""What is labelled: pictures, the objects in them, or their pixels."""
+Group = Literal["pictures", "objects", "maps", "subjects"]
+"""What is labelled: pictures, the objects in them, their pixels, or the keypoints of a subject."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +36,14 @@ class View:
         path: The file; empty when it came as an array.
         size: (height, width) of the original in pixels.
         shown: (height, width) at which the network saw it, without padding.
+        box: Edges of the subject in pixels of the original, where one was cut out of it; None where
+            the whole picture was taken for one.
     """
 
     path: str
     size: Size
     shown: Size
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,6 +55,7 @@ class Glance:
         images: As `Preprocessing` fits them; of several sizes, padded.
         views: The picture inside each.
         pre: How they are normalised.
+        classes: What the network tells apart.
         device: Where the network is.
         tta: Whether the mirrored picture is seen too, where one answer can be made of both.
         tile: Side in pixels of the windows in which a picture is seen; None chooses.
@@ -62,6 +66,7 @@ class Glance:
     images: UInt8[Tensor, "B C H W"]
     views: Sequence[View]
     pre: Preprocessing
+    classes: Classes
     device: torch.device
     tta: bool = False
     tile: int | None = None
@@ -124,6 +129,7 @@ class Dense:
     Attributes:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
+        merges: Whether answers of several views of a picture, tiles of it say, become one.
         example: What the network takes beside an image of a size (height, width) in training, of
             the kind that takes most memory.
     """
@@ -131,6 +137,7 @@ class Dense:
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
     example: Callable[[Size], tuple[Any, ...]]
+    merges: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +166,7 @@ class Task:
 
     name: str
     list_data: Callable[[Path | str, Classes | None, DataConfig], DataSets]
-    check_data: Callable[[Path | str], Report]
+    check_data: Callable[[Path | str, DataConfig], Report]
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
@@ -176,8 +183,13 @@ class Task:
 
     @property
     def tells_objects(self) -> bool:
-        """Whether answers are objects, and those of several views of a picture can be merged."""
+        """Whether answers are things that are found in whole pictures."""
         return self.recipes == "objects"
+
+    @property
+    def tells_subjects(self) -> bool:
+        """Whether answers are about one subject, which is cut out of its picture."""
+        return self.recipes == "subjects"
 
     @property
     def tells_pixels(self) -> bool:

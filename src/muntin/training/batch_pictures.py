@@ -5,18 +5,21 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from muntin.data.loading import TrainLoader
 from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_objects
 from muntin.drawing.maps import draw_labels
+from muntin.drawing.poses import draw_poses
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.results import Poses
 from muntin.run_lengths import encode_mask
 from muntin.runs import Run
 from muntin.samples import Objects, Segmentation
-from muntin.targets import BoxTargets, LabelMap
+from muntin.targets import BoxTargets, Keypoints, LabelMap
 
 __all__ = ["draw_batch"]
 
@@ -37,6 +40,10 @@ def draw_batch(run: Run, store: PictureStore) -> None:
                 Tile(picture=np.asarray(draw_labels(picture, target.labels.numpy(), names)))
             )
             continue
+        if isinstance(target, Keypoints):
+            poses = _as_poses(target, run)
+            tiles.append(Tile(picture=np.asarray(draw_poses(picture, poses))))
+            continue
         if target is not None:
             objects = _as_objects(target)
             drawn = np.asarray(draw_objects(picture, objects, names))
@@ -48,6 +55,20 @@ def draw_batch(run: Run, store: PictureStore) -> None:
         tiles.append(Tile(picture=picture, lines=(", ".join(names[i] for i in ids) or "none",)))
     sheet = draw_sheet(tiles, "Training pictures as the network sees them", side=side)
     save_picture(sheet, run.path / "pictures" / "batch.png")
+
+
+def _as_poses(target: Keypoints, run: Run) -> Poses:
+    skeleton = run.classes.skeleton
+    assert skeleton is not None, "keypoints have a skeleton"
+    points = torch.cat([target.points, target.known[:, None].float()], dim=1)
+    return Poses(
+        path="",
+        size=run.preprocessing.img_size,
+        keypoints=points[None].double().numpy(),
+        scores=np.ones(1),
+        keypoint_names=skeleton.names,
+        links=skeleton.links,
+    )
 
 
 def _as_objects(targets: BoxTargets) -> Objects:

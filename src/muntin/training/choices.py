@@ -85,7 +85,7 @@ def default_recipe(count: int, *, pretrained: bool, group: Group = "pictures") -
     if count < few:
         return "small-data", f"{count} pictures are few for a fresh model"
     published: dict[Group, str] = {
-        "pictures": "imagenet", "objects": "coco-3x", "maps": "ade20k",
+        "pictures": "imagenet", "objects": "coco-3x", "maps": "ade20k", "subjects": "coco-pose",
     }  # fmt: skip
     return published[group], f"{count} pictures are many"
 

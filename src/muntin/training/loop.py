@@ -184,6 +184,8 @@ class _Loop:
         position, config = self.position, self.config
         # However short the time is, there is one step and one validation.
         over = position.epoch >= config.epochs or (self.progress() >= 1 and position.best_epoch)
+        if over:
+            self.reporter.note("Nothing is left to train: the run was finished.")
         while not over:
             if not self.train_epoch(interruption):
                 self.save()

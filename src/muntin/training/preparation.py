@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task, find_task
+from muntin.tasks import Task
 from muntin.training.choices import (
     choose_preprocessing,
     default_model,
@@ -34,7 +34,7 @@ from muntin.training.choices import (
 )
 from muntin.training.maps import choose_scale, default_map_model
 from muntin.training.optimization import scaled_rate
-from muntin.training.request import Request, refuse_mistakes, sort_settings
+from muntin.training.request import Request, refuse_mistakes, sort_settings, task_of
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
     Scenes,
@@ -45,6 +45,7 @@ from muntin.training.scenes import (
     look_at_scenes,
 )
 from muntin.training.starting import start_network
+from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
 from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
 
 __all__ = ["Prepared", "Request", "prepare"]
@@ -69,6 +70,14 @@ class Prepared:
     notes: tuple[str, ...]
 
 
+_DEFAULTS: Mapping[str, Callable[[Size, str, str], tuple[str, Size]]] = {
+    "objects": default_dense_model,
+    "maps": default_map_model,
+    "subjects": default_subject_model,
+}
+"""Model and size by what is labelled."""
+
+
 def prepare(request: Request) -> Prepared:
     """Resolve a request.
 
@@ -82,11 +91,12 @@ def prepare(request: Request) -> Prepared:
     refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
-    task = find_task(request.task)
+    task = task_of(request)
     asked = with_texts(request.machine, settings["machine"])
     machine = resolve_machine(asked, notes, compiles=not task.tells_objects)
     train, val = _list_parts(request, reading, seed, notes)
-    scenes = look_at_scenes(train) if task.dense else None
+    look = look_at_subjects if task.tells_subjects else look_at_scenes
+    scenes = look(train) if task.dense else None
     origin = _find_origin(request)
     entry, name, model, usual = _choose_model(
         request, origin, settings["model"], train, machine, scenes, notes
@@ -104,6 +114,11 @@ def prepare(request: Request) -> Prepared:
         model = dense_config(model, finest=head.finest)
     if base is None:
         reading = _adapt_reading(reading, settings["data"], task, model, scenes, machine, notes)
+    preprocessing = choose_preprocessing(
+        entry, model, reading, task.recipes, (0, 0) if scenes is None else scenes.typical
+    )
+    if task.tells_subjects:
+        preprocessing = cut_subjects(preprocessing, head, train, notes)
     run = Run(
         path=Path(request.out),
         config=RunConfig(
@@ -117,13 +132,11 @@ def prepare(request: Request) -> Prepared:
             machine=machine,
         ),
         classes=task.classes(train),
-        preprocessing=choose_preprocessing(
-            entry, model, reading, task.recipes, (0, 0) if scenes is None else scenes.typical
-        ),
+        preprocessing=preprocessing,
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    source = start_network(network, task.name, request.weights, entry, notes)
+    source = start_network(network, task.name, run.classes, request.weights, entry, notes)
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
     run, network = _tune_run(request, run, network, settings, usual, len(train), seed, notes)
@@ -191,7 +204,7 @@ def _describe(config: RunConfig) -> str:
 def _list_parts(
     request: Request, reading: DataConfig, seed: int, notes: list[str]
 ) -> tuple[Listing, Listing]:
-    task = find_task(request.task)
+    task = task_of(request)
     data = task.list_data(request.data, None, reading)
     if data.note:
         notes.append(data.note)
@@ -211,6 +224,8 @@ def _list_parts(
                 f"with none or several in {request.val}."
             )
             raise DataError(message)
+    elif data.val is None and val is not None:
+        notes.append("validated on the test part, as there is no other: its figures choose epochs")
     if val is None:
         train, val = split(train, fraction=reading.val_fraction, seed=seed)
         notes.append(describe_split(train, val))
@@ -237,7 +252,7 @@ def _adapt_reading(
         if is_small(model) and "crop_fraction" not in dict(settings):
             return replace(reading, crop_fraction=1.0)
         return reading
-    if task.tells_objects or reading.scale or reading.short_side:
+    if not task.tells_pixels or reading.scale or reading.short_side:
         return reading
     scale = choose_scale(scenes.typical, model.img_size, machine.device)
     if scale < 1:
@@ -251,7 +266,7 @@ def _find_origin(request: Request) -> RunConfig | None:
         return request.base
     config = Run.open(request.weights).config
     # The maps that dense tasks read have norms of their own, which a classifier has no use for.
-    if config.task != request.task and find_task(request.task).dense is None:
+    if config.task != request.task and task_of(request).dense is None:
         return None
     return config
 
@@ -270,8 +285,7 @@ def _choose_model(
     usual: Size = (0, 0)
     name = request.model or (origin.model_name if origin else "")
     if scenes is not None and (origin is None or origin.task != request.task):
-        tells_objects = find_task(request.task).tells_objects
-        choose = default_dense_model if tells_objects else default_map_model
+        choose = _DEFAULTS[task_of(request).recipes]
         default, shown = choose(scenes.typical, request.weights, machine.device)
         name = name or default
         if not any(request.img_size):

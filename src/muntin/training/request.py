@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from muntin.configs import with_texts
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.table import find_head
+from muntin.heads.table import HeadConfig, find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
-from muntin.runs import RunConfig
+from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size
 from muntin.tasks import TASKS, Task, find_task
 from muntin.zoo import ALIASES, model_config
 
-__all__ = ["Request", "refuse_mistakes", "sort_settings"]
+__all__ = ["Request", "refuse_mistakes", "sort_settings", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +60,22 @@ class Request:
     base: RunConfig | None = None
 
 
+def task_of(request: Request) -> Task:
+    """Give the row of the task that is asked for, which may depend on the head.
+
+    Raises:
+        ConfigError: There is no such task.
+        RunError: The run that weights are taken from cannot be read.
+    """
+    head: HeadConfig | str | None = request.head or None
+    if head is None and request.base is not None:
+        head = request.base.head
+    elif head is None and not request.model and is_run(request.weights):
+        config = Run.open(request.weights).config
+        head = config.head if config.task == request.task else None
+    return find_task(request.task, head)
+
+
 LEAST_SIDE = 32
 """Pixels; smaller pictures leave no cell of a pyramid."""
 
@@ -77,7 +93,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
     Raises:
         ConfigError: A name or a setting is wrong.
     """
-    task = find_task(request.task)
+    task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipes)
     with_texts(TrainConfig(), settings["train"])
@@ -95,7 +111,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         )
         raise ConfigError(message)
     idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and task.tells_objects:
+    if idle and (task.tells_objects or task.tells_subjects):
         message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
         raise ConfigError(message)
     if request.model:

@@ -12,7 +12,7 @@ from muntin.configs import with_texts
 from muntin.data.joint import SceneConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
-from muntin.heads.semantic import SemanticConfig
+from muntin.heads.detectors import DetectorConfig
 from muntin.heads.table import HeadConfig, find_head
 from muntin.samples import Listing
 from muntin.shapes import Size
@@ -161,7 +161,7 @@ def choose_head(
         if not wanted:
             notes.append(f"head {name}, by the size of the model (--head)")
     roomy = _make_room(head, crowded)
-    if not isinstance(roomy, SemanticConfig) and roomy != head:
+    if isinstance(roomy, DetectorConfig) and roomy != head:
         notes.append(
             f"up to {roomy.select.max_detections} objects a picture are told: there are "
             f"{crowded} in one (head.select.max_detections)"
@@ -172,7 +172,7 @@ def choose_head(
 def _make_room(head: HeadConfig, crowded: int) -> HeadConfig:
     """Let a head tell half as many objects again as the fullest picture has, 1,000 at most."""
     most = min(1000, -(-3 * crowded // 200) * 100)
-    if isinstance(head, SemanticConfig):
+    if not isinstance(head, DetectorConfig):
         return head
     if most <= head.select.max_detections:
         return head

@@ -21,7 +21,7 @@ from muntin.configs import to_dict
 from muntin.data.storing import PictureStore
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
-from muntin.errors import ConfigError, MuntinError, RunError
+from muntin.errors import ConfigError, MuntinError, RunError, shorten
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
@@ -101,19 +101,21 @@ def train(
     """Train a model on your own data.
 
     Args:
-        task: "classify", "detect" (boxes) or "instance" (boxes and masks).
+        task: "classify", "detect" (boxes), "instance" (boxes and masks), "semantic" (the class of
+            each pixel) or "pose" (keypoints).
         data: For "classify" a folder of class folders; train and val folders of those; a .zip or
             .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
-            COCO folder or JSON, Pascal VOC, or YOLO txt.
+            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" pictures and masks, for
+            "pose" COCO keypoints or CSV files of DeepLabCut.
         model: A name of `list_models`; chosen by the size of the pictures when empty.
-        head: Of "detect" and "instance": "fcos", "faster_rcnn", "mask_rcnn", "cascade_mask_rcnn"
-            and others; chosen by the size of the model when empty.
+        head: "fcos", "mask_rcnn", "upernet", "vitpose" and others, but for "classify"; chosen by
+            the size of the model when empty.
         val: Validation pictures, when `data` has none; else a part is split off.
         weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
             else a file, a hub id, or a run folder, whose model and head are taken too unless
             they are named.
-        recipe: "imagenet", "finetune" or "small-data"; for objects "coco-3x" instead of
-            "imagenet"; "auto" chooses.
+        recipe: "finetune", "small-data" or, by task, "imagenet", "coco-3x", "ade20k" or
+            "coco-pose"; "auto" chooses.
         epochs: Passes over the data; the recipe's when 0.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
         batch_size: Pictures a step; 0 chooses.
@@ -272,6 +274,8 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
             f"{run.config.task} {run.config.data} --resume --out {run.path}"
         )
     elif goal:
+        if unseen := _unscored(run, fitted.figures):
+            reporter.note(f"mean over the other classes: no pixel of {unseen} in validation")
         reporter.note(f"best {goal} {value:.4f} in {as_time(fitted.seconds)}; run: {run.path}")
     return TrainedRun(
         path=run.path,
@@ -280,6 +284,14 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
         seconds=fitted.seconds,
         interrupted=fitted.interrupted,
     )
+
+
+def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
+    """Classes of pixels that validation says nothing about."""
+    if not run.task.tells_pixels:
+        return ""
+    rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
+    return shorten(name for name, value in rows if value is None)
 
 
 def _write_start(run: Run, train: Listing, val: Listing) -> None:

@@ -26,6 +26,7 @@ from muntin.weights import (
     transformers,
 )
 from muntin.weights.detectors import DETECTOR_NAMES, with_heads
+from muntin.weights.poses import with_poses
 from muntin.weights.renaming import KeyMap, KeyMaps, first_key, match
 from muntin.weights.resizing import crop_table
 from muntin.weights.segmenters import with_maps
@@ -173,7 +174,8 @@ def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
         raise WeightError(message)
     names = maps[type(config)]
     body = names if isinstance(names, KeyMap) else names(config)
-    return with_maps(with_heads(body, DETECTOR_NAMES.get(name), head, dialect=name), name, head)
+    detector = with_heads(body, DETECTOR_NAMES.get(name), head, dialect=name)
+    return with_poses(with_maps(detector, name, head), name, head)
 
 
 def family_name(config_type: type) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
+from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
@@ -27,6 +28,7 @@ from muntin.weights.dialects import (
     family_name,
     head_of,
 )
+from muntin.weights.poses import pose_rows
 from muntin.weights.renaming import KeyMap, Reading
 from muntin.weights.resizing import (
     Stretching,
@@ -38,7 +40,7 @@ from muntin.weights.resizing import (
 )
 from muntin.weights.segmenters import map_rows
 
-__all__ = ["Fit", "fit", "misfits", "place"]
+__all__ = ["Fit", "class_tensors", "fit", "misfits", "place"]
 
 
 @dataclass(slots=True)
@@ -168,8 +170,18 @@ class _Heads:
 
 
 def _class_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    rows = class_rows(head, name, num_classes)
-    return map_rows(head, name, num_classes) if rows is None else rows
+    found = (rows_of(head, name, num_classes) for rows_of in (class_rows, map_rows, pose_rows))
+    return next((rows for rows in found if rows is not None), None)
+
+
+def class_tensors(model: Network) -> list[str]:
+    """Name the tensors of a network that depend on what it tells apart: classes, or keypoints."""
+    names = [f"head.{name}" for name in model.head.state_dict()]
+    return [
+        name
+        for name in names
+        if (_class_rows(model.head, name, 1) or 0) > 0 or name.startswith("head.fc")
+    ]
 
 
 def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:

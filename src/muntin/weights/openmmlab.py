@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.models.swin import SwinConfig
@@ -23,6 +24,7 @@ from muntin.models.vit import ViTConfig
 from muntin.ops.windows import SizeRuleName
 from muntin.weights.microsoft import OTHER_TASKS
 from muntin.weights.renaming import (
+    AS_IS,
     STACKED,
     KeyMap,
     KeyMaps,
@@ -110,34 +112,69 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
 
 _LAYER = "layers.{j}."
 
-KEY_MAPS: KeyMaps = {
-    SwinConfig: _swin,
-    SwinV2Config: _swin_v2,
-    ViTConfig: KeyMap(
+
+def _with_shared(config: ViTConfig) -> Transform:
+    """Positions of mmpose 1.x are those of patches alone; what all share is then 0."""
+    patches = config.grid[0] * config.grid[1]
+
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        positions = parts[0]
+        bare = positions.ndim == 3 and positions.shape[1] == patches
+        return F.pad(positions, (0, 0, 1, 0)) if bare else positions
+
+    def split(whole: Tensor, _: int) -> Sequence[Tensor]:
+        return (whole if whole[:, 0].any() else whole[:, 1:],)
+
+    return Transform(join=join, split=split)
+
+
+def _vit(config: ViTConfig) -> KeyMap:
+    """Names of mmpretrain; those of ViTPose's own repository are read too."""
+    positions = _with_shared(config) if config.shared_position else AS_IS
+    return KeyMap(
         (
-            Row(("cls_token",), "cls_token"),
+            Row(("cls_token",), "cls_token" if config.class_token else ""),
             Row(("dist_token",), "dist_token"),
-            Row(("pos_embed",), "pos_embed"),
+            Row(("pos_embed",), "pos_embed", positions),
             Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
-            Row((_LAYER + "ln1.{p}",), "blocks.{j}.norm1.{p}"),
-            Row((_LAYER + "attn.qkv.{p}",), "blocks.{j}.attn.qkv.{p}"),
-            Row((_LAYER + "attn.proj.{p}",), "blocks.{j}.attn.proj.{p}"),
-            Row((_LAYER + "ln2.{p}",), "blocks.{j}.norm2.{p}"),
-            Row((_LAYER + "ffn.layers.0.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
-            Row((_LAYER + "ffn.layers.1.{p}",), "blocks.{j}.mlp.fc2.{p}"),
-            Row((_LAYER + "attn.gamma1.weight",), "blocks.{j}.ls1.gamma"),
-            Row((_LAYER + "ffn.gamma2.weight",), "blocks.{j}.ls2.gamma"),
-            # mmsegmentation and mmdetection.
-            Row((_LAYER + "attn.attn.in_proj_{p}",), "blocks.{j}.attn.qkv.{p}"),
-            Row((_LAYER + "attn.attn.out_proj.{p}",), "blocks.{j}.attn.proj.{p}"),
+            *_VIT_BLOCK,
             Row(("ln1.{p}",), "norm.{p}"),
             Row(("ln2.{p}",), "fc_norm.{p}"),
             Row(("head.layers.head.{p}",), "head.fc.{p}"),
             Row(("head.layers.head_dist.{p}",), "head.fc_dist.{p}"),
+            *_VITPOSE,
         ),
         prefix="backbone.",
         unused=OTHER_TASKS,
+    )
+
+
+_VIT_BLOCK = (
+    Row((_LAYER + "ln1.{p}",), "blocks.{j}.norm1.{p}"),
+    Row((_LAYER + "attn.qkv.{p}",), "blocks.{j}.attn.qkv.{p}"),
+    Row((_LAYER + "attn.proj.{p}",), "blocks.{j}.attn.proj.{p}"),
+    Row((_LAYER + "ln2.{p}",), "blocks.{j}.norm2.{p}"),
+    Row((_LAYER + "ffn.layers.0.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
+    Row((_LAYER + "ffn.layers.1.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+    Row((_LAYER + "attn.gamma1.weight",), "blocks.{j}.ls1.gamma"),
+    Row((_LAYER + "ffn.gamma2.weight",), "blocks.{j}.ls2.gamma"),
+    # mmsegmentation and mmdetection.
+    Row((_LAYER + "attn.attn.in_proj_{p}",), "blocks.{j}.attn.qkv.{p}"),
+    Row((_LAYER + "attn.attn.out_proj.{p}",), "blocks.{j}.attn.proj.{p}"),
+)
+_VITPOSE = (
+    *(
+        Row((f"blocks.{{j}}.{name}.{{p}}",), f"blocks.{{j}}.{name}.{{p}}")
+        for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     ),
+    Row(("patch_embed.proj.{p}",), "patch_embed.proj.{p}"),
+    Row(("last_norm.{p}",), "norm.{p}"),
+)
+
+KEY_MAPS: KeyMaps = {
+    SwinConfig: _swin,
+    SwinV2Config: _swin_v2,
+    ViTConfig: _vit,
 }
 
 
@@ -150,4 +187,5 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
 
 def recognise(keys: Collection[str]) -> str:
     """Give a key that only this dialect has, or an empty string."""
-    return first_key(keys, r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.")
+    names = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."
+    return first_key(keys, names)

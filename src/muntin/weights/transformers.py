@@ -84,8 +84,26 @@ def _swin_v2_block() -> tuple[Row, ...]:
     )
 
 
+def _vitpose() -> KeyMap:
+    """Names of the backbone of a ViTPose."""
+    names = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
+    rest = ("attention.output.dense", "mlp.fc1", "mlp.fc2")
+    return KeyMap(
+        (
+            Row(("embeddings.position_embeddings",), "pos_embed"),
+            Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
+            *_block("encoder.layer.{j}.", "blocks.{j}.", (names[0], names[1], names[2]), rest),
+            Row(("layernorm.{p}",), "norm.{p}"),
+        ),
+        wrappers=("backbone.",),
+        unused=r"^head\.",
+    )
+
+
 def _vit(config: ViTConfig) -> KeyMap:
-    """Names of a ViT, of a DeiT with its distillation token, and of a ViTMAE."""
+    """Names of a ViT, of a DeiT with its distillation token, of a ViTMAE and of a ViTPose."""
+    if config.shared_position:
+        return _vitpose()
     head: tuple[Row, ...] = (Row(("classifier.{p}",), "head.fc.{p}"),)
     if config.distillation_token:
         head = (

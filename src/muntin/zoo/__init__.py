@@ -20,6 +20,7 @@ from muntin.zoo.building import (
 from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
 from muntin.zoo.describing import describe_models
 from muntin.zoo.detectors import create_detector
+from muntin.zoo.poses import create_pose_estimator
 from muntin.zoo.segmenters import create_segmenter
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
 
@@ -41,6 +42,7 @@ __all__ = [
     "create_backbone",
     "create_detector",
     "create_model",
+    "create_pose_estimator",
     "create_segmenter",
     "dense_config",
     "describe_models",

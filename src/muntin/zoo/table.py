@@ -16,7 +16,7 @@ from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
-from muntin.models.vit import ViT, ViTConfig, deit3_preset, vit_preset
+from muntin.models.vit import ViT, ViTConfig, deit3_preset, vit_preset, vitpose_preset
 
 __all__ = ["ALIASES", "FAMILIES", "MODELS", "BackboneConfig", "Family", "ModelEntry"]
 
@@ -319,6 +319,11 @@ MODELS: dict[str, ModelEntry] = {
     "simmim_swin_large_window14_224": _simmim(
         replace(swin.SWIN_LARGE, window_size=14), accuracy=85.4
     ),
+    # ViTPose: backbones of pose estimators; their published weights hold the head too.
+    "vitpose_small": ModelEntry(config=vitpose_preset("small"), license="Apache-2.0"),
+    "vitpose_base": ModelEntry(config=vitpose_preset("base"), license="Apache-2.0"),
+    "vitpose_large": ModelEntry(config=vitpose_preset("large"), license="Apache-2.0"),
+    "vitpose_huge": ModelEntry(config=vitpose_preset("huge"), license="Apache-2.0"),
     # T2T-ViT
     "t2t_vit_7": _t2t(t2t_vit_preset(7), accuracy=71.7),
     "t2t_vit_10": _t2t(t2t_vit_preset(10), accuracy=75.2),

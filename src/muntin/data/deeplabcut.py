@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keypoints as DeepLabCut writes them: a CSV whose first rows name scorer, body parts and x or y.
+
+A row is a frame, named in its first cell or, in newer files, in its first three. Empty cells are
+points that are not visible. A row "individuals" tells several subjects of a frame apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muntin.data.objects import Findings
+from muntin.data.trees import Tree, clean_name, fold, read_text
+from muntin.errors import DataError, shorten
+
+__all__ = ["Frame", "LabelTable", "find_tables", "read_table"]
+
+_HEAD = ("scorer", "individuals", "bodyparts", "coords")
+_ALONE = "single"  # what DeepLabCut calls parts of a frame that belong to nobody
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Frame:
+    """One labelled picture.
+
+    Attributes:
+        path: The picture in the tree.
+        where: The row that labels it: "row 17".
+        subjects: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
+    """
+
+    path: str
+    where: str
+    subjects: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LabelTable:
+    """One CSV.
+
+    Attributes:
+        path: The file in the tree.
+        keypoints: Names of the body parts.
+        individuals: How many subjects a frame can have; 0 when the file does not tell them apart.
+        frames: Its rows.
+    """
+
+    path: str
+    keypoints: tuple[str, ...]
+    individuals: int
+    frames: tuple[Frame, ...]
+
+
+def find_tables(tree: Tree) -> list[str]:
+    """Name the files that begin as DeepLabCut's labels do; predictions have likelihoods too."""
+    return [name for name in tree.with_suffix(".csv") if _begins_well(tree, name)]
+
+
+def _begins_well(tree: Tree, path: str) -> bool:
+    try:
+        lines = read_text(tree.source, path).splitlines()[:4]
+    except DataError:
+        return False
+    rows = {line.partition(",")[0]: line.lower() for line in lines}
+    known = lines[:1] and lines[0].startswith("scorer") and {"bodyparts", "coords"} <= rows.keys()
+    return bool(known) and "likelihood" not in rows["coords"]
+
+
+def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
+    """Read one CSV.
+
+    Args:
+        tree: Where it lies, and the pictures.
+        path: The file.
+        findings: Where rows that are left out are noted.
+
+    Raises:
+        DataError: The head of the file is not DeepLabCut's.
+    """
+    rows = list(csv.reader(io.StringIO(read_text(tree.source, path))))
+    count = next((i for i, row in enumerate(rows) if row[:1] == ["coords"]), -1) + 1
+    head = {row[0]: row for row in rows[:count] if row}
+    first = next((i for i, cell in enumerate(head.get("coords", [])) if cell in ("x", "y")), 0)
+    if not {"bodyparts", "coords"} <= head.keys() <= set(_HEAD) or not first:
+        message = (
+            f"{path!r} must begin with rows named scorer, bodyparts and coords, got "
+            f"{shorten(head, most=5) or 'none'}. Is it a file of labels of DeepLabCut?"
+        )
+        raise DataError(message)
+    parts = head["bodyparts"]
+    people = head.get("individuals", [""] * len(parts))
+    columns = _find_columns(head["coords"], parts, people, first, path)
+    keypoints = tuple(dict.fromkeys(part for _, part in columns))
+    names = list(dict.fromkeys(one for one, _ in columns if one != _ALONE)) or [_ALONE]
+    frames: list[Frame] = []
+    seen: dict[str, str] = {}
+    for number, row in enumerate(rows[count:], count + 1):
+        where = f"row {number}"
+        if not any(cell.strip() for cell in row):
+            continue
+        fault, picture = _look_at(row, len(parts), first, tree, path)
+        if not fault and picture in seen:
+            fault = ("duplicate", f"{picture} is in {seen[picture]} too")
+        if not fault:
+            try:
+                subjects = _read_points(row, columns, names, keypoints)
+            except ValueError as error:
+                fault = ("with cells that are no numbers", str(error))
+        if fault:
+            findings.leave_out(path, where, *fault)
+            continue
+        seen[picture] = where
+        frames.append(Frame(path=picture, where=where, subjects=subjects))
+    return LabelTable(
+        path=path,
+        keypoints=keypoints,
+        individuals=len(names) if "individuals" in head else 0,
+        frames=tuple(frames),
+    )
+
+
+_Columns = dict[tuple[str, str], tuple[int, int]]
+"""Individual and body part, to where x and y stand."""
+
+
+def _find_columns(
+    coords: list[str], parts: list[str], people: list[str], first: int, path: str
+) -> _Columns:
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for place in range(first, min(len(coords), len(parts), len(people))):
+        if coords[place] in ("x", "y"):  # a file of predictions has the likelihood beside them
+            found.setdefault((people[place], parts[place]), {})[coords[place]] = place
+    half = [f"{one} {part}".strip() for (one, part), axes in found.items() if len(axes) < 2]
+    if half or not found:
+        message = (
+            f"every body part in {path!r} must have the columns x and y, got one of them for "
+            f"{shorten(half) or 'none at all'}. Export the labels again."
+        )
+        raise DataError(message)
+    return {key: (axes["x"], axes["y"]) for key, axes in found.items()}
+
+
+def _look_at(
+    row: list[str], wanted: int, first: int, tree: Tree, path: str
+) -> tuple[tuple[str, str] | None, str]:
+    """What is wrong with a row, if anything; and its picture."""
+    if len(row) != wanted:
+        detail = f"{len(row) - first} cells, {wanted - first} needed"
+        return ("with a wrong number of keypoints", detail), ""
+    name = "/".join(cell for cell in row[:first] if cell)
+    picture = _find_picture(name, tree, path)
+    if picture is None:
+        return ("of a picture that is not there", name), ""
+    return None, picture
+
+
+def _find_picture(name: str, tree: Tree, table: str) -> str | None:
+    """The picture that a cell names: from the root, beside the table, or by the end of its name."""
+    name = clean_name(name)
+    folder = table.rpartition("/")[0]
+    for path in (name, f"{folder}/{name}", f"{folder}/{name.rpartition('/')[2]}"):
+        if (found := tree.find(path.lstrip("/"))) is not None:
+            return found
+    alike = tree.by_name.get(fold(name.rpartition("/")[2]), ())
+    ends = [path for path in alike if fold(path).endswith(fold("/" + name))] or list(alike)
+    return ends[0] if len(ends) == 1 else None
+
+
+def _read_points(
+    row: list[str], columns: _Columns, names: list[str], keypoints: tuple[str, ...]
+) -> NDArray[np.float64]:
+    points = np.zeros((len(names), len(keypoints), 3))
+    for (one, part), (x, y) in columns.items():
+        if one not in names:  # of nobody: every subject has it
+            continue
+        values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
+        if all(map(math.isfinite, values)):
+            points[names.index(one), keypoints.index(part)] = (*values, 2)
+        elif any(map(math.isfinite, values)) or any(map(math.isinf, values)):
+            message = f"{part} is ({row[x]}, {row[y]})"
+            raise ValueError(message)
+    return points

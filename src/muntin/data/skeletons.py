@@ -1,0 +1,210 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What belongs to the keypoints of a data set: lines, left and right partners, tolerances.
+
+A ``skeleton.json`` beside the data says it: ``{"links": [["nose", "tail"]], "pairs": [["left ear",
+"right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``, any of them. Lines are also read from
+the config.yaml of a project of DeepLabCut. What nobody says is guessed from the names, and said
+aloud.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from muntin.data.trees import Tree, read_text
+from muntin.errors import DataError, shorten, unknown_name
+from muntin.ops.keypoints import DEFAULT_SIGMA
+from muntin.samples import Skeleton
+
+__all__ = ["COCO_PERSON", "build_skeleton"]
+
+FILE = "skeleton.json"
+
+_SIDES = {
+    "left": "right", "right": "left", "l": "r", "r": "l", "lh": "rh", "rh": "lh", "lf": "rf",
+    "rf": "lf",
+}  # fmt: skip
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+")
+
+COCO_PERSON = Skeleton(
+    names=(
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder",
+        "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
+        "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+    ),
+    links=(
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+        (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+    pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    mirrored=True,
+    sigmas=(
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
+        0.087, 0.087, 0.089, 0.089,
+    ),
+)  # fmt: skip
+"""The 17 keypoints of COCO; tolerances as its own evaluation has them."""
+
+
+def build_skeleton(
+    names: Sequence[str],
+    links: Sequence[tuple[int, int]],
+    tree: Tree,
+    notes: list[str],
+) -> Skeleton:
+    """Gather what is known of keypoints.
+
+    Args:
+        names: The keypoints.
+        links: As the annotations say them; may be empty.
+        tree: Where a skeleton.json may lie.
+        notes: What was chosen, and why, is added.
+
+    Returns:
+        The skeleton.
+
+    Raises:
+        DataError: The skeleton.json is broken or speaks of other keypoints.
+    """
+    names = tuple(names)
+    said = _read_file(tree, names)
+    known = COCO_PERSON if names == COCO_PERSON.names else None
+    pairs, lonely = _guess_pairs(names)
+    if "pairs" in said:
+        pairs, lonely = _pairs_from(said["pairs"], names), []
+    mirrored = said.get("mirrored", bool(pairs) and not lonely)
+    if lonely:
+        notes.append(
+            f"without a partner on the other side: {shorten(lonely)}; pictures are not mirrored "
+            f'("pairs" in a {FILE} names partners)'
+        )
+    elif not pairs and "mirrored" not in said:
+        notes.append(
+            f"no keypoint is named after a side: pictures are not mirrored (a {FILE} with "
+            f'"mirrored": true, or "pairs", says otherwise)'
+        )
+    sigmas = known.sigmas if known else (DEFAULT_SIGMA,) * len(names)
+    if "sigmas" in said:
+        sigmas = _sigmas_from(said["sigmas"], names)
+    elif known is None:
+        notes.append(f"OKS takes {DEFAULT_SIGMA:g} for the sigma of every keypoint ({FILE})")
+    if "links" in said:
+        links = _pairs_from(said["links"], names)
+    elif not links:
+        links = _links_of_project(tree, names)
+    return Skeleton(
+        names=names,
+        links=tuple(links) or (known.links if known else ()),
+        pairs=pairs,
+        mirrored=bool(mirrored),
+        sigmas=sigmas,
+    )
+
+
+def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
+    """What a skeleton.json says, its keypoints compared with those of the data."""
+    path = next((name for name in tree.files if name.rpartition("/")[2].lower() == FILE), None)
+    if path is None:
+        return {}
+    try:
+        values = json.loads(read_text(tree.source, path))
+    except json.JSONDecodeError as error:
+        message = f"{path!r} in {tree.source!r} must be JSON, got: {error}. Correct it."
+        raise DataError(message) from error
+    keys = ("links", "pairs", "mirrored", "sigmas", "keypoints")
+    if not isinstance(values, dict) or (unknown := [key for key in values if key not in keys]):
+        got = f"also {shorten(unknown)}" if isinstance(values, dict) else type(values).__name__
+        message = f"{path!r} must be an object with {', '.join(keys)} only, got {got}."
+        raise DataError(message)
+    if values.get("keypoints", list(names)) != list(names):
+        message = (
+            f"the keypoints of {path!r} must be those of the data, {shorten(names, most=20)}, got "
+            f"{shorten(map(str, values['keypoints']), most=20)}."
+        )
+        raise DataError(message)
+    return values
+
+
+def _links_of_project(tree: Tree, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Lines that a project of DeepLabCut draws; none where something else is meant."""
+    path = tree.find("config.yaml")
+    if path is None:
+        return ()
+    try:
+        values = yaml.safe_load(read_text(tree.source, path))
+    except (DataError, yaml.YAMLError):
+        return ()
+    rows = values.get("skeleton") if isinstance(values, dict) else None
+    pairs = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+    known = [row for row in pairs if len(row) == 2 and all(name in names for name in row)]
+    return tuple((names.index(first), names.index(second)) for first, second in known)
+
+
+def _number(name: object, names: tuple[str, ...]) -> int:
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
+        return name
+    if name in names:
+        return names.index(str(name))
+    raise DataError(unknown_name(f"keypoint in {FILE}", str(name), names))
+
+
+def _pairs_from(rows: object, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    good = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows)
+    if not good:
+        message = f"links and pairs in {FILE} must be lists of two keypoints each, got {rows!r}."
+        raise DataError(message)
+    assert isinstance(rows, list)
+    return tuple((_number(row[0], names), _number(row[1], names)) for row in rows)
+
+
+def _sigmas_from(values: object, names: tuple[str, ...]) -> tuple[float, ...]:
+    if isinstance(values, list) and len(values) == len(names):
+        values = dict(zip(names, values, strict=True))
+    if not isinstance(values, Mapping):
+        message = (
+            f"sigmas in {FILE} must be {len(names)} numbers, or numbers by keypoint, got "
+            f"{values!r}."
+        )
+        raise DataError(message)
+    chosen = [DEFAULT_SIGMA] * len(names)
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not 0 < value < 10:
+            message = f"a sigma in {FILE} must be a number above 0, got {value!r} for {name!r}."
+            raise DataError(message)
+        chosen[_number(name, names)] = float(value)
+    return tuple(chosen)
+
+
+def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], list[str]]:
+    """Pairs of names that differ in the side alone, and names of a side without a partner."""
+    numbers = {_fold(words): number for number, words in enumerate(map(_split, names))}
+    pairs, lonely = [], []
+    for number, name in enumerate(names):
+        words = _split(name)
+        others = [
+            _fold([*words[:place], _SIDES[word.lower()], *words[place + 1 :]])
+            for place, word in enumerate(words)
+            if word.lower() in _SIDES
+        ]
+        if not others:
+            continue
+        partner = next((numbers[other] for other in others if other in numbers), None)
+        if partner is None:
+            lonely.append(name)
+        elif number < partner:
+            pairs.append((number, partner))
+    return tuple(pairs), lonely
+
+
+def _split(name: str) -> list[str]:
+    return _WORDS.findall(name)
+
+
+def _fold(words: Sequence[str]) -> str:
+    return "".join(words).lower()

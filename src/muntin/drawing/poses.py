@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Subjects drawn on their picture: a dot a keypoint, lines between them, a legend below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from muntin.drawing.colours import colour_of
+from muntin.drawing.fonts import clean_label
+from muntin.drawing.panels import add_legend, put_side_by_side
+from muntin.results import Poses
+from muntin.samples import Objects, Skeleton
+
+__all__ = ["SURE", "draw_errors", "draw_pose_pair", "draw_poses", "poses_of"]
+
+SURE = 0.3
+"""Score from which a keypoint is drawn."""
+
+_LARGEST, _SMALLEST = 1280, 480  # pixels, of the longer side
+_HALO = (20, 20, 20)
+_MOST_NAMED = 30
+
+
+def draw_poses(
+    picture: NDArray[np.uint8], found: Poses, *, least: float = SURE, largest: int = _LARGEST
+) -> Image.Image:
+    """Draw keypoints that are sure enough; lines where both ends are.
+
+    Args:
+        picture: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        found: Best subject on top.
+        least: Score of a keypoint from which it is drawn.
+        largest: Pixels of the longer side of what is given.
+
+    Returns:
+        A new picture with a strip below that names the keypoints.
+    """
+    grey = picture.ndim == 2 or picture.shape[2] == 1
+    image = Image.fromarray(picture.reshape(picture.shape[:2]) if grey else picture).convert("RGB")
+    longer = max(image.size)
+    scale = min(max(longer, _SMALLEST), largest) / longer
+    if scale != 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(image)
+    radius = max(3.0, max(image.size) / 100)
+    for row in range(len(found) - 1, -1, -1):
+        _draw_subject(pen, found, row, scale, radius, least)
+    names = found.keypoint_names[:_MOST_NAMED]
+    rows = [(colour_of(k), clean_label(name, k)) for k, name in enumerate(names)]
+    return add_legend(image, rows, what="keypoints")
+
+
+def draw_pose_pair(picture: NDArray[np.uint8], truth: Poses, found: Poses) -> Image.Image:
+    """Draw what is annotated beside what was found.
+
+    Args:
+        picture: (H, W, 3) uint8, or grey: the original that both speak of.
+        truth: The annotation, left; as `poses_of` gives it.
+        found: The answer, right.
+    """
+    return put_side_by_side([draw_poses(picture, poses, largest=960) for poses in (truth, found)])
+
+
+def poses_of(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses:
+    """Give annotated subjects in the form of an answer: visible keypoints score 1, others 0."""
+    assert objects.keypoints is not None, "subjects have keypoints"
+    chosen = list(rows)
+    points = objects.keypoints[chosen].copy()
+    points[:, :, 2] = points[:, :, 2] > 0
+    return Poses(
+        path="",
+        size=(0, 0),
+        keypoints=points,
+        scores=np.ones(len(chosen)),
+        keypoint_names=skeleton.names,
+        links=skeleton.links,
+    )
+
+
+def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str) -> Figure:
+    """Draw how far keypoints were missed: a histogram of all, and the median of each.
+
+    Args:
+        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where nothing was
+            found.
+        names: Of the keypoints.
+        title: Above everything.
+    """
+    told = distances[np.isfinite(distances)]
+    figure = Figure(figsize=(10, max(3.4, 0.22 * len(names) + 1.2)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    most = float(np.percentile(told, 99)) if len(told) else 1.0
+    beyond = int((told > most).sum())
+    left.hist(told[told <= most], bins=40, color="#0072B2")
+    if len(told):
+        for share, style in ((50, "-"), (90, "--")):
+            value = float(np.percentile(told, share))
+            left.axvline(value, color="#D55E00", ls=style, label=f"{share} %: {value:.1f} px")
+        left.legend(frameon=False, fontsize=8)
+    note = f" ({beyond} beyond the right edge)" if beyond else ""
+    left.set_xlabel(f"distance in pixels of the original{note}")
+    left.set_ylabel("keypoints")
+    spread = []
+    for column in distances.T:
+        fine = column[np.isfinite(column)]
+        spread.append(np.percentile(fine, (25, 50, 75)) if len(fine) else (np.nan,) * 3)
+    quartiles = np.array(spread).reshape(-1, 3)
+    order = np.argsort(-np.nan_to_num(quartiles[:, 1], nan=-1), kind="stable")
+    places = np.arange(len(order))
+    chosen = quartiles[order]
+    errors = np.nan_to_num(np.abs(chosen[:, [0, 2]] - chosen[:, [1]]).T)
+    right.barh(places, np.nan_to_num(chosen[:, 1]), xerr=errors, color="#56B4E9", ecolor="#666666")
+    right.set_yticks(places, [clean_label(names[k], int(k)) for k in order], fontsize=8)
+    right.invert_yaxis()
+    right.set_xlabel("median distance in pixels; lines: the middle half")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_subject(
+    pen: ImageDraw.ImageDraw, found: Poses, row: int, scale: float, radius: float, least: float
+) -> None:
+    points = (found.keypoints[row, :, :2] + 0.5) * scale
+    shown = (found.keypoints[row, :, 2] >= least) & np.isfinite(points).all(axis=1)
+    if found.boxes is not None:
+        left, top, right, bottom = (found.boxes[row] * scale).tolist()
+        pen.rectangle((left, top, right, bottom), outline=(230, 230, 230), width=1)
+    for first, second in found.links:
+        if shown[first] and shown[second]:
+            line = [*points[first].tolist(), *points[second].tolist()]
+            width = max(2, round(radius * 0.6))
+            pen.line(line, fill=_HALO, width=width + 2)
+            pen.line(line, fill=colour_of(second), width=width)
+    for k in np.flatnonzero(shown):
+        x, y = points[k].tolist()
+        box = (x - radius, y - radius, x + radius, y + radius)
+        pen.ellipse(box, fill=colour_of(int(k)), outline=_HALO, width=1)

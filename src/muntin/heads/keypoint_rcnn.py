@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keypoint R-CNN: a two-stage detector that also finds the keypoints of what it finds.
+
+Source:
+    He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Head, loss and reading of the
+    heatmaps are torchvision's own; only the detector around them is muntin's.
+
+Letters: B images, Q regions, P keypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
+
+from muntin.features import Backbone
+from muntin.heads.conventions import MASK_RCNN, SMALL_RCNN, RCNNConfig
+from muntin.heads.found import Found
+from muntin.heads.rcnn import RCNN, number_rows
+from muntin.targets import BoxTargets
+
+__all__ = ["KEYPOINT_DETECTORS", "KeypointRCNN"]
+
+
+class KeypointRCNN(RCNN):
+    """A two-stage detector of subjects and their keypoints.
+
+    Args:
+        backbone: Gives the maps; only its spec is read.
+        num_classes: Classes of subjects, without "nothing".
+        num_keypoints: Keypoints of each subject.
+        config: Which detector; what it says of masks is said of heatmaps.
+    """
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, num_keypoints: int, config: RCNNConfig
+    ) -> None:
+        super().__init__(backbone, num_classes, config, masks=False)
+        layers = (config.mask_dim,) * config.mask_convs
+        self.keypoint_head = KeypointRCNNHeads(config.neck.channels, layers)
+        self.keypoint_predictor = KeypointRCNNPredictor(config.mask_dim, num_keypoints)
+        self.num_keypoints = num_keypoints
+
+    def learn_more(
+        self,
+        levels: list[Tensor],
+        boxes: list[Tensor],
+        matched: list[Tensor],
+        targets: list[BoxTargets],
+    ) -> dict[str, list[Tensor]]:
+        """Give the loss of the heatmaps of each picture."""
+        places = [box[match >= 0] for box, match in zip(boxes, matched, strict=True)]
+        rows = [match[match >= 0] for match in matched]
+        logits = self._heatmaps(levels, places).split([len(part) for part in places])
+        losses = []
+        for logit, place, row, target in zip(logits, places, rows, targets, strict=True):
+            points = target.points
+            if not len(place) or points is None:
+                losses.append(logit.sum() * 0)
+                continue
+            # torchvision counts from the edge of the first pixel.
+            edges = points + points.new_tensor([0.5, 0.5, 0])
+            losses.append(keypointrcnn_loss(logit, [place], [edges], [row]))
+        return {"keypoints": losses}
+
+    def with_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+        """Find the keypoints inside each box."""
+        boxes = [one.boxes for one in found]
+        if not sum(map(len, boxes)):
+            return [
+                one._replace(points=one.boxes.new_zeros(0, self.num_keypoints, 3)) for one in found
+            ]
+        places, heights = keypointrcnn_inference(self._heatmaps(levels, boxes), boxes)
+        told = []
+        for one, place, height in zip(found, places, heights, strict=True):
+            points = torch.cat([place[:, :, :2] - 0.5, height.sigmoid()[:, :, None]], dim=2)
+            told.append(one._replace(points=points))
+        return told
+
+    def _heatmaps(self, levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Logits of every cell of each box, Q, P, m, m."""
+        side = 2 * self.config.roi_size
+        regions = self._read_rows(levels, torch.cat(boxes), number_rows(boxes), side)
+        logits: Tensor = self.keypoint_predictor(self.keypoint_head(regions))
+        return logits.float()
+
+
+KEYPOINT_DETECTORS: dict[str, RCNNConfig] = {
+    "keypoint_rcnn": replace(MASK_RCNN, mask_convs=8, mask_dim=512),
+    "keypoint_rcnn_small": replace(SMALL_RCNN, mask_convs=4, mask_dim=96),
+}
+"""Detectors of subjects and their keypoints."""

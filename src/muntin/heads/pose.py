@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A heatmap of each keypoint of one subject.
+
+Source:
+    Xiao et al. 2018, "Simple Baselines for Human Pose Estimation" (arXiv 1804.06208), as mmpose has
+    it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
+    with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
+
+Letters: B subjects, P keypoints, H and W sides of the picture, h and w those of a heatmap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.configs import check_range
+from muntin.features import Backbone
+from muntin.heads.decoders import LightDecoder
+from muntin.heads.necks import NeckConfig, SimplePyramid
+from muntin.nn.conv_norm import NormName
+from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
+from muntin.shapes import Bool, Float
+
+__all__ = ["POSE_HEADS", "PoseConfig", "PoseHead"]
+
+SHARPNESS = 10.0
+"""Factor on the logits of distributions: so much do a keypoint's cells stand out from others."""
+
+STRIDE = 4
+"""Pixels of a cell of the heatmaps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseConfig:
+    """What makes one head for keypoints differ from another.
+
+    Attributes:
+        decoder: "deconv": the coarsest map is doubled by transposed convolutions until a cell has
+            4 pixels; "simple": it is enlarged at once; "light": all maps are added and smoothed
+            once.
+        finest: Stride in pixels of the finest map that is read.
+        channels: Of the decoder.
+        norm: After each convolution of "light".
+        loss: "square": the mean square of the heatmaps' errors, as published; "entropy": what a
+            heatmap holds, made a distribution over its cells, lacks of the wanted one
+            (Kullback-Leibler), which learns much faster from nothing.
+        coding: How keypoints become heatmaps and back (`muntin.ops.heatmaps`).
+        sigma: Width of the Gaussians in cells.
+    """
+
+    decoder: Literal["deconv", "simple", "light"] = "deconv"
+    finest: int = 32
+    channels: int = 256
+    norm: NormName = "layer"
+    loss: Literal["square", "entropy"] = "square"
+    coding: Coding = "udp"
+    sigma: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_range("head.finest", self.finest, 1, 64)
+        check_range("head.channels", self.channels, 1, 10**5)
+        check_range("head.sigma", self.sigma, 0.1, 100)
+
+
+class PoseHead(nn.Module):
+    """Heatmaps of one subject a picture.
+
+    Args:
+        backbone: Its spec says what is read.
+        num_keypoints: Keypoints.
+        config: Which head.
+    """
+
+    def __init__(self, backbone: Backbone, num_keypoints: int, config: PoseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_keypoints = num_keypoints
+        width, stride = backbone.spec.channels[-1], backbone.spec.strides[-1]
+        times = max(0, round(math.log2(stride / STRIDE)))
+        self.neck: nn.Module | None = None
+        if config.decoder == "deconv":
+            self.decoder: nn.Module = _Deconvolutions(width, config.channels, times)
+            self.classifier = nn.Conv2d(config.channels if times else width, num_keypoints, 1)
+        elif config.decoder == "simple":
+            self.decoder = _Enlarge(2**times)
+            self.classifier = nn.Conv2d(width, num_keypoints, 3, padding=1)
+        else:
+            widths: tuple[int, ...] = backbone.spec.channels
+            if len(set(backbone.spec.strides)) == 1:
+                neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
+                self.neck = SimplePyramid(backbone.spec, neck)
+                widths = (config.channels,) * len(self.neck.strides)
+            self.decoder = LightDecoder(widths, config.channels, norm=config.norm)
+            self.classifier = nn.Conv2d(config.channels, num_keypoints, 1)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        backbone: Backbone,
+        images: Float[Tensor, "B in_chans H W"],
+        points: Float[Tensor, "B P 2"] | None = None,
+        known: Bool[Tensor, "B P"] | None = None,
+    ) -> Float[Tensor, "B P h w"] | dict[str, Float[Tensor, " B"]]:
+        """Give heatmaps, or learn.
+
+        Args:
+            backbone: Gives the maps.
+            images: Normalised, one subject each.
+            points: x and y of each keypoint in pixels of the images.
+            known: Which of them are to be learnt.
+
+        Returns:
+            With points the losses of each subject, by name: the mean over its heatmaps, where a
+            keypoint that is not known adds nothing. Else heatmaps; a sure one is 1 at its peak.
+        """
+        maps = backbone(images)
+        if self.config.decoder == "light":
+            maps = maps if self.neck is None else self.neck(maps)
+            features = self.decoder(maps)
+        else:
+            features = self.decoder(maps[-1])
+        found: Tensor = self.classifier(features)
+        config = self.config
+        if config.loss == "entropy":
+            found = SHARPNESS * found
+        if points is None or known is None:
+            return self._spread(found) if config.loss == "entropy" else found
+        size = (found.shape[2], found.shape[3])
+        cells = to_cells(points, (images.shape[2], images.shape[3]), size, coding=config.coding)
+        wanted, useful = draw_heatmaps(
+            cells.float(), known, size, sigma=config.sigma, coding=config.coding
+        )
+        if config.loss == "entropy":
+            shares = wanted / wanted.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+            logs = found.float().flatten(2).log_softmax(dim=2)
+            errors = F.kl_div(logs, shares.flatten(2), reduction="none").sum(dim=2)
+        else:
+            errors = (found.float() - wanted).square().mean(dim=(2, 3))
+        return {"heatmaps": (errors * useful).mean(dim=1)}
+
+    def _spread(self, logits: Tensor) -> Float[Tensor, "B P h w"]:
+        """Make each map a distribution, so high that the Gaussian that is wanted has height 1."""
+        shares = logits.float().flatten(2).softmax(dim=2).view(logits.shape)
+        return shares * (2 * math.pi * self.config.sigma**2)
+
+
+class _Deconvolutions(nn.Module):
+    """Double the sides so many times."""
+
+    def __init__(self, width: int, channels: int, times: int) -> None:
+        super().__init__()
+        widths = [width, *(channels for _ in range(times))]
+        self.deconv = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            for before, after in pairwise(widths)
+        )
+        self.norm = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(times))
+        for module in self.deconv:
+            nn.init.normal_(module.weight, std=0.001)  # type: ignore[arg-type]
+
+    def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
+        """Give the enlarged map."""
+        for deconv, norm in zip(self.deconv, self.norm, strict=True):
+            maps = F.relu(norm(deconv(maps)), inplace=True)
+        return maps
+
+
+class _Enlarge(nn.Module):
+    """Enlarge at once, after a ReLU."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
+        """Give the enlarged map."""
+        maps = F.relu(maps)
+        if self.factor == 1:
+            return maps
+        return F.interpolate(maps, scale_factor=self.factor, mode="bilinear", align_corners=False)
+
+
+POSE_HEADS: dict[str, PoseConfig] = {
+    "simple_baseline": PoseConfig(coding="msra"),
+    "vitpose": PoseConfig(),
+    "vitpose_simple": PoseConfig(decoder="simple"),
+    "light_pose": PoseConfig(decoder="light", finest=4, loss="entropy"),
+    "light_pose_small": PoseConfig(decoder="light", finest=4, channels=96, loss="entropy"),
+}
+"""Heads of keypoints."""

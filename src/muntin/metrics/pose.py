@@ -1,0 +1,261 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How well keypoints are found: COCO's OKS average precision, PCK and distances in pixels.
+
+Letters: P keypoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from muntin.ops.keypoints import guess_area, similarity
+from muntin.results import Poses
+from muntin.samples import Objects, Skeleton
+from muntin.shapes import Size
+
+__all__ = ["PCK_AT", "PoseMetric", "Subject"]
+
+PCK_AT = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Distances at which keypoints count as found, relative to the diagonal of the subject's box."""
+
+_PCK = 0.02
+_MOST = 100
+_AREA_RULE = (
+    "0.53 of the box; without a box, of the tight box of the visible keypoints, whose sides are at "
+    "least 0.05 of the picture's diagonal"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Subject:
+    """What is true of an answer.
+
+    Attributes:
+        path: The picture.
+        size: Its (height, width) in pixels, where it is known.
+        objects: All subjects in it.
+        row: The one that the answer is about; -1 when it is about all of them.
+    """
+
+    path: str
+    size: Size | None
+    objects: Objects
+    row: int
+
+
+class PoseMetric:
+    """Collects poses and the truth; neither order nor batch size matters.
+
+    Figures:
+
+    - `oks_ap`: average precision over similarities (OKS) of 0.50, 0.55 .. 0.95, in [0, 1], and
+      `oks_ap50`, `oks_ap75`, `oks_ar`, as pycocotools computes them; None without truth.
+    - `pck`: share of the visible keypoints that are found within 0.02 of the diagonal of their
+      subject's box; `pck_at` at other distances; `pck_per_keypoint` a list.
+    - `mean_pixel_error`: mean distance of the visible keypoints in pixels of the original;
+      `median_pixel_error`; `mean_pixel_error_per_keypoint` a list. Of subjects that were looked
+      for by a detector, only those that were found have distances; the keypoints of the others
+      count as missed in `pck`.
+    - `oks_area`: what was taken for the area of subjects where nobody says it.
+    - `num_subjects`, `num_images`, `keypoint_names`.
+
+    Args:
+        skeleton: Names and tolerances of the keypoints.
+    """
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+        self._found: dict[str, list[Poses]] = defaultdict(list)
+        self._truth: dict[str, Subject] = {}
+        self._pairs: list[tuple[NDArray[np.float64], NDArray[np.float64], float]] = []
+        self._answers = 0
+        self.owners: list[int] = []
+        """The answer, counted as they came, that each row of `distances` is about."""
+
+    @property
+    def num_images(self) -> int:
+        """Pictures seen."""
+        return len(self._truth)
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """Distance of every keypoint of every subject in pixels; NaN where none is visible.
+
+        A subject that was not found has infinite ones.
+        """
+        if not self._pairs:
+            return np.zeros((0, len(self.skeleton.names)))
+        rows = []
+        for said, there, _ in self._pairs:
+            rows.append(np.linalg.norm(said - there[:, :2], axis=1))
+            rows[-1][there[:, 2] <= 0] = np.nan
+        return np.stack(rows)
+
+    def update(self, answers: Sequence[Poses], truth: Sequence[Subject]) -> None:
+        """Add answers and what is true of each."""
+        for said, there in zip(answers, truth, strict=True):
+            self._found[there.path].append(said)
+            self._truth[there.path] = there
+            objects = there.objects
+            assert objects.keypoints is not None, "subjects have keypoints"
+            if there.row >= 0:
+                pairs = {there.row: 0 if len(said) else -1}
+            else:
+                pairs = self._match(said, there)
+            for row, place in pairs.items():
+                points = objects.keypoints[row]
+                missed = np.full((len(points), 2), np.inf)
+                found = said.keypoints[place, :, :2] if place >= 0 else missed
+                diagonal = float(np.hypot(*(objects.boxes[row][2:] - objects.boxes[row][:2])))
+                self._pairs.append((found, points, diagonal))
+                self.owners.append(self._answers)
+            self._answers += 1
+
+    def _match(self, said: Poses, there: Subject) -> dict[int, int]:
+        """The pose that is most like each subject, best poses first; -1 where none is left."""
+        points = there.objects.keypoints
+        assert points is not None, "subjects have keypoints"
+        rows = np.flatnonzero((points[:, :, 2] > 0).any(axis=1) & ~there.objects.crowd)
+        pairs = dict.fromkeys(map(int, rows), -1)
+        sigmas = np.array(self.skeleton.sigmas)
+        for place in np.argsort(-said.scores, kind="stable"):
+            best, most = -1, 0.1
+            for row in pairs:
+                if pairs[row] >= 0:
+                    continue
+                known = np.where(points[row][:, 2:] > 0, points[row][:, :2], np.nan)
+                alike = similarity(
+                    said.keypoints[place, :, :2], known, self._area(there, row), sigmas
+                )
+                if alike > most:
+                    best, most = row, alike
+            if best >= 0:
+                pairs[best] = int(place)
+        return pairs
+
+    def _area(self, there: Subject, row: int) -> float:
+        objects = there.objects
+        assert objects.keypoints is not None, "subjects have keypoints"
+        if objects.areas[row] > 0:
+            return float(objects.areas[row])
+        box = objects.boxes[row]
+        high, wide = there.size or (int(box[3]), int(box[2]))
+        whole = tuple(box) == (0, 0, wide, high)
+        known = objects.keypoints[row][objects.keypoints[row][:, 2] > 0, :2]
+        return guess_area(known, None if whole else box, float(np.hypot(high, wide)))
+
+    def compute(self) -> dict[str, Any]:
+        """Give the figures; those of a keypoint are lists in the order of the keypoints."""
+        distances = self.distances
+        visible = ~np.isnan(distances)
+        diagonals = np.array([diagonal for _, _, diagonal in self._pairs])[:, None]
+        relative = distances / np.maximum(diagonals, 1e-9) if len(distances) else distances
+        told = np.isfinite(distances)
+        guessed = any(
+            subject.objects.areas[row] <= 0
+            for subject in self._truth.values()
+            for row in range(len(subject.objects))
+        )
+        return {
+            **self._average_precision(),
+            "pck": _share(relative <= _PCK, visible),
+            "pck_at": {f"{at:g}": _share(relative <= at, visible) for at in PCK_AT},
+            "mean_pixel_error": _mean(distances[told]),
+            "median_pixel_error": float(np.median(distances[told])) if told.any() else None,
+            "pck_per_keypoint": [
+                _share(relative[:, k] <= _PCK, visible[:, k])
+                for k in range(len(self.skeleton.names))
+            ],
+            "mean_pixel_error_per_keypoint": [
+                _mean(distances[told[:, k], k]) for k in range(len(self.skeleton.names))
+            ],
+            "oks_area": _AREA_RULE if guessed else "as annotated",
+            "keypoint_names": list(self.skeleton.names),
+            "num_subjects": len(self._pairs),
+            "num_images": self.num_images,
+        }
+
+    def _average_precision(self) -> dict[str, float | None]:
+        names = ("oks_ap", "oks_ap50", "oks_ap75", "oks_ar")
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        for number, (path, there) in enumerate(self._truth.items(), 1):
+            images.append({"id": number})
+            annotations += self._as_coco(there, number, len(annotations))
+            for said in self._found[path]:
+                results += [
+                    {
+                        "image_id": number,
+                        "category_id": 1,
+                        "keypoints": said.keypoints[row].ravel().tolist(),
+                        "score": float(said.scores[row]),
+                    }
+                    for row in range(len(said))
+                    if np.isfinite(said.keypoints[row]).all()
+                ]
+        if not any(row["num_keypoints"] for row in annotations):
+            return dict.fromkeys(names)
+        if not results:
+            return dict.fromkeys(names, 0.0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO()
+            truth.dataset = {
+                "images": images, "annotations": annotations,
+                "categories": [{"id": 1, "name": "subject"}], "info": {},
+            }  # fmt: skip
+            truth.createIndex()
+            judge = COCOeval(truth, truth.loadRes(results), "keypoints")
+            judge.params.kpt_oks_sigmas = np.array(self.skeleton.sigmas)
+            judge.params.maxDets = [_MOST]
+            judge.params.areaRng = [judge.params.areaRng[0]]
+            judge.params.areaRngLbl = ["all"]
+            judge.evaluate()
+            judge.accumulate()
+        precision, recall = judge.eval["precision"], judge.eval["recall"]  # T,R,1,1,1 and T,1,1,1
+        return {
+            "oks_ap": float(precision[..., 0, 0].mean()),
+            "oks_ap50": float(precision[0].mean()),
+            "oks_ap75": float(precision[5].mean()),
+            "oks_ar": float(recall.mean()),
+        }
+
+    def _as_coco(self, there: Subject, image: int, before: int) -> list[dict[str, Any]]:
+        rows = []
+        objects = there.objects
+        assert objects.keypoints is not None, "subjects have keypoints"
+        for row in range(len(objects)):
+            left, top, right, bottom = objects.boxes[row].tolist()
+            points = objects.keypoints[row]
+            rows.append(
+                {
+                    "id": before + row + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": self._area(there, row),
+                    "iscrowd": int(objects.crowd[row]),
+                    "keypoints": points.ravel().tolist(),
+                    "num_keypoints": int((points[:, 2] > 0).sum()),
+                }
+            )
+        return rows
+
+
+def _share(found: NDArray[np.bool_], visible: NDArray[np.bool_]) -> float | None:
+    return float((found & visible).sum() / visible.sum()) if visible.any() else None
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if len(values) else None

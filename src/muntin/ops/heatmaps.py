@@ -1,0 +1,223 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keypoints as heatmaps, and back.
+
+A keypoint is a Gaussian on a map of its own. "msra" draws it around the nearest cell and reads the
+highest cell, moved a quarter of a cell towards the higher neighbour. "udp" draws it where it is and
+reads the top of the paraboloid through the logarithm of the smoothed map (DARK).
+
+Source:
+    Xiao et al. 2018, "Simple Baselines" (arXiv 1804.06208), section 3, for msra.
+    Huang et al. 2020, "The Devil is in the Details" (arXiv 1911.07524), for udp.
+    Zhang et al. 2020, "Distribution-Aware Coordinate Representation" (arXiv 1910.06278), for DARK;
+    blurred with 11 cells as ViTPose does. Compared with transformers 5.23 in
+    tests/ops/test_heatmaps.py.
+    Differs: near the border, where a blur would read what is not there, DARK looks at the map
+    itself, and at three cells beside the border where the highest cell lies on it.
+
+Letters: B pictures, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the middle of
+the first cell.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from muntin.shapes import Bool, Float, Size
+
+__all__ = [
+    "Coding",
+    "Peaks",
+    "draw_heatmaps",
+    "mirror_heatmaps",
+    "read_heatmaps",
+    "to_cells",
+    "to_pixels",
+]
+
+Coding = Literal["msra", "udp"]
+
+REACH = 3
+"""Of a drawn Gaussian, in sigmas."""
+
+_KERNEL = 11
+_BLUR_SIGMA = 2.0  # what OpenCV takes for a kernel of 11
+_LEAST, _MOST = 1e-3, 50.0  # heights whose logarithm is taken
+_BEYOND = 3.0  # cells outside the map at which a point is still told
+
+
+class Peaks(NamedTuple):
+    """What was read.
+
+    Attributes:
+        points: x and y in cells.
+        scores: Height of each peak.
+    """
+
+    points: Float[Tensor, "B P 2"]
+    scores: Float[Tensor, "B P"]
+
+
+def draw_heatmaps(
+    points: Float[Tensor, "B P 2"],
+    known: Bool[Tensor, "B P"],
+    size: Size,
+    *,
+    sigma: float,
+    coding: Coding,
+) -> tuple[Float[Tensor, "B P h w"], Bool[Tensor, "B P"]]:
+    """Draw a Gaussian of height 1 for each keypoint.
+
+    Args:
+        points: Where they are; anything where they are not known.
+        known: Which of them are.
+        size: (h, w).
+        sigma: Width of the Gaussian in cells.
+        coding: Whether it stands on the nearest cell.
+
+    Returns:
+        The maps, 0 farther than 3 sigma from the point; and which of them are of use: a point of
+        which nothing reaches the map is not.
+    """
+    height, width = size
+    here = torch.where(known[..., None], points, 0.0)
+    cells = (here + 0.5).floor()
+    centres = cells if coding == "msra" else here
+    reach = float(int(sigma * REACH))
+
+    def profile(length: int, axis: int) -> Tensor:
+        line = torch.arange(length, device=points.device, dtype=points.dtype)
+        distance = line - centres[..., axis, None]
+        near = (line - cells[..., axis, None]).abs() <= reach
+        return torch.exp(-(distance**2) / (2 * sigma**2)) * near
+
+    across, down = profile(width, 0), profile(height, 1)
+    limits = cells.new_tensor([width - 1, height - 1])
+    useful = ((cells + reach >= 0) & (cells - reach <= limits)).all(dim=-1) & known
+    maps = down[..., :, None] * across[..., None, :]
+    return maps * useful[..., None, None], useful
+
+
+def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
+    """Find the peak of each map, more finely than its cells.
+
+    A map without anything above 0 tells its first cell, with the score that it has.
+    """
+    width = maps.shape[3]
+    scores, places = maps.flatten(2).max(dim=2)
+    cells = torch.stack([places % width, places // width], dim=-1)
+    points = _quarter(maps, cells) if coding == "msra" else _dark(maps, cells)
+    return Peaks(torch.where(scores[..., None] > 0, points, cells.to(maps.dtype)), scores)
+
+
+def mirror_heatmaps(
+    maps: Float[Tensor, "B P h w"], partners: tuple[int, ...], *, coding: Coding
+) -> Float[Tensor, "B P h w"]:
+    """Bring the maps of mirrored pictures back to those of the pictures.
+
+    Args:
+        maps: Of the mirrored pictures.
+        partners: The keypoint that each one becomes in the mirror.
+        coding: The cells of "msra" are not mirrored about the middle of the picture: the result
+            is moved by a cell, as published.
+    """
+    back = maps[:, list(partners)].flip(3)
+    if coding == "msra":
+        back = torch.cat([back[..., :1], back[..., :-1]], dim=3)
+    return back
+
+
+def to_cells(points: Tensor, image: Size, size: Size, *, coding: Coding) -> Tensor:
+    """Bring points (..., 2) from pixels of an image to cells of its heatmaps.
+
+    Args:
+        points: x and y.
+        image: (height, width) in pixels.
+        size: (h, w) in cells.
+        coding: With "udp" the first and last pixel are the first and last cell; with "msra" sides
+            are divided.
+    """
+    return points * points.new_tensor(_steps(size, image, coding))
+
+
+def to_pixels(points: Tensor, image: Size, size: Size, *, coding: Coding) -> Tensor:
+    """Bring points (..., 2) from cells back to pixels; see `to_cells`."""
+    return points * points.new_tensor(_steps(image, size, coding))
+
+
+def _steps(after: Size, before: Size, coding: Coding) -> list[float]:
+    less = 1 if coding == "udp" else 0
+    return [(after[axis] - less) / max(before[axis] - less, 1) for axis in (1, 0)]
+
+
+def _quarter(maps: Tensor, cells: Tensor) -> Tensor:
+    """A quarter of a cell towards the higher neighbour; as published, none on the border."""
+    around = _around(maps, cells)
+    slope = torch.stack(
+        [around[..., 1, 2] - around[..., 1, 0], around[..., 2, 1] - around[..., 0, 1]], dim=-1
+    )
+    limits = cells.new_tensor([maps.shape[3] - 1, maps.shape[2] - 1])
+    inner = ((cells > 0) & (cells < limits)).all(dim=-1, keepdim=True)
+    return cells + torch.sign(slope) * 0.25 * inner
+
+
+def _dark(maps: Tensor, cells: Tensor) -> Tensor:
+    """The top of the paraboloid through the logarithm around the highest cell."""
+    height, width = maps.shape[2:]
+    last = cells.new_tensor([width - 1, height - 1])
+    if int(last.min()) < 2:  # too small for a paraboloid
+        return cells.to(maps.dtype)
+    reach = _KERNEL // 2 + 1
+    inside = ((cells >= reach) & (cells <= last - reach)).all(dim=-1)
+    # Three cells in a row determine a parabola wherever its top is, so the middle one may move.
+    middle = torch.minimum(cells.clamp(min=1), last - 1)
+    plain = _top(_around(maps, middle))
+    smooth = _top(_around(_blur(maps), cells)) if bool(inside.any()) else plain
+    points = torch.where(inside[..., None], cells + smooth, middle + plain)
+    near = ((points - cells).abs() <= torch.where(inside, 1.0, _BEYOND)[..., None]).all(dim=-1)
+    return torch.where(near[..., None], points, cells.to(maps.dtype))
+
+
+def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
+    """From the middle cell to the top; nothing where there is no hill."""
+    v = heights.clamp(_LEAST, _MOST).log()
+    middle = v[..., 1, 1]
+    dx, dy = (v[..., 1, 2] - v[..., 1, 0]) / 2, (v[..., 2, 1] - v[..., 0, 1]) / 2
+    dxx = v[..., 1, 2] - 2 * middle + v[..., 1, 0]
+    dyy = v[..., 2, 1] - 2 * middle + v[..., 0, 1]
+    dxy = (
+        v[..., 2, 2] - v[..., 1, 2] - v[..., 2, 1] + 2 * middle
+        - v[..., 1, 0] - v[..., 0, 1] + v[..., 0, 0]
+    ) / 2  # fmt: skip
+    determinant = dxx * dyy - dxy**2
+    is_hill = (determinant > 1e-12) & (dxx < 0)
+    steps = torch.stack([dyy * dx - dxy * dy, dxx * dy - dxy * dx], dim=-1)
+    shift = -steps / torch.where(is_hill, determinant, 1.0)[..., None]
+    return torch.where(is_hill[..., None], shift, 0.0)
+
+
+def _around(maps: Tensor, cells: Tensor) -> Float[Tensor, "B P 3 3"]:
+    """The cells around each cell; beyond the border those on it."""
+    padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
+    wide = padded.shape[3]
+    corner = cells[..., 1] * wide + cells[..., 0]
+    offsets = torch.tensor(
+        [row * wide + column for row in range(3) for column in range(3)], device=maps.device
+    )
+    found = padded.flatten(2).gather(2, corner[..., None] + offsets)
+    return found.view(*cells.shape[:2], 3, 3)
+
+
+def _blur(maps: Tensor) -> Tensor:
+    """A Gaussian of 11 cells; what it reads beyond the border is 0, and is not looked at."""
+    reach = _KERNEL // 2
+    line = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-(line**2) / (2 * _BLUR_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    single = maps.flatten(0, 1)[:, None]
+    across = F.conv2d(single, kernel.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(across, kernel.view(1, 1, -1, 1), padding=(reach, 0)).view(maps.shape)

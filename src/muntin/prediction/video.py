@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Videos frame by frame, in and out. Needs PyAV: ``pip install 'muntin[video]'``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from muntin.errors import DataError, RunError, cannot_write
+
+__all__ = ["VIDEO_SUFFIXES", "frame_rate", "predict_video", "read_frames", "write_video"]
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+_AT_ONCE = 32
+
+
+def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
+    """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time.
+
+    Raises:
+        DataError: PyAV is not installed, or the file is no video or is broken.
+    """
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                message = f"{str(path)!r} must be a video, got a file without pictures."
+                raise DataError(message)
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, OSError) as error:
+        message = f"{str(path)!r} must be a video that can be read, got: {error}."
+        raise DataError(message) from error
+
+
+def frame_rate(path: str | Path) -> Fraction:
+    """Frames a second of a video; 25 when it does not say."""
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            rate = container.streams.video[0].average_rate if container.streams.video else None
+    except (av.error.FFmpegError, OSError) as error:
+        message = f"{str(path)!r} must be a video that can be read, got: {error}."
+        raise DataError(message) from error
+    return Fraction(rate or 25)
+
+
+def predict_video(
+    predict: Callable[[list[NDArray[np.uint8]]], list[Any]], path: str | Path
+) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+    """Give every frame and its result, some frames at a time, so that any length will do.
+
+    Args:
+        predict: A predictor.
+        path: The video.
+
+    Raises:
+        DataError: The video cannot be read.
+    """
+    waiting: list[NDArray[np.uint8]] = []
+    for frame in read_frames(path):
+        waiting.append(frame)
+        if len(waiting) == _AT_ONCE:
+            yield from zip(waiting, predict(waiting), strict=True)
+            waiting = []
+    if waiting:
+        yield from zip(waiting, predict(waiting), strict=True)
+
+
+def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fraction) -> Path:
+    """Write pictures of one size as a video.
+
+    Args:
+        path: The new file, ``.mp4`` say.
+        pictures: Its frames, all brought to the size of the first: cut, or filled with white. Odd
+            sides lose their last row or column, as encoders want it.
+        rate: Frames a second.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    av = _import_av()
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), mode="w") as container:
+            stream: Any = None
+            for picture in pictures:
+                if stream is None:
+                    stream = _add_stream(av, container, picture, rate)
+                sheet = Image.new("RGB", (stream.width, stream.height), "white")
+                sheet.paste(picture)
+                frame = av.VideoFrame.from_ndarray(np.asarray(sheet), format="rgb24")
+                for packet in stream.encode(frame):
+                    container.mux(packet)
+            for packet in stream.encode() if stream is not None else ():
+                container.mux(packet)
+    except (av.error.FFmpegError, OSError) as error:
+        raise RunError(cannot_write(path, error)) from error
+    return path
+
+
+def _add_stream(av: Any, container: Any, first: Image.Image, rate: Fraction) -> Any:  # noqa: ANN401
+    """A stream of the codec that most programs play, where it is there."""
+    name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    stream = container.add_stream(name, rate=rate)
+    stream.width, stream.height = (max(2, side // 2 * 2) for side in first.size)
+    stream.pix_fmt = "yuv420p"
+    stream.bit_rate = 4_000_000
+    return stream
+
+
+def _import_av() -> Any:  # noqa: ANN401 (a module without types)
+    try:
+        import av
+    except ImportError as error:
+        message = "videos need PyAV, which is not installed. Run: pip install 'muntin[video]'"
+        raise DataError(message) from error
+    return av

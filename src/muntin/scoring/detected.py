@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Score keypoints of subjects that a detector has to find first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
+from muntin.data.pose import list_pose
+from muntin.errors import ConfigError, DataError
+from muntin.metrics.pose import Subject
+from muntin.prediction import load
+from muntin.runs import Run
+from muntin.scoring.running import Outputs, Scored, judge
+
+__all__ = ["score_detected"]
+
+LEAST = 0.05
+"""Score from which boxes count: average precision wants unsure ones too."""
+
+
+def score_detected(
+    run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool = False
+) -> Scored:
+    """Find the subjects of every picture, those without any included, and score their keypoints.
+
+    Args:
+        run: It looks for keypoints.
+        data: As for evaluation; its test part if it has one, else its validation part, else all.
+        detector: The run that finds subjects.
+        device: Where both run.
+        tta: Whether mirrored subjects are seen too.
+
+    Raises:
+        ConfigError: The run does not look for keypoints, or `detector` is no detector.
+        DataError: The data cannot be read.
+    """
+    if not run.task.tells_subjects:
+        message = f"a detector is for keypoints, got a run that was trained to {run.task.name}."
+        raise ConfigError(message)
+    parts = list_pose(data, classes=run.classes, whole=True)
+    listing = parts.test or parts.val or parts.train
+    if listing is None or not len(listing):
+        message = f"{data} must hold pictures, got none. See: muntin check {run.task.name} {data}"
+        raise DataError(message)
+    predictor = load(run, device=device, detector=detector, least=LEAST)
+    answers, truth = [], []
+    for entry in listing.entries:
+        pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
+        assert entry.objects is not None, "readers of keypoints give objects"
+        answers += predictor([pixels], tta=tta)
+        truth.append(Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
+    outputs = Outputs(
+        answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))
+    )
+    return judge([outputs], run.task, run.classes, listing)

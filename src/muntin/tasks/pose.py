@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pose: the keypoints of each subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from muntin.data.checking import Report
+from muntin.data.pose import list_pose
+from muntin.data.pose_checking import check_pose
+from muntin.data.storing import DataConfig
+from muntin.data.subjects import frame_box, map_to_crop
+from muntin.errors import ConfigError
+from muntin.features import Backbone
+from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
+from muntin.heads.table import HeadConfig
+from muntin.metrics.pose import PoseMetric, Subject
+from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
+from muntin.results import Poses
+from muntin.samples import Classes, DataSets, Listing, Skeleton
+from muntin.shapes import Float, Size
+from muntin.targets import Keypoints
+from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
+
+__all__ = ["POSE", "skeleton_of"]
+
+
+class _Truth:
+    """Subjects by the place of their entry."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._entries = listing.entries
+
+    def __getitem__(self, places: Tensor) -> list[Subject]:
+        found = []
+        for place in places.tolist():
+            entry = self._entries[place]
+            assert entry.objects is not None, "pose has subjects"
+            found.append(
+                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.subject)
+            )
+        return found
+
+
+def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
+    return list_pose(path, classes=classes)
+
+
+def _check_data(path: Path | str, reading: DataConfig) -> Report:
+    return check_pose(path)
+
+
+def _classes(listing: Listing) -> Classes:
+    return Classes(names=listing.class_names, skeleton=listing.skeleton)
+
+
+def skeleton_of(classes: Classes) -> Skeleton:
+    """Give the skeleton of a run.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if classes.skeleton is None:
+        message = "pose needs the skeleton of the keypoints, got none. Was classes.json changed?"
+        raise ConfigError(message)
+    return classes.skeleton
+
+
+def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
+    if not isinstance(config, PoseConfig):
+        message = (
+            f"pose needs the config of its head, got {type(config).__name__}. Was config.json "
+            f"changed?"
+        )
+        raise ConfigError(message)
+    return PoseHead(backbone, len(skeleton_of(classes).names), config)
+
+
+def _table(listing: Listing, classes: Classes) -> _Truth:
+    return _Truth(listing)
+
+
+def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
+    assert lesson.targets is not None, "pose has keypoints"
+    points, known = [], []
+    for target in lesson.targets:
+        assert isinstance(target, Keypoints), "pose has keypoints"
+        points.append(target.points)
+        known.append(target.known)
+    losses: dict[str, Tensor] = lesson.model(lesson.images, torch.stack(points), torch.stack(known))
+    return losses
+
+
+def _see(glance: Glance) -> list[NDArray[np.float64]]:
+    """(P, 3) x, y and score of each keypoint, in pixels of the originals."""
+    head: Any = glance.network.head
+    coding = head.config.coding
+    images = glance.prepare()
+    maps = glance.network(images)
+    if glance.tta:
+        partners = skeleton_of(glance.classes).partners
+        mirrored = glance.network(images.flip(3))
+        maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
+    maps = maps.float()
+    shown = (images.shape[2], images.shape[3])
+    peaks = read_heatmaps(maps, coding=coding)
+    size = (maps.shape[2], maps.shape[3])
+    points = to_pixels(peaks.points.double(), shown, size, coding=coding).cpu().numpy()
+    scores = peaks.scores.double().cpu().numpy()
+    found = []
+    for row, view in enumerate(glance.views):
+        box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
+        back = map_to_crop(frame_box(box, glance.pre), glance.pre).inverse
+        found.append(np.concatenate([back(points[row]), scores[row][:, None]], axis=1))
+    return found
+
+
+def _decode(
+    raw: Sequence[NDArray[np.float64]], views: Sequence[View], classes: Classes
+) -> list[Poses]:
+    skeleton = skeleton_of(classes)
+    return [
+        Poses(
+            path=view.path,
+            size=view.size,
+            keypoints=points[None],
+            scores=np.array([_score(points)]),
+            keypoint_names=skeleton.names,
+            links=skeleton.links,
+            boxes=None if view.box is None else np.array([view.box]),
+        )
+        for points, view in zip(raw, views, strict=True)
+    ]
+
+
+_SURE = 0.2
+"""Keypoints that score less say nothing of how sure a pose is, as published."""
+
+
+def _score(points: NDArray[np.float64]) -> float:
+    sure = points[:, 2] > _SURE
+    return float(points[sure, 2].mean().clip(0, 1)) if sure.any() else 0.0
+
+
+def _example(size: Size) -> tuple[Any, ...]:
+    """Two keypoints would do; the heatmaps of all are what takes memory."""
+    return ()
+
+
+def _compare(answers: object, truth: object, classes: Classes) -> None:
+    """Heatmaps learn; there is no loss of results."""
+
+
+def _metric(classes: Classes) -> PoseMetric:
+    return PoseMetric(skeleton_of(classes))
+
+
+POSE = Task(
+    name="pose",
+    list_data=_list_data,
+    check_data=_check_data,
+    classes=_classes,
+    build_head=_build_head,
+    table=_table,
+    losses=_losses,
+    see=_see,
+    answers=_decode,
+    decode=_decode,
+    compare=_compare,
+    metric=_metric,
+    counts=count_pictures,
+    goals=("oks_ap", "pck"),
+    recipes="subjects",
+    dense=Dense(
+        heads=POSE_HEADS,
+        default_head={"small": "light_pose_small", "large": "light_pose"},
+        example=_example,
+    ),
+)

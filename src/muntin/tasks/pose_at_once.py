@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pose in one go: subjects and their keypoints are found together, in whole pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from muntin.data.pose import list_pose
+from muntin.data.storing import DataConfig
+from muntin.errors import ConfigError
+from muntin.features import Backbone
+from muntin.heads.conventions import RCNNConfig
+from muntin.heads.found import Found
+from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
+from muntin.heads.table import HeadConfig
+from muntin.results import Poses
+from muntin.samples import Classes, DataSets
+from muntin.shapes import Size
+from muntin.tasks.detect import DETECT
+from muntin.tasks.pose import POSE, skeleton_of
+from muntin.tasks.task import Dense, Glance, View
+
+__all__ = ["POSE_AT_ONCE"]
+
+
+def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
+    return list_pose(path, classes=classes, whole=True)
+
+
+def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
+    if not isinstance(config, RCNNConfig):
+        message = (
+            f"a Keypoint R-CNN needs its config, got {type(config).__name__}. Was config.json "
+            f"changed?"
+        )
+        raise ConfigError(message)
+    return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
+
+
+def _see(glance: Glance) -> Sequence[Found]:
+    found: Sequence[Found] = glance.network(glance.prepare(), glance.sizes)
+    return found
+
+
+def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Poses]:
+    skeleton = skeleton_of(classes)
+    results = []
+    for found, view in zip(raw, views, strict=True):
+        scale = np.array([view.size[1] / view.shown[1], view.size[0] / view.shown[0]])
+        assert found.points is not None, "a Keypoint R-CNN finds keypoints"
+        points = found.points.double().cpu().numpy()
+        points[:, :, :2] = (points[:, :, :2] + 0.5) * scale - 0.5
+        results.append(
+            Poses(
+                path=view.path,
+                size=view.size,
+                keypoints=points,
+                scores=found.scores.double().cpu().numpy(),
+                keypoint_names=skeleton.names,
+                links=skeleton.links,
+                boxes=found.boxes.double().cpu().numpy() * np.tile(scale, 2),
+            )
+        )
+    return results
+
+
+def _example(size: Size) -> tuple[Any, ...]:
+    """One subject in the middle; its keypoints take little beside its regions."""
+    assert DETECT.dense is not None, "detection speaks of places"
+    return DETECT.dense.example(size)
+
+
+POSE_AT_ONCE = replace(
+    POSE,
+    list_data=_list_data,
+    build_head=_build_head,
+    losses=DETECT.losses,
+    see=_see,
+    answers=_decode,
+    decode=_decode,
+    recipes="objects",
+    dense=Dense(
+        heads=KEYPOINT_DETECTORS,
+        default_head={"small": "keypoint_rcnn_small", "large": "keypoint_rcnn"},
+        example=_example,
+    ),
+)

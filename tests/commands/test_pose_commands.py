@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line for keypoints: the whole way, tables, videos, and one line for each mistake."""
+
+from __future__ import annotations
+
+import csv
+import json
+from fractions import Fraction
+
+import pytest
+from PIL import Image
+
+from muntin.data.shape_sets import write_coco, write_frames
+from muntin.prediction.video import write_video
+from tests.commands.refusing import refuses
+from tests.detectors import BODY, BODY_SETTINGS
+
+OPTIONS = [
+    *(f"--set={name}={value}" for name, value in {**BODY_SETTINGS, "head.channels": 16}.items()),
+    "--model", BODY, "--weights=none", "--img-size=64", "--batch-size=4", "--precision=fp32",
+    "--device=cpu", "--epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "frames"
+    return write_frames(folder, num_train=6, num_val=2, size=(64, 80))
+
+
+@pytest.fixture
+def run(muntin, data, tmp_path):
+    out = tmp_path / "run"
+    assert muntin("train", "pose", data, "--out", out, *OPTIONS)[0] == 0
+    return out
+
+
+def test_from_beginning_to_end(muntin, run, data, tmp_path):
+    said = muntin("check", "pose", data)[1]
+    assert "fine" in said
+    assert "5 keypoints" in said
+    code, said, _ = muntin("eval", run, data)
+    assert code == 0
+    for figure in ("oks_ap", "pck", "mean_pixel_error", "centre"):
+        assert figure in said
+    figures = json.loads(muntin("eval", run, data, "--json")[1])
+    assert figures["keypoint_names"] == ["centre", "top", "right", "bottom", "left"]
+    mirrored = json.loads(muntin("eval", run, data, "--json", "--tta")[1])
+    assert mirrored["mean_pixel_error"] != figures["mean_pixel_error"]
+    drawn = tmp_path / "drawn"
+    code, said, _ = muntin("predict", run, data / "val", "--out", drawn, "--tta")
+    assert code == 0
+    assert "1 subject" in said
+    assert len(list(drawn.glob("*.png"))) == 2
+    rows = list(csv.reader((drawn / "poses.csv").read_text().splitlines()))
+    assert [row[0] for row in rows[:3]] == ["scorer", "bodyparts", "coords"]
+    assert rows[3][0].endswith("00000.jpg")
+
+
+def test_json(muntin, run, data):
+    found = json.loads(muntin("predict", run, data / "val", "--json")[1])
+    assert [one["size"] for one in found] == [[64, 80]] * 2
+    (pose,) = found[0]["poses"]
+    assert len(pose["keypoints"]) == 5
+    assert len(pose["keypoints"][0]) == 3
+    assert 0 <= pose["score"] <= 1
+
+
+def test_a_video(muntin, run, tmp_path):
+    frames = [Image.new("RGB", (80, 64), (n * 20, 90, 120)) for n in range(6)]
+    clip = write_video(tmp_path / "clip.mp4", frames, Fraction(5))
+    out = tmp_path / "out"
+    code, said, _ = muntin("predict", run, clip, "--out", out)
+    assert code == 0
+    assert "6 frames" in said
+    rows = list(csv.reader((out / "clip.csv").read_text().splitlines()))
+    assert [row[0] for row in rows[3:]] == [str(n) for n in range(6)]
+    assert (out / "clip.mp4").stat().st_size > 0
+    found = json.loads(muntin("predict", run, clip, "--json")[1])
+    assert [one["path"].rpartition("#")[2] for one in found] == [str(n) for n in range(6)]
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_detector(muntin, tmp_path):
+    scenes = write_coco(tmp_path / "scenes", num_train=6, num_val=2, size=(64, 80))
+    chosen = (("pose", "pose", "head.channels"), ("detect", "boxes", "head.neck.channels"))
+    for task, name, wide in chosen:
+        options = [word.replace("head.channels", wide) for word in OPTIONS]
+        assert muntin("train", task, scenes, "--out", tmp_path / name, *options)[0] == 0
+    words = ["predict", tmp_path / "pose", scenes / "val", "--detector", tmp_path / "boxes"]
+    found = json.loads(muntin(*words, "--json")[1])
+    assert len(found) == 2
+    words = ["eval", tmp_path / "pose", scenes, "--detector", tmp_path / "boxes", "--json"]
+    assert json.loads(muntin(*words)[1])["num_images"] == 2
+    code, _, err = muntin("predict", tmp_path / "pose", scenes / "val")
+    assert code == 0
+    assert "--detector" in err
+    words = ["predict", tmp_path / "boxes", scenes / "val", "--detector", tmp_path / "boxes"]
+    assert refuses(muntin(*words), "a detector is for keypoints")
+    assert refuses(muntin("eval", tmp_path / "boxes", scenes, "--tta"), "without tta")
+
+
+def test_wrong_words(muntin, run, data, tmp_path):
+    picture = data / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, picture, "--detector", run), "muntin train detect")
+    assert refuses(muntin("predict", run, picture, "--tile=64"), "no use for tile")
+    assert refuses(muntin("predict", run, tmp_path / "none.mp4"), "must be a video")
+    words = ["train", "pose", data, "--out", tmp_path / "other"]
+    assert refuses(muntin(*words, "--head=fcos"), "muntin train detect")
+    assert refuses(muntin("train", "pose", tmp_path / "none"), "found nothing at")
+    assert refuses(muntin("train", "pose", data / "val" / "00000.jpg"), "DATA must be a folder")

@@ -1,0 +1,329 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keypoints as people store them: what is read, what is left out and how that is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muntin.data.pose import is_whole, list_pose
+from muntin.data.pose_checking import check_pose
+from muntin.data.shape_sets import write_coco, write_frames
+from muntin.data.skeletons import COCO_PERSON
+from muntin.errors import DataError
+from muntin.samples import Classes
+
+HEAD = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
+
+
+def pictures(root: Path, *names: str, size=(60, 80)) -> Path:
+    for number, name in enumerate(names):
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 255, (*size, 3), np.uint8)
+        Image.fromarray(noise).save(place)
+    return root
+
+
+def labelled(
+    root: Path, rows: str, *names: str, head: str = HEAD, file: str = "labels.csv"
+) -> Path:
+    pictures(root, *(names or ("a.png", "b.png", "c.png")))
+    (root / file).write_text(head + rows, encoding="utf-8")
+    return root
+
+
+def points_of(listing, place=0):
+    entry = listing.entries[place]
+    return entry.objects.keypoints[entry.subject].tolist()
+
+
+def said(data) -> str:
+    return " | ".join(f"{one.file}: {one.what}" for one in data.problems)
+
+
+def test_deeplabcut(tmp_path):
+    data = list_pose(labelled(tmp_path, "a.png,1.5,2,30,40\nb.png,,,5,6\n"))
+    listing = data.train
+    assert listing.skeleton.names == ("nose", "tail")
+    assert points_of(listing) == [[1.5, 2, 2], [30, 40, 2]]
+    assert points_of(listing, 1) == [[0, 0, 0], [5, 6, 2]], "an empty cell is not visible"
+    assert is_whole(listing)
+    assert listing.entries[0].box == (0, 0, 80, 60)
+    assert "no keypoint is named after a side" in data.note
+    assert not listing.skeleton.mirrored
+    assert data.val is None
+    assert not data.problems
+
+
+def test_deeplabcut_in_folders_and_the_newer_head(tmp_path):
+    pictures(tmp_path, "labeled-data/one/img1.png", "labeled-data/two/img1.png")
+    head = "scorer,,,me,me\nbodyparts,,,nose,nose\ncoords,,,x,y\n"
+    for folder, x in (("one", 3), ("two", 4)):
+        path = tmp_path / "labeled-data" / folder / "CollectedData_me.csv"
+        path.write_text(f"{head}labeled-data,{folder},img1.png,{x},5\n", encoding="utf-8")
+    listing = list_pose(tmp_path).train
+    assert [entry.path for entry in listing.entries] == [
+        "labeled-data/one/img1.png", "labeled-data/two/img1.png",
+    ]  # fmt: skip
+    assert [points_of(listing, place)[0][0] for place in (0, 1)] == [3, 4]
+    assert [entry.group for entry in listing.entries] == ["labeled-data/one", "labeled-data/two"]
+    one = list_pose(tmp_path / "labeled-data" / "one" / "CollectedData_me.csv").train
+    assert len(one) == 1
+
+
+def test_lines_of_a_deeplabcut_project(tmp_path):
+    labelled(tmp_path, "a.png,1.5,2,30,40\n")
+    text = "bodyparts: [nose, tail]\nskeleton:\n- - nose\n  - tail\n- - nose\n  - wing\n"
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert list_pose(tmp_path).train.skeleton.links == ((0, 1),)
+    (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
+    assert list_pose(tmp_path).train.skeleton.links == ()
+
+
+def test_individuals_are_subjects_with_boxes(tmp_path):
+    head = (
+        "scorer,me,me,me,me,me,me,me,me\nindividuals,i,i,i,i,ii,ii,ii,ii\n"
+        "bodyparts,nose,nose,tail,tail,nose,nose,tail,tail\ncoords,x,y,x,y,x,y,x,y\n"
+    )
+    rows = "a.png,10,10,20,30,50,40,60,50\nb.png,10,10,20,30,,,,\n"
+    data = list_pose(labelled(tmp_path, rows, head=head))
+    assert [(e.path, e.subject) for e in data.train.entries] == [
+        ("a.png", 0), ("a.png", 1), ("b.png", 0),
+    ]  # fmt: skip
+    left, top, right, bottom = data.train.entries[1].box
+    assert left < 50
+    assert top < 40
+    assert right > 60
+    assert bottom > 50
+    assert not is_whole(data.train)
+    assert not data.problems
+    whole = list_pose(tmp_path, whole=True).train
+    assert [len(entry.objects) for entry in whole.entries] == [2, 1]
+
+
+def test_faulty_rows_are_named_with_file_and_row(tmp_path):
+    rows = (
+        "a.png,1,2,3,4\na.png,1,2,3,4\nb.png,1,2,3\nnone.png,1,2,3,4\nc.png,one,2,3,4\n"
+        "d.png,,,,\ne.png,900,2,3,4\nf.png,1,,3,4\n\n"
+    )
+    names = [f"{letter}.png" for letter in "abcdef"]
+    data = list_pose(labelled(tmp_path, rows, *names))
+    text = said(data)
+    assert "labels.csv: row 5 left out, duplicate: a.png is in row 4 too" in text
+    assert "row 6 left out, with a wrong number of keypoints: 3 cells, 4 needed" in text
+    assert "row 7 left out, of a picture that is not there: none.png" in text
+    assert "row 8 left out, with cells that are no numbers" in text
+    assert "row 9 left out, without a visible keypoint" in text
+    assert "row 10: keypoints 0 (counted from 0) lie outside the picture of 60 x 80" in text
+    assert "row 11 left out, with cells that are no numbers: nose is (1, )" in text
+    assert [entry.path for entry in data.train.entries] == ["a.png", "e.png"]
+    assert points_of(data.train, 1)[0] == [0, 0, 0]
+    report = check_pose(tmp_path)
+    assert report.ok
+    assert dict(report.counts)["subjects"] == 2
+    assert "6 annotations left out" in data.left_out
+
+
+def test_nothing_visible_is_an_error(tmp_path):
+    data = list_pose(labelled(tmp_path, "a.png,,,,\n"))
+    assert "no subject with a visible keypoint" in data.fault
+    assert not check_pose(tmp_path).ok
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("scorer,me\nbodyparts,nose\ncoords,x\na.png,1\n", "must have the columns x and y"),
+        ("scorer,me\nbodyparts,nose\nrow,x\ncoords\n", "must begin with rows named scorer"),
+    ],
+)
+def test_broken_heads(tmp_path, content, text):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "labels.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=text):
+        list_pose(tmp_path / "labels.csv")
+    assert not check_pose(tmp_path / "labels.csv").ok
+
+
+def test_files_of_other_body_parts_are_refused(tmp_path):
+    labelled(tmp_path, "a.png,1,2,3,4\n")
+    other = HEAD.replace("tail", "paw")
+    (tmp_path / "more.csv").write_text(f"{other}b.png,1,2,3,4\n", encoding="utf-8")
+    with pytest.raises(DataError, match="the same body parts"):
+        list_pose(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", "nowhere", "a.png"])
+def test_wrong_places(tmp_path, path):
+    pictures(tmp_path, "a.png")
+    with pytest.raises(DataError, match="DATA must be a folder"):
+        list_pose(tmp_path / path if path == "a.png" else path)
+    with pytest.raises(DataError, match="Looked for COCO"):
+        list_pose(tmp_path)
+
+
+def coco(
+    root: Path, annotations, *, keypoints=("nose", "left_ear", "right_ear"), **category
+) -> Path:
+    pictures(root, "1.png", "2.png")
+    names = {"keypoints": list(keypoints)} if keypoints else {}
+    data = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 60, "width": 80} for n in (1, 2)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", **names, **category}],
+    }
+    (root / "person_keypoints.json").write_text(json.dumps(data), encoding="utf-8")
+    return root
+
+
+def person(number=1, image=1, box=(10, 10, 30, 40), points=(20, 20, 2, 15, 18, 1, 0, 0, 0), **more):
+    return {
+        "id": number, "image_id": image, "category_id": 1, "bbox": list(box), "area": 600,
+        "iscrowd": 0, "keypoints": list(points), "num_keypoints": 2, **more,
+    }  # fmt: skip
+
+
+def test_coco(tmp_path):
+    crowd = person(2, image=2, points=[0] * 9, iscrowd=1)
+    nobody = person(3, image=2, box=(40, 5, 20, 20), points=[0] * 9)
+    data = list_pose(coco(tmp_path, [person(), crowd, nobody], skeleton=[[1, 2], [1, 3]]))
+    listing = data.train
+    assert len(listing) == 1
+    assert points_of(listing) == [[20, 20, 2], [15, 18, 1], [0, 0, 0]]
+    assert listing.entries[0].box == (10, 10, 40, 50)
+    assert listing.entries[0].objects.areas.tolist() == [600]
+    skeleton = listing.skeleton
+    assert skeleton.links == ((0, 1), (0, 2))
+    assert skeleton.pairs == ((1, 2),)
+    assert skeleton.mirrored
+    assert skeleton.partners == (0, 2, 1)
+    assert "annotation 3 left out, without a visible keypoint" in said(data)
+    assert "annotation 2" not in said(data), "a crowd has none"
+    whole = list_pose(tmp_path, whole=True).train
+    assert [len(entry.objects) for entry in whole.entries] == [1, 2]
+
+
+def test_faulty_annotations_are_named(tmp_path):
+    rows = [
+        person(1),
+        person(2, points=(1, 2, 2)),
+        person(3, box=(200, 200, 10, 10)),
+        person(4, box=(5, 5, 9, 9), points=(20, 20, 3, 0, 0, 0, 0, 0, 0)),
+        person(5, box=(6, 5, 9, 9), points=("x", 20, 2, 0, 0, 0, 0, 0, 0)),
+        person(6, box=(7, 5, 9, 9), points=(20, float("nan"), 2, 0, 0, 0, 0, 0, 0)),
+        person(7, box=(8, 5, 9, 9), points=(20, 300, 2, 10, 10, 2, 0, 0, 0)),
+    ]
+    text = said(list_pose(coco(tmp_path, rows)))
+    assert "1.png: annotation 2 left out, with a wrong number of keypoints: 3 numbers" in text
+    assert "1.png: annotation 3 left out, outside the picture" in text
+    assert "annotation 4 left out, with a visibility that is not 0, 1 or 2: 3" in text
+    assert "annotation 5 left out, with keypoints that are no numbers: 'x'" in text
+    assert "annotation 6 left out, with keypoints that are no numbers: nan" in text
+    assert "annotation 7: keypoints 0 (counted from 0) lie outside the picture" in text
+
+
+def test_a_category_without_keypoints_is_refused(tmp_path):
+    with pytest.raises(DataError, match="The categories must have the same keypoints"):
+        list_pose(coco(tmp_path, [person()], keypoints=()))
+
+
+def test_a_missing_partner_is_said_aloud(tmp_path):
+    data = list_pose(coco(tmp_path, [person()], keypoints=("nose", "left_ear", "chin")))
+    assert "without a partner on the other side: left_ear; pictures are not mirrored" in data.note
+    assert not data.train.skeleton.mirrored
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (("L_ear", "R_ear"), ((0, 1),)),
+        (("earLeft", "earRight"), ((0, 1),)),
+        (("Left Ear", "nose", "Right Ear"), ((0, 2),)),
+        (("pawLF", "pawRF", "pawLH", "pawRH"), ((0, 1), (2, 3))),
+        (("leftover", "bright"), ()),
+    ],
+)
+def test_partners_by_their_names(tmp_path, names, pairs):
+    points = [10, 10, 2] * len(names)
+    listing = list_pose(coco(tmp_path, [person(points=points)], keypoints=names)).train
+    assert listing.skeleton.pairs == pairs
+
+
+def test_a_skeleton_file_says_it(tmp_path):
+    coco(tmp_path, [person()])
+    values = {
+        "links": [["nose", "left_ear"]], "pairs": [], "mirrored": True, "sigmas": {"nose": 0.03},
+    }  # fmt: skip
+    (tmp_path / "skeleton.json").write_text(json.dumps(values), encoding="utf-8")
+    skeleton = list_pose(tmp_path).train.skeleton
+    assert skeleton.links == ((0, 1),)
+    assert skeleton.pairs == ()
+    assert skeleton.mirrored
+    assert skeleton.sigmas == (0.03, 0.05, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"links": [["nose", "tial"]]}, "tial"),
+        ({"links": [["nose"]]}, "two keypoints each"),
+        ({"limbs": []}, "also limbs"),
+        ({"sigmas": {"nose": -1}}, "above 0"),
+        ({"sigmas": 3}, "3 numbers"),
+        ({"keypoints": ["a"]}, "those of the data"),
+        ([], "must be an object"),
+    ],
+)
+def test_broken_skeleton_files(tmp_path, values, text):
+    coco(tmp_path, [person()])
+    (tmp_path / "skeleton.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(DataError, match=text):
+        list_pose(tmp_path)
+
+
+def test_keypoints_follow_a_run_by_name(tmp_path):
+    listing = list_pose(coco(tmp_path, [person()])).train
+    classes = Classes(names=("person",), skeleton=listing.skeleton)
+    other = ("right_ear", "nose", "left_ear")
+    coco(tmp_path, [person(points=(0, 0, 0, 20, 20, 2, 15, 18, 1))], keypoints=other)
+    again = list_pose(tmp_path, classes=classes).train
+    assert points_of(again) == points_of(listing)
+    assert again.skeleton == listing.skeleton
+    coco(tmp_path, [person()], keypoints=("a", "b", "nose"))
+    with pytest.raises(DataError, match="missing left_ear, right_ear, unknown a, b"):
+        list_pose(tmp_path, classes=classes)
+
+
+def test_generated_sets(tmp_path):
+    coco_set = list_pose(write_coco(tmp_path / "coco", num_train=3, num_val=2))
+    assert coco_set.train.skeleton.names == coco_set.val.skeleton.names
+    assert coco_set.train.skeleton.pairs == ((2, 4),)
+    frames = list_pose(write_frames(tmp_path / "frames", num_train=4, num_val=2))
+    assert (len(frames.train), len(frames.val)) == (4, 2)
+    assert is_whole(frames.train)
+
+
+def test_mini_coco(data_root):
+    data = list_pose(data_root / "coco_mini")
+    assert len(data.val) == 16
+    skeleton = data.val.skeleton
+    assert skeleton.sigmas == COCO_PERSON.sigmas
+    assert skeleton.pairs == COCO_PERSON.pairs
+    assert set(skeleton.links) == set(COCO_PERSON.links)
+    assert check_pose(data_root / "coco_mini").ok
+
+
+def test_mirror_mouse(data_root):
+    data = list_pose(data_root / "mirror_mouse_pose")
+    assert len(data.train) == 90
+    visible = np.concatenate([e.objects.keypoints[:, :, 2] for e in data.train.entries]) > 0
+    assert 0.08 < 1 - visible.mean() < 0.1
+    assert len(data.train.skeleton.names) == 17
+    assert not data.train.skeleton.mirrored
+    assert check_pose(data_root / "mirror_mouse_pose").ok

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keypoint R-CNN: it learns one picture by heart, and tells pixels as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from muntin.heads.conventions import RCNNConfig
+from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
+from muntin.heads.network import Network
+from muntin.targets import BoxTargets
+from muntin.zoo import create_backbone
+
+
+def small() -> RCNNConfig:
+    config = KEYPOINT_DETECTORS["keypoint_rcnn_small"]
+    return replace(
+        config, neck=replace(config.neck, channels=32), mask_convs=2, mask_dim=32, box_dim=64,
+        roi_batch=32, rpn_batch=64, pre_nms=(100, 100), proposals=(50, 50),
+    )  # fmt: skip
+
+
+def build(num_keypoints=3) -> Network:
+    torch.manual_seed(0)
+    body = create_backbone("swin_nano", out_norm="each")
+    return Network(body, KeypointRCNN(body, 1, num_keypoints, small()))
+
+
+def target(points=None) -> BoxTargets:
+    if points is None:
+        points = torch.tensor([[[30.0, 40.0, 2], [70.0, 44.0, 2], [50.0, 80.0, 0]]])
+    return BoxTargets(
+        boxes=torch.tensor([[16.0, 20.0, 88.0, 104.0]]),
+        class_ids=torch.tensor([0]),
+        ignored=torch.zeros(0, 4),
+        layers=torch.zeros(0, 128, 128, dtype=torch.int32),
+        layer_of=torch.tensor([-1]),
+        points=points,
+    )
+
+
+def test_one_picture_by_heart():
+    model, one = build(), target()
+    torch.manual_seed(1)
+    image = torch.zeros(1, 3, 128, 128)
+    for k, (x, y, _) in enumerate(one.points[0]):
+        image[0, k, int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4] = 2.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(80):
+        losses = model(image, None, [one])
+        assert "keypoints" in losses
+        optimizer.zero_grad()
+        sum(part.sum() for part in losses.values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(image)[0]
+    assert found.scores[0] > 0.5
+    assert found.points.shape == (len(found.boxes), 3, 3)
+    assert (found.points[0, :2, :2] - one.points[0, :2, :2]).abs().max() < 4
+    assert (found.points[..., 2] >= 0).all()
+
+
+def test_nothing_known_and_nothing_there():
+    model = build()
+    images = torch.randn(2, 3, 96, 96)
+    none = target(torch.zeros(1, 3, 3))
+    empty = BoxTargets(
+        boxes=torch.zeros(0, 4), class_ids=torch.zeros(0, dtype=torch.long),
+        ignored=torch.zeros(0, 4), layers=torch.zeros(0, 96, 96, dtype=torch.int32),
+        layer_of=torch.zeros(0, dtype=torch.long), points=torch.zeros(0, 3, 3),
+    )  # fmt: skip
+    losses = model(images, None, [none, empty])
+    assert losses["keypoints"].tolist() == [0, 0]
+    sum(part.sum() for part in losses.values()).backward()
+    model.eval()
+    with torch.no_grad():
+        found = model(images)
+    assert all(one.points.shape == (len(one.boxes), 3, 3) for one in found)

@@ -1,0 +1,282 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where subjects come from, what is told of them, tables and videos."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from muntin.data.deeplabcut import find_tables, read_table
+from muntin.data.objects import Findings
+from muntin.data.transforms import Preprocessing
+from muntin.data.trees import open_tree
+from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.prediction import Predictor
+from muntin.prediction.tables import write_poses
+from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
+from muntin.results import Detections, Poses
+from muntin.samples import Classes, Skeleton
+from muntin.tasks import TASKS
+
+SKELETON = Skeleton(
+    names=("red", "green", "blue"), pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
+)
+PRE = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject", padding=1.25)
+
+
+@dataclass
+class _Config:
+    coding: str = "udp"
+
+
+class Colours(nn.Module):
+    """Says that each keypoint is where its colour is: a network that makes no mistakes."""
+
+    def __init__(self, coding="udp"):
+        super().__init__()
+        self.head = nn.Identity()
+        self.head.config = _Config(coding)
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return nn.functional.avg_pool2d(images, 4)
+
+
+def picture(points, size=(120, 160)):
+    """A black picture with a soft dot of each colour."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    pixels = np.zeros((*size, 3))
+    for channel, (x, y) in enumerate(points):
+        pixels[..., channel] = 250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 5.0**2))
+    return pixels.round().astype(np.uint8)
+
+
+def predictor(pre=PRE, *, coding="udp", **options):
+    classes = Classes(names=("thing",), skeleton=SKELETON)
+    pre = replace(pre, alignment=coding)
+    return Predictor(Colours(coding), TASKS["pose"], classes, pre, device="cpu", **options)
+
+
+POINTS = [(50.0, 40.0), (80.0, 60.0), (60.0, 70.0)]
+BOX = [30.0, 20.0, 100.0, 90.0]
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_original_pixels(tta):
+    # The mirror swaps red and green; so does a mirror of their colours.
+    points = POINTS if not tta else [POINTS[0], POINTS[0], POINTS[2]]
+    found = predictor()([picture(points)], boxes=[[BOX]], tta=tta)[0]
+    assert found.size == (120, 160)
+    assert found.boxes.tolist() == [BOX]
+    assert np.abs(found.keypoints[0, :, :2] - points).max() < 2.5
+    assert (found.keypoints[0, :, 2] > 0.5).all()
+    assert 0 < found.scores[0] <= 1
+
+
+def test_several_boxes_keep_their_order():
+    boxes = [[0.0, 0.0, 160.0, 120.0], BOX]
+    found = predictor()([picture(POINTS)], boxes=[boxes])[0]
+    assert found.boxes.tolist() == boxes
+    assert len(found) == 2
+    none = predictor()([picture(POINTS)], boxes=[[]])[0]
+    assert len(none) == 0
+    assert none.to_dict()["poses"] == []
+
+
+def test_a_single_picture_takes_its_boxes_as_they_are():
+    found = predictor()(picture(POINTS), boxes=[BOX])
+    assert len(found) == len(found[0]) == 1
+
+
+@pytest.mark.parametrize("boxes", [[[1, 2, 3]], [[10, 10, 5, 20]], [[0, 0, np.nan, 5]], "abcd"])
+def test_wrong_boxes(boxes):
+    with pytest.raises(DataError, match="boxes must be rows"):
+        predictor()([picture(POINTS)], boxes=[boxes])
+
+
+def test_too_few_boxes():
+    with pytest.raises(DataError, match="every picture"):
+        predictor()([picture(POINTS)] * 2, boxes=[[BOX]])
+
+
+def test_the_whole_picture_is_one_subject():
+    whole = predictor(replace(PRE, padding=1.0))
+    found = whole([picture(POINTS)])[0]
+    assert found.boxes is None
+    assert "xyxy" not in found.to_dict()["poses"][0]
+    assert np.abs(found.keypoints[0, :, :2] - POINTS).max() < 3
+    with pytest.warns(MuntinWarning, match="--detector"):
+        predictor()([picture(POINTS)])
+
+
+class Detector:
+    """Finds the same thing twice, and something else."""
+
+    def __init__(self, names=("thing", "other")):
+        self.task = TASKS["detect"]
+        self.classes = Classes(names=names)
+        self.names = names
+
+    def __call__(self, pictures):
+        boxes = np.array([BOX, [31.0, 20, 100, 91], [0, 0, 20, 20], [0, 0, 160, 120]])
+        ids = np.array([0, 0, 1, 0])
+        return [
+            Detections(
+                path="",
+                size=pictures[0].shape[:2],
+                boxes=boxes,
+                class_ids=ids,
+                scores=np.array([0.9, 0.8, 0.7, 0.1]),
+                class_names=tuple(self.names[i] for i in ids),
+            )
+        ]
+
+
+def test_a_detector_says_where_subjects_are():
+    found = predictor(detector=Detector())([picture(POINTS)])[0]
+    assert found.boxes.tolist() == [BOX], "found twice, told once; unsure and other ones are not"
+    assert found.scores[0] == pytest.approx(
+        predictor()([picture(POINTS)], boxes=[[BOX]])[0].scores[0] * 0.9
+    )
+    others = predictor(detector=Detector(("a", "b")))([picture(POINTS)])[0]
+    assert len(others) == 2, "a detector that knows other classes finds subjects of any"
+
+
+def test_what_a_detector_is_for():
+    classify = TASKS["classify"]
+    one = Detector()
+    one.task = TASKS["semantic"]
+    with pytest.raises(ConfigError, match="detector must be"):
+        predictor(detector=one)
+    with pytest.raises(ConfigError, match="a detector is for keypoints"):
+        Predictor(nn.Identity(), classify, Classes(names=("a",)), PRE, detector=Detector())
+    with pytest.raises(ConfigError, match="no use for tile"):
+        predictor()([picture(POINTS)], tile=64)
+
+
+@pytest.mark.parametrize("coding", ["udp", "msra"])
+def test_batches_change_nothing(coding):
+    pictures = [picture([(x + shift, y) for x, y in POINTS]) for shift in range(5)]
+    boxes = [[BOX]] * 5
+    at_once = predictor(coding=coding)(pictures, boxes=boxes)
+    one_by_one = predictor(coding=coding, batch_size=1)(pictures, boxes=boxes)
+    for first, second in zip(at_once, one_by_one, strict=True):
+        assert np.allclose(first.keypoints, second.keypoints, atol=1e-4)
+
+
+def poses(count, path=""):
+    points = np.arange(count * 9, dtype=float).reshape(count, 3, 3)
+    return Poses(
+        path=path,
+        size=(9, 9),
+        keypoints=points,
+        scores=np.ones(count),
+        keypoint_names=SKELETON.names,
+    )
+
+
+def test_a_table_that_deeplabcut_reads(tmp_path):
+    path = write_poses(tmp_path / "t.csv", [poses(1), poses(1)], scorer="run")
+    rows = list(csv.reader(path.read_text().splitlines()))
+    assert [row[0] for row in rows] == ["scorer", "bodyparts", "coords", "0", "1"]
+    assert rows[0][1:] == ["run"] * 9
+    assert rows[1][1:4] == ["red"] * 3
+    assert rows[2][1:4] == ["x", "y", "likelihood"]
+    assert [float(cell) for cell in rows[3][1:]] == list(range(9))
+
+
+def test_a_table_of_several_subjects_comes_back(tmp_path):
+    Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
+    Image.new("RGB", (99, 99)).save(tmp_path / "b.png")
+    write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
+    tree = open_tree(tmp_path)
+    assert find_tables(tree) == [], "predictions are not taken for labels"
+    table = read_table(tree, "t.csv", Findings())
+    assert table.keypoints == SKELETON.names
+    assert table.individuals == 2
+    assert table.frames[0].subjects[1, :, :2].tolist() == [[9, 10], [12, 13], [15, 16]]
+    assert not table.frames[1].subjects.any()
+
+
+def test_videos_there_and_back(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(30, 220, (40, 3))
+    frames = [Image.new("RGB", (65, 49), tuple(colour.tolist())) for colour in colours]
+    path = write_video(tmp_path / "v.mp4", frames, Fraction(10))
+    assert frame_rate(path) == 10
+    seen = list(read_frames(path))
+    assert len(seen) == 40
+    assert seen[0].shape == (48, 64, 3)
+    means = np.array([frame.reshape(-1, 3).mean(axis=0) for frame in seen])
+    assert np.abs(means - colours).max() < 12
+    calls = []
+
+    def see(pictures):
+        calls.append(len(pictures))
+        return [picture.mean() for picture in pictures]
+
+    results = [result for _, result in predict_video(see, path)]
+    assert len(results) == 40
+    assert calls == [32, 8], "some frames at a time"
+
+
+def test_frames_of_other_sizes_are_cut_or_filled(tmp_path):
+    frames = [Image.new("RGB", (64, side), (10, 20, 200)) for side in (48, 30, 60)]
+    path = write_video(tmp_path / "v.mp4", frames, Fraction(5))
+    seen = list(read_frames(path))
+    assert [frame.shape for frame in seen] == [(48, 64, 3)] * 3
+    assert seen[1][-4:].mean() > 240, "what is missing is white"
+
+
+def test_what_is_no_video(tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="must be a video that can be read"):
+        list(read_frames(path))
+    with pytest.raises(DataError, match="must be a video that can be read"):
+        frame_rate(tmp_path / "none.mp4")
+
+
+def test_pyav_is_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(DataError, match=r"muntin\[video\]"):
+        list(read_frames(tmp_path / "v.mp4"))
+
+
+def test_most_time_is_spent_in_the_network():
+    """What is around the network is written for batches."""
+    import time
+
+    slow = predictor()
+    network, inside = slow.network, 0.0
+    forward = network.forward
+
+    def timed(images):
+        nonlocal inside
+        begun = time.perf_counter()
+        answer = forward(images)
+        inside += time.perf_counter() - begun
+        return answer
+
+    network.forward = timed
+    pixels = picture(POINTS)
+    begun = time.perf_counter()
+    slow([pixels], boxes=[[BOX] * 100])
+    around = time.perf_counter() - begun - inside
+    assert around < 100 * 0.02, "under 20 ms a subject"
+    assert network.seen == 100
+
+
+def test_nothing_is_kept_between_calls():
+    one = predictor()
+    first = one([picture(POINTS)], boxes=[[BOX]])[0].keypoints
+    one([picture([(5.0, 5.0)] * 3)], boxes=[[BOX]])
+    assert np.array_equal(one([picture(POINTS)], boxes=[[BOX]])[0].keypoints, first)
