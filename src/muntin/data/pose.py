@@ -9,7 +9,7 @@ subject: of a person in COCO, its box; in a CSV that does not tell individuals a
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -262,7 +262,7 @@ def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bo
         sets = {"train": next(iter(sets.values()))}
     first = next(iter(sets.values()))
     assert first.skeleton is not None, "set before"
-    counts = Counter({part: len({e.path for e in one.entries}) for part, one in listings.items()})
+    counts = {part: len({e.path for e in one.entries}) for part, one in listings.items()}
     told = ", ".join(f"{part} {count}" for part, count in counts.items())
     subjects = " + ".join(str(len(listing)) for listing in listings.values())
     note = f"{kind}, {told} pictures"

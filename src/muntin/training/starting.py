@@ -48,7 +48,8 @@ def start_network(
             report = load_weights(network.backbone, weights)
             notes.append(f"weights: {report.summary()}; of the backbone alone")
             return weights
-        fresh = {name: network.state_dict()[name].clone() for name in class_tensors(network)}
+        state = network.state_dict()
+        fresh = {name: state[name].clone() for name in class_tensors(network)}
         report = load_weights(network, weights)
         notes.append(f"weights: {report.summary()}")
         if origin is not None and _told_apart(origin.classes) != _told_apart(classes):
