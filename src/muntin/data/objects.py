@@ -142,8 +142,10 @@ def gather_objects(
     beyond: list[tuple[str, float]] = []
     points: list[NDArray[np.float64]] = []
     for one in annotations:
-        known, wrong = clean_keypoints(one.keypoints, num_keypoints)
-        if fault := _fault_of(one, size, masks) or (wrong if num_keypoints else None):
+        known, wrong = None, None
+        if num_keypoints:
+            known, wrong = clean_keypoints(one.keypoints, num_keypoints)
+        if fault := _fault_of(one, size, masks) or wrong:
             findings.leave_out(file, one.where, *fault)
             continue
         key = one.class_id, one.crowd, one.box
@@ -155,7 +157,7 @@ def gather_objects(
         if excess > _TOLERANCE:
             beyond.append((one.where, excess))
         kept.append(one)
-        if num_keypoints and known is not None:
+        if known is not None:
             _look_at_points(known, one, size, file, findings)
             points.append(known)
     if beyond:

@@ -331,14 +331,8 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
         Problem(file=path, what="is a mask without a picture, left out", severity="warning")
         for path in pairs.without_picture
     ]
-    lossy = [
-        p.mask for part in pairs.parts.values() for p in part if p.mask.lower().endswith(_LOSSY)
-    ]
-    if lossy:
-        what = (
-            f"{len(lossy)} masks are JPEG, which changes values near every edge: store masks as PNG"
-        )
-        problems.append(Problem(file=lossy[0], what=what, severity="warning"))
+    if lossy := _tell_lossy(pairs):
+        problems.append(Problem(file="masks stored with loss", what=lossy, severity="warning"))
     known = {*coding.values, *coding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
     if not strange and not any(seen.counts.get(value) for value in coding.values):
@@ -364,14 +358,21 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
 
 def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
     """What is left out, in one line."""
-    lossy = [one.what for one in problems if one.what.endswith("as PNG") and one.file != "masks"]
     words = []
     if count := len(pairs.without_mask):
         words.append(f"{count} picture{'s' * (count > 1)} without a mask left out")
     if count := len(pairs.without_picture):
         words.append(f"{count} mask{'s' * (count > 1)} without a picture left out")
     strange = [one.what for one in problems if one.file == "masks"]
-    return "; ".join([*strange, *lossy, *words])
+    return "; ".join(filter(None, [*strange, _tell_lossy(pairs), *words]))
+
+
+def _tell_lossy(pairs: Pairs) -> str:
+    """Count the masks whose values are not what was drawn; "" when there are none."""
+    every = (pair.mask.lower() for part in pairs.parts.values() for pair in part)
+    count = sum(mask.endswith(_LOSSY) for mask in every)
+    what = "masks are JPEG, which changes values near every edge: store masks as PNG"
+    return f"{count} {what}" if count else ""
 
 
 def _nothing(tree: Tree, pairs: Pairs) -> str:
