@@ -30,14 +30,11 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Read a data set and name every faulty file; exit code 1 if any would break training."""
-    from muntin.configs import with_texts
-    from muntin.data.storing import DataConfig
+    from muntin.data.storing import DataConfig, change_reading
     from muntin.tasks import find_task
 
-    asked = {
-        name.removeprefix("data."): text for name, text in parse_settings(settings or []).items()
-    }
-    report = find_task(task).check_data(data, with_texts(DataConfig(), asked.items()))
+    reading = change_reading(DataConfig(), parse_settings(settings or []))
+    report = find_task(task).check_data(data, reading)
     if as_json:
         typer.echo(to_json(report.to_dict()))
         return int(not report.ok)

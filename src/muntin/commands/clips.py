@@ -7,10 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL import Image
+from typing import Any
 
 __all__ = ["predict_clip", "split_clips", "write_table"]
 
@@ -38,24 +35,23 @@ def predict_clip(
     Returns:
         A result a frame; its path is that of the video, and #0, #1 ...
     """
+    from muntin.prediction import draw
     from muntin.prediction.video import frame_rate, predict_video, write_video
 
     results: list[Any] = []
 
-    def frames() -> Iterator[Image.Image]:
-        from muntin.prediction import draw
-
+    def frames() -> Iterator[tuple[Any, Any]]:
         for number, (pixels, result) in enumerate(predict_video(see, clip)):
-            told = dataclasses.replace(result.above(least), path=f"{clip}#{number}")
-            results.append(told)
-            yield draw(pixels, told)
+            results.append(dataclasses.replace(result.above(least), path=f"{clip}#{number}"))
+            yield pixels, results[-1]
 
     if not out:
-        for number, (_, result) in enumerate(predict_video(see, clip)):
-            results.append(dataclasses.replace(result.above(least), path=f"{clip}#{number}"))
+        for _ in frames():
+            pass
         return results
     stem = Path(clip).stem
-    write_video(Path(out) / f"{stem}.mp4", frames(), frame_rate(clip))
+    drawn = (draw(pixels, result) for pixels, result in frames())
+    write_video(Path(out) / f"{stem}.mp4", drawn, frame_rate(clip))
     _write(results, Path(out) / f"{stem}.csv", scorer, [])
     return results
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muntin.configs import check_range
+from muntin.configs import check_range, with_texts
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.joint import to_targets
@@ -27,7 +27,7 @@ from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
 from muntin.targets import LabelMap, Target
 
-__all__ = ["DataConfig", "Kept", "PictureStore"]
+__all__ = ["DataConfig", "Kept", "PictureStore", "change_reading"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,17 @@ class DataConfig:
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
         check_range("data.scale", self.scale, 0, 10)
         check_range("data.short_side", self.short_side, 0, 10**5)
+
+
+def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataConfig:
+    """Give a copy with some fields set: ``{"data.ignored": "255"}``.
+
+    Raises:
+        ConfigError: There is no such field, or a value does not fit it.
+    """
+    texts = [(name.removeprefix("data."), str(value)) for name, value in settings.items()]
+    changed: DataConfig = with_texts(reading, texts)
+    return changed
 
 
 class Kept(NamedTuple):

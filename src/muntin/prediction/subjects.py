@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from muntin.data.subjects import cut_region, fit_subject, frame_box
 from muntin.data.transforms import to_tensor
-from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.errors import DataError, MuntinWarning
 from muntin.ops.keypoints import guess_area, suppress_poses
 from muntin.results import Poses
 from muntin.samples import Skeleton
+from muntin.tasks.pose import skeleton_of
 from muntin.tasks.task import Glance, View
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ def find_poses(predictor: Predictor, rows: Sequence[Opened], tta: bool) -> list[
         rows: Pictures, perhaps with the boxes of their subjects.
         tta: Whether the mirrored subject is seen too.
     """
-    skeleton = predictor.classes.skeleton
-    if skeleton is None:
-        message = "pose needs the skeleton of the keypoints, got none. Was classes.json changed?"
-        raise ConfigError(message)
+    skeleton = skeleton_of(predictor.classes)
     unaided = predictor.detector is None and any(row.boxes is None for row in rows)
     if unaided and predictor.preprocessing.padding != 1:
         text = (

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -92,9 +94,10 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fractio
     """
     av = _import_av()
     path = Path(path)
+    partial = path.with_name(f"partial-{path.name}")  # what it ends in tells the format
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(path), mode="w") as container:
+        with av.open(str(partial), mode="w") as container:
             stream: Any = None
             for picture in pictures:
                 if stream is None:
@@ -106,8 +109,12 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fractio
                     container.mux(packet)
             for packet in stream.encode() if stream is not None else ():
                 container.mux(packet)
+        os.replace(partial, path)
     except (av.error.FFmpegError, OSError) as error:
         raise RunError(cannot_write(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return path
 
 

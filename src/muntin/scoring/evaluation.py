@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muntin.configs import with_texts
 from muntin.data.batches import evaluation_batch
-from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.storing import DataConfig, PictureStore, change_reading
 from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
@@ -104,19 +103,18 @@ def evaluate(
         ConfigError: A run that finds things in whole pictures cannot be scored with `tta`.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    texts = [(key.removeprefix("data."), str(value)) for key, value in (settings or {}).items()]
-    reading = with_texts(run.config.reading, texts)
+    if detector:
+        scored = score_detected(run, data, detector, device=device, tta=tta)
+        if pictures:
+            store = PictureStore(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
+            draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
+        return scored.figures
+    reading = change_reading(run.config.reading, settings or {})
     listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
     if tta and run.task.tells_objects:
         message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."
         raise ConfigError(message)
-    if detector:
-        scored = score_detected(run, data, detector, device=device, tta=tta)
-        if pictures:
-            store = PictureStore(listing, run.preprocessing, DataConfig(cache_mib=0))
-            draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
-        return scored.figures
     where = choose_device(device)
     network = run.load_network().to(where)
     store = PictureStore(listing, run.preprocessing, DataConfig())

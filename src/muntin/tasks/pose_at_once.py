@@ -25,7 +25,7 @@ from muntin.samples import Classes, DataSets
 from muntin.shapes import Size
 from muntin.tasks.detect import DETECT
 from muntin.tasks.pose import POSE, skeleton_of
-from muntin.tasks.task import Dense, Glance, View
+from muntin.tasks.task import Dense, View
 
 __all__ = ["POSE_AT_ONCE"]
 
@@ -42,11 +42,6 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
         )
         raise ConfigError(message)
     return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
-
-
-def _see(glance: Glance) -> Sequence[Found]:
-    found: Sequence[Found] = glance.network(glance.prepare(), glance.sizes)
-    return found
 
 
 def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Poses]:
@@ -82,7 +77,7 @@ POSE_AT_ONCE = replace(
     list_data=_list_data,
     build_head=_build_head,
     losses=DETECT.losses,
-    see=_see,
+    see=DETECT.see,
     answers=_decode,
     decode=_decode,
     recipes="objects",
