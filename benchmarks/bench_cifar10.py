@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -41,11 +39,13 @@ def main() -> None:
                 archive.extractall(folder)
         run = Path(options.out).resolve() if options.out else Path(folder) / "run"
         begun = time.monotonic()
-        muntin(folder, "train", "classify", "train", "--max-time", options.max_time, "--out", run)
+        words = ("train", "classify", "train", "--max-time", options.max_time, "--out", run)
+        record.muntin(*words, folder=folder)
         seconds = time.monotonic() - begun
-        figures = json.loads(muntin(folder, "eval", run, "test", "--json", keep=True))
+        figures = json.loads(record.muntin("eval", run, "test", "--json", keep=True, folder=folder))
         picture = next(Path(folder, "test").rglob("*.jpg"))
-        said = json.loads(muntin(folder, "predict", run, picture, "--json", keep=True))
+        told = record.muntin("predict", run, picture, "--json", keep=True, folder=folder)
+        said = json.loads(told)
         journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
         config = json.loads((run / "config.json").read_text())
     content = {
@@ -63,15 +63,6 @@ def main() -> None:
     content["config"]["data"] = "train"
     print(record.write("cifar10", f"cpu{os.cpu_count()}", content))
     print(f"test top-1 {figures['top1']:.4f} after {seconds:.0f} s")
-
-
-def muntin(folder: str, *words: object, keep: bool = False) -> str:
-    """Run the command as a user does; give its output if it is to be kept."""
-    command = [sys.executable, "-m", "muntin", *map(str, words)]
-    done = subprocess.run(
-        command, cwd=folder, check=True, text=True, stdout=subprocess.PIPE if keep else None
-    )
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

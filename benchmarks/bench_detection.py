@@ -17,8 +17,6 @@ import json
 import math
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -80,9 +78,11 @@ def measure(name: str, data: Path, minutes: float, out: str) -> None:
 def train_muntin(task: str, data: Path, run: Path, minutes: float) -> dict[str, Any]:
     """Train and score as a user does."""
     begun = time.monotonic()
-    muntin("train", task, data, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run)
+    record.muntin(
+        "train", task, data, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
+    )
     seconds = time.monotonic() - begun
-    figures = json.loads(muntin("eval", run, data, "--json", keep=True))
+    figures = json.loads(record.muntin("eval", run, data, "--json", keep=True))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     config = json.loads((run / "config.json").read_text())
     return {
@@ -213,13 +213,6 @@ def score_rival(network: nn.Module, test: Listing, masks: bool) -> dict[str, Any
         assert truth is not None
         metric.update([found], [truth])
     return metric.compute()
-
-
-def muntin(*words: object, keep: bool = False) -> str:
-    """Run a command of muntin."""
-    command = [sys.executable, "-m", "muntin", *map(str, words)]
-    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if keep else None)
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def learn(data: Path, run: Path) -> tuple[dict[str, Any], float]:
     """Train as a user does, and score."""
     words = ["train", "semantic", data, "--weights", "none", "--max-time", f"{MINUTES}m"]
     begun = time.monotonic()
-    muntin(*words, "--out", run)
+    record.muntin(*words, "--out", run)
     seconds = time.monotonic() - begun
-    figures: dict[str, Any] = json.loads(muntin("eval", run, data, "--json"))
+    figures: dict[str, Any] = json.loads(record.muntin("eval", run, data, "--json", keep=True))
     return figures, seconds
 
 
@@ -175,12 +175,6 @@ def compare(run: Path, folder: Path) -> dict[str, Any]:
         "same_pixels": record.spread(same),
         **{f"miou {name}": metric.compute()["miou"] for name, metric in metrics.items()},
     }
-
-
-def muntin(*words: object) -> str:
-    """Run a command of muntin."""
-    command = [sys.executable, "-m", "muntin", *map(str, words)]
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -94,9 +92,9 @@ def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[st
     """Train and score as a user does; a part of what is learnt from is kept for validation."""
     begun = time.monotonic()
     words = ["train", "pose", learn, "--weights", "none", "--max-time", f"{minutes:g}m"]
-    muntin(*words, "--out", run)
+    record.muntin(*words, "--out", run)
     seconds = time.monotonic() - begun
-    figures = json.loads(muntin("eval", run, score, "--json", keep=True))
+    figures = json.loads(record.muntin("eval", run, score, "--json", keep=True))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     config = json.loads((run / "config.json").read_text())
     return {
@@ -272,13 +270,6 @@ def score_rival(network: nn.Module, test: Listing, size: list[int]) -> dict[str,
         truth = Subject(path=entry.path, size=entry.size, objects=entry.objects, row=0)
         metric.update([said], [truth])
     return metric.compute()
-
-
-def muntin(*words: object, keep: bool = False) -> str:
-    """Call the command line; its words go to the terminal unless they are kept."""
-    command = [sys.executable, "-m", "muntin", *map(str, words)]
-    pipe = subprocess.PIPE if keep else None
-    return subprocess.run(command, check=True, stdout=pipe, text=True).stdout or ""
 
 
 if __name__ == "__main__":

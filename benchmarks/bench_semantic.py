@@ -17,8 +17,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -93,11 +91,11 @@ def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
 def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
     """Train and score as a user does; a part of what is learnt from is kept for validation."""
     begun = time.monotonic()
-    muntin(
+    record.muntin(
         "train", "semantic", learn, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
     )
     seconds = time.monotonic() - begun
-    figures = json.loads(muntin("eval", run, score, "--json", keep=True))
+    figures = json.loads(record.muntin("eval", run, score, "--json", keep=True))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     config = json.loads((run / "config.json").read_text())
     return {
@@ -225,13 +223,6 @@ def score_rival(network: nn.Module, test: Listing, scale: float) -> dict[str, An
         )  # fmt: skip
         metric.update([said], [truth])
     return metric.compute()
-
-
-def muntin(*words: object, keep: bool = False) -> str:
-    """Run a command of muntin."""
-    command = [sys.executable, "-m", "muntin", *map(str, words)]
-    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if keep else None)
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

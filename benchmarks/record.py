@@ -54,6 +54,14 @@ def environment(libraries: tuple[str, ...] = ()) -> dict[str, Any]:
     }
 
 
+def muntin(*words: object, keep: bool = False, folder: str | None = None) -> str:
+    """Call the command line as a user does; give what it says if that is to be kept."""
+    command = [sys.executable, "-m", "muntin", *map(str, words)]
+    pipe = subprocess.PIPE if keep else None
+    done = subprocess.run(command, cwd=folder, check=True, stdout=pipe, text=True)
+    return done.stdout or ""
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Median, smallest and largest of repeated measurements."""
     return {
