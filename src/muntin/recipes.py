@@ -318,7 +318,7 @@ FINETUNE_SUBJECTS = Recipe(
 )
 
 SMALL_DATA_SUBJECTS = Recipe(
-    train=replace(SMALL_DATA_MAPS.train, epochs=300, batch_size=8),
+    train=replace(SMALL_DATA_MAPS.train, epochs=300, batch_size=4),
     augment=SubjectConfig(rotation=15.0, half_body=0.0, scale=0.2, shift=0.08, jitter=0.3),
     source="ours; docs/lab-notes",
 )

@@ -53,6 +53,7 @@ __all__ = [
     "SWIN_LARGE_384",
     "SWIN_NANO_32",
     "SWIN_NANO_64",
+    "SWIN_NANO_256",
     "SWIN_S3_BASE",
     "SWIN_S3_SMALL",
     "SWIN_S3_TINY",
@@ -187,6 +188,8 @@ SWIN_NANO_32 = SwinConfig(
     patch_size=2, out_indices=(0, 1, 2), drop_path_rate=0.0,
 )  # fmt: skip
 SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
+# For one subject seen whole: where a part is in the picture tells which part it is.
+SWIN_NANO_256 = replace(SWIN_NANO_64, img_size=(256, 256), window_size=8, absolute_pos_embed=True)
 
 
 class PatchEmbed(nn.Module):
