@@ -236,12 +236,12 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x, without_key_bias(self.qv_bias)) if given else self.qkv(x)
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
-        bias = self._spread(grid).to(q.dtype) if self.has_positions else None
+        bias = self.spread(grid).to(q.dtype) if self.has_positions else None
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
 
-    def _spread(self, grid: Size) -> Float[Tensor, "h N N"]:
+    def spread(self, grid: Size) -> Float[Tensor, "h N N"]:
         """The bias of every pair of tokens, the class token first."""
         table, (to_patch, to_token, itself) = (
             self.relative_position_bias_table[:-3],
@@ -390,11 +390,7 @@ class ViT(nn.Module):
         x = self.patch_embed(images)  # B, C, H, W
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # B, N, C
-        if config.prefix_positions:
-            x = self._add_positions(self._add_prefix(x), size, self.num_prefix)
-        else:
-            x = self._add_prefix(self._add_positions(x, size, 0))
-        x = self.pos_drop(x)
+        x = self.pos_drop(self.add_tokens(x, size))
         tokens = []
         for index, block in enumerate(self.blocks):
             x = block(x, size)
@@ -402,6 +398,12 @@ class ViT(nn.Module):
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
+
+    def add_tokens(self, x: Float[Tensor, "B n C"], grid: Size) -> Float[Tensor, "B N C"]:
+        """Put the learned tokens before those of the patches, and add the positions."""
+        if self.config.prefix_positions:
+            return self._add_positions(self._add_prefix(x), grid, self.num_prefix)
+        return self._add_prefix(self._add_positions(x, grid, 0))
 
     def _add_prefix(self, x: Tensor) -> Tensor:
         names = ("cls_token", "dist_token")[: self.num_prefix]

@@ -50,7 +50,7 @@ def default_subject_model(size: Size, weights: str, device: str) -> tuple[str, S
     longer = min(LONGER_SIDE, _round(1.25 * max(size)))
     ratio = float(np.clip(size[1] / size[0], 0.5, 2.0))
     crop = (longer, _round(longer * ratio)) if ratio <= 1 else (_round(longer / ratio), longer)
-    return published if trained else "swin_nano_patch4_window8_256", crop
+    return published if trained else "swin_nano_patch4_256", crop
 
 
 def _round(side: float) -> int:

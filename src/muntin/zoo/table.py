@@ -125,7 +125,7 @@ MODELS: dict[str, ModelEntry] = {
     "swin_s3_base_224": _swin(swin.SWIN_S3_BASE, "timm/swin_s3_base_224.ms_in1k"),
     "swin_nano_patch2_window4_32": _swin(swin.SWIN_NANO_32),
     "swin_nano_patch4_window4_64": _swin(swin.SWIN_NANO_64),
-    "swin_nano_patch4_window8_256": _swin(swin.SWIN_NANO_256),
+    "swin_nano_patch4_256": _swin(swin.SWIN_NANO_256),
     "vit_tiny_patch16_224": _vit(
         vit_preset("tiny", 16, 224), "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", 75.452
     ),
