@@ -189,9 +189,7 @@ SWIN_NANO_32 = SwinConfig(
 )  # fmt: skip
 SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
 # For one subject seen whole: which part is which depends on where it is and on parts far away.
-SWIN_NANO_256 = replace(
-    SWIN_NANO_64, img_size=(256, 256), window_size=(4, 4, 16), absolute_pos_embed=True
-)
+SWIN_NANO_256 = replace(SWIN_NANO_64, img_size=(256, 256), window_size=8, absolute_pos_embed=True)
 
 
 class PatchEmbed(nn.Module):
