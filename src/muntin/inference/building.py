@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained network to one that only infers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from muntin.heads.network import Network
+from muntin.inference.folding import fold_pixels
+from muntin.inference.swin import InferenceSwin
+from muntin.inference.vit import InferenceViT
+from muntin.models.swin import Swin
+from muntin.models.vit import ViT
+from muntin.shapes import Size, UInt8
+
+__all__ = ["FromPixels", "build_inference"]
+
+
+@torch.no_grad()
+def build_inference(network: Network, size: Size) -> Network:
+    """Give a network that computes the same for pictures of one size, faster.
+
+    Norms, the scale of queries and the factors of branches become part of the layers beside them;
+    position biases, masks and positions are computed once; Swin's tokens stay in the order of its
+    windows. Families without a graph of their own are copied as they are.
+
+    Args:
+        network: Backbone and head; it is left as it is.
+        size: (height, width) in pixels of the pictures.
+
+    Returns:
+        A network for any number of pictures of this size, in evaluation mode, without gradients.
+
+    Example:
+        >>> import torch
+        >>> from muntin.zoo import create_model
+        >>> model = create_model("swin_nano", num_classes=10).eval()
+        >>> fast, images = build_inference(model, (64, 64)), torch.randn(1, 3, 64, 64)
+        >>> torch.allclose(model(images), fast(images), atol=1e-5)
+        True
+    """
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    backbone: nn.Module = copied.backbone
+    if isinstance(backbone, Swin):
+        backbone = InferenceSwin(backbone, size)
+    elif isinstance(backbone, ViT):
+        backbone = InferenceViT(backbone, size)
+    return Network(backbone, copied.head).eval().requires_grad_(False)
+
+
+class FromPixels(nn.Module):
+    """A network that reads pixels from 0 to 255, of any type, instead of normalised ones.
+
+    Args:
+        network: Reads normalised pictures.
+        mean: Of each channel, in [0, 1].
+        std: The same.
+        size: (height, width) of the pictures; decides where the normalisation is done.
+    """
+
+    def __init__(
+        self, network: Network, mean: Sequence[float], std: Sequence[float], size: Size
+    ) -> None:
+        super().__init__()
+        self.network = network
+        embed = getattr(network.backbone, "patch_embed", None)
+        proj = getattr(embed, "proj", None)
+        self.mean: Tensor
+        self.scale: Tensor | None
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
+        # Zeros are added around normalised pictures: then the mean cannot be in the bias.
+        even = (
+            isinstance(proj, nn.Conv2d)
+            and not any(side % proj.stride[0] for side in size)
+            and not any(proj.padding)  # type: ignore[arg-type]
+        )
+        self.subtracts = not even
+        scale = None
+        if isinstance(proj, nn.Conv2d):
+            folded = fold_pixels(proj, mean, std, reads_mean=even)
+            setattr(embed, "proj", folded)  # noqa: B010 (the families name it alike)
+        else:
+            scale = torch.tensor(std).view(-1, 1, 1) * 255
+        self.register_buffer("scale", scale)
+
+    def forward(self, images: UInt8[Tensor, "B C H W"]) -> Tensor:
+        """Give what the network gives."""
+        x = images.float()
+        if self.subtracts:
+            x = x - self.mean
+        answer: Tensor = self.network(x if self.scale is None else x / self.scale)
+        return answer

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Affine steps that become part of the linear layer beside them; computed in float64.
+
+Letters: C channels in, D channels out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.shapes import Float
+
+__all__ = ["PlainNorm", "fold_norm", "fold_pixels", "make_linear", "scale_outputs"]
+
+
+class PlainNorm(nn.Module):
+    """A layer norm without scale and bias."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
+        """Bring every token to mean 0 and variance 1."""
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+
+def make_linear(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None) -> nn.Linear:
+    """Give a linear layer that holds these numbers, in float32."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
+    return linear
+
+
+def fold_norm(
+    norm: nn.LayerNorm, weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None
+) -> tuple[PlainNorm, Float[Tensor, "D C"], Float[Tensor, " D"]]:
+    """Move scale and bias of a norm into the linear layer that reads it.
+
+    Returns:
+        The norm without them; weight and bias of the layer, float64.
+    """
+    wide = weight.detach().double()
+    shift = wide @ norm.bias.detach().double()
+    if bias is not None:
+        shift = shift + bias.detach().double()
+    return PlainNorm(norm.eps), wide * norm.weight.detach().double(), shift
+
+
+def scale_outputs(
+    weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None, factor: Float[Tensor, " D"]
+) -> tuple[Float[Tensor, "D C"], Float[Tensor, " D"] | None]:
+    """Multiply what a linear layer gives, channel by channel."""
+    factor = factor.double()
+    wide = weight.detach().double() * factor[:, None]
+    return wide, None if bias is None else bias.detach().double() * factor
+
+
+def fold_pixels(
+    proj: nn.Conv2d, mean: Sequence[float], std: Sequence[float], *, reads_mean: bool
+) -> nn.Conv2d:
+    """Give a convolution that reads pixels from 0 to 255 instead of normalised ones.
+
+    Args:
+        proj: Reads normalised pictures.
+        mean: Of each channel, in [0, 1].
+        std: The same.
+        reads_mean: Whether the mean is still to be subtracted; else the caller has done it.
+    """
+    shift = torch.tensor(mean, dtype=torch.float64) * 255
+    scale = torch.tensor(std, dtype=torch.float64) * 255
+    weight = proj.weight.detach().double() / scale.view(1, -1, 1, 1)
+    bias = torch.zeros(proj.out_channels, dtype=torch.float64)
+    if proj.bias is not None:
+        bias = proj.bias.detach().double()
+    if reads_mean:
+        bias = bias - (weight * shift.view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
+    folded = nn.Conv2d(
+        proj.in_channels,
+        proj.out_channels,
+        proj.kernel_size,  # type: ignore[arg-type]
+        stride=proj.stride,  # type: ignore[arg-type]
+        padding=proj.padding,  # type: ignore[arg-type]
+    )
+    folded.weight = nn.Parameter(weight.float(), requires_grad=False)
+    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return folded

@@ -1,0 +1,297 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A Swin (V1, V2) for pictures of one size, with everything computed that does not depend on them.
+
+Tokens stay in the order of the windows from block to block: one gather takes them from the windows
+of a block to the shifted ones of the next, or to the neighbourhoods that are merged. So shift, cut
+and the way back cost one copy a block. Where windows do not cover the map evenly, tokens keep the
+order of the map and are gathered into windows and out of them.
+
+Letters: B images, L tokens of a map, N tokens of a window, nW windows of an image, C channels, h
+heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.features import FeatureSpec
+from muntin.inference.folding import fold_norm, make_linear, scale_outputs
+from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
+from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
+from muntin.nn.linears import without_key_bias
+from muntin.ops.positions import resample_grid, spread_bias
+from muntin.ops.windows import (
+    SIZE_RULES,
+    WindowLayout,
+    cut_windows,
+    fit_patches,
+    lay_out,
+    merge_neighbours,
+    shift_mask,
+)
+from muntin.shapes import Float, Int, Size
+
+__all__ = ["InferenceSwin"]
+
+
+class InferenceSwin(nn.Module):
+    """The same function as a backbone, for one size of pictures.
+
+    Args:
+        model: The backbone; it is left as it is.
+        size: Height and width of the pictures in pixels.
+    """
+
+    positions: Tensor | None
+
+    def __init__(self, model: Swin, size: Size) -> None:
+        super().__init__()
+        config = model.config
+        rule = SIZE_RULES[config.size_rule]
+        self.size = size
+        self.spec: FeatureSpec = model.spec
+        self.embed_channels = model.embed_channels
+        self.patch_size = config.patch_size
+        self.patch_rule = rule.patch
+        example = torch.zeros(1, config.in_chans, *size)
+        fitted = fit_patches(example, config.patch_size, rule.patch)
+        grid = fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
+        self.patch_embed = model.patch_embed
+        order = torch.arange(grid[0] * grid[1])
+        positions = None
+        if config.absolute_pos_embed:
+            positions = resample_grid(
+                model.absolute_pos_embed, old=config.grid, new=grid, how=rule.positions
+            )
+        self.register_buffer("positions", positions)
+        steps: list[nn.Module] = []
+        built = config.grid
+        for index, stage in enumerate(model.layers):
+            plain, shifted = (
+                lay_out(grid, (config.windows[index],) * 2, shifts, rule, built_size=built)
+                for shifts in (False, True)
+            )
+            for block in stage.blocks:  # type: ignore[union-attr]
+                layout = shifted if block.shifted else plain
+                step = _Block(block, layout, order)
+                order = step.order
+                steps.append(step)
+            if index in config.out_indices:
+                steps.append(_Out(model, index, grid, order))
+            if index < len(model.layers) - 1:
+                merging = _Merging(stage.downsample, grid, order)  # type: ignore[arg-type]
+                grid, order = merging.grid, merging.order
+                steps.append(merging)
+            built = (-(-built[0] // 2), -(-built[1] // 2))
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        """Give the maps: B, C, H/stride, W/stride, finest first."""
+        return [step.to_map(x) for step, x in self._run(images)]
+
+    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
+        """Average the last map over the picture."""
+        step, x = self._run(images)[-1]
+        return step.normalise(x).mean(dim=1)
+
+    def _run(self, images: Tensor) -> list[tuple[_Out, Tensor]]:
+        images = fit_patches(images, self.patch_size, self.patch_rule)
+        x = self.patch_embed(images).flatten(1, 2)  # B, L, C
+        if self.positions is not None:
+            x = x + self.positions
+        found = []
+        for step in self.steps:
+            if isinstance(step, _Out):
+                found.append((step, x))
+            else:
+                x = step(x)
+        return found
+
+
+class _Attention(nn.Module):
+    """Attention inside windows whose tokens lie one after another: B, nW*N, C."""
+
+    bias: Tensor
+    temperature: Tensor | None
+
+    def __init__(
+        self, attn: WindowAttention | CosineWindowAttention, layout: WindowLayout, qkv: nn.Linear
+    ) -> None:
+        super().__init__()
+        self.heads, self.windows = attn.num_heads, layout.num_windows
+        self.qkv = qkv
+        self.proj = make_linear(attn.proj.weight, attn.proj.bias)
+        temperature = None
+        if isinstance(attn, CosineWindowAttention):
+            fixed = (attn.pretrained_window,) * 2
+            bias = attn.cpb_mlp.spread(
+                layout.window, fixed if attn.pretrained_window else layout.built_window
+            )
+            scale = attn.logit_scale.clamp(max=math.log(100.0)).exp()  # h, 1, 1
+            temperature = scale.repeat(self.windows, 1, 1)
+        else:
+            bias = spread_bias(
+                attn.relative_position_bias_table,
+                table_window=(attn.window, attn.window),
+                window=layout.window,
+            )
+        self.register_buffer("temperature", temperature)
+        mask = shift_mask(layout, device=bias.device)
+        added = bias[None].expand(self.windows, -1, -1, -1)  # nW, h, N, N
+        if mask is not None:
+            added = added + mask[:, None]
+        self.register_buffer("bias", added.flatten(0, 1)[None].contiguous())
+
+    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        tokens, channels = x.shape[1] // self.windows, x.shape[2]
+        parts = self.qkv(x).view(-1, self.windows, tokens, 3, self.heads, channels // self.heads)
+        parts = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # 3, B, nW*h, N, d
+        q, k, v = parts.unbind(0)
+        if self.temperature is not None:
+            q, k = F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1)
+        x = F.scaled_dot_product_attention(q, k, v, self.bias, scale=1.0)
+        x = x.unflatten(1, (self.windows, self.heads)).transpose(2, 3)  # B, nW, N, h, d
+        return self.proj(x.reshape(-1, self.windows * tokens, channels))
+
+
+class _Block(nn.Module):
+    """One block, and the gather before it."""
+
+    gather: Tensor | None
+    scatter: Tensor | None
+
+    def __init__(
+        self, block: SwinBlock | SwinV2Block, layout: WindowLayout, order: Int[Tensor, " L"]
+    ) -> None:
+        super().__init__()
+        self.after = isinstance(block, SwinV2Block)
+        wanted = _window_order(layout)
+        padded = layout.pad != (0, 0)
+        self.order = order if padded else wanted
+        moves = padded or not torch.equal(wanted, order)
+        self.register_buffer("gather", _find(wanted, order) if moves else None)
+        self.register_buffer("scatter", _find(order, wanted) if padded else None)
+        attn = block.attn
+        if isinstance(attn, CosineWindowAttention):
+            bias = None if attn.qv_bias is None else without_key_bias(attn.qv_bias)
+            self.norm1: nn.Module = block.norm1
+            qkv = make_linear(attn.qkv.weight, bias)
+        else:
+            qkv = _fold_qkv(block, padded)
+            self.norm1 = block.norm1 if padded else fold_norm(block.norm1, attn.qkv.weight, None)[0]
+        self.attn = _Attention(attn, layout, qkv)
+        if self.after:
+            self.norm2: nn.Module = block.norm2
+            self.fc1 = make_linear(block.mlp.fc1.weight, block.mlp.fc1.bias)
+        else:
+            self.norm2, weight, bias = fold_norm(
+                block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias
+            )
+            self.fc1 = make_linear(weight, bias)
+        self.fc2 = make_linear(block.mlp.fc2.weight, block.mlp.fc2.bias)
+
+    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        if self.gather is not None and self.scatter is None:
+            x = x.index_select(1, self.gather)
+        y = x if self.after else self.norm1(x)
+        if self.gather is not None and self.scatter is not None:
+            # Beyond the map there are zeros: one more token, that is gathered many times.
+            y = F.pad(y, (0, 0, 0, 1)).index_select(1, self.gather)
+            y = self.attn(y).index_select(1, self.scatter)
+        else:
+            y = self.attn(y)
+        x = x + (self.norm1(y) if self.after else y)
+        y = self.fc2(F.gelu(self.fc1(x if self.after else self.norm2(x))))
+        return x + (self.norm2(y) if self.after else y)
+
+
+def _fold_qkv(block: SwinBlock, padded: bool) -> nn.Linear:
+    """The projection with the scale of the queries in it, and the norm where nothing is padded.
+
+    A padded token is zero behind the norm, so there the norm keeps its scale and bias.
+    """
+    attn = block.attn
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    if not padded:
+        _, weight, bias = fold_norm(block.norm1, weight, bias)
+    factor = torch.ones(weight.shape[0])
+    factor[: weight.shape[0] // 3] = attn.scale
+    return make_linear(*scale_outputs(weight, bias, factor))
+
+
+class _Merging(nn.Module):
+    """Gather 2 x 2 neighbours, and join them."""
+
+    gather: Tensor
+
+    def __init__(
+        self, merging: PatchMerging | PatchMergingV2, grid: Size, order: Int[Tensor, " L"]
+    ) -> None:
+        super().__init__()
+        self.grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+        self.order = torch.arange(self.grid[0] * self.grid[1])
+        raster = torch.arange(1.0, grid[0] * grid[1] + 1).view(1, *grid, 1)
+        wanted = merge_neighbours(raster).long().flatten() - 1  # L/4 * 4
+        self.register_buffer("gather", _find(wanted, order))
+        self.padded = bool((wanted < 0).any())
+        self.before = self.after = None
+        weight, bias = merging.reduction.weight, merging.reduction.bias
+        if isinstance(merging, PatchMergingV2):
+            self.after: nn.Module | None = merging.norm
+        else:
+            self.before: nn.Module | None
+            self.before, weight, bias = fold_norm(merging.norm, weight, bias)
+        self.reduction = make_linear(weight, bias)
+
+    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B l C2"]:
+        channels = x.shape[2]
+        if self.padded:
+            x = F.pad(x, (0, 0, 0, 1))
+        x = x.index_select(1, self.gather).view(-1, self.gather.shape[0] // 4, 4 * channels)
+        x = self.reduction(x if self.before is None else self.before(x))
+        return x if self.after is None else self.after(x)
+
+
+class _Out(nn.Module):
+    """A map that is given: its norm, and the way back to rows and columns."""
+
+    gather: Tensor
+
+    def __init__(self, model: Swin, stage: int, grid: Size, order: Int[Tensor, " L"]) -> None:
+        super().__init__()
+        self.grid = grid
+        each, last = model.config.out_norm == "each", stage == model.config.out_indices[-1]
+        self.norm: nn.Module = nn.Identity()
+        if each:
+            self.norm = model.get_submodule(f"norm{stage}")
+        elif last and model.config.out_norm == "last":
+            self.norm = model.get_submodule("norm")
+        self.register_buffer("gather", _find(torch.arange(grid[0] * grid[1]), order))
+
+    def normalise(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def to_map(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B C H W"]:
+        x = self.normalise(x).index_select(1, self.gather)
+        return x.unflatten(1, self.grid).permute(0, 3, 1, 2)
+
+
+def _window_order(layout: WindowLayout) -> Int[Tensor, " L"]:
+    """The place on the map, row by row, of every token of every window; -1 beyond it."""
+    raster = torch.arange(1.0, layout.size[0] * layout.size[1] + 1).view(1, *layout.size, 1)
+    return cut_windows(raster, layout).long().flatten() - 1
+
+
+def _find(wanted: Int[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+    """Where each wanted token stands in an order; behind its end for those beyond the map."""
+    places = torch.full((int(order.max()) + 2,), order.numel())
+    known = order >= 0
+    places[order[known]] = torch.arange(order.numel())[known]
+    places[-1] = order.numel()
+    return places[wanted]

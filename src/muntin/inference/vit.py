@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A ViT for pictures of one size, with everything computed that does not depend on them.
+
+Letters: B images, N tokens, C channels, h heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.features import FeatureSpec
+from muntin.inference.folding import fold_norm, make_linear, scale_outputs
+from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
+from muntin.nn.linears import BiasedLinear, without_key_bias
+from muntin.ops.windows import SIZE_RULES, fit_patches
+from muntin.shapes import Float, Size
+
+__all__ = ["InferenceViT"]
+
+
+class InferenceViT(nn.Module):
+    """The same function as a backbone, for one size of pictures.
+
+    Args:
+        model: The backbone; it is left as it is.
+        size: Height and width of the pictures in pixels.
+    """
+
+    prefix: Tensor | None
+    positions: Tensor | None
+
+    def __init__(self, model: ViT, size: Size) -> None:
+        super().__init__()
+        config = model.config
+        rule = SIZE_RULES[config.size_rule]
+        self.config = config
+        self.size = size
+        self.spec: FeatureSpec = model.spec
+        self.embed_channels = model.embed_channels
+        self.patch_rule = rule.patch_vit or rule.patch
+        self.patch_embed = model.patch_embed
+        self.num_prefix = model.num_prefix
+        with torch.no_grad():
+            example = fit_patches(
+                torch.zeros(1, config.in_chans, *size), config.patch_size, self.patch_rule
+            )
+            maps = model.patch_embed(example)
+            self.grid: Size = (maps.shape[2], maps.shape[3])
+            bare = torch.zeros(1, self.grid[0] * self.grid[1], config.embed_dim)
+            tokens = model.add_tokens(bare, self.grid)
+        first, rest = tokens[:, : self.num_prefix].clone(), tokens[:, self.num_prefix :].clone()
+        self.register_buffer("prefix", first if self.num_prefix else None)
+        self.register_buffer("positions", rest if config.absolute_pos_embed else None)
+        self.blocks = nn.ModuleList(_Block(block, self.grid) for block in model.blocks)  # type: ignore[arg-type]
+        self.norm, self.fc_norm = model.norm, model.fc_norm
+
+    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        """Give the maps: B, C, H/patch, W/patch."""
+        return [
+            x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid)
+            for x in self._run(images)
+        ]
+
+    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
+        """Give what the classifier reads."""
+        x = self._run(images)[-1]
+        if self.config.distillation_token:
+            return x[:, :2].flatten(1)
+        of_token = self.config.pool == "token"
+        pooled: Tensor = self.fc_norm(x[:, 0] if of_token else x[:, self.num_prefix :].mean(dim=1))
+        return pooled
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        images = fit_patches(images, self.config.patch_size, self.patch_rule)
+        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # B, N, C
+        if self.positions is not None:
+            x = x + self.positions
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
+        found = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.config.blocks_out:
+                found.append(x)
+        found[-1] = self.norm(found[-1])
+        return found
+
+
+class _Block(nn.Module):
+    """One block; norms, the scale of the queries and the factors of branches are in its layers."""
+
+    bias: Tensor | None
+
+    def __init__(self, block: ViTBlock, grid: Size) -> None:
+        super().__init__()
+        attn: SelfAttention = block.attn
+        dim = attn.proj.in_features
+        self.heads = attn.num_heads
+        given = attn.qkv.bias
+        if isinstance(attn.qkv, BiasedLinear):
+            given = without_key_bias(attn.qv_bias)
+        self.norm1, weight, bias = fold_norm(block.norm1, attn.qkv.weight, given)
+        factor = torch.ones(3 * dim)
+        factor[:dim] = (dim // self.heads) ** -0.5
+        self.qkv = make_linear(*scale_outputs(weight, bias, factor))
+        self.proj = _with_scale(attn.proj, block.ls1)
+        self.norm2, weight, bias = fold_norm(
+            block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias
+        )
+        self.fc1 = make_linear(weight, bias)
+        self.fc2 = _with_scale(block.mlp.fc2, block.ls2)
+        bias = attn.spread(grid)[None].detach().clone() if attn.has_positions else None
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        tokens, channels = x.shape[1:]
+        parts = self.qkv(self.norm1(x)).view(-1, tokens, 3, self.heads, channels // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
+        y = F.scaled_dot_product_attention(q, k, v, self.bias, scale=1.0)
+        x = x + self.proj(y.transpose(1, 2).reshape(-1, tokens, channels))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+def _with_scale(linear: nn.Linear, scale: nn.Module) -> nn.Linear:
+    if not isinstance(scale, LayerScale):
+        return make_linear(linear.weight, linear.bias)
+    return make_linear(*scale_outputs(linear.weight, linear.bias, scale.gamma.detach()))
