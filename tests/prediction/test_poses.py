@@ -81,6 +81,14 @@ def test_original_pixels(tta):
     assert 0 < found.scores[0] <= 1
 
 
+def test_a_mirror_needs_to_know_what_changes_places():
+    bare = Skeleton(names=SKELETON.names, sigmas=SKELETON.sigmas)
+    classes = Classes(names=("thing",), skeleton=bare)
+    blind = Predictor(Colours(), TASKS["pose"], classes, PRE, device="cpu")
+    with pytest.raises(ConfigError, match=r'change places in the mirror.*red.*"pairs"'):
+        blind(picture(POINTS), boxes=[BOX], tta=True)
+
+
 def test_several_boxes_keep_their_order():
     boxes = [[0.0, 0.0, 160.0, 120.0], BOX]
     found = predictor()([picture(POINTS)], boxes=[boxes])[0]

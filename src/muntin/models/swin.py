@@ -182,13 +182,10 @@ SWIN_S3_TINY = _preset(96, 6, (3, 6, 12, 24), window_size=(7, 7, 14, 7))
 SWIN_S3_SMALL = _preset(96, 18, (3, 6, 12, 24), window_size=(14, 14, 14, 7), drop_path_rate=0.3)
 SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_path_rate=0.5)
 
-# Ours, for pictures of 32 and 64 pixels and sets of few pictures; not published.
-SWIN_NANO_32 = SwinConfig(
-    embed_dim=48, depths=(2, 2, 2), num_heads=(3, 6, 12), window_size=4, img_size=(32, 32),
-    patch_size=2, out_indices=(0, 1, 2), drop_path_rate=0.0,
-)  # fmt: skip
+# Ours, for small pictures and sets of few pictures; not published.
+SWIN_NANO_32 = SwinConfig(embed_dim=48, depths=(2, 2, 2), num_heads=(3, 6, 12), window_size=4,
+    img_size=(32, 32), patch_size=2, out_indices=(0, 1, 2), drop_path_rate=0.0)  # fmt: skip
 SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
-# For one subject seen whole: which part is which depends on where it is and on parts far away.
 SWIN_NANO_256 = replace(SWIN_NANO_64, img_size=(256, 256), window_size=8, absolute_pos_embed=True)
 
 

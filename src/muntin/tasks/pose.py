@@ -106,7 +106,7 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     images = glance.prepare()
     maps = glance.network(images)
     if glance.tta:
-        partners = skeleton_of(glance.classes).partners
+        partners = _partners(skeleton_of(glance.classes))
         mirrored = glance.network(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
@@ -121,6 +121,17 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
         back = map_to_crop(frame_box(box, glance.pre), glance.pre).inverse
         found.append(np.concatenate([back(points[row]), scores[row][:, None]], axis=1))
     return found
+
+
+def _partners(skeleton: Skeleton) -> tuple[int, ...]:
+    if skeleton.mirrored:
+        return skeleton.partners
+    message = (
+        f"tta shows the mirrored subject too, but nobody said which of the keypoints change places "
+        f"in the mirror, got {', '.join(skeleton.names)}. Leave it out, or train again with "
+        f'"pairs" in a skeleton.json beside the data.'
+    )
+    raise ConfigError(message)
 
 
 def _decode(
