@@ -77,7 +77,7 @@ class FromPixels(nn.Module):
         even = (
             isinstance(proj, nn.Conv2d)
             and not any(side % proj.stride[0] for side in size)
-            and not any(proj.padding)  # type: ignore[arg-type]
+            and not any(proj.padding)
         )
         self.subtracts = not even
         scale = None

@@ -182,6 +182,7 @@ class _Block(nn.Module):
             self.norm1: nn.Module = block.norm1
             qkv = make_linear(attn.qkv.weight, bias)
         else:
+            assert isinstance(block, SwinBlock), "the two blocks differ in their attention"
             qkv = _fold_qkv(block, padded)
             self.norm1 = block.norm1 if padded else fold_norm(block.norm1, attn.qkv.weight, None)[0]
         self.attn = _Attention(attn, layout, qkv)
@@ -216,7 +217,8 @@ def _fold_qkv(block: SwinBlock, padded: bool) -> nn.Linear:
     A padded token is zero behind the norm, so there the norm keeps its scale and bias.
     """
     attn = block.attn
-    weight, bias = attn.qkv.weight, attn.qkv.bias
+    weight: Tensor = attn.qkv.weight
+    bias: Tensor | None = attn.qkv.bias
     if not padded:
         _, weight, bias = fold_norm(block.norm1, weight, bias)
     factor = torch.ones(weight.shape[0])
@@ -239,12 +241,13 @@ class _Merging(nn.Module):
         wanted = merge_neighbours(raster).long().flatten() - 1  # L/4 * 4
         self.register_buffer("gather", _find(wanted, order))
         self.padded = bool((wanted < 0).any())
-        self.before = self.after = None
-        weight, bias = merging.reduction.weight, merging.reduction.bias
+        self.before: nn.Module | None = None
+        self.after: nn.Module | None = None
+        weight: Tensor = merging.reduction.weight
+        bias: Tensor | None = merging.reduction.bias
         if isinstance(merging, PatchMergingV2):
-            self.after: nn.Module | None = merging.norm
+            self.after = merging.norm
         else:
-            self.before: nn.Module | None
             self.before, weight, bias = fold_norm(merging.norm, weight, bias)
         self.reduction = make_linear(weight, bias)
 

@@ -99,7 +99,7 @@ class _Block(nn.Module):
         attn: SelfAttention = block.attn
         dim = attn.proj.in_features
         self.heads = attn.num_heads
-        given = attn.qkv.bias
+        given: Tensor | None = attn.qkv.bias
         if isinstance(attn.qkv, BiasedLinear):
             given = without_key_bias(attn.qv_bias)
         self.norm1, weight, bias = fold_norm(block.norm1, attn.qkv.weight, given)
@@ -107,13 +107,11 @@ class _Block(nn.Module):
         factor[:dim] = (dim // self.heads) ** -0.5
         self.qkv = make_linear(*scale_outputs(weight, bias, factor))
         self.proj = _with_scale(attn.proj, block.ls1)
-        self.norm2, weight, bias = fold_norm(
-            block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias
-        )
+        self.norm2, weight, bias = fold_norm(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias)
         self.fc1 = make_linear(weight, bias)
         self.fc2 = _with_scale(block.mlp.fc2, block.ls2)
-        bias = attn.spread(grid)[None].detach().clone() if attn.has_positions else None
-        self.register_buffer("bias", bias)
+        added = attn.spread(grid)[None].detach().clone() if attn.has_positions else None
+        self.register_buffer("bias", added)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         tokens, channels = x.shape[1:]
