@@ -21,7 +21,7 @@ BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numb
 
 def newest(topic: str) -> tuple[str, dict[str, Any]] | None:
     """Name and content of the newest result of a topic."""
-    paths = sorted(RESULTS.glob(f"*_{topic}.json"))
+    paths = sorted(p for p in RESULTS.glob("*.json") if p.stem.split("_", 2)[2:] == [topic])
     return (paths[-1].name, json.loads(paths[-1].read_text(encoding="utf-8"))) if paths else None
 
 
@@ -69,6 +69,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     table += detection_rows()
     table += semantic_rows()
     table += pose_rows()
+    table += inference_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
@@ -249,6 +250,38 @@ def pose_rows() -> list[tuple[str, str, str, str]]:
                 name,
             )
         )
+    return table
+
+
+def inference_rows() -> list[tuple[str, str, str, str]]:
+    """Pictures a second of the best of ours and of theirs in each precision."""
+    table = []
+    if found := newest("inference"):
+        name, result = found
+        for part, what in (("throughput", "8 pictures at a time"), ("latency", "one at a time")):
+            measured = result[part]
+            high, wide = measured["img_size"]
+            for precision in ("fp32", "bf16", "int8"):
+                ours, theirs = (
+                    max(
+                        (
+                            row
+                            for row in measured["contestants"]
+                            if row["precision"] == precision and row["rival"] is rival
+                        ),
+                        key=lambda row: row["images_per_s"]["median"],
+                    )
+                    for rival in (False, True)
+                )
+                rate, other = (row["images_per_s"]["median"] for row in (ours, theirs))
+                table.append(
+                    (
+                        f"Swin-T inference, {high} x {wide}, {what}, {precision}: {ours['name']}",
+                        f"{rate:.1f} images/s, {ours['of_ceiling']:.0%} of the machine's limit",
+                        f"{theirs['name']} {other:.1f} images/s ({rate / other:.2f}x)",
+                        name,
+                    )
+                )
     return table
 
 

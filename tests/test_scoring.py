@@ -4,14 +4,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import muntin
+from muntin.data.pose import list_pose
+from muntin.data.shape_sets import write_coco
+from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.transforms import Preprocessing
+from muntin.drawing.poses import poses_of
 from muntin.errors import DataError, MuntinWarning
+from muntin.metrics.pose import PoseMetric, Subject
 from muntin.runs import Run
+from muntin.samples import Classes
+from muntin.scoring.pictures import draw_scored
+from muntin.scoring.running import Outputs, Scored
 from tests.small import CLASSES, picture, train_small, write_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")
@@ -117,3 +128,30 @@ def test_the_network_is_left_in_its_mode(run, data):
 def test_pictures_that_were_learnt_from_are_told(run, data):
     with pytest.warns(MuntinWarning, match=r"trained on \d+ of these \d+ pictures"):
         muntin.evaluate(run, data, pictures=False)
+
+
+def test_only_subjects_that_are_told_are_drawn(tmp_path):
+    """Average precision takes hundreds of unsure poses; nobody wants to see them."""
+    listing = list_pose(write_coco(tmp_path / "set", num_train=2, num_val=1), whole=True).train
+    skeleton, entry = listing.skeleton, listing.entries[0]
+    truth = Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1)
+    sure = poses_of(entry.objects, [0], skeleton)
+    found = replace(
+        sure,
+        keypoints=np.concatenate([np.add(sure.keypoints, [3 * n, 3 * n, 0]) for n in range(9)]),
+        scores=np.linspace(0.9, 0.1, 9),
+        boxes=np.tile(entry.objects.boxes[:1], (9, 1)) + 3 * np.arange(9)[:, None],
+        box_scores=np.linspace(0.9, 0.1, 9),
+    )
+    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject")
+    store = PictureStore(listing, pre, DataConfig(cache_mib=0))
+    drawn = []
+    for name, answer in (("all", found), ("told", found.above(0.85))):
+        metric = PoseMetric(skeleton, least=0.85)
+        metric.update([answer], [truth])
+        none = torch.empty(0)
+        outputs = Outputs(answers=[answer], truth=[truth], losses=none, indices=torch.arange(1))
+        scored = Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)
+        draw_scored(scored, store, Classes(names=("a",), skeleton=skeleton), tmp_path / name)
+        drawn.append((tmp_path / name / "best.png").read_bytes())
+    assert drawn[0] == drawn[1]

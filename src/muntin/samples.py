@@ -193,6 +193,11 @@ class Listing:
         return len(self.entries)
 
     @property
+    def unit(self) -> str:
+        """What an entry is about, in the plural: "pictures", or "subjects" of pictures."""
+        return "subjects" if any(entry.subject >= 0 for entry in self.entries) else "pictures"
+
+    @property
     def num_classes(self) -> int:
         """Count the classes, those without pictures included."""
         return len(self.class_names)

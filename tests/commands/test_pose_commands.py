@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from muntin.data.pose import list_pose
 from muntin.data.shape_sets import write_coco, write_frames
+from muntin.prediction import load
 from muntin.prediction.video import write_video
 from tests.commands.refusing import refuses
 from tests.detectors import BODY, BODY_SETTINGS
@@ -39,6 +43,7 @@ def run(muntin, data, tmp_path):
 def test_from_beginning_to_end(muntin, run, data, tmp_path):
     said = muntin("check", "pose", data)[1]
     assert "fine" in said
+    assert said.endswith("fine\n")
     assert "5 keypoints" in said
     code, said, _ = muntin("eval", run, data)
     assert code == 0
@@ -55,7 +60,30 @@ def test_from_beginning_to_end(muntin, run, data, tmp_path):
     assert len(list(drawn.glob("*.png"))) == 2
     rows = list(csv.reader((drawn / "poses.csv").read_text().splitlines()))
     assert [row[0] for row in rows[:3]] == ["scorer", "bodyparts", "coords"]
-    assert rows[3][0].endswith("00000.jpg")
+    assert (drawn / rows[3][0]).resolve() == data / "val" / "00000.jpg", "as seen from the table"
+    assert all(0 <= float(cell) <= 1 for cell in rows[3][3::3])
+    assert "sure keypoints score 0.3 or more" in said
+    again = list_pose(drawn / "poses.csv").train
+    assert len(again) == 2, "the table is read where it lies"
+    assert (Path(again.source) / again.entries[0].path).is_file()
+
+
+def test_what_is_left_out_is_counted(muntin, data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "frames")
+    table = next(iter(sorted(broken.rglob("*.csv"))))
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:-1], lines[-1] + ",1"]) + "\n")
+    code, said, _ = muntin("check", "pose", broken)
+    assert code == 0
+    assert said.endswith("fine but for 1 warning above\n")
+
+
+def test_a_score_for_whole_pictures(muntin, run, data):
+    picture = data / "val" / "00000.jpg"
+    code, said, _ = muntin("predict", run, picture, "--threshold=1")
+    assert code == 0
+    assert "0 subjects, 0 sure keypoints" in said
+    assert "subjects: those that score 1 or more" in said
 
 
 def test_json(muntin, run, data):
@@ -74,11 +102,37 @@ def test_a_video(muntin, run, tmp_path):
     code, said, _ = muntin("predict", run, clip, "--out", out)
     assert code == 0
     assert "6 frames" in said
+    assert "nothing was written" not in said
+    assert "nothing was written: --out" in muntin("predict", run, clip)[1]
     rows = list(csv.reader((out / "clip.csv").read_text().splitlines()))
     assert [row[0] for row in rows[3:]] == [str(n) for n in range(6)]
     assert (out / "clip.mp4").stat().st_size > 0
     found = json.loads(muntin("predict", run, clip, "--json")[1])
     assert [one["path"].rpartition("#")[2] for one in found] == [str(n) for n in range(6)]
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_video_that_cannot_be_read_is_left_out(muntin, run, data, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing")
+    clip = write_video(tmp_path / "clip.mp4", [Image.new("RGB", (80, 64))] * 2, Fraction(5))
+    picture = data / "val" / "00000.jpg"
+    code, said, err = muntin("predict", run, broken, clip, picture, "--out", tmp_path / "out")
+    assert code == 1
+    assert "clip.mp4: 2 frames" in said
+    assert "00000.jpg: 1 subject" in said
+    assert f"left out: '{broken}' must be a video" in err
+    assert "Errno" not in err
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["clip.mp4"]
+    assert refuses(muntin("predict", run, broken), "must be a video")
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_run_of_boxes_without_any(muntin, data, tmp_path):
+    scenes = write_coco(tmp_path / "scenes", num_train=6, num_val=2, size=(64, 80))
+    assert muntin("train", "pose", scenes, "--out", tmp_path / "run", *OPTIONS)[0] == 0
+    assert "trained on boxes" not in muntin("eval", tmp_path / "run", scenes)[2]
+    assert "this data has none" in muntin("eval", tmp_path / "run", data)[2]
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
@@ -92,7 +146,22 @@ def test_a_detector(muntin, tmp_path):
     found = json.loads(muntin(*words, "--json")[1])
     assert len(found) == 2
     words = ["eval", tmp_path / "pose", scenes, "--detector", tmp_path / "boxes", "--json"]
-    assert json.loads(muntin(*words)[1])["num_images"] == 2
+    figures = json.loads(muntin(*words)[1])
+    assert figures["num_images"] == 2
+    # After one epoch there is hardly a best score; the journal says another one here.
+    journal = tmp_path / "boxes" / "journal.jsonl"
+    line = json.loads(journal.read_text().splitlines()[-1])
+    line |= {"val_box_ap": 0.9, "val_best_threshold": 0.1}
+    journal.write_text(json.dumps(line) + "\n")
+    figures = json.loads(muntin(*words)[1])
+    assert figures["threshold"] == pytest.approx(0.1, abs=1e-3)
+    assert "were found with a score of 0.10 or more" in muntin(*words[:-1])[1]
+    words = ["predict", tmp_path / "pose", scenes / "val", "--detector", tmp_path / "boxes"]
+    assert "boxes from 0.10 on, the best F1 in validation (--threshold)" in muntin(*words)[1]
+    assert load(tmp_path / "pose", detector=tmp_path / "boxes").least == figures["threshold"]
+    code, said, _ = muntin(*words, "--threshold=0.99")
+    assert "boxes from 0.99 on (--threshold)" in said
+    assert "0 subjects" in said
     code, _, err = muntin("predict", tmp_path / "pose", scenes / "val")
     assert code == 0
     assert "--detector" in err

@@ -15,7 +15,9 @@ from muntin.data.pose import is_whole, list_pose
 from muntin.data.pose_checking import check_pose
 from muntin.data.shape_sets import write_coco, write_frames
 from muntin.data.skeletons import COCO_PERSON
-from muntin.errors import DataError
+from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.transforms import Preprocessing
+from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Classes
 
 HEAD = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
@@ -82,6 +84,7 @@ def test_lines_of_a_deeplabcut_project(tmp_path):
     text = "bodyparts: [nose, tail]\nskeleton:\n- - nose\n  - tail\n- - nose\n  - wing\n"
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     assert list_pose(tmp_path).train.skeleton.links == ((0, 1),)
+    assert "lines left out of config.yaml: ['nose', 'wing']" in list_pose(tmp_path).note
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
     assert list_pose(tmp_path).train.skeleton.links == ()
 
@@ -118,9 +121,9 @@ def test_faulty_rows_are_named_with_file_and_row(tmp_path):
     assert "labels.csv: row 5 left out, duplicate: a.png is in row 4 too" in text
     assert "row 6 left out, with a wrong number of keypoints: 3 cells, 4 needed" in text
     assert "row 7 left out, of a picture that is not there: none.png" in text
-    assert "row 8 left out, with cells that are no numbers" in text
+    assert "row 8 left out, with cells that are no numbers: nose is (one, 2)" in text
     assert "row 9 left out, without a visible keypoint" in text
-    assert "row 10: keypoints 0 (counted from 0) lie outside the picture of 60 x 80" in text
+    assert "row 10: nose outside the picture of 60 x 80" in text
     assert "row 11 left out, with cells that are no numbers: nose is (1, )" in text
     assert [entry.path for entry in data.train.entries] == ["a.png", "e.png"]
     assert points_of(data.train, 1)[0] == [0, 0, 0]
@@ -128,6 +131,21 @@ def test_faulty_rows_are_named_with_file_and_row(tmp_path):
     assert report.ok
     assert dict(report.counts)["subjects"] == 2
     assert "6 annotations left out" in data.left_out
+
+
+def test_one_is_no_plural(tmp_path):
+    lines = check_pose(labelled(tmp_path, "a.png,1,2,3,4\n")).lines
+    assert lines[0].startswith("DeepLabCut, train 1 picture, 1 subject of 2 keypoints;")
+    assert lines[1] == "train: 1 picture, 1 subject of 2 keypoints"
+
+
+def test_a_picture_of_several_subjects_is_named_once(tmp_path):
+    coco(tmp_path, [person(1), person(2, box=(9, 9, 30, 40)), person(3, image=2)])
+    listing = list_pose(tmp_path).train
+    (tmp_path / "1.png").write_bytes(b"nothing")
+    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject")
+    with pytest.warns(MuntinWarning, match=r"2 of 3 subjects in .* left out, .*read: 1\.png\."):
+        PictureStore(listing, pre, DataConfig(strict=False))
 
 
 def test_nothing_visible_is_an_error(tmp_path):
@@ -149,6 +167,61 @@ def test_broken_heads(tmp_path, content, text):
     with pytest.raises(DataError, match=text):
         list_pose(tmp_path / "labels.csv")
     assert not check_pose(tmp_path / "labels.csv").ok
+
+
+def test_columns_are_read_by_name(tmp_path):
+    head = HEAD.replace("x,y,x,y", "y,x,y,x")
+    listing = list_pose(labelled(tmp_path, "a.png,1.5,2,30,40\n", head=head)).train
+    assert points_of(listing) == [[2, 1.5, 2], [40, 30, 2]]
+
+
+@pytest.mark.parametrize("others", ["nose,nose", "nose,tail"])
+def test_a_body_part_that_stands_twice_is_refused(tmp_path, others):
+    head = HEAD.replace("tail,tail", others)
+    labelled(tmp_path, "a.png,1,2,3,4\n", head=head)
+    with pytest.raises(
+        DataError, match=r"'labels.csv' must have one column x and one y, got 'nose'"
+    ):
+        list_pose(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "text"),
+    [
+        ("l.csv", "", "'l.csv' is empty"),
+        ("l.csv", HEAD.replace(",", ";"), "'l.csv' has semicolons between its cells"),
+        ("l.csv", HEAD.split("\n", 1)[1], "'l.csv' has no row that begins with scorer"),
+        ("l.csv", "a.png,1,2,3,4\n", "no row that begins with scorer and none with bodyparts"),
+        (
+            "l.csv",
+            "scorer,me,me,me\nbodyparts,a,a,a\ncoords,x,y,likelihood\na.png,1,2,1\n",
+            "'l.csv' holds predictions .* give its own path",
+        ),
+        ("l.json", "", "'l.json' is empty"),
+        ("l.json", "[]", "'l.json' holds a list"),
+        ("l.json", "{", "'l.json' is no JSON"),
+        ("l.json", '{"images": []}', "'l.json' has no annotations and no categories"),
+    ],
+)
+def test_a_file_of_no_use_is_named_with_the_reason(tmp_path, file, content, text):
+    pictures(tmp_path, "a.png")
+    (tmp_path / file).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=f"No keypoints in .*{text}"):
+        list_pose(tmp_path)
+
+
+def test_pictures_outside_the_folder_of_a_table(tmp_path):
+    pictures(tmp_path, "in/a.png", "out/a.png", size=(30, 40))
+    (tmp_path / "out" / "t.csv").write_text(HEAD + "../in/a.png,1,2,3,4\n", encoding="utf-8")
+    pictures(tmp_path, "out/a.png")
+    listing = list_pose(tmp_path / "out" / "t.csv").train
+    assert [(entry.path, entry.size) for entry in listing.entries] == [("../in/a.png", (30, 40))]
+    assert check_pose(tmp_path / "out" / "t.csv").ok
+    inside = list_pose(tmp_path).train
+    assert [entry.path for entry in inside.entries] == ["in/a.png"]
+    path = (tmp_path / "in" / "a.png").as_posix()
+    (tmp_path / "t.csv").write_text(HEAD + f"{path},1,2,3,4\n", encoding="utf-8")
+    assert list_pose(tmp_path / "t.csv").train.entries[0].path == "in/a.png"
 
 
 def test_files_of_other_body_parts_are_refused(tmp_path):
@@ -225,7 +298,35 @@ def test_faulty_annotations_are_named(tmp_path):
     assert "annotation 4 left out, with a visibility that is not 0, 1 or 2: 3" in text
     assert "annotation 5 left out, with keypoints that are no numbers: 'x'" in text
     assert "annotation 6 left out, with keypoints that are no numbers: nan" in text
-    assert "annotation 7: keypoints 0 (counted from 0) lie outside the picture" in text
+    assert "annotation 7: nose outside the picture" in text
+
+
+def test_a_box_apart_from_its_keypoints_is_named(tmp_path):
+    crowd = person(2, image=2, box=(60, 50, 5, 5), iscrowd=1)
+    data = list_pose(coco(tmp_path, [person(box=(60, 50, 5, 5)), person(3, image=2), crowd]))
+    assert said(data).count("none of its keypoints lies in its box") == 1
+    assert "1.png: annotation 1: none of its keypoints lies in its box, x from 60 to 65" in said(
+        data
+    )
+    assert "1 box holds none of the subject's keypoints" in data.note
+    assert len(data.train) == 2
+
+
+def test_links_that_join_nothing_are_named(tmp_path):
+    odd = [[1, 2], [0, 1], [2, 9], [3, 3], ["a", 1], [1], 7]
+    data = list_pose(coco(tmp_path, [person()], skeleton=odd))
+    assert data.train.skeleton.links == ((0, 1),)
+    text = (
+        "in the skeleton of category 'person' left out: [0, 1], [2, 9], [3, 3], ['a', 1], [1] and"
+    )
+    assert f"person_keypoints.json: {text} 1 more" in said(data)
+    assert "lines left out of the skeleton" in data.note
+
+
+def test_a_keypoint_named_twice_is_refused(tmp_path):
+    coco(tmp_path, [person()], keypoints=("nose", "ear", "ear"))
+    with pytest.raises(DataError, match=r"got ear twice in category 'person' of 'person_keypoints"):
+        list_pose(tmp_path)
 
 
 def test_a_category_without_keypoints_is_refused(tmp_path):
@@ -266,6 +367,22 @@ def test_a_skeleton_file_says_it(tmp_path):
     assert skeleton.pairs == ()
     assert skeleton.mirrored
     assert skeleton.sigmas == (0.03, 0.05, 0.05)
+    note = list_pose(tmp_path).note
+    assert "with the pairs none (skeleton.json)" in note
+    assert "lines: 1 from skeleton.json" in note
+    assert "sigmas for OKS from skeleton.json, 0.05 for left_ear, right_ear" in note
+
+
+def test_what_was_chosen_is_said(tmp_path):
+    note = list_pose(coco(tmp_path, [person()], skeleton=[[1, 2], [1, 3]])).note
+    assert "pictures are mirrored, with the pairs left_ear/right_ear (by their names)" in note
+    assert "lines: 2 from the annotations" in note
+    assert "OKS takes 0.05 for the sigma of every keypoint" in note
+    note = list_pose(
+        coco(tmp_path, [person(points=[9] * 50 + [2])], keypoints=COCO_PERSON.names)
+    ).note
+    assert "lines: 19 from COCO" in note
+    assert "sigmas for OKS as COCO has them" in note
 
 
 @pytest.mark.parametrize(
@@ -273,6 +390,12 @@ def test_a_skeleton_file_says_it(tmp_path):
     [
         ({"links": [["nose", "tial"]]}, "tial"),
         ({"links": [["nose"]]}, "two keypoints each"),
+        ({"links": [["nose", "nose"]]}, "nose with itself"),
+        ({"pairs": [["left_ear", "left_ear"]]}, "left_ear with itself"),
+        (
+            {"pairs": [["left_ear", "right_ear"], ["left_ear", "nose"]]},
+            "got left_ear in left_ear/right_ear, left_ear/nose",
+        ),
         ({"limbs": []}, "also limbs"),
         ({"sigmas": {"nose": -1}}, "above 0"),
         ({"sigmas": 3}, "3 numbers"),

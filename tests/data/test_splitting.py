@@ -157,3 +157,7 @@ def test_description():
     train, val = split(listing_of({"a": 50, "b": 30}), fraction=0.25, seed=0)
     text = describe_split(train, val)
     assert text == "60 pictures to train on, 20 to validate (25.0%), 2 classes"
+    entries = tuple(Entry(path=f"{n // 2}", class_ids=(0,), subject=n % 2) for n in range(40))
+    subjects = Listing(source="set", entries=entries, class_names=("a",), multi_label=True)
+    train, val = split(subjects, fraction=0.25, seed=0)
+    assert describe_split(train, val) == "30 subjects to train on, 10 to validate (25.0%), 1 class"

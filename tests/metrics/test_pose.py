@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 
@@ -148,6 +149,28 @@ def test_a_detector_that_misses_and_invents():
     assert figures["mean_pixel_error"] == 1
     assert figures["num_images"] == 2
     assert 0 < figures["oks_ap"] < 0.5, "what is found in an empty picture lowers precision"
+
+
+def test_unsure_poses_count_in_average_precision_alone():
+    points = [[10, 10, 2], [30, 30, 2], [110, 110, 2], [130, 130, 2]]
+    there = truth(points, [[0, 0, 40, 40], [100, 100, 140, 140]], areas=[1600, 1600])
+    # The second subject is found by an unsure box alone; so is the first, a second time and better.
+    found = poses(
+        [[11, 10, 1], [31, 30, 1], [110, 110, 1], [130, 130, 1], [10, 10, 1], [30, 30, 1]],
+        [0.5, 0.4, 0.3],
+    )
+    found = dataclasses.replace(found, box_scores=np.array([0.9, 0.6, 0.5]))
+    told, every = PoseMetric(TWO, least=0.7), PoseMetric(TWO)
+    for metric in (told, every):
+        metric.update([found], [there])
+    figures, others = told.compute(), every.compute()
+    assert figures["oks_ap"] == others["oks_ap"] > 0.9
+    assert (figures["num_subjects"], figures["num_found"], figures["threshold"]) == (2, 1, 0.7)
+    assert figures["pck"] == 0.5, "1 px of a diagonal of 56.6 is near; one subject is missed"
+    assert figures["mean_pixel_error"] == 1, "the surer pose has the subject, not the nearer one"
+    assert others["num_found"] == 2
+    assert others["mean_pixel_error"] == 0.5
+    assert "threshold" not in others
 
 
 def test_without_truth():

@@ -18,6 +18,7 @@ from muntin.data.objects import Findings
 from muntin.data.transforms import Preprocessing
 from muntin.data.trees import open_tree
 from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.ops.keypoints import clip_points
 from muntin.prediction import Predictor
 from muntin.prediction.tables import write_poses
 from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
@@ -89,6 +90,12 @@ def test_a_mirror_needs_to_know_what_changes_places():
         blind(picture(POINTS), boxes=[BOX], tta=True)
 
 
+def test_points_are_told_inside_the_picture():
+    size = (40, 60)
+    points = np.array([[-5.0, 10], [3, 50], [59, 39], [70, -1]])
+    assert clip_points(points, size).tolist() == [[0, 10], [3, 39], [59, 39], [59, 0]]
+
+
 def test_several_boxes_keep_their_order():
     boxes = [[0.0, 0.0, 160.0, 120.0], BOX]
     found = predictor()([picture(POINTS)], boxes=[boxes])[0]
@@ -156,6 +163,56 @@ def test_a_detector_says_where_subjects_are():
     )
     others = predictor(detector=Detector(("a", "b")))([picture(POINTS)])[0]
     assert len(others) == 2, "a detector that knows other classes finds subjects of any"
+
+
+def test_one_subject_found_twice_is_told_once():
+    """Boxes a few pixels apart give poses a little apart; a neighbour is another subject."""
+    near = np.add(BOX, [3, -2, 6, 4])
+
+    class Doubling(Detector):
+        def __call__(self, pictures):
+            (found,) = super().__call__(pictures)
+            boxes = np.array([BOX, near, [0, 0, 20, 20], [100, 60, 160, 120]])
+            return [replace(found, boxes=boxes, scores=np.array([0.9, 0.4, 0.7, 0.6]))]
+
+    class Jumping(Colours):
+        """Tells every second subject half a cell aside."""
+
+        def forward(self, images):
+            maps = super().forward(images)
+            maps[1::2] = (maps[1::2] + maps[1::2].roll(1, dims=3)) / 2
+            return maps
+
+    one = predictor(detector=Doubling())
+    one.network = Jumping()
+    found = one([picture(POINTS)])[0]
+    assert found.box_scores.tolist() == [0.9, 0.6], "the neighbour stays"
+    least = predictor(detector=Doubling(), least=0.65)([picture(POINTS)])[0]
+    assert least.box_scores.tolist() == [0.9]
+    assert least.to_dict()["poses"][0]["box_score"] == 0.9
+
+
+def test_scores_and_points_stay_in_their_ranges():
+    class Sharp(Colours):
+        """Peaks higher than those learnt from, and some below 0."""
+
+        def forward(self, images):
+            maps = 30 * super().forward(images)
+            maps[:, 2] = -1
+            return maps
+
+    corner = picture([(0.0, 0.0), (20.0, 10.0), (5.0, 5.0)])
+    for tta in (False, True):
+        for coding in ("udp", "msra"):
+            one = predictor(coding=coding)
+            one.network = Sharp(coding)
+            (found,) = one([corner], boxes=[[[-40.0, -30.0, 60.0, 50.0]]], tta=tta)
+            points = found.keypoints[0]
+            assert points[0, 2] == 1
+            assert points[2, 2] == 0
+            assert 0 < found.scores[0] <= 1
+            assert (points[:, :2] >= 0).all(), "the first cell of the crop lies outside the picture"
+            assert (points[:, :2] <= [159, 119]).all()
 
 
 def test_what_a_detector_is_for():
@@ -247,7 +304,7 @@ def test_frames_of_other_sizes_are_cut_or_filled(tmp_path):
 def test_what_is_no_video(tmp_path):
     path = tmp_path / "v.mp4"
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="must be a video that can be read"):
+    with pytest.raises(DataError, match="must be a video that can be read, got: Invalid data"):
         list(read_frames(path))
     with pytest.raises(DataError, match="must be a video that can be read"):
         frame_rate(tmp_path / "none.mp4")

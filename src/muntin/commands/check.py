@@ -13,6 +13,7 @@ import typer
 from muntin.commands.values import parse_settings, to_json
 
 if TYPE_CHECKING:
+    from muntin.data.checking import Report
     from muntin.samples import Problem
 
 __all__ = ["check"]
@@ -42,8 +43,15 @@ def check(
         typer.echo(line)
     for line in _shorten(report.problems):
         typer.echo(line)
-    typer.echo("fine" if report.ok else "not fit for training as it is: see the errors above")
+    typer.echo(_judge(report))
     return int(not report.ok)
+
+
+def _judge(report: Report) -> str:
+    if not report.ok:
+        return "not fit for training as it is: see the errors above"
+    count = len(report.problems)
+    return f"fine but for {count} warning{'s' * (count != 1)} above" if count else "fine"
 
 
 def _shorten(problems: Iterable[Problem]) -> Iterator[str]:

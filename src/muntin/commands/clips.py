@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["predict_clip", "split_clips", "write_table"]
+__all__ = ["predict_clips", "split_clips", "write_table"]
 
 
 def split_clips(places: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -20,21 +22,45 @@ def split_clips(places: Sequence[str]) -> tuple[list[str], list[str]]:
     return clips, [place for place in places if place not in clips]
 
 
-def predict_clip(
-    see: Callable[[list[Any]], list[Any]], clip: str, out: str, least: float, *, scorer: str
-) -> list[Any]:
-    """Predict every frame of a video.
+def predict_clips(
+    see: Callable[[list[Any]], list[Any]],
+    clips: Sequence[str],
+    out: str,
+    least: float,
+    *,
+    scorer: str,
+    strict: bool,
+) -> dict[str, list[Any]]:
+    """Predict every frame of videos.
 
     Args:
         see: The predictor.
-        clip: The video.
-        out: Folder for the video with its results and, of poses, the table; "" = none.
+        clips: The videos.
+        out: Folder for the videos with their results and, of poses, their tables; "" = none.
         least: Score from which results are told.
         scorer: Name of the run.
+        strict: Whether a video that cannot be read is an error; else it is left out with a
+            warning that names it.
 
     Returns:
-        A result a frame; its path is that of the video, and #0, #1 ...
+        A result a frame for each video; its path is that of the video, and #0, #1 ...
     """
+    from muntin.errors import DataError, MuntinWarning
+
+    found = {}
+    for clip in clips:
+        try:
+            found[clip] = _predict_clip(see, clip, out, least, scorer)
+        except DataError as error:
+            if strict:
+                raise
+            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
+    return found
+
+
+def _predict_clip(
+    see: Callable[[list[Any]], list[Any]], clip: str, out: str, least: float, scorer: str
+) -> list[Any]:
     from muntin.prediction import draw
     from muntin.prediction.video import frame_rate, predict_video, write_video
 
@@ -57,8 +83,16 @@ def predict_clip(
 
 
 def write_table(results: Sequence[Any], out: str, *, scorer: str) -> None:
-    """Write the poses of pictures into ``poses.csv``; other results have none."""
-    _write(results, Path(out) / "poses.csv", scorer, [result.path for result in results])
+    """Write the poses of pictures into ``poses.csv``, which names them as seen from its folder."""
+    _write(results, Path(out) / "poses.csv", scorer, [_seen_from(out, r.path) for r in results])
+
+
+def _seen_from(folder: str, path: str) -> str:
+    """A path as a file in a folder names it, with forward slashes."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return Path(path).resolve().as_posix()
 
 
 def _write(results: Sequence[Any], path: Path, scorer: str, frames: Sequence[str]) -> None:

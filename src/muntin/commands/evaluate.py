@@ -15,7 +15,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
     data: Annotated[str, typer.Argument(help="As for train; its test part if it has one.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time; 0 chooses.", min=0)] = 0,
@@ -64,4 +64,10 @@ def evaluate(
         ]
         kind = "keypoint" if "keypoint_names" in figures else "class"
         show_table((kind, *per_class), zip(names, *columns, strict=True))
-    typer.echo(f"pictures: {opened.path / 'pictures' / 'eval'}")
+    if "threshold" in figures:
+        typer.echo(
+            f"{figures['num_found']} of {figures['num_subjects']} subjects were found with a score "
+            f"of {figures['threshold']:.2f} or more; the others are wrong in pck and have no pixel "
+            f"errors"
+        )
+    typer.echo(f"pictures: {opened.folder / 'pictures' / 'eval'}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
-from muntin.data.coco_keypoints import Points, common_points, links_of
+from muntin.data.coco_keypoints import Points, common_points, points_of
 from muntin.data.coco_pictures import Picture, find_pictures, plain_id
 from muntin.data.objects import (
     NO_BOX,
@@ -132,8 +132,7 @@ def read_coco(
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
     points = None
     if keypoints:
-        every = {name: each for file in read for name, each in file.points.items()}
-        points = common_points(every, read[0].path, tree.source)
+        points = common_points({file.path: file.points for file in read}, tree.source, findings)
     if points is not None:
         _leave_out_pointless(read, findings)
     used = {name for file in read for name in _used_classes(file)}
@@ -141,14 +140,14 @@ def read_coco(
     parents = {name: parent for file in read for name, parent in file.parents.items()}
     found = [name for name in listed if name in used or not _is_leftover(name, parents)]
     names, ids = number_classes(found, used, class_names, tree.source)
-    count = 0 if points is None else len(points[0])
+    keypoint_names = () if points is None else points.names
     listings = {
-        file.part: _list_part(file, tree.source, names, ids, findings, masks, count)
+        file.part: _list_part(file, tree.source, names, ids, findings, masks, keypoint_names)
         for file in read
     }
     if points is None:
         return listings
-    skeleton = Skeleton(names=points[0], links=points[1])
+    skeleton = Skeleton(names=points.names, links=points.links)
     return {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
 
 
@@ -231,7 +230,7 @@ def _read_categories(
         categories[key] = name
         parents[name] = clean_class_name(row.get("supercategory", ""))
         if isinstance(row.get("keypoints"), list) and row["keypoints"]:
-            points[name] = tuple(map(str, row["keypoints"])), links_of(row)
+            points[name] = points_of(row)
     ordered = sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0]))
     return dict(ordered), parents, points
 
@@ -302,7 +301,7 @@ def _list_part(
     ids: Mapping[str, int],
     findings: Findings,
     masks: bool,
-    num_keypoints: int,
+    keypoint_names: tuple[str, ...],
 ) -> Listing:
     rows = _by_picture(file, findings)
     entries = []
@@ -327,7 +326,7 @@ def _list_part(
             file=picture.path,
             findings=findings,
             masks=masks,
-            num_keypoints=num_keypoints,
+            keypoint_names=keypoint_names,
         )
         entries.append(make_entry(picture.path, picture.size, objects))
     entries.sort(key=lambda entry: entry.path)

@@ -4,48 +4,112 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from muntin.data.objects import Findings
+from muntin.data.trees import Tree, read_text
 from muntin.errors import DataError, shorten
 
-__all__ = ["Points", "common_points", "links_of"]
-
-Points = tuple[tuple[str, ...], tuple[tuple[int, int], ...]]
-"""Names of keypoints, and pairs of them that are joined, counted from 0."""
+__all__ = ["Points", "common_points", "explain_json", "points_of"]
 
 
-def links_of(category: dict[str, Any]) -> tuple[tuple[int, int], ...]:
-    """Give the lines between the keypoints of a category, which COCO counts from 1.
+class Points(NamedTuple):
+    """The keypoints of a category.
+
+    Attributes:
+        names: Of the keypoints.
+        links: Pairs of them that are joined, counted from 0.
+        odd: What stands among the pairs and is none, as it was written.
+    """
+
+    names: tuple[str, ...]
+    links: tuple[tuple[int, int], ...]
+    odd: tuple[str, ...] = ()
+
+
+def points_of(category: Mapping[str, Any]) -> Points:
+    """Give the keypoints of a category and the lines between them, which COCO counts from 1.
 
     Example:
-        >>> links_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7]]})
-        ((0, 1),)
+        >>> points_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7], [1, 1]]})
+        Points(names=('nose', 'tail'), links=((0, 1),), odd=('[2, 7]', '[1, 1]'))
     """
-    links = category.get("skeleton")
-    pairs = [pair for pair in links if isinstance(pair, list)] if isinstance(links, list) else []
-    found = [tuple(number - 1 for number in pair if type(number) is int) for pair in pairs]
-    most = len(category["keypoints"])
-    return tuple((p[0], p[1]) for p in found if len(p) == 2 and all(0 <= n < most for n in p))
+    names = tuple(map(str, category["keypoints"]))
+    rows = category.get("skeleton") or []
+    rows = rows if isinstance(rows, list) else [rows]
+    good = [_is_link(row, len(names)) for row in rows]
+    return Points(
+        names=names,
+        links=tuple((row[0] - 1, row[1] - 1) for row, fine in zip(rows, good, strict=True) if fine),
+        odd=tuple(f"{row}" for row, fine in zip(rows, good, strict=True) if not fine),
+    )
 
 
-def common_points(every: Mapping[str, Points], path: str, source: str) -> Points:
+def _is_link(row: object, most: int) -> bool:
+    """Whether it joins two keypoints that are there."""
+    if not isinstance(row, list) or len(row) != 2 or row[0] == row[1]:
+        return False
+    return all(type(number) is int and 1 <= number <= most for number in row)
+
+
+def common_points(
+    every: Mapping[str, Mapping[str, Points]], source: str, findings: Findings
+) -> Points:
     """Give the keypoints that all classes have which have some.
 
     Args:
-        every: Class to its keypoints.
-        path: A file that says it, for messages.
-        source: Where it is.
+        every: File to its classes to their keypoints.
+        source: Where the files are.
+        findings: Where links that join nothing are noted.
 
     Raises:
-        DataError: There are none, or classes have different ones.
+        DataError: There are none, classes have different ones, or one has a name twice.
     """
-    kinds = {points[0] for points in every.values()}
-    if len(kinds) == 1:
-        return next(iter(every.values()))
-    got = "; ".join(f"{name}: {shorten(points[0])}" for name, points in every.items()) or "none"
+    for path, classes in every.items():
+        for name, points in classes.items():
+            twice = [one for one, count in Counter(points.names).items() if count > 1]
+            if twice:
+                message = (
+                    f"The keypoints of a category must have names of their own, got "
+                    f"{shorten(twice)} twice in category {name!r} of {path!r} in {source!r}. "
+                    f"Rename one."
+                )
+                raise DataError(message)
+            if points.odd:
+                findings.warn(path, _describe_odd(name, points))
+                findings.notes.append(f"lines left out of the skeleton: {shorten(points.odd)}")
+    found = {name: points for classes in every.values() for name, points in classes.items()}
+    if len({points.names for points in found.values()}) == 1:
+        return next(iter(found.values()))
+    got = "; ".join(f"{name}: {shorten(points.names)}" for name, points in found.items()) or "none"
     message = (
         f"The categories must have the same keypoints, by name in their list keypoints, got {got} "
-        f"({path!r} in {source!r}). Correct the file, or give one that has keypoints."
+        f"({next(iter(every))!r} in {source!r}). Correct the file, or give one that has keypoints."
     )
     raise DataError(message)
+
+
+def _describe_odd(name: str, points: Points) -> str:
+    return (
+        f"in the skeleton of category {name!r} left out: {shorten(points.odd)}; a line joins two "
+        f"of the keypoints, counted from 1 to {len(points.names)}"
+    )
+
+
+def explain_json(tree: Tree, path: str) -> str:
+    """Say why a JSON is not taken for COCO's."""
+    try:
+        text = read_text(tree.source, path)
+        if not text.strip():
+            return f"{path!r} is empty"
+        values = json.loads(text)
+    except (DataError, json.JSONDecodeError):
+        return f"{path!r} is no JSON that is whole"
+    if not isinstance(values, dict):
+        return f"{path!r} holds a {type(values).__name__}, not an object with images"
+    keys = ("images", "annotations", "categories")
+    lacking = [key for key in keys if not isinstance(values.get(key), list)]
+    return f"{path!r} has no {' and no '.join(lacking)}"

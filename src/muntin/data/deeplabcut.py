@@ -11,7 +11,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from muntin.data.objects import Findings
 from muntin.data.trees import Tree, clean_name, fold, read_text
 from muntin.errors import DataError, shorten
 
-__all__ = ["Frame", "LabelTable", "find_tables", "read_table"]
+__all__ = ["Frame", "LabelTable", "explain_table", "find_tables", "read_table"]
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
 _ALONE = "single"  # what DeepLabCut calls parts of a frame that belong to nobody
@@ -73,6 +75,28 @@ def _begins_well(tree: Tree, path: str) -> bool:
     return bool(known) and "likelihood" not in rows["coords"]
 
 
+def explain_table(tree: Tree, path: str) -> str:
+    """Say why a CSV is not taken for labels of DeepLabCut."""
+    try:
+        lines = read_text(tree.source, path).splitlines()[:4]
+    except DataError:
+        return f"{path!r} is no text in UTF-8"
+    if not any(map(str.strip, lines)):
+        return f"{path!r} is empty"
+    if any("likelihood" in line.lower() for line in lines):
+        return f"{path!r} holds predictions (likelihood); to learn from them, give its own path"
+    return f"{path!r} {_describe_head([line.split(',') for line in lines])}"
+
+
+def _describe_head(rows: list[list[str]]) -> str:
+    """What is amiss at the top of a CSV."""
+    if any(row and row[0].lower().startswith(("scorer;", "bodyparts;")) for row in rows):
+        return "has semicolons between its cells: save it with commas, and points in its numbers"
+    cells = [row[0] for row in rows[: len(_HEAD)] if row]
+    lacking = [name for name in _HEAD if name not in cells and name != "individuals"]
+    return f"has no row that begins with {' and none with '.join(lacking)}"
+
+
 def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
     """Read one CSV.
 
@@ -89,9 +113,12 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
     head = {row[0]: row for row in rows[:count] if row}
     first = next((i for i, cell in enumerate(head.get("coords", [])) if cell in ("x", "y")), 0)
     if not {"bodyparts", "coords"} <= head.keys() <= set(_HEAD) or not first:
+        got = shorten(head, most=5) or "none"
+        if not {"scorer", "bodyparts", "coords"} <= head.keys():
+            got = f"a file that {_describe_head(rows)}" if rows else "an empty file"
         message = (
-            f"{path!r} must begin with rows named scorer, bodyparts and coords, got "
-            f"{shorten(head, most=5) or 'none'}. Is it a file of labels of DeepLabCut?"
+            f"{path!r} must begin with rows named scorer, bodyparts and coords, got {got}. Is it a "
+            f"file of labels of DeepLabCut?"
         )
         raise DataError(message)
     parts = head["bodyparts"]
@@ -136,7 +163,15 @@ def _find_columns(
     found: dict[tuple[str, str], dict[str, int]] = {}
     for place in range(first, min(len(coords), len(parts), len(people))):
         if coords[place] in ("x", "y"):  # a file of predictions has the likelihood beside them
-            found.setdefault((people[place], parts[place]), {})[coords[place]] = place
+            axes = found.setdefault((people[place], parts[place]), {})
+            if coords[place] in axes:
+                name = f"{people[place]} {parts[place]}".strip()
+                message = (
+                    f"every body part in {path!r} must have one column x and one y, got "
+                    f"{name!r} in more of them. Rename the one that is another part."
+                )
+                raise DataError(message)
+            axes[coords[place]] = place
     half = [f"{one} {part}".strip() for (one, part), axes in found.items() if len(axes) < 2]
     if half or not found:
         message = (
@@ -163,14 +198,27 @@ def _look_at(
 
 def _find_picture(name: str, tree: Tree, table: str) -> str | None:
     """The picture that a cell names: from the root, beside the table, or by the end of its name."""
-    name = clean_name(name)
     folder = table.rpartition("/")[0]
+    if (exact := _follow_path(name, tree.source, folder)) is not None:
+        return exact
+    name = clean_name(name)
     for path in (name, f"{folder}/{name}", f"{folder}/{name.rpartition('/')[2]}"):
         if (found := tree.find(path.lstrip("/"))) is not None:
             return found
     alike = tree.by_name.get(fold(name.rpartition("/")[2]), ())
     ends = [path for path in alike if fold(path).endswith(fold("/" + name))] or list(alike)
     return ends[0] if len(ends) == 1 else None
+
+
+def _follow_path(name: str, source: str, folder: str) -> str | None:
+    """The picture at a path that is absolute or leads out of its folder, as predictions have."""
+    place = Path(source, folder, name)
+    if not (name.startswith("../") or Path(name).is_absolute()) or not place.is_file():
+        return None
+    try:
+        return Path(os.path.relpath(place, source)).as_posix()
+    except ValueError:  # on another drive
+        return place.as_posix()
 
 
 def _read_points(
@@ -180,7 +228,11 @@ def _read_points(
     for (one, part), (x, y) in columns.items():
         if one not in names:  # of nobody: every subject has it
             continue
-        values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
+        try:
+            values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
+        except ValueError as error:
+            message = f"{part} is ({row[x]}, {row[y]})"
+            raise ValueError(message) from error
         if all(map(math.isfinite, values)):
             points[names.index(one), keypoints.index(part)] = (*values, 2)
         elif any(map(math.isfinite, values)) or any(map(math.isinf, values)):

@@ -78,6 +78,7 @@ class Findings:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.num_masks = 0
+        self.num_apart = 0  # boxes that hold none of their keypoints
         self._found: list[tuple[str, Problem]] = []
 
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
@@ -121,7 +122,7 @@ def gather_objects(
     file: str,
     findings: Findings,
     masks: bool = False,
-    num_keypoints: int = 0,
+    keypoint_names: Sequence[str] = (),
 ) -> Objects:
     """Look at the annotations of a picture and keep what can be learnt from.
 
@@ -131,7 +132,7 @@ def gather_objects(
         file: What problems are told of.
         findings: Where they are noted.
         masks: Whether every object must have a mask. Without, masks are forgotten.
-        num_keypoints: Keypoints of each object; 0 where they are not wanted.
+        keypoint_names: Keypoints of each object; none where they are not wanted.
 
     Returns:
         The objects, in the same order. Boxes end at the edge of the picture. An area that the file
@@ -143,8 +144,8 @@ def gather_objects(
     points: list[NDArray[np.float64]] = []
     for one in annotations:
         known, wrong = None, None
-        if num_keypoints:
-            known, wrong = clean_keypoints(one.keypoints, num_keypoints)
+        if keypoint_names:
+            known, wrong = clean_keypoints(one.keypoints, len(keypoint_names))
         if fault := _fault_of(one, size, masks) or wrong:
             findings.leave_out(file, one.where, *fault)
             continue
@@ -158,7 +159,7 @@ def gather_objects(
             beyond.append((one.where, excess))
         kept.append(one)
         if known is not None:
-            _look_at_points(known, one, size, file, findings)
+            _look_at_points(known, one, size, file, findings, keypoint_names)
             points.append(known)
     if beyond:
         most = max(excess for _, excess in beyond)
@@ -171,11 +172,14 @@ def gather_objects(
         class_ids=np.array([one.class_id for one in kept], np.int64),
         crowd=np.array([one.crowd for one in kept], np.bool_),
         areas=np.array(
-            [0.0 if num_keypoints and not one.area else _area_of(one, size, masks) for one in kept],
+            [
+                0.0 if keypoint_names and not one.area else _area_of(one, size, masks)
+                for one in kept
+            ],
             np.float64,
         ),
         masks=tuple(one.segmentation for one in kept) if masks else (),
-        keypoints=_stack(points, num_keypoints),
+        keypoints=_stack(points, len(keypoint_names)),
     )
 
 
@@ -186,18 +190,32 @@ def _stack(points: list[NDArray[np.float64]], count: int) -> NDArray[np.float64]
 
 
 def _look_at_points(
-    points: NDArray[np.float64], one: Annotation, size: Size, file: str, findings: Findings
+    points: NDArray[np.float64],
+    one: Annotation,
+    size: Size,
+    file: str,
+    findings: Findings,
+    names: Sequence[str],
 ) -> None:
-    """Forget points outside the picture, and name those and a subject that has none."""
+    """Forget points outside the picture; name those, and a subject that has none in its box."""
     outside = hide_outside(points, size)
     if len(outside):
+        there = shorten((names[number] for number in outside), most=5)
         what = (
-            f"{one.where}: keypoints {shorten(map(str, outside), most=5)} (counted from 0) lie "
-            f"outside the picture of {size[0]} x {size[1]} pixels (height x width), not used"
+            f"{one.where}: {there} outside the picture of {size[0]} x {size[1]} pixels (height x "
+            f"width), not used"
         )
         findings.warn(file, what)
     if not one.crowd and not (points[:, 2] > 0).any():
         findings.leave_out(file, one.where, NO_POINTS)
+        return
+    left, top, right, bottom = one.box
+    x, y = points[points[:, 2] > 0, :2].T + 0.5  # boxes are made of edges
+    near = (x > left - 1) & (x < right + 1) & (y > top - 1) & (y < bottom + 1)
+    if not one.crowd and not near.any():
+        what = f"{one.where}: none of its keypoints lies in its box, {describe_box(one.box)}"
+        findings.warn(file, what)
+        findings.num_apart += 1
 
 
 def make_entry(path: str, size: Size, objects: Objects) -> Entry:

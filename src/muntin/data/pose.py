@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from muntin.data.archives import is_archive
 from muntin.data.coco import find_coco, read_coco
-from muntin.data.deeplabcut import Frame, LabelTable, find_tables, read_table
+from muntin.data.coco_keypoints import explain_json
+from muntin.data.deeplabcut import Frame, LabelTable, explain_table, find_tables, read_table
 from muntin.data.objects import Annotation, Findings, gather_objects, make_entry
 from muntin.data.skeletons import build_skeleton
 from muntin.data.trees import PARTS, Tree, open_tree, part_in, part_of, read_size
@@ -106,14 +107,25 @@ def _read(place: Path, findings: Findings) -> tuple[str, Tree, dict[str, Listing
         return "COCO", tree, read_coco(tree, jsons, findings, keypoints=True)
     if tables := find_tables(tree):
         return "DeepLabCut", tree, _read_tables(tree, tables, findings)
-    message = (
-        f"No keypoints in {tree.source!r} ({len(tree.pictures)} pictures, "
-        f"{len(tree.with_suffix('.json'))} .json, {len(tree.with_suffix('.csv'))} .csv). Looked "
-        f"for COCO (a JSON such as annotations/person_keypoints_train.json) and DeepLabCut (a CSV "
-        f"whose rows begin with scorer, bodyparts and coords). Give the folder that holds the "
-        f"annotations and the pictures."
+    raise DataError(_describe_nothing(tree))
+
+
+_EXPLAINED = 3
+"""Files of which it is said why they are of no use."""
+
+
+def _describe_nothing(tree: Tree) -> str:
+    jsons, tables = tree.with_suffix(".json"), tree.with_suffix(".csv")
+    found = [explain_table(tree, name) for name in tables[:_EXPLAINED]]
+    found += [explain_json(tree, name) for name in jsons[: _EXPLAINED - len(found)]]
+    why = f": {'; '.join(found)}" if found else ""
+    return (
+        f"No keypoints in {tree.source!r} ({len(tree.pictures)} pictures, {len(jsons)} .json, "
+        f"{len(tables)} .csv){why}. Looked for COCO (a JSON such as "
+        f"annotations/person_keypoints_train.json) and DeepLabCut (a CSV whose rows begin with "
+        f"scorer, bodyparts and coords). Give the folder that holds the annotations and the "
+        f"pictures."
     )
-    raise DataError(message)
 
 
 def _tree_of(place: Path) -> tuple[Tree, str]:
@@ -185,7 +197,7 @@ def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: Findings)
         size=size,
         file=table.path,
         findings=findings,
-        num_keypoints=len(table.keypoints),
+        keypoint_names=table.keypoints,
     )
     return make_entry(frame.path, size, objects)
 
@@ -265,9 +277,13 @@ def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bo
     counts = {part: len({e.path for e in one.entries}) for part, one in listings.items()}
     told = ", ".join(f"{part} {count}" for part, count in counts.items())
     subjects = " + ".join(str(len(listing)) for listing in listings.values())
-    note = f"{kind}, {told} pictures"
+    note = f"{kind}, {told} picture{'s' * ([*counts.values()] != [1])}"
     if not whole:
-        note += f", {subjects} subjects of {len(first.skeleton.names)} keypoints"
+        names = first.skeleton.names
+        note += f", {subjects} subject{'s' * (subjects != '1')} of {len(names)} keypoints"
+    if findings.num_apart:
+        boxes = "box holds" if findings.num_apart == 1 else "boxes hold"
+        findings.notes.append(f"{findings.num_apart} {boxes} none of the subject's keypoints")
     problems = list(findings.problems())
     subjects_learnt = sum(1 for entry in first.entries for _ in _subjects_of(entry))
     if "train" in sets and not subjects_learnt:

@@ -108,7 +108,8 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
         visible = _visible(listing)
         names = _names(listing)
         pictures = len({entry.path for entry in listing.entries})
-        yield f"{part}: {pictures} pictures, {len(listing)} subjects of {len(names)} keypoints"
+        told = f"{len(listing)} subject{'s' * (len(listing) != 1)} of {len(names)} keypoints"
+        yield f"{part}: {pictures} picture{'s' * (pictures != 1)}, {told}"
         if not len(listing):
             continue
         rarest = np.argsort(visible.mean(axis=0), kind="stable")[:5]

@@ -3,7 +3,8 @@
 """What belongs to the keypoints of a data set: lines, left and right partners, tolerances.
 
 A ``skeleton.json`` beside the data says it: ``{"links": [["nose", "tail"]], "pairs": [["left ear",
-"right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``, any of them. Lines are also read from
+"right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``, any of them; "keypoints", all of their
+names in order, is compared with those of the data. Lines are also read from
 the config.yaml of a project of DeepLabCut. What nobody says is guessed from the names, and said
 aloud.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,8 +80,13 @@ def build_skeleton(
     pairs, lonely = _guess_pairs(names)
     if "pairs" in said:
         pairs, lonely = _pairs_from(said["pairs"], names), []
+        _refuse_twice(pairs, names)
     mirrored = said.get("mirrored", bool(pairs) and not lonely)
-    if lonely:
+    if mirrored:
+        whence = f"({FILE})" if "pairs" in said else "(by their names)"
+        told = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
+        notes.append(f"pictures are mirrored, with the pairs {told or 'none'} {whence}")
+    elif lonely:
         notes.append(
             f"without a partner on the other side: {shorten(lonely)}; pictures are not mirrored "
             f'("pairs" in a {FILE} names partners)'
@@ -89,22 +96,48 @@ def build_skeleton(
             f"no keypoint is named after a side: pictures are not mirrored (a {FILE} with "
             f'"mirrored": true, or "pairs", says otherwise)'
         )
-    sigmas = known.sigmas if known else (DEFAULT_SIGMA,) * len(names)
-    if "sigmas" in said:
-        sigmas = _sigmas_from(said["sigmas"], names)
-    elif known is None:
-        notes.append(f"OKS takes {DEFAULT_SIGMA:g} for the sigma of every keypoint ({FILE})")
-    if "links" in said:
-        links = _pairs_from(said["links"], names)
-    elif not links:
-        links = _links_of_project(tree, names)
     return Skeleton(
         names=names,
-        links=tuple(links) or (known.links if known else ()),
+        links=_choose_links(said, tuple(links), known, tree, names, notes),
         pairs=pairs,
         mirrored=bool(mirrored),
-        sigmas=sigmas,
+        sigmas=_choose_sigmas(said, known, names, notes),
     )
+
+
+def _choose_sigmas(
+    said: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...], notes: list[str]
+) -> tuple[float, ...]:
+    if "sigmas" in said:
+        chosen = _sigmas_from(said["sigmas"], names)
+        rest = [name for name in names if name not in chosen]
+        some = f", {DEFAULT_SIGMA:g} for {shorten(rest)}" if rest else ""
+        notes.append(f"sigmas for OKS from {FILE}{some}")
+        return tuple(chosen.get(name, DEFAULT_SIGMA) for name in names)
+    if known is not None:
+        notes.append("sigmas for OKS as COCO has them")
+        return known.sigmas
+    notes.append(f"OKS takes {DEFAULT_SIGMA:g} for the sigma of every keypoint ({FILE})")
+    return (DEFAULT_SIGMA,) * len(names)
+
+
+def _choose_links(
+    said: Mapping[str, Any],
+    links: tuple[tuple[int, int], ...],
+    known: Skeleton | None,
+    tree: Tree,
+    names: tuple[str, ...],
+    notes: list[str],
+) -> tuple[tuple[int, int], ...]:
+    whence = "the annotations"
+    if "links" in said:
+        links, whence = _pairs_from(said["links"], names), FILE
+    elif not links:
+        links, whence = _links_of_project(tree, names, notes), "config.yaml"
+        if not links and known is not None:
+            links, whence = known.links, "COCO"
+    notes.append(f"lines: {len(links)} from {whence}" if links else f"no lines are drawn ({FILE})")
+    return links
 
 
 def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
@@ -131,8 +164,10 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def _links_of_project(tree: Tree, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Lines that a project of DeepLabCut draws; none where something else is meant."""
+def _links_of_project(
+    tree: Tree, names: tuple[str, ...], notes: list[str]
+) -> tuple[tuple[int, int], ...]:
+    """Lines that a project of DeepLabCut draws; those that join other things are named."""
     path = tree.find("config.yaml")
     if path is None:
         return ()
@@ -141,9 +176,18 @@ def _links_of_project(tree: Tree, names: tuple[str, ...]) -> tuple[tuple[int, in
     except (DataError, yaml.YAMLError):
         return ()
     rows = values.get("skeleton") if isinstance(values, dict) else None
-    pairs = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
-    known = [row for row in pairs if len(row) == 2 and all(name in names for name in row)]
+    rows = rows if isinstance(rows, list) else []
+    good = [_joins(row, names) for row in rows]
+    if odd := [f"{row}" for row, fine in zip(rows, good, strict=True) if not fine]:
+        notes.append(f"lines left out of config.yaml: {shorten(odd)}")
+    known = [row for row, fine in zip(rows, good, strict=True) if fine]
     return tuple((names.index(first), names.index(second)) for first, second in known)
+
+
+def _joins(row: object, names: tuple[str, ...]) -> bool:
+    """Whether it is two keypoints."""
+    pair = isinstance(row, list) and len(row) == 2 and row[0] != row[1]
+    return pair and all(name in names for name in row)  # type: ignore[attr-defined]
 
 
 def _number(name: object, names: tuple[str, ...]) -> int:
@@ -160,10 +204,31 @@ def _pairs_from(rows: object, names: tuple[str, ...]) -> tuple[tuple[int, int], 
         message = f"links and pairs in {FILE} must be lists of two keypoints each, got {rows!r}."
         raise DataError(message)
     assert isinstance(rows, list)
-    return tuple((_number(row[0], names), _number(row[1], names)) for row in rows)
+    found = tuple((_number(row[0], names), _number(row[1], names)) for row in rows)
+    for first, second in found:
+        if first == second:
+            message = (
+                f"links and pairs in {FILE} must be of two different keypoints, got "
+                f"{names[first]} with itself. Take that line out."
+            )
+            raise DataError(message)
+    return found
 
 
-def _sigmas_from(values: object, names: tuple[str, ...]) -> tuple[float, ...]:
+def _refuse_twice(pairs: tuple[tuple[int, int], ...], names: tuple[str, ...]) -> None:
+    """Refuse a keypoint that would have two partners."""
+    counts = Counter(number for pair in {tuple(sorted(pair)) for pair in pairs} for number in pair)
+    twice = [number for number, count in counts.items() if count > 1]
+    if twice:
+        told = [f"{names[a]}/{names[b]}" for a, b in pairs if twice[0] in (a, b)]
+        message = (
+            f"a keypoint must be in one of the pairs in {FILE} at most, got {names[twice[0]]} in "
+            f"{shorten(told)}. Keep the pair that changes places in the mirror."
+        )
+        raise DataError(message)
+
+
+def _sigmas_from(values: object, names: tuple[str, ...]) -> dict[str, float]:
     if isinstance(values, list) and len(values) == len(names):
         values = dict(zip(names, values, strict=True))
     if not isinstance(values, Mapping):
@@ -172,13 +237,13 @@ def _sigmas_from(values: object, names: tuple[str, ...]) -> tuple[float, ...]:
             f"{values!r}."
         )
         raise DataError(message)
-    chosen = [DEFAULT_SIGMA] * len(names)
+    chosen = {}
     for name, value in values.items():
         if not isinstance(value, int | float) or not 0 < value < 10:
             message = f"a sigma in {FILE} must be a number above 0, got {value!r} for {name!r}."
             raise DataError(message)
-        chosen[_number(name, names)] = float(value)
-    return tuple(chosen)
+        chosen[names[_number(name, names)]] = float(value)
+    return chosen
 
 
 def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], list[str]]:

@@ -89,8 +89,9 @@ def describe_split(train: Listing, val: Listing) -> str:
     )
     groups = [{entry.group for entry in part.entries} - {""} for part in (train, val)]
     text = (
-        f"{len(train)} pictures to train on, {len(val)} to validate "
-        f"({len(val) / max(total, 1):.1%}), {train.num_classes} classes"
+        f"{len(train)} {train.unit} to train on, {len(val)} to validate "
+        f"({len(val) / max(total, 1):.1%}), {train.num_classes} "
+        f"class{'es' * (train.num_classes != 1)}"
     )
     if any(groups):
         text += f", {len(groups[0])} + {len(groups[1])} whole groups"

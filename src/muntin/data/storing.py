@@ -168,9 +168,10 @@ class PictureStore:
     def complaint(self) -> str:
         """Say which pictures are left out."""
         places = sorted(self.unreadable)
-        names = shorten(self.listing.entries[i].path for i in places)
+        names = shorten(dict.fromkeys(self.listing.entries[i].path for i in places))
+        unit = self.listing.unit
         return (
-            f"{len(places)} of {len(self.listing)} pictures in {self.listing.source} are left out, "
+            f"{len(places)} of {len(self.listing)} {unit} in {self.listing.source} are left out, "
             f"as they or their annotations cannot be read: {names}. {self.unreadable[places[0]]} "
             f"See muntin check."
         )

@@ -14,13 +14,10 @@ from PIL import Image, ImageDraw
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label
 from muntin.drawing.panels import add_legend, put_side_by_side
-from muntin.results import Poses
+from muntin.results import SURE, Poses
 from muntin.samples import Objects, Skeleton
 
-__all__ = ["SURE", "draw_errors", "draw_pose_pair", "draw_poses", "poses_of"]
-
-SURE = 0.3
-"""Score from which a keypoint is drawn."""
+__all__ = ["draw_errors", "draw_pose_pair", "draw_poses", "poses_of"]
 
 _LARGEST, _SMALLEST = 1280, 480  # pixels, of the longer side
 _HALO = (20, 20, 20)

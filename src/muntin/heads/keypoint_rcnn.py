@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
 
+from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import MASK_RCNN, SMALL_RCNN, RCNNConfig
 from muntin.heads.found import Found
@@ -81,6 +82,20 @@ class KeypointRCNN(RCNN):
             points = torch.cat([place[:, :, :2] - 0.5, height.sigmoid()[:, :, None]], dim=2)
             told.append(one._replace(points=points))
         return told
+
+    def with_fixed_masks(
+        self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Refuse: the size of what is cut out follows each box, which no graph can hold.
+
+        Raises:
+            ConfigError: Always.
+        """
+        message = (
+            "an exported run must have a head whose graph is the same for all pictures, got "
+            "keypoint_rcnn, which resizes each subject to its box. Train with another --head."
+        )
+        raise ConfigError(message)
 
     def _heatmaps(self, levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Logits of every cell of each box, Q, P, m, m."""

@@ -95,7 +95,7 @@ class ProposalHead(nn.Module):
             score = self.objectness(maps).permute(0, 2, 3, 1).flatten(1)  # B, H*W*A
             offset = self.offsets(maps).permute(0, 2, 3, 1)  # B, H, W, A*4
             scores.append(score.float())
-            offsets.append(offset.reshape(len(level), -1, 4).float())
+            offsets.append(offset.reshape(level.shape[0], -1, 4).float())
         return anchors, scores, offsets
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class ProposalHead(nn.Module):
                 offset.gather(1, places[..., None].expand(-1, -1, 4)).reshape(-1, 4),
                 anchor[places].reshape(-1, 4),
             )
-            parts.append(moved.reshape(len(score), -1, 4))
+            parts.append(moved.reshape(score.shape[0], -1, 4))
             values.append(best.sigmoid())
             numbers.append(torch.full_like(places, number))
         boxes = clip_to(torch.cat(parts, 1), sizes)  # B, N, 4
@@ -126,7 +126,7 @@ class ProposalHead(nn.Module):
         count = boxes.shape[1]
         sides = boxes[..., 2:] - boxes[..., :2]
         # One suppression for all: pictures and levels do not see each other.
-        image = torch.arange(len(boxes), device=boxes.device)[:, None].expand(-1, count)
+        image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
         group = (image * len(anchors) + level).flatten()
         whole = (sides >= 1e-3).all(dim=2)
         # What has no area takes part behind everything else.

@@ -125,7 +125,8 @@ class RCNN(Detector):
         return moved.view(batch, count, slots, 4), scores
 
     def _read(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
-        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        batch, count = boxes.shape[:2]
+        images = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
         return self._read_rows(levels, boxes.reshape(-1, 4), images, side)
 
     def _read_rows(self, levels: list[Tensor], boxes: Tensor, images: Tensor, side: int) -> Tensor:
@@ -286,7 +287,7 @@ def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> T
     """Values of one class in each row; of the only one where all share it."""
     if values.shape[1] == 1:
         return values[:, 0]
-    return values[torch.arange(len(values), device=values.device), class_ids]
+    return values[torch.arange(values.shape[0], device=values.device), class_ids]
 
 
 def _classes_of(matched: Tensor, target: BoxTargets, num_classes: int) -> Tensor:

@@ -51,7 +51,7 @@ def read_regions(
     """
     rows = torch.cat([images[:, None].to(boxes), boxes], dim=1)  # Q, 5
     at = assign_levels(boxes, strides)
-    regions = levels[0].new_zeros(len(boxes), levels[0].shape[1], side, side)
+    regions = levels[0].new_zeros(boxes.shape[0], levels[0].shape[1], side, side)
     for number, (level, stride) in enumerate(zip(levels, strides, strict=True)):
         here = torch.where(at == number)[0]
         part = roi_align(
@@ -141,5 +141,5 @@ class MaskHead(nn.Module):
         for conv in self.convs:
             regions = conv(regions)
         logits = self.logits(F.relu(self.upsample(regions))).float()  # Q, K, m, m
-        rows = torch.arange(len(logits), device=logits.device)
+        rows = torch.arange(logits.shape[0], device=logits.device)
         return logits[rows, class_ids + self.first]

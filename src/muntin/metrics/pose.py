@@ -64,18 +64,22 @@ class PoseMetric:
     - `pck`: share of the visible keypoints that are found within 0.02 of the diagonal of their
       subject's box; `pck_at` at other distances; `pck_per_keypoint` a list.
     - `mean_pixel_error`: mean distance of the visible keypoints in pixels of the original;
-      `median_pixel_error`; `mean_pixel_error_per_keypoint` a list. Of subjects that were looked
-      for by a detector, only those that were found have distances; the keypoints of the others
-      count as missed in `pck`.
+      `median_pixel_error`; `mean_pixel_error_per_keypoint` a list.
+    - `num_found`: subjects that have an answer. Where a detector had to find them, poses from
+      `threshold` on, best first, each take the subject that they are most like (OKS above 0.1) of
+      those that are left. Subjects that none takes have no distances, and their keypoints count as
+      missed in `pck`; poses that take none count in `oks_ap` alone, as do those below `threshold`.
     - `oks_area`: what was taken for the area of subjects where nobody says it.
     - `num_subjects`, `num_images`, `keypoint_names`.
 
     Args:
         skeleton: Names and tolerances of the keypoints.
+        least: Score from which poses that had to be found are told (`Poses.above`).
     """
 
-    def __init__(self, skeleton: Skeleton) -> None:
+    def __init__(self, skeleton: Skeleton, *, least: float = 0.0) -> None:
         self.skeleton = skeleton
+        self.least = least
         self._found: dict[str, list[Poses]] = defaultdict(list)
         self._truth: dict[str, Subject] = {}
         self._pairs: list[tuple[NDArray[np.float64], NDArray[np.float64], float]] = []
@@ -112,6 +116,7 @@ class PoseMetric:
             if there.row >= 0:
                 pairs = {there.row: 0 if len(said) else -1}
             else:
+                said = said.above(self.least)
                 pairs = self._match(said, there)
             for row, place in pairs.items():
                 points = objects.keypoints[row]
@@ -183,6 +188,8 @@ class PoseMetric:
             "oks_area": _AREA_RULE if guessed else "as annotated",
             "keypoint_names": list(self.skeleton.names),
             "num_subjects": len(self._pairs),
+            "num_found": int(sum(np.isfinite(said).all() for said, _, _ in self._pairs)),
+            **({"threshold": self.least} if self.least else {}),
             "num_images": self.num_images,
         }
 

@@ -168,15 +168,15 @@ def _quarter(maps: Tensor, cells: Tensor) -> Tensor:
 def _dark(maps: Tensor, cells: Tensor) -> Tensor:
     """The top of the paraboloid through the logarithm around the highest cell."""
     height, width = maps.shape[2:]
-    last = cells.new_tensor([width - 1, height - 1])
-    if int(last.min()) < 2:  # too small for a paraboloid
+    if min(height, width) < 3:  # too small for a paraboloid
         return cells.to(maps.dtype)
+    last = cells.new_tensor([width - 1, height - 1])
     reach = _KERNEL // 2 + 1
     inside = ((cells >= reach) & (cells <= last - reach)).all(dim=-1)
     # Three cells in a row determine a parabola wherever its top is, so the middle one may move.
     middle = torch.minimum(cells.clamp(min=1), last - 1)
     plain = _top(_around(maps, middle))
-    smooth = _top(_around(_blur(maps), cells)) if bool(inside.any()) else plain
+    smooth = _top(_around(_blur(maps), cells))
     points = torch.where(inside[..., None], cells + smooth, middle + plain)
     near = ((points - cells).abs() <= torch.where(inside, 1.0, _BEYOND)[..., None]).all(dim=-1)
     return torch.where(near[..., None], points, cells.to(maps.dtype))

@@ -115,7 +115,8 @@ def _edges(box: NDArray[np.float64]) -> Box:
 def _merge(row: Opened, place: _Places, singles: Sequence[Poses], skeleton: Skeleton) -> Poses:
     """Make one result of the subjects of a picture, best first.
 
-    What a detector found twice (OKS above 0.9) is told once.
+    What a detector found twice is told once, with the surer box: so another threshold never
+    changes which of two is told.
     """
     count = len(skeleton.names)
     every = Poses(
@@ -126,13 +127,15 @@ def _merge(row: Opened, place: _Places, singles: Sequence[Poses], skeleton: Skel
         keypoint_names=skeleton.names,
         links=skeleton.links,
         boxes=place[0],
+        box_scores=None if row.boxes is not None else place[1],
     )
     if row.boxes is not None:  # somebody said which subjects there are, and in which order
         return every
     diagonal = float(np.hypot(*row.size))
     areas = np.array([guess_area(np.zeros((0, 2)), box, diagonal) for box in place[0]])
     points, sigmas = every.keypoints[:, :, :2], np.array(skeleton.sigmas)
-    return every.select(suppress_poses(points, every.scores, areas, sigmas))
+    kept = every.select(suppress_poses(points, place[1], areas, sigmas))
+    return kept.select(np.argsort(-kept.scores, kind="stable"))
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)

@@ -39,8 +39,7 @@ def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, OSError) as error:
-        message = f"{str(path)!r} must be a video that can be read, got: {error}."
-        raise DataError(message) from error
+        raise DataError(_not_read(path, error)) from error
 
 
 def frame_rate(path: str | Path) -> Fraction:
@@ -50,9 +49,13 @@ def frame_rate(path: str | Path) -> Fraction:
         with av.open(str(path)) as container:
             rate = container.streams.video[0].average_rate if container.streams.video else None
     except (av.error.FFmpegError, OSError) as error:
-        message = f"{str(path)!r} must be a video that can be read, got: {error}."
-        raise DataError(message) from error
+        raise DataError(_not_read(path, error)) from error
     return Fraction(rate or 25)
+
+
+def _not_read(path: str | Path, error: Exception) -> str:
+    said = getattr(error, "strerror", None) or str(error)
+    return f"{str(path)!r} must be a video that can be read, got: {said}. Fetch it again."
 
 
 def predict_video(

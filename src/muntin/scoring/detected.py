@@ -12,10 +12,12 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError, DataError
-from muntin.metrics.pose import Subject
+from muntin.metrics.pose import PoseMetric, Subject
 from muntin.prediction import load
+from muntin.prediction.thresholds import find_threshold
 from muntin.runs import Run
-from muntin.scoring.running import Outputs, Scored, judge
+from muntin.scoring.running import Outputs, Scored
+from muntin.tasks.pose import skeleton_of
 
 __all__ = ["score_detected"]
 
@@ -24,9 +26,12 @@ LEAST = 0.05
 
 
 def score_detected(
-    run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool = False
+    run: Run, data: Path | str, detector: Run | Path | str, *, device: str, tta: bool = False
 ) -> Scored:
     """Find the subjects of every picture, those without any included, and score their keypoints.
+
+    Average precision is of every box; distances are of the subjects that prediction tells, see
+    `PoseMetric`.
 
     Args:
         run: It looks for keypoints.
@@ -47,14 +52,17 @@ def score_detected(
     if listing is None or not len(listing):
         message = f"{data} must hold pictures, got none. See: muntin check {run.task.name} {data}"
         raise DataError(message)
-    predictor = load(run, device=device, detector=detector, least=LEAST)
+    finder = detector if isinstance(detector, Run) else Run.open(detector)
+    predictor = load(run, device=device, detector=finder, least=LEAST)
     answers, truth = [], []
     for entry in listing.entries:
         pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
         assert entry.objects is not None, "readers of keypoints give objects"
         answers += predictor([pixels], tta=tta)
         truth.append(Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
+    metric = PoseMetric(skeleton_of(run.classes), least=find_threshold(finder).score)
+    metric.update(answers, truth)
     outputs = Outputs(
         answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))
     )
-    return judge([outputs], run.task, run.classes, listing)
+    return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from muntin.data.batches import evaluation_batch
+from muntin.data.pose import is_whole
 from muntin.data.storing import DataConfig, PictureStore, change_reading
 from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
@@ -63,10 +64,20 @@ def _warn_of_learnt(listing: Listing, run: Run) -> None:
     if not same or not kept or split["train"] != [source, learnt]:
         return
     text = (
-        f"the run was trained on {learnt} of these {len(listing)} pictures, which makes the "
+        f"the run was trained on {learnt} of these {len(listing)} {listing.unit}, which makes the "
         f"figures better than they are; on the {len(kept)} that it kept: {run.path}/journal.jsonl"
     )
     warnings.warn(text, MuntinWarning, stacklevel=3)
+
+
+def _warn_of_boxes(listing: Listing, run: Run) -> None:
+    """Say so when a run that learnt from boxes has to do without."""
+    if run.task.tells_subjects and run.preprocessing.padding != 1 and is_whole(listing):
+        text = (
+            "the run was trained on boxes of subjects, but this data has none: whole pictures are "
+            "taken for subjects, which makes the figures worse. Give --detector RUN"
+        )
+        warnings.warn(text, MuntinWarning, stacklevel=3)
 
 
 def evaluate(
@@ -89,7 +100,8 @@ def evaluate(
         device: "auto" takes a GPU when there is one.
         pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
         detector: For keypoints, a run that has to find the subjects first; their annotated boxes
-            are taken when it is left out.
+            are taken when it is left out. `muntin.metrics.pose.PoseMetric` says how what it finds
+            is compared.
         tta: Whether mirrored pictures are seen too, and both answers become one.
         settings: How this data is read, where it is otherwise than in training:
             ``{"data.ignored": "background"}``.
@@ -107,11 +119,12 @@ def evaluate(
         scored = score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = PictureStore(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
-            draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
+            draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
     reading = change_reading(run.config.reading, settings or {})
     listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
+    _warn_of_boxes(listing, run)
     if tta and run.task.tells_objects:
         message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."
         raise ConfigError(message)
@@ -128,5 +141,5 @@ def evaluate(
         tta=tta,
     )
     if pictures:
-        draw_scored(scored, store, run.classes, run.path / "pictures" / "eval")
+        draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures

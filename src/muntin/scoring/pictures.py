@@ -227,6 +227,7 @@ def _(
         for row in chosen:
             owner = metric.owners[row]
             truth, said = outputs.truth[owner], outputs.answers[owner]
+            said = said.above(metric.least)
             pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
             wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
             drawn = draw_pose_pair(pixels, poses_of(truth.objects, wanted, metric.skeleton), said)
