@@ -15,7 +15,10 @@ from muntin.errors import ShapeError
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 
-__all__ = ["Detections", "Labels", "Poses", "SemanticMap"]
+__all__ = ["SURE", "Detections", "Labels", "Poses", "SemanticMap"]
+
+SURE = 0.3
+"""Score from which a keypoint is drawn, and an object is told where nobody knows a better one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -250,10 +253,14 @@ class Poses:
         path: The picture's file; empty when it came as an array.
         size: (height, width) of the original picture in pixels.
         keypoints: x, y and score of each keypoint of each subject, in pixels of the original;
-            (0, 0) is the middle of the first pixel. The score is the height of the heatmap there.
-        scores: Of each subject: the mean over its keypoints, times that of its box.
+            (0, 0) is the middle of the first pixel; points lie inside the picture. The score is the
+            height of the heatmap there, 0 to 1, where 1 is as sharp a peak as an annotated point
+            has in training; it is no probability.
+        scores: Of each subject: the mean height of its heatmaps that reach 0.2, cut at 1, times
+            the score of its box.
         boxes: Left, top, right and bottom edge of each subject; None where the whole picture was
             taken for one.
+        box_scores: Score that a detector gave to each box; None where there was no detector.
         keypoint_names: Name of each keypoint.
         links: Pairs of keypoints, counted from 0, that are drawn joined by a line.
     """
@@ -265,6 +272,7 @@ class Poses:
     keypoint_names: tuple[str, ...]
     links: tuple[tuple[int, int], ...] = ()
     boxes: NDArray[np.float64] | None = None
+    box_scores: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         """Refuse columns that do not belong together."""
@@ -282,8 +290,12 @@ class Poses:
         return len(self.scores)
 
     def above(self, threshold: float) -> Poses:
-        """Keep the subjects whose score is at least `threshold`."""
-        return self.select(np.flatnonzero(self.scores >= threshold))
+        """Keep the subjects whose box scores at least `threshold`.
+
+        Where no detector found them, it is their own score that counts.
+        """
+        scores = self.scores if self.box_scores is None else self.box_scores
+        return self.select(np.flatnonzero(scores >= threshold))
 
     def select(self, rows: NDArray[np.int64]) -> Poses:
         """Keep the subjects at these places, in this order."""
@@ -292,6 +304,7 @@ class Poses:
             keypoints=self.keypoints[rows],
             scores=self.scores[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
+            box_scores=None if self.box_scores is None else self.box_scores[rows],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,6 +317,8 @@ class Poses:
             }
             if self.boxes is not None:
                 pose["xyxy"] = [round(float(edge), 3) for edge in self.boxes[row]]
+            if self.box_scores is not None:
+                pose["box_score"] = round(float(self.box_scores[row]), 6)
             poses.append(pose)
         return {
             "path": self.path,

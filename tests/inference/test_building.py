@@ -21,6 +21,9 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("swin_nano", {"window_size": 7, "size_rule": "timm"}, (96, 64)),
     ("swin_nano", {"size_rule": "torchvision"}, (61, 90)),
     ("swin_nano", {"size_rule": "openmmlab"}, (40, 40)),  # windows larger than the last map
+    ("swin_nano", {"size_rule": "mmpretrain"}, (40, 40)),
+    ("swin_nano", {"size_rule": "transformers"}, (61, 90)),
+    ("swin_nano", {"size_rule": "microsoft", "window_size": 7}, (96, 64)),
     ("swin_nano", {"absolute_pos_embed": True, "qkv_bias": False}, (64, 96)),
     ("swin_nano_patch4_256", {}, (96, 128)),
     ("swinv2_tiny_window8_256", {"depths": (2, 2), "num_heads": (3, 6)}, (64, 64)),
@@ -87,5 +90,7 @@ def test_pixels_are_read_without_a_step_of_their_own(name: str, size: tuple[int,
     model = _model(name, {"depth": 2} if name.startswith("vit") else {})
     pre = Preprocessing(img_size=size, mean=(0.485, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     pixels = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    fast = FromPixels(build_inference(model, size), pre.mean, pre.std, size)
+    built = build_inference(model, size)
+    fast = FromPixels(built, pre.mean, pre.std, size)
+    assert torch.equal(built(pixels.float()), build_inference(model, size)(pixels.float()))
     torch.testing.assert_close(fast(pixels), model(normalise(pixels, pre)), rtol=1e-4, atol=1e-4)

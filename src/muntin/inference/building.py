@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,14 @@ from muntin.inference.swin import InferenceSwin
 from muntin.inference.vit import InferenceViT
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Int, Size, UInt8
 
 __all__ = ["FromPixels", "build_inference"]
 
 
 @torch.no_grad()
 def build_inference(network: Network, size: Size) -> Network:
-    """Give a network that computes the same for pictures of one size, faster.
+    """Give a network that computes the same for pictures of one size, with fewer steps.
 
     Norms, the scale of queries and the factors of branches become part of the layers beside them;
     position biases, masks and positions are computed once; Swin's tokens stay in the order of its
@@ -57,25 +58,35 @@ class FromPixels(nn.Module):
     """A network that reads pixels from 0 to 255, of any type, instead of normalised ones.
 
     Args:
-        network: Reads normalised pictures.
+        network: Reads normalised pictures; it is left as it is.
         mean: Of each channel, in [0, 1].
         std: The same.
         size: (height, width) of the pictures; decides where the normalisation is done.
+        padded: Whether the network also takes the sizes of the pictures inside the images; what
+            is beyond them becomes 0.
     """
 
     def __init__(
-        self, network: Network, mean: Sequence[float], std: Sequence[float], size: Size
+        self,
+        network: Network,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: Size,
+        *,
+        padded: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
-        embed = getattr(network.backbone, "patch_embed", None)
+        self.network = copy.deepcopy(network)
+        embed = getattr(self.network.backbone, "patch_embed", None)
         proj = getattr(embed, "proj", None)
         self.mean: Tensor
         self.scale: Tensor | None
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
         # Zeros are added around normalised pictures: then the mean cannot be in the bias.
+        self.padded = padded
         even = (
-            isinstance(proj, nn.Conv2d)
+            not padded
+            and isinstance(proj, nn.Conv2d)
             and not any(side % proj.stride[0] for side in size)
             and not any(proj.padding)
         )
@@ -88,10 +99,13 @@ class FromPixels(nn.Module):
             scale = torch.tensor(std).view(-1, 1, 1) * 255
         self.register_buffer("scale", scale)
 
-    def forward(self, images: UInt8[Tensor, "B C H W"]) -> Tensor:
+    def forward(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (as the network)
         """Give what the network gives."""
-        x = images.float()
+        x = images.to(self.mean.dtype)
         if self.subtracts:
             x = x - self.mean
-        answer: Tensor = self.network(x if self.scale is None else x / self.scale)
-        return answer
+        if self.padded:
+            rows = torch.arange(x.shape[2], device=x.device) < sizes[0][:, :1]  # B, H
+            columns = torch.arange(x.shape[3], device=x.device) < sizes[0][:, 1:]  # B, W
+            x = x * (rows[:, None, :, None] & columns[:, None, None, :])
+        return self.network(x if self.scale is None else x / self.scale, *sizes)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["PlainNorm", "fold_norm", "fold_pixels", "make_linear", "scale_outputs"]
+__all__ = ["PlainNorm", "fold_norm", "fold_pixels", "make_linear", "make_qkv", "make_scaled"]
 
 
 class PlainNorm(nn.Module):
@@ -54,13 +54,28 @@ def fold_norm(
     return PlainNorm(norm.eps), wide * norm.weight.detach().double(), shift
 
 
-def scale_outputs(
-    weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None, factor: Float[Tensor, " D"]
-) -> tuple[Float[Tensor, "D C"], Float[Tensor, " D"] | None]:
-    """Multiply what a linear layer gives, channel by channel."""
-    factor = factor.double()
-    wide = weight.detach().double() * factor[:, None]
-    return wide, None if bias is None else bias.detach().double() * factor
+def make_scaled(linear: nn.Linear, factor: Float[Tensor, " D"]) -> nn.Linear:
+    """Give a layer whose outputs are multiplied, channel by channel."""
+    factor = factor.detach().double()
+    wide = linear.weight.detach().double() * factor[:, None]
+    bias = None if linear.bias is None else linear.bias.detach().double() * factor
+    return make_linear(wide, bias)
+
+
+def make_qkv(
+    weight: Float[Tensor, "C3 C"], bias: Float[Tensor, " C3"] | None, scale: float
+) -> nn.ModuleList:
+    """Give one linear layer each for queries, keys and values; the queries are scaled.
+
+    Three products instead of one: engines fuse the split into heads with attention only where it
+    is all that stands between.
+    """
+    layers = nn.ModuleList()
+    for part, factor in enumerate((scale, 1.0, 1.0)):
+        rows = slice(part * weight.shape[1], (part + 1) * weight.shape[1])
+        shift = None if bias is None else bias[rows].detach().double() * factor
+        layers.append(make_linear(weight[rows].detach().double() * factor, shift))
+    return layers
 
 
 def fold_pixels(

@@ -13,14 +13,12 @@ heads, d width of a head.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import FeatureSpec
-from muntin.inference.folding import fold_norm, make_linear, scale_outputs
+from muntin.inference.folding import PlainNorm, fold_norm, make_linear, make_qkv
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
 from muntin.nn.linears import without_key_bias
@@ -53,7 +51,6 @@ class InferenceSwin(nn.Module):
         super().__init__()
         config = model.config
         rule = SIZE_RULES[config.size_rule]
-        self.size = size
         self.spec: FeatureSpec = model.spec
         self.embed_channels = model.embed_channels
         self.patch_size = config.patch_size
@@ -70,24 +67,20 @@ class InferenceSwin(nn.Module):
             )
         self.register_buffer("positions", positions)
         steps: list[nn.Module] = []
-        built = config.grid
-        for index, stage in enumerate(model.layers):
-            plain, shifted = (
-                lay_out(grid, (config.windows[index],) * 2, shifts, rule, built_size=built)
-                for shifts in (False, True)
-            )
+        stages = _lay_out_stages(model, grid)
+        for index, (stage, (grid, plain, shifted)) in enumerate(
+            zip(model.layers, stages, strict=True)
+        ):
             for block in stage.blocks:  # type: ignore[union-attr]
-                layout = shifted if block.shifted else plain
-                step = _Block(block, layout, order)
+                step = _Block(block, shifted if block.shifted else plain, order)
                 order = step.order
                 steps.append(step)
             if index in config.out_indices:
                 steps.append(_Out(model, index, grid, order))
-            if index < len(model.layers) - 1:
-                merging = _Merging(stage.downsample, grid, order)  # type: ignore[arg-type]
-                grid, order = merging.grid, merging.order
+            if index + 1 < len(stages):
+                merging = _Merging(stage.downsample, grid, order, then=stages[index + 1][1])  # type: ignore[arg-type]
+                order = merging.order
                 steps.append(merging)
-            built = (-(-built[0] // 2), -(-built[1] // 2))
         self.steps = nn.ModuleList(steps)
 
     def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
@@ -101,7 +94,8 @@ class InferenceSwin(nn.Module):
 
     def _run(self, images: Tensor) -> list[tuple[_Out, Tensor]]:
         images = fit_patches(images, self.patch_size, self.patch_rule)
-        x = self.patch_embed(images).flatten(1, 2)  # B, L, C
+        embed = self.patch_embed
+        x = embed.norm(embed.proj(images).flatten(2).transpose(1, 2))  # B, L, C
         if self.positions is not None:
             x = x + self.positions
         found = []
@@ -120,20 +114,20 @@ class _Attention(nn.Module):
     temperature: Tensor | None
 
     def __init__(
-        self, attn: WindowAttention | CosineWindowAttention, layout: WindowLayout, qkv: nn.Linear
+        self,
+        attn: WindowAttention | CosineWindowAttention,
+        layout: WindowLayout,
+        qkv: nn.ModuleList,
     ) -> None:
         super().__init__()
         self.heads, self.windows = attn.num_heads, layout.num_windows
+        self.tokens = layout.window[0] * layout.window[1]
         self.qkv = qkv
         self.proj = make_linear(attn.proj.weight, attn.proj.bias)
         temperature = None
         if isinstance(attn, CosineWindowAttention):
-            fixed = (attn.pretrained_window,) * 2
-            bias = attn.cpb_mlp.spread(
-                layout.window, fixed if attn.pretrained_window else layout.built_window
-            )
-            scale = attn.logit_scale.clamp(max=math.log(100.0)).exp()  # h, 1, 1
-            temperature = scale.repeat(self.windows, 1, 1)
+            bias = attn.spread(layout)
+            temperature = attn.temperature
         else:
             bias = spread_bias(
                 attn.relative_position_bias_table,
@@ -142,21 +136,23 @@ class _Attention(nn.Module):
             )
         self.register_buffer("temperature", temperature)
         mask = shift_mask(layout, device=bias.device)
-        added = bias[None].expand(self.windows, -1, -1, -1)  # nW, h, N, N
-        if mask is not None:
-            added = added + mask[:, None]
-        self.register_buffer("bias", added.flatten(0, 1)[None].contiguous())
+        # 1 or nW, h, N, N
+        self.register_buffer("bias", bias[None] if mask is None else bias[None] + mask[:, None])
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
-        tokens, channels = x.shape[1] // self.windows, x.shape[2]
-        parts = self.qkv(x).view(-1, self.windows, tokens, 3, self.heads, channels // self.heads)
-        parts = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # 3, B, nW*h, N, d
-        q, k, v = parts.unbind(0)
+        tokens, channels = x.shape[1:]
+        x = x.reshape(-1, self.tokens, channels)  # B*nW, N, C
+        q, k, v = (
+            linear(x).view(-1, self.tokens, self.heads, channels // self.heads).transpose(1, 2)
+            for linear in self.qkv
+        )  # B*nW, h, N, d each
         if self.temperature is not None:
             q, k = F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1)
-        x = F.scaled_dot_product_attention(q, k, v, self.bias, scale=1.0)
-        x = x.unflatten(1, (self.windows, self.heads)).transpose(2, 3)  # B, nW, N, h, d
-        return self.proj(x.reshape(-1, self.windows * tokens, channels))
+        bias = self.bias
+        if bias.shape[0] > 1:
+            bias = bias.repeat(q.shape[0] // self.windows, 1, 1, 1)
+        x = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
+        return self.proj(x.transpose(1, 2).reshape(-1, tokens, channels))
 
 
 class _Block(nn.Module):
@@ -180,11 +176,11 @@ class _Block(nn.Module):
         if isinstance(attn, CosineWindowAttention):
             bias = None if attn.qv_bias is None else without_key_bias(attn.qv_bias)
             self.norm1: nn.Module = block.norm1
-            qkv = make_linear(attn.qkv.weight, bias)
+            qkv = make_qkv(attn.qkv.weight, bias, 1.0)
         else:
             assert isinstance(block, SwinBlock), "the two blocks differ in their attention"
             qkv = _fold_qkv(block, padded)
-            self.norm1 = block.norm1 if padded else fold_norm(block.norm1, attn.qkv.weight, None)[0]
+            self.norm1 = block.norm1 if padded else PlainNorm(block.norm1.eps)
         self.attn = _Attention(attn, layout, qkv)
         if self.after:
             self.norm2: nn.Module = block.norm2
@@ -211,7 +207,7 @@ class _Block(nn.Module):
         return x + (self.norm2(y) if self.after else y)
 
 
-def _fold_qkv(block: SwinBlock, padded: bool) -> nn.Linear:
+def _fold_qkv(block: SwinBlock, padded: bool) -> nn.ModuleList:
     """The projection with the scale of the queries in it, and the norm where nothing is padded.
 
     A padded token is zero behind the norm, so there the norm keeps its scale and bias.
@@ -221,9 +217,7 @@ def _fold_qkv(block: SwinBlock, padded: bool) -> nn.Linear:
     bias: Tensor | None = attn.qkv.bias
     if not padded:
         _, weight, bias = fold_norm(block.norm1, weight, bias)
-    factor = torch.ones(weight.shape[0])
-    factor[: weight.shape[0] // 3] = attn.scale
-    return make_linear(*scale_outputs(weight, bias, factor))
+    return make_qkv(weight, bias, attn.scale)
 
 
 class _Merging(nn.Module):
@@ -232,13 +226,20 @@ class _Merging(nn.Module):
     gather: Tensor
 
     def __init__(
-        self, merging: PatchMerging | PatchMergingV2, grid: Size, order: Int[Tensor, " L"]
+        self,
+        merging: PatchMerging | PatchMergingV2,
+        grid: Size,
+        order: Int[Tensor, " L"],
+        *,
+        then: WindowLayout,
     ) -> None:
         super().__init__()
-        self.grid = (-(-grid[0] // 2), -(-grid[1] // 2))
-        self.order = torch.arange(self.grid[0] * self.grid[1])
         raster = torch.arange(1.0, grid[0] * grid[1] + 1).view(1, *grid, 1)
-        wanted = merge_neighbours(raster).long().flatten() - 1  # L/4 * 4
+        wanted = merge_neighbours(raster).long().flatten(0, 2) - 1  # l, 4
+        # What the next block wants to read is made at once, if it is no more than there is.
+        padded = then.pad != (0, 0)
+        self.order = torch.arange(len(wanted)) if padded else _window_order(then)
+        wanted = wanted[self.order].flatten()
         self.register_buffer("gather", _find(wanted, order))
         self.padded = bool((wanted < 0).any())
         self.before: nn.Module | None = None
@@ -283,6 +284,20 @@ class _Out(nn.Module):
     def to_map(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B C H W"]:
         x = self.normalise(x).index_select(1, self.gather)
         return x.unflatten(1, self.grid).permute(0, 3, 1, 2)
+
+
+def _lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
+    """The map of every stage, and its windows, plain and shifted."""
+    config = model.config
+    rule, built, found = SIZE_RULES[config.size_rule], config.grid, []
+    for index in range(len(model.layers)):
+        window = (config.windows[index],) * 2
+        plain, shifted = (
+            lay_out(grid, window, shifts, rule, built_size=built) for shifts in (False, True)
+        )
+        found.append((grid, plain, shifted))
+        grid, built = ((-(-height // 2), -(-width // 2)) for height, width in (grid, built))
+    return found
 
 
 def _window_order(layout: WindowLayout) -> Int[Tensor, " L"]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import FeatureSpec
-from muntin.inference.folding import fold_norm, make_linear, scale_outputs
+from muntin.inference.folding import fold_norm, make_linear, make_qkv, make_scaled
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
 from muntin.nn.linears import BiasedLinear, without_key_bias
 from muntin.ops.windows import SIZE_RULES, fit_patches
@@ -37,7 +37,6 @@ class InferenceViT(nn.Module):
         config = model.config
         rule = SIZE_RULES[config.size_rule]
         self.config = config
-        self.size = size
         self.spec: FeatureSpec = model.spec
         self.embed_channels = model.embed_channels
         self.patch_rule = rule.patch_vit or rule.patch
@@ -103,9 +102,7 @@ class _Block(nn.Module):
         if isinstance(attn.qkv, BiasedLinear):
             given = without_key_bias(attn.qv_bias)
         self.norm1, weight, bias = fold_norm(block.norm1, attn.qkv.weight, given)
-        factor = torch.ones(3 * dim)
-        factor[:dim] = (dim // self.heads) ** -0.5
-        self.qkv = make_linear(*scale_outputs(weight, bias, factor))
+        self.qkv = make_qkv(weight, bias, (dim // self.heads) ** -0.5)
         self.proj = _with_scale(attn.proj, block.ls1)
         self.norm2, weight, bias = fold_norm(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias)
         self.fc1 = make_linear(weight, bias)
@@ -115,8 +112,11 @@ class _Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         tokens, channels = x.shape[1:]
-        parts = self.qkv(self.norm1(x)).view(-1, tokens, 3, self.heads, channels // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
+        normed = self.norm1(x)
+        q, k, v = (
+            linear(normed).view(-1, tokens, self.heads, channels // self.heads).transpose(1, 2)
+            for linear in self.qkv
+        )  # B, h, N, d each
         y = F.scaled_dot_product_attention(q, k, v, self.bias, scale=1.0)
         x = x + self.proj(y.transpose(1, 2).reshape(-1, tokens, channels))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -125,4 +125,4 @@ class _Block(nn.Module):
 def _with_scale(linear: nn.Linear, scale: nn.Module) -> nn.Linear:
     if not isinstance(scale, LayerScale):
         return make_linear(linear.weight, linear.bias)
-    return make_linear(*scale_outputs(linear.weight, linear.bias, scale.gamma.detach()))
+    return make_scaled(linear, scale.gamma)

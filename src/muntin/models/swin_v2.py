@@ -137,10 +137,9 @@ class CosineWindowAttention(nn.Module):
     ) -> Float[Tensor, "B H W C"]:
         """Let every token look at the tokens of its window."""
         fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
-        scaled_by = (self.pretrained_window,) * 2 if self.pretrained_window else layout.built_window
         x = window_attention(
             self._normalise(self.qkv(x, fill)),
-            self.cpb_mlp.spread(layout.window, scaled_by),
+            self.spread(layout),
             layout,
             scale=1.0,
             fill=None if fill is None else self._normalise(fill),
@@ -149,11 +148,21 @@ class CosineWindowAttention(nn.Module):
         )
         return self.proj(x)
 
+    def spread(self, layout: WindowLayout) -> Float[Tensor, "h N N"]:
+        """Give the bias of every pair of tokens of a window."""
+        fixed = (self.pretrained_window,) * 2
+        scaled_by = fixed if self.pretrained_window else layout.built_window
+        return self.cpb_mlp.spread(layout.window, scaled_by)
+
+    @property
+    def temperature(self) -> Float[Tensor, "h 1 1"]:
+        """What the cosines are multiplied by."""
+        return self.logit_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
+
     def _normalise(self, qkv: Float[Tensor, "*map C3"]) -> Float[Tensor, "*map C3"]:
         """Bring queries and keys to length 1 in each head; queries also take the temperature."""
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # *map, h, d each
-        scale = self.logit_scale.clamp(max=_LARGEST_LOG_SCALE).exp()[..., 0]  # h, 1
-        q = F.normalize(q, dim=-1) * scale.to(q.dtype)
+        q = F.normalize(q, dim=-1) * self.temperature[..., 0].to(q.dtype)
         return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
 
 

@@ -20,7 +20,7 @@ from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing
-from muntin.shapes import Float
+from muntin.shapes import Float, Size
 from muntin.tasks.task import Glance, Lesson, Task, View, count_pictures
 
 __all__ = ["CLASSIFY"]
@@ -84,9 +84,8 @@ def _cross_entropy(
 
 
 def _see(glance: Glance) -> Float[Tensor, "B K"]:
-    images = glance.prepare()
-    logits: Tensor = glance.network(images)
-    return (logits + glance.network(images.flip(-1))) / 2 if glance.tta else logits
+    logits: Tensor = glance.look(glance.images)
+    return (logits + glance.look(glance.images.flip(-1))) / 2 if glance.tta else logits
 
 
 def _answers(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classes) -> Tensor:
@@ -110,6 +109,10 @@ def _decode(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classe
     ]
 
 
+def _finish(logits: Tensor, size: Size, head: object, classes: Classes) -> Tensor:
+    return logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
+
+
 def _metric(classes: Classes) -> ClassificationMetric:
     return ClassificationMetric(len(classes.names), multi_label=classes.multi_label)
 
@@ -130,4 +133,5 @@ CLASSIFY = Task(
     counts=count_pictures,
     goals=("top1", "map", "macro_f1"),
     recipes="pictures",
+    finish=("probabilities", _finish),
 )

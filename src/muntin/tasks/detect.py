@@ -78,7 +78,7 @@ def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
 
 
 def _see(glance: Glance) -> Sequence[Found]:
-    found: Sequence[Found] = glance.network(glance.prepare(), glance.sizes)
+    found: Sequence[Found] = glance.look(glance.images, glance.sizes)
     return found
 
 
@@ -154,6 +154,7 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
         goals=goals,
         recipes="objects",
         dense=dense,
+        outputs=("boxes", "scores", "class_ids", *(("masks",) if masks else ())),
     )
 
 

@@ -24,6 +24,7 @@ from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
 from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
+from muntin.ops.keypoints import clip_points
 from muntin.results import Poses
 from muntin.samples import Classes, DataSets, Listing, Skeleton
 from muntin.shapes import Float, Size
@@ -100,14 +101,14 @@ def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
 
 
 def _see(glance: Glance) -> list[NDArray[np.float64]]:
-    """(P, 3) x, y and score of each keypoint, in pixels of the originals."""
+    """(P, 3) x, y and height of the peak of each keypoint, in pixels of the originals."""
     head: Any = glance.network.head
     coding = head.config.coding
-    images = glance.prepare()
-    maps = glance.network(images)
+    images = glance.images
+    maps = glance.look(images)
     if glance.tta:
         partners = _partners(skeleton_of(glance.classes))
-        mirrored = glance.network(images.flip(3))
+        mirrored = glance.look(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
     shown = (images.shape[2], images.shape[3])
@@ -119,8 +120,17 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     for row, view in enumerate(glance.views):
         box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
         back = map_to_crop(frame_box(box, glance.pre), glance.pre).inverse
-        found.append(np.concatenate([back(points[row]), scores[row][:, None]], axis=1))
+        told = clip_points(back(points[row]), view.size)
+        found.append(np.concatenate([told, scores[row][:, None]], axis=1))
     return found
+
+
+def _finish(maps: Tensor, size: Size, head: Any, classes: Classes) -> Tensor:  # noqa: ANN401
+    """(B, P, 3) x, y and score of each keypoint, in pixels of the crop."""
+    coding = head.config.coding
+    peaks = read_heatmaps(maps.float(), coding=coding)
+    points = to_pixels(peaks.points, size, (maps.shape[2], maps.shape[3]), coding=coding)
+    return torch.cat([points, peaks.scores[..., None]], dim=-1)
 
 
 def _partners(skeleton: Skeleton) -> tuple[int, ...]:
@@ -142,7 +152,7 @@ def _decode(
         Poses(
             path=view.path,
             size=view.size,
-            keypoints=points[None],
+            keypoints=_cut(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
             links=skeleton.links,
@@ -159,6 +169,11 @@ _SURE = 0.2
 def _score(points: NDArray[np.float64]) -> float:
     sure = points[:, 2] > _SURE
     return float(points[sure, 2].mean().clip(0, 1)) if sure.any() else 0.0
+
+
+def _cut(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tell heights from 0 to 1; a heatmap that is sharper than those learnt from is higher."""
+    return np.concatenate([points[:, :2], points[:, 2:].clip(0, 1)], axis=1)
 
 
 def _example(size: Size) -> tuple[Any, ...]:
@@ -195,4 +210,6 @@ POSE = Task(
         default_head={"small": "light_pose_small", "large": "light_pose"},
         example=_example,
     ),
+    outputs=("heatmaps",),
+    finish=("keypoints", _finish),
 )

@@ -20,7 +20,9 @@ from muntin.heads.conventions import RCNNConfig
 from muntin.heads.found import Found
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.heads.table import HeadConfig
-from muntin.results import Poses
+from muntin.metrics.pose import PoseMetric
+from muntin.ops.keypoints import clip_points
+from muntin.results import SURE, Poses
 from muntin.samples import Classes, DataSets
 from muntin.shapes import Size
 from muntin.tasks.detect import DETECT
@@ -51,7 +53,7 @@ def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> li
         scale = np.array([view.size[1] / view.shown[1], view.size[0] / view.shown[0]])
         assert found.points is not None, "a Keypoint R-CNN finds keypoints"
         points = found.points.double().cpu().numpy()
-        points[:, :, :2] = (points[:, :, :2] + 0.5) * scale - 0.5
+        points[:, :, :2] = clip_points((points[:, :, :2] + 0.5) * scale - 0.5, view.size)
         results.append(
             Poses(
                 path=view.path,
@@ -72,6 +74,10 @@ def _example(size: Size) -> tuple[Any, ...]:
     return DETECT.dense.example(size)
 
 
+def _metric(classes: Classes) -> PoseMetric:
+    return PoseMetric(skeleton_of(classes), least=SURE)
+
+
 POSE_AT_ONCE = replace(
     POSE,
     list_data=_list_data,
@@ -80,6 +86,7 @@ POSE_AT_ONCE = replace(
     see=DETECT.see,
     answers=_decode,
     decode=_decode,
+    metric=_metric,
     recipes="objects",
     dense=Dense(
         heads=KEYPOINT_DETECTORS,

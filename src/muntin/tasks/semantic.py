@@ -19,7 +19,7 @@ from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
 from muntin.data.storing import DataConfig
-from muntin.data.transforms import Preprocessing, normalise, resize
+from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
@@ -106,10 +106,10 @@ def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, 
     """Scores of each class for some rows at a time."""
 
     def look(windows: Tensor) -> Tensor:
-        logits: Tensor = glance.network(normalise(windows.to(glance.device), glance.pre))
+        logits: Tensor = glance.look(windows)
         return logits
 
-    window = (WIDER * glance.pre.img_size[0], WIDER * glance.pre.img_size[1])
+    window = glance.canvas or (WIDER * glance.pre.img_size[0], WIDER * glance.pre.img_size[1])
     if glance.tile is not None:
         window = (glance.tile, glance.tile)
     elif picture.shape[1] * picture.shape[2] <= window[0] * window[1]:
@@ -140,6 +140,11 @@ def _show(picture: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> 
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale)))
     seen = resize(picture, size, pre.interpolation)
     return seen.flip(2) if mirrored else seen
+
+
+def _finish(logits: Tensor, size: Size, head: object, classes: Classes) -> Tensor:
+    """(B, H, W) class numbers of the pixels."""
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False).argmax(dim=1)
 
 
 def _decode(
@@ -203,4 +208,5 @@ SEMANTIC = Task(
         example=_example,
     ),
     counts=_counts,
+    finish=("labels", _finish),
 )

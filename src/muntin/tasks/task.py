@@ -72,9 +72,23 @@ class Glance:
     tile: int | None = None
     scales: tuple[float, ...] = (1.0,)
 
-    def prepare(self) -> Float[Tensor, "B C H W"]:
-        """Give the images as the network reads them."""
-        return normalise(self.images.to(self.device), self.pre, self.sizes)
+    def look(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (each head has its own)
+        """Show images to the network, normalised unless it reads pixels.
+
+        Args:
+            images: Perhaps padded.
+            sizes: Of the pictures inside, where the network takes them.
+        """
+        images = images.to(self.device)
+        if not getattr(self.network, "reads_pixels", False):
+            images = normalise(images, self.pre, *sizes)
+        return self.network(images, *sizes)
+
+    @property
+    def canvas(self) -> Size | None:
+        """(height, width) of the largest image that the network takes; None for any."""
+        canvases: Sequence[Size] | None = getattr(self.network, "canvases", None)
+        return None if canvases is None else max(canvases)
 
     @property
     def sizes(self) -> Int[Tensor, "B 2"]:
@@ -162,6 +176,10 @@ class Task:
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
         recipes: Group of recipes that suit the task.
         dense: What tasks need that speak of places in the picture; None for the others.
+        outputs: Names of the raw output in an exported graph.
+        finish: Name and maker of one more output of such a graph, for those who read it without
+            muntin: from raw output, size of the images, head and classes. None where the raw
+            output is all there is to say.
     """
 
     name: str
@@ -180,6 +198,8 @@ class Task:
     goals: tuple[str, ...]
     recipes: Group
     dense: Dense | None = None
+    outputs: tuple[str, ...] = ("logits",)
+    finish: tuple[str, Callable[[Tensor, Size, Any, Classes], Tensor]] | None = None
 
     @property
     def tells_objects(self) -> bool:
