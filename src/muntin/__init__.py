@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muntin.demonstration import demo
+    from muntin.exporting import export
     from muntin.prediction import Predictor, draw, load
     from muntin.scoring import evaluate
     from muntin.training.session import TrainedRun, train
@@ -39,6 +40,7 @@ __all__ = [
     "demo",
     "draw",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "load_weights",
@@ -50,6 +52,7 @@ __version__ = "0.1.0"
 # torch is large: a name is imported when it is first asked for.
 _ROOMS = {
     "demonstration": "demo",
+    "exporting": "export",
     "prediction": "Predictor draw load",
     "scoring": "evaluate",
     "training.session": "TrainedRun train",

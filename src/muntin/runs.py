@@ -6,6 +6,8 @@
 ``weights.safetensors`` the best weights
 ``last.ckpt/``          everything that resuming needs
 ``classes.json``, ``preprocessing.json``, ``journal.jsonl``, ``pictures/``
+
+A file of `muntin export` holds the small files in its note, and its weights run in an engine.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from muntin.data.label_maps import MapConfig
 from muntin.data.storing import DataConfig
 from muntin.data.subjects import SubjectConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.engines.graphs import Runner
+from muntin.engines.network import EngineNetwork, Front
+from muntin.engines.table import Format, find_format, require
 from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
@@ -35,10 +40,20 @@ from muntin.tasks import Task, find_task
 from muntin.weights.loading import load_weights
 from muntin.zoo import BackboneConfig, build_backbone, config_from_dict, config_to_dict
 
-__all__ = ["Run", "RunConfig", "is_run", "read_json", "write_json"]
+__all__ = [
+    "JOURNAL",
+    "ExportedRun",
+    "Run",
+    "RunConfig",
+    "is_run",
+    "read_journal",
+    "read_json",
+    "write_json",
+]
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
+JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,14 +130,21 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """Read a run folder.
+        """Read a run folder, or a file that was exported from one.
 
         Raises:
-            RunError: It is no run folder, or a file is missing or broken.
+            RunError: It is neither, or a file is missing or broken.
+            MissingExtra: What runs the file is not installed.
         """
         path = Path(path)
+        kind = find_format(path)
+        if path.is_file() and kind is not None:
+            return ExportedRun.read(path, kind)
         if not path.is_dir():
-            message = f"a run must be a folder that muntin train wrote, got {str(path)!r}."
+            message = (
+                f"a run must be a folder that muntin train wrote, or a file of muntin export, got "
+                f"{str(path)!r}."
+            )
             raise RunError(message)
         try:
             config = RunConfig.from_dict(read_json(path / "config.json"), where="config.json")
@@ -134,6 +156,11 @@ class Run:
             message = f"{path} is not a run that can be read: {error}"
             raise RunError(message) from error
         return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
+
+    @property
+    def folder(self) -> Path:
+        """Where what is made of the run is put."""
+        return self.path
 
     @property
     def task(self) -> Task:
@@ -183,9 +210,80 @@ class Run:
         return network.eval()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedRun(Run):
+    """A file of `muntin export`: a run whose network an engine runs.
+
+    Attributes:
+        runner: Runs the network for any number of pictures.
+        note: What else is known: `canvas`, (height, width) of its pictures; `precision`; `stride`
+            of the map that it gives; `threshold` from which objects count.
+    """
+
+    runner: Runner = field(repr=False)
+    note: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, kind: Format) -> ExportedRun:
+        """Open a file.
+
+        Raises:
+            RunError: It is broken, or `muntin export` did not write it.
+            MissingExtra: What runs it is not installed.
+        """
+        require(kind.readers, f"running {path.name}")
+        runner, text = kind.open(path, "fp32")
+        try:
+            note = json.loads(text)
+            config = RunConfig.from_dict(note["config"], where=path.name)
+            classes = from_dict(Classes, note["classes"], where=path.name)
+            pre = from_dict(Preprocessing, note["preprocessing"], where=path.name)
+        except (ValueError, KeyError, TypeError) as error:
+            message = (
+                f"{path} must be a file that muntin export wrote, with what it knows of classes "
+                f"and pictures inside, got one without or of another version. Export it again."
+            )
+            raise RunError(message) from error
+        if note["precision"] == "bf16":
+            runner, _ = kind.open(path, "bf16")
+        return cls(
+            path=path, config=config, classes=classes, preprocessing=pre, runner=runner, note=note
+        )
+
+    @property
+    def folder(self) -> Path:
+        """A folder beside the file, named as it is."""
+        return self.path.with_suffix("")
+
+    def load_network(self) -> nn.Module:
+        """Give what calls the engine."""
+        canvas = tuple(self.note["canvas"])
+        return EngineNetwork(
+            lambda size, count: self.runner,
+            [canvas],
+            Front(config=self.config.head, stride=self.note["stride"]),
+            finds=self.task.tells_objects,
+            groups=None,
+        )
+
+
 def is_run(path: str) -> bool:
     """Whether a path is that of a run folder, going by the files in it."""
     return all((Path(path) / name).is_file() for name in ("config.json", "classes.json"))
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Read the lines of a journal; those that were cut off or damaged are left out."""
+    path = folder / JOURNAL
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("epoch"), int):
+                lines.append(line)
+    return lines
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muntin.commands.clips import predict_clip, split_clips, write_table
+from muntin.commands.clips import predict_clips, split_clips, write_table
 from muntin.commands.values import parse_scales, parse_settings, parse_tile, to_json
 
 if TYPE_CHECKING:
@@ -22,21 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 
-SURE = 0.3
-"""Of a detector that was never validated, objects of a lower score are not counted or drawn."""
-
 SHRUNK = 3
 """From so many times the size that a run sees on, it is said that tiles find more."""
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
     images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
     out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Leave out what scores less; a run knows its own.", min=0, max=1),
+        typer.Option(
+            help="Leave out what scores less (poses: whose box); a run knows its own.", min=0, max=1
+        ),
     ] = None,
     tile: Annotated[
         str, typer.Option(help="See large pictures in tiles (of a map: windows) of N pixels; auto.")
@@ -53,12 +52,17 @@ def predict(
         str, typer.Option(help="For keypoints: a run that finds the subjects.")
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="eager, compile, onnxruntime, openvino; auto measures them once.")
+    ] = "eager",
+    precision: Annotated[str, typer.Option(help="Of the engine: fp32, bf16.")] = "fp32",
 ) -> int:
     """Say what pictures show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
     from muntin.errors import ConfigError
     from muntin.prediction import load
+    from muntin.prediction.thresholds import find_threshold
     from muntin.runs import Run
 
     clips, others = split_clips(images)
@@ -67,15 +71,17 @@ def predict(
     if threshold is not None and opened.task.tells_pixels:
         message = "every pixel has a class, so a map has no use for --threshold. Leave it out."
         raise ConfigError(message)
-    see = partial(
-        load(opened, device=device, select=chosen, detector=detector),
-        tta=tta, tile=tile_side, scales=sizes,
-    )  # fmt: skip
+    options: dict[str, Any] = {"engine": engine, "precision": precision}
+    predictor = load(
+        opened, device=device, select=chosen, detector=detector, least=threshold, **options
+    )
+    see = partial(predictor, tta=tta, tile=tile_side, scales=sizes)
     results = [result.above(threshold or 0.0) for result in see(paths, strict=False)]
     sure, why = threshold or 0.0, ""
     if opened.task.tells_objects and threshold is None:
-        sure, why = _sure_score(opened)
-    frames = {clip: predict_clip(see, clip, out, sure, scorer=opened.path.name) for clip in clips}
+        sure, why = find_threshold(opened)
+    strict = len(images) == 1
+    frames = predict_clips(see, clips, out, sure, scorer=opened.path.name, strict=strict)
     if out:
         _draw(results, out, sure)
         write_table(results, out, scorer=opened.path.name)
@@ -83,18 +89,19 @@ def predict(
         every = [*results, *(result for found in frames.values() for result in found)]
         typer.echo(to_json([result.to_dict() for result in every]))
     else:
-        for result in results:
-            typer.echo(f"{result.path}: {_describe(result, sure)}")
-        for clip, found in frames.items():
-            typer.echo(f"{clip}: {len(found)} frames")
+        _list_results(results, frames, sure)
         if why:
             typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
+        if opened.task.tells_subjects:
+            _explain_poses(detector, threshold)
         merges = opened.task.dense is not None and opened.task.dense.merges
         if merges and not tile and any(_is_shrunk(result.size, opened) for result in results):
             typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
         if out:
             typer.echo(f"pictures: {out}")
-    return int(missing or len(results) < len(paths))
+        elif frames:
+            typer.echo("nothing was written: --out FOLDER keeps the videos with their results")
+    return int(missing or len(results) < len(paths) or len(frames) < len(clips))
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
@@ -118,17 +125,27 @@ def _is_shrunk(size: Size, run: Run) -> bool:
     return max(size) > SHRUNK * max(run.preprocessing.img_size)
 
 
-def _sure_score(run: Run) -> tuple[float, str]:
-    """The score at which the run's F1 was best in validation, and why it is that one."""
-    from muntin.training.journal import read_journal
+def _list_results(results: list[Any], frames: dict[str, list[Any]], sure: float) -> None:
+    for result in results:
+        typer.echo(f"{result.path}: {_describe(result, sure)}")
+    for clip, found in frames.items():
+        typer.echo(f"{clip}: {len(found)} frame{'s' * (len(found) != 1)}")
 
-    goal = f"val_{run.task.goals[0]}"
-    lines = [line for line in read_journal(run.path) if line.get(goal) is not None]
-    best = max(lines, key=lambda line: line[goal], default={})
-    if not best.get("val_best_threshold"):
-        return SURE, "as its validation found none that is best"
-    # It is the score of an object, which may come out a little lower in other company.
-    return max(0.0, float(best["val_best_threshold"]) - 1e-4), "the best F1 in validation"
+
+def _explain_poses(detector: str, threshold: float | None) -> None:
+    """Say which subjects are told, and which of their keypoints are called sure."""
+    from muntin.prediction.thresholds import find_threshold
+    from muntin.results import SURE
+    from muntin.runs import Run
+
+    if detector:
+        score, why = find_threshold(Run.open(detector))
+        because = f", {why}" if threshold is None else ""
+        score = score if threshold is None else threshold
+        typer.echo(f"subjects: the detector's boxes from {score:.2f} on{because} (--threshold)")
+    elif threshold is not None:
+        typer.echo(f"subjects: those that score {threshold:g} or more, the mean of their keypoints")
+    typer.echo(f"sure keypoints score {SURE:g} or more of 1; the others are not drawn")
 
 
 def _draw(results: list[Any], out: str, least: float) -> None:
@@ -147,12 +164,15 @@ def _draw(results: list[Any], out: str, least: float) -> None:
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """A line: the best classes, or how many objects of each class."""
-    from muntin.results import Detections, Poses, SemanticMap
+    from muntin.results import SURE, Detections, Poses, SemanticMap
 
     if isinstance(result, Poses):
         told = result.above(sure)
         points = int((told.keypoints[:, :, 2] >= SURE).sum())
-        return f"{len(told)} subject{'s' * (len(told) != 1)}, {points} sure keypoints"
+        return (
+            f"{len(told)} subject{'s' * (len(told) != 1)}, "
+            f"{points} sure keypoint{'s' * (points != 1)}"
+        )
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size
         ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from muntin.configs import check_range, replace, with_texts
+from muntin.configs import check_range
 from muntin.data.batches import evaluation_batch, padded_size, stack_pictures
 from muntin.data.decoding import open_picture
 from muntin.data.fitting import fit
@@ -25,12 +25,12 @@ from muntin.drawing.results import draw_result
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.prediction.subjects import check_boxes, find_poses
 from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
-from muntin.runs import Run
+from muntin.results import SURE
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Glance, Task, View
 
-__all__ = ["Picture", "Predictor", "draw", "load"]
+__all__ = ["Picture", "Predictor", "draw", "refuse_detector"]
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -71,12 +71,13 @@ class Predictor:
         device: str | torch.device = "auto",
         batch_size: int = 32,
         detector: Predictor | None = None,
-        least: float = 0.3,
+        least: float = SURE,
     ) -> None:
         check_range("batch_size", batch_size, 1, 10**6)
+        check_range("least", least, 0, 1)
         self.task: Task = task
         if detector is not None:
-            _refuse_detector(task, detector.task)
+            refuse_detector(task, detector.task)
         self.device = choose_device(device) if isinstance(device, str) else device
         self.network = network.to(self.device).eval()
         self.classes = classes
@@ -176,9 +177,10 @@ class Predictor:
         merges = dense is not None and dense.merges
         at_once = self.task.tells_objects and not merges
         if (tile and not (merges or self.task.tells_pixels)) or (tta and at_once):
+            why = " (it sees one subject at a time)" if self.task.tells_subjects else ""
             message = (
                 f"a run of {self.task.name} with its head has no use for "
-                f"{'tile' if tile else 'tta'}. Leave it out."
+                f"{'tile' if tile else 'tta'}{why}. Leave it out."
             )
             raise ConfigError(message)
 
@@ -274,58 +276,12 @@ class Predictor:
         return windows if len(windows) > 1 else []
 
 
-def load(
-    run: Run | Path | str,
-    *,
-    device: str = "auto",
-    batch_size: int = 32,
-    select: Mapping[str, Any] | None = None,
-    detector: Run | Path | str = "",
-    least: float = 0.3,
-) -> Predictor:
-    """Open a run for prediction; everything it needs is in its folder.
-
-    Args:
-        run: A run folder.
-        device: "auto" takes a GPU when there is one.
-        batch_size: Pictures at a time; fewer where they are large.
-        select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
-            ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
-            `muntin.heads.conventions.SelectConfig`.
-        detector: For keypoints, a run that finds the subjects, of any class that both know.
-        least: Score of its boxes from which they count.
-
-    Returns:
-        A predictor, ready to be called.
+def refuse_detector(task: Task, other: Task) -> None:
+    """Refuse a pair of runs of which the second cannot find the subjects of the first.
 
     Raises:
-        RunError: A file of the run is missing or broken.
-        WeightError: The weights cannot be read or do not fit.
-        ConfigError: `select` has an unknown field, or the run is no detector; `detector` is none,
-            or the run does not look for keypoints.
+        ConfigError: The first needs none, or the second finds nothing.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
-    finder = None
-    if detector:
-        opened = detector if isinstance(detector, Run) else Run.open(detector)
-        _refuse_detector(run.task, opened.task)
-        finder = load(opened, device=device)
-    network = run.load_network()
-    if select:
-        select_otherwise(network, select)
-    return Predictor(
-        network,
-        run.task,
-        run.classes,
-        run.preprocessing,
-        device=device,
-        batch_size=batch_size,
-        detector=finder,
-        least=least,
-    )
-
-
-def _refuse_detector(task: Task, other: Task) -> None:
     if not task.tells_subjects:
         message = f"a detector is for keypoints, got one for a run that was trained to {task.name}."
         raise ConfigError(message)
@@ -334,24 +290,6 @@ def _refuse_detector(task: Task, other: Task) -> None:
             f"detector must be a run of muntin train detect or instance, got one of {other.name}."
         )
         raise ConfigError(message)
-
-
-def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
-    """Change which boxes a detector tells.
-
-    Raises:
-        ConfigError: There is no such field, or the network is no detector.
-    """
-    head: Any = network.head
-    if not hasattr(getattr(head, "config", None), "select"):
-        message = (
-            "select (--select) is for runs that find objects, got one whose head chooses no boxes. "
-            "Leave it out."
-        )
-        raise ConfigError(message)
-    texts = [(name, str(value)) for name, value in select.items()]
-    chosen = with_texts(head.config.select, texts, where="select")
-    head.config = replace(head.config, {"select": chosen})
 
 
 def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)

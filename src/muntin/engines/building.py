@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a network and its task to the graph that engines run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.data.batches import PAD_TO
+from muntin.data.transforms import Preprocessing
+from muntin.engines.choice import start_fastest
+from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.network import EngineNetwork, Front
+from muntin.engines.table import ENGINES, find_engine
+from muntin.errors import ConfigError
+from muntin.heads.network import Network
+from muntin.inference.building import FromPixels, build_inference
+from muntin.samples import Classes
+from muntin.shapes import Size
+from muntin.tasks.task import Task
+
+__all__ = ["canvas_of", "canvases_of", "front_of", "make_graph", "run_in_engine"]
+
+
+def make_graph(
+    network: Network,
+    task: Task,
+    classes: Classes,
+    pre: Preprocessing,
+    canvas: Size,
+    *,
+    count: int = 2,
+    finished: bool = False,
+) -> Graph:
+    """Give what engines run: from pixels to what the network says.
+
+    Args:
+        network: Backbone and head; left as it is.
+        task: What the output means.
+        classes: What the network tells apart.
+        pre: How pictures are normalised, which becomes a part of the graph.
+        canvas: (height, width) of the pictures.
+        count: Pictures of the example.
+        finished: Whether the task's finished output is given too.
+
+    Raises:
+        ConfigError: The head has no fixed number of outputs.
+    """
+    padded = task.tells_objects
+    built = build_inference(network, canvas)
+    module: nn.Module = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
+    if padded:
+        module = _WithSizes(module)
+    outputs = task.outputs
+    if finished and task.finish is not None:
+        module = _Finished(module, task, canvas, network.head, classes)
+        outputs = (*outputs, task.finish[0])
+    images = torch.randint(0, 256, (count, pre.in_chans, *canvas), dtype=torch.uint8)
+    sizes = torch.tensor([canvas] * count)
+    return Graph(
+        module=module.eval().requires_grad_(False),
+        example=(images, sizes) if padded else (images,),
+        inputs=("images", "sizes") if padded else ("images",),
+        outputs=outputs,
+    )
+
+
+def canvas_of(pre: Preprocessing) -> Size:
+    """Give the size of picture that holds every picture as preprocessing fits it."""
+    if pre.fit != "inside":
+        return pre.img_size
+    side = -(-max(pre.img_size) // PAD_TO) * PAD_TO  # either way round
+    return side, side
+
+
+def canvases_of(pre: Preprocessing) -> list[Size]:
+    """Give sizes that hold every picture as preprocessing fits it: lying and standing ones."""
+    if pre.fit != "inside":
+        return [pre.img_size]
+    high, wide = (-(-side // PAD_TO) * PAD_TO for side in pre.img_size)
+    return [*dict.fromkeys([(high, wide), (wide, high)])]
+
+
+def run_in_engine(
+    network: Network,
+    task: Task,
+    classes: Classes,
+    pre: Preprocessing,
+    *,
+    engine: str,
+    precision: Precision,
+    name: str,
+) -> EngineNetwork:
+    """Give what says the same as a network, in an engine.
+
+    Args:
+        network: Backbone and head.
+        task: What the output means.
+        classes: What the network tells apart.
+        pre: How pictures are fitted and normalised.
+        engine: A name of `ENGINES`, or "auto" for the one that is fastest here.
+        precision: "fp32" or "bf16".
+        name: What the model is, by which "auto" remembers.
+
+    Raises:
+        ConfigError: The engine is unknown, or does not compute in this precision.
+        MissingExtra: It is not installed.
+    """
+    row = None if engine == "auto" else find_engine(engine)
+    known = sorted({one for each in ENGINES.values() for one in each.precisions})
+    allowed = known if row is None else row.precisions
+    if precision not in allowed:
+        message = (
+            f"precision must be {' or '.join(allowed)} for the engine {engine}, got {precision!r}."
+        )
+        raise ConfigError(message)
+
+    def start(canvas: Size, count: int) -> Runner:
+        graph = make_graph(network, task, classes, pre, canvas, count=count)
+        if row is None:
+            return start_fastest(graph, precision, name)
+        return row.start(graph, precision)
+
+    return EngineNetwork(start, canvases_of(pre), front_of(network), finds=task.tells_objects)
+
+
+def front_of(network: Network) -> Front:
+    """Give what others read from the head of a network."""
+    head: Any = network.head
+    return Front(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
+
+
+class _WithSizes(nn.Module):
+    """Names what the network takes beside the images, which a graph has to know."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Any:  # noqa: ANN401 (as the network)
+        return self.network(images, sizes)
+
+
+class _Finished(nn.Module):
+    """Gives raw output, and then what the task makes of it."""
+
+    def __init__(
+        self, network: nn.Module, task: Task, canvas: Size, head: nn.Module, classes: Classes
+    ) -> None:
+        super().__init__()
+        self.network = network
+        assert task.finish is not None, "somebody asked for it"
+        self.finish = task.finish[1]
+        self.canvas, self.classes = canvas, classes
+        self.front = Front(config=getattr(head, "config", None))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raw: Tensor = self.network(images)
+        return raw, self.finish(raw, self.canvas, self.front, self.classes)

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which engine is fastest: measured once for each machine, model, size and number of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.table import ENGINES, Engine
+from muntin.errors import MuntinWarning
+
+__all__ = ["cache_file", "start_fastest"]
+
+ROUNDS = 3
+
+
+def start_fastest(graph: Graph, precision: Precision, name: str) -> Runner:
+    """Start the engine that is fastest for a graph; measured the first time, remembered then.
+
+    Engines take turns. One that cannot run the graph takes no part.
+
+    Args:
+        graph: What is run, for as many pictures as its example has.
+        precision: In which it is computed.
+        name: What the model is; the same for graphs of the same cost.
+    """
+    key = _key(graph, precision, name)
+    known = _read().get(key)
+    engine = ENGINES.get(known["engine"]) if isinstance(known, dict) else None
+    if engine is not None and engine.installed:
+        return engine.start(graph, precision)
+    runners = _start_all(graph, precision)
+    times = _measure(graph, runners)
+    best = min(times, key=lambda engine: times[engine])
+    _remember(key, {"engine": best, "seconds": times})
+    return runners[best]
+
+
+def _start_all(graph: Graph, precision: Precision) -> dict[str, Runner]:
+    runners: dict[str, Runner] = {}
+    for engine in ENGINES.values():
+        if not engine.installed or precision not in engine.precisions:
+            continue
+        try:
+            runners[engine.name] = _start(engine, graph, precision)
+        except Exception as error:  # a compiler that is not there, an operator that is missing
+            if engine.name == "eager":
+                raise
+            said = " ".join(str(error).split())[:120]
+            text = f"the engine {engine.name} takes no part, since it cannot run this: {said}"
+            warnings.warn(text, MuntinWarning, stacklevel=4)
+    return runners
+
+
+def _start(engine: Engine, graph: Graph, precision: Precision) -> Runner:
+    runner = engine.start(graph, precision)
+    runner([part.numpy() for part in graph.example])
+    return runner
+
+
+def _measure(graph: Graph, runners: dict[str, Runner]) -> dict[str, float]:
+    """Seconds of each, the middle of some rounds."""
+    inputs = [part.numpy() for part in graph.example]
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(ROUNDS):
+        for name, runner in runners.items():
+            begun = time.perf_counter()
+            runner(inputs)
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(row) for name, row in seconds.items()}
+
+
+def cache_file() -> Path:
+    """Give the file in which choices are remembered; it may be deleted at any time."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "muntin" / "engines.json"
+
+
+def _key(graph: Graph, precision: Precision, name: str) -> str:
+    versions = []
+    for package in ("torch", "onnxruntime", "openvino"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    parts = [
+        *(platform.node(), platform.machine(), str(torch.get_num_threads())),
+        *(*versions, precision, name),
+        *(str(tuple(part.shape)) for part in graph.example),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _read() -> dict[str, object]:
+    try:
+        found = json.loads(cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(key: str, choice: dict[str, object]) -> None:
+    path = cache_file()
+    with contextlib.suppress(OSError):  # a machine without a home measures again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps({**_read(), key: choice}, indent=1), encoding="utf-8")
+        os.replace(partial, path)

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Quantisation of a model of OpenVINO or ONNX, through NNCF."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["to_eight_bits"]
+
+
+def to_eight_bits(
+    model: Any,  # noqa: ANN401 (openvino.Model or onnx.ModelProto)
+    rows: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    kept: Sequence[str] = (),
+    smooth: bool = False,
+) -> Any:  # noqa: ANN401 (as the model)
+    """Give a model that multiplies in 8 bits.
+
+    Args:
+        model: It may be changed.
+        rows: Its inputs, by which ranges are chosen.
+        kept: Names of operators that stay as they are.
+        smooth: Whether NNCF moves scale from inputs to weights, as it does for transformers by
+            itself. Where norms are folded nothing is left that could take it up.
+    """
+    import nncf
+
+    advanced = None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1)
+    with _quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(list(rows)),
+            subset_size=len(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
+            advanced_parameters=advanced,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress and advice away from the user."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    silent = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silent),
+            contextlib.redirect_stderr(silent),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

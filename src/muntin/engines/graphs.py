@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every engine takes and gives, and the graph that they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from muntin.errors import RunError
+
+__all__ = ["Graph", "Precision", "Runner", "capture", "file_error", "to_arrays"]
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+Runner = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
+"""From the inputs of a graph to its outputs, as arrays. What it gives is the caller's to keep."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graph:
+    """A module that only infers, and what it reads and gives.
+
+    Attributes:
+        module: In evaluation mode.
+        example: What it reads: several pictures, since what is true of one may not be of two.
+        inputs: Name of each input.
+        outputs: Name of each output.
+    """
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@torch.no_grad()
+def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
+    """Write a module down, operator by operator.
+
+    Args:
+        graph: The module.
+        any_batch: Whether the number of pictures may change; else it is that of the example.
+    """
+    shapes = None
+    if any_batch:
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        shapes = tuple({0: batch} for _ in graph.example)
+    return torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
+
+
+def to_arrays(answer: Tensor | Iterable[Tensor]) -> list[NDArray[Any]]:
+    """Give tensors as arrays; numbers in float32."""
+    parts = [answer] if isinstance(answer, Tensor) else list(answer)
+    return [(part.float() if part.is_floating_point() else part).cpu().numpy() for part in parts]
+
+
+def file_error(path: Path, kind: str, error: Exception) -> RunError:
+    """Word the error for a file that an engine could not open."""
+    message = (
+        f"{path} must be {kind} that muntin export wrote, got something that cannot be opened "
+        f"({' '.join(str(error).split())[:200]}). Export it again."
+    )
+    return RunError(message)

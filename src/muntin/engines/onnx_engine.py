@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files, and ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error
+from muntin.errors import ConfigError
+
+__all__ = ["open_onnx", "start_onnx", "write_onnx"]
+
+OPSET = 20
+"""Of ONNX; the first one with the exact GELU."""
+
+NOTE = "muntin"
+
+
+def write_onnx(
+    graph: Graph, path: Path, note: str, precision: Precision = "fp32", *, any_batch: bool = True
+) -> None:
+    """Write a module as an ONNX file, the weights inside.
+
+    Raises:
+        ConfigError: ONNX has no operator for a part of the module.
+    """
+    from torch.onnx.errors import OnnxExporterError
+
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    try:
+        with warnings.catch_warnings(), quiet:
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                capture(graph, any_batch=any_batch),
+                (),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        message = (
+            f"every operator of the model must be one of ONNX {OPSET}, got one that is not: "
+            f"{' '.join(str(error.__cause__ or error).split())[:300]}. Use --format torch."
+        )
+        raise ConfigError(message) from error
+    assert program is not None, "a program was asked for"
+    program.model.metadata_props[NOTE] = note
+    program.save(path, include_initializers=True, external_data=False)
+
+
+def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
+    """Give a runner for a file, and the note in it.
+
+    Raises:
+        RunError: It is no such file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors share no class of their own
+        raise file_error(path, "an ONNX file", error) from error
+    names = [place.name for place in session.get_inputs()]
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        answer: list[NDArray[Any]] = session.run(None, dict(zip(names, inputs, strict=True)))
+        return answer
+
+    return run, session.get_modelmeta().custom_metadata_map.get(NOTE, "")
+
+
+def start_onnx(graph: Graph, precision: Precision) -> Runner:
+    """Write the module down and open it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(graph, path, "", any_batch=False)
+        return open_onnx(path, precision)[0]

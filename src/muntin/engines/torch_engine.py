@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch itself, with and without its compiler, and the files of torch.export."""
+
+from __future__ import annotations
+
+import copy
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, to_arrays
+
+__all__ = ["open_torch", "start_compiled", "start_eager", "write_torch"]
+
+NOTE = "muntin.json"
+
+
+def start_eager(graph: Graph, precision: Precision) -> Runner:
+    """Call the module."""
+    return _call(graph.module, precision)
+
+
+def start_compiled(graph: Graph, precision: Precision) -> Runner:
+    """Compile the module with its weights as constants; the first call takes a minute."""
+    from torch._inductor import config as inductor
+
+    compiled = torch.compile(graph.module, dynamic=False)
+    runner = _call(compiled, precision)
+    with inductor.patch(freezing=True):
+        runner([part.numpy() for part in graph.example])
+    return runner
+
+
+def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> None:
+    """Write a module as torch.export keeps it."""
+    if precision == "bf16":
+        module = copy.deepcopy(graph.module).to(torch.bfloat16)
+        graph = Graph(
+            module=module, example=graph.example, inputs=graph.inputs, outputs=graph.outputs
+        )
+    program = capture(graph, any_batch=True)
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={NOTE: note})
+
+
+def open_torch(path: Path, precision: Precision) -> tuple[Runner, str]:
+    """Give a runner for a file, and the note in it.
+
+    Raises:
+        RunError: It is no such file.
+    """
+    extra = {NOTE: ""}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise file_error(path, "a file of torch.export", error) from error
+    return _call(program.module(), "fp32"), extra[NOTE]
+
+
+def _call(module: Callable[..., Any], precision: Precision) -> Runner:
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        wide = precision == "bf16"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=wide):
+            return to_arrays(module(*map(torch.from_numpy, inputs)))
+
+    return run

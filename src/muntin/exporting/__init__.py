@@ -1,0 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files for other engines, compared with the network before they get their name."""
+
+from __future__ import annotations
+
+from muntin.exporting.exporting import Exported, export
+
+__all__ = ["Exported", "export"]

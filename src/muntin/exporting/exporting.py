@@ -1,0 +1,338 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write a run, or a model of the zoo, as a file that engines run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muntin.configs import to_dict
+from muntin.data.loading import EvalLoader
+from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.transforms import Preprocessing
+from muntin.engines.building import canvas_of, front_of, make_graph
+from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.network import EngineNetwork
+from muntin.engines.table import FORMATS, Format, require
+from muntin.errors import ConfigError, RunError, cannot_write, unknown_name
+from muntin.exporting.comparing import Row, compare, require_equal, show_pictures
+from muntin.exporting.quantising import Quantised, quantise
+from muntin.heads.network import Network
+from muntin.prediction.thresholds import find_threshold
+from muntin.runs import ExportedRun, Run, RunConfig
+from muntin.samples import Classes, Listing
+from muntin.scoring import pick_part, score
+from muntin.shapes import Size
+from muntin.zoo import ALIASES, create_model, find_model
+
+__all__ = ["Exported", "export"]
+
+MOST_CALIBRATED = 200
+MOST_SCORED = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A file that was written, and what was found before it got its name.
+
+    Attributes:
+        path: The file.
+        size: (height, width) of the pictures that it takes, in pixels; any number at a time.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        rows: Its answers beside those of the network.
+        quantised: Figures before and after, for int8.
+    """
+
+    path: Path
+    size: Size
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    quantised: Quantised | None = None
+
+
+def export(
+    source: Run | Path | str,
+    out: Path | str,
+    *,
+    format: str = "onnx",
+    precision: Precision = "fp32",
+    img_size: Size | None = None,
+    weights: str | Path | None = None,
+    data: Path | str = "",
+    max_loss: float = 0.5,
+    finished: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Exported:
+    """Write a run, or a model of the zoo, as a file that engines run; refuse if answers differ.
+
+    The file reads pixels from 0 to 255 (uint8, RGB, (B, C, H, W)), any number of pictures of one
+    size. It holds class names, preprocessing and config, so that `muntin.load` opens it.
+
+    Args:
+        source: A run folder, or the name of a classifier in the zoo.
+        out: The file; its suffix is added when left out.
+        format: "onnx", "openvino" (.xml and .bin) or "torch" (.pt2 of torch.export).
+        precision: "fp32", "bf16" (computed in; openvino and torch) or "int8" (onnx and openvino).
+        img_size: (height, width) in pixels; that of the run when left out.
+        weights: For a model of the zoo, what `create_model` takes.
+        data: Pictures with labels. int8 needs them: its ranges are chosen on the training part, and
+            its loss is measured on the test or validation part. Otherwise they are compared on.
+        max_loss: Of int8, points (hundredths) that the task's figure may fall by.
+        finished: Whether what the task makes of the raw output (probabilities, labels of pixels,
+            keypoints) is an output too.
+        force: Whether a file that exists is replaced.
+        say: Told what goes on.
+
+    Returns:
+        The file and the comparisons.
+
+    Raises:
+        ConfigError: A name is unknown, the format has no such precision, or an operator is missing.
+        MissingExtra: A library is not installed.
+        RunError: The answers differ, or the file cannot be written.
+        WeightError: The weights cannot be read, or one is no number.
+        DataError: The data cannot be read.
+    """
+    kind = FORMATS.get(format)
+    if kind is None:
+        raise ConfigError(unknown_name("format", format, FORMATS))
+    path = _target(Path(out), kind, force=force)
+    _check_precision(kind, precision, data)
+    packages = (*kind.packages, *kind.readers, *(("nncf",) if precision == "int8" else ()))
+    require(packages, f"exporting to {format}")
+    run, network = _open(source, weights)
+    pre = run.preprocessing if img_size is None else replace(run.preprocessing, img_size=img_size)
+    canvas = canvas_of(pre)
+    sets = _read_data(run, data)
+    make = _Maker(run=run, network=network, pre=pre, finished=finished)
+    note = json.dumps(_note(run, network, pre, canvas, precision))
+    store = None if sets is None else PictureStore(sets[1], pre, DataConfig(cache_mib=0))
+    with _unfinished(path) as partial:
+        say(f"writing {kind.name}")
+        graph = make.graph(canvas)
+        quantised = None
+        if precision == "int8":
+            assert sets is not None, "int8 was refused without data"
+            say("choosing ranges, and measuring what 8 bits cost")
+            quantised = _quantise(make, graph, kind, partial, note, sets, max_loss / 100)
+        else:
+            kind.write(graph, partial, note, precision)
+        say("comparing")
+        rows = make.compare(partial, kind, canvas, store, precision)
+        if precision != "int8":
+            rows += make.compare_elsewhere(kind, canvas, precision)
+        require_equal(rows, f"the {kind.name} file")
+    return Exported(
+        path=path,
+        size=canvas,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        rows=tuple(rows),
+        quantised=quantised,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Maker:
+    """What is exported."""
+
+    run: Run
+    network: Network
+    pre: Preprocessing
+    finished: bool
+
+    def graph(self, canvas: Size) -> Graph:
+        task, classes = self.run.task, self.run.classes
+        return make_graph(self.network, task, classes, self.pre, canvas, finished=self.finished)
+
+    def call(self, runner: Runner, canvas: Size) -> EngineNetwork:
+        return EngineNetwork(
+            lambda size, count: runner,
+            [canvas],
+            front_of(self.network),
+            finds=self.run.task.tells_objects,
+            groups=None,
+        )
+
+    def compare(
+        self,
+        path: Path,
+        kind: Format,
+        canvas: Size,
+        store: PictureStore | None,
+        precision: Precision,
+    ) -> list[Row]:
+        engine = self.call(kind.open(path, precision)[0], canvas)
+        return [
+            compare(
+                self.network,
+                engine,
+                self.pre,
+                pictures,
+                finds=self.run.task.tells_objects,
+                precision=precision,
+            )
+            for pictures in show_pictures(store, self.pre, canvas)
+        ]
+
+    def compare_elsewhere(self, kind: Format, canvas: Size, precision: Precision) -> list[Row]:
+        """The same for pictures of another size, whose file is thrown away."""
+        other = (canvas[0] + 32, canvas[1])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"other{kind.suffix}"
+            kind.write(self.graph(other), path, "", precision)
+            return self.compare(path, kind, other, None, precision)
+
+
+def _target(path: Path, kind: Format, *, force: bool) -> Path:
+    if path.suffix.lower() != kind.suffix:
+        if path.suffix.lower() in {other.suffix for other in FORMATS.values()}:
+            message = (
+                f"OUT must end in {kind.suffix} for --format {kind.name}, got {path}. Change one "
+                f"of the two."
+            )
+            raise ConfigError(message)
+        path = path.with_name(path.name + kind.suffix)
+    if path.exists() and not force:
+        message = f"OUT must be a new file, got {path}, which exists. Choose another, or --force."
+        raise RunError(message)
+    if path.is_dir():
+        message = f"OUT must be a file, got {path}, which is a folder. Name a file in it."
+        raise RunError(message)
+    return path
+
+
+def _check_precision(kind: Format, precision: str, data: Path | str) -> None:
+    if precision not in kind.precisions:
+        message = (
+            f"{kind.name} is written in {', '.join(kind.precisions)}, got {precision}. Choose one "
+            f"of these, or another --format."
+        )
+        raise ConfigError(message)
+    if precision == "int8" and not data:
+        message = (
+            "int8 needs pictures with labels, on which ranges are chosen and the loss is measured, "
+            "got none. Give them with --data."
+        )
+        raise ConfigError(message)
+
+
+def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Network]:
+    if isinstance(source, Run) or Path(source).exists():
+        if weights:
+            message = f"weights are for a model of the zoo, got them for the run {source}."
+            raise ConfigError(message)
+        run = source if isinstance(source, Run) else Run.open(source)
+        if isinstance(run, ExportedRun):
+            message = f"a run folder or a model must be exported, got {source}, which is a file."
+            raise ConfigError(message)
+        network = run.load_network()
+        assert isinstance(network, Network), "runs hold whole networks"
+        return run, network
+    name = ALIASES.get(str(source), str(source))
+    entry = find_model(name)
+    network = create_model(name, weights=weights).eval()
+    body: Any = network.backbone
+    head: Any = network.head
+    names = tuple(f"class {number}" for number in range(head.fc.out_features))
+    run = Run(
+        path=Path(name),
+        config=RunConfig(task="classify", data="", model_name=name, model=body.config),
+        classes=Classes(names=names),
+        preprocessing=Preprocessing(img_size=entry.config.img_size, mean=entry.mean, std=entry.std),
+    )
+    return run, network
+
+
+def _note(
+    run: Run, network: Network, pre: Preprocessing, canvas: Size, precision: Precision
+) -> dict[str, Any]:
+    return {
+        "config": run.config.to_dict(),
+        "classes": to_dict(run.classes),
+        "preprocessing": to_dict(pre),
+        "canvas": list(canvas),
+        "precision": precision,
+        "stride": front_of(network).stride,
+        "threshold": list(find_threshold(run)) if run.task.tells_objects else None,
+    }
+
+
+def _read_data(run: Run, data: Path | str) -> tuple[Listing, Listing] | None:
+    """Pictures to choose ranges on, and others to score on; None without data."""
+    source = data or run.config.val or run.config.data
+    if not data and not (source and Path(source).exists()):
+        return None
+    scored = pick_part(run.task, source, run.classes, run.config.reading)
+    parts = run.task.list_data(source, run.classes, run.config.reading)
+    learnt = parts.train if parts.train is not None and len(parts.train) else scored
+    return learnt, scored
+
+
+def _thin(listing: Listing, most: int) -> Listing:
+    """At most so many pictures, evenly spread."""
+    step = -(-len(listing) // most)
+    return replace(listing, entries=listing.entries[::step])
+
+
+def _quantise(
+    make: _Maker,
+    graph: Graph,
+    kind: Format,
+    path: Path,
+    note: str,
+    sets: tuple[Listing, Listing],
+    max_loss: float,
+) -> Quantised:
+    canvas: Size = (graph.example[0].shape[2], graph.example[0].shape[3])
+    task, pre = make.run.task, make.pre
+    calibrated = PictureStore(_thin(sets[0], MOST_CALIBRATED), pre, DataConfig(cache_mib=0))
+    pictures = []
+    for batch in EvalLoader(calibrated, batch_size=1):
+        high, wide = (min(a, b) for a, b in zip(canvas, batch.images.shape[2:], strict=True))
+        images = torch.zeros(1, pre.in_chans, *canvas, dtype=torch.uint8)
+        images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
+        more = (batch.sizes.numpy(),) if task.tells_objects else ()
+        pictures.append((images.numpy(), *more))
+    scored = PictureStore(_thin(sets[1], MOST_SCORED), pre, DataConfig())
+
+    def judge(runner: Runner) -> float:
+        found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)
+        return task.goal(found.figures)[1]
+
+    return quantise(graph, kind.name, path, note, pictures=pictures, judge=judge, max_loss=max_loss)
+
+
+class _unfinished:  # noqa: N801 (a context, used like a function)
+    """A file under another name until all is well; nothing is left behind otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = tempfile.mkdtemp(prefix=".muntin-", dir=self.path.parent)
+        except OSError as error:
+            raise RunError(cannot_write(self.path, error)) from error
+        return Path(self.folder) / self.path.name
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                for made in sorted(Path(self.folder).iterdir()):
+                    os.replace(made, self.path.with_name(made.name))
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,254 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a graph to one that multiplies in 8 bits, as far as its answers on a set allow it.
+
+All layers are tried first. If that costs too much, those that 8 bits hurt most stay in float32: an
+eighth of them, then a quarter, then half.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from muntin.engines.eight_bits import to_eight_bits
+from muntin.engines.graphs import Graph, Runner
+from muntin.engines.onnx_engine import open_onnx, write_onnx
+from muntin.engines.openvino_engine import compile_openvino, save_openvino, to_openvino
+from muntin.errors import ConfigError
+
+__all__ = ["Quantised", "quantise"]
+
+PARTS_KEPT = (0.0, 0.125, 0.25, 0.5)
+MOST_RANKED = 32
+"""Pictures on which layers are compared."""
+
+AT_A_TIME, ROUNDS = 8, 6
+"""Of the measurement of speed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantised:
+    """How quantisation went.
+
+    Attributes:
+        before: Figure of the network on the set.
+        after: The same of what was written.
+        layers: Linear layers and convolutions.
+        kept: Those of them that stayed in float32.
+        speeds: Pictures a second before and after, eight at a time.
+    """
+
+    before: float
+    after: float
+    layers: int
+    kept: int
+    speeds: tuple[float, float]
+
+
+def quantise(
+    graph: Graph,
+    kind: str,
+    path: Path,
+    note: str,
+    *,
+    pictures: Sequence[tuple[NDArray[Any], ...]],
+    judge: Callable[[Runner], float],
+    max_loss: float,
+) -> Quantised:
+    """Write a graph in int8; layers that cost too much stay in float32.
+
+    Args:
+        graph: The module.
+        kind: "onnx" or "openvino".
+        path: The file to write.
+        note: What is put inside.
+        pictures: Inputs of the graph, one picture each, by which ranges are chosen.
+        judge: From a runner to the figure that must not fall.
+        max_loss: By how much it may fall, in the units of the figure.
+
+    Raises:
+        ConfigError: It falls by more, with half of the layers in float32.
+    """
+    maker: _OpenVino | _Onnx = _OpenVino(graph) if kind == "openvino" else _Onnx(graph, note)
+    ranking = _rank(graph, pictures[:MOST_RANKED])
+    rows = [dict(zip(graph.inputs, row, strict=True)) for row in pictures]
+    plain = maker.start(maker.model)
+    before, losses = judge(plain), []
+    for part in PARTS_KEPT:
+        kept = ranking[: round(part * len(ranking))]
+        model = to_eight_bits(maker.copy(), rows, kept=maker.names(kept))
+        runner = maker.start(model)
+        after = judge(runner)
+        losses.append(before - after)
+        if losses[-1] <= max_loss:
+            maker.write(model, path, note)
+            return Quantised(
+                before=before,
+                after=after,
+                layers=len(ranking),
+                kept=len(kept),
+                speeds=_measure(plain, runner, pictures),
+            )
+    message = (
+        f"the network must lose at most {100 * max_loss:g} points in 8 bits, got "
+        f"{100 * losses[0]:.2f}, and {100 * losses[-1]:.2f} with half of the layers in float32. "
+        f"Allow more with --max-loss, or export in fp32."
+    )
+    raise ConfigError(message)
+
+
+def _measure(
+    plain: Runner, runner: Runner, pictures: Sequence[tuple[NDArray[Any], ...]]
+) -> tuple[float, float]:
+    """Pictures a second of both, in turns."""
+    rows = [pictures[number % len(pictures)] for number in range(AT_A_TIME)]
+    inputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for one, row in zip((plain, runner), seconds, strict=True):
+            begun = time.perf_counter()
+            one(inputs)
+            row.append(time.perf_counter() - begun)
+    slow, fast = (AT_A_TIME / statistics.median(row[1:]) for row in seconds)
+    return slow, fast
+
+
+@torch.no_grad()
+def _rank(graph: Graph, pictures: Sequence[tuple[NDArray[Any], ...]]) -> list[float]:
+    """Fingerprints of the weights of all layers, those that 8 bits hurt most first."""
+    harm: dict[str, float] = {}
+    marks: dict[str, float] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            weight: Any = layer.weight
+            marks[name] = _fingerprint(weight.numpy())
+            rough = _round(inputs[0], inputs[0].min(), inputs[0].max())
+            moved = _apply(layer, rough, _round_rows(weight))
+            error = (moved - output).square().sum() / output.square().sum().clamp(min=1e-12)
+            harm[name] = harm.get(name, 0.0) + float(error)
+
+        return hook
+
+    watched = [
+        (name, layer)
+        for name, layer in graph.module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in watched]
+    try:
+        for row in pictures:
+            graph.module(*map(torch.from_numpy, row))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [marks[name] for name in sorted(harm, key=lambda name: -harm[name])]
+
+
+def _apply(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        return layer._conv_forward(x, weight, layer.bias)
+    assert isinstance(layer, nn.Linear), "only these two are watched"
+    return F.linear(x, weight, layer.bias)
+
+
+def _round(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values on 256 steps from low to high."""
+    step = ((high - low) / 255).clamp(min=1e-12)
+    return ((values - low) / step).round().clamp(0, 255) * step + low
+
+
+def _round_rows(weight: Tensor) -> Tensor:
+    """A weight on 255 steps in each output channel."""
+    most = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12)
+    step = (most / 127).view(-1, *[1] * (weight.ndim - 1))
+    return (weight / step).round() * step
+
+
+def _fingerprint(weight: NDArray[Any]) -> float:
+    """A number that a weight keeps when it is transposed or reshaped."""
+    return float(np.square(weight, dtype=np.float64).sum())
+
+
+def _find(known: Sequence[tuple[float, str]], wanted: Sequence[float]) -> list[str]:
+    """Names of the operators that hold weights with these fingerprints."""
+    return [name for mark, name in known if any(abs(mark - one) <= 1e-6 * one for one in wanted)]
+
+
+class _OpenVino:
+    """A graph as OpenVINO holds it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.model = to_openvino(graph, any_batch=True)
+
+    def copy(self) -> Any:  # noqa: ANN401 (openvino.Model)
+        return self.model.clone()
+
+    def start(self, model: Any) -> Runner:  # noqa: ANN401 (openvino.Model)
+        return compile_openvino(model, "fp32")
+
+    def names(self, marks: Sequence[float]) -> list[str]:
+        known = []
+        for op in self.model.get_ops():
+            if op.get_type_name() in ("MatMul", "Convolution"):
+                weight = op.input_value(1).get_node()
+                while weight.get_type_name() in ("Transpose", "Convert", "Reshape"):
+                    weight = weight.input_value(0).get_node()
+                if weight.get_type_name() == "Constant":
+                    known.append((_fingerprint(weight.data), op.get_friendly_name()))
+        return _find(known, marks)
+
+    def write(self, model: Any, path: Path, note: str) -> None:  # noqa: ANN401 (openvino.Model)
+        save_openvino(model, path, note)
+
+
+class _Onnx:
+    """A graph as ONNX holds it."""
+
+    def __init__(self, graph: Graph, note: str) -> None:
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_onnx(graph, Path(folder) / "model.onnx", note)
+            self.model: Any = onnx.load(Path(folder) / "model.onnx")
+
+    def copy(self) -> Any:  # noqa: ANN401 (onnx.ModelProto)
+        import onnx
+
+        copied = onnx.ModelProto()
+        copied.CopyFrom(self.model)
+        return copied
+
+    def start(self, model: Any) -> Runner:  # noqa: ANN401 (onnx.ModelProto)
+        with tempfile.TemporaryDirectory() as folder:
+            self.write(model, Path(folder) / "model.onnx", "")
+            return open_onnx(Path(folder) / "model.onnx", "int8")[0]
+
+    def names(self, marks: Sequence[float]) -> list[str]:
+        from onnx import numpy_helper
+
+        weights = {part.name: part for part in self.model.graph.initializer}
+        known = [
+            (_fingerprint(numpy_helper.to_array(weights[name])), node.name)
+            for node in self.model.graph.node
+            for name in node.input[1:2]
+            if node.op_type in ("MatMul", "Gemm", "Conv") and name in weights
+        ]
+        return _find(known, marks)
+
+    def write(self, model: Any, path: Path, note: str) -> None:  # noqa: ANN401 (onnx.ModelProto)
+        import onnx
+
+        onnx.save(model, path)

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every engine says what PyTorch says; the fastest is found once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import muntin
+from muntin.engines import choice
+from muntin.engines.building import canvases_of, make_graph
+from muntin.engines.network import EngineNetwork, Front
+from muntin.engines.table import ENGINES, find_engine, find_format
+from muntin.errors import ConfigError, ShapeError
+from tests.exporting.runs import write_run
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(1)
+    return [generator.integers(0, 256, (75, 90, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "engine", ["onnxruntime", "openvino", pytest.param("compile", marks=pytest.mark.slow)]
+)
+def test_engines_agree(tmp_path, engine):
+    run = write_run(tmp_path / "run", "classify")
+    truth = muntin.load(run.path, device="cpu")(pictures(10))
+    said = muntin.load(run.path, engine=engine)(pictures(10))
+    for one, other in zip(said, truth, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_detector_in_an_engine(tmp_path):
+    run = write_run(tmp_path / "run", "fcos_small", side=96)
+    lying = np.resize(pictures(1)[0], (96, 128, 3))
+    truth = muntin.load(run.path, device="cpu")([lying, lying.transpose(1, 0, 2).copy()])
+    said = muntin.load(run.path, engine="openvino")([lying, lying.transpose(1, 0, 2).copy()])
+    for one, other in zip(said, truth, strict=True):
+        assert len(one.scores) == len(other.scores) > 0
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
+
+
+def test_bf16_is_near(tmp_path):
+    run = write_run(tmp_path / "run", "classify")
+    truth = muntin.load(run.path, device="cpu")(pictures(2))
+    said = muntin.load(run.path, engine="eager", precision="bf16")(pictures(2))
+    for one, other in zip(said, truth, strict=True):
+        difference = np.abs(np.sort(one.scores) - np.sort(other.scores)).max()
+        assert 0 < difference < 0.05
+
+
+def test_the_fastest_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run = write_run(tmp_path / "run", "classify")
+    network = run.load_network()
+    graph = make_graph(network, run.task, run.classes, run.preprocessing, (64, 64))
+    asked = []
+    started = {name: ENGINES[name] for name in ("eager", "onnxruntime")}
+    monkeypatch.setattr(choice, "ENGINES", started)
+
+    def measure(graph, runners):
+        asked.append(sorted(runners))
+        return {"eager": 2.0, "onnxruntime": 1.0}
+
+    monkeypatch.setattr(choice, "_measure", measure)
+    for _ in range(2):
+        runner = choice.start_fastest(graph, "fp32", "a model")
+        logits = runner([part.numpy() for part in graph.example])[0]
+        assert logits.shape == (2, 3)
+    assert asked == [["eager", "onnxruntime"]]
+    assert "onnxruntime" in choice.cache_file().read_text()
+    choice.start_fastest(graph, "fp32", "another model")
+    assert len(asked) == 2
+
+
+def test_pictures_are_grouped_and_padded():
+    seen = []
+
+    def start(canvas, count):
+        def run(inputs):
+            seen.append((canvas, inputs[0].shape))
+            maps = inputs[0][:, :1, ::4, ::4].astype(np.float32)
+            return [maps]
+
+        return run
+
+    network = EngineNetwork(start, [(32, 64), (64, 32)], Front(stride=4), finds=False)
+    images = torch.randint(0, 256, (10, 3, 30, 40), dtype=torch.uint8)
+    found = network(images)
+    assert [shape[0] for _, shape in seen] == [8, 1, 1]
+    assert {canvas for canvas, _ in seen} == {(32, 64)}
+    assert found.equal(images[:, :1, ::4, ::4].float())
+    with pytest.raises(ShapeError, match=r"at most 32x64 or 64x32 pixels .* got 33x64"):
+        network(torch.zeros(1, 3, 33, 64, dtype=torch.uint8))
+
+
+def test_what_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", "classify")
+    with pytest.raises(ConfigError, match=r"Unknown engine 'openvin'. Did you mean 'openvino'"):
+        find_engine("openvin")
+    with pytest.raises(ConfigError, match=r"precision must be fp32 for the engine onnxruntime"):
+        muntin.load(run.path, engine="onnxruntime", precision="bf16")
+    done = muntin.export(run, tmp_path / "a", format="torch")
+    with pytest.raises(ConfigError, match=r"an exported file runs in its own engine"):
+        muntin.load(done.path, engine="openvino")
+    assert find_format("a/run") is None
+    assert find_format("a.XML").name == "openvino"
+
+
+def test_canvases_hold_lying_and_standing_pictures(tmp_path):
+    run = write_run(tmp_path / "run", "fcos_small", side=96)
+    assert canvases_of(run.preprocessing) == [(96, 128), (128, 96)]
+
+
+def test_an_operator_that_onnx_lacks(tmp_path):
+    from muntin.engines.graphs import Graph
+    from muntin.engines.onnx_engine import write_onnx
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    graph = Graph(module=Odd(), example=(torch.ones(2, 3),), inputs=("images",), outputs=("out",))
+    with pytest.raises(ConfigError, match=r"every operator of the model must be one of ONNX"):
+        write_onnx(graph, tmp_path / "a.onnx", "")
+    assert list(tmp_path.iterdir()) == []

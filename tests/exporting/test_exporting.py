@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files say what the run says, or are not written."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import muntin
+from muntin.engines import table
+from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
+from muntin.exporting import exporting
+from muntin.runs import WEIGHTS, Run
+from muntin.weights.files import write_weights
+from tests.exporting.runs import write_run
+from tests.small import write_pictures
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+CASES = [
+    ("classify", "onnx"),
+    ("classify", "openvino"),
+    ("classify", "torch"),
+    ("semantic", "openvino"),
+    ("pose", "onnx"),
+    pytest.param("fcos_small", "torch", marks=pytest.mark.slow),
+    pytest.param("fcos_small", "openvino", marks=pytest.mark.slow),
+    pytest.param("fcos_small", "onnx", marks=pytest.mark.slow),
+    pytest.param("semantic", "onnx", marks=pytest.mark.slow),
+    pytest.param("pose", "openvino", marks=pytest.mark.slow),
+    pytest.param("mask_rcnn_small", "onnx", marks=pytest.mark.slow),
+    pytest.param("mask_rcnn_small", "openvino", marks=pytest.mark.slow),
+]
+
+
+def pictures(count: int = 3) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (70 + 9 * n, 80, 3), dtype=np.uint8) for n in range(count)]
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_a_file_says_what_the_run_says(tmp_path, kind, form):
+    run = write_run(tmp_path / "run", kind)
+    done = muntin.export(run.path, tmp_path / "file", format=form, finished=True)
+    assert {row.batch for row in done.rows} == {1, 3, 8}
+    assert len({row.size for row in done.rows}) == 2
+    assert {row.pictures for row in done.rows} == {"random", "drawn"}
+    made = {path.name for path in tmp_path.iterdir()} - {"run"}
+    assert made == {done.path.name, *(["file.bin"] if form == "openvino" else [])}
+    loaded = muntin.load(done.path)
+    assert loaded.classes == run.classes
+    shown = pictures()
+    if kind == "semantic":  # windows of the file's size
+        shown = [one[:64, :64] for one in shown]
+    if "cnn" in kind or kind == "fcos_small":  # a file pads to a square, a run to multiples of 32
+        shown = [np.ascontiguousarray(np.resize(one, (128, 128, 3))) for one in shown]
+    for said, truth in zip(loaded(shown), muntin.load(run.path, device="cpu")(shown), strict=True):
+        _compare(said.to_dict(), truth.to_dict())
+
+
+def _compare(said, truth):
+    if isinstance(truth, dict):
+        assert said.keys() == truth.keys()
+        for key in truth:
+            if key == "boxes":
+                _compare_boxes(said[key], truth[key])
+            elif key != "semantic":
+                _compare(said[key], truth[key])
+    elif isinstance(truth, list):
+        assert len(said) == len(truth)
+        for one, other in zip(said, truth, strict=True):
+            _compare(one, other)
+    elif isinstance(truth, float):
+        assert said == pytest.approx(truth, abs=2e-3)
+    else:
+        assert said == truth
+
+
+def _compare_boxes(said, truth):
+    """Fresh weights give many equal scores, whose order is anybody's; the last may be cut off."""
+    assert abs(len(said) - len(truth)) <= 2
+    assert len(truth) > 5
+    for row in truth[: len(truth) // 2]:
+        assert any(
+            one["id"] == row["id"]
+            and one["score"] == pytest.approx(row["score"], abs=1e-4)
+            and one["xyxy"] == pytest.approx(row["xyxy"], abs=0.1)
+            for one in said
+        )
+
+
+def test_pixels_of_a_map_are_the_same(tmp_path):
+    run = write_run(tmp_path / "run", "semantic")
+    done = muntin.export(run, tmp_path / "map.onnx")
+    image = pictures(1)[0][:64, :64]
+    said, truth = muntin.load(done.path)(image)[0], muntin.load(run.path, device="cpu")(image)[0]
+    assert (said.labels != truth.labels).mean() < 1e-3
+
+
+def test_files_are_scored_like_runs(tmp_path):
+    run = write_run(tmp_path / "run", "classify")
+    data = write_pictures(tmp_path / "data", each=4)
+    done = muntin.export(run, tmp_path / "file.onnx", data=data)
+    assert {row.pictures for row in done.rows} == {"random", "real", "drawn"}
+    figures = muntin.evaluate(done.path, data, device="cpu")
+    truth = muntin.evaluate(run.path, data, device="cpu", pictures=False)
+    assert figures["top1"] == truth["top1"]
+    assert figures["loss"] == pytest.approx(truth["loss"], abs=1e-5)
+    assert (tmp_path / "file" / "pictures" / "eval").is_dir()
+
+
+def test_finished_outputs_have_names(tmp_path):
+    import onnxruntime
+
+    run = write_run(tmp_path / "run", "classify")
+    done = muntin.export(run, tmp_path / "file.onnx", finished=True)
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    assert [place.name for place in session.get_outputs()] == ["logits", "probabilities"]
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
+    logits, shares = session.run(None, {"images": pixels})
+    np.testing.assert_allclose(shares, torch.tensor(logits).softmax(1).numpy(), atol=1e-6)
+
+
+def test_a_model_of_the_zoo(tmp_path):
+    done = muntin.export("swin_nano_patch2_window4_32", tmp_path / "m", format="torch")
+    result = muntin.load(done.path)(pictures(1)[0])[0]
+    assert result.class_names[0].startswith("class ")
+
+
+def test_nothing_is_left_where_answers_differ(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", "classify")
+    kind = table.FORMATS["torch"]
+
+    def write(graph, path, note, precision):
+        graph.module.network.head.fc.bias.add_(1.0)
+        kind.write(graph, path, note, precision)
+
+    wrong = dataclasses.replace(kind, write=write)
+    monkeypatch.setitem(exporting.FORMATS, "torch", wrong)
+    with pytest.raises(RunError, match=r"must say what the network says, .* Nothing was written"):
+        muntin.export(run, tmp_path / "file", format="torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_weight_that_is_no_number(tmp_path):
+    run = write_run(tmp_path / "run", "classify")
+    state = run.load_network().state_dict()
+    state["head.fc.bias"][1] = float("nan")
+    write_weights(run.path / WEIGHTS, state, {"dialect": "muntin"})
+    with pytest.raises(WeightError, match=r"got NaN or infinity in head.fc.bias"):
+        muntin.export(run.path, tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_refused(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", "classify")
+    with pytest.raises(ConfigError, match=r"Unknown format 'onx'. Did you mean 'onnx'"):
+        muntin.export(run, tmp_path / "a", format="onx")
+    with pytest.raises(ConfigError, match=r"OUT must end in .onnx for --format onnx"):
+        muntin.export(run, tmp_path / "a.xml")
+    with pytest.raises(ConfigError, match=r"onnx is written in fp32, int8, got bf16"):
+        muntin.export(run, tmp_path / "a", precision="bf16")
+    with pytest.raises(ConfigError, match=r"int8 needs pictures with labels"):
+        muntin.export(run, tmp_path / "a", precision="int8")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        muntin.export(run, tmp_path / "a", precision="int8", data=tmp_path / "empty")
+    (tmp_path / "there.onnx").write_text("mine")
+    with pytest.raises(RunError, match=r"OUT must be a new file"):
+        muntin.export(run, tmp_path / "there.onnx")
+    assert (tmp_path / "there.onnx").read_text() == "mine"
+    monkeypatch.setattr(table, "is_installed", lambda package: package != "onnxscript")
+    with pytest.raises(MissingExtra, match=r"needs onnxscript.*pip install 'muntin\[export\]'"):
+        muntin.export(run, tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "empty", "there.onnx"}
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2"])
+def test_files_of_others(tmp_path, name):
+    (tmp_path / name).write_text("no model")
+    with pytest.raises(RunError, match=r"that muntin export wrote"):
+        Run.open(tmp_path / name)
+
+
+def test_an_onnx_file_without_a_note(tmp_path):
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    torch.onnx.export(
+        Twice().eval(), (torch.ones(2, 3),), tmp_path / "a.onnx", dynamo=True, verbose=False
+    )
+    with pytest.raises(RunError, match=r"with what it knows of classes"):
+        Run.open(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("form", ["openvino", "onnx"])
+def test_eight_bits(tmp_path, form):
+    run = write_run(tmp_path / "run", "classify")
+    data = write_pictures(tmp_path / "data", each=6)
+    done = muntin.export(
+        run, tmp_path / "file", format=form, precision="int8", data=data, max_loss=100.0
+    )
+    assert done.quantised is not None
+    assert done.quantised.layers > 8
+    assert done.quantised.kept == 0
+    assert all(0 < row.difference < 0.2 for row in done.rows if row.pictures == "real")
+    assert len(muntin.load(done.path)(pictures(2))) == 2
+
+
+def test_keypoint_rcnn_is_refused(tmp_path):
+    network = muntin.create_detector("swin_nano", num_classes=1, head="fcos_small").eval()
+    from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
+
+    head = KeypointRCNN(network.backbone, 1, 3, KEYPOINT_DETECTORS["keypoint_rcnn_small"])
+    network.head = head.eval()
+    with pytest.raises(ConfigError, match=r"got keypoint_rcnn"):
+        torch.export.export(network, (torch.zeros(2, 3, 64, 64),), strict=False)
