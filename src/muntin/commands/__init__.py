@@ -15,7 +15,18 @@ from typing import Annotated, Any
 
 import typer
 
-from muntin.commands import check, convert, demo, doctor, evaluate, models, predict, train
+from muntin.commands import (
+    bench,
+    check,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    models,
+    predict,
+    train,
+)
 from muntin.errors import MuntinError, MuntinWarning
 
 __all__ = ["app", "main"]
@@ -56,6 +67,8 @@ app.command("predict")(predict.predict)
 app.command("models")(models.models)
 app.command("check")(check.check)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 

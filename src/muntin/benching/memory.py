@@ -1,0 +1,269 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory of inference and of training steps beside the peers, each in its own process."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from muntin.benching.entrants import (
+    OURS,
+    choose_peers,
+    compare_rows,
+    enter_peers,
+    make_deterministic,
+    refuse_compiled,
+    spread,
+)
+from muntin.benching.rounds import Contestant, take_turns
+from muntin.benching.training import TRAINERS, make_optimizer
+from muntin.heads.network import Network
+from muntin.inference.building import build_inference
+from muntin.shapes import Size
+from muntin.zoo import create_model
+from muntin.zoo.building import find_model
+
+__all__ = ["bench_memory", "measure_once"]
+
+MIB = 2**20
+
+
+def bench_memory(
+    model: str,
+    *,
+    batch_size: int = 8,
+    size: Size | None = None,
+    peers: Sequence[str] = TRAINERS,
+    rounds: int = 5,
+    compiled: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure peak resident memory in fp32 on the CPU, ours and theirs.
+
+    Every measurement is a process of its own: what it holds after its imports is subtracted from
+    the most that it holds while it works. Weights are included. Ours infers with the network that
+    prediction uses (`muntin.inference`), and trains with the one that is trained.
+
+    Args:
+        model: In the zoo; with fresh weights.
+        batch_size: Pictures at a time.
+        size: (height, width) in pixels; what the model is made for when left out.
+        peers: Who else takes part; those that cannot are left out with a word.
+        rounds: Processes of each.
+        compiled: Refused: the compiler's own memory would be counted.
+        say: Told what goes on.
+
+    Returns:
+        The set-up and a row a contestant and work ("inference", "training"), with ``peak_mib``,
+        ``weights_mib`` and ``max_error`` (of the loss, from float64).
+
+    Raises:
+        ConfigError: There is no such model or peer, or `compiled` is set.
+    """
+    refuse_compiled(compiled, "memory", "as the compiler's own memory would be counted")
+    chosen = choose_peers(peers, TRAINERS, say)
+    high, wide = size or find_model(model).config.img_size
+    network, images, targets = _set_up(model, batch_size, (high, wide))
+    entrants = enter_peers(chosen, model, network, (high, wide), say)
+    with torch.no_grad():
+        logits = make_deterministic(network.double())(images.double())
+        truth = F.cross_entropy(logits, targets).numpy()[None]
+    names = [OURS, *(entrant.name for entrant in entrants)]
+    del entrants, network
+    job = {
+        "model": model,
+        "batch_size": batch_size,
+        "size": [high, wide],
+        "threads": torch.get_num_threads(),
+    }
+    jobs = [{**job, "owner": name, "work": work} for work in WORKS for name in names]
+    answers: list[list[dict[str, float]]] = [[] for _ in jobs]
+
+    def measure(number: int) -> NDArray[np.float32]:
+        say(f"{jobs[number]['owner']} {jobs[number]['work']}: a process of its own")
+        answers[number].append(_in_a_process(jobs[number]))
+        return np.array([answers[number][-1]["loss"]], np.float32)
+
+    contestants = [
+        Contestant(
+            name=str(one["owner"]),
+            precision="fp32",
+            rival=one["owner"] != OURS,
+            run=lambda number=number: measure(number),  # type: ignore[misc]
+        )
+        for number, one in enumerate(jobs)
+    ]
+    timings = take_turns(contestants, rounds=rounds, truth=truth, warmups=0)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": timing.contestant.name,
+            "work": one["work"],
+            "precision": timing.contestant.precision,
+            "rival": timing.contestant.rival,
+            "peak_mib": spread([answer["peak_mib"] for answer in found]),
+            "weights_mib": found[0]["weights_mib"],
+            "max_error": timing.error,
+        }
+        for timing, one, found in zip(timings, jobs, answers, strict=True)
+    ]
+    compare_rows(rows, "peak_mib", better="less")
+    return {
+        "kind": "memory",
+        "model": model,
+        "img_size": [high, wide],
+        "batch_size": batch_size,
+        "threads": torch.get_num_threads(),
+        "contestants": rows,
+    }
+
+
+def _set_up(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
+    """The same weights and pictures in every process."""
+    torch.manual_seed(0)
+    network = create_model(model)
+    images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(1))
+    return network, images, torch.arange(batch_size) % 1000
+
+
+def _in_a_process(job: dict[str, Any]) -> dict[str, float]:
+    """Call `measure_once` in a fresh interpreter."""
+    code = (
+        "import json, sys; from muntin.benching.memory import measure_once; "
+        "sys.stdout.write(json.dumps(measure_once(**json.loads(sys.argv[1]))))"
+    )
+    words = [sys.executable, "-c", code, json.dumps(job)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        message = (
+            f"The process that measures {job['owner']} {job['work']} of {job['model']!r} must end "
+            f"with 0, got {done.returncode}: {last}. Take a smaller batch if memory ran out."
+        )
+        raise RuntimeError(message)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def measure_once(
+    *, owner: str, work: str, model: str, batch_size: int, size: Sequence[int], threads: int
+) -> dict[str, float]:
+    """Work once and tell the peak memory of this process, above what its imports hold.
+
+    Args:
+        owner: "muntin" or a peer.
+        work: "inference" or "training" (two steps: the first makes the optimiser's moments).
+        model: In the zoo.
+        batch_size: Pictures at a time.
+        size: (height, width) in pixels.
+        threads: For PyTorch.
+
+    Returns:
+        ``peak_mib``, ``weights_mib`` (parameters and buffers) and ``loss``.
+    """
+    torch.set_num_threads(threads)
+    # Libraries are read, and kernels chosen, before the baseline; whatever the peer imports too.
+    tiny, blank, first = _set_up("swin_nano", 2, (64, 64))
+    WORKS["inference"](tiny, blank, first)
+    WORKS["training"](tiny, blank, first)
+    if owner != OURS:
+        enter_peers([owner], "vit_tiny", create_model("vit_tiny"), (224, 224), lambda line: None)
+    del tiny, blank
+    before = _resident_mib()
+    high, wide = size
+    network, images, targets = _set_up(model, batch_size, (high, wide))
+    module: nn.Module = network
+    if owner != OURS:
+        module = enter_peers([owner], model, network, (high, wide), lambda line: None)[0].module
+    elif work == "inference":
+        module = build_inference(network, (high, wide))
+    del network
+    _reset_peak()
+    loss = WORKS[work](module, images, targets)
+    weights = [*module.parameters(), *module.buffers()]
+    return {
+        "peak_mib": _peak_mib() - before,
+        "weights_mib": sum(one.numel() * one.element_size() for one in weights) / MIB,
+        "loss": loss,
+    }
+
+
+def _infer(module: nn.Module, images: Tensor, targets: Tensor) -> float:
+    module.eval().requires_grad_(False)
+    with torch.inference_mode():
+        for _ in range(2):
+            logits = module(images)
+        return F.cross_entropy(logits, targets).item()
+
+
+def _train(module: nn.Module, images: Tensor, targets: Tensor) -> float:
+    make_deterministic(module)
+    optimizer = make_optimizer(module)
+    losses = []
+    for _ in range(2):
+        loss = F.cross_entropy(module(images), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses[0]
+
+
+WORKS: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
+    "inference": _infer,
+    "training": _train,
+}
+
+
+def _resident_mib() -> float:
+    """Resident memory now; the peak so far where the system does not say."""
+    _give_back()
+    return _read_status("VmRSS") or _own_peak_mib()
+
+
+def _peak_mib() -> float:
+    return _read_status("VmHWM") or _own_peak_mib()
+
+
+def _read_status(key: str) -> float:
+    """A line of what Linux says of this process, in MiB; 0 elsewhere."""
+    place = Path("/proc/self/status")
+    if not place.exists():
+        return 0.0
+    return int(place.read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) / 1024
+
+
+def _own_peak_mib() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
+
+
+def _reset_peak() -> None:
+    """Forget what building the model took."""
+    _give_back()
+    place = Path("/proc/self/clear_refs")
+    if os.access(place, os.W_OK):
+        place.write_text("5", encoding="utf-8")
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What can be measured, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from muntin.benching.attention import bench_attention
+from muntin.benching.data import bench_data
+from muntin.benching.inference import bench_inference
+from muntin.benching.memory import bench_memory
+from muntin.benching.training import bench_training
+from muntin.errors import ConfigError, unknown_name
+
+__all__ = ["KINDS", "bench_by_name"]
+
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "inference": bench_inference,
+    "training": bench_training,
+    "memory": bench_memory,
+    "data": bench_data,
+    "attention": bench_attention,
+}
+
+
+def bench_by_name(what: str, model: str, **options: Any) -> dict[str, Any]:
+    """Measure one kind of work.
+
+    Args:
+        what: A name of `KINDS`.
+        model: In the zoo.
+        options: What the kind takes.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    kind = KINDS.get(what)
+    if kind is None:
+        raise ConfigError(unknown_name("what to measure", what, KINDS))
+    return kind(model, **options)

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what any kind of measurement gives to the cells of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["show_rows"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Column:
+    """One field of the rows.
+
+    Attributes:
+        key: In a row.
+        title: Above it.
+        write: From a value to a cell.
+    """
+
+    key: str
+    title: str
+    write: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measure:
+    """What was measured.
+
+    Attributes:
+        key: In a row, where it is a spread.
+        title: With its unit.
+        sign: 1 where less is better, -1 where more is.
+        digits: Behind the point; one more below 10.
+    """
+
+    key: str
+    title: str
+    sign: int
+    digits: int
+
+
+MEASURES = (
+    _Measure(key="images_per_s", title="images/s", sign=-1, digits=1),
+    _Measure(key="peak_mib", title="peak MiB", sign=1, digits=0),
+    _Measure(key="ms", title="ms", sign=1, digits=2),
+)
+
+BEFORE = (
+    _Column(key="stage", title="stage"),
+    _Column(key="map", title="map", write=lambda sides: "x".join(map(str, sides))),
+    _Column(key="work", title="work"),
+    _Column(key="workers", title="workers"),
+    _Column(key="name", title="contestant"),
+    _Column(key="precision", title="precision"),
+)
+AFTER = (
+    _Column(key="against_best_rival", title="best rival", write=lambda ratio: f"{ratio:.2f}x"),
+    _Column(key="of_ceiling", title="of the ceiling", write=lambda part: f"{100 * part:.0f} %"),
+    _Column(key="weights_mib", title="weights MiB", write=lambda mib: f"{mib:.0f}"),
+    _Column(key="max_error", title="error", write=lambda error: f"{error:.1e}"),
+    _Column(key="second_error", title="second step", write=lambda error: f"{error:.1e}"),
+    _Column(key="mean_error", title="mean error", write=lambda error: f"{error:.1e}"),
+    _Column(key="missing", title="missing"),
+    _Column(key="agreement", title="same class", write=lambda part: f"{100 * part:.0f} %"),
+)
+ALIKE = ("stage", "work", "workers")
+"""Rows that agree in these stand together, in the order in which they came; the best first."""
+
+
+def show_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Give titles and rows of a table.
+
+    Args:
+        found: What a function of `muntin.benching.request.KINDS` gave; its contestants have one
+            measure at least. Columns that no contestant has a value for are left out.
+
+    Returns:
+        The titles, and a row of as many cells for each contestant, the best first in each group
+        of those that did the same.
+    """
+    rows = found["contestants"]
+    measure = next(
+        one for one in MEASURES if all(isinstance(row.get(one.key), Mapping) for row in rows)
+    )
+    before, after = (
+        [column for column in columns if any(row.get(column.key) is not None for row in rows)]
+        for columns in (BEFORE, AFTER)
+    )
+    titles = [
+        *(column.title for column in before),
+        measure.title,
+        "spread",
+        *(column.title for column in after),
+    ]
+    groups = [tuple(row.get(key) for key in ALIKE) for row in rows]
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (groups.index(groups[i]), measure.sign * rows[i][measure.key]["median"]),
+    )
+    return titles, [
+        [
+            *(_cell(column, rows[i]) for column in before),
+            *_measured(measure, rows[i][measure.key]),
+            *(_cell(column, rows[i]) for column in after),
+        ]
+        for i in order
+    ]
+
+
+def _cell(column: _Column, row: Mapping[str, Any]) -> str:
+    value = row.get(column.key)
+    return "" if value is None else column.write(value)
+
+
+def _measured(measure: _Measure, values: Mapping[str, float]) -> tuple[str, str]:
+    digits = measure.digits + (values["median"] < 10)
+    median, least, most = (f"{values[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return median, f"{least} to {most}"

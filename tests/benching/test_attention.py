@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Window attention alone, ours beside the peers'."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from muntin.benching import attention, attention_rivals
+from muntin.benching.attention import bench_attention
+from muntin.errors import ConfigError
+
+
+@pytest.mark.parity
+def test_all_give_the_same():
+    found = bench_attention("swin_nano", batch_size=2, rounds=2, turn_seconds=0)
+    json.dumps(found)
+    assert (found["kind"], found["img_size"]) == ("attention", [64, 64])
+    rows = found["contestants"]
+    names = ["muntin", "timm", "timm fused", "torchvision"]
+    assert [one["name"] for one in rows] == names * (3 * 2 * 2)
+    assert sorted({(one["stage"], *one["map"], *one["shift"]) for one in rows}) == [
+        (1, 16, 16, 2, 2),
+        (2, 8, 8, 2, 2),
+        (3, 4, 4, 0, 0),
+    ]
+    for one in rows:
+        assert one["max_error"] < {"fp32": 2e-6, "bf16": 0.03}[one["precision"]]
+        assert one["ms"]["count"] == 2
+        assert one["against_best_rival"] > 0
+
+
+def test_a_wrong_bias_is_seen(monkeypatch):
+    right = attention.window_attention
+
+    def wrong(qkv, bias, layout, *, scale, backend):
+        return right(qkv, bias if backend == "reference" else -bias, layout, scale=scale)
+
+    monkeypatch.setattr(attention, "window_attention", wrong)
+    found = bench_attention("swin_nano", batch_size=1, peers=(), rounds=1, turn_seconds=0)
+    assert min(one["max_error"] for one in found["contestants"]) > 0.1
+
+
+@pytest.mark.parity
+def test_peers_that_cut_otherwise_are_left_out_with_a_word():
+    said = []
+    found = bench_attention(
+        "swin_nano", batch_size=1, size=(64, 72), rounds=1, turn_seconds=0, say=said.append
+    )
+    # 16 x 18 and 8 x 9 are padded; 4 x 5 is too.
+    assert {one["name"] for one in found["contestants"]} == {"muntin"}
+    assert "left out: timm at stage 1, where it cuts the map otherwise" in said
+    assert all(one["against_best_rival"] is None for one in found["contestants"])
+    assert max(o["max_error"] for o in found["contestants"] if o["precision"] == "fp32") < 2e-6
+
+
+@pytest.mark.parity
+def test_a_projection_that_is_left_out_still_asks_for_a_gradient():
+    x = torch.randn(2, 3, requires_grad=True)
+    given = torch.randn(2, 9, requires_grad=True)
+    out = attention_rivals._FreeLinear(given)(x)
+    assert torch.equal(out, given)
+    of_x, of_given = torch.autograd.grad(out, (x, given), torch.ones(2, 9))
+    assert of_x.shape == x.shape
+    assert torch.equal(of_given, torch.ones(2, 9))
+
+
+def test_refused():
+    with pytest.raises(ConfigError, match=r"must be a Swin \(V1\).* got 'vit_tiny'"):
+        bench_attention("vit_tiny", peers=())
+    with pytest.raises(ConfigError, match=r"must be a Swin \(V1\)"):
+        bench_attention("swinv2_tiny_window8_256", peers=())
+    with pytest.raises(ConfigError, match="compiled must be False to bench attention"):
+        bench_attention("swin_nano", compiled=True)
+    with pytest.raises(ConfigError, match="peer 'tim'"):
+        bench_attention("swin_nano", peers=("tim",))

@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Inference is measured beside peers with the same weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from muntin.benching.inference import bench_inference
+from muntin.errors import ConfigError
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_contestants_say_the_same():
+    said = []
+    found = bench_inference(
+        "vit_tiny", batch_size=2, peers=("timm", "onnxruntime"), rounds=1, size=(224, 224),
+        say=said.append,
+    )  # fmt: skip
+    rows = {(row["name"], row["precision"]): row for row in found["contestants"]}
+    assert ("timm onnxruntime", "fp32") in rows
+    assert ("timm openvino", "fp32") not in rows
+    assert rows["muntin eager", "fp32"]["rival"] is False
+    for (_, precision), row in rows.items():
+        assert row["max_error"] < {"fp32": 1e-4, "bf16": 0.2, "int8": 1.0}[precision]
+        assert row["images_per_s"]["median"] > 0
+        assert 0 < row["of_ceiling"] < 1.2
+    assert found["ceilings"]["fp32"] > 0
+
+
+def test_an_unknown_peer():
+    with pytest.raises(ConfigError, match=r"Unknown peer 'tim'. Did you mean 'timm'"):
+        bench_inference("swin_nano", peers=("tim",))

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory, each contestant in a process of its own."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from muntin.benching import memory
+from muntin.benching.memory import bench_memory, measure_once
+from muntin.errors import ConfigError
+
+
+def job(**changed):
+    usual = {"owner": "muntin", "work": "training", "model": "swin_nano", "batch_size": 2,
+             "size": [64, 64], "threads": 1}  # fmt: skip
+    return {**usual, **changed}
+
+
+def test_alone():
+    said = []
+    found = bench_memory(
+        "swin_nano", batch_size=16, size=(64, 64), peers=("timm",), rounds=1, say=said.append
+    )
+    json.dumps(found)
+    assert found["kind"] == "memory"
+    assert "left out: timm, which does not have this model" in said
+    inference, training = found["contestants"]
+    assert [inference["work"], training["work"]] == ["inference", "training"]
+    # Of float32, at least its weights, and in training gradients and two moments more.
+    assert 1 < inference["weights_mib"] < 20
+    assert inference["peak_mib"]["median"] > inference["weights_mib"]
+    assert training["peak_mib"]["median"] > 4 * training["weights_mib"]
+    assert training["peak_mib"]["median"] < 1000
+    assert max(inference["max_error"], training["max_error"]) < 1e-5
+
+
+@pytest.mark.parity
+def test_contestants_alternate_and_are_compared(monkeypatch):
+    asked = []
+
+    def answer(asked_for):
+        asked.append((asked_for["owner"], asked_for["work"]))
+        return {"peak_mib": 100.0 + len(asked), "weights_mib": 1.0, "loss": 0.0}
+
+    monkeypatch.setattr(memory, "_in_a_process", answer)
+    found = bench_memory("vit_tiny", batch_size=1, peers=("timm",), rounds=2)
+    turn = [(owner, work) for work in ("inference", "training") for owner in ("muntin", "timm")]
+    assert asked == turn * 2
+    ours, theirs = found["contestants"][:2]
+    assert ours["peak_mib"] == {"median": 103.0, "min": 101.0, "max": 105.0, "count": 2}
+    assert ours["against_best_rival"] == pytest.approx(104 / 103)
+    assert theirs["against_best_rival"] == 1
+    assert ours["max_error"] > 1  # its loss was said to be 0
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("owner", ["muntin", "timm"])
+def test_owners_do_the_same_work(owner):
+    found = [
+        measure_once(**job(owner=owner, work=work, model="vit_tiny", size=[224, 224]))
+        for work in ("inference", "training")
+    ]
+    ours = measure_once(**job(work="inference", model="vit_tiny", size=[224, 224]))
+    assert np.allclose([one["loss"] for one in found], ours["loss"], atol=1e-5)
+    assert found[1]["peak_mib"] > found[0]["peak_mib"] > 0
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match=r"muntin rest of 'swin_nano' must end .* KeyError"):
+        memory._in_a_process(job(work="rest"))
+
+
+def test_refused():
+    with pytest.raises(ConfigError, match="compiled must be False to bench memory"):
+        bench_memory("swin_nano", compiled=True)
+    with pytest.raises(ConfigError, match="peer 'tim'"):
+        bench_memory("swin_nano", peers=("tim",))
