@@ -80,14 +80,15 @@ def can_be_had(name: str) -> bool:
 def default_recipe(count: int, *, pretrained: bool, group: Group = "pictures") -> tuple[str, str]:
     """Name of the recipe for so many training pictures, and why."""
     few = FEW if group == "pictures" else FEW_SCENES
+    unit = "subjects" if group == "subjects" else "pictures"
     if pretrained and (group == "pictures" or count < few):
         return "finetune", "the weights are trained already"
     if count < few:
-        return "small-data", f"{count} pictures are few for a fresh model"
+        return "small-data", f"{count} {unit} are few for a fresh model"
     published: dict[Group, str] = {
         "pictures": "imagenet", "objects": "coco-3x", "maps": "ade20k", "subjects": "coco-pose",
     }  # fmt: skip
-    return published[group], f"{count} pictures are many"
+    return published[group], f"{count} {unit} are many"
 
 
 def is_small(model: BackboneConfig) -> bool:

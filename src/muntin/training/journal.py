@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from muntin.errors import RunError, cannot_write
+from muntin.runs import JOURNAL as FILE
+from muntin.runs import read_journal
 
 __all__ = ["append_line", "drop_lines_from", "read_journal", "write_events"]
-
-FILE = "journal.jsonl"
 
 
 def append_line(folder: Path, line: Mapping[str, Any]) -> None:
@@ -29,20 +29,6 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise RunError(cannot_write(folder / FILE, error)) from error
-
-
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines; those that were cut off or damaged are left out."""
-    path = folder / FILE
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            line = json.loads(text)
-            if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-                lines.append(line)
-    return lines
 
 
 def drop_lines_from(folder: Path, epoch: int) -> None:
