@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +48,27 @@ def test_a_detector_in_an_engine(tmp_path):
     for one, other in zip(said, truth, strict=True):
         assert len(one.scores) == len(other.scores) > 0
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="signals of POSIX")
+def test_a_signal_is_survived_after_engines_are_dropped(tmp_path):
+    """Each core brings a stack for signals; a stack that is gone kills at the next signal."""
+    run = write_run(tmp_path / "run", "classify")
+    first = muntin.load(run.path, engine="openvino")
+    second = muntin.load(run.path, engine="openvino")
+    for predictor in (first, second):
+        predictor(pictures(1))
+    del predictor, first
+    gc.collect()
+    del second
+    gc.collect()
+    heard: list[int] = []
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+    try:
+        os.kill(os.getpid(), signal.SIGCHLD)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert heard == [signal.SIGCHLD]
 
 
 def test_bf16_is_near(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from muntin.engines.openvino_engine import shared_core
 from muntin.engines.table import is_installed
 
 __all__ = ["measure_ceilings"]
@@ -93,7 +94,7 @@ def _multiply_openvino(shape: tuple[int, int, int], precision: str) -> Callable[
     # Only a sum comes out: writing a large result is not what is measured.
     product = ops.reduce_max(ops.matmul(node, weights, False, True), [1])
     hint = "bf16" if precision == "bf16" else "f32"
-    compiled = ov.Core().compile_model(
+    compiled = shared_core().compile_model(
         ov.Model([product], [left]),
         "CPU",
         {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()},

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -35,7 +38,7 @@ def to_eight_bits(
     import nncf
 
     advanced = None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1)
-    with _quiet():
+    with _quiet(), _kept_signal_stack():
         return nncf.quantize(
             model,
             nncf.Dataset(list(rows)),
@@ -44,6 +47,22 @@ def to_eight_bits(
             ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
             advanced_parameters=advanced,
         )
+
+
+@contextlib.contextmanager
+def _kept_signal_stack() -> Iterator[None]:
+    """Give the thread its stack for signals back: the library makes cores and drops them."""
+    if os.name != "posix":
+        yield
+        return
+    system = ctypes.CDLL(None)
+    place = (ctypes.c_void_p * 3)()  # stack_t: where, flags, size
+    system.sigaltstack(None, place)
+    try:
+        yield
+    finally:
+        gc.collect()  # cores that are still to be dropped
+        system.sigaltstack(place, None)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,29 @@ from numpy.typing import NDArray
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error
 from muntin.engines.onnx_engine import write_onnx
 
-__all__ = ["compile_openvino", "open_openvino", "start_openvino", "to_openvino", "write_openvino"]
+__all__ = [
+    "compile_openvino",
+    "open_openvino",
+    "shared_core",
+    "start_openvino",
+    "to_openvino",
+    "write_openvino",
+]
 
 NOTE = "muntin"
+
+
+@functools.cache
+def shared_core() -> Any:  # noqa: ANN401 (openvino.Core)
+    """Give the one core of this process, which is never dropped.
+
+    A core gives the thread a stack for signals and, when dropped, the one that it found. Cores
+    that are dropped in the order of their making leave a stack that is gone, and the next signal
+    (a child that ends) kills the process.
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def to_openvino(graph: Graph, *, any_batch: bool) -> Any:  # noqa: ANN401 (openvino.Model)
@@ -31,7 +52,7 @@ def to_openvino(graph: Graph, *, any_batch: bool) -> Any:  # noqa: ANN401 (openv
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             write_onnx(graph, path, "", any_batch=any_batch)
-            model = ov.Core().read_model(path)
+            model = shared_core().read_model(path)
     for place, name in zip(model.inputs, graph.inputs, strict=True):
         place.get_tensor().set_names({name})
     for place, name in zip(model.outputs, graph.outputs, strict=True):
@@ -58,10 +79,8 @@ def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
     Raises:
         RunError: It is no such file, or the .bin beside it is missing.
     """
-    import openvino as ov
-
     try:
-        model = ov.Core().read_model(path)
+        model = shared_core().read_model(path)
         note = model.get_rt_info([NOTE]).astype(str) if model.has_rt_info([NOTE]) else ""
         return compile_openvino(model, precision), note
     except RuntimeError as error:
@@ -72,7 +91,7 @@ def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN40
     """Give a runner for a model of OpenVINO."""
     import openvino as ov
 
-    compiled = ov.Core().compile_model(
+    compiled = shared_core().compile_model(
         model,
         "CPU",
         {
