@@ -267,7 +267,9 @@ def inference_rows() -> list[tuple[str, str, str, str]]:
                         (
                             row
                             for row in measured["contestants"]
-                            if row["precision"] == precision and row["rival"] is rival
+                            if row["precision"] == precision
+                            and row["rival"] is rival
+                            and not row.get("aside")
                         ),
                         key=lambda row: row["images_per_s"]["median"],
                     )

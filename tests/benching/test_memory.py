@@ -46,7 +46,7 @@ def test_contestants_alternate_and_are_compared(monkeypatch):
         asked.append((asked_for["owner"], asked_for["work"]))
         return {"peak_mib": 100.0 + len(asked), "weights_mib": 1.0, "loss": 0.0}
 
-    monkeypatch.setattr(memory, "_in_a_process", answer)
+    monkeypatch.setattr(memory, "measure_in_a_process", answer)
     found = bench_memory("vit_tiny", batch_size=1, peers=("timm",), rounds=2)
     turn = [(owner, work) for work in ("inference", "training") for owner in ("muntin", "timm")]
     assert asked == turn * 2
@@ -71,7 +71,7 @@ def test_owners_do_the_same_work(owner):
 
 def test_a_process_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"muntin rest of 'swin_nano' must end .* KeyError"):
-        memory._in_a_process(job(work="rest"))
+        memory.measure_in_a_process(job(work="rest"))
 
 
 def test_refused():

@@ -32,7 +32,7 @@ __all__ = [
 
 OURS = "muntin"
 
-ALIKE = ("precision", "work", "stage", "workers")
+ALIKE = ("precision", "work", "stage", "map", "workers")
 """Fields of a row that must be equal for two rows to be compared."""
 
 

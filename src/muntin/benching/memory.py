@@ -37,7 +37,7 @@ from muntin.shapes import Size
 from muntin.zoo import create_model
 from muntin.zoo.building import find_model
 
-__all__ = ["bench_memory", "measure_once"]
+__all__ = ["bench_memory", "measure_in_a_process", "measure_once"]
 
 MIB = 2**20
 
@@ -95,7 +95,7 @@ def bench_memory(
 
     def measure(number: int) -> NDArray[np.float32]:
         say(f"{jobs[number]['owner']} {jobs[number]['work']}: a process of its own")
-        answers[number].append(_in_a_process(jobs[number]))
+        answers[number].append(measure_in_a_process(jobs[number]))
         return np.array([answers[number][-1]["loss"]], np.float32)
 
     contestants = [
@@ -139,7 +139,7 @@ def _set_up(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, T
     return network, images, torch.arange(batch_size) % 1000
 
 
-def _in_a_process(job: dict[str, Any]) -> dict[str, float]:
+def measure_in_a_process(job: dict[str, Any]) -> dict[str, float]:
     """Call `measure_once` in a fresh interpreter."""
     code = (
         "import json, sys; from muntin.benching.memory import measure_once; "

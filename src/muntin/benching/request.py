@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from muntin.benching.area import bench_area
 from muntin.benching.attention import bench_attention
 from muntin.benching.data import bench_data
 from muntin.benching.inference import bench_inference
@@ -22,6 +23,7 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
     "memory": bench_memory,
     "data": bench_data,
     "attention": bench_attention,
+    "area": bench_area,
 }
 
 

@@ -23,6 +23,7 @@ class Contestant:
         name: Who, such as "timm in OpenVINO".
         precision: "fp32", "bf16" or "int8".
         rival: Whether it is somebody else's.
+        aside: Whether it is only shown: neither ours nor as the rival is used.
         run: Does the work once, and gives what comes out.
     """
 
@@ -30,6 +31,7 @@ class Contestant:
     precision: str
     rival: bool
     run: Callable[[], NDArray[np.float32]]
+    aside: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

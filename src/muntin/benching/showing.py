@@ -47,11 +47,13 @@ MEASURES = (
     _Measure(key="images_per_s", title="images/s", sign=-1, digits=1),
     _Measure(key="peak_mib", title="peak MiB", sign=1, digits=0),
     _Measure(key="ms", title="ms", sign=1, digits=2),
+    _Measure(key="ms_per_mp", title="ms/Mpixel", sign=1, digits=0),
 )
 
 BEFORE = (
     _Column(key="stage", title="stage"),
     _Column(key="map", title="map", write=lambda sides: "x".join(map(str, sides))),
+    _Column(key="pictures", title="pictures"),
     _Column(key="work", title="work"),
     _Column(key="workers", title="workers"),
     _Column(key="name", title="contestant"),
@@ -60,6 +62,7 @@ BEFORE = (
 AFTER = (
     _Column(key="against_best_rival", title="best rival", write=lambda ratio: f"{ratio:.2f}x"),
     _Column(key="of_ceiling", title="of the ceiling", write=lambda part: f"{100 * part:.0f} %"),
+    _Column(key="mib_per_mp", title="MiB/Mpixel", write=lambda mib: f"{mib:.0f}"),
     _Column(key="weights_mib", title="weights MiB", write=lambda mib: f"{mib:.0f}"),
     _Column(key="max_error", title="error", write=lambda error: f"{error:.1e}"),
     _Column(key="second_error", title="second step", write=lambda error: f"{error:.1e}"),
@@ -67,7 +70,7 @@ AFTER = (
     _Column(key="missing", title="missing"),
     _Column(key="agreement", title="same class", write=lambda part: f"{100 * part:.0f} %"),
 )
-ALIKE = ("stage", "work", "workers")
+ALIKE = ("stage", "map", "work", "workers")
 """Rows that agree in these stand together, in the order in which they came; the best first."""
 
 

@@ -16,7 +16,7 @@ __all__ = ["bench"]
 
 def bench(
     what: Annotated[
-        str, typer.Argument(help="inference, training, memory, data, attention")
+        str, typer.Argument(help="inference, training, memory, data, attention, area")
     ] = "inference",
     model: Annotated[str, typer.Option(help="A name of: muntin models")] = "swin_tiny",
     peers: Annotated[
@@ -53,11 +53,13 @@ def bench(
 def _show(found: dict[str, Any]) -> None:
     from muntin.benching.showing import show_rows
 
-    high, wide = found["img_size"]
-    typer.echo(
-        f"{found['model']} at {high}x{wide}, batch {found['batch_size']}, "
-        f"{found['threads']} threads"
-    )
+    if "sides" in found:
+        least, most = found["sides"][0], found["sides"][-1]
+        shape = f"from {least}x{least} to {most}x{most}, equal pixels a batch"
+    else:
+        high, wide = found["img_size"]
+        shape = f"at {high}x{wide}, batch {found['batch_size']}"
+    typer.echo(f"{found['model']} {shape}, {found['threads']} threads")
     ceilings = found.get("ceilings", {})
     if ceilings:
         limits = ", ".join(

@@ -21,7 +21,7 @@ from muntin.data.joint import to_targets
 from muntin.data.label_files import read_mask
 from muntin.data.label_maps import resize_labels, scale_of
 from muntin.data.subjects import cut_region, frame_box, to_keypoints
-from muntin.data.transforms import Preprocessing, scale_inside, to_tensor
+from muntin.data.transforms import Preprocessing, resize, scale_inside, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
@@ -106,19 +106,29 @@ class PictureStore:
         pre: Sizes and channels wanted.
         config: Memory allowed, and strictness.
         zoom: How many times `img_size` the shorter side may be before it is scaled down.
+        approximate: Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that
+            leaves enough pixels: faster, and other pixels than prediction sees. Only where
+            nothing is known of a picture but its class.
 
     Raises:
         DataError: Strict, and a picture cannot be read; or none can be read.
     """
 
     def __init__(
-        self, listing: Listing, pre: Preprocessing, config: DataConfig, *, zoom: float = 1.5
+        self,
+        listing: Listing,
+        pre: Preprocessing,
+        config: DataConfig,
+        *,
+        zoom: float = 1.5,
+        approximate: bool = False,
     ) -> None:
         self.listing = listing
         self.pre = pre
         self.strict = config.strict
         self.unreadable: dict[int, str] = {}
         self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
+        self._hint = max(self._limit) if approximate and pre.fit == "crop" else None
         self._kept: list[Kept | None] | None = None
         self._stacked: Tensor | None = None
         if self._fits(config.cache_mib):
@@ -178,7 +188,7 @@ class PictureStore:
 
     def look(self, index: int) -> Kept | None:
         """Give a picture and its objects, or None if it cannot be read."""
-        return self._read(index) if self._kept is None else self._kept[index]
+        return self._read(index, keep=False) if self._kept is None else self._kept[index]
 
     def picture(self, index: int) -> UInt8[Tensor, "C H W"] | None:
         """Give the pixels of a picture, or None if it cannot be read."""
@@ -208,18 +218,20 @@ class PictureStore:
         ]
         return stacked
 
-    def _read(self, index: int) -> Kept | None:
+    def _read(self, index: int, *, keep: bool = True) -> Kept | None:
+        """Decode a picture; one that is not kept is resized only once, by whoever reads it."""
         entry = self.listing.entries[index]
         try:
             data = read_bytes(self.listing.source, entry.path)
-            picture = to_tensor(decode(data, where=entry.path), self.pre.in_chans)
+            decoded = decode(data, where=entry.path, shrink_hint=self._hint)
+            picture = to_tensor(decoded, self.pre.in_chans)
             original: Size = (picture.shape[1], picture.shape[2])
             _require_size(entry, original)
             targets: Target | None
             if entry.box is not None:
                 pixels, targets = self._cut_out(entry, entry.box, picture)
             else:
-                pixels = self._shrink(picture)
+                pixels = self._shrink(picture) if keep or self.pre.fit != "crop" else picture
                 targets = self._read_targets(entry, pixels, original)
         except (DataError, OSError) as error:
             if self.strict:
@@ -262,14 +274,7 @@ class PictureStore:
         if scale >= 1:
             return picture
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        return (
-            torch.nn.functional.interpolate(
-                picture[None].float(), size=size, mode="bilinear", antialias=True
-            )[0]
-            .round()
-            .clamp(0, 255)
-            .to(torch.uint8)
-        )
+        return resize(picture, size, "bilinear")
 
 
 def _require_size(entry: Entry, size: Size) -> None:

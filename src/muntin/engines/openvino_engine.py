@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from muntin.engines.onnx_engine import write_onnx
 
 __all__ = [
     "compile_openvino",
+    "cut_example",
     "open_openvino",
+    "part_of",
     "shared_core",
     "start_openvino",
     "to_openvino",
@@ -27,6 +30,9 @@ __all__ = [
 ]
 
 NOTE = "muntin"
+
+PART = 2
+"""Pictures that a core works on at a time where there are enough for all cores."""
 
 
 @functools.cache
@@ -88,18 +94,53 @@ def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
 
 
 def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
-    """Give a runner for a model of OpenVINO."""
+    """Give a runner for a model of OpenVINO.
+
+    Few pictures are worked on by all cores together. Of more, each core takes `PART` at a time by
+    itself (or as many as the model is made for): nobody waits for others between layers, and what
+    is worked on stays in the core's cache.
+
+    Args:
+        model: For any number of pictures, or for a fixed one that divides theirs.
+        precision: What it computes in.
+    """
+    together = functools.cache(lambda: _run_together(model, precision))
+    shared = functools.cache(lambda: _run_shared(model, precision))
+    batch = model.inputs[0].partial_shape[0]
+    if batch.is_dynamic:
+        together()  # what cannot be compiled says so now
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        count = len(inputs[0])
+        part = part_of(count) if batch.is_dynamic else batch.get_length()
+        return together()(inputs) if part == count else shared()(inputs, part)
+
+    return run
+
+
+def start_openvino(graph: Graph, precision: Precision) -> Runner:
+    """Convert and compile the module, for as many pictures as there are in the example."""
+    return compile_openvino(to_openvino(cut_example(graph), any_batch=False), precision)
+
+
+def cut_example(graph: Graph) -> Graph:
+    """Keep as many pictures of the example as are worked on at a time."""
+    part = part_of(len(graph.example[0]))
+    return replace(graph, example=tuple(each[:part] for each in graph.example))
+
+
+def part_of(count: int) -> int:
+    """Give how many of these pictures are worked on at a time."""
+    if count < PART * torch.get_num_threads():
+        return count
+    return PART if count % PART == 0 else 1
+
+
+def _run_together(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
+    """One request on all cores."""
     import openvino as ov
 
-    compiled = shared_core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        },
-    )
+    compiled = _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -111,6 +152,39 @@ def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN40
     return run
 
 
-def start_openvino(graph: Graph, precision: Precision) -> Runner:
-    """Convert and compile the module."""
-    return compile_openvino(to_openvino(graph, any_batch=False), precision)
+def _run_shared(
+    model: Any,  # noqa: ANN401 (openvino.Model)
+    precision: Precision,
+) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
+    """A request a core, each of some of the pictures."""
+    import openvino as ov
+
+    threads = torch.get_num_threads()
+    queue = ov.AsyncInferQueue(_compile(model, precision, {"NUM_STREAMS": threads}), threads)
+    answers: dict[int, list[NDArray[Any]]] = {}
+
+    def keep(request: Any, start: int) -> None:  # noqa: ANN401 (openvino.InferRequest)
+        answers[start] = [np.array(tensor.data) for tensor in request.output_tensors]
+
+    queue.set_callback(keep)
+
+    def run(inputs: Sequence[NDArray[Any]], part: int) -> list[NDArray[Any]]:
+        whole = [np.ascontiguousarray(each) for each in inputs]  # lives until all is done
+        answers.clear()
+        for start in range(0, len(whole[0]), part):
+            rows = [ov.Tensor(each[start : start + part], shared_memory=True) for each in whole]
+            queue.start_async(rows, start)
+        queue.wait_all()
+        columns = zip(*(answers[start] for start in sorted(answers)), strict=True)
+        return [np.concatenate(column) for column in columns]
+
+    return run
+
+
+def _compile(model: Any, precision: Precision, more: dict[str, Any]) -> Any:  # noqa: ANN401
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        **more,
+    }
+    return shared_core().compile_model(model, "CPU", options)

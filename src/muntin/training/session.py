@@ -241,7 +241,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
     if fabric.world_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     stores = Stores(
-        train=PictureStore(job.train, run.preprocessing, reading),
+        train=PictureStore(job.train, run.preprocessing, reading, approximate=True),
         val=PictureStore(job.val, run.preprocessing, reading),
     )
     first = fabric.is_global_zero

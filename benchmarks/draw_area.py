@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of README that shows what a pixel costs, from the newest `bench_peers.py area`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from report import ROOT, newest
+
+PICTURE = ROOT / "docs" / "pictures" / "area.png"
+COLOURS = ("#0072B2", "#D55E00")
+NAMES = {"swin_tiny": "Swin-T", "vit_small": "ViT-S/16"}
+
+
+def main() -> None:
+    """Draw it."""
+    found = newest("peers_area")
+    if found is None:
+        message = "There must be a result of bench_peers.py area. Run that first."
+        raise SystemExit(message)
+    draw(found[1]).savefig(PICTURE, dpi=120)
+    print(PICTURE)
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """Draw time and memory of a million pixels against the side, a line a model."""
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = ("seconds a million pixels", "MiB of activations a million pixels")
+    for place, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        for colour, name in zip(COLOURS, (result["model"], result["beside"]), strict=True):
+            rows = [row for row in result["contestants"] if row["name"] == name]
+            sides = [row["map"][0] for row in rows]
+            values = [
+                row["mib_per_mp"] if place else row["ms_per_mp"]["median"] / 1e3 for row in rows
+            ]
+            axes.plot(sides, values, color=colour, marker="o", ms=4, clip_on=False)
+            axes.annotate(
+                NAMES.get(name, name), (sides[-1], values[-1]), color=colour,
+                xytext=(-6, 7), textcoords="offset points", ha="right",
+            )  # fmt: skip
+            if not place:
+                spread = [(row["ms_per_mp"]["min"], row["ms_per_mp"]["max"]) for row in rows]
+                low, high = ([part / 1e3 for part in parts] for parts in zip(*spread, strict=True))
+                axes.fill_between(sides, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set_xticks(result["sides"], [str(side) for side in result["sides"]], fontsize=8)
+        axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("side of the picture in pixels")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a pixel costs as pictures grow."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from muntin.benching import area
+from muntin.benching.area import bench_area
+from muntin.benching.showing import show_rows
+from muntin.errors import ConfigError
+
+
+def test_batches_have_equally_many_pixels(monkeypatch):
+    asked = []
+
+    def answer(job):
+        asked.append((job["model"], job["size"][0], job["batch_size"]))
+        return {"peak_mib": 30.0, "weights_mib": 10.0, "loss": 0.0}
+
+    monkeypatch.setattr(area, "measure_in_a_process", answer)
+    found = bench_area("swin_nano", rounds=1, sides=(32, 64, 128), beside="vit_tiny")
+    json.dumps(found)
+    assert asked == [
+        (name, side, count)
+        for side, count in ((32, 16), (64, 4), (128, 1))
+        for name in ("swin_nano", "vit_tiny")
+    ]
+    assert found["memory_within"] == {"swin_nano": 0.0, "vit_tiny": 0.0}
+    assert [row["mib_per_mp"] for row in found["contestants"]] == [20 / 0.016384] * 6
+    for row in found["contestants"]:
+        assert row["ms_per_mp"]["median"] > 0
+        assert row["against_best_rival"] is not None
+    titles, cells = show_rows(found)
+    assert titles[:6] == ["map", "pictures", "contestant", "precision", "ms/Mpixel", "spread"]
+    assert [line[0] for line in cells] == ["32x32"] * 2 + ["64x64"] * 2 + ["128x128"] * 2
+
+
+def test_a_size_is_refused():
+    with pytest.raises(ConfigError, match=r"size must be left out"):
+        bench_area("swin_nano", size=(64, 64))
