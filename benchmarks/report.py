@@ -16,6 +16,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "reference" / "numbers.md")
+FEATURED = (
+    "CIFAR-10",
+    "bccd",
+    "nuclei",
+    "dubai",
+    "mirror_mouse",
+    "Swin-T inference",
+    "swin_tiny, memory",
+    "swin_tiny, data",
+    "A pixel",
+    "Mask R-CNN, Swin-T",
+    "Tiling",
+)
+"""How rows begin that README shows; the page of numbers has all."""
 BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numbers -->"
 
 
@@ -70,6 +84,8 @@ def rows() -> list[tuple[str, str, str, str]]:
     table += semantic_rows()
     table += pose_rows()
     table += inference_rows()
+    table += precision_rows()
+    table += peer_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
@@ -287,11 +303,92 @@ def inference_rows() -> list[tuple[str, str, str, str]]:
     return table
 
 
-def render() -> str:
-    """The block between the markers."""
+def peer_rows() -> list[tuple[str, str, str, str]]:
+    """Ours beside the best rival in training, memory, reading and attention; what a pixel costs."""
+    table = []
+    measures = (
+        ("training", "images_per_s", "images/s", max),
+        ("memory", "peak_mib", "MiB at most", min),
+        ("data", "images_per_s", "images/s", max),
+        ("attention", "ms", "ms", min),
+    )
+    for kind, key, unit, best in measures:
+        if found := newest(f"peers_{kind}"):
+            name, result = found
+            for group in _groups(result["contestants"]):
+                ours, theirs = (
+                    best(
+                        (row for row in group if row["rival"] is rival),
+                        key=lambda row: row[key]["median"],
+                    )
+                    for rival in (False, True)
+                )
+                value, other = (row[key]["median"] for row in (ours, theirs))
+                ratio = value / other if best is max else other / value
+                what = ", ".join(
+                    f"{field} {ours[field]}"
+                    for field in ("stage", "work", "workers", "precision")
+                    if field in ours
+                )
+                digits = 2 if value < 10 else 1 if value < 100 else 0
+                table.append(
+                    (
+                        f"{result['model']}, {kind}: {what}: {ours['name']}",
+                        f"{value:.{digits}f} {unit}",
+                        f"{theirs['name']} {other:.{digits}f} ({ratio:.2f}x)",
+                        name,
+                    )
+                )
+    if found := newest("peers_area"):
+        name, result = found
+        least, most = result["sides"][0], result["sides"][-1]
+        for model, within in result["time_within"].items():
+            table.append(
+                (
+                    f"A pixel of pictures of {least} x {least} to {most} x {most}: {model}",
+                    f"time within {within:.0%} of its median",
+                    f"memory within {result['memory_within'][model]:.0%}",
+                    name,
+                )
+            )
+    return table
+
+
+def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows that did the same, where both sides took part."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        key = [row.get(field) for field in ("stage", "work", "workers", "precision")]
+        groups.setdefault(json.dumps(key), []).append(row)
+    return [group for group in groups.values() if {row["rival"] for row in group} == {True, False}]
+
+
+def precision_rows() -> list[tuple[str, str, str, str]]:
+    """What fewer bits cost and bring on a trained run."""
+    found = newest("precisions")
+    if not found:
+        return []
+    name, result = found
+    files = list(result["files"].items())
+    start = files[0][1]["images_per_s"]["median"]
+    return [
+        (
+            f"CIFAR-10 run, {result['num_images']:,} test pictures: {what}",
+            f"top-1 {row['top1']:.2%}, {row['agreement']:.2%} as PyTorch in fp32",
+            f"{row['images_per_s']['median']:.0f} images/s "
+            f"({row['images_per_s']['median'] / start:.1f}x)",
+            name,
+        )
+        for what, row in files
+    ]
+
+
+def render(page: Path) -> str:
+    """The block between the markers: all rows, or those that a README has room for."""
     lines = [BEGIN, "", "| what | measured | beside | result |", "|---|---|---|---|"]
     for what, figure, beside, name in rows():
-        lines.append(f"| {what} | {figure} | {beside} | `{name}` |")
+        if page == PAGES[1] or what.startswith(FEATURED):
+            lines.append(f"| {what} | {figure} | {beside} | `{name}` |")
     devices = sorted(
         {json.loads(path.read_text(encoding="utf-8"))["device"] for path in RESULTS.glob("*.json")}
     )
@@ -301,14 +398,15 @@ def render() -> str:
 
 def main() -> None:
     """Write the pages, or check them."""
-    block, stale = render(), []
+    stale = []
     for page in PAGES:
+        block = render(page)
         text = page.read_text(encoding="utf-8")
         pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
         if not re.search(pattern, text, re.DOTALL):
             message = f"{page.relative_to(ROOT)} must hold the markers {BEGIN} ... {END}"
             raise SystemExit(message)
-        fresh = re.sub(pattern, lambda _: block, text, flags=re.DOTALL)
+        fresh = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
         if fresh != text:
             stale.append(page)
             if "--check" not in sys.argv:

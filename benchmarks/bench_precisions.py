@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What bf16 and int8 cost and bring on a trained run: accuracy, agreement and speed on CIFAR-10.
+
+Takes the run that ``bench_cifar10.py --out RUN`` kept, exports it in every precision as a user
+would, and shows the exported files all test pictures. Speed is that of the files' networks on
+batches of 64 pictures, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+
+import muntin
+from muntin.benching.rounds import Contestant, take_turns
+
+FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
+BATCH = 64
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", default=f"{data}/cifar10_jpeg", help="folder of the two zips")
+    parser.add_argument("--run", default="cifar10-run", help="a run trained on them")
+    parser.add_argument("--max-loss", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    if not Path(options.run, "config.json").is_file():
+        message = f"{options.run} must be a run. Make it with bench_cifar10.py --out {options.run}."
+        raise SystemExit(message)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("train", "test"):
+            with zipfile.ZipFile(Path(options.data) / f"{part}.zip") as archive:
+                archive.extractall(folder)
+        predictors = {"pytorch fp32": muntin.load(options.run, device="cpu")}
+        for kind, precision in FILES:
+            out = Path(folder, "files", f"{kind}-{precision}")
+            done = muntin.export(
+                options.run, out, format=kind, precision=precision,
+                data=folder if precision == "int8" else "", max_loss=options.max_loss,
+            )  # fmt: skip
+            predictors[f"{kind} {precision}"] = muntin.load(done.path)
+        pictures = sorted(Path(folder, "test").rglob("*.jpg"))
+        content = {**record.environment(("openvino", "nncf", "onnxruntime")), "batch_size": BATCH}
+        content["num_images"] = len(pictures)
+        content["max_loss_points"] = options.max_loss
+        content["files"] = _measure(predictors, pictures, options.rounds)
+    print(record.write("precisions", f"cpu{os.cpu_count()}", content))
+
+
+def _measure(
+    predictors: dict[str, Any], pictures: list[Path], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Figures of each; the first says what the others are compared with."""
+    said = {
+        name: [result.best for result in predictor(pictures)]
+        for name, predictor in predictors.items()
+    }
+    truth = [picture.parent.name for picture in pictures]
+    first = next(iter(said.values()))
+    timings = take_turns([_enter(*row) for row in predictors.items()], rounds=rounds)
+    return {
+        name: {
+            "top1": float(np.mean([one == other for one, other in zip(told, truth, strict=True)])),
+            "agreement": float(
+                np.mean([one == other for one, other in zip(told, first, strict=True)])
+            ),
+            "images_per_s": record.spread([BATCH / seconds for seconds in timing.seconds]),
+        }
+        for (name, told), timing in zip(said.items(), timings, strict=True)
+    }
+
+
+def _enter(name: str, predictor: Any) -> Contestant:  # noqa: ANN401 (muntin.Predictor)
+    size = predictor.preprocessing.img_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (BATCH, 3, *size), dtype=torch.uint8, generator=generator)
+    reads_pixels = getattr(predictor.network, "reads_pixels", False)
+    shown = images if reads_pixels else images.float() / 255
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            answer: np.ndarray = predictor.network(shown).numpy()
+            return answer
+
+    return Contestant(name=name, precision=name.split()[1], rival=False, run=run)
+
+
+if __name__ == "__main__":
+    main()
