@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.batches import pad_pictures
 from muntin.data.transforms import Preprocessing
 from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
 from muntin.tasks.task import Glance, Task, View
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "pad_shown"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,7 +76,7 @@ class Subject:
         view = View(path=self.path, size=self.size, shown=self.shown_size)
         return Glance(
             network=self.network,
-            images=self.shown[None],
+            images=pad_shown(self.shown, self.pre),
             views=[view],
             pre=self.pre,
             classes=self.classes,
@@ -85,3 +86,9 @@ class Subject:
     def with_network(self, network: nn.Module) -> Subject:
         """Give the same picture with another network, as sanity checks do."""
         return replace(self, network=network)
+
+
+def pad_shown(shown: UInt8[Tensor, "C h w"], pre: Preprocessing) -> UInt8[Tensor, "1 C Hi Wi"]:
+    """Give a picture as a batch of one, padded right and below as prediction does."""
+    fills = pre.fit in ("crop", "subject")
+    return shown[None] if fills else pad_pictures([shown])
