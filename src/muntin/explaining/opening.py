@@ -217,7 +217,8 @@ def open_subject(
         target: Name or number of a class or keypoint, or number of a box, that is asked about.
 
     Returns:
-        The subject. Its `pixels` are what the model sees of the picture, where that is a part.
+        The subject. Of a picture that is seen in windows its `pixels` are one of them: that around
+        the point, or in the middle.
 
     Raises:
         DataError: The picture cannot be read.
@@ -264,10 +265,6 @@ def _fit(
         region = cut_region(picture, frame, pre)
         return fit_subject(region.pixels, region.move_frame(frame), pre), whole
     shown = fit(picture, (high, wide), pre)
-    if pre.fit == "crop":
-        scale = max(pre.img_size[0] / high, pre.img_size[1] / wide) / pre.crop_fraction
-        cut = (pre.img_size[0] / scale, pre.img_size[1] / scale)
-        return shown, _place(cut, (high, wide), (0.5, 0.5))
     largest = (MOST_SEEN * pre.img_size[0], MOST_SEEN * pre.img_size[1])
     if pre.fit == "window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
         scale = shown.shape[1] / high
@@ -296,18 +293,17 @@ def _inside(edges: tuple[float, float, float, float], size: Size) -> Part:
 def _move_point(
     point: tuple[float, float], seen: Part, pixels: NDArray[np.uint8]
 ) -> tuple[float, float]:
-    high, wide = pixels.shape[:2]
-    left, top, right, bottom = seen
-    x = (point[0] * wide - left) / (right - left)
-    y = (point[1] * high - top) / (bottom - top)
-    if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1 and 0 <= x <= 1 and 0 <= y <= 1):
+    """Bring a point of the picture to the part of it that is explained."""
+    if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1):
         message = (
-            f"point must be x,y from 0 to 1 in the part of the picture that the model sees "
-            f"(x from {left / wide:.2f} to {right / wide:.2f}, y from {top / high:.2f} to "
-            f"{bottom / high:.2f}), got {point[0]:g},{point[1]:g}. Leave it out for the middle."
+            f"point must be x,y from 0 to 1 in the picture, got {point[0]:g},{point[1]:g}. Leave "
+            f"it out for the middle."
         )
         raise ConfigError(message)
-    return x, y
+    left, top, right, bottom = seen
+    x = (point[0] * pixels.shape[1] - left) / (right - left)
+    y = (point[1] * pixels.shape[0] - top) / (bottom - top)
+    return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
 
 
 def _find_target(subject: Subject, target: str | int | None) -> int | None:

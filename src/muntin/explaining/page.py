@@ -131,7 +131,7 @@ class PageMaker:
             *(f"<p>{escape(text)}</p>" for text in shown.text.split("\n") if text.strip()),
             f'<div class="formula">{shown.formula}</div>' if shown.formula else "",
             f'<div class="card"><img src="data:image/png;base64,{_to_text(saved.png)}" '
-            f'width="{wide}" height="{high}" loading="lazy" alt="{escape(alt)}"></div>',
+            f'width="{wide}" height="{high}" alt="{escape(alt)}"></div>',
             self._explorer(shown.layers, chapter) if shown.layers else "",
             f'<p class="source">Source: {escape(shown.source)}</p>' if shown.source else "",
             f'<p class="files">Files: {links}</p></article>',

@@ -39,6 +39,9 @@ __all__ = ["MAKERS", "Asked", "Maker", "Page", "explain"]
 
 Shown = Sequence[Exhibit | Missing]
 
+Needs = Literal["", "folder", "other"]
+"""Pictures in a folder, or another model; empty for nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Asked:
@@ -52,6 +55,10 @@ class Asked:
     folder: str = ""
     other: OpenedModel | None = None
 
+    def covers(self, needs: Needs) -> bool:
+        """Whether what an explanation needs is there."""
+        return bool(self.folder if needs == "folder" else self.other if needs else True)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Maker:
@@ -60,24 +67,28 @@ class Maker:
     Attributes:
         section: Where it stands.
         title: What is missing where it fails.
-        show: Makes it.
+        show: Makes it, of one picture, or of as many as it is for.
         sees: Whether the network must be able to see the picture.
-        once: Whether it is the same for every picture.
-        needs: What must be asked for: pictures in a folder, or another model; empty for nothing.
+        of: "picture": each picture has its own; "model": the same for every picture; "pictures":
+            one for all of them.
+        needs: What must be asked for.
     """
 
     section: Section
     title: str
-    show: Callable[[Subject, Asked], Shown]
+    show: Callable[[Asked, Sequence[Subject]], Shown]
     sees: bool = True
-    once: bool = False
-    needs: Literal["", "folder", "other"] = ""
+    of: Literal["picture", "model", "pictures"] = "picture"
+    needs: Needs = ""
+
+
+def _one(show: Callable[[Subject], Shown]) -> Callable[[Asked, Sequence[Subject]], Shown]:
+    return lambda asked, subjects: show(subjects[0])
 
 
 MAKERS: tuple[Maker, ...] = (
     Maker(
-        section="cost", title="What it costs", show=lambda subject, asked: show_cost(subject),
-        sees=False, once=True,
+        section="cost", title="What it costs", show=_one(show_cost), sees=False, of="model",
     ),
 )  # fmt: skip
 """In the order of the page."""
@@ -164,6 +175,9 @@ def explain(
     for section in sections:
         if section not in SECTIONS:
             raise ConfigError(unknown_name("section", section, SECTIONS))
+    if folder and not Path(folder).exists():
+        message = f"folder must be one of pictures, got {str(folder)!r}, which is not there."
+        raise DataError(message)
     folder_out = Path(out)
     require_writable(folder_out)
     # What is made in inference mode can never take part in gradients.
@@ -211,6 +225,8 @@ class _Writer:
         self.files: list[Path] = []
         self.missing: list[Missing] = []
         self.stems: set[str] = set()
+        self.subjects: list[Subject] = []
+        self.first: Chapter | None = None
 
     def show_all(
         self, images: Sequence[Picture], point: tuple[float, float] | None, target: str | int | None
@@ -227,9 +243,12 @@ class _Writer:
                 left_out.append(str(image))
                 continue
             self.show_one(subject)
-        if not self.stems:
+        if self.first is None:
             message = f"there must be a picture that can be read, got none among {len(images)}."
             raise DataError(message)
+        for maker in self.makers:
+            if maker.of == "pictures":
+                self.run(maker, self.subjects, self.first)
         return left_out
 
     def show_one(self, subject: Subject) -> None:
@@ -245,33 +264,43 @@ class _Writer:
         if first:
             self.page.facts = _facts(self.model, subject)
             self.page.notes = _notes(self.model)
+            self.first = chapter
         answer = None if blind else draw_result(subject.pixels, _sure(look(subject)))
         self.page.add_picture(chapter, subject, answer)
         for maker in self.makers:
-            if maker.once and not first:
-                continue
-            self.say(f"{title}: {maker.title.lower()}")
-            for shown in _make(maker, subject, self.asked, blind):
-                saved = None
-                if isinstance(shown, Missing):
-                    self.missing.append(shown)
-                else:
-                    saved = save_exhibit(shown, self.folder / stem)
-                    self.files += saved.files
-                self.page.add(shown, saved, chapter, always=maker.once)
+            if maker.of == "picture" or (maker.of == "model" and first):
+                self.run(maker, [subject], chapter, blind)
+        if self.asked.other is not None:
+            self.subjects.append(subject)
+
+    def run(
+        self, maker: Maker, subjects: Sequence[Subject], chapter: Chapter, blind: str = ""
+    ) -> None:
+        """Put what a maker makes on the page and into files."""
+        self.say(f"{chapter.title}: {maker.title}")
+        for shown in _make(maker, subjects, self.asked, blind):
+            saved = None
+            if isinstance(shown, Missing):
+                self.missing += [shown] * self.asked.covers(maker.needs)
+            else:
+                saved = save_exhibit(shown, self.folder / chapter.name)
+                self.files += saved.files
+            self.page.add(shown, saved, chapter, always=maker.of != "picture")
 
 
-def _make(maker: Maker, subject: Subject, asked: Asked, blind: str) -> Iterator[Exhibit | Missing]:
+def _make(
+    maker: Maker, subjects: Sequence[Subject], asked: Asked, blind: str
+) -> Iterator[Exhibit | Missing]:
     """What a maker makes, or why it cannot."""
     reason = ""
-    if maker.needs and not getattr(asked, maker.needs):
+    if not asked.covers(maker.needs):
         reason = _OFFERS[maker.needs]
     elif maker.sees and blind:
         can = dict.fromkeys(SECTIONS[row.section] for row in MAKERS if not row.sees)
         reason = f"{blind[0].upper()}{blind[1:]}. What can still be shown: {', '.join(can)}."
     else:
         try:
-            yield from maker.show(subject, asked)
+            yield from maker.show(asked, subjects)
         except MuntinError as error:
             reason = str(error)
     if reason:
