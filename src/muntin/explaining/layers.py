@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ from torch import Tensor
 from muntin.ops.windows import WindowLayout
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["AttentionLayer", "Pairs"]
+__all__ = ["MOST_PAIRS", "AttentionLayer", "Pairs"]
+
+MOST_PAIRS = 2**26
+"""Pairs of tokens of one head that are computed at a time; 256 MiB of weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,6 +72,8 @@ class AttentionLayer:
         keys: Number of each key in `grid`; -1 for padding and prefix.
         layout: Where the windows lie; None without windows.
         pair: Computes queries and keys.
+        scores: What the softmax is taken of: products of queries and keys, the same with a bias of
+            position and a mask, or cosines with both.
     """
 
     name: str
@@ -82,11 +88,17 @@ class AttentionLayer:
     pair: Callable[[], Pairs]
     layout: WindowLayout | None = None
     pooled: int = 1
+    scores: Literal["product", "biased", "cosine"] = "product"
 
     @property
     def query_grid(self) -> Size:
         """Queries down and across."""
         return self.grid[0] // self.pooled, self.grid[1] // self.pooled
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of tokens that look at each other, padding included."""
+        return self.queries.numel() * self.keys.shape[1]
 
     @property
     def is_global(self) -> bool:

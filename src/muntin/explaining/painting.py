@@ -19,8 +19,25 @@ from numpy.typing import NDArray
 from muntin.explaining.subject import Subject
 from muntin.shapes import Size
 
-__all__ = ["BLUE", "GREEN", "INK", "ORANGE", "PALETTE", "PURPLE", "RED", "SKY"]
-__all__ += ["blend", "mark_point", "see", "set_panel", "subplots", "turn_pale"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "PALETTE",
+    "PURPLE",
+    "RED",
+    "SKY",
+    "blend",
+    "mark_point",
+    "note_on_weights",
+    "outline",
+    "panel_ratio",
+    "see",
+    "set_panel",
+    "subplots",
+    "turn_pale",
+]
 
 # Okabe and Ito: told apart by people who do not see every colour.
 BLUE, RED, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -35,6 +52,11 @@ def see(subject: Subject) -> NDArray[np.float32]:
     """
     values = subject.shown.permute(1, 2, 0).numpy().astype(np.float32) / 255
     return values if values.shape[2] == 3 else values.mean(axis=2, keepdims=True).repeat(3, axis=2)
+
+
+def note_on_weights(subject: Subject) -> str:
+    """Give a sentence to add where weights are fresh; empty where they are trained."""
+    return "" if subject.trained else " The weights are fresh: this is what chance looks like."
 
 
 def turn_pale(picture: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -101,6 +101,7 @@ def _window_layer(
         keys=numbers,
         layout=layout,
         pair=pair,
+        scores="cosine" if isinstance(call.module, CosineWindowAttention) else "biased",
     )
 
 
