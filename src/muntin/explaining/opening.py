@@ -33,7 +33,7 @@ from muntin.tasks import find_task
 from muntin.tasks.task import Task
 from muntin.zoo import ALIASES, create_model, find_model
 
-__all__ = ["OpenedModel", "Source", "evaluating", "look", "open_model", "open_subject", "why_blind"]
+__all__ = ["OpenedModel", "Source", "evaluating", "look", "open_model", "open_subject", "try_look"]
 
 Source = Run | Predictor | Network | Path | str
 """A run (its folder, a file exported from it), the name of a classifier of the zoo, or a model."""
@@ -353,15 +353,14 @@ def look(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
         return subject.task.decode(subject.task.see(glance), glance.views, subject.classes)[0]
 
 
-def why_blind(model: OpenedModel, subject: Subject) -> str:
-    """Say why the model cannot see the picture; empty where it can."""
+def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
+    """Give what the model says of the picture, or None and the reason why it cannot see it."""
     if not model.reads_pictures:
-        return (
-            f"the model reads {model.in_chans} channels and a picture has {model.pre.in_chans}, so "
-            f"nothing can be said of what it sees"
+        return None, (
+            f"The model reads {model.in_chans} channels and a picture has {model.pre.in_chans}, so "
+            f"nothing can be said of what it sees."
         )
     try:
-        look(subject)
+        return look(subject), ""
     except MuntinError as error:
-        return f"the model cannot see this picture: {error}"
-    return ""
+        return None, f"The model cannot see this picture: {error}"

@@ -76,7 +76,6 @@ def save_exhibit(exhibit: Exhibit, folder: Path) -> Saved:
 
 
 def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
-    """The figure, in 256 colours where it looks the same, which makes a page half as large."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DPI)
     figure.patch.set_facecolor("white")
@@ -84,7 +83,7 @@ def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
         canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     data = io.BytesIO()
-    picture.save(data, "png", optimize=False)
+    picture.save(data, "png")
     return data.getvalue(), picture.size
 
 

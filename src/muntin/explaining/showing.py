@@ -17,18 +17,21 @@ from PIL import Image
 from muntin.drawing.results import draw_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import ConfigError, DataError, MuntinError, MuntinWarning, unknown_name
+from muntin.explaining.attending import show_attention
 from muntin.explaining.costing import show_cost
+from muntin.explaining.cutting import show_cut
 from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, Section
 from muntin.explaining.opening import (
     OpenedModel,
     Source,
     evaluating,
-    look,
     open_model,
     open_subject,
-    why_blind,
+    try_look,
 )
 from muntin.explaining.page import Chapter, PageMaker
+from muntin.explaining.placing import show_positions
+from muntin.explaining.pointing import find_point
 from muntin.explaining.saving import clean_stem, require_writable, save_exhibit
 from muntin.explaining.subject import Subject
 from muntin.prediction.predictor import Picture
@@ -87,6 +90,11 @@ def _one(show: Callable[[Subject], Shown]) -> Callable[[Asked, Sequence[Subject]
 
 
 MAKERS: tuple[Maker, ...] = (
+    Maker(section="cut", title="How the picture is cut", show=_one(show_cut), sees=False),
+    Maker(
+        section="positions", title="Positions", show=_one(show_positions), sees=False, of="model",
+    ),
+    Maker(section="attention", title="Attention", show=_one(show_attention)),
     Maker(
         section="cost", title="What it costs", show=_one(show_cost), sees=False, of="model",
     ),
@@ -257,15 +265,13 @@ class _Writer:
         title = Path(subject.path).name if subject.path else f"picture {len(self.stems) + 1}"
         stem = clean_stem(Path(title).stem, self.stems)
         self.stems.add(stem)
-        at = subject.point or (0.5, 0.5)
-        size = subject.shown_size
-        chapter = Chapter(name=stem, title=title, size=size, at=(at[0] * size[1], at[1] * size[0]))
-        blind = why_blind(self.model, subject)
+        chapter = Chapter(name=stem, title=title, size=subject.shown_size, at=find_point(subject))
+        found, blind = try_look(self.model, subject)
         if first:
             self.page.facts = _facts(self.model, subject)
             self.page.notes = _notes(self.model)
             self.first = chapter
-        answer = None if blind else draw_result(subject.pixels, _sure(look(subject)))
+        answer = None if blind else draw_result(subject.pixels, _sure(found))
         self.page.add_picture(chapter, subject, answer)
         for maker in self.makers:
             if maker.of == "picture" or (maker.of == "model" and first):
@@ -297,7 +303,7 @@ def _make(
         reason = _OFFERS[maker.needs]
     elif maker.sees and blind:
         can = dict.fromkeys(SECTIONS[row.section] for row in MAKERS if not row.sees)
-        reason = f"{blind[0].upper()}{blind[1:]}. What can still be shown: {', '.join(can)}."
+        reason = f"{blind} What can still be shown: {', '.join(can)}."
     else:
         try:
             yield from maker.show(asked, subjects)
