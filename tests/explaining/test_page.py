@@ -15,7 +15,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from muntin.explaining.exhibits import Exhibit, Missing, PointLayer
+from muntin.explaining import explain
+from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, PointLayer
 from muntin.explaining.opening import open_model, open_subject
 from muntin.explaining.page import Chapter, PageMaker
 from muntin.explaining.saving import save_exhibit
@@ -269,3 +270,32 @@ def test_files_are_written_anew_with_the_same_bytes(tmp_path):
     for left, right in zip(first.files, again.files, strict=True):
         assert left.suffix == ".npz" or left.read_bytes() == right.read_bytes()
     assert '"nan": null' in first.files[-1].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "size"), [("swin_nano", (36, 50)), ("vit_tiny", (40, 64))])
+def test_a_whole_page(browser, name, size, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    sections = [section for section in SECTIONS if section != "cost"]
+    page = explain(name, pixels, tmp_path, img_size=size, sections=sections)
+    visit = Visit(browser, page.path)
+    visit.check()
+    shown = visit.tab.locator("section").evaluate_all("all => all.map(one => one.id)")
+    assert shown == [section for section in SECTIONS if section in shown]
+    assert {"cut", "positions", "attention"} <= set(shown)
+    before = visit.drawing()
+    canvas = visit.tab.locator("canvas").first
+    box = canvas.bounding_box()
+    token = canvas.get_attribute("data-token")
+    canvas.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.1})
+    visit.tab.wait_for_function(
+        "old => document.querySelector('canvas').dataset.token !== old", arg=token
+    )
+    assert visit.drawing() != before
+    layers = visit.tab.locator("select").first.locator("option").count()
+    for _ in range(layers - 1):
+        drawn = canvas.get_attribute("data-drawn")
+        visit.tab.locator("[data-step='1']").first.click()
+        visit.tab.wait_for_function(
+            "old => document.querySelector('canvas').dataset.drawn !== old", arg=drawn
+        )
+    visit.check()
