@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,14 @@ from muntin.drawing.results import draw_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import ConfigError, DataError, MuntinError, MuntinWarning, unknown_name
 from muntin.explaining.attending import show_attention
+from muntin.explaining.comparing import show_comparison
 from muntin.explaining.costing import show_cost
 from muntin.explaining.cutting import show_cut
+from muntin.explaining.deciding import show_decision
 from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, Section
+from muntin.explaining.gathering import gather
+from muntin.explaining.mapping import show_features
+from muntin.explaining.neighbours import show_embeddings, show_neighbours
 from muntin.explaining.opening import (
     OpenedModel,
     Source,
@@ -89,14 +94,42 @@ def _one(show: Callable[[Subject], Shown]) -> Callable[[Asked, Sequence[Subject]
     return lambda asked, subjects: show(subjects[0])
 
 
+def _show_folder(asked: Asked, subjects: Sequence[Subject]) -> Shown:
+    (subject,) = subjects
+    known = None if subject.backbone is None else gather(subject, asked.folder)
+    return [
+        *show_neighbours(subject, asked.folder, gathered=known),
+        *show_embeddings(subject, asked.folder, gathered=known),
+    ]
+
+
+def _show_other(asked: Asked, subjects: Sequence[Subject]) -> Shown:
+    """The other model sees the same pixels: the same part of a large picture."""
+    assert asked.other is not None, "nothing is compared without another model"
+    others = [open_subject(asked.other, subject.pixels) for subject in subjects]
+    return show_comparison(
+        subjects,
+        [replace(one, path=subject.path) for one, subject in zip(others, subjects, strict=True)],
+    )
+
+
 MAKERS: tuple[Maker, ...] = (
     Maker(section="cut", title="How the picture is cut", show=_one(show_cut), sees=False),
     Maker(
         section="positions", title="Positions", show=_one(show_positions), sees=False, of="model",
     ),
     Maker(section="attention", title="Attention", show=_one(show_attention)),
+    Maker(section="decision", title="What decided", show=_one(show_decision)),
+    Maker(section="features", title="The maps", show=_one(show_features)),
+    Maker(
+        section="features", title="Pictures that are alike", show=_show_folder, needs="folder",
+    ),
     Maker(
         section="cost", title="What it costs", show=_one(show_cost), sees=False, of="model",
+    ),
+    Maker(
+        section="comparison", title="Two models beside each other", show=_show_other,
+        of="pictures", needs="other",
     ),
 )  # fmt: skip
 """In the order of the page."""
