@@ -130,6 +130,7 @@ def set_panel(
     """Show a picture whose pixels keep their edges; (0, 0) is the left top corner of the first."""
     height, width = picture.shape[:2]
     axes.imshow(picture, extent=extent or (0, width, height, 0), interpolation="nearest")
+    axes.set_autoscale_on(False)
     axes.set_title(title, fontsize=8, color=INK, pad=3)
 
 

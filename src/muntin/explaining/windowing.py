@@ -99,6 +99,7 @@ def show_windows(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exh
 def _show_windows(
     subject: Subject, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Exhibit:
+    units = next(iter(stages.values())).scores == "product"
     text = (
         "Tokens look at each other inside windows only; each line is the border of one. Every "
         "stage has fewer tokens, so a window of as many tokens covers more of the picture. "
@@ -115,10 +116,10 @@ def _show_windows(
     return Exhibit(
         name="cut-windows",
         section="cut",
-        title="Windows and shifted windows" if shifted else "Windows (mask units)",
+        title="Mask units" if units else "Windows and shifted windows",
         text=text,
-        figure=_draw_windows(subject, stages, shifted) if shifted else _draw_units(subject, stages),
-        source=_SOURCE if shifted else "Ryali et al. 2023, arXiv 2306.00989, section 3",
+        figure=_draw_units(subject, stages) if units else _draw_windows(subject, stages, shifted),
+        source="Ryali et al. 2023, arXiv 2306.00989, section 3" if units else _SOURCE,
         arrays={
             f"regions_stage_{stage}": find_regions(_layout(layer))
             for stage, layer in shifted.items()
