@@ -34,16 +34,16 @@ def exhibits(subject):
     return {shown.name: shown for shown in show_cut(subject) if isinstance(shown, Exhibit)}
 
 
-@pytest.mark.parametrize("size", [(40, 64), (46, 58)])
 @pytest.mark.parametrize("name", BUILDERS)
-def test_every_family_shows_what_it_has(name, size):
-    subject = make_subject(build(name), size)
-    found = exhibits(subject)
+def test_every_family_shows_what_it_has(name):
+    shown = show_cut(make_subject(build(name), (46, 58)))
+    found = {each.name: each for each in shown if isinstance(each, Exhibit)}
     assert found.keys() == WANTED[name]
-    for exhibit in found.values():
-        exhibit.figure.canvas.draw()
-    told = [shown for shown in show_cut(subject) if isinstance(shown, Missing)]
-    assert ("cut-windows" in found) != any("no windows" in shown.reason for shown in told)
+    if name in ("swin", "hiera", "t2t"):
+        for exhibit in found.values():
+            exhibit.figure.canvas.draw()
+    told = [each for each in shown if isinstance(each, Missing)]
+    assert ("cut-windows" in found) != any("no windows" in each.reason for each in told)
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_v2", "hiera", "t2t"])

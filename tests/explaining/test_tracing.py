@@ -82,7 +82,7 @@ def test_swin_attends_as_timm_does(size, attention):
         peer(pictures(size, 1))
     layers = trace(model.backbone, pictures(size, 1))
     assert_same_weights(layers, heard)
-    assert any(any(layer.layout.shift) for layer in layers) == (size != (6, 10))
+    assert any(any(layer.layout.shift) for layer in layers)
 
 
 @pytest.mark.parity
@@ -106,9 +106,9 @@ def test_swin_attends_as_transformers_does_where_it_pads(size):
     load_weights(model, peer.state_dict())
     with torch.no_grad():
         theirs = peer(pictures(size, 1), output_attentions=True).attentions
-    layers = trace(model.backbone, pictures(size, 1))
+    layers = trace(model.backbone, pictures(size, 1))[1::2]  # it tells the last of each stage
     assert_same_weights(layers, theirs)
-    assert any((layer.keys < 0).any() for layer in layers)
+    assert (size == (32, 64)) != any((layer.keys < 0).any() for layer in layers)
 
 
 @pytest.mark.parity

@@ -244,6 +244,7 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
         axes.text(
             (columns.mean() + 0.5) * stride, (rows.mean() + 0.5) * stride, str(number),
             ha="center", va="center", fontsize=9, color=INK, fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
 
 
@@ -257,7 +258,7 @@ def _tint(axes: Axes, regions: NDArray[np.int64], stride: int) -> None:
 
 def _hatch(axes: Axes, wanted: NDArray[np.bool_], stride: int) -> None:
     """Hatch the box around the tokens that are wanted, strip by strip."""
-    rows, columns = wanted.all(axis=1), wanted.all(axis=0)
+    rows, columns = np.asarray(wanted.all(axis=1)), np.asarray(wanted.all(axis=0))
     high, wide = wanted.shape
     for start, stop in _runs(rows):
         _hatch_box(axes, 0, start * stride, wide * stride, (stop - start) * stride)
@@ -290,12 +291,12 @@ def _draw_borders(
         axes.vlines(columns * stride, 0, high * stride, colors=shade, linewidths=width)
 
 
-def draw_grid(axes: Axes, grid: Size, stride: int, colour: str, width: float) -> None:
+def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
     """Draw the borders of tokens."""
     high, wide = grid[0] * stride, grid[1] * stride
     rows, columns = np.arange(grid[0] + 1) * stride, np.arange(grid[1] + 1) * stride
-    axes.hlines(rows, 0, wide, colors=colour, linewidths=width)
-    axes.vlines(columns, 0, high, colors=colour, linewidths=width)
+    axes.hlines(rows, 0, wide, colors="white", linewidths=width, alpha=0.6)
+    axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
 
 
 def _show_mask(layer: AttentionLayer) -> Exhibit:
