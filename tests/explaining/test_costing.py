@@ -13,7 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from muntin.explaining import costing
-from muntin.explaining.costing import count_kept, global_twin, msa_macs, show_cost, window_msa_macs
+from muntin.explaining.costing import show_cost
+from muntin.explaining.counting import count_kept, global_twin, msa_macs, window_msa_macs
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.opening import open_model, open_subject
 from muntin.models.swin import SWIN_TINY
@@ -48,8 +49,8 @@ def test_formulas_by_hand():
     assert window_msa_macs(h, w, c, m) == products + windows * 2 * (m * m) ** 2 * c
 
 
-@pytest.mark.parametrize(("name", "plain"), [("swin_nano", True), ("vit_tiny", True)])
-def test_what_is_kept_is_what_a_run_with_memory_keeps(name, plain):
+@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
+def test_what_is_kept_is_what_a_run_with_memory_keeps(name):
     config = model_config(name, {"img_size": 64} if name == "swin_nano" else {"img_size": (48, 64)})
     config = replace(config, drop_path_rate=0.0)
     config = replace(config, attention="reference") if name == "swin_nano" else config
@@ -68,15 +69,13 @@ def test_what_is_kept_is_what_a_run_with_memory_keeps(name, plain):
         sdpa_kernel(SDPBackend.MATH),
     ):
         body(torch.zeros(1, 3, *size))
-    assert count_kept(config, size, plain=plain) == sum(one.nbytes() for one in kept.values())
+    assert count_kept(config, size) == sum(one.nbytes() for one in kept.values())
 
 
 def test_memory_grows_as_said():
-    window = [count_kept(SWIN_TINY, (side, side), plain=True) for side in (224, 448)]
+    window = [count_kept(SWIN_TINY, (side, side)) for side in (224, 448)]
     assert window[1] / window[0] == pytest.approx(4, rel=0.05)
-    twins = [
-        count_kept(global_twin(SWIN_TINY, side), (side, side), plain=True) for side in (224, 448)
-    ]
+    twins = [count_kept(global_twin(SWIN_TINY, side), (side, side)) for side in (224, 448)]
     assert twins[1] / twins[0] > 12
     # The weights alone of the first stage: 2 layers, 3 heads, 3136 tokens squared, 4 bytes.
     assert twins[0] - window[0] > 2 * 3 * 3136**2 * 4 * 0.98

@@ -11,14 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import MOST_PAIRS, AttentionLayer
 from muntin.explaining.painting import (
+    INK,
+    add_scale,
     blend,
     mark_point,
+    name_row,
     note_on_weights,
     panel_ratio,
     see,
@@ -38,6 +43,7 @@ _COLUMNS = 5
 _HEAD_COLUMNS = 8
 _MOST_LAYERS = 14
 _MOST_HEADS = 24
+_TOLD = 0.005
 
 _PRODUCT = (
     "<mfrac><mrow><mi>Q</mi><msup><mi>K</mi><mi>T</mi></msup></mrow>"
@@ -152,6 +158,8 @@ def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhi
             "border they are cut, because tokens that the shift brought from the other side are "
             "masked. "
         )
+    if any(look.elsewhere >= _TOLD for look in looks):
+        text += "Elsewhere is what goes to tokens without a place: a class token, or padding. "
     text += "In the page, click any point of the picture to look from there."
     formula, source = _FORMULAS[layers[-1].scores]
     arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
@@ -264,13 +272,34 @@ def _draw_layers(
     for axes, look in zip(panels.flat[1:], chosen, strict=False):
         weights = look.mean.numpy()
         words = f"{look.layer.title}\nlargest {np.nanmax(weights):.2g}"
-        if look.elsewhere >= 0.005:
+        if look.elsewhere >= _TOLD:
             words += f", elsewhere {look.elsewhere:.0%}"
         set_panel(axes, blend(picture, weights, look.layer.stride), words)
+        _enlarge(axes, weights, look.layer.stride)
     for axes in panels.flat[: len(chosen) + 1]:
         if point:
             mark_point(axes, point)
+    add_scale(figure, panels)
     return figure
+
+
+def _enlarge(axes: Axes, weights: NDArray[np.float32], stride: int) -> None:
+    """Show the middle of a small window and twice its side around it, and say so."""
+    rows, columns = np.isfinite(weights).nonzero()
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    factor = min(right - left, bottom - top) / (3 * stride)
+    factor = int(factor / (1 + max(np.ptp(rows), np.ptp(columns))))
+    if factor < 2:
+        return
+    for places, low, high, limit in (
+        (columns, left, right, axes.set_xlim),
+        (rows, bottom, top, axes.set_ylim),
+    ):
+        half = (high - low) / 2 / factor
+        middle = (places.min() + places.max() + 1) / 2 * stride
+        middle = float(np.clip(middle, min(low, high) + abs(half), max(low, high) - abs(half)))
+        limit(middle - half, middle + half)
+    axes.set_title(f"{axes.get_title()}, {factor} x larger", fontsize=8, color=INK, pad=3)
 
 
 def _draw_heads(
@@ -290,10 +319,12 @@ def _draw_heads(
         maps = look.maps[first : min(first + _HEAD_COLUMNS, _MOST_HEADS)].numpy()
         for axes, weights in zip(line, maps, strict=False):
             set_panel(axes, blend(picture, weights, look.layer.stride))
+            _enlarge(axes, weights, look.layer.stride)
+            axes.set_title("")
             if point:
                 axes.plot(*point, marker="o", ms=3.5, mfc="none", mec="#D55E00", mew=1)
-        words = f"{look.layer.title}, heads {first + 1} to {first + len(maps)}"
-        line[0].set_title(words, fontsize=8, loc="left", pad=2)
+        name_row(line, f"{look.layer.title}, heads {first + 1} to {first + len(maps)}")
+    add_scale(figure, panels)
     return figure
 
 

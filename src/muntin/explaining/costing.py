@@ -14,27 +14,26 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from muntin.errors import MuntinError
+from muntin.explaining.counting import count_kept, global_twin, msa_macs, window_msa_macs
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.subject import Subject
-from muntin.models.swin import SWIN_TINY, SwinConfig, WindowAttention
+from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo import BackboneConfig, Costs, build_backbone, count_costs, model_config
+from muntin.zoo import BackboneConfig, Costs, count_costs, model_config
 
-__all__ = ["count_kept", "global_twin", "msa_macs", "show_cost", "window_msa_macs"]
+__all__ = ["show_cost"]
 
-SIDES = (224, 448, 672, 896, 1120)
+SIDES = (224, 448, 896)
 """Sides in pixels at which models are counted; every map of Swin-T is whole windows."""
 
 MAP_SIDES = (14, 28, 56, 84, 112)
@@ -46,16 +45,22 @@ LONGEST_S = 0.8
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 PART_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
 SOURCE = "Liu et al. 2021 (arXiv 2103.14030), section 3.2, equations 1 and 2"
+_OPEN, _CLOSE = "<mo stretchy='false'>(</mo>", "<mo stretchy='false'>)</mo>"
+_TOKENS = "<mi>h</mi><mi>w</mi>"
+_TOKENS_SQUARED = f"<msup><mrow>{_OPEN}{_TOKENS}{_CLOSE}</mrow><mn>2</mn></msup>"
+_PROJECTIONS = f"<mo>=</mo><mn>4</mn>{_TOKENS}<msup><mi>C</mi><mn>2</mn></msup><mo>+</mo><mn>2</mn>"
+_WINDOW = "<msup><mi>M</mi><mn>2</mn></msup>"
 FORMULA = (
     "<math display='block'><mtable columnalign='left'>"
-    "<mtr><mtd><mi>&#937;</mi><mo>(</mo><mtext>MSA</mtext><mo>)</mo><mo>=</mo>"
-    "<mn>4</mn><mi>h</mi><mi>w</mi><msup><mi>C</mi><mn>2</mn></msup><mo>+</mo>"
-    "<mn>2</mn><msup><mrow><mo>(</mo><mi>h</mi><mi>w</mi><mo>)</mo></mrow><mn>2</mn></msup>"
-    "<mi>C</mi></mtd></mtr>"
-    "<mtr><mtd><mi>&#937;</mi><mo>(</mo><mtext>W-MSA</mtext><mo>)</mo><mo>=</mo>"
-    "<mn>4</mn><mi>h</mi><mi>w</mi><msup><mi>C</mi><mn>2</mn></msup><mo>+</mo>"
-    "<mn>2</mn><msup><mi>M</mi><mn>2</mn></msup><mi>h</mi><mi>w</mi><mi>C</mi></mtd></mtr>"
-    "</mtable></math>"
+    f"<mtr><mtd><mi>&#937;</mi>{_OPEN}<mtext>MSA</mtext>{_CLOSE}{_PROJECTIONS}"
+    f"{_TOKENS_SQUARED}<mi>C</mi></mtd></mtr>"
+    f"<mtr><mtd><mi>&#937;</mi>{_OPEN}<mtext>W-MSA</mtext>{_CLOSE}{_PROJECTIONS}"
+    f"{_WINDOW}{_TOKENS}<mi>C</mi></mtd></mtr></mtable></math>"
+)
+FORMULA_OF_WEIGHTS = (
+    "<math display='block'><mrow><mtext>weights a head:</mtext><mspace width='0.6em'/>"
+    f"{_TOKENS_SQUARED}<mspace width='0.6em'/><mtext>against</mtext><mspace width='0.6em'/>"
+    f"{_WINDOW}{_TOKENS}</mrow></math>"
 )
 
 
@@ -82,73 +87,6 @@ def show_cost(subject: Subject) -> list[Exhibit | Missing]:
         )
         return [*shown, Missing(section="cost", title=f"What {subject.name} costs", reason=reason)]
     return [_show_own(subject.name, config, subject), *shown]
-
-
-def msa_macs(height: int, width: int, dim: int) -> int:
-    """Multiply-adds of attention among all tokens of a map, projections included (equation 1).
-
-    Example:
-        >>> msa_macs(56, 56, 96)
-        2003828736
-    """
-    tokens = height * width
-    return 4 * tokens * dim**2 + 2 * tokens**2 * dim
-
-
-def window_msa_macs(height: int, width: int, dim: int, window: int) -> int:
-    """Multiply-adds of attention inside windows, projections included (equation 2).
-
-    Example:
-        >>> window_msa_macs(56, 56, 96, 7)
-        145108992
-    """
-    return 4 * height * width * dim**2 + 2 * window**2 * height * width * dim
-
-
-def global_twin(config: SwinConfig, side: int) -> SwinConfig:
-    """Give a Swin whose windows are as large as its maps: it attends everywhere.
-
-    Args:
-        config: A Swin.
-        side: Of the picture in pixels; a multiple of the coarsest stride.
-    """
-    maps = tuple(side // (config.patch_size * 2**stage) for stage in range(len(config.depths)))
-    return replace(config, img_size=(side, side), window_size=maps)
-
-
-def count_kept(config: BackboneConfig, size: Size, *, plain: bool) -> int:
-    """Count what a training step keeps of one picture for the way back, in bytes (float32).
-
-    Tensors that autograd keeps are counted once each, parameters are not.
-
-    Args:
-        config: Of a backbone, which is built without memory.
-        size: (height, width) of the picture in pixels.
-        plain: Whether attention is computed as written in the papers, its weights kept; otherwise
-            as it runs on a processor.
-    """
-    fields = {"drop_path_rate": 0.0} | ({"attention": "reference"} if plain else {})
-    known = {name: value for name, value in fields.items() if hasattr(config, name)}
-    with torch.device("meta"):
-        body = build_backbone(replace(config, **known))  # type: ignore[arg-type]
-    own = {parameter.untyped_storage()._cdata for parameter in body.parameters()}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.enable_grad(), hooks:
-        image = torch.empty(1, config.in_chans, *size, device="meta")
-        if plain:
-            with sdpa_kernel(SDPBackend.MATH):
-                body(image)
-        else:
-            body(image)
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _of_attention(costs: Costs) -> int:
@@ -194,15 +132,18 @@ def _show_macs() -> Exhibit:
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
-        for name, (label, colour, _) in _LABELS.items():
-            axes.plot(side, np.array(lines[name]) / 1e9, color=colour, label=f"{label}, formula")
-            axes.plot(SIDES, np.array(rows[name]) / 1e9, "o", color=colour, label="counted", ms=5)
+        for name, (label, colour, mark) in _LABELS.items():
+            axes.plot(side, np.array(lines[name]) / 1e9, color=colour, label=label)
+            axes.plot(SIDES, np.array(rows[name]) / 1e9, mark, color=colour, ms=6)
         _finish(axes, "image side in pixels", "billions of multiply-adds in attention layers")
     left.set_title("linear scale", fontsize=10)
     left.set_ylim(0, 1.15 * max(rows["vit_small"]) / 1e9)
     right.set_yscale("log")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     right.set_title("logarithmic scale", fontsize=10)
-    left.legend(frameon=False, fontsize=8)
+    right.legend(
+        frameon=False, fontsize=8, loc="lower right", title="lines: formula; marks: counted"
+    )
     times = rows["msa"][0] / rows["window_msa"][0], rows["msa"][-1] / rows["window_msa"][-1]
     return Exhibit(
         name="cost-multiply-adds",
@@ -239,8 +180,7 @@ def _show_memory() -> Exhibit:
         "vit_small": lambda side: _vit_small(),
     }
     plain = {
-        name: [count_kept(make(s), (s, s), plain=True) / 2**30 for s in SIDES]
-        for name, make in makers.items()
+        name: [count_kept(make(s), (s, s)) / 2**30 for s in SIDES] for name, make in makers.items()
     }
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -251,6 +191,7 @@ def _show_memory() -> Exhibit:
             xytext=(6, 0), textcoords="offset points", va="center", color=colour,
         )  # fmt: skip
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(SIDES[0] - 30, SIDES[-1] + 150)
     _finish(axes, "image side in pixels", "GiB kept for the way back")
     axes.legend(frameon=False, fontsize=8)
@@ -265,12 +206,7 @@ def _show_memory() -> Exhibit:
             "windows, M^2 for each token. Fused attention does not keep these weights; it computes "
             "them twice instead."
         ),
-        formula=(
-            "<math display='block'><mrow><mtext>weights a head:</mtext><mspace width='0.6em'/>"
-            "<msup><mrow><mo>(</mo><mi>h</mi><mi>w</mi><mo>)</mo></mrow><mn>2</mn></msup>"
-            "<mspace width='0.6em'/><mtext>against</mtext><mspace width='0.6em'/>"
-            "<msup><mi>M</mi><mn>2</mn></msup><mi>h</mi><mi>w</mi></mrow></math>"
-        ),
+        formula=FORMULA_OF_WEIGHTS,
         source=SOURCE,
         figure=figure,
         arrays={"img_side": np.array(SIDES), **{k: np.array(v) for k, v in plain.items()}},
@@ -310,6 +246,8 @@ def _show_time() -> Exhibit:
     ):
         axes.set_title(title, fontsize=10)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         _finish(axes, "side of the map in tokens", unit)
     left.legend(frameon=False, fontsize=8)
     return Exhibit(
@@ -357,7 +295,7 @@ def _show_own(name: str, config: BackboneConfig, subject: Subject) -> Exhibit | 
     base: Size = (subject.images.shape[2], subject.images.shape[3])
     counted: dict[Size, Costs] = {}
     refused = ""
-    for factor in (0.5, 1.0, 1.5, 2.0, 3.0):
+    for factor in (1.0, 2.0):
         size = base
         if factor != 1:
             size = tuple(max(32, round(factor * side / 32) * 32) for side in base)  # type: ignore[assignment]
@@ -374,7 +312,7 @@ def _show_own(name: str, config: BackboneConfig, subject: Subject) -> Exhibit | 
 def _keep_or_none(config: BackboneConfig, size: Size) -> float | None:
     """MiB that a training step keeps; None where a model cannot run without memory."""
     try:
-        return count_kept(config, size, plain=False) / 2**20
+        return count_kept(config, size) / 2**20
     except (RuntimeError, NotImplementedError):
         return None
 

@@ -197,18 +197,20 @@ def _draw_patches(subject: Subject, step: Step) -> Figure:
     figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
     whole, near = panels[0]
     set_panel(whole, canvas, f"{step.grid[0]} x {step.grid[1]} tokens of {step.stride} pixels")
-    draw_grid(whole, step.grid, step.stride, "white", 0.5)
+    draw_grid(whole, step.grid, step.stride, 0.5)
     side = min(_SHOWN_PATCHES, *step.grid)
     rows, columns = ((count - side) // 2 for count in step.grid)
     left, top, extent = columns * step.stride, rows * step.stride, side * step.stride
-    whole.add_patch(Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2))
+    whole.add_patch(
+        Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2, zorder=3)
+    )
     set_panel(near, canvas, f"the middle {side} x {side}")
-    draw_grid(near, step.grid, step.stride, "white", 1.2)
+    draw_grid(near, step.grid, step.stride, 1.2)
     over = (step.kernel - step.stride) / 2
     middle = side // 2 * step.stride
     box = (left + middle - over, top + middle - over)
     near.add_patch(
-        Rectangle(box, step.kernel, step.kernel, fill=False, edgecolor=RED, linewidth=2.5)
+        Rectangle(box, step.kernel, step.kernel, fill=False, edgecolor=RED, linewidth=3, zorder=3)
     )
     near.set_xlim(left, left + extent)
     near.set_ylim(top + extent, top)
@@ -326,7 +328,7 @@ def _draw_merging(axes: Axes, channels: int) -> None:
     for x, y, words in (
         (1.5, 2.75, "2 x 2 neighbours"),
         (7.2, 2.35, f"side by side: {4 * channels}"),
-        (11.1, 0.85, "linear"),
+        (11.1, 1.15, "linear"),
         (14.1, 2.35, f"one token: {2 * channels}"),
     ):
         axes.text(x, y, words, ha="center", va="bottom", fontsize=8, color=INK)

@@ -20,8 +20,8 @@ from muntin.shapes import Float, Int, Size
 
 __all__ = ["MOST_PAIRS", "AttentionLayer", "Pairs"]
 
-MOST_PAIRS = 2**26
-"""Pairs of tokens of one head that are computed at a time; 256 MiB of weights."""
+MOST_PAIRS = 2**25
+"""Pairs of tokens of one head that are computed at a time; 128 MiB of weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

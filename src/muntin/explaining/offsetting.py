@@ -18,7 +18,7 @@ from torch import Tensor
 
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import AttentionLayer
-from muntin.explaining.painting import INK, PALETTE, note_on_weights, subplots
+from muntin.explaining.painting import INK, PALETTE, add_scale, name_row, note_on_weights, subplots
 from muntin.explaining.subject import Subject
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -171,7 +171,8 @@ def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
             middle = (values.shape[1] - 1) / 2, (values.shape[0] - 1) / 2
             axes.plot(*middle, "+", color="#D55E00", ms=5)
         words = f"{bias.layer.title}, heads {first + 1} to {first + len(shown)}"
-        line[0].set_title(f"{words}; {low:.2g} to {high:.2g}", fontsize=8, loc="left", color=INK)
+        name_row(line, f"{words}; {low:.2g} to {high:.2g}")
+    add_scale(figure, panels, "lowest", "highest")
     return figure
 
 

@@ -31,7 +31,7 @@ from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks import find_task
 from muntin.tasks.task import Task
-from muntin.zoo import ALIASES, create_model, find_model
+from muntin.zoo import create_model, find_model
 
 __all__ = ["OpenedModel", "Source", "evaluating", "look", "open_model", "open_subject", "try_look"]
 
@@ -147,7 +147,7 @@ def _open_name(name: str, weights: str | Path | None) -> OpenedModel:
     fresh = weights is None
     return replace(
         opened,
-        name=ALIASES.get(name, name),
+        name=name,
         pre=pre,
         trained=not fresh,
         origin="fresh: drawn at random, nothing was learned" if fresh else f"from {weights}",

@@ -83,7 +83,9 @@
       const largest = new Float32Array(data[2], token * 4, 1)[0];
       const box = (key) => {
         const [r, c] = [Math.floor(key / layer.grid[1]), key % layer.grid[1]];
-        return [c * step[1] * zoom, r * step[0] * zoom, step[1] * zoom, step[0] * zoom];
+        const [left, right] = [c, c + 1].map((place) => Math.round(place * step[1] * zoom));
+        const [top, bottom] = [r, r + 1].map((place) => Math.round(place * step[0] * zoom));
+        return [left, top, right - left, bottom - top];
       };
       pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
       pen.fillStyle = "rgb(0 0 0 / 0.55)";

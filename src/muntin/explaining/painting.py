@@ -7,13 +7,13 @@ Letters: H, W sides of a map in tokens; h, w those of the picture in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from muntin.explaining.subject import Subject
@@ -28,10 +28,11 @@ __all__ = [
     "PURPLE",
     "RED",
     "SKY",
+    "add_scale",
     "blend",
     "mark_point",
+    "name_row",
     "note_on_weights",
-    "outline",
     "panel_ratio",
     "see",
     "set_panel",
@@ -50,8 +51,10 @@ def see(subject: Subject) -> NDArray[np.float32]:
 
     What has not three channels becomes their mean, in grey.
     """
-    values = subject.shown.permute(1, 2, 0).numpy().astype(np.float32) / 255
-    return values if values.shape[2] == 3 else values.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    values: NDArray[np.float32] = (subject.shown.permute(1, 2, 0).float() / 255).numpy()
+    if values.shape[2] == 3:
+        return values
+    return np.repeat(values.mean(axis=2, keepdims=True), 3, axis=2).astype(np.float32)
 
 
 def note_on_weights(subject: Subject) -> str:
@@ -112,8 +115,8 @@ def subplots(
         The figure, and its panels as (rows, columns).
     """
     height = rows * (width / columns * ratio + extra) + 0.1
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure = Figure(figsize=(width, height), layout=layout)
     panels = np.asarray(figure.subplots(rows, columns, squeeze=False))
     for axes in panels.flat:
         axes.set_axis_off()
@@ -130,21 +133,36 @@ def set_panel(
     """Show a picture whose pixels keep their edges; (0, 0) is the left top corner of the first."""
     height, width = picture.shape[:2]
     axes.imshow(picture, extent=extent or (0, width, height, 0), interpolation="nearest")
+    axes.set_autoscale_on(False)
     axes.set_title(title, fontsize=8, color=INK, pad=3)
+
+
+def add_scale(
+    figure: Figure, panels: NDArray[np.object_], low: str = "0", high: str = "largest"
+) -> None:
+    """Put a bar of the colours at the right; each panel has its own ends, which have names."""
+    colours = ScalarMappable(norm=Normalize(0, 1), cmap="viridis")
+    bar = figure.colorbar(colours, ax=panels, fraction=0.018, pad=0.01, aspect=30)
+    bar.set_ticks([0, 1], labels=[low, high])
+    bar.ax.tick_params(labelsize=8, length=0, labelrotation=90)
+    first, last = bar.ax.get_yticklabels()
+    first.set_verticalalignment("bottom")
+    last.set_verticalalignment("top")
+
+
+def name_row(line: NDArray[np.object_], words: str) -> None:
+    """Write above the first panel of a row, over the others too; room for it is kept."""
+    text = line[0].text(
+        0, 1.03, words, transform=line[0].transAxes, fontsize=8, color=INK, va="bottom"
+    )
+    text.set_in_layout(False)
+    line[-1].set_title(" ", fontsize=8, pad=3)
 
 
 def mark_point(axes: Axes, point: tuple[float, float]) -> None:
     """Draw a ring with a cross where a reader looks from."""
     axes.plot(*point, marker="o", ms=8, mfc="none", mec="white", mew=3)
     axes.plot(*point, marker="o", ms=8, mfc="none", mec=RED, mew=1.6)
-
-
-def outline(axes: Axes, boxes: Sequence[tuple[float, float, float, float]], colour: str) -> None:
-    """Draw boxes, each left, top, width and height in pixels."""
-    for left, top, width, height in boxes:
-        axes.add_patch(
-            Rectangle((left, top), width, height, fill=False, edgecolor=colour, linewidth=1.2)
-        )
 
 
 def panel_ratio(size: Size) -> float:

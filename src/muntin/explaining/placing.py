@@ -160,7 +160,7 @@ def _show_similarity(
     other = seen if seen != positions.grid else (2 * positions.grid[0], 2 * positions.grid[1])
     why = "of this picture" if seen == other else "of a picture of twice the side"
     parts = []
-    for grid, words in ((positions.grid, "made for"), (other, why)):
+    for grid, words in ((positions.grid, "as made"), (other, why)):
         samples, numbers = _sample(grid)
         found = compare_positions(positions.resize(grid), numbers).numpy()
         parts.append((grid, samples, found, f"{grid[0]} x {grid[1]} tokens, {words}"))
@@ -205,16 +205,15 @@ def _draw_similarity(
     ratio = float(np.clip(parts[0][0][0] / parts[0][0][1], 0.4, 2))
     figure = Figure(figsize=(9, 4.0 * ratio + 0.9), layout="constrained")
     panels = figure.subplots(1, 2)
-    picture = None
     for axes, (grid, samples, found, words) in zip(panels, parts, strict=True):
         mosaic = _join_maps(found.reshape(*samples, *grid))
-        picture = axes.imshow(
+        axes.imshow(
             np.ma.masked_invalid(mosaic), cmap="viridis", vmin=lowest, vmax=1,
             interpolation="nearest",
         )  # fmt: skip
         axes.set_title(words, fontsize=9, color=INK)
         _label_samples(axes, grid, samples)
-    bar = figure.colorbar(picture, ax=panels, fraction=0.025, pad=0.01)
+    bar = figure.colorbar(panels[0].images[0], ax=panels, fraction=0.025, pad=0.01)
     bar.set_label("cosine similarity", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return figure

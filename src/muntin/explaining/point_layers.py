@@ -81,7 +81,8 @@ def make_point_layers(
 ) -> tuple[PointLayer, ...]:
     """Make tables for clicking: the mean over heads of each layer, and single heads if they fit.
 
-    Where not even the means fit, each token keeps its largest weights only; a layer for which
+    Where not even the means fit, each token keeps its largest weights only; so does a layer that
+    would take more than an eighth of the room. A layer for which
     fewer than 16 keys a token would be left is left out.
 
     Args:
@@ -119,10 +120,12 @@ def _plan(layers: Sequence[AttentionLayer], most_bytes: int) -> tuple[dict[int, 
     tokens = [layer.grid[0] * layer.grid[1] for layer in layers]
     whole = [count * layer.keys.shape[1] for count, layer in zip(tokens, layers, strict=True)]
     left, kept = most_bytes, {}
+    most = max(most_bytes // 8, most_bytes // max(len(layers), 1))  # or one fine layer takes all
     waiting = sorted(range(len(layers)), key=lambda place: whole[place])
     for done, place in enumerate(waiting):
         num_keys = layers[place].keys.shape[1]
-        count = min(num_keys, left // (len(waiting) - done) // tokens[place])
+        share = min(most, left // (len(waiting) - done))
+        count = min(num_keys, share // tokens[place])
         if count >= min(num_keys, FEWEST_KEYS):
             kept[place] = count
             left -= count * tokens[place]

@@ -22,6 +22,7 @@ from muntin.explaining.painting import (
     GREEN,
     INK,
     RED,
+    add_scale,
     blend,
     mark_point,
     note_on_weights,
@@ -202,6 +203,7 @@ def _draw_rollout(
         set_panel(axes, blend(picture, weights, stride), words)
     for axes in (line[0], line[3], line[4]):
         mark_point(axes, point)
+    add_scale(figure, panels)
     return figure
 
 
@@ -260,7 +262,7 @@ def _draw_distances(
         "inside windows": (GREEN, "s"),
         "inside shifted windows": (RED, "^"),
     }
-    named = set()
+    named: set[str] = set()
     for place, (layer, (distances, uniform)) in enumerate(zip(layers, measured, strict=True)):
         inside = "inside windows" if layer.layout is not None else "global"
         shifted = layer.layout is not None and any(layer.layout.shift)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from muntin.explaining.layers import AttentionLayer
-from muntin.explaining.reading import Call, find_reader
+from muntin.explaining.reading import Call, Reader, find_reader
 from muntin.shapes import Float, Size
 
 __all__ = ["trace"]
@@ -47,12 +47,14 @@ def trace(
     calls: dict[str, Call] = {}
     hooks: list[RemovableHandle] = []
     size: Size = (images.shape[2], images.shape[3])
-    readers = {name: find_reader(module) for name, module in backbone.named_modules()}
+    readers: dict[str, Reader] = {}
     try:
         for name, module in backbone.named_modules():
-            if readers[name] is not None:
-                hook = partial(_note, calls, backbone, name, size)
-                hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            reader = find_reader(module)
+            if reader is not None:
+                readers[name] = reader
+                note = partial(_note, calls, backbone, name, size)
+                hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
         with torch.inference_mode(False), torch.no_grad():
             backbone(images.clone())
     finally:

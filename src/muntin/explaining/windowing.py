@@ -99,6 +99,7 @@ def show_windows(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exh
 def _show_windows(
     subject: Subject, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Exhibit:
+    units = next(iter(stages.values())).scores == "product"
     text = (
         "Tokens look at each other inside windows only; each line is the border of one. Every "
         "stage has fewer tokens, so a window of as many tokens covers more of the picture. "
@@ -115,10 +116,10 @@ def _show_windows(
     return Exhibit(
         name="cut-windows",
         section="cut",
-        title="Windows and shifted windows" if shifted else "Windows (mask units)",
+        title="Mask units" if units else "Windows and shifted windows",
         text=text,
-        figure=_draw_windows(subject, stages, shifted) if shifted else _draw_units(subject, stages),
-        source=_SOURCE if shifted else "Ryali et al. 2023, arXiv 2306.00989, section 3",
+        figure=_draw_units(subject, stages) if units else _draw_windows(subject, stages, shifted),
+        source="Ryali et al. 2023, arXiv 2306.00989, section 3" if units else _SOURCE,
         arrays={
             f"regions_stage_{stage}": find_regions(_layout(layer))
             for stage, layer in shifted.items()
@@ -243,6 +244,7 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
         axes.text(
             (columns.mean() + 0.5) * stride, (rows.mean() + 0.5) * stride, str(number),
             ha="center", va="center", fontsize=9, color=INK, fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
 
 
@@ -256,7 +258,7 @@ def _tint(axes: Axes, regions: NDArray[np.int64], stride: int) -> None:
 
 def _hatch(axes: Axes, wanted: NDArray[np.bool_], stride: int) -> None:
     """Hatch the box around the tokens that are wanted, strip by strip."""
-    rows, columns = wanted.all(axis=1), wanted.all(axis=0)
+    rows, columns = np.asarray(wanted.all(axis=1)), np.asarray(wanted.all(axis=0))
     high, wide = wanted.shape
     for start, stop in _runs(rows):
         _hatch_box(axes, 0, start * stride, wide * stride, (stop - start) * stride)
@@ -289,12 +291,12 @@ def _draw_borders(
         axes.vlines(columns * stride, 0, high * stride, colors=shade, linewidths=width)
 
 
-def draw_grid(axes: Axes, grid: Size, stride: int, colour: str, width: float) -> None:
+def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
     """Draw the borders of tokens."""
     high, wide = grid[0] * stride, grid[1] * stride
     rows, columns = np.arange(grid[0] + 1) * stride, np.arange(grid[1] + 1) * stride
-    axes.hlines(rows, 0, wide, colors=colour, linewidths=width)
-    axes.vlines(columns, 0, high, colors=colour, linewidths=width)
+    axes.hlines(rows, 0, wide, colors="white", linewidths=width, alpha=0.6)
+    axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
 
 
 def _show_mask(layer: AttentionLayer) -> Exhibit:
