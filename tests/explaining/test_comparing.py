@@ -19,7 +19,7 @@ from muntin.explaining.subject import Subject
 from muntin.ops.similarity import linear_cka
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from tests.detectors import tiny_detector
-from tests.explaining.small_subjects import FAMILIES, TINY, build, in_engine, make_subject
+from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_subject
 
 # Layers.
 

@@ -25,7 +25,7 @@ from muntin.explaining.scores import ask
 from muntin.explaining.subject import Subject
 from muntin.samples import Classes
 from tests.detectors import tiny_detector
-from tests.explaining.small_subjects import FAMILIES, TINY, build, in_engine, make_subject
+from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_subject
 
 SQUARE = [family for family in FAMILIES if family == "timm_vit"]
 

@@ -25,7 +25,7 @@ from muntin.explaining.neighbours import (
     show_embeddings,
     show_neighbours,
 )
-from tests.explaining.small_subjects import FAMILIES, build, in_engine, make_subject
+from tests.explaining.small_networks import FAMILIES, build, in_engine, make_subject
 from tests.small import picture, write_pictures
 
 # Maps in colours.

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from muntin.explaining import explain
 from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, PointLayer
@@ -65,12 +68,11 @@ class Visit:
     def drawing(self) -> str:
         return self.tab.eval_on_selector("canvas:visible", "canvas => canvas.toDataURL()")
 
-    def colour(self, row: int, column: int) -> tuple[int, int, int]:
+    def colour(self, row: int, column: int) -> tuple[int, ...]:
         """Of the middle of a token."""
-        code = """(canvas, [r, c]) => [...canvas.getContext('2d').getImageData(
-            Math.round(c * canvas.width), Math.round(r * canvas.height), 1, 1).data.slice(0, 3)]"""
-        place = [(row + 0.5) / GRID[0], (column + 0.5) / GRID[1]]
-        return tuple(self.tab.eval_on_selector("canvas:visible", code, place))
+        with Image.open(io.BytesIO(base64.b64decode(self.drawing().split(",")[1]))) as drawn:
+            place = ((column + 0.5) / GRID[1] * drawn.width, (row + 0.5) / GRID[0] * drawn.height)
+            return drawn.convert("RGB").getpixel((int(place[0]), int(place[1])))
 
     def click(self, row: int, column: int) -> None:
         canvas = self.tab.locator("canvas:visible").first
