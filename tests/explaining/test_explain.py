@@ -21,8 +21,14 @@ from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
 from tests.small import CLASSES, picture, train_small, write_pictures
 
-QUICK = ("cut", "attention")
+QUICK = ("cut",)
 """Sections that take little time."""
+
+NOT_COST = tuple(section for section in SECTIONS if section != "cost")
+SMALL = {
+    "swin_nano": {"depths": (2, 2), "num_heads": (1, 2), "embed_dim": 16, "img_size": 32},
+    "vit_tiny": {"depth": 2, "img_size": 32},
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +64,16 @@ def state_of(network):
     return hooks, values, modes, grads
 
 
-@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_the_model_stays_as_it_was(name, mode, tmp_path, few):
-    network = muntin.create_model(name, num_classes=3, img_size=32, drop_path_rate=0.1)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("swin_nano", torch.no_grad),
+        ("swin_nano", torch.inference_mode),
+        ("vit_tiny", torch.enable_grad),
+    ],
+)
+def test_the_model_stays_as_it_was(name, mode, tmp_path):
+    network = muntin.create_model(name, num_classes=3, drop_path_rate=0.1, **SMALL[name])
     network.head.dropout.eval()  # a mode of its own
     for number, parameter in enumerate(network.parameters()):
         parameter.requires_grad = number % 3 > 0
@@ -75,7 +87,7 @@ def test_the_model_stays_as_it_was(name, mode, tmp_path, few):
     hooks, values, modes, grads = state_of(network)
     generator = torch.get_rng_state()
     with mode():
-        page = muntin.explain(network, np.asarray(picture(0, 0, 40)), tmp_path)
+        page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=NOT_COST)
         assert torch.is_grad_enabled() == (mode is torch.enable_grad)
     assert torch.equal(torch.get_rng_state(), generator)
     assert page.path.is_file()
@@ -94,7 +106,14 @@ def test_the_model_stays_as_it_was(name, mode, tmp_path, few):
 
 
 def test_files_lie_beside_the_page(run, data, tmp_path):
-    page = muntin.explain(run, data / "ash" / "0.png", tmp_path / "out")
+    to = tmp_path / "out"
+    folder = data / "birch"
+    page = muntin.explain(
+        run, data / "ash" / "0.png", to, folder=folder, compare=run, sections=NOT_COST
+    )
+    assert {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"} == set(
+        NOT_COST
+    )
     assert page.path == tmp_path / "out" / "page.html"
     assert not list((tmp_path / "out").rglob("*.partial"))
     folder = tmp_path / "out" / "0"
@@ -189,16 +208,20 @@ def test_targets(run, data):
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-def test_a_grey_model(name, tmp_path, few):
-    network = muntin.create_model(name, num_classes=2, in_chans=1, img_size=32)
-    page = muntin.explain(network, np.asarray(picture(0, 0, 40)), tmp_path)
-    assert page.files
+def test_a_grey_model(name, tmp_path):
+    network = muntin.create_model(name, num_classes=2, in_chans=1, **SMALL[name])
+    sections = ("cut", "attention", "decision", "features")
+    page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=sections)
+    told = {
+        json.loads(path.read_text())["section"] for path in page.files if path.suffix == ".json"
+    }
+    assert told == set(sections)
 
 
 def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path, monkeypatch):
     kept = tuple(maker for maker in MAKERS if maker.section != "cost")
     monkeypatch.setattr(showing, "MAKERS", kept)
-    network = muntin.create_model("swin_nano", num_classes=2, in_chans=13)
+    network = muntin.create_model("swin_nano", num_classes=2, in_chans=13, **SMALL["swin_nano"])
     page = muntin.explain(network, np.asarray(picture(0, 0, 40)), tmp_path)
     told = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
     assert len(told) == len([maker for maker in kept if maker.sees and not maker.needs])
@@ -206,15 +229,20 @@ def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-def test_a_picture_smaller_than_a_window(name, tmp_path, few):
-    model = muntin.create_model(name, num_classes=2)
-    page = muntin.explain(model, np.zeros((5, 3, 3), np.uint8), tmp_path, img_size=(16, 16))
-    assert page.files
+def test_a_picture_smaller_than_a_window(name, tmp_path):
+    model = muntin.create_model(name, num_classes=2, **SMALL[name])
+    sections = ("cut", "attention")
+    pixels = np.zeros((5, 3, 3), np.uint8)
+    page = muntin.explain(model, pixels, tmp_path, img_size=(8, 6), sections=sections)
+    assert {path.stem.split("-")[0] for path in page.files} == set(sections)
 
 
-def test_a_size_that_a_model_refuses(tmp_path, few):
-    network = muntin.create_model("vit_tiny", num_classes=2, size_rule="timm")
-    page = muntin.explain(network, picture(0, 0, 40), tmp_path, img_size=(30, 40))
+def test_a_size_that_a_model_refuses(tmp_path):
+    network = muntin.create_model("vit_tiny", num_classes=2, size_rule="transformers", depth=1)
+    sections = ("cut", "attention")
+    page = muntin.explain(
+        network, picture(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections
+    )
     assert any("cannot see this picture" in missing.reason for missing in page.missing)
 
 

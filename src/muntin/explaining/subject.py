@@ -49,7 +49,7 @@ class Subject:
     pre: Preprocessing
     pixels: NDArray[np.uint8]
     shown: UInt8[Tensor, "C h w"]
-    images: Float[Tensor, "1 C Hi Wi"]
+    images: Float[Tensor, "1 in_chans Hi Wi"]
     path: str = ""
     trained: bool = True
     target: int | None = None
