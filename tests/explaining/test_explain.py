@@ -238,7 +238,7 @@ def test_a_picture_smaller_than_a_window(name, tmp_path):
 
 
 def test_a_size_that_a_model_refuses(tmp_path):
-    network = muntin.create_model("vit_tiny", num_classes=2, size_rule="transformers", depth=1)
+    network = muntin.create_model("vit_tiny", num_classes=2, size_rule="microsoft", depth=1)
     sections = ("cut", "attention")
     page = muntin.explain(
         network, picture(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections
