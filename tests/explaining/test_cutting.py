@@ -123,6 +123,7 @@ def test_stages_that_are_not_given_are_shown_all_the_same():
     assert [row["channels"] for row in stages] == [16, 32, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
 def test_models_of_timm(name):
     found = exhibits(make_subject(timm_body(name), (224, 224)))

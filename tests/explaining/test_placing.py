@@ -162,6 +162,7 @@ def test_the_bias_of_swin_v2_is_that_of_timm():
     assert torch.allclose(ours, theirs.permute(2, 0, 1).flip(1, 2), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
 def test_models_of_timm(name):
     found = exhibits(make_subject(timm_body(name), (224, 224)))

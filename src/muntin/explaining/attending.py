@@ -11,28 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import MOST_PAIRS, AttentionLayer
-from muntin.explaining.painting import (
-    INK,
-    add_scale,
-    blend,
-    mark_point,
-    name_row,
-    note_on_weights,
-    panel_ratio,
-    see,
-    set_panel,
-    subplots,
-)
+from muntin.explaining.painting import blend, note_on_weights, panel_ratio, see
 from muntin.explaining.point_layers import asking_rows, lay_on_map, look_from, make_point_layers
 from muntin.explaining.pointing import find_point, token_at
 from muntin.explaining.rolling import show_distances, show_rollout
+from muntin.explaining.sheet import Sheet
 from muntin.explaining.subject import Subject
 from muntin.explaining.tracing import trace
 from muntin.shapes import Float
@@ -267,65 +256,71 @@ def _draw_layers(
     picture = see(subject)
     chosen = [looks[place] for place in _spread(len(looks), _MOST_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
-    figure, panels = subplots(rows, _COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.42)
-    set_panel(panels[0, 0], picture, name)
-    for axes, look in zip(panels.flat[1:], chosen, strict=False):
+    sheet = Sheet(rows, _COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.4)
+    sheet.show(0, 0, picture, name, mark=point)
+    for place, look in enumerate(chosen, 1):
         weights = look.mean.numpy()
         words = f"{look.layer.title}\nlargest {np.nanmax(weights):.2g}"
         if look.elsewhere >= _TOLD:
             words += f", elsewhere {look.elsewhere:.0%}"
-        set_panel(axes, blend(picture, weights, look.layer.stride), words)
-        _enlarge(axes, weights, look.layer.stride)
-    for axes in panels.flat[: len(chosen) + 1]:
-        if point:
-            mark_point(axes, point)
-    add_scale(figure, panels)
-    return figure
+        box, factor = _enlarge(picture, weights, look.layer.stride)
+        words += f", {factor} x larger" if factor > 1 else ""
+        _show_part(sheet, divmod(place, _COLUMNS), picture, weights, look.layer, box, point, words)
+    return sheet.figure
 
 
-def _enlarge(axes: Axes, weights: NDArray[np.float32], stride: int) -> None:
-    """Show the middle of a small window and twice its side around it, and say so."""
-    rows, columns = np.isfinite(weights).nonzero()
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    factor = min(right - left, bottom - top) / (3 * stride)
-    factor = int(factor / (1 + max(np.ptp(rows), np.ptp(columns))))
-    if factor < 2:
-        return
-    for places, low, high, limit in (
-        (columns, left, right, axes.set_xlim),
-        (rows, bottom, top, axes.set_ylim),
-    ):
-        half = (high - low) / 2 / factor
-        middle = (places.min() + places.max() + 1) / 2 * stride
-        middle = float(np.clip(middle, min(low, high) + abs(half), max(low, high) - abs(half)))
-        limit(middle - half, middle + half)
-    axes.set_title(f"{axes.get_title()}, {factor} x larger", fontsize=8, color=INK, pad=3)
+def _show_part(
+    sheet: Sheet,
+    place: tuple[int, int],
+    picture: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    layer: AttentionLayer,
+    box: tuple[int, int, int, int],
+    point: tuple[float, float] | None,
+    words: str = "",
+) -> None:
+    """Show weights over the part of a picture inside a box: left, top, right, bottom."""
+    left, top, right, bottom = box
+    painted = blend(picture, weights, layer.stride)[top:bottom, left:right]
+    mark = None if point is None else (point[0] - left, point[1] - top)
+    sheet.show(*place, painted, words, mark=mark)
+
+
+def _enlarge(
+    picture: NDArray[np.float32], weights: NDArray[np.float32], stride: int
+) -> tuple[tuple[int, int, int, int], int]:
+    """The part of a picture around a small window, in pixels, and how much larger it is shown."""
+    size = picture.shape[:2]
+    places = np.isfinite(weights).nonzero()
+    longest = max(int(np.ptp(each)) + 1 for each in places) * stride
+    factor = max(1, min(size) // (3 * longest))
+    starts, sides = [], []
+    for each, length in zip(places, size, strict=True):
+        side = length // factor
+        middle = (int(each.min()) + int(each.max()) + 1) * stride // 2
+        starts.append(min(max(middle - side // 2, 0), length - side))
+        sides.append(side)
+    (top, left), (high, wide) = starts, sides
+    return (left, top, left + wide, top + high), factor
 
 
 def _draw_heads(
     subject: Subject, looks: Sequence[Look], point: tuple[float, float] | None
 ) -> Figure:
     picture = see(subject)
-    chosen = [looks[place] for place in _choose_heads(looks)]
     parts = [
-        (look, first)
-        for look in chosen
-        for first in range(0, min(look.layer.num_heads, _MOST_HEADS), _HEAD_COLUMNS)
+        (looks[place], first)
+        for place in _choose_heads(looks)
+        for first in range(0, min(looks[place].layer.num_heads, _MOST_HEADS), _HEAD_COLUMNS)
     ]
-    figure, panels = subplots(
-        len(parts), _HEAD_COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.22
-    )
-    for line, (look, first) in zip(panels, parts, strict=True):
+    sheet = Sheet(len(parts), _HEAD_COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.25)
+    for row, (look, first) in enumerate(parts):
         maps = look.maps[first : min(first + _HEAD_COLUMNS, _MOST_HEADS)].numpy()
-        for axes, weights in zip(line, maps, strict=False):
-            set_panel(axes, blend(picture, weights, look.layer.stride))
-            _enlarge(axes, weights, look.layer.stride)
-            axes.set_title("")
-            if point:
-                axes.plot(*point, marker="o", ms=3.5, mfc="none", mec="#D55E00", mew=1)
-        name_row(line, f"{look.layer.title}, heads {first + 1} to {first + len(maps)}")
-    add_scale(figure, panels)
-    return figure
+        box, _ = _enlarge(picture, maps[0], look.layer.stride)
+        for column, weights in enumerate(maps):
+            _show_part(sheet, (row, column), picture, weights, look.layer, box, point)
+        sheet.name(row, f"{look.layer.title}, heads {first + 1} to {first + len(maps)}")
+    return sheet.figure
 
 
 def _choose_heads(looks: Sequence[Look]) -> list[int]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import AttentionLayer
-from muntin.explaining.painting import INK, PALETTE, add_scale, name_row, note_on_weights, subplots
+from muntin.explaining.painting import INK, PALETTE, note_on_weights
+from muntin.explaining.sheet import Sheet
 from muntin.explaining.subject import Subject
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -162,18 +163,16 @@ def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
         for bias in chosen
         for first in range(0, min(len(bias.values), _MOST_HEADS), _COLUMNS)
     ]
-    figure, panels = subplots(len(parts), _COLUMNS, extra=0.2)
-    for line, (bias, first) in zip(panels, parts, strict=True):
-        shown = bias.values[first : first + _COLUMNS].numpy()
+    sheet = Sheet(len(parts), _COLUMNS, ratio=1.0, extra=0.25, ends=("lowest", "highest"))
+    for row, (bias, first) in enumerate(parts):
+        shown = bias.values[first : min(first + _COLUMNS, _MOST_HEADS)].numpy()
         low, high = float(bias.values.min()), float(bias.values.max())
-        for axes, values in zip(line, shown, strict=False):
-            axes.imshow(values, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-            middle = (values.shape[1] - 1) / 2, (values.shape[0] - 1) / 2
-            axes.plot(*middle, "+", color="#D55E00", ms=5)
+        for column, values in enumerate(shown):
+            middle = values.shape[1] / 2, values.shape[0] / 2
+            sheet.show(row, column, values, mark=middle, low=low, high=high)
         words = f"{bias.layer.title}, heads {first + 1} to {first + len(shown)}"
-        name_row(line, f"{words}; {low:.2g} to {high:.2g}")
-    add_scale(figure, panels, "lowest", "highest")
-    return figure
+        sheet.name(row, f"{words}; {low:.2g} to {high:.2g}")
+    return sheet.figure
 
 
 def _show_continuous(subject: Subject, layers: Sequence[AttentionLayer]) -> Exhibit:

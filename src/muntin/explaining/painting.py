@@ -10,8 +10,6 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
@@ -28,10 +26,7 @@ __all__ = [
     "PURPLE",
     "RED",
     "SKY",
-    "add_scale",
     "blend",
-    "mark_point",
-    "name_row",
     "note_on_weights",
     "panel_ratio",
     "see",
@@ -135,34 +130,6 @@ def set_panel(
     axes.imshow(picture, extent=extent or (0, width, height, 0), interpolation="nearest")
     axes.set_autoscale_on(False)
     axes.set_title(title, fontsize=8, color=INK, pad=3)
-
-
-def add_scale(
-    figure: Figure, panels: NDArray[np.object_], low: str = "0", high: str = "largest"
-) -> None:
-    """Put a bar of the colours at the right; each panel has its own ends, which have names."""
-    colours = ScalarMappable(norm=Normalize(0, 1), cmap="viridis")
-    bar = figure.colorbar(colours, ax=panels, fraction=0.018, pad=0.01, aspect=30)
-    bar.set_ticks([0, 1], labels=[low, high])
-    bar.ax.tick_params(labelsize=8, length=0, labelrotation=90)
-    first, last = bar.ax.get_yticklabels()
-    first.set_verticalalignment("bottom")
-    last.set_verticalalignment("top")
-
-
-def name_row(line: NDArray[np.object_], words: str) -> None:
-    """Write above the first panel of a row, over the others too; room for it is kept."""
-    text = line[0].text(
-        0, 1.03, words, transform=line[0].transAxes, fontsize=8, color=INK, va="bottom"
-    )
-    text.set_in_layout(False)
-    line[-1].set_title(" ", fontsize=8, pad=3)
-
-
-def mark_point(axes: Axes, point: tuple[float, float]) -> None:
-    """Draw a ring with a cross where a reader looks from."""
-    axes.plot(*point, marker="o", ms=8, mfc="none", mec="white", mew=3)
-    axes.plot(*point, marker="o", ms=8, mfc="none", mec=RED, mew=1.6)
 
 
 def panel_ratio(size: Size) -> float:

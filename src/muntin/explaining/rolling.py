@@ -22,16 +22,13 @@ from muntin.explaining.painting import (
     GREEN,
     INK,
     RED,
-    add_scale,
     blend,
-    mark_point,
     note_on_weights,
     panel_ratio,
     see,
-    set_panel,
-    subplots,
 )
 from muntin.explaining.pointing import token_at
+from muntin.explaining.sheet import Sheet
 from muntin.explaining.subject import Subject
 from muntin.ops.windows import shift_mask
 from muntin.shapes import Bool, Float, Size
@@ -191,20 +188,19 @@ def _draw_rollout(
     maps: np.ndarray,
 ) -> Figure:
     picture = see(subject)
-    figure, panels = subplots(1, 5, ratio=panel_ratio(subject.shown_size), extra=0.42)
-    line = panels[0]
-    set_panel(line[0], picture, "the picture\n")
-    for axes, weights, words in (
-        (line[1], last[0], f"last layer, from\n{asked}"),
-        (line[2], maps[0], f"rollout, from\n{asked}"),
-        (line[3], last[1], "last layer, from\nthe point"),
-        (line[4], maps[1], "rollout, from\nthe point"),
+    sheet = Sheet(1, 5, ratio=panel_ratio(subject.shown_size), extra=0.4)
+    sheet.show(0, 0, picture, "the picture", mark=point)
+    for column, (weights, words, mark) in enumerate(
+        (
+            (last[0], f"last layer, from\n{asked}", None),
+            (maps[0], f"rollout, from\n{asked}", None),
+            (last[1], "last layer, from\nthe point", point),
+            (maps[1], "rollout, from\nthe point", point),
+        ),
+        1,
     ):
-        set_panel(axes, blend(picture, weights, stride), words)
-    for axes in (line[0], line[3], line[4]):
-        mark_point(axes, point)
-    add_scale(figure, panels)
-    return figure
+        sheet.show(0, column, blend(picture, weights, stride), words, mark=mark)
+    return sheet.figure
 
 
 def show_distances(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhibit | Missing]:
@@ -286,5 +282,5 @@ def _draw_distances(
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     return figure
