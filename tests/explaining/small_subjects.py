@@ -15,6 +15,7 @@ from muntin.data.shapes import make_scene
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.engines.network import EngineNetwork, Front
 from muntin.explaining.subject import Subject
+from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton
 from muntin.tasks import find_task
 
@@ -33,8 +34,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "img_size": 64}),
     "t2t": ("t2t_vit_7", {"depth": 2, "img_size": 64}),
     "hiera": ("hiera_tiny_224", {"embed_dim": 16, "depths": (1, 1, 1, 1), "img_size": 64}),
-    "timm_vit": ("timm:vit_tiny_patch16_224", {}),
-    "timm_convnext": ("timm:convnext_atto", {}),
+    "timm_vit": ("timm:test_vit", {}),
+    "timm_convnext": ("timm:test_convnext", {}),
 }  # fmt: skip
 
 
@@ -60,8 +61,10 @@ def make_subject(
     **more: Any,
 ) -> Subject:
     """A generated scene as a network sees it, padded at the right and below where it must be."""
-    scene = make_scene(5, index, size=size, max_objects=3)
-    shown = torch.from_numpy(scene.image).permute(2, 0, 1)
+    size = (160, 160) if isinstance(getattr(network, "backbone", None), TimmBackbone) else size
+    scene = make_scene(5, index, size=(max(16, size[0]), max(16, size[1])), max_objects=3)
+    pixels = np.ascontiguousarray(scene.image[: size[0], : size[1]])
+    shown = torch.from_numpy(pixels).permute(2, 0, 1)
     if in_chans != 3:
         shown = shown.sum(dim=0, keepdim=True).div(3).byte().repeat(in_chans, 1, 1)
     known = in_chans if in_chans in (1, 3) else 3
@@ -78,7 +81,7 @@ def make_subject(
     row = find_task(task, getattr(getattr(network, "head", None), "config", None))
     options: dict[str, Any] = {"name": "tiny", "task": row, "classes": classes, "pre": pre, **more}
     return Subject(
-        network=network, pixels=np.ascontiguousarray(scene.image), shown=shown, images=images,
+        network=network, pixels=pixels, shown=shown, images=images,
         **options,
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ from muntin.shapes import Float, Size, UInt8
 
 __all__ = ["Activation", "Integral", "activate", "enlarge", "has_captum", "integrate", "occlude"]
 
-STEPS = 32
+STEPS = 24
 """Pictures between the empty and the real one that are looked at, at 224 x 224 pixels."""
 
 FEWEST_STEPS, MOST_STEPS = 8, 64

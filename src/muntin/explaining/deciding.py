@@ -141,7 +141,7 @@ def _tell_activation(subject: Subject, asked: Asked, main: Activation, *, empty:
         f"Asked about {asked.title}, which is {asked.value:.2f}. Every cell of a map is multiplied "
         f"with the gradient of that number: bright places speak for it, and would lower it if "
         f"they were gone. The coarsest map (stride {main.stride}) is what the answer is made of; "
-        f"finer maps show edges and texture on the way there. Each map is scaled to its own maximum."
+        f"finer maps show edges and texture on the way there. Each map is scaled to its maximum."
     )
     if main.early:
         text += (
@@ -157,7 +157,7 @@ def _draw_activation(
     subject: Subject, asked: Asked, maps: list[Activation], heats: list[NDArray[Any]]
 ) -> Figure:
     picture = to_rgb(subject.shown)
-    figure, axes = panels(1 + len(maps), subject.shown_size, rows_of=1)
+    figure, axes = panels(1 + len(maps), subject.shown_size, width=min(2.6, 8.9 / (1 + len(maps))))
     _draw_asked(axes[0], picture, asked)
     shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
     for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
@@ -228,14 +228,14 @@ def _draw_integral(
     integral: Integral,
 ) -> Figure:
     picture = to_rgb(subject.shown)
-    figure, axes = panels(3, subject.shown_size, rows_of=1, width=2.8)
+    figure, axes = panels(3, subject.shown_size, width=2.8)
     _draw_asked(axes[0], picture, asked)
     limit = max(float(np.percentile(np.abs(signed), 99.5)), 1e-12)
     axes[1].imshow(signed, cmap="PuOr_r", vmin=-limit, vmax=limit)
     axes[1].set_title("every pixel", fontsize=9, color=INK)
     limit = max(float(np.abs(patches).max()), 1e-12)
-    axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    strength = np.clip(np.abs(patches) / limit, 0, 1) * 0.9
+    axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    strength = np.clip(np.abs(patches) / limit, 0, 1)
     axes[2].imshow(patches, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
     axes[2].set_title("averaged around", fontsize=9, color=INK)
     if asked.box is not None:
@@ -275,11 +275,11 @@ def _show_occlusion(subject: Subject, asked: Asked) -> Exhibit:
 
 def _draw_occlusion(subject: Subject, asked: Asked, heat: NDArray[Any]) -> Figure:
     picture = to_rgb(subject.shown)
-    figure, axes = panels(2, subject.shown_size, rows_of=1, width=3.0)
+    figure, axes = panels(2, subject.shown_size, width=3.0)
     _draw_asked(axes[0], picture, asked)
     limit = max(float(np.abs(heat).max()), 1e-12)
-    axes[1].imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    strength = 0.15 + 0.7 * np.abs(heat) / limit
+    axes[1].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    strength = np.clip(np.abs(heat) / limit, 0, 0.85)
     axes[1].imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
     axes[1].set_title("covered patches", fontsize=9, color=INK)
     if asked.box is not None:
