@@ -83,9 +83,14 @@ class Integral:
     steps: int
 
     @property
+    def total(self) -> float:
+        """What the shares add up to."""
+        return float(self.pixels.double().sum())
+
+    @property
     def error(self) -> float:
-        """By how much the shares miss the difference that they should add up to."""
-        return float(self.pixels.double().sum()) - (self.end - self.start)
+        """By how much they miss the difference that they should add up to."""
+        return self.total - (self.end - self.start)
 
     @property
     def relative_error(self) -> float:

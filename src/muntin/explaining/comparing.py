@@ -195,9 +195,12 @@ def read_layers(subject: Subject) -> dict[str, Float[Tensor, "C H W"]]:
         seen = _see_as_map(tensors_in(output)[0], image, grids)
         if seen is not None:
             found[blocks[module]] = seen
-    if found and (len(maps) == 1 or any(_is_one_of(one[0], found.values()) for one in maps)):
-        return found
-    return {f"map {number}": one[0] for number, one in enumerate(maps, 1)}
+    flat = any(tensors_in(output)[0].ndim == 3 for _, output in outputs)
+    if not found or (
+        flat and len(maps) > 1 and not any(_is_one_of(one[0], found.values()) for one in maps)
+    ):
+        return {f"map {number}": one[0] for number, one in enumerate(maps, 1)}
+    return found
 
 
 def _is_one_of(wanted: Tensor, layers: Iterable[Tensor]) -> bool:

@@ -279,7 +279,7 @@ def _apart(flat: NDArray[np.float64], most: int) -> Sequence[int]:
     chosen: list[int] = []
     for place in range(len(flat) - 1):
         taken = scaled[[*chosen, len(flat) - 1]]
-        if (np.abs(taken - scaled[place]).max(axis=1) > 0.085).all():
+        if (np.abs(taken - scaled[place]).max(axis=1) > 0.11).all():
             chosen.append(place)
         if len(chosen) == most:
             break
