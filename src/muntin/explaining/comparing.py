@@ -152,10 +152,10 @@ def compare_layers(
     for pair in zip(first, second, strict=True):
         layers = [read_layers(subject) for subject in pair]
         grids = [tuple(one.shape[1:]) for side in layers for one in side.values()]
-        grid = tuple(min(per_side, *(sizes[axis] for sizes in grids)) for axis in (0, 1))
+        high, wide = (min(per_side, *(sizes[axis] for sizes in grids)) for axis in (0, 1))
         for kept, side in zip(sides, layers, strict=True):
             for name, one in side.items():
-                cells = F.adaptive_avg_pool2d(one[None].float(), grid)[0]
+                cells = F.adaptive_avg_pool2d(one[None].float(), (high, wide))[0]
                 kept.setdefault(name, []).append(cells.flatten(1).T)
     count = sum(len(part) for part in next(iter(sides[0].values())))
     if count < FEWEST_EXAMPLES:
