@@ -52,7 +52,7 @@ def _pose(**more) -> Subject:
     torch.manual_seed(0)
     options = {"num_keypoints": 3, "head": "light_pose_small"}
     network = muntin.create_pose_estimator("swin_nano", **options, **TINY).eval()
-    nn.init.normal_(network.head.classifier.weight, std=0.1)
+    nn.init.normal_(network.head.classifier.weight, std=0.02)
     return make_subject(network, task="pose", size=(48, 64), fit="subject", **more)
 
 
