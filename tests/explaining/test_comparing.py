@@ -61,7 +61,6 @@ def test_cka_sees_past_rotation_and_scale() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [(48, 80), (37, 61)])
 def test_reads_the_blocks_of_every_family(family: str, size: tuple[int, int]) -> None:
-    size = (224, 224) if family == "timm_vit" else size
     subject = make_subject(build(family), size=size)
     layers = read_layers(subject)
     with torch.no_grad():

@@ -23,15 +23,15 @@ from muntin.explaining.deciding import show_decision
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.scores import ask
 from muntin.explaining.subject import Subject
-from muntin.samples import Classes
+from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
+from muntin.heads.network import Network
+from muntin.samples import Classes, Skeleton
+from muntin.tasks import find_task
 from tests.detectors import tiny_detector
-from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_subject
-
-SQUARE = [family for family in FAMILIES if family == "timm_vit"]
+from tests.explaining.small_networks import FAMILIES, NAMES, TINY, build, in_engine, make_subject
 
 
 def _subject(family: str, **more) -> Subject:
-    more = {"size": (224, 224), **more} if family in SQUARE else more
     return make_subject(build(family), **more)
 
 
@@ -52,16 +52,25 @@ def _pose(**more) -> Subject:
     torch.manual_seed(0)
     options = {"num_keypoints": 3, "head": "light_pose_small"}
     network = muntin.create_pose_estimator("swin_nano", **options, **TINY).eval()
-    nn.init.normal_(network.head.classifier.weight, std=0.1)
+    nn.init.normal_(network.head.classifier.weight, std=0.02)
     return make_subject(network, task="pose", size=(48, 64), fit="subject", **more)
 
 
 def _keypoint_rcnn(**more) -> Subject:
     torch.manual_seed(0)
-    network = muntin.create_pose_estimator(
-        "swin_nano", num_keypoints=3, head="keypoint_rcnn_small", **TINY
-    ).eval()
+    body = muntin.create_backbone("swin_nano", **TINY)
+    classes = Classes(names=NAMES, skeleton=Skeleton(names=("nose", "left", "right")))
+    head = KEYPOINT_DETECTORS["keypoint_rcnn_small"]
+    built = find_task("pose", "keypoint_rcnn_small").build_head(body, classes, head)
+    nn.init.normal_(built.box_heads[0].fc_cls.weight, std=0.1)
+    network = Network(body, built).eval()
     return make_subject(network, task="pose", size=(50, 70), fit="inside", **more)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick where the number of steps is not what counts."""
+    monkeypatch.setattr(attributing, "MOST_STEPS", 24)
 
 
 TASKS: dict[str, Callable[..., Subject]] = {
@@ -86,14 +95,15 @@ def test_equals_captum_on_every_map(family: str) -> None:
     for row in rows:
         layer = subject.backbone.get_submodule(row.name)
         wanted = LayerGradientXActivation(network, layer).attribute(images, target=1)
-        channels = row.signed.numel()
-        wanted = wanted.detach()[0].sum(dim=0 if _channels_first(wanted, row.signed) else -1)
-        wanted = wanted.flatten()[-channels:].view(row.signed.shape)  # without class tokens
+        wanted = wanted.detach()[0]
+        high, wide = row.signed.shape
+        if wanted.ndim == 2:  # class tokens, then patches
+            wanted = wanted[-high * wide :].sum(dim=1).view(high, wide)
+        elif wanted.shape[1:] == (high, wide):
+            wanted = wanted.sum(dim=0)
+        else:
+            wanted = wanted[:high, :wide].sum(dim=2)
         torch.testing.assert_close(row.signed, wanted, rtol=1e-4, atol=1e-6)
-
-
-def _channels_first(values: torch.Tensor, signed: torch.Tensor) -> bool:
-    return values.ndim == 4 and values.shape[2:] == signed.shape
 
 
 @pytest.mark.parametrize("size", [(48, 80), (37, 61), (9, 70)])
@@ -129,6 +139,7 @@ class _Back(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("family", ["vit", "deit", "t2t", "timm_vit"])
 def test_before_the_last_block_where_the_class_token_is_read(family: str) -> None:
     subject = _subject(family)
@@ -170,10 +181,10 @@ def test_integrates_as_a_plain_loop_does() -> None:
     subject = _subject("swin")
     network, images = subject.network, subject.images
     total = torch.zeros_like(images)
-    for step in range(200):
-        at = ((step + 0.5) / 200 * images).requires_grad_()
+    for step in range(80):
+        at = ((step + 0.5) / 80 * images).requires_grad_()
         total += torch.autograd.grad(network(at)[0, 1], at)[0]
-    wanted = (images * total / 200)[0]
+    wanted = (images * total / 80)[0]
     found = integrate(lambda x: network(x)[:, 1], images, 64).pixels
     assert float((found - wanted).norm() / wanted.norm()) < 0.02
 
@@ -182,7 +193,7 @@ def test_fewer_steps_for_larger_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
     def measure(x):
         return x.square().sum(dim=(1, 2, 3))
 
-    for side, steps in ((32, 64), (224, 32), (448, 8), (900, 8)):
+    for side, steps in ((32, 64), (224, 24), (300, 13), (900, 8)):
         assert integrate(measure, torch.rand(1, 1, side, side)).steps == steps
     monkeypatch.setattr(attributing, "has_captum", lambda: False)
     with pytest.raises(MissingExtra, match=r"pip install 'muntin\[explain\]'"):
@@ -207,6 +218,7 @@ def test_occlusion_falls_where_it_counts() -> None:
 # Every task.
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", TASKS)
 def test_asks_every_task(kind: str) -> None:
     subject = TASKS[kind]()
@@ -220,7 +232,8 @@ def test_asks_every_task(kind: str) -> None:
         pixels.facts["value_of_empty_picture"] + pixels.facts["sum_of_pixels"]
         - pixels.facts["completeness_error"], abs=1e-4,
     )  # fmt: skip
-    assert pixels.facts["relative_completeness_error"] < 0.15
+    gained = pixels.facts["value"] - pixels.facts["value_of_empty_picture"]
+    assert abs(pixels.facts["completeness_error"]) < 0.02 + 0.1 * abs(gained)
     for exhibit in exhibits:
         assert all(0 <= part <= 1 for part in exhibit.facts["peak"])
         assert exhibit.formula.startswith("<math")
@@ -232,34 +245,34 @@ def test_odds_are_those_of_the_score_that_is_told(head: str) -> None:
     for number in (0, 3):
         subject = _detector(head, target=number)
         sizes = torch.tensor([subject.shown_size])
-        found = subject.network(subject.images, sizes)[0]
+        with torch.no_grad():
+            found = subject.network(subject.images, sizes)[0]
         asked = ask(subject, subject.network, subject.images)
         assert torch.tensor(asked.value).sigmoid().item() == pytest.approx(
             float(found.scores[number]), rel=1e-3
         )
         assert asked.box == pytest.approx(found.boxes[number].tolist())
         # Other pictures of the batch change nothing.
-        both = asked.measure(torch.cat([subject.images.flip(3), subject.images]))
+        both = asked.measure(torch.cat([subject.images.flip(3), subject.images])).detach()
         assert float(both[1]) == pytest.approx(asked.value, rel=1e-3, abs=1e-4)
 
 
 def test_a_cell_has_the_logit_that_its_score_is_made_of() -> None:
     subject = _detector("fcos_small", target=2)
-    found = subject.network(subject.images, torch.tensor([subject.shown_size]))[0]
+    with torch.no_grad():
+        found = subject.network(subject.images, torch.tensor([subject.shown_size]))[0]
     asked = ask(subject, subject.network, subject.images)
     score = float(found.scores[2])
     # The told score is the geometric mean of this and of the centredness, which is at most 1.
     assert 0 < score**2 / torch.tensor(asked.value).sigmoid().item() <= 1
     with torch.no_grad():
         subject.network.head.classes.bias[int(found.class_ids[2])] += 1
-    assert float(asked.measure(subject.images)[0]) == pytest.approx(asked.value + 1, rel=1e-5)
+        assert float(asked.measure(subject.images)[0]) == pytest.approx(asked.value + 1, rel=1e-5)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_keypoint_rcnn_is_asked_about_its_boxes() -> None:
-    subject = _keypoint_rcnn()
-    if not len(subject.network(subject.images, torch.tensor([subject.shown_size]))[0].boxes):
-        subject.network.head.box_heads[0].fc_cls.bias.data[0] += 5
-    assert "log-odds of box 0, ash" in show_decision(subject)[0].facts["asked"]
+    assert "the log-odds of box 0, " in show_decision(_keypoint_rcnn())[0].facts["asked"]
 
 
 def test_asks_about_the_region_of_a_class() -> None:
@@ -317,6 +330,7 @@ def test_says_that_a_class_won_nowhere() -> None:
     assert "No pixel of this picture was taken for 'birch', but for: ash" in missing.reason
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_maps_are_shown_without_captum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deciding, "has_captum", lambda: False)
     activation, missing = show_decision(_subject("swin"))
@@ -325,12 +339,14 @@ def test_maps_are_shown_without_captum(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "muntin[explain]" in missing.reason
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("in_chans", [1, 13])
 def test_other_channels(in_chans: int) -> None:
     subject = make_subject(build("swin", in_chans=in_chans), in_chans=in_chans)
     assert show_decision(subject)[1].arrays["pixels"].shape == (in_chans, 48, 80)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_smaller_than_a_window() -> None:
     for family in ("swin", "vit_mean", "hiera"):
         activation, _ = show_decision(_subject(family, size=(16, 19)))
@@ -374,6 +390,7 @@ def _same(before: tuple, after: tuple) -> None:
         assert grad is grad_after
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", ["classify", "fcos", "cascade_mask_rcnn", "semantic"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_changes_nothing(kind: str, mode) -> None:
@@ -396,6 +413,7 @@ def test_changes_nothing(kind: str, mode) -> None:
     _same(state, _state(network))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_leaves_no_hook_when_the_network_fails() -> None:
     subject = _detector("faster_rcnn_small")
     hooks = _state(subject.network)[0]
@@ -409,6 +427,7 @@ def test_leaves_no_hook_when_the_network_fails() -> None:
     assert _state(subject.network)[0] == hooks
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_explains_what_was_built_under_inference_mode() -> None:
     with torch.inference_mode():
         subject = _subject("swin")
@@ -467,43 +486,75 @@ Row = tuple[torch.Tensor, int, torch.Tensor]
 
 
 def _hits(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
-    """How often the peak of the map, and of the pixels, lies on the object, or just beside it."""
+    """How often the peak of the map, and of the pixels, lies on the object.
+
+    Half a cell, or half of what pixels are averaged over, beside it is on it.
+    """
     on_map = on_pixels = 0
     for picture, class_id, here in rows:
         size = (here.shape[0], here.shape[1])
-        wide = nn.functional.max_pool2d(here[None].float(), 9, stride=1, padding=4)[0].flatten()
 
         def measure(x, class_id=class_id):
             return network(x)[:, class_id]
 
         last = activate(network.backbone, measure, picture[None])[-1]
-        on_map += bool(wide[int(enlarge(last.heat, last.stride, size).argmax())])
-        shares = integrate(measure, picture[None], 16).pixels.sum(dim=0)
+        heat = enlarge(last.heat, last.stride, size)
+        on_map += bool(_widen(here, last.stride // 2)[int(heat.argmax())])
+        shares = integrate(measure, picture[None], 12).pixels.sum(dim=0)
         smooth = nn.functional.avg_pool2d(shares[None, None], 9, stride=1, padding=4)
-        on_pixels += bool(wide[int(smooth.argmax())])
+        on_pixels += bool(_widen(here, 4)[int(smooth.argmax())])
     return on_map / len(rows), on_pixels / len(rows)
 
 
-def _shuffle(network: nn.Module) -> nn.Module:
+def _widen(here: torch.Tensor, margin: int) -> torch.Tensor:
+    values = here[None].float()
+    side = 2 * margin + 1
+    return nn.functional.max_pool2d(values, side, stride=1, padding=margin)[0].flatten()
+
+
+def _keeps(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
+    """What is left with other weights: hits of the map, and likeness of the pixels' shares.
+
+    Pixels that differ much from the mean colour have large shares with any weights, but nothing
+    keeps their sign: so it is the correlation that must go.
+    """
+    hits, alike = [], []
+    for seed in range(2):
+        shuffled = _shuffle(network, seed)
+        hits.append(_hits(shuffled, rows)[0])
+        for picture, class_id, _ in rows[:3]:
+            shares = [
+                integrate(lambda x, n=n, c=class_id: n(x)[:, c], picture[None], 8).pixels.sum(dim=0)
+                for n in (network, shuffled)
+            ]
+            smooth = [nn.functional.avg_pool2d(one[None], 9, stride=2)[0] for one in shares]
+            alike.append(float(torch.corrcoef(torch.stack(smooth).flatten(1))[0, 1]))
+    return float(np.mean(hits)), float(np.mean(alike))
+
+
+def _shuffle(network: nn.Module, seed: int) -> nn.Module:
     """The same numbers in every tensor, in another order."""
     shuffled = copy.deepcopy(network)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for values in shuffled.parameters():
             values.copy_(values.flatten()[torch.randperm(values.numel())].view_as(values))
     return shuffled
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 96), (75, 50)])
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    ("look", "size"), [("swin", (64, 64)), ("swin", (75, 50)), ("vit", (64, 96))]
+)
 def test_finds_planted_evidence(look: str, size: tuple[int, int]) -> None:
     network = _hand_built(look, size)
-    rows = [(picture, 1, here) for picture, here in (_plant(n, size) for n in range(8))]
+    rows = [(picture, 1, here) for picture, here in (_plant(n, size) for n in range(6))]
     on_map, on_pixels = _hits(network, rows)
-    assert on_map >= 0.85
-    assert on_pixels >= 0.75
+    assert on_map >= 0.7
+    assert on_pixels >= 0.7
     # Adebayo et al. 2018 (arXiv 1810.03292): with other weights the picture must be gone.
-    assert max(_hits(_shuffle(network), rows)) <= 0.5
+    hits, alike = _keeps(network, rows)
+    assert hits <= 0.5
+    assert abs(alike) <= 0.4
 
 
 @pytest.fixture(scope="module")
@@ -566,7 +617,6 @@ def test_learnt_evidence_lies_on_the_object_that_decides(look: str, scenes) -> N
     name, options = LEARNERS[look]
     network = muntin.create_model(name, num_classes=2, **options)
     _train(network, *scenes[:2], epochs=LEARNING[look])
-    shuffled = _shuffle(network)
     for size in ((64, 64), (56, 88)):
         images, labels, places = _draw_scenes(size, 40, seed=12)
         right = network(images).argmax(dim=1) == labels
@@ -575,9 +625,12 @@ def test_learnt_evidence_lies_on_the_object_that_decides(look: str, scenes) -> N
         on_map, on_pixels = _hits(network, rows)
         assert on_map >= 0.8
         assert on_pixels >= 0.8
-        assert max(_hits(shuffled, rows)) <= 0.5
+        hits, alike = _keeps(network, rows[:12])
+        assert hits <= 0.5
+        assert abs(alike) <= 0.4
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_classes_without_names_have_numbers() -> None:
     subject = _subject("swin", target=2)
     unnamed = Subject(**{**_fields(subject), "classes": Classes(names=())})

@@ -64,8 +64,7 @@ def test_one_cell_is_grey() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shows_every_family(family: str) -> None:
-    size = (224, 224) if family == "timm_vit" else (50, 70)
-    subject = make_subject(build(family), size=size)
+    subject = make_subject(build(family), size=(50, 70))
     (exhibit,) = show_features(subject)
     spec = subject.backbone.spec
     assert exhibit.facts["strides"] == list(spec.strides)

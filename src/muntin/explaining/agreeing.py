@@ -32,11 +32,12 @@ MOST_LABELLED = 12
 MOST_DRAWN = 4
 MOST_BOXES = 15
 _HOW = {
-    Labels: "the best class is the same",
-    Detections: f"boxes from a score of {SURE} on have a partner of the same class that overlaps "
-    "(IoU) by half at least",
-    SemanticMap: "pixels have the same class",
-    Poses: "keypoints of the first subject lie within 2 % of the picture's diagonal of each other",
+    Labels: "for so many pictures the best class is the same",
+    Detections: f"so many boxes, from a score of {SURE} on, have a partner of the same class that "
+    "overlaps (IoU) by half at least",
+    SemanticMap: "so many pixels have the same class",
+    Poses: "so many keypoints of the first subject lie within 2 % of the picture's diagonal of "
+    "each other",
 }
 
 
@@ -60,11 +61,12 @@ def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Ex
     names = (first[0].name, second[0].name)
     differ = int((shares < 1).sum())
     text = (
-        f"{names[0]} and {names[1]} agree to {100 * shares.mean():.0f} %: so many {_HOW[kind]}. "
+        f"{names[0]} and {names[1]} agree to {100 * shares.mean():.0f} %: {_HOW[kind]}. "
         f"They differ on {differ} of {len(shares)} picture{'s' * (len(shares) > 1)}"
-        f"{'' if len(shown) == len(shares) else f', of which the {len(shown)} worst are shown'}. "
-        f"Look at these first: at least one of the two is wrong there."
+        f"{'' if len(shown) == len(shares) else f'; the {len(shown)} worst are shown'}."
     )
+    if differ:
+        text += " Look at these first: at least one of the two is wrong there."
     draw = _draw_labels if labels else _draw_pairs
     return [
         Exhibit(
@@ -212,7 +214,7 @@ def _draw_pairs(
             grey = np.repeat(subject.pixels.mean(axis=2, keepdims=True), 3, axis=2) / 255
             differing = _differing(*pair)[..., None]
             row[2].imshow(np.where(differing, np.array([0.84, 0.37, 0.0]), 0.4 + 0.6 * grey))
-            row[2].set_title(f"where they differ: {100 * (1 - share):.0f} %", fontsize=9, color=INK)
+            row[2].set_title(f"where they differ: {100 * (1 - share):.1f} %", fontsize=9, color=INK)
         for panel in row:
             panel.set_xticks([])
             panel.set_yticks([])
@@ -256,7 +258,8 @@ def _(result: Detections, axes: Axes, pixels: NDArray[np.uint8]) -> None:
 @_draw.register
 def _(result: SemanticMap, axes: Axes, pixels: NDArray[np.uint8]) -> None:
     colours = np.array([_colour(number) for number in range(len(result.class_names))])
-    axes.imshow(0.35 * pixels / 255 + 0.65 * colours[result.labels])
+    grey = pixels.mean(axis=2, keepdims=True) / 255
+    axes.imshow(0.35 * grey + 0.65 * colours[result.labels])
 
 
 @_draw.register

@@ -32,7 +32,7 @@ from muntin.shapes import Float, Size, UInt8
 
 __all__ = ["Activation", "Integral", "activate", "enlarge", "has_captum", "integrate", "occlude"]
 
-STEPS = 32
+STEPS = 24
 """Pictures between the empty and the real one that are looked at, at 224 x 224 pixels."""
 
 FEWEST_STEPS, MOST_STEPS = 8, 64
@@ -83,9 +83,14 @@ class Integral:
     steps: int
 
     @property
+    def total(self) -> float:
+        """What the shares add up to."""
+        return float(self.pixels.double().sum())
+
+    @property
     def error(self) -> float:
-        """By how much the shares miss the difference that they should add up to."""
-        return float(self.pixels.double().sum()) - (self.end - self.start)
+        """By how much they miss the difference that they should add up to."""
+        return self.total - (self.end - self.start)
 
     @property
     def relative_error(self) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,10 +152,10 @@ def compare_layers(
     for pair in zip(first, second, strict=True):
         layers = [read_layers(subject) for subject in pair]
         grids = [tuple(one.shape[1:]) for side in layers for one in side.values()]
-        grid = tuple(min(per_side, *(sizes[axis] for sizes in grids)) for axis in (0, 1))
+        high, wide = (min(per_side, *(sizes[axis] for sizes in grids)) for axis in (0, 1))
         for kept, side in zip(sides, layers, strict=True):
             for name, one in side.items():
-                cells = F.adaptive_avg_pool2d(one[None].float(), grid)[0]
+                cells = F.adaptive_avg_pool2d(one[None].float(), (high, wide))[0]
                 kept.setdefault(name, []).append(cells.flatten(1).T)
     count = sum(len(part) for part in next(iter(sides[0].values())))
     if count < FEWEST_EXAMPLES:
@@ -176,7 +176,8 @@ def read_layers(subject: Subject) -> dict[str, Float[Tensor, "C H W"]]:
 
     Returns:
         Maps by the numbers of the blocks, such as "3.2" for the second of the third stage; those
-        that the backbone gives, "map 1" and so on, where it has no blocks.
+        that the backbone gives, "map 1" and so on, where it has no blocks, or where their tokens
+        are in an order of their own.
     """
     backbone: Any = subject.backbone
     blocks = {
@@ -194,7 +195,18 @@ def read_layers(subject: Subject) -> dict[str, Float[Tensor, "C H W"]]:
         seen = _see_as_map(tensors_in(output)[0], image, grids)
         if seen is not None:
             found[blocks[module]] = seen
-    return found or {f"map {number}": one[0] for number, one in enumerate(maps, 1)}
+    flat = any(tensors_in(output)[0].ndim == 3 for _, output in outputs)
+    if not found or (
+        flat and len(maps) > 1 and not any(_is_one_of(one[0], found.values()) for one in maps)
+    ):
+        return {f"map {number}": one[0] for number, one in enumerate(maps, 1)}
+    return found
+
+
+def _is_one_of(wanted: Tensor, layers: Iterable[Tensor]) -> bool:
+    """Whether a map is what a block gave, but for padding at the right and at the bottom."""
+    high, wide = wanted.shape[1:]
+    return any(torch.equal(one[:, :high, :wide], wanted) for one in layers)
 
 
 def _see_as_map(tensor: Tensor, image: Size, grids: Sequence[Size]) -> Tensor | None:

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
 from muntin.zoo import BackboneConfig, Costs, count_costs, model_config
+from muntin.zoo.costs import Part
 
 __all__ = ["show_cost"]
 
@@ -319,12 +321,9 @@ def _keep_or_none(config: BackboneConfig, size: Size) -> float | None:
 
 def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | None) -> Exhibit:
     sizes = sorted(counted)
-    parts = [
-        part
-        for part in ("patches", "projections", "attention", "position bias", "mlp", "head", "other")
-        if any(counted[size].of(part) for size in sizes)  # type: ignore[arg-type]
-    ]
-    table = np.array([[counted[size].of(part) for size in sizes] for part in parts])  # type: ignore[arg-type]
+    every: tuple[Part, ...] = get_args(Part)
+    parts = [part for part in every if any(counted[size].of(part) for size in sizes)]
+    table = np.array([[counted[size].of(part) for size in sizes] for part in parts])
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     bottom = np.zeros(len(sizes))
@@ -338,7 +337,7 @@ def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | N
     _finish(left, "image (height x width) in pixels", "billions of multiply-adds")
     left.legend(frameon=False, fontsize=8)
     here = table[:, sizes.index(base)]
-    order = np.argsort(here)
+    order: list[int] = np.argsort(here).tolist()
     right.barh(
         [parts[i] for i in order], here[order] / here.sum(), color=[PART_COLOURS[i] for i in order]
     )

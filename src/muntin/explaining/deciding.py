@@ -140,9 +140,18 @@ def _tell_activation(subject: Subject, asked: Asked, main: Activation, *, empty:
     text = (
         f"Asked about {asked.title}, which is {asked.value:.2f}. Every cell of a map is multiplied "
         f"with the gradient of that number: bright places speak for it, and would lower it if "
-        f"they were gone. The coarsest map (stride {main.stride}) is what the answer is made of; "
-        f"finer maps show edges and texture on the way there. Each map is scaled to its own maximum."
+        f"they were gone. Each map is scaled to its maximum. "
     )
+    if subject.task.dense is None:
+        text += (
+            f"The coarsest map (stride {main.stride}) is what the answer is made of; finer maps "
+            f"show edges and texture on the way there."
+        )
+    else:
+        text += (
+            f"The answer is made of all maps; the coarsest (stride {main.stride}) says what is "
+            f"there, finer ones say where exactly."
+        )
     if main.early:
         text += (
             f" The answer is read from the class token alone, so the last map has no say; shown is "
@@ -157,7 +166,7 @@ def _draw_activation(
     subject: Subject, asked: Asked, maps: list[Activation], heats: list[NDArray[Any]]
 ) -> Figure:
     picture = to_rgb(subject.shown)
-    figure, axes = panels(1 + len(maps), subject.shown_size, rows_of=1)
+    figure, axes = panels(1 + len(maps), subject.shown_size, width=min(2.6, 8.9 / (1 + len(maps))))
     _draw_asked(axes[0], picture, asked)
     shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
     for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
@@ -185,9 +194,9 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | 
     text = (
         f"Asked about {asked.title}. The picture is faded in from an empty one in its mean colour, "
         f"in {integral.steps} steps, and what each pixel adds on the way is summed up: orange "
-        f"adds, purple takes away. All of it together must be what the number gained "
-        f"(completeness): {integral.start:.2f} became {integral.end:.2f}, and the pixels add up to "
-        f"{integral.end - integral.start + integral.error:.2f}."
+        f"adds, purple takes away, and what differs much from the mean colour weighs more. All of "
+        f"it together must be what the number gained (completeness): {integral.start:.2f} "
+        f"became {integral.end:.2f}, and the pixels add up to {integral.total:.2f}."
     )
     if integral.relative_error > 0.05:
         text += " They miss it by more than 5 %: so many steps are few for this network."
@@ -204,7 +213,7 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | 
             **_asked_facts(asked),
             "steps": integral.steps,
             "value_of_empty_picture": integral.start,
-            "sum_of_pixels": integral.end - integral.start + integral.error,
+            "sum_of_pixels": integral.total,
             "completeness_error": integral.error,
             "relative_completeness_error": integral.relative_error,
             "peak": _find_peak(patches.clamp(min=0).numpy()),
@@ -213,8 +222,8 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | 
 
 
 def _smooth(signed: Tensor) -> Tensor:
-    """Average over about a twelfth of the shorter side, without what is beyond the edges."""
-    side = max(1, min(signed.shape) // 12) | 1
+    """Average over about a tenth of the shorter side, without what is beyond the edges."""
+    side = max(1, min(signed.shape) // 10) | 1
     return F.avg_pool2d(
         signed[None, None], side, stride=1, padding=side // 2, count_include_pad=False
     )[0, 0]
@@ -228,20 +237,20 @@ def _draw_integral(
     integral: Integral,
 ) -> Figure:
     picture = to_rgb(subject.shown)
-    figure, axes = panels(3, subject.shown_size, rows_of=1, width=2.8)
+    figure, axes = panels(3, subject.shown_size, width=2.8)
     _draw_asked(axes[0], picture, asked)
     limit = max(float(np.percentile(np.abs(signed), 99.5)), 1e-12)
     axes[1].imshow(signed, cmap="PuOr_r", vmin=-limit, vmax=limit)
     axes[1].set_title("every pixel", fontsize=9, color=INK)
     limit = max(float(np.abs(patches).max()), 1e-12)
-    axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    strength = np.clip(np.abs(patches) / limit, 0, 1) * 0.9
+    axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    strength = np.sqrt(np.clip(np.abs(patches) / limit, 0, 1))
     axes[2].imshow(patches, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
     axes[2].set_title("averaged around", fontsize=9, color=INK)
     if asked.box is not None:
         for panel in axes[1:]:
             mark_box(panel, asked.box)
-    label = f"takes away | adds    (sum {integral.end - integral.start + integral.error:+.2f})"
+    label = f"takes away | adds    (sum {integral.total:+.2f})"
     _add_scale(figure, axes, label, "PuOr_r", (-1, 1))
     return figure
 
@@ -275,11 +284,11 @@ def _show_occlusion(subject: Subject, asked: Asked) -> Exhibit:
 
 def _draw_occlusion(subject: Subject, asked: Asked, heat: NDArray[Any]) -> Figure:
     picture = to_rgb(subject.shown)
-    figure, axes = panels(2, subject.shown_size, rows_of=1, width=3.0)
+    figure, axes = panels(2, subject.shown_size, width=3.0)
     _draw_asked(axes[0], picture, asked)
     limit = max(float(np.abs(heat).max()), 1e-12)
-    axes[1].imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    strength = 0.15 + 0.7 * np.abs(heat) / limit
+    axes[1].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    strength = np.clip(np.abs(heat) / limit, 0, 0.85)
     axes[1].imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
     axes[1].set_title("covered patches", fontsize=9, color=INK)
     if asked.box is not None:

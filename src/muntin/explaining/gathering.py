@@ -91,7 +91,10 @@ def gather(subject: Subject, folder: Path | str, *, most: int = MOST) -> Gathere
     rows = [row for row in rows if here is None or (Path(row[0]) / row[1]).resolve() != here]
     chosen = [rows[place] for place in _spread(len(rows), most)]
     pre = subject.pre
-    paths, ids, thumbnails, groups = [], [], [], {}
+    paths: list[str] = []
+    ids: list[int] = []
+    thumbnails: list[NDArray[np.uint8]] = []
+    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
     for source, path, class_id in chosen:
         try:
             pixels = decode(read_bytes(source, path), where=path)

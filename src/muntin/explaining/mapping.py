@@ -165,9 +165,7 @@ def _draw(
     picture = to_rgb(subject.shown)
     high, wide = subject.shown_size
     columns = 1 + len(found)
-    figure, axes = panels(
-        2 * columns, subject.shown_size, columns=columns, rows_of=1, width=8.9 / columns
-    )
+    figure, axes = panels(2 * columns, subject.shown_size, columns=columns, width=8.9 / columns)
     axes[0].imshow(picture)
     axes[0].set_title("the picture", fontsize=9, color=INK)
     axes[columns].axis("off")

@@ -244,20 +244,22 @@ def _draw_dots(axes: Axes, found: Gathered, flat: NDArray[np.float64]) -> None:
     for number, class_id in enumerate(named.tolist()):
         here = found.class_ids == class_id
         axes.scatter(
-            *dots[here].T, s=26, color=_colour(number), marker=MARKS[number % len(MARKS)],
+            dots[here, 0], dots[here, 1], s=26,
+            color=_colour(number), marker=MARKS[number % len(MARKS)],
             linewidths=0.4, edgecolors="white",
             label=clean_label(found.class_names[class_id], class_id),
         )  # fmt: skip
     if others.any():
         label = "other classes" if len(named) else "pictures of the folder"
-        axes.scatter(*dots[others].T, s=20, color=GREY, linewidths=0, label=label)
+        axes.scatter(dots[others, 0], dots[others, 1], s=20, color=GREY, linewidths=0, label=label)
     ranks = {class_id: number for number, class_id in enumerate(named.tolist())}
     for place in _apart(flat, MOST_THUMBNAILS):
-        number = ranks.get(int(found.class_ids[place]))
-        edge = GREY if number is None else _colour(number)
+        rank = ranks.get(int(found.class_ids[place]))
+        edge = GREY if rank is None else _colour(rank)
         _draw_thumbnail(axes, found.thumbnails[place], dots[place], edge)
     axes.scatter(
-        *flat[-1], s=230, marker="*", color="black", edgecolors="white", linewidths=1.2, zorder=9,
+        flat[-1, 0], flat[-1, 1], s=230,
+        marker="*", color="black", edgecolors="white", linewidths=1.2, zorder=9,
         label="the picture",
     )  # fmt: skip
 
@@ -279,7 +281,7 @@ def _apart(flat: NDArray[np.float64], most: int) -> Sequence[int]:
     chosen: list[int] = []
     for place in range(len(flat) - 1):
         taken = scaled[[*chosen, len(flat) - 1]]
-        if (np.abs(taken - scaled[place]).max(axis=1) > 0.085).all():
+        if (np.abs(taken - scaled[place]).max(axis=1) > 0.11).all():
             chosen.append(place)
         if len(chosen) == most:
             break

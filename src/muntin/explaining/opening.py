@@ -163,7 +163,8 @@ def _open_network(network: nn.Module) -> OpenedModel:
             f"or what muntin.load made of it."
         )
         raise ConfigError(message)
-    config: Any = network.backbone.config
+    backbone: Any = network.backbone
+    config = backbone.config
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     if config.in_chans == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
@@ -171,7 +172,7 @@ def _open_network(network: nn.Module) -> OpenedModel:
         img_size=config.img_size, mean=mean, std=std, in_chans=1 if config.in_chans == 1 else 3
     )
     return OpenedModel(
-        name=type(network.backbone).__name__,
+        name=type(backbone).__name__,
         network=_on_processor(network),
         task=find_task("classify"),
         classes=Classes(names=tuple(f"class {number}" for number in range(head.num_classes))),

@@ -32,7 +32,7 @@ def to_rgb(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.uint8]:
 
 
 def panels(
-    count: int, size: Size, *, columns: int = 0, rows_of: int = 1, width: float = 2.1
+    count: int, size: Size, *, columns: int = 0, width: float = 2.1
 ) -> tuple[Figure, list[Axes]]:
     """Give a figure with so many empty panels in the proportions of a picture.
 
@@ -40,14 +40,13 @@ def panels(
         count: Panels.
         size: (height, width) of the picture.
         columns: Panels beside each other; as many as a width of 9 inches holds when 0.
-        rows_of: Lines of text above each panel.
         width: Of a panel in inches; less where the picture is high.
     """
     shape = size[0] / size[1]
-    width = max(min(width, 3.2 / shape), 1.5)
+    width = max(min(width, 3.2 / shape), 1.4)
     columns = columns or max(1, min(count, int(9 / width)))
     rows = -(-count // columns)
-    high = (width * shape + 0.12 + 0.19 * rows_of) * rows + 0.05
+    high = (width * shape + 0.31) * rows + 0.05
     figure = Figure(figsize=(width * columns, high), layout="constrained", facecolor="white")
     axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for place, panel in enumerate(axes):

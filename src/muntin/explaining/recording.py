@@ -92,7 +92,7 @@ def as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"
 def find_map(
     wanted: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
 ) -> Tensor | None:
-    """Find the tensor that a map was made of: the first one with the same values.
+    """Find the tensor that a map was made of: the first one with the same values, or nearly so.
 
     Args:
         wanted: A map that the backbone gave for the same images.
@@ -102,14 +102,16 @@ def find_map(
         The tensor as its module gave it (see `as_map`); None where no module gave it.
     """
     grid = (wanted.shape[2], wanted.shape[3])
+    alike = []
     for _, output in outputs:
         for tensor in tensors_in(output):
-            found = as_map(tensor, grid, wanted.shape[1])
+            found = as_map(tensor.detach(), grid, wanted.shape[1])
             if found is not None and found.shape == wanted.shape:
-                same = found.detach()
-                if torch.equal(same, wanted) or torch.allclose(same, wanted, rtol=1e-4, atol=1e-5):
+                if torch.equal(found, wanted):
                     return tensor
-    return None
+                alike.append((tensor, found))
+    near = (t for t, found in alike if torch.allclose(found, wanted, rtol=1e-4, atol=1e-5))
+    return next(near, None)
 
 
 def with_gradients(network: nn.Module) -> nn.Module:

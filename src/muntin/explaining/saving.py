@@ -59,7 +59,8 @@ def save_exhibit(exhibit: Exhibit, folder: Path) -> Saved:
     files.append(save_bytes(_draw_svg(exhibit.figure), stem.with_suffix(".svg")))
     if exhibit.arrays:
         packed = io.BytesIO()
-        np.savez_compressed(packed, **dict(exhibit.arrays))
+        arrays: dict[str, Any] = dict(exhibit.arrays)
+        np.savez_compressed(packed, **arrays)
         files.append(save_bytes(packed.getvalue(), stem.with_suffix(".npz")))
     words = {
         "name": exhibit.name,
