@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muntin.demonstration import demo
+    from muntin.explaining import explain
     from muntin.exporting import export
     from muntin.prediction import Predictor, draw, load
     from muntin.scoring import evaluate
@@ -40,6 +41,7 @@ __all__ = [
     "demo",
     "draw",
     "evaluate",
+    "explain",
     "export",
     "list_models",
     "load",
@@ -52,6 +54,7 @@ __version__ = "0.1.0"
 # torch is large: a name is imported when it is first asked for.
 _ROOMS = {
     "demonstration": "demo",
+    "explaining": "explain",
     "exporting": "export",
     "prediction": "Predictor draw load",
     "scoring": "evaluate",

@@ -22,6 +22,7 @@ from muntin.commands import (
     demo,
     doctor,
     evaluate,
+    explain,
     export,
     models,
     predict,
@@ -69,6 +70,7 @@ app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 
 

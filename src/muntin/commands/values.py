@@ -13,6 +13,8 @@ from muntin.errors import ConfigError
 
 __all__ = [
     "parse_batch",
+    "parse_names",
+    "parse_point",
     "parse_scales",
     "parse_settings",
     "parse_size",
@@ -95,6 +97,29 @@ def parse_scales(text: str) -> tuple[float, ...]:
     except ValueError as error:
         message = f"--scales must be numbers such as 0.75,1,1.25, got {text!r}."
         raise ConfigError(message) from error
+
+
+def parse_point(text: str) -> tuple[float, float] | None:
+    """Read x,y as a place in a picture, from 0 to 1 each; empty is None.
+
+    Raises:
+        ConfigError: It is no such place.
+    """
+    if not text:
+        return None
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        x, y = -1.0, -1.0
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        message = f"--point must be x,y from 0 to 1, such as 0.5,0.25, got {text!r}."
+        raise ConfigError(message)
+    return x, y
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Read names with commas between them; empty is none."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, str]:

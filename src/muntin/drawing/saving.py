@@ -18,7 +18,7 @@ from PIL import Image
 
 from muntin.errors import RunError, cannot_write
 
-__all__ = ["save_figure", "save_labels", "save_picture"]
+__all__ = ["save_bytes", "save_figure", "save_labels", "save_picture"]
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -33,7 +33,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
         # A letter that the font lacks becomes a box; that is seen in the picture.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
-    return _write(data.getvalue(), path)
+    return save_bytes(data.getvalue(), path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
@@ -44,7 +44,7 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
     """
     data = io.BytesIO()
     picture.save(data, format="png")
-    return _write(data.getvalue(), path)
+    return save_bytes(data.getvalue(), path)
 
 
 def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
@@ -57,7 +57,12 @@ def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
     return save_picture(Image.fromarray(labels.astype(kind)), path)
 
 
-def _write(data: bytes, path: Path) -> Path:
+def save_bytes(data: bytes, path: Path) -> Path:
+    """Write a file, whole or not at all, with the folders above it, and give the path back.
+
+    Raises:
+        RunError: The disk refuses; a file from before is still there.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

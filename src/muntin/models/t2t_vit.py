@@ -37,10 +37,10 @@ from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Size
 
-__all__ = ["T2TViT", "T2TViTConfig", "t2t_vit_preset"]
+__all__ = ["SPLITS", "T2TViT", "T2TViTConfig", "t2t_vit_preset", "unfolded_size"]
 
-# (kernel, stride, padding) of the three unfoldings, section 3.1.
-_SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
+SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
+"""Kernel, stride and padding of the three unfoldings, section 3.1."""
 _STRIDE = 16
 _SMALLEST = 3  # pixels; a shorter side does not hold the first kernel
 _EPSILON = 1e-8
@@ -129,8 +129,8 @@ class T2TViTConfig:
     def grid(self) -> Size:
         """Tokens down and across at `img_size`."""
         size = self.img_size
-        for split in _SPLITS:
-            size = _unfolded_size(size, split)
+        for split in SPLITS:
+            size = unfolded_size(size, split)
         return size
 
 
@@ -154,7 +154,8 @@ def t2t_vit_preset(
 _Split = tuple[int, int, int]
 
 
-def _unfolded_size(size: Size, split: _Split) -> Size:
+def unfolded_size(size: Size, split: _Split) -> Size:
+    """Pieces down and across that one of `SPLITS` cuts a map of this size into."""
     kernel, stride, padding = split
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in size)
     return height, width
@@ -195,13 +196,13 @@ class TokenPerformer(nn.Module):
         """Mix the tokens and make them narrow."""
         k, q, v = self.kqv(self.norm1(x)).split(self.token_dim, dim=-1)
         with _full_precision(x.device):
-            k, q = self._features(k.float()), self._features(q.float())  # B, N, F each
+            k, q = self.features(k.float()), self.features(q.float())  # B, N, F each
             norm = q @ k.sum(dim=1)[..., None]  # B, N, 1
             mixed = q @ (k.transpose(1, 2) @ v.float()) / (norm + _EPSILON)  # B, N, token_dim
         x = v + self.proj(mixed.to(v.dtype))
         return x + self.mlp(self.norm2(x))
 
-    def _features(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N F"]:
+    def features(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N F"]:
         """exp(w x - |x|^2 / 2) / sqrt(F): their products estimate exp(q k)."""
         length = x.square().sum(dim=-1, keepdim=True) / 2
         return torch.exp(x @ self.w.float().t() - length) / math.sqrt(self.w.shape[0])
@@ -245,7 +246,7 @@ class TokensToToken(nn.Module):
         super().__init__()
         layer = TokenPerformer if config.token_attention == "performer" else TokenTransformer
         narrow, eps = config.token_dim, config.norm_eps
-        first, second, third = (kernel**2 for kernel, _, _ in _SPLITS)
+        first, second, third = (kernel**2 for kernel, _, _ in SPLITS)
         self.attention1 = layer(config.in_chans * first, narrow, eps)
         self.attention2 = layer(narrow * second, narrow, eps)
         self.project = nn.Linear(narrow * third, config.embed_dim)
@@ -253,8 +254,8 @@ class TokensToToken(nn.Module):
     def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B H W C"]:
         """Give the map of tokens."""
         x = images
-        for split, layer in zip(_SPLITS, (self.attention1, self.attention2, None), strict=True):
-            size = _unfolded_size((x.shape[2], x.shape[3]), split)
+        for split, layer in zip(SPLITS, (self.attention1, self.attention2, None), strict=True):
+            size = unfolded_size((x.shape[2], x.shape[3]), split)
             x = _unfold(x, split)  # B, N, C
             if layer is not None:
                 x = layer(x).transpose(1, 2).unflatten(2, size)  # B, C, H, W

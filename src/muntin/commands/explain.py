@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin explain RUN|MODEL IMAGE...``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import parse_names, parse_point, parse_size
+
+__all__ = ["explain"]
+
+
+def explain(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run folder, an exported file, or a name.")
+    ],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns.")],
+    out: Annotated[str, typer.Option(help="Folder for the page and its files.")] = "explain/",
+    point: Annotated[
+        str, typer.Option(help="X,Y from 0 to 1 in the picture: who looks at whom from there.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="Name or number of a class or keypoint, number of a box.")
+    ] = "",
+    compare: Annotated[
+        str, typer.Option(metavar="RUN|MODEL", help="Another model on the same pictures.")
+    ] = "",
+    folder: Annotated[str, typer.Option(help="Pictures among which neighbours are found.")] = "",
+    sections: Annotated[
+        str, typer.Option(help="Some of cut,positions,attention,decision,features,cost,comparison.")
+    ] = "",
+    weights: Annotated[str, typer.Option(help="Of a MODEL: file, folder or hub id.")] = "",
+    img_size: Annotated[str, typer.Option(help="N or HxW at which pictures are seen.")] = "",
+) -> int:
+    """Show what a model sees, on one page that opens from disk."""
+    at, size = parse_point(point), parse_size(img_size)
+    from muntin.explaining import explain as show
+    from muntin.prediction import find_pictures
+
+    page = show(
+        model,
+        find_pictures(images),
+        out,
+        point=at,
+        target=target or None,
+        compare=compare or None,
+        folder=folder,
+        sections=parse_names(sections),
+        weights=weights or None,
+        img_size=size if img_size else None,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    for missing in page.missing:
+        typer.echo(f"not shown: {missing.title}. {missing.reason}")
+    typer.echo(f"page: {page.path}")
+    return int(bool(page.left_out))

@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far the answers of two models agree, by the kind of answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from torchvision.ops import box_iou
+
+from muntin.drawing.colours import colour_of
+from muntin.drawing.fonts import clean_label
+from muntin.explaining.exhibits import Exhibit, Missing
+from muntin.explaining.overlays import INK, mark_box
+from muntin.explaining.subject import Subject
+from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
+
+__all__ = ["agree", "show_answers"]
+
+FIRST, SECOND = "#0072B2", "#D55E00"
+"""Of Okabe and Ito: colours of the two models."""
+
+MOST_LABELLED = 12
+MOST_DRAWN = 4
+MOST_BOXES = 15
+_HOW = {
+    Labels: "for so many pictures the best class is the same",
+    Detections: f"so many boxes, from a score of {SURE} on, have a partner of the same class that "
+    "overlaps (IoU) by half at least",
+    SemanticMap: "so many pixels have the same class",
+    Poses: "so many keypoints of the first subject lie within 2 % of the picture's diagonal of "
+    "each other",
+}
+
+
+def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Exhibit | Missing]:
+    """Show what two models say of the same pictures, those on which they differ most first.
+
+    Args:
+        first: Pictures as one model sees them.
+        second: The same as the other sees them.
+
+    Returns:
+        One exhibit.
+    """
+    said = [(_answer(one), _answer(other)) for one, other in zip(first, second, strict=True)]
+    shares = np.array([agree(*pair) for pair in said])
+    order = np.argsort(shares, kind="stable").tolist()
+    kind = type(said[0][0])
+    labels = kind is Labels
+    most = MOST_LABELLED if labels else MOST_DRAWN
+    shown = order[:most]
+    names = (first[0].name, second[0].name)
+    differ = int((shares < 1).sum())
+    text = (
+        f"{names[0]} and {names[1]} agree to {100 * shares.mean():.0f} %: {_HOW[kind]}. "
+        f"They differ on {differ} of {len(shares)} picture{'s' * (len(shares) > 1)}"
+        f"{'' if len(shown) == len(shares) else f'; the {len(shown)} worst are shown'}."
+    )
+    if differ:
+        text += " Look at these first: at least one of the two is wrong there."
+    draw = _draw_labels if labels else _draw_pairs
+    return [
+        Exhibit(
+            name="comparison-answers",
+            section="comparison",
+            title="What both say",
+            text=text,
+            figure=draw([first[i] for i in shown], [said[i] for i in shown], shares[shown], names),
+            arrays={"agreement": shares},
+            facts={
+                "first": names[0],
+                "second": names[1],
+                "agreement": float(shares.mean()),
+                "num_pictures": len(shares),
+                "differ": [first[i].path or f"picture {i}" for i in order if shares[i] < 1],
+            },
+        )
+    ]
+
+
+def _answer(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
+    glance = subject.glance()
+    with torch.inference_mode():
+        raw = subject.task.see(glance)
+        return subject.task.decode(raw, glance.views, subject.classes)[0]
+
+
+@singledispatch
+def agree(first: object, second: object) -> float:
+    """Say how far two results for one picture agree, from 0 to 1.
+
+    Classes and keypoints are compared by name, so that they may be numbered otherwise.
+
+    Args:
+        first: One of `muntin.results`.
+        second: Another of the same kind.
+    """
+    message = f"results must be of muntin.results, got {type(first).__name__}."
+    raise TypeError(message)
+
+
+@agree.register
+def _(first: Labels, second: Labels) -> float:
+    return float(first.best == second.best)
+
+
+@agree.register
+def _(first: Detections, second: Detections) -> float:
+    first, second = first.above(SURE), second.above(SURE)
+    if not len(first) or not len(second):
+        return float(len(first) == len(second))
+    overlaps = box_iou(torch.from_numpy(first.boxes), torch.from_numpy(second.boxes)).numpy()
+    same = np.array([[a == b for b in second.class_names] for a in first.class_names])
+    overlaps = np.where(same, overlaps, 0)
+    pairs = 0
+    while overlaps.size and overlaps.max() >= 0.5:
+        row, column = np.unravel_index(int(overlaps.argmax()), overlaps.shape)
+        overlaps = np.delete(np.delete(overlaps, row, axis=0), column, axis=1)
+        pairs += 1
+    return 2 * pairs / (len(first) + len(second))
+
+
+@agree.register
+def _(first: SemanticMap, second: SemanticMap) -> float:
+    return float((~_differing(first, second)).mean())
+
+
+@agree.register
+def _(first: Poses, second: Poses) -> float:
+    if not len(first) or not len(second):
+        return float(len(first) == len(second))
+    shared = [name for name in first.keypoint_names if name in second.keypoint_names]
+    if not shared:
+        return 0.0
+    points = [
+        pose.keypoints[0, [pose.keypoint_names.index(name) for name in shared], :2]
+        for pose in (first, second)
+    ]
+    apart = np.linalg.norm(points[0] - points[1], axis=1)
+    return float((apart <= 0.02 * np.hypot(*first.size)).mean())
+
+
+def _differing(first: SemanticMap, second: SemanticMap) -> NDArray[np.bool_]:
+    """Pixels whose classes have different names."""
+    numbers = {name: number for number, name in enumerate(first.class_names)}
+    table = np.array([numbers.get(name, -1) for name in second.class_names], np.int16)
+    differing: NDArray[np.bool_] = first.labels != table[second.labels]
+    return differing
+
+
+def _draw_labels(
+    subjects: Sequence[Subject],
+    said: Sequence[tuple[Any, Any]],
+    shares: NDArray[np.float64],
+    names: tuple[str, str],
+) -> Figure:
+    """Each picture above two lines, framed where the two differ."""
+    columns = min(4, max(len(subjects), 2))
+    rows = -(-len(subjects) // columns)
+    figure = Figure(figsize=(2.2 * columns, 2.65 * rows + 0.4), layout="constrained",
+                    facecolor="white")  # fmt: skip
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for panel in axes[len(subjects) :]:
+        panel.axis("off")
+    for panel, subject, pair, share in zip(axes, subjects, said, shares, strict=False):
+        panel.imshow(subject.pixels)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_linewidth(2.5)
+        panel.spines[:].set_color("#cccccc" if share == 1 else "#CC79A7")
+        for height, colour, labels in zip((-0.04, -0.15), (FIRST, SECOND), pair, strict=True):
+            name = clean_label(labels.best, int(labels.class_ids[0]), most=20)
+            panel.text(
+                0.5, height, f"{name} {labels.scores[0]:.2f}", transform=panel.transAxes,
+                ha="center", va="top", fontsize=9, color=colour,
+            )  # fmt: skip
+    handles = [Patch(color=FIRST, label=names[0]), Patch(color=SECOND, label=names[1])]
+    if (shares < 1).any():
+        handles.append(Patch(facecolor="none", edgecolor="#CC79A7", linewidth=2.5, label="differ"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_pairs(
+    subjects: Sequence[Subject],
+    said: Sequence[tuple[Any, Any]],
+    shares: NDArray[np.float64],
+    names: tuple[str, str],
+) -> Figure:
+    """Both answers on the picture, beside each other; where pixels differ, a third panel."""
+    maps = isinstance(said[0][0], SemanticMap)
+    columns = 3 if maps else 2
+    width = 2.95 if maps else 4.2
+    shapes = [min(subject.size[0] / subject.size[1], 1.4) for subject in subjects]
+    figure = Figure(
+        figsize=(width * columns, sum(width * shape + 0.35 for shape in shapes) + 0.5 * maps),
+        layout="constrained", facecolor="white",
+    )  # fmt: skip
+    grid = figure.subplots(len(subjects), columns, squeeze=False, height_ratios=shapes)
+    for row, subject, pair, share in zip(grid, subjects, said, shares, strict=True):
+        for panel, result, name in zip(row, pair, names, strict=False):
+            _draw(result, panel, subject.pixels)
+            panel.set_title(name, fontsize=9, color=INK)
+        if maps:
+            grey = np.repeat(subject.pixels.mean(axis=2, keepdims=True), 3, axis=2) / 255
+            differing = _differing(*pair)[..., None]
+            row[2].imshow(np.where(differing, np.array([0.84, 0.37, 0.0]), 0.4 + 0.6 * grey))
+            row[2].set_title(f"where they differ: {100 * (1 - share):.1f} %", fontsize=9, color=INK)
+        for panel in row:
+            panel.set_xticks([])
+            panel.set_yticks([])
+    if maps:
+        _name_classes(figure, [result for pair in said for result in pair])
+    return figure
+
+
+def _name_classes(figure: Figure, results: Sequence[SemanticMap]) -> None:
+    """A legend of the classes that occur."""
+    numbers = {name: number for number, name in enumerate(results[0].class_names)}
+    seen = {one.class_names[k] for one in results for k in np.flatnonzero(one.counts).tolist()}
+    named = sorted((numbers[name], name) for name in seen if name in numbers)[:12]
+    handles = [
+        Patch(color=_colour(number), label=clean_label(name, number)) for number, name in named
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+
+
+@singledispatch
+def _draw(result: object, axes: Axes, pixels: NDArray[np.uint8]) -> None:
+    message = f"result must be one of muntin.results, got {type(result).__name__}."
+    raise TypeError(message)
+
+
+@_draw.register
+def _(result: Detections, axes: Axes, pixels: NDArray[np.uint8]) -> None:
+    axes.imshow(pixels)
+    sure = result.above(SURE)
+    rows = zip(sure.boxes, sure.class_ids.tolist(), sure.scores, sure.class_names, strict=True)
+    for box, class_id, score, name in list(rows)[:MOST_BOXES]:
+        colour = _colour(class_id)
+        mark_box(axes, box.tolist(), colour)
+        axes.text(
+            max(float(box[0]), 0.0), float(box[1]), f"{clean_label(name, class_id)} {score:.2f}",
+            fontsize=8, color=INK, va="bottom", clip_on=True,
+            bbox={"facecolor": "white", "edgecolor": colour, "pad": 1, "alpha": 0.85},
+        )  # fmt: skip
+
+
+@_draw.register
+def _(result: SemanticMap, axes: Axes, pixels: NDArray[np.uint8]) -> None:
+    colours = np.array([_colour(number) for number in range(len(result.class_names))])
+    grey = pixels.mean(axis=2, keepdims=True) / 255
+    axes.imshow(0.35 * grey + 0.65 * colours[result.labels])
+
+
+@_draw.register
+def _(result: Poses, axes: Axes, pixels: NDArray[np.uint8]) -> None:
+    axes.imshow(pixels)
+    for pose in result.keypoints[:MOST_BOXES]:
+        for start, end in result.links:
+            ends = pose[[start, end]]
+            axes.plot(ends[:, 0], ends[:, 1], color="white", linewidth=1.5)
+        for number, (x, y, score) in enumerate(pose):
+            axes.plot(
+                x, y, marker="o", markersize=6, color=_colour(number), markeredgecolor="white",
+                alpha=1.0 if score >= SURE else 0.4,
+            )  # fmt: skip
+
+
+def _colour(number: int) -> Any:  # noqa: ANN401 (red, green and blue from 0 to 1)
+    return tuple(part / 255 for part in colour_of(number))

@@ -1,0 +1,333 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who looks at whom: attention from a point and from the class token, and what follows from it.
+
+Letters: h heads, H, W sides of a grid of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muntin.explaining.exhibits import Exhibit, Missing
+from muntin.explaining.layers import MOST_PAIRS, AttentionLayer
+from muntin.explaining.painting import blend, note_on_weights, panel_ratio, see
+from muntin.explaining.point_layers import asking_rows, lay_on_map, look_from, make_point_layers
+from muntin.explaining.pointing import find_point, token_at
+from muntin.explaining.rolling import show_distances, show_rollout
+from muntin.explaining.sheet import Sheet
+from muntin.explaining.subject import Subject
+from muntin.explaining.tracing import trace
+from muntin.shapes import Float
+
+__all__ = ["show_attention"]
+
+_COLUMNS = 5
+_HEAD_COLUMNS = 8
+_MOST_LAYERS = 14
+_MOST_HEADS = 24
+_TOLD = 0.005
+
+_PRODUCT = (
+    "<mfrac><mrow><mi>Q</mi><msup><mi>K</mi><mi>T</mi></msup></mrow>"
+    "<msqrt><mi>d</mi></msqrt></mfrac>"
+)
+_COSINE = (
+    "<mfrac><mrow><mi>cos</mi><mo>(</mo><mi>Q</mi><mo>,</mo><mi>K</mi><mo>)</mo></mrow>"
+    "<mi>&#964;</mi></mfrac>"
+)
+_ADDED = "<mo>+</mo><mi>B</mi><mo>+</mo><mi>M</mi>"
+
+
+def _formula(scores: str) -> str:
+    return (
+        "<math display='block'><mrow><mi>A</mi><mo>=</mo><mi>softmax</mi><mo>(</mo>"
+        f"{scores}<mo>)</mo></mrow></math>"
+    )
+
+
+_FORMULAS = {
+    "product": (_formula(_PRODUCT), "Vaswani et al. 2017, arXiv 1706.03762, equation 1"),
+    "biased": (_formula(_PRODUCT + _ADDED), "Liu et al. 2021, arXiv 2103.14030, equation 4"),
+    "cosine": (_formula(_COSINE + _ADDED), "Liu et al. 2022, arXiv 2111.09883, equation 2"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Look:
+    """What one token of a layer takes of the others.
+
+    Attributes:
+        layer: The layer.
+        maps: NaN where nothing is looked at.
+        elsewhere: Share, mean of the heads, that goes to padding and to tokens without a place.
+    """
+
+    layer: AttentionLayer
+    maps: Float[Tensor, "h H W"]
+    elsewhere: float
+
+    @property
+    def mean(self) -> Float[Tensor, "H W"]:
+        """Mean over the heads."""
+        return self.maps.mean(dim=0)
+
+
+def show_attention(subject: Subject) -> list[Exhibit | Missing]:
+    """Show who looks at whom.
+
+    Args:
+        subject: Looked from its `point`.
+
+    Returns:
+        Attention from the point in every layer (with tables for clicking) and in single heads,
+        attention from the class token, rollout, and mean attention distances, each as far as the
+        network has it.
+
+    Raises:
+        ShapeError: The backbone refuses this height and width.
+    """
+    title = "Attention maps"
+    if subject.backbone is None:
+        reason = (
+            "An exported file holds no attention to look at: its engine runs one graph and gives "
+            "its output. Explain the run that it was exported from; what decided can be seen here."
+        )
+        return [Missing(section="attention", title=title, reason=reason)]
+    layers = trace(subject.backbone, subject.images)
+    if not layers:
+        reason = (
+            f"{subject.name} has no attention layers of a kind that can be read (ViT, Swin, Hiera, "
+            f"T2T-ViT; of timm, ViT and Swin V1). What decided and what the maps hold can be seen."
+        )
+        return [Missing(section="attention", title=title, reason=reason)]
+    small = [layer for layer in layers if layer.num_pairs <= MOST_PAIRS]
+    shown: list[Exhibit | Missing] = []
+    if small:
+        shown += [*_show_point(subject, small), *_show_class_token(subject, small)]
+        shown += show_rollout(subject, layers, find_point(subject))
+        shown += show_distances(subject, small)
+    if len(small) < len(layers):
+        left_out = ", ".join(layer.title for layer in layers if layer not in small)
+        reason = f"Too many tokens at this size: {left_out}. A smaller picture shows them."
+        shown.append(Missing(section="attention", title=title, reason=reason))
+    return shown
+
+
+def _look(layer: AttentionLayer, row: int) -> Look:
+    weights = look_from(layer, row)
+    away = layer.keys[row // layer.queries.shape[1]] < 0
+    return Look(
+        layer=layer,
+        maps=lay_on_map(layer, weights, row),
+        elsewhere=float(weights[:, away].sum(dim=1).mean()),
+    )
+
+
+def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhibit | Missing]:
+    point = find_point(subject)
+    rows = [int(asking_rows(layer)[token_at(layer, point)]) for layer in layers]
+    looks = [_look(layer, row) for layer, row in zip(layers, rows, strict=True)]
+    text = (
+        "Each picture shows one layer: how much the token at the ring takes of every other, mean "
+        "over the heads. Bright is much; the largest weight is written above, and all weights of "
+        "a token sum to 1. "
+    )
+    if any(layer.layout is not None for layer in layers):
+        text += "Where the picture stays pale the token cannot look: windows end there. "
+    if any(layer.layout is not None and any(layer.layout.shift) for layer in layers):
+        text += (
+            "Windows of shifted blocks are put back to where they lie in the picture; at its "
+            "border they are cut, because tokens that the shift brought from the other side are "
+            "masked. "
+        )
+    if any(look.elsewhere >= _TOLD for look in looks):
+        text += "Elsewhere is what goes to tokens without a place: a class token, or padding. "
+    text += "In the page, click any point of the picture to look from there."
+    formula, source = _FORMULAS[layers[-1].scores]
+    arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
+    facts = _facts(subject, looks)
+    facts["point"] = [round(value, 2) for value in point]
+    return [
+        Exhibit(
+            name="attention-point",
+            section="attention",
+            title="What a point looks at",
+            text=text + note_on_weights(subject),
+            figure=_draw_layers(subject, looks, point, "looked from here"),
+            formula=formula,
+            source=source,
+            arrays=arrays,
+            facts=facts,
+            layers=make_point_layers(layers),
+        ),
+        Exhibit(
+            name="attention-point-heads",
+            section="attention",
+            title="What single heads look at from there",
+            text=(
+                "The same point, head by head, in some of the layers. Heads of one layer read "
+                "different parts of the features: some look nearby, some at what is alike, some "
+                "at nearly everything. Each picture has its own scale." + note_on_weights(subject)
+            ),
+            figure=_draw_heads(subject, looks, point),
+            formula=formula,
+            source=source,
+            arrays=arrays,
+            facts=facts,
+        ),
+    ]
+
+
+def _show_class_token(
+    subject: Subject, layers: Sequence[AttentionLayer]
+) -> list[Exhibit | Missing]:
+    layers = [layer for layer in layers if layer.prefix]
+    title = "What the class token looks at"
+    if not layers:
+        reason = (
+            f"{subject.name} has no class token: its classifier reads the mean over the map. "
+            f"What a point looks at, and what decided, can be seen."
+        )
+        return [Missing(section="attention", title=title, reason=reason)]
+    looks = [_look(layer, 0) for layer in layers]
+    exhibits: list[Exhibit | Missing] = []
+    text = (
+        "The class token has no place in the picture; it collects what the classifier reads. Each "
+        "picture shows how much it takes of every patch in one layer, mean over the heads. What "
+        "it keeps of itself is written as elsewhere."
+    )
+    arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
+    for name, heading, words, figure in (
+        ("attention-class-token", title, text, _draw_layers(subject, looks, None, "the picture")),
+        (
+            "attention-class-token-heads",
+            "What single heads look at from the class token",
+            "The class token's attention, head by head, in some of the layers; the last row is "
+            "closest to the answer. Each picture has its own scale.",
+            _draw_heads(subject, looks, None),
+        ),
+    ):
+        exhibits.append(
+            Exhibit(
+                name=name,
+                section="attention",
+                title=heading,
+                text=words + note_on_weights(subject),
+                figure=figure,
+                formula=_FORMULAS["product"][0],
+                source="Dosovitskiy et al. 2021, arXiv 2010.11929, appendix A",
+                arrays=arrays,
+                facts=_facts(subject, looks),
+            )
+        )
+    return exhibits
+
+
+def _facts(subject: Subject, looks: Sequence[Look]) -> dict[str, object]:
+    rows = [
+        {
+            "layer": look.layer.title,
+            "array": f"layer_{number:02}",
+            "heads": look.layer.num_heads,
+            "grid": list(look.layer.grid),
+            "stride": look.layer.stride,
+            "elsewhere": round(look.elsewhere, 4),
+        }
+        for number, look in enumerate(looks, 1)
+    ]
+    return {"size": list(subject.shown_size), "layers": rows}
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places, the first and the last among them, evenly between."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
+def _draw_layers(
+    subject: Subject, looks: Sequence[Look], point: tuple[float, float] | None, name: str
+) -> Figure:
+    picture = see(subject)
+    chosen = [looks[place] for place in _spread(len(looks), _MOST_LAYERS)]
+    rows = -(-(len(chosen) + 1) // _COLUMNS)
+    sheet = Sheet(rows, _COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.4)
+    sheet.show(0, 0, picture, name, mark=point)
+    for place, look in enumerate(chosen, 1):
+        weights = look.mean.numpy()
+        words = f"{look.layer.title}\nlargest {np.nanmax(weights):.2g}"
+        if look.elsewhere >= _TOLD:
+            words += f", elsewhere {look.elsewhere:.0%}"
+        box, factor = _enlarge(picture, weights, look.layer.stride)
+        words += f", {factor} x larger" if factor > 1 else ""
+        _show_part(sheet, divmod(place, _COLUMNS), picture, weights, look.layer, box, point, words)
+    return sheet.figure
+
+
+def _show_part(
+    sheet: Sheet,
+    place: tuple[int, int],
+    picture: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    layer: AttentionLayer,
+    box: tuple[int, int, int, int],
+    point: tuple[float, float] | None,
+    words: str = "",
+) -> None:
+    """Show weights over the part of a picture inside a box: left, top, right, bottom."""
+    left, top, right, bottom = box
+    painted = blend(picture, weights, layer.stride)[top:bottom, left:right]
+    mark = None if point is None else (point[0] - left, point[1] - top)
+    sheet.show(*place, painted, words, mark=mark)
+
+
+def _enlarge(
+    picture: NDArray[np.float32], weights: NDArray[np.float32], stride: int
+) -> tuple[tuple[int, int, int, int], int]:
+    """The part of a picture around a small window, in pixels, and how much larger it is shown."""
+    size = picture.shape[:2]
+    places = np.isfinite(weights).nonzero()
+    longest = max(int(np.ptp(each)) + 1 for each in places) * stride
+    factor = max(1, min(size) // (3 * longest))
+    starts, sides = [], []
+    for each, length in zip(places, size, strict=True):
+        side = length // factor
+        middle = (int(each.min()) + int(each.max()) + 1) * stride // 2
+        starts.append(min(max(middle - side // 2, 0), length - side))
+        sides.append(side)
+    (top, left), (high, wide) = starts, sides
+    return (left, top, left + wide, top + high), factor
+
+
+def _draw_heads(
+    subject: Subject, looks: Sequence[Look], point: tuple[float, float] | None
+) -> Figure:
+    picture = see(subject)
+    parts = [
+        (looks[place], first)
+        for place in _choose_heads(looks)
+        for first in range(0, min(looks[place].layer.num_heads, _MOST_HEADS), _HEAD_COLUMNS)
+    ]
+    sheet = Sheet(len(parts), _HEAD_COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.25)
+    for row, (look, first) in enumerate(parts):
+        maps = look.maps[first : min(first + _HEAD_COLUMNS, _MOST_HEADS)].numpy()
+        box, _ = _enlarge(picture, maps[0], look.layer.stride)
+        for column, weights in enumerate(maps):
+            _show_part(sheet, (row, column), picture, weights, look.layer, box, point)
+        sheet.name(row, f"{look.layer.title}, heads {first + 1} to {first + len(maps)}")
+    return sheet.figure
+
+
+def _choose_heads(looks: Sequence[Look]) -> list[int]:
+    """The last layer of each stage; of one stage, four layers."""
+    stages = [look.layer.stage for look in looks]
+    if len({*stages} - {0}) == 1:
+        blocks = [place for place, stage in enumerate(stages) if stage]
+        return [blocks[place] for place in _spread(len(blocks), 4)]
+    ends = {stage: place for place, stage in enumerate(stages) if stage}
+    return list(ends.values())

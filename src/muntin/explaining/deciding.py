@@ -1,0 +1,344 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What decided: the places of the picture that one number of the output comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muntin.explaining.attributing import (
+    Activation,
+    Integral,
+    activate,
+    enlarge,
+    has_captum,
+    integrate,
+    occlude,
+)
+from muntin.explaining.exhibits import Exhibit, Missing
+from muntin.explaining.overlays import INK, blend, mark_box, mark_point, panels, to_rgb
+from muntin.explaining.recording import with_gradients
+from muntin.explaining.scores import Asked, NothingFound, ask
+from muntin.explaining.subject import Subject
+from muntin.shapes import Size
+
+__all__ = ["show_decision"]
+
+_ACTIVATION_FORMULA = (
+    "<math display='block'><mrow><msub><mi>L</mi><mrow><mi>i</mi><mi>j</mi></mrow></msub><mo>=</mo>"
+    "<mo>max</mo><mo>(</mo><mn>0</mn><mo>,</mo><munder><mo>&#x2211;</mo><mi>k</mi></munder>"
+    "<mfrac><mrow><mo>&#x2202;</mo><mi>y</mi></mrow><mrow><mo>&#x2202;</mo><msubsup><mi>A</mi>"
+    "<mrow><mi>i</mi><mi>j</mi></mrow><mi>k</mi></msubsup></mrow></mfrac><msubsup><mi>A</mi><mrow>"
+    "<mi>i</mi><mi>j</mi></mrow><mi>k</mi></msubsup><mo>)</mo></mrow></math>"
+)
+_INTEGRAL_FORMULA = (
+    "<math display='block'><mrow><msub><mi>a</mi><mi>i</mi></msub><mo>=</mo><mo>(</mo><msub>"
+    "<mi>x</mi><mi>i</mi></msub><mo>&#x2212;</mo><msubsup><mi>x</mi><mi>i</mi><mo>&#x2032;</mo>"
+    "</msubsup><mo>)</mo><msubsup><mo>&#x222B;</mo><mn>0</mn><mn>1</mn></msubsup><mfrac><mrow>"
+    "<mo>&#x2202;</mo><mi>y</mi><mo>(</mo><msup><mi>x</mi><mo>&#x2032;</mo></msup><mo>+</mo>"
+    "<mi>t</mi><mo>(</mo><mi>x</mi><mo>&#x2212;</mo><msup><mi>x</mi><mo>&#x2032;</mo></msup>"
+    "<mo>)</mo><mo>)</mo></mrow><mrow><mo>&#x2202;</mo><msub><mi>x</mi><mi>i</mi></msub></mrow>"
+    "</mfrac><mi>d</mi><mi>t</mi><mo>,</mo><mspace width='1.5em'/><munder><mo>&#x2211;</mo>"
+    "<mi>i</mi></munder><msub><mi>a</mi><mi>i</mi></msub><mo>=</mo><mi>y</mi><mo>(</mo><mi>x</mi>"
+    "<mo>)</mo><mo>&#x2212;</mo><mi>y</mi><mo>(</mo><msup><mi>x</mi><mo>&#x2032;</mo></msup>"
+    "<mo>)</mo></mrow></math>"
+)
+_OCCLUSION_FORMULA = (
+    "<math display='block'><mrow><msub><mi>d</mi><mi>p</mi></msub><mo>=</mo><mi>y</mi><mo>(</mo>"
+    "<mi>x</mi><mo>)</mo><mo>&#x2212;</mo><mi>y</mi><mo>(</mo><mi>x</mi><mspace width='0.3em'/>"
+    "<mtext>without patch</mtext><mspace width='0.3em'/><mi>p</mi><mo>)</mo></mrow></math>"
+)
+_FRESH = " The weights are fresh ones, so nothing here was learnt."
+
+
+def show_decision(subject: Subject) -> list[Exhibit | Missing]:
+    """Show which places of a picture decided.
+
+    Args:
+        subject: Its target says what is asked about: a class, box or keypoint; what the network
+            is surest of without one.
+
+    Returns:
+        Gradient-weighted activation on every map of the backbone, and integrated gradients of the
+        pixels. Of an exported file, which has no gradients, what covered patches change.
+
+    Raises:
+        ConfigError: There is no such class, box or keypoint.
+
+    Source:
+        See `muntin.explaining.attributing`.
+    """
+    try:
+        if subject.backbone is None:
+            with torch.no_grad():
+                return [
+                    _show_occlusion(subject, ask(subject, subject.network, subject.shown[None]))
+                ]
+        with torch.inference_mode(False), torch.enable_grad():
+            network = with_gradients(subject.network)
+            subject = subject.with_network(network)
+            images = subject.images.detach().clone()
+            asked = ask(subject, network, images)
+            return [
+                _show_activation(subject, asked, images),
+                _show_integral(subject, asked, images),
+            ]
+    except NothingFound as nothing:
+        reason = f"{nothing}. What the maps hold, below, needs no answer."
+        return [Missing(section="decision", title="What decided", reason=_sentence(reason))]
+
+
+def _show_activation(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | Missing:
+    backbone = subject.backbone
+    assert backbone is not None, "an exported file is shown otherwise"
+    maps = activate(backbone, asked.measure, images)
+    title = "Where the maps speak for it"
+    if not maps:
+        reason = (
+            "No module of this backbone gives its maps as they are, so they have no gradients. "
+            "Integrated gradients of the pixels show what decided."
+        )
+        return Missing(section="decision", title=title, reason=reason)
+    main = maps[-1]
+    size = subject.shown_size
+    heats = [enlarge(one.heat, one.stride, size).numpy() for one in maps]
+    return Exhibit(
+        name="decision-activation",
+        section="decision",
+        title=title,
+        text=_tell_activation(subject, asked, main, empty=not heats[-1].any()),
+        figure=_draw_activation(subject, asked, maps, heats),
+        formula=_ACTIVATION_FORMULA,
+        source=(
+            "Selvaraju et al. 2017, Grad-CAM, arXiv 1610.02391, equations 1 and 2, with the "
+            "gradient of each place (Draelos and Carin 2020, arXiv 2011.08891)"
+        ),
+        arrays={
+            f"map_{number}_stride_{one.stride}": one.signed.numpy()
+            for number, one in enumerate(maps)
+        },
+        facts={
+            **_asked_facts(asked),
+            "strides": [one.stride for one in maps],
+            "modules": [one.name for one in maps],
+            "peak": _find_peak(heats[-1]),
+        },
+    )
+
+
+def _tell_activation(subject: Subject, asked: Asked, main: Activation, *, empty: bool) -> str:
+    text = (
+        f"Asked about {asked.title}, which is {asked.value:.2f}. Every cell of a map is multiplied "
+        f"with the gradient of that number: bright places speak for it, and would lower it if "
+        f"they were gone. Each map is scaled to its maximum. "
+    )
+    if subject.task.dense is None:
+        text += (
+            f"The coarsest map (stride {main.stride}) is what the answer is made of; finer maps "
+            f"show edges and texture on the way there."
+        )
+    else:
+        text += (
+            f"The answer is made of all maps; the coarsest (stride {main.stride}) says what is "
+            f"there, finer ones say where exactly."
+        )
+    if main.early:
+        text += (
+            f" The answer is read from the class token alone, so the last map has no say; shown is "
+            f"what the last block reads ({main.name})."
+        )
+    if empty:
+        text += " Here nothing in the coarsest map speaks for it."
+    return text if subject.trained else text + _FRESH
+
+
+def _draw_activation(
+    subject: Subject, asked: Asked, maps: list[Activation], heats: list[NDArray[Any]]
+) -> Figure:
+    picture = to_rgb(subject.shown)
+    figure, axes = panels(1 + len(maps), subject.shown_size, width=min(2.6, 8.9 / (1 + len(maps))))
+    _draw_asked(axes[0], picture, asked)
+    shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
+    for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
+        panel.imshow(blend(picture, heat / max(float(heat.max()), 1e-12)))
+        panel.set_title(title, fontsize=9, color=INK)
+        if asked.box is not None:
+            mark_box(panel, asked.box)
+    axes[1].set_title(f"{shown[-1][0]} (main)", fontsize=9, color=INK, fontweight="bold")
+    _add_scale(figure, axes, "speaks for it: part of the map's maximum", "inferno", (0, 1))
+    return figure
+
+
+def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | Missing:
+    title = "How much each pixel adds"
+    if not has_captum():
+        reason = (
+            "Integrated gradients need captum, which is not installed. Run: pip install "
+            "'muntin[explain]'. The gradient-weighted maps show what decided without it."
+        )
+        return Missing(section="decision", title=title, reason=reason)
+    integral = integrate(asked.measure, images)
+    high, wide = subject.shown_size
+    signed = integral.pixels.sum(dim=0)[:high, :wide]
+    patches = _smooth(signed)
+    text = (
+        f"Asked about {asked.title}. The picture is faded in from an empty one in its mean colour, "
+        f"in {integral.steps} steps, and what each pixel adds on the way is summed up: orange "
+        f"adds, purple takes away, and what differs much from the mean colour weighs more. All of "
+        f"it together must be what the number gained (completeness): {integral.start:.2f} "
+        f"became {integral.end:.2f}, and the pixels add up to {integral.total:.2f}."
+    )
+    if integral.relative_error > 0.05:
+        text += " They miss it by more than 5 %: so many steps are few for this network."
+    return Exhibit(
+        name="decision-pixels",
+        section="decision",
+        title=title,
+        text=text if subject.trained else text + _FRESH,
+        figure=_draw_integral(subject, asked, signed.numpy(), patches.numpy(), integral),
+        formula=_INTEGRAL_FORMULA,
+        source="Sundararajan et al. 2017, arXiv 1703.01365, equation 1 and proposition 1",
+        arrays={"pixels": integral.pixels[:, :high, :wide].numpy()},
+        facts={
+            **_asked_facts(asked),
+            "steps": integral.steps,
+            "value_of_empty_picture": integral.start,
+            "sum_of_pixels": integral.total,
+            "completeness_error": integral.error,
+            "relative_completeness_error": integral.relative_error,
+            "peak": _find_peak(patches.clamp(min=0).numpy()),
+        },
+    )
+
+
+def _smooth(signed: Tensor) -> Tensor:
+    """Average over about a tenth of the shorter side, without what is beyond the edges."""
+    side = max(1, min(signed.shape) // 10) | 1
+    return F.avg_pool2d(
+        signed[None, None], side, stride=1, padding=side // 2, count_include_pad=False
+    )[0, 0]
+
+
+def _draw_integral(
+    subject: Subject,
+    asked: Asked,
+    signed: NDArray[np.float32],
+    patches: NDArray[np.float32],
+    integral: Integral,
+) -> Figure:
+    picture = to_rgb(subject.shown)
+    figure, axes = panels(3, subject.shown_size, width=2.8)
+    _draw_asked(axes[0], picture, asked)
+    limit = max(float(np.percentile(np.abs(signed), 99.5)), 1e-12)
+    axes[1].imshow(signed, cmap="PuOr_r", vmin=-limit, vmax=limit)
+    axes[1].set_title("every pixel", fontsize=9, color=INK)
+    limit = max(float(np.abs(patches).max()), 1e-12)
+    axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    strength = np.sqrt(np.clip(np.abs(patches) / limit, 0, 1))
+    axes[2].imshow(patches, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
+    axes[2].set_title("averaged around", fontsize=9, color=INK)
+    if asked.box is not None:
+        for panel in axes[1:]:
+            mark_box(panel, asked.box)
+    label = f"takes away | adds    (sum {integral.total:+.2f})"
+    _add_scale(figure, axes, label, "PuOr_r", (-1, 1))
+    return figure
+
+
+def _show_occlusion(subject: Subject, asked: Asked) -> Exhibit:
+    """Cover patches in the mean colour: all that can be done without looking inside."""
+    network: Any = subject.network
+    colour = [round(255 * value) for value in subject.pre.mean]
+    falls = occlude(asked.measure, subject.shown, colour)
+    size = subject.shown_size
+    side = -(-max(size) // max(falls.shape))
+    heat = enlarge(falls, side, size, smooth=False).numpy()
+    text = (
+        f"An exported file holds no gradients ({type(network).__name__} runs it), so patches of "
+        f"{side} pixels are covered one after the other. Asked about {asked.title}, which is "
+        f"{asked.value:.2f}: it falls most where the covered patch is orange, and rises where it "
+        f"is purple. Maps and gradients can be seen of the run that the file was exported from."
+    )
+    return Exhibit(
+        name="decision-occlusion",
+        section="decision",
+        title="What it cannot do without",
+        text=text,
+        figure=_draw_occlusion(subject, asked, heat),
+        formula=_OCCLUSION_FORMULA,
+        source="Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2",
+        arrays={"falls": falls.numpy()},
+        facts={**_asked_facts(asked), "patch_px": side, "peak": _find_peak(heat)},
+    )
+
+
+def _draw_occlusion(subject: Subject, asked: Asked, heat: NDArray[Any]) -> Figure:
+    picture = to_rgb(subject.shown)
+    figure, axes = panels(2, subject.shown_size, width=3.0)
+    _draw_asked(axes[0], picture, asked)
+    limit = max(float(np.abs(heat).max()), 1e-12)
+    axes[1].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    strength = np.clip(np.abs(heat) / limit, 0, 0.85)
+    axes[1].imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
+    axes[1].set_title("covered patches", fontsize=9, color=INK)
+    if asked.box is not None:
+        mark_box(axes[1], asked.box)
+    _add_scale(figure, axes, "rises | falls when covered", "PuOr_r", (-limit, limit))
+    return figure
+
+
+def _draw_asked(axes: Axes, picture: NDArray[np.uint8], asked: Asked) -> None:
+    """The picture with what is asked about."""
+    if asked.region is not None:
+        picture = blend(picture, asked.region.astype(float), colours="cividis", least=0, most=0.45)
+    axes.imshow(picture)
+    if asked.box is not None:
+        mark_box(axes, asked.box)
+    if asked.point is not None:
+        mark_point(axes, *asked.point)
+    axes.set_title("the picture", fontsize=9, color=INK)
+
+
+def _add_scale(
+    figure: Figure, axes: list[Axes], label: str, colours: str, limits: tuple[float, float]
+) -> None:
+    scale = ScalarMappable(Normalize(*limits), colours)
+    bar = figure.colorbar(scale, ax=axes, location="bottom", aspect=45, shrink=0.5, pad=0.03)
+    bar.set_label(label, fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=8)
+    high = figure.get_figheight()
+    figure.set_figheight(high + 0.55)
+
+
+def _asked_facts(asked: Asked) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "asked": asked.title, "number": asked.number, "value": asked.value,
+    }  # fmt: skip
+    if asked.box is not None:
+        facts["box_xyxy"] = list(asked.box)
+    if asked.point is not None:
+        facts["keypoint"] = list(asked.point)
+    return facts
+
+
+def _find_peak(heat: NDArray[Any]) -> list[float]:
+    """X and y of the highest place, from 0 to 1 of the picture as shown; its middle if all is 0."""
+    size: Size = (heat.shape[0], heat.shape[1])
+    if not heat.any():
+        return [0.5, 0.5]
+    row, column = divmod(int(heat.argmax()), size[1])
+    return [(column + 0.5) / size[1], (row + 0.5) / size[0]]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a folder and their embeddings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from muntin.data.archives import read_bytes
+from muntin.data.batches import stack_pictures
+from muntin.data.decoding import decode
+from muntin.data.fitting import fit
+from muntin.data.listing import list_classify
+from muntin.data.transforms import normalise, to_tensor
+from muntin.errors import DataError, MuntinWarning
+from muntin.explaining.subject import Subject
+from muntin.prediction.finding import find_pictures
+from muntin.samples import Entry, Listing
+from muntin.shapes import Float
+
+__all__ = ["Gathered", "gather"]
+
+MOST = 300
+"""Pictures of a folder that are looked at."""
+
+AT_ONCE = 16
+THUMBNAIL = 96
+"""Pixels of the longer side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Gathered:
+    """The pictures of a folder.
+
+    Attributes:
+        paths: Their files.
+        vectors: (N, C) What `muntin.features.Backbone.embed` gives for each, of length 1.
+        own: (C) The same of the picture that is explained.
+        class_ids: (N) Class of each; -1 where nobody says it.
+        class_names: Their names.
+        thumbnails: (h, w, 3) uint8 each.
+        num_there: Pictures in the folder, of which `MOST` at most are looked at.
+    """
+
+    paths: tuple[str, ...]
+    vectors: Float[np.ndarray, "N C"]
+    own: Float[np.ndarray, " C"]
+    class_ids: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    thumbnails: tuple[NDArray[np.uint8], ...]
+    num_there: int
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.paths)
+
+    @property
+    def similarities(self) -> Float[np.ndarray, " N"]:
+        """Cosine similarity of each picture with the one that is explained."""
+        return self.vectors @ self.own
+
+
+def gather(subject: Subject, folder: Path | str, *, most: int = MOST) -> Gathered:
+    """Read the pictures of a folder and embed them.
+
+    Args:
+        subject: The model, which must have a backbone, and the picture that is explained; that
+            picture itself is left out.
+        folder: Class folders, also as parts or packed, a CSV as `muntin train classify` takes it,
+            or any folder of pictures.
+        most: Pictures that are looked at; of more, every so many-th.
+
+    Returns:
+        The pictures in the order of their paths.
+
+    Raises:
+        DataError: There are no pictures.
+    """
+    rows, class_names = _list(folder)
+    here = Path(subject.path).resolve() if subject.path else None
+    rows = [row for row in rows if here is None or (Path(row[0]) / row[1]).resolve() != here]
+    chosen = [rows[place] for place in _spread(len(rows), most)]
+    pre = subject.pre
+    paths: list[str] = []
+    ids: list[int] = []
+    thumbnails: list[NDArray[np.uint8]] = []
+    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    for source, path, class_id in chosen:
+        try:
+            pixels = decode(read_bytes(source, path), where=path)
+        except DataError as error:
+            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
+            continue
+        picture = to_tensor(pixels, pre.in_chans)
+        fitted = fit(picture, (pixels.shape[0], pixels.shape[1]), pre)
+        groups.setdefault(tuple(fitted.shape), []).append((len(paths), fitted))
+        thumbnails.append(_shrink(pixels))
+        paths.append(str(Path(source) / path))
+        ids.append(class_id)
+    if not paths:
+        message = f"there must be a picture in {str(folder)!r} beside the explained one, got none."
+        raise DataError(message)
+    return Gathered(
+        paths=tuple(paths),
+        vectors=_embed(subject, groups, len(paths)),
+        own=_to_unit(_look(subject, subject.images))[0],
+        class_ids=np.array(ids, np.int64),
+        class_names=class_names,
+        thumbnails=tuple(thumbnails),
+        num_there=len(rows),
+    )
+
+
+def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ...]]:
+    """(source, path in it, class) of every picture, and the names of the classes."""
+    try:
+        sets = list_classify(folder)
+    except DataError:
+        found = [(str(path.parent), path.name, -1) for path in find_pictures([folder])]
+        return found, ()
+    listings: Sequence[Listing] = list(sets.parts.values())
+    names = listings[0].class_names
+    rows = [(one.source, entry.path, _class_of(entry)) for one in listings for entry in one.entries]
+    return sorted(rows), names
+
+
+def _class_of(entry: Entry) -> int:
+    return entry.class_ids[0] if entry.class_ids else -1
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Evenly spread places."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
+
+
+def _embed(
+    subject: Subject, groups: dict[Any, list[tuple[int, Tensor]]], count: int
+) -> NDArray[np.float32]:
+    vectors: dict[int, NDArray[np.float32]] = {}
+    for group in groups.values():
+        for start in range(0, len(group), AT_ONCE):
+            part = group[start : start + AT_ONCE]
+            stacked = stack_pictures([picture for _, picture in part], subject.pre)
+            sizes = torch.tensor([picture.shape[1:] for _, picture in part])
+            found = _look(subject, normalise(stacked, subject.pre, sizes))
+            unit = _to_unit(found)
+            vectors.update({place: row for (place, _), row in zip(part, unit, strict=True)})
+    return np.stack([vectors[place] for place in range(count)])
+
+
+def _look(subject: Subject, images: Tensor) -> Tensor:
+    backbone: Any = subject.backbone
+    with torch.inference_mode():
+        vectors: Tensor = backbone.embed(images.to(subject.images.device))
+    return vectors
+
+
+def _to_unit(vectors: Tensor) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
+    return unit
+
+
+def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return np.asarray(picture)

@@ -1,0 +1,367 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what a user gives, a model and pictures, to the subjects of explanations."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from muntin.data.decoding import open_picture
+from muntin.data.fitting import fit
+from muntin.data.subjects import cut_region, fit_subject, frame_box
+from muntin.data.transforms import Preprocessing, normalise, to_tensor
+from muntin.errors import ConfigError, MuntinError, unknown_name
+from muntin.explaining.subject import Subject, pad_shown
+from muntin.heads.linear import DistilledHead, LinearHead
+from muntin.heads.network import Network
+from muntin.prediction import Predictor
+from muntin.prediction.predictor import Picture
+from muntin.runs import Run
+from muntin.samples import Classes
+from muntin.shapes import Size
+from muntin.tasks import find_task
+from muntin.tasks.task import Task
+from muntin.zoo import create_model, find_model
+
+__all__ = ["OpenedModel", "Source", "evaluating", "look", "open_model", "open_subject", "try_look"]
+
+Source = Run | Predictor | Network | Path | str
+"""A run (its folder, a file exported from it), the name of a classifier of the zoo, or a model."""
+
+MOST_SEEN = 2
+"""Sides of a window, in those of the training pictures, that are explained at a time: as many as
+prediction sees at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OpenedModel:
+    """A model that is explained.
+
+    Attributes:
+        name: For headings.
+        network: Backbone and head, or an exported file's engine.
+        task: What its output means.
+        classes: What it tells apart.
+        pre: What happens to a picture first.
+        in_chans: Channels that it reads; `pre` knows pictures of 1 and 3 only.
+        trained: Whether the weights are more than fresh ones.
+        origin: Where the weights are from, in a few words.
+    """
+
+    name: str
+    network: nn.Module
+    task: Task
+    classes: Classes
+    pre: Preprocessing
+    in_chans: int
+    trained: bool
+    origin: str
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether a picture has the channels that the model reads."""
+        return self.in_chans == self.pre.in_chans
+
+
+def open_model(
+    source: Source, *, weights: str | Path | None = None, img_size: Size | None = None
+) -> OpenedModel:
+    """Open what is to be explained.
+
+    Args:
+        source: A run, or the name of a classifier in the zoo, or what `muntin.load` and
+            `muntin.create_model` gave.
+        weights: For a name of the zoo: what `create_model` takes. Fresh ones when left out.
+        img_size: (height, width) in pixels at which pictures are seen; what the model is meant for
+            when left out.
+
+    Returns:
+        The model. A network that is not on the processor in float32 is copied.
+
+    Raises:
+        ConfigError: There is no such model, or weights are given for something that has its own.
+        RunError: The run is incomplete.
+        WeightError: The weights cannot be read or do not fit.
+        MissingExtra: What runs the file is not installed.
+    """
+    if weights is not None and not _is_name(source):
+        message = f"weights are for a model of the zoo, got them for {source}. Leave them out."
+        raise ConfigError(message)
+    if isinstance(source, Predictor):
+        opened = OpenedModel(
+            name=type(getattr(source.network, "backbone", source.network)).__name__,
+            network=_on_processor(source.network),
+            task=source.task,
+            classes=source.classes,
+            pre=source.preprocessing,
+            in_chans=source.preprocessing.in_chans,
+            trained=True,
+            origin="of the predictor",
+        )
+    elif isinstance(source, nn.Module):
+        opened = _open_network(source)
+    elif isinstance(source, Run) or not _is_name(source):
+        opened = _open_run(source if isinstance(source, Run) else Run.open(source))
+    else:
+        opened = _open_name(str(source), weights)
+    if img_size is not None:
+        opened = replace(opened, pre=replace(opened.pre, img_size=img_size))
+    return opened
+
+
+def _is_name(source: Source) -> bool:
+    """Whether a text is to be looked up in the zoo: not what exists or looks like a path."""
+    return isinstance(source, str) and not Path(source).exists() and "/" not in source
+
+
+def _open_run(run: Run) -> OpenedModel:
+    return OpenedModel(
+        name=f"{run.path.name} ({run.config.model_name})",
+        network=run.load_network(),
+        task=run.task,
+        classes=run.classes,
+        pre=run.preprocessing,
+        in_chans=run.preprocessing.in_chans,
+        trained=True,
+        origin=f"of the run {run.path.name}",
+    )
+
+
+def _open_name(name: str, weights: str | Path | None) -> OpenedModel:
+    entry = find_model(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = create_model(name, weights=weights)
+    opened = _open_network(network)
+    pre = replace(opened.pre, mean=entry.mean, std=entry.std)
+    fresh = weights is None
+    return replace(
+        opened,
+        name=name,
+        pre=pre,
+        trained=not fresh,
+        origin="fresh: drawn at random, nothing was learned" if fresh else f"from {weights}",
+    )
+
+
+def _open_network(network: nn.Module) -> OpenedModel:
+    head: Any = getattr(network, "head", None)
+    if not isinstance(head, LinearHead | DistilledHead) or not head.num_classes:
+        message = (
+            f"a network must be a classifier with classes, such as muntin.create_model gives, got "
+            f"{type(network).__name__} with {type(head).__name__}. For other tasks give the run, "
+            f"or what muntin.load made of it."
+        )
+        raise ConfigError(message)
+    backbone: Any = network.backbone
+    config = backbone.config
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if config.in_chans == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
+    pre = Preprocessing(
+        img_size=config.img_size, mean=mean, std=std, in_chans=1 if config.in_chans == 1 else 3
+    )
+    return OpenedModel(
+        name=type(backbone).__name__,
+        network=_on_processor(network),
+        task=find_task("classify"),
+        classes=Classes(names=tuple(f"class {number}" for number in range(head.num_classes))),
+        pre=pre,
+        in_chans=config.in_chans,
+        trained=True,
+        origin="as given",
+    )
+
+
+def _on_processor(network: nn.Module) -> nn.Module:
+    kinds = {(p.device.type, p.dtype) for p in network.parameters()}
+    if kinds <= {("cpu", torch.float32)}:
+        return network
+    return copy.deepcopy(network).to("cpu", torch.float32)
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and every module of it back into its own afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def open_subject(
+    model: OpenedModel,
+    image: Picture,
+    *,
+    point: tuple[float, float] | None = None,
+    target: str | int | None = None,
+) -> Subject:
+    """Fit a picture as prediction does, and resolve what is asked about it.
+
+    Args:
+        model: Sees it.
+        image: A path, a PIL picture or an (H, W, 3) uint8 RGB array.
+        point: (x, y) from 0 to 1 in the picture, that is looked from.
+        target: Name or number of a class or keypoint, or number of a box, that is asked about.
+
+    Returns:
+        The subject. Of a picture that is seen in windows its `pixels` are one of them: that around
+        the point, or in the middle.
+
+    Raises:
+        DataError: The picture cannot be read.
+        ConfigError: The point is outside, or there is no such class or keypoint.
+    """
+    pixels = open_picture(image)
+    shown, seen = _fit(pixels, model, point)
+    pre = model.pre
+    part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
+    padded = pad_shown(shown, pre)
+    images = normalise(padded, pre, torch.tensor([shown.shape[1:]]))
+    if not model.reads_pictures:
+        images = images[:, [channel % 3 for channel in range(model.in_chans)]]
+    subject = Subject(
+        name=model.name,
+        network=model.network,
+        task=model.task,
+        classes=model.classes,
+        pre=pre,
+        pixels=np.ascontiguousarray(part),
+        shown=shown,
+        images=images,
+        path=str(image) if isinstance(image, str | Path) else "",
+        trained=model.trained,
+        point=None if point is None else _move_point(point, seen, pixels),
+    )
+    return replace(subject, target=_find_target(subject, target))
+
+
+Part = tuple[int, int, int, int]
+"""Left, top, right and bottom edge of a part of a picture in pixels."""
+
+
+def _fit(
+    pixels: NDArray[np.uint8], model: OpenedModel, point: tuple[float, float] | None
+) -> tuple[Tensor, Part]:
+    """What the network sees, (C, h, w), and which part of the picture that is."""
+    pre = model.pre
+    high, wide = pixels.shape[:2]
+    whole: Part = (0, 0, wide, high)
+    picture = to_tensor(pixels, pre.in_chans)
+    if model.task.tells_subjects:
+        frame = frame_box(tuple(map(float, whole)), pre)
+        region = cut_region(picture, frame, pre)
+        return fit_subject(region.pixels, region.move_frame(frame), pre), whole
+    shown = fit(picture, (high, wide), pre)
+    largest = (MOST_SEEN * pre.img_size[0], MOST_SEEN * pre.img_size[1])
+    if pre.fit == "window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
+        scale = shown.shape[1] / high
+        sides = min(pre.img_size[0], shown.shape[1]), min(pre.img_size[1], shown.shape[2])
+        left, top, *_ = _place(sides, (shown.shape[1], shown.shape[2]), point or (0.5, 0.5))
+        shown = shown[:, top : top + sides[0], left : left + sides[1]].contiguous()
+        edges = (left / scale, top / scale, (left + sides[1]) / scale, (top + sides[0]) / scale)
+        return shown, _inside(edges, (high, wide))
+    return shown, whole
+
+
+def _place(sides: tuple[float, float], size: Size, middle: tuple[float, float]) -> Part:
+    """A part with these sides (height, width) around a point, moved until it is inside."""
+    high, wide = min(sides[0], size[0]), min(sides[1], size[1])
+    left = min(max(middle[0] * size[1] - wide / 2, 0.0), size[1] - wide)
+    top = min(max(middle[1] * size[0] - high / 2, 0.0), size[0] - high)
+    return _inside((left, top, left + wide, top + high), size)
+
+
+def _inside(edges: tuple[float, float, float, float], size: Size) -> Part:
+    left, top = min(round(edges[0]), size[1] - 1), min(round(edges[1]), size[0] - 1)
+    right, bottom = min(round(edges[2]), size[1]), min(round(edges[3]), size[0])
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _move_point(
+    point: tuple[float, float], seen: Part, pixels: NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Bring a point of the picture to the part of it that is explained."""
+    if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1):
+        message = (
+            f"point must be x,y from 0 to 1 in the picture, got {point[0]:g},{point[1]:g}. Leave "
+            f"it out for the middle."
+        )
+        raise ConfigError(message)
+    left, top, right, bottom = seen
+    x = (point[0] * pixels.shape[1] - left) / (right - left)
+    y = (point[1] * pixels.shape[0] - top) / (bottom - top)
+    return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
+
+
+def _find_target(subject: Subject, target: str | int | None) -> int | None:
+    """Number of what is asked about; None for what the network is surest of."""
+    if target is None:
+        return None
+    task, classes = subject.task, subject.classes
+    names = classes.names
+    kind = "class"
+    if classes.skeleton is not None and not task.tells_objects:
+        kind, names = "keypoint", classes.skeleton.names
+    if isinstance(target, str) and target in names:
+        number = names.index(target)
+        return _find_box(subject, number) if task.tells_objects else number
+    if isinstance(target, str) and not target.strip().isdecimal():
+        hint = "Leave the target out for what the model is surest of."
+        raise ConfigError(unknown_name(kind, target, names, hint=hint))
+    number = int(target)
+    if not 0 <= number < len(names) and not task.tells_objects:
+        message = (
+            f"target must be a {kind}, by name or by its number from 0 to {len(names) - 1}, got "
+            f"{target}. Leave it out for what the model is surest of."
+        )
+        raise ConfigError(message)
+    return number
+
+
+def _find_box(subject: Subject, class_id: int) -> int:
+    """The surest box of a class."""
+    found = look(subject)
+    class_ids = getattr(found, "class_ids", np.zeros(len(found), np.int64))
+    places = np.flatnonzero(class_ids == class_id)
+    if not len(places):
+        name = subject.classes.names[class_id]
+        message = (
+            f"target must be something that the model finds, got {name!r}, of which it finds none "
+            f"in {subject.path or 'the picture'}. Leave it out for what the model is surest of."
+        )
+        raise ConfigError(message)
+    return int(places[0])
+
+
+def look(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
+    """Give what the model says of the picture: a result of `muntin.results`."""
+    glance = subject.glance()
+    with torch.no_grad():
+        return subject.task.decode(subject.task.see(glance), glance.views, subject.classes)[0]
+
+
+def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
+    """Give what the model says of the picture, or None and the reason why it cannot see it."""
+    if not model.reads_pictures:
+        return None, (
+            f"The model reads {model.in_chans} channels and a picture has {model.pre.in_chans}, so "
+            f"nothing can be said of what it sees."
+        )
+    try:
+        return look(subject), ""
+    except MuntinError as error:
+        return None, f"The model cannot see this picture: {error}"

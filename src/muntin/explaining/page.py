@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One HTML page that holds everything: it opens from disk, needs no network, light or dark."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from muntin import __version__
+from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, PointLayer, Section
+from muntin.explaining.saving import DPI, Saved
+from muntin.explaining.subject import Subject
+from muntin.shapes import Size
+
+__all__ = ["Chapter", "PageMaker"]
+
+CSS_PIXELS = 96
+"""Pixels of an inch on a page."""
+
+WIDEST_CANVAS = 640
+"""Pixels of the longer side of a picture that is clicked on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chapter:
+    """What the page says of one picture.
+
+    Attributes:
+        name: Of the picture, unique, fit for an address.
+        title: For people.
+        size: (height, width) in pixels as the network sees it.
+        at: (x, y) in these pixels of the token that is shown before anybody clicks.
+    """
+
+    name: str
+    title: str
+    size: Size
+    at: tuple[float, float]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class PageMaker:
+    """Collects the parts of a page, picture by picture, as text; figures are not kept.
+
+    Attributes:
+        folder: Where the page will lie: links begin there.
+        title: Above it.
+        facts: What is known of the model, by name.
+        notes: What a reader must know first.
+    """
+
+    folder: Path
+    title: str
+    facts: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    _parts: dict[Section, list[str]] = field(default_factory=lambda: {key: [] for key in SECTIONS})
+    _contents: dict[Section, dict[str, str]] = field(
+        default_factory=lambda: {key: {} for key in SECTIONS}
+    )
+    _pictures: list[str] = field(default_factory=list)
+    _buttons: list[str] = field(default_factory=list)
+    _tables: dict[str, str] = field(default_factory=dict)
+
+    def add_picture(self, chapter: Chapter, subject: Subject, answer: Image.Image | None) -> None:
+        """Show a picture and what the model says of it."""
+        seen = picture_of(subject)
+        small = seen.copy()
+        small.thumbnail((160, 160))
+        name = escape(chapter.title)
+        self._buttons.append(
+            f'<button type="button" data-show="{chapter.name}" aria-pressed="false">'
+            f'<img src="{_embed(small, "jpeg")}" alt=""><span>{name}</span></button>'
+        )
+        shown = seen if answer is None else answer.copy()
+        shown.thumbnail((720, 720))
+        what = "The picture" if answer is None else "The picture and what the model says of it"
+        self._pictures.append(
+            f'<div class="answer" data-picture="{chapter.name}"><h3>{name}</h3>'
+            f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
+            f'height="{shown.height}" alt="{what}: {name}"></div>'
+            f'<img id="seen-{chapter.name}" src="{_embed(seen, "png")}" alt="" hidden></div>'
+        )
+
+    def add(
+        self, shown: Exhibit | Missing, saved: Saved | None, chapter: Chapter, *, always: bool
+    ) -> None:
+        """Put an exhibit, or the reason why there is none, into its section.
+
+        Args:
+            shown: Either of them.
+            saved: The files of an exhibit.
+            chapter: The picture that it is about.
+            always: Whether it stands there whichever picture is chosen.
+        """
+        whose = "" if always else f' data-picture="{chapter.name}"'
+        if isinstance(shown, Missing) or saved is None:
+            reason = shown.reason if isinstance(shown, Missing) else ""
+            said = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
+            self._parts[shown.section].append(f'<div class="missing"{whose}>{said}</div>')
+            return
+        place = f"{chapter.name}-{shown.name}"
+        self._contents[shown.section][place] = (
+            f'<li{whose}><a href="#{place}">{escape(shown.title)}</a></li>'
+        )
+        links = " ".join(
+            f'<a href="{quote(path.relative_to(self.folder).as_posix())}">'
+            f"{path.suffix[1:].upper().replace('NPZ', 'npz')}</a>"
+            for path in saved.files
+        )
+        wide = round(saved.width * CSS_PIXELS / DPI)
+        high = round(saved.height * CSS_PIXELS / DPI)
+        alt = f"{shown.title}. {shown.text}"
+        parts = [
+            f'<article id="{place}"{whose}><h3>{escape(shown.title)}</h3>',
+            *(f"<p>{escape(text)}</p>" for text in shown.text.split("\n") if text.strip()),
+            f'<div class="formula">{shown.formula}</div>' if shown.formula else "",
+            f'<div class="card"><img src="data:image/png;base64,{_to_text(saved.png)}" '
+            f'width="{wide}" height="{high}" alt="{escape(alt)}"></div>',
+            self._explorer(shown.layers, chapter) if shown.layers else "",
+            f'<p class="source">Source: {escape(shown.source)}</p>' if shown.source else "",
+            f'<p class="files">Files: {links}</p></article>',
+        ]
+        self._parts[shown.section].append("\n".join(part for part in parts if part))
+
+    def _explorer(self, layers: Sequence[PointLayer], chapter: Chapter) -> str:
+        """What is clicked on; `page.js` draws it."""
+        rows = [
+            {
+                "grid": layer.grid,
+                "covered": layer.covered,
+                "count": layer.keys.shape[1],
+                "keys": self._table(layer.keys.astype("<i4")),
+                "weights": self._table(layer.weights),
+                "largest": self._table(layer.largest.astype("<f4")),
+            }
+            for layer in layers
+        ]
+        options = "".join(f"<option>{escape(layer.title)}</option>" for layer in layers)
+        zoom = WIDEST_CANVAS / max(chapter.size)
+        return Template(_EXPLORER).substitute(
+            name=chapter.name,
+            options=options,
+            rows=json.dumps(rows),
+            canvas_width=round(chapter.size[1] * zoom),
+            canvas_height=round(chapter.size[0] * zoom),
+            width=chapter.size[1],
+            height=chapter.size[0],
+            x=f"{chapter.at[0]:.2f}",
+            y=f"{chapter.at[1]:.2f}",
+        )
+
+    def _table(self, values: NDArray[Any]) -> str:
+        """Keep an array, packed; equal ones once. Gives its name."""
+        data = np.ascontiguousarray(values).tobytes()
+        name = hashlib.sha256(data).hexdigest()[:16]
+        if name not in self._tables:
+            self._tables[name] = _to_text(zlib.compress(data, 9))
+        return name
+
+    def finish(self) -> str:
+        """Give the page."""
+        here = files("muntin.explaining")
+        told = [section for section, parts in self._parts.items() if parts]
+        sections = [
+            f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
+            + "\n".join(self._parts[section])
+            + "</section>"
+            for section in told
+        ]
+        contents = "".join(
+            f'<li><a href="#{section}">{escape(SECTIONS[section])}</a>'
+            f"<ol>{''.join(self._contents[section].values())}</ol></li>"
+            for section in told
+        )
+        facts = "".join(
+            f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in self.facts.items()
+        )
+        several = len(self._buttons) > 1
+        group = '<div class="picker" role="group" aria-label="Pictures">'
+        picker = f"{group}{''.join(self._buttons)}</div>" if several else ""
+        tables = "".join(
+            f'<script type="text/plain" id="table-{name}">{text}</script>\n'
+            for name, text in self._tables.items()
+        )
+        return Template(here.joinpath("page.html").read_text("utf-8")).substitute(
+            title=escape(self.title),
+            version=__version__,
+            style=here.joinpath("page.css").read_text("utf-8"),
+            script=here.joinpath("page.js").read_text("utf-8"),
+            notes="".join(f'<p class="note">{escape(note)}</p>' for note in self.notes),
+            facts=f'<dl class="facts">{facts}</dl>',
+            contents=f"<ol>{contents}</ol>",
+            pictures=picker + "\n".join(self._pictures),
+            sections="\n".join(sections) + tables,
+        )
+
+
+_EXPLORER = """<div class="explorer">
+<p><strong>Choose a token:</strong> click on the picture, or move with the arrow keys.</p>
+<div class="controls">
+<label>Layer <select>$options</select></label>
+<button type="button" data-step="-1">Previous</button>
+<button type="button" data-step="1">Next</button>
+</div>
+<canvas width="$canvas_width" height="$canvas_height" data-width="$width" data-height="$height"
+data-x="$x" data-y="$y" data-source="seen-$name" tabindex="0" role="img"
+aria-label="The picture with the attention of one token. Click or use the arrow keys to choose it.">
+</canvas>
+<div class="scale"><span>0 %</span><i></i><span class="most"></span></div>
+<output aria-live="polite"></output>
+<script type="application/json">$rows</script>
+</div>"""
+
+
+def picture_of(subject: Subject) -> Image.Image:
+    """Give what the network sees as a picture."""
+    pixels = subject.shown.permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+
+
+def _embed(picture: Image.Image, kind: str) -> str:
+    data = io.BytesIO()
+    picture.convert("RGB").save(data, kind, quality=90)
+    return f"data:image/{kind};base64,{_to_text(data.getvalue())}"
+
+
+def _to_text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

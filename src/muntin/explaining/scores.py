@@ -1,0 +1,327 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked about: one number of a network's output, by the kind of the task's answers.
+
+- a picture's class: its logit;
+- one found object: the log-odds that the region, or the cell, that gave its box holds its class.
+  Where it looks stays fixed while the picture changes, so that the number is smooth. Of an exported
+  file only what it tells is known: the score of what still overlaps the box;
+- the class of pixels: the mean logit of a class over the cells where it won;
+- a keypoint: the height of its heatmap at its peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from muntin.errors import ConfigError, shorten
+from muntin.explaining.recording import record, replace_output
+from muntin.explaining.subject import Subject
+from muntin.heads.fcos import FCOS
+from muntin.heads.found import Found
+from muntin.heads.rcnn import RCNN
+from muntin.ops.heatmaps import read_heatmaps, to_pixels
+from muntin.shapes import Bool, Float
+
+__all__ = ["Asked", "NothingFound", "ask", "class_name", "find_region"]
+
+LEAST_SHARE = 0.01
+"""Part of the cells that a class must have won to be asked about without being named."""
+
+Measure = Callable[[Tensor], Tensor]
+
+
+class NothingFound(Exception):
+    """The network found nothing in this picture that could be asked about."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Asked:
+    """One number of the output.
+
+    Attributes:
+        title: What it is, such as "the logit of 'cat'".
+        value: Of the picture as it is.
+        measure: From images as the network reads them to the number of each, (B).
+        number: Of the class, box or keypoint.
+        box: Edges in pixels of the picture as shown, where it is about a box.
+        point: x and y likewise, where it is about a keypoint.
+        region: Pixels of the picture as shown that it is about, where it is about a class of
+            pixels.
+    """
+
+    title: str
+    value: float
+    measure: Measure
+    number: int
+    box: tuple[float, float, float, float] | None = None
+    point: tuple[float, float] | None = None
+    region: NDArray[np.bool_] | None = None
+
+
+def ask(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+    """Find the number that a subject's target asks about.
+
+    Args:
+        subject: Its task says of what kind the output is.
+        network: Backbone and head, able to take part in gradients; or an exported file's engine,
+            whose number has none.
+        images: What the network reads, (1, C, Hi, Wi): normalised, or the pixels for an engine.
+
+    Returns:
+        What the network is surest of, where the subject has no target.
+
+    Raises:
+        ConfigError: There is no such class, box or keypoint.
+        NothingFound: There is nothing in this picture to ask about.
+    """
+    task = subject.task
+    if task.tells_objects:
+        return _ask_object(subject, network, images)
+    if task.tells_subjects:
+        return _ask_keypoint(subject, network, images)
+    if task.tells_pixels:
+        return _ask_region(subject, network, images)
+    return _ask_class(subject, network, images)
+
+
+def class_name(subject: Subject, class_id: int) -> str:
+    """Give the name of a class; its number where nobody named it."""
+    names = subject.classes.names
+    return names[class_id] if class_id < len(names) else f"class {class_id}"
+
+
+def choose(target: int | None, best: int, names: Sequence[str], what: str) -> int:
+    """Give the number that is asked about.
+
+    Raises:
+        ConfigError: There is none of this number.
+    """
+    if target is None:
+        return best
+    if 0 <= target < len(names):
+        return target
+    known = shorten((f"{number} {name}" for number, name in enumerate(names)), most=12)
+    message = (
+        f"target must be the number of a {what}, from 0 to {len(names) - 1}, got {target}. "
+        f"There are: {known}."
+    )
+    raise ConfigError(message)
+
+
+def _names_of(subject: Subject, count: int) -> list[str]:
+    """Names of so many classes."""
+    return [class_name(subject, number) for number in range(count)]
+
+
+def _ask_class(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+    with torch.no_grad():
+        logits = network(images)
+    names = _names_of(subject, logits.shape[1])
+    number = choose(subject.target, int(logits[0].argmax()), names, "class")
+    return Asked(
+        title=f"the logit of '{names[number]}'",
+        value=float(logits[0, number]),
+        measure=lambda images: network(images)[:, number],
+        number=number,
+    )
+
+
+def _ask_keypoint(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+    with torch.no_grad():
+        maps = network(images)
+    count, high, wide = maps.shape[1:]
+    skeleton = subject.classes.skeleton
+    names = [f"keypoint {number}" for number in range(count)]
+    names = names if skeleton is None else list(skeleton.names)
+    heights, cells = maps[0].flatten(1).max(dim=1)
+    number = choose(subject.target, int(heights.argmax()), names, "keypoint")
+    row, column = divmod(int(cells[number]), wide)
+    head: Any = network.head
+    coding = head.config.coding
+    peaks = read_heatmaps(maps.float(), coding=coding)
+    shown = (images.shape[2], images.shape[3])
+    x, y = to_pixels(peaks.points, shown, (high, wide), coding=coding)[0, number].tolist()
+    return Asked(
+        title=f"the peak of the heatmap of '{names[number]}'",
+        value=float(heights[number]),
+        measure=lambda images: network(images)[:, number, row, column],
+        number=number,
+        point=(x, y),
+    )
+
+
+def find_region(
+    subject: Subject, logits: Float[Tensor, "K h w"]
+) -> tuple[int, Bool[Tensor, "h w"]]:
+    """Choose a class of pixels and the cells where it won.
+
+    Args:
+        subject: Its target is the class; the one that won its cells most clearly without one.
+        logits: Of each cell, without padding.
+
+    Raises:
+        ConfigError: There is no such class.
+        NothingFound: It won nowhere.
+    """
+    won = logits.argmax(dim=0)
+    counts = won.flatten().bincount(minlength=len(logits))
+    sure = logits.softmax(dim=0).amax(dim=0)
+    means = torch.stack([
+        sure[won == k].mean() if counts[k] >= LEAST_SHARE * won.numel() else sure.new_tensor(-1.0)
+        for k in range(len(logits))
+    ])  # fmt: skip
+    names = _names_of(subject, len(logits))
+    number = choose(subject.target, int(means.argmax()), names, "class")
+    if not counts[number]:
+        there = shorten((names[k] for k in range(len(names)) if counts[k]), most=12)
+        message = f"no pixel of this picture was taken for '{names[number]}', but for: {there}"
+        raise NothingFound(message)
+    return number, won == number
+
+
+def _ask_region(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+    with torch.no_grad():
+        logits = network(images)
+    high, wide = subject.shown_size
+    step_y, step_x = images.shape[2] / logits.shape[2], images.shape[3] / logits.shape[3]
+    rows, columns = int(np.ceil(high / step_y)), int(np.ceil(wide / step_x))
+    number, region = find_region(subject, logits[0, :, :rows, :columns])
+    places = region.nonzero(as_tuple=True)
+
+    def measure(images: Tensor) -> Tensor:
+        inside: Tensor = network(images)[:, number][:, places[0], places[1]]
+        return inside.mean(dim=1)
+
+    at_row = (np.arange(high) / step_y).astype(int)
+    at_column = (np.arange(wide) / step_x).astype(int)
+    return Asked(
+        title=f"the mean logit of '{class_name(subject, number)}' where it won",
+        value=float(logits[0, number][places].mean()),
+        measure=measure,
+        number=number,
+        region=region.numpy()[at_row][:, at_column],
+    )
+
+
+def _ask_object(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+    sizes = torch.tensor([subject.shown_size])
+    with torch.no_grad():
+        found: Found = network(images, sizes)[0]
+    if not len(found.boxes):
+        message = "nothing was found in this picture"
+        raise NothingFound(message)
+    said = zip(found.class_ids.tolist(), found.scores.tolist(), strict=True)
+    names = [f"{class_name(subject, class_id)} ({score:.2f})" for class_id, score in said]
+    number = choose(subject.target, int(found.scores.argmax()), names, "box")
+    head = network.head
+    if isinstance(head, RCNN):
+        measure = _measure_region(network, head, images, sizes, found, number)
+    elif isinstance(head, FCOS):
+        measure = _measure_cell(network, head, images, sizes, found, number)
+    else:
+        measure = _measure_overlap(network, sizes, found, number)
+    with torch.no_grad():
+        value = float(measure(images)[0])
+    left, top, right, bottom = found.boxes[number].tolist()
+    kind = "log-odds" if isinstance(head, (RCNN, FCOS)) else "score"
+    return Asked(
+        title=f"the {kind} of box {number}, {names[number]}",
+        value=value,
+        measure=measure,
+        number=number,
+        box=(left, top, right, bottom),
+    )
+
+
+def _measure_region(
+    network: nn.Module, head: RCNN, images: Tensor, sizes: Tensor, found: Found, number: int
+) -> Measure:
+    """The proposal that became the box, read and judged again in other pictures."""
+    class_id = int(found.class_ids[number])
+    with torch.no_grad(), record([head.rpn]) as outputs:
+        boxes, scores = head.candidates(_levels(network, head, images), sizes)
+    row = _find_candidate(boxes[0], scores[0], found, number)
+    region = outputs[0][1][0][:, row : row + 1]  # 1, 1, 4
+    averages_scores = head.config.stage_average == "scores"
+
+    def measure(images: Tensor) -> Tensor:
+        count = len(images)
+        levels = _levels(network, head, images)
+        held = (region.expand(count, -1, -1), torch.ones(count, 1, dtype=torch.bool))
+        with replace_output(head.rpn, held), record(head.box_heads) as outputs:
+            head.candidates(levels, sizes.expand(count, -1))
+        logits = torch.stack([output[0] for _, output in outputs])  # stages, B, K + 1
+        logs = (logits if averages_scores else logits.mean(0, keepdim=True)).log_softmax(dim=2)
+        others = torch.cat([logs[..., :class_id], logs[..., class_id + 1 :]], dim=2)
+        return logs[..., class_id].logsumexp(dim=0) - others.logsumexp(dim=(0, 2))
+
+    return measure
+
+
+def _measure_cell(
+    network: nn.Module, head: FCOS, images: Tensor, sizes: Tensor, found: Found, number: int
+) -> Measure:
+    """The logit of the cell that gave the box, in other pictures."""
+    class_id = int(found.class_ids[number])
+    with torch.no_grad():
+        levels = [level.detach() for level in _levels(network, head, images)]
+    with record([head.classes]) as outputs:
+        levels = [level.requires_grad_() for level in levels]
+        boxes, scores = head.candidates(levels, sizes)
+    row = _find_candidate(boxes[0], scores[0], found, number)
+    maps = [output for _, output in outputs]
+    # The score comes from one logit of one cell of one level: the one it has a gradient for.
+    slopes = torch.autograd.grad(scores[0, row, class_id], maps, allow_unused=True)
+    largest = [0.0 if slope is None else float(slope.abs().max()) for slope in slopes]
+    at = int(np.argmax(largest))
+    slope = slopes[at]
+    assert slope is not None, "a score comes from one of the levels"
+    cell = divmod(int(slope[0, class_id].abs().argmax()), slope.shape[3])
+
+    def measure(images: Tensor) -> Tensor:
+        level = _levels(network, head, images)[at]
+        logits: Tensor = head.classes(head.class_convs(level))
+        return logits[:, class_id, cell[0], cell[1]]
+
+    return measure
+
+
+def _measure_overlap(network: nn.Module, sizes: Tensor, found: Found, number: int) -> Measure:
+    """How surely something of the class is still found there: overlap (IoU) times score."""
+    wanted, class_id = found.boxes[number], found.class_ids[number]
+
+    def measure(images: Tensor) -> Tensor:
+        numbers = []
+        for one in network(images, sizes.expand(len(images), -1)):
+            alike = one.class_ids == class_id
+            overlaps = box_iou(one.boxes[alike], wanted[None])[:, 0] * one.scores[alike]
+            numbers.append(overlaps.amax() if len(overlaps) else wanted.new_zeros(()))
+        return torch.stack(numbers)
+
+    return measure
+
+
+def _levels(network: nn.Module, head: RCNN | FCOS, images: Tensor) -> list[Tensor]:
+    backbone: Any = network.backbone
+    levels: list[Tensor] = head.neck(backbone(images))
+    return levels
+
+
+def _find_candidate(
+    boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], found: Found, number: int
+) -> int:
+    """Row of the candidate that was told as a box: the surest of those at its place."""
+    class_id = int(found.class_ids[number])
+    slot = class_id if boxes.shape[1] > 1 else 0
+    away = (boxes[:, slot].detach() - found.boxes[number]).abs().amax(dim=1)
+    near = away <= away.min() + 1e-3
+    return int(torch.where(near, scores[:, class_id].detach(), -1.0).argmax())

@@ -1,0 +1,374 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of explanation, and the function that puts them all on one page."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from muntin.drawing.results import draw_result
+from muntin.drawing.saving import save_bytes
+from muntin.errors import ConfigError, DataError, MuntinError, MuntinWarning, unknown_name
+from muntin.explaining.attending import show_attention
+from muntin.explaining.comparing import show_comparison
+from muntin.explaining.costing import show_cost
+from muntin.explaining.cutting import show_cut
+from muntin.explaining.deciding import show_decision
+from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, Section
+from muntin.explaining.gathering import gather
+from muntin.explaining.mapping import show_features
+from muntin.explaining.neighbours import show_embeddings, show_neighbours
+from muntin.explaining.opening import (
+    OpenedModel,
+    Source,
+    evaluating,
+    open_model,
+    open_subject,
+    try_look,
+)
+from muntin.explaining.page import Chapter, PageMaker
+from muntin.explaining.placing import show_positions
+from muntin.explaining.pointing import find_point
+from muntin.explaining.saving import clean_stem, require_writable, save_exhibit
+from muntin.explaining.subject import Subject
+from muntin.prediction.predictor import Picture
+from muntin.results import SURE, Detections, Poses
+from muntin.shapes import Size
+
+__all__ = ["MAKERS", "Asked", "Maker", "Page", "explain"]
+
+Shown = Sequence[Exhibit | Missing]
+
+Needs = Literal["", "folder", "other"]
+"""Pictures in a folder, or another model; empty for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Asked:
+    """What is asked for beside a model and a picture.
+
+    Attributes:
+        folder: Pictures among which neighbours are looked for; empty for none.
+        other: A second model; None for none.
+    """
+
+    folder: str = ""
+    other: OpenedModel | None = None
+
+    def covers(self, needs: Needs) -> bool:
+        """Whether what an explanation needs is there."""
+        return bool(self.folder if needs == "folder" else self.other if needs else True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Maker:
+    """One kind of explanation.
+
+    Attributes:
+        section: Where it stands.
+        title: What is missing where it fails.
+        show: Makes it, of one picture, or of as many as it is for.
+        sees: Whether the network must be able to see the picture.
+        of: "picture": each picture has its own; "model": the same for every picture; "pictures":
+            one for all of them.
+        needs: What must be asked for.
+    """
+
+    section: Section
+    title: str
+    show: Callable[[Asked, Sequence[Subject]], Shown]
+    sees: bool = True
+    of: Literal["picture", "model", "pictures"] = "picture"
+    needs: Needs = ""
+
+
+def _one(show: Callable[[Subject], Shown]) -> Callable[[Asked, Sequence[Subject]], Shown]:
+    return lambda asked, subjects: show(subjects[0])
+
+
+def _show_folder(asked: Asked, subjects: Sequence[Subject]) -> Shown:
+    (subject,) = subjects
+    known = None if subject.backbone is None else gather(subject, asked.folder)
+    return [
+        *show_neighbours(subject, asked.folder, gathered=known),
+        *show_embeddings(subject, asked.folder, gathered=known),
+    ]
+
+
+def _show_other(asked: Asked, subjects: Sequence[Subject]) -> Shown:
+    """The other model sees the same pixels: the same part of a large picture."""
+    assert asked.other is not None, "nothing is compared without another model"
+    others = [open_subject(asked.other, subject.pixels) for subject in subjects]
+    return show_comparison(
+        subjects,
+        [replace(one, path=subject.path) for one, subject in zip(others, subjects, strict=True)],
+    )
+
+
+MAKERS: tuple[Maker, ...] = (
+    Maker(section="cut", title="How the picture is cut", show=_one(show_cut), sees=False),
+    Maker(
+        section="positions", title="Positions", show=_one(show_positions), sees=False, of="model",
+    ),
+    Maker(section="attention", title="Attention", show=_one(show_attention)),
+    Maker(section="decision", title="What decided", show=_one(show_decision)),
+    Maker(section="features", title="The maps", show=_one(show_features)),
+    Maker(
+        section="features", title="Pictures that are alike", show=_show_folder, needs="folder",
+    ),
+    Maker(
+        section="cost", title="What it costs", show=_one(show_cost), sees=False, of="model",
+    ),
+    Maker(
+        section="comparison", title="Two models beside each other", show=_show_other,
+        of="pictures", needs="other",
+    ),
+)  # fmt: skip
+"""In the order of the page."""
+
+_OFFERS = {
+    "folder": "Give a folder of pictures (--folder DIR) to see this.",
+    "other": "Give another model or run (--compare RUN) to see this.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """What was written.
+
+    Attributes:
+        path: The page.
+        files: Every other file: figures and the data behind them.
+        missing: What could not be shown, and why.
+        left_out: Pictures that could not be read.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    missing: tuple[Missing, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def explain(
+    model: Source,
+    images: Picture | Sequence[Picture],
+    out: Path | str = "explain/",
+    *,
+    point: tuple[float, float] | None = None,
+    target: str | int | None = None,
+    compare: Source | None = None,
+    folder: Path | str = "",
+    sections: Sequence[str] = (),
+    weights: str | Path | None = None,
+    img_size: Size | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Page:
+    """Show what a model sees: a page of pictures with a few plain words and a formula beside each.
+
+    The page, ``page.html``, holds everything and opens from disk with the network off. Each figure
+    also lies beside it as PNG and SVG, the data behind it as npz and JSON, in a folder a picture.
+    The model is left as it is, to the bit.
+
+    Args:
+        model: A run folder, an exported file, the name of a classifier in the zoo, or what
+            `muntin.load` or `muntin.create_model` gave. Files that were exported have no modules
+            inside; the page says what cannot be shown of them.
+        images: A path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them.
+        out: A folder; files of the same names in it are replaced.
+        point: (x, y) from 0 to 1 in the picture that is looked from; the middle when left out.
+        target: Name or number of the class or keypoint, or number of the box, that is asked about;
+            what the model is surest of when left out.
+        compare: Another model, or another checkpoint, shown beside it on the same pictures.
+        folder: A folder of pictures, best of class folders, among which neighbours are found.
+        sections: Some of `muntin.explaining.exhibits.SECTIONS`; all when empty.
+        weights: For a name of the zoo: a file, folder or hub id; fresh ones when left out.
+        img_size: (height, width) in pixels at which pictures are seen; the model's own when left
+            out.
+        say: Told what goes on.
+
+    Returns:
+        Where everything is, and what could not be shown. Of several pictures those that cannot be
+        read are left out with a warning.
+
+    Raises:
+        ConfigError: A model, section, class or keypoint is unknown, or the point is outside.
+        DataError: No picture can be read.
+        RunError: The run is incomplete, or the folder cannot be written.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> page = explain(
+        ...     "swin_nano", np.zeros((32, 48, 3), np.uint8), getfixture("tmp_path"),
+        ...     sections=["cut"],
+        ... )
+        >>> page.path.name
+        'page.html'
+    """
+    for section in sections:
+        if section not in SECTIONS:
+            raise ConfigError(unknown_name("section", section, SECTIONS))
+    if folder and not Path(folder).exists():
+        message = f"folder must be one of pictures, got {str(folder)!r}, which is not there."
+        raise DataError(message)
+    folder_out = Path(out)
+    require_writable(folder_out)
+    # What is made in inference mode can never take part in gradients.
+    with torch.inference_mode(False):
+        opened = open_model(model, weights=weights, img_size=img_size)
+        other = None if compare is None else open_model(compare, img_size=img_size)
+        asked = Asked(folder=str(folder), other=other)
+        wanted = [maker for maker in MAKERS if not sections or maker.section in sections]
+        writer = _Writer(opened, asked, wanted, folder_out, say)
+        with evaluating(opened.network), evaluating((other or opened).network):
+            left_out = writer.show_all(_list_images(images), point, target)
+    path = save_bytes(writer.page.finish().encode(), folder_out / "page.html")
+    return Page(
+        path=path,
+        files=tuple(writer.files),
+        missing=tuple(writer.missing),
+        left_out=tuple(left_out),
+    )
+
+
+def _list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user gives)
+    if isinstance(images, str | Path | Image.Image | np.ndarray):
+        return [images]
+    found = list(images)
+    if not found:
+        message = "there must be a picture to explain, got none. Give a path, or several."
+        raise DataError(message)
+    return found
+
+
+class _Writer:
+    """Shows picture after picture; keeps of each what the page needs."""
+
+    def __init__(
+        self,
+        model: OpenedModel,
+        asked: Asked,
+        makers: Sequence[Maker],
+        folder: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.model, self.asked, self.makers = model, asked, makers
+        self.folder, self.say = folder, say
+        self.page = PageMaker(folder=folder, title=f"What {model.name} sees", facts={})
+        self.files: list[Path] = []
+        self.missing: list[Missing] = []
+        self.stems: set[str] = set()
+        self.subjects: list[Subject] = []
+        self.first: Chapter | None = None
+
+    def show_all(
+        self, images: Sequence[Picture], point: tuple[float, float] | None, target: str | int | None
+    ) -> list[str]:
+        """Show every picture; give those that could not be read."""
+        left_out = []
+        for image in images:
+            try:
+                subject = open_subject(self.model, image, point=point, target=target)
+            except DataError as error:
+                if len(images) == 1:
+                    raise
+                warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=3)
+                left_out.append(str(image))
+                continue
+            self.show_one(subject)
+        if self.first is None:
+            message = f"there must be a picture that can be read, got none among {len(images)}."
+            raise DataError(message)
+        for maker in self.makers:
+            if maker.of == "pictures":
+                self.run(maker, self.subjects, self.first)
+        return left_out
+
+    def show_one(self, subject: Subject) -> None:
+        """Show one picture."""
+        first = not self.stems
+        title = Path(subject.path).name if subject.path else f"picture {len(self.stems) + 1}"
+        stem = clean_stem(Path(title).stem, self.stems)
+        self.stems.add(stem)
+        chapter = Chapter(name=stem, title=title, size=subject.shown_size, at=find_point(subject))
+        found, blind = try_look(self.model, subject)
+        if first:
+            self.page.facts = _facts(self.model, subject)
+            self.page.notes = _notes(self.model)
+            self.first = chapter
+        answer = None if blind else draw_result(subject.pixels, _sure(found))
+        self.page.add_picture(chapter, subject, answer)
+        for maker in self.makers:
+            if maker.of == "picture" or (maker.of == "model" and first):
+                self.run(maker, [subject], chapter, blind)
+        if self.asked.other is not None:
+            self.subjects.append(subject)
+
+    def run(
+        self, maker: Maker, subjects: Sequence[Subject], chapter: Chapter, blind: str = ""
+    ) -> None:
+        """Put what a maker makes on the page and into files."""
+        self.say(f"{chapter.title}: {maker.title}")
+        for shown in _make(maker, subjects, self.asked, blind):
+            saved = None
+            if isinstance(shown, Missing):
+                self.missing += [shown] * self.asked.covers(maker.needs)
+            else:
+                saved = save_exhibit(shown, self.folder / chapter.name)
+                self.files += saved.files
+            self.page.add(shown, saved, chapter, always=maker.of != "picture")
+
+
+def _make(
+    maker: Maker, subjects: Sequence[Subject], asked: Asked, blind: str
+) -> Iterator[Exhibit | Missing]:
+    """What a maker makes, or why it cannot."""
+    reason = ""
+    if not asked.covers(maker.needs):
+        reason = _OFFERS[maker.needs]
+    elif maker.sees and blind:
+        can = dict.fromkeys(SECTIONS[row.section] for row in MAKERS if not row.sees)
+        reason = f"{blind} What can still be shown: {', '.join(can)}."
+    else:
+        try:
+            yield from maker.show(asked, subjects)
+        except MuntinError as error:
+            reason = str(error)
+    if reason:
+        yield Missing(section=maker.section, title=maker.title, reason=reason)
+
+
+def _sure(result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
+    return result.above(SURE) if isinstance(result, Detections | Poses) else result
+
+
+def _facts(model: OpenedModel, subject: Subject) -> dict[str, str]:
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    high, wide = subject.shown_size
+    inner = type(subject.backbone).__name__ if subject.backbone is not None else "an exported file"
+    facts = {
+        "Model": f"{model.name}, {inner}",
+        "Weights": model.origin,
+        "Task": model.task.name,
+        "Seen at": f"{high} x {wide} pixels (height x width), {model.in_chans} channels",
+    }
+    if count:
+        facts["Parameters"] = f"{count / 1e6:.2f} million"
+    return facts
+
+
+def _notes(model: OpenedModel) -> tuple[str, ...]:
+    if model.trained:
+        return ()
+    return (
+        "These weights are fresh: nothing was learned yet. What follows shows how the model is "
+        "built, not what it knows. Give a run, or weights, to see that.",
+    )

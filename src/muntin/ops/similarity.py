@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How alike two sets of features of the same examples are, whatever their channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from muntin.errors import ShapeError
+from muntin.shapes import Float
+
+__all__ = ["FEWEST_EXAMPLES", "centred_gram", "compare_grams", "linear_cka"]
+
+FEWEST_EXAMPLES = 4
+"""The unbiased estimate divides by n (n - 3)."""
+
+
+def linear_cka(first: Float[Tensor, "N C"], second: Float[Tensor, "N C2"]) -> float:
+    """Compare features by centred kernel alignment with the linear kernel.
+
+    Args:
+        first: Features of N examples, at least 4.
+        second: Others of the same examples, in the same order.
+
+    Returns:
+        1 for features that differ by a rotation and a factor only; about 0 for such that have
+        nothing to do with each other, even with few examples and many channels; 0 where one of
+        them does not vary at all. It may be a little below 0.
+
+    Raises:
+        ShapeError: There are fewer than 4 examples.
+
+    Source:
+        Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited" (arXiv
+        1905.00414), equation 5, with the unbiased estimate of HSIC of Song et al. 2012 as in Nguyen
+        et al. 2021 (arXiv 2010.15327), equation 3. The plain estimate would be near 1 for whatever
+        has more channels than examples.
+    """
+    return compare_grams(centred_gram(first), centred_gram(second))
+
+
+def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
+    """Give the products of all pairs of examples, without their own, U-centred.
+
+    Raises:
+        ShapeError: There are fewer than 4 examples.
+    """
+    count = len(features)
+    if count < FEWEST_EXAMPLES:
+        message = (
+            f"features must be of at least {FEWEST_EXAMPLES} examples, got {count}. Compare more "
+            f"pictures, or larger ones."
+        )
+        raise ShapeError(message)
+    values = features.double() - features.double().mean(dim=0)  # against cancellation only
+    gram = (values @ values.T).fill_diagonal_(0)
+    sums = gram.sum(dim=0)
+    centred = (
+        gram - (sums[:, None] + sums[None]) / (count - 2) + sums.sum() / ((count - 1) * (count - 2))
+    )
+    return centred.fill_diagonal_(0)
+
+
+def compare_grams(first: Float[Tensor, "N N"], second: Float[Tensor, "N N"]) -> float:
+    """Give the linear CKA of two results of `centred_gram`."""
+    norms = torch.sqrt((first * first).sum() * (second * second).sum())
+    return float((first * second).sum() / norms) if norms > 0 else 0.0

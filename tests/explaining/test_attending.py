@@ -1,0 +1,256 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a point and the class token look at, rollout and distances, beside loops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from muntin.explaining.attending import show_attention
+from muntin.explaining.exhibits import Exhibit, Missing
+from muntin.explaining.point_layers import (
+    asking_rows,
+    lay_on_map,
+    look_from,
+    make_point_layers,
+)
+from muntin.explaining.pointing import find_point, token_at
+from muntin.explaining.rolling import can_roll_out, measure_distances, roll_out
+from muntin.explaining.tracing import trace
+from muntin.models.vit import ViT
+from tests.explaining.small_subjects import (
+    BUILDERS,
+    assert_untouched,
+    build,
+    make_subject,
+    state_of,
+    timm_body,
+)
+from tests.parity.peers import VIT, perturb, pictures
+
+
+def exhibits(subject):
+    return {shown.name: shown for shown in show_attention(subject) if isinstance(shown, Exhibit)}
+
+
+def missing(subject):
+    return [shown for shown in show_attention(subject) if isinstance(shown, Missing)]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_family_shows_what_it_has(name):
+    subject = make_subject(build(name))
+    found = exhibits(subject)
+    wanted = {"attention-point", "attention-point-heads", "attention-distance"}
+    if name in ("vit", "t2t", "t2t_quadratic"):
+        wanted |= {"attention-class-token", "attention-class-token-heads", "attention-rollout"}
+        assert not missing(subject)
+    else:
+        assert ["no class token" in missing(subject)[0].reason] == [True]
+        assert "from stage to stage" in missing(subject)[1].reason
+    assert found.keys() == wanted
+    for exhibit in found.values():
+        assert exhibit.formula.startswith("<math")
+        assert exhibit.arrays
+        if name in ("swin", "t2t"):
+            exhibit.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_explaining_changes_nothing(name):
+    subject = make_subject(build(name), (46, 58))
+    with torch.no_grad():
+        first = subject.network(subject.images)
+    before = state_of(subject.network)
+    with torch.inference_mode():
+        inside = exhibits(subject)
+    outside = exhibits(subject)
+    assert_untouched(before, subject.network)
+    with torch.no_grad():
+        assert torch.equal(first, subject.network(subject.images))
+    for place, values in outside["attention-point"].arrays.items():
+        assert np.array_equal(values, inside["attention-point"].arrays[place], equal_nan=True)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_clicking_shows_what_the_token_of_that_place_takes(name):
+    subject = make_subject(build(name), (46, 58))
+    layers = trace(subject.backbone, subject.images)
+    tables = make_point_layers(layers)
+    assert len(tables) == sum(1 + layer.num_heads * (layer.num_heads > 1) for layer in layers)
+    place = iter(tables)
+    for layer in layers:
+        heads = list(layer.weigh())
+        heads = [layer.average(), *heads] if len(heads) > 1 else heads
+        for weights in heads:
+            table = next(place)
+            assert table.grid == layer.grid
+            assert table.covered == (layer.grid[0] * layer.stride, layer.grid[1] * layer.stride)
+            for group, queries in enumerate(layer.queries.tolist()):
+                for query, number in enumerate(queries):
+                    if number < 0:
+                        continue
+                    down, across = divmod(number, layer.query_grid[1])
+                    token = down * layer.pooled * layer.grid[1] + across * layer.pooled
+                    assert table.keys[token].tolist() == layer.keys[group].tolist()
+                    read = table.weights[token] / 255 * table.largest[token]
+                    step = float(table.largest[token]) / 255
+                    assert np.abs(read - weights[group, query].numpy()).max() <= 0.51 * step
+
+
+def test_tables_fit_their_room_and_keep_the_largest_weights():
+    subject = make_subject(build("vit"), (128, 128))
+    layers = trace(subject.backbone, subject.images)
+    tables = make_point_layers(layers, most_bytes=3 * 256 * 30)
+    assert len(tables) == 3
+    for table, layer in zip(tables, layers, strict=True):
+        assert table.weights.shape == (256, 30)
+        best = layer.average()[0, 1:].sort(dim=1, descending=True)
+        assert np.allclose(table.largest, best.values[:, 0])
+        chosen = layer.keys[0][best.indices[:, :30]]
+        assert torch.equal(chosen.sort().values, torch.from_numpy(table.keys).long().sort().values)
+    whole = make_point_layers(layers, most_bytes=4 * 256 * 257 + 3 * 256 * 257)
+    assert sum(table.weights.nbytes for table in whole) <= 7 * 256 * 257
+    assert [table.title for table in whole if "head" in table.title.split(", ")[-1][:4]] == [
+        "block 3, head 1",
+        "block 3, head 2",
+        "block 3, head 3",
+    ]
+    assert make_point_layers(layers, most_bytes=256 * 10) == ()
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2"])
+def test_a_shifted_window_is_put_back_to_its_place(name):
+    subject = make_subject(build(name), (64, 64))
+    layer = trace(subject.backbone, subject.images)[1]
+    assert layer.layout.shift == (2, 2)
+    row = int(asking_rows(layer)[5 * 32 + 9])
+    found = lay_on_map(layer, look_from(layer, row), row).isfinite().all(dim=0)
+    expected = torch.zeros(32, 32, dtype=torch.bool)
+    expected[2:6, 6:10] = True
+    assert torch.equal(found, expected)
+    # At the corner only what really lies there is looked at, not the other end of the picture.
+    row = int(asking_rows(layer)[0])
+    found = lay_on_map(layer, look_from(layer, row), row).isfinite().all(dim=0)
+    expected[:] = False
+    expected[:2, :2] = True
+    assert torch.equal(found, expected)
+
+
+def test_padding_is_told():
+    subject = make_subject(perturb(build("swin")), (46, 58), point=(1.0, 1.0))
+    facts = exhibits(subject)["attention-point"].facts
+    assert facts["layers"][0]["elsewhere"] > 0.05
+    assert facts["point"] == [57, 45]
+
+
+@pytest.mark.parametrize("name", ["vit", "t2t"])
+def test_rollout_is_the_product_of_whole_matrices(name):
+    subject = make_subject(build(name))
+    layers = [layer for layer in trace(subject.backbone, subject.images) if layer.stage]
+    assert can_roll_out(layers)
+    product = torch.eye(layers[0].queries.shape[1])
+    for layer in layers:
+        attention = torch.stack(list(layer.weigh())).mean(dim=0)[0]
+        mixed = attention + torch.eye(len(attention))
+        product = mixed / mixed.sum(dim=1, keepdim=True) @ product
+    assert torch.allclose(roll_out(layers, torch.eye(len(product))), product, atol=1e-6)
+    shown = exhibits(subject)["attention-rollout"].arrays["rollout"]
+    assert np.allclose(shown[0].ravel(), product[0, 1:], atol=1e-6)
+    place = token_at(layers[0], find_point(subject))
+    assert np.allclose(shown[1].ravel(), product[1 + place, 1:], atol=1e-6)
+
+
+def test_without_a_class_token_rollout_begins_with_all_tokens():
+    body = perturb(ViT(replace(VIT, class_token=False, pool="mean", pool_norm="after")))
+    shown = exhibits(make_subject(body))
+    assert shown["attention-rollout"].facts["rows"][0] == "the mean of all tokens"
+    assert np.allclose(shown["attention-rollout"].arrays["rollout"].sum(axis=(1, 2)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "hiera"])
+def test_distances_are_those_of_a_loop(name):
+    subject = make_subject(build(name), (22, 30))
+    for layer in trace(subject.backbone, subject.images)[:3]:
+        distances, uniform = measure_distances(layer)
+        expected, equal = [], []
+        for weights in layer.weigh():
+            means = []
+            for group, queries in enumerate(layer.queries.tolist()):
+                for query, number in enumerate(queries):
+                    if number < 0:
+                        continue
+                    side = layer.stride * layer.pooled
+                    y, x = ((part + 0.5) * side for part in divmod(number, layer.query_grid[1]))
+                    total = far = reach = count = 0.0
+                    for key, weight in zip(
+                        layer.keys[group].tolist(), weights[group, query], strict=True
+                    ):
+                        if key < 0 or weight < 1e-30:
+                            continue
+                        down, across = (
+                            (p + 0.5) * layer.stride for p in divmod(key, layer.grid[1])
+                        )
+                        away = math.hypot(down - y, across - x)
+                        total, far = total + float(weight), far + float(weight) * away
+                        reach, count = reach + away, count + 1
+                    means.append(far / total)
+                    equal.append(reach / count)
+            expected.append(np.mean(means))
+        assert np.allclose(distances, expected, rtol=1e-4)
+        assert uniform == pytest.approx(np.mean(equal), rel=1e-4)
+
+
+def test_the_point_follows_the_crop():
+    subject = make_subject(build("vit"), (40, 56))
+    assert find_point(subject) == (28, 20)
+    wide = replace(subject, pixels=np.zeros((80, 224, 3), np.uint8), point=(0.25, 0.5))
+    assert find_point(wide) == (0, 20)  # the picture's sides were cut off
+    assert find_point(replace(wide, point=(0.75, 1.0))) == (55, 39)
+    inside = replace(subject.pre, fit="inside")
+    assert find_point(replace(wide, pre=inside)) == (14, 20)
+    cut = replace(subject.pre, fit="subject", padding=1.0)
+    assert find_point(replace(wide, pre=cut, point=(0.5, 0.5))) == pytest.approx((27.5, 19.5), 0.02)
+
+
+def test_what_has_no_attention_says_so():
+    (shown,) = show_attention(make_subject(None))
+    assert isinstance(shown, Missing)
+    assert "exported file holds no attention" in shown.reason
+    (shown,) = show_attention(make_subject(timm_body("convnext_atto"), (64, 64)))
+    assert isinstance(shown, Missing)
+    assert "no attention layers of a kind that can be read" in shown.reason
+
+
+def test_too_many_tokens_are_left_out_and_named(monkeypatch):
+    subject = make_subject(build("t2t"), (64, 64))
+    monkeypatch.setattr("muntin.explaining.attending.MOST_PAIRS", 1000)
+    found = show_attention(subject)
+    assert "tokens to token, step 1" in found[-1].reason
+    assert len(exhibits(subject)["attention-distance"].facts["layers"]) == 2
+
+
+def test_one_channel_and_a_picture_smaller_than_a_window():
+    body = perturb(ViT(replace(VIT, in_chans=1)))
+    pre = replace(make_subject(build("vit")).pre, in_chans=1, mean=(0.5,), std=(0.25,))
+    grey = make_subject(None, (40, 56))
+    subject = replace(make_subject(body), pre=pre, shown=grey.shown[:1], images=grey.images[:, :1])
+    exhibits(subject)["attention-point"].figure.canvas.draw()
+    tiny = exhibits(make_subject(build("swin"), (3, 5)))
+    tiny["attention-point"].figure.canvas.draw()
+    assert tiny["attention-point"].facts["layers"][0]["grid"] == [2, 3]
+
+
+def test_thirteen_channels():
+    body = perturb(ViT(replace(VIT, in_chans=13)))
+    subject = make_subject(body)
+    many = torch.randint(0, 256, (13, 40, 56), dtype=torch.uint8)
+    found = exhibits(
+        replace(subject, shown=many, images=pictures((40, 56), 1).repeat(1, 5, 1, 1)[:, :13])
+    )
+    found["attention-point"].figure.canvas.draw()

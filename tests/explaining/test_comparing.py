@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two models on the same pictures: how alike their layers are, and whether they agree."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import muntin
+from muntin.errors import ConfigError, ShapeError
+from muntin.explaining.agreeing import agree, show_answers
+from muntin.explaining.comparing import compare_layers, read_layers, show_comparison
+from muntin.explaining.exhibits import Missing
+from muntin.explaining.subject import Subject
+from muntin.ops.similarity import linear_cka
+from muntin.results import Detections, Labels, Poses, SemanticMap
+from tests.detectors import tiny_detector
+from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_subject
+
+# Layers.
+
+
+def _slow_cka(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Song et al. 2012, equation 5, term by term."""
+
+    def hsic(k, m):
+        n = len(k)
+        k, m = k.clone().fill_diagonal_(0), m.clone().fill_diagonal_(0)
+        one = torch.ones(n, dtype=torch.float64)
+        middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+        return (torch.trace(k @ m) + middle - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+
+    k, m = first.double() @ first.double().T, second.double() @ second.double().T
+    return float(hsic(k, m) / (hsic(k, k) * hsic(m, m)).sqrt())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (9, 5, 700), (60, 8, 8)])
+def test_cka_is_that_of_the_paper(shape: tuple[int, int, int]) -> None:
+    count, channels, others = shape
+    first = torch.randn(count, channels) + 1
+    second = torch.randn(count, others) + (first @ torch.randn(channels, others))
+    assert linear_cka(first, second) == pytest.approx(_slow_cka(first, second), rel=1e-6)
+
+
+def test_cka_sees_past_rotation_and_scale() -> None:
+    first = torch.randn(30, 12)
+    turned = 7 * first @ torch.linalg.qr(torch.randn(12, 12))[0] + 3
+    assert linear_cka(first, turned) == pytest.approx(1, abs=1e-6)
+    # The plain estimate of Kornblith et al. would be about 0.98 for these.
+    apart = [linear_cka(torch.randn(20, 1000), torch.randn(20, 1000)) for _ in range(5)]
+    assert max(map(abs, apart)) < 0.15
+    assert linear_cka(first, torch.ones(30, 4)) == 0
+    with pytest.raises(ShapeError, match="at least 4 examples, got 3"):
+        linear_cka(first[:3], first[:3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [(48, 80), (37, 61)])
+def test_reads_the_blocks_of_every_family(family: str, size: tuple[int, int]) -> None:
+    subject = make_subject(build(family), size=size)
+    layers = read_layers(subject)
+    with torch.no_grad():
+        maps = subject.backbone(subject.images)
+    assert len(layers) >= len(maps)
+    ratio = subject.images.shape[2] / subject.images.shape[3]
+    for one in layers.values():
+        assert 0.5 * ratio <= one.shape[1] / one.shape[2] <= 2 * ratio
+    # A map that no norm touches is one of them, cell by cell.
+    if len(maps) > 1:
+        alike = [x for x in layers.values() if x.shape[0] == maps[0].shape[1]]
+        high, wide = maps[0].shape[2:]
+        assert any(torch.equal(x[:, :high, :wide], maps[0][0]) for x in alike)
+
+
+def test_names_blocks_by_stage() -> None:
+    assert [*read_layers(make_subject(build("swin")))] == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2"]
+    assert [*read_layers(make_subject(build("vit")))] == ["1", "2", "3"]
+
+
+def _pictures(network, count: int = 3, **more) -> list[Subject]:
+    return [make_subject(network, index=i, **more) for i in range(count)]
+
+
+def test_a_model_is_like_itself_and_unlike_another() -> None:
+    network = build("swin")
+    rows, columns, values, count = compare_layers(_pictures(network), _pictures(network))
+    assert rows == columns
+    assert count == 3 * 3 * 5  # the coarsest map of three pictures
+    np.testing.assert_allclose(np.diag(values), 1, atol=1e-9)
+    np.testing.assert_allclose(values, values.T, atol=1e-9)
+    _, _, others, _ = compare_layers(_pictures(network), _pictures(build("swin", seed=1)))
+    assert np.diag(others).max() < 0.999
+
+
+def test_compares_other_families_and_sizes() -> None:
+    first = _pictures(build("swin"), size=(48, 80))
+    second = _pictures(build("vit"), size=(48, 80))
+    rows, columns, values, _ = compare_layers(first, second)
+    assert values.shape == (len(rows), len(columns)) == (6, 3)
+    assert np.isfinite(values).all()
+
+
+def test_one_tiny_picture_is_too_little() -> None:
+    subjects = _pictures(build("swin"), 1, size=(16, 16))
+    layers, answers = show_comparison(subjects, subjects)
+    assert isinstance(layers, Missing)
+    assert "at least 4" in layers.reason
+    assert answers.facts["agreement"] == 1
+
+
+# Answers.
+
+
+def test_shows_the_pictures_on_which_two_models_differ() -> None:
+    network = build("swin")
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.fc.bias[1] += 2
+    first, second = _pictures(network, 6), _pictures(other, 6, name="other")
+    said = [
+        [int(one.network(one.images).argmax()) for one in subjects] for subjects in (first, second)
+    ]
+    same = np.equal(*said)
+    _, answers = show_comparison(first, second)
+    assert answers.facts["agreement"] == pytest.approx(same.mean())
+    assert len(answers.facts["differ"]) == int((~same).sum())
+    assert answers.arrays["agreement"].tolist() == same.astype(float).tolist()
+
+
+def _boxes(*rows: tuple[float, float, float, float, str, float]) -> Detections:
+    return Detections(
+        path="", size=(100, 100), boxes=np.array([row[:4] for row in rows], float).reshape(-1, 4),
+        class_ids=np.zeros(len(rows), np.int64), scores=np.array([row[5] for row in rows], float),
+        class_names=tuple(row[4] for row in rows),
+    )  # fmt: skip
+
+
+def test_boxes_agree_in_pairs() -> None:
+    one = _boxes((0, 0, 10, 10, "cat", 0.9), (50, 50, 60, 60, "dog", 0.8), (0, 0, 9, 9, "x", 0.1))
+    other = _boxes((1, 1, 10, 10, "cat", 0.9), (50, 50, 60, 60, "cat", 0.8))
+    assert agree(one, other) == 0.5  # the class of the second differs, the third is not told
+    assert agree(one, one) == agree(_boxes(), _boxes()) == 1
+    assert agree(one, _boxes()) == 0
+    # Two boxes on the same object are one pair.
+    twice = _boxes((0, 0, 10, 10, "cat", 0.9), (0, 0, 10, 11, "cat", 0.9))
+    assert agree(_boxes((0, 0, 10, 10, "cat", 0.9)), twice) == pytest.approx(2 / 3)
+
+
+def test_pixels_agree_by_the_names_of_their_classes() -> None:
+    labels = np.array([[0, 1, 1], [2, 2, 0]], np.int16)
+    one = SemanticMap(path="", size=(2, 3), labels=labels, class_names=("a", "b", "c"))
+    other = SemanticMap(path="", size=(2, 3), labels=labels, class_names=("a", "c", "d"))
+    assert agree(one, one) == 1
+    assert agree(one, other) == pytest.approx(2 / 6)
+
+
+def test_keypoints_agree_where_they_are_near() -> None:
+    def pose(*points: tuple[float, float]) -> Poses:
+        rows = np.array([[*point, 1.0] for point in points])[None]
+        names = ("nose", "tail")
+        return Poses(path="", size=(300, 400), keypoints=rows, scores=np.ones(1),
+                     keypoint_names=names)  # fmt: skip
+
+    assert agree(pose((10, 10), (50, 50)), pose((15, 10), (50, 70))) == 0.5  # 2 % are 10 pixels
+
+
+def test_labels_agree_by_name() -> None:
+    def labels(*names: str) -> Labels:
+        ids = np.arange(len(names))
+        return Labels(path="", size=(1, 1), class_ids=ids, scores=1.0 - ids / 9, class_names=names)
+
+    assert agree(labels("a", "b"), labels("a", "c")) == 1
+    assert agree(labels("a", "b"), labels("b", "a")) == 0
+    with pytest.raises(TypeError, match=r"of muntin\.results"):
+        agree(3, 3)
+
+
+@pytest.mark.parametrize("kind", ["detect", "instance", "semantic", "pose"])
+def test_shows_every_kind_of_answer(kind: str) -> None:
+    options = {"size": (50, 70), "fit": "inside"}
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        if kind == "semantic":
+            made = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **TINY)
+            options["fit"] = "window"
+        elif kind == "pose":
+            made = muntin.create_pose_estimator(
+                "swin_nano", num_keypoints=3, head="light_pose_small", **TINY
+            )
+            options |= {"fit": "subject", "size": (48, 64)}
+        else:
+            head = "fcos_small" if kind == "detect" else "mask_rcnn_small"
+            made = tiny_detector(head, 3, task=kind, seed=seed)
+        networks.append(made.eval())
+    first, second = (_pictures(network, 2, task=kind, **options) for network in networks)
+    (exhibit,) = show_answers(first, second)
+    assert 0 <= exhibit.facts["agreement"] <= 1
+    assert exhibit.figure.axes
+
+
+# What cannot be compared.
+
+
+def test_refuses_other_pictures() -> None:
+    network = build("swin")
+    subjects = _pictures(network, 2)
+    with pytest.raises(ConfigError, match="same pictures, at least one, got 2 and 1"):
+        show_comparison(subjects, subjects[:1])
+    with pytest.raises(ConfigError, match="same pictures, at least one, got 0 and 0"):
+        show_comparison([], [])
+    with pytest.raises(ConfigError, match="which differ"):
+        show_comparison(subjects, subjects[::-1])
+    detector = tiny_detector("fcos_small", 3, task="detect")
+    others = _pictures(detector, 2, task="detect")
+    with pytest.raises(ConfigError, match="one task to be compared, got classify and detect"):
+        show_comparison(subjects, others)
+
+
+def test_exported_files_are_compared_by_their_answers() -> None:
+    subjects = _pictures(build("swin"), 2)
+    engine = in_engine(subjects[0].network, subjects[0].pre, (64, 96), finds=False)
+    exported = [subject.with_network(engine) for subject in subjects]
+    layers, answers = show_comparison(subjects, exported)
+    assert isinstance(layers, Missing)
+    assert "exported file has no layers" in layers.reason
+    assert answers.facts["num_pictures"] == 2
+
+
+def test_leaves_no_hook() -> None:
+    network = build("swin")
+    subjects = _pictures(network, 2)
+    before = network(subjects[0].images)
+    with torch.inference_mode():
+        show_comparison(subjects, subjects)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert torch.equal(before, network(subjects[0].images))

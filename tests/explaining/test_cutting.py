@@ -1,0 +1,140 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches, windows, shifts and stages as they are told, beside loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from muntin.explaining.cutting import show_cut
+from muntin.explaining.exhibits import Exhibit, Missing
+from muntin.explaining.tracing import trace
+from muntin.explaining.windowing import find_regions, number_rolled
+from muntin.models.swin import Swin
+from muntin.models.vit import ViT
+from muntin.ops.windows import SIZE_RULES, lay_out, shift_mask
+from tests.explaining.small_subjects import BUILDERS, build, make_subject, timm_body
+from tests.parity.peers import SWIN, VIT, perturb, pictures
+
+WANTED = {
+    "vit": {"cut-patches"},
+    "swin": {"cut-patches", "cut-windows", "cut-shift-mask", "cut-stages"},
+    "swin_v2": {"cut-patches", "cut-windows", "cut-shift-mask", "cut-stages"},
+    "hiera": {"cut-patches", "cut-windows", "cut-stages"},
+    "t2t": {"cut-patches", "cut-stages"},
+    "t2t_quadratic": {"cut-patches", "cut-stages"},
+}
+
+
+def exhibits(subject):
+    return {shown.name: shown for shown in show_cut(subject) if isinstance(shown, Exhibit)}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_family_shows_what_it_has(name):
+    shown = show_cut(make_subject(build(name), (46, 58)))
+    found = {each.name: each for each in shown if isinstance(each, Exhibit)}
+    assert found.keys() == WANTED[name]
+    if name in ("swin", "hiera", "t2t"):
+        for exhibit in found.values():
+            exhibit.figure.canvas.draw()
+    told = [each for each in shown if isinstance(each, Missing)]
+    assert ("cut-windows" in found) != any("no windows" in each.reason for each in told)
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2", "hiera", "t2t"])
+def test_stages_are_those_of_the_maps(name):
+    subject = make_subject(build(name), (46, 58))
+    with torch.no_grad():
+        maps = subject.backbone(subject.images)
+    stages = exhibits(subject)["cut-stages"].facts["stages"]
+    if name == "t2t":
+        assert [row["grid"] for row in stages] == [[11, 14], [6, 7], [3, 4]]
+        stages = stages[-1:]
+    assert [row["channels"] for row in stages] == [each.shape[1] for each in maps]
+    if name != "hiera":  # whose maps are given without the padding
+        assert [tuple(row["grid"]) for row in stages] == [each.shape[2:] for each in maps]
+    assert [row["stride"] for row in stages] == list(subject.backbone.spec.strides)
+
+
+@pytest.mark.parametrize("rule", ["muntin", "timm", "torchvision", "openmmlab"])
+@pytest.mark.parametrize("size", [(8, 8), (13, 21), (4, 9), (3, 2)])
+def test_regions_say_what_the_mask_does(size, rule):
+    layout = lay_out(size, (4, 4), True, SIZE_RULES[rule])
+    regions = find_regions(layout)
+    mask = shift_mask(layout)
+    if mask is None:
+        assert not regions.any()
+        return
+    (rows, columns), (wh, ww) = layout.grid, layout.window
+    for window in range(rows * columns):
+        top, left = window // columns * wh, window % columns * ww
+        inside = regions[top : top + wh, left : left + ww].ravel()
+        apart = inside[:, None] != inside[None]
+        assert np.array_equal(apart, mask[window].numpy() != 0)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (46, 58)])
+def test_the_rolled_map_is_the_map_rolled(size):
+    for layer in trace(build("swin"), pictures(size, 1)):
+        layout = layer.layout
+        numbers = np.arange(layer.grid[0] * layer.grid[1]).reshape(layer.grid)
+        padded = np.pad(numbers, [(0, layout.pad[0]), (0, layout.pad[1])], constant_values=-1)
+        rolled = np.roll(padded, (-layout.shift[0], -layout.shift[1]), (0, 1))
+        assert np.array_equal(number_rolled(layer), rolled)
+
+
+def test_padding_and_windows_are_told():
+    facts = exhibits(make_subject(build("swin"), (46, 58)))["cut-windows"].facts
+    assert facts["stages"][0] == {
+        "stage": 1,
+        "tokens": [23, 29],
+        "window": [4, 4],
+        "windows": [6, 8],
+        "padding": [1, 3],
+        "shift": [2, 2],
+    }
+
+
+def test_patches_that_are_cut_off_are_told():
+    body = perturb(ViT(replace(VIT, size_rule="transformers")))
+    patches = exhibits(make_subject(body, (45, 60)))["cut-patches"]
+    assert patches.facts["grid"] == [5, 7]
+    assert "left out" in patches.text
+    patches = exhibits(make_subject(build("vit"), (45, 60)))["cut-patches"]
+    assert patches.facts["grid"] == [6, 8]
+    assert "padding" in patches.text
+
+
+def test_a_picture_smaller_than_a_window():
+    found = exhibits(make_subject(build("swin"), (3, 5)))
+    assert found.keys() == {"cut-patches", "cut-windows", "cut-stages"}
+    for exhibit in found.values():
+        exhibit.figure.canvas.draw()
+
+
+def test_stages_that_are_not_given_are_shown_all_the_same():
+    body = perturb(Swin(replace(SWIN, out_indices=(2,))))
+    stages = exhibits(make_subject(body))["cut-stages"].facts["stages"]
+    assert [row["channels"] for row in stages] == [16, 32, 64]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+def test_models_of_timm(name):
+    found = exhibits(make_subject(timm_body(name), (224, 224)))
+    assert found["cut-patches"].facts["tokens"] == {"s": 3136, "v": 196}[name[0]]
+    if name[0] == "s":
+        channels = [row["channels"] for row in found["cut-stages"].facts["stages"]]
+        assert channels == [96, 192, 384, 768]
+
+
+def test_what_cannot_be_cut_says_so():
+    (shown,) = show_cut(make_subject(None))
+    assert "exported file does not tell" in shown.reason
+    (shown,) = show_cut(make_subject(timm_body("convnext_atto"), (64, 64)))
+    assert "cannot be read" in shown.reason

@@ -1,0 +1,283 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From models and pictures as people have them to a page; the model stays as it was."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import muntin
+from muntin.data.transforms import Preprocessing
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.explaining import showing
+from muntin.explaining.exhibits import SECTIONS
+from muntin.explaining.opening import look, open_model, open_subject
+from muntin.explaining.saving import clean_stem
+from muntin.explaining.showing import MAKERS
+from tests.small import CLASSES, picture, train_small, write_pictures
+
+QUICK = ("cut",)
+"""Sections that take little time."""
+
+NOT_COST = tuple(section for section in SECTIONS if section != "cost")
+SMALL = {
+    "swin_nano": {"depths": (2, 2), "num_heads": (1, 2), "embed_dim": 16, "img_size": 32},
+    "vit_tiny": {"depth": 2, "img_size": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data") / "trees")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train_small(data, tmp_path_factory.mktemp("runs") / "trees").path
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Only what is quick to make."""
+    kept = tuple(maker for maker in MAKERS if maker.section in QUICK)
+    monkeypatch.setattr(showing, "MAKERS", kept)
+
+
+def state_of(network):
+    """All that explaining must leave as it is."""
+    hooks = [
+        (name, kind, len(getattr(module, kind)))
+        for name, module in network.named_modules()
+        for kind in vars(module)
+        if kind.endswith("_hooks")
+    ]
+    values = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    grads = [
+        (p.requires_grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()
+    ]
+    return hooks, values, modes, grads
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("swin_nano", torch.no_grad),
+        ("swin_nano", torch.inference_mode),
+        ("vit_tiny", torch.enable_grad),
+    ],
+)
+def test_the_model_stays_as_it_was(name, mode, tmp_path):
+    network = muntin.create_model(name, num_classes=3, drop_path_rate=0.1, **SMALL[name])
+    network.head.dropout.eval()  # a mode of its own
+    for number, parameter in enumerate(network.parameters()):
+        parameter.requires_grad = number % 3 > 0
+        parameter.grad = torch.ones_like(parameter) if number % 2 else None
+    images = torch.randn(2, 3, 32, 48)
+    network.backbone.eval()
+    with torch.no_grad():
+        before = network(images)
+    network.train()
+    network.head.dropout.eval()
+    hooks, values, modes, grads = state_of(network)
+    generator = torch.get_rng_state()
+    with mode():
+        page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=NOT_COST)
+        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert page.path.is_file()
+    after = state_of(network)
+    assert after[0] == hooks
+    assert after[1].keys() == values.keys()
+    assert all(torch.equal(after[1][key], values[key]) for key in values)
+    assert after[2] == modes
+    for (needs, grad), (needed, had) in zip(after[3], grads, strict=True):
+        assert needs == needed
+        assert (grad is None) == (had is None)
+        assert grad is None or torch.equal(grad, had)
+    network.backbone.eval()
+    with torch.no_grad():
+        assert torch.equal(network(images), before)
+
+
+def test_files_lie_beside_the_page(run, data, tmp_path):
+    to = tmp_path / "out"
+    folder = data / "birch"
+    page = muntin.explain(
+        run, data / "ash" / "0.png", to, folder=folder, compare=run, sections=NOT_COST
+    )
+    assert {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"} == set(
+        NOT_COST
+    )
+    assert page.path == tmp_path / "out" / "page.html"
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    folder = tmp_path / "out" / "0"
+    assert {path.parent for path in page.files} == {folder}
+    pictures = sorted(folder.glob("*.png"))
+    assert pictures
+    for path in pictures:
+        with Image.open(path) as figure:
+            assert min(figure.size) > 100
+            assert figure.size[0] <= 1200
+        assert path.with_suffix(".svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+        words = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert words["text"]
+        assert words["section"] in SECTIONS
+        data_file = path.with_suffix(".npz")
+        if data_file.is_file():
+            with np.load(data_file) as arrays:
+                assert len(arrays.files) > 0
+    text = page.path.read_text(encoding="utf-8")
+    assert len(text) < 10e6
+    assert all(name in text for name in CLASSES[:1])
+
+
+def test_several_pictures(run, data, tmp_path, few):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    places = [data / "ash" / "0.png", data / "birch" / "0.png", broken]
+    with pytest.warns(MuntinWarning, match=r"left out.*broken\.png"):
+        page = muntin.explain(run, places, tmp_path / "out")
+    assert page.left_out == (str(broken),)
+    assert {path.parent.name for path in page.files} == {"0", "0-2"}
+    with pytest.raises(DataError, match="broken"):
+        muntin.explain(run, broken, tmp_path / "out")
+
+
+def test_what_a_model_sees_is_what_prediction_shows_it(run, data):
+    path = data / "cedar" / "1.png"
+    subject = open_subject(open_model(run), path)
+    (result,) = muntin.load(run, device="cpu")(path)
+    found = look(subject)
+    np.testing.assert_array_equal(found.class_ids, result.class_ids)
+    np.testing.assert_allclose(found.scores, result.scores, rtol=1e-6)
+    assert torch.equal(subject.network(subject.images), subject.network(subject.images))
+
+
+def test_points():
+    pixels = np.zeros((40, 100, 3), np.uint8)
+    subject = open_subject(open_model("swin_nano"), pixels, point=(0.35, 0.5))
+    assert subject.point == (0.35, 0.5)
+    with pytest.raises(ConfigError, match=r"point must be x,y from 0 to 1.*got 1\.1,0\.5"):
+        open_subject(open_model("swin_nano"), pixels, point=(1.1, 0.5))
+
+
+@pytest.mark.parametrize("size", [(300, 500), (64, 64)])
+def test_a_large_map_is_explained_in_a_window(size, data, run):
+    from dataclasses import replace
+
+    from muntin.tasks import find_task
+
+    model = open_model(run)
+    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="window", scale=0.5)
+    model = replace(model, pre=pre, task=find_task("semantic"))
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    subject = open_subject(model, pixels, point=(0.9, 0.5))
+    if size == (64, 64):
+        assert subject.shown_size == (32, 32)
+        assert subject.size == size
+        return
+    assert subject.shown_size == (64, 64)
+    assert subject.size == (128, 128)
+    np.testing.assert_array_equal(subject.pixels, pixels[86:214, 372:500])
+    assert subject.point == pytest.approx((78 / 128, 64 / 128), abs=0.02)
+
+
+def test_fresh_weights_are_told_and_are_the_same_each_time(tmp_path, few):
+    one, other = open_model("swin_nano"), open_model("swin_nano")
+    for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(left, right)
+    page = muntin.explain("swin_nano", np.zeros((32, 32, 3), np.uint8), tmp_path)
+    assert "weights are fresh" in page.path.read_text(encoding="utf-8")
+
+
+def test_targets(run, data):
+    model, path = open_model(run), data / "ash" / "0.png"
+    assert open_subject(model, path, target="birch").target == 1
+    assert open_subject(model, path, target="2").target == 2
+    assert open_subject(model, path, target=0).target == 0
+    with pytest.raises(ConfigError, match=r"Unknown class 'brich'\. Did you mean 'birch'\? Leave"):
+        open_subject(model, path, target="brich")
+    with pytest.raises(ConfigError, match="number from 0 to 2, got 3"):
+        open_subject(model, path, target=3)
+
+
+@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
+def test_a_grey_model(name, tmp_path):
+    network = muntin.create_model(name, num_classes=2, in_chans=1, **SMALL[name])
+    sections = ("cut", "attention", "decision", "features")
+    page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=sections)
+    told = {
+        json.loads(path.read_text())["section"] for path in page.files if path.suffix == ".json"
+    }
+    assert told == set(sections)
+
+
+def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path, monkeypatch):
+    kept = tuple(maker for maker in MAKERS if maker.section != "cost")
+    monkeypatch.setattr(showing, "MAKERS", kept)
+    network = muntin.create_model("swin_nano", num_classes=2, in_chans=13, **SMALL["swin_nano"])
+    page = muntin.explain(network, np.asarray(picture(0, 0, 40)), tmp_path)
+    told = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
+    assert len(told) == len([maker for maker in kept if maker.sees and not maker.needs])
+    assert all("What can still be shown: How the picture is cut" in reason for reason in told)
+
+
+@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
+def test_a_picture_smaller_than_a_window(name, tmp_path):
+    model = muntin.create_model(name, num_classes=2, **SMALL[name])
+    sections = ("cut", "attention")
+    pixels = np.zeros((5, 3, 3), np.uint8)
+    page = muntin.explain(model, pixels, tmp_path, img_size=(8, 6), sections=sections)
+    assert {path.stem.split("-")[0] for path in page.files} == set(sections)
+
+
+def test_a_size_that_a_model_refuses(tmp_path):
+    network = muntin.create_model("vit_tiny", num_classes=2, size_rule="microsoft", depth=1)
+    sections = ("cut", "attention")
+    page = muntin.explain(
+        network, picture(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections
+    )
+    assert any("cannot see this picture" in missing.reason for missing in page.missing)
+
+
+def test_refusals(run, data, tmp_path):
+    path = data / "ash" / "0.png"
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="file could not be written"):
+        muntin.explain(run, path, tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"section 'atention'\. Did you mean 'attention'"):
+        muntin.explain(run, path, tmp_path, sections=["atention"])
+    with pytest.raises(ConfigError, match=r"model 'swin_nanoo'\. Did you mean 'swin_nano'"):
+        muntin.explain("swin_nanoo", path, tmp_path)
+    with pytest.raises(ConfigError, match="weights are for a model of the zoo"):
+        muntin.explain(run, path, tmp_path, weights="some.safetensors")
+    with pytest.raises(ConfigError, match="must be a classifier with classes"):
+        muntin.explain(muntin.create_segmenter("swin_nano", num_classes=2), path, tmp_path)
+    with pytest.raises(DataError, match="there must be a picture"):
+        muntin.explain(run, [], tmp_path)
+    with pytest.raises(DataError, match="folder must be one of pictures, got"):
+        muntin.explain(run, path, tmp_path, folder=tmp_path / "nothing")
+    with pytest.raises(RunError, match="a run must be a folder"):
+        muntin.explain(tmp_path / "nothing", path, tmp_path)
+
+
+def test_an_export_shows_what_it_can(run, data, tmp_path):
+    file = muntin.export(run, tmp_path / "trees.pt2", format="torch").path
+    sections = [section for section in SECTIONS if section != "cost"]
+    page = muntin.explain(file, data / "ash" / "0.png", tmp_path / "out", sections=sections)
+    assert page.path.is_file()
+    for missing in page.missing:
+        assert missing.reason
+    assert any(missing.section == "attention" for missing in page.missing)
+
+
+def test_names_of_folders():
+    assert clean_stem("\u732b") == "picture"
+    taken = {"cat"}
+    assert clean_stem("CAT", taken) == "CAT-2"

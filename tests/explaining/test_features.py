@@ -1,0 +1,210 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Maps in colours, the most similar pictures of a folder, and the map of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from muntin.data.decoding import open_picture
+from muntin.data.transforms import fit_picture, normalise, to_tensor
+from muntin.errors import DataError, MuntinWarning
+from muntin.explaining.exhibits import Missing
+from muntin.explaining.gathering import gather
+from muntin.explaining.mapping import find_components, show_features, title_maps
+from muntin.explaining.neighbours import (
+    place_by_components,
+    show_embeddings,
+    show_neighbours,
+)
+from tests.explaining.small_networks import FAMILIES, build, in_engine, make_subject
+from tests.small import picture, write_pictures
+
+# Maps in colours.
+
+
+@pytest.mark.parametrize("shape", [(16, 6, 9), (40, 3, 4), (2, 5, 5)])
+def test_components_are_those_of_scikit_learn(shape: tuple[int, int, int]) -> None:
+    cells = torch.randn(shape)
+    found = find_components(cells)
+    count = min(3, shape[0])
+    peer = PCA(count).fit(cells.flatten(1).T.numpy())
+    wanted = peer.transform(cells.flatten(1).T.numpy())
+    np.testing.assert_allclose(found.shares[:count], peer.explained_variance_ratio_, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.abs(found.values.reshape(-1, 3)[:, :count]), np.abs(wanted), rtol=1e-3, atol=1e-4
+    )
+    assert not found.values[..., count:].any()
+    # The sign is that of the largest loading, whatever sign the decomposition had.
+    loadings = np.linalg.pinv(found.values.reshape(-1, 3)[:, :count]) @ cells.flatten(1).T.numpy()
+    assert (loadings[np.arange(count), np.abs(loadings).argmax(axis=1)] > 0).all()
+
+
+def test_colours_are_robust_and_in_range() -> None:
+    cells = torch.randn(8, 20, 20)
+    cells[:, 0, 0] = 1e4  # one cell must not make all others alike
+    colours = find_components(cells).colours
+    assert 0 <= colours.min() <= colours.max() <= 1
+    assert colours[1:, 1:, 1].std() > 0.1
+
+
+def test_one_cell_is_grey() -> None:
+    assert np.array_equal(find_components(torch.randn(8, 1, 1)).colours, np.full((1, 1, 3), 0.5))
+    same = torch.randn(8, 1, 1).expand(8, 3, 4)
+    assert np.array_equal(find_components(same).colours, np.full((3, 4, 3), 0.5))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shows_every_family(family: str) -> None:
+    subject = make_subject(build(family), size=(50, 70))
+    (exhibit,) = show_features(subject)
+    spec = subject.backbone.spec
+    assert exhibit.facts["strides"] == list(spec.strides)
+    assert len(exhibit.arrays) == len(spec.strides)
+    assert len(exhibit.figure.axes) == 2 * (1 + len(spec.strides))
+
+
+def test_padding_is_not_shown() -> None:
+    subject = make_subject(build("swin"), size=(50, 70), fit="inside")
+    assert subject.images.shape[2:] == (64, 96)
+    assert show_features(subject)[0].facts["grids"] == [[13, 18], [7, 9], [4, 5]]
+
+
+def test_maps_of_one_stride_are_named_by_their_blocks() -> None:
+    assert title_maps(build("vit_mean").backbone) == [f"block {n}, stride 8" for n in (1, 2, 3)]
+    assert title_maps(build("swin").backbone) == ["stride 4", "stride 8", "stride 16"]
+
+
+@pytest.mark.parametrize("in_chans", [1, 13])
+def test_other_channels(in_chans: int) -> None:
+    subject = make_subject(build("swin", in_chans=in_chans), in_chans=in_chans, size=(16, 19))
+    assert show_features(subject)[0].figure.axes
+
+
+def test_exported_files_have_no_maps() -> None:
+    subject = make_subject(build("swin"))
+    engine = in_engine(subject.network, subject.pre, (64, 96), finds=False)
+    subject = subject.with_network(engine)
+    for found in (
+        show_features(subject), show_neighbours(subject, "x"), show_embeddings(subject, "x"),
+    ):  # fmt: skip
+        assert isinstance(found[0], Missing)
+        assert "exported" in found[0].reason
+
+
+# A picture among others.
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path / "trees", each=5, side=40)
+
+
+def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
+    subject = make_subject(build("swin"), size=(48, 64))
+    found = gather(subject, folder)
+    assert len(found) == 15
+    assert found.class_names == ("ash", "birch", "cedar")
+    assert found.class_ids.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    for number in (0, 7):
+        seen = fit_picture(to_tensor(open_picture(Path(found.paths[number]))), subject.pre)
+        with torch.no_grad():
+            vector = subject.backbone.embed(normalise(seen[None], subject.pre))[0].numpy()
+        np.testing.assert_allclose(
+            found.vectors[number], vector / np.linalg.norm(vector), atol=1e-5
+        )
+
+
+def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
+    subject = make_subject(build("swin"), size=(48, 64))
+    found = gather(subject, folder)
+    (exhibit,) = show_neighbours(subject, folder)
+    peer = NearestNeighbors(n_neighbors=9, metric="cosine").fit(found.vectors)
+    distances, places = peer.kneighbors(found.own[None])
+    nearest = exhibit.facts["nearest"]
+    assert [row["path"] for row in nearest] == [found.paths[i] for i in places[0]]
+    assert [row["similarity"] for row in nearest] == pytest.approx(1 - distances[0], abs=1e-5)
+
+
+def test_finds_itself_and_leaves_itself_out(folder: Path) -> None:
+    own = folder / "birch" / "2.png"
+    Image.open(own).save(folder / "cedar" / "copy.png")
+    pixels = open_picture(own)
+    network = build("swin")
+    subject = make_subject(network, size=(40, 40))
+    shown = to_tensor(pixels)
+    values = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
+    images = normalise(shown[None], subject.pre)
+    subject = type(subject)(
+        **{**values, "pixels": pixels, "shown": shown, "images": images, "path": str(own)}
+    )
+    (exhibit,) = show_neighbours(subject, folder)
+    first = exhibit.facts["nearest"][0]
+    assert Path(first["path"]).name == "copy.png"
+    assert first["similarity"] == pytest.approx(1, abs=1e-5)
+    assert str(own) not in [row["path"] for row in exhibit.facts["nearest"]]
+
+
+def test_a_folder_without_classes(tmp_path: Path) -> None:
+    for number in range(5):
+        picture(0, number, 30 + number).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    subject = make_subject(build("vit"), size=(48, 64), fit="inside")
+    with pytest.warns(MuntinWarning, match=r"left out: .*broken\.png"):
+        found = gather(subject, tmp_path)
+    assert found.class_ids.tolist() == [-1] * 5
+    assert show_neighbours(subject, tmp_path, gathered=found)[0].facts["num_pictures"] == 5
+    (exhibit,) = show_embeddings(subject, tmp_path, gathered=found)
+    assert exhibit.arrays["components"].shape == (6, 2)
+
+
+def test_some_of_many(folder: Path) -> None:
+    subject = make_subject(build("swin"), size=(48, 64))
+    found = gather(subject, folder, most=6)
+    assert len(found) == 6
+    assert set(found.class_ids.tolist()) == {0, 1, 2}
+    text = show_neighbours(subject, folder, gathered=found)[0].text
+    assert "Looked at are 6 of 15 pictures" in text
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    subject = make_subject(build("swin"))
+    with pytest.raises(DataError, match="there must be a picture"):
+        show_neighbours(subject, tmp_path)
+
+
+def test_places_are_those_of_scikit_learn(folder: Path) -> None:
+    vectors = gather(make_subject(build("swin")), folder).vectors
+    flat, shares = place_by_components(vectors)
+    peer = PCA(2).fit(vectors)
+    np.testing.assert_allclose(np.abs(flat), np.abs(peer.transform(vectors)), atol=1e-5)
+    np.testing.assert_allclose(shares, peer.explained_variance_ratio_, rtol=1e-4)
+
+
+def test_the_map_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = make_subject(build("swin"), size=(48, 64))
+    (exhibit,) = show_embeddings(subject, folder)
+    again = show_embeddings(subject, folder)[0]
+    assert exhibit.arrays["neighbours"].shape == (16, 2)
+    assert np.array_equal(exhibit.arrays["neighbours"], again.arrays["neighbours"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exhibit, missing = show_embeddings(subject, folder)
+    assert "neighbours" not in exhibit.arrays
+    assert isinstance(missing, Missing)
+    assert "muntin[explain]" in missing.reason
+
+
+def test_too_few_for_a_map(tmp_path: Path) -> None:
+    for number in range(2):
+        picture(0, number).save(tmp_path / f"{number}.png")
+    (missing,) = show_embeddings(make_subject(build("swin")), tmp_path)
+    assert isinstance(missing, Missing)
+    assert "at least 3 pictures" in missing.reason

@@ -1,0 +1,302 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The page in a browser: nothing is fetched, no complaint is made, and clicks are answered."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from muntin.explaining import explain
+from muntin.explaining.exhibits import Exhibit, Missing, PointLayer
+from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.page import Chapter, PageMaker
+from muntin.explaining.saving import save_exhibit
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+NASTY = 'roses & <b id="injected">"thorns"</b> </script>'
+GRID = (3, 4)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install the package chromium of the system")
+    with api.sync_playwright() as drivers:
+        opened = drivers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page that is open, and what it asked for and complained about."""
+
+    def __init__(self, browser, path: Path, scheme: str = "light") -> None:
+        context = browser.new_context(
+            offline=True, color_scheme=scheme, viewport={"width": 1280, "height": 900}
+        )
+        self.tab = context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("console", lambda said: self.complaints.append(said.text))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.address = path.resolve().as_uri()
+        self.tab.goto(self.address)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until every visible canvas is drawn."""
+        self.tab.wait_for_function(
+            "[...document.querySelectorAll('canvas')].every(c => c.dataset.drawn)"
+        )
+
+    def drawing(self) -> str:
+        return self.tab.eval_on_selector("canvas:visible", "canvas => canvas.toDataURL()")
+
+    def colour(self, row: int, column: int) -> tuple[int, ...]:
+        """Of the middle of a token."""
+        with Image.open(io.BytesIO(base64.b64decode(self.drawing().split(",")[1]))) as drawn:
+            place = ((column + 0.5) / GRID[1] * drawn.width, (row + 0.5) / GRID[0] * drawn.height)
+            return drawn.convert("RGB").getpixel((int(place[0]), int(place[1])))
+
+    def click(self, row: int, column: int) -> None:
+        canvas = self.tab.locator("canvas:visible").first
+        box = canvas.bounding_box()
+        place = {
+            "x": box["width"] * (column + 0.5) / GRID[1],
+            "y": box["height"] * (row + 0.5) / GRID[0],
+        }
+        before = canvas.get_attribute("data-drawn")
+        canvas.click(position=place)
+        self.tab.wait_for_function(
+            "n => [...document.querySelectorAll('canvas')].some(c => Number(c.dataset.drawn) > n)",
+            arg=int(before),
+        )
+
+    def check(self) -> None:
+        """Nothing came from elsewhere, nothing was complained about, every picture is there."""
+        foreign = [url for url in self.requests if url != self.address and url[:5] != "data:"]
+        assert foreign == []
+        assert self.complaints == []
+        sizes = self.tab.evaluate(
+            "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
+        )
+        assert sizes
+        assert min(sizes) > 0
+
+
+def mirror_layer(title: str, *, even: bool = False) -> PointLayer:
+    """Every token attends to the one across the middle, or to all alike and to a class token."""
+    tokens = GRID[0] * GRID[1]
+    across = np.arange(tokens, dtype=np.int32)[::-1]
+    if not even:
+        return PointLayer(
+            title=title, grid=GRID, covered=(48.0, 64.0), keys=across[:, None].copy(),
+            weights=np.full((tokens, 1), 255, np.uint8), largest=np.ones(tokens, np.float32),
+        )  # fmt: skip
+    keys = np.tile(np.arange(-1, tokens, dtype=np.int32), (tokens, 1))
+    return PointLayer(
+        title=title, grid=GRID, covered=(48.0, 64.0), keys=keys,
+        weights=np.full(keys.shape, 255, np.uint8),
+        largest=np.full(tokens, 1 / (tokens + 1), np.float32),
+    )  # fmt: skip
+
+
+def exhibit(name: str, *, layers=()) -> Exhibit:
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().plot([0, 1])
+    return Exhibit(
+        name=name, section="attention", title=f"{name} {NASTY}", text="What is seen.",
+        figure=figure, layers=layers, formula="<math><mi>x</mi></math>", source="A paper",
+        arrays={"x": np.arange(3)}, facts={"nan": float("nan"), "many": np.arange(2)},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A page with two pictures, each with an exhibit to click on, and something missing."""
+    folder = tmp_path_factory.mktemp("page")
+    model = open_model("swin_nano", img_size=(48, 64))
+    maker = PageMaker(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
+    for number in range(2):
+        pixels = np.full((48, 64, 3), 200 - 100 * number, np.uint8)
+        subject = open_subject(model, pixels)
+        name = f"picture{number}"
+        chapter = Chapter(name=name, title=NASTY, size=subject.shown_size, at=(2.0, 2.0))
+        maker.add_picture(chapter, subject, None)
+        layers = (mirror_layer("first"), mirror_layer("second", even=True))
+        for one in (exhibit("points", layers=layers), exhibit("plain")):
+            maker.add(one, save_exhibit(one, folder / name), chapter, always=False)
+        missing = Missing(section="cost", title="Cost", reason=f"Not counted: {NASTY}")
+        maker.add(missing, None, chapter, always=number == 0)
+    (folder / "page.html").write_text(maker.finish(), encoding="utf-8")
+    return folder
+
+
+class Links(HTMLParser):
+    """Where a page points to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hrefs: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.hrefs += [values["href"]] if "href" in values else []
+
+
+def test_links_lead_somewhere_and_names_are_only_text(folder):
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    links = Links()
+    links.feed(text)
+    assert len(links.ids) == len(set(links.ids))
+    assert "injected" not in links.ids
+    files = [href for href in links.hrefs if not href.startswith(("#", "data:"))]
+    assert len(files) == 2 * 2 * 4, "two pictures, two exhibits, four files"
+    for href in files:
+        assert (folder / unquote(href)).stat().st_size > 0
+    for href in links.hrefs:
+        assert not href.startswith("#") or href[1:] in links.ids
+    assert not re.search(r"(src|href)=.https?:", text)
+
+
+def test_nothing_is_fetched_and_every_picture_loads(browser, folder):
+    visit = Visit(browser, folder / "page.html")
+    visit.check()
+    assert "roses" in visit.tab.title()
+    assert visit.tab.locator("h1").inner_text() == NASTY
+    assert visit.tab.locator(".missing:visible").count() == 1
+
+
+def test_a_click_shows_what_the_token_attends_to(browser, folder):
+    visit = Visit(browser, folder / "page.html")
+    bright = visit.colour(2, 3)
+    assert bright[0] > 200 > 100 > bright[2], "the first token attends to the last: yellow"
+    dimmed = visit.colour(1, 1)
+    assert max(dimmed) < 120, "the rest of the picture is dimmed"
+    before = visit.drawing()
+    visit.click(0, 3)
+    assert visit.drawing() != before
+    assert visit.colour(2, 0) == bright
+    assert max(visit.colour(2, 3)) < 120
+    said = visit.tab.locator("output:visible").inner_text()
+    assert "row 1, column 4" in said
+    assert "100 %, goes to row 3, column 1" in said
+    visit.check()
+
+
+def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
+    visit = Visit(browser, folder / "page.html")
+    before = visit.drawing()
+    select = visit.tab.locator("select:visible")
+    assert select.locator("option").all_inner_texts() == ["first", "second"]
+    select.focus()
+    visit.tab.keyboard.press("ArrowDown")
+    visit.tab.wait_for_function(
+        "before => document.querySelector('canvas').toDataURL() !== before", arg=before
+    )
+    said = visit.tab.locator("output:visible").inner_text()
+    assert "among 12 tokens" in said
+    assert "7.7 % goes to the class token" in said
+    canvas = visit.tab.locator("canvas:visible")
+    canvas.focus()
+    for key, token in (("ArrowRight", "0,1"), ("ArrowDown", "1,1"), ("ArrowUp", "0,1")):
+        visit.tab.keyboard.press(key)
+        visit.tab.wait_for_selector(f'canvas[data-token="{token}"]')
+    for _ in range(3):
+        visit.tab.keyboard.press("ArrowUp")
+    assert canvas.get_attribute("data-token") == "0,1", "it stays inside"
+    visit.check()
+
+
+def test_pictures_are_looked_at_one_at_a_time(browser, folder):
+    visit = Visit(browser, folder / "page.html")
+    assert visit.tab.locator("article:visible").count() == 2
+    first = visit.drawing()
+    visit.tab.locator(".picker button").nth(1).click()
+    assert visit.tab.locator("article:visible").count() == 2
+    assert visit.tab.locator("#picture0-points").is_hidden()
+    assert visit.tab.locator("nav li a:visible").count() == 4
+    assert visit.drawing() != first
+    visit.check()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark(browser, folder, scheme):
+    visit = Visit(browser, folder / "page.html", scheme)
+
+    def brightness():
+        code = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)"
+        return sum(map(int, visit.tab.evaluate(code))) / 3
+
+    before = brightness()
+    assert (before > 200) == (scheme == "light")
+    visit.tab.locator("#theme").click()
+    assert (brightness() > 200) != (scheme == "light")
+    visit.tab.locator("#theme").click()
+    assert brightness() == before
+    visit.check()
+
+
+def test_it_can_be_read_on_a_narrow_screen(browser, folder):
+    visit = Visit(browser, folder / "page.html")
+    visit.tab.set_viewport_size({"width": 390, "height": 800})
+    wide = visit.tab.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390, "nothing sticks out"
+
+
+def test_files_are_written_anew_with_the_same_bytes(tmp_path):
+    torch.manual_seed(0)
+    first = save_exhibit(exhibit("a"), tmp_path / "one")
+    again = save_exhibit(exhibit("a"), tmp_path / "two")
+    assert [path.suffix for path in first.files] == [".png", ".svg", ".npz", ".json"]
+    for left, right in zip(first.files, again.files, strict=True):
+        assert left.suffix == ".npz" or left.read_bytes() == right.read_bytes()
+    assert '"nan": null' in first.files[-1].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "size"), [("swin_nano", (36, 50)), ("vit_tiny", (40, 64))])
+def test_a_whole_page(browser, name, size, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    sections = ("cut", "positions", "attention")
+    page = explain(name, pixels, tmp_path, img_size=size, sections=sections)
+    visit = Visit(browser, page.path)
+    visit.check()
+    shown = visit.tab.locator("section").evaluate_all("all => all.map(one => one.id)")
+    assert shown == list(sections)
+    before = visit.drawing()
+    canvas = visit.tab.locator("canvas").first
+    box = canvas.bounding_box()
+    token = canvas.get_attribute("data-token")
+    canvas.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.1})
+    visit.tab.wait_for_function(
+        "old => document.querySelector('canvas').dataset.token !== old", arg=token
+    )
+    assert visit.drawing() != before
+    layers = visit.tab.locator("select").first.locator("option").count()
+    for _ in range(layers - 1):
+        drawn = canvas.get_attribute("data-drawn")
+        visit.tab.locator("[data-step='1']").first.click()
+        visit.tab.wait_for_function(
+            "old => document.querySelector('canvas').dataset.drawn !== old", arg=drawn
+        )
+    visit.check()
