@@ -23,7 +23,7 @@ demo: $(VENV)/muntin.stamp
 	$(BIN)/muntin demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(MARKS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MARKS) $(PYTEST_ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
