@@ -10,6 +10,7 @@ import pytest
 
 from muntin.benching import area
 from muntin.benching.area import bench_area
+from muntin.benching.request import bench_by_name
 from muntin.benching.showing import show_rows
 from muntin.errors import ConfigError
 
@@ -37,6 +38,12 @@ def test_batches_have_equally_many_pixels(monkeypatch):
     titles, cells = show_rows(found)
     assert titles[:6] == ["map", "pictures", "contestant", "precision", "ms/Mpixel", "spread"]
     assert [line[0] for line in cells] == ["32x32"] * 2 + ["64x64"] * 2 + ["128x128"] * 2
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"batch_size": -3}])
+def test_numbers_are_checked_before_anything_is_built(wrong):
+    with pytest.raises(ConfigError, match=r"(rounds|batch_size) must be from 1"):
+        bench_by_name("inference", "no such model", **wrong)
 
 
 def test_a_size_is_refused():

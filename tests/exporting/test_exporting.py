@@ -101,6 +101,16 @@ def test_pixels_of_a_map_are_the_same(tmp_path):
     assert (said.labels != truth.labels).mean() < 1e-3
 
 
+@pytest.mark.parametrize("size", [(4, 300), (300, 10), (64, 65)])
+def test_pictures_of_other_shapes_are_seen_in_windows(tmp_path, size):
+    run = write_run(tmp_path / "run", "semantic")
+    done = muntin.export(run.path, tmp_path / "a", format="torch")
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    result = muntin.load(done.path)(picture)[0]
+    assert result.labels.shape == size
+    assert "windows of 64x64" in done.note
+
+
 def test_files_are_scored_like_runs(tmp_path):
     run = write_run(tmp_path / "run", "classify")
     data = write_pictures(tmp_path / "data", each=4)
@@ -179,9 +189,21 @@ def test_what_is_refused(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "empty", "there.onnx"}
 
 
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(RunError, match="where nothing lies"):
+        muntin.export("runs/nowhere", tmp_path / "a.onnx")
+    run = write_run(tmp_path / "run", "classify")
+    with pytest.raises(RunError, match="which is a folder"):
+        muntin.export(run.path, tmp_path)
+    (tmp_path / "a.xml").write_text("<net/>")
+    with pytest.raises(RunError, match=r"must have its \.bin beside it"):
+        muntin.load(tmp_path / "a.xml")
+
+
 @pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2"])
 def test_files_of_others(tmp_path, name):
     (tmp_path / name).write_text("no model")
+    (tmp_path / "a.bin").write_text("no weights")
     with pytest.raises(RunError, match=r"that muntin export wrote"):
         Run.open(tmp_path / name)
 

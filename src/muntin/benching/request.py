@@ -13,6 +13,7 @@ from muntin.benching.data import bench_data
 from muntin.benching.inference import bench_inference
 from muntin.benching.memory import bench_memory
 from muntin.benching.training import bench_training
+from muntin.configs import check_range
 from muntin.errors import ConfigError, unknown_name
 
 __all__ = ["KINDS", "bench_by_name"]
@@ -36,9 +37,11 @@ def bench_by_name(what: str, model: str, **options: Any) -> dict[str, Any]:
         options: What the kind takes.
 
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: There is no such kind, or a number is below 1.
     """
     kind = KINDS.get(what)
     if kind is None:
         raise ConfigError(unknown_name("what to measure", what, KINDS))
+    for name in ("batch_size", "rounds"):
+        check_range(name, options.get(name, 1), 1, 10**6)
     return kind(model, **options)

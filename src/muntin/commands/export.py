@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,9 @@ def export(
     source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a name.")],
     out: Annotated[str, typer.Argument(help="The file; a suffix is added when left out.")],
     format: Annotated[str, typer.Option("--format", help="onnx, openvino, torch.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, int8.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32; bf16 (openvino, torch); int8 (onnx, openvino).")
+    ] = "fp32",
     data: Annotated[str, typer.Option(help="Pictures with labels; int8 needs them.")] = "",
     max_loss: Annotated[
         float, typer.Option(help="Of int8: points that the figure may fall by.", min=0, max=100)
@@ -36,6 +39,8 @@ def export(
     """Write a file for ONNX Runtime, OpenVINO or torch.export, if it says what the network says."""
     from muntin.exporting import export as write
 
+    # What is half written is removed on the way out; the system's word to end is no way out.
+    signal.signal(signal.SIGTERM, _leave)
     options: dict[str, Any] = {"precision": precision}
     done = write(
         source,
@@ -51,6 +56,10 @@ def export(
         **options,
     )
     _show(done)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _show(done: Exported) -> None:
@@ -70,8 +79,8 @@ def _show(done: Exported) -> None:
     if done.quantised is not None:
         found = done.quantised
         typer.echo(
-            f"8 bits: {found.layers - found.kept} of {found.layers} layers; the figure on the "
-            f"data {found.before:.4f} before, {found.after:.4f} after; "
+            f"8 bits: {found.layers - found.kept} of {found.layers} layers; the file's figure on "
+            f"the data {found.before:.4f} before, {found.after:.4f} after; "
             f"{found.speeds[0]:.0f} pictures/s before, {found.speeds[1]:.0f} after"
         )
     high, wide = done.size
@@ -79,4 +88,6 @@ def _show(done: Exported) -> None:
         f"written: {done.path}; reads {', '.join(done.inputs)}: uint8 pixels, any number of "
         f"pictures, fixed at {high}x{wide}; gives {', '.join(done.outputs)}"
     )
+    if done.note:
+        typer.echo(done.note)
     typer.echo(f"next: muntin predict {done.path} IMAGE...")

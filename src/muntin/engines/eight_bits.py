@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import io
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
+
+from muntin.engines.graphs import quiet
 
 __all__ = ["to_eight_bits"]
 
@@ -38,7 +37,7 @@ def to_eight_bits(
     import nncf
 
     advanced = None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1)
-    with _quiet(), _kept_signal_stack():
+    with quiet(), _kept_signal_stack():
         return nncf.quantize(
             model,
             nncf.Dataset(list(rows)),
@@ -63,22 +62,3 @@ def _kept_signal_stack() -> Iterator[None]:
     finally:
         gc.collect()  # cores that are still to be dropped
         system.sigaltstack(place, None)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's progress and advice away from the user."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    silent = io.StringIO()
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(silent),
-            contextlib.redirect_stderr(silent),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +19,7 @@ from torch import Tensor, nn
 
 from muntin.errors import RunError
 
-__all__ = ["Graph", "Precision", "Runner", "capture", "file_error", "to_arrays"]
+__all__ = ["Graph", "Precision", "Runner", "capture", "file_error", "quiet", "to_arrays"]
 
 Precision = Literal["fp32", "bf16", "int8"]
 
@@ -59,6 +63,24 @@ def to_arrays(answer: Tensor | Iterable[Tensor]) -> list[NDArray[Any]]:
     """Give tensors as arrays; numbers in float32."""
     parts = [answer] if isinstance(answer, Tensor) else list(answer)
     return [(part.float() if part.is_floating_point() else part).cpu().numpy() for part in parts]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what libraries print, log and advise away from the user: what fails raises."""
+    silent = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silent),
+            contextlib.redirect_stderr(silent),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def file_error(path: Path, kind: str, error: Exception) -> RunError:

@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error
+from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet
 from muntin.errors import ConfigError
 
 __all__ = ["open_onnx", "start_onnx", "write_onnx"]
@@ -36,10 +33,8 @@ def write_onnx(
     """
     from torch.onnx.errors import OnnxExporterError
 
-    quiet = contextlib.redirect_stdout(io.StringIO())
     try:
-        with warnings.catch_warnings(), quiet:
-            warnings.simplefilter("ignore")
+        with quiet():
             program = torch.onnx.export(
                 capture(graph, any_batch=any_batch),
                 (),

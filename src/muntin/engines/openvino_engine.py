@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error
 from muntin.engines.onnx_engine import write_onnx
+from muntin.errors import RunError
 
 __all__ = [
     "compile_openvino",
@@ -85,6 +86,9 @@ def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
     Raises:
         RunError: It is no such file, or the .bin beside it is missing.
     """
+    if path.is_file() and not path.with_suffix(".bin").is_file():
+        message = f"{path} must have its .bin beside it, got none. Copy both, or export it again."
+        raise RunError(message)
     try:
         model = shared_core().read_model(path)
         note = model.get_rt_info([NOTE]).astype(str) if model.has_rt_info([NOTE]) else ""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, to_arrays
+from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet, to_arrays
 
 __all__ = ["open_torch", "start_compiled", "start_eager", "write_torch"]
 
@@ -56,7 +56,8 @@ def open_torch(path: Path, precision: Precision) -> tuple[Runner, str]:
     """
     extra = {NOTE: ""}
     try:
-        program = torch.export.load(path, extra_files=extra)
+        with quiet():
+            program = torch.export.load(path, extra_files=extra)
     except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise file_error(path, "a file of torch.export", error) from error
     return _call(program.module(), "fp32"), extra[NOTE]

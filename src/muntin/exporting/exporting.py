@@ -32,6 +32,7 @@ from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing
 from muntin.scoring import pick_part, score
 from muntin.shapes import Size
+from muntin.tasks.task import Task
 from muntin.zoo import ALIASES, create_model, find_model
 
 __all__ = ["Exported", "export"]
@@ -51,6 +52,7 @@ class Exported:
         outputs: Names of its outputs.
         rows: Its answers beside those of the network.
         quantised: Figures before and after, for int8.
+        note: What the file does otherwise than the run; empty where it does not.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Exported:
     outputs: tuple[str, ...]
     rows: tuple[Row, ...]
     quantised: Quantised | None = None
+    note: str = ""
 
 
 def export(
@@ -141,7 +144,24 @@ def export(
         outputs=graph.outputs,
         rows=tuple(rows),
         quantised=quantised,
+        note=_difference(run.task, canvas),
     )
+
+
+def _difference(task: Task, canvas: Size) -> str:
+    """What a fixed size means for tasks that else see pictures at sizes of their own."""
+    high, wide = canvas
+    if task.tells_objects:
+        return (
+            f"pictures will be padded to {high}x{wide}, so figures may differ a little from the "
+            f"run's, which pads less"
+        )
+    if task.tells_pixels:
+        return (
+            f"pictures will be seen in windows of {high}x{wide}, so figures may differ a little "
+            f"from the run's, which sees more at once"
+        )
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,6 +217,9 @@ class _Maker:
 
 
 def _target(path: Path, kind: Format, *, force: bool) -> Path:
+    if path.is_dir():
+        message = f"OUT must be a file, got {path}, which is a folder. Name a file in it."
+        raise RunError(message)
     if path.suffix.lower() != kind.suffix:
         if path.suffix.lower() in {other.suffix for other in FORMATS.values()}:
             message = (
@@ -207,9 +230,6 @@ def _target(path: Path, kind: Format, *, force: bool) -> Path:
         path = path.with_name(path.name + kind.suffix)
     if path.exists() and not force:
         message = f"OUT must be a new file, got {path}, which exists. Choose another, or --force."
-        raise RunError(message)
-    if path.is_dir():
-        message = f"OUT must be a file, got {path}, which is a folder. Name a file in it."
         raise RunError(message)
     return path
 
@@ -241,6 +261,12 @@ def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Ne
         network = run.load_network()
         assert isinstance(network, Network), "runs hold whole networks"
         return run, network
+    if len(Path(source).parts) > 1:
+        message = (
+            f"RUN|MODEL must be a run folder or the name of a model, got {str(source)!r}, where "
+            f"nothing lies. Check the path, or see: muntin models."
+        )
+        raise RunError(message)
     name = ALIASES.get(str(source), str(source))
     entry = find_model(name)
     network = create_model(name, weights=weights).eval()

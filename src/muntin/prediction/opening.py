@@ -94,8 +94,9 @@ def load(
 def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Precision) -> nn.Module:
     if not isinstance(network, Network):
         message = (
-            f"an exported file runs in its own engine, got engine={engine!r} and "
-            f"precision={precision!r}. Leave them out, or load the run."
+            f"an exported file runs in its own engine and precision, got another one asked for: "
+            f"{engine}, {precision}. Leave engine (--engine) and precision (--precision) out, or "
+            f"load the run."
         )
         raise ConfigError(message)
     name = json.dumps([run.config.to_dict()["model"], to_dict(run.config).get("head")])

@@ -112,7 +112,7 @@ def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, 
     window = glance.canvas or (WIDER * glance.pre.img_size[0], WIDER * glance.pre.img_size[1])
     if glance.tile is not None:
         window = (glance.tile, glance.tile)
-    elif picture.shape[1] * picture.shape[2] <= window[0] * window[1]:
+    elif glance.canvas is None and picture[0].numel() <= window[0] * window[1]:
         window = (picture.shape[1], picture.shape[2])
     head: Any = glance.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
