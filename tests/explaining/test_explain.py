@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import muntin
+from muntin.data.shape_sets import write_coco, write_frames, write_maps
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining import showing
@@ -19,6 +20,7 @@ from muntin.explaining.exhibits import SECTIONS
 from muntin.explaining.opening import look, open_model, open_subject
 from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
+from tests.detectors import BODY, BODY_SETTINGS, train_detector
 from tests.small import CLASSES, picture, train_small, write_pictures
 
 QUICK = ("cut",)
@@ -281,3 +283,30 @@ def test_names_of_folders():
     assert clean_stem("\u732b") == "picture"
     taken = {"cat"}
     assert clean_stem("CAT", taken) == "CAT-2"
+
+
+SETTINGS = {**BODY_SETTINGS, "head.channels": 16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["instance", "semantic", "pose"])
+def test_every_task(task, tmp_path):
+    if task == "instance":
+        data = write_coco(tmp_path / "data", num_train=4, num_val=2, size=(48, 64))
+        run = train_detector(
+            task, data, tmp_path / "run", epochs=1, settings={"head.select.score_threshold": 0.0}
+        ).path
+        images = sorted((data / "val").iterdir())
+    else:
+        write = write_maps if task == "semantic" else write_frames
+        data = write(tmp_path / "data", num_train=6, num_val=2, size=(64, 80))
+        run = muntin.train(
+            task, data, out=tmp_path / "run", model=BODY, weights="none", img_size=64, epochs=1,
+            batch_size=4, precision="fp32", device="cpu", quiet=True, settings=SETTINGS,
+        ).path  # fmt: skip
+        images = sorted(p for p in data.rglob("*.png") if "mask" not in str(p))[:2]
+    page = muntin.explain(run, images, tmp_path / "out", compare=run, folder=images[0].parent)
+    told = {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"}
+    assert told == set(SECTIONS)
+    assert {missing.section for missing in page.missing} == {"attention"}, page.missing
+    assert len(set(page.missing)) == len(page.missing), "said once for all pictures"

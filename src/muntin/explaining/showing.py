@@ -234,7 +234,7 @@ def explain(
     return Page(
         path=path,
         files=tuple(writer.files),
-        missing=tuple(writer.missing),
+        missing=tuple(dict.fromkeys(writer.missing)),
         left_out=tuple(left_out),
     )
 
