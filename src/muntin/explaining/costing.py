@@ -341,9 +341,9 @@ def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | N
     right.barh(
         [parts[i] for i in order], here[order] / here.sum(), color=[PART_COLOURS[i] for i in order]
     )
-    for place, number in enumerate(order):
+    for row, number in enumerate(order):
         share = here[number] / here.sum()
-        right.text(share + 0.01, place, f"{share:.1%}", va="center", fontsize=8)
+        right.text(share + 0.01, row, f"{share:.1%}", va="center", fontsize=8)
     right.set_xlim(0, 1.15 * here.max() / here.sum())
     right.set_title(f"shares at {base[0]} x {base[1]}", fontsize=10)
     right.tick_params(labelsize=8)
