@@ -586,8 +586,8 @@ def _draw_scenes(
 
 def _train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
     steps = epochs * (len(images) // 32)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=7e-4, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 7e-4, total_steps=steps)
     network.train()
     for _ in range(epochs):
         for rows in torch.randperm(len(images)).split(32)[: len(images) // 32]:
@@ -601,9 +601,10 @@ def _train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, epoch
     network.eval()
 
 
-LEARNING = {"swin": 20, "vit": 30, "vit_mean": 30}
+LEARNING = {"swin": 18, "vit": 14, "vit_mean": 14}
 LEARNERS = {
-    "swin": ("swin_nano", {"embed_dim": 24, "num_heads": (1, 2, 4)}),
+    "swin": ("swin_nano", {"embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4),
+        "out_indices": (0, 1)}),
     "vit": ("vit_tiny_patch16_224", {"embed_dim": 64, "depth": 4, "num_heads": 4, "patch_size": 8,
         "img_size": 64}),
     "vit_mean": ("vit_tiny_patch16_224", {"embed_dim": 64, "depth": 4, "num_heads": 4,
