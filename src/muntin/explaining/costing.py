@@ -257,8 +257,8 @@ def _show_time() -> Exhibit:
         title="One attention layer, measured",
         text=(
             f"The time of one attention layer ({dim} channels, {heads} heads, one picture) on this "
-            f"machine with {torch.get_num_threads()} threads, the fastest of a few runs, beside what "
-            "the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
+            f"machine with {torch.get_num_threads()} threads, the fastest of a few runs, beside "
+            "what the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
             "pixels. On small maps what is not counted (copies, many small products) takes much of "
             "the time; then the square wins."
         ),
