@@ -11,7 +11,7 @@ import torch
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.ops.window_attention import BACKENDS, window_attention
-from muntin.ops.windows import SIZE_RULES, cut_heads, join_heads, lay_out, shift_mask
+from muntin.ops.windows import SIZE_RULES, cut_windows, join_windows, lay_out, shift_mask
 
 HEADS, DIM = 2, 6
 SIZES = [(8, 8), (7, 10), (3, 5), (1, 1), (2, 9)]
@@ -31,7 +31,7 @@ def make(size, rule, shifted, dtype=torch.float32):
 
 def slow(qkv, bias, layout, scale, fill):
     """Window by window, head by head, query by query."""
-    windows = cut_heads(qkv, layout, 1, 1, fill)[0, :, :, 0]
+    windows = cut_windows(qkv, layout, fill)
     mask = shift_mask(layout, dtype=qkv.dtype)
     batch, num_windows, tokens, _ = windows.shape
     width = DIM // HEADS
@@ -54,7 +54,7 @@ def slow(qkv, bias, layout, scale, fill):
                 heads.append(torch.stack(rows))
             outs.append(torch.cat(heads, dim=1))
         images.append(torch.stack(outs))
-    return join_heads(torch.stack(images)[None, :, :, None], layout)
+    return join_windows(torch.stack(images), layout)
 
 
 def run_with_gradients(function, inputs):

@@ -23,8 +23,8 @@ from muntin.ops.windows import (
     SIZE_RULES,
     SizeRuleName,
     WindowLayout,
-    cut_heads,
-    join_heads,
+    cut_windows,
+    join_windows,
     lay_out,
 )
 from muntin.shapes import Float
@@ -146,9 +146,7 @@ class _Rival:
     def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
         """As in `Pass`."""
         problem = self.problem
-        windows = cut_heads(problem.qkv, problem.layout, 1, 1)[0, :, :, 0].flatten(
-            0, 1
-        )  # B*nW, N, 3C
+        windows = cut_windows(problem.qkv, problem.layout).flatten(0, 1)  # B*nW, N, 3C
         given = windows.to(dtype, copy=True).requires_grad_()
         # What a norm gives: float32 under autocast.
         x = torch.randn(problem.grad.shape).requires_grad_()
@@ -160,7 +158,7 @@ class _Rival:
     def to_map(self, gradient: Tensor) -> Tensor:
         """As in `Pass`."""
         layout = self.problem.layout
-        return join_heads(gradient.unflatten(0, (-1, layout.num_windows))[None, :, :, None], layout)
+        return join_windows(gradient.unflatten(0, (-1, layout.num_windows)), layout)
 
 
 def _agrees(problem: Problem, rule: SizeRuleName) -> bool:

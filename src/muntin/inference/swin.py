@@ -26,11 +26,11 @@ from muntin.ops.positions import resample_grid, spread_bias
 from muntin.ops.windows import (
     SIZE_RULES,
     WindowLayout,
+    cut_windows,
     fit_patches,
     lay_out,
     merge_neighbours,
     shift_mask,
-    window_order,
 )
 from muntin.shapes import Float, Int, Size
 
@@ -166,7 +166,7 @@ class _Block(nn.Module):
     ) -> None:
         super().__init__()
         self.after = isinstance(block, SwinV2Block)
-        wanted = torch.from_numpy(window_order(layout))
+        wanted = _window_order(layout)
         padded = layout.pad != (0, 0)
         self.order = order if padded else wanted
         moves = padded or not torch.equal(wanted, order)
@@ -238,7 +238,7 @@ class _Merging(nn.Module):
         wanted = merge_neighbours(raster).long().flatten(0, 2) - 1  # l, 4
         # What the next block wants to read is made at once, if it is no more than there is.
         padded = then.pad != (0, 0)
-        self.order = torch.arange(len(wanted)) if padded else torch.from_numpy(window_order(then))
+        self.order = torch.arange(len(wanted)) if padded else _window_order(then)
         wanted = wanted[self.order].flatten()
         self.register_buffer("gather", _find(wanted, order))
         self.padded = bool((wanted < 0).any())
@@ -298,6 +298,12 @@ def _lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, W
         found.append((grid, plain, shifted))
         grid, built = ((-(-height // 2), -(-width // 2)) for height, width in (grid, built))
     return found
+
+
+def _window_order(layout: WindowLayout) -> Int[Tensor, " L"]:
+    """The place on the map, row by row, of every token of every window; -1 beyond it."""
+    raster = torch.arange(1.0, layout.size[0] * layout.size[1] + 1).view(1, *layout.size, 1)
+    return cut_windows(raster, layout).long().flatten() - 1
 
 
 def _find(wanted: Int[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:

@@ -7,39 +7,27 @@ windows of an image, N tokens of a window.
 
 The entry reads the map as the qkv projection leaves it and writes the map as the output
 projection wants it, so a back end may do shift, cut, bias, mask, softmax and the way back in one
-go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention, without a
-matrix of biases for each image; `gathered` does so too, with whole rows of the map copied to
-where the windows want them, which is faster on a processor; `lean` is that with the gradient
-written out, which keeps only what it was given. A new back end is a
+go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean` is
+the formula with its gradient written out, which copies less and keeps less. A new back end is a
 function with the same arguments and a row in `BACKENDS`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.ops.windows import (
-    WindowLayout,
-    cut_heads,
-    join_heads,
-    shift_mask,
-    sum_padding,
-    window_order,
-)
+from muntin.ops.windows import WindowLayout, cut_heads, join_heads, shift_mask, sum_padding
 from muntin.shapes import Float
 
 __all__ = ["BACKENDS", "BackendName", "window_attention"]
 
-BackendName = Literal["auto", "reference", "sdpa", "gathered", "lean"]
+BackendName = Literal["auto", "reference", "sdpa", "lean"]
 
 
 def window_attention(
@@ -94,11 +82,9 @@ def _choose(qkv: Tensor, bias: Tensor) -> str:
     """Pick a back end for "auto"."""
     # On the CPU, SDPA is fused only when nothing needs a gradient.
     learns = torch.is_grad_enabled() and (qkv.requires_grad or bias.requires_grad)
-    if qkv.device.type != "cpu":
+    if qkv.device.type != "cpu" or not learns:
         return "sdpa"
-    if torch.compiler.is_compiling():
-        return "reference" if learns else "sdpa"
-    return "lean" if learns else "gathered"
+    return "reference" if torch.compiler.is_compiling() else "lean"
 
 
 def _reference(
@@ -137,40 +123,6 @@ def _sdpa(
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def _gathered(
-    qkv: Tensor,
-    bias: Tensor,
-    layout: WindowLayout,
-    scale: float,
-    fill: Tensor | None,
-    dropout: float,
-) -> Tensor:
-    heads, (batch, height, width, channels) = bias.shape[0], qkv.shape
-    there, back = (torch.from_numpy(way).to(qkv.device) for way in _ways(layout))
-    rows = qkv.flatten(1, 2)  # B, L, 3*C
-    if any(layout.pad):
-        padding = rows.new_zeros(1, 1, channels) if fill is None else fill.to(rows.dtype)
-        rows = torch.cat([rows, padding.expand(batch, 1, channels)], 1)
-    rows = rows.index_select(1, there)
-    parts = rows.view(-1, layout.num_tokens, 3, heads, channels // (3 * heads))
-    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # B*nW, h, N, d each
-    added = _add_mask(bias, layout).to(q.dtype)
-    added = added if len(added) == 1 else added.repeat(batch, 1, 1, 1)
-    out = F.scaled_dot_product_attention(q, k, v, added, dropout, scale=scale)
-    out = out.transpose(1, 2).reshape(batch, -1, channels // 3)
-    return out.index_select(1, back).view(batch, height, width, channels // 3)
-
-
-@functools.lru_cache(maxsize=256)
-def _ways(layout: WindowLayout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the tokens of the windows are on the map, padding behind its end; and the way back."""
-    order = window_order(layout)
-    size = layout.size[0] * layout.size[1]
-    back = np.empty(size, np.int64)
-    back[order[order >= 0]] = np.flatnonzero(order >= 0)
-    return np.where(order < 0, size, order), back
-
-
 def _lean(
     qkv: Tensor,
     bias: Tensor,
@@ -180,7 +132,7 @@ def _lean(
     dropout: float,
 ) -> Tensor:
     if dropout:
-        return _gathered(qkv, bias, layout, scale, fill, dropout)
+        return _reference(qkv, bias, layout, scale, fill, dropout)
     out: Tensor = _LeanAttention.apply(qkv, bias, fill, layout, scale)
     return out
 
@@ -200,7 +152,7 @@ def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> T
 
 
 class _LeanAttention(torch.autograd.Function):
-    """The formula of `_reference`: fused on the way there, one copy in and out on the way back."""
+    """The formula of `_reference`: one copy in, one copy out, and the same on the way back."""
 
     @staticmethod
     def forward(
@@ -211,18 +163,22 @@ class _LeanAttention(torch.autograd.Function):
         layout: WindowLayout,
         scale: float,
     ) -> Tensor:
-        ctx.save_for_backward(qkv, bias, fill)
-        ctx.layout, ctx.scale = layout, scale
-        return _gathered(qkv, bias, layout, scale, fill, 0.0)
+        heads = bias.shape[0]
+        parts = cut_heads(qkv, layout, 3, heads, fill)  # 3, B, nW, h, N, d
+        v = parts[2].flatten(0, 2)  # B*nW*h, N, d
+        weights = _weigh(parts, bias, layout, scale)
+        ctx.save_for_backward(parts, bias)
+        ctx.layout, ctx.scale, ctx.fills = layout, scale, fill is not None
+        ctx.bias_dtype = bias.dtype
+        return join_heads((weights @ v).view(1, *parts.shape[1:]), layout)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
         (grad,) = grads
         layout: WindowLayout = ctx.layout
-        qkv, bias, fill = ctx.saved_tensors
-        heads = bias.shape[0]
-        parts = cut_heads(qkv, layout, 3, heads, fill)  # 3, B, nW, h, N, d
+        parts, bias = ctx.saved_tensors
         weights = _weigh(parts, bias, layout, ctx.scale)
+        heads = parts.shape[3]
         q, k, v = parts.flatten(1, 3).unbind(0)
         grad_out = cut_heads(grad, layout, 1, heads, None).flatten(0, 3)  # B*nW*h, N, d
         grad_parts = parts.new_empty(parts.shape)
@@ -231,20 +187,14 @@ class _LeanAttention(torch.autograd.Function):
         grad_weights = grad_out @ v.transpose(1, 2)
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
         by_window = grad_scores.view(*parts.shape[1:5], -1)  # B, nW, h, N, N
-        grad_bias = by_window.sum(dim=(0, 1), dtype=bias.dtype)
+        grad_bias = by_window.sum(dim=(0, 1), dtype=ctx.bias_dtype)
         grad_scores.mul_(ctx.scale)
         torch.bmm(grad_scores, k, out=dq)
         torch.bmm(grad_scores.transpose(1, 2), q, out=dk)
-        fills = fill is not None and any(layout.pad)
-        grad_fill = sum_padding(grad_parts, layout) if fills else None
+        grad_fill = sum_padding(grad_parts, layout) if ctx.fills and any(layout.pad) else None
         return join_heads(grad_parts, layout), grad_bias, grad_fill, None, None
 
 
 BackEnd = Callable[[Tensor, Tensor, WindowLayout, float, Tensor | None, float], Tensor]
 
-BACKENDS: dict[str, BackEnd] = {
-    "reference": _reference,
-    "sdpa": _sdpa,
-    "gathered": _gathered,
-    "lean": _lean,
-}
+BACKENDS: dict[str, BackEnd] = {"reference": _reference, "sdpa": _sdpa, "lean": _lean}

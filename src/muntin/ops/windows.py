@@ -14,14 +14,11 @@ plain numbers that every attention back end follows.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import ShapeError
@@ -35,13 +32,14 @@ __all__ = [
     "SizeRuleName",
     "WindowLayout",
     "cut_heads",
+    "cut_windows",
     "fit_patches",
     "join_heads",
+    "join_windows",
     "lay_out",
     "merge_neighbours",
     "shift_mask",
     "sum_padding",
-    "window_order",
 ]
 
 MASKED = -100.0
@@ -210,23 +208,6 @@ def _shrink(window: Size, size: Size, rule: SizeRule) -> Size:
     return window
 
 
-@functools.lru_cache(maxsize=256)
-def window_order(layout: WindowLayout) -> NDArray[np.int64]:
-    """Give the place on the map, row by row, of each token of each window; -1 where it is padding.
-
-    Windows stand row by row, and so do the tokens in each.
-    """
-    places = np.arange(layout.size[0] * layout.size[1]).reshape(layout.size)
-    pad = ((0, layout.pad[0]), (0, layout.pad[1]))
-    shift = (-layout.shift[0], -layout.shift[1])
-    if layout.pad_first:
-        places = np.roll(np.pad(places, pad, constant_values=-1), shift, (0, 1))
-    else:
-        places = np.pad(np.roll(places, shift, (0, 1)), pad, constant_values=-1)
-    (rows, columns), (high, wide) = layout.grid, layout.window
-    return places.reshape(rows, high, columns, wide).swapaxes(1, 2).ravel()
-
-
 def shift_mask(
     layout: WindowLayout, *, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "nW N N"] | None:
@@ -311,6 +292,20 @@ def _join(windows: Tensor, layout: WindowLayout) -> Tensor:
     x = x.permute(1, 2, 5, 3, 6, 0, 4, 7)  # B, rows, M, columns, M, parts, h, d
     x = x.reshape(batch, rows * wh, columns * ww, parts * heads * width)
     return _roll(x, layout.shift, 1) if layout.pad_first else x
+
+
+def cut_windows(
+    x: Float[Tensor, "B H W C"], layout: WindowLayout, fill: Float[Tensor, " C"] | None = None
+) -> Float[Tensor, "B nW N C"]:
+    """Pad, roll and cut a map into windows; `cut_heads` with all channels in one."""
+    return cut_heads(x, layout, 1, 1, fill)[0, :, :, 0]
+
+
+def join_windows(
+    windows: Float[Tensor, "B nW N C"], layout: WindowLayout
+) -> Float[Tensor, "B H W C"]:
+    """Put windows back where `cut_windows` took them from, and drop the padding."""
+    return join_heads(windows[None, :, :, None], layout)
 
 
 def fit_patches(
