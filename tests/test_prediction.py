@@ -201,7 +201,10 @@ def test_a_changed_file_is_noticed(run, tmp_path, name, old, new, text):
 
 
 def test_no_run_at_all(tmp_path):
-    with pytest.raises(RunError, match=r"a run must be a folder that muntin train wrote, got"):
+    with pytest.raises(
+        RunError,
+        match=r"a run must be a folder that muntin train wrote, or a file of muntin export, got",
+    ):
         muntin.load(tmp_path / "nothing")
 
 

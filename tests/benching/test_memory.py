@@ -20,6 +20,7 @@ def job(**changed):
     return {**usual, **changed}
 
 
+@pytest.mark.slow
 def test_alone():
     said = []
     found = bench_memory(

@@ -128,6 +128,7 @@ def test_a_video_that_cannot_be_read_is_left_out(muntin, run, data, tmp_path):
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
+@pytest.mark.slow
 def test_a_run_of_boxes_without_any(muntin, data, tmp_path):
     scenes = write_coco(tmp_path / "scenes", num_train=6, num_val=2, size=(64, 80))
     assert muntin("train", "pose", scenes, "--out", tmp_path / "run", *OPTIONS)[0] == 0

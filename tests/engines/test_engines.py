@@ -29,7 +29,12 @@ def pictures(count: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "engine", ["onnxruntime", "openvino", pytest.param("compile", marks=pytest.mark.slow)]
+    "engine",
+    [
+        "openvino",
+        pytest.param("onnxruntime", marks=pytest.mark.slow),
+        pytest.param("compile", marks=pytest.mark.slow),
+    ],
 )
 def test_engines_agree(tmp_path, engine):
     run = write_run(tmp_path / "run", "classify")

@@ -543,7 +543,8 @@ def _shuffle(network: nn.Module, seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("look", "size"), [("swin", (64, 64)), ("swin", (75, 50)), ("vit", (64, 96))]
+    ("look", "size"),
+    [pytest.param("swin", (64, 64), marks=pytest.mark.slow), ("swin", (75, 50)), ("vit", (64, 96))],
 )
 def test_finds_planted_evidence(look: str, size: tuple[int, int]) -> None:
     network = _hand_built(look, size)

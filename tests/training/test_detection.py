@@ -49,7 +49,10 @@ def mixed(tmp_path_factory) -> Path:
     return mixed_sizes(tmp_path_factory.mktemp("data") / "mixed", count=12)
 
 
-@pytest.mark.parametrize(("task", "head"), HEADS)
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [pytest.param(*row, marks=pytest.mark.slow if "cascade" in row[1] else ()) for row in HEADS],
+)
 def test_every_head_learns(data, tmp_path, task, head):
     run = train_detector(
         task, data, tmp_path / "run", head=head, epochs=6,
@@ -209,6 +212,7 @@ def test_a_class_without_objects_in_val(tmp_path):
     assert Run.open(run.path).classes.names == tuple(c["name"] for c in values["categories"])
 
 
+@pytest.mark.slow
 def test_half_precision(data, tmp_path):
     run = train_detector("instance", data, tmp_path / "run", precision="bf16")
     lines = read_journal(run.path)

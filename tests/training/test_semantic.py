@@ -43,7 +43,14 @@ def train_maps(data, out, *, settings=None, **options):
     )
 
 
-@pytest.mark.parametrize("head", ["light_small", "light", "upernet"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "light_small",
+        pytest.param("light", marks=pytest.mark.slow),
+        pytest.param("upernet", marks=pytest.mark.slow),
+    ],
+)
 def test_every_head_learns(data, tmp_path, head):
     settings = {"augment.scale": "1,1", "train.learning_rate": 3e-3}
     run = train_maps(data, tmp_path / "run", head=head, epochs=15, settings=settings)
