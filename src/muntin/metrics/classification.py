@@ -9,14 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MultilabelAveragePrecision,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-)
 
 from muntin.shapes import Float
 
@@ -37,6 +29,10 @@ class ClassificationMetric:
     """
 
     def __init__(self, num_classes: int, *, multi_label: bool = False) -> None:
+        # Seconds of loading that only those who measure need.
+        import torchmetrics.classification as metrics
+        from torchmetrics import MetricCollection
+
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.num_images = 0
@@ -44,16 +40,18 @@ class ClassificationMetric:
         parts: dict[str, Any]
         if multi_label:
             parts = {
-                "average_precision": MultilabelAveragePrecision(num_classes, average="none"),
-                "macro_f1": MultilabelF1Score(num_classes, average="macro"),
-                "micro_f1": MultilabelF1Score(num_classes, average="micro"),
-                "exact_match": MultilabelExactMatch(num_classes),
+                "average_precision": metrics.MultilabelAveragePrecision(
+                    num_classes, average="none"
+                ),
+                "macro_f1": metrics.MultilabelF1Score(num_classes, average="macro"),
+                "micro_f1": metrics.MultilabelF1Score(num_classes, average="micro"),
+                "exact_match": metrics.MultilabelExactMatch(num_classes),
             }
         else:
             top = min(5, num_classes)
             parts = {
-                "top5": MulticlassAccuracy(num_classes, top_k=top, average="micro"),
-                "confusion": MulticlassConfusionMatrix(num_classes),
+                "top5": metrics.MulticlassAccuracy(num_classes, top_k=top, average="micro"),
+                "confusion": metrics.MulticlassConfusionMatrix(num_classes),
             }
         self._parts = MetricCollection(parts, compute_groups=False)
 
