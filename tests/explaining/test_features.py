@@ -18,7 +18,7 @@ from muntin.data.decoding import open_picture
 from muntin.data.transforms import fit_picture, normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.exhibits import Missing
-from muntin.explaining.gathering import gather
+from muntin.explaining.gathering import embed_folder, gather
 from muntin.explaining.mapping import find_components, show_features, title_maps
 from muntin.explaining.neighbours import (
     place_by_components,
@@ -94,7 +94,7 @@ def test_exported_files_have_no_maps() -> None:
     engine = in_engine(subject.network, subject.pre, (64, 96), finds=False)
     subject = subject.with_network(engine)
     for found in (
-        show_features(subject), show_neighbours(subject, "x"), show_embeddings(subject, "x"),
+        show_features(subject), show_neighbours(subject, None), show_embeddings(subject, None),
     ):  # fmt: skip
         assert isinstance(found[0], Missing)
         assert "exported" in found[0].reason
@@ -110,7 +110,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
     subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, folder)
+    found = gather(subject, embed_folder(subject, folder))
     assert len(found) == 15
     assert found.class_names == ("ash", "birch", "cedar")
     assert found.class_ids.tolist() == [0] * 5 + [1] * 5 + [2] * 5
@@ -125,8 +125,8 @@ def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
 
 def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
     subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, folder)
-    (exhibit,) = show_neighbours(subject, folder)
+    found = gather(subject, embed_folder(subject, folder))
+    (exhibit,) = show_neighbours(subject, found)
     peer = NearestNeighbors(n_neighbors=9, metric="cosine").fit(found.vectors)
     distances, places = peer.kneighbors(found.own[None])
     nearest = exhibit.facts["nearest"]
@@ -146,7 +146,7 @@ def test_finds_itself_and_leaves_itself_out(folder: Path) -> None:
     subject = type(subject)(
         **{**values, "pixels": pixels, "shown": shown, "images": images, "path": str(own)}
     )
-    (exhibit,) = show_neighbours(subject, folder)
+    (exhibit,) = show_neighbours(subject, gather(subject, embed_folder(subject, folder)))
     first = exhibit.facts["nearest"][0]
     assert Path(first["path"]).name == "copy.png"
     assert first["similarity"] == pytest.approx(1, abs=1e-5)
@@ -159,30 +159,30 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     subject = make_subject(build("vit"), size=(48, 64), fit="inside")
     with pytest.warns(MuntinWarning, match=r"left out: .*broken\.png"):
-        found = gather(subject, tmp_path)
+        found = gather(subject, embed_folder(subject, tmp_path))
     assert found.class_ids.tolist() == [-1] * 5
-    assert show_neighbours(subject, tmp_path, gathered=found)[0].facts["num_pictures"] == 5
-    (exhibit,) = show_embeddings(subject, tmp_path, gathered=found)
+    assert show_neighbours(subject, found)[0].facts["num_pictures"] == 5
+    (exhibit,) = show_embeddings(subject, found)
     assert exhibit.arrays["components"].shape == (6, 2)
 
 
 def test_some_of_many(folder: Path) -> None:
     subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, folder, most=6)
+    found = gather(subject, embed_folder(subject, folder, most=6))
     assert len(found) == 6
     assert set(found.class_ids.tolist()) == {0, 1, 2}
-    text = show_neighbours(subject, folder, gathered=found)[0].text
+    text = show_neighbours(subject, found)[0].text
     assert "Looked at are 6 of 15 pictures" in text
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     subject = make_subject(build("swin"))
     with pytest.raises(DataError, match="there must be a picture"):
-        show_neighbours(subject, tmp_path)
+        embed_folder(subject, tmp_path)
 
 
 def test_places_are_those_of_scikit_learn(folder: Path) -> None:
-    vectors = gather(make_subject(build("swin")), folder).vectors
+    vectors = embed_folder(make_subject(build("swin")), folder).vectors
     flat, shares = place_by_components(vectors)
     peer = PCA(2).fit(vectors)
     np.testing.assert_allclose(np.abs(flat), np.abs(peer.transform(vectors)), atol=1e-5)
@@ -191,12 +191,13 @@ def test_places_are_those_of_scikit_learn(folder: Path) -> None:
 
 def test_the_map_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = make_subject(build("swin"), size=(48, 64))
-    (exhibit,) = show_embeddings(subject, folder)
-    again = show_embeddings(subject, folder)[0]
+    found = gather(subject, embed_folder(subject, folder))
+    (exhibit,) = show_embeddings(subject, found)
+    again = show_embeddings(subject, found)[0]
     assert exhibit.arrays["neighbours"].shape == (16, 2)
     assert np.array_equal(exhibit.arrays["neighbours"], again.arrays["neighbours"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    exhibit, missing = show_embeddings(subject, folder)
+    exhibit, missing = show_embeddings(subject, found)
     assert "neighbours" not in exhibit.arrays
     assert isinstance(missing, Missing)
     assert "muntin[explain]" in missing.reason
@@ -205,6 +206,7 @@ def test_the_map_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_too_few_for_a_map(tmp_path: Path) -> None:
     for number in range(2):
         picture(0, number).save(tmp_path / f"{number}.png")
-    (missing,) = show_embeddings(make_subject(build("swin")), tmp_path)
+    subject = make_subject(build("swin"))
+    (missing,) = show_embeddings(subject, gather(subject, embed_folder(subject, tmp_path)))
     assert isinstance(missing, Missing)
     assert "at least 3 pictures" in missing.reason

@@ -28,7 +28,7 @@ from muntin.prediction.finding import find_pictures
 from muntin.samples import Entry, Listing
 from muntin.shapes import Float
 
-__all__ = ["Gathered", "gather"]
+__all__ = ["Gathered", "Library", "embed_folder", "gather"]
 
 MOST = 300
 """Pictures of a folder that are looked at."""
@@ -39,13 +39,12 @@ THUMBNAIL = 96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Gathered:
+class Library:
     """The pictures of a folder.
 
     Attributes:
         paths: Their files.
         vectors: (N, C) What `muntin.features.Backbone.embed` gives for each, of length 1.
-        own: (C) The same of the picture that is explained.
         class_ids: (N) Class of each; -1 where nobody says it.
         class_names: Their names.
         thumbnails: (h, w, 3) uint8 each.
@@ -54,7 +53,6 @@ class Gathered:
 
     paths: tuple[str, ...]
     vectors: Float[np.ndarray, "N C"]
-    own: Float[np.ndarray, " C"]
     class_ids: NDArray[np.int64]
     class_names: tuple[str, ...]
     thumbnails: tuple[NDArray[np.uint8], ...]
@@ -64,18 +62,55 @@ class Gathered:
         """Pictures."""
         return len(self.paths)
 
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Gathered(Library):
+    """The other pictures of a folder, beside the one that is explained.
+
+    Attributes:
+        own: (C) The vector of the picture that is explained.
+    """
+
+    own: Float[np.ndarray, " C"]
+
     @property
     def similarities(self) -> Float[np.ndarray, " N"]:
         """Cosine similarity of each picture with the one that is explained."""
         return self.vectors @ self.own
 
 
-def gather(subject: Subject, folder: Path | str, *, most: int = MOST) -> Gathered:
+def gather(subject: Subject, library: Library) -> Gathered:
+    """Put the picture that is explained beside the pictures of a folder.
+
+    Args:
+        subject: The model that embedded the folder, and the picture; where that lies in the folder,
+            it is left out of it.
+        library: What `embed_folder` gave.
+
+    Raises:
+        DataError: No picture is left.
+    """
+    here = Path(subject.path).resolve() if subject.path else None
+    kept = [place for place, path in enumerate(library.paths) if Path(path).resolve() != here]
+    if not kept:
+        message = "there must be a picture in the folder beside the explained one, got none."
+        raise DataError(message)
+    return Gathered(
+        paths=tuple(library.paths[place] for place in kept),
+        vectors=library.vectors[kept],
+        own=_to_unit(_look(subject, subject.images))[0],
+        class_ids=library.class_ids[kept],
+        class_names=library.class_names,
+        thumbnails=tuple(library.thumbnails[place] for place in kept),
+        num_there=library.num_there - (len(library) - len(kept)),
+    )
+
+
+def embed_folder(subject: Subject, folder: Path | str, *, most: int = MOST) -> Library:
     """Read the pictures of a folder and embed them.
 
     Args:
-        subject: The model, which must have a backbone, and the picture that is explained; that
-            picture itself is left out.
+        subject: Its model, which must have a backbone.
         folder: Class folders, also as parts or packed, a CSV as `muntin train classify` takes it,
             or any folder of pictures.
         most: Pictures that are looked at; of more, every so many-th.
@@ -87,8 +122,6 @@ def gather(subject: Subject, folder: Path | str, *, most: int = MOST) -> Gathere
         DataError: There are no pictures.
     """
     rows, class_names = _list(folder)
-    here = Path(subject.path).resolve() if subject.path else None
-    rows = [row for row in rows if here is None or (Path(row[0]) / row[1]).resolve() != here]
     chosen = [rows[place] for place in _spread(len(rows), most)]
     pre = subject.pre
     paths: list[str] = []
@@ -108,12 +141,11 @@ def gather(subject: Subject, folder: Path | str, *, most: int = MOST) -> Gathere
         paths.append(str(Path(source) / path))
         ids.append(class_id)
     if not paths:
-        message = f"there must be a picture in {str(folder)!r} beside the explained one, got none."
+        message = f"there must be a picture in {str(folder)!r} that can be read, got none."
         raise DataError(message)
-    return Gathered(
+    return Library(
         paths=tuple(paths),
         vectors=_embed(subject, groups, len(paths)),
-        own=_to_unit(_look(subject, subject.images))[0],
         class_ids=np.array(ids, np.int64),
         class_names=class_names,
         thumbnails=tuple(thumbnails),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label
 from muntin.explaining.exhibits import Exhibit, Missing
-from muntin.explaining.gathering import Gathered, gather
+from muntin.explaining.gathering import Gathered
 from muntin.explaining.overlays import INK, to_rgb
 from muntin.explaining.subject import Subject
 
@@ -38,26 +38,19 @@ _COSINE = (
 )
 
 
-def show_neighbours(
-    subject: Subject, folder: Path | str, *, gathered: Gathered | None = None
-) -> list[Exhibit | Missing]:
+def show_neighbours(subject: Subject, found: Gathered | None) -> list[Exhibit | Missing]:
     """Show the pictures of a folder that a model finds most like the explained one.
 
     Args:
         subject: The picture and the model.
-        folder: See `muntin.explaining.gathering.gather`.
-        gathered: What that gave, where it is known.
+        found: The folder's other pictures; None for an exported file, which has no embedding.
 
     Returns:
-        One exhibit; what is missing of an exported file, which has no embedding.
-
-    Raises:
-        DataError: There are no pictures in the folder.
+        One exhibit, or why there is none.
     """
     title = "The most similar pictures"
-    if subject.backbone is None:
+    if found is None:
         return [_missing(title)]
-    found = gathered or gather(subject, folder)
     similarities = found.similarities
     nearest = np.argsort(-similarities, kind="stable")[:NEAREST]
     text = (
@@ -87,26 +80,19 @@ def show_neighbours(
     ]
 
 
-def show_embeddings(
-    subject: Subject, folder: Path | str, *, gathered: Gathered | None = None
-) -> list[Exhibit | Missing]:
+def show_embeddings(subject: Subject, found: Gathered | None) -> list[Exhibit | Missing]:
     """Show the pictures of a folder as a map on which similar ones lie together.
 
     Args:
         subject: The picture, which is marked, and the model.
-        folder: See `muntin.explaining.gathering.gather`.
-        gathered: What that gave, where it is known.
+        found: The folder's other pictures; None for an exported file, which has no embedding.
 
     Returns:
         Their two main components and, with scikit-learn, t-SNE beside it.
-
-    Raises:
-        DataError: There are no pictures in the folder.
     """
     title = "A map of the folder"
-    if subject.backbone is None:
+    if found is None:
         return [_missing(title)]
-    found = gathered or gather(subject, folder)
     if len(found) < 3:
         reason = (
             f"A map needs at least 3 pictures beside the explained one, got {len(found)}. The most "

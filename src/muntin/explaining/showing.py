@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from muntin.explaining.costing import show_cost
 from muntin.explaining.cutting import show_cut
 from muntin.explaining.deciding import show_decision
 from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, Section
-from muntin.explaining.gathering import gather
+from muntin.explaining.gathering import Library, embed_folder, gather
 from muntin.explaining.mapping import show_features
 from muntin.explaining.neighbours import show_embeddings, show_neighbours
 from muntin.explaining.opening import (
@@ -58,10 +58,12 @@ class Asked:
     Attributes:
         folder: Pictures among which neighbours are looked for; empty for none.
         other: A second model; None for none.
+        libraries: The embedded folder, once it has been read: it is the same for every picture.
     """
 
     folder: str = ""
     other: OpenedModel | None = None
+    libraries: dict[str, Library] = field(default_factory=dict)
 
     def covers(self, needs: Needs) -> bool:
         """Whether what an explanation needs is there."""
@@ -96,11 +98,12 @@ def _one(show: Callable[[Subject], Shown]) -> Callable[[Asked, Sequence[Subject]
 
 def _show_folder(asked: Asked, subjects: Sequence[Subject]) -> Shown:
     (subject,) = subjects
-    known = None if subject.backbone is None else gather(subject, asked.folder)
-    return [
-        *show_neighbours(subject, asked.folder, gathered=known),
-        *show_embeddings(subject, asked.folder, gathered=known),
-    ]
+    found = None
+    if subject.backbone is not None:
+        if not asked.libraries:
+            asked.libraries[asked.folder] = embed_folder(subject, asked.folder)
+        found = gather(subject, asked.libraries[asked.folder])
+    return [*show_neighbours(subject, found), *show_embeddings(subject, found)]
 
 
 def _show_other(asked: Asked, subjects: Sequence[Subject]) -> Shown:

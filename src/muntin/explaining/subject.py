@@ -38,8 +38,8 @@ class Subject:
         trained: Whether the weights are more than fresh ones.
         target: Number of the class, or of the box, region or keypoint, that is asked about; None
             for what the network is surest of.
-        point: (x, y) in the original picture, from 0 to 1, that is looked from; None for the middle
-            of what decided, or of the picture.
+        point: (x, y) in the original picture, from 0 to 1, that is looked from; None for the
+            middle.
     """
 
     name: str
