@@ -12,7 +12,7 @@ a window, nW windows of an image, h heads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,12 @@ def bench_attention(
     compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
     turn_seconds: float = 0.05,
+    device: str = "cpu",
+    shifted: bool = True,
+    precisions: Sequence[str] = ("fp32", "bf16"),
+    others: Mapping[str, Callable[[Problem], Pass]] = {},
 ) -> dict[str, Any]:
-    """Measure the window attention of a Swin's shifted blocks on the CPU, ours and theirs.
+    """Measure the window attention of a Swin's blocks, ours and theirs.
 
     Forward alone without gradients ("inference"), and forward and backward ("training"), in fp32
     and under bf16 autocast. The projections are left out of the peers' own code: theirs give what
@@ -61,6 +65,10 @@ def bench_attention(
         compiled: Refused: peers whose projections are left out cannot be compiled as they are.
         say: Told what goes on.
         turn_seconds: A turn is as many passes as ours takes about so long for.
+        device: "cpu" or "cuda".
+        shifted: Whether the windows are.
+        precisions: Which of "fp32" and "bf16".
+        others: More rivals by name.
 
     Returns:
         The set-up and a row a contestant, stage (from 1), work and precision, with ``ms`` of a
@@ -82,15 +90,17 @@ def bench_attention(
         raise ConfigError(message)
     high, wide = size or config.img_size
     rows: list[dict[str, Any]] = []
-    for stage, problem in enumerate(_problems(config, (high, wide), batch_size), start=1):
+    problems = _problems(config, (high, wide), batch_size, shifted, device)
+    for stage, problem in enumerate(problems, start=1):
         passes: dict[str, Pass] = {OURS: _Ours(problem, "auto")}
         for peer in chosen:
             built = ATTENTIONS[peer](problem)
             if not built:
                 say(f"left out: {peer} at stage {stage}, where it cuts the map otherwise")
             passes |= built
+        passes |= {name: build(problem) for name, build in others.items()}
         for work in ("inference", "training"):
-            for precision in ("fp32", "bf16"):
+            for precision in precisions:
                 say(f"stage {stage} {work} {precision}")
                 group = _Group(problem, work, precision, passes, turn_seconds)
                 rows += [{"stage": stage, **row} for row in group.measure(rounds)]
@@ -105,22 +115,24 @@ def bench_attention(
     }
 
 
-def _problems(config: SwinConfig, size: Size, batch_size: int) -> Iterator[Problem]:
-    """What the shifted blocks of every stage have to do, with values as a fresh model has."""
+def _problems(
+    config: SwinConfig, size: Size, batch_size: int, shifted: bool, device: str
+) -> Iterator[Problem]:
+    """What the blocks of every stage have to do, with values as a fresh model has."""
     generator = torch.Generator().manual_seed(0)
     patch = config.patch_size
     grid, built = (-(-size[0] // patch), -(-size[1] // patch)), config.grid
     for stage in range(config.out_indices[-1] + 1):
         window, heads, dim = config.windows[stage], config.num_heads[stage], config.dim(stage)
         rule = SIZE_RULES[config.size_rule]
-        table = torch.randn((2 * window - 1) ** 2, heads, generator=generator)
+        table = torch.randn((2 * window - 1) ** 2, heads, generator=generator).to(device)
         yield Problem(
-            layout=lay_out(grid, (window, window), True, rule, built_size=built),
+            layout=lay_out(grid, (window, window), shifted, rule, built_size=built),
             window=window,
             num_heads=heads,
-            qkv=torch.randn(batch_size, *grid, 3 * dim, generator=generator),
+            qkv=torch.randn(batch_size, *grid, 3 * dim, generator=generator).to(device),
             table=table,
-            grad=torch.randn(batch_size, *grid, dim, generator=generator),
+            grad=torch.randn(batch_size, *grid, dim, generator=generator).to(device),
         )
         grid, built = (-(-grid[0] // 2), -(-grid[1] // 2)), (-(-built[0] // 2), -(-built[1] // 2))
 
@@ -169,7 +181,10 @@ class _Group:
         count = self._count_passes(works[0])
         contestants = [
             Contestant(
-                name=name, precision=self.precision, rival=name != OURS, run=_repeat(work, count)
+                name=name,
+                precision=self.precision,
+                rival=name != OURS,
+                run=_repeat(work, count, self._wait),
             )
             for name, work in zip(self.passes, works, strict=True)
         ]
@@ -205,7 +220,7 @@ class _Group:
         def work() -> list[Tensor]:
             with (
                 torch.set_grad_enabled(learns),
-                torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
+                torch.autocast(grad.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
             ):
                 out = forward()
             if not learns:
@@ -231,16 +246,27 @@ class _Group:
             for part, right in zip(found, truth, strict=True)
         )
 
+    @property
+    def _wait(self) -> Callable[[], object] | None:
+        """What waits for a device that works beside the program."""
+        return torch.cuda.synchronize if self.problem.qkv.is_cuda else None
+
     def _count_passes(self, work: Callable[[], object]) -> int:
+        once = _repeat(work, 1, self._wait)
+        once()
         begun = time.perf_counter()
-        work()
+        once()
         return max(1, round(self.turn_seconds / (time.perf_counter() - begun)))
 
 
-def _repeat(work: Callable[[], object], count: int) -> Callable[[], NDArray[np.float32]]:
+def _repeat(
+    work: Callable[[], object], count: int, wait: Callable[[], object] | None
+) -> Callable[[], NDArray[np.float32]]:
     def run() -> NDArray[np.float32]:
         for _ in range(count):
             work()
+        if wait is not None:
+            wait()
         return np.zeros(0, np.float32)
 
     return run

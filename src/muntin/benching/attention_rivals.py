@@ -91,7 +91,7 @@ class _Free(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
-        return torch.empty(ctx.shape, dtype=ctx.dtype), grads[0]
+        return torch.empty(ctx.shape, dtype=ctx.dtype, device=grads[0].device), grads[0]
 
 
 class _FreeLinear(nn.Module):
@@ -149,7 +149,7 @@ class _Rival:
         windows = cut_windows(problem.qkv, problem.layout).flatten(0, 1)  # B*nW, N, 3C
         given = windows.to(dtype, copy=True).requires_grad_()
         # What a norm gives: float32 under autocast.
-        x = torch.randn(problem.grad.shape).requires_grad_()
+        x = torch.randn_like(problem.grad).requires_grad_()
         run, table = self.build(problem, given)
         with torch.no_grad():
             table.copy_(problem.table)
@@ -165,7 +165,7 @@ def _agrees(problem: Problem, rule: SizeRuleName) -> bool:
     """Whether a system cuts the map as we do, without padding."""
     layout = problem.layout
     window = (problem.window, problem.window)
-    theirs = lay_out(layout.size, window, True, SIZE_RULES[rule])
+    theirs = lay_out(layout.size, window, any(layout.shift), SIZE_RULES[rule])
     same = (theirs.window, theirs.shift) == (layout.window, layout.shift)
     return same and layout.pad == theirs.pad == (0, 0)
 
@@ -184,8 +184,9 @@ def _timm_passes(problem: Problem) -> dict[str, Pass]:
             problem.layout.size,
             num_heads=problem.num_heads,
             window_size=problem.window,
-            shift_size=problem.window // 2,
-        ).eval()
+            shift_size=problem.layout.shift[0],
+        )
+        block.to(given.device).eval()
         block.attn.add_module("qkv", _FreeLinear(given))
         block.attn.add_module("proj", nn.Identity())
         block.attn.fused_attn = fused
@@ -205,10 +206,9 @@ def _torchvision_passes(problem: Problem) -> dict[str, Pass]:
     def build(problem: Problem, given: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Parameter]:
         from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-        side, shift = problem.window, problem.window // 2
-        attn = ShiftedWindowAttention(
-            problem.dim, [side, side], [shift, shift], problem.num_heads
-        ).eval()
+        side, shift = problem.window, problem.layout.shift[0]
+        attn = ShiftedWindowAttention(problem.dim, [side, side], [shift, shift], problem.num_heads)
+        attn.to(given.device).eval()
         attn.qkv = _WeightHolder(lambda x: _Free.apply(x, given))
         attn.proj = _WeightHolder(lambda x: x)
         return attn, attn.relative_position_bias_table
