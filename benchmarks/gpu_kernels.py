@@ -99,7 +99,9 @@ def _check_one(
         gradients = [zero if one is None else one for one, zero in zip(found, zeros, strict=True)]
         return [out.detach(), *gradients]
 
-    case = f"{dtype} window {window} width {width} map {size} {rule} shifted {shifted} cosine {cosine}"
+    case = (
+        f"{dtype} window {window} width {width} map {size} {rule} shifted {shifted} cosine {cosine}"
+    )
     row: dict[str, Any] = {"case": case, "problem": "", "error": float("nan"), "same_bits": False}
     truth = run("reference", torch.float64)
     row["plain"] = _error(run("reference", None), truth)
@@ -137,11 +139,13 @@ class _Own:
         table = problem.table.to(_wide(dtype), copy=True).requires_grad_()
 
         def forward() -> Tensor:
-            bias = spread_bias(
-                table, table_window=(problem.window,) * 2, window=layout.window
-            )
+            bias = spread_bias(table, table_window=(problem.window,) * 2, window=layout.window)
             return window_attention(
-                qkv, bias, layout, scale=problem.scale, backend=self.backend  # type: ignore[arg-type]
+                qkv,
+                bias,
+                layout,
+                scale=problem.scale,
+                backend=self.backend,  # type: ignore[arg-type]
             )
 
         return forward, [qkv, table]
@@ -168,11 +172,11 @@ class _Flex:
         count = layout.num_windows
 
         def forward(qkv: Tensor, table: Tensor) -> Tensor:
-            bias = spread_bias(
-                table, table_window=(problem.window,) * 2, window=layout.window
-            )
+            bias = spread_bias(table, table_window=(problem.window,) * 2, window=layout.window)
 
-            def change(score: Any, row: Any, head: Any, query: Any, key: Any) -> Any:
+            def change(
+                score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor
+            ) -> Tensor:
                 score = score + bias[head, query, key]
                 return score if mask is None else score + mask[row % count, query, key]
 
@@ -220,7 +224,9 @@ def time_attention(options: argparse.Namespace) -> dict[str, Any]:
         high, wide = row["map"]
         channels = row["num_heads"] * 32
         maps = 4 if row["work"] == "inference" else 4 + 7
-        row["gb_s"] = 2 * result["batch_size"] * high * wide * channels * maps / row["ms"]["median"] / 1e6
+        row["gb_s"] = (
+            2 * result["batch_size"] * high * wide * channels * maps / row["ms"]["median"] / 1e6
+        )
         row["share_of_copy"] = row["gb_s"] / copy
     for stage in sorted({row["stage"] for row in result["contestants"]}):
         for work in ("inference", "training"):
@@ -246,15 +252,11 @@ def time_shift(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(2):
         for name, shifted in (("plain", False), ("shifted", True)):
-            found.setdefault(name, []).append(
-                bench_attention(model, shifted=shifted, **arguments)
-            )
+            found.setdefault(name, []).append(bench_attention(model, shifted=shifted, **arguments))
     rows = []
     for number, row in enumerate(found["plain"][0]["contestants"]):
         pair = {
-            name: statistics.median(
-                one["contestants"][number]["ms"]["median"] for one in results
-            )
+            name: statistics.median(one["contestants"][number]["ms"]["median"] for one in results)
             for name, results in found.items()
         }
         rows.append({"stage": row["stage"], "work": row["work"], "ms": pair,

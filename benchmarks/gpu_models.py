@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
+from muntin.inference.fused_building import build_fused
 from torch import Tensor, nn
 
 import muntin
 from muntin.benching.entrants import make_deterministic
 from muntin.benching.rivals import Logits, build_peer
-from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
-from muntin.inference.fused_building import build_fused
 from muntin.zoo.table import ALIASES
 
 PEERS = ("timm", "torchvision", "transformers")
@@ -165,12 +165,18 @@ def _fuse_timm(module: nn.Module) -> None:
 
 
 def _looking(
-    name: str, module: Any, images: Tensor, options: argparse.Namespace, *, autocast: bool = True  # noqa: ANN401
+    name: str,
+    module: Callable[[Tensor], Tensor],
+    images: Tensor,
+    options: argparse.Namespace,
+    *,
+    autocast: bool = True,
 ) -> Runner:
     def run() -> Tensor:
         enabled = autocast
-        with torch.inference_mode(), torch.autocast(
-            options.device, torch.bfloat16, enabled=enabled
+        with (
+            torch.inference_mode(),
+            torch.autocast(options.device, torch.bfloat16, enabled=enabled),
         ):
             answer: Tensor = module(images)
         return answer
@@ -230,7 +236,11 @@ def _fails(error: Exception) -> Callable[[], object]:
 
 
 def _training(
-    name: str, module: nn.Module, runs: Any, images: Tensor, options: argparse.Namespace  # noqa: ANN401
+    name: str,
+    module: nn.Module,
+    runs: Callable[[Tensor], Tensor],
+    images: Tensor,
+    options: argparse.Namespace,
 ) -> Runner:
     targets = torch.arange(len(images), device=options.device) % 1000
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
@@ -304,7 +314,7 @@ def _take_turns(runners: list[Runner], options: argparse.Namespace, *, calls: in
                 _forget(options)
 
 
-def _tell(runner: Runner, batch: int, **facts: Any) -> dict[str, Any]:  # noqa: ANN401
+def _tell(runner: Runner, batch: int, **facts: Any) -> dict[str, Any]:
     row = {"name": runner.name, **facts, **runner.facts}
     if runner.seconds and "failed" not in row:
         rates = [batch / seconds for seconds in runner.seconds]

@@ -135,13 +135,24 @@ def _norm_linear(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Any) -> Te
 
 
 def _linear_residual(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, backend: Any  # noqa: ANN401
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    *,
+    backend: Any,  # noqa: ANN401
 ) -> Tensor:
     return apply_linear(x, weight, bias, residual=residual, backend=backend)
 
 
 def _norm_mlp(
-    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *, backend: Any  # noqa: ANN401
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    *,
+    backend: Any,  # noqa: ANN401
 ) -> Tensor:
     return apply_mlp(x, weight1, bias1, weight2, bias2, sums=_sum(weight1), backend=backend)
 
@@ -151,7 +162,13 @@ def _merge(x: Tensor, weight: Tensor, *, backend: Any) -> Tensor:  # noqa: ANN40
 
 
 def _embed(
-    images: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, *, backend: Any  # noqa: ANN401
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    backend: Any,  # noqa: ANN401
 ) -> Tensor:
     side = images.shape[2] // 4
     fill = torch.zeros(3, device=images.device)
