@@ -20,12 +20,16 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mend_interpreter() -> None:
-    """Let the interpreter multiply bfloat16, which it holds as integers and multiplies as such."""
+    """Let the interpreter treat bfloat16 as a GPU does.
+
+    It holds the bits as integers, multiplies matrices of them as such, and cuts digits off where a
+    GPU rounds.
+    """
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    plain = InterpreterBuilder.create_dot
-    if plain.__name__ == "create_mended_dot":
+    multiply, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    if multiply.__module__ == __name__:
         return
 
     def widen(handle):
@@ -34,10 +38,19 @@ def mend_interpreter() -> None:
         bits = handle.data.astype(np.uint32) << 16
         return TensorHandle(bits.view(np.float32), tl.float32)
 
-    def create_mended_dot(self, a, b, *others):
-        return plain(self, widen(a), widen(b), *others)
+    def multiply_widened(self, a, b, *others):
+        return multiply(self, widen(a), widen(b), *others)
 
-    InterpreterBuilder.create_dot = create_mended_dot
+    def cast_rounded(self, handle, dtype):
+        if dtype.scalar == tl.float32:
+            handle = widen(handle)
+        if handle.dtype.scalar != tl.float32 or dtype.scalar != tl.bfloat16:
+            return cast(self, handle, dtype)
+        values = torch.from_numpy(np.ascontiguousarray(handle.data)).bfloat16()
+        return TensorHandle(values.view(torch.uint16).numpy(), tl.bfloat16)
+
+    InterpreterBuilder.create_dot = multiply_widened
+    InterpreterBuilder.cast_impl = cast_rounded
 
 
 if DEVICE.type == "cpu":

@@ -92,7 +92,8 @@ def attend_whole_backward(
         if COSINE:
             q, length_q = normalise(q)
             k, length_k = normalise(k)
-        scores = score(q, k, added, region, region, factor * LOG2E, SHIFTED, PRECISION)
+        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        scores = score(products, added, region, region, factor * LOG2E, SHIFTED)
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         weights = weights / tl.sum(weights, 1)[:, None]
         grad_v = tl.dot(tl.trans(weights.to(g.dtype)), g, input_precision=PRECISION)
@@ -106,7 +107,7 @@ def attend_whole_backward(
         grad_q = tl.dot(small, k, input_precision=PRECISION)
         grad_k = tl.dot(tl.trans(small), q, input_precision=PRECISION) * factor
         if COSINE:
-            sum_cosines += tl.sum(grad_q * q.to(tl.float32), 1)
+            sum_cosines += tl.sum(grad_scores * products, 1)
             grad_k = normalise_backward(grad_k, k, length_k)
             grad_q = normalise_backward(grad_q * factor, q, length_q)
         else:

@@ -75,7 +75,8 @@ def attend_whole(
         if COSINE:
             q, _ = normalise(q)
             k, _ = normalise(k)
-        scores = score(q, k, added, region, region, factor, SHIFTED, PRECISION)
+        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        scores = score(products, added, region, region, factor, SHIFTED)
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         total = tl.sum(weights, 1)
         result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION) / total[:, None]
@@ -130,7 +131,7 @@ def attend_tiled(
     result = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
     for start in tl.range(0, NUM_TOKENS, KEYS, num_stages=STAGES):
         keys = start + tl.arange(0, KEYS)
-        _, v, scores = meet(
+        _, v, _, scores = meet(
             base, fill, bias, window, head, q, queries, region, keys, factor,
             height, width, shift_h, shift_w, HEADS, HEAD_DIM, WINDOW_H, WINDOW_W,
             SHIFTED, PAD_FIRST, FILLED, COSINE, PRECISION,

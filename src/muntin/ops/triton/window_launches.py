@@ -37,12 +37,12 @@ class Launch:
 
 
 LAUNCHES: dict[tuple[str, int, int], Launch] = {
-    ("attend_whole", 16, 0): Launch(num_warps=1, programs=32),
-    ("attend_whole", 32, 0): Launch(num_warps=2, programs=16),
-    ("attend_whole", 64, 0): Launch(num_warps=4, programs=8),
-    ("attend_whole_backward", 16, 0): Launch(num_warps=1, programs=16),
-    ("attend_whole_backward", 32, 0): Launch(num_warps=2, programs=8),
-    ("attend_whole_backward", 64, 0): Launch(num_warps=4, programs=4),
+    ("attend_whole", 16, 0): Launch(num_warps=1, stages=2, programs=16),
+    ("attend_whole", 32, 0): Launch(num_warps=2, stages=2, programs=6),
+    ("attend_whole", 64, 0): Launch(num_warps=4, stages=2, programs=3),
+    ("attend_whole_backward", 16, 0): Launch(num_warps=1, stages=2, programs=12),
+    ("attend_whole_backward", 32, 0): Launch(num_warps=2, stages=2, programs=4),
+    ("attend_whole_backward", 64, 0): Launch(num_warps=4, stages=2, programs=2),
     ("attend_tiled", TILED, 0): Launch(stages=2),
     ("attend_tiled_backward_queries", TILED, 0): Launch(stages=2),
     ("attend_tiled_backward_keys", TILED, 0): Launch(stages=2),

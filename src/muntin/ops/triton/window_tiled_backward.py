@@ -89,7 +89,7 @@ def attend_tiled_backward_queries(
     mean = tl.zeros((QUERIES,), tl.float32)
     for start in tl.range(0, NUM_TOKENS, KEYS, num_stages=STAGES):
         keys = start + tl.arange(0, KEYS)
-        _, v, scores = meet(
+        _, v, _, scores = meet(
             base, fill, bias, window, head, q, queries, region, keys, factor * LOG2E,
             height, width, shift_h, shift_w, HEADS, HEAD_DIM, WINDOW_H, WINDOW_W,
             SHIFTED, PAD_FIRST, FILLED, COSINE, PRECISION,
@@ -107,9 +107,10 @@ def attend_tiled_backward_queries(
     tl.store(peaks + rows + queries, peak, mask=real)
     tl.store(means + rows + queries, mean, mask=real)
     grad_q = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
+    cosines = tl.zeros((QUERIES,), tl.float32)
     for start in tl.range(0, NUM_TOKENS, KEYS, num_stages=STAGES):
         keys = start + tl.arange(0, KEYS)
-        k, v, scores = meet(
+        k, v, products, scores = meet(
             base, fill, bias, window, head, q, queries, region, keys, factor * LOG2E,
             height, width, shift_h, shift_w, HEADS, HEAD_DIM, WINDOW_H, WINDOW_W,
             SHIFTED, PAD_FIRST, FILLED, COSINE, PRECISION,
@@ -117,8 +118,9 @@ def attend_tiled_backward_queries(
         grad_weights = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         grad_scores = tl.exp2(scores - peak[:, None]) * (grad_weights - mean[:, None])
         grad_q += tl.dot(grad_scores.to(k.dtype), k, input_precision=PRECISION)
+        if COSINE:
+            cosines += tl.sum(grad_scores * products, 1)
     if COSINE:
-        cosines = tl.sum(grad_q * q.to(tl.float32), 1)
         tl.store(sums_temperature + program, tl.sum(cosines, 0) * scale)
         grad_q = normalise_backward(grad_q * factor, q, length)
     else:
@@ -194,7 +196,8 @@ def attend_tiled_backward_keys(
         peak = tl.load(peaks + rows + queries, mask=there, other=float("inf"))
         mean = tl.load(means + rows + queries, mask=there, other=0.0)
         added = read_bias(bias, head, queries, keys, NUM_TOKENS)
-        scores = score(q, k, added, other, region, factor * LOG2E, SHIFTED, PRECISION)
+        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        scores = score(products, added, other, region, factor * LOG2E, SHIFTED)
         weights = tl.exp2(scores - peak[:, None])
         grad_v += tl.dot(tl.trans(weights.to(g.dtype)), g, input_precision=PRECISION)
         grad_weights = tl.dot(g, tl.trans(v), input_precision=PRECISION)
@@ -271,7 +274,7 @@ def attend_tiled_backward_bias(
         g = read_part(grad + first, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 1, False)
         if COSINE:
             q, _ = normalise(q)
-        _, v, scores = meet(
+        _, v, _, scores = meet(
             base, fill, bias, window, head, q, queries, region, keys, factor * LOG2E,
             height, width, shift_h, shift_w, HEADS, HEAD_DIM, WINDOW_H, WINDOW_W,
             SHIFTED, PAD_FIRST, FILLED, COSINE, PRECISION,

@@ -143,17 +143,15 @@ def read_bias(bias, head, queries, keys, NUM_TOKENS: tl.constexpr):
 @no_type_check
 @triton.jit
 def score(
-    q,
-    k,
+    products,
     bias,
     query_region,
     key_region,
     factor,
     SHIFTED: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """Score queries and keys: BLOCK, BLOCK in float32."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * factor + bias
+    """Make scores of the products of queries and keys: BLOCK, BLOCK in float32."""
+    scores = products * factor + bias
     if SHIFTED:
         apart = query_region[:, None] != key_region[None, :]
         scores += tl.where(apart, _MASKED_LOG2, 0.0)
@@ -187,7 +185,7 @@ def meet(
     COSINE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Read a tile of keys and values of a window and score them; gives keys, values, scores."""
+    """Read a tile of keys and values of a window; gives keys, values, products, scores."""
     _, token, real, inside, region = locate(
         window, keys, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
     )
@@ -196,8 +194,8 @@ def meet(
     if COSINE:
         k, _ = normalise(k)
     added = read_bias(bias, head, queries, keys, WINDOW_H * WINDOW_W)
-    scores = score(q, k, added, query_region, region, factor, SHIFTED, PRECISION)
-    return k, v, scores
+    products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    return k, v, products, score(products, added, query_region, region, factor, SHIFTED)
 
 
 @no_type_check
