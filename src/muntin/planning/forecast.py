@@ -8,17 +8,21 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from muntin.data.batches import evaluation_batch
 from muntin.devices import free_bytes, resident_mib
 from muntin.recipes import MachineConfig
 from muntin.shapes import Size
 from muntin.training.preparation import Prepared, Request, prepare
-from muntin.training.rehearsal import Rehearsal
+from muntin.training.rehearsal import Rehearsal, Timing
 
 __all__ = ["Plan", "plan"]
 
 MIB = 2**20
+
+MOST_BLOCKS = 10**4
+"""More than any network has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,22 +172,115 @@ def _machine(precision: str, device: str) -> MachineConfig:
 
 def forecast(prepared: Prepared) -> Plan:
     """Predict memory and time of a prepared run; its network is left alone."""
-    tuned = prepared.run.config.train
-    few = (1, 2) if tuned.batch_size <= 4 else (2, 4)
+    run, tuned = prepared.run, prepared.run.config.train
     plain = replace(tuned, checkpointing=False, recomputed_blocks=0)
-    run = replace(prepared.run, config=replace(prepared.run.config, train=plain))
-    copied = replace(prepared, run=run, network=copy.deepcopy(prepared.network))
-    rehearsal = Rehearsal(copied, few)
-    footprint = rehearsal.weigh()
-    looking = rehearsal.weigh_looking()
-    steps, reading, seeing = rehearsal.time_steps()
+    copied = replace(
+        prepared,
+        run=replace(run, config=replace(run.config, train=plain)),
+        network=copy.deepcopy(prepared.network),
+    )
+    rehearsal = Rehearsal(copied)
+    rehearsal.warm_up()
+    timing = rehearsal.time_steps()
     held = rehearsal.held()
-    on_cpu = rehearsal.device.type == "cpu"
-    process = resident_mib() - sum(held.values()) / MIB if on_cpu else 0.0
-    process += rehearsal.kept_bytes(len(prepared.train) + len(prepared.val)) / MIB * on_cpu
-    room = tuned.memory_gib * 1024 or (free_bytes(rehearsal.device.type) / MIB + resident_mib())
-    return _join(prepared, footprint, held, process, room)
+    kind = rehearsal.device.type
+    # Before anything is recorded, which takes memory of its own.
+    resident = resident_mib() * MIB if kind == "cpu" else 0.0
+    room = tuned.memory_gib * 2**30 or free_bytes(kind) + resident
+    process = 0.0
+    if kind == "cpu":
+        copies = sum(p.numel() * p.element_size() for p in prepared.network.parameters())
+        process = resident - sum(held.values()) - copies - rehearsal.kept_bytes()
+        process += rehearsal.kept_bytes(len(prepared.train), len(prepared.val))
+    weighed = _Weighed(
+        footprint=rehearsal.weigh(),
+        looking=rehearsal.weigh_looking(),
+        held=held,
+        process=max(process, 0.0),
+        room=room,
+        again=MOST_BLOCKS if tuned.checkpointing else tuned.recomputed_blocks,
+    )
+    return _write_plan(prepared, weighed, timing)
 
 
-def _join(*args: Any) -> Plan:
-    raise NotImplementedError
+class _Weighed(NamedTuple):
+    """What is known of the memory; bytes."""
+
+    footprint: Footprint
+    looking: Line
+    held: dict[str, int]
+    process: float
+    room: float
+    again: int
+
+
+def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
+    run = prepared.run
+    tuned, machine = run.config.train, run.config.machine
+    footprint, held, process, room = weighed[0], weighed[2], weighed[3], weighed[4]
+    batch, again = tuned.batch_size, min(weighed.again, footprint.num_blocks)
+    peak = footprint.peak(batch, again)
+    stages: dict[str, float] = {}
+    for part, value in zip(footprint.parts, peak.remembered, strict=True):
+        name = f"stage {part.stage}" if part.stage else "patches"
+        stages[name] = stages.get(name, 0.0) + value / MIB
+    looks = evaluation_batch(run.preprocessing, max(64, batch))
+    looks = min(looks, max(1, len(prepared.val)))
+    least = held["parameters"] + held["averaged"] + held["optimizer"]
+    steps = -(-len(prepared.train) // batch)
+    # What is computed again costs as much as on the way forward, a third of a step.
+    slower = 1 + again / max(footprint.num_blocks, 1) / 3
+    step = timing.step.at(batch) * slower
+    read = timing.reading * batch / max(machine.workers, 1)
+    step = max(step, read) if machine.workers else step + read
+    known = sum(peak.remembered) + peak.grown + least
+    memory = {name: count / MIB for name, count in held.items()}
+    notes = _advise(footprint, batch, again, room - process)
+    return Plan(
+        task=run.config.task,
+        model=run.config.model_name,
+        img_size=run.config.model.img_size,
+        batch_size=batch,
+        accumulate=tuned.accumulate,
+        precision=machine.precision,
+        device=machine.device,
+        recomputed_blocks=again,
+        num_blocks=footprint.num_blocks,
+        **memory,
+        gradients=peak.grown / MIB,
+        activations=tuple(stages.items()),
+        workspace=max(0.0, peak.total - known) / MIB,
+        process=process / MIB,
+        peak=(peak.total + process) / MIB,
+        inference=(least + weighed.looking.at(looks) + process) / MIB,
+        inference_batch=looks,
+        room=room / MIB,
+        largest_batch=footprint.fit_batch(room - process, again),
+        largest_batch_again=footprint.fit_batch(room - process, footprint.num_blocks),
+        step_s=step,
+        steps=steps,
+        epoch_s=steps * step + len(prepared.val) * timing.looking,
+        measured=timing.measured,
+        notes=(*prepared.notes, *notes),
+    )
+
+
+def _advise(footprint: Footprint, batch: int, again: int, room: float) -> tuple[str, ...]:
+    """Say what would fit."""
+    if footprint.peak(batch, again).total <= room:
+        return (f"fits; up to {footprint.fit_batch(room, again)} pictures a step would",)
+    notes = [f"does not fit: a step of {batch} pictures needs more than there is"]
+    blocks = footprint.fit_blocks(batch, room)
+    if footprint.peak(batch, blocks).total <= room:
+        notes.append(
+            f"fits with {blocks} of {footprint.num_blocks} blocks computed again: --set "
+            f"train.recomputed_blocks={blocks}, slower by about "
+            f"{100 * blocks / max(footprint.num_blocks, 1) / 3:.0f} %"
+        )
+    if plain := footprint.fit_batch(room, again):
+        notes.append(f"fits with --batch-size {plain}")
+    elif less := footprint.fit_batch(room, footprint.num_blocks):
+        notes.append(f"fits with --batch-size {less} --set train.checkpointing=true")
+    else:
+        notes.append("not even one picture fits: lower --img-size or take a smaller model")
+    return tuple(notes)

@@ -31,7 +31,9 @@ def fit_memory(prepared: Prepared, *, keep_batch: bool) -> Prepared:
     tuned = prepared.run.config.train
     plain = replace(tuned, checkpointing=False, recomputed_blocks=0)
     copied = replace(prepared, network=copy.deepcopy(prepared.network))
-    footprint = Rehearsal(_tuned(copied, plain)).weigh()
+    rehearsal = Rehearsal(_tuned(copied, plain))
+    rehearsal.warm_up()
+    footprint = rehearsal.weigh()
     room = tuned.memory_gib * 2**30
     again = footprint.fit_blocks(tuned.batch_size, room)
     batch = tuned.batch_size

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -167,7 +168,7 @@ def measure_footprint(
     Raises:
         ConfigError: The two steps do not consist of the same parts.
     """
-    few, many = (record_spans(network, lambda n=n: step(n), device) for n in batches)  # type: ignore[misc]
+    few, many = (record_spans(network, partial(step, count), device) for count in batches)
     if [span[:2] for span in few] != [span[:2] for span in many]:
         message = (
             f"{type(network).__name__} must work in the same way on {batches[0]} and "

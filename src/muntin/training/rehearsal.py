@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -24,10 +27,34 @@ from muntin.training.learner import Learner
 from muntin.training.preparation import Prepared
 from muntin.training.timeline import record_spans
 
-__all__ = ["Rehearsal"]
+__all__ = ["Rehearsal", "Timing"]
 
 REPEATS = 3
 """Timed steps of a batch; the median counts."""
+
+
+class Timing(NamedTuple):
+    """Seconds that were measured.
+
+    Attributes:
+        step: Of a step without reading, by its batch.
+        reading: To read and change a picture.
+        looking: To look at one in validation.
+        batches: Pictures of the two steps that were taken.
+        taken: Of these steps.
+    """
+
+    step: Line
+    reading: float
+    looking: float
+    batches: tuple[int, int]
+    taken: tuple[float, float]
+
+    @property
+    def measured(self) -> tuple[tuple[str, float], ...]:
+        """What was measured, by name."""
+        steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.taken, strict=True)]
+        return (*steps, ("reading a picture", self.reading), ("looking at one", self.looking))
 
 
 class Rehearsal:
@@ -38,11 +65,11 @@ class Rehearsal:
 
     Args:
         prepared: The run; its network is changed.
-        batches: Two numbers of pictures, rising: the steps that are taken.
     """
 
-    def __init__(self, prepared: Prepared, batches: tuple[int, int]) -> None:
-        self.batches = batches
+    def __init__(self, prepared: Prepared) -> None:
+        batches = (1, 2) if prepared.run.config.train.batch_size <= 4 else (2, 4)
+        self.batches: tuple[int, int] = batches
         machine = replace_fields(prepared.run.config.machine, {"compile": "off", "workers": 0})
         self.run = replace(prepared.run, config=replace(prepared.run.config, machine=machine))
         self.network = prepared.network.train()
@@ -93,9 +120,13 @@ class Rehearsal:
             autocast=self.fabric.autocast,
         )
 
+    def warm_up(self) -> None:
+        """Do everything once: libraries choose kernels, the optimiser makes its moments."""
+        self.learn(self.load(self.batches[1]))
+        self.look(self.batches[1])
+
     def weigh(self) -> Footprint:
-        """Measure the memory of steps."""
-        self.learn(self.load(self.batches[0]))  # makes the optimiser's moments
+        """Measure the memory of steps, after others."""
         return measure_footprint(
             self.network,
             lambda count: self.learn(self.load(count)),
@@ -123,30 +154,42 @@ class Rehearsal:
 
     def weigh_looking(self) -> Line:
         """Measure what tensors hold at most while nothing is learnt, beyond the weights."""
-        self.look(self.batches[0])
         peaks = []
         for count in self.batches:
-            spans = record_spans(self.network, lambda n=count: self.look(n), self.device)  # type: ignore[misc]
+            spans = record_spans(self.network, partial(self.look, count), self.device)
             peaks.append(max(span.most for span in spans))
         each = max(0.0, (peaks[1] - peaks[0]) / (self.batches[1] - self.batches[0]))
         return Line(peaks[1] - each * self.batches[1], each)
 
-    def time_steps(self) -> tuple[Line, float, float]:
-        """Measure seconds: a step by its batch, reading one picture, looking at one."""
-        steps, reading = [], 0.0
+    def time_steps(self) -> Timing:
+        """Measure seconds of small steps."""
+        taken, reading = [], 0.0
         for count in self.batches:
-            begun = time.perf_counter()
             batch = self.load(count)
-            reading = (time.perf_counter() - begun) / count
-            steps.append(self._median(lambda batch=batch: self.learn(batch)))  # type: ignore[misc]
-        low, high = steps
+            reading = self._median(partial(self.load, count)) / count
+            taken.append(self._median(partial(self.learn, batch)))
+        low, high = taken
         each = max(0.0, (high - low) / (self.batches[1] - self.batches[0]))
         each = min(each, high / self.batches[1])
-        looking = self._median(lambda: self.look(self.batches[1])) / self.batches[1]
-        return Line(high - each * self.batches[1], each), reading, looking
+        return Timing(
+            step=Line(high - each * self.batches[1], each),
+            reading=reading,
+            looking=self._median(partial(self.look, self.batches[1])) / self.batches[1],
+            batches=self.batches,
+            taken=(low, high),
+        )
 
-    def _median(self, work: object) -> float:
-        assert callable(work), "as all callers do"
+    def kept_bytes(self, *counts: int) -> int:
+        """Bytes of decoded pictures that stay in memory: its own, or of sets of so many."""
+        pictures = [self.store.look(i) for i in range(len(self.listing))]
+        sizes = [0 if one is None else one.pixels.nbytes for one in pictures]
+        if not counts:
+            return sum(sizes) if self.store.in_memory else 0
+        mean = sum(sizes) / len(sizes)
+        most = self.run.config.reading.cache_mib * 2**20
+        return sum(int(mean * count) for count in counts if mean * count <= most)
+
+    def _median(self, work: Callable[[], object]) -> float:
         seconds = []
         for _ in range(REPEATS):
             self._wait()
@@ -169,6 +212,5 @@ def _choose(listing: Listing, most: int) -> Listing:
     return listing.select(i * count // most for i in range(most))
 
 
-def _bytes(tensors: object) -> int:
-    assert hasattr(tensors, "__iter__"), "as all callers do"
+def _bytes(tensors: Iterable[object]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -148,6 +149,7 @@ def _watch_cpu() -> Iterator[tuple[Mark, list[Span]]]:
         with torch.profiler.record_function(f"{_MARK}{len(marks) - 1}"):
             pass
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells stderr that it begins and ends
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         yield mark, spans
