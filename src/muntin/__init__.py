@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from muntin.demonstration import demo
     from muntin.explaining import explain
     from muntin.exporting import export
+    from muntin.planning.forecast import Plan, plan
     from muntin.prediction import Predictor, draw, load
     from muntin.scoring import evaluate
     from muntin.training.session import TrainedRun, train
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoadReport",
+    "Plan",
     "Predictor",
     "TrainedRun",
     "change_model",
@@ -46,6 +48,7 @@ __all__ = [
     "list_models",
     "load",
     "load_weights",
+    "plan",
     "to_dialect",
     "train",
 ]
@@ -56,6 +59,7 @@ _ROOMS = {
     "demonstration": "demo",
     "explaining": "explain",
     "exporting": "export",
+    "planning.forecast": "Plan plan",
     "prediction": "Predictor draw load",
     "scoring": "evaluate",
     "training.session": "TrainedRun train",

@@ -183,9 +183,13 @@ class SwinV2Block(nn.Module):
         self, x: Float[Tensor, "B H W C"], layout: WindowLayout
     ) -> Float[Tensor, "B H W C"]:
         """Refine the tokens; their number and width stay."""
-        attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
-        x = x + self.drop_path(self.norm1(self.dropout(attended)))
-        return x + self.drop_path(self.norm2(self.mlp(x)))
+
+        def attend(x: Tensor) -> Tensor:
+            attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
+            return self.norm1(self.dropout(attended))
+
+        x = self.drop_path.add(x, attend)
+        return self.drop_path.add(x, lambda x: self.norm2(self.mlp(x)))
 
 
 class PatchMergingV2(nn.Module):

@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from muntin.shapes import Float
 
 __all__ = ["DropPath", "drop_path_schedule"]
+
+lean: Any = importlib.import_module("muntin.nn.lean")
 
 
 class DropPath(nn.Module):
@@ -30,6 +36,16 @@ class DropPath(nn.Module):
         kept = torch.rand(branch.shape[0], device=branch.device) >= self.rate
         scale = kept.to(branch.dtype) / (1 - self.rate)
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
+
+    def add(
+        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "B *rest"]:
+        """Give ``x + self(branch(x))``; a branch is not computed for images that drop it."""
+        if not self.training or self.rate == 0 or not lean.applies(x) or lean.is_watched(self):
+            return x + self(branch(x))
+        kept = torch.rand(x.shape[0], device=x.device) >= self.rate
+        added: Tensor = lean.add_kept(x, branch, kept, 1 / (1 - self.rate))
+        return added
 
     def extra_repr(self) -> str:
         """Show the rate in the printed model."""

@@ -4,13 +4,29 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["BiasedLinear", "start_linears", "without_key_bias"]
+__all__ = ["BiasedLinear", "start_linears", "transform_normed", "without_key_bias"]
+
+# The same, remembering less; read where it is doubted.
+lean: Any = importlib.import_module("muntin.nn.lean")
+
+
+def transform_normed(
+    x: Float[Tensor, "*map C"], norm: nn.Module | None, linear: nn.Linear
+) -> Float[Tensor, "*map Co"]:
+    """Normalise every token, if there is a norm, and transform it."""
+    if norm is not None and lean.applies(x, norm, linear):
+        less: Tensor = lean.norm_linear(x, norm, linear)
+        return less
+    return linear(x if norm is None else norm(x))
 
 
 def start_linears(module: nn.Module, std: float = 0.02) -> None:

@@ -17,14 +17,15 @@ __all__ = ["checkpoint_blocks"]
 _BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
 
 
-def checkpoint_blocks(backbone: nn.Module) -> int:
-    """Make every block of a backbone forget what is inside it until it is needed.
+def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
+    """Make blocks of a backbone forget what is inside them until it is needed.
 
     Args:
         backbone: Changed; its outputs and gradients stay the same, bit for bit.
+        most: How many, from the first one on; all when left out.
 
     Returns:
-        Number of blocks.
+        Number of blocks that were changed.
 
     Raises:
         ConfigError: There are no blocks.
@@ -39,7 +40,7 @@ def checkpoint_blocks(backbone: nn.Module) -> int:
             f"Leave it off."
         )
         raise ConfigError(message)
-    for block in blocks:
+    for block in blocks[:most]:
         plain = block.forward
         block.forward = partial(checkpoint, plain, use_reentrant=False)
-    return len(blocks)
+    return len(blocks[:most])

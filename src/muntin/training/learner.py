@@ -80,8 +80,9 @@ class Learner:
         self.network = network
         freeze_stages(network, self.config.freeze)
         optimizers = build_optimizers(network, self.config, self.config.batch_size)
-        if self.config.checkpointing:
-            checkpoint_blocks(network.backbone)
+        if self.config.checkpointing or self.config.recomputed_blocks:
+            most = None if self.config.checkpointing else self.config.recomputed_blocks
+            checkpoint_blocks(network.backbone, most)
         body: Any = torch.compile(network) if run.config.machine.compile == "on" else network
         self._model, *self._optimizers = fabric.setup(body, *optimizers)
         self._averaged = None
