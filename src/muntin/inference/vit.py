@@ -72,9 +72,18 @@ class InferenceViT(nn.Module):
         pooled: Tensor = self.fc_norm(x[:, 0] if of_token else x[:, self.num_prefix :].mean(dim=1))
         return pooled
 
-    def _run(self, images: Tensor) -> list[Tensor]:
+    def cut(self, images: Tensor) -> Float[Tensor, "B N C"]:
+        """Make tokens of the patches."""
         images = fit_patches(images, self.config.patch_size, self.patch_rule)
-        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # B, N, C
+        tokens: Tensor = self.patch_embed(images)
+        return tokens.flatten(2).transpose(1, 2)
+
+    def give(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Prepare tokens for who reads them."""
+        return x
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        x = self.cut(images)  # B, N, C
         if self.positions is not None:
             x = x + self.positions
         if self.prefix is not None:
@@ -83,7 +92,7 @@ class InferenceViT(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.config.blocks_out:
-                found.append(x)
+                found.append(self.give(x))
         found[-1] = self.norm(found[-1])
         return found
 
