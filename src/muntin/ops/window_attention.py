@@ -56,9 +56,9 @@ def window_attention(
         temperature: When given, queries and keys are brought to length 1 in each head and queries
             multiplied by it, `fill` included: the attention of Swin V2.
         dropout: Probability of dropping an attention weight; 0 outside training.
-        backend: "auto" takes the fastest one that qualifies: on a GPU "fused", unless the
-            environment variable MUNTIN_FUSED is 0 when it is first asked for. Exported graphs hold
-            the formula instead of "fused".
+        backend: "auto" takes the fastest one that qualifies: on a GPU in half precision "fused",
+            unless the environment variable MUNTIN_FUSED is 0 when it is first asked for. Exported
+            graphs hold the formula instead of "fused".
 
     Returns:
         The values, averaged with the attention weights, of every token.
@@ -111,8 +111,8 @@ def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> 
     """Pick a back end for "auto"."""
     if qkv.device.type != "cpu":
         exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
-        fused = qkv.is_cuda and not exported and not find_obstacle(qkv, bias, layout, dropout)
-        return "fused" if fused else "sdpa"
+        half = qkv.is_cuda and qkv.dtype != torch.float32 and not exported
+        return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
     # On the CPU, SDPA is fused only when nothing needs a gradient.
     if not torch.is_grad_enabled() or not (qkv.requires_grad or bias.requires_grad):
         return "sdpa"

@@ -57,11 +57,16 @@ def run_python(code, *, timeout=240, **environment):
     )
 
 
-TINY = {"depths": (2,), "num_heads": (2,), "out_indices": (0,), "embed_dim": 32, "window_size": 4}
-MODELS = {
-    "v1": (Swin, SwinConfig, {"size_rule": "timm"}),
-    "v2": (SwinV2, SwinV2Config, {"bias_hidden": 8, "size_rule": "torchvision"}),
+TINY = {
+    "depths": (2,),
+    "num_heads": (2,),
+    "out_indices": (0,),
+    "embed_dim": 32,
+    "window_size": 4,
+    "drop_path_rate": 0.0,
 }
+V2 = {"bias_hidden": 8, "size_rule": "torchvision", "pretrained_windows": (0,)}
+MODELS = {"v1": (Swin, SwinConfig, {"size_rule": "timm"}), "v2": (SwinV2, SwinV2Config, V2)}
 
 
 def build(name, attention):
@@ -76,7 +81,7 @@ def build(name, attention):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_the_same_with_it(name):
-    images = torch.randn(1, 3, 26, 35).to(DEVICE)  # padded and shifted
+    images = torch.randn(1, 3, 28, 36).to(DEVICE)  # padded and shifted
     answers = []
     for attention in ("reference", "fused"):
         model = build(name, attention)
@@ -145,8 +150,8 @@ def test_on_a_cpu_auto_leaves_it_alone():
     assert "Lean" in out.grad_fn.name()
 
 
-@pytest.mark.parametrize("switch", ["0", "1"])
-def test_one_variable_forbids_it(switch):
+@pytest.mark.slow
+def test_one_variable_forbids_it():
     code = """
 import torch
 from muntin.ops.window_attention import find_obstacle
@@ -154,17 +159,18 @@ from tests.ops.triton.window_problems import make
 problem = make((4, 4), 4).to(torch.float32)
 print(find_obstacle(problem.qkv, problem.bias, problem.layout))
 """
-    done = run_python(code, MUNTIN_FUSED=switch)
+    done = run_python(code, MUNTIN_FUSED="0")
     assert done.returncode == 0, done.stderr
-    said = "the environment variable MUNTIN_FUSED must not be 0" if switch == "0" else ""
-    assert done.stdout.strip() == said
+    assert done.stdout.strip() == "the environment variable MUNTIN_FUSED must not be 0"
 
 
-def test_without_triton_everything_else_works():
+def test_muntin_needs_no_triton():
     code = """
 import sys
-sys.modules["triton"] = None  # importing it fails, looking for it finds nothing
 import torch
+import muntin.models.swin_v2
+assert "triton" not in sys.modules
+sys.modules["triton"] = None  # importing it fails from here on, and looking for it finds nothing
 from muntin.errors import ConfigError
 from muntin.ops.window_attention import window_attention
 from muntin.ops.windows import SIZE_RULES, lay_out
@@ -181,19 +187,8 @@ except ConfigError as error:
     assert "Triton must be installed" in done.stdout
 
 
-def test_importing_muntin_imports_no_triton():
-    code = """
-import sys, torch
-before = "triton" in sys.modules
-import muntin.models.swin_v2
-print(before, "triton" in sys.modules)
-"""
-    done = run_python(code)
-    assert done.stdout.split() == ["False", "False"], done.stderr
-
-
 def test_it_is_an_operator_that_pytorch_can_check():
-    problem = make((7, 9), 4, shifted=True, rule="timm", cosine=True).to(torch.float32)
+    problem = make((2, 3), 2, shifted=True, rule="timm", heads=1, cosine=True).to(torch.float32)
     layout = problem.layout
     geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
     register()
@@ -217,7 +212,7 @@ import sys
 import torch
 from tests.ops.triton.test_window_back_end import DEVICE, build
 torch.set_num_threads(1)
-images = torch.randn(2, 3, 26, 35).to(DEVICE)
+images = torch.randn(1, 3, 28, 36).to(DEVICE)
 model = build(sys.argv[1] if len(sys.argv) > 1 else NAME, "fused")
 graphs = []
 def keep(graph, inputs):
@@ -243,7 +238,7 @@ print(len(graphs), sum("muntin.window_attention" in name for name in names))
 """
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
 def test_compiled_models_hold_it_in_one_graph(name):
     backends = ("aot_eager",) if DEVICE.type == "cpu" else ("aot_eager", "inductor")
     # A compiler warns about itself.
@@ -254,6 +249,7 @@ def test_compiled_models_hold_it_in_one_graph(name):
     assert done.stdout.split() == ["1", "2"]  # one graph, a call a block
 
 
+@pytest.mark.slow
 def test_other_batches_are_not_compiled_again():
     code = """
 import warnings; warnings.simplefilter("ignore")
@@ -279,7 +275,7 @@ print(len(counted))
 @pytest.mark.parametrize("attention", ["auto", "fused"])
 def test_exported_graphs_hold_the_formula(attention):
     model = build("v2", attention).eval()
-    images = torch.randn(1, 3, 26, 35).to(DEVICE)
+    images = torch.randn(1, 3, 28, 36).to(DEVICE)
     program = torch.export.export(model, (images,))
     assert "muntin" not in str(program.graph)
     torch.testing.assert_close(program.module()(images), model(images), rtol=1e-4, atol=1e-4)

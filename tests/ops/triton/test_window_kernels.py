@@ -23,101 +23,76 @@ from muntin.ops.window_attention import window_attention
 from muntin.ops.windows import WindowLayout
 from tests.ops.triton.window_problems import DEVICE, make, measure
 
+# Numbers that are none, or too large, in lanes that nothing reads: a GPU says nothing.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning"),
+]
+
 # Every way to lay out windows that the index arithmetic tells apart.
 LAYOUTS = {
-    "even": {"size": (8, 12), "window": 4},
-    "even, shifted": {"size": (8, 12), "window": 4, "shifted": True},
-    "padded, then rolled": {"size": (7, 9), "window": 4, "shifted": True, "rule": "torchvision"},
-    "rolled, then padded": {"size": (7, 9), "window": 4, "shifted": True, "rule": "timm"},
-    "padded, not rolled": {"size": (5, 11), "window": 4, "rule": "torchvision"},
+    "even": {"size": (8, 4), "window": 4},
+    "even, shifted": {"size": (8, 8), "window": 4, "shifted": True},
+    "padded, then rolled": {"size": (7, 5), "window": 4, "shifted": True, "rule": "torchvision"},
+    "rolled, then padded": {"size": (7, 5), "window": 4, "shifted": True, "rule": "timm"},
+    "padded, not rolled": {"size": (3, 6), "window": 4, "rule": "torchvision"},
     "padded with zeros": {
-        "size": (7, 9),
-        "window": 4,
-        "shifted": True,
-        "rule": "timm",
-        "filled": False,
+        "size": (7, 5), "window": 4, "shifted": True, "rule": "timm", "filled": False,
     },
     "smaller than a window, rolled": {
-        "size": (3, 5),
-        "window": 4,
-        "shifted": True,
-        "rule": "openmmlab",
+        "size": (3, 5), "window": 4, "shifted": True, "rule": "openmmlab",
     },
     "one token, rolled past the map": {
-        "size": (1, 2),
-        "window": 4,
-        "shifted": True,
-        "rule": "timm",
+        "size": (1, 2), "window": 4, "shifted": True, "rule": "timm",
     },
     "a window that is not square": {"size": (3, 15), "window": 7, "shifted": True},
-    "window 7": {"size": (9, 8), "window": 7, "shifted": True, "rule": "timm"},
+    "window 7": {"size": (8, 8), "window": 7, "shifted": True, "rule": "timm"},
     "window 8, cosine": {"size": (16, 8), "window": 8, "shifted": True, "cosine": True},
     "cosine, padded": {
-        "size": (7, 9),
-        "window": 4,
-        "shifted": True,
-        "rule": "torchvision",
-        "cosine": True,
+        "size": (7, 5), "window": 4, "shifted": True, "rule": "torchvision", "cosine": True,
     },
     "cosine, padded with zeros": {
-        "size": (5, 6),
-        "window": 4,
-        "rule": "torchvision",
-        "cosine": True,
-        "filled": False,
+        "size": (5, 6), "window": 4, "rule": "torchvision", "cosine": True, "filled": False,
     },
-    "heads of 32": {"size": (8, 5), "window": 4, "shifted": True, "rule": "timm", "head_dim": 32},
+    "heads of 32": {"size": (7, 5), "window": 4, "shifted": True, "rule": "timm", "head_dim": 32},
     "heads of 64": {"size": (4, 9), "window": 4, "rule": "timm", "head_dim": 64, "cosine": True},
-}
-LARGE = {
-    "window 12": {"size": (12, 13), "window": 12, "shifted": True, "rule": "timm", "heads": 1},
     "a long window": {
-        "size": (9, 14),
-        "window": (9, 13),
-        "shifted": True,
-        "rule": "torchvision",
-        "heads": 1,
+        "size": (9, 14), "window": (9, 13), "shifted": True, "rule": "torchvision", "heads": 1,
     },
-}
-SLOW = {
+    "window 12": {"size": (12, 13), "window": 12, "shifted": True, "rule": "timm", "heads": 1},
     "window 12, cosine": {
-        "size": (13, 12),
-        "window": 12,
-        "shifted": True,
-        "rule": "torchvision",
-        "head_dim": 32,
+        "size": (13, 12), "window": 12, "shifted": True, "rule": "torchvision", "head_dim": 32,
         "cosine": True,
     },
-    "window 16": {"size": (16, 17), "window": 16, "shifted": True, "rule": "timm", "cosine": True},
+    "window 16": {
+        "size": (16, 17), "window": 16, "shifted": True, "rule": "timm", "cosine": True,
+    },
     "window 16, even": {
-        "size": (16, 32),
-        "window": 16,
-        "shifted": True,
-        "head_dim": 64,
-        "heads": 1,
+        "size": (16, 32), "window": 16, "shifted": True, "head_dim": 64, "heads": 1,
     },
     "window 24": {
-        "size": (24, 25),
-        "window": 24,
-        "shifted": True,
-        "rule": "torchvision",
-        "heads": 1,
+        "size": (24, 25), "window": 24, "shifted": True, "rule": "torchvision", "heads": 1,
     },
-}
-EVERY = [
-    *LAYOUTS,
-    *LARGE,
-    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
-]
+}  # fmt: skip
 EXACT = {torch.float32: 2e-6, torch.bfloat16: 2e-3, torch.float16: 2e-3}
+# The interpreter is slow: float32 shows every layout, a few show the other dtypes.
+QUICK = {
+    torch.float32: list(LAYOUTS)[:16],
+    torch.bfloat16: ["rolled, then padded", "window 7", "cosine, padded"],
+    torch.float16: ["padded, then rolled", "heads of 64"],
+}
+CASES = [
+    pytest.param(name, dtype, marks=[] if name in QUICK[dtype] else pytest.mark.slow)
+    for name in LAYOUTS
+    for dtype in EXACT
+]
 
 
 def find(name):
-    return make(**{**LAYOUTS, **LARGE, **SLOW}[name])
+    return make(**LAYOUTS[name])
 
 
-@pytest.mark.parametrize("dtype", EXACT)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_output_and_gradients_are_as_exact_as_the_formula(name, dtype):
     problem = find(name)
     truth = problem.run("reference")
@@ -129,7 +104,9 @@ def test_output_and_gradients_are_as_exact_as_the_formula(name, dtype):
         assert ours[part].dtype == (wide.qkv.dtype if part == "out" else getattr(wide, part).dtype)
 
 
-@pytest.mark.parametrize("name", ["rolled, then padded", "cosine, padded", "window 12"])
+@pytest.mark.parametrize(
+    "name", ["cosine, padded", pytest.param("a long window", marks=pytest.mark.slow)]
+)
 def test_repeats_give_the_same_bits(name):
     problem = find(name).to(torch.float32)
     first, second = problem.run("fused"), problem.run("fused")
@@ -137,18 +114,19 @@ def test_repeats_give_the_same_bits(name):
         assert torch.equal(value, second[part]), part
 
 
-@pytest.mark.parametrize("programs", [1, 2, 3, 100])
+@pytest.mark.parametrize("programs", [1, 7, pytest.param(100, marks=pytest.mark.slow)])
 def test_sums_hold_whoever_shares_the_windows(programs, monkeypatch):
-    problem = make((9, 11), 4, shifted=True, rule="timm", cosine=True, batch=2)
+    problem = make((7, 5), 4, shifted=True, rule="timm", cosine=True, batch=2)
     truth = problem.run("reference")
     for kernel in ("attend_whole", "attend_whole_backward"):
-        launch = replace(find_launch(kernel, 16, 16), programs=programs)
-        monkeypatch.setitem(LAUNCHES, (kernel, 16, 16), launch)
+        launch = find_launch(kernel, 16, 16)
+        monkeypatch.setitem(LAUNCHES, (kernel, 16, 16), replace(launch, programs=2 * programs))
     monkeypatch.setattr(window_calls, "_count_multiprocessors", lambda device: 1)
     errors = measure(problem.to(torch.float32).run("fused"), truth)
     assert max(errors.values()) < 2e-6, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys"), [(16, 64), (64, 16), (128, 32)])
 def test_large_windows_come_out_alike_with_other_tiles(queries, keys, monkeypatch):
     problem = make((9, 14), (9, 13), shifted=True, rule="torchvision", heads=1, cosine=True)
@@ -179,7 +157,7 @@ def test_gradients_are_finite_differences():
 
 
 def test_each_image_of_a_batch_is_as_if_alone():
-    problem = make((7, 9), 4, shifted=True, rule="timm", batch=3).to(torch.float32)
+    problem = make((3, 5), 4, shifted=True, rule="openmmlab", batch=3).to(torch.float32)
     whole = problem.run("fused")
     one = replace(problem, qkv=problem.qkv[1:2], grad=problem.grad[1:2]).run("fused")
     assert torch.equal(whole["out"][1:2], one["out"])

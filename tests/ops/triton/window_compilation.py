@@ -35,13 +35,14 @@ OF_THE_MAP = {"qkv", "out", "grad", "grad_qkv"}
 def compile_kernel(name, *, dtype="bf16", window=(7, 7), head_dim=32, heads=3, **constants):
     """Compile one kernel as `window_calls` launches it."""
     kernel = KERNELS[name]
-    launch = find_launch(name, find_tile(window[0] * window[1]), head_dim)
+    tile = find_tile(window[0] * window[1])
+    launch = find_launch(name, tile, head_dim, wide=dtype == "fp32")
     values = {
         "HEADS": heads,
         "HEAD_DIM": head_dim,
         "WINDOW_H": window[0],
         "WINDOW_W": window[1],
-        "BLOCK": find_tile(window[0] * window[1]),
+        "BLOCK": tile,
         "QUERIES": launch.queries,
         "KEYS": launch.keys,
         "SHIFTED": True,

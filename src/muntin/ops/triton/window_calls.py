@@ -176,7 +176,8 @@ class _Call:
         }
 
     def find(self, kernel: str) -> Launch:
-        return find_launch(kernel, self.tile, self.head_dim)
+        wide = self.qkv.dtype == torch.float32
+        return find_launch(kernel, self.tile, self.head_dim, wide=wide)
 
     def count_slots(self, launch: Launch, tiles: int = 1) -> int:
         """Programs that share the windows, for each head and tile of pairs."""

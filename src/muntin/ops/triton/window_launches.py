@@ -9,7 +9,7 @@ of a head alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["LAUNCHES", "TILED", "Launch", "count_slots", "find_launch", "find_tile"]
 
@@ -51,9 +51,29 @@ LAUNCHES: dict[tuple[str, int, int], Launch] = {
 """(kernel, tile, width of a head) -> launch; a width of 0 stands for every width not listed."""
 
 
-def find_launch(kernel: str, tile: int, head_dim: int) -> Launch:
-    """Look up how a kernel is launched."""
-    return LAUNCHES.get((kernel, tile, head_dim)) or LAUNCHES[kernel, tile, 0]
+def find_launch(kernel: str, tile: int, head_dim: int, *, wide: bool = False) -> Launch:
+    """Look up how a kernel is launched.
+
+    Args:
+        kernel: Its name.
+        tile: What `find_tile` gives.
+        head_dim: Width of a head.
+        wide: Whether it computes in float32, which takes twice the registers: then the tile is
+            spread over twice the warps and nothing is loaded ahead.
+
+    Returns:
+        The launch.
+    """
+    launch = LAUNCHES.get((kernel, tile, head_dim)) or LAUNCHES[kernel, tile, 0]
+    if not wide:
+        return launch
+    return replace(
+        launch,
+        num_warps=2 * launch.num_warps,
+        stages=1,
+        programs=max(1, launch.programs // 2),
+        keys=max(16, launch.keys // 2),
+    )
 
 
 def find_tile(num_tokens: int) -> int:
