@@ -40,6 +40,8 @@ SECTIONS = {
     "latency": "gpu_models.time_latency",
     "inference_compiled": "gpu_models.time_compiled_inference",
     "training_compiled": "gpu_models.time_compiled_training",
+    "vit_compiled": "gpu_models.time_compiled_vit",
+    "fused_compiled": "gpu_models.time_compiled_fused",
     "shift": "gpu_kernels.time_shift",
     "neighbours": "gpu_neighbours.time_neighbours",
     "plan": "gpu_models.check_plan",

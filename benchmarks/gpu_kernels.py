@@ -209,7 +209,7 @@ def _others(options: argparse.Namespace) -> dict[str, Callable[[Problem], Pass]]
 def time_attention(options: argparse.Namespace) -> dict[str, Any]:
     """Shift to reverse, at the four stages of Swin-T: forward, and forward and backward."""
     result = bench_attention(
-        "swin_nano_64" if options.tiny else "swin_tiny",
+        "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny",
         batch_size=2 if options.tiny else 128,
         device=options.device,
         precisions=("bf16",),
@@ -248,7 +248,7 @@ def time_shift(options: argparse.Namespace) -> dict[str, Any]:
         "batch_size": 2 if options.tiny else 256, "device": options.device, "peers": (),
         "precisions": ("bf16",), "rounds": 3 if options.tiny else 15, "turn_seconds": 0.02,
     }  # fmt: skip
-    model = "swin_nano_64" if options.tiny else "swin_tiny"
+    model = "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny"
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(2):
         for name, shifted in (("plain", False), ("shifted", True)):

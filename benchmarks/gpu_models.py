@@ -18,16 +18,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
-from muntin.inference.fused_building import build_fused
 from torch import Tensor, nn
 
 import muntin
 from muntin.benching.entrants import make_deterministic
 from muntin.benching.rivals import Logits, build_peer
+from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
+from muntin.inference.fused_building import build_fused
 from muntin.zoo.table import ALIASES
 
 PEERS = ("timm", "torchvision", "transformers")
+FUSED_TIMM = "timm with TIMM_FUSED_ATTN=2"
+TINY_MODEL = "swin_nano_patch4_window4_64"
 
 
 @dataclass(eq=False)
@@ -49,19 +51,30 @@ class Runner:
 
 def time_inference(options: argparse.Namespace) -> dict[str, Any]:
     """Large batches in bf16, everybody as they come (eager), and ViT-S beside Swin-T."""
-    return _time_inference(options, compiled=False)
+    return _time_inference(options, models=("swin_tiny", "vit_small"))
 
 
 def time_compiled_inference(options: argparse.Namespace) -> dict[str, Any]:
-    """The same beside timm under torch.compile, mode max-autotune."""
-    return _time_inference(options, compiled=True)
+    """Swin-T beside timm's under torch.compile, mode max-autotune."""
+    return _time_inference(options, models=("swin_tiny",), compiled="timm")
 
 
-def _time_inference(options: argparse.Namespace, *, compiled: bool) -> dict[str, Any]:
-    models = ("swin_nano_64",) if options.tiny else ("swin_tiny", "vit_small")
+def time_compiled_fused(options: argparse.Namespace) -> dict[str, Any]:
+    """The same with TIMM_FUSED_ATTN=2."""
+    return _time_inference(options, models=("swin_tiny",), compiled=FUSED_TIMM)
+
+
+def time_compiled_vit(options: argparse.Namespace) -> dict[str, Any]:
+    """ViT-S beside timm's under torch.compile, mode max-autotune."""
+    return _time_inference(options, models=("vit_small",), compiled="timm")
+
+
+def _time_inference(
+    options: argparse.Namespace, *, models: tuple[str, ...], compiled: str = ""
+) -> dict[str, Any]:
     batch = 4 if options.tiny else 256
     rows: list[dict[str, Any]] = []
-    for model in models:
+    for model in (TINY_MODEL,) if options.tiny else models:
         network, images = _draw(model, batch, options.device)
         runners = _enter_ours(network, images, options)
         runners += _enter_peers(model, network, images, options, compiled=compiled)
@@ -78,10 +91,10 @@ def _time_inference(options: argparse.Namespace, *, compiled: bool) -> dict[str,
 def time_latency(options: argparse.Namespace) -> dict[str, Any]:
     """One picture at a time, in milliseconds."""
     rows: list[dict[str, Any]] = []
-    model = "swin_nano_64" if options.tiny else "swin_tiny"
+    model = TINY_MODEL if options.tiny else "swin_tiny"
     network, images = _draw(model, 1, options.device)
     runners = _enter_ours(network, images, options)
-    runners += _enter_peers(model, network, images, options, compiled=False)
+    runners += _enter_peers(model, network, images, options, compiled="")
     if not options.tiny:
         timm = _peer("timm", model, network, options)
         if timm is not None:
@@ -107,7 +120,7 @@ def time_compiled_training(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _time_training(options: argparse.Namespace, *, compiled: bool) -> dict[str, Any]:
-    model = "swin_nano_64" if options.tiny else "swin_tiny"
+    model = TINY_MODEL if options.tiny else "swin_tiny"
     batch = 4 if options.tiny else 256
     network, images = _draw(model, batch, options.device)
     ours: dict[str, nn.Module] = {"muntin": copy.deepcopy(network)}
@@ -124,7 +137,7 @@ def _time_training(options: argparse.Namespace, *, compiled: bool) -> dict[str, 
     if "timm" in modules and not compiled:
         fused = copy.deepcopy(modules["timm"])
         _fuse_timm(fused)
-        modules["timm, TIMM_FUSED_ATTN=2"] = fused
+        modules[FUSED_TIMM] = fused
     runners = []
     for name, module in modules.items():
         make_deterministic(module)
@@ -143,7 +156,7 @@ def _time_training(options: argparse.Namespace, *, compiled: bool) -> dict[str, 
 
 def _draw(model: str, batch: int, device: str) -> tuple[Any, Tensor]:
     torch.manual_seed(0)
-    network = muntin.create_model(model, weights="none").to(device).eval()
+    network = muntin.create_model(model, num_classes=1000).to(device).eval()
     high, wide = network.backbone.config.img_size
     return network, torch.randn(batch, 3, high, wide, device=device)
 
@@ -205,26 +218,24 @@ def enter_fused(network: Any, images: Tensor, options: argparse.Namespace) -> An
 
 
 def _enter_peers(
-    model: str, network: nn.Module, images: Tensor, options: argparse.Namespace, *, compiled: bool
+    model: str, network: nn.Module, images: Tensor, options: argparse.Namespace, *, compiled: str
 ) -> list[Runner]:
+    """Everybody as they come, or the one that is to be compiled."""
     runners = []
     for name in ("timm",) if compiled else PEERS:
         peer = _peer(name, model, network, options)
         if peer is None:
             continue
-        if not compiled:
-            runners.append(_looking(f"{name} eager AMP", peer, images, options))
-        elif not options.tiny:
-            tuned = torch.compile(peer, mode="max-autotune")
-            runners.append(_looking(f"{name} compile max-autotune", tuned, images, options))
+        entered = {name: peer}
         if name == "timm":
-            fused = copy.deepcopy(peer)
-            _fuse_timm(fused)
-            run: Any = fused
-            if compiled and not options.tiny:
-                run = torch.compile(fused, mode="max-autotune")
-            kind = "compile max-autotune" if compiled else "eager AMP"
-            runners.append(_looking(f"timm, TIMM_FUSED_ATTN=2, {kind}", run, images, options))
+            entered[FUSED_TIMM] = copy.deepcopy(peer)
+            _fuse_timm(entered[FUSED_TIMM])
+        for title, module in entered.items():
+            if not compiled:
+                runners.append(_looking(f"{title}, eager AMP", module, images, options))
+            elif title == compiled:
+                run = module if options.tiny else torch.compile(module, mode="max-autotune")
+                runners.append(_looking(f"{title}, max-autotune", run, images, options))
     return runners
 
 
