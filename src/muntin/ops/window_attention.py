@@ -110,8 +110,7 @@ _look._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
     """Pick a back end for "auto"."""
     if qkv.device.type != "cpu":
-        exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
-        half = qkv.is_cuda and qkv.dtype != torch.float32 and not exported
+        half = qkv.is_cuda and qkv.dtype != torch.float32 and not torch.compiler.is_exporting()
         return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
     # On the CPU, SDPA is fused only when nothing needs a gradient.
     if not torch.is_grad_enabled() or not (qkv.requires_grad or bias.requires_grad):

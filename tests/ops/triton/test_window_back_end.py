@@ -212,7 +212,7 @@ import sys
 import torch
 from tests.ops.triton.test_window_back_end import DEVICE, build
 torch.set_num_threads(1)
-images = torch.randn(1, 3, 28, 36).to(DEVICE)
+images = torch.randn(1, 3, 16, 20).to(DEVICE)
 model = build(sys.argv[1] if len(sys.argv) > 1 else NAME, "fused")
 graphs = []
 def keep(graph, inputs):

@@ -23,6 +23,7 @@ from muntin.ops.triton.window_tiles import (
     read_bias,
     read_part,
     score,
+    store_pairs,
     store_part,
 )
 
@@ -121,14 +122,11 @@ def attend_whole_backward(
         store_part(target, grad_k, token, inside, 1, head, HEADS, HEAD_DIM, 3)
         store_part(target, grad_v, token, inside, 2, head, HEADS, HEAD_DIM, 3)
     if LEARNS_BIAS:
-        pairs = tokens[:, None] * NUM_TOKENS + tokens[None, :]
-        there = (tokens < NUM_TOKENS)[:, None] & (tokens < NUM_TOKENS)[None, :]
-        place = program.to(tl.int64) * (NUM_TOKENS * NUM_TOKENS)
-        tl.store(sums_bias + place + pairs, sum_bias, mask=there)
+        store_pairs(sums_bias, sum_bias, program, tokens, tokens, NUM_TOKENS)
     if LEARNS_FILL:
-        channels = tl.arange(0, HEAD_DIM)
         slot = sums_fill + (program // HEADS).to(tl.int64) * (2 * HEADS * HEAD_DIM)
-        tl.store(slot + head * HEAD_DIM + channels, sum_keys)
-        tl.store(slot + (HEADS + head) * HEAD_DIM + channels, sum_values)
+        channels = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
+        tl.store(slot + channels, sum_keys)
+        tl.store(slot + HEADS * HEAD_DIM + channels, sum_values)
     if COSINE:
         tl.store(sums_temperature + program, tl.sum(sum_cosines, 0) * scale)

@@ -125,7 +125,7 @@ def attend_tiled(
     factor = scale * LOG2E
     if COSINE:
         factor *= tl.load(temperature + head).to(tl.float32)
-        q, length = normalise(q)
+        q, _length = normalise(q)
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     result = tl.zeros((QUERIES, HEAD_DIM), tl.float32)

@@ -22,6 +22,7 @@ from muntin.ops.triton.window_tiles import (
     read_bias,
     read_part,
     score,
+    store_pairs,
     store_part,
 )
 
@@ -284,7 +285,4 @@ def attend_tiled_backward_bias(
         mean = tl.load(means + rows + queries, mask=real, other=0.0)
         grad_weights = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         summed += tl.exp2(scores - peak[:, None]) * (grad_weights - mean[:, None])
-    place = (program // TILES).to(tl.int64) * (NUM_TOKENS * NUM_TOKENS)
-    there = (queries < NUM_TOKENS)[:, None] & (keys < NUM_TOKENS)[None, :]
-    pairs = queries[:, None] * NUM_TOKENS + keys[None, :]
-    tl.store(sums_bias + place + pairs, summed, mask=there)
+    store_pairs(sums_bias, summed, program // TILES, queries, keys, NUM_TOKENS)

@@ -30,6 +30,7 @@ __all__ = [
     "read_bias",
     "read_part",
     "score",
+    "store_pairs",
     "store_part",
 ]
 
@@ -216,3 +217,13 @@ def store_part(
     offsets = token.to(tl.int64) * (PARTS * HEADS * HEAD_DIM)
     pointers = base + offsets[:, None] + channels[None, :]
     tl.store(pointers, values.to(base.dtype.element_ty), mask=inside[:, None])
+
+
+@no_type_check
+@triton.jit
+def store_pairs(sums, values, place, queries, keys, NUM_TOKENS: tl.constexpr):
+    """Write a tile of pairs to the matrix number `place` of `sums`."""
+    first = place.to(tl.int64) * (NUM_TOKENS * NUM_TOKENS)
+    there = (queries < NUM_TOKENS)[:, None] & (keys < NUM_TOKENS)[None, :]
+    pairs = queries[:, None] * NUM_TOKENS + keys[None, :]
+    tl.store(sums + first + pairs, values, mask=there)
