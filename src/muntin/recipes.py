@@ -63,8 +63,8 @@ class TrainConfig:
             the whole backbone.
         checkpointing: Whether blocks are computed again on the way back instead of remembered: less
             memory, more time.
-        residual: "half" keeps the map between blocks in the precision of the products, where that is
-            bf16 or fp16: half of what is remembered of it, and fewer digits.
+        residual: "half" keeps the map between blocks in the precision of the products, which must
+            be bf16 or fp16: half of what is remembered of it, and fewer digits.
         recomputed_blocks: As `checkpointing`, for so many leading blocks, whose maps are largest.
         memory_gib: What tensors may take in a step of training, in GiB: as few leading blocks are
             computed again as that needs, and if all are not enough the batch becomes smaller;
