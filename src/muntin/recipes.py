@@ -63,7 +63,9 @@ class TrainConfig:
             the whole backbone.
         checkpointing: Whether blocks are computed again on the way back instead of remembered: less
             memory, more time.
-        recomputed_blocks: The same for so many leading blocks alone, whose maps are the largest.
+        residual: "half" keeps the map between blocks in the precision of the products, which must
+            be bf16 or fp16: half of what is remembered of it, and fewer digits.
+        recomputed_blocks: As `checkpointing`, for so many leading blocks, whose maps are largest.
         memory_gib: What tensors may take in a step of training, in GiB: as few leading blocks are
             computed again as that needs, and if all are not enough the batch becomes smaller;
             0 = no limit.
@@ -97,6 +99,7 @@ class TrainConfig:
     init: Literal["plain", "mimetic"] = "plain"
     freeze: int = 0
     checkpointing: bool = False
+    residual: Literal["full", "half"] = "full"
     recomputed_blocks: int = 0
     memory_gib: float = 0.0
     early_stop: int = 0

@@ -277,6 +277,25 @@ def test_a_branch_of_kept_images_alone(kept):
         torch.testing.assert_close(left, right)
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+def test_a_branch_in_parts(monkeypatch, count):
+    monkeypatch.setattr(lean, "APART_TOKENS", 13)  # two images of six tokens
+    layer = nn.Linear(3, 4)
+    asked = []
+
+    def branch(x):
+        asked.append(len(x))
+        return layer(x)
+
+    x = torch.randn(count, 2, 3, 3, requires_grad=True)
+    mine = lean.apply_apart(branch, x)
+    assert asked == {0: [0], 1: [1], 3: [2, 1], 4: [2, 2]}[count]
+    torch.testing.assert_close(mine, layer(x))
+    with torch.no_grad():
+        lean.apply_apart(branch, x)
+    assert asked[-1] == count
+
+
 def test_dropping_draws_as_it_always_did():
     layer = DropPath(0.4)
     x = torch.randn(6, 5, 3)

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
+from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
 from muntin.training.journal import read_journal
-from muntin.training.learner import checkpoint_blocks
 from muntin.zoo import create_model
 from tests.small import train_small, write_pictures
 
@@ -48,6 +49,30 @@ def test_leading_blocks_alone():
     assert checkpoint_blocks(backbone, 2) == 2
     changed = ["forward" in vars(block) for stage in backbone.layers for block in stage.blocks]
     assert changed == [True, True, False, False, False, False]
+
+
+def test_half_a_residual(data, tmp_path):
+    model = create_model("swin_nano").train()
+    narrow_residual(model.backbone)
+    seen = []
+    for stage in model.backbone.layers:
+        for block in stage.blocks:
+            block.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images).float().sum().backward()
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    seen.clear()
+    model(images)
+    assert set(seen) == {torch.float32}
+    with pytest.raises(ConfigError, match=r"needs a Swin or a ViT, got Linear"):
+        narrow_residual(torch.nn.Linear(2, 2))
+    settings = {"train.residual": "half"}
+    with pytest.raises(ConfigError, match=r"train\.residual=half needs precision bf16"):
+        train_small(data, tmp_path / "run", settings=settings)
+    run = train_small(data, tmp_path / "bf16", settings=settings, precision="bf16", epochs=1)
+    assert Run.open(run.path).config.train.residual == "half"
 
 
 def test_ranges():

@@ -270,7 +270,7 @@ class SwinBlock(nn.Module):
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend, norm=self.norm1)
             return self.dropout(attended)
 
-        x = self.drop_path.add(x, attend)
+        x = self.drop_path.add(x, attend, apart=True)
         return self.drop_path.add(x, lambda x: self.mlp(x, self.norm2))
 
 

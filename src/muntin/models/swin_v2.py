@@ -188,7 +188,7 @@ class SwinV2Block(nn.Module):
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
             return self.norm1(self.dropout(attended))
 
-        x = self.drop_path.add(x, attend)
+        x = self.drop_path.add(x, attend, apart=True)
         return self.drop_path.add(x, lambda x: self.norm2(self.mlp(x)))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,13 +39,14 @@ class DropPath(nn.Module):
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
     def add(
-        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor]
+        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], apart: bool = False
     ) -> Float[Tensor, "B *rest"]:
-        """Give ``x + self(branch(x))``; a branch is not computed for images that drop it."""
+        """Give ``x + self(branch(x))``; not computed where it is dropped, perhaps in parts."""
+        run = partial(lean.apply_apart, branch) if apart else branch
         if not self.training or self.rate == 0 or not lean.applies(x) or lean.is_watched(self):
-            return x + self(branch(x))
+            return x + self(run(x))
         kept = torch.rand(x.shape[0], device=x.device) >= self.rate
-        added: Tensor = lean.add_kept(x, branch, kept, 1 / (1 - self.rate))
+        added: Tensor = lean.add_kept(x, run, kept, 1 / (1 - self.rate))
         return added
 
     def extra_repr(self) -> str:

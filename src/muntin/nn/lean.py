@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from muntin.shapes import Bool, Float
 
-__all__ = ["add_kept", "applies", "is_watched", "norm_linear", "norm_mlp"]
+__all__ = ["add_kept", "applies", "apply_apart", "is_watched", "norm_linear", "norm_mlp"]
 
 SLICE_TOKENS = 512
 """Tokens a thread that an MLP takes at a time on a CPU, so that they stay in its cache."""
@@ -25,7 +25,10 @@ SLICE_TOKENS = 512
 SLICE_TOKENS_GPU = 2**17
 """Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
 
-WIDEST_AGAIN = 256
+APART_TOKENS = 4096
+"""Tokens that attention takes at a time on a CPU, in whole images: less stands beside them."""
+
+WIDEST_AGAIN = 384
 """Channels up to which the first product of an MLP is computed again rather than remembered."""
 
 
@@ -143,6 +146,20 @@ def add_kept(
     part = branch(x.index_select(0, index))
     dtype = torch.promote_types(x.dtype, part.dtype)
     return x.to(dtype).index_add(0, index, part.to(dtype), alpha=scale)
+
+
+def apply_apart(
+    branch: Callable[[Tensor], Tensor], x: Float[Tensor, "B *rest"]
+) -> Float[Tensor, "B *rest2"]:
+    """Apply a branch that works on each image alone, to a few images at a time on a CPU.
+
+    What it remembers is the same, but what it needs meanwhile is less, and is nearer.
+    """
+    tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
+    count = max(1, APART_TOKENS // tokens)
+    if x.device.type != "cpu" or count >= len(x) or not applies(x):
+        return branch(x)
+    return torch.cat([branch(part) for part in x.split(count)])
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
