@@ -145,7 +145,9 @@ def test_pictures_of_two_numbers():
         runner(lambda x, y: x)(torch.ones(2, 1), torch.ones(3, 1))
 
 
-@pytest.mark.parametrize("options", [{"buckets": ()}, {"buckets": (4, 2)}, {"buckets": (0, 1)}, {"most": 0}])
+@pytest.mark.parametrize(
+    "options", [{"buckets": ()}, {"buckets": (4, 2)}, {"buckets": (0, 1)}, {"most": 0}]
+)
 def test_bad_buckets(options):
     with pytest.raises(ConfigError, match="buckets must be numbers of pictures that rise"):
         runner(lambda x: x, **options)

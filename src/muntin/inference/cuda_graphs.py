@@ -156,8 +156,8 @@ class GraphRunner:
         except torch.OutOfMemoryError as error:
             sides = "x".join(map(str, inputs[0].shape[1:]))
             message = (
-                f"the memory of {self.device} must hold a batch of {bucket} pictures ({sides}), and "
-                f"does not: {str(error).splitlines()[0]} Show fewer at a time, with buckets up to "
+                f"the memory of {self.device} must hold a batch of {bucket} pictures ({sides}), "
+                f"and does not: {str(error).splitlines()[0]} Show fewer at a time, with buckets up to "
                 f"{max(bucket // 2, 1)}."
             )
             raise RunError(message) from error

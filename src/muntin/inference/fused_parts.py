@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers of a network that only infers on a GPU, each with its neighbours as one step.
 
-They hold what `muntin.ops.fused_layers` takes: weights in the type of the tokens, vectors in float32,
-norms folded into the products behind them.
+They hold what `muntin.ops.fused_layers` takes: weights in the type of the tokens, vectors in
+float32, norms folded into the products behind them.
 
 Letters: B images, H and W sides of a map in tokens, C and K channels in, N channels out.
 """
@@ -99,6 +99,7 @@ class FusedLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "*rows K"], residual: Float[Tensor, "*rows N"] | None = None
     ) -> Float[Tensor, "*rows N"]:
+        """Transform every token."""
         return apply_linear(
             x, self.weight, self.bias, sums=self.sums, gamma=self.gamma, beta=self.beta,
             eps=self.eps, gelu=self.gelu, residual=residual, backend=self.backend,
@@ -145,6 +146,7 @@ class FusedMlp(nn.Module):
         _hold_norm(self, behind)
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
+        """Transform every token, and add it."""
         return apply_mlp(
             x, self.weight1, self.bias1, self.weight2, self.bias2,
             sums=self.sums1, gamma=self.gamma, beta=self.beta, eps=self.eps, backend=self.backend,
@@ -176,6 +178,7 @@ class FusedMerging(nn.Module):
         _hold_norm(self, merging.norm if after else None)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w N"]:
+        """Halve height and width, rounding up."""
         return merge_tokens(
             x, self.weight, self.bias, sums=self.sums, gamma=self.gamma, beta=self.beta,
             eps=self.eps, backend=self.backend,
@@ -221,6 +224,11 @@ class FusedPatches(nn.Module):
         self.register_buffer("fill", fill.float())
 
     def forward(self, images: Tensor) -> Float[Tensor, "B H W N"]:
+        """Give the map of patches, channels last; images are of any type.
+
+        Raises:
+            ShapeError: They are of another size.
+        """
         if tuple(images.shape[2:]) != self.size:
             message = (
                 f"pictures must be {self.size[0]}x{self.size[1]} pixels (height x width), for "

@@ -58,14 +58,18 @@ class InferenceViT(nn.Module):
 
     def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
         """Give the maps: B, C, H/patch, W/patch."""
-        return [
-            x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid)
-            for x in self._run(images)
-        ]
+        return self.to_maps(self.run(images))
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
         """Give what the classifier reads."""
-        x = self._run(images)[-1]
+        return self.pool(self.run(images)[-1])
+
+    def to_maps(self, found: list[Tensor]) -> list[Tensor]:
+        """Give the tokens of the patches as maps."""
+        return [x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid) for x in found]
+
+    def pool(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B Co"]:
+        """Give one vector an image."""
         if self.config.distillation_token:
             return x[:, :2].flatten(1)
         of_token = self.config.pool == "token"
@@ -82,7 +86,8 @@ class InferenceViT(nn.Module):
         """Prepare tokens for who reads them."""
         return x
 
-    def _run(self, images: Tensor) -> list[Tensor]:
+    def run(self, images: Tensor) -> list[Tensor]:
+        """Give the tokens behind the blocks that are asked for."""
         x = self.cut(images)  # B, N, C
         if self.positions is not None:
             x = x + self.positions

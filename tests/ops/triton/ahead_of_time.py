@@ -26,7 +26,9 @@ from muntin.ops.triton import launches, linear, mlp, norms, patches
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 
 
-def measure(kernel: Any, types: dict[str, str], constants: dict[str, Any], launch: launches.Launch) -> dict[str, int]:
+def measure(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], launch: launches.Launch
+) -> dict[str, int]:
     """Compile as the launcher would: pointers are aligned to 16 bytes."""
     signature = {
         name: "constexpr" if name in constants else types[name] for name in kernel.arg_names
@@ -60,7 +62,19 @@ def measure(kernel: Any, types: dict[str, str], constants: dict[str, Any], launc
     }
 
 
-def linear_case(rows: int, k: int, n: int, dtype: torch.dtype, *, merge: bool = False, norm: bool = False, gelu: bool = False, post: bool = False, residual: bool = False, factor: bool = False) -> dict[str, int]:
+def linear_case(
+    rows: int,
+    k: int,
+    n: int,
+    dtype: torch.dtype,
+    *,
+    merge: bool = False,
+    norm: bool = False,
+    gelu: bool = False,
+    post: bool = False,
+    residual: bool = False,
+    factor: bool = False,
+) -> dict[str, int]:
     launch = launches.linear_launch(
         rows, k // 4 if merge else k, k, n, item_bytes=dtype.itemsize, whole=post
     )
@@ -100,7 +114,16 @@ def norm_case(n: int, dtype: torch.dtype) -> dict[str, int]:
     return measure(norms.norm_kernel, types, constants, launch)
 
 
-def patch_case(rows: int, k: int, n: int, patch: int, dtype: torch.dtype, images: str = "*u8", *, post: bool = True) -> dict[str, int]:
+def patch_case(
+    rows: int,
+    k: int,
+    n: int,
+    patch: int,
+    dtype: torch.dtype,
+    images: str = "*u8",
+    *,
+    post: bool = True,
+) -> dict[str, int]:
     launch = launches.patch_launch(rows, k, n, item_bytes=dtype.itemsize, whole=post)
     types = {"images": images, "weight": TYPES[dtype], "out": TYPES[dtype], "eps": "fp32"}
     types |= dict.fromkeys(("bias", "fill", "gamma", "beta"), "*fp32")
@@ -131,10 +154,11 @@ def many() -> dict[str, dict[str, int]]:
     """Launches of Swin-T, Swin-B, Swin-L and ViT-S at batch 1 and 256, and of other types."""
     found = {}
     for dtype in TYPES:
-        for c in (96, 128, 192):
+        half = dtype == torch.bfloat16
+        for c in (96, 128, 192) if half else (96,):
             for stage in range(4):
                 wide = c * 2**stage
-                for batch in (1, 256) if dtype == torch.bfloat16 else (256,):
+                for batch in (1, 256) if half else (256,):
                     rows = batch * 3136 // 4**stage
                     name = f"{dtype} {wide} {batch}"
                     found[f"qkv {name}"] = linear_case(rows, wide, 3 * wide, dtype, norm=True)

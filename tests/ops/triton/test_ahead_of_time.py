@@ -64,5 +64,6 @@ def test_one_launch_of_each():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_launch():
     look_at(compile_all("--many"))

@@ -24,8 +24,9 @@ from muntin.ops.fused_layers import apply_linear, apply_mlp, embed_patches, merg
 torch.manual_seed(0)
 
 def call(pixels, weights):
+    fill = weights[0][:3, 0].contiguous()
     x = embed_patches(
-        pixels, weights[0], None, weights[0][:3, 0].contiguous(), patch=4, grid=(3, 5), backend="fused"
+        pixels, weights[0], None, fill, patch=4, grid=(3, 5), backend="fused"
     )
     x = apply_linear(x, weights[1], sums=weights[1].sum(1), residual=x, backend="fused")
     x = apply_mlp(x, weights[2], weights[2].sum(1), weights[3], weights[3].sum(1),
@@ -43,7 +44,8 @@ def look(graph, examples):
 
 with torch.no_grad():
     wanted = call(pixels, weights)
-    torch.testing.assert_close(torch.compile(call, fullgraph=True, backend=look)(pixels, weights), wanted)
+    compiled = torch.compile(call, fullgraph=True, backend=look)
+    torch.testing.assert_close(compiled(pixels, weights), wanted)
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(pixels, weights), wanted)
 print([name for name in held if "fused" in name])

@@ -3,8 +3,8 @@
 """A linear layer with what stands before and behind it: norm, 2 x 2 neighbours, GELU, residual.
 
 The norm before the product costs no pass of its own. With m and r the mean and the reciprocal
-deviation of a row, norm(x) W = r * (x W - m * s), where s holds the sums of W over its inputs; so the
-product reads the rows as they lie, and the statistics are summed up while they pass. Nothing is
+deviation of a row, norm(x) W = r * (x W - m * s), where s holds the sums of W over its inputs; so
+the product reads the rows as they lie, and the statistics are summed up while they pass. Nothing is
 rounded on the way, and s is summed from the rounded weights, so what cancels does so exactly.
 
 Letters: M rows, K channels in, N channels out.
@@ -24,7 +24,7 @@ from muntin.ops.triton.launches import linear_launch
 from muntin.ops.triton.products import multiply, narrow, precision_of
 from muntin.shapes import Size
 
-__all__ = ["run_linear"]
+__all__ = ["norm_rows", "run_linear"]
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def _corner(number, height, width):
 
 @triton.jit
 @no_type_check
-def _norm_rows(acc, inside, gamma, beta, column, eps, N: tl.constexpr):
+def norm_rows(acc, inside, gamma, beta, column, eps, N: tl.constexpr):
     """Normalise whole rows, which are wider than N."""
     mean = tl.sum(tl.where(inside[None, :], acc, 0.0), 1) / N
     gap = tl.where(inside[None, :], acc - mean[:, None], 0.0)
@@ -51,6 +51,22 @@ def _norm_rows(acc, inside, gamma, beta, column, eps, N: tl.constexpr):
     scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
     return gap * rate[:, None] * scale[None, :] + shift[None, :]
+
+
+@triton.jit
+@no_type_check
+def _finish(
+    acc, bias, gamma, beta, inside, column, eps,
+    N: tl.constexpr, BIAS: tl.constexpr, GELU: tl.constexpr, POST: tl.constexpr,
+):  # fmt: skip
+    """What each row takes after the product: bias, GELU, norm."""
+    if BIAS:
+        acc += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if GELU:
+        acc = gelu(acc)
+    if POST:
+        acc = norm_rows(acc, inside, gamma, beta, column, eps, N)
+    return acc
 
 
 @triton.jit(do_not_specialize=["num_rows", "image_rows", "height", "width"])
@@ -109,12 +125,7 @@ def linear_kernel(
         rate = tl.rsqrt(tl.maximum(squares / K - mean * mean, 0.0) + eps)
         whole = tl.load(sums + column, mask=inside, other=0.0)
         acc = (acc - (mean + pivot)[:, None] * whole[None, :]) * rate[:, None]
-    if BIAS:
-        acc += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if GELU:
-        acc = gelu(acc)
-    if POST:
-        acc = _norm_rows(acc, inside, gamma, beta, column, eps, N)
+    acc = _finish(acc, bias, gamma, beta, inside, column, eps, N, BIAS, GELU, POST)
     place = (first.to(tl.int64) + row)[:, None] * N + column[None, :]
     shown = here[:, None] & inside[None, :]
     if FACTOR:

@@ -149,8 +149,8 @@ def run_mlp(
         mlp_kernel[(-(-rows // launch.rows),)](
             *(x, weight1, bias1, out if sums is None else sums, weight2, bias2),
             *(out if gamma is None else gamma, out if beta is None else beta, out, rows, eps),
-            C=c, D=d, PARTS=parts, WIDTH=c // parts, POST=sums is None, PRECISION=precision_of(x.dtype),
-            ROWS=launch.rows, HIDDEN=launch.columns,
+            C=c, D=d, PARTS=parts, WIDTH=c // parts, POST=sums is None,
+            PRECISION=precision_of(x.dtype), ROWS=launch.rows, HIDDEN=launch.columns,
             num_warps=launch.warps, num_stages=launch.stages, enable_fp_fusion=True,
         )  # fmt: skip
     return out

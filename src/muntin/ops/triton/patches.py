@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from muntin.ops.triton.launches import patch_launch
-from muntin.ops.triton.linear import _norm_rows
+from muntin.ops.triton.linear import norm_rows
 from muntin.ops.triton.products import multiply, narrow, precision_of
 from muntin.shapes import Size
 
@@ -66,7 +66,7 @@ def patch_kernel(
     if BIAS:
         acc += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
     if POST:
-        acc = _norm_rows(acc, inside, gamma, beta, column, eps, N)
+        acc = norm_rows(acc, inside, gamma, beta, column, eps, N)
     place = (first.to(tl.int64) + row)[:, None] * N + column[None, :]
     tl.store(out + place, narrow(acc, out, PRECISION), mask=here[:, None] & inside[None, :])
 
@@ -109,7 +109,8 @@ def run_patches(
             *(out if gamma is None else gamma, out if beta is None else beta, out),
             *(rows, images.shape[2], images.shape[3], *grid, *images.stride(), eps),
             K=k, N=n, PATCH=patch, BIAS=bias is not None, POST=gamma is not None,
-            PRECISION=precision_of(weight.dtype), ROWS=launch.rows, COLUMNS=launch.columns, DEPTH=launch.depth,
+            PRECISION=precision_of(weight.dtype),
+            ROWS=launch.rows, COLUMNS=launch.columns, DEPTH=launch.depth,
             num_warps=launch.warps, num_stages=launch.stages, enable_fp_fusion=True,
         )  # fmt: skip
     return out
