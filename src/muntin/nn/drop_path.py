@@ -4,19 +4,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from muntin.nn import lean
 from muntin.shapes import Float
 
 __all__ = ["DropPath", "drop_path_schedule"]
-
-lean: Any = importlib.import_module("muntin.nn.lean")
 
 
 class DropPath(nn.Module):

@@ -4,19 +4,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.nn import lean
 from muntin.shapes import Float
 
 __all__ = ["BiasedLinear", "start_linears", "transform_normed", "without_key_bias"]
-
-# The same, remembering less; read where it is doubted.
-lean: Any = importlib.import_module("muntin.nn.lean")
 
 
 def transform_normed(
@@ -24,8 +19,7 @@ def transform_normed(
 ) -> Float[Tensor, "*map Co"]:
     """Normalise every token, if there is a norm, and transform it."""
     if norm is not None and lean.applies(x, norm, linear):
-        less: Tensor = lean.norm_linear(x, norm, linear)
-        return less
+        return lean.norm_linear(x, norm, linear)
     return linear(x if norm is None else norm(x))
 
 

@@ -4,18 +4,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.nn import lean
 from muntin.shapes import Float
 
 __all__ = ["Mlp"]
-
-# The same, remembering less; read where it is doubted.
-lean: Any = importlib.import_module("muntin.nn.lean")
 
 
 class Mlp(nn.Module):
@@ -32,7 +27,6 @@ class Mlp(nn.Module):
     ) -> Float[Tensor, "*tokens C"]:
         """Transform every token, normalised before if there is a norm."""
         if not self.dropout.p and lean.applies(x, norm, self.fc1, self.fc2):
-            less: Tensor = lean.norm_mlp(x, norm, self.fc1, self.fc2)
-            return less
+            return lean.norm_mlp(x, norm, self.fc1, self.fc2)
         x = x if norm is None else norm(x)
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))

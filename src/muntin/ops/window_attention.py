@@ -14,7 +14,6 @@ is one kernel. A new back end is a function with the same arguments and a row in
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -95,12 +94,14 @@ def window_attention(
 def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float = 0.0) -> str:
     """Say why "fused" does not take this call of `window_attention`; nothing when it does."""
     width = qkv.shape[3] // (3 * bias.shape[0])
-    traits = (qkv.dtype, width, int(layout.num_tokens), dropout)
-    return _look(qkv.device.type, qkv.device.index, *traits)
+    device = qkv.device
+    return _look(device.type, device.index, qkv.dtype, width, int(layout.num_tokens), dropout)
 
 
-def _look(*traits: object) -> str:
-    return importlib.import_module("muntin.ops.triton.window_support").find_obstacle(*traits)
+def _look(*traits: Any) -> str:  # noqa: ANN401 (constants, so that a compiler need not look)
+    from muntin.ops.triton.window_support import find_obstacle
+
+    return find_obstacle(*traits)
 
 
 # What torch.compiler.assume_constant_result does, without importing the compiler.
@@ -170,7 +171,9 @@ def add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
 
 
 def _lean(qkv: Tensor, bias: Tensor, *others: Any) -> Tensor:
-    return importlib.import_module("muntin.ops.lean_attention").attend(qkv, bias, *others)
+    from muntin.ops.lean_attention import attend
+
+    return attend(qkv, bias, *others)
 
 
 def _fused(
