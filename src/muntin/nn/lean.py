@@ -261,8 +261,8 @@ class _NormLinear(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         given = _Given(*parameters)
         if torch.is_grad_enabled():  # somebody wants a second derivative
-            found = _differentiate(ctx, grad, x, parameters, (0, *range(2, 6)))
-            return found[0], None, *found[1:]
+            plain = _differentiate(ctx, grad, x, parameters, (0, *range(2, 6)))
+            return plain[0], None, *plain[1:]
         wants_x, _, *wanted = ctx.needs_input_grad
         sums = _Sums(given, (*wanted, False, False))
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
@@ -297,7 +297,7 @@ class _NormMlp(torch.autograd.Function):
         tokens = x.reshape(-1, x.shape[-1])
         keeps = not again and any(ctx.needs_input_grad)
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias, weight2, bias2 = (_cast(one, dtype) for one in given[2:])
+            weight, bias, weight2, bias2 = _cast_layers(given, dtype)
             out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
             hidden = tokens.new_empty(len(tokens) if keeps else 0, len(weight), dtype=dtype)
             for rows in _slices(tokens):
@@ -315,14 +315,14 @@ class _NormMlp(torch.autograd.Function):
         x, hidden, *parameters = ctx.saved_tensors
         given, dtype = _Given(*parameters), ctx.dtype
         if torch.is_grad_enabled():  # somebody wants a second derivative
-            found = _differentiate(ctx, grad, x, parameters, (0, *range(3, 9)))
-            return found[0], None, None, *found[1:]
+            plain = _differentiate(ctx, grad, x, parameters, (0, *range(3, 9)))
+            return plain[0], None, None, *plain[1:]
         wants_x, _, _, *wanted = ctx.needs_input_grad
         sums = _Sums(given, tuple(wanted))
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias, weight2, _ = (_cast(one, dtype) for one in given[2:])
+            weight, bias, weight2, _ = _cast_layers(given, dtype)
             for rows in _slices(tokens):
                 read = _normalise(tokens[rows], given, ctx.eps, dtype)
                 between = F.linear(read.normed, weight, bias) if ctx.again else hidden[rows]
@@ -361,7 +361,9 @@ def _differentiate(
             out = F.linear(F.gelu(out), given.weight2.to(dtype), _cast(given.bias2, dtype))
         inputs = [x, *parameters]
         wanted = [
-            one for one, place in zip(inputs, places, strict=True) if ctx.needs_input_grad[place]
+            one
+            for one, place in zip(inputs, places, strict=True)
+            if one is not None and ctx.needs_input_grad[place]
         ]
         found = iter(torch.autograd.grad(out, wanted, grad.to(dtype), create_graph=True))
     return [next(found) if ctx.needs_input_grad[place] else None for place in places]
@@ -372,6 +374,19 @@ def _multiply(read: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) ->
         torch.mm(read, weight.t(), out=out)
     else:
         torch.addmm(bias, read, weight.t(), out=out)
+
+
+def _cast_layers(
+    given: _Given, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Weights and biases of both layers of an MLP, in the precision of the products."""
+    assert given.weight2 is not None, "every MLP has two layers"
+    return (
+        given.weight.to(dtype),
+        _cast(given.bias, dtype),
+        given.weight2.to(dtype),
+        _cast(given.bias2, dtype),
+    )
 
 
 def _cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:

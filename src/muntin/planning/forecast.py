@@ -14,6 +14,7 @@ from muntin.data.batches import evaluation_batch
 from muntin.devices import free_bytes, resident_mib
 from muntin.recipes import MachineConfig
 from muntin.shapes import Size
+from muntin.training.footprint import Footprint, Line
 from muntin.training.preparation import Prepared, Request, prepare
 from muntin.training.rehearsal import Rehearsal, Timing
 

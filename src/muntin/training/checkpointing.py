@@ -59,7 +59,8 @@ def narrow_residual(backbone: nn.Module) -> None:
     """
     start: nn.Module | None = getattr(backbone, "pos_drop", None)
     if start is None:
-        message = f"train.residual=half needs a Swin or a ViT, got {type(backbone).__name__}. Leave it out."
+        kind = type(backbone).__name__
+        message = f"train.residual=half needs a Swin or a ViT, got {kind}. Leave it out."
         raise ConfigError(message)
     start.register_forward_hook(_narrow)
 

@@ -221,7 +221,7 @@ def _remembered(
     for place, span in enumerate(few[:-1]):
         if not span.part or span.backward:
             continue
-        left = [spans[place + 1].live - spans[place].live for spans in (few, many)]
-        given = [spans[place + 1].output for spans in (few, many)]
-        kept[span.part] = _draw(*left, batches), _draw(*given, batches)
+        low, high = (spans[place + 1].live - spans[place].live for spans in (few, many))
+        given = _draw(few[place + 1].output, many[place + 1].output, batches)
+        kept[span.part] = _draw(low, high, batches), given
     return tuple(one for one, _ in kept.values()), tuple(two for _, two in kept.values())
