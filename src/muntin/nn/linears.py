@@ -19,7 +19,7 @@ def transform_normed(
 ) -> Float[Tensor, "*map Co"]:
     """Normalise every token, if there is a norm, and transform it."""
     if norm is not None and lean.applies(x, norm, linear):
-        return lean.norm_linear(x, norm, linear)
+        return lean.norm_linear(x, norm, linear)  # type: ignore[arg-type]
     return linear(x if norm is None else norm(x))
 
 

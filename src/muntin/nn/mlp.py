@@ -27,6 +27,6 @@ class Mlp(nn.Module):
     ) -> Float[Tensor, "*tokens C"]:
         """Transform every token, normalised before if there is a norm."""
         if not self.dropout.p and lean.applies(x, norm, self.fc1, self.fc2):
-            return lean.norm_mlp(x, norm, self.fc1, self.fc2)
+            return lean.norm_mlp(x, norm, self.fc1, self.fc2)  # type: ignore[arg-type]
         x = x if norm is None else norm(x)
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))

@@ -98,7 +98,7 @@ def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: floa
     return _look(device.type, device.index, qkv.dtype, width, int(layout.num_tokens), dropout)
 
 
-def _look(*traits: Any) -> str:  # noqa: ANN401 (constants, so that a compiler need not look)
+def _look(*traits: Any) -> str:
     from muntin.ops.triton.window_support import find_obstacle
 
     return find_obstacle(*traits)
