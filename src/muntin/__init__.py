@@ -17,16 +17,11 @@ if TYPE_CHECKING:
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
     from muntin.weights.loading import LoadReport, load_weights
-    from muntin.zoo import (
-        change_model,
-        count_costs,
-        create_backbone,
-        create_detector,
-        create_model,
-        create_pose_estimator,
-        create_segmenter,
-        list_models,
-    )
+    from muntin.zoo.building import change_model, create_backbone, create_model, list_models
+    from muntin.zoo.costs import count_costs
+    from muntin.zoo.detectors import create_detector
+    from muntin.zoo.poses import create_pose_estimator
+    from muntin.zoo.segmenters import create_segmenter
 
 __all__ = [
     "LoadReport",

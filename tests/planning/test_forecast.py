@@ -77,14 +77,14 @@ def test_dense_tasks(tmp_path, task, write):
 
 
 def test_what_cannot_fit_says_what_would(data):
-    plan = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 0.5})
-    room = plan.process / 1024 + 0.01
-    plan = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": room})
+    plan = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 0.02})
     assert not plan.fits
-    assert plan.largest_batch < 64
+    assert plan.recomputed_blocks == plan.num_blocks
+    assert 0 < plan.largest_batch < 64
     assert any("does not fit" in note for note in plan.notes)
-    assert any("--batch-size" in note for note in plan.notes)
-    none = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 0.01})
+    assert any(f"--batch-size {plan.largest_batch}" in note for note in plan.notes)
+    none = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 1e-4})
+    assert none.largest_batch_again == 0
     assert any("not even one picture fits" in note for note in none.notes)
 
 

@@ -26,7 +26,7 @@ SLICE_TOKENS_GPU = 2**17
 """Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
 
 APART_TOKENS = 4096
-"""Tokens that attention takes at a time on a CPU, in whole images: less stands beside them."""
+"""Tokens that attention takes at a time on a CPU, in whole images."""
 
 WIDEST_AGAIN = 384
 """Channels up to which the first product of an MLP is computed again rather than remembered."""
@@ -135,8 +135,7 @@ def add_kept(
         scale: The factor.
 
     Returns:
-        A new map. When no image keeps the branch one is computed and counts nothing, so that every
-        parameter has a gradient.
+        A new map. When no image keeps the branch one is computed, times 0: there is a gradient.
     """
     index = kept.nonzero()[:, 0]
     if len(index) == len(kept):

@@ -22,9 +22,6 @@ __all__ = ["Plan", "plan"]
 
 MIB = 2**20
 
-MOST_BLOCKS = 10**4
-"""More than any network has."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -52,7 +49,7 @@ class Plan:
         peak: All of that, in training.
         inference: The same in validation, a batch of `inference_batch` at a time.
         inference_batch: Pictures that validation looks at at a time.
-        room: What there is; what was asked for with train.memory_gib.
+        room: What there is; with train.memory_gib, that and the process.
         largest_batch: Largest batch that fits; 0 where one picture does not.
         largest_batch_again: The same with every block computed again.
         step_s: A step.
@@ -187,19 +184,23 @@ def forecast(prepared: Prepared) -> Plan:
     kind = rehearsal.device.type
     # Before anything is recorded, which takes memory of its own.
     resident = resident_mib() * MIB if kind == "cpu" else 0.0
-    room = tuned.memory_gib * 2**30 or free_bytes(kind) + resident
     process = 0.0
     if kind == "cpu":
         copies = sum(p.numel() * p.element_size() for p in prepared.network.parameters())
         process = resident - sum(held.values()) - copies - rehearsal.kept_bytes()
         process += rehearsal.kept_bytes(len(prepared.train), len(prepared.val))
+    process = max(process, 0.0)
+    footprint, asked = rehearsal.weigh(), tuned.memory_gib * 2**30
+    again = footprint.num_blocks if tuned.checkpointing else tuned.recomputed_blocks
+    if asked:  # as training does
+        again = max(again, footprint.fit_blocks(tuned.batch_size, asked))
     weighed = _Weighed(
-        footprint=rehearsal.weigh(),
+        footprint=footprint,
         looking=rehearsal.weigh_looking(),
         held=held,
-        process=max(process, 0.0),
-        room=room,
-        again=MOST_BLOCKS if tuned.checkpointing else tuned.recomputed_blocks,
+        process=process,
+        room=asked + process if asked else free_bytes(kind) + resident,
+        again=min(again, footprint.num_blocks),
     )
     return _write_plan(prepared, weighed, timing)
 
@@ -219,7 +220,7 @@ def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
     run = prepared.run
     tuned, machine = run.config.train, run.config.machine
     footprint, held, process, room = weighed[0], weighed[2], weighed[3], weighed[4]
-    batch, again = tuned.batch_size, min(weighed.again, footprint.num_blocks)
+    batch, again = tuned.batch_size, weighed.again
     peak = footprint.peak(batch, again)
     stages: dict[str, float] = {}
     for part, value in zip(footprint.parts, peak.remembered, strict=True):
