@@ -57,7 +57,8 @@ def build_fused(
 
     Returns:
         A network for any number of pictures of this size, on the same device, in evaluation mode,
-        without gradients. Move it with ``.to(device)``; a change of its type would also change what must stay float32.
+        without gradients. Move it with ``.to(device)``; a change of its type would also change
+        what must stay float32.
 
     Example:
         >>> import torch
