@@ -84,15 +84,15 @@ def test_one_graph_a_batch_size_and_kind_of_picture():
 
     run = GraphRunner(lambda x: x.float(), CPU, buckets=(1, 4), most=3, capture=note)
     for count, shape, dtype in [
-        (1, (3,), torch.float32), (4, (3,), torch.float32), (3, (3,), torch.float32),
+        (1, (3,), torch.float32), (3, (3,), torch.float32), (1, (3,), torch.float32),
         (1, (5,), torch.float32), (1, (3,), torch.uint8), (1, (3,), torch.uint8),
     ]:  # fmt: skip
         run(torch.ones((count, *shape), dtype=dtype))
     assert len(recorded) == 4
     assert run.num_kept == 3
-    run(torch.ones(4, 3))  # used after the first one, so still there
+    run(torch.ones(1, 3))  # used again after the second one, so still there
     assert len(recorded) == 4
-    run(torch.ones(1, 3))
+    run(torch.ones(4, 3))
     assert len(recorded) == 5
 
 

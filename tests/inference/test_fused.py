@@ -33,6 +33,8 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("hiera_tiny_224", {}, (64, 64)),
 ]
 
+REST = [*CASES[2:7], *CASES[8:]]
+
 TINY: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     (
         "swin_nano",
@@ -59,6 +61,8 @@ TINY: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 32, "num_heads": 2}, (40, 32)),
 ]
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 PIXELS = Pixels(mean=(0.485, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
@@ -78,7 +82,10 @@ def make(name: str, changed: dict[str, Any]) -> Network:
     return model
 
 
-@pytest.mark.parametrize(("name", "changed", "size"), CASES)
+@pytest.mark.parametrize(
+    ("name", "changed", "size"),
+    [*CASES[:2], *CASES[7:8], *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)],
+)
 @torch.no_grad()
 def test_plain_layers(name, changed, size):
     model = make(name, changed)
@@ -103,8 +110,17 @@ def test_kernels(name, changed, size):
     images = torch.randn(2, 3, *size)
     wanted = model.double()(images.double())
     model.float()
-    said = build_fused(model, size, dtype=torch.float32, backend="fused")(images)
+    if name.startswith("swin"):
+        model = _with_kernels_for_attention(model, name, changed)
+    fused = build_fused(model.to(DEVICE), size, dtype=torch.float32, backend="fused")
+    said = fused(images.to(DEVICE)).cpu()
     assert (said - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def _with_kernels_for_attention(model: Network, name: str, changed: dict[str, Any]) -> Network:
+    other = make(name, {**changed, "attention": "fused"})
+    other.load_state_dict(model.state_dict())
+    return other
 
 
 @pytest.mark.parametrize(("name", "changed", "size"), TINY)
@@ -119,7 +135,8 @@ def test_half_precision(name, changed, size):
     model = make(name, changed)
     errors = [(plain - wanted).square().mean().sqrt()]
     for backend in ("plain", "fused"):
-        said = build_fused(model, size, backend=backend)(images)
+        fused = build_fused(model.to(DEVICE), size, backend=backend)
+        said = fused(images.to(DEVICE)).cpu()
         assert said.dtype == torch.float32
         errors.append((said - wanted).square().mean().sqrt())
     assert max(errors[1:]) <= 1.5 * errors[0]
@@ -149,7 +166,10 @@ def test_patches_that_overlap_have_no_fused_form():
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (63, 58)])
-@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny_patch16_224", "hiera_tiny_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["swin_nano", "vit_tiny_patch16_224", pytest.param("hiera_tiny_224", marks=pytest.mark.slow)],
+)
 @torch.no_grad()
 def test_pixels(name, size, padded):
     model = make(name, {"depth": 2} if name.startswith("vit") else {})
@@ -192,7 +212,8 @@ def test_pixels_in_kernels():
     wanted = model.double()(normalise(pixels, pre).double())
     model.float()
     for shown in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
-        said = FusedFromPixels(model, PIXELS, size, dtype=torch.float32, backend="fused")(shown)
+        fused = FusedFromPixels(model, PIXELS, size, dtype=torch.float32, backend="fused")
+        said = fused.to(DEVICE)(shown.to(DEVICE)).cpu()
         assert (said - wanted).abs().max() <= 2e-5 * wanted.abs().max()
 
 
@@ -203,7 +224,8 @@ def test_another_size_is_refused():
 
 
 def test_forced_where_it_cannot_be():
-    fused = build_fused(make("swin_nano", {"embed_dim": 24}), (64, 64), backend="fused")
     pytest.importorskip("triton")
+    model = make("swin_nano", {"embed_dim": 24}).to(DEVICE)
+    fused = build_fused(model, (64, 64), backend="fused")
     with pytest.raises(ConfigError, match="24 channels in are no multiple of 16"):
-        fused(torch.randn(1, 3, 64, 64))
+        fused(torch.randn(1, 3, 64, 64, device=DEVICE))

@@ -174,7 +174,10 @@ def find_engine(name: str) -> Engine:
     require(engine.packages, f"the engine {name}")
     lack = engine.lacks()
     if lack:
-        message = f"the engine {name} must have a GPU of NVIDIA, but {lack}. Choose another one (--engine)."
+        message = (
+            f"the engine {name} must have a GPU of NVIDIA, but {lack}. Choose another one "
+            f"(--engine)."
+        )
         raise ConfigError(message)
     return engine
 

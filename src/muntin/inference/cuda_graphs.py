@@ -155,9 +155,10 @@ class GraphRunner:
             return self._try_to_record(bucket, inputs)
         except torch.OutOfMemoryError as error:
             sides = "x".join(map(str, inputs[0].shape[1:]))
+            said = str(error).splitlines()[0]
             message = (
                 f"the memory of {self.device} must hold a batch of {bucket} pictures ({sides}), "
-                f"and does not: {str(error).splitlines()[0]} Show fewer at a time, with buckets up to "
+                f"and does not: {said} Show fewer at a time, with buckets up to "
                 f"{max(bucket // 2, 1)}."
             )
             raise RunError(message) from error

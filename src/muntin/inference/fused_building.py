@@ -56,8 +56,9 @@ def build_fused(
         backend: "auto" takes a kernel where it qualifies, "plain" none, "fused" insists.
 
     Returns:
-        A network for any number of pictures of this size, in evaluation mode, without gradients.
-        Move it with ``.to(device)``; a change of its type would also change what must stay float32.
+        A network for any number of pictures of this size, on the same device, in evaluation mode,
+        without gradients. Move it with ``.to(device)``; a change of its type would also change
+        what must stay float32.
 
     Example:
         >>> import torch
@@ -70,11 +71,13 @@ def build_fused(
     """
     if not has_fused_form(network):
         return build_inference(network, size)
-    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    device = next(network.parameters()).device
+    copied = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     how = Fusing(dtype=dtype, backend=backend, pixels=pixels)
     backbone: Any = copied.backbone
     form = FusedSwin if isinstance(backbone, Swin) else FusedViT
-    return Network(form(backbone, size, how), copied.head).eval().requires_grad_(False)
+    fused = Network(form(backbone, size, how), copied.head).to(device)
+    return fused.eval().requires_grad_(False)
 
 
 class FusedFromPixels(nn.Module):

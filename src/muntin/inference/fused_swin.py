@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import FeatureSpec
@@ -140,26 +139,11 @@ class _Block(nn.Module):
         self.register_buffer("temperature", temperature)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        y = self._attend(self.qkv(x))
+        y = window_attention(
+            self.qkv(x), self.position_bias, self.layout, scale=self.scale, fill=self.fill,
+            temperature=self.temperature, backend=self.backend,
+        )  # fmt: skip
         return self.mlp(self.proj(y, x))
-
-    def _attend(self, qkv: Float[Tensor, "B H W C3"]) -> Float[Tensor, "B H W C"]:
-        fill = self.fill
-        if self.temperature is not None:
-            qkv = _normalise(qkv, self.temperature)
-            fill = None if fill is None else _normalise(fill, self.temperature)
-        return window_attention(
-            qkv, self.position_bias, self.layout, scale=self.scale, fill=fill, backend=self.backend
-        )
-
-
-def _normalise(
-    qkv: Float[Tensor, "*map C3"], temperature: Float[Tensor, "h 1 1"]
-) -> Float[Tensor, "*map C3"]:
-    """Bring queries and keys to length 1 in each head; queries also take the temperature."""
-    q, k, v = qkv.unflatten(-1, (3, temperature.shape[0], -1)).unbind(-3)  # *map, h, d each
-    q = F.normalize(q, dim=-1) * temperature[..., 0].to(q.dtype)
-    return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
 
 
 def _norm_of(model: Swin, stage: int) -> nn.Module:

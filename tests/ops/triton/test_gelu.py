@@ -11,17 +11,19 @@ import torch
 
 pytest.importorskip("triton")
 
-EYE = torch.eye(16)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """As the kernels do it: a product with ones on the diagonal, and GELU behind."""
     from muntin.ops.triton.linear import run_linear
 
-    rows = x.view(-1, 16)
-    return run_linear(
-        rows, EYE, None, None, None, None, None, None, eps=1e-5, gelu=True
-    ).flatten()  # fmt: skip
+    rows, ones = x.to(DEVICE).view(-1, 16), torch.eye(16, device=DEVICE)
+    return (
+        run_linear(rows, ones, None, None, None, None, None, None, eps=1e-5, gelu=True)
+        .flatten()
+        .cpu()
+    )
 
 
 def truth(x: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,13 @@ pytest.importorskip("triton")
 
 EPS = 1e-5
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    """The GPU where there is one; Triton's interpreter on the processor elsewhere."""
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        yield
 
 
 def spread(*shape: int, dtype: torch.dtype, mean: float = 0.5, std: float = 1.0) -> Tensor:
@@ -265,7 +274,7 @@ def test_a_norm_behind_many_channels_of_a_patch():
 
 
 def test_on_the_processor_auto_is_plain():
-    weight = torch.zeros(8, 16).bfloat16()
+    weight = torch.zeros(8, 16, device="cpu").bfloat16()
     assert not fused_layers._takes_kernel("auto", "", weight)
 
 
