@@ -11,13 +11,16 @@ import argparse
 import copy
 import gc
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bench_plan import compare
 from torch import Tensor, nn
 
 import muntin
@@ -362,5 +365,29 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def check_plan(options: argparse.Namespace) -> dict[str, Any]:
-    """What `muntin plan` says beside what a step takes."""
-    raise NotImplementedError
+    """What `muntin plan` says beside what steps of training take."""
+    cases = [("classify", "swin_nano", 64, 4)]
+    if not options.tiny:
+        cases = [
+            ("classify", "swin_tiny", 224, 64),
+            ("classify", "swin_tiny", 224, 256),
+            ("classify", "vit_small", 224, 128),
+            ("semantic", "swin_tiny", 512, 8),
+        ]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(cases):
+            precision = "fp32" if options.tiny else "bf16"
+            try:
+                rows.append(compare(case, Path(folder, str(number)), options.device, precision))
+            except Exception as error:
+                rows.append({"case": " ".join(map(str, case)), "failed": str(error)[:500]})
+    lines = [
+        f"{row['case']}: FAILED {row['failed'][:120]}"
+        if "failed" in row
+        else f"{row['case']}: memory {row['predicted_mib']:.0f} of {row['measured_mib']:.0f} MiB "
+        f"({row['memory_error']:.0%} off), step {row['predicted_step_s']:.3f} of "
+        f"{row['measured_step_s']:.3f} s ({row['time_error']:.0%} off)"
+        for row in rows
+    ]
+    return {"rows": rows, "lines": lines}
