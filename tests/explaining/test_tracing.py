@@ -176,14 +176,15 @@ def test_weights_give_what_the_layers_give(name, size):
     results, arguments = {}, {}
 
     def keep(place):
-        def hook(module, args, out):
-            results[place], arguments[place] = out, args
+        def hook(module, args, kwargs, out):
+            norm = kwargs.get("norm") or nn.Identity()
+            results[place], arguments[place] = out, (norm(args[0]), *args[1:])
 
         return hook
 
     for place, module in body.named_modules():
         if isinstance(module, ATTENTION):
-            module.register_forward_hook(keep(place))
+            module.register_forward_hook(keep(place), with_kwargs=True)
     layers = trace(body, pictures(size, 1))
     assert [layer.name for layer in layers] == list(results)
     with torch.no_grad():
@@ -279,14 +280,15 @@ def test_a_bias_of_position_is_part_of_the_weights():
     body = perturb(ViT(config))
     outputs = []
     hook = body.blocks[1].attn.register_forward_hook(
-        lambda _, args, out: outputs.append((args, out))
+        lambda _, args, kwargs, out: outputs.append((kwargs["norm"](args[0]), out)),
+        with_kwargs=True,
     )
     layer = trace(body, pictures((40, 24), 1))[1]
     hook.remove()
-    ((args, out),) = outputs
+    ((x, out),) = outputs
     attention = body.blocks[1].attn
     with torch.no_grad():
-        v = nn.functional.linear(args[0], attention.qkv.weight[48:], attention.qv_bias[24:])
+        v = nn.functional.linear(x, attention.qkv.weight[48:], attention.qv_bias[24:])
         v = v.unflatten(-1, (3, -1)).transpose(1, 2)
         ours = attention.proj((weights_of(layer) @ v).transpose(1, 2).flatten(2))
     assert (ours - out).abs().max() < 1e-5
