@@ -105,14 +105,12 @@ def attend_whole_backward(
         if LEARNS_BIAS:
             sum_bias += grad_scores
         small = grad_scores.to(q.dtype)
-        grad_q = tl.dot(small, k, input_precision=PRECISION)
+        grad_q = tl.dot(small, k, input_precision=PRECISION) * factor
         grad_k = tl.dot(tl.trans(small), q, input_precision=PRECISION) * factor
         if COSINE:
             sum_cosines += tl.sum(grad_scores * products, 1)
             grad_k = normalise_backward(grad_k, k, length_k)
-            grad_q = normalise_backward(grad_q * factor, q, length_q)
-        else:
-            grad_q = grad_q * factor
+            grad_q = normalise_backward(grad_q, q, length_q)
         if LEARNS_FILL:
             outside = (real & (inside == 0))[:, None]
             sum_keys += tl.sum(tl.where(outside, grad_k, 0.0), 0)
