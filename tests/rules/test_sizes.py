@@ -27,7 +27,6 @@ TWINS = {
 }
 # Where a function is longer: "file function" -> why its middle has no name of its own.
 LONGER_FUNCTIONS: dict[str, str] = {
-    "ops/triton/window_backward.py attend_whole_backward": "a kernel: its sums stay in registers",
 }
 
 
