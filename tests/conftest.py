@@ -35,6 +35,10 @@ if not os.environ.get("MUNTIN_NO_HOOK"):
 import numpy as np
 import torch
 
+if not torch.cuda.is_available():
+    # Before Triton is imported: kernels then run in its interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

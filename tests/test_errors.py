@@ -8,7 +8,8 @@ import errno
 
 import pytest
 
-from muntin.errors import cannot_write, shorten, unknown_name
+from muntin.errors import shorten, unknown_name
+from muntin.outside_errors import cannot_write
 
 ADVICE = {
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), "Free some space."),

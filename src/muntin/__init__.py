@@ -11,24 +11,21 @@ if TYPE_CHECKING:
     from muntin.demonstration import demo
     from muntin.explaining import explain
     from muntin.exporting import export
+    from muntin.planning.forecast import Plan, plan
     from muntin.prediction import Predictor, draw, load
     from muntin.scoring import evaluate
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
     from muntin.weights.loading import LoadReport, load_weights
-    from muntin.zoo import (
-        change_model,
-        count_costs,
-        create_backbone,
-        create_detector,
-        create_model,
-        create_pose_estimator,
-        create_segmenter,
-        list_models,
-    )
+    from muntin.zoo.building import change_model, create_backbone, create_model, list_models
+    from muntin.zoo.costs import count_costs
+    from muntin.zoo.detectors import create_detector
+    from muntin.zoo.poses import create_pose_estimator
+    from muntin.zoo.segmenters import create_segmenter
 
 __all__ = [
     "LoadReport",
+    "Plan",
     "Predictor",
     "TrainedRun",
     "change_model",
@@ -46,6 +43,7 @@ __all__ = [
     "list_models",
     "load",
     "load_weights",
+    "plan",
     "to_dialect",
     "train",
 ]
@@ -56,6 +54,7 @@ _ROOMS = {
     "demonstration": "demo",
     "explaining": "explain",
     "exporting": "export",
+    "planning.forecast": "Plan plan",
     "prediction": "Predictor draw load",
     "scoring": "evaluate",
     "training.session": "TrainedRun train",

@@ -4,16 +4,30 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from muntin.errors import ConfigError
 
-__all__ = ["choose_device", "choose_precision", "has_compiler", "memory_mib", "multiply_rate"]
+__all__ = [
+    "choose_device",
+    "choose_precision",
+    "free_bytes",
+    "has_compiler",
+    "memory_mib",
+    "multiply_rate",
+    "peak_mib",
+    "reset_peak",
+    "resident_mib",
+]
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,10 +95,62 @@ def memory_mib() -> float:
     """Peak memory in MiB: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    return _own_peak_mib()
+
+
+def _own_peak_mib() -> float:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident_mib() -> float:
+    """Resident memory of this process now; its peak so far where the system does not say."""
+    _give_back()
+    return _read_status("VmRSS") or _own_peak_mib()
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process since `reset_peak`."""
+    return _read_status("VmHWM") or _own_peak_mib()
+
+
+def reset_peak() -> None:
+    """Forget the peak so far, where the system can."""
+    _give_back()
+    place = Path("/proc/self/clear_refs")
+    if os.access(place, os.W_OK):
+        place.write_text("5", encoding="utf-8")
+
+
+def _read_status(key: str) -> float:
+    """A line of what Linux says of this process, in MiB; 0 elsewhere."""
+    place = Path("/proc/self/status")
+    if not place.exists():
+        return 0.0
+    return int(place.read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) / 1024
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
+def free_bytes(device: str) -> int:
+    """Memory that nobody uses: of the GPU, or of the machine."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    place = Path("/proc/meminfo")
+    if place.exists():
+        return 1024 * int(place.read_text(encoding="utf-8").split("MemAvailable:")[1].split()[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not every system says
+        return 8 * 2**30
 
 
 def has_compiler() -> bool:

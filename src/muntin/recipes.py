@@ -63,6 +63,12 @@ class TrainConfig:
             the whole backbone.
         checkpointing: Whether blocks are computed again on the way back instead of remembered: less
             memory, more time.
+        residual: "half" keeps the map between blocks in the precision of the products, which must
+            be bf16 or fp16: half of what is remembered of it, and fewer digits.
+        recomputed_blocks: As `checkpointing`, for so many leading blocks, whose maps are largest.
+        memory_gib: What tensors may take in a step of training, in GiB: as few leading blocks are
+            computed again as that needs, and if all are not enough the batch becomes smaller;
+            0 = no limit.
         early_stop: Epochs without improvement after which training ends; 0 = off.
         start_size: Side of the pictures at the beginning, as a part of `img_size`; 1 = full.
         full_size_from: Part of the training after which pictures have full size.
@@ -93,6 +99,9 @@ class TrainConfig:
     init: Literal["plain", "mimetic"] = "plain"
     freeze: int = 0
     checkpointing: bool = False
+    residual: Literal["full", "half"] = "full"
+    recomputed_blocks: int = 0
+    memory_gib: float = 0.0
     early_stop: int = 0
     start_size: float = 1.0
     full_size_from: float = 0.0
@@ -118,6 +127,8 @@ class TrainConfig:
         check_range("train.label_smoothing", self.label_smoothing, 0, 0.9)
         check_range("train.ema_decay", self.ema_decay, 0, 0.999999)
         check_range("train.freeze", self.freeze, -1, 1000)
+        check_range("train.recomputed_blocks", self.recomputed_blocks, 0, 10**4)
+        check_range("train.memory_gib", self.memory_gib, 0, 10**6)
         check_range("train.early_stop", self.early_stop, 0, 10**6)
         check_range("train.start_size", self.start_size, 0.1, 1)
         check_range("train.full_size_from", self.full_size_from, 0, 1)

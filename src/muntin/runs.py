@@ -31,9 +31,10 @@ from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.engines.graphs import Runner
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import Format, find_format, require
-from muntin.errors import ConfigError, RunError, cannot_write
+from muntin.errors import ConfigError, RunError
 from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
+from muntin.outside_errors import cannot_write
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.samples import Classes
 from muntin.tasks import Task, find_task

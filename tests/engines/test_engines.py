@@ -13,11 +13,14 @@ import pytest
 import torch
 
 import muntin
+from muntin.data.transforms import normalise
 from muntin.engines import choice
 from muntin.engines.building import canvases_of, make_graph
+from muntin.engines.cuda_engine import start_recorded
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import ENGINES, find_engine, find_format
 from muntin.errors import ConfigError, ShapeError
+from muntin.inference.cuda_graphs import replay_plainly
 from tests.exporting.runs import write_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -160,3 +163,53 @@ def test_an_operator_that_onnx_lacks(tmp_path):
     with pytest.raises(ConfigError, match=r"every operator of the model must be one of ONNX"):
         write_onnx(graph, tmp_path / "a.onnx", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_says_what_the_machine_lacks():
+    if torch.cuda.is_available():
+        assert find_engine("cuda").installed
+        return
+    assert not ENGINES["cuda"].installed
+    with pytest.raises(ConfigError, match=r"cuda must have a GPU .* but .*Choose another one"):
+        find_engine("cuda")
+
+
+def record(tmp_path, task, precision):
+    """A run recorded as on a GPU, but for the GPU: what it gives, and the run."""
+    run = write_run(tmp_path / "run", task, side=64)
+    network, canvas = run.load_network(), canvases_of(run.preprocessing)[0]
+    graph = make_graph(network, run.task, run.classes, run.preprocessing, canvas)
+    recorded = start_recorded(graph, precision, torch.device("cpu"), replay_plainly)
+    return recorded([part.numpy() for part in graph.example]), graph, run
+
+
+@pytest.mark.parametrize(
+    ("task", "precision"), [("classify", "fp32"), ("classify", "bf16"), ("semantic", "fp32")]
+)
+def test_recorded_networks_agree(tmp_path, task, precision):
+    said, graph, _ = record(tmp_path, task, precision)
+    wanted = ENGINES["eager"].start(graph, "fp32")([part.numpy() for part in graph.example])
+    room = 1e-4 if precision == "fp32" else 0.05
+    for one, other in zip(said, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=room, atol=room * max(1, np.abs(other).max()))
+
+
+def test_a_recorded_detector_agrees(tmp_path):
+    (boxes, scores, class_ids), graph, run = record(tmp_path, "fcos_small", "fp32")
+    images, sizes = graph.example
+    wanted = run.load_network().eval()(normalise(images, run.preprocessing), sizes)
+    for row, found in enumerate(wanted):
+        count = len(found.scores)
+        assert (scores[row, count:] == 0).all()
+        np.testing.assert_allclose(scores[row, :count], found.scores.detach(), atol=1e-3)
+        assert boxes.shape[1:] == (scores.shape[1], 4)
+        assert class_ids.shape == scores.shape
+
+
+def test_a_graph_for_a_file_is_not_fused(tmp_path):
+    run = write_run(tmp_path / "run", "classify")
+    graph = make_graph(
+        run.load_network(), run.task, run.classes, run.preprocessing, (64, 64), finished=True
+    )
+    with pytest.raises(ConfigError, match="must be given a network to fuse"):
+        start_recorded(graph, "fp32", torch.device("cpu"), replay_plainly)

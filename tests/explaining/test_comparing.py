@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import muntin
 from muntin.errors import ConfigError, ShapeError
@@ -207,8 +208,9 @@ def test_shows_every_kind_of_answer(kind: str) -> None:
 
 def _fit(figure) -> None:
     """Refuse words that stick out of a figure, or lie on each other."""
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
     words = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
     words += [axes.title for axes in figure.axes]
     boxes = [text.get_window_extent(renderer) for text in words if text.get_text()]

@@ -116,7 +116,7 @@ def test_panels_of_windows_are_drawn_at_one_scale(size):
     figure = exhibits(make_subject(build("swin"), size))["cut-windows"].figure
     figure.canvas.draw()
     for start in range(0, len(figure.axes), 4):
-        line = figure.axes[start : start + 4]
+        line = [axes for axes in figure.axes[start : start + 4] if axes.images]
         assert len({(axes.get_xlim(), axes.get_ylim()) for axes in line}) == 1
         titles = [axes.get_title() for axes in line]
         assert " 1 windows" not in titles[0]

@@ -65,7 +65,7 @@ def test_small_memory_makes_small_batches(monkeypatch):
     config = TrainConfig(batch_size=8)
     for pictures, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
         free = int((pictures * each + weights) / room.SHARE["cpu"])
-        monkeypatch.setattr(room, "_free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(room, "free_bytes", lambda device, free=free: free)
         notes: list[str] = []
         fitted = fit_batch(network, config, (64, 64), EXAMPLE, "cpu", notes)
         assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
@@ -78,7 +78,7 @@ def test_small_memory_makes_small_batches(monkeypatch):
 
 def test_a_run_with_little_memory(monkeypatch, tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=8, num_val=2, size=(64, 64))
-    monkeypatch.setattr(room, "_free_bytes", lambda device: 1)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 1)
     run = train_detector("detect", data, tmp_path / "run", batch_size=0, epochs=1)
     config = Run.open(run.path).config.train
     assert config.batch_size == 1

@@ -48,7 +48,7 @@ def bench_attention(
     device: str = "cpu",
     shifted: bool = True,
     precisions: Sequence[str] = ("fp32", "bf16"),
-    others: Mapping[str, Callable[[Problem], Pass]] = {},
+    others: Mapping[str, Callable[[Problem], Pass]] | None = None,
 ) -> dict[str, Any]:
     """Measure the window attention of a Swin's blocks, ours and theirs.
 
@@ -98,7 +98,7 @@ def bench_attention(
             if not built:
                 say(f"left out: {peer} at stage {stage}, where it cuts the map otherwise")
             passes |= built
-        passes |= {name: build(problem) for name, build in others.items()}
+        passes |= {name: build(problem) for name, build in (others or {}).items()}
         for work in ("inference", "training"):
             for precision in precisions:
                 say(f"stage {stage} {work} {precision}")

@@ -4,14 +4,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +27,7 @@ from muntin.benching.entrants import (
 )
 from muntin.benching.rounds import Contestant, take_turns
 from muntin.benching.training import TRAINERS, make_optimizer
+from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
@@ -69,7 +66,8 @@ def bench_memory(
 
     Returns:
         The set-up and a row a contestant and work ("inference", "training"), with ``peak_mib``,
-        ``weights_mib`` and ``max_error`` (of the loss, from float64).
+        ``activation_mib`` (what is left of it without weights, gradients and the optimiser's
+        moments), ``weights_mib`` and ``max_error`` (of the loss, from float64).
 
     Raises:
         ConfigError: There is no such model or peer, or `compiled` is set.
@@ -115,6 +113,9 @@ def bench_memory(
             "precision": timing.contestant.precision,
             "rival": timing.contestant.rival,
             "peak_mib": spread([answer["peak_mib"] for answer in found]),
+            "activation_mib": spread(
+                [answer["peak_mib"] - answer["state_mib"] for answer in found]
+            ),
             "weights_mib": found[0]["weights_mib"],
             "max_error": timing.error,
         }
@@ -172,7 +173,8 @@ def measure_once(
         threads: For PyTorch.
 
     Returns:
-        ``peak_mib``, ``weights_mib`` (parameters and buffers) and ``loss``.
+        ``peak_mib``, ``weights_mib`` (parameters and buffers), ``state_mib`` (the same and, in
+        training, gradients and the optimiser's two moments) and ``loss``.
     """
     torch.set_num_threads(threads)
     # Libraries are read, and kernels chosen, before the baseline; whatever the peer imports too.
@@ -182,7 +184,7 @@ def measure_once(
     if owner != OURS:
         enter_peers([owner], "vit_tiny", create_model("vit_tiny"), (224, 224), lambda line: None)
     del tiny, blank
-    before = _resident_mib()
+    before = resident_mib()
     high, wide = size
     network, images, targets = _set_up(model, batch_size, (high, wide))
     module: nn.Module = network
@@ -191,12 +193,16 @@ def measure_once(
     elif work == "inference":
         module = build_inference(network, (high, wide))
     del network
-    _reset_peak()
+    reset_peak()
     loss = WORKS[work](module, images, targets)
-    weights = [*module.parameters(), *module.buffers()]
+    learnt, rest = (
+        sum(one.numel() * one.element_size() for one in tensors) / MIB
+        for tensors in (module.parameters(), module.buffers())
+    )
     return {
-        "peak_mib": _peak_mib() - before,
-        "weights_mib": sum(one.numel() * one.element_size() for one in weights) / MIB,
+        "peak_mib": peak_mib() - before,
+        "weights_mib": learnt + rest,
+        "state_mib": rest + learnt * (4 if work == "training" else 1),
         "loss": loss,
     }
 
@@ -226,44 +232,3 @@ WORKS: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
     "inference": _infer,
     "training": _train,
 }
-
-
-def _resident_mib() -> float:
-    """Resident memory now; the peak so far where the system does not say."""
-    _give_back()
-    return _read_status("VmRSS") or _own_peak_mib()
-
-
-def _peak_mib() -> float:
-    return _read_status("VmHWM") or _own_peak_mib()
-
-
-def _read_status(key: str) -> float:
-    """A line of what Linux says of this process, in MiB; 0 elsewhere."""
-    place = Path("/proc/self/status")
-    if not place.exists():
-        return 0.0
-    return int(place.read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) / 1024
-
-
-def _own_peak_mib() -> float:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (MIB if sys.platform == "darwin" else 1024)
-
-
-def _reset_peak() -> None:
-    """Forget what building the model took."""
-    _give_back()
-    place = Path("/proc/self/clear_refs")
-    if os.access(place, os.W_OK):
-        place.write_text("5", encoding="utf-8")
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, where the C library can."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)

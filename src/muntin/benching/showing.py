@@ -63,6 +63,11 @@ AFTER = (
     _Column(key="against_best_rival", title="best rival", write=lambda ratio: f"{ratio:.2f}x"),
     _Column(key="of_ceiling", title="of the ceiling", write=lambda part: f"{100 * part:.0f} %"),
     _Column(key="mib_per_mp", title="MiB/Mpixel", write=lambda mib: f"{mib:.0f}"),
+    _Column(
+        key="activation_mib",
+        title="activations MiB",
+        write=lambda values: f"{values['median']:.0f}",
+    ),
     _Column(key="weights_mib", title="weights MiB", write=lambda mib: f"{mib:.0f}"),
     _Column(key="max_error", title="error", write=lambda error: f"{error:.1e}"),
     _Column(key="second_error", title="second step", write=lambda error: f"{error:.1e}"),

@@ -25,6 +25,7 @@ from muntin.commands import (
     explain,
     export,
     models,
+    plan,
     predict,
     train,
 )
@@ -67,6 +68,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("models")(models.models)
 app.command("check")(check.check)
+app.command("plan")(plan.plan)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError
+from muntin.outside_errors import cannot_write
 
 __all__ = ["save_bytes", "save_figure", "save_labels", "save_picture"]
 

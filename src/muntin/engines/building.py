@@ -18,6 +18,8 @@ from muntin.engines.table import ENGINES, find_engine
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.inference.building import FromPixels, build_inference
+from muntin.inference.fused_building import FusedFromPixels
+from muntin.inference.fused_parts import Pixels
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
@@ -58,6 +60,12 @@ def make_graph(
     if finished and task.finish is not None:
         module = _Finished(module, task, canvas, network.head, classes)
         outputs = (*outputs, task.finish[0])
+
+    def fuse(dtype: torch.dtype) -> nn.Module:
+        pixels = Pixels(mean=pre.mean, std=pre.std)
+        fused = FusedFromPixels(network, pixels, canvas, dtype=dtype, padded=padded)
+        return (_WithSizes(fused) if padded else fused).eval().requires_grad_(False)
+
     images = torch.randint(0, 256, (count, pre.in_chans, *canvas), dtype=torch.uint8)
     sizes = torch.tensor([canvas] * count)
     return Graph(
@@ -65,6 +73,8 @@ def make_graph(
         example=(images, sizes) if padded else (images,),
         inputs=("images", "sizes") if padded else ("images",),
         outputs=outputs,
+        fuse=None if finished else fuse,
+        fixed=not task.tells_objects,
     )
 
 
@@ -106,7 +116,7 @@ def run_in_engine(
         name: What the model is, by which "auto" remembers.
 
     Raises:
-        ConfigError: The engine is unknown, or does not compute in this precision.
+        ConfigError: The engine is unknown, or cannot run here, or not in this precision.
         MissingExtra: It is not installed.
     """
     row = None if engine == "auto" else find_engine(engine)
@@ -119,12 +129,15 @@ def run_in_engine(
         raise ConfigError(message)
 
     def start(canvas: Size, count: int) -> Runner:
-        graph = make_graph(network, task, classes, pre, canvas, count=count)
+        graph = make_graph(network, task, classes, pre, canvas, count=count or 2)
         if row is None:
             return start_fastest(graph, precision, name)
         return row.start(graph, precision)
 
-    return EngineNetwork(start, canvases_of(pre), front_of(network), finds=task.tells_objects)
+    finds, whole = task.tells_objects, row is not None and row.any_number
+    return EngineNetwork(
+        start, canvases_of(pre), front_of(network), finds=finds, groups=None if whole else (8, 1)
+    )
 
 
 def front_of(network: Network) -> Front:

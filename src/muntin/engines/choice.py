@@ -95,6 +95,7 @@ def _key(graph: Graph, precision: Precision, name: str) -> str:
             versions.append(f"{package} {importlib.metadata.version(package)}")
     parts = [
         *(platform.node(), platform.machine(), str(torch.get_num_threads())),
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         *(*versions, precision, name),
         *(str(tuple(part.shape)) for part in graph.example),
     ]

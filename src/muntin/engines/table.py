@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from muntin.engines.cuda_engine import find_lack, start_cuda
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.onnx_engine import open_onnx, start_onnx, write_onnx
 from muntin.engines.openvino_engine import open_openvino, start_openvino, write_openvino
 from muntin.engines.torch_engine import open_torch, start_compiled, start_eager, write_torch
-from muntin.errors import ConfigError, missing_extra, unknown_name
+from muntin.errors import ConfigError, unknown_name
+from muntin.outside_errors import missing_extra
 
 __all__ = [
     "ENGINES",
@@ -28,7 +30,7 @@ __all__ = [
     "require",
 ]
 
-EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino"]
+EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,17 +42,21 @@ class Engine:
         packages: What must be installed.
         precisions: In which it can compute.
         start: From a graph and a precision to a runner for as many pictures as the example has.
+        lacks: Says what this machine lacks for it; nothing when it has all.
+        any_number: Whether the runner takes any number of pictures.
     """
 
     name: EngineName
     packages: tuple[str, ...]
     precisions: tuple[Precision, ...]
     start: Callable[[Graph, Precision], Runner]
+    lacks: Callable[[], str] = str
+    any_number: bool = False
 
     @property
     def installed(self) -> bool:
         """Whether all it needs is there."""
-        return all(map(is_installed, self.packages))
+        return all(map(is_installed, self.packages)) and not self.lacks()
 
 
 ENGINES: dict[str, Engine] = {
@@ -69,6 +75,14 @@ ENGINES: dict[str, Engine] = {
             packages=("openvino",),
             precisions=("fp32", "bf16"),
             start=start_openvino,
+        ),
+        Engine(
+            name="cuda",
+            packages=(),
+            precisions=("fp32", "bf16"),
+            start=start_cuda,
+            lacks=find_lack,
+            any_number=True,
         ),
     )
 }
@@ -151,13 +165,20 @@ def find_engine(name: str) -> Engine:
     """Give the row of an engine.
 
     Raises:
-        ConfigError: There is none of this name.
+        ConfigError: There is none of this name, or it cannot run on this machine.
         MissingExtra: What it needs is not installed.
     """
     engine = ENGINES.get(name)
     if engine is None:
         raise ConfigError(unknown_name("engine", name, ["auto", *ENGINES]))
     require(engine.packages, f"the engine {name}")
+    lack = engine.lacks()
+    if lack:
+        message = (
+            f"the engine {name} must have a GPU of NVIDIA, but {lack}. Choose another one "
+            f"(--engine)."
+        )
+        raise ConfigError(message)
     return engine
 
 

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import missing_extra
 from muntin.explaining.recording import as_map, find_map, record, tensors_in
+from muntin.outside_errors import missing_extra
 from muntin.shapes import Float, Size, UInt8
 
 __all__ = ["Activation", "Integral", "activate", "enlarge", "has_captum", "integrate", "occlude"]

@@ -52,6 +52,13 @@ class Call:
     kwargs: Mapping[str, Any]
     size: Size
 
+    @property
+    def tokens(self) -> Tensor:
+        """What attends: what the layer was given, normalised where it was given a norm too."""
+        norm: nn.Module | None = self.kwargs.get("norm")
+        with torch.inference_mode(False), torch.no_grad():
+            return self.args[0] if norm is None else norm(self.args[0])
+
 
 Reader = Callable[[Call], AttentionLayer | None]
 
@@ -107,7 +114,7 @@ def _window_layer(
 
 def _read_window(call: Call) -> AttentionLayer:
     module: WindowAttention = call.module
-    x, layout = call.args[:2]
+    x, layout = call.tokens, call.args[1]
 
     def pair() -> Pairs:
         q, k = _split(module.qkv(x), layout, module.num_heads, module.qkv.bias)
@@ -191,7 +198,7 @@ def _global_layer(
 
 def _read_self(call: Call) -> AttentionLayer:
     module: SelfAttention = call.module
-    x, grid = call.args
+    x, grid = call.tokens, call.args[1]
     prefix = ("class token", "distillation token")[: x.shape[1] - grid[0] * grid[1]]
 
     def pair() -> Pairs:

@@ -25,8 +25,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from muntin.drawing.saving import save_bytes
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError
 from muntin.explaining.exhibits import Exhibit
+from muntin.outside_errors import cannot_write
 
 __all__ = ["DPI", "Saved", "clean_stem", "require_writable", "save_exhibit", "staged", "to_plain"]
 

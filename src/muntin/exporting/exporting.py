@@ -23,10 +23,11 @@ from muntin.engines.building import canvas_of, front_of, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.network import EngineNetwork
 from muntin.engines.table import FORMATS, Format, require
-from muntin.errors import ConfigError, RunError, cannot_write, unknown_name
+from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.comparing import Row, compare, require_equal, show_pictures
 from muntin.exporting.quantising import Quantised, quantise
 from muntin.heads.network import Network
+from muntin.outside_errors import cannot_write
 from muntin.prediction.thresholds import find_threshold
 from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing

@@ -34,7 +34,7 @@ from muntin.ops.windows import (
 )
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["InferenceSwin"]
+__all__ = ["InferenceSwin", "lay_out_stages"]
 
 
 class InferenceSwin(nn.Module):
@@ -67,7 +67,7 @@ class InferenceSwin(nn.Module):
             )
         self.register_buffer("positions", positions)
         steps: list[nn.Module] = []
-        stages = _lay_out_stages(model, grid)
+        stages = lay_out_stages(model, grid)
         for index, (stage, (grid, plain, shifted)) in enumerate(
             zip(model.layers, stages, strict=True)
         ):
@@ -286,8 +286,13 @@ class _Out(nn.Module):
         return x.unflatten(1, self.grid).permute(0, 3, 1, 2)
 
 
-def _lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
-    """The map of every stage, and its windows, plain and shifted."""
+def lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
+    """Give the map of every stage, and its windows, plain and shifted.
+
+    Args:
+        model: The backbone.
+        grid: The map of the first stage, (height, width) in tokens.
+    """
     config = model.config
     rule, built, found = SIZE_RULES[config.size_rule], config.grid, []
     for index in range(len(model.layers)):

@@ -58,23 +58,37 @@ class InferenceViT(nn.Module):
 
     def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
         """Give the maps: B, C, H/patch, W/patch."""
-        return [
-            x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid)
-            for x in self._run(images)
-        ]
+        return self.to_maps(self.run(images))
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
         """Give what the classifier reads."""
-        x = self._run(images)[-1]
+        return self.pool(self.run(images)[-1])
+
+    def to_maps(self, found: list[Tensor]) -> list[Tensor]:
+        """Give the tokens of the patches as maps."""
+        return [x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid) for x in found]
+
+    def pool(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B Co"]:
+        """Give one vector an image."""
         if self.config.distillation_token:
             return x[:, :2].flatten(1)
         of_token = self.config.pool == "token"
         pooled: Tensor = self.fc_norm(x[:, 0] if of_token else x[:, self.num_prefix :].mean(dim=1))
         return pooled
 
-    def _run(self, images: Tensor) -> list[Tensor]:
+    def cut(self, images: Tensor) -> Float[Tensor, "B N C"]:
+        """Make tokens of the patches."""
         images = fit_patches(images, self.config.patch_size, self.patch_rule)
-        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # B, N, C
+        tokens: Tensor = self.patch_embed(images)
+        return tokens.flatten(2).transpose(1, 2)
+
+    def give(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Prepare tokens for who reads them."""
+        return x
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        """Give the tokens behind the blocks that are asked for."""
+        x = self.cut(images)  # B, N, C
         if self.positions is not None:
             x = x + self.positions
         if self.prefix is not None:
@@ -83,7 +97,7 @@ class InferenceViT(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.config.blocks_out:
-                found.append(x)
+                found.append(self.give(x))
         found[-1] = self.norm(found[-1])
         return found
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import FeatureSpec, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linears import start_linears
+from muntin.nn.linears import start_linears, transform_normed
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid, spread_bias
 from muntin.ops.window_attention import BackendName, window_attention
@@ -223,15 +223,16 @@ class WindowAttention(nn.Module):
         layout: WindowLayout,
         dropout: float = 0.0,
         backend: BackendName = "auto",
+        norm: nn.Module | None = None,
     ) -> Float[Tensor, "B H W C"]:
-        """Let every token look at the tokens of its window."""
+        """Let every token, normalised before if there is a norm, look at those of its window."""
         bias = spread_bias(
             self.relative_position_bias_table,
             table_window=(self.window, self.window),
             window=layout.window,
         )
         x = window_attention(
-            self.qkv(x),
+            transform_normed(x, norm, self.qkv),
             bias,
             layout,
             scale=self.scale,
@@ -264,9 +265,13 @@ class SwinBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], layout: WindowLayout
     ) -> Float[Tensor, "B H W C"]:
         """Refine the tokens; their number and width stay."""
-        attended = self.attn(self.norm1(x), layout, self.attn_drop_rate, self.backend)
-        x = x + self.drop_path(self.dropout(attended))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+        def attend(x: Tensor) -> Tensor:
+            attended = self.attn(x, layout, self.attn_drop_rate, self.backend, norm=self.norm1)
+            return self.dropout(attended)
+
+        x = self.drop_path.add(x, attend, apart=True)
+        return self.drop_path.add(x, lambda x: self.mlp(x, self.norm2))
 
 
 class PatchMerging(nn.Module):
@@ -279,7 +284,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C2"]:
         """Halve height and width, rounding up."""
-        return self.reduction(self.norm(merge_neighbours(x)))
+        return transform_normed(merge_neighbours(x), self.norm, self.reduction)
 
 
 class SwinStage(nn.Module):

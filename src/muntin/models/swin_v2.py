@@ -25,7 +25,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
@@ -138,11 +137,12 @@ class CosineWindowAttention(nn.Module):
         """Let every token look at the tokens of its window."""
         fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
         x = window_attention(
-            self._normalise(self.qkv(x, fill)),
+            self.qkv(x, fill),
             self.spread(layout),
             layout,
             scale=1.0,
-            fill=None if fill is None else self._normalise(fill),
+            fill=fill,
+            temperature=self.temperature,
             dropout=dropout if self.training else 0.0,
             backend=backend,
         )
@@ -158,12 +158,6 @@ class CosineWindowAttention(nn.Module):
     def temperature(self) -> Float[Tensor, "h 1 1"]:
         """What the cosines are multiplied by."""
         return self.logit_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
-
-    def _normalise(self, qkv: Float[Tensor, "*map C3"]) -> Float[Tensor, "*map C3"]:
-        """Bring queries and keys to length 1 in each head; queries also take the temperature."""
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # *map, h, d each
-        q = F.normalize(q, dim=-1) * self.temperature[..., 0].to(q.dtype)
-        return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
 
 
 class SwinV2Block(nn.Module):
@@ -189,9 +183,13 @@ class SwinV2Block(nn.Module):
         self, x: Float[Tensor, "B H W C"], layout: WindowLayout
     ) -> Float[Tensor, "B H W C"]:
         """Refine the tokens; their number and width stay."""
-        attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
-        x = x + self.drop_path(self.norm1(self.dropout(attended)))
-        return x + self.drop_path(self.norm2(self.mlp(x)))
+
+        def attend(x: Tensor) -> Tensor:
+            attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
+            return self.norm1(self.dropout(attended))
+
+        x = self.drop_path.add(x, attend, apart=True)
+        return self.drop_path.add(x, lambda x: self.norm2(self.mlp(x)))
 
 
 class PatchMergingV2(nn.Module):

@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError, ShapeError, missing_extra, unknown_name
+from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.features import FeatureSpec
+from muntin.outside_errors import missing_extra
 from muntin.shapes import Float, Size
 
 __all__ = ["TimmBackbone", "TimmConfig", "describe_timm", "list_timm"]

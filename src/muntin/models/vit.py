@@ -37,7 +37,12 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import FeatureSpec, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linears import BiasedLinear, start_linears, without_key_bias
+from muntin.nn.linears import (
+    BiasedLinear,
+    start_linears,
+    transform_normed,
+    without_key_bias,
+)
 from muntin.nn.mlp import Mlp
 from muntin.ops.offsets import resample_offsets
 from muntin.ops.positions import resample_grid, spread_bias
@@ -229,11 +234,19 @@ class SelfAttention(nn.Module):
             table = torch.empty(offsets + 3, config.num_heads)
             self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
-    def forward(self, x: Float[Tensor, "B N C"], grid: Size) -> Float[Tensor, "B N C"]:
-        """Let every token look at every other; `grid` is where the patches among them lie."""
+    def forward(
+        self, x: Float[Tensor, "B N C"], grid: Size, norm: nn.Module | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """Let every token, normalised before if there is a norm, look at every other.
+
+        `grid` is where the patches among them lie.
+        """
         batch, tokens, dim = x.shape
-        given = isinstance(self.qkv, BiasedLinear)
-        qkv = self.qkv(x, without_key_bias(self.qv_bias)) if given else self.qkv(x)
+        if isinstance(self.qkv, BiasedLinear):
+            x = x if norm is None else norm(x)
+            qkv = self.qkv(x, without_key_bias(self.qv_bias))
+        else:
+            qkv = transform_normed(x, norm, self.qkv)
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
         bias = self.spread(grid).to(q.dtype) if self.has_positions else None
@@ -284,8 +297,12 @@ class ViTBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N C"], grid: Size) -> Float[Tensor, "B N C"]:
         """Refine the tokens."""
-        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), grid))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+        def attend(x: Tensor) -> Tensor:
+            return self.ls1(self.dropout(self.attn(x, grid, norm=self.norm1)))
+
+        x = self.drop_path.add(x, attend)
+        return self.drop_path.add(x, lambda x: self.ls2(self.mlp(x, self.norm2)))
 
 
 class PatchEmbed(nn.Module):

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from muntin.nn import lean
 from muntin.shapes import Float
 
 __all__ = ["DropPath", "drop_path_schedule"]
@@ -30,6 +34,17 @@ class DropPath(nn.Module):
         kept = torch.rand(branch.shape[0], device=branch.device) >= self.rate
         scale = kept.to(branch.dtype) / (1 - self.rate)
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
+
+    def add(
+        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], apart: bool = False
+    ) -> Float[Tensor, "B *rest"]:
+        """Give ``x + self(branch(x))``; not computed where it is dropped, perhaps in parts."""
+        run = partial(lean.apply_apart, branch) if apart else branch
+        if not self.training or self.rate == 0 or not lean.applies(x) or lean.is_watched(self):
+            return x + self(run(x))
+        kept = torch.rand(x.shape[0], device=x.device) >= self.rate
+        added: Tensor = lean.add_kept(x, run, kept, 1 / (1 - self.rate))
+        return added
 
     def extra_repr(self) -> str:
         """Show the rate in the printed model."""

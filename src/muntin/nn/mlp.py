@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from muntin.nn import lean
 from muntin.shapes import Float
 
 __all__ = ["Mlp"]
@@ -23,14 +22,11 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
-        """Transform every token."""
-        hidden = self.fc1(x)
-        if not self.training or not torch.is_grad_enabled():
-            return self._finish(hidden)
-        # GELU is not kept but done again on the way back, which stops before the product.
-        out: Tensor = checkpoint(self._finish, hidden, use_reentrant=False)
-        return out
-
-    def _finish(self, hidden: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(F.gelu(hidden))))
+    def forward(
+        self, x: Float[Tensor, "*tokens C"], norm: nn.Module | None = None
+    ) -> Float[Tensor, "*tokens C"]:
+        """Transform every token, normalised before if there is a norm."""
+        if not self.dropout.p and lean.applies(x, norm, self.fc1, self.fc2):
+            return lean.norm_mlp(x, norm, self.fc1, self.fc2)  # type: ignore[arg-type]
+        x = x if norm is None else norm(x)
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))

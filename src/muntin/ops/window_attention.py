@@ -7,9 +7,9 @@ windows of an image, N tokens of a window.
 
 The entry reads the map as the qkv projection leaves it and writes the map as the output
 projection wants it, so a back end may do shift, cut, bias, mask, softmax and the way back in one
-go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean` is
-the formula with its gradient written out, which copies less and keeps less. A new back end is a
-function with the same arguments and a row in `BACKENDS`.
+go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean`
+(`lean_attention.py`) is the formula with its gradient written out; `fused` (`triton/window_*.py`)
+is one kernel. A new back end is a function with the same arguments and a row in `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.ops.windows import WindowLayout, cut_heads, join_heads, shift_mask, sum_padding
+from muntin.ops.windows import WindowLayout, cut_heads, join_heads, shift_mask
 from muntin.shapes import Float
 
-__all__ = ["BACKENDS", "BackendName", "window_attention"]
+__all__ = ["BACKENDS", "BackendName", "add_mask", "find_obstacle", "window_attention"]
 
-BackendName = Literal["auto", "reference", "sdpa", "lean"]
+BackendName = Literal["auto", "reference", "sdpa", "lean", "fused"]
 
 
 def window_attention(
@@ -37,6 +37,7 @@ def window_attention(
     *,
     scale: float,
     fill: Float[Tensor, " C3"] | None = None,
+    temperature: Float[Tensor, "h 1 1"] | None = None,
     dropout: float = 0.0,
     backend: BackendName = "auto",
 ) -> Float[Tensor, "B H W C"]:
@@ -51,14 +52,18 @@ def window_attention(
         fill: What `qkv` is at a padded token: the bias of the qkv projection, since published
             systems pad its input with zeros. Padded tokens are attended to, as they do. Zeros
             when left out.
+        temperature: When given, queries and keys are brought to length 1 in each head and queries
+            multiplied by it, `fill` included: the attention of Swin V2.
         dropout: Probability of dropping an attention weight; 0 outside training.
-        backend: "auto" takes the fastest one that qualifies.
+        backend: "auto" takes the fastest one that qualifies: on a GPU in half precision "fused",
+            unless the environment variable MUNTIN_FUSED is 0 when it is first asked for. Exported
+            graphs hold the formula instead of "fused".
 
     Returns:
         The values, averaged with the attention weights, of every token.
 
     Raises:
-        ConfigError: `backend` is unknown.
+        ConfigError: `backend` is unknown, or it is "fused" and that cannot run here.
         ShapeError: `qkv` is not the map of `layout`, or its channels do not split into heads.
 
     Source:
@@ -74,17 +79,53 @@ def window_attention(
             f"got {tuple(qkv.shape)}. Lay out the windows for the map at hand."
         )
         raise ShapeError(message)
-    run = BACKENDS[_choose(qkv, bias) if backend == "auto" else backend]
-    return run(qkv, bias, layout, scale, fill, dropout)
+    if backend == "auto":
+        backend = _choose(qkv, bias, layout, dropout)
+    elif torch.compiler.is_exporting() and backend == "fused":
+        backend = "reference"
+    if backend == "fused":
+        return _fused(qkv, bias, layout, scale, fill, dropout, temperature)
+    if temperature is not None:
+        qkv = _normalise(qkv, temperature)
+        fill = None if fill is None else _normalise(fill, temperature)
+    return BACKENDS[backend](qkv, bias, layout, scale, fill, dropout)
 
 
-def _choose(qkv: Tensor, bias: Tensor) -> str:
+def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float = 0.0) -> str:
+    """Say why "fused" does not take this call of `window_attention`; nothing when it does."""
+    width = qkv.shape[3] // (3 * bias.shape[0])
+    device = qkv.device
+    return _look(device.type, device.index, qkv.dtype, width, int(layout.num_tokens), dropout)
+
+
+def _look(*traits: Any) -> str:
+    from muntin.ops.triton.window_support import find_obstacle
+
+    return find_obstacle(*traits)
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler.
+_look._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
     """Pick a back end for "auto"."""
+    if qkv.device.type != "cpu":
+        half = qkv.is_cuda and qkv.dtype != torch.float32 and not torch.compiler.is_exporting()
+        return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
     # On the CPU, SDPA is fused only when nothing needs a gradient.
-    learns = torch.is_grad_enabled() and (qkv.requires_grad or bias.requires_grad)
-    if qkv.device.type != "cpu" or not learns:
+    if not torch.is_grad_enabled() or not (qkv.requires_grad or bias.requires_grad):
         return "sdpa"
     return "reference" if torch.compiler.is_compiling() else "lean"
+
+
+def _normalise(
+    qkv: Float[Tensor, "*map C3"], temperature: Float[Tensor, "h 1 1"]
+) -> Float[Tensor, "*map C3"]:
+    """Bring queries and keys to length 1 in each head; queries also take the temperature."""
+    q, k, v = qkv.unflatten(-1, (3, temperature.shape[0], -1)).unbind(-3)  # *map, h, d each
+    q = F.normalize(q, dim=-1) * temperature[..., 0].to(q.dtype)
+    return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
 
 
 def _reference(
@@ -97,7 +138,7 @@ def _reference(
 ) -> Tensor:
     heads = bias.shape[0]
     q, k, v = cut_heads(qkv, layout, 3, heads, fill).unbind(0)  # B, nW, h, N, d each
-    scores = (q * scale) @ k.transpose(-2, -1) + _add_mask(bias, layout)  # B, nW, h, N, N
+    scores = (q * scale) @ k.transpose(-2, -1) + add_mask(bias, layout)  # B, nW, h, N, N
     weights = scores.softmax(dim=-1).to(v.dtype)
     if dropout:
         weights = F.dropout(weights, dropout)
@@ -117,84 +158,44 @@ def _sdpa(
     # "head" and is broadcast over the images, not copied for each.
     parts = cut_heads(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
     q, k, v = parts.unbind(0)
-    added = _add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
+    added = add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
     added = added.flatten(0, 1).to(q.dtype)  # nW*h, N, N
     out = F.scaled_dot_product_attention(q, k, v, added[None], dropout, scale=scale)
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def _lean(
+def add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
+    """Bias plus shift mask; one window stands for all when nothing is shifted."""
+    mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
+    return bias[None] if mask is None else bias + mask[:, None]
+
+
+def _lean(qkv: Tensor, bias: Tensor, *others: Any) -> Tensor:
+    from muntin.ops.lean_attention import attend
+
+    return attend(qkv, bias, *others)
+
+
+def _fused(
     qkv: Tensor,
     bias: Tensor,
     layout: WindowLayout,
     scale: float,
     fill: Tensor | None,
     dropout: float,
+    temperature: Tensor | None = None,
 ) -> Tensor:
-    if dropout:
-        return _reference(qkv, bias, layout, scale, fill, dropout)
-    out: Tensor = _LeanAttention.apply(qkv, bias, fill, layout, scale)
-    return out
+    obstacle = find_obstacle(qkv, bias, layout, dropout)
+    if obstacle:
+        message = f'{obstacle}, to use the attention back end "fused". Take "auto" instead.'
+        raise ConfigError(message)
+    geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
+    return torch.ops.muntin.window_attention(qkv, bias, fill, temperature, geometry, scale)
 
 
-def _add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
-    """Bias plus shift mask; one window stands for all when nothing is shifted."""
-    mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
-    return bias[None] if mask is None else bias + mask[:, None]
-
-
-def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> Tensor:
-    """How much each token takes of each: B*nW*h, N, N."""
-    q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
-    products = (q @ k.transpose(1, 2)).view(*parts.shape[1:5], -1)  # B, nW, h, N, N
-    scores = torch.add(_add_mask(bias, layout), products, alpha=scale)
-    return scores.softmax(dim=-1).to(v.dtype).flatten(0, 2)
-
-
-class _LeanAttention(torch.autograd.Function):
-    """The formula of `_reference`: one copy in, one copy out, and the same on the way back."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 (autograd's own)
-        qkv: Tensor,
-        bias: Tensor,
-        fill: Tensor | None,
-        layout: WindowLayout,
-        scale: float,
-    ) -> Tensor:
-        heads = bias.shape[0]
-        parts = cut_heads(qkv, layout, 3, heads, fill)  # 3, B, nW, h, N, d
-        v = parts[2].flatten(0, 2)  # B*nW*h, N, d
-        weights = _weigh(parts, bias, layout, scale)
-        ctx.save_for_backward(parts, bias)
-        ctx.layout, ctx.scale, ctx.fills = layout, scale, fill is not None
-        ctx.bias_dtype = bias.dtype
-        return join_heads((weights @ v).view(1, *parts.shape[1:]), layout)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
-        (grad,) = grads
-        layout: WindowLayout = ctx.layout
-        parts, bias = ctx.saved_tensors
-        weights = _weigh(parts, bias, layout, ctx.scale)
-        heads = parts.shape[3]
-        q, k, v = parts.flatten(1, 3).unbind(0)
-        grad_out = cut_heads(grad, layout, 1, heads, None).flatten(0, 3)  # B*nW*h, N, d
-        grad_parts = parts.new_empty(parts.shape)
-        dq, dk, dv = grad_parts.flatten(1, 3).unbind(0)
-        torch.bmm(weights.transpose(1, 2), grad_out, out=dv)
-        grad_weights = grad_out @ v.transpose(1, 2)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        by_window = grad_scores.view(*parts.shape[1:5], -1)  # B, nW, h, N, N
-        grad_bias = by_window.sum(dim=(0, 1), dtype=ctx.bias_dtype)
-        grad_scores.mul_(ctx.scale)
-        torch.bmm(grad_scores, k, out=dq)
-        torch.bmm(grad_scores.transpose(1, 2), q, out=dk)
-        grad_fill = sum_padding(grad_parts, layout) if ctx.fills and any(layout.pad) else None
-        return join_heads(grad_parts, layout), grad_bias, grad_fill, None, None
-
-
-BackEnd = Callable[[Tensor, Tensor, WindowLayout, float, Tensor | None, float], Tensor]
-
-BACKENDS: dict[str, BackEnd] = {"reference": _reference, "sdpa": _sdpa, "lean": _lean}
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "reference": _reference,
+    "sdpa": _sdpa,
+    "lean": _lean,
+    "fused": _fused,
+}

@@ -48,9 +48,10 @@ def load(
         detector: For keypoints, a run that finds the subjects, of any class that both know.
         least: Score of its boxes from which they count; None takes the one at which the detector's
             F1 was best in its validation.
-        engine: What runs the network on the processor: "eager", "compile", "onnxruntime" or
-            "openvino"; "auto" measures them once for this machine and model, and remembers. An
-            exported file has its own.
+        engine: What runs the network: on the processor "eager", "compile", "onnxruntime" or
+            "openvino", on a GPU of NVIDIA "cuda", with fused kernels and recorded launches; "auto"
+            measures them once for this machine and model, and remembers. An exported file has its
+            own.
         precision: Of the engine: "fp32" or "bf16".
 
     Returns:

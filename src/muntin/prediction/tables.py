@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError
+from muntin.outside_errors import cannot_write
 from muntin.results import Poses
 
 __all__ = ["write_poses"]

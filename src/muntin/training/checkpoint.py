@@ -18,7 +18,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError
+from muntin.outside_errors import cannot_write
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 

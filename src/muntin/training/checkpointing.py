@@ -1,30 +1,33 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Less memory in training: what is inside a block is computed again on the way back."""
+"""Less memory in training: what is inside a block is computed again, what is between is halved."""
 
 from __future__ import annotations
 
 import re
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from muntin.errors import ConfigError
 
-__all__ = ["checkpoint_blocks"]
+__all__ = ["checkpoint_blocks", "narrow_residual"]
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
 
 
-def checkpoint_blocks(backbone: nn.Module) -> int:
-    """Make every block of a backbone forget what is inside it until it is needed.
+def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
+    """Make blocks of a backbone forget what is inside them until it is needed.
 
     Args:
         backbone: Changed; its outputs and gradients stay the same, bit for bit.
+        most: How many, from the first one on; all when left out.
 
     Returns:
-        Number of blocks.
+        Number of blocks that were changed.
 
     Raises:
         ConfigError: There are no blocks.
@@ -39,7 +42,31 @@ def checkpoint_blocks(backbone: nn.Module) -> int:
             f"Leave it off."
         )
         raise ConfigError(message)
-    for block in blocks:
+    for block in blocks[:most]:
         plain = block.forward
         block.forward = partial(checkpoint, plain, use_reentrant=False)
-    return len(blocks)
+    return len(blocks[:most])
+
+
+def narrow_residual(backbone: nn.Module) -> None:
+    """Keep the map between blocks in the precision of the products while training under autocast.
+
+    Args:
+        backbone: Changed; what it gives in evaluation stays the same.
+
+    Raises:
+        ConfigError: Its tokens do not pass a `pos_drop` before the first block.
+    """
+    start: nn.Module | None = getattr(backbone, "pos_drop", None)
+    if start is None:
+        kind = type(backbone).__name__
+        message = f"train.residual=half needs a Swin or a ViT, got {kind}. Leave it out."
+        raise ConfigError(message)
+    start.register_forward_hook(_narrow)
+
+
+def _narrow(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 (unused)
+    kind = tokens.device.type
+    if not module.training or not torch.is_autocast_enabled(kind):
+        return tokens
+    return tokens.to(torch.get_autocast_dtype(kind))

@@ -21,6 +21,7 @@ from muntin.weights.hub import fetch
 from muntin.zoo import BackboneConfig, ModelEntry, find_model
 
 __all__ = [
+    "PRECISIONS",
     "can_be_had",
     "choose_preprocessing",
     "default_model",
@@ -29,6 +30,9 @@ __all__ = [
     "resolve_machine",
     "typical_size",
 ]
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""What Lightning Fabric calls them."""
 
 FEW = 100_000
 """Below so many training pictures a fresh model takes the small-data recipe."""

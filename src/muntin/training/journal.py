@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError
+from muntin.outside_errors import cannot_write
 from muntin.runs import JOURNAL as FILE
 from muntin.runs import read_journal
 

@@ -23,7 +23,7 @@ from muntin.heads.network import Network
 from muntin.runs import Run
 from muntin.samples import Listing
 from muntin.tasks.task import Lesson
-from muntin.training.checkpointing import checkpoint_blocks
+from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
 from muntin.training.mixing import build_mixing
 from muntin.training.optimization import build_optimizers, freeze_stages
 
@@ -80,8 +80,11 @@ class Learner:
         self.network = network
         freeze_stages(network, self.config.freeze)
         optimizers = build_optimizers(network, self.config, self.config.batch_size)
-        if self.config.checkpointing:
-            checkpoint_blocks(network.backbone)
+        if self.config.checkpointing or self.config.recomputed_blocks:
+            most = None if self.config.checkpointing else self.config.recomputed_blocks
+            checkpoint_blocks(network.backbone, most)
+        if self.config.residual == "half":
+            narrow_residual(network.backbone)
         body: Any = torch.compile(network) if run.config.machine.compile == "on" else network
         self._model, *self._optimizers = fabric.setup(body, *optimizers)
         self._averaged = None

@@ -15,7 +15,7 @@ from muntin.configs import with_texts
 from muntin.data.joint import SceneConfig
 from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
-from muntin.errors import DataError
+from muntin.errors import ConfigError, DataError
 from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
 from muntin.nn.mimetic import start_mimetic
@@ -164,6 +164,9 @@ def _tune_run(
     tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
     if run.task.dense is not None and not _asked_for_batch(request, settings["train"]):
         tuned = fit_batch(network, tuned, img_size, run.task.dense.example, machine.device, notes)
+    if tuned.residual == "half" and machine.precision == "fp32":
+        message = "train.residual=half needs precision bf16 or fp16, got fp32. Leave one out."
+        raise ConfigError(message)
     config = replace(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.

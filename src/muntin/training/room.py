@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from muntin.devices import free_bytes
 from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
@@ -43,7 +43,7 @@ def fit_batch(
         device: "cuda", "cpu" or "mps".
         notes: A line is added when the batch changes.
     """
-    room = _free_bytes(device) * SHARE.get(device, 0.5)
+    room = free_bytes(device) * SHARE.get(device, 0.5)
     measured = copy.deepcopy(network)
     if config.checkpointing:
         checkpoint_blocks(measured.backbone)
@@ -87,12 +87,3 @@ def saved_bytes(
         value.copy_(buffers[name])  # batch norms have counted
     held = {p.untyped_storage().data_ptr() for p in network.parameters()}
     return sum(count for pointer, count in seen.items() if pointer not in held)
-
-
-def _free_bytes(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not every system says
-        return 8 * 2**30

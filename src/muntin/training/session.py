@@ -29,7 +29,9 @@ from muntin.samples import Listing
 from muntin.scoring import draw_scored
 from muntin.shapes import Size
 from muntin.training.batch_pictures import draw_batch
+from muntin.training.budget import fit_memory
 from muntin.training.checkpoint import read_checkpoint
+from muntin.training.choices import PRECISIONS
 from muntin.training.interruption import leave_to_others
 from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
@@ -37,8 +39,6 @@ from muntin.training.preparation import Request, prepare
 from muntin.training.progress import Reporter, as_time
 
 __all__ = ["TrainedRun", "train"]
-
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +165,8 @@ def train(
     )
     request = _resumed(request, bool(out)) if resume else _repeated(request)
     prepared = prepare(request)
+    if not resume and prepared.run.config.train.memory_gib:
+        prepared = fit_memory(prepared, keep_batch=bool(batch_size))
     run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
     if resume:
         _refuse_other_data(folder, run, prepared.train, prepared.val)

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.errors import WeightError, cannot_write, shorten
+from muntin.errors import WeightError, shorten
+from muntin.outside_errors import cannot_write
 from muntin.weights.pickles import load_listed, read_numpy_pickle
 
 __all__ = [

@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Predicted and measured memory and time of training, each in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import record
+
+from muntin.data.shape_sets import write_classify, write_coco, write_maps
+
+CASES = [
+    ("classify", "swin_tiny", 224, 2),
+    ("classify", "swin_tiny", 224, 8),
+    ("classify", "swin_tiny", 224, 16),
+    ("classify", "swin_tiny", 160, 8),
+    ("classify", "vit_small", 224, 8),
+    ("classify", "swinv2_tiny_window8_256", 256, 4),
+    ("classify", "swin_nano", 64, 16),
+    ("detect", "swin_nano", 256, 4),
+    ("detect", "swin_tiny", 256, 2),
+    ("semantic", "swin_nano", 256, 4),
+    ("semantic", "swin_tiny", 256, 2),
+    ("pose", "swin_nano", 128, 8),
+    ("pose", "vit_small", 128, 16),
+]
+TOLERANCE = 0.15
+STEPS = 5
+
+# Runs in a process of its own: a run of some steps, its peak and the time of each step.
+CHILD = """
+import json, sys, time
+import torch
+from muntin import train
+from muntin.training.learner import Learner
+
+task, data, model, side, batch, out, device, precision = sys.argv[1:]
+ends, peaks = [], []
+plain = Learner.change_weights
+
+def peak():
+    if torch.cuda.is_available() and device != "cpu":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20
+    text = open("/proc/self/status", encoding="utf-8").read()
+    return int(text.split("VmHWM:")[1].split()[0]) / 1024
+
+def change(self, factor):
+    plain(self, factor)
+    ends.append(time.perf_counter())
+    peaks.append(peak())
+
+Learner.change_weights = change
+if __name__ == "__main__":
+    train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
+          device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,
+          settings={"machine.compile": "off", "train.start_size": 1})
+    steps = sorted(b - a for a, b in zip(ends, ends[1:]))
+    sys.stdout.write(json.dumps({"peak_mib": peaks[-1], "step_s": steps[len(steps) // 2]}))
+""".replace("STEPS", str(STEPS))
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--only", default="", help="cases whose line holds this")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(CASES):
+            if options.only and options.only not in " ".join(map(str, case)):
+                continue
+            row = compare(case, Path(folder) / str(number), options.device, options.precision)
+            print(json.dumps(row), file=sys.stderr)
+            rows.append(row)
+    content = {
+        **record.environment(),
+        "kind": "plan",
+        "precision": options.precision,
+        "tolerance": TOLERANCE,
+        "outside": [row["case"] for row in rows if row["memory_error"] > TOLERANCE],
+        "rows": rows,
+    }
+    where = f"cpu{os.cpu_count()}" if options.device == "cpu" else options.device
+    print(record.write("plan", where, content))
+
+
+def compare(
+    case: tuple[str, str, int, int], folder: Path, device: str, precision: str
+) -> dict[str, Any]:
+    """Predict and measure a case."""
+    task, model, side, batch = case
+    data = make_data(task, folder / "data", max(side, 64), 4 * batch * STEPS)
+    words = ["plan", task, data, "--model", model, "--img-size", side, "--batch-size", batch]
+    words += ["--device", device, "--precision", precision, "--weights", "none", "--json"]
+    words += ["--set", "train.start_size=1"]
+    predicted = json.loads(record.muntin(*words, keep=True))
+    arguments = [task, data, model, side, batch, folder / "run", device, precision]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *map(str, arguments)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    measured = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "case": f"{task} {model} at {side}, batch {batch}",
+        "predicted_mib": predicted["peak"],
+        "measured_mib": measured["peak_mib"],
+        "memory_error": abs(predicted["peak"] / measured["peak_mib"] - 1),
+        "predicted_step_s": predicted["step_s"],
+        "measured_step_s": measured["step_s"],
+        "time_error": abs(predicted["step_s"] / measured["step_s"] - 1),
+        "plan": predicted,
+    }
+
+
+def make_data(task: str, folder: Path, side: int, count: int) -> Path:
+    """Generated pictures of so many pixels a side."""
+    size = (side, side)
+    if task == "classify":
+        each = -(-count // 6)
+        return write_classify(folder, num_train_per_class=each, num_val_per_class=1, size=size)
+    write = write_maps if task == "semantic" else write_coco
+    return write(folder, num_train=count, num_val=2, size=size)
+
+
+if __name__ == "__main__":
+    main()

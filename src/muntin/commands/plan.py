@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin plan TASK DATA``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from muntin.commands.showing import show_table
+from muntin.commands.values import parse_batch, parse_settings, parse_size, to_json
+
+if TYPE_CHECKING:
+    from muntin.planning.forecast import Plan
+
+__all__ = ["plan"]
+
+
+def plan(
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
+    data: Annotated[str, typer.Argument(help="As for train.")],
+    val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
+    model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
+    head: Annotated[str, typer.Option(help="As for train.")] = "",
+    weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Pictures a step, or auto.")] = "auto",
+    img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="As for train: train.memory_gib=4.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> int:
+    """Predict memory and time of training before it starts; exit code 1 if it does not fit."""
+    from muntin.planning.forecast import plan as draw_up
+
+    found = draw_up(
+        task,
+        data,
+        val=val,
+        model=model,
+        head=head,
+        weights=weights,
+        recipe=recipe,
+        batch_size=parse_batch(batch_size),
+        img_size=parse_size(img_size),
+        precision=precision,
+        device=device,
+        settings=parse_settings(settings or []),
+    )
+    if as_json:
+        typer.echo(to_json(found.to_dict()))
+    else:
+        _show(found)
+    return int(not found.fits)
+
+
+def _show(plan: Plan) -> None:
+    for note in plan.notes:
+        typer.echo(note)
+    rows = [
+        ("parameters", plan.parameters),
+        ("gradients", plan.gradients),
+        ("optimizer", plan.optimizer),
+        ("averaged weights", plan.averaged),
+        *((f"activations, {name}", value) for name, value in plan.activations),
+        ("workspace", plan.workspace),
+        ("process", plan.process),
+        ("training, peak", plan.peak),
+        (f"validation, {plan.inference_batch} at a time", plan.inference),
+        ("there is", plan.room),
+    ]
+    show_table(
+        ("memory, predicted", "MiB"), ((name, f"{value:.0f}") for name, value in rows if value)
+    )
+    times = [
+        ("a step, predicted", plan.step_s),
+        (f"an epoch of {plan.steps} steps and validation, predicted", plan.epoch_s),
+        *((f"{name}, measured", value) for name, value in plan.measured),
+    ]
+    show_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))

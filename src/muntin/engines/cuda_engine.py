@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A fused network on a GPU, its launches recorded once for each number of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from muntin.engines.graphs import Graph, Precision, Runner, to_arrays
+from muntin.errors import ConfigError
+from muntin.heads.found import Found
+from muntin.inference.cuda_graphs import Capture, GraphRunner
+
+__all__ = ["find_lack", "start_cuda", "start_recorded"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def find_lack() -> str:
+    """Say why a GPU cannot be used; nothing when it can."""
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no GPU of NVIDIA on this machine"
+    return ""
+
+
+def start_cuda(graph: Graph, precision: Precision) -> Runner:
+    """Fuse the network and record it, on the GPU that is current.
+
+    Args:
+        graph: Of a network, for any number of pictures.
+        precision: In which it is computed.
+
+    Raises:
+        ConfigError: The graph holds nothing that can be fused.
+    """
+    return start_recorded(graph, precision, torch.device("cuda", torch.cuda.current_device()))
+
+
+def start_recorded(
+    graph: Graph, precision: Precision, device: torch.device, capture: Capture | None = None
+) -> Runner:
+    """Fuse the network and record it.
+
+    Args:
+        graph: Of a network, for any number of pictures.
+        precision: In which it is computed.
+        device: Where.
+        capture: What records; None takes CUDA graphs. Where sides depend on what the pictures
+            show, nothing is recorded.
+
+    Raises:
+        ConfigError: The graph holds nothing that can be fused.
+    """
+    if graph.fuse is None:
+        message = (
+            "the engine cuda must be given a network to fuse, got a graph that was made for a "
+            "file. Load the run."
+        )
+        raise ConfigError(message)
+    module = graph.fuse(_DTYPES[precision]).to(device)
+
+    def call(*inputs: Tensor) -> Any:  # noqa: ANN401 (as the network)
+        half = precision == "bf16"
+        # Copies of weights that autocast keeps would lie in the memory of one recorded graph.
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False),
+        ):
+            return module(*inputs)
+
+    recorded = GraphRunner(call, device, capture=capture) if graph.fixed else None
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        shown = [torch.from_numpy(part) for part in inputs]
+        if recorded is not None:
+            return to_arrays(recorded(*shown))
+        answer = call(*(part.to(device) for part in shown))
+        return to_arrays(_fill(answer))
+
+    return run
+
+
+def _fill(found: Sequence[Found]) -> list[Tensor]:
+    """Equally many objects a picture, as exported graphs tell them: filling has score 0."""
+    columns = zip(*found, strict=True)
+    return [pad_sequence([*rows], batch_first=True) for rows in columns if rows[0] is not None]

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A Swin (V1, V2) for pictures of one size on a GPU: four or five kernels a block.
+
+Tokens keep the order of the map, since the fused attention reads it as it lies: norm and qkv,
+attention from the map to the map, projection and shortcut, MLP with norm and shortcut.
+
+Letters: B images, H and W sides of a map in tokens, C channels, N tokens of a window, h heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.features import FeatureSpec
+from muntin.inference.fused_parts import FusedLinear, FusedMerging, FusedMlp, FusedPatches, Fusing
+from muntin.inference.swin import lay_out_stages
+from muntin.models.swin import Swin, SwinBlock
+from muntin.models.swin_v2 import SwinV2Block
+from muntin.nn.linears import without_key_bias
+from muntin.ops.positions import resample_grid, spread_bias
+from muntin.ops.window_attention import BackendName, window_attention
+from muntin.ops.windows import SIZE_RULES, WindowLayout, fit_patches
+from muntin.shapes import Float, Size, UInt8
+
+__all__ = ["FusedSwin"]
+
+
+class FusedSwin(nn.Module):
+    """The same function as a backbone, for one size of pictures.
+
+    Args:
+        model: The backbone; it is left as it is.
+        size: Height and width of the pictures in pixels.
+        how: The types, and whether it reads pixels.
+    """
+
+    positions: Tensor | None
+
+    def __init__(self, model: Swin, size: Size, how: Fusing) -> None:
+        super().__init__()
+        config = model.config
+        rule = SIZE_RULES[config.size_rule]
+        self.spec: FeatureSpec = model.spec
+        self.embed_channels = model.embed_channels
+        example = torch.zeros(1, config.in_chans, *size)
+        fitted = fit_patches(example, config.patch_size, rule.patch)
+        grid = fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
+        embed = model.patch_embed
+        self.patches = FusedPatches(embed.proj, embed.norm, size, grid, how)
+        positions = None
+        if config.absolute_pos_embed:
+            positions = resample_grid(
+                model.absolute_pos_embed, old=config.grid, new=grid, how=rule.positions
+            ).view(1, *grid, -1)  # fmt: skip
+            positions = positions.to(how.dtype)
+        self.register_buffer("positions", positions)
+        self.stages = nn.ModuleList()
+        self.norms = nn.ModuleDict()
+        for index, (stage, (_, plain, shifted)) in enumerate(
+            zip(model.layers, lay_out_stages(model, grid), strict=True)
+        ):
+            steps = nn.ModuleList(
+                _Block(block, shifted if block.shifted else plain, how)
+                for block in stage.blocks  # type: ignore[union-attr]
+            )
+            self.stages.append(steps)
+            if index in config.out_indices:
+                self.norms[str(index)] = _norm_of(model, index)
+        self.mergings = nn.ModuleList(
+            FusedMerging(stage.downsample, how)  # type: ignore[arg-type]
+            for stage in model.layers[:-1]
+        )
+
+    def forward(
+        self, images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"]
+    ) -> list[Tensor]:
+        """Give the maps: B, C, H/stride, W/stride, finest first, in float32."""
+        return [x.permute(0, 3, 1, 2) for x in self._run(images)]
+
+    def embed(
+        self, images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"]
+    ) -> Float[Tensor, "B C"]:
+        """Average the last map over the picture."""
+        return self._run(images)[-1].mean(dim=(1, 2))
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        x = self.patches(images)  # B, H, W, C
+        if self.positions is not None:
+            x = x + self.positions
+        found = []
+        for index, blocks in enumerate(self.stages):
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x)
+            if str(index) in self.norms:
+                found.append(self.norms[str(index)](x.float()))
+            if index < len(self.mergings):
+                x = self.mergings[index](x)
+        return found
+
+
+class _Block(nn.Module):
+    """One block on the map as it lies."""
+
+    position_bias: Tensor
+    fill: Tensor | None
+    temperature: Tensor | None
+
+    def __init__(self, block: SwinBlock | SwinV2Block, layout: WindowLayout, how: Fusing) -> None:
+        super().__init__()
+        self.layout = layout
+        self.backend: BackendName = block.backend
+        attn: Any = block.attn
+        temperature = None
+        if isinstance(block, SwinV2Block):
+            self.scale = 1.0
+            fill = None if attn.qv_bias is None else without_key_bias(attn.qv_bias)
+            self.qkv = FusedLinear(attn.qkv.weight, fill, how)
+            self.proj = FusedLinear(attn.proj.weight, attn.proj.bias, how, behind=block.norm1)
+            self.mlp = FusedMlp(block.mlp, how, behind=block.norm2)
+            bias, temperature = attn.spread(layout), attn.temperature.detach()
+        else:
+            self.scale = attn.scale
+            # A padded token is zero behind the norm: what it becomes is the bias itself.
+            fill = attn.qkv.bias
+            self.qkv = FusedLinear(attn.qkv.weight, fill, how, before=block.norm1)
+            self.proj = FusedLinear(attn.proj.weight, attn.proj.bias, how)
+            self.mlp = FusedMlp(block.mlp, how, before=block.norm2)
+            bias = spread_bias(
+                attn.relative_position_bias_table,
+                table_window=(attn.window, attn.window),
+                window=layout.window,
+            )
+        self.register_buffer("position_bias", bias.detach().float().contiguous())
+        self.register_buffer("fill", None if fill is None else fill.detach().float().clone())
+        self.register_buffer("temperature", temperature)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        y = window_attention(
+            self.qkv(x), self.position_bias, self.layout, scale=self.scale, fill=self.fill,
+            temperature=self.temperature, backend=self.backend,
+        )  # fmt: skip
+        return self.mlp(self.proj(y, x))
+
+
+def _norm_of(model: Swin, stage: int) -> nn.Module:
+    """The norm of a map that is given."""
+    if model.config.out_norm == "each":
+        return model.get_submodule(f"norm{stage}")
+    last = model.config.out_norm == "last" and stage == model.config.out_indices[-1]
+    return model.get_submodule("norm") if last else nn.Identity()

@@ -1,0 +1,400 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that remember less for the way back: what is cheap is computed again.
+
+The plain formulas stand where these are called (`muntin.nn.linears`, `muntin.nn.mlp`,
+`muntin.nn.drop_path`), and tests compare both. Gradients are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.shapes import Bool, Float
+
+__all__ = ["add_kept", "applies", "apply_apart", "is_watched", "norm_linear", "norm_mlp"]
+
+SLICE_TOKENS = 512
+"""Tokens a thread that an MLP takes at a time on a CPU, so that they stay in its cache."""
+
+SLICE_TOKENS_GPU = 2**17
+"""Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
+
+APART_TOKENS = 4096
+"""Tokens that attention takes at a time on a CPU, in whole images."""
+
+WIDEST_AGAIN = 384
+"""Channels up to which the first product of an MLP is computed again rather than remembered."""
+
+
+def applies(x: Tensor, *layers: nn.Module | None) -> bool:
+    """Whether layers may be computed here: they learn, and nobody watches them.
+
+    Args:
+        x: What they read.
+        layers: `nn.LayerNorm` and `nn.Linear`, or what was put in their place.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.is_meta:
+        return False
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    return all(
+        layer is None
+        or (
+            type(layer) in (nn.Linear, nn.LayerNorm)
+            and layer.training
+            and not is_watched(layer)
+            and _normalises_channels(layer)
+        )
+        for layer in layers
+    )
+
+
+def is_watched(layer: nn.Module) -> bool:
+    """Whether there are hooks, which want to see what goes in and out."""
+    everyone = torch.nn.modules.module
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or everyone._global_forward_hooks
+        or everyone._global_forward_pre_hooks
+        or everyone._global_backward_hooks
+        or everyone._global_backward_pre_hooks
+    )
+
+
+def _normalises_channels(layer: nn.Module) -> bool:
+    return not isinstance(layer, nn.LayerNorm) or (
+        len(layer.normalized_shape) == 1 and layer.weight is not None
+    )
+
+
+class _Given(NamedTuple):
+    """Parameters of a norm and what stands behind it; None where there is none.
+
+    Attributes:
+        gamma: Weight of the norm.
+        beta: Its bias.
+        weight: Of the (first) linear layer.
+        bias: The same.
+        weight2: Of the second.
+        bias2: The same.
+    """
+
+    gamma: Tensor | None
+    beta: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    weight2: Tensor | None = None
+    bias2: Tensor | None = None
+
+
+def norm_linear(
+    x: Float[Tensor, "*tokens C"], norm: nn.LayerNorm, linear: nn.Linear
+) -> Float[Tensor, "*tokens Co"]:
+    """Compute ``linear(norm(x))`` and remember `x` alone."""
+    given = _Given(norm.weight, norm.bias, linear.weight, linear.bias)
+    out: Tensor = _NormLinear.apply(x, norm.eps, *given[:4])
+    return out
+
+
+def norm_mlp(
+    x: Float[Tensor, "*tokens C"], norm: nn.LayerNorm | None, fc1: nn.Linear, fc2: nn.Linear
+) -> Float[Tensor, "*tokens Co"]:
+    """Compute ``fc2(gelu(fc1(norm(x))))`` and remember `x`, and in wide layers what `fc1` gives.
+
+    Narrow layers are faster computed again, slice by slice: what is between the two products never
+    leaves the cache.
+    """
+    gamma, beta, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+    again = fc1.in_features <= WIDEST_AGAIN
+    given = _Given(gamma, beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    out: Tensor = _NormMlp.apply(x, eps, again, *given)
+    return out
+
+
+def add_kept(
+    x: Float[Tensor, "B *rest"],
+    branch: Callable[[Tensor], Tensor],
+    kept: Bool[Tensor, " B"],
+    scale: float,
+) -> Float[Tensor, "B *rest"]:
+    """Add a branch, times a factor, to the images that keep it; it is not computed for the others.
+
+    Args:
+        x: What the branch reads and is added to.
+        branch: Works on each image alone.
+        kept: Which images keep it.
+        scale: The factor.
+
+    Returns:
+        A new map. When no image keeps the branch one is computed, times 0: there is a gradient.
+    """
+    index = kept.nonzero()[:, 0]
+    if len(index) == len(kept):
+        return torch.add(x, branch(x), alpha=scale)
+    if not len(index):
+        index, scale = kept.new_zeros(1, dtype=torch.long), 0.0
+    part = branch(x.index_select(0, index))
+    dtype = torch.promote_types(x.dtype, part.dtype)
+    return x.to(dtype).index_add(0, index, part.to(dtype), alpha=scale)
+
+
+def apply_apart(
+    branch: Callable[[Tensor], Tensor], x: Float[Tensor, "B *rest"]
+) -> Float[Tensor, "B *rest2"]:
+    """Apply a branch that works on each image alone, to a few images at a time on a CPU.
+
+    What it remembers is the same, but what it needs meanwhile is less, and is nearer.
+    """
+    tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
+    count = max(1, APART_TOKENS // tokens)
+    if x.device.type != "cpu" or count >= len(x) or not applies(x):
+        return branch(x)
+    return torch.cat([branch(part) for part in x.split(count)])
+
+
+def _dtype_of_products(x: Tensor) -> torch.dtype:
+    """What a linear layer computes in, which autocast decides."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+class _Read(NamedTuple):
+    """What a product reads, and what made it.
+
+    Attributes:
+        normed: In the precision of the product.
+        part: What was normalised.
+        mean: Of each token; None without a norm.
+        rstd: One over the deviation, likewise.
+    """
+
+    normed: Tensor
+    part: Tensor
+    mean: Tensor | None = None
+    rstd: Tensor | None = None
+
+
+def _normalise(part: Tensor, given: _Given, eps: float, dtype: torch.dtype) -> _Read:
+    if given.gamma is None:
+        return _Read(part.to(dtype), part)
+    part = part.to(given.gamma.dtype)
+    channels = (part.shape[1],)
+    normed, mean, rstd = torch.native_layer_norm(part, channels, given.gamma, given.beta, eps)
+    return _Read(normed.to(dtype), part, mean, rstd)
+
+
+class _Sums:
+    """Gradients of parameters, added up over slices in the parameters' own precision."""
+
+    def __init__(self, given: _Given, wanted: tuple[bool, ...]) -> None:
+        self.wanted = wanted
+        self.totals = [
+            torch.zeros_like(parameter) if want and parameter is not None else None
+            for parameter, want in zip(given, wanted, strict=True)
+        ]
+
+    def add_product(self, place: int, grad: Tensor, read: Tensor) -> None:
+        """Add to a weight (at `place`) and to the bias after it."""
+        weight, bias = self.totals[place : place + 2]
+        if weight is not None:
+            if weight.dtype == grad.dtype:
+                weight.addmm_(grad.t(), read)
+            else:
+                weight += grad.t() @ read
+        if bias is not None:
+            bias += grad.sum(dim=0, dtype=bias.dtype)
+
+    def go_through_norm(
+        self, grad: Tensor, read: _Read, given: _Given, wants_x: bool
+    ) -> Tensor | None:
+        """Add to the norm's parameters, and give the gradient of what it read."""
+        if given.gamma is None or read.mean is None or read.rstd is None:
+            return grad
+        part, channels = read.part, (read.part.shape[1],)
+        mask = [wants_x, self.totals[0] is not None, self.totals[1] is not None]
+        grad_part, gamma, beta = torch.ops.aten.native_layer_norm_backward(
+            grad.to(part.dtype), part, channels, read.mean, read.rstd, given.gamma, given.beta, mask
+        )
+        for total, more in ((self.totals[0], gamma), (self.totals[1], beta)):
+            if total is not None:
+                total += more
+        return grad_part if wants_x else None
+
+
+class _NormLinear(torch.autograd.Function):
+    """Keeps what the norm reads; autograd would keep what it gives too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (autograd's own)
+        x: Tensor,
+        eps: float,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        given = _Given(*parameters)  # type: ignore[arg-type]
+        dtype = _dtype_of_products(x)
+        ctx.save_for_backward(x, *parameters)
+        ctx.eps, ctx.dtype = eps, dtype
+        tokens = x.reshape(-1, x.shape[-1])
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = given.weight.to(dtype), _cast(given.bias, dtype)
+            out = tokens.new_empty(len(tokens), len(weight), dtype=dtype)
+            for rows in _slices(tokens):
+                _multiply(_normalise(tokens[rows], given, eps, dtype)[0], weight, bias, out[rows])
+        return out.view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
+        (grad,) = grads
+        x, *parameters = ctx.saved_tensors
+        given = _Given(*parameters)
+        if torch.is_grad_enabled():  # somebody wants a second derivative
+            plain = _differentiate(ctx, grad, x, parameters, (0, *range(2, 6)))
+            return plain[0], None, *plain[1:]
+        wants_x, _, *wanted = ctx.needs_input_grad
+        sums = _Sums(given, (*wanted, False, False))
+        tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        grad_x = torch.empty_like(tokens) if wants_x else None
+        with torch.autocast(x.device.type, enabled=False):
+            weight = given.weight.to(ctx.dtype)
+            for rows in _slices(tokens):
+                read = _normalise(tokens[rows], given, ctx.eps, ctx.dtype)
+                piece = grad[rows].to(ctx.dtype)
+                sums.add_product(2, piece, read.normed)
+                if wants_x or wanted[0] or wanted[1]:
+                    found = sums.go_through_norm(piece @ weight, read, given, wants_x)
+                    if grad_x is not None and found is not None:
+                        grad_x[rows] = found
+        grad_x = None if grad_x is None else grad_x.view(x.shape)
+        return grad_x, None, *sums.totals[:4]
+
+
+class _NormMlp(torch.autograd.Function):
+    """Keeps what the norm reads, and perhaps what the first product gives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (autograd's own)
+        x: Tensor,
+        eps: float,
+        again: bool,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        given = _Given(*parameters)  # type: ignore[arg-type]
+        dtype = _dtype_of_products(x)
+        tokens = x.reshape(-1, x.shape[-1])
+        keeps = not again and any(ctx.needs_input_grad)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias, weight2, bias2 = _cast_layers(given, dtype)
+            out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
+            hidden = tokens.new_empty(len(tokens) if keeps else 0, len(weight), dtype=dtype)
+            for rows in _slices(tokens):
+                read = _normalise(tokens[rows], given, eps, dtype).normed
+                between = hidden[rows] if keeps else read.new_empty(len(read), len(weight))
+                _multiply(read, weight, bias, between)
+                _multiply(F.gelu(between), weight2, bias2, out[rows])
+        ctx.save_for_backward(x, hidden, *parameters)
+        ctx.eps, ctx.again, ctx.dtype = eps, again, dtype
+        return out.view(*x.shape[:-1], len(weight2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
+        (grad,) = grads
+        x, hidden, *parameters = ctx.saved_tensors
+        given, dtype = _Given(*parameters), ctx.dtype
+        if torch.is_grad_enabled():  # somebody wants a second derivative
+            plain = _differentiate(ctx, grad, x, parameters, (0, *range(3, 9)))
+            return plain[0], None, None, *plain[1:]
+        wants_x, _, _, *wanted = ctx.needs_input_grad
+        sums = _Sums(given, tuple(wanted))
+        tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        grad_x = torch.empty_like(tokens) if wants_x else None
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias, weight2, _ = _cast_layers(given, dtype)
+            for rows in _slices(tokens):
+                read = _normalise(tokens[rows], given, ctx.eps, dtype)
+                between = F.linear(read.normed, weight, bias) if ctx.again else hidden[rows]
+                piece = grad[rows].to(dtype)
+                sums.add_product(4, piece, F.gelu(between))
+                if not (wants_x or any(wanted[:4])):
+                    continue
+                piece = torch.ops.aten.gelu_backward(piece @ weight2, between)
+                sums.add_product(2, piece, read.normed)
+                if wants_x or wanted[0] or wanted[1]:
+                    found = sums.go_through_norm(piece @ weight, read, given, wants_x)
+                    if grad_x is not None and found is not None:
+                        grad_x[rows] = found
+        grad_x = None if grad_x is None else grad_x.view(x.shape)
+        return grad_x, None, None, *sums.totals
+
+
+def _differentiate(
+    ctx: Any,  # noqa: ANN401 (autograd's own)
+    grad: Tensor,
+    x: Tensor,
+    parameters: list[Tensor | None],
+    places: tuple[int, ...],
+) -> list[Tensor | None]:
+    """Gradients of `x` and the parameters by the plain formula, which can be derived again."""
+    given = _Given(*parameters)  # type: ignore[arg-type]
+    dtype = ctx.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        read = x
+        if given.gamma is not None:
+            read = F.layer_norm(
+                x.to(given.gamma.dtype), x.shape[-1:], given.gamma, given.beta, ctx.eps
+            )
+        out = F.linear(read.to(dtype), given.weight.to(dtype), _cast(given.bias, dtype))
+        if given.weight2 is not None:
+            out = F.linear(F.gelu(out), given.weight2.to(dtype), _cast(given.bias2, dtype))
+        inputs = [x, *parameters]
+        wanted = [
+            one
+            for one, place in zip(inputs, places, strict=True)
+            if one is not None and ctx.needs_input_grad[place]
+        ]
+        found = iter(torch.autograd.grad(out, wanted, grad.to(dtype), create_graph=True))
+    return [next(found) if ctx.needs_input_grad[place] else None for place in places]
+
+
+def _multiply(read: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(read, weight.t(), out=out)
+    else:
+        torch.addmm(bias, read, weight.t(), out=out)
+
+
+def _cast_layers(
+    given: _Given, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Weights and biases of both layers of an MLP, in the precision of the products."""
+    assert given.weight2 is not None, "every MLP has two layers"
+    return (
+        given.weight.to(dtype),
+        _cast(given.bias, dtype),
+        given.weight2.to(dtype),
+        _cast(given.bias2, dtype),
+    )
+
+
+def _cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if parameter is None else parameter.to(dtype)
+
+
+def _slices(tokens: Tensor) -> Iterator[slice]:
+    """Rows to take at a time."""
+    on_cpu = tokens.device.type == "cpu"
+    step = SLICE_TOKENS * torch.get_num_threads() if on_cpu else SLICE_TOKENS_GPU
+    for start in range(0, len(tokens), step):
+        yield slice(start, min(start + step, len(tokens)))

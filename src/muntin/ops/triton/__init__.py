@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fused kernels for GPUs, written in Triton; imported where they are needed, and only there."""

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How each kernel of window attention is launched: a table that a benchmark may overwrite.
+
+Nothing is tuned while a model runs: a launch inside a CUDA graph must not measure, and a kernel
+must be the same for every batch. What the table says is keyed by the kernel, the tile and the width
+of a head alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["LAUNCHES", "TILED", "Launch", "count_slots", "find_launch", "find_tile"]
+
+TILED = 0
+"""Stands for the tile of a window that is too large for one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """One launch.
+
+    Attributes:
+        num_warps: Warps of a program.
+        stages: Loads that are under way ahead of the loop's arithmetic, plus 1.
+        programs: Of the kernels that take one window after another: programs a multiprocessor.
+        queries: Tile of queries of a kernel for large windows.
+        keys: Tile of keys of a kernel for large windows.
+    """
+
+    num_warps: int = 4
+    stages: int = 1
+    programs: int = 8
+    queries: int = 64
+    keys: int = 64
+
+
+LAUNCHES: dict[tuple[str, int, int], Launch] = {
+    ("attend_whole", 16, 0): Launch(num_warps=1, stages=2, programs=16),
+    ("attend_whole", 32, 0): Launch(num_warps=2, stages=2, programs=6),
+    ("attend_whole", 64, 0): Launch(num_warps=4, stages=2, programs=3),
+    ("attend_whole_backward", 16, 0): Launch(num_warps=1, stages=2, programs=12),
+    ("attend_whole_backward", 32, 0): Launch(num_warps=2, stages=2, programs=4),
+    ("attend_whole_backward", 64, 0): Launch(num_warps=4, stages=2, programs=2),
+    ("attend_tiled", TILED, 0): Launch(stages=2),
+    ("attend_tiled_backward_queries", TILED, 0): Launch(stages=2),
+    ("attend_tiled_backward_keys", TILED, 0): Launch(stages=2),
+    ("attend_tiled_backward_bias", TILED, 0): Launch(stages=2, programs=8),
+}
+"""(kernel, tile, width of a head) -> launch; a width of 0 stands for every width not listed."""
+
+
+def find_launch(kernel: str, tile: int, head_dim: int, *, wide: bool = False) -> Launch:
+    """Look up how a kernel is launched.
+
+    Args:
+        kernel: Its name.
+        tile: What `find_tile` gives.
+        head_dim: Width of a head.
+        wide: Whether it computes in float32, which takes twice the registers: then the tile is
+            spread over twice the warps and nothing is loaded ahead.
+
+    Returns:
+        The launch.
+    """
+    launch = LAUNCHES.get((kernel, tile, head_dim)) or LAUNCHES[kernel, tile, 0]
+    if not wide:
+        return launch
+    return replace(
+        launch,
+        num_warps=2 * launch.num_warps,
+        stages=1,
+        programs=max(1, launch.programs // 2),
+        keys=max(16, launch.keys // 2),
+    )
+
+
+def find_tile(num_tokens: int) -> int:
+    """Choose the tile for the tokens of a window: 16, 32 or 64, or `TILED`.
+
+    Example:
+        >>> find_tile(49), find_tile(144)
+        (64, 0)
+    """
+    if num_tokens > 64:
+        return TILED
+    return max(16, 1 << (num_tokens - 1).bit_length())
+
+
+def count_slots(windows: int, programs: int) -> int:
+    """Share windows among at most so many programs, so that all have about as many.
+
+    Args:
+        windows: Windows of the whole batch, 1 or more.
+        programs: The most that may be used.
+
+    Returns:
+        The programs to use, at least 1 and at most one a window.
+
+    Example:
+        >>> count_slots(512, 352)
+        256
+    """
+    turns = -(-windows // max(1, min(windows, programs)))
+    return -(-windows // turns)

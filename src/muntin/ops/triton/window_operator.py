@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fused kernels of window attention as PyTorch operators.
+
+`torch.ops.muntin.window_attention` is there once `register` has run. Its arguments are those of
+`window_calls.attend`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from muntin.errors import MuntinError
+from muntin.ops.triton.window_calls import attend, attend_backward
+
+__all__ = ["register"]
+
+_ARGUMENTS = "Tensor qkv, Tensor bias, Tensor? fill, Tensor? temperature, SymInt[] geometry"
+
+
+@functools.cache
+def register() -> None:
+    """Make `torch.ops.muntin.window_attention` known to PyTorch, with its gradient."""
+    forward, backward = "muntin::window_attention", "muntin::window_attention_backward"
+    tags = (torch.Tag.pt2_compliant_tag,)
+    torch.library.define(forward, f"({_ARGUMENTS}, float scale) -> Tensor", tags=tags)
+    torch.library.define(
+        backward,
+        f"(Tensor grad, {_ARGUMENTS}, float scale, bool learns_bias, bool learns_fill) "
+        "-> (Tensor, Tensor, Tensor, Tensor)",
+        tags=tags,
+    )
+    for name, launch, fake in (
+        (forward, attend, _fake_attend),
+        (backward, attend_backward, _fake_attend_backward),
+    ):
+        # On a CPU, Triton's interpreter runs the kernels.
+        torch.library.impl(name, ("cuda", "cpu"), launch)
+        torch.library.register_fake(name, fake)
+    torch.library.register_autograd(forward, _lead_back, setup_context=_keep)
+    torch.library.register_autograd(backward, _refuse_second, setup_context=_keep_nothing)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.geometry, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _lead_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    _, learns_bias, learns_fill, learns_temperature, *_ = ctx.needs_input_grad
+    grads = torch.ops.muntin.window_attention_backward(
+        grad, *ctx.saved_tensors, ctx.geometry, ctx.scale, learns_bias, learns_fill
+    )
+    wanted = (True, learns_bias, learns_fill, learns_temperature)
+    kept = [one if learns else None for one, learns in zip(grads, wanted, strict=True)]
+    return (*kept, None, None)
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    pass
+
+
+def _refuse_second(ctx: Any, *grads: Tensor) -> None:
+    message = (
+        "fused window attention has a first derivative only, and a second one was asked for. "
+        'Take attention="reference" in the config of the model.'
+    )
+    raise MuntinError(message)
+
+
+def _fake_attend(
+    qkv: Tensor,
+    bias: Tensor,
+    fill: Tensor | None,
+    temperature: Tensor | None,
+    geometry: Sequence[int],
+    scale: float,
+) -> Tensor:
+    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+
+
+def _fake_attend_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    fill: Tensor | None,
+    temperature: Tensor | None,
+    geometry: Sequence[int],
+    scale: float,
+    learns_bias: bool,
+    learns_fill: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        qkv.new_empty(qkv.shape),
+        bias.new_empty(bias.shape if learns_bias else 0),
+        bias.new_empty(0) if fill is None or not learns_fill else fill.new_empty(fill.shape),
+        bias.new_empty(0) if temperature is None else temperature.new_empty(temperature.shape),
+    )

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the fused kernels of window attention can do, and whether this machine can run them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+
+import torch
+
+__all__ = ["find_obstacle"]
+
+_MOST_TOKENS = 576
+_OLDEST = (8, 0)
+
+
+def find_obstacle(
+    kind: str,
+    index: int | None,
+    dtype: torch.dtype,
+    head_dim: int,
+    num_tokens: int,
+    dropout: float,
+) -> str:
+    """Say what stands in the way of the fused kernels; register them when nothing does.
+
+    Args:
+        kind: Type of the device, such as "cuda". A CPU will do where TRITON_INTERPRET=1 makes
+            Triton run kernels in its interpreter, very slowly.
+        index: Its number.
+        dtype: Of queries, keys and values.
+        head_dim: Width of a head.
+        num_tokens: Tokens of a window.
+        dropout: Probability of dropping a weight.
+
+    Returns:
+        What must hold and does not; nothing when `torch.ops.muntin.window_attention` can be called.
+    """
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"queries, keys and values must be float32, bfloat16 or float16, got {dtype}"
+    if head_dim not in (16, 32, 64):
+        return f"a head must be 16, 32 or 64 wide, got {head_dim}"
+    if num_tokens > _MOST_TOKENS:
+        return f"a window must have at most {_MOST_TOKENS} tokens, got {num_tokens}"
+    if dropout:
+        return f"attention weights must not be dropped, got a probability of {dropout}"
+    return _find_missing(kind, index)
+
+
+@functools.cache
+def _find_missing(kind: str, index: int | None) -> str:
+    """Look at the machine, once: what the environment says later does not count."""
+    if os.environ.get("MUNTIN_FUSED") == "0":
+        return "the environment variable MUNTIN_FUSED must not be 0"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton must be installed, which comes with PyTorch for GPUs on Linux"
+    missing = _find_lack(kind, index)
+    if not missing:
+        importlib.import_module("muntin.ops.triton.window_operator").register()
+    return missing
+
+
+def _find_lack(kind: str, index: int | None) -> str:
+    if kind == "cpu":
+        compiled = importlib.import_module("triton.runtime.jit").JITFunction
+        forward = importlib.import_module("muntin.ops.triton.window_forward")
+        runs = not isinstance(forward.attend_whole, compiled)
+        return "" if runs else "the device must be a GPU of NVIDIA, got cpu"
+    if kind != "cuda":
+        return f"the device must be a GPU of NVIDIA, got {kind}"
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return "PyTorch must find a GPU of NVIDIA"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < _OLDEST:
+        return f"the GPU must have compute capability {_OLDEST} or higher, got {capability}"
+    return ""

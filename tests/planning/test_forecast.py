@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""A plan adds up, follows what is asked, and says what would fit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import muntin
+from muntin.data.shape_sets import write_coco, write_maps
+from muntin.errors import ConfigError, DataError
+from tests.small import MODEL, SETTINGS, write_pictures
+
+SMALL = {**SETTINGS, "train.start_size": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), each=8)
+
+
+def draw_up(data, task="classify", settings=None, **options):
+    chosen = {"model": MODEL, "img_size": 32, "batch_size": 8, "precision": "fp32"}
+    chosen |= {"device": "cpu", "weights": "none", **options}
+    return muntin.plan(task, data, settings={**SMALL, **(settings or {})}, **chosen)
+
+
+def test_a_plan_adds_up(data):
+    plan = draw_up(data)
+    parts = [plan.parameters, plan.gradients, plan.optimizer, plan.averaged, plan.workspace]
+    assert sum(parts) + sum(dict(plan.activations).values()) + plan.process == pytest.approx(
+        plan.peak, rel=0.01
+    )
+    assert list(dict(plan.activations)) == ["patches", "stage 1", "stage 2"]
+    assert plan.steps == 3
+    assert plan.epoch_s >= 3 * plan.step_s > 0
+    assert plan.fits
+    assert plan.largest_batch_again >= plan.largest_batch > 8
+    assert dict(plan.measured).keys() == {
+        "step of 2", "step of 4", "reading a picture", "looking at one",
+    }  # fmt: skip
+    found = json.loads(json.dumps(plan.to_dict()))
+    assert found["fits"] is True
+    assert found["img_size"] == [32, 32]
+    assert found["activations"].keys() == dict(plan.activations).keys()
+
+
+def test_larger_batches_need_more(data):
+    small, large = (draw_up(data, batch_size=count, img_size=64) for count in (2, 16))
+    assert sum(dict(large.activations).values()) > 4 * sum(dict(small.activations).values())
+    assert large.parameters == small.parameters
+
+
+def test_averaged_weights_and_blocks_computed_again(data):
+    plan = draw_up(data, settings={"train.ema_decay": 0.9, "train.checkpointing": "true"})
+    plain = draw_up(data)
+    assert plain.averaged == 0
+    assert plan.averaged == pytest.approx(plan.parameters, rel=0.05)
+    assert plan.recomputed_blocks == plan.num_blocks == 2
+    assert sum(dict(plan.activations).values()) <= sum(dict(plain.activations).values())
+
+
+THREE_STAGES = {
+    "model.depths": "1,1,1", "model.num_heads": "1,2,4", "model.out_indices": "0,1,2",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "write"), [("detect", write_coco), ("semantic", write_maps)])
+def test_dense_tasks(tmp_path, task, write):
+    scenes = write(tmp_path / "data", num_train=6, num_val=2, size=(64, 64))
+    plan = draw_up(scenes, task, img_size=64, batch_size=4, settings=THREE_STAGES)
+    assert plan.peak > plan.process > 0
+    assert "stage 3" in dict(plan.activations)
+
+
+def test_what_cannot_fit_says_what_would(data):
+    plan = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 0.02})
+    assert not plan.fits
+    assert plan.recomputed_blocks == plan.num_blocks
+    assert 0 < plan.largest_batch < 64
+    assert any("does not fit" in note for note in plan.notes)
+    assert any(f"--batch-size {plan.largest_batch}" in note for note in plan.notes)
+    none = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 1e-4})
+    assert none.largest_batch_again == 0
+    assert any("not even one picture fits" in note for note in none.notes)
+
+
+def test_what_is_wrong_is_said_as_in_training(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"Did you mean 'swin_tiny'"):
+        draw_up(data, model="swin_tiney")
+    with pytest.raises(DataError):
+        draw_up(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"Unknown"):
+        draw_up(data, settings={"train.nothing": 1})

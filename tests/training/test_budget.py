@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training inside a memory that somebody names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from muntin.errors import ConfigError
+from muntin.recipes import TrainConfig
+from muntin.runs import Run
+from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
+from muntin.training.journal import read_journal
+from muntin.zoo import create_model
+from tests.small import train_small, write_pictures
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), each=8, side=32)
+
+
+def test_a_run_in_little_memory_is_the_same_run(data, tmp_path):
+    losses = []
+    for gib in (0, 0.015):
+        run = train_small(
+            data, tmp_path / str(gib), batch_size=16, img_size=64,
+            settings={"train.memory_gib": gib, "train.drop_path_rate": 0.2},
+        )  # fmt: skip
+        config = Run.open(run.path).config.train
+        assert bool(config.recomputed_blocks) == bool(gib)
+        assert config.batch_size == 16
+        losses.append([line["train_loss"] for line in read_journal(run.path)])
+    assert losses[0] == losses[1]
+
+
+def test_a_batch_that_cannot_fit_says_what_would(data, tmp_path):
+    options = {"batch_size": 16, "img_size": 64}
+    words = r"must hold a step of 16 pictures.*computed again \(--batch-size \d+ does\)"
+    with pytest.raises(ConfigError, match=words):
+        train_small(data, tmp_path / "run", settings={"train.memory_gib": 0.004}, **options)
+    with pytest.raises(ConfigError, match=r"one picture needs 0\.\d+"):
+        train_small(data, tmp_path / "run", settings={"train.memory_gib": 1e-5}, **options)
+
+
+def test_leading_blocks_alone():
+    backbone = create_model("swin_nano").backbone
+    assert checkpoint_blocks(backbone, 2) == 2
+    changed = ["forward" in vars(block) for stage in backbone.layers for block in stage.blocks]
+    assert changed == [True, True, False, False, False, False]
+
+
+def test_half_a_residual(data, tmp_path):
+    model = create_model("swin_nano").train()
+    narrow_residual(model.backbone)
+    seen = []
+    for stage in model.backbone.layers:
+        for block in stage.blocks:
+            block.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images).float().sum().backward()
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    seen.clear()
+    model(images)
+    assert set(seen) == {torch.float32}
+    with pytest.raises(ConfigError, match=r"needs a Swin or a ViT, got Linear"):
+        narrow_residual(torch.nn.Linear(2, 2))
+    settings = {"train.residual": "half"}
+    with pytest.raises(ConfigError, match=r"train\.residual=half needs precision bf16"):
+        train_small(data, tmp_path / "run", settings=settings)
+    run = train_small(data, tmp_path / "bf16", settings=settings, precision="bf16", epochs=1)
+    assert Run.open(run.path).config.train.residual == "half"
+
+
+def test_ranges():
+    with pytest.raises(ConfigError, match=r"train\.memory_gib"):
+        TrainConfig(memory_gib=-1)
+    with pytest.raises(ConfigError, match=r"train\.recomputed_blocks"):
+        TrainConfig(recomputed_blocks=-1)

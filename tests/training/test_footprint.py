@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of a step: recorded as it is, drawn as lines, and what is computed again."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from muntin.errors import ConfigError
+from muntin.training.checkpointing import checkpoint_blocks
+from muntin.training.footprint import Footprint, Line, Moment, measure_footprint
+from muntin.training.timeline import Part, list_parts, record_spans
+from muntin.zoo import create_model
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+class Toy(nn.Module):
+    """A network whose memory is known by heart: blocks of a megabyte a picture."""
+
+    def __init__(self, blocks=2):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.blocks = nn.ModuleList(nn.Sigmoid() for _ in range(blocks))
+
+    def forward(self, x):
+        for block in self.backbone.blocks:
+            x = block(x)
+        return x
+
+
+def toy_step(network, count):
+    x = torch.zeros(count, MIB // 4, requires_grad=True)
+    network(x).sum().backward()
+
+
+def test_spans_of_a_known_network():
+    network = Toy()
+    spans = record_spans(network, partial(toy_step, network, 3), CPU)
+    names = [(span.part, span.backward) for span in spans]
+    first, second = "backbone.blocks.0", "backbone.blocks.1"
+    assert names == [
+        ("", False), (first, False), ("", False), (second, False), ("", False),
+        (second, True), (first, True),
+    ]  # fmt: skip
+    live = [round(span.live / MIB) for span in spans]
+    assert live[:5] == [0, 3, 6, 6, 9]
+    assert spans[2].output == spans[4].output == 3 * MIB
+    assert max(span.most for span in spans) >= 9 * MIB
+    assert not any(block._forward_hooks for block in network.backbone.blocks)
+
+
+def test_parts_of_real_networks():
+    swin = list_parts(create_model("swin_nano"))
+    assert swin[0] == Part(name="backbone.patch_embed", stage=0, is_block=False)
+    assert [part.stage for part in swin if part.is_block] == [1, 1, 2, 2, 3, 3]
+    assert [part.stage for part in swin if "downsample" in part.name] == [1, 2, 3]
+    vit = list_parts(create_model("vit_tiny"))
+    assert [part.stage for part in vit if part.is_block] == [1] * 12
+    assert list_parts(nn.Linear(2, 2)) == ()
+
+
+def footprint_of(network, side=64, batches=(2, 4)):
+    images = torch.randn(8, 3, side, side)
+
+    def step(count):
+        network(images[:count]).square().sum().backward()
+        network.zero_grad()
+
+    step(1)
+    held = sum(p.numel() * p.element_size() for p in network.parameters())
+    return measure_footprint(network, step, held, CPU, batches), step
+
+
+@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
+def test_two_small_steps_tell_a_larger_one(name):
+    fields = {"embed_dim": 48, "depth": 3} if name == "vit_tiny" else {}
+    network = create_model(name, img_size=(64, 64), drop_path_rate=0.0, **fields).train()
+    footprint, step = footprint_of(network)
+    for batch in (6, 8):
+        spans = record_spans(network, partial(step, batch), CPU)
+        real = footprint.held + max(span.most for span in spans)
+        assert footprint.peak(batch).total == pytest.approx(real, rel=0.05)
+
+
+def test_what_computing_again_saves_is_predicted():
+    network = create_model("swin_nano", img_size=(64, 64), drop_path_rate=0.0).train()
+    footprint, step = footprint_of(network)
+    assert footprint.num_blocks == 6
+    totals = [footprint.peak(8, again).total for again in range(7)]
+    assert totals == sorted(totals, reverse=True)
+    checkpoint_blocks(network.backbone, 2)
+    spans = record_spans(network, partial(step, 8), CPU)
+    real = footprint.held + max(span.most for span in spans)
+    assert totals[2] == pytest.approx(real, rel=0.12)
+    assert totals[2] < 0.95 * totals[0]
+
+
+def lines(*moments, blocks=2):
+    """Two blocks that remember 3 a picture and give 1, and the moments given."""
+    return Footprint(
+        held=10,
+        gradients=4,
+        parts=tuple(Part(name=str(n), stage=1, is_block=True) for n in range(blocks)),
+        moments=moments,
+        remembered=(Line(0, 3),) * blocks,
+        outputs=(Line(0, 1),) * blocks,
+    )
+
+
+def test_the_peak_is_the_highest_line():
+    early = Moment(part="", backward=False, done=2, most=Line(0, 6))
+    late = Moment(part="0", backward=True, done=0, most=Line(20, 1))
+    footprint = lines(early, late)
+    assert footprint.peak(1).total == 10 + 21
+    assert footprint.peak(1).grown == 4
+    assert footprint.peak(1).remembered == (0, 0)
+    assert footprint.peak(10).total == 10 + 60
+    assert footprint.peak(10).remembered == (30, 30)
+    # Computed again, blocks remember what they give; the end of the way back stays.
+    assert footprint.peak(10, 1).total == 10 + 60 - 20
+    assert footprint.peak(10, 2).total == 10 + 30
+    assert footprint.peak(10, 2).remembered == (0, 0)
+
+
+def test_what_fits():
+    footprint = lines(Moment(part="", backward=False, done=2, most=Line(0, 6)))
+    assert footprint.fit_batch(10 + 60) == 10
+    assert footprint.fit_batch(10 + 59.9) == 9
+    assert footprint.fit_batch(15) == 0
+    assert footprint.fit_batch(10 + 60, 1) == 15
+    assert footprint.fit_blocks(10, 100) == 0
+    assert footprint.fit_blocks(10, 50) == 1
+    assert footprint.fit_blocks(10, 1) == 2
+
+
+def test_steps_that_differ_are_refused():
+    network = Toy()
+
+    def step(count):
+        for _ in range(count):
+            toy_step(network, 1)
+
+    with pytest.raises(ConfigError, match=r"Toy must work in the same way on 1 and 2 pictures"):
+        measure_footprint(network, step, 0, CPU)
