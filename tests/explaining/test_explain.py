@@ -425,3 +425,33 @@ def test_every_task(task, tmp_path):
     assert told == set(SECTIONS)
     assert {missing.section for missing in page.missing} == {"attention"}, page.missing
     assert len(set(page.missing)) == len(page.missing), "said once for all pictures"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_an_instance_run_finds(tmp_path):
+    data = write_coco(
+        tmp_path / "data", num_train=16, num_val=1, size=(64, 64), max_objects=2,
+        classes=("cross", "ring"), usual_colours=1.0, max_angle=0.1,
+    )  # fmt: skip
+    learning = {"train.learning_rate": 4e-3}
+    run = train_detector("instance", data, tmp_path / "run", epochs=40, settings=learning).path
+    image = data / "train" / "00000.jpg"
+    (found,) = muntin.load(run, device="cpu")(image)
+    assert found.scores[0] > 0.5, "it has learnt to find something"
+    assert found.masks[0].any()
+    sections = ("decision", "comparison")
+    page = muntin.explain(run, image, tmp_path / "out", compare=run, sections=sections)
+    assert page.missing == ()
+    folder = tmp_path / "out" / "00000"
+    facts = json.loads((folder / "decision-activation.json").read_text())["facts"]
+    name = found.class_names[0]
+    assert facts["asked"] == f"the log-odds of box 0, {name} ({found.scores[0]:.2f})"
+    np.testing.assert_allclose(facts["box_xyxy"], found.boxes[0], atol=0.01)
+    told = json.loads((folder / "comparison-answers.json").read_text())["facts"]
+    assert told["agreement"] == 1
+    again = muntin.explain(run, image, tmp_path / "named", target=name, sections="decision")
+    said = json.loads(next(p for p in again.files if p.suffix == ".json").read_text())["facts"]
+    assert said["asked"] == facts["asked"]
+    with pytest.raises(ConfigError, match=f"number of a box, from 0 to {len(found) - 1} in"):
+        muntin.explain(run, image, tmp_path / "none", target=len(found), sections="decision")

@@ -347,8 +347,8 @@ class _Writer:
         self, maker: Maker, subjects: Sequence[Subject], chapter: Chapter, reason: str = ""
     ) -> None:
         """Put what a maker makes on the page and into files; or the reason why it cannot."""
-        has_modules = subjects[0].backbone is not None
         if self.asked.covers(maker.needs):
+            has_modules = subjects[0].backbone is not None
             if not reason and (has_modules or not maker.inside):
                 self.say(f"{chapter.title}: {maker.title}")
         else:
