@@ -14,12 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import muntin
 from muntin.errors import ConfigError, ShapeError
-from muntin.explaining.agreeing import agree, show_answers
+from muntin.explaining.agreeing import MOST_BOXES, agree, show_answers
 from muntin.explaining.comparing import compare_layers, read_layers, show_comparison
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.subject import Subject
+from muntin.explaining.targeting import look
 from muntin.ops.similarity import linear_cka
-from muntin.results import Detections, Labels, Poses, SemanticMap
+from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
 from muntin.samples import Classes
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_subject
@@ -271,6 +272,18 @@ def test_fresh_weights_are_told_and_nothing_is_concluded() -> None:
     assert "is wrong there" not in answers.text
     layers, _ = show_comparison(first, _pictures(build("swin", seed=1)))
     assert "learnt different things" in layers.text
+
+
+def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
+    network = tiny_detector("fcos_small", 3, task="detect")
+    with torch.no_grad():
+        network.head.classes.bias.fill_(4)
+    subjects = _pictures(network, 1, task="detect", size=(50, 70), fit="inside")
+    (exhibit,) = show_answers(subjects, subjects)
+    said = look(subjects[0])
+    assert len(said.above(SURE)) > 0
+    for panel in exhibit.figure.axes:
+        assert len(panel.patches) == 2 * min(len(said.above(SURE)), MOST_BOXES)
 
 
 # What cannot be compared.

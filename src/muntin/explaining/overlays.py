@@ -90,7 +90,9 @@ def blend(
     return np.round(255 * ((1 - strength) * grey + strength * coloured)).astype(np.uint8)
 
 
-def mark_box(axes: Axes, box: Sequence[float], colour: str = SKY) -> None:
+def mark_box(
+    axes: Axes, box: Sequence[float], colour: str | tuple[float, float, float] = SKY
+) -> None:
     """Draw the edges of a box, in pixels."""
     left, top, right, bottom = box
     for width, line in ((3.5, "white"), (1.8, colour)):
