@@ -4,8 +4,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from dataclasses import replace
+
 import pytest
 
+from muntin.commands import explain
+from muntin.errors import ShapeError
+from muntin.explaining import showing
+from muntin.explaining.exhibits import SECTIONS
 from tests.commands.refusing import refuses
 from tests.small import train_small, write_pictures
 
@@ -52,3 +60,51 @@ def test_a_mistake_is_one_line(muntin, run, data, tmp_path):
     (tmp_path / "file").write_text("")
     assert refuses(muntin("explain", run, path, "--out", tmp_path / "file"), "could not be written")
     assert refuses(muntin("explain", run), "See: muntin explain --help")
+    for empty in ("", " , "):
+        assert refuses(muntin("explain", run, path, f"--sections={empty}", *to), "must be some of")
+    assert refuses(muntin("explain", run, path, "--target=1.5", *to), "Unknown class '1.5'")
+    assert refuses(muntin("explain", "nosuch", path, *to), "muntin models 'swin*'")
+    assert "Known" not in muntin("explain", "nosuch", path, *to)[2]
+
+
+def test_sections_are_those_of_the_page():
+    assert tuple(SECTIONS) == explain.SECTIONS
+
+
+def test_sections_are_refused_before_anything_heavy_is_imported(muntin, monkeypatch):
+    monkeypatch.setitem(sys.modules, "muntin.explaining", None)  # importing it fails
+    assert refuses(muntin("explain", "any", "none.png", "--sections=foo"), "section 'foo'")
+
+
+def test_help_names_every_section(muntin, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, said, _ = muntin("explain", "--help")
+    assert code == 0
+    words = re.findall(r"\w+", said)
+    assert {*SECTIONS} <= {*words}
+
+
+def test_stopping_says_what_is_left(muntin, run, data, tmp_path, monkeypatch):
+    def stop(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(showing, "open_subject", stop)
+    out = tmp_path / "out"
+    code, _, err = muntin("explain", run, data / "ash" / "0.png", "--out", out)
+    assert code == 130
+    assert err == f"muntin: stopped; {out} is as it was.\n"
+    assert not out.exists()
+
+
+def test_what_shows_nothing_is_no_success(muntin, run, data, tmp_path, monkeypatch):
+    path = data / "ash" / "0.png"
+    refused = ShapeError("images must have a size that it takes")
+
+    def fail(*args):
+        raise refused
+
+    maker = replace(showing.MAKERS[0], show=fail)
+    monkeypatch.setattr(showing, "MAKERS", (maker,))
+    code, said, _ = muntin("explain", run, path, "--sections=cut", "--out", tmp_path / "out")
+    assert code == 1
+    assert f"not shown: {maker.title}. {refused}" in said

@@ -10,19 +10,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from muntin.explaining.attending import show_attention
 from muntin.explaining.exhibits import Exhibit, Missing
+from muntin.explaining.painting import blend
 from muntin.explaining.point_layers import (
     asking_rows,
     lay_on_map,
     look_from,
     make_point_layers,
 )
-from muntin.explaining.pointing import find_point, token_at
+from muntin.explaining.pointing import cell_at, find_point, token_at
 from muntin.explaining.rolling import can_roll_out, measure_distances, roll_out
 from muntin.explaining.tracing import trace
 from muntin.models.vit import ViT
+from muntin.tasks import find_task
 from tests.explaining.small_subjects import (
     BUILDERS,
     assert_untouched,
@@ -140,6 +143,80 @@ def test_a_shifted_window_is_put_back_to_its_place(name):
     expected[:] = False
     expected[:2, :2] = True
     assert torch.equal(found, expected)
+
+
+def _boxes(sheet):
+    """Where the words of a figure lie."""
+    canvas = FigureCanvasAgg(sheet)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    words = [text for text in sheet.axes[0].texts if text.get_text()]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in words]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 128)])
+@pytest.mark.parametrize("name", ["hiera", "swin", "t2t"])
+def test_titles_do_not_lie_on_each_other(name, size):
+    found = exhibits(make_subject(build(name), size))
+    for exhibit in ("attention-point", "attention-point-heads"):
+        figure = found[exhibit].figure
+        boxes = _boxes(figure)
+        for place, (words, box) in enumerate(boxes):
+            assert box.x0 >= 0, words
+            assert box.x1 <= figure.bbox.x1, words
+            assert not any(box.overlaps(other) for _, other in boxes[:place]), words
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "hiera"])
+def test_the_marked_cell_is_the_token_that_is_asked(name):
+    subject = make_subject(build(name), (64, 96), point=(0.5, 0.5))
+    for layer in trace(subject.backbone, subject.images):
+        left, top, right, bottom = cell_at(layer, find_point(subject))
+        row = int(asking_rows(layer)[token_at(layer, find_point(subject))])
+        number = int(layer.queries.flatten()[row])
+        side = layer.stride * layer.pooled
+        down, across = divmod(number, layer.query_grid[1])
+        assert (left, top) == (across * side, down * side)
+        assert (right, bottom) == (left + side, top + side)
+
+
+def test_even_attention_is_told():
+    subject = make_subject(build("vit"))
+    layers = subject.backbone.blocks
+    assert "begin at 0" not in exhibits(subject)["attention-point"].text
+    with torch.no_grad():
+        for block in layers:
+            block.attn.qkv.weight.mul_(1e-3)
+            block.attn.qkv.bias.mul_(1e-3)
+    assert "Colours begin at 0" in exhibits(subject)["attention-point"].text
+
+
+def test_colours_are_those_of_the_scale():
+    picture = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
+    brightest = blend(picture, np.ones((2, 2), np.float32), 4)
+    yellow = np.array([0.993, 0.906, 0.144])
+    assert np.abs(brightest - yellow).max() < 0.15
+    assert np.ptp(brightest[..., 0]) > 0.1, "the picture shines through"
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("vit", "the class token"), ("swin", "padding"), ("hiera", ""),
+])  # fmt: skip
+def test_where_else_attention_goes_is_named(name, words):
+    size = (46, 58) if name == "swin" else (64, 64)
+    subject = make_subject(build(name), size)
+    assert {table.elsewhere for table in make_point_layers(
+        trace(subject.backbone, subject.images)
+    )} <= {words, ""}  # fmt: skip
+    assert trace(subject.backbone, subject.images)[0].elsewhere == words
+
+
+def test_a_head_that_reads_maps_is_no_classifier():
+    subject = replace(make_subject(build("swin")), task=find_task("semantic"))
+    (shown, _) = missing(subject)
+    assert "has no class token: its head reads the maps." in shown.reason
+    (shown, _) = missing(make_subject(build("swin")))
+    assert "its classifier reads the mean over the map" in shown.reason
 
 
 def test_padding_is_told():

@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import muntin
 from muntin.errors import ConfigError, ShapeError
-from muntin.explaining.agreeing import agree, show_answers
+from muntin.explaining.agreeing import MOST_BOXES, agree, show_answers
 from muntin.explaining.comparing import compare_layers, read_layers, show_comparison
-from muntin.explaining.exhibits import Missing
+from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.subject import Subject
+from muntin.explaining.targeting import look
 from muntin.ops.similarity import linear_cka
-from muntin.results import Detections, Labels, Poses, SemanticMap
+from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
+from muntin.samples import Classes
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_subject
 
@@ -201,6 +205,85 @@ def test_shows_every_kind_of_answer(kind: str) -> None:
     (exhibit,) = show_answers(first, second)
     assert 0 <= exhibit.facts["agreement"] <= 1
     assert exhibit.figure.axes
+
+
+def _fit(figure) -> None:
+    """Refuse words that stick out of a figure, or lie on each other."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    words = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    words += [axes.title for axes in figure.axes]
+    boxes = [text.get_window_extent(renderer) for text in words if text.get_text()]
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    for axes in figure.axes:
+        inside = axes.get_window_extent(renderer)
+        assert not any(inside.overlaps(box) for box in boxes)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_answers_are_not_cut_off(count: int) -> None:
+    sizes = ((64, 64), (40, 100), (100, 40), (48, 80), (64, 64))[:count]
+    name = "a run whose name is long (swin_small_patch4_window7_224 of the tenth of May, again)"
+    networks = [build("swin"), build("swin", seed=3)]
+    first, second = (
+        [make_subject(network, size=size, index=k, name=f"{number} {name}")
+         for k, size in enumerate(sizes)]
+        for number, network in enumerate(networks)
+    )  # fmt: skip
+    (exhibit,) = show_answers(first, second)
+    _fit(exhibit.figure)
+
+
+def test_models_of_other_classes_are_compared_by_their_layers_alone() -> None:
+    network = build("swin")
+    first = _pictures(network)
+    others = [_named(one, "fir", "oak", "yew") for one in first]
+    layers, answers = show_comparison(first, others)
+    assert layers.facts["mean_of_diagonal"] == pytest.approx(1)
+    assert isinstance(answers, Missing)
+    assert answers.reason.startswith("The classes differ, so the answers cannot be compared")
+    numbers = [_named(one, "class 0", "class 1", "class 2", "class 3") for one in first]
+    assert isinstance(show_answers(numbers, others)[0], Missing)
+    fewer = [_named(one, "class 0", "class 1", "class 2") for one in first]
+    assert isinstance(show_answers(fewer, numbers)[0], Missing), "numbers of two lists"
+    assert isinstance(show_answers(fewer, fewer)[0], Exhibit)
+    some = [_named(one, "birch", "cedar", "fir") for one in first]
+    (shown,) = show_answers(first, some)
+    assert "2 classes in common, of 3 and 3" in shown.text
+    assert "is wrong there" not in shown.text
+
+
+def _named(subject: Subject, *names: str) -> Subject:
+    return replace(subject, classes=Classes(names=names))
+
+
+def test_fresh_weights_are_told_and_nothing_is_concluded() -> None:
+    first = _pictures(build("swin"))
+    other = [replace(one, name="new", trained=False) for one in _pictures(build("swin", seed=1))]
+    layers, answers = show_comparison(first, other)
+    assert "The weights of new are fresh" in layers.text
+    assert "learnt different things" not in layers.text
+    assert "The weights of new are fresh" in answers.text
+    assert "is wrong there" not in answers.text
+    layers, _ = show_comparison(first, _pictures(build("swin", seed=1)))
+    assert "learnt different things" in layers.text
+
+
+def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
+    network = tiny_detector("fcos_small", 3, task="detect")
+    with torch.no_grad():
+        network.head.classes.bias.fill_(4)
+    subjects = _pictures(network, 1, task="detect", size=(50, 70), fit="inside")
+    (exhibit,) = show_answers(subjects, subjects)
+    said = look(subjects[0])
+    assert len(said.above(SURE)) > 0
+    for panel in exhibit.figure.axes:
+        assert len(panel.patches) == 2 * min(len(said.above(SURE)), MOST_BOXES)
 
 
 # What cannot be compared.

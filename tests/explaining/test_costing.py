@@ -104,6 +104,13 @@ def test_exhibits(monkeypatch):
     gc.collect()
 
 
+def test_threads_are_counted_in_words(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert costing._count_threads() == "1 thread"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert costing._count_threads() == "2 threads"
+
+
 def test_an_export_is_not_counted(monkeypatch):
     monkeypatch.setattr(costing, "SIDES", (224,))
     monkeypatch.setattr(costing, "MAP_SIDES", (14,))

@@ -88,6 +88,41 @@ def test_the_rolled_map_is_the_map_rolled(size):
         assert np.array_equal(number_rolled(layer), rolled)
 
 
+def test_mask_units_cover_the_same_part_until_everything_is_seen():
+    exhibit = exhibits(make_subject(build("hiera"), (64, 96)))["cut-windows"]
+    rows = exhibit.facts["stages"]
+    assert [row["windows"] for row in rows] == [[2, 3], [2, 3], [1, 1], [1, 1]]
+    assert [row["window"] for row in rows] == [[8, 8], [4, 4], [4, 6], [2, 3]]
+    layers = trace(build("hiera"), pictures((64, 96), 1))
+    assert [title for row in rows for title in row["blocks"]] == [one.title for one in layers]
+    assert "covers the same part of the picture" in exhibit.text
+    assert "covers more of the picture" not in exhibit.text
+    titles = [axes.get_title() for axes in exhibit.figure.axes]
+    assert titles[0] == "blocks 1 to 2\n6 units of 8 x 8 tokens"
+    assert titles[-1].endswith("global: 2 x 3 tokens")
+
+
+def test_padding_of_a_detector_is_told_apart():
+    subject = make_subject(build("vit"), (48, 56))
+    enlarged = torch.nn.functional.pad(subject.images, (0, 8, 0, 16))
+    text = exhibits(replace(subject, images=enlarged))["cut-patches"].text
+    assert "48 x 56 pixels (height x width), padded to 64 x 64, becomes 8 x 8 tokens" in text
+    assert "sides are multiples of 32 pixels" in text
+    assert "whole tokens" not in text
+
+
+@pytest.mark.parametrize("size", [(46, 58), (32, 32)])
+def test_panels_of_windows_are_drawn_at_one_scale(size):
+    figure = exhibits(make_subject(build("swin"), size))["cut-windows"].figure
+    figure.canvas.draw()
+    for start in range(0, len(figure.axes), 4):
+        line = [axes for axes in figure.axes[start : start + 4] if axes.images]
+        assert len({(axes.get_xlim(), axes.get_ylim()) for axes in line}) == 1
+        titles = [axes.get_title() for axes in line]
+        assert " 1 windows" not in titles[0]
+        assert "\n1 windows" not in titles[0]
+
+
 def test_padding_and_windows_are_told():
     facts = exhibits(make_subject(build("swin"), (46, 58)))["cut-windows"].facts
     assert facts["stages"][0] == {

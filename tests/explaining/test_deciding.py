@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -148,7 +149,8 @@ def test_before_the_last_block_where_the_class_token_is_read(family: str) -> Non
     assert last.early
     assert last.signed.abs().max() > 0
     exhibit = show_decision(subject)[0]
-    assert "class token alone" in exhibit.text
+    tokens = "class token and the distillation token" if family == "deit" else "class token"
+    assert f"is read from the {tokens} alone" in exhibit.text
 
 
 def test_enlarge_covers_what_the_map_covers() -> None:
@@ -234,6 +236,8 @@ def test_asks_every_task(kind: str) -> None:
     )  # fmt: skip
     gained = pixels.facts["value"] - pixels.facts["value_of_empty_picture"]
     assert abs(pixels.facts["completeness_error"]) < 0.02 + 0.1 * abs(gained)
+    assert "the mean colour of the preprocessing" in pixels.text
+    assert ("Yellow in the picture" in pixels.text) == (kind == "semantic")
     for exhibit in exhibits:
         assert all(0 <= part <= 1 for part in exhibit.facts["peak"])
         assert exhibit.formula.startswith("<math")
@@ -284,6 +288,37 @@ def test_asks_about_the_region_of_a_class() -> None:
         assert asked.value == pytest.approx(float(logits[class_id][won == class_id].mean()))
         assert asked.region.shape == subject.shown_size
         assert asked.region[10, 20] == (won[10 // 4, 20 // 4] == class_id)
+
+
+def test_the_region_is_marked_on_the_picture_as_it_is() -> None:
+    subject = _mapper()
+    asked = ask(subject, subject.network, subject.images)
+    panel = show_decision(subject)[0].figure.axes[0]
+    drawn = panel.images[0].get_array()
+    shown = subject.shown.permute(1, 2, 0).numpy()
+    assert np.array_equal(drawn[~asked.region], shown[~asked.region])
+    assert not np.array_equal(drawn[asked.region], shown[asked.region])
+    assert panel.get_title() == "the picture; yellow: where it won"
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_scale_of_the_pixels_is_told() -> None:
+    exhibit = show_decision(_subject("swin"))[1]
+    largest = np.percentile(np.abs(exhibit.arrays["pixels"].sum(axis=0)), 99.5)
+    assert exhibit.figure.axes[1].get_title() == f"every pixel: 1 is {largest:.2g}"
+    assert "part of each panel's scale" in exhibit.figure.axes[-1].get_xlabel()
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_says_on_the_map_that_nothing_speaks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silence(*args):
+        return [replace(row, signed=-row.signed.abs()) for row in activate(*args)]
+
+    monkeypatch.setattr(deciding, "activate", silence)
+    exhibit = show_decision(_pose())[0]
+    titles = [panel.get_title() for panel in exhibit.figure.axes[1:-1]]
+    assert titles == ["stride 16 (main): nothing", "stride 8: nothing", "stride 4: nothing"]
+    assert "nothing in the coarsest map speaks for it" in exhibit.text
 
 
 def test_asks_about_a_keypoint() -> None:
@@ -365,7 +400,7 @@ def test_exported_files_are_asked_by_covering(kind: str) -> None:
     (exhibit,) = show_decision(subject.with_network(engine))
     assert exhibit.name == "decision-occlusion"
     assert exhibit.arrays["falls"].any()
-    assert "no gradients" in exhibit.text
+    assert "no gradients, so" in exhibit.text
 
 
 # Nothing is left behind.
@@ -614,6 +649,7 @@ LEARNERS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("look", LEARNERS)
 def test_learnt_evidence_lies_on_the_object_that_decides(look: str, scenes) -> None:
     name, options = LEARNERS[look]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,15 @@ from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining import showing
 from muntin.explaining.exhibits import SECTIONS
-from muntin.explaining.opening import look, open_model, open_subject
+from muntin.explaining.opening import open_model, open_subject
 from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
-from tests.detectors import BODY, BODY_SETTINGS, train_detector
+from muntin.explaining.targeting import NotThere, look
+from muntin.prediction import Predictor
+from muntin.run_lengths import decode_mask
+from muntin.samples import Classes
+from muntin.tasks import find_task
+from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.small import CLASSES, picture, train_small, write_pictures
 
 QUICK = ("cut",)
@@ -146,7 +152,10 @@ def test_several_pictures(run, data, tmp_path, few):
     with pytest.warns(MuntinWarning, match=r"left out.*broken\.png"):
         page = muntin.explain(run, places, tmp_path / "out")
     assert page.left_out == (str(broken),)
-    assert {path.parent.name for path in page.files} == {"0", "0-2"}
+    assert {path.parent.name for path in page.files} == {"ash_0", "birch_0"}
+    text = page.path.read_text(encoding="utf-8")
+    assert "<span>ash/0.png</span>" in text
+    assert "<span>birch/0.png</span>" in text
     with pytest.raises(DataError, match="broken"):
         muntin.explain(run, broken, tmp_path / "out")
 
@@ -171,10 +180,6 @@ def test_points():
 
 @pytest.mark.parametrize("size", [(300, 500), (64, 64)])
 def test_a_large_map_is_explained_in_a_window(size, data, run):
-    from dataclasses import replace
-
-    from muntin.tasks import find_task
-
     model = open_model(run)
     pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="window", scale=0.5)
     model = replace(model, pre=pre, task=find_task("semantic"))
@@ -248,6 +253,116 @@ def test_a_size_that_a_model_refuses(tmp_path):
     assert any("cannot see this picture" in missing.reason for missing in page.missing)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_nothing_is_left_where_it_stops(error, run, data, tmp_path, monkeypatch, few):
+    path = data / "ash" / "0.png"
+    old = muntin.explain(run, path, tmp_path / "old")
+    before = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
+
+    def stop(asked, subjects):
+        raise error("in the middle")
+
+    monkeypatch.setattr(showing, "MAKERS", (*showing.MAKERS, replace(MAKERS[0], show=stop)))
+    for out in (tmp_path / "new", old.path.parent):
+        with pytest.raises(error):
+            muntin.explain(run, path, out)
+    assert not (tmp_path / "new").exists()
+    after = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
+    assert after == before
+    assert [one.name for one in (tmp_path / "old").iterdir() if one.name[0] == "."] == []
+
+
+def test_only_what_is_made_is_announced(run, data, tmp_path):
+    def titles(model, **more):
+        said = []
+        sections = [section for section in SECTIONS if section != "cost"]
+        path = data / "ash" / "0.png"
+        muntin.explain(model, path, tmp_path / "out", sections=sections, say=said.append, **more)
+        return [line.partition(": ")[2] for line in said]
+
+    own = titles(run)
+    assert "Attention" in own
+    assert not {"Pictures that are alike", "Two models beside each other"} & {*own}
+    assert {"Pictures that are alike", "Two models beside each other"} < {
+        *titles(run, folder=data, compare=run)
+    }
+    file = muntin.export(run, tmp_path / "trees.pt2", format="torch").path
+    assert titles(file, folder=data) == ["What decided"]
+
+
+def test_what_is_not_taken_is_refused_in_one_line(run, data, tmp_path):
+    path = data / "ash" / "0.png"
+    tensor = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    for images, got in ((None, "NoneType"), (tensor, "Tensor of shape (3, 32, 32)"), ([3], "int")):
+        with pytest.raises(DataError, match=r"a path, a PIL picture or an \(H, W, 3\)") as caught:
+            muntin.explain(run, images, tmp_path)
+        assert f"got {got}" in str(caught.value)
+    with pytest.raises(ConfigError, match="point must be x,y from 0 to 1 in the picture, got 'x'"):
+        muntin.explain(run, path, tmp_path, point="x")
+    for target in (1.5, True, (1,)):
+        with pytest.raises(ConfigError, match="target must be the name of a class"):
+            muntin.explain(run, path, tmp_path, target=target)
+    with pytest.raises(ConfigError, match=r"got one without a head\."):
+        muntin.explain(muntin.create_backbone("swin_nano"), path, tmp_path)
+    with pytest.raises(ConfigError, match=r"got one with num_classes=0\."):
+        muntin.explain(muntin.create_model("swin_nano", num_classes=0), path, tmp_path)
+
+
+def test_one_section_may_be_a_text(run, data, tmp_path):
+    page = muntin.explain(run, data / "ash" / "0.png", tmp_path, sections="cut")
+    assert {path.name.partition("-")[0] for path in page.files} == {"cut"}
+    with pytest.raises(ConfigError, match=r"Unknown section 'cuts'\. Did you mean 'cut'"):
+        muntin.explain(run, data / "ash" / "0.png", tmp_path, sections="cuts")
+
+
+@pytest.mark.parametrize("target", [99, "square"])
+def test_a_box_that_is_not_there(target, tmp_path, monkeypatch):
+    kept = tuple(maker for maker in MAKERS if maker.section == "decision")
+    monkeypatch.setattr(showing, "MAKERS", kept)
+    names = ("cross", "ring", "square")
+    network = tiny_detector("fcos_small", 3, task="detect").eval()
+    with torch.no_grad():
+        network.head.classes.bias[2] = -50  # never a square
+    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="inside")
+    model = Predictor(network, find_task("detect"), Classes(names=names), pre, device="cpu")
+    pictures = [picture(0, 0, 64), picture(0, 1, 64)]
+    message = "number of a box, from 0 to 19 in" if target == 99 else "finds, got 'square'"
+    for given in (pictures[0], pictures):
+        with pytest.raises(ConfigError, match=message):
+            muntin.explain(model, given, tmp_path / "out", target=target)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_box_that_is_missing_in_one_of_several_pictures(run, data, tmp_path, monkeypatch):
+    opened = showing.open_subject
+
+    def open_or_miss(model, image, **asked):
+        if str(image).endswith("1.png") and "target" in asked:
+            raise NotThere("there is no such box")
+        return opened(model, image, **asked)
+
+    monkeypatch.setattr(showing, "open_subject", open_or_miss)
+    images = [data / "ash" / "0.png", data / "ash" / "1.png"]
+    page = muntin.explain(run, images, tmp_path, target=0, sections=("cut", "decision"))
+    assert [(one.section, one.reason) for one in page.missing if one.section == "decision"] == [
+        ("decision", "there is no such box")
+    ]
+    assert {path.parent.name for path in page.files if path.name[0] == "d"} == {"0"}
+    assert {path.parent.name for path in page.files if path.name[0] == "c"} == {"0", "1"}
+
+
+def test_a_model_of_timm_is_made_for_the_size(tmp_path):
+    page = muntin.explain(
+        "timm:test_vit", picture(0, 0, 40), tmp_path, img_size=(64, 96), sections="cut"
+    )
+    facts = json.loads((tmp_path / "picture_1" / "cut-patches.json").read_text())["facts"]
+    assert facts["grid"] == [4, 6]
+    network = muntin.create_model("timm:test_vit", num_classes=2)
+    page = muntin.explain(network, picture(0, 0, 40), tmp_path, img_size=(64, 64), sections="cut")
+    assert not page.files
+    assert "a size that timm's test_vit takes, got 64 x 64" in page.missing[0].reason
+
+
 def test_refusals(run, data, tmp_path):
     path = data / "ash" / "0.png"
     (tmp_path / "file").write_text("in the way")
@@ -289,14 +404,15 @@ SETTINGS = {**BODY_SETTINGS, "head.channels": 16}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("task", ["instance", "semantic", "pose"])
 def test_every_task(task, tmp_path):
     if task == "instance":
-        data = write_coco(tmp_path / "data", num_train=4, num_val=2, size=(48, 64))
+        data = write_coco(tmp_path / "data", num_train=4, num_val=4, size=(48, 64))
         run = train_detector(
             task, data, tmp_path / "run", epochs=1, settings={"head.select.score_threshold": 0.0}
         ).path
-        images = sorted((data / "val").iterdir())
+        images = sorted((data / "val").iterdir())[:2]
     else:
         write = write_maps if task == "semantic" else write_frames
         data = write(tmp_path / "data", num_train=6, num_val=2, size=(64, 80))
@@ -310,3 +426,33 @@ def test_every_task(task, tmp_path):
     assert told == set(SECTIONS)
     assert {missing.section for missing in page.missing} == {"attention"}, page.missing
     assert len(set(page.missing)) == len(page.missing), "said once for all pictures"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_an_instance_run_finds(tmp_path):
+    data = write_coco(
+        tmp_path / "data", num_train=16, num_val=1, size=(64, 64), max_objects=2,
+        classes=("cross", "ring"), usual_colours=1.0, max_angle=0.1,
+    )  # fmt: skip
+    learning = {"train.learning_rate": 4e-3}
+    run = train_detector("instance", data, tmp_path / "run", epochs=40, settings=learning).path
+    image = data / "train" / "00000.jpg"
+    (found,) = muntin.load(run, device="cpu")(image)
+    assert found.scores[0] > 0.5, "it has learnt to find something"
+    assert decode_mask(found.masks[0]).any()
+    sections = ("decision", "comparison")
+    page = muntin.explain(run, image, tmp_path / "out", compare=run, sections=sections)
+    assert page.missing == ()
+    folder = tmp_path / "out" / "00000"
+    facts = json.loads((folder / "decision-activation.json").read_text())["facts"]
+    name = found.class_names[0]
+    assert facts["asked"] == f"the log-odds of box 0, {name} ({found.scores[0]:.2f})"
+    np.testing.assert_allclose(facts["box_xyxy"], found.boxes[0], atol=0.01)
+    told = json.loads((folder / "comparison-answers.json").read_text())["facts"]
+    assert told["agreement"] == 1
+    again = muntin.explain(run, image, tmp_path / "named", target=name, sections="decision")
+    said = json.loads(next(p for p in again.files if p.suffix == ".json").read_text())["facts"]
+    assert said["asked"] == facts["asked"]
+    with pytest.raises(ConfigError, match=f"number of a box, from 0 to {len(found) - 1} in"):
+        muntin.explain(run, image, tmp_path / "none", target=len(found), sections="decision")

@@ -29,6 +29,8 @@ CHROMIUM = next(
 )
 NASTY = 'roses & <b id="injected">"thorns"</b> </script>'
 GRID = (3, 4)
+FIRST = "stage 2, block 2 (mask units, pooled queries), mean of 16 heads"
+LONG = "<math display='block'><mrow>" + "<mi>alpha</mi><mo>+</mo>" * 40 + "</mrow></math>"
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def mirror_layer(title: str, *, even: bool = False) -> PointLayer:
     return PointLayer(
         title=title, grid=GRID, covered=(48.0, 64.0), keys=keys,
         weights=np.full(keys.shape, 255, np.uint8),
-        largest=np.full(tokens, 1 / (tokens + 1), np.float32),
+        largest=np.full(tokens, 1 / (tokens + 1), np.float32), elsewhere="the class token",
     )  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def exhibit(name: str, *, layers=()) -> Exhibit:
     figure.subplots().plot([0, 1])
     return Exhibit(
         name=name, section="attention", title=f"{name} {NASTY}", text="What is seen.",
-        figure=figure, layers=layers, formula="<math><mi>x</mi></math>", source="A paper",
+        figure=figure, layers=layers, formula=LONG, source="A paper",
         arrays={"x": np.arange(3)}, facts={"nan": float("nan"), "many": np.arange(2)},
     )  # fmt: skip
 
@@ -139,7 +141,7 @@ def folder(tmp_path_factory):
         name = f"picture{number}"
         chapter = Chapter(name=name, title=NASTY, size=subject.shown_size, at=(2.0, 2.0))
         maker.add_picture(chapter, subject, None)
-        layers = (mirror_layer("first"), mirror_layer("second", even=True))
+        layers = (mirror_layer(FIRST), mirror_layer("second", even=True))
         for one in (exhibit("points", layers=layers), exhibit("plain")):
             maker.add(one, save_exhibit(one, folder / name), chapter, always=False)
         missing = Missing(section="cost", title="Cost", reason=f"Not counted: {NASTY}")
@@ -208,7 +210,7 @@ def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
     visit = Visit(browser, folder / "page.html")
     before = visit.drawing()
     select = visit.tab.locator("select:visible")
-    assert select.locator("option").all_inner_texts() == ["first", "second"]
+    assert select.locator("option").all_inner_texts() == [FIRST, "second"]
     select.focus()
     visit.tab.keyboard.press("ArrowDown")
     visit.tab.wait_for_function(
@@ -216,7 +218,7 @@ def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
     )
     said = visit.tab.locator("output:visible").inner_text()
     assert "among 12 tokens" in said
-    assert "7.7 % goes to the class token" in said
+    assert "7.7 % goes to the class token." in said
     canvas = visit.tab.locator("canvas:visible")
     canvas.focus()
     for key, token in (("ArrowRight", "0,1"), ("ArrowDown", "1,1"), ("ArrowUp", "0,1")):
@@ -259,9 +261,19 @@ def test_light_and_dark(browser, folder, scheme):
 
 def test_it_can_be_read_on_a_narrow_screen(browser, folder):
     visit = Visit(browser, folder / "page.html")
-    visit.tab.set_viewport_size({"width": 390, "height": 800})
-    wide = visit.tab.evaluate("document.documentElement.scrollWidth")
-    assert wide <= 390, "nothing sticks out"
+    for width in (400, 340):
+        visit.tab.set_viewport_size({"width": width, "height": 800})
+        wide = visit.tab.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, "nothing sticks out"
+        box = visit.tab.locator("select:visible").bounding_box()
+        assert box["x"] + box["width"] <= width
+    code = (
+        "box => [box.clientWidth, box.scrollWidth, "
+        "box.querySelector('mrow').getBoundingClientRect().width]"
+    )
+    inside, scrolled, whole = visit.tab.locator(".formula:visible").first.evaluate(code)
+    assert inside < 340
+    assert scrolled >= whole > 340, "a long formula is scrolled to its end"
 
 
 def test_files_are_written_anew_with_the_same_bytes(tmp_path):

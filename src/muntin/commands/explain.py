@@ -9,8 +9,12 @@ from typing import Annotated
 import typer
 
 from muntin.commands.values import parse_names, parse_point, parse_size
+from muntin.errors import ConfigError, unknown_name
 
-__all__ = ["explain"]
+__all__ = ["SECTIONS", "explain"]
+
+SECTIONS = ("cut", "positions", "attention", "decision", "features", "cost", "comparison")
+"""Those of `muntin.explaining.exhibits`, here for --help and mistakes, before anything heavy."""
 
 
 def explain(
@@ -30,30 +34,55 @@ def explain(
     ] = "",
     folder: Annotated[str, typer.Option(help="Pictures among which neighbours are found.")] = "",
     sections: Annotated[
-        str, typer.Option(help="Some of cut,positions,attention,decision,features,cost,comparison.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="NAMES", help=f"Some of {', '.join(SECTIONS)}: names with commas."),
+    ] = None,
     weights: Annotated[str, typer.Option(help="Of a MODEL: file, folder or hub id.")] = "",
     img_size: Annotated[str, typer.Option(help="N or HxW at which pictures are seen.")] = "",
 ) -> int:
     """Show what a model sees, on one page that opens from disk."""
-    at, size = parse_point(point), parse_size(img_size)
-    from muntin.explaining import explain as show
-    from muntin.prediction import find_pictures
+    at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)
+    try:
+        from muntin.explaining import explain as show
+        from muntin.prediction import find_pictures
 
-    page = show(
-        model,
-        find_pictures(images),
-        out,
-        point=at,
-        target=target or None,
-        compare=compare or None,
-        folder=folder,
-        sections=parse_names(sections),
-        weights=weights or None,
-        img_size=size if img_size else None,
-        say=lambda line: typer.echo(line, err=True),
-    )
+        page = show(
+            model,
+            find_pictures(images),
+            out,
+            point=at,
+            target=target or None,
+            compare=compare or None,
+            folder=folder,
+            sections=names,
+            weights=weights or None,
+            img_size=size if img_size else None,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"muntin: stopped; {out} is as it was.", err=True)
+        return 130
     for missing in page.missing:
         typer.echo(f"not shown: {missing.title}. {missing.reason}")
     typer.echo(f"page: {page.path}")
-    return int(bool(page.left_out))
+    return int(bool(page.left_out) or not page.files)
+
+
+def _parse_sections(text: str | None) -> tuple[str, ...]:
+    """Read names with commas between them; all where nothing was given.
+
+    Raises:
+        ConfigError: There is no such section, or none was named.
+    """
+    if text is None:
+        return ()
+    names = parse_names(text)
+    if not names:
+        message = (
+            f"--sections must be some of {', '.join(SECTIONS)}, got {text!r}. Leave it out for all."
+        )
+        raise ConfigError(message)
+    for name in names:
+        if name not in SECTIONS:
+            raise ConfigError(unknown_name("section", name, SECTIONS))
+    return names

@@ -18,8 +18,9 @@ from torchvision.ops import box_iou
 
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label
+from muntin.errors import shorten
 from muntin.explaining.exhibits import Exhibit, Missing
-from muntin.explaining.overlays import INK, mark_box
+from muntin.explaining.overlays import INK, cut_words, mark_box
 from muntin.explaining.subject import Subject
 from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
 
@@ -49,30 +50,39 @@ def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Ex
         second: The same as the other sees them.
 
     Returns:
-        One exhibit.
+        One exhibit; why there is none where the two tell nothing in common apart.
     """
+    title = "What both say"
+    names = (first[0].name, second[0].name)
     said = [(_answer(one), _answer(other)) for one, other in zip(first, second, strict=True)]
+    lists = [_list_names(side[0], one) for side, one in zip((first, second), said[0], strict=True)]
+    shared = _share_names(*lists)
+    if not shared:
+        reason = (
+            f"The classes differ, so the answers cannot be compared: {names[0]} tells "
+            f"{shorten(lists[0], most=3)} apart, {names[1]} {shorten(lists[1], most=3)}. How alike "
+            f"the layers are does not depend on the classes."
+        )
+        return [Missing(section="comparison", title=title, reason=reason)]
     shares = np.array([agree(*pair) for pair in said])
     order = np.argsort(shares, kind="stable").tolist()
     kind = type(said[0][0])
     labels = kind is Labels
     most = MOST_LABELLED if labels else MOST_DRAWN
     shown = order[:most]
-    names = (first[0].name, second[0].name)
     differ = int((shares < 1).sum())
     text = (
         f"{names[0]} and {names[1]} agree to {100 * shares.mean():.0f} %: {_HOW[kind]}. "
         f"They differ on {differ} of {len(shares)} picture{'s' * (len(shares) > 1)}"
         f"{'' if len(shown) == len(shares) else f'; the {len(shown)} worst are shown'}."
     )
-    if differ:
-        text += " Look at these first: at least one of the two is wrong there."
+    text += _tell_limits(first, second, lists, shared, differ=differ > 0)
     draw = _draw_labels if labels else _draw_pairs
     return [
         Exhibit(
             name="comparison-answers",
             section="comparison",
-            title="What both say",
+            title=title,
             text=text,
             figure=draw([first[i] for i in shown], [said[i] for i in shown], shares[shown], names),
             arrays={"agreement": shares},
@@ -85,6 +95,44 @@ def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Ex
             },
         )
     ]
+
+
+def _list_names(subject: Subject, result: object) -> tuple[str, ...]:
+    """Names of all that a model tells apart."""
+    return result.keypoint_names if isinstance(result, Poses) else subject.classes.names
+
+
+def _share_names(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """Names that two models share; none where lists differ that are mere numbers."""
+    if first == second:
+        return tuple(first) or ("numbers",)
+    numbered = (tuple(f"class {k}" for k in range(len(names))) for names in (first, second))
+    if any(tuple(names) == plain for names, plain in zip((first, second), numbered, strict=True)):
+        return ()
+    return tuple(name for name in first if name in set(second))
+
+
+def _tell_limits(
+    first: Sequence[Subject],
+    second: Sequence[Subject],
+    lists: Sequence[Sequence[str]],
+    shared: Sequence[str],
+    *,
+    differ: bool,
+) -> str:
+    """What follows from a difference, and what does not."""
+    fresh = [side[0].name for side in (first, second) if not side[0].trained]
+    text = ""
+    if set(lists[0]) != set(lists[1]):
+        text += (
+            f" They have {len(shared)} classes in common, of {len(lists[0])} and {len(lists[1])}; "
+            f"where one has no name for what the other says, they cannot agree."
+        )
+    elif differ and not fresh:
+        text += " Look at these first: at least one of the two is wrong there."
+    if fresh:
+        text += f" The weights of {' and of '.join(fresh)} are fresh: its answers are chance."
+    return text
 
 
 def _answer(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
@@ -163,30 +211,41 @@ def _draw_labels(
     shares: NDArray[np.float64],
     names: tuple[str, str],
 ) -> Figure:
-    """Each picture above two lines, framed where the two differ."""
+    """Each picture above two lines, framed where the two differ; everything has its place."""
     columns = min(4, max(len(subjects), 2))
     rows = -(-len(subjects) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.65 * rows + 0.4), layout="constrained",
-                    facecolor="white")  # fmt: skip
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for panel in axes[len(subjects) :]:
-        panel.axis("off")
-    for panel, subject, pair, share in zip(axes, subjects, said, shares, strict=False):
+    shape = max(min(subject.size[0] / subject.size[1], 1.4) for subject in subjects)
+    wide, side = 2.2, 2.0  # inches of a cell, and of the picture in it
+    high, head = side * shape + 0.62, 0.22 * 3 + 0.1
+    figure = Figure(figsize=(wide * columns, high * rows + head), facecolor="white")
+    size = (wide * columns, high * rows + head)
+    for place, (subject, pair, share) in enumerate(zip(subjects, said, shares, strict=True)):
+        row, column = divmod(place, columns)
+        bottom = (rows - 1 - row) * high + 0.5
+        left = column * wide + (wide - side) / 2
+        panel = figure.add_axes(
+            (left / size[0], bottom / size[1], side / size[0], side * shape / size[1])
+        )
         panel.imshow(subject.pixels)
+        panel.set_anchor("S")
         panel.set_xticks([])
         panel.set_yticks([])
         panel.spines[:].set_linewidth(2.5)
         panel.spines[:].set_color("#cccccc" if share == 1 else "#CC79A7")
-        for height, colour, labels in zip((-0.04, -0.15), (FIRST, SECOND), pair, strict=True):
+        for down, colour, labels in zip((0.09, 0.28), (FIRST, SECOND), pair, strict=True):
             name = clean_label(labels.best, int(labels.class_ids[0]), most=20)
-            panel.text(
-                0.5, height, f"{name} {labels.scores[0]:.2f}", transform=panel.transAxes,
-                ha="center", va="top", fontsize=9, color=colour,
+            figure.text(
+                (left + side / 2) / size[0], (bottom - down) / size[1],
+                f"{name} {labels.scores[0]:.2f}", ha="center", va="top", fontsize=9, color=colour,
             )  # fmt: skip
-    handles = [Patch(color=FIRST, label=names[0]), Patch(color=SECOND, label=names[1])]
+    room = size[0] - 0.8
+    handles = [
+        Patch(color=colour, label=cut_words(name, room))
+        for colour, name in zip((FIRST, SECOND), names, strict=True)
+    ]
     if (shares < 1).any():
         handles.append(Patch(facecolor="none", edgecolor="#CC79A7", linewidth=2.5, label="differ"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="upper center", ncols=1, frameon=False, fontsize=9)
     return figure
 
 
@@ -209,7 +268,7 @@ def _draw_pairs(
     for row, subject, pair, share in zip(grid, subjects, said, shares, strict=True):
         for panel, result, name in zip(row, pair, names, strict=False):
             _draw(result, panel, subject.pixels)
-            panel.set_title(name, fontsize=9, color=INK)
+            panel.set_title(cut_words(name, width - 0.1), fontsize=9, color=INK)
         if maps:
             grey = np.repeat(subject.pixels.mean(axis=2, keepdims=True), 3, axis=2) / 255
             differing = _differing(*pair)[..., None]

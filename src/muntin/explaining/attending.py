@@ -19,9 +19,9 @@ from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import MOST_PAIRS, AttentionLayer
 from muntin.explaining.painting import blend, note_on_weights, panel_ratio, see
 from muntin.explaining.point_layers import asking_rows, lay_on_map, look_from, make_point_layers
-from muntin.explaining.pointing import find_point, token_at
+from muntin.explaining.pointing import cell_at, find_point, token_at
 from muntin.explaining.rolling import show_distances, show_rollout
-from muntin.explaining.sheet import Sheet
+from muntin.explaining.sheet import Sheet, fit_titles, name_heads
 from muntin.explaining.subject import Subject
 from muntin.explaining.tracing import trace
 from muntin.shapes import Float
@@ -33,6 +33,8 @@ _HEAD_COLUMNS = 8
 _MOST_LAYERS = 14
 _MOST_HEADS = 24
 _TOLD = 0.005
+_EVEN = 0.6
+"""Smallest weight as a part of the largest from which on panels look alike."""
 
 _PRODUCT = (
     "<mfrac><mrow><mi>Q</mi><msup><mi>K</mi><mi>T</mi></msup></mrow>"
@@ -135,7 +137,7 @@ def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhi
     rows = [int(asking_rows(layer)[token_at(layer, point)]) for layer in layers]
     looks = [_look(layer, row) for layer, row in zip(layers, rows, strict=True)]
     text = (
-        "Each picture shows one layer: how much the token at the ring takes of every other, mean "
+        "Each picture shows one layer: how much the marked token takes of every other, mean "
         "over the heads. Bright is much; the largest weight is written above, and all weights of "
         "a token sum to 1. "
     )
@@ -148,7 +150,9 @@ def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhi
             "masked. "
         )
     if any(look.elsewhere >= _TOLD for look in looks):
-        text += "Elsewhere is what goes to tokens without a place: a class token, or padding. "
+        names = dict.fromkeys(layer.elsewhere for layer in layers if layer.elsewhere)
+        text += f"Elsewhere is what goes to {' or '.join(names)}. "
+    text += _note_on_evenness(looks)
     text += "In the page, click any point of the picture to look from there."
     formula, source = _FORMULAS[layers[-1].scores]
     arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
@@ -191,9 +195,14 @@ def _show_class_token(
     layers = [layer for layer in layers if layer.prefix]
     title = "What the class token looks at"
     if not layers:
+        read = (
+            "its classifier reads the mean over the map"
+            if subject.task.dense is None
+            else "its head reads the maps"
+        )
         reason = (
-            f"{subject.name} has no class token: its classifier reads the mean over the map. "
-            f"What a point looks at, and what decided, can be seen."
+            f"{subject.name} has no class token: {read}. What a point looks at, and what decided, "
+            f"can be seen."
         )
         return [Missing(section="attention", title=title, reason=reason)]
     looks = [_look(layer, 0) for layer in layers]
@@ -201,8 +210,11 @@ def _show_class_token(
     text = (
         "The class token has no place in the picture; it collects what the classifier reads. Each "
         "picture shows how much it takes of every patch in one layer, mean over the heads. What "
-        "it keeps of itself is written as elsewhere."
+        "goes to itself and to others without a place is written as elsewhere. "
     )
+    if len(layers[-1].prefix) > 1:
+        text += f"Beside it stand: {', '.join(layers[-1].prefix[1:])}. "
+    text += _note_on_evenness(looks)
     arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
     for name, heading, words, figure in (
         ("attention-class-token", title, text, _draw_layers(subject, looks, None, "the picture")),
@@ -219,7 +231,7 @@ def _show_class_token(
                 name=name,
                 section="attention",
                 title=heading,
-                text=words + note_on_weights(subject),
+                text=words.rstrip() + note_on_weights(subject),
                 figure=figure,
                 formula=_FORMULAS["product"][0],
                 source="Dosovitskiy et al. 2021, arXiv 2010.11929, appendix A",
@@ -228,6 +240,18 @@ def _show_class_token(
             )
         )
     return exhibits
+
+
+def _note_on_evenness(looks: Sequence[Look]) -> str:
+    """Say that the scale begins at 0 where that makes panels look alike."""
+    means = [look.mean.numpy() for look in looks]
+    even = sum(float(np.nanmin(one) / np.nanmax(one)) > _EVEN for one in means)
+    if 2 * even < len(looks):
+        return ""
+    return (
+        "Colours begin at 0, so layers that look at everything nearly alike, as most do here, are "
+        "bright all over. "
+    )
 
 
 def _facts(subject: Subject, looks: Sequence[Look]) -> dict[str, object]:
@@ -256,15 +280,21 @@ def _draw_layers(
     picture = see(subject)
     chosen = [looks[place] for place in _spread(len(looks), _MOST_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
-    sheet = Sheet(rows, _COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.4)
-    sheet.show(0, 0, picture, name, mark=point)
-    for place, look in enumerate(chosen, 1):
+    boxes, titles = [], [name]
+    for look in chosen:
         weights = look.mean.numpy()
-        words = f"{look.layer.title}\nlargest {np.nanmax(weights):.2g}"
-        if look.elsewhere >= _TOLD:
-            words += f", elsewhere {look.elsewhere:.0%}"
         box, factor = _enlarge(picture, weights, look.layer.stride)
-        words += f", {factor} x larger" if factor > 1 else ""
+        words = f"{look.layer.title}\nlargest\u00a0{np.nanmax(weights):.2g}"
+        if look.elsewhere >= _TOLD:
+            words += f", elsewhere\u00a0{look.elsewhere:.0%}"
+        boxes.append(box)
+        titles.append(words + (f", {factor}\u00a0x\u00a0larger" if factor > 1 else ""))
+    (name, *titles), extra = fit_titles(titles, _COLUMNS)
+    sheet = Sheet(rows, _COLUMNS, ratio=panel_ratio(subject.shown_size), extra=extra)
+    cell = None if point is None else cell_at(chosen[0].layer, point)
+    sheet.show(0, 0, picture, name, mark=cell)
+    for place, (look, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
+        weights = look.mean.numpy()
         _show_part(sheet, divmod(place, _COLUMNS), picture, weights, look.layer, box, point, words)
     return sheet.figure
 
@@ -282,7 +312,10 @@ def _show_part(
     """Show weights over the part of a picture inside a box: left, top, right, bottom."""
     left, top, right, bottom = box
     painted = blend(picture, weights, layer.stride)[top:bottom, left:right]
-    mark = None if point is None else (point[0] - left, point[1] - top)
+    mark = None
+    if point is not None:
+        cell = cell_at(layer, point)
+        mark = (cell[0] - left, cell[1] - top, cell[2] - left, cell[3] - top)
     sheet.show(*place, painted, words, mark=mark)
 
 
@@ -319,7 +352,7 @@ def _draw_heads(
         box, _ = _enlarge(picture, maps[0], look.layer.stride)
         for column, weights in enumerate(maps):
             _show_part(sheet, (row, column), picture, weights, look.layer, box, point)
-        sheet.name(row, f"{look.layer.title}, heads {first + 1} to {first + len(maps)}")
+        sheet.name(row, f"{look.layer.title}, {name_heads(first, len(maps))}")
     return sheet.figure
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from muntin.errors import ConfigError
 from muntin.explaining.agreeing import show_answers
 from muntin.explaining.exhibits import Exhibit, Missing
-from muntin.explaining.overlays import INK
+from muntin.explaining.overlays import INK, cut_words
 from muntin.explaining.recording import MOST_PREFIX, record, tensors_in
 from muntin.explaining.subject import Subject
 from muntin.ops.similarity import FEWEST_EXAMPLES, centred_gram, compare_grams
@@ -105,9 +105,20 @@ def _show_layers(first: Sequence[Subject], second: Sequence[Subject]) -> Exhibit
         f"Each square compares a block of {names[0]} (down) with a block of {names[1]} (across) by "
         f"linear CKA on {count} cells of {len(first)} picture{'s' * (len(first) > 1)}: 1 = the "
         f"same features up to rotation and scale, 0 = nothing in common. The ring marks the block "
-        f"of {names[1]} that is most like each block of {names[0]}. Two trainings of one model are "
-        f"bright along the diagonal; where it darkens, they have learnt different things."
+        f"of {names[1]} that is most like each block of {names[0]}."
     )
+    fresh = [side[0].name for side in (first, second) if not side[0].trained]
+    if fresh:
+        text += (
+            f" The weights of {' and of '.join(fresh)} are fresh: nothing was learnt there, so "
+            f"differences do not tell what was learnt, and what is alike comes from how the models "
+            f"are built."
+        )
+    else:
+        text += (
+            " Two trainings of one model are bright along the diagonal; where it darkens, they "
+            "have learnt different things."
+        )
     if count < 100:
         text += " So few cells say little: compare more pictures."
     return Exhibit(
@@ -247,8 +258,11 @@ def _draw_layers(
         step = -(-len(labels) // 24)
         set_ticks(range(0, len(labels), step), labels[::step], fontsize=8)
     axes.tick_params(axis="x", rotation=90)
-    axes.set_xlabel(f"blocks of {names[1]}", fontsize=9, color=INK)
-    axes.set_ylabel(f"blocks of {names[0]}", fontsize=9, color=INK)
+    across, down = (cut_words(f"blocks of {name}", room) for name, room in zip(
+        names[::-1], (figure.get_figwidth() - 1.0, figure.get_figheight() - 0.2), strict=True
+    ))  # fmt: skip
+    axes.set_xlabel(across, fontsize=9, color=INK)
+    axes.set_ylabel(down, fontsize=9, color=INK)
     bar = figure.colorbar(picture, ax=axes, fraction=0.05)
     bar.set_label("linear CKA", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8)

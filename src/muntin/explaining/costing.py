@@ -257,7 +257,7 @@ def _show_time() -> Exhibit:
         title="One attention layer, measured",
         text=(
             f"The time of one attention layer ({dim} channels, {heads} heads, one picture) on this "
-            f"machine with {torch.get_num_threads()} threads, the fastest of a few runs, beside "
+            f"machine with {_count_threads()}, the fastest of a few runs, beside "
             "what the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
             "pixels. On small maps what is not counted (copies, many small products) takes much of "
             "the time; then the square wins."
@@ -276,6 +276,11 @@ def _show_time() -> Exhibit:
             **timed,
         },
     )
+
+
+def _count_threads() -> str:
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _time(run: Callable[[int], None]) -> Iterator[float]:

@@ -17,6 +17,7 @@ from matplotlib.patches import FancyArrow, Rectangle
 from numpy.typing import NDArray
 from torch import nn
 
+from muntin.data.batches import PAD_TO
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import AttentionLayer
 from muntin.explaining.painting import (
@@ -155,11 +156,13 @@ def _show_patches(subject: Subject, step: Step) -> Exhibit:
     covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
     channels = subject.images.shape[1]
     overlap = step.kernel - step.stride
+    enlarged = (height, width) != subject.shown_size
+    padded = f", padded to {height} x {width}" if enlarged else ""
     text = (
-        f"The picture, {subject.shown_size[0]} x {subject.shown_size[1]} pixels (height x width), "
-        f"becomes {step.grid[0]} x {step.grid[1]} tokens. One is made from {step.kernel} x "
-        f"{step.kernel} pixels: {step.kernel**2 * channels} values become {step.channels} "
-        f"channels by one linear map, the same for every patch. "
+        f"The picture, {subject.shown_size[0]} x {subject.shown_size[1]} pixels (height x width)"
+        f"{padded}, becomes {step.grid[0]} x {step.grid[1]} tokens. One is made from "
+        f"{step.kernel} x {step.kernel} pixels: {step.kernel**2 * channels} values become "
+        f"{step.channels} channels by one linear map, the same for every patch. "
     )
     text += (
         f"Patches overlap: one begins every {step.stride} pixels. "
@@ -167,7 +170,10 @@ def _show_patches(subject: Subject, step: Step) -> Exhibit:
         else "Patches do not overlap. "
     )
     if covered[0] > subject.shown_size[0] or covered[1] > subject.shown_size[1]:
-        text += "Hatched: padding, added right and below so that whole tokens come out."
+        why = "whole tokens come out"
+        if enlarged:
+            why = f"sides are multiples of {PAD_TO} pixels, as the stride of the coarsest map asks"
+        text += f"Hatched: padding, added right and below so that {why}."
     elif covered[0] < height or covered[1] < width:
         text += "Hatched: pixels that fill no whole patch and are left out."
     return Exhibit(

@@ -58,6 +58,9 @@ _OCCLUSION_FORMULA = (
     "<mi>x</mi><mo>)</mo><mo>&#x2212;</mo><mi>y</mi><mo>(</mo><mi>x</mi><mspace width='0.3em'/>"
     "<mtext>without patch</mtext><mspace width='0.3em'/><mi>p</mi><mo>)</mo></mrow></math>"
 )
+YELLOW = np.array([240, 228, 66])
+"""Of Okabe and Ito."""
+
 _FRESH = " The weights are fresh ones, so nothing here was learnt."
 
 
@@ -138,9 +141,9 @@ def _show_activation(subject: Subject, asked: Asked, images: Tensor) -> Exhibit 
 
 def _tell_activation(subject: Subject, asked: Asked, main: Activation, *, empty: bool) -> str:
     text = (
-        f"Asked about {asked.title}, which is {asked.value:.2f}. Every cell of a map is multiplied "
-        f"with the gradient of that number: bright places speak for it, and would lower it if "
-        f"they were gone. Each map is scaled to its maximum. "
+        f"Asked about {asked.title}, which is {asked.value:.2f}. {_tell_region(asked)}"
+        f"Every cell of a map is multiplied with the gradient of that number: bright places speak "
+        f"for it, and would lower it if they were gone. Each map is scaled to its maximum. "
     )
     if subject.task.dense is None:
         text += (
@@ -154,12 +157,21 @@ def _tell_activation(subject: Subject, asked: Asked, main: Activation, *, empty:
         )
     if main.early:
         text += (
-            f" The answer is read from the class token alone, so the last map has no say; shown is "
-            f"what the last block reads ({main.name})."
+            f" The answer is read from {_name_tokens(subject)} alone, so the last map has no say; "
+            f"shown is what the last block reads ({main.name})."
         )
     if empty:
         text += " Here nothing in the coarsest map speaks for it."
     return text if subject.trained else text + _FRESH
+
+
+def _name_tokens(subject: Subject) -> str:
+    """The learned tokens that a classifier reads."""
+    spec: Any = getattr(subject.backbone, "spec", None)
+    distilled = getattr(getattr(subject.backbone, "net", None), "dist_token", None) is not None
+    if distilled or getattr(spec, "embed_parts", 1) > 1:
+        return "the class token and the distillation token"
+    return "the class token"
 
 
 def _draw_activation(
@@ -171,10 +183,11 @@ def _draw_activation(
     shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
     for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
         panel.imshow(blend(picture, heat / max(float(heat.max()), 1e-12)))
-        panel.set_title(title, fontsize=9, color=INK)
+        panel.set_title(title + ("" if heat.any() else ": nothing"), fontsize=9, color=INK)
         if asked.box is not None:
             mark_box(panel, asked.box)
-    axes[1].set_title(f"{shown[-1][0]} (main)", fontsize=9, color=INK, fontweight="bold")
+    main = f"{shown[-1][0]} (main)" + ("" if heats[-1].any() else ": nothing")
+    axes[1].set_title(main, fontsize=9, color=INK, fontweight="bold")
     _add_scale(figure, axes, "speaks for it: part of the map's maximum", "inferno", (0, 1))
     return figure
 
@@ -192,11 +205,13 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | 
     signed = integral.pixels.sum(dim=0)[:high, :wide]
     patches = _smooth(signed)
     text = (
-        f"Asked about {asked.title}. The picture is faded in from an empty one in its mean colour, "
-        f"in {integral.steps} steps, and what each pixel adds on the way is summed up: orange "
-        f"adds, purple takes away, and what differs much from the mean colour weighs more. All of "
-        f"it together must be what the number gained (completeness): {integral.start:.2f} "
-        f"became {integral.end:.2f}, and the pixels add up to {integral.total:.2f}."
+        f"Asked about {asked.title}. {_tell_region(asked)}"
+        f"The picture is faded in from an empty one in one colour, the mean colour of the "
+        f"preprocessing (which becomes zero), in {integral.steps} steps, and what each pixel adds "
+        f"on the way is summed up: orange adds, purple takes away, and what differs much from that "
+        f"colour weighs more. All of it together must be what the number gained "
+        f"(completeness): {integral.start:.2f} became {integral.end:.2f}, and the pixels add up to "
+        f"{integral.total:.2f}."
     )
     if integral.relative_error > 0.05:
         text += " They miss it by more than 5 %: so many steps are few for this network."
@@ -241,33 +256,33 @@ def _draw_integral(
     _draw_asked(axes[0], picture, asked)
     limit = max(float(np.percentile(np.abs(signed), 99.5)), 1e-12)
     axes[1].imshow(signed, cmap="PuOr_r", vmin=-limit, vmax=limit)
-    axes[1].set_title("every pixel", fontsize=9, color=INK)
+    axes[1].set_title(f"every pixel: 1 is {limit:.2g}", fontsize=9, color=INK)
     limit = max(float(np.abs(patches).max()), 1e-12)
     axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
     strength = np.sqrt(np.clip(np.abs(patches) / limit, 0, 1))
     axes[2].imshow(patches, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
-    axes[2].set_title("averaged around", fontsize=9, color=INK)
+    axes[2].set_title(f"averaged around: 1 is {limit:.2g}", fontsize=9, color=INK)
     if asked.box is not None:
         for panel in axes[1:]:
             mark_box(panel, asked.box)
-    label = f"takes away | adds    (sum {integral.total:+.2f})"
+    label = f"takes away | adds: part of each panel's scale    (all pixels: {integral.total:+.2f})"
     _add_scale(figure, axes, label, "PuOr_r", (-1, 1))
     return figure
 
 
 def _show_occlusion(subject: Subject, asked: Asked) -> Exhibit:
     """Cover patches in the mean colour: all that can be done without looking inside."""
-    network: Any = subject.network
     colour = [round(255 * value) for value in subject.pre.mean]
     falls = occlude(asked.measure, subject.shown, colour)
     size = subject.shown_size
     side = -(-max(size) // max(falls.shape))
     heat = enlarge(falls, side, size, smooth=False).numpy()
     text = (
-        f"An exported file holds no gradients ({type(network).__name__} runs it), so patches of "
-        f"{side} pixels are covered one after the other. Asked about {asked.title}, which is "
+        f"An exported file holds no gradients, so patches of {side} pixels are covered one after "
+        f"the other, in the mean colour of the preprocessing. Asked about {asked.title}, which is "
         f"{asked.value:.2f}: it falls most where the covered patch is orange, and rises where it "
-        f"is purple. Maps and gradients can be seen of the run that the file was exported from."
+        f"is purple. {_tell_region(asked)}Maps and gradients can be seen of the run that the file "
+        f"was exported from."
     )
     return Exhibit(
         name="decision-occlusion",
@@ -297,16 +312,31 @@ def _draw_occlusion(subject: Subject, asked: Asked, heat: NDArray[Any]) -> Figur
     return figure
 
 
+def _tell_region(asked: Asked) -> str:
+    return "" if asked.region is None else "Yellow in the picture: the pixels that it won. "
+
+
 def _draw_asked(axes: Axes, picture: NDArray[np.uint8], asked: Asked) -> None:
     """The picture with what is asked about."""
+    title = "the picture"
     if asked.region is not None:
-        picture = blend(picture, asked.region.astype(float), colours="cividis", least=0, most=0.45)
+        tint = (0.4 * asked.region + 0.6 * _find_edge(asked.region))[..., None]
+        picture = np.round((1 - tint) * picture + tint * YELLOW).astype(np.uint8)
+        title += "; yellow: where it won"
     axes.imshow(picture)
     if asked.box is not None:
         mark_box(axes, asked.box)
     if asked.point is not None:
         mark_point(axes, *asked.point)
-    axes.set_title("the picture", fontsize=9, color=INK)
+    axes.set_title(title, fontsize=9, color=INK)
+
+
+def _find_edge(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a region beside which another begins; the picture's own edges are none."""
+    padded = np.pad(region, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: NDArray[np.bool_] = region & ~inner
+    return edge
 
 
 def _add_scale(

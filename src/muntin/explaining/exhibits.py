@@ -44,6 +44,7 @@ class PointLayer:
             attends to; -1 where a key is padding or a class token. T = rows * columns.
         weights: (T, N) attention to each key, uint8; 255 is the largest weight of the row.
         largest: (T) The weight that 255 stands for, in each row.
+        elsewhere: What keys of -1 are, such as "the class token" or "padding".
     """
 
     title: str
@@ -52,6 +53,7 @@ class PointLayer:
     keys: NDArray[np.int32]
     weights: NDArray[np.uint8]
     largest: NDArray[np.float32]
+    elsewhere: str = ""
 
     def __post_init__(self) -> None:
         """Refuse tables that do not belong together."""

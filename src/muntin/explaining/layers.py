@@ -101,6 +101,14 @@ class AttentionLayer:
         return self.queries.numel() * self.keys.shape[1]
 
     @property
+    def elsewhere(self) -> str:
+        """What attention can go to that has no place in the picture, for readers; or nothing."""
+        names = list(self.prefix)
+        if int((self.keys < 0).sum()) > len(self.prefix) * len(self.keys):
+            names.append("padding")
+        return " or ".join(name if name == "padding" else f"the {name}" for name in names)
+
+    @property
     def is_global(self) -> bool:
         """Whether every token looks at every other."""
         return len(self.keys) == 1 and int((self.keys >= 0).sum()) == self.grid[0] * self.grid[1]

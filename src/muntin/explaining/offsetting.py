@@ -19,7 +19,7 @@ from torch import Tensor
 from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.layers import AttentionLayer
 from muntin.explaining.painting import INK, PALETTE, note_on_weights
-from muntin.explaining.sheet import Sheet
+from muntin.explaining.sheet import Sheet, name_heads
 from muntin.explaining.subject import Subject
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -168,9 +168,9 @@ def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
         shown = bias.values[first : min(first + _COLUMNS, _MOST_HEADS)].numpy()
         low, high = float(bias.values.min()), float(bias.values.max())
         for column, values in enumerate(shown):
-            middle = values.shape[1] / 2, values.shape[0] / 2
-            sheet.show(row, column, values, mark=middle, low=low, high=high)
-        words = f"{bias.layer.title}, heads {first + 1} to {first + len(shown)}"
+            x, y = values.shape[1] // 2, values.shape[0] // 2
+            sheet.show(row, column, values, mark=(x, y, x + 1, y + 1), low=low, high=high)
+        words = f"{bias.layer.title}, {name_heads(first, len(shown))}"
         sheet.name(row, f"{words}; {low:.2g} to {high:.2g}")
     return sheet.figure
 

@@ -20,10 +20,13 @@ from muntin.data.decoding import open_picture
 from muntin.data.fitting import fit
 from muntin.data.subjects import cut_region, fit_subject, frame_box
 from muntin.data.transforms import Preprocessing, normalise, to_tensor
-from muntin.errors import ConfigError, MuntinError, unknown_name
+from muntin.errors import ConfigError, MuntinError
+from muntin.explaining.arguments import check_point
 from muntin.explaining.subject import Subject, pad_shown
+from muntin.explaining.targeting import find_target, look
 from muntin.heads.linear import DistilledHead, LinearHead
 from muntin.heads.network import Network
+from muntin.models.timm_backbone import TimmConfig
 from muntin.prediction import Predictor
 from muntin.prediction.predictor import Picture
 from muntin.runs import Run
@@ -33,7 +36,16 @@ from muntin.tasks import find_task
 from muntin.tasks.task import Task
 from muntin.zoo import create_model, find_model
 
-__all__ = ["OpenedModel", "Source", "evaluating", "look", "open_model", "open_subject", "try_look"]
+__all__ = [
+    "OpenedModel",
+    "Source",
+    "evaluating",
+    "open_model",
+    "open_subject",
+    "tell_facts",
+    "tell_notes",
+    "try_look",
+]
 
 Source = Run | Predictor | Network | Path | str
 """A run (its folder, a file exported from it), the name of a classifier of the zoo, or a model."""
@@ -113,7 +125,7 @@ def open_model(
     elif isinstance(source, Run) or not _is_name(source):
         opened = _open_run(source if isinstance(source, Run) else Run.open(source))
     else:
-        opened = _open_name(str(source), weights)
+        opened = _open_name(str(source), weights, img_size)
     if img_size is not None:
         opened = replace(opened, pre=replace(opened.pre, img_size=img_size))
     return opened
@@ -137,11 +149,14 @@ def _open_run(run: Run) -> OpenedModel:
     )
 
 
-def _open_name(name: str, weights: str | Path | None) -> OpenedModel:
+def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> OpenedModel:
     entry = find_model(name)
+    # Ours see pictures of any size as they are; many of timm are made for one.
+    fixed = img_size is not None and isinstance(entry.config, TimmConfig)
+    made_for: dict[str, Any] = {"img_size": img_size} if fixed else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = create_model(name, weights=weights)
+        network = create_model(name, weights=weights, **made_for)
     opened = _open_network(network)
     pre = replace(opened.pre, mean=entry.mean, std=entry.std)
     fresh = weights is None
@@ -157,10 +172,14 @@ def _open_name(name: str, weights: str | Path | None) -> OpenedModel:
 def _open_network(network: nn.Module) -> OpenedModel:
     head: Any = getattr(network, "head", None)
     if not isinstance(head, LinearHead | DistilledHead) or not head.num_classes:
+        got = "a network whose head is not a classifier's"
+        if head is None:
+            got = "one without a head"
+        elif isinstance(head, LinearHead | DistilledHead):
+            got = "one with num_classes=0"
         message = (
             f"a network must be a classifier with classes, such as muntin.create_model gives, got "
-            f"{type(network).__name__} with {type(head).__name__}. For other tasks give the run, "
-            f"or what muntin.load made of it."
+            f"{got}. For other tasks give the run, or what muntin.load made of it."
         )
         raise ConfigError(message)
     backbone: Any = network.backbone
@@ -224,7 +243,9 @@ def open_subject(
     Raises:
         DataError: The picture cannot be read.
         ConfigError: The point is outside, or there is no such class or keypoint.
+        NotThere: There is no such box in this picture.
     """
+    check_point(point)
     pixels = open_picture(image)
     shown, seen = _fit(pixels, model, point)
     pre = model.pre
@@ -246,7 +267,7 @@ def open_subject(
         trained=model.trained,
         point=None if point is None else _move_point(point, seen, pixels),
     )
-    return replace(subject, target=_find_target(subject, target))
+    return replace(subject, target=find_target(subject, target))
 
 
 Part = tuple[int, int, int, int]
@@ -295,63 +316,10 @@ def _move_point(
     point: tuple[float, float], seen: Part, pixels: NDArray[np.uint8]
 ) -> tuple[float, float]:
     """Bring a point of the picture to the part of it that is explained."""
-    if not (0 <= point[0] <= 1 and 0 <= point[1] <= 1):
-        message = (
-            f"point must be x,y from 0 to 1 in the picture, got {point[0]:g},{point[1]:g}. Leave "
-            f"it out for the middle."
-        )
-        raise ConfigError(message)
     left, top, right, bottom = seen
     x = (point[0] * pixels.shape[1] - left) / (right - left)
     y = (point[1] * pixels.shape[0] - top) / (bottom - top)
     return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
-
-
-def _find_target(subject: Subject, target: str | int | None) -> int | None:
-    """Number of what is asked about; None for what the network is surest of."""
-    if target is None:
-        return None
-    task, classes = subject.task, subject.classes
-    names = classes.names
-    kind = "class"
-    if classes.skeleton is not None and not task.tells_objects:
-        kind, names = "keypoint", classes.skeleton.names
-    if isinstance(target, str) and target in names:
-        number = names.index(target)
-        return _find_box(subject, number) if task.tells_objects else number
-    if isinstance(target, str) and not target.strip().isdecimal():
-        hint = "Leave the target out for what the model is surest of."
-        raise ConfigError(unknown_name(kind, target, names, hint=hint))
-    number = int(target)
-    if not 0 <= number < len(names) and not task.tells_objects:
-        message = (
-            f"target must be a {kind}, by name or by its number from 0 to {len(names) - 1}, got "
-            f"{target}. Leave it out for what the model is surest of."
-        )
-        raise ConfigError(message)
-    return number
-
-
-def _find_box(subject: Subject, class_id: int) -> int:
-    """The surest box of a class."""
-    found = look(subject)
-    class_ids = getattr(found, "class_ids", np.zeros(len(found), np.int64))
-    places = np.flatnonzero(class_ids == class_id)
-    if not len(places):
-        name = subject.classes.names[class_id]
-        message = (
-            f"target must be something that the model finds, got {name!r}, of which it finds none "
-            f"in {subject.path or 'the picture'}. Leave it out for what the model is surest of."
-        )
-        raise ConfigError(message)
-    return int(places[0])
-
-
-def look(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
-    """Give what the model says of the picture: a result of `muntin.results`."""
-    glance = subject.glance()
-    with torch.no_grad():
-        return subject.task.decode(subject.task.see(glance), glance.views, subject.classes)[0]
 
 
 def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
@@ -365,3 +333,33 @@ def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
         return look(subject), ""
     except MuntinError as error:
         return None, f"The model cannot see this picture: {error}"
+
+
+def tell_facts(
+    model: OpenedModel, subject: Subject, other: OpenedModel | None = None
+) -> dict[str, str]:
+    """Give what is known of a model, by name, and of another that it is compared with."""
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    high, wide = subject.shown_size
+    inner = type(subject.backbone).__name__ if subject.backbone is not None else "an exported file"
+    facts = {
+        "Model": f"{model.name}, {inner}",
+        "Weights": model.origin,
+        "Task": model.task.name,
+        "Seen at": f"{high} x {wide} pixels (height x width), {model.in_chans} channels",
+    }
+    if count:
+        facts["Parameters"] = f"{count / 1e6:.2f} million"
+    if other is not None:
+        facts["Compared with"] = f"{other.name}, weights {other.origin}"
+    return facts
+
+
+def tell_notes(model: OpenedModel) -> tuple[str, ...]:
+    """Give what a reader must know first."""
+    if model.trained:
+        return ()
+    return (
+        "These weights are fresh: nothing was learned yet. What follows shows how the model is "
+        "built, not what it knows. Give a run, or weights, to see that.",
+    )

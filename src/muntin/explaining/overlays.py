@@ -17,7 +17,7 @@ from torch import Tensor
 
 from muntin.shapes import Size, UInt8
 
-__all__ = ["INK", "blend", "mark_box", "mark_point", "panels", "to_rgb"]
+__all__ = ["INK", "blend", "cut_words", "mark_box", "mark_point", "panels", "to_rgb"]
 
 INK = "#222222"
 VERMILION, SKY = "#D55E00", "#56B4E9"
@@ -29,6 +29,17 @@ def to_rgb(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.uint8]:
     values = shown.numpy()
     chosen = values[:3] if len(values) >= 3 else np.repeat(values[:1], 3, axis=0)
     return np.ascontiguousarray(chosen.transpose(1, 2, 0))
+
+
+def cut_words(words: str, inches: float, points: float = 9.0) -> str:
+    """Cut what is too long for so much room off a line, in a size of letters.
+
+    Example:
+        >>> cut_words("a run of a long name", 1.0), cut_words("short", 1.0)
+        ('a run of...', 'short')
+    """
+    most = max(4, int(inches * 72 / (0.6 * points)))
+    return words if len(words) <= most else words[: most - 3].rstrip() + "..."
 
 
 def panels(
@@ -79,7 +90,9 @@ def blend(
     return np.round(255 * ((1 - strength) * grey + strength * coloured)).astype(np.uint8)
 
 
-def mark_box(axes: Axes, box: Sequence[float], colour: str = SKY) -> None:
+def mark_box(
+    axes: Axes, box: Sequence[float], colour: str | tuple[float, float, float] = SKY
+) -> None:
     """Draw the edges of a box, in pixels."""
     left, top, right, bottom = box
     for width, line in ((3.5, "white"), (1.8, colour)):

@@ -112,7 +112,7 @@
       if (best >= 0) {
         text += ` Most, ${percent(largest * weights[best] / 255)}, goes to ${keys[best] === token ? "itself" : where(keys[best])}.`;
       }
-      if (elsewhere) text += ` ${percent(elsewhere / all)} goes to the class token or to padding.`;
+      if (elsewhere) text += ` ${percent(elsewhere / all)} goes to ${layer.elsewhere}.`;
       said.textContent = text;
       most.textContent = percent(largest);
       canvas.dataset.token = `${row},${column}`;

@@ -148,6 +148,7 @@ class PageMaker:
                 "keys": self._table(layer.keys.astype("<i4")),
                 "weights": self._table(layer.weights),
                 "largest": self._table(layer.largest.astype("<f4")),
+                "elsewhere": layer.elsewhere or "what has no place",
             }
             for layer in layers
         ]

@@ -41,6 +41,10 @@ ORANGE, SKY, INK = "#E69F00", "#56B4E9", "#222222"
 PALETTE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
 
+_SHADE = 0.14
+"""How far black and white of a picture darken and lighten the colours on it."""
+
+
 def see(subject: Subject) -> NDArray[np.float32]:
     """Give the picture as the network sees it, (h, w, 3) from 0 to 1.
 
@@ -89,8 +93,10 @@ def blend(
     top = largest or float(values[known].max(initial=0.0)) or 1.0
     shares = np.where(known, values, 0) / top
     colours = matplotlib.colormaps["viridis"](np.clip(shares, 0, 1))[..., :3]
+    # The picture shines through a little, or the colours would not be those of the scale.
     grey = picture.mean(axis=2, keepdims=True)
-    mixed = colours * (0.55 + 0.45 * grey)
+    shade = _SHADE * (2 * (grey - grey.min()) / max(float(np.ptp(grey)), 1e-6) - 1)
+    mixed = colours + np.where(shade > 0, shade * (1 - colours), shade * colours)
     return np.where(known[..., None], mixed, turn_pale(picture)).astype(np.float32)
 
 

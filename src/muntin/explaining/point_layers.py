@@ -150,4 +150,5 @@ def _make_table(
         keys=keys,
         weights=(weights / largest * 255).round().to(torch.uint8).numpy(),
         largest=largest[:, 0].numpy(),
+        elsewhere=layer.elsewhere,
     )

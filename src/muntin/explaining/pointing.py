@@ -10,7 +10,7 @@ from muntin.data.subjects import frame_box
 from muntin.explaining.layers import AttentionLayer
 from muntin.explaining.subject import Subject
 
-__all__ = ["find_point", "token_at"]
+__all__ = ["cell_at", "find_point", "token_at"]
 
 
 def find_point(subject: Subject) -> tuple[float, float]:
@@ -47,3 +47,18 @@ def token_at(layer: AttentionLayer, point: tuple[float, float]) -> int:
     column = min(int(point[0] // layer.stride), layer.grid[1] - 1)
     row = min(int(point[1] // layer.stride), layer.grid[0] - 1)
     return row * layer.grid[1] + column
+
+
+def cell_at(layer: AttentionLayer, point: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Give the edges (left, top, right, bottom) in pixels of what asks where a point lies.
+
+    Args:
+        layer: Its tokens cover the picture from the left top corner; where some ask as one, they
+            are one cell.
+        point: (x, y) in pixels of the picture as the network sees it.
+    """
+    row, column = divmod(token_at(layer, point), layer.grid[1])
+    row, column = row - row % layer.pooled, column - column % layer.pooled
+    side = layer.stride * layer.pooled
+    left, top = column * layer.stride, row * layer.stride
+    return left, top, left + side, top + side

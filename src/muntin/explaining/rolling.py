@@ -27,7 +27,7 @@ from muntin.explaining.painting import (
     panel_ratio,
     see,
 )
-from muntin.explaining.pointing import token_at
+from muntin.explaining.pointing import cell_at, token_at
 from muntin.explaining.sheet import Sheet
 from muntin.explaining.subject import Subject
 from muntin.ops.windows import shift_mask
@@ -167,7 +167,7 @@ def show_rollout(
                 f"changes nothing. It shows what could have been mixed in, not what decided."
                 + note_on_weights(subject)
             ),
-            figure=_draw_rollout(subject, first.stride, asked, point, last, maps),
+            figure=_draw_rollout(subject, first, asked, point, last, maps),
             formula=_ROLLOUT,
             source="Abnar and Zuidema 2020, arXiv 2005.00928, section 3",
             arrays={"rollout": maps, "last_layer": last},
@@ -181,7 +181,7 @@ def show_rollout(
 
 def _draw_rollout(
     subject: Subject,
-    stride: int,
+    layer: AttentionLayer,
     asked: str,
     point: tuple[float, float],
     last: np.ndarray,
@@ -189,17 +189,18 @@ def _draw_rollout(
 ) -> Figure:
     picture = see(subject)
     sheet = Sheet(1, 5, ratio=panel_ratio(subject.shown_size), extra=0.4)
-    sheet.show(0, 0, picture, "the picture", mark=point)
+    cell = cell_at(layer, point)
+    sheet.show(0, 0, picture, "the picture", mark=cell)
     for column, (weights, words, mark) in enumerate(
         (
             (last[0], f"last layer, from\n{asked}", None),
             (maps[0], f"rollout, from\n{asked}", None),
-            (last[1], "last layer, from\nthe point", point),
-            (maps[1], "rollout, from\nthe point", point),
+            (last[1], "last layer, from\nthe point", cell),
+            (maps[1], "rollout, from\nthe point", cell),
         ),
         1,
     ):
-        sheet.show(0, column, blend(picture, weights, stride), words, mark=mark)
+        sheet.show(0, column, blend(picture, weights, layer.stride), words, mark=mark)
     return sheet.figure
 
 

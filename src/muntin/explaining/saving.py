@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import os
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from muntin.errors import RunError
 from muntin.explaining.exhibits import Exhibit
 from muntin.outside_errors import cannot_write
 
-__all__ = ["DPI", "Saved", "clean_stem", "require_writable", "save_exhibit", "to_plain"]
+__all__ = ["DPI", "Saved", "clean_stem", "require_writable", "save_exhibit", "staged", "to_plain"]
 
 DPI = 120
 """Pixels of an inch of a figure."""
@@ -151,3 +155,40 @@ def require_writable(folder: Path) -> None:
         trial.unlink()
     except OSError as error:
         raise RunError(cannot_write(folder, error)) from error
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a folder whose files come into another one once the block is left without an error.
+
+    Whatever goes wrong, Ctrl-C included, nothing is left, and files from before stay as they were.
+
+    Args:
+        folder: Where the files belong; made where it is not there.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    fresh = not folder.exists()
+    require_writable(folder)
+    stage = Path(tempfile.mkdtemp(prefix=".muntin-", dir=folder))
+    try:
+        yield stage
+        _move_files(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if fresh:
+            with contextlib.suppress(OSError):  # it is kept where something lies in it
+                folder.rmdir()
+
+
+def _move_files(stage: Path, folder: Path) -> None:
+    """Move every file to its place, the page, which points to all others, last."""
+    paths = [path for path in stage.rglob("*") if path.is_file()]
+    for path in sorted(paths, key=lambda path: (path.suffix == ".html", path)):
+        place = folder / path.relative_to(stage)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+        except OSError as error:
+            raise RunError(cannot_write(place, error)) from error

@@ -10,13 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 
 from muntin.drawing.results import draw_result
 from muntin.drawing.saving import save_bytes
-from muntin.errors import ConfigError, DataError, MuntinError, MuntinWarning, unknown_name
+from muntin.errors import DataError, MuntinError, MuntinWarning
+from muntin.explaining.arguments import (
+    check_point,
+    check_sections,
+    check_target,
+    list_images,
+    name_pictures,
+)
 from muntin.explaining.attending import show_attention
 from muntin.explaining.comparing import show_comparison
 from muntin.explaining.costing import show_cost
@@ -32,13 +37,16 @@ from muntin.explaining.opening import (
     evaluating,
     open_model,
     open_subject,
+    tell_facts,
+    tell_notes,
     try_look,
 )
 from muntin.explaining.page import Chapter, PageMaker
 from muntin.explaining.placing import show_positions
 from muntin.explaining.pointing import find_point
-from muntin.explaining.saving import clean_stem, require_writable, save_exhibit
+from muntin.explaining.saving import clean_stem, save_exhibit, staged
 from muntin.explaining.subject import Subject
+from muntin.explaining.targeting import NotThere
 from muntin.prediction.predictor import Picture
 from muntin.results import SURE, Detections, Poses
 from muntin.shapes import Size
@@ -79,6 +87,8 @@ class Maker:
         title: What is missing where it fails.
         show: Makes it, of one picture, or of as many as it is for.
         sees: Whether the network must be able to see the picture.
+        asks: Whether it is about the target.
+        inside: Whether it looks at the modules of a network, which an exported file has not.
         of: "picture": each picture has its own; "model": the same for every picture; "pictures":
             one for all of them.
         needs: What must be asked for.
@@ -88,6 +98,8 @@ class Maker:
     title: str
     show: Callable[[Asked, Sequence[Subject]], Shown]
     sees: bool = True
+    asks: bool = False
+    inside: bool = True
     of: Literal["picture", "model", "pictures"] = "picture"
     needs: Needs = ""
 
@@ -122,17 +134,20 @@ MAKERS: tuple[Maker, ...] = (
         section="positions", title="Positions", show=_one(show_positions), sees=False, of="model",
     ),
     Maker(section="attention", title="Attention", show=_one(show_attention)),
-    Maker(section="decision", title="What decided", show=_one(show_decision)),
+    Maker(
+        section="decision", title="What decided", show=_one(show_decision), asks=True, inside=False,
+    ),
     Maker(section="features", title="The maps", show=_one(show_features)),
     Maker(
         section="features", title="Pictures that are alike", show=_show_folder, needs="folder",
     ),
     Maker(
-        section="cost", title="What it costs", show=_one(show_cost), sees=False, of="model",
+        section="cost", title="What it costs", show=_one(show_cost), sees=False, inside=False,
+        of="model",
     ),
     Maker(
         section="comparison", title="Two models beside each other", show=_show_other,
-        of="pictures", needs="other",
+        inside=False, of="pictures", needs="other",
     ),
 )  # fmt: skip
 """In the order of the page."""
@@ -169,7 +184,7 @@ def explain(
     target: str | int | None = None,
     compare: Source | None = None,
     folder: Path | str = "",
-    sections: Sequence[str] = (),
+    sections: str | Sequence[str] = (),
     weights: str | Path | None = None,
     img_size: Size | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -185,13 +200,14 @@ def explain(
             `muntin.load` or `muntin.create_model` gave. Files that were exported have no modules
             inside; the page says what cannot be shown of them.
         images: A path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them.
-        out: A folder; files of the same names in it are replaced.
+        out: A folder; files of the same names in it are replaced, all at the end: where something
+            goes wrong it is left as it was.
         point: (x, y) from 0 to 1 in the picture that is looked from; the middle when left out.
         target: Name or number of the class or keypoint, or number of the box, that is asked about;
             what the model is surest of when left out.
         compare: Another model, or another checkpoint, shown beside it on the same pictures.
         folder: A folder of pictures, best of class folders, among which neighbours are found.
-        sections: Some of `muntin.explaining.exhibits.SECTIONS`; all when empty.
+        sections: One or some of `muntin.explaining.exhibits.SECTIONS`; all when empty.
         weights: For a name of the zoo: a file, folder or hub id; fresh ones when left out.
         img_size: (height, width) in pixels at which pictures are seen; the model's own when left
             out.
@@ -216,40 +232,30 @@ def explain(
         >>> page.path.name
         'page.html'
     """
-    for section in sections:
-        if section not in SECTIONS:
-            raise ConfigError(unknown_name("section", section, SECTIONS))
+    names = check_sections(sections)
+    check_point(point)
+    check_target(target)
+    pictures = list_images(images)
     if folder and not Path(folder).exists():
         message = f"folder must be one of pictures, got {str(folder)!r}, which is not there."
         raise DataError(message)
-    folder_out = Path(out)
-    require_writable(folder_out)
+    to = Path(out)
     # What is made in inference mode can never take part in gradients.
-    with torch.inference_mode(False):
+    with staged(to) as stage, torch.inference_mode(False):
         opened = open_model(model, weights=weights, img_size=img_size)
         other = None if compare is None else open_model(compare, img_size=img_size)
         asked = Asked(folder=str(folder), other=other)
-        wanted = [maker for maker in MAKERS if not sections or maker.section in sections]
-        writer = _Writer(opened, asked, wanted, folder_out, say)
+        wanted = [maker for maker in MAKERS if not names or maker.section in names]
+        writer = _Writer(opened, asked, wanted, stage, say)
         with evaluating(opened.network), evaluating((other or opened).network):
-            left_out = writer.show_all(_list_images(images), point, target)
-    path = save_bytes(writer.page.finish().encode(), folder_out / "page.html")
+            left_out = writer.show_all(pictures, point, target)
+        page = save_bytes(writer.page.finish().encode(), stage / "page.html")
     return Page(
-        path=path,
-        files=tuple(writer.files),
+        path=to / page.name,
+        files=tuple(to / path.relative_to(stage) for path in writer.files),
         missing=tuple(dict.fromkeys(writer.missing)),
         left_out=tuple(left_out),
     )
-
-
-def _list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user gives)
-    if isinstance(images, str | Path | Image.Image | np.ndarray):
-        return [images]
-    found = list(images)
-    if not found:
-        message = "there must be a picture to explain, got none. Give a path, or several."
-        raise DataError(message)
-    return found
 
 
 class _Writer:
@@ -277,16 +283,19 @@ class _Writer:
     ) -> list[str]:
         """Show every picture; give those that could not be read."""
         left_out = []
-        for image in images:
+        absent: list[NotThere] = []
+        for image, title in zip(images, name_pictures(images), strict=True):
             try:
-                subject = open_subject(self.model, image, point=point, target=target)
+                subject, reason = self.open(image, point, target, absent)
             except DataError as error:
                 if len(images) == 1:
                     raise
                 warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=3)
                 left_out.append(str(image))
                 continue
-            self.show_one(subject)
+            self.show_one(subject, title, reason)
+        if absent and len(absent) == len(images) - len(left_out):
+            raise absent[0]
         if self.first is None:
             message = f"there must be a picture that can be read, got none among {len(images)}."
             raise DataError(message)
@@ -295,32 +304,56 @@ class _Writer:
                 self.run(maker, self.subjects, self.first)
         return left_out
 
-    def show_one(self, subject: Subject) -> None:
-        """Show one picture."""
+    def open(
+        self,
+        image: Picture,
+        point: tuple[float, float] | None,
+        target: str | int | None,
+        absent: list[NotThere],
+    ) -> tuple[Subject, str]:
+        """Open a picture; without the target, and with the reason, where that is not in it."""
+        try:
+            return open_subject(self.model, image, point=point, target=target), ""
+        except NotThere as error:
+            absent.append(error)
+            return open_subject(self.model, image, point=point), str(error)
+
+    def show_one(self, subject: Subject, title: str, absent: str) -> None:
+        """Show one picture.
+
+        Args:
+            subject: The picture.
+            title: Its name.
+            absent: Why the target cannot be asked about.
+        """
         first = not self.stems
-        title = Path(subject.path).name if subject.path else f"picture {len(self.stems) + 1}"
-        stem = clean_stem(Path(title).stem, self.stems)
+        stem = clean_stem(str(Path(title).with_suffix("")), self.stems)
         self.stems.add(stem)
         chapter = Chapter(name=stem, title=title, size=subject.shown_size, at=find_point(subject))
         found, blind = try_look(self.model, subject)
         if first:
-            self.page.facts = _facts(self.model, subject)
-            self.page.notes = _notes(self.model)
+            self.page.facts = tell_facts(self.model, subject, self.asked.other)
+            self.page.notes = tell_notes(self.model)
             self.first = chapter
         answer = None if blind else draw_result(subject.pixels, _sure(found))
         self.page.add_picture(chapter, subject, answer)
         for maker in self.makers:
             if maker.of == "picture" or (maker.of == "model" and first):
-                self.run(maker, [subject], chapter, blind)
+                self.run(maker, [subject], chapter, _find_reason(maker, blind, absent))
         if self.asked.other is not None:
             self.subjects.append(subject)
 
     def run(
-        self, maker: Maker, subjects: Sequence[Subject], chapter: Chapter, blind: str = ""
+        self, maker: Maker, subjects: Sequence[Subject], chapter: Chapter, reason: str = ""
     ) -> None:
-        """Put what a maker makes on the page and into files."""
-        self.say(f"{chapter.title}: {maker.title}")
-        for shown in _make(maker, subjects, self.asked, blind):
+        """Put what a maker makes on the page and into files; or the reason why it cannot."""
+        if self.asked.covers(maker.needs):
+            has_modules = subjects[0].backbone is not None
+            if not reason and (has_modules or not maker.inside):
+                self.say(f"{chapter.title}: {maker.title}")
+        else:
+            reason = _OFFERS[maker.needs]
+        for shown in _make(maker, subjects, self.asked, reason):
             saved = None
             if isinstance(shown, Missing):
                 self.missing += [shown] * self.asked.covers(maker.needs)
@@ -330,17 +363,19 @@ class _Writer:
             self.page.add(shown, saved, chapter, always=maker.of != "picture")
 
 
+def _find_reason(maker: Maker, blind: str, absent: str) -> str:
+    """Why an explanation of this picture cannot be made; empty where it can be tried."""
+    if maker.sees and blind:
+        can = dict.fromkeys(SECTIONS[row.section] for row in MAKERS if not row.sees)
+        return f"{blind} What can still be shown: {', '.join(can)}."
+    return absent if maker.asks else ""
+
+
 def _make(
-    maker: Maker, subjects: Sequence[Subject], asked: Asked, blind: str
+    maker: Maker, subjects: Sequence[Subject], asked: Asked, reason: str
 ) -> Iterator[Exhibit | Missing]:
     """What a maker makes, or why it cannot."""
-    reason = ""
-    if not asked.covers(maker.needs):
-        reason = _OFFERS[maker.needs]
-    elif maker.sees and blind:
-        can = dict.fromkeys(SECTIONS[row.section] for row in MAKERS if not row.sees)
-        reason = f"{blind} What can still be shown: {', '.join(can)}."
-    else:
+    if not reason:
         try:
             yield from maker.show(asked, subjects)
         except MuntinError as error:
@@ -351,27 +386,3 @@ def _make(
 
 def _sure(result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
     return result.above(SURE) if isinstance(result, Detections | Poses) else result
-
-
-def _facts(model: OpenedModel, subject: Subject) -> dict[str, str]:
-    count = sum(parameter.numel() for parameter in model.network.parameters())
-    high, wide = subject.shown_size
-    inner = type(subject.backbone).__name__ if subject.backbone is not None else "an exported file"
-    facts = {
-        "Model": f"{model.name}, {inner}",
-        "Weights": model.origin,
-        "Task": model.task.name,
-        "Seen at": f"{high} x {wide} pixels (height x width), {model.in_chans} channels",
-    }
-    if count:
-        facts["Parameters"] = f"{count / 1e6:.2f} million"
-    return facts
-
-
-def _notes(model: OpenedModel) -> tuple[str, ...]:
-    if model.trained:
-        return ()
-    return (
-        "These weights are fresh: nothing was learned yet. What follows shows how the model is "
-        "built, not what it knows. Give a run, or weights, to see that.",
-    )

@@ -8,6 +8,7 @@ Letters: H, W sides of the padded map in tokens, N tokens of a window.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -88,6 +89,8 @@ def show_windows(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exh
         )
         return [Missing(section="cut", title="Windows", reason=reason)]
     shifts = [layer for layer in windowed if any(_layout(layer).shift)]
+    if windowed[0].scores == "product":
+        return [_show_units(subject, windowed)]
     stages = {layer.stage: layer for layer in windowed if layer not in shifts}
     shifted = {layer.stage: layer for layer in shifts}
     shown: list[Exhibit | Missing] = [_show_windows(subject, stages, shifted)]
@@ -99,7 +102,6 @@ def show_windows(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exh
 def _show_windows(
     subject: Subject, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Exhibit:
-    units = next(iter(stages.values())).scores == "product"
     text = (
         "Tokens look at each other inside windows only; each line is the border of one. Every "
         "stage has fewer tokens, so a window of as many tokens covers more of the picture. "
@@ -116,37 +118,77 @@ def _show_windows(
     return Exhibit(
         name="cut-windows",
         section="cut",
-        title="Mask units" if units else "Windows and shifted windows",
+        title="Windows and shifted windows",
         text=text,
-        figure=_draw_units(subject, stages) if units else _draw_windows(subject, stages, shifted),
-        source="Ryali et al. 2023, arXiv 2306.00989, section 3" if units else _SOURCE,
+        figure=_draw_windows(subject, stages, shifted),
+        source=_SOURCE,
         arrays={
             f"regions_stage_{stage}": find_regions(_layout(layer))
             for stage, layer in shifted.items()
         },
         facts={
+            "stages": [_tell_stage(layer, shifted.get(stage)) for stage, layer in stages.items()]
+        },
+    )
+
+
+def _tell_stage(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
+    """Plain numbers of a stage's windows, and of those that are shifted."""
+    layout = _layout(layer)
+    return {
+        "stage": layer.stage,
+        "tokens": list(layer.grid),
+        "window": list(layout.window),
+        "windows": list(layout.grid),
+        "padding": list(layout.pad),
+        "shift": [0, 0] if other is None else list(_layout(other).shift),
+    }
+
+
+def _show_units(subject: Subject, layers: Sequence[AttentionLayer]) -> Exhibit:
+    """Hiera: units that shrink with the map, then everything."""
+    kinds: dict[tuple[Size, Size], list[AttentionLayer]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.grid, _layout(layer).window), []).append(layer)
+    groups = list(kinds.values())
+    text = (
+        "In the first blocks tokens look at each other inside mask units only; each line is the "
+        "border of one. Where queries are pooled, the map and its units shrink together (8 x 8 "
+        "tokens, then 4 x 4), so that a unit covers the same part of the picture: it is what one "
+        "piece is hidden or shown by when such a model is pretrained. Later blocks look at "
+        "everything (global). "
+    )
+    if any(any(_layout(layer).pad) for layer in layers):
+        text += "Hatched: tokens of padding, which make units whole."
+    return Exhibit(
+        name="cut-windows",
+        section="cut",
+        title="Mask units",
+        text=text,
+        figure=_draw_units(subject, groups),
+        source="Ryali et al. 2023, arXiv 2306.00989, section 3",
+        facts={
             "stages": [
-                {
-                    "stage": stage,
-                    "tokens": list(layer.grid),
-                    "window": list(_layout(layer).window),
-                    "windows": list(_layout(layer).grid),
-                    "padding": list(_layout(layer).pad),
-                    "shift": list(_layout(shifted[stage]).shift) if stage in shifted else [0, 0],
-                }
-                for stage, layer in stages.items()
+                {**_tell_stage(group[0]), "blocks": [layer.title for layer in group]}
+                for group in groups
             ]
         },
     )
 
 
-def _draw_units(subject: Subject, stages: dict[int, AttentionLayer]) -> Figure:
-    figure, panels = subplots(1, len(stages), ratio=panel_ratio(subject.shown_size), extra=0.42)
-    for axes, (stage, layer) in zip(panels[0], stages.items(), strict=True):
-        layout = _layout(layer)
-        words = f"{layout.num_windows} of {layout.window[0]} x {layout.window[1]} tokens"
-        words = "global" if layout.num_windows == 1 else words
-        _draw_rolled(axes, see(subject), layer, f"stage {stage}\n{words}")
+def _draw_units(subject: Subject, groups: Sequence[Sequence[AttentionLayer]]) -> Figure:
+    titles = []
+    for group in groups:
+        layout = _layout(group[0])
+        blocks = [layer.title.split(" (")[0].rpartition(" ")[2] for layer in group]
+        named = f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]} to {blocks[-1]}"
+        sides = f"{layout.window[0]} x {layout.window[1]} tokens"
+        one = layout.num_windows == 1
+        words = f"global: {sides}" if one else f"{layout.num_windows} units of {sides}"
+        titles.append(f"{named}\n{words}")
+    figure, panels = subplots(1, len(groups), ratio=panel_ratio(subject.shown_size), extra=0.42)
+    for axes, group, words in zip(panels[0], groups, titles, strict=True):
+        _draw_rolled(axes, see(subject), group[0], words)
     return figure
 
 
@@ -158,7 +200,8 @@ def _draw_windows(
     for line, (stage, layer) in zip(panels, stages.items(), strict=True):
         layout = _layout(layer)
         words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
-        words += f"{layout.num_windows} windows on {layer.grid[0]} x {layer.grid[1]} tokens"
+        count = f"{layout.num_windows} window{'s' * (layout.num_windows > 1)}"
+        words += f"{count} on {layer.grid[0]} x {layer.grid[1]} tokens"
         _draw_rolled(line[0], picture, layer, words)
         if stage not in shifted:
             set_panel(line[1], np.ones_like(picture))
@@ -173,7 +216,17 @@ def _draw_windows(
         _draw_in_place(line[1], picture, other, f"shifted by {down} and {across} tokens\nin place")
         _draw_rolled(line[2], picture, other, "as computed:\nrolled up and left")
         _draw_regions(line[3], other)
+        _align(list(line))
     return figure
+
+
+def _align(line: Sequence[Axes]) -> None:
+    """Show panels of several sizes at one scale: the room of the largest for each."""
+    wide = max(axes.get_xlim()[1] for axes in line)
+    high = max(axes.get_ylim()[0] for axes in line)
+    for axes in line:
+        axes.set_xlim(0, wide)
+        axes.set_ylim(high, 0)
 
 
 def fit_canvas(picture: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:

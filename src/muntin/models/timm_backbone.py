@@ -10,13 +10,15 @@ Source:
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError, unknown_name
+from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.features import FeatureSpec
 from muntin.outside_errors import missing_extra
 from muntin.shapes import Float, Size
@@ -99,11 +101,15 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.config = config
         timm = _timm()
-        describe_timm(config.name)
-        rates = {"drop_path_rate": config.drop_path_rate} if config.drop_path_rate else {}
-        self.net: Any = timm.create_model(
-            config.name, num_classes=0, in_chans=config.in_chans, **rates
-        )
+        published = describe_timm(config.name).get("input_size") or (3, 224, 224)
+        options: dict[str, Any] = {"num_classes": 0, "in_chans": config.in_chans}
+        if config.drop_path_rate:
+            options["drop_path_rate"] = config.drop_path_rate
+        other = {} if config.img_size == tuple(published[1:]) else {"img_size": config.img_size}
+        try:
+            self.net: Any = timm.create_model(config.name, **options, **other)
+        except TypeError:  # it takes no size: it is made for any
+            self.net = timm.create_model(config.name, **options)
         found = len(getattr(self.net, "feature_info", ()))
         if any(not -found <= index < found for index in config.out_indices):
             message = f"out_indices of {config.name} must be from 0 to {found - 1}, got "
@@ -139,15 +145,32 @@ class TimmBackbone(nn.Module):
         Returns:
             One map an index.
         """
-        maps = self.net.forward_intermediates(
-            images, indices=self._indices(), intermediates_only=True, output_fmt="NCHW"
-        )
+        with self._refusing(images):
+            maps = self.net.forward_intermediates(
+                images, indices=self._indices(), intermediates_only=True, output_fmt="NCHW"
+            )
         return list(maps)
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
         """Give what the model's own classifier reads."""
-        vector: Tensor = self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+        with self._refusing(images):
+            features = self.net.forward_features(images)
+        vector: Tensor = self.net.forward_head(features, pre_logits=True)
         return vector
+
+    @contextlib.contextmanager
+    def _refusing(self, images: Tensor) -> Iterator[None]:
+        """Refuse in our own words what timm refuses by an assertion: another size."""
+        try:
+            yield
+        except AssertionError as error:
+            high, wide = images.shape[2:]
+            message = (
+                f"images must have a size that timm's {self.config.name} takes, got {high} x "
+                f"{wide}: {str(error).rstrip('.')}. Build it with img_size=({high}, {wide}), or "
+                f"leave the size out."
+            )
+            raise ShapeError(message) from error
 
     def _indices(self) -> list[int]:
         count = len(self.net.feature_info)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,8 +69,9 @@ def find_model(name: str) -> ModelEntry:
         return _find_timm(name.removeprefix(TIMM))
     row = MODELS.get(ALIASES.get(name, name))
     if row is None:
-        known = [*MODELS, *ALIASES]
-        raise ConfigError(unknown_name("model", name, known, hint="List them with: muntin models"))
+        near = difflib.get_close_matches(name, [*MODELS, *ALIASES])
+        hint = "List them with: muntin models, or some with: muntin models 'swin*'"
+        raise ConfigError(unknown_name("model", name, near, hint=hint))
     return row
 
 

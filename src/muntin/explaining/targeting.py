@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the name or number that a user gives to the number of what is asked about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from muntin.errors import ConfigError, MuntinError, unknown_name
+from muntin.explaining.subject import Subject
+
+__all__ = ["NotThere", "find_target", "look"]
+
+
+class NotThere(ConfigError):
+    """The box that is asked about is not among those that the model finds in this picture."""
+
+
+def find_target(subject: Subject, target: str | int | None) -> int | None:
+    """Find the number of what is asked about.
+
+    Args:
+        subject: The picture and the model.
+        target: Name or number of a class or keypoint, or number of a box.
+
+    Returns:
+        The number; None for what the network is surest of.
+
+    Raises:
+        ConfigError: There is no such class or keypoint.
+        NotThere: There is no such box in this picture.
+    """
+    if target is None:
+        return None
+    task, classes = subject.task, subject.classes
+    names = classes.names
+    kind = "class"
+    if classes.skeleton is not None and not task.tells_objects:
+        kind, names = "keypoint", classes.skeleton.names
+    if isinstance(target, str) and target in names:
+        number = names.index(target)
+        return _find_box(subject, number) if task.tells_objects else number
+    if isinstance(target, str) and not target.strip().isdecimal():
+        hint = "Leave the target out for what the model is surest of."
+        raise ConfigError(unknown_name(kind, target, names, hint=hint))
+    number = int(target)
+    if not 0 <= number < len(names) and not task.tells_objects:
+        message = (
+            f"target must be a {kind}, by name or by its number from 0 to {len(names) - 1}, got "
+            f"{target}. Leave it out for what the model is surest of."
+        )
+        raise ConfigError(message)
+    if task.tells_objects:
+        _require_box(subject, number)
+    return number
+
+
+def _require_box(subject: Subject, number: int) -> None:
+    """Refuse the number of a box that is not there; what cannot be looked at is told elsewhere."""
+    try:
+        count = len(look(subject))
+    except MuntinError:
+        return
+    if not 0 <= number < count:
+        known = f"from 0 to {count - 1}" if count else "of which there is none"
+        message = (
+            f"target must be the number of a box, {known} in {subject.path or 'the picture'}, got "
+            f"{number}. Leave it out for what the model is surest of."
+        )
+        raise NotThere(message)
+
+
+def _find_box(subject: Subject, class_id: int) -> int:
+    """The surest box of a class."""
+    found = look(subject)
+    class_ids = getattr(found, "class_ids", np.zeros(len(found), np.int64))
+    places = np.flatnonzero(class_ids == class_id)
+    if not len(places):
+        name = subject.classes.names[class_id]
+        message = (
+            f"target must be something that the model finds, got {name!r}, of which it finds none "
+            f"in {subject.path or 'the picture'}. Leave it out for what the model is surest of."
+        )
+        raise NotThere(message)
+    return int(places[0])
+
+
+def look(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
+    """Give what the model says of the picture: a result of `muntin.results`."""
+    glance = subject.glance()
+    with torch.no_grad():
+        return subject.task.decode(subject.task.see(glance), glance.views, subject.classes)[0]
