@@ -45,7 +45,8 @@ def test_contestants_alternate_and_are_compared(monkeypatch):
 
     def answer(asked_for):
         asked.append((asked_for["owner"], asked_for["work"]))
-        return {"peak_mib": 100.0 + len(asked), "weights_mib": 1.0, "loss": 0.0}
+        peak = 100.0 + len(asked)
+        return {"peak_mib": peak, "weights_mib": 1.0, "state_mib": 4.0, "loss": 0.0}
 
     monkeypatch.setattr(memory, "measure_in_a_process", answer)
     found = bench_memory("vit_tiny", batch_size=1, peers=("timm",), rounds=2)
@@ -53,6 +54,7 @@ def test_contestants_alternate_and_are_compared(monkeypatch):
     assert asked == turn * 2
     ours, theirs = found["contestants"][:2]
     assert ours["peak_mib"] == {"median": 103.0, "min": 101.0, "max": 105.0, "count": 2}
+    assert ours["activation_mib"] == {"median": 99.0, "min": 97.0, "max": 101.0, "count": 2}
     assert ours["against_best_rival"] == pytest.approx(104 / 103)
     assert theirs["against_best_rival"] == 1
     assert ours["max_error"] > 1  # its loss was said to be 0

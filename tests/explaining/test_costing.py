@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from muntin.explaining import costing
 from muntin.explaining.costing import show_cost
@@ -64,7 +65,10 @@ def test_what_is_kept_is_what_a_run_with_memory_keeps(name):
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
+    # Who is watched computes layer by layer, and remembers all of it.
+    watcher = register_module_forward_pre_hook(lambda module, inputs: None)
     with (
+        watcher,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         sdpa_kernel(SDPBackend.MATH),
     ):

@@ -26,8 +26,7 @@ TWINS = {
     "muntin.ops.triton.window_support": "the way to the kernels of window attention",
 }
 # Where a function is longer: "file function" -> why its middle has no name of its own.
-LONGER_FUNCTIONS: dict[str, str] = {
-}
+LONGER_FUNCTIONS: dict[str, str] = {}
 
 
 def test_files() -> None:

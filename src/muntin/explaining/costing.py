@@ -355,7 +355,9 @@ def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | N
     right.spines[["top", "right"]].set_visible(False)
     costs = counted[base]
     memory = (
-        "" if kept is None else f" A training step keeps {kept:,.0f} MiB of it for the way back."
+        ""
+        if kept is None
+        else f" A training step written layer by layer keeps {kept:,.0f} MiB for the way back."
     )
     return Exhibit(
         name="cost-of-the-model",

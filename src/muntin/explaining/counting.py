@@ -56,8 +56,9 @@ def global_twin(config: SwinConfig, side: int) -> SwinConfig:
 def count_kept(config: BackboneConfig, size: Size) -> int:
     """Count what a training step keeps of one picture for the way back, in bytes (float32).
 
-    Attention is computed as written in the papers, its weights kept. Tensors that autograd keeps
-    are counted once each, parameters are not.
+    Layers are computed as written in the papers, the weights of attention kept: a step of
+    `muntin train`, which computes some of it again on the way back, keeps less. Tensors that
+    autograd keeps are counted once each, parameters are not.
 
     Args:
         config: Of a backbone, which is built without memory.
