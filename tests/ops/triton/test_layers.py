@@ -18,10 +18,7 @@ from muntin.ops.fused_layers import apply_linear, apply_mlp, embed_patches, merg
 pytest.importorskip("triton")
 
 EPS = 1e-5
-# How the interpreter rounds to bfloat16 differs between versions of Triton; to be looked into.
-DTYPES = [
-    torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow), torch.float16,
-]  # fmt: skip
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(autouse=True)
