@@ -4,7 +4,8 @@
 
 Every section runs in a process of its own, takes four minutes at most and leaves one JSON file. One
 that has its file for this commit and device is skipped, so calling again goes on where time ran
-out. Sections come in the order of their worth. The last thing printed is a short table.
+out; one that failed is tried again. Sections come in the order of their worth. The last thing
+printed is a short table. The exit status is 1 when a section failed or was stopped.
 
     python benchmarks/gpu.py --minutes 9        what fits into nine minutes
     python benchmarks/gpu.py --only attention   one section, again
@@ -19,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -51,25 +53,25 @@ SECTIONS = {
 
 def main() -> None:
     """Run what is missing, then print what is known."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=9.0, help="no section starts after these")
-    parser.add_argument("--only", choices=SECTIONS, help="this section, even if it is there")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the script")
-    parser.add_argument("--commit", default="", help="where git does not know it")
-    parser.add_argument("--out", default="", help="folder of the results")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = _read_words()
     if options.inside:
         _run_inside(options)
         return
     import record
 
+    if options.tiny and not options.out:
+        options.out = tempfile.mkdtemp(prefix="muntin_gpu_tiny_")
+        print(f"results: {options.out}")
     folder = Path(options.out) if options.out else record.RESULTS
-    commit = options.commit or record.environment()["commit"]
-    begun = time.perf_counter()
+    facts = record.environment()
+    same = {
+        "commit": options.commit or facts["commit"],
+        "device": facts["device"],
+        "tiny": options.tiny,
+    }
+    begun, right = time.perf_counter(), True
     for name in [options.only] if options.only else SECTIONS:
-        known = _find(folder, name, commit)
+        known = _find(folder, name, same)
         if known and not options.only:
             print(f"{name}: there already, {known.name}")
             continue
@@ -77,21 +79,62 @@ def main() -> None:
         if left < 60 and not options.only:
             print(f"{name}: no time left, call again")
             continue
-        _run_outside(name, options, min(SECTION_S, left) if not options.only else SECTION_S)
-    _print_table(folder, commit)
+        seconds = SECTION_S if options.only else min(SECTION_S, left)
+        right = _run_outside(name, options, seconds) and right
+    _print_table(folder, same)
+    sys.exit(not right)
 
 
-def _find(folder: Path, name: str, commit: str) -> Path | None:
-    """The result of a section for this commit."""
+def _read_words() -> argparse.Namespace:
+    """Read the command line; without a GPU only a trial on toy sizes makes sense."""
+    parser = argparse.ArgumentParser(description=f"{__doc__.splitlines()[0]} Needs an NVIDIA GPU.")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="minutes of wall time, after which no section starts (default: 9)",
+    )
+    parser.add_argument("--only", choices=SECTIONS, help="this section, even if it is there")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=("cuda", "cpu"),
+        help="cpu only together with --tiny (default: cuda)",
+    )
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the script")
+    parser.add_argument("--commit", default="", help="where git does not know it")
+    parser.add_argument(
+        "--out",
+        default="",
+        help="folder of the results (default: benchmarks/results; a temporary one with --tiny)",
+    )
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    import torch
+
+    trial = "--tiny --device cpu tries the script on toy sizes"
+    if options.device == "cpu" and not options.tiny:
+        parser.exit(2, f"gpu.py needs an NVIDIA GPU, got --device cpu; {trial}\n")
+    if options.device == "cuda" and not (torch.version.cuda and torch.cuda.is_available()):
+        parser.exit(2, f"gpu.py needs an NVIDIA GPU, found none; {trial}\n")
+    return options
+
+
+def _find(folder: Path, name: str, same: dict[str, Any]) -> Path | None:
+    """The result of a section that worked, of the same commit, device and sizes."""
     for path in sorted(folder.glob(f"*_gpu_{name}.json"), reverse=True):
         content = json.loads(path.read_text("utf-8"))
-        if content["commit"] == commit and not content.get("failed"):
+        if not content.get("failed") and all(content.get(key) == same[key] for key in same):
             return path
     return None
 
 
-def _run_outside(name: str, options: argparse.Namespace, seconds: float) -> None:
-    """Start a section as a process, so that neither time nor memory of one hurts another."""
+def _run_outside(name: str, options: argparse.Namespace, seconds: float) -> bool:
+    """Start a section as a process, so that neither time nor memory of one hurts another.
+
+    Returns:
+        Whether it came to its end.
+    """
     words = [sys.executable, __file__, "--inside", "--only", name, "--device", options.device]
     words += ["--tiny"] * options.tiny
     for key in ("commit", "out"):
@@ -102,9 +145,10 @@ def _run_outside(name: str, options: argparse.Namespace, seconds: float) -> None
         code = subprocess.run(words, timeout=seconds, check=False).returncode
     except subprocess.TimeoutExpired:
         print(f"{name}: stopped after {seconds:.0f} s", flush=True)
-        return
+        return False
     took = time.perf_counter() - begun
     print(f"{name}: {'done' if code == 0 else f'failed ({code})'} in {took:.0f} s", flush=True)
+    return code == 0
 
 
 def _run_inside(options: argparse.Namespace) -> None:
@@ -117,6 +161,9 @@ def _run_inside(options: argparse.Namespace) -> None:
     content["tiny"] = options.tiny
     try:
         content |= _find_work(options.only)(options)
+        rows = content.get("rows", [])
+        if rows and all("failed" in row for row in rows):
+            content["failed"] = f"nothing was measured: {rows[0]['failed']}"[:2000]
     except Exception as error:  # what went wrong is a result as well
         content |= {"failed": f"{type(error).__name__}: {error}"[:2000]}
         traceback.print_exc()
@@ -136,10 +183,10 @@ def _find_work(name: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
     return work
 
 
-def _print_table(folder: Path, commit: str) -> None:
+def _print_table(folder: Path, same: dict[str, Any]) -> None:
     print()
     for name in SECTIONS:
-        path = _find(folder, name, commit)
+        path = _find(folder, name, same)
         if path is None:
             print(f"{name:20} not measured for this commit")
             continue

@@ -39,3 +39,10 @@ def test_nearest_name():
 def test_shorten():
     assert shorten("abc") == "a, b, c"
     assert shorten("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+def test_a_name_in_capitals_cut_short_or_of_another_type():
+    names = ["cuda", "onnxruntime"]
+    assert unknown_name("engine", "CUDA", names) == "Unknown engine 'CUDA'. Did you mean 'cuda'?"
+    assert unknown_name("engine", "onnx", names).endswith("Did you mean 'onnxruntime'?")
+    assert unknown_name("engine", None, names) == "Unknown engine None. Known: cuda, onnxruntime."

@@ -15,6 +15,7 @@ import torch
 
 import muntin
 from muntin.devices import choose_device, choose_precision, has_compiler, multiply_rate
+from muntin.engines.table import ENGINES, is_installed
 from muntin.zoo import create_model
 
 __all__ = ["diagnose"]
@@ -44,6 +45,10 @@ def diagnose() -> dict[str, Any]:
     facts["bf16 GFLOP/s"] = round(multiply_rate(torch.bfloat16) / 1e9)
     facts["precision chosen"] = choose_precision(device)
     facts["C++ compiler"] = "found" if has_compiler() else "none: steps are not compiled"
+    for engine in ENGINES.values():
+        missing = [name for name in engine.packages if not is_installed(name)]
+        lack = f"{', '.join(missing)} not installed" if missing else engine.lacks()
+        facts[f"engine {engine.name}"] = f"no: {lack}" if lack else "can run"
     facts["works"] = _try_model(device)
     return facts
 

@@ -62,7 +62,7 @@ class MissingExtra(MuntinError, ImportError):
     """An optional library is needed and is not installed."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
+def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> str:
     """Word the message for a name that is not in a table.
 
     Args:
@@ -79,10 +79,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
         "Unknown model 'swin_tiney'. Did you mean 'swin_tiny'?"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    lower = {each.lower(): each for each in names}
+    text = str(name).lower()
+    near = difflib.get_close_matches(text, lower, n=1, cutoff=0.6)
+    near = near or [each for each in lower if len(text) > 2 and each.startswith(text)][:1]
     parts = [f"Unknown {kind} {name!r}."]
     if near:
-        parts.append(f"Did you mean {near[0]!r}?")
+        parts.append(f"Did you mean {lower[near[0]]!r}?")
     elif names:
         parts.append(f"Known: {shorten(names, most=12)}.")
     if hint:

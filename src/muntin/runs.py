@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,13 @@ from muntin.recipes import MachineConfig, TrainConfig
 from muntin.samples import Classes
 from muntin.tasks import Task, find_task
 from muntin.weights.loading import load_weights
-from muntin.zoo import BackboneConfig, build_backbone, config_from_dict, config_to_dict
+from muntin.zoo import (
+    BackboneConfig,
+    build_backbone,
+    config_from_dict,
+    config_to_dict,
+    free_attention,
+)
 
 __all__ = [
     "JOURNAL",
@@ -187,6 +193,9 @@ class Run:
     def load_network(self) -> nn.Module:
         """Build the network with the best weights of the run, ready to be used.
 
+        Attention that was forced to be "fused" in training is "auto" here, since this may be
+        another machine.
+
         Raises:
             RunError: There are no weights, or they were trained for other classes.
             WeightError: They cannot be read or do not fit.
@@ -199,7 +208,8 @@ class Run:
                 f"--resume --out {self.path}"
             )
             raise RunError(message)
-        network = self.build_network()
+        model = free_attention(self.config.model)
+        network = replace(self, config=replace(self.config, model=model)).build_network()
         report = load_weights(network, weights, dialect="muntin")
         if report.reset:
             message = (

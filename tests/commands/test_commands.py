@@ -62,7 +62,10 @@ def test_json_is_all_there_is_on_stdout(muntin, run, data):
     assert all(row["score"] >= 0.99 for result in most for row in result["classes"])
     assert json.loads(muntin("models", "vit_t*", "--json")[1])[0]["name"].startswith("vit_tiny")
     assert json.loads(muntin("check", "classify", data, "--json")[1])["ok"] is True
-    assert json.loads(muntin("doctor", "--json")[1])["works"] == "yes"
+    facts = json.loads(muntin("doctor", "--json")[1])
+    assert facts["works"] == "yes"
+    assert facts["engine eager"] == "can run"
+    assert facts["engine cuda"].split(":")[0] in ("can run", "no")
 
 
 def test_models(muntin):

@@ -170,7 +170,9 @@ def test_an_engine_says_what_the_machine_lacks():
         assert find_engine("cuda").installed
         return
     assert not ENGINES["cuda"].installed
-    with pytest.raises(ConfigError, match=r"cuda must have a GPU .* but .*Choose another one"):
+    with pytest.raises(
+        ConfigError, match=r"cuda must have a GPU .* but .*runs here: auto, eager, co"
+    ):
         find_engine("cuda")
 
 
@@ -213,3 +215,9 @@ def test_a_graph_for_a_file_is_not_fused(tmp_path):
     )
     with pytest.raises(ConfigError, match="must be given a network to fuse"):
         start_recorded(graph, "fp32", torch.device("cpu"), replay_plainly)
+
+
+@pytest.mark.parametrize("name", [None, 5])
+def test_an_engine_that_is_no_text(name):
+    with pytest.raises(ConfigError, match=r"Unknown engine .* Known: auto, compile, cuda, eager"):
+        find_engine(name)

@@ -86,3 +86,9 @@ def test_descriptions():
     assert row["img_size"] == [224, 224]
     assert (row["accuracy"], row["license"]) == (81.2, "MIT")
     assert describe_models("swin_nano_patch2*")[0]["accuracy"] is None
+
+
+def test_only_windows_have_a_choice_of_attention():
+    assert create_model("swin_nano", attention="sdpa").backbone.config.attention == "sdpa"
+    with pytest.raises(ConfigError, match=r"attention is for models with windows .* 'vit_tiny'"):
+        create_model("vit_tiny", attention="fused")

@@ -32,7 +32,9 @@ def plan(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="As for train: train.memory_gib=4.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout: memory in MiB, time in s.")
+    ] = False,
 ) -> int:
     """Predict memory and time of training before it starts; exit code 1 if it does not fit."""
     from muntin.planning.forecast import plan as draw_up

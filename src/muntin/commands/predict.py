@@ -53,7 +53,7 @@ def predict(
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     engine: Annotated[
-        str, typer.Option(help="eager, compile, onnxruntime, openvino; auto measures them once.")
+        str, typer.Option(help="eager, compile, onnxruntime, openvino, cuda; auto measures them.")
     ] = "eager",
     precision: Annotated[str, typer.Option(help="Of the engine: fp32, bf16.")] = "fp32",
 ) -> int:

@@ -161,22 +161,23 @@ def require(packages: tuple[str, ...], purpose: str) -> None:
             raise missing_extra(package, "export", purpose)
 
 
-def find_engine(name: str) -> Engine:
+def find_engine(name: object) -> Engine:
     """Give the row of an engine.
 
     Raises:
         ConfigError: There is none of this name, or it cannot run on this machine.
         MissingExtra: What it needs is not installed.
     """
-    engine = ENGINES.get(name)
+    engine = ENGINES.get(name) if isinstance(name, str) else None
     if engine is None:
         raise ConfigError(unknown_name("engine", name, ["auto", *ENGINES]))
     require(engine.packages, f"the engine {name}")
     lack = engine.lacks()
     if lack:
+        others = ["auto", *(each.name for each in ENGINES.values() if each.installed)]
         message = (
-            f"the engine {name} must have a GPU of NVIDIA, but {lack}. Choose another one "
-            f"(--engine)."
+            f"the engine {name} must have a GPU of NVIDIA, but {lack}. Choose one that runs here: "
+            f"{', '.join(others)}."
         )
         raise ConfigError(message)
     return engine

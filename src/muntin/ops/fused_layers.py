@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError
+from muntin.ops.triton.window_support import is_forbidden
 from muntin.ops.windows import merge_neighbours
 from muntin.shapes import Float, Size
 
@@ -47,7 +48,7 @@ WIDEST_PATCH = 256
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_FORBIDDEN = os.environ.get("MUNTIN_FUSED") == "0"
+_FORBIDDEN = is_forbidden()
 
 
 def why_not_fused(x: Tensor, weight: Tensor, *, segment: int) -> str:

@@ -19,6 +19,7 @@ from muntin.errors import ConfigError, DataError
 from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
 from muntin.nn.mimetic import start_mimetic
+from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
@@ -46,7 +47,15 @@ from muntin.training.scenes import (
 )
 from muntin.training.starting import start_network
 from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
-from muntin.zoo import ALIASES, BackboneConfig, ModelEntry, dense_config, find_model, model_config
+from muntin.zoo import (
+    ALIASES,
+    BackboneConfig,
+    ModelEntry,
+    dense_config,
+    find_model,
+    free_attention,
+    model_config,
+)
 
 __all__ = ["Prepared", "Request", "prepare"]
 
@@ -306,10 +315,20 @@ def _choose_model(
     if any(request.img_size):
         changed["img_size"] = request.img_size
     if origin is not None and not request.model:
-        config = replace(origin.model, **changed)
+        config = replace(_attend_here(origin.model, machine, notes), **changed)
     else:
         config = model_config(name, changed)
     return entry, name, with_texts(config, settings), usual
+
+
+def _attend_here(model: BackboneConfig, machine: MachineConfig, notes: list[str]) -> Any:  # noqa: ANN401
+    """Give the config of another run's model, without fused attention where that cannot run."""
+    free = free_attention(model)
+    lack = "" if free is model else find_missing(machine.device)
+    if not lack:
+        return model
+    notes.append(f'attention "auto" instead of the "fused" of the run: {lack}')
+    return free
 
 
 def _choose_recipe(

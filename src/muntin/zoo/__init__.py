@@ -14,6 +14,7 @@ from muntin.zoo.building import (
     dense_config,
     family_of,
     find_model,
+    free_attention,
     list_models,
     model_config,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "describe_models",
     "family_of",
     "find_model",
+    "free_attention",
     "list_models",
     "model_config",
 ]

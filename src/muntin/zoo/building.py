@@ -33,6 +33,7 @@ __all__ = [
     "dense_config",
     "family_of",
     "find_model",
+    "free_attention",
     "list_models",
     "load_into",
     "model_config",
@@ -95,6 +96,12 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
         ConfigError: The model or a field is unknown, or the fields do not go together.
     """
     config, changed = find_model(name).config, dict(fields_changed or {})
+    if "attention" in changed and not hasattr(config, "attention"):
+        message = (
+            f"attention is for models with windows (Swin and Swin V2), got {name!r}, whose "
+            f"attention is always PyTorch's own. Leave it out."
+        )
+        raise ConfigError(message)
     depths = changed.get("depths", ())
     if isinstance(config, SwinConfig) and len(depths) not in (0, len(config.depths)):
         # Another number of stages: all of them are given, unless somebody chose.
@@ -120,6 +127,15 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
     if isinstance(config, SwinConfig):
         changed["out_norm"] = "each"
     return replace(config, changed)
+
+
+def free_attention(config: BackboneConfig) -> BackboneConfig:
+    """Give the config of a backbone that runs anywhere: "auto" where fused attention was forced.
+
+    How attention is computed belongs to a machine, not to the weights.
+    """
+    forced = getattr(config, "attention", "auto") == "fused"
+    return replace(config, {"attention": "auto"}) if forced else config
 
 
 def build_dense_backbone(

@@ -23,6 +23,7 @@ from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.ops.triton.window_operator import register
 from muntin.ops.triton.window_support import find_obstacle as look
+from muntin.ops.triton.window_support import is_forbidden
 from muntin.ops.window_attention import find_obstacle, window_attention
 from tests.ops.triton.window_problems import DEVICE, make
 
@@ -162,6 +163,19 @@ print(find_obstacle(problem.qkv, problem.bias, problem.layout))
     done = run_python(code, MUNTIN_FUSED="0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "the environment variable MUNTIN_FUSED must not be 0"
+
+
+@pytest.mark.parametrize(("text", "forbidden"), [("0", True), ("1", False), ("", False)])
+def test_what_the_variable_may_be(monkeypatch, text, forbidden):
+    monkeypatch.setenv("MUNTIN_FUSED", text)
+    assert is_forbidden() is forbidden
+
+
+@pytest.mark.parametrize("text", ["2", "yes"])
+def test_what_the_variable_may_not_be(monkeypatch, text):
+    monkeypatch.setenv("MUNTIN_FUSED", text)
+    with pytest.raises(ConfigError, match=rf"MUNTIN_FUSED must be 0, .* or 1, got '{text}'. Set"):
+        is_forbidden()
 
 
 def test_muntin_needs_no_triton():

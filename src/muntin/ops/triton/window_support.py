@@ -11,7 +11,9 @@ import os
 
 import torch
 
-__all__ = ["find_obstacle"]
+from muntin.errors import ConfigError
+
+__all__ = ["find_missing", "find_obstacle", "is_forbidden"]
 
 _MOST_TOKENS = 576
 _OLDEST = (8, 0)
@@ -47,13 +49,24 @@ def find_obstacle(
         return f"a window must have at most {_MOST_TOKENS} tokens, got {num_tokens}"
     if dropout:
         return f"attention weights must not be dropped, got a probability of {dropout}"
-    return _find_missing(kind, index)
+    return find_missing(kind, index)
 
 
 @functools.cache
-def _find_missing(kind: str, index: int | None) -> str:
-    """Look at the machine, once: what the environment says later does not count."""
-    if os.environ.get("MUNTIN_FUSED") == "0":
+def find_missing(kind: str, index: int | None = None) -> str:
+    """Look at the machine, once: what the environment says later does not count.
+
+    Args:
+        kind: Type of the device, such as "cuda".
+        index: Its number.
+
+    Returns:
+        What must hold for the kernels to run on it, and does not; else nothing.
+
+    Raises:
+        ConfigError: MUNTIN_FUSED says neither yes nor no.
+    """
+    if is_forbidden():
         return "the environment variable MUNTIN_FUSED must not be 0"
     if importlib.util.find_spec("triton") is None:
         return "Triton must be installed, which comes with PyTorch for GPUs on Linux"
@@ -61,6 +74,22 @@ def _find_missing(kind: str, index: int | None) -> str:
     if not missing:
         importlib.import_module("muntin.ops.triton.window_operator").register()
     return missing
+
+
+def is_forbidden() -> bool:
+    """Whether the environment variable MUNTIN_FUSED forbids fused kernels.
+
+    Raises:
+        ConfigError: It is neither 0 nor 1; an empty one counts as none.
+    """
+    text = os.environ.get("MUNTIN_FUSED", "")
+    if text not in ("", "0", "1"):
+        message = (
+            f"the environment variable MUNTIN_FUSED must be 0, which forbids fused kernels, or 1, "
+            f"got {text!r}. Set it to one of these, or unset it."
+        )
+        raise ConfigError(message)
+    return text == "0"
 
 
 def _find_lack(kind: str, index: int | None) -> str:
