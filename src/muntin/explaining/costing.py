@@ -357,7 +357,7 @@ def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | N
     memory = (
         ""
         if kept is None
-        else f" A plain training step keeps {kept:,.0f} MiB of it for the way back."
+        else f" A plain training step keeps {kept:,.0f} MiB of activations for the way back."
     )
     return Exhibit(
         name="cost-of-the-model",
