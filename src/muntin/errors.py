@@ -62,6 +62,10 @@ class MissingExtra(MuntinError, ImportError):
     """An optional library is needed and is not installed."""
 
 
+_OTHER_WORDS = {"gpu": "cuda", "nvidia": "cuda"}
+"""What people call things whose name is another."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
     """Word the message for a name that is not in a table.
 
@@ -79,7 +83,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
         "Unknown model 'swin_tiney'. Did you mean 'swin_tiny'?"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = [word for word in (_OTHER_WORDS.get(name),) if word in names]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     parts = [f"Unknown {kind} {name!r}."]
     if near:
         parts.append(f"Did you mean {near[0]!r}?")
