@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from muntin.errors import ConfigError
 __all__ = [
     "choose_device",
     "choose_precision",
+    "find_shortage",
     "free_bytes",
     "has_compiler",
     "memory_mib",
@@ -46,6 +48,8 @@ def choose_device(name: str) -> torch.device:
     if not there.get(name.partition(":")[0], False):
         known = [kind for kind, has in there.items() if has]
         message = f"device must be one that this machine has ({', '.join(known)}), got {name!r}."
+        if name in ("gpu", "nvidia"):
+            message += " Did you mean 'cuda'?"
         raise ConfigError(message)
     return torch.device(name)
 
@@ -163,3 +167,34 @@ def has_compiler() -> bool:
     except (InvalidCxxCompiler, RuntimeError):
         return False
     return True
+
+
+# How libraries say that memory ran out, on a CPU and on a GPU.
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "out of memory",
+    "can't allocate memory",
+    "Unable to allocate",
+)
+
+
+def find_shortage(error: BaseException) -> str | None:
+    """Say how much memory was asked for by what ran out of it.
+
+    Args:
+        error: Whatever was raised.
+
+    Returns:
+        Such as "2.5 GiB"; empty where it does not say; None where the error is another.
+
+    Example:
+        >>> find_shortage(RuntimeError("can't allocate memory: you tried to allocate 8589934592"))
+        '8.0 GiB'
+    """
+    said = str(error)
+    if not isinstance(error, MemoryError) and not any(words in said for words in _OUT_OF_MEMORY):
+        return None
+    found = re.search(r"allocate (\d+(?:\.\d+)?)(?: ([KMGTP]iB))?", said)
+    if found is None:
+        return ""
+    return f"{found[1]} {found[2]}" if found[2] else f"{int(float(found[1])) / 2**30:.1f} GiB"

@@ -62,6 +62,10 @@ class MissingExtra(MuntinError, ImportError):
     """An optional library is needed and is not installed."""
 
 
+_OTHER_WORDS = {"gpu": "cuda", "nvidia": "cuda"}
+"""What people call things whose name is another."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> str:
     """Word the message for a name that is not in a table.
 
@@ -81,7 +85,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     names = sorted(known)
     lower = {each.lower(): each for each in names}
     text = str(name).lower()
-    near = difflib.get_close_matches(text, lower, n=1, cutoff=0.6)
+    near = [word for word in (_OTHER_WORDS.get(text),) if word in lower]
+    near = near or difflib.get_close_matches(text, lower, n=1, cutoff=0.6)
     near = near or [each for each in lower if len(text) > 2 and each.startswith(text)][:1]
     parts = [f"Unknown {kind} {name!r}."]
     if near:

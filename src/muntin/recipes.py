@@ -65,10 +65,12 @@ class TrainConfig:
             memory, more time.
         residual: "half" keeps the map between blocks in the precision of the products, which must
             be bf16 or fp16: half of what is remembered of it, and fewer digits.
-        recomputed_blocks: As `checkpointing`, for so many leading blocks, whose maps are largest.
-        memory_gib: What tensors may take in a step of training, in GiB: as few leading blocks are
-            computed again as that needs, and if all are not enough the batch becomes smaller;
-            0 = no limit.
+        recomputed_blocks: As `checkpointing`, for so many leading blocks, whose maps are largest;
+            `memory_gib` chooses it.
+        memory_gib: The room, in GiB, for what training adds to the process, which itself takes
+            about 0.9 GiB more on a CPU: as few leading blocks are computed again as a step needs
+            to fit, and if all are not enough the batch becomes smaller; validation looks at no
+            more pictures at a time than a step. 0 = no limit.
         early_stop: Epochs without improvement after which training ends; 0 = off.
         start_size: Side of the pictures at the beginning, as a part of `img_size`; 1 = full.
         full_size_from: Part of the training after which pictures have full size.
@@ -132,6 +134,11 @@ class TrainConfig:
         check_range("train.early_stop", self.early_stop, 0, 10**6)
         check_range("train.start_size", self.start_size, 0.1, 1)
         check_range("train.full_size_from", self.full_size_from, 0, 1)
+
+    @property
+    def validation_batch(self) -> int:
+        """Pictures that validation looks at at a time, where they are small."""
+        return self.batch_size if self.memory_gib else max(64, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

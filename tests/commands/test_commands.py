@@ -125,12 +125,24 @@ WRONG = {
     "no number": (["--epochs", "many"], "Invalid value for '--epochs'"),
     "no time": (["--max-time", "soon"], "--max-time must be a time such as 90s, 15m or 2h"),
     "no size": (["--img-size", "0x3"], "--img-size must be a side such as 224, or HxW"),
-    "no batch": (["--batch-size", "0"], "--batch-size must be a number of pictures or auto"),
+    "no batch": (
+        ["--batch-size", "0"],
+        "--batch-size must be a number of pictures from 1 on, or auto",
+    ),
     "no such weights": (["--weights", "none.safetensors"], "none.safetensors"),
     "unknown recipe": (["--recipe", "small"], "Unknown recipe 'small'"),
     "resume without out": (["--resume"], "got no --out"),
     "no config": (["--config", "nothing.json"], "nothing.json"),
-    "wrong device": (["--device", "gpu"], "gpu"),
+    "wrong device": (["--device", "gpu"], "Did you mean 'cuda'"),
+    "huge pictures": (["--img-size", "3x99999999"], "img_size must be at most 32768 pixels"),
+    "two choices": (
+        ["--set", "train.memory_gib=1", "--set", "train.recomputed_blocks=2"],
+        "Take one of them",
+    ),
+    "too many blocks": (
+        ["--model", "swin_nano", "--weights", "none", "--set", "train.recomputed_blocks=99"],
+        "must be at most 6",
+    ),
 }
 
 

@@ -92,3 +92,45 @@ def test_a_plain_vit_has_a_pyramid():
     body = create_backbone("vit_tiny_patch16_224", out_indices=(2, 5, 8, 11))
     model = Network(body, SemanticHead(body, 3, MAP_HEADS["light_small"])).eval()
     assert model(torch.randn(1, 3, 64, 96)).shape == (1, 3, 16, 24)
+
+
+def small_vit(rule="muntin"):
+    body = create_backbone(
+        "deit_tiny_patch16_224", embed_dim=16, num_heads=2, depth=2, out_indices=(0, 1),
+        drop_path_rate=0.0, size_rule=rule,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = SemanticConfig(decoder="light", channels=16, norm="layer", dropout=0.0, aux_level=1)
+    return Network(body, SemanticHead(body, 3, config))
+
+
+@pytest.mark.parametrize("size", [(100, 100), (33, 62), (16, 31), (96, 64)])
+def test_cells_of_a_plain_vit_are_those_of_the_picture(size):
+    model = small_vit().eval()
+    images = torch.randn(2, 3, *size)
+    logits = model(images)
+    assert logits.shape == (2, 3, -(-size[0] // 4), -(-size[1] // 4))
+    padded = F.pad(images, (0, -size[1] % 16, 0, -size[0] % 16))
+    whole = model(padded)[:, :, : logits.shape[2], : logits.shape[3]]
+    assert torch.equal(whole, logits)
+    assert (model(images[:1]) - logits[:1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(100, 100), (33, 62)])
+def test_a_plain_vit_learns_where_pixels_are(size):
+    model = small_vit().train()
+    images, labels = torch.randn(2, 3, *size), torch.randint(0, 3, (2, *size)).to(torch.int16)
+    rest = (0, -size[1] % 16, 0, -size[0] % 16)
+    losses = model(images, labels)
+    wanted = model(F.pad(images, rest), F.pad(labels, rest, value=IGNORED))
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, wanted[name])
+
+
+def test_a_plain_vit_that_crops_gives_every_cell():
+    model = small_vit("transformers")
+    images, labels = torch.randn(1, 3, 44, 35), torch.zeros(1, 44, 35, dtype=torch.int16)
+    logits = model.eval()(images)
+    assert logits.shape == (1, 3, 11, 9)
+    assert torch.equal(logits[:, :, 8:], logits[:, :, 7:8].expand(-1, -1, 3, -1))
+    assert torch.isfinite(sum(model.train()(images, labels).values())).all()

@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import muntin
+from muntin.commands.plan import plan as show
 from muntin.data.shape_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
+from muntin.planning.advice import Demand
+from muntin.recipes import TrainConfig
+from muntin.training.footprint import Footprint, Line, Moment
 from tests.small import MODEL, SETTINGS, write_pictures
 
 SMALL = {**SETTINGS, "train.start_size": 1}
@@ -95,3 +100,52 @@ def test_what_is_wrong_is_said_as_in_training(data, tmp_path):
         draw_up(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"Unknown"):
         draw_up(data, settings={"train.nothing": 1})
+
+
+def demand(*, each=1.0, looking=1.0, room=100.0, most=64, looks=lambda batch: max(64, batch)):
+    """Of a step that takes so many bytes a picture; nothing can be computed again."""
+    moments = (Moment("", False, 0, Line(0, each)),)
+    footprint = Footprint(
+        held=0, gradients=0, parts=(), moments=moments, remembered=(), outputs=()
+    )  # fmt: skip
+    return Demand(
+        footprint=footprint, looking=Line(0, looking), weights=0, looks=looks, room=room, most=most
+    )
+
+
+def test_validation_must_fit_too():
+    assert demand().largest(0) == 64
+    assert demand(looking=2.0).largest(0) == 0
+    small = demand(looking=3.0, looks=lambda batch: batch)
+    assert small.largest(0) == 33
+    assert small.fits(33, 0)
+    assert not small.fits(34, 0)
+
+
+def test_validation_under_a_limit_looks_at_no_more_than_a_step():
+    assert TrainConfig(batch_size=8).validation_batch == 64
+    assert TrainConfig(batch_size=8, memory_gib=1).validation_batch == 8
+
+
+def test_what_a_plan_shows(data, monkeypatch, capsys):
+    plan = replace(
+        draw_up(data), recomputed_blocks=1, memory_gib=0.1, process=950.0, room=1052.4, peak=1000.0
+    )
+    assert plan.fits
+    assert not replace(plan, inference=1100.0).fits
+    monkeypatch.setattr("muntin.planning.forecast.plan", lambda *_, **__: plan)
+    show("classify", str(data))
+    said = capsys.readouterr()
+    assert "blocks computed again: 1 of 2" in said.out
+    assert f"the worst moment of a step is {plan.moment}" in said.out
+    assert "there is (process 950 + train.memory_gib 0.1 GiB)" in said.out
+    assert said.err.startswith("measuring")
+
+
+def test_memory_that_runs_out_is_said_with_a_figure(data, monkeypatch):
+    def run_out(*_):
+        raise RuntimeError("can't allocate memory: you tried to allocate 8589934592 bytes.")
+
+    monkeypatch.setattr("muntin.planning.forecast.forecast", run_out)
+    with pytest.raises(ConfigError, match=r"are free, and 8\.0 GiB were asked for at once"):
+        draw_up(data)

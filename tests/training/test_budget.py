@@ -56,6 +56,8 @@ def test_a_batch_that_cannot_fit_says_what_would(data, tmp_path):
 def test_leading_blocks_alone():
     backbone = create_model("swin_nano").backbone
     assert checkpoint_blocks(backbone, 2) == 2
+    with pytest.raises(ConfigError, match=r"must be at most 6, the blocks of this Swin, got 7"):
+        checkpoint_blocks(backbone, 7)
     changed = ["forward" in vars(block) for stage in backbone.layers for block in stage.blocks]
     assert changed == [True, True, False, False, False, False]
 

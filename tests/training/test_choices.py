@@ -3,7 +3,10 @@
 
 import pytest
 
-from muntin.training.choices import default_model, default_recipe
+from muntin.errors import ConfigError
+from muntin.recipes import MachineConfig
+from muntin.training.choices import default_model, default_recipe, refuse_attention
+from muntin.zoo import model_config
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,13 @@ def test_large_pictures_take_published_weights_only_where_they_can_be_had():
 )
 def test_recipe(count, pretrained, expected):
     assert default_recipe(count, pretrained=pretrained)[0] == expected
+
+
+def test_kernels_that_cannot_run_are_refused_before_a_run_begins(monkeypatch):
+    monkeypatch.setattr(
+        "muntin.ops.triton.window_support.find_obstacle", lambda *_: "the device must be a GPU"
+    )
+    fused = model_config("swin_nano", {"attention": "fused"})
+    with pytest.raises(ConfigError, match=r"GPU, for model\.attention=fused\. Take auto instead"):
+        refuse_attention(fused, MachineConfig(device="cpu"))
+    refuse_attention(model_config("swin_nano"), MachineConfig(device="cpu"))

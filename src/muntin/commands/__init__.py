@@ -82,14 +82,6 @@ _OF_THE_MACHINE = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 
-# How libraries say that memory ran out, on a CPU and on a GPU.
-_OUT_OF_MEMORY = (
-    "not enough memory",
-    "out of memory",
-    "can't allocate memory",
-    "Unable to allocate",
-)
-
 # What click raises for a wrong option; typer brings its own copy of click and names only the leaf.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -97,6 +89,8 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     warnings.showwarning = _show_warning
+    # Before PyTorch is imported: its C++ parts warn developers of it on stderr.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = app(arguments, standalone_mode=False)
     except MuntinError as error:
@@ -127,8 +121,11 @@ def _explain(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename else ""
         _complain(f"{place}{error.strerror}. Check that there is room and that access is allowed.")
         return 1
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
-        _complain("there is not enough memory. Lower --batch-size or --img-size.")
+    from muntin.devices import find_shortage
+
+    if (shortage := find_shortage(error)) is not None:
+        asked = f": {shortage} were asked for at once" if shortage else ""
+        _complain(f"there is not enough memory{asked}. Lower --batch-size or --img-size.")
         return 1
     import traceback
 

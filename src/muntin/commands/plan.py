@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["plan"]
 
+_SETTINGS = (
+    "As for train. train.memory_gib=4 is the room, in GiB, for what training adds to the process "
+    "(which takes about 0.9 GiB more on a CPU); 0 is no limit."
+)
+
 
 def plan(
     task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
@@ -29,14 +34,18 @@ def plan(
     img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="As for train: train.memory_gib=4.")
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=_SETTINGS)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout: memory in MiB, time in s.")
     ] = False,
 ) -> int:
     """Predict memory and time of training before it starts; exit code 1 if it does not fit."""
+    batch, side, fields = (
+        parse_batch(batch_size),
+        parse_size(img_size),
+        parse_settings(settings or []),
+    )
+    typer.echo("measuring a few steps, which may take a minute ...", err=True)
     from muntin.planning.forecast import plan as draw_up
 
     found = draw_up(
@@ -47,11 +56,11 @@ def plan(
         head=head,
         weights=weights,
         recipe=recipe,
-        batch_size=parse_batch(batch_size),
-        img_size=parse_size(img_size),
+        batch_size=batch,
+        img_size=side,
         precision=precision,
         device=device,
-        settings=parse_settings(settings or []),
+        settings=fields,
     )
     if as_json:
         typer.echo(to_json(found.to_dict()))
@@ -73,8 +82,11 @@ def _show(plan: Plan) -> None:
         ("process", plan.process),
         ("training, peak", plan.peak),
         (f"validation, {plan.inference_batch} at a time", plan.inference),
-        ("there is", plan.room),
+        (f"there is{_word_room(plan)}", plan.room),
     ]
+    if plan.num_blocks:
+        typer.echo(f"blocks computed again: {plan.recomputed_blocks} of {plan.num_blocks}")
+    typer.echo(f"the worst moment of a step is {plan.moment}; this is there then")
     show_table(
         ("memory, predicted", "MiB"), ((name, f"{value:.0f}") for name, value in rows if value)
     )
@@ -84,3 +96,10 @@ def _show(plan: Plan) -> None:
         *((f"{name}, measured", value) for name, value in plan.measured),
     ]
     show_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))
+
+
+def _word_room(plan: Plan) -> str:
+    if not plan.memory_gib:
+        return " (free now, and what the process has)" if plan.process else " (free on the GPU)"
+    process = f"process {plan.process:.0f} + " if plan.process else ""
+    return f" ({process}train.memory_gib {plan.memory_gib:g} GiB)"

@@ -65,7 +65,7 @@ def parse_batch(text: str) -> int:
     if text == "auto":
         return 0
     if not text.isdecimal() or int(text) == 0:
-        message = f"--batch-size must be a number of pictures or auto, got {text!r}."
+        message = f"--batch-size must be a number of pictures from 1 on, or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)
 

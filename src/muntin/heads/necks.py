@@ -108,6 +108,14 @@ class FeaturePyramid(nn.Module):
         return levels + self.extra(levels[-1])
 
 
+class _Halve(nn.Module):
+    """The largest value of each square of two by two cells."""
+
+    def forward(self, level: Tensor) -> Tensor:
+        # Of a single row or column something must be left.
+        return F.max_pool2d(level, 2, stride=2, ceil_mode=1 in level.shape[2:])
+
+
 class SimplePyramid(nn.Module):
     """Levels of 4, 2, 1 and 1/2 times the resolution of a plain ViT's last map.
 
@@ -127,7 +135,7 @@ class SimplePyramid(nn.Module):
             nn.Sequential(twice, ChannelNorm(dim // 2, eps=1e-6), nn.GELU(), again),
             nn.Sequential(Upsample(dim, dim // 2)),
             nn.Identity(),
-            nn.MaxPool2d(2, stride=2),
+            _Halve(),
         ]
         self.scaling = nn.ModuleList(scaling[first:])
         widths = (dim // 4, dim // 2, dim, dim)[first:]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.configs import check_range
@@ -16,8 +17,8 @@ from muntin.features import Backbone
 from muntin.heads.decoders import LightDecoder, UPerNet
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import ConvNorm, NormName
-from muntin.ops.dense_losses import map_losses
-from muntin.shapes import Float, Int
+from muntin.ops.dense_losses import IGNORED, map_losses
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
 
@@ -133,13 +134,22 @@ class SemanticHead(nn.Module):
 
         Returns:
             With labels the losses of each picture, by name; else logits at the resolution of the
-            backbone's finest map.
+            finest map, with as many cells as the pictures have pixels by stride, rounded up.
         """
         maps = backbone(images)
-        maps = maps if self.neck is None else self.neck(maps)
+        covered = (images.shape[2], images.shape[3])
+        if self.neck is not None:
+            step = int(backbone.spec.strides[-1])
+            covered = (maps[-1].shape[2] * step, maps[-1].shape[3] * step)
+            maps = self.neck(maps)
         logits = self.classifier(self.dropout(self.decoder(maps)))
         if labels is None:
-            return logits
+            high, wide = (-(-side // self.stride) for side in images.shape[2:])
+            return logits if self.neck is None else _fit_cells(logits, (high, wide))
+        if covered != tuple(labels.shape[1:]):
+            # Whole patches are more, or less, than the picture: no pixel may move for that.
+            rest = (0, covered[1] - labels.shape[2], 0, covered[0] - labels.shape[1])
+            labels = F.pad(labels, rest, value=IGNORED)
         compare = partial(map_losses, class_weights=class_weights, smoothing=smoothing)
         found = compare(logits, labels)
         losses = {"pixels": found.cross_entropy}
@@ -149,6 +159,13 @@ class SemanticHead(nn.Module):
             second = compare(self.aux(maps[self.config.aux_level]), labels)
             losses["aux"] = self.config.aux_weight * second.cross_entropy
         return losses
+
+
+def _fit_cells(logits: Float[Tensor, "B K h w"], size: Size) -> Float[Tensor, "B K high wide"]:
+    """Drop the cells that only cover padding; repeat the last where the picture was cropped."""
+    logits = logits[:, :, : size[0], : size[1]]
+    short = (size[0] - logits.shape[2], size[1] - logits.shape[3])
+    return F.pad(logits, (0, short[1], 0, short[0]), mode="replicate") if any(short) else logits
 
 
 MAP_HEADS: dict[str, SemanticConfig] = {

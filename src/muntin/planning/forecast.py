@@ -7,14 +7,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from muntin.data.batches import evaluation_batch
-from muntin.devices import free_bytes, resident_mib
-from muntin.recipes import MachineConfig
+from muntin.devices import choose_device, find_shortage, free_bytes, resident_mib
+from muntin.errors import ConfigError
+from muntin.planning.advice import MOST_PICTURES, Demand, advise
+from muntin.recipes import MachineConfig, TrainConfig
 from muntin.shapes import Size
-from muntin.training.footprint import Footprint, Line
 from muntin.training.preparation import Prepared, Request, prepare
 from muntin.training.rehearsal import Rehearsal, Timing
 
@@ -38,11 +40,12 @@ class Plan:
         recomputed_blocks: Leading blocks that are computed again instead of remembered.
         num_blocks: Blocks there are.
         parameters: Weights and buffers.
+        moment: The worst of a step, in words; where there are parts of a sum, they are of then.
         gradients: What there is of them at the worst moment.
         optimizer: Moments.
         averaged: Averaged weights.
         activations: What is remembered for the way back at the worst moment, by part: "patches",
-            "stage 1" and so on.
+            "stage 1" and so on; 0 where nothing is yet, or no longer.
         workspace: What else tensors hold then.
         process: What the process holds beside tensors of a step, decoded pictures included; 0 on a
             GPU, where what is allocated there is counted.
@@ -50,7 +53,9 @@ class Plan:
         inference: The same in validation, a batch of `inference_batch` at a time.
         inference_batch: Pictures that validation looks at at a time.
         room: What there is; with train.memory_gib, that and the process.
-        largest_batch: Largest batch that fits; 0 where one picture does not.
+        memory_gib: The setting train.memory_gib; 0 = no limit.
+        largest_batch: Largest batch that fits, in training and in validation; 0 where one picture
+            does not. Beyond the training pictures, or 4096, nobody looks.
         largest_batch_again: The same with every block computed again.
         step_s: A step.
         steps: Of an epoch.
@@ -68,6 +73,7 @@ class Plan:
     device: str
     recomputed_blocks: int
     num_blocks: int
+    moment: str
     parameters: float
     gradients: float
     optimizer: float
@@ -79,6 +85,7 @@ class Plan:
     inference: float
     inference_batch: int
     room: float
+    memory_gib: float
     largest_batch: int
     largest_batch_again: int
     step_s: float
@@ -89,8 +96,8 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether training fits."""
-        return self.peak <= self.room
+        """Whether training and validation fit."""
+        return max(self.peak, self.inference) <= self.room
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values: the fields, and `fits`."""
@@ -139,7 +146,8 @@ def plan(
         Steps are not compiled for it, and pictures have full size.
 
     Raises:
-        ConfigError: A name or a setting is wrong.
+        ConfigError: A name or a setting is wrong, or not even the few pictures that are measured
+            fit into memory.
         DataError: The data cannot be used.
         WeightError: Weights that were asked for cannot be had.
     """
@@ -157,7 +165,18 @@ def plan(
         machine=_machine(precision, device),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
     )
-    return forecast(prepare(request))
+    try:
+        return forecast(prepare(request))
+    except (MemoryError, RuntimeError) as error:
+        if (shortage := find_shortage(error)) is None:
+            raise
+        wanted = f", and {shortage} were asked for at once" if shortage else ""
+        message = (
+            f"memory must hold the steps of 1 to 4 pictures that a plan is drawn from, got "
+            f"{free_bytes(_kind(request)) / 2**30:.1f} GiB that are free{wanted}. Lower --img-size "
+            f"or take a smaller model."
+        )
+        raise ConfigError(message) from error
 
 
 def _machine(precision: str, device: str) -> MachineConfig:
@@ -166,6 +185,10 @@ def _machine(precision: str, device: str) -> MachineConfig:
     wanted = {"precision": precision, "device": device}
     machine: MachineConfig = from_dict(MachineConfig, wanted, where="the command")
     return machine
+
+
+def _kind(request: Request) -> str:
+    return choose_device(request.machine.device).type
 
 
 def forecast(prepared: Prepared) -> Plan:
@@ -194,50 +217,52 @@ def forecast(prepared: Prepared) -> Plan:
     again = footprint.num_blocks if tuned.checkpointing else tuned.recomputed_blocks
     if asked:  # as training does
         again = max(again, footprint.fit_blocks(tuned.batch_size, asked))
-    weighed = _Weighed(
+    room = asked or free_bytes(kind) + resident - process
+    demand = Demand(
         footprint=footprint,
         looking=rehearsal.weigh_looking(),
-        held=held,
-        process=process,
-        room=asked + process if asked else free_bytes(kind) + resident,
-        again=min(again, footprint.num_blocks),
+        weights=held["parameters"] + held["averaged"] + held["optimizer"],
+        looks=partial(_looks, prepared, tuned),
+        room=room,
+        most=max(tuned.batch_size, min(MOST_PICTURES, len(prepared.train))),
     )
-    return _write_plan(prepared, weighed, timing)
+    return _write_plan(prepared, _Weighed(demand, held, process, again), timing)
+
+
+def _looks(prepared: Prepared, tuned: TrainConfig, batch: int) -> int:
+    """Pictures that validation looks at at a time, where a step takes a batch."""
+    wanted = replace(tuned, batch_size=batch).validation_batch
+    looks = evaluation_batch(prepared.run.preprocessing, wanted)
+    return min(looks, max(1, len(prepared.val)))
 
 
 class _Weighed(NamedTuple):
     """What is known of the memory; bytes."""
 
-    footprint: Footprint
-    looking: Line
+    demand: Demand
     held: dict[str, int]
     process: float
-    room: float
     again: int
 
 
 def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
     run = prepared.run
     tuned, machine = run.config.train, run.config.machine
-    footprint, held, process, room = weighed[0], weighed[2], weighed[3], weighed[4]
-    batch, again = tuned.batch_size, weighed.again
+    demand, held, process, again = weighed
+    footprint, batch = demand.footprint, tuned.batch_size
     peak = footprint.peak(batch, again)
     stages: dict[str, float] = {}
     for part, value in zip(footprint.parts, peak.remembered, strict=True):
         name = f"stage {part.stage}" if part.stage else "patches"
         stages[name] = stages.get(name, 0.0) + value / MIB
-    looks = evaluation_batch(run.preprocessing, max(64, batch))
-    looks = min(looks, max(1, len(prepared.val)))
-    least = held["parameters"] + held["averaged"] + held["optimizer"]
     steps = -(-len(prepared.train) // batch)
     # What is computed again costs as much as on the way forward, a third of a step.
     slower = 1 + again / max(footprint.num_blocks, 1) / 3
     step = timing.step.at(batch) * slower
     read = timing.reading * batch / max(machine.workers, 1)
     step = max(step, read) if machine.workers else step + read
-    known = sum(peak.remembered) + peak.grown + least
+    known = sum(peak.remembered) + peak.grown + sum(held.values())
     memory = {name: count / MIB for name, count in held.items()}
-    notes = _advise(footprint, batch, again, room - process)
     return Plan(
         task=run.config.task,
         model=run.config.model_name,
@@ -248,41 +273,22 @@ def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
         device=machine.device,
         recomputed_blocks=again,
         num_blocks=footprint.num_blocks,
+        moment=footprint.name_moment(peak.moment),
         **memory,
         gradients=peak.grown / MIB,
         activations=tuple(stages.items()),
         workspace=max(0.0, peak.total - known) / MIB,
         process=process / MIB,
         peak=(peak.total + process) / MIB,
-        inference=(least + weighed.looking.at(looks) + process) / MIB,
-        inference_batch=looks,
-        room=room / MIB,
-        largest_batch=footprint.fit_batch(room - process, again),
-        largest_batch_again=footprint.fit_batch(room - process, footprint.num_blocks),
+        inference=(demand.validation(batch) + process) / MIB,
+        inference_batch=demand.looks(batch),
+        room=(demand.room + process) / MIB,
+        memory_gib=tuned.memory_gib,
+        largest_batch=demand.largest(again),
+        largest_batch_again=demand.largest(footprint.num_blocks),
         step_s=step,
         steps=steps,
         epoch_s=steps * step + len(prepared.val) * timing.looking,
         measured=timing.measured,
-        notes=(*prepared.notes, *notes),
+        notes=(*prepared.notes, *advise(prepared, demand, again)),
     )
-
-
-def _advise(footprint: Footprint, batch: int, again: int, room: float) -> tuple[str, ...]:
-    """Say what would fit."""
-    if footprint.peak(batch, again).total <= room:
-        return (f"fits; up to {footprint.fit_batch(room, again)} pictures a step would",)
-    notes = [f"does not fit: a step of {batch} pictures needs more than there is"]
-    blocks = footprint.fit_blocks(batch, room)
-    if footprint.peak(batch, blocks).total <= room:
-        notes.append(
-            f"fits with {blocks} of {footprint.num_blocks} blocks computed again: --set "
-            f"train.recomputed_blocks={blocks}, slower by about "
-            f"{100 * blocks / max(footprint.num_blocks, 1) / 3:.0f} %"
-        )
-    if plain := footprint.fit_batch(room, again):
-        notes.append(f"fits with --batch-size {plain}")
-    elif less := footprint.fit_batch(room, footprint.num_blocks):
-        notes.append(f"fits with --batch-size {less} --set train.checkpointing=true")
-    else:
-        notes.append("not even one picture fits: lower --img-size or take a smaller model")
-    return tuple(notes)

@@ -30,22 +30,32 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
         Number of blocks that were changed.
 
     Raises:
-        ConfigError: There are no blocks.
+        ConfigError: There are no blocks, or fewer than that.
 
     Source:
         Chen et al. 2016 (arXiv 1604.06174); `torch.utils.checkpoint`.
     """
-    blocks = [module for name, module in backbone.named_modules() if _BLOCK.search(name)]
+    blocks = _list_blocks(backbone)
     if not blocks:
         message = (
             f"train.checkpointing needs a backbone with blocks, got {type(backbone).__name__}. "
             f"Leave it off."
         )
         raise ConfigError(message)
+    if most is not None and most > len(blocks):
+        message = (
+            f"train.recomputed_blocks must be at most {len(blocks)}, the blocks of this "
+            f"{type(backbone).__name__}, got {most}. Lower it, or set train.checkpointing=true."
+        )
+        raise ConfigError(message)
     for block in blocks[:most]:
         plain = block.forward
         block.forward = partial(checkpoint, plain, use_reentrant=False)
     return len(blocks[:most])
+
+
+def _list_blocks(backbone: nn.Module) -> list[nn.Module]:
+    return [module for name, module in backbone.named_modules() if _BLOCK.search(name)]
 
 
 def narrow_residual(backbone: nn.Module) -> None:

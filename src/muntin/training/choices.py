@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from muntin.configs import replace as replace_fields
 from muntin.data.archives import read_bytes
@@ -183,3 +184,19 @@ def resolve_machine(
         workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
     resolved = {"device": device.type, "precision": precision}
     return replace_fields(machine, {**resolved, "compile": wanted, "workers": workers})
+
+
+def refuse_attention(model: BackboneConfig, machine: MachineConfig) -> None:
+    """Refuse a back end of attention that cannot run here, before anything is written.
+
+    Raises:
+        ConfigError: The model's is "fused", and this machine has no kernels for it.
+    """
+    if getattr(model, "attention", "auto") != "fused":
+        return
+    from muntin.ops.triton.window_support import find_obstacle
+
+    obstacle = find_obstacle(machine.device, None, torch.float32, 32, 49, 0.0)
+    if obstacle:
+        message = f"{obstacle}, for model.attention=fused. Take auto instead."
+        raise ConfigError(message)

@@ -64,11 +64,13 @@ class Peak(NamedTuple):
         total: Bytes that tensors hold, weights and what belongs to them included.
         remembered: Bytes that each part remembers then.
         grown: Bytes of gradients that are there, an estimate.
+        moment: Its place among the moments.
     """
 
     total: float
     remembered: tuple[float, ...]
     grown: float
+    moment: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +108,7 @@ class Footprint:
         kept = [line.at(batch) for line in self.remembered]
         worst = Peak(0.0, (0.0,) * len(kept), 0.0)
         lean = self._forget(kept, batch, again)
-        for moment in self.moments:
+        for number, moment in enumerate(self.moments):
             saved = sum(kept[: moment.done]) - sum(lean[: moment.done])
             total = self.held + moment.most.at(batch) - saved
             if total > worst.total:
@@ -114,8 +116,20 @@ class Footprint:
                     value if place < moment.done else 0.0 for place, value in enumerate(lean)
                 )
                 grown = min(self.gradients, max(0.0, moment.most.fixed)) if moment.backward else 0.0
-                worst = Peak(total, behind, grown)
+                worst = Peak(total, behind, grown, number)
         return worst
+
+    def name_moment(self, number: int) -> str:
+        """Say where a moment is, as "on the way back, in stage 1"."""
+        moment = self.moments[number]
+        if number == len(self.moments) - 1:
+            return "at the end of a step, when the weights change"
+        stages = {part.name: part.stage for part in self.parts}
+        if not moment.part:
+            return "in the head" if moment.done == len(self.parts) else "on the way forward"
+        stage = stages[moment.part]
+        place = f"stage {stage}" if stage else "the patches"
+        return f"on the way {'back' if moment.backward else 'forward'}, in {place}"
 
     def _forget(self, kept: list[float], batch: int, again: int) -> list[float]:
         """What is remembered when the leading blocks remember only what they give."""

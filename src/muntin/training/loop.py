@@ -310,7 +310,7 @@ class _Loop:
             self.learner.best_network,
             EvalLoader(
                 store,
-                batch_size=evaluation_batch(store.pre, max(64, self.config.batch_size)),
+                batch_size=evaluation_batch(store.pre, self.config.validation_batch),
                 rank=fabric.global_rank,
                 world=fabric.world_size,
                 workers=max(run.config.machine.workers, 0),

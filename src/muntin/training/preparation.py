@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +26,13 @@ from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks import Task
+from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.choices import (
     choose_preprocessing,
     default_model,
     default_recipe,
     is_small,
+    refuse_attention,
     resolve_machine,
     typical_size,
 )
@@ -110,6 +113,7 @@ def prepare(request: Request) -> Prepared:
     entry, name, model, usual = _choose_model(
         request, origin, settings["model"], train, machine, scenes, notes
     )
+    refuse_attention(model, machine)
     head = choose_head(
         request.head,
         origin.head if origin and origin.task == task.name else None,
@@ -176,6 +180,8 @@ def _tune_run(
     if tuned.residual == "half" and machine.precision == "fp32":
         message = "train.residual=half needs precision bf16 or fp16, got fp32. Leave one out."
         raise ConfigError(message)
+    if tuned.recomputed_blocks:  # refuses more than there are
+        checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
     config = replace(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -79,11 +81,12 @@ class Rehearsal:
         self.listing = _choose(prepared.train, 4 * batches[1])
         reading = self.run.config.reading
         self.store = PictureStore(self.listing, self.run.preprocessing, reading, approximate=True)
-        self.fabric = Fabric(
-            accelerator=machine.device,
-            devices=1,
-            precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
-        )
+        with _quiet_fabric():
+            self.fabric = Fabric(
+                accelerator=machine.device,
+                devices=1,
+                precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+            )
         self.learner = Learner(self.fabric, self.run, self.network, self.listing)
 
     @property
@@ -202,6 +205,18 @@ class Rehearsal:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+@contextmanager
+def _quiet_fabric() -> Iterator[None]:
+    """Keep Fabric from telling its precision: the run itself says it."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _choose(listing: Listing, most: int) -> Listing:

@@ -79,12 +79,29 @@ def task_of(request: Request) -> Task:
 LEAST_SIDE = 32
 """Pixels; smaller pictures leave no cell of a pyramid."""
 
+MOST_SIDE = 2**15
+"""Pixels; nobody's memory holds what a network makes of larger pictures."""
+
 
 def _refuse_other_heads(name: str, task: Task) -> None:
     for other in TASKS.values():
         if other.dense and other is not task and name in other.dense.heads:
             message = f"head {name!r} is for muntin train {other.name}, got {task.name}. Use that."
             raise ConfigError(message)
+
+
+def _refuse_two_choices(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Blocks computed again are either counted by somebody or chosen by the memory."""
+    start = TrainConfig() if request.base is None else request.base.train
+    tuned: TrainConfig = with_texts(start, settings["train"])
+    counted = "recomputed_blocks" in dict(settings["train"]) and tuned.recomputed_blocks
+    if counted and tuned.memory_gib:
+        message = (
+            f"train.memory_gib chooses how many blocks are computed again, got "
+            f"train.memory_gib={tuned.memory_gib:g} with train.recomputed_blocks="
+            f"{tuned.recomputed_blocks}. Take one of them."
+        )
+        raise ConfigError(message)
 
 
 def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
@@ -96,7 +113,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
     task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipes)
-    with_texts(TrainConfig(), settings["train"])
+    _refuse_two_choices(request, settings)
     with_texts(AUGMENTS[task.recipes](), settings["augment"])
     if request.head and task.dense is None:
         message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
@@ -108,6 +125,12 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         message = (
             f"img_size must be at least {LEAST_SIDE} pixels to find things in pictures, got "
             f"{request.img_size}. Make it larger."
+        )
+        raise ConfigError(message)
+    if max(request.img_size) > MOST_SIDE:
+        message = (
+            f"img_size must be at most {MOST_SIDE} pixels a side, got {request.img_size}. Make it "
+            f"smaller."
         )
         raise ConfigError(message)
     idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
