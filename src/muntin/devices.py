@@ -23,6 +23,7 @@ __all__ = [
     "choose_precision",
     "find_shortage",
     "free_bytes",
+    "give_back_memory",
     "has_compiler",
     "memory_mib",
     "multiply_rate",
@@ -111,7 +112,7 @@ def _own_peak_mib() -> float:
 
 def resident_mib() -> float:
     """Resident memory of this process now; its peak so far where the system does not say."""
-    _give_back()
+    give_back_memory()
     return _read_status("VmRSS") or _own_peak_mib()
 
 
@@ -122,7 +123,7 @@ def peak_mib() -> float:
 
 def reset_peak() -> None:
     """Forget the peak so far, where the system can."""
-    _give_back()
+    give_back_memory()
     place = Path("/proc/self/clear_refs")
     if os.access(place, os.W_OK):
         place.write_text("5", encoding="utf-8")
@@ -136,7 +137,7 @@ def _read_status(key: str) -> float:
     return int(place.read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) / 1024
 
 
-def _give_back() -> None:
+def give_back_memory() -> None:
     """Return freed memory to the system, where the C library can."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+from muntin.devices import give_back_memory
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.training.footprint import Footprint
@@ -35,6 +36,8 @@ def fit_memory(prepared: Prepared, *, keep_batch: bool) -> Prepared:
     rehearsal = Rehearsal(_tuned(copied, plain))
     rehearsal.warm_up()
     footprint = rehearsal.weigh()
+    del copied, rehearsal
+    give_back_memory()
     room = tuned.memory_gib * 2**30
     again = footprint.fit_blocks(tuned.batch_size, room)
     batch = tuned.batch_size
