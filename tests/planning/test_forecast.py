@@ -54,7 +54,9 @@ def test_a_plan_adds_up(data):
 
 def test_larger_batches_need_more(data):
     small, large = (draw_up(data, batch_size=count, img_size=64) for count in (2, 16))
-    assert sum(dict(large.activations).values()) > 4 * sum(dict(small.activations).values())
+    # Which moment is the worst, and so what is remembered then, depends on the threads.
+    grown = [plan.peak - plan.process - plan.parameters for plan in (small, large)]
+    assert 4 < grown[1] / grown[0] < 8.5
     assert large.parameters == small.parameters
 
 
