@@ -17,7 +17,7 @@ from muntin.nn.drop_path import DropPath
 from muntin.nn.linears import transform_normed
 from muntin.nn.mlp import Mlp
 
-WIDE = lean.WIDEST_AGAIN + 8
+WIDE = 4 * lean.WIDEST_AGAIN + 8  # in float32
 """So wide that the first product is remembered."""
 
 
@@ -83,7 +83,7 @@ def agree(mine, truth, tolerance):
 @pytest.fixture(autouse=True)
 def _short_slices(monkeypatch):
     """Slices that do not come out even, whatever the number of threads."""
-    monkeypatch.setattr(lean, "SLICE_TOKENS", 5)
+    monkeypatch.setattr(lean, "SLICE_NUMBERS", 5 * 24)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 

@@ -19,17 +19,20 @@ from muntin.shapes import Bool, Float
 
 __all__ = ["add_kept", "applies", "apply_apart", "is_watched", "norm_linear", "norm_mlp"]
 
-SLICE_TOKENS = 512
-"""Tokens a thread that an MLP takes at a time on a CPU, so that they stay in its cache."""
+SLICE_NUMBERS = 1024 * 1536
+"""Numbers a thread that a product gives at a time on a CPU, so that they stay in its cache."""
 
 SLICE_TOKENS_GPU = 2**17
 """Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
 
-APART_TOKENS = 4096
+APART_TOKENS = 8192
 """Tokens that attention takes at a time on a CPU, in whole images."""
 
-WIDEST_AGAIN = 384
-"""Channels up to which the first product of an MLP is computed again rather than remembered."""
+WIDEST_AGAIN = 96
+"""Channels, a byte of what it gives, up to which the first product of an MLP is computed again.
+
+In half precision to remember it costs half, so layers of half the width are computed again.
+"""
 
 
 def applies(x: Tensor, *layers: nn.Module | None) -> bool:
@@ -114,7 +117,7 @@ def norm_mlp(
     leaves the cache.
     """
     gamma, beta, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    again = fc1.in_features <= WIDEST_AGAIN
+    again = fc1.in_features <= WIDEST_AGAIN * _dtype_of_products(x).itemsize
     given = _Given(gamma, beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     out: Tensor = _NormMlp.apply(x, eps, again, *given)
     return out
@@ -250,7 +253,7 @@ class _NormLinear(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = given.weight.to(dtype), _cast(given.bias, dtype)
             out = tokens.new_empty(len(tokens), len(weight), dtype=dtype)
-            for rows in _slices(tokens):
+            for rows in _slices(tokens, given.weight):
                 _multiply(_normalise(tokens[rows], given, eps, dtype)[0], weight, bias, out[rows])
         return out.view(*x.shape[:-1], len(weight))
 
@@ -268,7 +271,7 @@ class _NormLinear(torch.autograd.Function):
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             weight = given.weight.to(ctx.dtype)
-            for rows in _slices(tokens):
+            for rows in _slices(tokens, given.weight):
                 read = _normalise(tokens[rows], given, ctx.eps, ctx.dtype)
                 piece = grad[rows].to(ctx.dtype)
                 sums.add_product(2, piece, read.normed)
@@ -299,7 +302,7 @@ class _NormMlp(torch.autograd.Function):
             weight, bias, weight2, bias2 = _cast_layers(given, dtype)
             out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
             hidden = tokens.new_empty(len(tokens) if keeps else 0, len(weight), dtype=dtype)
-            for rows in _slices(tokens):
+            for rows in _slices(tokens, given.weight):
                 read = _normalise(tokens[rows], given, eps, dtype).normed
                 between = hidden[rows] if keeps else read.new_empty(len(read), len(weight))
                 _multiply(read, weight, bias, between)
@@ -322,7 +325,7 @@ class _NormMlp(torch.autograd.Function):
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             weight, bias, weight2, _ = _cast_layers(given, dtype)
-            for rows in _slices(tokens):
+            for rows in _slices(tokens, given.weight):
                 read = _normalise(tokens[rows], given, ctx.eps, dtype)
                 between = F.linear(read.normed, weight, bias) if ctx.again else hidden[rows]
                 piece = grad[rows].to(dtype)
@@ -392,9 +395,10 @@ def _cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if parameter is None else parameter.to(dtype)
 
 
-def _slices(tokens: Tensor) -> Iterator[slice]:
-    """Rows to take at a time."""
+def _slices(tokens: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Rows to take at a time where they are multiplied with a weight."""
     on_cpu = tokens.device.type == "cpu"
-    step = SLICE_TOKENS * torch.get_num_threads() if on_cpu else SLICE_TOKENS_GPU
+    at_once = SLICE_NUMBERS * torch.get_num_threads() // len(weight)
+    step = max(at_once, 1) if on_cpu else SLICE_TOKENS_GPU
     for start in range(0, len(tokens), step):
         yield slice(start, min(start + step, len(tokens)))
