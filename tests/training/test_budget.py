@@ -22,7 +22,7 @@ def data(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("pictures"), each=8, side=32)
 
 
-DEEP = {"model.depths": "3,1", "train.start_size": 1}
+DEEP = {"model.depths": "8,1", "train.start_size": 1}
 
 
 def test_a_run_in_little_memory_is_the_same_run(data, tmp_path):
@@ -32,13 +32,13 @@ def test_a_run_in_little_memory_is_the_same_run(data, tmp_path):
     )
     needed = (plan.peak - plan.process) / 1024
     losses = []
-    for gib in (0, 0.9 * needed):
+    for gib in (0, 0.75 * needed):
         settings = {**DEEP, "train.memory_gib": gib, "train.drop_path_rate": 0.2}
         run = train_small(
             data, tmp_path / str(bool(gib)), batch_size=16, img_size=64, settings=settings
         )
         config = Run.open(run.path).config.train
-        assert (0 < config.recomputed_blocks <= 3) == bool(gib)
+        assert (0 < config.recomputed_blocks < 9) == bool(gib)
         assert config.batch_size == 16
         losses.append([line["train_loss"] for line in read_journal(run.path)])
     assert losses[0] == losses[1]
