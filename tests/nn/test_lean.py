@@ -83,7 +83,7 @@ def agree(mine, truth, tolerance):
 @pytest.fixture(autouse=True)
 def _short_slices(monkeypatch):
     """Slices that do not come out even, whatever the number of threads."""
-    monkeypatch.setattr(lean, "SLICE_NUMBERS", 5 * 24)
+    monkeypatch.setattr(lean, "SLICE_BYTES", 5 * 24 * 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
@@ -279,7 +279,7 @@ def test_a_branch_of_kept_images_alone(kept):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 def test_a_branch_in_parts(monkeypatch, count):
-    monkeypatch.setattr(lean, "APART_TOKENS", 13)  # two images of six tokens
+    monkeypatch.setattr(lean, "APART_TOKENS", 13 * 4)  # two images of six tokens
     layer = nn.Linear(3, 4)
     asked = []
 

@@ -19,14 +19,14 @@ from muntin.shapes import Bool, Float
 
 __all__ = ["add_kept", "applies", "apply_apart", "is_watched", "norm_linear", "norm_mlp"]
 
-SLICE_NUMBERS = 1024 * 1536
-"""Numbers a thread that a product gives at a time on a CPU, so that they stay in its cache."""
+SLICE_BYTES = 3 * 2**20
+"""What a product gives a thread at a time on a CPU, so that it stays in its cache."""
 
 SLICE_TOKENS_GPU = 2**17
 """Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
 
-APART_TOKENS = 8192
-"""Tokens that attention takes at a time on a CPU, in whole images."""
+APART_TOKENS = 16384
+"""Tokens that attention takes at a time on a CPU, in whole images, for each byte of a number."""
 
 WIDEST_AGAIN = 96
 """Channels, a byte of what it gives, up to which the first product of an MLP is computed again.
@@ -158,7 +158,7 @@ def apply_apart(
     What it remembers is the same, but what it needs meanwhile is less, and is nearer.
     """
     tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
-    count = max(1, APART_TOKENS // tokens)
+    count = max(1, APART_TOKENS // _dtype_of_products(x).itemsize // tokens)
     if x.device.type != "cpu" or count >= len(x) or not applies(x):
         return branch(x)
     return torch.cat([branch(part) for part in x.split(count)])
@@ -253,7 +253,7 @@ class _NormLinear(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = given.weight.to(dtype), _cast(given.bias, dtype)
             out = tokens.new_empty(len(tokens), len(weight), dtype=dtype)
-            for rows in _slices(tokens, given.weight):
+            for rows in _slices(tokens, given.weight, ctx.dtype):
                 _multiply(_normalise(tokens[rows], given, eps, dtype)[0], weight, bias, out[rows])
         return out.view(*x.shape[:-1], len(weight))
 
@@ -271,7 +271,7 @@ class _NormLinear(torch.autograd.Function):
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             weight = given.weight.to(ctx.dtype)
-            for rows in _slices(tokens, given.weight):
+            for rows in _slices(tokens, given.weight, ctx.dtype):
                 read = _normalise(tokens[rows], given, ctx.eps, ctx.dtype)
                 piece = grad[rows].to(ctx.dtype)
                 sums.add_product(2, piece, read.normed)
@@ -302,7 +302,7 @@ class _NormMlp(torch.autograd.Function):
             weight, bias, weight2, bias2 = _cast_layers(given, dtype)
             out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
             hidden = tokens.new_empty(len(tokens) if keeps else 0, len(weight), dtype=dtype)
-            for rows in _slices(tokens, given.weight):
+            for rows in _slices(tokens, given.weight, dtype):
                 read = _normalise(tokens[rows], given, eps, dtype).normed
                 between = hidden[rows] if keeps else read.new_empty(len(read), len(weight))
                 _multiply(read, weight, bias, between)
@@ -325,7 +325,7 @@ class _NormMlp(torch.autograd.Function):
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             weight, bias, weight2, _ = _cast_layers(given, dtype)
-            for rows in _slices(tokens, given.weight):
+            for rows in _slices(tokens, given.weight, dtype):
                 read = _normalise(tokens[rows], given, ctx.eps, dtype)
                 between = F.linear(read.normed, weight, bias) if ctx.again else hidden[rows]
                 piece = grad[rows].to(dtype)
@@ -395,10 +395,10 @@ def _cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if parameter is None else parameter.to(dtype)
 
 
-def _slices(tokens: Tensor, weight: Tensor) -> Iterator[slice]:
+def _slices(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Iterator[slice]:
     """Rows to take at a time where they are multiplied with a weight."""
     on_cpu = tokens.device.type == "cpu"
-    at_once = SLICE_NUMBERS * torch.get_num_threads() // len(weight)
+    at_once = SLICE_BYTES * torch.get_num_threads() // (len(weight) * dtype.itemsize)
     step = max(at_once, 1) if on_cpu else SLICE_TOKENS_GPU
     for start in range(0, len(tokens), step):
         yield slice(start, min(start + step, len(tokens)))
