@@ -157,9 +157,11 @@ def apply_apart(
 
     What it remembers is the same, but what it needs meanwhile is less, and is nearer.
     """
+    if x.device.type != "cpu" or not applies(x):
+        return branch(x)
     tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
     count = max(1, APART_TOKENS // _dtype_of_products(x).itemsize // tokens)
-    if x.device.type != "cpu" or count >= len(x) or not applies(x):
+    if count >= len(x):
         return branch(x)
     return torch.cat([branch(part) for part in x.split(count)])
 
