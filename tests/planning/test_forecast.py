@@ -130,9 +130,8 @@ def test_validation_under_a_limit_looks_at_no_more_than_a_step():
 
 
 def test_what_a_plan_shows(data, monkeypatch, capsys):
-    plan = replace(
-        draw_up(data), recomputed_blocks=1, memory_gib=0.1, process=950.0, room=1052.4, peak=1000.0
-    )
+    figures = {"process": 950.0, "room": 1052.4, "peak": 1000.0, "inference": 1000.0}
+    plan = replace(draw_up(data), recomputed_blocks=1, memory_gib=0.1, **figures)
     assert plan.fits
     assert not replace(plan, inference=1100.0).fits
     monkeypatch.setattr("muntin.planning.forecast.plan", lambda *_, **__: plan)

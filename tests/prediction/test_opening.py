@@ -55,4 +55,5 @@ def test_training_goes_on_from_it(forced, tmp_path, way):
     assert found.run.config.model.attention == "auto"
     assert f'attention "auto" instead of the "fused" of the run: {LACK}' in found.notes
     insists = replace(asked, settings=(("model.attention", "fused"),))
-    assert preparation.prepare(insists).run.config.model.attention == "fused"
+    with pytest.raises(ConfigError, match=r"for model\.attention=fused"):
+        preparation.prepare(insists)

@@ -29,10 +29,7 @@ APART_TOKENS = 16384
 """Tokens that attention takes at a time on a CPU, in whole images, for each byte of a number."""
 
 WIDEST_AGAIN = 96
-"""Channels, a byte of what it gives, up to which the first product of an MLP is computed again.
-
-In half precision to remember it costs half, so layers of half the width are computed again.
-"""
+"""Channels, a byte of what it gives, up to which the first product of an MLP is computed again."""
 
 
 def applies(x: Tensor, *layers: nn.Module | None) -> bool:
@@ -161,16 +158,13 @@ def apply_apart(
         return branch(x)
     tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
     count = max(1, APART_TOKENS // _dtype_of_products(x).itemsize // tokens)
-    if count >= len(x):
-        return branch(x)
-    return torch.cat([branch(part) for part in x.split(count)])
+    return branch(x) if count >= len(x) else torch.cat([branch(part) for part in x.split(count)])
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
     """What a linear layer computes in, which autocast decides."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
