@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from muntin.nn import lean
+from muntin.nn import lean, lean_slices
 from muntin.nn.drop_path import DropPath
 from muntin.nn.linears import transform_normed
 from muntin.nn.mlp import Mlp
@@ -83,7 +83,7 @@ def agree(mine, truth, tolerance):
 @pytest.fixture(autouse=True)
 def _short_slices(monkeypatch):
     """Slices that do not come out even, whatever the number of threads."""
-    monkeypatch.setattr(lean, "SLICE_BYTES", 5 * 24 * 4)
+    monkeypatch.setattr(lean_slices, "SLICE_BYTES", 5 * 24 * 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 

@@ -22,6 +22,7 @@ LONGER_FILES = {
 # reader of a model need not read it (docs/adr/0021).
 TWINS = {
     "muntin.nn.lean": "norm + linear, MLP and drop path that remember less",
+    "muntin.nn.lean_slices": "what those share",
     "muntin.ops.lean_attention": "window attention with its gradient written out",
     "muntin.ops.triton.window_support": "the way to the kernels of window attention",
 }

@@ -8,22 +8,26 @@ The plain formulas stand where these are called (`muntin.nn.linears`, `muntin.nn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.nn.lean_slices import (
+    Given,
+    Sums,
+    cast,
+    cast_layers,
+    cut_slices,
+    multiply,
+    normalise,
+    place_rows,
+)
 from muntin.shapes import Bool, Float
 
 __all__ = ["add_kept", "applies", "apply_apart", "is_watched", "norm_linear", "norm_mlp"]
-
-SLICE_BYTES = 3 * 2**20
-"""What a product gives a thread at a time on a CPU, so that it stays in its cache."""
-
-SLICE_TOKENS_GPU = 2**17
-"""Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
 
 APART_TOKENS = 16384
 """Tokens that attention takes at a time on a CPU, in whole images, for each byte of a number."""
@@ -76,31 +80,11 @@ def _normalises_channels(layer: nn.Module) -> bool:
     )
 
 
-class _Given(NamedTuple):
-    """Parameters of a norm and what stands behind it; None where there is none.
-
-    Attributes:
-        gamma: Weight of the norm.
-        beta: Its bias.
-        weight: Of the (first) linear layer.
-        bias: The same.
-        weight2: Of the second.
-        bias2: The same.
-    """
-
-    gamma: Tensor | None
-    beta: Tensor | None
-    weight: Tensor
-    bias: Tensor | None
-    weight2: Tensor | None = None
-    bias2: Tensor | None = None
-
-
 def norm_linear(
     x: Float[Tensor, "*tokens C"], norm: nn.LayerNorm, linear: nn.Linear
 ) -> Float[Tensor, "*tokens Co"]:
     """Compute ``linear(norm(x))`` and remember `x` alone."""
-    given = _Given(norm.weight, norm.bias, linear.weight, linear.bias)
+    given = Given(norm.weight, norm.bias, linear.weight, linear.bias)
     out: Tensor = _NormLinear.apply(x, norm.eps, *given[:4])
     return out
 
@@ -115,7 +99,7 @@ def norm_mlp(
     """
     gamma, beta, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     again = fc1.in_features <= WIDEST_AGAIN * _dtype_of_products(x).itemsize
-    given = _Given(gamma, beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    given = Given(gamma, beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     out: Tensor = _NormMlp.apply(x, eps, again, *given)
     return out
 
@@ -168,69 +152,6 @@ def _dtype_of_products(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-class _Read(NamedTuple):
-    """What a product reads, and what made it.
-
-    Attributes:
-        normed: In the precision of the product.
-        part: What was normalised.
-        mean: Of each token; None without a norm.
-        rstd: One over the deviation, likewise.
-    """
-
-    normed: Tensor
-    part: Tensor
-    mean: Tensor | None = None
-    rstd: Tensor | None = None
-
-
-def _normalise(part: Tensor, given: _Given, eps: float, dtype: torch.dtype) -> _Read:
-    if given.gamma is None:
-        return _Read(part.to(dtype), part)
-    part = part.to(given.gamma.dtype)
-    channels = (part.shape[1],)
-    normed, mean, rstd = torch.native_layer_norm(part, channels, given.gamma, given.beta, eps)
-    return _Read(normed.to(dtype), part, mean, rstd)
-
-
-class _Sums:
-    """Gradients of parameters, added up over slices in the parameters' own precision."""
-
-    def __init__(self, given: _Given, wanted: tuple[bool, ...]) -> None:
-        self.wanted = wanted
-        self.totals = [
-            torch.zeros_like(parameter) if want and parameter is not None else None
-            for parameter, want in zip(given, wanted, strict=True)
-        ]
-
-    def add_product(self, place: int, grad: Tensor, read: Tensor) -> None:
-        """Add to a weight (at `place`) and to the bias after it."""
-        weight, bias = self.totals[place : place + 2]
-        if weight is not None:
-            if weight.dtype == grad.dtype:
-                weight.addmm_(grad.t(), read)
-            else:
-                weight += grad.t() @ read
-        if bias is not None:
-            bias += grad.sum(dim=0, dtype=bias.dtype)
-
-    def go_through_norm(
-        self, grad: Tensor, read: _Read, given: _Given, wants_x: bool
-    ) -> Tensor | None:
-        """Add to the norm's parameters, and give the gradient of what it read."""
-        if given.gamma is None or read.mean is None or read.rstd is None:
-            return grad
-        part, channels = read.part, (read.part.shape[1],)
-        mask = [wants_x, self.totals[0] is not None, self.totals[1] is not None]
-        grad_part, gamma, beta = torch.ops.aten.native_layer_norm_backward(
-            grad.to(part.dtype), part, channels, read.mean, read.rstd, given.gamma, given.beta, mask
-        )
-        for total, more in ((self.totals[0], gamma), (self.totals[1], beta)):
-            if total is not None:
-                total += more
-        return grad_part if wants_x else None
-
-
 class _NormLinear(torch.autograd.Function):
     """Keeps what the norm reads; autograd would keep what it gives too."""
 
@@ -241,42 +162,41 @@ class _NormLinear(torch.autograd.Function):
         eps: float,
         *parameters: Tensor | None,
     ) -> Tensor:
-        given = _Given(*parameters)  # type: ignore[arg-type]
+        given = Given(*parameters)  # type: ignore[arg-type]
         dtype = _dtype_of_products(x)
         ctx.save_for_backward(x, *parameters)
         ctx.eps, ctx.dtype = eps, dtype
         tokens = x.reshape(-1, x.shape[-1])
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias = given.weight.to(dtype), _cast(given.bias, dtype)
+            weight, bias = given.weight.to(dtype), cast(given.bias, dtype)
             out = tokens.new_empty(len(tokens), len(weight), dtype=dtype)
-            for rows in _slices(tokens, given.weight, ctx.dtype):
-                _multiply(_normalise(tokens[rows], given, eps, dtype)[0], weight, bias, out[rows])
+            for rows in cut_slices(tokens, given.weight, ctx.dtype):
+                multiply(normalise(tokens[rows], given, eps, dtype)[0], weight, bias, out[rows])
         return out.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
         (grad,) = grads
         x, *parameters = ctx.saved_tensors
-        given = _Given(*parameters)
+        given = Given(*parameters)
         if torch.is_grad_enabled():  # somebody wants a second derivative
             plain = _differentiate(ctx, grad, x, parameters, (0, *range(2, 6)))
             return plain[0], None, *plain[1:]
         wants_x, _, *wanted = ctx.needs_input_grad
-        sums = _Sums(given, (*wanted, False, False))
+        sums = Sums(given, (*wanted, False, False))
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             weight = given.weight.to(ctx.dtype)
-            for rows in _slices(tokens, given.weight, ctx.dtype):
-                read = _normalise(tokens[rows], given, ctx.eps, ctx.dtype)
+            for rows in cut_slices(tokens, given.weight, ctx.dtype):
+                read = normalise(tokens[rows], given, ctx.eps, ctx.dtype)
                 piece = grad[rows].to(ctx.dtype)
                 sums.add_product(2, piece, read.normed)
                 if wants_x or wanted[0] or wanted[1]:
                     found = sums.go_through_norm(piece @ weight, read, given, wants_x)
-                    if grad_x is not None and found is not None:
-                        grad_x[rows] = found
+                    grad_x = place_rows(found, rows, grad_x)
         grad_x = None if grad_x is None else grad_x.view(x.shape)
-        return grad_x, None, *sums.totals[:4]
+        return grad_x, None, *sums.finish(given)[:4]
 
 
 class _NormMlp(torch.autograd.Function):
@@ -290,19 +210,19 @@ class _NormMlp(torch.autograd.Function):
         again: bool,
         *parameters: Tensor | None,
     ) -> Tensor:
-        given = _Given(*parameters)  # type: ignore[arg-type]
+        given = Given(*parameters)  # type: ignore[arg-type]
         dtype = _dtype_of_products(x)
         tokens = x.reshape(-1, x.shape[-1])
         keeps = not again and any(ctx.needs_input_grad)
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias, weight2, bias2 = _cast_layers(given, dtype)
+            weight, bias, weight2, bias2 = cast_layers(given, dtype)
             out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
             hidden = tokens.new_empty(len(tokens) if keeps else 0, len(weight), dtype=dtype)
-            for rows in _slices(tokens, given.weight, dtype):
-                read = _normalise(tokens[rows], given, eps, dtype).normed
+            for rows in cut_slices(tokens, given.weight, dtype):
+                read = normalise(tokens[rows], given, eps, dtype).normed
                 between = hidden[rows] if keeps else read.new_empty(len(read), len(weight))
-                _multiply(read, weight, bias, between)
-                _multiply(F.gelu(between), weight2, bias2, out[rows])
+                multiply(read, weight, bias, between)
+                multiply(F.gelu(between), weight2, bias2, out[rows])
         ctx.save_for_backward(x, hidden, *parameters)
         ctx.eps, ctx.again, ctx.dtype = eps, again, dtype
         return out.view(*x.shape[:-1], len(weight2))
@@ -311,18 +231,18 @@ class _NormMlp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
         (grad,) = grads
         x, hidden, *parameters = ctx.saved_tensors
-        given, dtype = _Given(*parameters), ctx.dtype
+        given, dtype = Given(*parameters), ctx.dtype
         if torch.is_grad_enabled():  # somebody wants a second derivative
             plain = _differentiate(ctx, grad, x, parameters, (0, *range(3, 9)))
             return plain[0], None, None, *plain[1:]
         wants_x, _, _, *wanted = ctx.needs_input_grad
-        sums = _Sums(given, tuple(wanted))
+        sums = Sums(given, tuple(wanted))
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias, weight2, _ = _cast_layers(given, dtype)
-            for rows in _slices(tokens, given.weight, dtype):
-                read = _normalise(tokens[rows], given, ctx.eps, dtype)
+            weight, bias, weight2, _ = cast_layers(given, dtype)
+            for rows in cut_slices(tokens, given.weight, dtype):
+                read = normalise(tokens[rows], given, ctx.eps, dtype)
                 between = F.linear(read.normed, weight, bias) if ctx.again else hidden[rows]
                 piece = grad[rows].to(dtype)
                 sums.add_product(4, piece, F.gelu(between))
@@ -332,10 +252,9 @@ class _NormMlp(torch.autograd.Function):
                 sums.add_product(2, piece, read.normed)
                 if wants_x or wanted[0] or wanted[1]:
                     found = sums.go_through_norm(piece @ weight, read, given, wants_x)
-                    if grad_x is not None and found is not None:
-                        grad_x[rows] = found
+                    grad_x = place_rows(found, rows, grad_x)
         grad_x = None if grad_x is None else grad_x.view(x.shape)
-        return grad_x, None, None, *sums.totals
+        return grad_x, None, None, *sums.finish(given)
 
 
 def _differentiate(
@@ -346,7 +265,7 @@ def _differentiate(
     places: tuple[int, ...],
 ) -> list[Tensor | None]:
     """Gradients of `x` and the parameters by the plain formula, which can be derived again."""
-    given = _Given(*parameters)  # type: ignore[arg-type]
+    given = Given(*parameters)  # type: ignore[arg-type]
     dtype = ctx.dtype
     with torch.autocast(x.device.type, enabled=False):
         read = x
@@ -354,9 +273,9 @@ def _differentiate(
             read = F.layer_norm(
                 x.to(given.gamma.dtype), x.shape[-1:], given.gamma, given.beta, ctx.eps
             )
-        out = F.linear(read.to(dtype), given.weight.to(dtype), _cast(given.bias, dtype))
+        out = F.linear(read.to(dtype), given.weight.to(dtype), cast(given.bias, dtype))
         if given.weight2 is not None:
-            out = F.linear(F.gelu(out), given.weight2.to(dtype), _cast(given.bias2, dtype))
+            out = F.linear(F.gelu(out), given.weight2.to(dtype), cast(given.bias2, dtype))
         inputs = [x, *parameters]
         wanted = [
             one
@@ -365,36 +284,3 @@ def _differentiate(
         ]
         found = iter(torch.autograd.grad(out, wanted, grad.to(dtype), create_graph=True))
     return [next(found) if ctx.needs_input_grad[place] else None for place in places]
-
-
-def _multiply(read: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    if bias is None:
-        torch.mm(read, weight.t(), out=out)
-    else:
-        torch.addmm(bias, read, weight.t(), out=out)
-
-
-def _cast_layers(
-    given: _Given, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Weights and biases of both layers of an MLP, in the precision of the products."""
-    assert given.weight2 is not None, "every MLP has two layers"
-    return (
-        given.weight.to(dtype),
-        _cast(given.bias, dtype),
-        given.weight2.to(dtype),
-        _cast(given.bias2, dtype),
-    )
-
-
-def _cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if parameter is None else parameter.to(dtype)
-
-
-def _slices(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Iterator[slice]:
-    """Rows to take at a time where they are multiplied with a weight."""
-    on_cpu = tokens.device.type == "cpu"
-    at_once = SLICE_BYTES * torch.get_num_threads() // (len(weight) * dtype.itemsize)
-    step = max(at_once, 1) if on_cpu else SLICE_TOKENS_GPU
-    for start in range(0, len(tokens), step):
-        yield slice(start, min(start + step, len(tokens)))
