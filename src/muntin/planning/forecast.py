@@ -47,6 +47,8 @@ class Plan:
         activations: What is remembered for the way back at the worst moment, by part: "patches",
             "stage 1" and so on; 0 where nothing is yet, or no longer.
         workspace: What else tensors hold then.
+        holes: What the C library cannot give again then, in pieces between tensors that nothing
+            fits into, about half of activations, gradients and workspace; 0 on a GPU.
         process: What the process holds beside tensors of a step, decoded pictures included; 0 on a
             GPU, where what is allocated there is counted.
         peak: All of that, in training.
@@ -80,6 +82,7 @@ class Plan:
     averaged: float
     activations: tuple[tuple[str, float], ...]
     workspace: float
+    holes: float
     process: float
     peak: float
     inference: float
@@ -261,7 +264,7 @@ def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
     step = timing.step.at(batch) * slower
     read = timing.reading * batch / max(machine.workers, 1)
     step = max(step, read) if machine.workers else step + read
-    known = sum(peak.remembered) + peak.grown + sum(held.values())
+    known = sum(peak.remembered) + peak.grown + peak.holes + sum(held.values())
     memory = {name: count / MIB for name, count in held.items()}
     return Plan(
         task=run.config.task,
@@ -278,6 +281,7 @@ def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
         gradients=peak.grown / MIB,
         activations=tuple(stages.items()),
         workspace=max(0.0, peak.total - known) / MIB,
+        holes=peak.holes / MIB,
         process=process / MIB,
         peak=(peak.total + process) / MIB,
         inference=(demand.validation(batch) + process) / MIB,

@@ -61,16 +61,18 @@ class Peak(NamedTuple):
     """The worst moment of a step.
 
     Attributes:
-        total: Bytes that tensors hold, weights and what belongs to them included.
+        total: Bytes that tensors hold, weights and what belongs to them included, and the holes.
         remembered: Bytes that each part remembers then.
         grown: Bytes of gradients that are there, an estimate.
         moment: Its place among the moments.
+        holes: Bytes of holes between tensors.
     """
 
     total: float
     remembered: tuple[float, ...]
     grown: float
     moment: int = 0
+    holes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,8 @@ class Footprint:
         moments: In the order of time.
         remembered: What each part remembers for the way back.
         outputs: What each part gives.
+        holes: What the holes between tensors take of memory, as a share of what a step holds
+            beyond `held`.
     """
 
     held: int
@@ -92,6 +96,7 @@ class Footprint:
     moments: tuple[Moment, ...]
     remembered: tuple[Line, ...]
     outputs: tuple[Line, ...]
+    holes: float = 0.0
 
     @property
     def num_blocks(self) -> int:
@@ -110,13 +115,14 @@ class Footprint:
         lean = self._forget(kept, batch, again)
         for number, moment in enumerate(self.moments):
             saved = sum(kept[: moment.done]) - sum(lean[: moment.done])
-            total = self.held + moment.most.at(batch) - saved
-            if total > worst.total:
+            beyond = moment.most.at(batch) - saved
+            holes = self.holes * beyond
+            if (total := self.held + beyond + holes) > worst.total:
                 behind = tuple(
                     value if place < moment.done else 0.0 for place, value in enumerate(lean)
                 )
                 grown = min(self.gradients, max(0.0, moment.most.fixed)) if moment.backward else 0.0
-                worst = Peak(total, behind, grown, number)
+                worst = Peak(total, behind, grown, number, holes)
         return worst
 
     def name_moment(self, number: int) -> str:
