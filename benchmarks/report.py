@@ -23,7 +23,9 @@ FEATURED = (
     "dubai",
     "mirror_mouse",
     "Swin-T inference",
+    "swin_tiny, training",
     "swin_tiny, memory",
+    "Plans",
     "swin_tiny, data",
     "A pixel",
     "Mask R-CNN, Swin-T",
@@ -86,6 +88,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     table += inference_rows()
     table += precision_rows()
     table += peer_rows()
+    table += plan_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
@@ -351,6 +354,26 @@ def peer_rows() -> list[tuple[str, str, str, str]]:
                     name,
                 )
             )
+    return table
+
+
+def plan_rows() -> list[tuple[str, str, str, str]]:
+    """How far plans are from what was measured."""
+    found = newest("plan")
+    if not found:
+        return []
+    name, result = found
+    table = []
+    for what in ("memory", "time"):
+        errors = sorted(row[f"{what}_error"] for row in result["rows"])
+        table.append(
+            (
+                f"Plans of {len(errors)} runs, {result['precision']}: {what}",
+                f"within {errors[len(errors) // 2]:.0%} in the median",
+                f"furthest off by {errors[-1]:.0%}",
+                name,
+            )
+        )
     return table
 
 

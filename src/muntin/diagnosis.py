@@ -9,6 +9,8 @@ import importlib.util
 import os
 import platform
 import shutil
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ import torch
 import muntin
 from muntin.devices import choose_device, choose_precision, has_compiler, multiply_rate
 from muntin.engines.table import ENGINES, is_installed
+from muntin.errors import ConfigError
+from muntin.ops.triton.window_support import find_missing
 from muntin.zoo import create_model
 
 __all__ = ["diagnose"]
@@ -47,10 +51,20 @@ def diagnose() -> dict[str, Any]:
     facts["C++ compiler"] = "found" if has_compiler() else "none: steps are not compiled"
     for engine in ENGINES.values():
         missing = [name for name in engine.packages if not is_installed(name)]
-        lack = f"{', '.join(missing)} not installed" if missing else engine.lacks()
-        facts[f"engine {engine.name}"] = f"no: {lack}" if lack else "can run"
+        lack = f"{', '.join(missing)} not installed" if missing else ""
+        facts[f"engine {engine.name}"] = f"no: {lack}" if lack else _word_lack(engine.lacks)
+    facts["fused attention"] = _word_lack(partial(find_missing, "cuda"))
     facts["works"] = _try_model(device)
     return facts
+
+
+def _word_lack(find: Callable[[], str]) -> str:
+    """Say what is missing; a wrong setting of the environment is."""
+    try:
+        lack = find()
+    except ConfigError as error:
+        lack = str(error)
+    return f"no: {lack}" if lack else "can run"
 
 
 def _version(name: str) -> str:

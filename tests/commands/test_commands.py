@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from muntin.ops.triton.window_support import find_missing
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.journal import read_journal
 from tests.commands.refusing import refuses
@@ -66,6 +67,17 @@ def test_json_is_all_there_is_on_stdout(muntin, run, data):
     assert facts["works"] == "yes"
     assert facts["engine eager"] == "can run"
     assert facts["engine cuda"].split(":")[0] in ("can run", "no")
+
+
+def test_doctor_says_which_setting_is_wrong(muntin, monkeypatch):
+    monkeypatch.setenv("MUNTIN_FUSED", "2")
+    find_missing.cache_clear()
+    code, said, _ = muntin("doctor")
+    find_missing.cache_clear()
+    assert code == 0
+    assert "MUNTIN_FUSED must be 0, which forbids fused kernels, or 1, got '2'" in " ".join(
+        said.split()
+    )
 
 
 def test_models(muntin):

@@ -79,7 +79,7 @@ def _show(plan: Plan) -> None:
         ("averaged weights", plan.averaged),
         *((f"activations, {name}", value) for name, value in plan.activations),
         ("workspace", plan.workspace),
-        ("holes between them", plan.holes),
+        ("holes between tensors", plan.holes),
         ("process", plan.process),
         ("training, peak", plan.peak),
         (f"validation, {plan.inference_batch} at a time", plan.inference),
