@@ -46,7 +46,7 @@ import torch
 from muntin import train
 from muntin.training.learner import Learner
 
-task, data, model, side, batch, out, device, precision = sys.argv[1:]
+task, data, model, side, batch, out, device, precision, again = sys.argv[1:]
 ends, peaks = [], []
 plain = Learner.change_weights
 
@@ -66,7 +66,8 @@ Learner.change_weights = change
 if __name__ == "__main__":
     train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
           device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,
-          settings={"machine.compile": "off", "train.start_size": 1})
+          settings={"machine.compile": "off", "train.start_size": 1,
+                    "train.recomputed_blocks": int(again)})
     steps = sorted(b - a for a, b in zip(ends, ends[1:]))
     sys.stdout.write(json.dumps({"peak_mib": peaks[-1], "step_s": steps[len(steps) // 2]}))
 """.replace("STEPS", str(STEPS))
@@ -78,13 +79,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--only", default="", help="cases whose line holds this")
+    parser.add_argument("--again", type=int, default=0, help="leading blocks computed again")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(CASES):
             if options.only and options.only not in " ".join(map(str, case)):
                 continue
-            row = compare(case, Path(folder) / str(number), options.device, options.precision)
+            row = compare(case, Path(folder) / str(number), options)
             print(json.dumps(row), file=sys.stderr)
             rows.append(row)
     content = {
@@ -96,27 +98,28 @@ def main() -> None:
         "rows": rows,
     }
     where = f"cpu{os.cpu_count()}" if options.device == "cpu" else options.device
-    print(record.write("plan", where, content))
+    print(record.write("plan_again" if options.again else "plan", where, content))
 
 
 def compare(
-    case: tuple[str, str, int, int], folder: Path, device: str, precision: str
+    case: tuple[str, str, int, int], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Predict and measure a case."""
     task, model, side, batch = case
+    device, precision, again = options.device, options.precision, options.again
     data = make_data(task, folder / "data", max(side, 64), 4 * batch * STEPS)
     words = ["plan", task, data, "--model", model, "--img-size", side, "--batch-size", batch]
     words += ["--device", device, "--precision", precision, "--weights", "none", "--json"]
-    words += ["--set", "train.start_size=1"]
+    words += ["--set", "train.start_size=1", "--set", f"train.recomputed_blocks={again}"]
     predicted = json.loads(record.muntin(*words, keep=True))
-    arguments = [task, data, model, side, batch, folder / "run", device, precision]
+    arguments = [task, data, model, side, batch, folder / "run", device, precision, again]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, arguments)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     measured = json.loads(done.stdout.splitlines()[-1])
     return {
-        "case": f"{task} {model} at {side}, batch {batch}",
+        "case": f"{task} {model} at {side}, batch {batch}" + f", {again} again" * bool(again),
         "predicted_mib": predicted["peak"],
         "measured_mib": measured["peak_mib"],
         "memory_error": abs(predicted["peak"] / measured["peak_mib"] - 1),

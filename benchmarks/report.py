@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+from gpu import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,6 +31,7 @@ FEATURED = (
     "Plans",
     "swin_tiny, data",
     "A pixel",
+    "GPU",
     "Mask R-CNN, Swin-T",
     "Tiling",
 )
@@ -56,18 +60,6 @@ def rows() -> list[tuple[str, str, str, str]]:
                 name,
             )
         )
-    if found := newest("training"):
-        name, result = found
-        for contestant, row in result["contestants"].items():
-            speed, ratio = row["images_per_s"], row["ratio_to_timm_eager_bf16"]
-            table.append(
-                (
-                    f"Training swin_tiny, 224 pixels, batch 8: {contestant}",
-                    f"{speed['median']:.2f} images/s ({speed['min']:.2f}-{speed['max']:.2f})",
-                    f"{ratio['median']:.2f} x timm eager bf16",
-                    name,
-                )
-            )
     if found := newest("loading"):
         name, result = found
         bare = result["contestants"]["bare and copied"]["seconds"]["median"]
@@ -89,6 +81,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     table += precision_rows()
     table += peer_rows()
     table += plan_rows()
+    table += gpu_rows()
     if found := newest("startup"):
         name, result = found
         for what, seconds in result["seconds"].items():
@@ -358,22 +351,55 @@ def peer_rows() -> list[tuple[str, str, str, str]]:
 
 
 def plan_rows() -> list[tuple[str, str, str, str]]:
-    """How far plans are from what was measured."""
-    found = newest("plan")
-    if not found:
-        return []
-    name, result = found
+    """How far plans are from what was measured, and the holes that were."""
     table = []
-    for what in ("memory", "time"):
-        errors = sorted(row[f"{what}_error"] for row in result["rows"])
+    for topic, extra in (("plan", ""), ("plan_again", ", blocks computed again")):
+        if not (found := newest(topic)):
+            continue
+        name, result = found
+        for what in ("memory", "time"):
+            errors = sorted(row[f"{what}_error"] for row in result["rows"])
+            table.append(
+                (
+                    f"Plans of {len(errors)} runs, {result['precision']}{extra}: {what}",
+                    f"within {statistics.median(errors):.0%} in the median",
+                    f"furthest off by {errors[-1]:.0%}",
+                    name,
+                )
+            )
+        shares = sorted(map(_share_of_holes, result["rows"]))
         table.append(
             (
-                f"Plans of {len(errors)} runs, {result['precision']}: {what}",
-                f"within {errors[len(errors) // 2]:.0%} in the median",
-                f"furthest off by {errors[-1]:.0%}",
+                f"Holes between tensors, {len(shares)} runs{extra}",
+                f"{statistics.median(shares):.2f} of what a step holds, in the median",
+                f"from {shares[0]:.2f} to {shares[-1]:.2f}",
                 name,
             )
         )
+    return table
+
+
+def _share_of_holes(row: dict[str, Any]) -> float:
+    """Measured memory that a plan's tensors and process do not explain, as a share of a step's."""
+    plan = row["plan"]
+    step = plan["gradients"] + plan["workspace"] + sum(plan["activations"].values())
+    explained = plan["peak"] - plan["holes"]
+    return float((row["measured_mib"] - explained) / step)
+
+
+def gpu_rows() -> list[tuple[str, str, str, str]]:
+    """What `gpu.py` printed of each section; the sections that nobody has run are said."""
+    table, missing = [], []
+    for section in SECTIONS:
+        if found := newest(f"gpu_{section}"):
+            name, result = found
+            lines = [f"failed: {result['failed']}"] if result.get("failed") else result["lines"]
+            table += [(f"GPU, {section}", line, result["device"], name) for line in lines]
+        else:
+            missing.append(section)
+    if missing:
+        words = ", ".join(missing).replace("_", " ")
+        table.append((f"GPU: {words}", "not measured", "nobody has run `gpu.py` on one", "none"))
     return table
 
 
