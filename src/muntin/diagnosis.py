@@ -17,7 +17,7 @@ import torch
 
 import muntin
 from muntin.devices import choose_device, choose_precision, has_compiler, multiply_rate
-from muntin.engines.table import ENGINES, is_installed
+from muntin.engines.table import ENGINES, Engine, is_installed
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.zoo import create_model
@@ -50,12 +50,15 @@ def diagnose() -> dict[str, Any]:
     facts["precision chosen"] = choose_precision(device)
     facts["C++ compiler"] = "found" if has_compiler() else "none: steps are not compiled"
     for engine in ENGINES.values():
-        missing = [name for name in engine.packages if not is_installed(name)]
-        lack = f"{', '.join(missing)} not installed" if missing else ""
-        facts[f"engine {engine.name}"] = f"no: {lack}" if lack else _word_lack(engine.lacks)
+        facts[f"engine {engine.name}"] = _word_lack(partial(_find_lack, engine))
     facts["fused attention"] = _word_lack(partial(find_missing, "cuda"))
     facts["works"] = _try_model(device)
     return facts
+
+
+def _find_lack(engine: Engine) -> str:
+    missing = [name for name in engine.packages if not is_installed(name)]
+    return f"{', '.join(missing)} not installed" if missing else engine.lacks()
 
 
 def _word_lack(find: Callable[[], str]) -> str:

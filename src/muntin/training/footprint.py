@@ -86,7 +86,7 @@ class Footprint:
         moments: In the order of time.
         remembered: What each part remembers for the way back.
         outputs: What each part gives.
-        holes: What the holes between tensors take of memory, as a share of what a step holds
+        hole_share: What the holes between tensors take of memory, as a share of what a step holds
             beyond `held`.
     """
 
@@ -96,7 +96,7 @@ class Footprint:
     moments: tuple[Moment, ...]
     remembered: tuple[Line, ...]
     outputs: tuple[Line, ...]
-    holes: float = 0.0
+    hole_share: float = 0.0
 
     @property
     def num_blocks(self) -> int:
@@ -116,7 +116,7 @@ class Footprint:
         for number, moment in enumerate(self.moments):
             saved = sum(kept[: moment.done]) - sum(lean[: moment.done])
             beyond = moment.most.at(batch) - saved
-            holes = self.holes * beyond
+            holes = self.hole_share * beyond
             if (total := self.held + beyond + holes) > worst.total:
                 behind = tuple(
                     value if place < moment.done else 0.0 for place, value in enumerate(lean)

@@ -34,7 +34,7 @@ __all__ = ["Rehearsal", "Timing"]
 REPEATS = 3
 """Timed steps of a batch; the median counts."""
 
-HOLES = 0.55
+HOLE_SHARE = 0.55
 """Memory of a step that the C library cannot give again, as a share of what tensors of it hold.
 
 A line through thirteen measured runs, glibc 2.36 (docs/adr/0022, `benchmarks/bench_plan.py`).
@@ -143,7 +143,7 @@ class Rehearsal:
             self.device,
             self.batches,
         )
-        return replace(found, holes=HOLES if self.device.type == "cpu" else 0.0)
+        return replace(found, hole_share=HOLE_SHARE if self.device.type == "cpu" else 0.0)
 
     def held(self) -> dict[str, int]:
         """Bytes that stay from step to step, by what they are."""
