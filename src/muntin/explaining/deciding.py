@@ -148,7 +148,8 @@ def _tell_activation(subject: Subject, asked: Asked, main: Activation, *, empty:
     if subject.task.dense is None:
         text += (
             f"The coarsest map (stride {main.stride}) is what the answer is made of; finer maps "
-            f"show edges and texture on the way there."
+            f"show edges and texture on the way there. Attention carries what it saw from cell to "
+            f"cell, so the brightest cell may lie beside the object; what each pixel adds tells."
         )
     else:
         text += (
