@@ -12,17 +12,28 @@ import csv
 import io
 import math
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.objects import Findings
-from muntin.data.trees import Tree, clean_name, fold, read_text
+from muntin.data.objects import Annotation, Findings, gather_objects, make_entry
+from muntin.data.readers import Reader, Source
+from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_size, read_text
 from muntin.errors import DataError, shorten
+from muntin.samples import Entry, Listing, Skeleton
+from muntin.shapes import Size
 
-__all__ = ["Frame", "LabelTable", "explain_table", "find_tables", "read_table"]
+__all__ = ["DEEPLABCUT", "Frame", "LabelTable", "explain_table", "find_tables", "read_table"]
+
+SUBJECT = "subject"
+"""Class name of every instance: these files name none."""
+
+_MARGIN = 0.1  # around the points of an individual, relative to their extent
+_MAX_EXPLAINED = 3  # files
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
 _ALONE = "single"  # what DeepLabCut calls parts of a frame that belong to nobody
@@ -239,3 +250,104 @@ def _read_points(
             message = f"{part} is ({row[x]}, {row[y]})"
             raise ValueError(message)
     return points
+
+
+def _read_tables(tree: Tree, paths: Sequence[str], findings: Findings) -> dict[str, Listing]:
+    tables = [read_table(tree, path, findings) for path in paths]
+    first = tables[0]
+    for table in tables[1:]:
+        if table.keypoints != first.keypoints:
+            message = (
+                f"every CSV must have the same body parts, got {shorten(table.keypoints)} in "
+                f"{table.path!r} and {shorten(first.keypoints)} in {first.path!r}."
+            )
+            raise DataError(message)
+    by_part: dict[str, list[Entry]] = defaultdict(list)
+    seen: dict[str, str] = {}
+    for table in tables:
+        *folders, file = table.path.split("/")
+        part = part_in(file.rpartition(".")[0]) or part_of(folders)
+        for frame in table.frames:
+            if frame.path in seen:
+                detail = f"{frame.path} is in {seen[frame.path]} too"
+                findings.leave_out(table.path, frame.where, "duplicate", detail)
+                continue
+            seen[frame.path] = table.path
+            by_part[part].append(_read_frame(tree, table, frame, findings))
+    parts = {part: by_part[part] for part in PARTS if part in by_part}
+    if "" in by_part:  # what is of no part is learnt from
+        parts["train"] = parts.get("train", []) + by_part[""]
+    if not parts:
+        parts = {"train": []}
+    return {
+        part: Listing(
+            source=tree.source,
+            entries=tuple(sorted(entries, key=lambda entry: entry.path)),
+            class_names=(SUBJECT,),
+            multi_label=True,
+            skeleton=Skeleton(names=first.keypoints),
+        )
+        for part, entries in parts.items()
+    }
+
+
+def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: Findings) -> Entry:
+    size = read_size(tree.source, frame.path)
+    annotations = []
+    for number, points in enumerate(frame.subjects):
+        if table.individuals and not (points[:, 2] > 0).any():
+            continue  # this one is not in the picture
+        where = f"{frame.where}, individual {number + 1}" if table.individuals else frame.where
+        whole = (0.0, 0.0, float(size[1]), float(size[0]))
+        annotations.append(
+            Annotation(
+                where=where,
+                class_id=0,
+                box=_box_around(points, size) if table.individuals else whole,
+                keypoints=points.ravel().tolist(),
+            )
+        )
+    objects = gather_objects(
+        annotations,
+        size=size,
+        file=table.path,
+        findings=findings,
+        keypoint_names=table.keypoints,
+    )
+    return make_entry(frame.path, size, objects)
+
+
+def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, float, float]:
+    """The box of the points and a margin, inside the picture; boxes end where pixels do."""
+    known = points[points[:, 2] > 0, :2]
+    low, high = known.min(axis=0), known.max(axis=0) + 1
+    margin = np.maximum(_MARGIN * (high - low), 0.02 * max(size))
+    left, top = np.maximum(low - margin, 0).tolist()
+    right, bottom = np.minimum(high + margin, [size[1], size[0]]).tolist()
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _recognise(source: Source) -> list[str] | None:
+    if source.is_file:
+        # A file that the user names is read whatever it looks like.
+        return [source.name] if source.suffix == ".csv" else None
+    return find_tables(source.tree) or None
+
+
+def _read(source: Source, found: list[str], findings: Findings) -> dict[str, Listing]:
+    return _read_tables(source.tree, found, findings)
+
+
+def _reject(source: Source) -> list[str]:
+    names = source.tree.with_suffix(".csv")
+    return [explain_table(source.tree, name) for name in names[:_MAX_EXPLAINED]]
+
+
+DEEPLABCUT: Reader[Findings, dict[str, Listing]] = Reader(
+    name="DeepLabCut",
+    recognise=_recognise,
+    read=_read,
+    looks_for="DeepLabCut (a CSV whose rows begin with scorer, bodyparts and coords)",
+    file="a CSV of DeepLabCut",
+    reject=_reject,
+)

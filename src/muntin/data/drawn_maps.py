@@ -13,11 +13,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from muntin.data.coco_readers import COCO
 from muntin.data.detection import list_detect
+from muntin.data.mask_layouts import MaskRequest
+from muntin.data.readers import Reader, Source
+from muntin.data.yolo import YOLO
 from muntin.errors import DataError, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskCoding
 
-__all__ = ["BACKGROUND", "list_drawn"]
+__all__ = ["BACKGROUND", "OBJECT_MASKS", "list_drawn"]
 
 BACKGROUND = "background"
 
@@ -74,3 +78,22 @@ def _as_maps(listing: Listing, classes: Classes | None, without_background: bool
         place = names.index(BACKGROUND)
         values = (*values[:place], -1, *values[place + 1 :])
     return replace(listing, class_names=names, coding=MaskCoding(kind="objects", values=values))
+
+
+def _recognise(source: Source) -> str | None:
+    """The name of the layout of objects."""
+    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
+    return next(named, None)
+
+
+def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
+    return list_drawn(source.path, classes=request.classes, ignored=request.ignored)
+
+
+OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
+    name="masks of objects",
+    recognise=_recognise,
+    read=_read,
+    looks_for="COCO or YOLO annotations with masks",
+    file="a COCO .json or a data.yaml",
+)

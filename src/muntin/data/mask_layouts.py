@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from muntin.data.trees import PARTS, Tree, fold, part_of
+from muntin.samples import Classes
 
-__all__ = ["Pair", "Pairs", "pair_masks"]
+__all__ = ["MaskRequest", "Pair", "Pairs", "pair_masks"]
 
 # Words of folders, in lower case, without anything but letters.
 _PICTURE_FOLDERS = frozenset(
@@ -110,6 +111,21 @@ class Pairs:
     parts: Mapping[str, tuple[Pair, ...]]
     without_mask: tuple[str, ...]
     without_picture: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRequest:
+    """What a reader of masks is asked for.
+
+    Attributes:
+        classes: Those of a trained run, whose names and order are kept.
+        colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each.
+        ignored: Values that are not learnt, ``#000000`` or ``255``.
+    """
+
+    classes: Classes | None = None
+    colors: Sequence[str] = ()
+    ignored: Sequence[str] = ()
 
 
 def pair_masks(tree: Tree) -> Pairs:

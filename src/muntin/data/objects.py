@@ -32,6 +32,7 @@ __all__ = [
     "UNKNOWN_CLASS",
     "Annotation",
     "Findings",
+    "ObjectRequest",
     "clean_class_name",
     "describe_box",
     "gather_objects",
@@ -113,6 +114,22 @@ class Findings:
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
         total = sum(counts.values())
         return f"{total} annotation{'s' * (total > 1)} left out: {kinds}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectRequest:
+    """What a reader of annotated objects is asked for.
+
+    Attributes:
+        findings: Where it reports faulty annotations.
+        class_names: Classes of a trained run, which class numbers follow; None if the data set
+            defines them.
+        masks: Whether objects without a mask are left out; otherwise masks are not kept.
+    """
+
+    findings: Findings
+    class_names: Sequence[str] | None = None
+    masks: bool = False
 
 
 def gather_objects(

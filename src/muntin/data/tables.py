@@ -7,12 +7,17 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from muntin.data.class_folders import SPLIT_NAMES, order_classes
+from muntin.data.readers import Reader, Source
 from muntin.errors import DataError, shorten
+from muntin.samples import DataSets, Entry, Listing
 
-__all__ = ["Row", "read_table"]
+__all__ = ["CLASS_TABLE", "Row", "read_table"]
 
 _BETWEEN_CLASSES = re.compile(r"[;|]")
 
@@ -92,3 +97,86 @@ def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
         group=cell("group"),
         split=cell("split"),
     )
+
+
+def _recognise(source: Source) -> Path | None:
+    return source.path if source.suffix == ".csv" else None
+
+
+def _read(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
+    rows = read_table(place)
+    names = order_classes(
+        {name for row in rows for name in row.classes}, class_names, repr(str(place))
+    )
+    ids = {name: class_id for class_id, name in enumerate(names)}
+    several = sum(len(row.classes) > 1 for row in rows)
+    without = sum(not row.classes for row in rows)
+    multi_label = several + without > 0
+
+    def gather(chosen: Iterable[Row]) -> Listing:
+        entries = (
+            Entry(
+                path=row.path,
+                class_ids=tuple(sorted({ids[name] for name in row.classes})),
+                group=row.group,
+            )
+            for row in chosen
+        )
+        return Listing(
+            source=str(place.parent),
+            entries=tuple(entries),
+            class_names=names,
+            multi_label=multi_label,
+        )
+
+    parts = Counter(_part_of(row, place) for row in rows)
+    kind = f"multi-label ({several} with several classes, {without} with none)"
+    note = f"CSV, {kind if multi_label else 'single-label'}, {len(names)} classes"
+    if len(parts) == 1 and not any(row.split for row in rows):
+        return DataSets(train=gather(rows), note=f"{note}, one set of {len(rows)} pictures")
+    sets = {
+        part: gather(row for row in rows if _part_of(row, place) == part)
+        for part in ("train", "val", "test")
+        if part in parts
+    }
+    if class_names is None and "train" in sets:
+        _require_learnt(sets, place)
+    counts = ", ".join(f"{part} {len(listing)}" for part, listing in sets.items())
+    return DataSets(
+        train=sets.get("train"),
+        val=sets.get("val"),
+        test=sets.get("test"),
+        note=f"{note}, sets by its split column: {counts} pictures",
+    )
+
+
+def _part_of(row: Row, place: Path) -> str:
+    part = SPLIT_NAMES.get(row.split.lower() or "train")
+    if part is None:
+        message = (
+            f"The split column must say train, val or test, got {row.split!r} "
+            f"for {row.path!r} in {str(place)!r}. Correct the row."
+        )
+        raise DataError(message)
+    return part
+
+
+def _require_learnt(sets: dict[str, Listing], place: Path) -> None:
+    counts = sets["train"].class_counts
+    names = sets["train"].class_names
+    unlearnt = [name for name, count in zip(names, counts, strict=True) if not count]
+    if unlearnt:
+        message = (
+            f"Every class must have pictures whose split is train, got none for "
+            f"{shorten(unlearnt)} in {str(place)!r}. Move rows of these classes to train."
+        )
+        raise DataError(message)
+
+
+CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
+    name="CSV",
+    recognise=_recognise,
+    read=_read,
+    looks_for="a CSV with the columns path and class",
+    file="a .csv",
+)

@@ -19,21 +19,28 @@ from pathlib import Path
 
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode, open_header
-from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.errors import DataError
 from muntin.shapes import Size
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "PARTS",
     "Tree",
     "clean_name",
     "fold",
+    "is_hidden",
     "open_tree",
     "part_in",
     "part_of",
     "read_size",
     "read_text",
 ]
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm"),
+)
+"""Files with these suffixes, in lower case, are taken for images."""
 
 PARTS = ("train", "val", "test")
 """The sets of a data set, in the order in which they are reported."""
@@ -88,8 +95,8 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
         DataError: There is nothing at the path, or the archive cannot be read.
     """
     every, folders = list_files(source)
-    files = tuple(name for name in every if not _is_hidden(name))
-    pictures = tuple(name for name in files if name.lower().endswith(PICTURE_SUFFIXES))
+    files = tuple(name for name in every if not is_hidden(name))
+    pictures = tuple(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in pictures:
         by_name[fold(path.rpartition("/")[2])].append(path)
@@ -196,5 +203,6 @@ def _decoded_size(source: str, path: str) -> Size:
     return height, width
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file is one that a system leaves behind, or lies in a hidden folder."""
     return any(part.startswith(".") or part in _HIDDEN for part in name.split("/"))

@@ -24,17 +24,19 @@ from muntin.data.objects import (
     NO_BOX,
     Annotation,
     Findings,
+    ObjectRequest,
     clean_class_name,
     gather_objects,
     make_entry,
     number_classes,
 )
+from muntin.data.readers import Reader, Source
 from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size, read_text
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
 
-__all__ = ["find_voc", "read_voc"]
+__all__ = ["VOC", "find_voc", "read_voc"]
 
 Edges = tuple[float, float, float, float]
 
@@ -282,3 +284,31 @@ def _annotations(file: _File, ids: Mapping[str, int], findings: Findings) -> lis
                 Annotation(where=where, class_id=ids[one.name], box=one.box, crowd=one.difficult)
             )
     return rows
+
+
+def _recognise(source: Source) -> list[str] | None:
+    return None if source.is_file else find_voc(source.tree) or None
+
+
+def _read(source: Source, found: list[str], request: ObjectRequest) -> dict[str, Listing]:
+    return read_voc(
+        source.tree,
+        found,
+        request.findings,
+        class_names=request.class_names,
+        masks=request.masks,
+    )
+
+
+def _reject(source: Source) -> list[str]:
+    names = source.tree.with_suffix(".xml")
+    return [f"{len(names)} .xml, none of them VOC"] if names else []
+
+
+VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="VOC",
+    recognise=_recognise,
+    read=_read,
+    looks_for="Pascal VOC (Annotations/*.xml)",
+    reject=_reject,
+)

@@ -20,17 +20,19 @@ from muntin.data.objects import (
     UNKNOWN_CLASS,
     Annotation,
     Findings,
+    ObjectRequest,
     gather_objects,
     make_entry,
     number_classes,
 )
-from muntin.data.trees import Tree, read_size, read_text
-from muntin.data.yolo_layout import Layout, PartLayout, label_of
+from muntin.data.readers import Reader, Source
+from muntin.data.trees import Tree, open_tree, read_size, read_text
+from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size
 
-__all__ = ["read_yolo"]
+__all__ = ["YOLO", "read_yolo"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -194,3 +196,36 @@ def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
         box=(min(xs), min(ys), max(xs), max(ys)),
         segmentation=polygon if masks else None,
     )
+
+
+def _recognise(source: Source) -> str | None:
+    """The data.yaml; "" without one: folders of images and texts are recognised too."""
+    if source.is_file:
+        return source.path.name if source.suffix in (".yaml", ".yml") else None
+    return find_yolo(source.tree)
+
+
+def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listing]:
+    # Paths in a data.yaml are relative to it, wherever the images are.
+    tree = open_tree(source.path.parent) if source.is_file else source.tree
+    return read_yolo(
+        read_layout(tree, found),
+        request.findings,
+        class_names=request.class_names,
+        masks=request.masks,
+    )
+
+
+def _reject(source: Source) -> list[str]:
+    names = source.tree.with_suffix(".txt")
+    return [f"{len(names)} .txt, none of them named like an image"] if names else []
+
+
+YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="YOLO",
+    recognise=_recognise,
+    read=_read,
+    looks_for="YOLO (data.yaml, labels/*.txt)",
+    file="a data.yaml",
+    reject=_reject,
+)

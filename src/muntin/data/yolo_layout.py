@@ -18,9 +18,8 @@ from typing import Any
 
 import yaml
 
-from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.data.objects import clean_class_name
-from muntin.data.trees import PARTS, Tree, clean_name, open_tree, part_of, read_text
+from muntin.data.trees import IMAGE_SUFFIXES, PARTS, Tree, clean_name, open_tree, part_of, read_text
 from muntin.errors import DataError, shorten
 
 __all__ = ["Layout", "PartLayout", "find_yolo", "label_of", "read_layout"]
@@ -282,7 +281,7 @@ def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]
     lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
     folder = found.rpartition("/")[0]
     places = (_locate(tree, home, line) or _locate(tree, folder, line) for line in lines)
-    return [place for place in places if place and place.lower().endswith(PICTURE_SUFFIXES)]
+    return [place for place in places if place and place.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def _locate(tree: Tree, home: str, path: str) -> str | None:

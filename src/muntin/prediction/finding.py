@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from muntin.data.listing import PICTURE_SUFFIXES
+from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError
 
 __all__ = ["find_pictures"]
@@ -32,7 +32,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
             message = f"there must be a path to pictures, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
-            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         elif place.exists():
             here = [place]
         else:
@@ -41,7 +41,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
             magic = any(sign in pattern for sign in "*?[")
             here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
         if not here:
-            what = f"none of {', '.join(PICTURE_SUFFIXES)}" if place.is_dir() else "nothing"
+            what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
             message = f"there must be a picture at {str(place)!r}, got {what}. Check the path."
             raise DataError(message)
         found += here
