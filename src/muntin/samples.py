@@ -198,6 +198,16 @@ class Listing:
         return len(self.entries)
 
     @property
+    def kind(self) -> Literal["classification", "detection", "segmentation", "keypoints"]:
+        """What is annotated: keypoints only where an entry is one instance."""
+        if self.coding is not None:
+            return "segmentation"
+        first = self.entries[0] if self.entries else None
+        if first is None or first.objects is None:
+            return "classification"
+        return "detection" if first.subject < 0 or self.skeleton is None else "keypoints"
+
+    @property
     def unit(self) -> str:
         """What an entry is about, in the plural: "pictures", or "subjects" of pictures."""
         return "subjects" if any(entry.subject >= 0 for entry in self.entries) else "pictures"

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.shapes import Bool, Float, Int
+from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["BoxTargets", "Keypoints", "LabelMap", "Target"]
+__all__ = ["IGNORED", "BoxTargets", "Keypoints", "LabelMap", "Target"]
+
+IGNORED = -1
+"""Label of pixels that are neither learnt from nor scored."""
 
 
 class BoxTargets(NamedTuple):
@@ -38,8 +41,24 @@ class BoxTargets(NamedTuple):
     layer_of: Int[Tensor, " N"]
     points: Tensor | None = None
 
+    @classmethod
+    def empty(cls, size: Size) -> BoxTargets:
+        """Give the targets of an image of `size` without objects."""
+        return cls(
+            boxes=torch.zeros(0, 4),
+            class_ids=torch.zeros(0, dtype=torch.long),
+            ignored=torch.zeros(0, 4),
+            layers=torch.zeros(0, *size, dtype=torch.int32),
+            layer_of=torch.zeros(0, dtype=torch.long),
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether images of one batch differ in size and are padded: they do with boxes."""
+        return True
+
     def to(self, device: torch.device) -> BoxTargets:
-        """Bring everything to a device."""
+        """Copy to a device."""
         points = None if self.points is None else self.points.to(device)
         return BoxTargets(
             boxes=self.boxes.to(device),
@@ -84,8 +103,18 @@ class LabelMap(NamedTuple):
 
     labels: Int[Tensor, "H W"]
 
+    @classmethod
+    def empty(cls, size: Size) -> LabelMap:
+        """Give the labels of an image of `size` of which every pixel is ignored."""
+        return cls(torch.full(size, IGNORED, dtype=torch.int16))
+
+    @property
+    def padded(self) -> bool:
+        """Whether images of one batch differ in size and are padded: they do with masks."""
+        return True
+
     def to(self, device: torch.device) -> LabelMap:
-        """Bring it to a device."""
+        """Copy to a device."""
         return LabelMap(self.labels.to(device))
 
 
@@ -102,8 +131,22 @@ class Keypoints(NamedTuple):
     known: Bool[Tensor, " P"]
     frame: Float[Tensor, " 4"]
 
+    @classmethod
+    def empty(cls, count: int) -> Keypoints:
+        """Give `count` keypoints of which none is known."""
+        return cls(
+            points=torch.zeros(count, 2),
+            known=torch.zeros(count, dtype=torch.bool),
+            frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether images of one batch differ in size and are padded: crops never do."""
+        return False
+
     def to(self, device: torch.device) -> Keypoints:
-        """Bring everything to a device."""
+        """Copy to a device."""
         return Keypoints(*(part.to(device) for part in self))
 
 

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from muntin.data.label_files import IGNORED, read_mask
+from muntin.data.loading import EvalLoader
 from muntin.data.semantic import list_semantic, propose_table
 from muntin.data.semantic_checking import check_semantic
+from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError
 from muntin.samples import Classes
 
@@ -370,3 +374,21 @@ def test_masks_in_jpeg_are_told(tmp_path):
     data = list_semantic(tmp_path)
     assert "2 masks are JPEG" in data.left_out
     assert any("store masks as PNG" in one.what for one in check_semantic(tmp_path).problems)
+
+
+def test_masks_are_decoded_once_for_an_evaluation(tmp_path):
+    """Scoring compares originals: the cache keeps labels of their size, and reads no file again."""
+    data_set(tmp_path, stripes(0, 1, 255), stripes(1, 0), count=3)
+    listing = list_semantic(tmp_path).train
+    pre = Preprocessing(img_size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, fit="window", scale=0.5)
+    wanted = [labels(listing, place) for place in range(3)]
+    scored = PictureStore(listing, pre, DataConfig(), full_labels=True)
+    learnt = PictureStore(listing, pre, DataConfig())
+    for place in range(3):
+        (tmp_path / "masks" / f"{place}.png").unlink()
+    (batch,) = EvalLoader(scored, batch_size=3)
+    assert batch.sizes.tolist() == [[3, 4]] * 3, "images are smaller than their labels"
+    assert all(map(np.array_equal, batch.full_labels, wanted))
+    assert all(map(np.array_equal, batch.select(torch.tensor([2, 0])).full_labels, wanted[::-2]))
+    (batch,) = EvalLoader(learnt, batch_size=3)
+    assert batch.full_labels is None

@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.data.transforms import Preprocessing
 from muntin.shapes import Float, Int, Size, UInt8
-from muntin.targets import Target
+from muntin.targets import LabelMap, Target
 
 __all__ = [
     "Batch",
@@ -50,6 +52,18 @@ class Batch:
     weights: Float[Tensor, " B"]
     num_real: int
     targets: tuple[Target, ...] | None = None
+
+    @property
+    def full_labels(self) -> list[NDArray[np.int16]] | None:
+        """Class of each pixel of each original; None unless they were read in that size.
+
+        Evaluation compares originals: with these at hand, masks are decoded once.
+        """
+        labels = [one.labels for one in self.targets or () if isinstance(one, LabelMap)]
+        sizes = [list(one.shape) for one in labels]
+        if not labels or sizes != self.originals.tolist():
+            return None
+        return [one.numpy() for one in labels]
 
     def select(self, rows: Int[Tensor, " R"]) -> Batch:
         """Keep some of the pictures, without the padding that only others need."""

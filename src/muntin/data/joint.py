@@ -16,12 +16,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
-from muntin.data.transforms import Preprocessing, resize, scale_inside
+from muntin.data.transforms import BatchTransform, Preprocessing, resize, scale_inside
 from muntin.errors import ConfigError
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
-from muntin.targets import BoxTargets
+from muntin.targets import BoxTargets, Target
 
 __all__ = ["SceneConfig", "augment_scene", "colour_at_random", "fit_scene", "to_targets"]
 
@@ -77,6 +77,31 @@ class SceneConfig:
                 f"{self.scale}, {self.window} and {self.short_sides}. Set one or the other."
             )
             raise ConfigError(message)
+
+    @property
+    def groups_by_shape(self) -> bool:
+        """Images keep their proportions, so batches of one shape need less padding."""
+        return True
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """None: boxes change with their image."""
+        return None
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `muntin.data.transforms.Augmentation`."""
+        rng = np.random.default_rng(seed)
+        assert isinstance(target, BoxTargets), "images with objects have boxes"
+        return augment_scene(image, target, self, pre, rng, skeleton)
 
 
 def fit_scene(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:

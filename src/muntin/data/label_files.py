@@ -22,6 +22,7 @@ from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, MaskCoding, Objects
 from muntin.shapes import Int, Size
+from muntin.targets import IGNORED
 
 __all__ = [
     "IGNORED",
@@ -34,9 +35,6 @@ __all__ = [
     "read_mask",
     "read_values",
 ]
-
-IGNORED = -1
-"""Label of pixels that are neither learnt from nor scored."""
 
 _INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 

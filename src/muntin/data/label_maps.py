@@ -16,10 +16,11 @@ from torch import Tensor
 
 from muntin.configs import check_range
 from muntin.data.joint import colour_at_random
-from muntin.data.transforms import Preprocessing, resize
+from muntin.data.transforms import BatchTransform, Preprocessing, resize
 from muntin.errors import ConfigError
+from muntin.samples import Skeleton
 from muntin.shapes import Int, Size, UInt8
-from muntin.targets import LabelMap
+from muntin.targets import LabelMap, Target
 
 __all__ = ["MapConfig", "augment_map", "fit_window", "resize_labels", "scale_of"]
 
@@ -58,6 +59,33 @@ class MapConfig:
         if self.scale[0] > self.scale[1]:
             message = f"augment.scale must rise, got {self.scale}."
             raise ConfigError(message)
+
+    @property
+    def groups_by_shape(self) -> bool:
+        """Crops of training have one size, unless an image is smaller."""
+        return False
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """None: masks change with their image."""
+        return None
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `muntin.data.transforms.Augmentation`."""
+        rng = np.random.default_rng(seed)
+        assert isinstance(target, LabelMap), "images for segmentation have masks"
+        # From the cached image to the scale of prediction; the image may be cached smaller.
+        scale = scale_of(original, pre) * original[0] / image.shape[1]
+        return augment_map(image, target, self, pre, scale, rng)
 
 
 def scale_of(size: Size, pre: Preprocessing) -> float:

@@ -17,25 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from muntin.data.batches import Batch, pad_pictures
 from muntin.data.fitting import fit
-from muntin.data.joint import SceneConfig, augment_scene
-from muntin.data.label_files import IGNORED
-from muntin.data.label_maps import MapConfig, augment_map, scale_of
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.storing import Kept, PictureStore
-from muntin.data.subjects import SubjectConfig, augment_subject, fit_subject
-from muntin.data.transforms import (
-    BATCH_DRAWS,
-    AugmentConfig,
-    Preprocessing,
-    augment_batch,
-    augment_picture,
-    augments_whole_batches,
-    build_augmentation,
-)
+from muntin.data.transforms import BATCH_DRAWS, Augmentation, Preprocessing
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
+from muntin.targets import Target
 
 __all__ = ["EvalLoader", "TrainLoader"]
 
@@ -51,9 +39,6 @@ class _Item(NamedTuple):
     place: int
     weight: float
     targets: Target | None
-
-
-Augmentation = AugmentConfig | SceneConfig | MapConfig | SubjectConfig
 
 
 class _Pictures(Dataset[_Item]):
@@ -73,61 +58,28 @@ class _Pictures(Dataset[_Item]):
             kept = None
         if kept is None:
             blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
-            return _Item(blank, size, index, UNREAD, _no_targets(self.store, size))
+            return _Item(blank, size, index, UNREAD, self.store.empty_target(size))
         pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
         return _Item(pixels, kept.size, index, weight, targets)
 
     def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
         if self.augment is None:
-            if isinstance(kept.targets, Keypoints):
-                frame = kept.targets.frame.double().numpy()
-                return fit_subject(kept.pixels, frame, pre), kept.targets
-            return fit(kept.pixels, kept.size, pre), kept.targets
-        rng = np.random.default_rng(seed)
-        if isinstance(self.augment, SceneConfig):
-            assert isinstance(kept.targets, BoxTargets), "scenes have objects"
-            skeleton = self.store.listing.skeleton
-            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng, skeleton)
-        if isinstance(self.augment, MapConfig):
-            assert isinstance(kept.targets, LabelMap), "maps have labels"
-            scale = scale_of(kept.size, pre) * kept.size[0] / kept.pixels.shape[1]
-            return augment_map(kept.pixels, kept.targets, self.augment, pre, scale, rng)
-        if isinstance(self.augment, SubjectConfig):
-            assert isinstance(kept.targets, Keypoints), "subjects have keypoints"
-            skeleton = self.store.listing.skeleton
-            assert skeleton is not None, "listings of subjects have a skeleton"
-            return augment_subject(kept.pixels, kept.targets, self.augment, skeleton, pre, rng)
-        transform = build_augmentation(self.augment, pre)
-        return augment_picture(transform, kept.pixels, seed), None
-
-
-def _no_targets(store: PictureStore, size: Size) -> Target | None:
-    """What is known of a picture that cannot be read, for tasks with objects or maps."""
-    if store.listing.coding is not None:
-        return LabelMap(torch.full(size, IGNORED, dtype=torch.int16))
-    if store.listing.skeleton is not None and store.listing.entries[0].subject >= 0:
-        count = len(store.listing.skeleton.names)
-        return Keypoints(
-            points=torch.zeros(count, 2),
-            known=torch.zeros(count, dtype=torch.bool),
-            frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
+            return fit(kept.pixels, kept.size, pre, kept.targets), kept.targets
+        return self.augment.augment(
+            kept.pixels,
+            kept.targets,
+            original=kept.size,
+            pre=pre,
+            seed=seed,
+            skeleton=self.store.listing.skeleton,
         )
-    if store.listing.entries[0].objects is None:
-        return None
-    return BoxTargets(
-        boxes=torch.zeros(0, 4),
-        class_ids=torch.zeros(0, dtype=torch.long),
-        ignored=torch.zeros(0, 4),
-        layers=torch.zeros(0, *size, dtype=torch.int32),
-        layer_of=torch.zeros(0, dtype=torch.long),
-    )
 
 
 def _collate(rows: list[_Item]) -> Batch:
     pictures, originals, indices, weights, targets = zip(*rows, strict=True)
-    several = isinstance(targets[0], BoxTargets | LabelMap)  # sizes in a batch
+    padded = targets[0] is not None and targets[0].padded
     return Batch(
-        images=pad_pictures(list(pictures)) if several else torch.stack(pictures),
+        images=pad_pictures(list(pictures)) if padded else torch.stack(pictures),
         sizes=torch.tensor([picture.shape[1:] for picture in pictures]),
         originals=torch.tensor(originals),
         indices=torch.tensor(indices),
@@ -188,16 +140,12 @@ class TrainLoader:
     @property
     def whole_batches(self) -> bool:
         """Whether pictures are augmented a batch at a time."""
-        return (
-            self.store.stacked is not None
-            and isinstance(self.augment, AugmentConfig)
-            and augments_whole_batches(self.augment)
-        )
+        return self.store.stacked is not None and self.augment.batch_transform is not None
 
     def steps(self, epoch: int, first: int) -> list[_Share]:
         """Give what this process reads in each step of an epoch."""
         order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
-        if isinstance(self.augment, SceneConfig):
+        if self.augment.groups_by_shape:
             order = gather_shapes(order, self.store.listing, self.batch_size)
         parts = []
         for start in range(first * self.batch_size, len(order), self.batch_size):
@@ -235,13 +183,13 @@ class TrainLoader:
 
     def _batch(self, epoch: int, share: _Share, size: Size) -> Batch:
         indices, weights, num_real = share
-        stacked = self.store.stacked
-        assert stacked is not None, "whole batches need stacked pictures"
-        assert isinstance(self.augment, AugmentConfig), "scenes are read one by one"
+        stacked, transform = self.store.stacked, self.augment.batch_transform
+        assert stacked is not None, "whole batches need stacked images"
+        assert transform is not None, "and a transform for them"
         places = torch.from_numpy(indices)
         uniforms = draw_uniforms(self.seed, epoch, indices, BATCH_DRAWS)
         pre = _with_size(self.store.pre, size)
-        images = augment_batch(stacked[places], uniforms, self.augment, pre)
+        images = transform(stacked[places], uniforms, pre)
         sides = torch.tensor([images.shape[-2:]]).expand(len(places), 2)
         return Batch(
             images=images,

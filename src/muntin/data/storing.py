@@ -25,7 +25,7 @@ from muntin.data.transforms import Preprocessing, resize, scale_inside, to_tenso
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
-from muntin.targets import LabelMap, Target
+from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 __all__ = ["DataConfig", "Kept", "PictureStore", "change_reading"]
 
@@ -109,6 +109,8 @@ class PictureStore:
         approximate: Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that
             leaves enough pixels: faster, and other pixels than prediction sees. Only where
             nothing is known of a picture but its class.
+        full_labels: Whether labels of pixels are kept in the size of the original, as scoring
+            compares them, and not in that of the cached image, as training needs them.
 
     Raises:
         DataError: Strict, and a picture cannot be read; or none can be read.
@@ -122,11 +124,13 @@ class PictureStore:
         *,
         zoom: float = 1.5,
         approximate: bool = False,
+        full_labels: bool = False,
     ) -> None:
         self.listing = listing
         self.pre = pre
         self.strict = config.strict
         self.unreadable: dict[int, str] = {}
+        self._full_labels = full_labels
         self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
         self._hint = max(self._limit) if approximate and pre.fit == "crop" else None
         self._kept: list[Kept | None] | None = None
@@ -200,8 +204,27 @@ class PictureStore:
             return False
         step = max(1, len(self.listing) // 16)
         sizes = [self._read(i) for i in range(0, len(self.listing), step)]
-        mean = np.mean([0 if kept is None else kept.pixels.numel() for kept in sizes])
+        mean = np.mean([0 if kept is None else self._count_bytes(kept) for kept in sizes])
         return bool(mean * len(self.listing) <= cache_mib * 2**20)
+
+    def _count_bytes(self, kept: Kept) -> int:
+        size = kept.pixels.numel()
+        # Small labels, of training, are not counted: they take a third of what the pixels take.
+        if self._full_labels and isinstance(kept.targets, LabelMap):
+            size += kept.targets.labels.nbytes
+        return size
+
+    def empty_target(self, size: Size) -> Target | None:
+        """Give the target of an image of `size` that cannot be read; it is not learnt from."""
+        match self.listing.kind:
+            case "classification":
+                return None
+            case "detection":
+                return BoxTargets.empty(size)
+            case "segmentation":
+                return LabelMap.empty(size)
+        assert self.listing.skeleton is not None, "data sets with keypoints have a skeleton"
+        return Keypoints.empty(len(self.listing.skeleton.names))
 
     def _stack(self) -> Tensor | None:
         """Put the pictures behind one another if they are of one size, to read batches at once."""
@@ -261,7 +284,8 @@ class PictureStore:
                 f"{labels.shape} (height, width). Make it again."
             )
             raise DataError(message)
-        return LabelMap(resize_labels(torch.from_numpy(labels), size))
+        full = torch.from_numpy(labels)
+        return LabelMap(full if self._full_labels else resize_labels(full, size))
 
     def _shrink(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]

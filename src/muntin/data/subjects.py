@@ -28,10 +28,10 @@ from torch import Tensor
 
 from muntin.configs import check_range
 from muntin.data.joint import colour_at_random
-from muntin.data.transforms import Preprocessing, resize
+from muntin.data.transforms import BatchTransform, Preprocessing, resize
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
-from muntin.targets import Keypoints
+from muntin.targets import Keypoints, Target
 
 __all__ = [
     "Affine",
@@ -91,6 +91,32 @@ class SubjectConfig:
         check_range("augment.scale", self.scale, 0, 0.9)
         check_range("augment.shift", self.shift, 0, 1)
         check_range("augment.rotation", self.rotation, 0, 180)
+
+    @property
+    def groups_by_shape(self) -> bool:
+        """All crops have one size."""
+        return False
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """None: keypoints change with their crop."""
+        return None
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `muntin.data.transforms.Augmentation`."""
+        rng = np.random.default_rng(seed)
+        assert isinstance(target, Keypoints), "crops of instances have keypoints"
+        assert skeleton is not None, "data sets with keypoints have a skeleton"
+        return augment_subject(image, target, self, skeleton, pre, rng)
 
 
 class Affine(NamedTuple):

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,10 +25,13 @@ from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
+from muntin.samples import Skeleton
 from muntin.shapes import Float, Int, Size, UInt8
+from muntin.targets import Target
 
 __all__ = [
     "AugmentConfig",
+    "Augmentation",
     "Preprocessing",
     "augment_batch",
     "augment_picture",
@@ -40,6 +44,9 @@ __all__ = [
 ]
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+BatchTransform = Callable[[Tensor, NDArray[np.float64], "Preprocessing"], Tensor]
+"""Images of one size (B, C, H, W), `BATCH_DRAWS` uniform numbers for each, to (B, C, h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +147,65 @@ class AugmentConfig:
         check_range("augment.mixup", self.mixup, 0, 100)
         check_range("augment.cutmix", self.cutmix, 0, 100)
 
+    @property
+    def groups_by_shape(self) -> bool:
+        """All images get one size."""
+        return False
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """Crop, flip and erase whole batches; operations on colour need single images."""
+        if self.auto != "none" or self.jitter:
+            return None
+        return functools.partial(augment_batch, config=self)
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `Augmentation`."""
+        return augment_picture(build_augmentation(self, pre), image, seed), None
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """What is done at random to a training image and to what is annotated in it."""
+
+    @property
+    def groups_by_shape(self) -> bool:
+        """Whether images of similar shape are put into one batch, to need less padding."""
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """The same for a batch of images of one size at once; None if it needs single images."""
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """Change an image and its annotations.
+
+        Args:
+            image: As it is cached.
+            target: Its annotations in pixels of `image`; None if it has labels only.
+            original: (height, width) of the image before it was cached.
+            pre: Size of the result.
+            seed: The result depends on it alone.
+            skeleton: Of the keypoints, if the data set has some.
+        """
+
 
 def to_tensor(picture: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
     """Turn a decoded picture (H, W, 3) into a tensor, channels first; a view that shares memory.
@@ -233,24 +299,20 @@ def augment_picture(
         generator.set_state(before)
 
 
-def augments_whole_batches(config: AugmentConfig) -> bool:
-    """Whether `augment_batch` can do everything that is asked for."""
-    return config.auto == "none" and not config.jitter
-
-
 def augment_batch(
     images: UInt8[Tensor, "B C H W"],
     uniforms: NDArray[np.float64],
-    config: AugmentConfig,
     pre: Preprocessing,
+    *,
+    config: AugmentConfig,
 ) -> UInt8[Tensor, "B C h w"]:
     """Crop, resize, mirror and erase a whole batch at once.
 
     Args:
         images: Pictures of one size.
         uniforms: `BATCH_DRAWS` numbers in [0, 1) a picture.
-        config: What to do; see `augments_whole_batches`.
         pre: Gives the size of the result and the colour of erased boxes.
+        config: What to do; see `AugmentConfig.batch_transform`.
 
     Returns:
         The batch at `pre.img_size`.

@@ -333,7 +333,7 @@ def _quantise(
         images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
         more = (batch.sizes.numpy(),) if task.detects else ()
         pictures.append((images.numpy(), *more))
-    scored = PictureStore(_thin(sets[1], MOST_SCORED), pre, DataConfig())
+    scored = PictureStore(_thin(sets[1], MOST_SCORED), pre, DataConfig(), full_labels=True)
 
     def judge(runner: Runner) -> float:
         found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)

@@ -130,7 +130,7 @@ def evaluate(
         raise ConfigError(message)
     where = choose_device(device)
     network = run.load_network().to(where)
-    store = PictureStore(listing, run.preprocessing, DataConfig())
+    store = PictureStore(listing, run.preprocessing, DataConfig(), full_labels=True)
     scored = score(
         network,
         store,

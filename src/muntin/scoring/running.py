@@ -109,7 +109,7 @@ def run_network(
             with autocast():
                 raw = task.see(glance)
             answers = task.answers(raw, views, classes)
-            truth = table[part.indices]
+            truth = part.full_labels or table[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
         network.train(was_training)

@@ -117,7 +117,7 @@ class Rehearsal:
         """Say what is in so many pictures, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = PictureStore(listing, run.preprocessing, run.config.reading)
+        store = PictureStore(listing, run.preprocessing, run.config.reading, full_labels=True)
         run_network(
             self.learner.best_network,
             EvalLoader(store, batch_size=count),

@@ -244,7 +244,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     stores = Stores(
         train=PictureStore(job.train, run.preprocessing, reading, approximate=True),
-        val=PictureStore(job.val, run.preprocessing, reading),
+        val=PictureStore(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
     if first and not job.resume:
