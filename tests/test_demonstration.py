@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from muntin import demonstration
-from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.errors import RunError
 from muntin.tasks import TASKS
 

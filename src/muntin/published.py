@@ -89,14 +89,14 @@ def open_published(
         network = create_pose_estimator(name, num_keypoints=len(skeleton.names), **options)
         pose: Any = network.head.config
         shown: dict[str, Any] = {
-            "img_size": (256, 192), "fit": "subject", "alignment": pose.coding,
+            "img_size": (256, 192), "fit": "instance_crop", "alignment": pose.coding,
         }  # fmt: skip
     elif task.detects:
         network = create_detector(name, conventions=conventions, **options)
-        shown = {"img_size": (800, 1333), "fit": "inside"}
+        shown = {"img_size": (800, 1333), "fit": "letterbox"}
     else:
         network = create_segmenter(name, **options)
-        shown = {"img_size": (512, 512), "fit": "window", "short_side": 512}
+        shown = {"img_size": (512, 512), "fit": "sliding_window", "short_side": 512}
     report = load_weights(network, source)
     if report.reset:
         message = (

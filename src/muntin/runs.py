@@ -23,10 +23,10 @@ from typing import Any
 from torch import nn
 
 from muntin.configs import from_dict, to_dict
-from muntin.data.joint import SceneConfig
-from muntin.data.label_maps import MapConfig
-from muntin.data.storing import DataConfig
-from muntin.data.subjects import SubjectConfig
+from muntin.data.cache import DataConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.keypoint_transforms import KeypointAugmentConfig
+from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.engines.graphs import Runner
 from muntin.engines.network import EngineNetwork, Front
@@ -91,9 +91,9 @@ class RunConfig:
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig = field(
-        default_factory=AugmentConfig
-    )
+    augment: (
+        AugmentConfig | DetectionAugmentConfig | SegmentationAugmentConfig | KeypointAugmentConfig
+    ) = field(default_factory=AugmentConfig)
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 

@@ -9,9 +9,9 @@ a CSV and a COCO file give the same listing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,12 +24,13 @@ __all__ = [
     "DataSets",
     "Entry",
     "Listing",
-    "MaskCoding",
+    "MaskEncoding",
     "Objects",
     "Problem",
     "Segmentation",
     "Skeleton",
     "TaskKind",
+    "rename_keys",
 ]
 
 
@@ -81,7 +82,7 @@ class Objects:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskCoding:
+class MaskEncoding:
     """What the values of mask files stand for.
 
     Attributes:
@@ -102,23 +103,28 @@ class Skeleton:
 
     Attributes:
         names: Name of each keypoint.
-        links: Pairs of keypoints that drawings join by a line.
-        pairs: Pairs of left and right, which change places in the mirror.
+        edges: Pairs of keypoints that drawings join by a line.
+        flip_pairs: Pairs of left and right, which are swapped in a mirrored image.
         mirrored: Whether a mirror image is a picture of the same kind.
         sigmas: How far people who mark the same point lie apart, one a keypoint, relative to the
             size of the subject (the root of its area): what OKS is measured by.
     """
 
     names: tuple[str, ...]
-    links: tuple[tuple[int, int], ...] = ()
-    pairs: tuple[tuple[int, int], ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
     mirrored: bool = False
     sigmas: tuple[float, ...] = ()
+
+    @staticmethod
+    def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the values of an older ``classes.json`` in today's words."""
+        return rename_keys(values, {"links": "edges", "pairs": "flip_pairs"})
 
     @property
     def partners(self) -> tuple[int, ...]:
         """The keypoint that each one becomes in the mirror."""
-        partner = dict(self.pairs) | {right: left for left, right in self.pairs}
+        partner = dict(self.flip_pairs) | {right: left for left, right in self.flip_pairs}
         return tuple(partner.get(number, number) for number in range(len(self.names)))
 
 
@@ -129,14 +135,25 @@ class Classes:
     Attributes:
         names: Class names in the order of the class numbers.
         multi_label: Whether a picture may have any number of them.
-        coding: What the values of mask files stand for; None where there are none.
+        encoding: What the values of mask files stand for; None where there are none.
         skeleton: The keypoints of each subject; None where the task has none.
     """
 
     names: tuple[str, ...]
     multi_label: bool = False
-    coding: MaskCoding | None = None
+    encoding: MaskEncoding | None = None
     skeleton: Skeleton | None = None
+
+    @staticmethod
+    def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the values of an older ``classes.json`` in today's words."""
+        return rename_keys(values, {"coding": "encoding"})
+
+
+def rename_keys(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Rename keys from old names to new ones; a key that has its new name already wins."""
+    renamed = {names.get(key, key): value for key, value in values.items()}
+    return {**renamed, **{key: values[key] for key in names.values() if key in values}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +199,7 @@ class Listing:
         entries: The pictures.
         class_names: What the class numbers stand for.
         multi_label: Whether a picture may have any number of classes.
-        coding: What the values of mask files stand for; None where there are none.
+        encoding: What the values of mask files stand for; None where there are none.
         skeleton: The keypoints of each subject; None where the task has none.
     """
 
@@ -190,7 +207,7 @@ class Listing:
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
     multi_label: bool = False
-    coding: MaskCoding | None = None
+    encoding: MaskEncoding | None = None
     skeleton: Skeleton | None = None
 
     def __len__(self) -> int:
@@ -198,9 +215,9 @@ class Listing:
         return len(self.entries)
 
     @property
-    def kind(self) -> Literal["classification", "detection", "segmentation", "keypoints"]:
+    def kind(self) -> TaskKind:
         """What is annotated: keypoints only where an entry is one instance."""
-        if self.coding is not None:
+        if self.encoding is not None:
             return "segmentation"
         first = self.entries[0] if self.entries else None
         if first is None or first.objects is None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.shape_sets import write_coco, write_maps
+from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.run_lengths import decode_mask
 from tests.commands.refusing import refuses
 from tests.detectors import BODY, BODY_SETTINGS

@@ -9,7 +9,7 @@ from PIL import Image
 
 from muntin.data.checking import Report
 from muntin.data.detection_checking import check_detect
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.run_lengths import encode_mask
 
 SIZE = (64, 96)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import DataConfig, PictureStore
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, DataError
 from tests.small import picture, write_pictures
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 
 def store_of(data, config=None, pre=PRE):
-    return PictureStore(list_classify(data).train, pre, config or DataConfig())
+    return ImageCache(list_classify(data).train, pre, config or DataConfig())
 
 
 def loader_of(store, augment=WHOLE, batch_size=4, **options):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.pose_checking import check_pose
-from muntin.data.shape_sets import write_coco, write_frames
 from muntin.data.skeletons import COCO_PERSON
-from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Classes
@@ -83,10 +83,10 @@ def test_lines_of_a_deeplabcut_project(tmp_path):
     labelled(tmp_path, "a.png,1.5,2,30,40\n")
     text = "bodyparts: [nose, tail]\nskeleton:\n- - nose\n  - tail\n- - nose\n  - wing\n"
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
-    assert list_pose(tmp_path).train.skeleton.links == ((0, 1),)
+    assert list_pose(tmp_path).train.skeleton.edges == ((0, 1),)
     assert "lines left out of config.yaml: ['nose', 'wing']" in list_pose(tmp_path).note
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
-    assert list_pose(tmp_path).train.skeleton.links == ()
+    assert list_pose(tmp_path).train.skeleton.edges == ()
 
 
 def test_individuals_are_subjects_with_boxes(tmp_path):
@@ -143,9 +143,9 @@ def test_a_picture_of_several_subjects_is_named_once(tmp_path):
     coco(tmp_path, [person(1), person(2, box=(9, 9, 30, 40)), person(3, image=2)])
     listing = list_pose(tmp_path).train
     (tmp_path / "1.png").write_bytes(b"nothing")
-    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject")
+    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop")
     with pytest.warns(MuntinWarning, match=r"2 of 3 subjects in .* left out, .*read: 1\.png\."):
-        PictureStore(listing, pre, DataConfig(strict=False))
+        ImageCache(listing, pre, DataConfig(strict=False))
 
 
 def test_nothing_visible_is_an_error(tmp_path):
@@ -272,8 +272,8 @@ def test_coco(tmp_path):
     assert listing.entries[0].box == (10, 10, 40, 50)
     assert listing.entries[0].objects.areas.tolist() == [600]
     skeleton = listing.skeleton
-    assert skeleton.links == ((0, 1), (0, 2))
-    assert skeleton.pairs == ((1, 2),)
+    assert skeleton.edges == ((0, 1), (0, 2))
+    assert skeleton.flip_pairs == ((1, 2),)
     assert skeleton.mirrored
     assert skeleton.partners == (0, 2, 1)
     assert "annotation 3 left out, without a visible keypoint" in said(data)
@@ -315,7 +315,7 @@ def test_a_box_apart_from_its_keypoints_is_named(tmp_path):
 def test_links_that_join_nothing_are_named(tmp_path):
     odd = [[1, 2], [0, 1], [2, 9], [3, 3], ["a", 1], [1], 7]
     data = list_pose(coco(tmp_path, [person()], skeleton=odd))
-    assert data.train.skeleton.links == ((0, 1),)
+    assert data.train.skeleton.edges == ((0, 1),)
     text = (
         "in the skeleton of category 'person' left out: [0, 1], [2, 9], [3, 3], ['a', 1], [1] and"
     )
@@ -353,22 +353,23 @@ def test_a_missing_partner_is_said_aloud(tmp_path):
 def test_partners_by_their_names(tmp_path, names, pairs):
     points = [10, 10, 2] * len(names)
     listing = list_pose(coco(tmp_path, [person(points=points)], keypoints=names)).train
-    assert listing.skeleton.pairs == pairs
+    assert listing.skeleton.flip_pairs == pairs
 
 
-def test_a_skeleton_file_says_it(tmp_path):
+@pytest.mark.parametrize(("edges", "pairs"), [("edges", "flip_pairs"), ("links", "pairs")])
+def test_a_skeleton_file_is_read_with_todays_names_and_with_the_old_ones(tmp_path, edges, pairs):
     coco(tmp_path, [person()])
     values = {
-        "links": [["nose", "left_ear"]], "pairs": [], "mirrored": True, "sigmas": {"nose": 0.03},
+        edges: [["nose", "left_ear"]], pairs: [], "mirrored": True, "sigmas": {"nose": 0.03},
     }  # fmt: skip
     (tmp_path / "skeleton.json").write_text(json.dumps(values), encoding="utf-8")
     skeleton = list_pose(tmp_path).train.skeleton
-    assert skeleton.links == ((0, 1),)
-    assert skeleton.pairs == ()
+    assert skeleton.edges == ((0, 1),)
+    assert skeleton.flip_pairs == ()
     assert skeleton.mirrored
     assert skeleton.sigmas == (0.03, 0.05, 0.05)
     note = list_pose(tmp_path).note
-    assert "with the pairs none (skeleton.json)" in note
+    assert "pairs none (skeleton.json)" in note
     assert "lines: 1 from skeleton.json" in note
     assert "sigmas for OKS from skeleton.json, 0.05 for left_ear, right_ear" in note
 
@@ -388,12 +389,12 @@ def test_what_was_chosen_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"links": [["nose", "tial"]]}, "tial"),
-        ({"links": [["nose"]]}, "two keypoints each"),
-        ({"links": [["nose", "nose"]]}, "nose with itself"),
-        ({"pairs": [["left_ear", "left_ear"]]}, "left_ear with itself"),
+        ({"edges": [["nose", "tial"]]}, "tial"),
+        ({"edges": [["nose"]]}, "two keypoints each"),
+        ({"edges": [["nose", "nose"]]}, "nose with itself"),
+        ({"flip_pairs": [["left_ear", "left_ear"]]}, "left_ear with itself"),
         (
-            {"pairs": [["left_ear", "right_ear"], ["left_ear", "nose"]]},
+            {"flip_pairs": [["left_ear", "right_ear"], ["left_ear", "nose"]]},
             "got left_ear in left_ear/right_ear, left_ear/nose",
         ),
         ({"limbs": []}, "also limbs"),
@@ -426,7 +427,7 @@ def test_keypoints_follow_a_run_by_name(tmp_path):
 def test_generated_sets(tmp_path):
     coco_set = list_pose(write_coco(tmp_path / "coco", num_train=3, num_val=2))
     assert coco_set.train.skeleton.names == coco_set.val.skeleton.names
-    assert coco_set.train.skeleton.pairs == ((2, 4),)
+    assert coco_set.train.skeleton.flip_pairs == ((2, 4),)
     frames = list_pose(write_frames(tmp_path / "frames", num_train=4, num_val=2))
     assert (len(frames.train), len(frames.val)) == (4, 2)
     assert is_whole(frames.train)
@@ -437,8 +438,8 @@ def test_mini_coco(data_root):
     assert len(data.val) == 16
     skeleton = data.val.skeleton
     assert skeleton.sigmas == COCO_PERSON.sigmas
-    assert skeleton.pairs == COCO_PERSON.pairs
-    assert set(skeleton.links) == set(COCO_PERSON.links)
+    assert skeleton.flip_pairs == COCO_PERSON.flip_pairs
+    assert set(skeleton.edges) == set(COCO_PERSON.edges)
     assert check_pose(data_root / "coco_mini").ok
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.loading import EvalLoader
 from muntin.data.semantic import list_semantic, propose_table
 from muntin.data.semantic_checking import check_semantic
-from muntin.data.storing import DataConfig, PictureStore
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError
 from muntin.samples import Classes
@@ -380,10 +380,12 @@ def test_masks_are_decoded_once_for_an_evaluation(tmp_path):
     """Scoring compares originals: the cache keeps labels of their size, and reads no file again."""
     data_set(tmp_path, stripes(0, 1, 255), stripes(1, 0), count=3)
     listing = list_semantic(tmp_path).train
-    pre = Preprocessing(img_size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, fit="window", scale=0.5)
+    pre = Preprocessing(
+        img_size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, fit="sliding_window", scale=0.5
+    )
     wanted = [labels(listing, place) for place in range(3)]
-    scored = PictureStore(listing, pre, DataConfig(), full_labels=True)
-    learnt = PictureStore(listing, pre, DataConfig())
+    scored = ImageCache(listing, pre, DataConfig(), full_labels=True)
+    learnt = ImageCache(listing, pre, DataConfig())
     for place in range(3):
         (tmp_path / "masks" / f"{place}.png").unlink()
     (batch,) = EvalLoader(scored, batch_size=3)

@@ -14,9 +14,9 @@ from muntin.data.transforms import (
     AugmentConfig,
     Preprocessing,
     augment_batch,
-    augment_picture,
+    augment_image,
     build_augmentation,
-    fit_picture,
+    center_crop,
     normalise,
     to_tensor,
 )
@@ -110,13 +110,13 @@ def test_a_picture_by_its_seed(name, in_chans):
     transform = build_augmentation(ONE_BY_ONE[name], Preprocessing(img_size=(12, 20), **means))
     image = pixels(1, 30, 40)[0][:in_chans]
     before = torch.random.get_rng_state()
-    out = augment_picture(transform, image, 7)
+    out = augment_image(transform, image, 7)
     assert torch.random.get_rng_state().equal(before)
     assert out.shape == (in_chans, 12, 20)
     assert out.dtype == torch.uint8
     torch.rand(3)
-    assert augment_picture(transform, image, 7).equal(out)
-    assert any(not augment_picture(transform, image, seed).equal(out) for seed in range(4))
+    assert augment_image(transform, image, 7).equal(out)
+    assert any(not augment_image(transform, image, seed).equal(out) for seed in range(4))
 
 
 def test_what_can_be_done_at_once():
@@ -127,10 +127,10 @@ def test_what_can_be_done_at_once():
 
 def test_fitting():
     image = pixels(1, 20, 30)[0]
-    assert fit_picture(image, pre(20, 30)).equal(image)
-    assert fit_picture(image, pre(20, 20)).equal(image[:, :, 5:25])
-    assert fit_picture(image, pre(8, 14, crop_fraction=0.8)).shape == (3, 8, 14)
-    assert fit_picture(pixels(1, 1, 300)[0], pre(7, 9)).shape == (3, 7, 9)
+    assert center_crop(image, pre(20, 30)).equal(image)
+    assert center_crop(image, pre(20, 20)).equal(image[:, :, 5:25])
+    assert center_crop(image, pre(8, 14, crop_fraction=0.8)).shape == (3, 8, 14)
+    assert center_crop(pixels(1, 1, 300)[0], pre(7, 9)).shape == (3, 7, 9)
 
 
 def test_normalising():

@@ -11,7 +11,7 @@ import pytest
 
 import muntin
 from muntin.commands.plan import plan as show
-from muntin.data.shape_sets import write_coco, write_maps
+from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
 from muntin.planning.advice import Demand
 from muntin.recipes import TrainConfig

@@ -27,9 +27,11 @@ from muntin.samples import Classes, Skeleton
 from muntin.tasks import TASKS
 
 SKELETON = Skeleton(
-    names=("red", "green", "blue"), pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
+    names=("red", "green", "blue"), flip_pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
 )
-PRE = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject", padding=1.25)
+PRE = Preprocessing(
+    img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop", padding=1.25
+)
 
 
 @dataclass
@@ -86,7 +88,7 @@ def test_a_mirror_needs_to_know_what_changes_places():
     bare = Skeleton(names=SKELETON.names, sigmas=SKELETON.sigmas)
     classes = Classes(names=("thing",), skeleton=bare)
     blind = Predictor(Colours(), TASKS["pose"], classes, PRE, device="cpu")
-    with pytest.raises(ConfigError, match=r'change places in the mirror.*red.*"pairs"'):
+    with pytest.raises(ConfigError, match=r'change places in the mirror.*red.*"flip_pairs"'):
         blind(picture(POINTS), boxes=[BOX], tta=True)
 
 

@@ -19,10 +19,10 @@ from muntin.targets import LabelMap, Target
 __all__ = [
     "Batch",
     "evaluation_batch",
-    "pad_pictures",
+    "pad_images",
     "padded_size",
-    "parts_of_one_size",
-    "stack_pictures",
+    "split_by_size",
+    "stack_images",
 ]
 
 PAD_TO = 32
@@ -83,7 +83,7 @@ class Batch:
         )
 
 
-def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
+def split_by_size(batch: Batch) -> Iterator[Batch]:
     """Part a batch so that no picture has padding that its neighbours need.
 
     What a network says of a picture must not depend on what else is in the batch.
@@ -98,18 +98,18 @@ def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
 
 def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
     """Pictures at a time, such that large ones, and the objects in them, do not fill the memory."""
-    if pre.fit == "window":
+    if pre.fit == "sliding_window":
         return 1  # pictures of any size
-    wanted = min(wanted, 16) if pre.fit == "inside" else wanted
+    wanted = min(wanted, 16) if pre.fit == "letterbox" else wanted
     return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
 
 
-def stack_pictures(pictures: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+def stack_images(pictures: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
     """Stack pictures as they were fitted: all of one size, or padded to one."""
-    return torch.stack(pictures) if pre.fit == "crop" else pad_pictures(pictures)
+    return torch.stack(pictures) if pre.fit == "center_crop" else pad_images(pictures)
 
 
-def pad_pictures(pictures: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
+def pad_images(pictures: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
     """Stack pictures of several sizes, padded at the right and at the bottom."""
     high = _padded(max(picture.shape[1] for picture in pictures))
     wide = _padded(max(picture.shape[2] for picture in pictures))

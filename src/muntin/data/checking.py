@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import PictureFacts, decode_with_facts
+from muntin.data.cache import DataConfig
+from muntin.data.decoding import ImageFacts, decode_with_facts
 from muntin.data.listing import list_classify
 from muntin.data.splitting import split
-from muntin.data.storing import DataConfig
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
@@ -29,7 +29,7 @@ __all__ = [
     "Seen",
     "check_classify",
     "count_pictures",
-    "describe_pictures",
+    "describe_images",
     "find_tiny",
     "find_twins",
     "find_unreadable",
@@ -102,7 +102,7 @@ class Seen:
     entry: Entry
     digest: bytes = b""
     size: Size = (0, 0)
-    facts: PictureFacts | None = None
+    facts: ImageFacts | None = None
     fault: str = ""
 
 
@@ -269,10 +269,10 @@ def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
             yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of pictures"
             if len(groups) == 1 and len(parts) == 1:
                 yield "one group cannot be split: training will ask for validation pictures (--val)"
-    yield from describe_pictures(seen)
+    yield from describe_images(seen)
 
 
-def describe_pictures(seen: list[Seen]) -> Iterator[str]:
+def describe_images(seen: list[Seen]) -> Iterator[str]:
     """Say how large the pictures are and how their files hold them."""
     if not seen:
         return

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
+from muntin.data.coco_images import Picture, find_images, plain_id
 from muntin.data.coco_keypoints import Points, common_points, points_of
-from muntin.data.coco_pictures import Picture, find_pictures, plain_id
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -117,7 +117,7 @@ def read_coco(
         class_names: Classes of a trained run; otherwise numbers follow those of the categories.
         masks: Whether objects must have masks.
         keypoints: Whether keypoints are read; of classes that have some, and then all have the
-            same. The skeletons of the listings have names and links only.
+            same. The skeletons of the listings have names and edges only.
 
     Returns:
         The listing of each part.
@@ -128,7 +128,7 @@ def read_coco(
     read = [_read_file(tree, part, path, masks) for part, path in files.items()]
     for file in read:
         _tell_twins(file, findings)
-        file.pictures = find_pictures(file.images, tree, file.path, file.part, findings)
+        file.pictures = find_images(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
     points = None
     if keypoints:
@@ -147,7 +147,7 @@ def read_coco(
     }
     if points is None:
         return listings
-    skeleton = Skeleton(names=points.names, links=points.links)
+    skeleton = Skeleton(names=points.names, edges=points.edges)
     return {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
 
 

@@ -33,11 +33,11 @@ from muntin.shapes import UInt8
 
 __all__ = [
     "MOST_PIXELS",
-    "PictureFacts",
+    "ImageFacts",
     "decode",
     "decode_with_facts",
     "open_header",
-    "open_picture",
+    "open_image",
 ]
 
 MOST_PIXELS = 500_000_000
@@ -61,7 +61,7 @@ _limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PictureFacts:
+class ImageFacts:
     """What a file said about its picture before it was brought to 8-bit RGB.
 
     Attributes:
@@ -107,7 +107,7 @@ def decode_with_facts(
     where: str,
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
-) -> tuple[UInt8[np.ndarray, "H W C"], PictureFacts]:
+) -> tuple[UInt8[np.ndarray, "H W C"], ImageFacts]:
     """Decode a picture file and tell what it was; see `decode`."""
     if not data:
         message = (
@@ -133,7 +133,7 @@ def decode_with_facts(
     return pixels, facts
 
 
-def open_picture(
+def open_image(
     image: str | Path | Image.Image | np.ndarray, *, mode: Literal["RGB", "L"] = "RGB"
 ) -> UInt8[np.ndarray, "H W C"]:
     """Bring what a user may hold to an 8-bit array.
@@ -216,11 +216,11 @@ def _require_bearable(image: Image.Image, where: str) -> None:
         raise DataError(message)
 
 
-def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[PictureFacts, np.ndarray]:
+def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[ImageFacts, np.ndarray]:
     stored = image.mode
     image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
     orientation = _orientation(image)
-    facts = PictureFacts(format=image.format or "", mode=stored, orientation=orientation)
+    facts = ImageFacts(format=image.format or "", mode=stored, orientation=orientation)
     if orientation != 1:
         image = image.transpose(_UPRIGHT[orientation])
     return facts, _to_mode(image, mode)

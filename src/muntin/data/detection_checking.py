@@ -14,7 +14,7 @@ from muntin.data.checking import (
     Report,
     Seen,
     count_pictures,
-    describe_pictures,
+    describe_images,
     find_tiny,
     find_twins,
     find_unreadable,
@@ -68,7 +68,7 @@ def check_detect(
     return Report(
         task=task,
         source=str(path),
-        lines=(data.note, *_describe(parts), *describe_pictures(good)),
+        lines=(data.note, *_describe(parts), *describe_images(good)),
         counts=_count(parts, seen),
         problems=tuple(problems),
     )

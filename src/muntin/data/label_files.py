@@ -3,7 +3,7 @@
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
 A mask is a picture whose values are names. A palette picture holds both, the index of a colour and
-the colour; which of them names the class is for the coding to say. Nothing is ever rounded, mixed
+the colour; which of them names the class is for the encoding to say. Nothing is ever rounded, mixed
 or stretched on the way.
 """
 
@@ -20,7 +20,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import MOST_PIXELS, open_header
 from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
-from muntin.samples import Entry, Listing, MaskCoding, Objects
+from muntin.samples import Entry, Listing, MaskEncoding, Objects
 from muntin.shapes import Int, Size
 from muntin.targets import IGNORED
 
@@ -126,12 +126,12 @@ def count_values(values: Int[np.ndarray, "H W"]) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
+def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile:
     """Read a mask file as classes.
 
     Args:
         data: The whole file.
-        coding: What its values stand for.
+        encoding: What its values stand for.
         where: Its name, for messages.
 
     Returns:
@@ -140,9 +140,9 @@ def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
     Raises:
         DataError: It cannot be read.
     """
-    values = read_values(data, where=where, as_colors=coding.kind == "color")
-    known = np.array([*coding.values, *coding.ignored], np.int64)
-    labels = np.r_[np.arange(len(coding.values)), np.full(len(coding.ignored), IGNORED)]
+    values = read_values(data, where=where, as_colors=encoding.kind == "color")
+    known = np.array([*encoding.values, *encoding.ignored], np.int64)
+    labels = np.r_[np.arange(len(encoding.values)), np.full(len(encoding.ignored), IGNORED)]
     order = np.argsort(known)
     places = np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)
     found = order[places]
@@ -152,18 +152,18 @@ def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
     return LabelFile(labels=result, strange=strange)
 
 
-def draw_objects(objects: Objects, size: Size, coding: MaskCoding) -> Int[np.ndarray, "H W"]:
+def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np.ndarray, "H W"]:
     """Draw the classes of all pixels; where objects overlap, the smaller one is seen.
 
     Args:
         objects: With masks.
         size: (height, width) of the picture in pixels.
-        coding: The number that objects of each class have; -1 for the background.
+        encoding: The number that objects of each class have; -1 for the background.
 
     Returns:
         Class numbers; -1 where there is no object, if the background is no class.
     """
-    label_of = {value: label for label, value in enumerate(coding.values)}
+    label_of = {value: label for label, value in enumerate(encoding.values)}
     background = label_of.get(-1, IGNORED)
     labels = np.full(size, background, np.int16)
     for place in np.argsort(-objects.areas, kind="stable"):
@@ -180,9 +180,9 @@ def read_mask(listing: Listing, entry: Entry) -> LabelFile:
     Raises:
         DataError: It cannot be read.
     """
-    assert listing.coding is not None, "masks have a coding"
+    assert listing.encoding is not None, "masks have a encoding"
     if entry.objects is not None:
         assert entry.size is not None, "pictures with objects have a size"
-        return LabelFile(draw_objects(entry.objects, entry.size, listing.coding), {})
+        return LabelFile(draw_objects(entry.objects, entry.size, listing.encoding), {})
     data = read_bytes(listing.source, entry.mask)
-    return read_labels(data, listing.coding, where=entry.mask)
+    return read_labels(data, listing.encoding, where=entry.mask)

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 
 from muntin.data.class_folders import CLASS_FOLDERS
+from muntin.data.class_tables import CLASS_TABLE
 from muntin.data.readers import Reader, find_reader
-from muntin.data.tables import CLASS_TABLE
 from muntin.samples import DataSets
 
 __all__ = ["READERS", "list_classify"]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from muntin.data.batches import Batch, pad_pictures
-from muntin.data.fitting import fit
+from muntin.data.batches import Batch, pad_images
+from muntin.data.cache import CachedImage, ImageCache
+from muntin.data.image_fitting import fit
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
-from muntin.data.storing import Kept, PictureStore
 from muntin.data.transforms import BATCH_DRAWS, Augmentation, Preprocessing
 from muntin.errors import DataError
 from muntin.samples import Listing
@@ -44,7 +44,7 @@ class _Item(NamedTuple):
 class _Pictures(Dataset[_Item]):
     """One picture at a time, for worker processes; the key says what to do with it."""
 
-    def __init__(self, store: PictureStore, augment: Augmentation | None, seed: int) -> None:
+    def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store
         self.augment = augment
         self.seed = seed
@@ -62,7 +62,9 @@ class _Pictures(Dataset[_Item]):
         pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
         return _Item(pixels, kept.size, index, weight, targets)
 
-    def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
+    def _prepare(
+        self, kept: CachedImage, pre: Preprocessing, seed: int
+    ) -> tuple[Tensor, Target | None]:
         if self.augment is None:
             return fit(kept.pixels, kept.size, pre, kept.targets), kept.targets
         return self.augment.augment(
@@ -79,7 +81,7 @@ def _collate(rows: list[_Item]) -> Batch:
     pictures, originals, indices, weights, targets = zip(*rows, strict=True)
     padded = targets[0] is not None and targets[0].padded
     return Batch(
-        images=pad_pictures(list(pictures)) if padded else torch.stack(pictures),
+        images=pad_images(list(pictures)) if padded else torch.stack(pictures),
         sizes=torch.tensor([picture.shape[1:] for picture in pictures]),
         originals=torch.tensor(originals),
         indices=torch.tensor(indices),
@@ -113,7 +115,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        store: PictureStore,
+        store: ImageCache,
         augment: Augmentation,
         *,
         batch_size: int,
@@ -214,7 +216,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        store: PictureStore,
+        store: ImageCache,
         *,
         batch_size: int,
         rank: int = 0,

@@ -21,7 +21,7 @@ from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
 from muntin.data.readers import Reader, Source, find_reader
 from muntin.errors import DataError, shorten
-from muntin.samples import Classes, DataSets, Entry, Listing, MaskCoding, Problem
+from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
 
 __all__ = ["MASK_FOLDERS", "name_value", "propose_table"]
 
@@ -70,35 +70,37 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     tree, classes = source.tree, request.classes
     every = [pair for part in pairs.parts.values() for pair in part]
     table = parse_colors(request.colors) or find_table(tree, [pair.mask for pair in every])
-    if table is None and classes is not None and classes.coding is not None:
-        table = _table_of(classes, classes.coding)
+    if table is None and classes is not None and classes.encoding is not None:
+        table = _table_of(classes, classes.encoding)
     seen = _look(tree.source, every, as_colors=table is not None and table.kind == "color")
     notes: list[str] = []
-    names, coding = _decide(tree.source, table, seen, notes)
+    names, encoding = _decide(tree.source, table, seen, notes)
     if extra := [parse_value(value, "data.ignored")[1] for value in request.ignored]:
-        kept = [i for i, value in enumerate(coding.values) if value not in extra]
+        kept = [i for i, value in enumerate(encoding.values) if value not in extra]
         names = tuple(names[i] for i in kept)
-        coding = MaskCoding(
-            kind=coding.kind, values=tuple(coding.values[i] for i in kept), ignored=tuple(extra)
+        encoding = MaskEncoding(
+            kind=encoding.kind, values=tuple(encoding.values[i] for i in kept), ignored=tuple(extra)
         )
     if classes is not None:
-        names, coding = _follow(names, coding, classes.names, tree.source)
+        names, encoding = _follow(names, encoding, classes.names, tree.source)
     listings = {
         part: Listing(
             source=tree.source,
             entries=tuple(_entry(pair, found) for pair in found),
             class_names=names,
             multi_label=True,
-            coding=coding,
+            encoding=encoding,
         )
         for part, found in pairs.parts.items()
     }
     if len(listings) == 1:
         listings = {"train": next(iter(listings.values()))}
     counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
-    note = f"masks as {'colours' if coding.kind == 'color' else 'class numbers'}, {counts} pictures"
+    note = (
+        f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {counts} pictures"
+    )
     note += f", {len(names)} classes: {shorten(names, most=8)}"
-    problems = _problems(pairs, seen, coding)
+    problems = _problems(pairs, seen, encoding)
     left_out = _summary(pairs, problems)
     return DataSets(
         train=listings.get("train"),
@@ -110,12 +112,12 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     )
 
 
-def _table_of(classes: Classes, coding: MaskCoding) -> MaskTable:
+def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
     """The table of a run; one that learnt from objects has none but its order."""
-    if coding.kind == "objects":
+    if encoding.kind == "objects":
         return MaskTable(names=classes.names, origin="the run")
     return MaskTable(
-        names=classes.names, kind=coding.kind, values=coding.values, ignored=coding.ignored,
+        names=classes.names, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored,
         origin="the run",
     )  # fmt: skip
 
@@ -175,7 +177,7 @@ def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Se
 
 def _decide(
     source: str, table: MaskTable | None, seen: _Seen, notes: list[str]
-) -> tuple[tuple[str, ...], MaskCoding]:
+) -> tuple[tuple[str, ...], MaskEncoding]:
     """Names of the classes and what they are stored as."""
     if not seen.counts:
         message = (
@@ -207,7 +209,7 @@ def _decide(
         if table.kind == "index" and 0 in seen.counts and 0 not in (*table.values, *ignored):
             notes.append(f"0 is in the masks and not in {table.origin}: it is ignored")
             ignored = (*ignored, 0)
-        return table.names, MaskCoding(kind=table.kind, values=table.values, ignored=ignored)
+        return table.names, MaskEncoding(kind=table.kind, values=table.values, ignored=ignored)
     # Numbers in order; ADE20K and others begin at 1 and keep 0 for what has no class.
     count = len(table.names)
     most = max((value for value in seen.counts if value != 255), default=0)
@@ -216,7 +218,7 @@ def _decide(
         notes.append(f"values go to {most} and {table.origin} names {count}: 0 is ignored")
     ignored = (0, 255) if start else (255,)
     values = tuple(range(start, start + count))
-    return table.names, MaskCoding(
+    return table.names, MaskEncoding(
         kind="index", values=values, ignored=tuple(v for v in ignored if v not in values)
     )
 
@@ -226,7 +228,9 @@ def _is_grey(value: int) -> bool:
     return value >> 16 == value >> 8 & 255 == value & 255
 
 
-def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str, ...], MaskCoding]:
+def _from_values(
+    source: str, seen: _Seen, notes: list[str]
+) -> tuple[tuple[str, ...], MaskEncoding]:
     """What masks say without a table."""
     values = sorted(seen.counts)
     if seen.colored:
@@ -235,10 +239,10 @@ def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str,
             "classes have the names of their colours; a classes.json beside the pictures gives "
             f'others: {{"road": "{_hex(values[-1])}", ...}}'
         )
-        return tuple(map(_hex, values)), MaskCoding(kind="color", values=tuple(values))
+        return tuple(map(_hex, values)), MaskEncoding(kind="color", values=tuple(values))
     if set(values) <= {0, 255} and 255 in values:
         notes.append("masks hold 0 and 255: background and foreground (data.ignored=255 otherwise)")
-        return ("background", "foreground"), MaskCoding(kind="index", values=(0, 255))
+        return ("background", "foreground"), MaskEncoding(kind="index", values=(0, 255))
     numbers = [value for value in values if value != 255]
     if (len(numbers) > MOST_COLORS and len(numbers) < max(numbers) / 2) or max(numbers) > 1000:
         message = (
@@ -253,7 +257,7 @@ def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str,
         "a classes.txt or classes.json beside the pictures gives others"
     )
     names = tuple(f"class {number}" for number in range(count))
-    return names, MaskCoding(kind="index", values=tuple(range(count)), ignored=(255,))
+    return names, MaskEncoding(kind="index", values=tuple(range(count)), ignored=(255,))
 
 
 def _refuse_many(seen: _Seen, source: str) -> None:
@@ -267,8 +271,8 @@ def _refuse_many(seen: _Seen, source: str) -> None:
 
 
 def _follow(
-    names: tuple[str, ...], coding: MaskCoding, wanted: tuple[str, ...], source: str
-) -> tuple[tuple[str, ...], MaskCoding]:
+    names: tuple[str, ...], encoding: MaskEncoding, wanted: tuple[str, ...], source: str
+) -> tuple[tuple[str, ...], MaskEncoding]:
     """Order the classes as a trained run does."""
     if unknown := [name for name in names if name not in wanted]:
         message = (
@@ -277,10 +281,10 @@ def _follow(
             f"Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
         )
         raise DataError(message)
-    value_of = dict(zip(names, coding.values, strict=True))
+    value_of = dict(zip(names, encoding.values, strict=True))
     # A class that this data does not have gets a value that no file holds.
     values = tuple(value_of.get(name, -1 - i) for i, name in enumerate(wanted))
-    return wanted, MaskCoding(kind=coding.kind, values=values, ignored=coding.ignored)
+    return wanted, MaskEncoding(kind=encoding.kind, values=values, ignored=encoding.ignored)
 
 
 def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
@@ -288,7 +292,7 @@ def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
     return Entry(path=pair.picture, mask=pair.mask, group=pair.folder if several else "")
 
 
-def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
+def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem]:
     problems = [
         Problem(file=path, what="has no mask, left out", severity="warning")
         for path in pairs.without_mask
@@ -299,14 +303,14 @@ def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
     ]
     if lossy := _tell_lossy(pairs):
         problems.append(Problem(file="masks stored with loss", what=lossy, severity="warning"))
-    known = {*coding.values, *coding.ignored}
+    known = {*encoding.values, *encoding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
-    if not strange and not any(seen.counts.get(value) for value in coding.values):
+    if not strange and not any(seen.counts.get(value) for value in encoding.values):
         what = "no pixel of the masks that were looked at has a class: nothing to learn or to score"
         return [Problem(file="masks", what=what, severity="error"), *problems]
     if not strange:
         return problems
-    shown = [name_value(value, coding.kind) for value in strange]
+    shown = [name_value(value, encoding.kind) for value in strange]
     total = sum(seen.counts.values())
     share = sum(seen.counts[value] for value in strange) / total
     what = (

@@ -36,7 +36,7 @@ class MaskTable:
 
     Attributes:
         names: Of the classes.
-        kind: "index" or "color", as in `MaskCoding`.
+        kind: "index" or "color", as in `MaskEncoding`.
         values: Value of each class; empty where they are numbered in order, and the masks say
             whether from 0 or from 1.
         ignored: Values of no class.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.keypoints import clean_keypoints, hide_outside
+from muntin.data.keypoint_cleaning import clean_keypoints, hide_outside
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import mask_area, to_run_lengths

@@ -82,7 +82,7 @@ def is_whole(listing: Listing) -> bool:
 def _finish(tree: Tree, listings: dict[str, Listing], notes: list[str]) -> Skeleton:
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
-    return build_skeleton(raw.names, raw.links, tree, notes)
+    return build_skeleton(raw.names, raw.edges, tree, notes)
 
 
 def _follow(listing: Listing, classes: Classes, place: Path) -> Listing:

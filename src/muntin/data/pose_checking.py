@@ -13,7 +13,7 @@ import numpy as np
 from muntin.data.checking import (
     Report,
     count_pictures,
-    describe_pictures,
+    describe_images,
     find_tiny,
     find_twins,
     find_unreadable,
@@ -62,7 +62,7 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
     return Report(
         task="pose",
         source=str(path),
-        lines=(data.note, *_describe(parts), *describe_pictures(good)),
+        lines=(data.note, *_describe(parts), *describe_images(good)),
         counts=(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from muntin.data.drawn_maps import OBJECT_MASKS
 from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
 from muntin.data.mask_layouts import MaskRequest
+from muntin.data.object_masks import OBJECT_MASKS
 from muntin.data.readers import Reader, find_reader
 from muntin.samples import Classes, DataSets
 

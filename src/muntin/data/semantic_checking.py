@@ -14,7 +14,7 @@ from muntin.data.checking import (
     Report,
     Seen,
     count_pictures,
-    describe_pictures,
+    describe_images,
     find_tiny,
     find_twins,
     find_unreadable,
@@ -87,7 +87,7 @@ def check_semantic(
     return Report(
         task="semantic",
         source=str(path),
-        lines=(data.note, *_describe(parts, tallies), *describe_pictures(good)),
+        lines=(data.note, *_describe(parts, tallies), *describe_images(good)),
         counts=(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),
@@ -109,9 +109,9 @@ def _tally(listing: Listing, seen: list[Seen], num_threads: int) -> _Tally:
 
 
 def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
-    entry, coding = one.entry, listing.coding
+    entry, encoding = one.entry, listing.encoding
     file = entry.mask or entry.path
-    assert coding is not None, "masks have a coding"
+    assert encoding is not None, "masks have a encoding"
     try:
         found = read_mask(listing, entry)
     except DataError as error:
@@ -127,7 +127,7 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
     if found.strange:
         total = sum(found.strange.values()) / found.labels.size
         values = shorten(
-            (name_value(value, coding.kind) for value in sorted(found.strange)), most=5
+            (name_value(value, encoding.kind) for value in sorted(found.strange)), most=5
         )
         what = f"{total:.1%} of the pixels have a value that stands for no class, ignored: {values}"
         problems.append(Problem(file=file, what=what, severity="warning"))

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,16 +34,23 @@ __all__ = [
     "Augmentation",
     "Preprocessing",
     "augment_batch",
-    "augment_picture",
+    "augment_image",
     "build_augmentation",
-    "fit_picture",
+    "center_crop",
+    "letterbox_scale",
     "normalise",
     "resize",
-    "scale_inside",
     "to_tensor",
 ]
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+_OLD_FITS = {
+    "crop": "center_crop",
+    "inside": "letterbox",
+    "window": "sliding_window",
+    "subject": "instance_crop",
+}
 
 BatchTransform = Callable[[Tensor, NDArray[np.float64], "Preprocessing"], Tensor]
 """Images of one size (B, C, H, W), `BATCH_DRAWS` uniform numbers for each, to (B, C, h, w)."""
@@ -58,16 +65,17 @@ class Preprocessing:
         mean: Subtracted from each channel of a picture in [0, 1].
         std: Then divided by, one a channel.
         crop_fraction: Part of the resized picture's side that is read, from its middle.
-        fit: "crop" fills `img_size` and cuts off what sticks out; "inside" scales the picture,
-            keeping its proportions, until it just fits `img_size`, whichever way round; "window"
-            scales it by `scale` or `short_side`, and larger pictures are seen in windows of
-            `img_size`; "subject" cuts out the box of a subject, made larger by `padding`.
-        scale: Of "window": factor from a picture to what is seen.
-        short_side: Of "window": pixels that the shorter side is brought to instead; 0 = `scale`.
-        padding: Of "subject": factor on the sides of the box, once it has the proportions of
-            `img_size`; 1 where the whole picture is the subject.
-        alignment: Of "subject": whether the middles of the first and last pixel stay where they
-            are ("udp"), or published code of another kind is followed ("msra").
+        fit: How an image gets the size that the network reads. "center_crop": scaled to fill
+            `img_size`, and cut from the middle. "letterbox": scaled to fit into `img_size`, either
+            way round, and padded. "sliding_window": scaled by `scale` or to `short_side`, and
+            evaluated in windows of `img_size` if it is larger. "instance_crop": the box of an
+            instance, enlarged by `padding`.
+        scale: For "sliding_window": factor from the image to the input.
+        short_side: For "sliding_window": length of the shorter side in pixels; 0 = `scale`.
+        padding: For "instance_crop": factor on the sides of the box, after it got the proportions
+            of `img_size`; 1 if the instance is the whole image.
+        alignment: For "instance_crop": whether the centres of the corner pixels are aligned
+            ("udp"), or their edges ("msra"), as published code does.
         typical_size: (height, width) of the training pictures before they were scaled, by which
             large pictures are cut into tiles; 0 = unknown.
         interpolation: How pictures are resized (always with antialiasing).
@@ -78,7 +86,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
-    fit: Literal["crop", "inside", "window", "subject"] = "crop"
+    fit: Literal["center_crop", "letterbox", "sliding_window", "instance_crop"] = "center_crop"
     scale: float = 1.0
     short_side: int = 0
     padding: float = 1.25
@@ -86,6 +94,12 @@ class Preprocessing:
     typical_size: Size = (0, 0)
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
+
+    @staticmethod
+    def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the values of an older ``preprocessing.json`` in today's words."""
+        fit = values.get("fit")
+        return {**values, "fit": _OLD_FITS[fit]} if fit in _OLD_FITS else values
 
     def __post_init__(self) -> None:
         """Refuse what cannot be applied."""
@@ -170,7 +184,7 @@ class AugmentConfig:
         skeleton: Skeleton | None,
     ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
         """See `Augmentation`."""
-        return augment_picture(build_augmentation(self, pre), image, seed), None
+        return augment_image(build_augmentation(self, pre), image, seed), None
 
 
 @runtime_checkable
@@ -216,7 +230,7 @@ def to_tensor(picture: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C
     return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
 
 
-def fit_picture(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+def center_crop(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
     """Resize a picture and read the middle, as evaluation and prediction do.
 
     The picture is scaled, keeping its proportions, until `img_size / crop_fraction` just fits
@@ -285,7 +299,7 @@ def build_augmentation(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
     return v2.Compose(steps)
 
 
-def augment_picture(
+def augment_image(
     transform: v2.Compose, picture: UInt8[Tensor, "C H W"], seed: int
 ) -> UInt8[Tensor, "C h w"]:
     """Apply random transforms whose choices depend on `seed` alone."""
@@ -359,7 +373,7 @@ def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessin
     return torch.where(inside, grey, images)
 
 
-def scale_inside(size: Size, img_size: Size) -> float:
+def letterbox_scale(size: Size, img_size: Size) -> float:
     """Factor by which a picture just fits `img_size`, whichever way round."""
     return min(min(img_size) / min(size), max(img_size) / max(size))
 

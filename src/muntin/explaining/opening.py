@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.decoding import open_picture
-from muntin.data.fitting import fit
-from muntin.data.subjects import cut_region, fit_subject, frame_box
+from muntin.data.decoding import open_image
+from muntin.data.image_fitting import fit
+from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
@@ -246,7 +246,7 @@ def open_subject(
         NotThere: There is no such box in this picture.
     """
     check_point(point)
-    pixels = open_picture(image)
+    pixels = open_image(image)
     shown, seen = _fit(pixels, model, point)
     pre = model.pre
     part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
@@ -283,12 +283,12 @@ def _fit(
     whole: Part = (0, 0, wide, high)
     picture = to_tensor(pixels, pre.in_chans)
     if model.task.top_down:
-        frame = frame_box(tuple(map(float, whole)), pre)
-        region = cut_region(picture, frame, pre)
-        return fit_subject(region.pixels, region.move_frame(frame), pre), whole
+        frame = crop_box(tuple(map(float, whole)), pre)
+        region = crop_region(picture, frame, pre)
+        return warp_crop(region.pixels, region.move_frame(frame), pre), whole
     shown = fit(picture, (high, wide), pre)
     largest = (MOST_SEEN * pre.img_size[0], MOST_SEEN * pre.img_size[1])
-    if pre.fit == "window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
+    if pre.fit == "sliding_window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
         scale = shown.shape[1] / high
         sides = min(pre.img_size[0], shown.shape[1]), min(pre.img_size[1], shown.shape[2])
         left, top, *_ = _place(sides, (shown.shape[1], shown.shape[2]), point or (0.5, 0.5))

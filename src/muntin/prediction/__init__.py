@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from muntin.prediction.finding import find_pictures
+from muntin.prediction.finding import find_images
 from muntin.prediction.opening import load
 from muntin.prediction.predictor import Picture, Predictor, draw
 
-__all__ = ["Picture", "Predictor", "draw", "find_pictures", "load"]
+__all__ = ["Picture", "Predictor", "draw", "find_images", "load"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError
 
-__all__ = ["find_pictures"]
+__all__ = ["find_images"]
 
 
-def find_pictures(places: Iterable[str | Path]) -> list[Path]:
+def find_images(places: Iterable[str | Path]) -> list[Path]:
     """List the pictures behind paths, folders and patterns.
 
     Args:

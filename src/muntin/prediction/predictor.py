@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from muntin.configs import check_range
-from muntin.data.batches import evaluation_batch, padded_size, stack_pictures
-from muntin.data.decoding import open_picture
-from muntin.data.fitting import fit
+from muntin.data.batches import evaluation_batch, padded_size, stack_images
+from muntin.data.decoding import open_image
+from muntin.data.image_fitting import fit
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
@@ -144,7 +144,7 @@ class Predictor:
                 message = f"boxes must be given for every picture, got too few: {image!r} has none."
                 raise DataError(message)
             try:
-                pixels = open_picture(image)
+                pixels = open_image(image)
             except DataError as error:
                 if strict:
                     raise
@@ -228,7 +228,7 @@ class Predictor:
             ]
             glance = Glance(
                 network=self.network,
-                images=stack_pictures([fitted[place] for place in places], pre),
+                images=stack_images([fitted[place] for place in places], pre),
                 views=views,
                 pre=pre,
                 classes=self.classes,
@@ -305,4 +305,4 @@ def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of mu
     Raises:
         DataError: The picture cannot be read.
     """
-    return draw_result(open_picture(image), result)
+    return draw_result(open_image(image), result)

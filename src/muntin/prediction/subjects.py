@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.data.subjects import cut_region, fit_subject, frame_box
+from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.ops.keypoints import guess_area, suppress_poses
@@ -89,9 +89,9 @@ def _see(
         if row is not last:
             picture, last = to_tensor(row.pixels, pre.in_chans), row
         high, wide = row.size
-        frame = frame_box(box or (0.0, 0.0, float(wide), float(high)), pre)
-        region = cut_region(picture, frame, pre)
-        crops.append(fit_subject(region.pixels, region.move_frame(frame), pre))
+        frame = crop_box(box or (0.0, 0.0, float(wide), float(high)), pre)
+        region = crop_region(picture, frame, pre)
+        crops.append(warp_crop(region.pixels, region.move_frame(frame), pre))
         views.append(View(path=row.path, size=row.size, shown=pre.img_size, box=box))
     glance = Glance(
         network=predictor.network,
@@ -125,7 +125,7 @@ def _merge(row: Opened, place: _Places, singles: Sequence[Poses], skeleton: Skel
         keypoints=np.concatenate([np.zeros((0, count, 3)), *(one.keypoints for one in singles)]),
         scores=np.concatenate([np.zeros(0), *(one.scores for one in singles)]) * place[1],
         keypoint_names=skeleton.names,
-        links=skeleton.links,
+        links=skeleton.edges,
         boxes=place[0],
         box_scores=None if row.boxes is not None else place[1],
     )

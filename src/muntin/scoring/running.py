@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.data.batches import Batch, parts_of_one_size
+from muntin.data.batches import Batch, split_by_size
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing
 from muntin.samples import Classes, Listing
 from muntin.tasks.task import Glance, Metric, Task, View
@@ -129,7 +129,7 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         readable = torch.where(batch.weights > 0)[0]
         if len(readable):
-            yield from parts_of_one_size(batch.select(readable))
+            yield from split_by_size(batch.select(readable))
 
 
 def _views(batch: Batch, listing: Listing) -> list[View]:
@@ -179,7 +179,7 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
 
 def score(
     network: nn.Module,
-    store: PictureStore,
+    store: ImageCache,
     task: Task,
     classes: Classes,
     *,

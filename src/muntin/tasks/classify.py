@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report, check_classify
 from muntin.data.listing import list_classify
-from muntin.data.storing import DataConfig
 from muntin.features import Backbone
 from muntin.heads.linear import build_classifier
 from muntin.heads.table import HeadConfig

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_objects
 from muntin.drawing.maps import draw_labels
 from muntin.drawing.poses import draw_poses
@@ -27,7 +27,7 @@ from muntin.targets import BoxTargets, Keypoints, LabelMap
 __all__ = ["draw_batch"]
 
 
-def draw_batch(run: Run, store: PictureStore) -> None:
+def draw_batch(run: Run, store: ImageCache) -> None:
     """Draw some training pictures, changed at random as in training, with what is to be learnt."""
     config = run.config
     count, side = (12, 280) if run.task.dense else (24, 150)
@@ -81,7 +81,7 @@ def _as_poses(target: Keypoints, run: Run) -> Poses:
         keypoints=points[None].double().numpy(),
         scores=np.ones(1),
         keypoint_names=skeleton.names,
-        links=skeleton.links,
+        links=skeleton.edges,
     )
 
 

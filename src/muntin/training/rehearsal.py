@@ -18,8 +18,8 @@ from lightning_fabric import Fabric
 
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
 from muntin.scoring import run_network
@@ -86,7 +86,7 @@ class Rehearsal:
                 part.eval()
         self.listing = _choose(prepared.train, 4 * batches[1])
         reading = self.run.config.reading
-        self.store = PictureStore(self.listing, self.run.preprocessing, reading, approximate=True)
+        self.store = ImageCache(self.listing, self.run.preprocessing, reading, approximate=True)
         with _quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
@@ -117,7 +117,7 @@ class Rehearsal:
         """Say what is in so many pictures, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = PictureStore(listing, run.preprocessing, run.config.reading, full_labels=True)
+        store = ImageCache(listing, run.preprocessing, run.config.reading, full_labels=True)
         run_network(
             self.learner.best_network,
             EvalLoader(store, batch_size=count),

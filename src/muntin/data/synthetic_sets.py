@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_scene
+from muntin.data.synthetic_scenes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_scene
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size, UInt8
 

@@ -15,20 +15,26 @@ import torch
 from torch import Tensor
 
 from muntin.configs import check_range
-from muntin.data.joint import colour_at_random
+from muntin.data.detection_transforms import jitter_colors
 from muntin.data.transforms import BatchTransform, Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.samples import Skeleton
 from muntin.shapes import Int, Size, UInt8
 from muntin.targets import LabelMap, Target
 
-__all__ = ["MapConfig", "augment_map", "fit_window", "resize_labels", "scale_of"]
+__all__ = [
+    "SegmentationAugmentConfig",
+    "augment_segmentation",
+    "rescale",
+    "resize_factor",
+    "resize_labels",
+]
 
 _TRIES = 10  # crops, to find one in which no class takes up too much
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MapConfig:
+class SegmentationAugmentConfig:
     """What is done to training pictures and the classes of their pixels.
 
     Attributes:
@@ -84,30 +90,30 @@ class MapConfig:
         rng = np.random.default_rng(seed)
         assert isinstance(target, LabelMap), "images for segmentation have masks"
         # From the cached image to the scale of prediction; the image may be cached smaller.
-        scale = scale_of(original, pre) * original[0] / image.shape[1]
-        return augment_map(image, target, self, pre, scale, rng)
+        scale = resize_factor(original, pre) * original[0] / image.shape[1]
+        return augment_segmentation(image, target, self, pre, scale, rng)
 
 
-def scale_of(size: Size, pre: Preprocessing) -> float:
+def resize_factor(size: Size, pre: Preprocessing) -> float:
     """Factor by which a picture of a size (height, width) is seen."""
     if pre.short_side:
         return pre.short_side / min(size)
     return pre.scale
 
 
-def fit_window(
+def rescale(
     picture: UInt8[Tensor, "C H W"], original: Size, pre: Preprocessing
 ) -> UInt8[Tensor, "C h w"]:
     """Bring a picture, which was perhaps made smaller already, to the scale at which it is seen."""
-    factor = scale_of(original, pre)
+    factor = resize_factor(original, pre)
     size = (max(1, round(original[0] * factor)), max(1, round(original[1] * factor)))
     return resize(picture, size, pre.interpolation)
 
 
-def augment_map(
+def augment_segmentation(
     picture: UInt8[Tensor, "C H W"],
     target: LabelMap,
-    config: MapConfig,
+    config: SegmentationAugmentConfig,
     pre: Preprocessing,
     scale: float,
     rng: np.random.Generator,
@@ -154,7 +160,7 @@ def augment_map(
     if turns:
         image, seen = image.rot90(turns, (-2, -1)), seen.rot90(turns, (-2, -1))
     if config.jitter:
-        image = colour_at_random(image, config.jitter, rng)
+        image = jitter_colors(image, config.jitter, rng)
     return image.contiguous(), LabelMap(seen.contiguous())
 
 

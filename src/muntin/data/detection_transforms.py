@@ -16,14 +16,19 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
-from muntin.data.transforms import BatchTransform, Preprocessing, resize, scale_inside
+from muntin.data.box_targets import nearest_pixels
+from muntin.data.transforms import BatchTransform, Preprocessing, letterbox_scale, resize
 from muntin.errors import ConfigError
-from muntin.run_lengths import decode_mask, to_run_lengths
-from muntin.samples import Objects, Skeleton
+from muntin.samples import Skeleton
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets, Target
 
-__all__ = ["SceneConfig", "augment_scene", "colour_at_random", "fit_scene", "to_targets"]
+__all__ = [
+    "DetectionAugmentConfig",
+    "augment_detection",
+    "jitter_colors",
+    "letterbox",
+]
 
 LEAST_SEEN = 0.25
 """Objects of whose box less than this part is left by a crop are not learnt."""
@@ -34,7 +39,7 @@ _TRIES = 10  # crops, to find one that holds an object; then one is laid over an
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SceneConfig:
+class DetectionAugmentConfig:
     """What is done to training pictures and their objects.
 
     Attributes:
@@ -101,84 +106,20 @@ class SceneConfig:
         """See `muntin.data.transforms.Augmentation`."""
         rng = np.random.default_rng(seed)
         assert isinstance(target, BoxTargets), "images with objects have boxes"
-        return augment_scene(image, target, self, pre, rng, skeleton)
+        return augment_detection(image, target, self, pre, rng, skeleton)
 
 
-def fit_scene(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+def letterbox(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
     """Resize a picture, keeping its proportions, until it just fits `img_size`."""
     height, width = picture.shape[-2:]
-    size = _scaled(picture, scale_inside((height, width), pre.img_size))
+    size = _scaled(picture, letterbox_scale((height, width), pre.img_size))
     return resize(picture, size, pre.interpolation)
 
 
-def to_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
-    """Bring annotated objects to the pixels of a picture as it is kept.
-
-    Args:
-        objects: In pixels of the original.
-        original: (height, width) of the original.
-        kept: (height, width) of the picture as it is kept.
-    """
-    scale = np.array([kept[1] / original[1], kept[0] / original[0]] * 2, np.float32)
-    boxes = torch.from_numpy(objects.boxes.astype(np.float32) * scale)
-    single = torch.from_numpy(~objects.crowd)
-    layers, layer_of = _draw_layers(objects, original, kept)
-    return BoxTargets(
-        boxes=boxes[single],
-        class_ids=torch.from_numpy(objects.class_ids)[single].long(),
-        ignored=boxes[~single],
-        layers=layers,
-        layer_of=layer_of,
-        points=_to_points(objects, scale[:2]),
-    )
-
-
-def _to_points(objects: Objects, scale: np.ndarray) -> Tensor | None:
-    """Keypoints of the objects that are no crowds; they are middles of pixels, not edges."""
-    if objects.keypoints is None:
-        return None
-    points = torch.from_numpy(objects.keypoints[~objects.crowd]).float()
-    xy = (points[:, :, :2] + 0.5) * torch.from_numpy(scale) - 0.5
-    return torch.cat([xy, points[:, :, 2:]], dim=2)
-
-
-def _draw_layers(objects: Objects, original: Size, kept: Size) -> tuple[Tensor, Tensor]:
-    """Masks of the objects that are no crowds, in as few layers as a greedy search finds."""
-    masks = [mask for mask, crowd in zip(objects.masks, objects.crowd, strict=False) if not crowd]
-    count = int((~objects.crowd).sum())
-    layers: list[np.ndarray] = []
-    layer_of = np.full(count, -1, np.int64)
-    rows = _nearest(original[0], kept[0])
-    columns = _nearest(original[1], kept[1])
-    for number, mask in enumerate(masks):
-        if mask is None:
-            continue
-        bitmap = decode_mask(to_run_lengths(mask, original))
-        if kept != original:
-            bitmap = bitmap[rows][:, columns]
-        lines, places = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-        if not len(lines):
-            continue
-        part = slice(lines[0], lines[-1] + 1), slice(places[0], places[-1] + 1)
-        inside = bitmap[part]
-        at = next((i for i, layer in enumerate(layers) if not layer[part][inside].any()), None)
-        if at is None:
-            at = len(layers)
-            layers.append(np.zeros(kept, np.int32))
-        layers[at][part][inside] = number + 1
-        layer_of[number] = at
-    stacked = np.stack(layers) if layers else np.zeros((0, *kept), np.int32)
-    return torch.from_numpy(stacked), torch.from_numpy(layer_of)
-
-
-def _nearest(before: int, after: int) -> np.ndarray:
-    return np.minimum(((np.arange(after) + 0.5) * before / after).astype(np.int64), before - 1)
-
-
-def augment_scene(
+def augment_detection(
     picture: UInt8[Tensor, "C H W"],
     targets: BoxTargets,
-    config: SceneConfig,
+    config: DetectionAugmentConfig,
     pre: Preprocessing,
     rng: np.random.Generator,
     skeleton: Skeleton | None = None,
@@ -208,7 +149,7 @@ def augment_scene(
     if axes:
         image = image.flip(axes)
     if config.jitter:
-        image = colour_at_random(image, config.jitter, rng)
+        image = jitter_colors(image, config.jitter, rng)
     moved = _move(targets, (top, left, high, wide), size, flips)
     if skeleton is not None and targets.points is not None:
         points = _move_points(targets.points, (top, left, high, wide), size, flips, skeleton)
@@ -221,13 +162,17 @@ _Window = tuple[int, int, int, int, Size]
 
 
 def _choose_window(
-    picture: Tensor, targets: BoxTargets, config: SceneConfig, full: Size, rng: np.random.Generator
+    picture: Tensor,
+    targets: BoxTargets,
+    config: DetectionAugmentConfig,
+    full: Size,
+    rng: np.random.Generator,
 ) -> _Window:
     height, width = picture.shape[-2:]
     if config.short_sides:
         return _choose_side(picture, targets, config, full, rng)
     low, high = np.log(config.scale[0]), np.log(config.scale[1])
-    scale = float(np.exp(rng.uniform(low, high))) * scale_inside((height, width), full)
+    scale = float(np.exp(rng.uniform(low, high))) * letterbox_scale((height, width), full)
     # A picture lies in `full` whichever way round it fits.
     turned = full if (height <= width) == (full[0] <= full[1]) else full[::-1]
     limit = (round(turned[0] * config.window), round(turned[1] * config.window))
@@ -239,7 +184,11 @@ def _choose_window(
 
 
 def _choose_side(
-    picture: Tensor, targets: BoxTargets, config: SceneConfig, full: Size, rng: np.random.Generator
+    picture: Tensor,
+    targets: BoxTargets,
+    config: DetectionAugmentConfig,
+    full: Size,
+    rng: np.random.Generator,
 ) -> _Window:
     """One of several lengths for the shorter side, perhaps of a part of the picture."""
     whole = (picture.shape[-2], picture.shape[-1])
@@ -277,7 +226,7 @@ def _choose_start(middle: int, whole: int, part: int, rng: np.random.Generator) 
     return int(rng.integers(max(0, middle - part + 1), min(middle, whole - part) + 1))
 
 
-def colour_at_random(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
     steps = [tvf.adjust_brightness, tvf.adjust_contrast]
     if image.shape[0] == 3:
@@ -297,8 +246,8 @@ def _move(
     top, left, high, wide = part
     scale = torch.tensor([size[1] / wide, size[0] / high] * 2)
     start = torch.tensor([left, top] * 2)
-    rows = torch.from_numpy(_nearest(high, size[0])) + top
-    columns = torch.from_numpy(_nearest(wide, size[1])) + left
+    rows = torch.from_numpy(nearest_pixels(high, size[0])) + top
+    columns = torch.from_numpy(nearest_pixels(wide, size[1])) + left
     rows = rows.flip(0) if flips[0] else rows
     columns = columns.flip(0) if flips[1] else columns
 

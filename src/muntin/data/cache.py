@@ -16,18 +16,18 @@ from torch import Tensor
 
 from muntin.configs import check_range, with_texts
 from muntin.data.archives import read_bytes
+from muntin.data.box_targets import to_box_targets
 from muntin.data.decoding import decode
-from muntin.data.joint import to_targets
+from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
 from muntin.data.label_files import read_mask
-from muntin.data.label_maps import resize_labels, scale_of
-from muntin.data.subjects import cut_region, frame_box, to_keypoints
-from muntin.data.transforms import Preprocessing, resize, scale_inside, to_tensor
+from muntin.data.segmentation_transforms import resize_factor, resize_labels
+from muntin.data.transforms import Preprocessing, letterbox_scale, resize, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
-__all__ = ["DataConfig", "Kept", "PictureStore", "change_reading"]
+__all__ = ["CachedImage", "DataConfig", "ImageCache", "change_reading"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataC
     return changed
 
 
-class Kept(NamedTuple):
+class CachedImage(NamedTuple):
     """A decoded picture.
 
     Attributes:
@@ -95,7 +95,7 @@ class Kept(NamedTuple):
     targets: Target | None
 
 
-class PictureStore:
+class ImageCache:
     """The decoded pictures of a listing, kept in memory when they fit.
 
     Pictures are kept no larger than training and evaluation can use. One that cannot be read is
@@ -132,8 +132,8 @@ class PictureStore:
         self.unreadable: dict[int, str] = {}
         self._full_labels = full_labels
         self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
-        self._hint = max(self._limit) if approximate and pre.fit == "crop" else None
-        self._kept: list[Kept | None] | None = None
+        self._hint = max(self._limit) if approximate and pre.fit == "center_crop" else None
+        self._kept: list[CachedImage | None] | None = None
         self._stacked: Tensor | None = None
         if self._fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
@@ -190,7 +190,7 @@ class PictureStore:
             f"See muntin check."
         )
 
-    def look(self, index: int) -> Kept | None:
+    def look(self, index: int) -> CachedImage | None:
         """Give a picture and its objects, or None if it cannot be read."""
         return self._read(index, keep=False) if self._kept is None else self._kept[index]
 
@@ -207,7 +207,7 @@ class PictureStore:
         mean = np.mean([0 if kept is None else self._count_bytes(kept) for kept in sizes])
         return bool(mean * len(self.listing) <= cache_mib * 2**20)
 
-    def _count_bytes(self, kept: Kept) -> int:
+    def _count_bytes(self, kept: CachedImage) -> int:
         size = kept.pixels.numel()
         # Small labels, of training, are not counted: they take a third of what the pixels take.
         if self._full_labels and isinstance(kept.targets, LabelMap):
@@ -228,7 +228,7 @@ class PictureStore:
 
     def _stack(self) -> Tensor | None:
         """Put the pictures behind one another if they are of one size, to read batches at once."""
-        if self.pre.fit != "crop":
+        if self.pre.fit != "center_crop":
             return None
         kept = self._kept or []
         shapes = {picture.pixels.shape for picture in kept if picture is not None}
@@ -241,7 +241,7 @@ class PictureStore:
         ]
         return stacked
 
-    def _read(self, index: int, *, keep: bool = True) -> Kept | None:
+    def _read(self, index: int, *, keep: bool = True) -> CachedImage | None:
         """Decode a picture; one that is not kept is resized only once, by whoever reads it."""
         entry = self.listing.entries[index]
         try:
@@ -254,7 +254,7 @@ class PictureStore:
             if entry.box is not None:
                 pixels, targets = self._cut_out(entry, entry.box, picture)
             else:
-                pixels = self._shrink(picture) if keep or self.pre.fit != "crop" else picture
+                pixels = self._shrink(picture) if keep or self.pre.fit != "center_crop" else picture
                 targets = self._read_targets(entry, pixels, original)
         except (DataError, OSError) as error:
             if self.strict:
@@ -262,21 +262,21 @@ class PictureStore:
                 raise DataError(message) from error
             self.unreadable[index] = str(error)
             return None
-        return Kept(pixels=pixels, size=original, targets=targets)
+        return CachedImage(pixels=pixels, size=original, targets=targets)
 
     def _cut_out(
         self, entry: Entry, box: tuple[float, ...], picture: Tensor
     ) -> tuple[Tensor, Target | None]:
         """The part of a picture that holds a subject, and its keypoints."""
         assert entry.objects is not None, "a subject is one of the objects"
-        frame = frame_box(box, self.pre)
-        region = cut_region(picture, frame, self.pre)
+        frame = crop_box(box, self.pre)
+        region = crop_region(picture, frame, self.pre)
         return region.pixels, to_keypoints(entry.objects, entry.subject, frame, region)
 
     def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])
-        if self.listing.coding is None:
-            return None if entry.objects is None else to_targets(entry.objects, original, size)
+        if self.listing.encoding is None:
+            return None if entry.objects is None else to_box_targets(entry.objects, original, size)
         labels = read_mask(self.listing, entry).labels
         if labels.shape != original:
             message = (
@@ -289,10 +289,10 @@ class PictureStore:
 
     def _shrink(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
-        if self.pre.fit == "window":
-            scale = scale_of((height, width), self.pre)
-        elif self.pre.fit == "inside":
-            scale = scale_inside((height, width), self._limit)
+        if self.pre.fit == "sliding_window":
+            scale = resize_factor((height, width), self.pre)
+        elif self.pre.fit == "letterbox":
+            scale = letterbox_scale((height, width), self._limit)
         else:
             scale = max(self._limit[0] / height, self._limit[1] / width)
         if scale >= 1:

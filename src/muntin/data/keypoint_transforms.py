@@ -8,7 +8,7 @@ lie half a pixel beside; the frame of a subject is what is seen of it, from poin
 Source:
     Sizes of crops, warps and random changes as in mmpose and ViTPose (top_down_transform): "msra"
     and "udp" place pixels as published. Compared with transformers' VitPoseImageProcessor in
-    tests/data/test_subjects.py.
+    tests/data/test_keypoint_transforms.py.
     Differs: where more than two pixels of a picture fall on one of the crop, it is made smaller
     first, antialiased; half a body is either half of the known points along their longer extent,
     whatever the skeleton.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.configs import check_range
-from muntin.data.joint import colour_at_random
+from muntin.data.detection_transforms import jitter_colors
 from muntin.data.transforms import BatchTransform, Preprocessing, resize
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
@@ -35,14 +35,14 @@ from muntin.targets import Keypoints, Target
 
 __all__ = [
     "Affine",
+    "KeypointAugmentConfig",
     "Region",
-    "SubjectConfig",
-    "augment_subject",
-    "cut_region",
-    "fit_subject",
-    "frame_box",
-    "map_to_crop",
+    "augment_keypoints",
+    "crop_box",
+    "crop_region",
+    "crop_transform",
     "to_keypoints",
+    "warp_crop",
 ]
 
 REACH = 1.75
@@ -61,7 +61,7 @@ Frame = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SubjectConfig:
+class KeypointAugmentConfig:
     """What is done to training pictures of one subject.
 
     Attributes:
@@ -116,7 +116,7 @@ class SubjectConfig:
         rng = np.random.default_rng(seed)
         assert isinstance(target, Keypoints), "crops of instances have keypoints"
         assert skeleton is not None, "data sets with keypoints have a skeleton"
-        return augment_subject(image, target, self, skeleton, pre, rng)
+        return augment_keypoints(image, target, self, skeleton, pre, rng)
 
 
 class Affine(NamedTuple):
@@ -154,7 +154,7 @@ class Region(NamedTuple):
         return moved
 
 
-def frame_box(box: Box, pre: Preprocessing) -> Frame:
+def crop_box(box: Box, pre: Preprocessing) -> Frame:
     """Give what is seen of a subject: a frame with the proportions of the crop.
 
     Args:
@@ -176,12 +176,12 @@ def frame_box(box: Box, pre: Preprocessing) -> Frame:
     return np.concatenate([middle - sides / 2, middle + sides / 2])
 
 
-def map_to_crop(frame: Frame, pre: Preprocessing) -> Affine:
+def crop_transform(frame: Frame, pre: Preprocessing) -> Affine:
     """Give the way from points of a picture to points of the crop of a frame."""
     return _to_affine(frame, pre, angle=0.0, mirrored=False)
 
 
-def cut_region(picture: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
+def crop_region(picture: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
     """Cut out what evaluation and training may need of a picture for one subject."""
     middle, sides = _middle_and_sides(frame)
     high, wide = picture.shape[1:]
@@ -213,7 +213,7 @@ def to_keypoints(objects: Objects, subject: int, frame: Frame, region: Region) -
     )
 
 
-def fit_subject(
+def warp_crop(
     picture: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing
 ) -> UInt8[Tensor, "C h w"]:
     """Give a subject as evaluation and prediction see it.
@@ -223,13 +223,13 @@ def fit_subject(
         frame: Of the subject, in its points.
         pre: Says size and alignment.
     """
-    return _warp(picture, map_to_crop(frame, pre), pre.img_size)
+    return _warp(picture, crop_transform(frame, pre), pre.img_size)
 
 
-def augment_subject(
+def augment_keypoints(
     picture: UInt8[Tensor, "C H W"],
     target: Keypoints,
-    config: SubjectConfig,
+    config: KeypointAugmentConfig,
     skeleton: Skeleton,
     pre: Preprocessing,
     rng: np.random.Generator,
@@ -250,7 +250,7 @@ def augment_subject(
     points, known = target.points.double().numpy(), target.known.numpy()
     frame = target.frame.double().numpy()
     if rng.random() < config.half_body and known.sum() >= HALF_BODY_FROM:
-        frame = frame_box(_half(points, known, rng), pre)
+        frame = crop_box(_half(points, known, rng), pre)
     middle, sides = _middle_and_sides(frame)
     factor = 1 + config.scale * float(np.clip(rng.normal(), -1, 1))
     shift = config.shift * np.clip(rng.normal(size=2), -1, 1)
@@ -262,7 +262,7 @@ def augment_subject(
     affine = _to_affine(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
     image = _warp(picture, affine, pre.img_size)
     if config.jitter:
-        image = colour_at_random(image, config.jitter, rng)
+        image = jitter_colors(image, config.jitter, rng)
     if rng.random() < config.occlude:
         image = _cover(image, pre, rng)
     moved = affine(points)

@@ -19,7 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.textures import Array, contrasting_colour, cover, paint_ground, paint_surface
+from muntin.data.synthetic_textures import (
+    Array,
+    contrasting_colour,
+    cover,
+    paint_ground,
+    paint_surface,
+)
 from muntin.errors import ConfigError, shorten
 from muntin.shapes import Bool, Float, Size, UInt8
 

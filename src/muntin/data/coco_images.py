@@ -19,7 +19,7 @@ from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 
-__all__ = ["Picture", "find_pictures", "plain_id"]
+__all__ = ["Picture", "find_images", "plain_id"]
 
 Row = dict[str, Any]
 Id = int | str
@@ -63,7 +63,7 @@ def plain_id(value: object) -> Id | None:
     return value if isinstance(value, int | str) else None
 
 
-def find_pictures(
+def find_images(
     images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: Findings
 ) -> dict[Id, Picture]:
     """Find each picture of a JSON.

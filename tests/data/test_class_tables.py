@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from muntin.data.tables import Row, read_table
+from muntin.data.class_tables import Row, read_table
 from muntin.errors import DataError
 
 

@@ -19,14 +19,14 @@ from muntin.data.mask_layouts import MaskRequest
 from muntin.data.readers import Reader, Source
 from muntin.data.yolo import YOLO
 from muntin.errors import DataError, shorten
-from muntin.samples import Classes, DataSets, Listing, MaskCoding
+from muntin.samples import Classes, DataSets, Listing, MaskEncoding
 
-__all__ = ["BACKGROUND", "OBJECT_MASKS", "list_drawn"]
+__all__ = ["BACKGROUND", "OBJECT_MASKS", "list_object_masks"]
 
 BACKGROUND = "background"
 
 
-def list_drawn(
+def list_object_masks(
     path: str | os.PathLike[str], *, classes: Classes | None = None, ignored: Sequence[str] = ()
 ) -> DataSets:
     """List pictures whose objects have masks, as pictures with a class for every pixel.
@@ -77,7 +77,7 @@ def _as_maps(listing: Listing, classes: Classes | None, without_background: bool
     if BACKGROUND in names and not without_background:
         place = names.index(BACKGROUND)
         values = (*values[:place], -1, *values[place + 1 :])
-    return replace(listing, class_names=names, coding=MaskCoding(kind="objects", values=values))
+    return replace(listing, class_names=names, encoding=MaskEncoding(kind="objects", values=values))
 
 
 def _recognise(source: Source) -> str | None:
@@ -87,7 +87,7 @@ def _recognise(source: Source) -> str | None:
 
 
 def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
-    return list_drawn(source.path, classes=request.classes, ignored=request.ignored)
+    return list_object_masks(source.path, classes=request.classes, ignored=request.ignored)
 
 
 OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from muntin.data.joint import fit_scene
-from muntin.data.label_maps import fit_window
-from muntin.data.subjects import fit_subject
-from muntin.data.transforms import Preprocessing, fit_picture
+from muntin.data.detection_transforms import letterbox
+from muntin.data.keypoint_transforms import warp_crop
+from muntin.data.segmentation_transforms import rescale
+from muntin.data.transforms import Preprocessing, center_crop
 from muntin.shapes import Size, UInt8
 from muntin.targets import Keypoints, Target
 
@@ -30,9 +30,9 @@ def fit(
         pre: What to do.
         target: Of a crop of an instance, its keypoints: they hold the frame of the crop.
     """
-    if pre.fit == "subject":
+    if pre.fit == "instance_crop":
         assert isinstance(target, Keypoints), "a crop has a frame"
-        return fit_subject(picture, target.frame.double().numpy(), pre)
-    if pre.fit == "window":
-        return fit_window(picture, original, pre)
-    return fit_scene(picture, pre) if pre.fit == "inside" else fit_picture(picture, pre)
+        return warp_crop(picture, target.frame.double().numpy(), pre)
+    if pre.fit == "sliding_window":
+        return rescale(picture, original, pre)
+    return letterbox(picture, pre) if pre.fit == "letterbox" else center_crop(picture, pre)
