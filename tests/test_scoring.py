@@ -126,7 +126,7 @@ def test_the_network_is_left_in_its_mode(run, data):
 
 
 def test_pictures_that_were_learnt_from_are_told(run, data):
-    with pytest.warns(MuntinWarning, match=r"trained on \d+ of these \d+ pictures"):
+    with pytest.warns(MuntinWarning, match=r"trained on \d+ of these \d+ images"):
         muntin.evaluate(run, data, pictures=False)
 
 

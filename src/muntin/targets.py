@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a head learns from, in pixels of the picture that the network sees."""
+"""What a head learns from, in pixels of the image that the network sees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IGNORED = -1
 
 
 class BoxTargets(NamedTuple):
-    """The objects of one picture.
+    """The objects of one image.
 
     Masks are kept in layers: a layer holds, at each pixel, 1 + the number of the object that is
     there, and objects that overlap lie in different layers. Hundreds of objects that hardly
@@ -95,7 +95,7 @@ class BoxTargets(NamedTuple):
 
 
 class LabelMap(NamedTuple):
-    """The class of every pixel of one picture.
+    """The class of every pixel of one image.
 
     Attributes:
         labels: Class numbers, int16; below 0 where a pixel is neither learnt from nor scored.
@@ -119,12 +119,12 @@ class LabelMap(NamedTuple):
 
 
 class Keypoints(NamedTuple):
-    """The keypoints of one subject.
+    """The keypoints of one instance.
 
     Attributes:
         points: x and y of each; anything where it is not known. (0, 0) is the middle of a pixel.
         known: Which are to be learnt.
-        frame: Left, top, right and bottom of what is seen of the subject, from point to point.
+        frame: Left, top, right and bottom of what is seen of the instance, from point to point.
     """
 
     points: Float[Tensor, "P 2"]
@@ -151,4 +151,4 @@ class Keypoints(NamedTuple):
 
 
 Target = BoxTargets | LabelMap | Keypoints
-"""What is known of one picture beyond its label."""
+"""What is known of one image beyond its label."""

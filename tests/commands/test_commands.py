@@ -175,7 +175,7 @@ def test_wrong_data(muntin, data, tmp_path):
     train = ("train", "classify")
     assert refuses(muntin(*train, tmp_path / "nothing"), "found nothing at")
     (tmp_path / "empty").mkdir()
-    assert refuses(muntin(*train, tmp_path / "empty"), "No pictures in")
+    assert refuses(muntin(*train, tmp_path / "empty"), "No images in")
     one = write_pictures(tmp_path / "one", classes=CLASSES[:1])
     assert refuses(muntin(*train, one), "needs at least two classes, got ash")
     (tmp_path / "one" / "birch").mkdir()

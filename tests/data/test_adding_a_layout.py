@@ -24,7 +24,7 @@ def read(source, found, request):
     used = sorted({row["class"] for row in rows})
     names, ids = number_classes(used, used, request.class_names, str(source.path))
     entries = []
-    for path in source.tree.pictures:
+    for path in source.tree.images:
         annotations = [
             Annotation(
                 where=f"row {number}",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of pictures of several sizes, and what must not depend on them."""
+"""Batches of images of several sizes, and what must not depend on them."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_what_is_found_does_not_depend_on_the_rest_of_the_batch(listing, head):
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
 def test_pictures_that_cannot_be_read(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=6, num_val=1, size=(48, 64))
-    (data / "train" / "00002.jpg").write_bytes(b"no picture")
+    (data / "train" / "00002.jpg").write_bytes(b"no image")
     listing = list_detect(data, masks=True).train
     for cache in (0, 2048):
         store = ImageCache(listing, PRE, DataConfig(cache_mib=cache))

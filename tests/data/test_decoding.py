@@ -174,13 +174,13 @@ def test_empty_file():
 
 def test_truncated_jpeg():
     data = smooth_jpeg()
-    with pytest.raises(DataError, match=r"'cut\.jpg' must be a picture .* (?i:truncated)"):
+    with pytest.raises(DataError, match=r"'cut\.jpg' must be an image .* (?i:truncated)"):
         decode(data[: len(data) * 2 // 3], where="cut.jpg")
 
 
 def test_truncated_png():
     data = packed(Image.fromarray(SMOOTH), "PNG")
-    with pytest.raises(DataError, match=r"'cut\.png' must be a picture"):
+    with pytest.raises(DataError, match=r"'cut\.png' must be an image"):
         decode(data[: len(data) // 2], where="cut.png")
 
 
@@ -203,7 +203,7 @@ def test_too_many_pixels(monkeypatch):
 
 @pytest.mark.parametrize("pixels", [24 * 36 // 3, 24 * 36 - 1])
 def test_pillows_own_limit_is_lifted_and_restored(monkeypatch, pixels):
-    """Below half the picture Pillow raises; below the picture it warns."""
+    """Below half the image Pillow raises; below the image it warns."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
     assert decode(smooth_jpeg(), where="x").shape == SMOOTH.shape
     assert pixels == Image.MAX_IMAGE_PIXELS
@@ -257,9 +257,9 @@ def test_open_picture_applies_exif_of_pil_images():
 
 
 def test_open_picture_errors(tmp_path: Path):
-    with pytest.raises(DataError, match=r"must be a picture file at .*none\.jpg.*No such file"):
+    with pytest.raises(DataError, match=r"must be an image file at .*none\.jpg.*No such file"):
         open_image(tmp_path / "none.jpg")
-    with pytest.raises(DataError, match=r"must be a picture file at"):
+    with pytest.raises(DataError, match=r"must be an image file at"):
         open_image(tmp_path)
     with pytest.raises(DataError, match=r"a path, a PIL image or a uint8 array .* got list"):
         inspect.unwrap(open_image)([1, 2])  # past the checks of shapes

@@ -31,7 +31,7 @@ def change(folder: Path, edit, part: str = "train") -> None:
 
 
 def add(folder: Path, *boxes: tuple[float, ...], **other) -> None:
-    """Append annotations to the first picture."""
+    """Append annotations to the first image."""
 
     def edit(data):
         first = max(900, *(row["id"] for row in data["annotations"])) + 1
@@ -70,13 +70,11 @@ def test_clean_set(folder, masks):
     }
     learnt = rows["train"]["annotations"]
     discs = sum(row["category_id"] == 1 for row in learnt)
-    expected = (
-        f"train: 24 pictures, {len(learnt)} objects; disc {discs}, star {len(learnt) - discs}"
-    )
+    expected = f"train: 24 images, {len(learnt)} objects; disc {discs}, star {len(learnt) - discs}"
     assert expected in report.lines
-    per_picture = np.bincount([row["image_id"] for row in learnt])
-    at_most = f"at most {per_picture.max()} objects in a picture"
-    assert f"train: 0 pictures without objects, {at_most}" in report.lines
+    per_image = np.bincount([row["image_id"] for row in learnt])
+    at_most = f"at most {per_image.max()} objects in an image"
+    assert f"train: 0 images without objects, {at_most}" in report.lines
     small = np.mean([row["area"] < 32**2 for row in learnt])
     assert any(f"train: objects small {small:.0%}, medium " in line for line in report.lines)
     assert "sizes (height x width): all 64 x 96" in report.lines
@@ -111,7 +109,7 @@ def test_other_size_than_the_annotations_say(folder):
     assert turned == (
         "error: train/00001.jpg: 96 x 64 pixels (height x width), the annotations say 64 x 96, so "
         "its boxes are wrong; the EXIF orientation may be the reason: they must be of the upright "
-        "picture"
+        "image"
     )
     assert other.endswith(
         "40 x 50 pixels (height x width), the annotations say 64 x 96, so its boxes are wrong"
@@ -129,7 +127,7 @@ def test_same_picture_in_two_parts_but_not_in_one(folder):
     for name in ("train/00003.png", "val/00003.png", "train/00007.png"):
         Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / name)
     (text,) = texts(check_detect(folder))
-    assert text.startswith("warning: train/00003.png: the same picture is in train and val: ")
+    assert text.startswith("warning: train/00003.png: the same image is in train and val: ")
 
 
 def test_classes_without_objects(folder):
@@ -176,7 +174,7 @@ def test_pictures_without_objects_are_counted(folder):
     report = check_detect(folder)
     assert report.ok
     assert dict(report.counts)["without_objects"] == 4
-    assert "val: 4 pictures, 0 objects; disc 0, star 0" in report.lines
+    assert "val: 4 images, 0 objects; disc 0, star 0" in report.lines
 
 
 def test_wrong_layout_is_a_report(tmp_path):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Picture, boxes and masks move together, whatever is drawn."""
+"""Image, boxes and masks move together, whatever is drawn."""
 
 from __future__ import annotations
 

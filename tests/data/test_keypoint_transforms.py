@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Subjects cut out of pictures: beside transformers' processor, there and back, and at random."""
+"""Instances cut out of images: beside transformers' processor, there and back, and at random."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def objects(points, box):
 
 
 def dotted(points, size):
-    """A picture that is bright where the points are."""
+    """An image that is bright where the points are."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     total = np.zeros(size)
     for x, y, _ in points:
@@ -115,7 +115,7 @@ def test_points_stay_on_the_picture(alignment, size, padding):
         there = crop(point)
         assert np.abs(brightest(image, there).numpy() - there).max() < 0.15
         assert np.allclose(crop.inverse(there), point)
-    assert max(region.pixels.shape[1:]) < 2 * 256 * 1.8, "large pictures are kept small"
+    assert max(region.pixels.shape[1:]) < 2 * 256 * 1.8, "large images are kept small"
 
 
 def test_random_changes_move_points_with_the_picture():

@@ -42,7 +42,7 @@ def labelled(
 
 def points_of(listing, place=0):
     entry = listing.entries[place]
-    return entry.objects.keypoints[entry.subject].tolist()
+    return entry.objects.keypoints[entry.instance].tolist()
 
 
 def said(data) -> str:
@@ -96,7 +96,7 @@ def test_individuals_are_subjects_with_boxes(tmp_path):
     )
     rows = "a.png,10,10,20,30,50,40,60,50\nb.png,10,10,20,30,,,,\n"
     data = list_pose(labelled(tmp_path, rows, head=head))
-    assert [(e.path, e.subject) for e in data.train.entries] == [
+    assert [(e.path, e.instance) for e in data.train.entries] == [
         ("a.png", 0), ("a.png", 1), ("b.png", 0),
     ]  # fmt: skip
     left, top, right, bottom = data.train.entries[1].box
@@ -120,10 +120,10 @@ def test_faulty_rows_are_named_with_file_and_row(tmp_path):
     text = said(data)
     assert "labels.csv: row 5 left out, duplicate: a.png is in row 4 too" in text
     assert "row 6 left out, with a wrong number of keypoints: 3 cells, 4 needed" in text
-    assert "row 7 left out, of a picture that is not there: none.png" in text
+    assert "row 7 left out, of an image that is not there: none.png" in text
     assert "row 8 left out, with cells that are no numbers: nose is (one, 2)" in text
     assert "row 9 left out, without a visible keypoint" in text
-    assert "row 10: nose outside the picture of 60 x 80" in text
+    assert "row 10: nose outside the image of 60 x 80" in text
     assert "row 11 left out, with cells that are no numbers: nose is (1, )" in text
     assert [entry.path for entry in data.train.entries] == ["a.png", "e.png"]
     assert points_of(data.train, 1)[0] == [0, 0, 0]
@@ -135,8 +135,8 @@ def test_faulty_rows_are_named_with_file_and_row(tmp_path):
 
 def test_one_is_no_plural(tmp_path):
     lines = check_pose(labelled(tmp_path, "a.png,1,2,3,4\n")).lines
-    assert lines[0].startswith("DeepLabCut, train 1 picture, 1 subject of 2 keypoints;")
-    assert lines[1] == "train: 1 picture, 1 subject of 2 keypoints"
+    assert lines[0].startswith("DeepLabCut, train 1 image, 1 instance of 2 keypoints;")
+    assert lines[1] == "train: 1 image, 1 instance of 2 keypoints"
 
 
 def test_a_picture_of_several_subjects_is_named_once(tmp_path):
@@ -144,13 +144,13 @@ def test_a_picture_of_several_subjects_is_named_once(tmp_path):
     listing = list_pose(tmp_path).train
     (tmp_path / "1.png").write_bytes(b"nothing")
     pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop")
-    with pytest.warns(MuntinWarning, match=r"2 of 3 subjects in .* left out, .*read: 1\.png\."):
+    with pytest.warns(MuntinWarning, match=r"2 of 3 instances in .* left out, .*read: 1\.png\."):
         ImageCache(listing, pre, DataConfig(strict=False))
 
 
 def test_nothing_visible_is_an_error(tmp_path):
     data = list_pose(labelled(tmp_path, "a.png,,,,\n"))
-    assert "no subject with a visible keypoint" in data.fault
+    assert "no instance with a visible keypoint" in data.fault
     assert not check_pose(tmp_path).ok
 
 
@@ -294,11 +294,11 @@ def test_faulty_annotations_are_named(tmp_path):
     ]
     text = said(list_pose(coco(tmp_path, rows)))
     assert "1.png: annotation 2 left out, with a wrong number of keypoints: 3 numbers" in text
-    assert "1.png: annotation 3 left out, outside the picture" in text
+    assert "1.png: annotation 3 left out, outside the image" in text
     assert "annotation 4 left out, with a visibility that is not 0, 1 or 2: 3" in text
     assert "annotation 5 left out, with keypoints that are no numbers: 'x'" in text
     assert "annotation 6 left out, with keypoints that are no numbers: nan" in text
-    assert "annotation 7: nose outside the picture" in text
+    assert "annotation 7: nose outside the image" in text
 
 
 def test_a_box_apart_from_its_keypoints_is_named(tmp_path):
@@ -308,7 +308,7 @@ def test_a_box_apart_from_its_keypoints_is_named(tmp_path):
     assert "1.png: annotation 1: none of its keypoints lies in its box, x from 60 to 65" in said(
         data
     )
-    assert "1 box holds none of the subject's keypoints" in data.note
+    assert "1 box holds none of the instance's keypoints" in data.note
     assert len(data.train) == 2
 
 
@@ -336,7 +336,7 @@ def test_a_category_without_keypoints_is_refused(tmp_path):
 
 def test_a_missing_partner_is_said_aloud(tmp_path):
     data = list_pose(coco(tmp_path, [person()], keypoints=("nose", "left_ear", "chin")))
-    assert "without a partner on the other side: left_ear; pictures are not mirrored" in data.note
+    assert "without a partner on the other side: left_ear; images are not mirrored" in data.note
     assert not data.train.skeleton.mirrored
 
 
@@ -376,7 +376,7 @@ def test_a_skeleton_file_is_read_with_todays_names_and_with_the_old_ones(tmp_pat
 
 def test_what_was_chosen_is_said(tmp_path):
     note = list_pose(coco(tmp_path, [person()], skeleton=[[1, 2], [1, 3]])).note
-    assert "pictures are mirrored, with the pairs left_ear/right_ear (by their names)" in note
+    assert "images are mirrored, with the pairs left_ear/right_ear (by their names)" in note
     assert "lines: 2 from the annotations" in note
     assert "OKS takes 0.05 for the sigma of every keypoint" in note
     note = list_pose(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks as people store them: which picture they belong to, and what their values stand for."""
+"""Masks as people store them: which image they belong to, and what their values stand for."""
 
 from __future__ import annotations
 
@@ -213,8 +213,8 @@ def test_check_names_what_is_wrong(tmp_path):
     assert not report.ok
     whats = {one.file: one.what for one in report.problems}
     assert "has no mask" in whats["images/3.jpg"]
-    assert "must be a picture that can be read" in whats["masks/2.png"]
-    assert "its picture 'images/1.jpg' has 3 x 3" in whats["masks/1.png"]
+    assert "must be an image that can be read" in whats["masks/2.png"]
+    assert "its image 'images/1.jpg' has 3 x 3" in whats["masks/1.png"]
     assert "every pixel is ignored" in whats["masks/4.png"]
 
 
@@ -272,7 +272,7 @@ def test_real_tiles(data_root, tmp_path):
 
 
 def coco(root: Path, annotations, categories=("cat", "dog")) -> Path:
-    """One picture of 6 x 8 pixels with objects, each (category, box as x, y, w, h)."""
+    """One image of 6 x 8 pixels with objects, each (category, box as x, y, w, h)."""
     picture(root / "train" / "1.png")
     rows = [
         {

@@ -58,5 +58,5 @@ def test_pictures_annotated_at_another_size_are_left_out(tmp_path):
     wrong = data / "train" / "00001.jpg"
     with Image.open(wrong) as opened:
         opened.resize((32, 40)).save(wrong)
-    with pytest.warns(MuntinWarning, match=r"1 of 3 pictures .* are left out"):
+    with pytest.warns(MuntinWarning, match=r"1 of 3 images .* are left out"):
         train_detector("detect", data, tmp_path / "run", epochs=1)

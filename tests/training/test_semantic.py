@@ -132,9 +132,9 @@ def test_a_picture_whose_mask_has_another_size_is_left_out(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     path = next((copy / "masks" / "train").iterdir())
     Image.fromarray(np.asarray(Image.open(path))[:50].copy()).save(path)
-    with pytest.warns(MuntinWarning, match=r"1 of 12 pictures .* are left out"):
+    with pytest.warns(MuntinWarning, match=r"1 of 12 images .* are left out"):
         train_maps(copy, tmp_path / "run", epochs=1)
-    with pytest.raises(DataError, match=r"must have the size of its picture.*got \(50, 80\)"):
+    with pytest.raises(DataError, match=r"must have the size of its image.*got \(50, 80\)"):
         train_maps(copy, tmp_path / "strict", settings={"data.strict": True})
 
 

@@ -190,7 +190,7 @@ def test_every_family_is_trained_and_used(data, tmp_path, name):
 def test_choices_for_small_pictures(data, tmp_path, capsys):
     muntin.train("classify", data, out=tmp_path / "run", epochs=1, stop_after=1, device="cpu")
     said = capsys.readouterr().out
-    assert "18 pictures of 3 classes" in said
+    assert "18 images of 3 classes" in said
     assert "by the size of the pictures (--model)" in said
     assert "recipe small-data: 1" in said
     assert "learning rate" in said
@@ -243,7 +243,7 @@ def test_pictures_that_cannot_be_read(tmp_path, cache):
     for name in ("ash/3.png", "birch/5.png"):
         (data / name).write_bytes(b"")
     settings = {**PLAIN, "data.cache_mib": cache}
-    with pytest.warns(UserWarning, match=r"of \d+ pictures in .*trees are left out"):
+    with pytest.warns(UserWarning, match=r"of \d+ images in .*trees are left out"):
         run = train_small(data, tmp_path / "run", settings=settings, batch_size=16, epochs=1)
     assert run.metrics["num_images"] > 0
     with pytest.raises(DataError, match=r"data.strict=true makes this an error"):
@@ -255,7 +255,7 @@ def test_nothing_can_be_read(tmp_path):
     data = write_pictures(tmp_path / "trees")
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"must hold pictures that can be read, got none"):
+    with pytest.raises(DataError, match=r"must hold images that can be read, got none"):
         train_small(data, tmp_path / "run", settings=PLAIN)
 
 

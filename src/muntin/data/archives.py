@@ -5,7 +5,7 @@
 `list_files` looks at a source afresh; `read_bytes` reuses what is open. A zip keeps one handle per
 process, because a forked worker would share the file position with its parent. A plain tar is an
 index of offsets and the file is opened for each read. A compressed tar has no random access, so
-its pictures are held in memory, once for all forked workers.
+its images are held in memory, once for all forked workers.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ __all__ = ["nearest_pixels", "to_box_targets"]
 
 
 def to_box_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
-    """Bring annotated objects to the pixels of a picture as it is kept.
+    """Bring annotated objects to the pixels of an image as it is kept.
 
     Args:
         objects: In pixels of the original.
         original: (height, width) of the original.
-        kept: (height, width) of the picture as it is kept.
+        kept: (height, width) of the image as it is kept.
     """
     scale = np.array([kept[1] / original[1], kept[0] / original[0]] * 2, np.float32)
     boxes = torch.from_numpy(objects.boxes.astype(np.float32) * scale)

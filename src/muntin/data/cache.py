@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The decoded pictures of a listing, and how they are to be read."""
+"""The decoded images of a listing, and how they are to be read."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ __all__ = ["CachedImage", "DataConfig", "ImageCache", "change_reading"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """How pictures are read.
+    """How images are read.
 
     Attributes:
-        strict: Whether a picture that cannot be read is an error; otherwise it is left out, with
+        strict: Whether an image that cannot be read is an error; otherwise it is left out, with
             a count and a warning.
-        val_fraction: Part of the training pictures kept for validation when the set has no part
+        val_fraction: Part of the training images kept for validation when the set has no part
             of its own.
-        crop_fraction: Part of the resized picture's side that evaluation reads from its middle; all
+        crop_fraction: Part of the resized image's side that evaluation reads from its middle; all
             of it for models of less than 128 pixels unless it is set.
-        sampler: "shuffle" shows every picture once an epoch; "balanced" draws classes evenly.
-        cache_mib: Memory for decoded pictures; sets that need more are decoded as they are read.
-        scale: Factor by which pictures are seen whose pixels are classified; 0 chooses.
+        sampler: "shuffle" shows every image once an epoch; "balanced" draws classes evenly.
+        cache_mib: Memory for decoded images; sets that need more are decoded as they are read.
+        scale: Factor by which images are seen whose pixels are classified; 0 chooses.
         short_side: Pixels that their shorter side is brought to instead; 0 = `scale`.
         colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
             the data, or the masks themselves, say it otherwise.
@@ -81,7 +81,7 @@ def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataC
 
 
 class CachedImage(NamedTuple):
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         pixels: No larger than training and evaluation can use.
@@ -96,24 +96,24 @@ class CachedImage(NamedTuple):
 
 
 class ImageCache:
-    """The decoded pictures of a listing, kept in memory when they fit.
+    """The decoded images of a listing, kept in memory when they fit.
 
-    Pictures are kept no larger than training and evaluation can use. One that cannot be read is
+    Images are kept no larger than training and evaluation can use. One that cannot be read is
     an error in strict mode, and otherwise noted in `unreadable` and given weight 0.
 
     Args:
-        listing: Which pictures.
+        listing: Which images.
         pre: Sizes and channels wanted.
         config: Memory allowed, and strictness.
         zoom: How many times `img_size` the shorter side may be before it is scaled down.
         approximate: Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that
             leaves enough pixels: faster, and other pixels than prediction sees. Only where
-            nothing is known of a picture but its class.
+            nothing is known of an image but its class.
         full_labels: Whether labels of pixels are kept in the size of the original, as scoring
             compares them, and not in that of the cached image, as training needs them.
 
     Raises:
-        DataError: Strict, and a picture cannot be read; or none can be read.
+        DataError: Strict, and an image cannot be read; or none can be read.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ImageCache:
             self._stacked = self._stack()
         if len(self.unreadable) == len(listing):
             message = (
-                f"{listing.source} must hold pictures that can be read, got none of "
+                f"{listing.source} must hold images that can be read, got none of "
                 f"{len(listing)} that can. {' '.join([*self.unreadable.values()][:1])} "
                 f"See muntin check."
             )
@@ -150,37 +150,37 @@ class ImageCache:
         self.warn()
 
     def __len__(self) -> int:
-        """Pictures, readable or not."""
+        """Images, readable or not."""
         return len(self.listing)
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pictures were decoded in advance."""
+        """Whether the images were decoded in advance."""
         return self._kept is not None
 
     @property
     def stacked(self) -> UInt8[Tensor, "N C H W"] | None:
-        """All pictures in one tensor, if they are in memory and of one size."""
+        """All images in one tensor, if they are in memory and of one size."""
         return self._stacked
 
     def warn(self) -> None:
-        """Warn of pictures that could not be read since the last warning."""
+        """Warn of images that could not be read since the last warning."""
         if self._told != self.unreadable.keys():
             self._told = set(self.unreadable)
-            warnings.warn(self.complaint(), MuntinWarning, stacklevel=3)
+            warnings.warn(self.describe_unreadable(), MuntinWarning, stacklevel=3)
 
-    def read_again(self, indices: Iterable[int]) -> None:
+    def retry(self, indices: Iterable[int]) -> None:
         """Read what a worker could not, so that it is known here too.
 
         Raises:
-            DataError: Strict, and a picture cannot be read.
+            DataError: Strict, and an image cannot be read.
         """
         for index in indices:
             if index not in self.unreadable:
                 self._read(index)
 
-    def complaint(self) -> str:
-        """Say which pictures are left out."""
+    def describe_unreadable(self) -> str:
+        """Say which images are left out."""
         places = sorted(self.unreadable)
         names = shorten(dict.fromkeys(self.listing.entries[i].path for i in places))
         unit = self.listing.unit
@@ -190,13 +190,13 @@ class ImageCache:
             f"See muntin check."
         )
 
-    def look(self, index: int) -> CachedImage | None:
-        """Give a picture and its objects, or None if it cannot be read."""
+    def load(self, index: int) -> CachedImage | None:
+        """Give an image and its objects, or None if it cannot be read."""
         return self._read(index, keep=False) if self._kept is None else self._kept[index]
 
-    def picture(self, index: int) -> UInt8[Tensor, "C H W"] | None:
-        """Give the pixels of a picture, or None if it cannot be read."""
-        kept = self.look(index)
+    def image(self, index: int) -> UInt8[Tensor, "C H W"] | None:
+        """Give the pixels of an image, or None if it cannot be read."""
+        kept = self.load(index)
         return None if kept is None else kept.pixels
 
     def _fits(self, cache_mib: int) -> bool:
@@ -227,34 +227,34 @@ class ImageCache:
         return Keypoints.empty(len(self.listing.skeleton.names))
 
     def _stack(self) -> Tensor | None:
-        """Put the pictures behind one another if they are of one size, to read batches at once."""
+        """Put the images behind one another if they are of one size, to read batches at once."""
         if self.pre.fit != "center_crop":
             return None
         kept = self._kept or []
-        shapes = {picture.pixels.shape for picture in kept if picture is not None}
+        shapes = {image.pixels.shape for image in kept if image is not None}
         if len(shapes) != 1:
             return None
         blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
-        stacked = torch.stack([blank if picture is None else picture.pixels for picture in kept])
+        stacked = torch.stack([blank if image is None else image.pixels for image in kept])
         self._kept = [
             None if p is None else p._replace(pixels=stacked[i]) for i, p in enumerate(kept)
         ]
         return stacked
 
     def _read(self, index: int, *, keep: bool = True) -> CachedImage | None:
-        """Decode a picture; one that is not kept is resized only once, by whoever reads it."""
+        """Decode an image; one that is not kept is resized only once, by whoever reads it."""
         entry = self.listing.entries[index]
         try:
             data = read_bytes(self.listing.source, entry.path)
             decoded = decode(data, where=entry.path, shrink_hint=self._hint)
-            picture = to_tensor(decoded, self.pre.in_chans)
-            original: Size = (picture.shape[1], picture.shape[2])
+            image = to_tensor(decoded, self.pre.in_chans)
+            original: Size = (image.shape[1], image.shape[2])
             _require_size(entry, original)
             targets: Target | None
             if entry.box is not None:
-                pixels, targets = self._cut_out(entry, entry.box, picture)
+                pixels, targets = self._cut_out(entry, entry.box, image)
             else:
-                pixels = self._shrink(picture) if keep or self.pre.fit != "center_crop" else picture
+                pixels = self._shrink(image) if keep or self.pre.fit != "center_crop" else image
                 targets = self._read_targets(entry, pixels, original)
         except (DataError, OSError) as error:
             if self.strict:
@@ -265,13 +265,13 @@ class ImageCache:
         return CachedImage(pixels=pixels, size=original, targets=targets)
 
     def _cut_out(
-        self, entry: Entry, box: tuple[float, ...], picture: Tensor
+        self, entry: Entry, box: tuple[float, ...], image: Tensor
     ) -> tuple[Tensor, Target | None]:
-        """The part of a picture that holds a subject, and its keypoints."""
-        assert entry.objects is not None, "a subject is one of the objects"
+        """The part of an image that holds an instance, and its keypoints."""
+        assert entry.objects is not None, "an instance is one of the objects"
         frame = crop_box(box, self.pre)
-        region = crop_region(picture, frame, self.pre)
-        return region.pixels, to_keypoints(entry.objects, entry.subject, frame, region)
+        region = crop_region(image, frame, self.pre)
+        return region.pixels, to_keypoints(entry.objects, entry.instance, frame, region)
 
     def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])
@@ -280,15 +280,15 @@ class ImageCache:
         labels = read_mask(self.listing, entry).labels
         if labels.shape != original:
             message = (
-                f"The mask {entry.mask!r} must have the size of its picture, {original}, got "
+                f"The mask {entry.mask!r} must have the size of its image, {original}, got "
                 f"{labels.shape} (height, width). Make it again."
             )
             raise DataError(message)
         full = torch.from_numpy(labels)
         return LabelMap(full if self._full_labels else resize_labels(full, size))
 
-    def _shrink(self, picture: Tensor) -> Tensor:
-        height, width = picture.shape[1:]
+    def _shrink(self, image: Tensor) -> Tensor:
+        height, width = image.shape[1:]
         if self.pre.fit == "sliding_window":
             scale = resize_factor((height, width), self.pre)
         elif self.pre.fit == "letterbox":
@@ -296,13 +296,13 @@ class ImageCache:
         else:
             scale = max(self._limit[0] / height, self._limit[1] / width)
         if scale >= 1:
-            return picture
+            return image
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        return resize(picture, size, "bilinear")
+        return resize(image, size, "bilinear")
 
 
 def _require_size(entry: Entry, size: Size) -> None:
-    """Refuse a picture whose objects were annotated at another size."""
+    """Refuse an image whose objects were annotated at another size."""
     if entry.objects is not None and entry.size not in (None, size):
         message = (
             f"{entry.path!r} must have the size that its annotations say, {entry.size}, got "

@@ -39,7 +39,7 @@ class _Folder:
     """Names below one folder: `prefix` ends with a slash, the paths have it in front."""
 
     prefix: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     folders: tuple[str, ...]
 
     @property
@@ -50,24 +50,24 @@ class _Folder:
 
     @property
     def loose(self) -> list[str]:
-        """Pictures directly in this folder."""
+        """Images directly in this folder."""
         start = len(self.prefix)
-        return [path for path in self.pictures if "/" not in path[start:]]
+        return [path for path in self.images if "/" not in path[start:]]
 
     def enter(self, top: str) -> _Folder:
         """Go down one folder."""
         prefix = f"{self.prefix}{top}/"
         return _Folder(
             prefix=prefix,
-            pictures=tuple(path for path in self.pictures if path.startswith(prefix)),
+            images=tuple(path for path in self.images if path.startswith(prefix)),
             folders=tuple(path for path in self.folders if path.startswith(prefix)),
         )
 
     def by_top(self) -> dict[str, list[str]]:
-        """Pictures of each folder directly in this one, at any depth."""
+        """Images of each folder directly in this one, at any depth."""
         start = len(self.prefix)
         found: dict[str, list[str]] = {top: [] for top in self.tops}
-        for path in self.pictures:
+        for path in self.images:
             top, slash, _ = path[start:].partition("/")
             if slash:
                 found[top].append(path)
@@ -79,23 +79,23 @@ def _recognise(source: Source) -> Tree | None:
 
 
 def _read(place: Source, found: Tree, class_names: Sequence[str] | None) -> DataSets:
-    source, files, pictures = found.source, found.files, found.pictures
-    if not pictures:
+    source, files, images = found.source, found.files, found.images
+    if not images:
         what = f"{len(files)} other files" if files else "it is empty"
         packed = [name for name in files if is_archive(name)]
         advice = f"Give one of its archives itself: {shorten(packed)}." if packed else EXPECTED
-        message = f"No pictures in {source!r} ({what}). {advice}"
+        message = f"No images in {source!r} ({what}). {advice}"
         raise DataError(message)
     shown = tuple(name for name in found.folders if not is_hidden(name))
-    tree = _look_through(_Folder(prefix="", pictures=pictures, folders=shown))
+    tree = _look_through(_Folder(prefix="", images=images, folders=shown))
     notes: list[str] = []
-    if skipped := len(files) - len(pictures):
-        notes.append(f"{skipped} files that are not pictures left out")
+    if skipped := len(files) - len(images):
+        notes.append(f"{skipped} files that are not images left out")
 
     parts = _find_parts(tree, source, notes)
     if not parts:
         train = _list_set(tree, source, class_names)
-        note = f"one set in class folders, {len(train)} pictures of {train.num_classes} classes"
+        note = f"one set in class folders, {len(train)} images of {train.num_classes} classes"
         return DataSets(train=train, note="; ".join((note, *notes)))
     return _join_parts(parts, source, class_names, notes)
 
@@ -114,7 +114,7 @@ def _join_parts(
             _require_same_classes(listing.class_names, names, parts[part].prefix, source)
     counts = ", ".join(f"{part} {len(listing)}" for part, listing in sets.items())
     num_classes = next(iter(sets.values())).num_classes
-    note = f"{' + '.join(sets)} folders of class folders, {counts} pictures"
+    note = f"{' + '.join(sets)} folders of class folders, {counts} images"
     return DataSets(
         train=sets.get("train"),
         val=sets.get("val"),
@@ -169,25 +169,25 @@ def _list_set(tree: _Folder, source: str, class_names: Sequence[str] | None) -> 
     where = f"{source!r}" if not tree.prefix else f"{tree.prefix!r} of {source!r}"
     if tree.loose:
         message = (
-            f"{len(tree.loose)} pictures lie outside class folders in {where} "
+            f"{len(tree.loose)} images lie outside class folders in {where} "
             f"({shorten(tree.loose, most=2)}). {EXPECTED}"
         )
         raise DataError(message)
     found = tree.by_top()
-    empty = [f"{tree.prefix}{top}" for top, pictures in found.items() if not pictures]
+    empty = [f"{tree.prefix}{top}" for top, images in found.items() if not images]
     if empty:
         message = (
-            f"Every class folder must hold pictures, got none in {shorten(empty)} of {source!r}. "
-            f"Put pictures there or remove the folder."
+            f"Every class folder must hold images, got none in {shorten(empty)} of {source!r}. "
+            f"Put images there or remove the folder."
         )
         raise DataError(message)
-    classes = {_clean(top): pictures for top, pictures in sorted(found.items())}
+    classes = {_clean(top): images for top, images in sorted(found.items())}
     names = order_classes(classes, class_names, where)
     ids = {name: class_id for class_id, name in enumerate(names)}
     entries = (
         Entry(path=path, class_ids=(ids[name],))
-        for name, pictures in classes.items()
-        for path in pictures
+        for name, images in classes.items()
+        for path in images
     )
     ordered = tuple(sorted(entries, key=lambda entry: entry.path))
     return Listing(source=source, entries=ordered, class_names=names)

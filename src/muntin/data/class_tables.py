@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets that are written down in a CSV: one row a picture."""
+"""Data sets that are written down in a CSV: one row per image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BETWEEN_CLASSES = re.compile(r"[;|]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One picture of a CSV.
+    """One image of a CSV.
 
     Attributes:
         path: The file, relative to the folder of the CSV (or absolute), with forward slashes.
@@ -42,13 +42,13 @@ class Row:
 def read_table(place: Path) -> list[Row]:
     """Read a CSV with the columns `path` and `class`, and perhaps `group` and `split`.
 
-    Several classes of a picture are parted by `;` or `|`; an empty cell is a picture of no class.
+    Several classes of an image are parted by `;` or `|`; an empty cell is an image of no class.
 
     Args:
         place: The file, UTF-8 with or without a byte order mark.
 
     Raises:
-        DataError: A column is missing, there are no rows, or a picture is not there.
+        DataError: A column is missing, there are no rows, or an image is not there.
     """
     try:
         with place.open(encoding="utf-8-sig", newline="") as file:
@@ -60,7 +60,7 @@ def read_table(place: Path) -> list[Row]:
         message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
         raise DataError(message) from error
     if not rows:
-        message = f"{str(place)!r} must have a row for each picture, got none below the header."
+        message = f"{str(place)!r} must have a row for each image, got none below the header."
         raise DataError(message)
     missing = []
     for number, row in enumerate(rows, start=2):
@@ -133,7 +133,7 @@ def _read(source: Source, place: Path, class_names: Sequence[str] | None) -> Dat
     kind = f"multi-label ({several} with several classes, {without} with none)"
     note = f"CSV, {kind if multi_label else 'single-label'}, {len(names)} classes"
     if len(parts) == 1 and not any(row.split for row in rows):
-        return DataSets(train=gather(rows), note=f"{note}, one set of {len(rows)} pictures")
+        return DataSets(train=gather(rows), note=f"{note}, one set of {len(rows)} images")
     sets = {
         part: gather(row for row in rows if _part_of(row, place) == part)
         for part in ("train", "val", "test")
@@ -146,7 +146,7 @@ def _read(source: Source, place: Path, class_names: Sequence[str] | None) -> Dat
         train=sets.get("train"),
         val=sets.get("val"),
         test=sets.get("test"),
-        note=f"{note}, sets by its split column: {counts} pictures",
+        note=f"{note}, sets by its split column: {counts} images",
     )
 
 
@@ -167,7 +167,7 @@ def _require_learnt(sets: dict[str, Listing], place: Path) -> None:
     unlearnt = [name for name, count in zip(names, counts, strict=True) if not count]
     if unlearnt:
         message = (
-            f"Every class must have pictures whose split is train, got none for "
+            f"Every class must have images whose split is train, got none for "
             f"{shorten(unlearnt)} in {str(place)!r}. Move rows of these classes to train."
         )
         raise DataError(message)

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a picture file to an array, through Pillow.
+"""From the bytes of an image file to an array, through Pillow.
 
-What happens to pictures that are not plain 8-bit RGB:
+What happens to images that are not plain 8-bit RGB:
 
 - EXIF orientation is applied, so the array is what a viewer shows.
 - Grey becomes three equal channels. A palette is looked up.
@@ -11,7 +11,7 @@ What happens to pictures that are not plain 8-bit RGB:
 - 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. (16-bit RGB is brought to 8 bits
   by Pillow itself, which keeps the high byte.) Integers beyond 16 bits are stretched from their
   least to their greatest value.
-- Float pictures: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
+- Float images: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
   others stretched from least to greatest; NaN is 0.
 - CMYK and the other colour spaces of JPEG are converted by Pillow, without a colour profile.
 - Of several frames the first is taken.
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 MOST_PIXELS = 500_000_000
-"""Pictures with more pixels are refused: a few kB can unpack to fill the memory."""
+"""Images with more pixels are refused: a few kB can unpack to fill the memory."""
 
 # Not every reader that Pillow has: some start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -62,7 +62,7 @@ _limit_lock = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFacts:
-    """What a file said about its picture before it was brought to 8-bit RGB.
+    """What a file said about its image before it was brought to 8-bit RGB.
 
     Attributes:
         format: Pillow's name of the file format, found by looking inside.
@@ -82,7 +82,7 @@ def decode(
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decode a picture file.
+    """Decode an image file.
 
     Args:
         data: The whole file.
@@ -96,7 +96,7 @@ def decode(
         The pixels, writable and contiguous.
 
     Raises:
-        DataError: The file is empty, cut off, not a picture, or far too large.
+        DataError: The file is empty, cut off, not an image, or far too large.
     """
     return decode_with_facts(data, where=where, mode=mode, shrink_hint=shrink_hint)[0]
 
@@ -108,11 +108,9 @@ def decode_with_facts(
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "H W C"], ImageFacts]:
-    """Decode a picture file and tell what it was; see `decode`."""
+    """Decode an image file and tell what it was; see `decode`."""
     if not data:
-        message = (
-            f"A picture must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
-        )
+        message = f"An image must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
         raise DataError(message)
     try:
         with open_header(io.BytesIO(data)) as image:
@@ -125,7 +123,7 @@ def decode_with_facts(
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
         message = (
-            f"{where!r} must be a picture that can be read (JPEG, PNG, BMP, GIF, WebP, TIFF, PPM), "
+            f"{where!r} must be an image that can be read (JPEG, PNG, BMP, GIF, WebP, TIFF, PPM), "
             f"got {len(data)} bytes that cannot: {_first_line(error)}. "
             f"Fetch it again or remove it."
         )
@@ -154,7 +152,7 @@ def open_image(
             data = Path(image).read_bytes()
         except OSError as error:
             message = (
-                f"There must be a picture file at {str(image)!r}, got: {error.strerror}. "
+                f"There must be an image file at {str(image)!r}, got: {error.strerror}. "
                 f"Check the path."
             )
             raise DataError(message) from error
@@ -193,7 +191,7 @@ def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
 
 
 def open_header(file: io.BytesIO | Path) -> Image.Image:
-    """Open a picture with Pillow and read its header; `MOST_PIXELS` is for the caller to mind.
+    """Open an image with Pillow and read its header; `MOST_PIXELS` is for the caller to mind.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
     """
@@ -210,7 +208,7 @@ def _require_bearable(image: Image.Image, where: str) -> None:
     width, height = image.size
     if width * height > MOST_PIXELS:
         message = (
-            f"A picture must have at most {MOST_PIXELS // 10**6} million pixels, "
+            f"An image must have at most {MOST_PIXELS // 10**6} million pixels, "
             f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
         )
         raise DataError(message)
@@ -231,7 +229,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF; the picture itself is fine
+    except Exception:  # broken EXIF; the image itself is fine
         return 1
     return value if value in _UPRIGHT else 1
 

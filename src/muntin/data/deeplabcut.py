@@ -3,7 +3,7 @@
 """Keypoints as DeepLabCut writes them: a CSV whose first rows name scorer, body parts and x or y.
 
 A row is a frame, named in its first cell or, in newer files, in its first three. Empty cells are
-points that are not visible. A row "individuals" tells several subjects of a frame apart.
+points that are not visible. A row "individuals" tells several instances of a frame apart.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _ALONE = "single"  # what DeepLabCut calls parts of a frame that belong to nobod
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Frame:
-    """One labelled picture.
+    """One labelled image.
 
     Attributes:
-        path: The picture in the tree.
+        path: The image in the tree.
         where: The row that labels it: "row 17".
-        subjects: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
+        instances: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
     """
 
     path: str
     where: str
-    subjects: NDArray[np.float64]
+    instances: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,7 +61,7 @@ class LabelTable:
     Attributes:
         path: The file in the tree.
         keypoints: Names of the body parts.
-        individuals: How many subjects a frame can have; 0 when the file does not tell them apart.
+        individuals: How many instances a frame can have; 0 when the file does not tell them apart.
         frames: Its rows.
     """
 
@@ -112,7 +112,7 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
     """Read one CSV.
 
     Args:
-        tree: Where it lies, and the pictures.
+        tree: Where it lies, and the images.
         path: The file.
         findings: Where rows that are left out are noted.
 
@@ -143,19 +143,19 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
         where = f"row {number}"
         if not any(cell.strip() for cell in row):
             continue
-        fault, picture = _look_at(row, len(parts), first, tree, path)
-        if not fault and picture in seen:
-            fault = ("duplicate", f"{picture} is in {seen[picture]} too")
+        fault, image = _look_at(row, len(parts), first, tree, path)
+        if not fault and image in seen:
+            fault = ("duplicate", f"{image} is in {seen[image]} too")
         if not fault:
             try:
-                subjects = _read_points(row, columns, names, keypoints)
+                instances = _read_points(row, columns, names, keypoints)
             except ValueError as error:
                 fault = ("with cells that are no numbers", str(error))
         if fault:
             findings.leave_out(path, where, *fault)
             continue
-        seen[picture] = where
-        frames.append(Frame(path=picture, where=where, subjects=subjects))
+        seen[image] = where
+        frames.append(Frame(path=image, where=where, instances=instances))
     return LabelTable(
         path=path,
         keypoints=keypoints,
@@ -196,19 +196,19 @@ def _find_columns(
 def _look_at(
     row: list[str], wanted: int, first: int, tree: Tree, path: str
 ) -> tuple[tuple[str, str] | None, str]:
-    """What is wrong with a row, if anything; and its picture."""
+    """What is wrong with a row, if anything; and its image."""
     if len(row) != wanted:
         detail = f"{len(row) - first} cells, {wanted - first} needed"
         return ("with a wrong number of keypoints", detail), ""
     name = "/".join(cell for cell in row[:first] if cell)
-    picture = _find_picture(name, tree, path)
-    if picture is None:
-        return ("of a picture that is not there", name), ""
-    return None, picture
+    image = _find_image(name, tree, path)
+    if image is None:
+        return ("of an image that is not there", name), ""
+    return None, image
 
 
-def _find_picture(name: str, tree: Tree, table: str) -> str | None:
-    """The picture that a cell names: from the root, beside the table, or by the end of its name."""
+def _find_image(name: str, tree: Tree, table: str) -> str | None:
+    """The image that a cell names: from the root, beside the table, or by the end of its name."""
     folder = table.rpartition("/")[0]
     if (exact := _follow_path(name, tree.source, folder)) is not None:
         return exact
@@ -222,7 +222,7 @@ def _find_picture(name: str, tree: Tree, table: str) -> str | None:
 
 
 def _follow_path(name: str, source: str, folder: str) -> str | None:
-    """The picture at a path that is absolute or leads out of its folder, as predictions have."""
+    """The image at a path that is absolute or leads out of its folder, as predictions have."""
     place = Path(source, folder, name)
     if not (name.startswith("../") or Path(name).is_absolute()) or not place.is_file():
         return None
@@ -237,7 +237,7 @@ def _read_points(
 ) -> NDArray[np.float64]:
     points = np.zeros((len(names), len(keypoints), 3))
     for (one, part), (x, y) in columns.items():
-        if one not in names:  # of nobody: every subject has it
+        if one not in names:  # of nobody: every instance has it
             continue
         try:
             values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
@@ -294,9 +294,9 @@ def _read_tables(tree: Tree, paths: Sequence[str], findings: Findings) -> dict[s
 def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: Findings) -> Entry:
     size = read_size(tree.source, frame.path)
     annotations = []
-    for number, points in enumerate(frame.subjects):
+    for number, points in enumerate(frame.instances):
         if table.individuals and not (points[:, 2] > 0).any():
-            continue  # this one is not in the picture
+            continue  # this one is not in the image
         where = f"{frame.where}, individual {number + 1}" if table.individuals else frame.where
         whole = (0.0, 0.0, float(size[1]), float(size[0]))
         annotations.append(
@@ -318,7 +318,7 @@ def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: Findings)
 
 
 def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, float, float]:
-    """The box of the points and a margin, inside the picture; boxes end where pixels do."""
+    """The box of the points and a margin, inside the image; boxes end where pixels do."""
     known = points[points[:, 2] > 0, :2]
     low, high = known.min(axis=0), known.max(axis=0) + 1
     margin = np.maximum(_MARGIN * (high - low), 0.02 * max(size))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which pictures a data set has and what objects are annotated in them, found by looking at it.
+"""Which images a data set has and what objects are annotated in them, found by looking at it.
 
 The first of `READERS` that recognises the files reads them. No image is decoded; where the
 annotations lack its size, it is read from the head of the file.
@@ -32,12 +32,12 @@ def list_detect(
     masks: bool = False,
     readers: Sequence[Reader[ObjectRequest, dict[str, Listing]]] = READERS,
 ) -> DataSets:
-    """List the pictures of a data set and the objects in them.
+    """List the images of a data set and the objects in them.
 
     What cannot be right is left out and named in `problems`: boxes without area or outside their
-    picture, numbers that are not finite, unknown classes and pictures, annotations that are there
-    twice, broken masks, pictures that are not there. Boxes that reach over the edge are cut.
-    Pictures without objects stay.
+    image, numbers that are not finite, unknown classes and images, annotations that are there
+    twice, broken masks, images that are not there. Boxes that reach over the edge are cut.
+    Images without objects stay.
 
     Args:
         path: A folder, a .zip or .tar, a COCO .json, or the data.yaml of a YOLO data set.
@@ -71,7 +71,7 @@ def _join(
     if len(sets) == 1:
         sets = {"train": next(iter(sets.values()))}
     num_classes = next(iter(sets.values())).num_classes
-    note = f"{kind}, {counts} pictures, {' + '.join(map(str, objects.values()))} objects"
+    note = f"{kind}, {counts} images, {' + '.join(map(str, objects.values()))} objects"
     without = findings.count(NO_MASK)
     bare = masks and without > 0 and not findings.num_masks
     problems = list(findings.problems(without=NO_MASK if bare else ""))

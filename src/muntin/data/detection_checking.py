@@ -13,7 +13,7 @@ import numpy as np
 from muntin.data.checking import (
     Report,
     Seen,
-    count_pictures,
+    count_images,
     describe_images,
     find_tiny,
     find_twins,
@@ -37,12 +37,12 @@ _LEAST_OVERLAP = 0.25  # of a box and that of the mask
 def check_detect(
     path: str | os.PathLike[str], *, masks: bool = False, num_threads: int = 2
 ) -> Report:
-    """Read every picture of a data set of objects.
+    """Read every image of a data set of objects.
 
     Args:
         path: What `list_detect` takes.
         masks: Whether every object must have a mask.
-        num_threads: Pictures decoded at the same time.
+        num_threads: Images decoded at the same time.
 
     Returns:
         Never raises for faulty data: a layout that cannot be read is a report with one error.
@@ -84,7 +84,7 @@ def _find_other_sizes(seen: list[Seen]) -> Iterator[Problem]:
             f"{said[0]} x {said[1]}, so its boxes are wrong"
         )
         if said == one.size[::-1]:
-            what += "; the EXIF orientation may be the reason: they must be of the upright picture"
+            what += "; the EXIF orientation may be the reason: they must be of the upright image"
         yield Problem(file=one.entry.path, what=what, severity="error")
 
 
@@ -144,12 +144,12 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
         counts = _objects_of_classes(listing)
         classes = shorten((f"{name} {counts[name]}" for name in listing.class_names), most=12)
         total = sum(len(objects) for objects in every)
-        yield f"{part}: {len(listing)} pictures, {total} objects; {classes}"
+        yield f"{part}: {len(listing)} images, {total} objects; {classes}"
         if not total:
             continue
         most = max(len(objects) for objects in every)
         bare = sum(not len(objects) for objects in every)
-        yield f"{part}: {bare} pictures without objects, at most {most} objects in a picture"
+        yield f"{part}: {bare} images without objects, at most {most} objects in an image"
         areas = np.concatenate([objects.areas for objects in every])
         small, large = (areas < _SMALL).mean(), (areas >= _MEDIUM).mean()
         yield (
@@ -169,5 +169,5 @@ def _count(parts: dict[str, Listing], seen: list[Seen]) -> tuple[tuple[str, int]
         ("classes", next(iter(parts.values())).num_classes),
         ("objects", sum(sizes)),
         ("without_objects", sum(not size for size in sizes)),
-        *count_pictures(seen),
+        *count_images(seen),
     )

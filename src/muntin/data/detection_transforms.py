@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and the objects in them, resized, cropped, mirrored and coloured together.
+"""Images and the objects in them, resized, cropped, mirrored and coloured together.
 
-Everything random comes from one generator a picture, so what a picture becomes depends on (seed,
+Everything random comes from one generator per image, so what an image becomes depends on (seed,
 epoch, index) alone.
 """
 
@@ -40,17 +40,17 @@ _TRIES = 10  # crops, to find one that holds an object; then one is laid over an
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionAugmentConfig:
-    """What is done to training pictures and their objects.
+    """What is done to training images and their objects.
 
     Attributes:
-        scale: Least and greatest size of the picture relative to that which just fits `img_size`;
+        scale: Least and greatest size of the image relative to that which just fits `img_size`;
             what is larger than the window then is cropped ("large-scale jitter" is 0.1 to 2).
         window: Sides of the part that is learnt from, relative to `img_size`: below 1, steps are
             cheaper, and objects have the size at which they are found later all the same.
-        short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the picture
+        short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the image
             gets one, the longer one being at most that of `img_size`; nothing is cropped.
-        crop: With `short_sides`, part of the pictures of which a part is cut out first: 384 to 600
-            pixels a side of the picture whose shorter side has 400, 500 or 600 (arXiv 2005.12872).
+        crop: With `short_sides`, part of the images of which a part is cut out first: 384 to 600
+            pixels a side of the image whose shorter side has 400, 500 or 600 (arXiv 2005.12872).
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
@@ -109,25 +109,25 @@ class DetectionAugmentConfig:
         return augment_detection(image, target, self, pre, rng, skeleton)
 
 
-def letterbox(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
-    """Resize a picture, keeping its proportions, until it just fits `img_size`."""
-    height, width = picture.shape[-2:]
-    size = _scaled(picture, letterbox_scale((height, width), pre.img_size))
-    return resize(picture, size, pre.interpolation)
+def letterbox(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+    """Resize an image, keeping its proportions, until it just fits `img_size`."""
+    height, width = image.shape[-2:]
+    size = _scaled(image, letterbox_scale((height, width), pre.img_size))
+    return resize(image, size, pre.interpolation)
 
 
 def augment_detection(
-    picture: UInt8[Tensor, "C H W"],
+    image: UInt8[Tensor, "C H W"],
     targets: BoxTargets,
     config: DetectionAugmentConfig,
     pre: Preprocessing,
     rng: np.random.Generator,
     skeleton: Skeleton | None = None,
 ) -> tuple[UInt8[Tensor, "C h w"], BoxTargets]:
-    """Change a picture and its objects at random.
+    """Change an image and its objects at random.
 
     Args:
-        picture: As it is kept.
+        image: As it is kept.
         targets: Its objects, in its pixels.
         config: What to do.
         pre: Gives `img_size`; the result is never larger than its window, except with
@@ -136,14 +136,14 @@ def augment_detection(
         skeleton: Of the keypoints, where there are some: says what the mirror does to them.
 
     Returns:
-        The changed picture, not padded, and the objects that are still in it.
+        The changed image, not padded, and the objects that are still in it.
     """
-    window = _choose_window(picture, targets, config, pre.img_size, rng)
+    window = _choose_window(image, targets, config, pre.img_size, rng)
     top, left, high, wide, size = window
     flips = (rng.random() < config.flip_vertical, rng.random() < config.flip)
     if skeleton is not None and not skeleton.mirrored:
         flips = (False, False)
-    part = picture[:, top : top + high, left : left + wide]
+    part = image[:, top : top + high, left : left + wide]
     image = resize(part, size, pre.interpolation)
     axes = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
     if axes:
@@ -162,18 +162,18 @@ _Window = tuple[int, int, int, int, Size]
 
 
 def _choose_window(
-    picture: Tensor,
+    image: Tensor,
     targets: BoxTargets,
     config: DetectionAugmentConfig,
     full: Size,
     rng: np.random.Generator,
 ) -> _Window:
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     if config.short_sides:
-        return _choose_side(picture, targets, config, full, rng)
+        return _choose_side(image, targets, config, full, rng)
     low, high = np.log(config.scale[0]), np.log(config.scale[1])
     scale = float(np.exp(rng.uniform(low, high))) * letterbox_scale((height, width), full)
-    # A picture lies in `full` whichever way round it fits.
+    # An image lies in `full` whichever way round it fits.
     turned = full if (height <= width) == (full[0] <= full[1]) else full[::-1]
     limit = (round(turned[0] * config.window), round(turned[1] * config.window))
     part = (min(height, round(limit[0] / scale)), min(width, round(limit[1] / scale)))
@@ -184,14 +184,14 @@ def _choose_window(
 
 
 def _choose_side(
-    picture: Tensor,
+    image: Tensor,
     targets: BoxTargets,
     config: DetectionAugmentConfig,
     full: Size,
     rng: np.random.Generator,
 ) -> _Window:
-    """One of several lengths for the shorter side, perhaps of a part of the picture."""
-    whole = (picture.shape[-2], picture.shape[-1])
+    """One of several lengths for the shorter side, perhaps of a part of the image."""
+    whole = (image.shape[-2], image.shape[-1])
     part, top, left = whole, 0, 0
     if rng.random() < config.crop:
         before = float(rng.choice(_CROP_FROM)) / min(whole)
@@ -282,7 +282,7 @@ def _move_points(
     scale = points.new_tensor([size[1] / wide, size[0] / high])
     xy = (points[:, :, :2] - points.new_tensor([left, top]) + 0.5) * scale - 0.5
     limits = points.new_tensor([size[1] - 1, size[0] - 1])
-    # One mirror swaps sides; two turn the picture by half a circle.
+    # One mirror swaps sides; two turn the image by half a circle.
     for axis, flip in zip((1, 0), flips, strict=True):
         if flip:
             xy[..., axis] = limits[axis] - xy[..., axis]
@@ -341,6 +341,6 @@ def _boxes_of(targets: BoxTargets) -> tuple[Tensor, Tensor]:
     return torch.where(has[:, None], tight, 0.0), has
 
 
-def _scaled(picture: Tensor, scale: float) -> Size:
-    height, width = picture.shape[-2:]
+def _scaled(image: Tensor, scale: float) -> Size:
+    height, width = image.shape[-2:]
     return max(1, round(height * scale)), max(1, round(width * scale))

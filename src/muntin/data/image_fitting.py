@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture as evaluation and prediction see it."""
+"""An image as evaluation and prediction see it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["fit"]
 
 
 def fit(
-    picture: UInt8[Tensor, "C H W"],
+    image: UInt8[Tensor, "C H W"],
     original: Size,
     pre: Preprocessing,
     target: Target | None = None,
 ) -> UInt8[Tensor, "C h w"]:
-    """Resize and crop a picture as its preprocessing says.
+    """Resize and crop an image as its preprocessing says.
 
     Args:
-        picture: As it is kept, perhaps smaller than it was.
+        image: As it is kept, perhaps smaller than it was.
         original: (height, width) that it had.
         pre: What to do.
         target: Of a crop of an instance, its keypoints: they hold the frame of the crop.
     """
     if pre.fit == "instance_crop":
         assert isinstance(target, Keypoints), "a crop has a frame"
-        return warp_crop(picture, target.frame.double().numpy(), pre)
+        return warp_crop(image, target.frame.double().numpy(), pre)
     if pre.fit == "sliding_window":
-        return rescale(picture, original, pre)
-    return letterbox(picture, pre) if pre.fit == "letterbox" else center_crop(picture, pre)
+        return rescale(image, original, pre)
+    return letterbox(image, pre) if pre.fit == "letterbox" else center_crop(image, pre)

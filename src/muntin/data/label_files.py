@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
-A mask is a picture whose values are names. A palette picture holds both, the index of a colour and
+A mask is an image whose values are names. A palette image holds both, the index of a colour and
 the colour; which of them names the class is for the encoding to say. Nothing is ever rounded, mixed
 or stretched on the way.
 """
@@ -69,7 +69,7 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
         data: The whole file.
         where: Its name, for messages.
         as_colors: Whether values are colours (`pack_color`); else indices: of a palette, or the
-            grey value. A picture of three equal channels is grey.
+            grey value. An image of three equal channels is grey.
 
     Returns:
         One number a pixel.
@@ -88,8 +88,8 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
         message = (
-            f"The mask {where!r} must be a picture that can be read (PNG is best), got {len(data)} "
-            f"bytes that cannot: {error}. Make it again or remove it with its picture."
+            f"The mask {where!r} must be an image that can be read (PNG is best), got {len(data)} "
+            f"bytes that cannot: {error}. Make it again or remove it with its image."
         )
         raise DataError(message) from error
 
@@ -104,7 +104,7 @@ def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32
             return red
         message = (
             f"The mask {where!r} must hold class numbers, got colours. Say what they stand for in "
-            f'a classes.json beside the pictures: {{"road": "#6EC1E4", ...}}.'
+            f'a classes.json beside the images: {{"road": "#6EC1E4", ...}}.'
         )
         raise DataError(message)
     return np.asarray(image).astype(np.int32)
@@ -157,7 +157,7 @@ def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np
 
     Args:
         objects: With masks.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
         encoding: The number that objects of each class have; -1 for the background.
 
     Returns:
@@ -175,14 +175,14 @@ def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np
 
 
 def read_mask(listing: Listing, entry: Entry) -> LabelFile:
-    """Read the mask of a picture of a listing, or draw it from its objects.
+    """Read the mask of an image of a listing, or draw it from its objects.
 
     Raises:
         DataError: It cannot be read.
     """
     assert listing.encoding is not None, "masks have a encoding"
     if entry.objects is not None:
-        assert entry.size is not None, "pictures with objects have a size"
+        assert entry.size is not None, "images with objects have a size"
         return LabelFile(draw_objects(entry.objects, entry.size, listing.encoding), {})
     data = read_bytes(listing.source, entry.mask)
     return read_labels(data, listing.encoding, where=entry.mask)

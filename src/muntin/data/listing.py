@@ -24,10 +24,10 @@ def list_classify(
     class_names: Sequence[str] | None = None,
     readers: Sequence[Reader[Sequence[str] | None, DataSets]] = READERS,
 ) -> DataSets:
-    """List the pictures of a classification data set and their classes.
+    """List the images of a classification data set and their classes.
 
     Hidden files, `__MACOSX` and `Thumbs.db` are left out in silence, other files that are not
-    pictures by their names with a count in the note. Folders inside a class folder belong to the
+    images by their names with a count in the note. Folders inside a class folder belong to the
     class. One folder around everything is looked through.
 
     Args:

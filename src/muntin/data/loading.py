@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny pictures."""
+"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from muntin.targets import Target
 __all__ = ["EvalLoader", "TrainLoader"]
 
 UNREAD = -1.0
-"""Stands for the weight of a picture that a worker could not read."""
+"""Stands for the weight of an image that a worker could not read."""
 
 
 class _Item(NamedTuple):
-    """One picture as a worker gives it."""
+    """One image as a worker gives it."""
 
     pixels: Tensor
     original: Size
@@ -41,8 +41,8 @@ class _Item(NamedTuple):
     targets: Target | None
 
 
-class _Pictures(Dataset[_Item]):
-    """One picture at a time, for worker processes; the key says what to do with it."""
+class _Images(Dataset[_Item]):
+    """One image at a time, for worker processes; the key says what to do with it."""
 
     def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store
@@ -53,7 +53,7 @@ class _Pictures(Dataset[_Item]):
         epoch, index, weight, size = key
         pre = _with_size(self.store.pre, size)
         try:
-            kept = self.store.look(index)
+            kept = self.store.load(index)
         except DataError:
             kept = None
         if kept is None:
@@ -78,11 +78,11 @@ class _Pictures(Dataset[_Item]):
 
 
 def _collate(rows: list[_Item]) -> Batch:
-    pictures, originals, indices, weights, targets = zip(*rows, strict=True)
+    images, originals, indices, weights, targets = zip(*rows, strict=True)
     padded = targets[0] is not None and targets[0].padded
     return Batch(
-        images=pad_images(list(pictures)) if padded else torch.stack(pictures),
-        sizes=torch.tensor([picture.shape[1:] for picture in pictures]),
+        images=pad_images(list(images)) if padded else torch.stack(images),
+        sizes=torch.tensor([image.shape[1:] for image in images]),
         originals=torch.tensor(originals),
         indices=torch.tensor(indices),
         weights=torch.tensor(weights),
@@ -96,21 +96,21 @@ def _with_size(pre: Preprocessing, size: Size) -> Preprocessing:
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
-"""What a process reads in a step: indices, weights, and the pictures of the whole batch."""
+"""What a process reads in a step: indices, weights, and the images of the whole batch."""
 
 
 class TrainLoader:
     """The batches of each epoch, from any step on.
 
     Args:
-        store: The pictures.
+        store: The images.
         augment: What to do to them.
-        batch_size: Pictures a step, over all processes.
+        batch_size: Images a step, over all processes.
         seed: Of the run.
-        shares: How often each picture is wanted (`draw_order`); None = each once an epoch.
+        shares: How often each image is wanted (`draw_order`); None = each once an epoch.
         rank: This process.
         world: Processes; each gets a part of every batch.
-        workers: Worker processes for pictures that are not augmented in whole batches.
+        workers: Worker processes for images that are not augmented in whole batches.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class TrainLoader:
 
     @property
     def whole_batches(self) -> bool:
-        """Whether pictures are augmented a batch at a time."""
+        """Whether images are augmented a batch at a time."""
         return self.store.stacked is not None and self.augment.batch_transform is not None
 
     def steps(self, epoch: int, first: int) -> list[_Share]:
@@ -165,7 +165,7 @@ class TrainLoader:
         Args:
             epoch: From 0.
             first: Step to begin with.
-            size: (height, width) of the pictures.
+            size: (height, width) of the images.
 
         Yields:
             One batch a step.
@@ -179,8 +179,8 @@ class TrainLoader:
             [(epoch, int(i), float(w), size) for i, w in zip(indices, weights, strict=True)]
             for indices, weights, _ in shares
         )
-        pictures = _Pictures(self.store, self.augment, self.seed)
-        for batch, share in zip(_run_workers(pictures, keys, self.workers), shares, strict=True):
+        images = _Images(self.store, self.augment, self.seed)
+        for batch, share in zip(_run_workers(images, keys, self.workers), shares, strict=True):
             yield replace(batch, num_real=share[2])
 
     def _batch(self, epoch: int, share: _Share, size: Size) -> Batch:
@@ -204,11 +204,11 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The pictures of a listing in order, fitted as prediction fits them.
+    """The images of a listing in order, fitted as prediction fits them.
 
     Args:
-        store: The pictures.
-        batch_size: Pictures a batch.
+        store: The images.
+        batch_size: Images a batch.
         rank: This process.
         world: Processes; they take turns by batch.
         workers: Worker processes.
@@ -230,7 +230,7 @@ class EvalLoader:
         self.workers = workers
 
     def __iter__(self) -> Iterator[Batch]:
-        """Give the batches; a picture that cannot be read has weight 0."""
+        """Give the batches; an image that cannot be read has weight 0."""
         size = self.store.pre.img_size
         starts = range(0, len(self.store), self.batch_size)[self.rank :: self.world]
         keys = (
@@ -241,16 +241,16 @@ class EvalLoader:
             for start in starts
         )
         workers = 0 if self.store.in_memory else self.workers
-        return _run_workers(_Pictures(self.store, None, 0), keys, workers)
+        return _run_workers(_Images(self.store, None, 0), keys, workers)
 
 
 def _run_workers(
-    pictures: _Pictures,
+    images: _Images,
     keys: Iterator[list[tuple[int, int, float, Size]]],
     workers: int,
 ) -> Iterator[Batch]:
     loader = DataLoader(
-        pictures,
+        images,
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
@@ -261,11 +261,11 @@ def _run_workers(
         for batch in loader:
             unread = batch.weights == UNREAD
             if unread.any():
-                pictures.store.read_again(batch.indices[unread].tolist())
+                images.store.retry(batch.indices[unread].tolist())
                 batch = replace(batch, weights=batch.weights.clamp(min=0))
             yield batch
     finally:
-        pictures.store.warn()
+        images.store.warn()
 
 
 def _leave_signals(worker: int) -> None:
@@ -276,15 +276,15 @@ def _leave_signals(worker: int) -> None:
 
 
 def gather_shapes(order: NDArray[np.int64], listing: Listing, batch_size: int) -> NDArray[np.int64]:
-    """Bring pictures of similar shape together, so that batches need little padding.
+    """Bring images of similar shape together, so that batches need little padding.
 
     Args:
-        order: Pictures in random order.
+        order: Images in random order.
         listing: Says their sizes, where it knows them.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
 
     Returns:
-        The same pictures: sorted by shape inside chunks of 16 batches, the batches of a chunk in
+        The same images: sorted by shape inside chunks of 16 batches, the batches of a chunk in
         random order again. Where sizes are not known, nothing changes.
     """
     ratios = [_ratio(listing.entries[index].size) for index in order]

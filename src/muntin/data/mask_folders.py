@@ -63,7 +63,7 @@ def _recognise(source: Source) -> Pairs | None:
 
 def _reject(source: Source) -> list[str]:
     pairs = pair_masks(source.tree)
-    return [f"{len(pairs.without_mask)} without a mask, {len(pairs.without_picture)} masks alone"]
+    return [f"{len(pairs.without_mask)} without a mask, {len(pairs.without_image)} masks alone"]
 
 
 def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
@@ -96,9 +96,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     if len(listings) == 1:
         listings = {"train": next(iter(listings.values()))}
     counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
-    note = (
-        f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {counts} pictures"
-    )
+    note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {counts} images"
     note += f", {len(names)} classes: {shorten(names, most=8)}"
     problems = _problems(pairs, seen, encoding)
     left_out = _summary(pairs, problems)
@@ -126,7 +124,7 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     """Propose what a classes.json could say: a name to be filled in for every colour that is there.
 
     Args:
-        path: A folder or an archive with pictures and masks.
+        path: A folder or an archive with images and masks.
 
     Returns:
         Colours by the names that they have until somebody gives others, the most frequent first.
@@ -236,7 +234,7 @@ def _from_values(
     if seen.colored:
         _refuse_many(seen, source)
         notes.append(
-            "classes have the names of their colours; a classes.json beside the pictures gives "
+            "classes have the names of their colours; a classes.json beside the images gives "
             f'others: {{"road": "{_hex(values[-1])}", ...}}'
         )
         return tuple(map(_hex, values)), MaskEncoding(kind="color", values=tuple(values))
@@ -254,7 +252,7 @@ def _from_values(
     count = max(numbers) + 1
     notes.append(
         "classes have numbers for names, 0 among them (data.ignored=0 if it stands for nothing); "
-        "a classes.txt or classes.json beside the pictures gives others"
+        "a classes.txt or classes.json beside the images gives others"
     )
     names = tuple(f"class {number}" for number in range(count))
     return names, MaskEncoding(kind="index", values=tuple(range(count)), ignored=(255,))
@@ -289,7 +287,7 @@ def _follow(
 
 def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
     several = len({one.folder for one in every}) > 1
-    return Entry(path=pair.picture, mask=pair.mask, group=pair.folder if several else "")
+    return Entry(path=pair.image, mask=pair.mask, group=pair.folder if several else "")
 
 
 def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem]:
@@ -298,8 +296,8 @@ def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem
         for path in pairs.without_mask
     ]
     problems += [
-        Problem(file=path, what="is a mask without a picture, left out", severity="warning")
-        for path in pairs.without_picture
+        Problem(file=path, what="is a mask without an image, left out", severity="warning")
+        for path in pairs.without_image
     ]
     if lossy := _tell_lossy(pairs):
         problems.append(Problem(file="masks stored with loss", what=lossy, severity="warning"))
@@ -330,9 +328,9 @@ def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
     """What is left out, in one line."""
     words = []
     if count := len(pairs.without_mask):
-        words.append(f"{count} picture{'s' * (count > 1)} without a mask left out")
-    if count := len(pairs.without_picture):
-        words.append(f"{count} mask{'s' * (count > 1)} without a picture left out")
+        words.append(f"{count} image{'s' * (count > 1)} without a mask left out")
+    if count := len(pairs.without_image):
+        words.append(f"{count} mask{'s' * (count > 1)} without an image left out")
     strange = [one.what for one in problems if one.file == "masks"]
     return "; ".join(filter(None, [*strange, _tell_lossy(pairs), *words]))
 

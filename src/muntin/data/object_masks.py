@@ -29,7 +29,7 @@ BACKGROUND = "background"
 def list_object_masks(
     path: str | os.PathLike[str], *, classes: Classes | None = None, ignored: Sequence[str] = ()
 ) -> DataSets:
-    """List pictures whose objects have masks, as pictures with a class for every pixel.
+    """List images whose objects have masks, as images with a class for every pixel.
 
     Args:
         path: What `list_detect` takes.

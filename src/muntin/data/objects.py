@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From annotations as a file holds them to the objects of a picture.
+"""From annotations as a file holds them to the objects of an image.
 
 Readers of all formats bring an annotation to the same form; here it is looked at, once, and is
-kept, cut at the edge of the picture, or left out with a line that names it.
+kept, cut at the edge of the image, or left out with a line that names it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Findings:
         """Name an annotation that is left out.
 
         Args:
-            file: The picture or the annotation file.
+            file: The image or the annotation file.
             where: How to find the annotation there.
             kind: What is wrong, as one would say it of several: "of zero area".
             detail: What came.
@@ -141,18 +141,18 @@ def gather_objects(
     masks: bool = False,
     keypoint_names: Sequence[str] = (),
 ) -> Objects:
-    """Look at the annotations of a picture and keep what can be learnt from.
+    """Look at the annotations of an image and keep what can be learnt from.
 
     Args:
-        annotations: Of one picture, in the order of the file.
-        size: (height, width) of the picture in pixels.
+        annotations: Of one image, in the order of the file.
+        size: (height, width) of the image in pixels.
         file: What problems are told of.
         findings: Where they are noted.
         masks: Whether every object must have a mask. Without, masks are forgotten.
         keypoint_names: Keypoints of each object; none where they are not wanted.
 
     Returns:
-        The objects, in the same order. Boxes end at the edge of the picture. An area that the file
+        The objects, in the same order. Boxes end at the edge of the image. An area that the file
         does not say is that of the mask, or of the box where masks are not wanted.
     """
     kept: list[Annotation] = []
@@ -181,7 +181,7 @@ def gather_objects(
     if beyond:
         most = max(excess for _, excess in beyond)
         names = shorten((where for where, _ in beyond), most=3)
-        what = f"boxes reach up to {most:.4g} pixels over the edge of the picture, cut ({names})"
+        what = f"boxes reach up to {most:.4g} pixels over the edge of the image, cut ({names})"
         findings.warn(file, what)
     findings.num_masks += len(kept) if masks else 0
     return Objects(
@@ -214,12 +214,12 @@ def _look_at_points(
     findings: Findings,
     names: Sequence[str],
 ) -> None:
-    """Forget points outside the picture; name those, and a subject that has none in its box."""
+    """Forget points outside the image; name those, and an instance that has none in its box."""
     outside = hide_outside(points, size)
     if len(outside):
         there = shorten((names[number] for number in outside), most=5)
         what = (
-            f"{one.where}: {there} outside the picture of {size[0]} x {size[1]} pixels (height x "
+            f"{one.where}: {there} outside the image of {size[0]} x {size[1]} pixels (height x "
             f"width), not used"
         )
         findings.warn(file, what)
@@ -236,7 +236,7 @@ def _look_at_points(
 
 
 def make_entry(path: str, size: Size, objects: Objects) -> Entry:
-    """Describe a picture by its objects; groups of objects do not give it a class."""
+    """Describe an image by its objects; groups of objects do not give it a class."""
     class_ids = sorted(set(objects.class_ids[~objects.crowd].tolist()))
     return Entry(path=path, class_ids=tuple(class_ids), size=size, objects=objects)
 
@@ -308,8 +308,8 @@ def _fault_of(one: Annotation, size: Size, masks: bool) -> tuple[str, str] | Non
     elif right == left or bottom == top:
         kind = "of zero area"
     elif right <= 0 or bottom <= 0 or left >= width or top >= height:
-        kind = "outside the picture"
-        return kind, f"{describe_box(one.box)}; the picture is {height} x {width} (height x width)"
+        kind = "outside the image"
+        return kind, f"{describe_box(one.box)}; the image is {height} x {width} (height x width)"
     if kind:
         return kind, describe_box(one.box)
     if not masks:
@@ -321,7 +321,7 @@ def _fault_of(one: Annotation, size: Size, masks: bool) -> tuple[str, str] | Non
 
 
 def _cut(one: Annotation, size: Size) -> float:
-    """End the box at the edge of the picture; by how many pixels it reached over it."""
+    """End the box at the edge of the image; by how many pixels it reached over it."""
     left, top, right, bottom = one.box
     height, width = size
     excess = max(-left, -top, right - width, bottom - height)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which subjects a data set has and where their keypoints are, found by looking at it.
+"""Which instances a data set has and where their keypoints are, found by looking at it.
 
 The first of `READERS` that recognises the files reads them. An entry is one instance: for COCO its
 box, for a CSV without a row of individuals the whole image.
@@ -37,17 +37,17 @@ def list_pose(
     whole: bool = False,
     readers: Sequence[Reader[Findings, dict[str, Listing]]] = READERS,
 ) -> DataSets:
-    """List the subjects of a data set and their keypoints.
+    """List the instances of a data set and their keypoints.
 
     What cannot be right is left out and named in `problems`: what `list_detect` leaves out,
-    subjects with a wrong number of keypoints or none that is visible, frames that are labelled
-    twice, rows with cells that are no numbers. Points outside their picture are not used.
+    instances with a wrong number of keypoints or none that is visible, frames that are labelled
+    twice, rows with cells that are no numbers. Points outside their image are not used.
 
     Args:
         path: A folder, a .zip or .tar, a COCO .json with keypoints, or a CSV of DeepLabCut.
         classes: Those of a trained run, whose order the keypoints follow by name.
-        whole: Whether there is one entry a picture, with all its subjects, pictures without any
-            included, instead of one a subject.
+        whole: Whether there is one entry per image, with all its instances, images without any
+            included, instead of one per instance.
         readers: Layouts to try, in this order.
 
     Returns:
@@ -72,7 +72,7 @@ def list_pose(
 
 
 def is_whole(listing: Listing) -> bool:
-    """Whether every subject is a whole picture."""
+    """Whether every instance is a whole image."""
     return all(
         entry.size is not None and entry.box == (0, 0, entry.size[1], entry.size[0])
         for entry in listing.entries
@@ -110,23 +110,23 @@ def _follow(listing: Listing, classes: Classes, place: Path) -> Listing:
 
 
 def _expand(listing: Listing) -> Listing:
-    """One entry a subject that has a visible keypoint; those of a picture stay together."""
+    """One entry per instance that has a visible keypoint; those of an image stay together."""
     folders = {entry.path.rpartition("/")[0] for entry in listing.entries}
     videos = len(folders) > 1
     entries = []
     for entry in listing.entries:
-        rows = list(_subjects_of(entry))
+        rows = list(_instances_of(entry))
         folder = entry.path.rpartition("/")[0]
         group = folder if videos else entry.path if len(rows) > 1 else ""
         entries += [
-            replace(entry, class_ids=(class_id,), group=group, subject=row)
+            replace(entry, class_ids=(class_id,), group=group, instance=row)
             for row, class_id in rows
         ]
     return replace(listing, entries=tuple(entries))
 
 
-def _subjects_of(entry: Entry) -> Iterator[tuple[int, int]]:
-    """Row and class of each subject that can be learnt from."""
+def _instances_of(entry: Entry) -> Iterator[tuple[int, int]]:
+    """Row and class of each instance that can be learnt from."""
     objects = entry.objects
     if objects is None or objects.keypoints is None:
         return
@@ -143,18 +143,18 @@ def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bo
     assert first.skeleton is not None, "set before"
     counts = {part: len({e.path for e in one.entries}) for part, one in listings.items()}
     told = ", ".join(f"{part} {count}" for part, count in counts.items())
-    subjects = " + ".join(str(len(listing)) for listing in listings.values())
-    note = f"{kind}, {told} picture{'s' * ([*counts.values()] != [1])}"
+    instances = " + ".join(str(len(listing)) for listing in listings.values())
+    note = f"{kind}, {told} image{'s' * ([*counts.values()] != [1])}"
     if not whole:
         names = first.skeleton.names
-        note += f", {subjects} subject{'s' * (subjects != '1')} of {len(names)} keypoints"
+        note += f", {instances} instance{'s' * (instances != '1')} of {len(names)} keypoints"
     if findings.num_apart:
         boxes = "box holds" if findings.num_apart == 1 else "boxes hold"
-        findings.notes.append(f"{findings.num_apart} {boxes} none of the subject's keypoints")
+        findings.notes.append(f"{findings.num_apart} {boxes} none of the instance's keypoints")
     problems = list(findings.problems())
-    subjects_learnt = sum(1 for entry in first.entries for _ in _subjects_of(entry))
-    if "train" in sets and not subjects_learnt:
-        what = "no subject with a visible keypoint to learn from or to score on: label some"
+    instances_learnt = sum(1 for entry in first.entries for _ in _instances_of(entry))
+    if "train" in sets and not instances_learnt:
+        what = "no instance with a visible keypoint to learn from or to score on: label some"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
     return DataSets(
         train=sets.get("train"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from muntin.data.checking import (
     Report,
-    count_pictures,
+    count_images,
     describe_images,
     find_tiny,
     find_twins,
@@ -28,11 +28,11 @@ __all__ = ["check_pose"]
 
 
 def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Read every picture and every subject of a data set.
+    """Read every image and every instance of a data set.
 
     Args:
         path: What `list_pose` takes.
-        num_threads: Pictures decoded at the same time.
+        num_threads: Images decoded at the same time.
 
     Returns:
         Never raises for faulty data: a layout that cannot be read is a report with one error.
@@ -43,7 +43,7 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task="pose", source=str(path), problems=(problem,))
     parts = data.parts
-    seen = list(read_all({part: _pictures(one) for part, one in parts.items()}, num_threads))
+    seen = list(read_all({part: _images(one) for part, one in parts.items()}, num_threads))
     good = [one for one in seen if not one.fault]
     problems = [*data.problems, *find_unreadable(seen)]
     for one in good:
@@ -68,14 +68,14 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
             *((part, len(listing)) for part, listing in parts.items()),
             ("subjects", sum(map(len, parts.values()))),
             ("keypoints", len(_names(next(iter(parts.values()))))),
-            *count_pictures(seen),
+            *count_images(seen),
         ),
         problems=tuple(problems),
     )
 
 
-def _pictures(listing: Listing) -> Listing:
-    """One entry a picture: its first."""
+def _images(listing: Listing) -> Listing:
+    """One entry per image: its first."""
     first = {entry.path: entry for entry in reversed(listing.entries)}
     return replace(listing, entries=tuple(first[path] for path in sorted(first)))
 
@@ -85,9 +85,9 @@ def _names(listing: Listing) -> tuple[str, ...]:
 
 
 def _visible(listing: Listing) -> np.ndarray:
-    """(N, P) whether each keypoint of each subject is visible."""
+    """(N, P) whether each keypoint of each instance is visible."""
     rows = [
-        entry.objects.keypoints[entry.subject, :, 2] > 0
+        entry.objects.keypoints[entry.instance, :, 2] > 0
         for entry in listing.entries
         if entry.objects is not None and entry.objects.keypoints is not None
     ]
@@ -107,9 +107,9 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
     for part, listing in parts.items():
         visible = _visible(listing)
         names = _names(listing)
-        pictures = len({entry.path for entry in listing.entries})
-        told = f"{len(listing)} subject{'s' * (len(listing) != 1)} of {len(names)} keypoints"
-        yield f"{part}: {pictures} picture{'s' * (pictures != 1)}, {told}"
+        images = len({entry.path for entry in listing.entries})
+        told = f"{len(listing)} instance{'s' * (len(listing) != 1)} of {len(names)} keypoints"
+        yield f"{part}: {images} image{'s' * (images != 1)}, {told}"
         if not len(listing):
             continue
         rarest = np.argsort(visible.mean(axis=0), kind="stable")[:5]

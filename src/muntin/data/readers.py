@@ -45,7 +45,7 @@ class Source:
             return open_tree(self.path), ""
         folder = Path(os.path.abspath(self.path)).parent
         tree = open_tree(self.path.parent)
-        if tree.pictures or folder.parent == folder:
+        if tree.images or folder.parent == folder:
             return tree, self.path.name
         # Annotations often lie in a folder of their own, beside the folder of the images.
         return open_tree(folder.parent), f"{folder.name}/{self.path.name}"
@@ -148,7 +148,7 @@ def find_reader(
     if source.is_file:
         message = f"DATA must be {accepted}, got the file {str(path)!r}. {advice}"
         raise DataError(message)
-    seen = [f"{len(source.tree.pictures)} images"]
+    seen = [f"{len(source.tree.images)} images"]
     seen += [reason for reader in readers for reason in reader.reject(source)]
     expected = ", ".join(reader.looks_for for reader in readers)
     message = f"No {what} in {str(path)!r} ({'; '.join(seen)}). Looked for {expected}. {advice}"

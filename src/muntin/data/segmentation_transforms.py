@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and the classes of their pixels, resized, cropped, mirrored and coloured together.
+"""Images and the classes of their pixels, resized, cropped, mirrored and coloured together.
 
-Everything random comes from one generator a picture, so what a picture becomes depends on (seed,
+Everything random comes from one generator per image, so what an image becomes depends on (seed,
 epoch, index) alone.
 """
 
@@ -35,16 +35,16 @@ _TRIES = 10  # crops, to find one in which no class takes up too much
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationAugmentConfig:
-    """What is done to training pictures and the classes of their pixels.
+    """What is done to training images and the classes of their pixels.
 
     Attributes:
-        scale: Least and greatest size of the picture relative to that at which it is predicted;
+        scale: Least and greatest size of the image relative to that at which it is predicted;
             parts of `img_size` are then cut out.
         dominant: Largest share of the labelled pixels of a part that one class may have, where ten
             tries find such a part; 1 = no limit.
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
-        turn: Probability of turning by 90, 180 or 270 degrees: for pictures without an up.
+        turn: Probability of turning by 90, 180 or 270 degrees: for images without an up.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
 
@@ -95,47 +95,47 @@ class SegmentationAugmentConfig:
 
 
 def resize_factor(size: Size, pre: Preprocessing) -> float:
-    """Factor by which a picture of a size (height, width) is seen."""
+    """Factor by which an image of a size (height, width) is seen."""
     if pre.short_side:
         return pre.short_side / min(size)
     return pre.scale
 
 
 def rescale(
-    picture: UInt8[Tensor, "C H W"], original: Size, pre: Preprocessing
+    image: UInt8[Tensor, "C H W"], original: Size, pre: Preprocessing
 ) -> UInt8[Tensor, "C h w"]:
-    """Bring a picture, which was perhaps made smaller already, to the scale at which it is seen."""
+    """Bring an image, which was perhaps made smaller already, to the scale at which it is seen."""
     factor = resize_factor(original, pre)
     size = (max(1, round(original[0] * factor)), max(1, round(original[1] * factor)))
-    return resize(picture, size, pre.interpolation)
+    return resize(image, size, pre.interpolation)
 
 
 def augment_segmentation(
-    picture: UInt8[Tensor, "C H W"],
+    image: UInt8[Tensor, "C H W"],
     target: LabelMap,
     config: SegmentationAugmentConfig,
     pre: Preprocessing,
     scale: float,
     rng: np.random.Generator,
 ) -> tuple[UInt8[Tensor, "C h w"], LabelMap]:
-    """Change a picture and the classes of its pixels at random.
+    """Change an image and the classes of its pixels at random.
 
     Args:
-        picture: As it is kept.
+        image: As it is kept.
         target: Classes of its pixels.
         config: What to do.
         pre: Gives `img_size`, which the result is never larger than.
-        scale: Factor from the picture as it is kept to that which is predicted.
+        scale: Factor from the image as it is kept to that which is predicted.
         rng: Where chance comes from.
 
     Returns:
-        The changed picture, not padded, and its labels.
+        The changed image, not padded, and its labels.
     """
     low, high = np.log(config.scale[0]), np.log(config.scale[1])
     factor = scale * float(np.exp(rng.uniform(low, high)))
     turns = int(rng.integers(1, 4)) if rng.random() < config.turn else 0
     window = pre.img_size if turns % 2 == 0 else pre.img_size[::-1]
-    whole = (picture.shape[1], picture.shape[2])
+    whole = (image.shape[1], image.shape[2])
     part = tuple(
         min(side, max(1, round(w / factor))) for side, w in zip(whole, window, strict=True)
     )
@@ -148,7 +148,7 @@ def augment_segmentation(
             break
     size = tuple(min(max(1, round(p * factor)), w) for p, w in zip(part, window, strict=True))
     image = resize(
-        picture[:, top : top + part[0], left : left + part[1]],
+        image[:, top : top + part[0], left : left + part[1]],
         (size[0], size[1]),
         pre.interpolation,
     )

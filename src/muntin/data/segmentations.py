@@ -24,7 +24,7 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
     Args:
         segmentation: What the file holds: polygons (x, y, x, y ...), one polygon that is not in a
             list, or run lengths; compressed or not.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
 
     Returns:
         The mask, None where there is none or it is broken, and what is wrong with it, "" if
@@ -54,7 +54,7 @@ def box_of(segmentation: Segmentation, size: Size) -> Edges:
 
     Args:
         segmentation: A mask that `clean_segmentation` gave.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
 
     Returns:
         Left, top, right and bottom edge; of zero area when the mask is empty.
@@ -85,7 +85,7 @@ def _fault_of_polygon(polygon: Any) -> str:  # noqa: ANN401
 def _fault_of_run_lengths(mask: dict[str, Any], size: Size) -> str:
     counts, said = mask.get("counts"), mask.get("size")
     if said != [*size]:
-        return f"run lengths of size {said}, the picture has {[*size]} (height, width)"
+        return f"run lengths of size {said}, the image has {[*size]} (height, width)"
     covered = -1
     if isinstance(counts, list):
         if all(isinstance(count, int) and count >= 0 for count in counts):
@@ -93,7 +93,7 @@ def _fault_of_run_lengths(mask: dict[str, Any], size: Size) -> str:
     elif isinstance(counts, str) and counts:
         covered = _count_pixels(counts)
     whole = covered == size[0] * size[1]
-    return "" if whole else "the run lengths do not add up to the picture"
+    return "" if whole else "the run lengths do not add up to the image"
 
 
 def _count_pixels(counts: str) -> int:

@@ -27,10 +27,10 @@ def list_semantic(
     ignored: Sequence[str] = (),
     readers: Sequence[Reader[MaskRequest, DataSets]] = READERS,
 ) -> DataSets:
-    """List the pictures of a data set and their masks.
+    """List the images of a data set and their masks.
 
     Args:
-        path: A folder, a .zip or .tar with pictures and masks; or what `list_detect` takes, where
+        path: A folder, a .zip or .tar with images and masks; or what `list_detect` takes, where
             objects have masks.
         classes: Those of a trained run, by whose names (and, where the data has no table, values)
             the masks are read.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from muntin.data.checking import (
     Report,
     Seen,
-    count_pictures,
+    count_images,
     describe_images,
     find_tiny,
     find_twins,
@@ -35,12 +35,12 @@ class _Tally:
 
     Attributes:
         pixels: Of each class number; -1 for ignored ones.
-        pictures: Pictures with each class.
+        images: Images with each class.
         problems: Of single masks.
     """
 
     pixels: Counter[int] = field(default_factory=Counter)
-    pictures: Counter[int] = field(default_factory=Counter)
+    images: Counter[int] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -52,7 +52,7 @@ def check_semantic(
     classes: Classes | None = None,
     num_threads: int = 2,
 ) -> Report:
-    """Read every picture and every mask of a data set.
+    """Read every image and every mask of a data set.
 
     Args:
         path: What `list_semantic` takes, as all that follows.
@@ -92,7 +92,7 @@ def check_semantic(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),
             ("classes", next(iter(parts.values())).num_classes),
-            *count_pictures(seen),
+            *count_images(seen),
         ),
         problems=tuple(problems),
     )
@@ -103,7 +103,7 @@ def _tally(listing: Listing, seen: list[Seen], num_threads: int) -> _Tally:
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for counts, problems in pool.map(lambda one: _look(listing, one), seen):
             tally.pixels.update(counts)
-            tally.pictures.update(counts.keys())
+            tally.images.update(counts.keys())
             tally.problems += problems
     return tally
 
@@ -120,7 +120,7 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
     if found.labels.shape != one.size:
         high, wide = found.labels.shape
         what = (
-            f"{high} x {wide} pixels (height x width), its picture {entry.path!r} has "
+            f"{high} x {wide} pixels (height x width), its image {entry.path!r} has "
             f"{one.size[0]} x {one.size[1]}: make one of them again"
         )
         problems.append(Problem(file=file, what=what, severity="error"))
@@ -155,10 +155,10 @@ def _describe(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Iterator
         tally = tallies[part]
         total = max(sum(tally.pixels.values()), 1)
         shares = (
-            f"{name} {tally.pixels[number] / total:.1%} (in {tally.pictures[number]})"
+            f"{name} {tally.pixels[number] / total:.1%} (in {tally.images[number]})"
             for number, name in enumerate(listing.class_names)
         )
         yield (
-            f"{part}: {len(listing)} pictures; pixels: {shorten(shares, most=16)}; ignored "
+            f"{part}: {len(listing)} images; pixels: {shorten(shares, most=16)}; ignored "
             f"{tally.pixels[-1] / total:.1%}"
         )

@@ -85,15 +85,15 @@ def build_skeleton(
     if mirrored:
         whence = f"({FILE})" if "flip_pairs" in said else "(by their names)"
         told = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
-        notes.append(f"pictures are mirrored, with the pairs {told or 'none'} {whence}")
+        notes.append(f"images are mirrored, with the pairs {told or 'none'} {whence}")
     elif lonely:
         notes.append(
-            f"without a partner on the other side: {shorten(lonely)}; pictures are not mirrored "
+            f"without a partner on the other side: {shorten(lonely)}; images are not mirrored "
             f'("flip_pairs" in a {FILE} names partners)'
         )
     elif not pairs and "mirrored" not in said:
         notes.append(
-            f"no keypoint is named after a side: pictures are not mirrored (a {FILE} with "
+            f"no keypoint is named after a side: images are not mirrored (a {FILE} with "
             f'"mirrored": true or "flip_pairs" changes that)'
         )
     return Skeleton(

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From decoded pictures to what the network reads, in evaluation and in training.
+"""From decoded images to what the network reads, in evaluation and in training.
 
-Pictures stay uint8 until the last moment; `normalise` makes them float where the network runs.
-Small pictures of one size are augmented a whole batch at a time; others one by one with
+Images stay uint8 until the last moment; `normalise` makes them float where the network runs.
+Small images of one size are augmented a whole batch at a time; others one by one with
 torchvision's transforms.
 """
 
@@ -58,13 +58,13 @@ BatchTransform = Callable[[Tensor, NDArray[np.float64], "Preprocessing"], Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """What happens to a picture before the network sees it; part of a run and of its weights.
+    """What happens to an image before the network sees it; part of a run and of its weights.
 
     Attributes:
         img_size: (height, width) in pixels that the network reads.
-        mean: Subtracted from each channel of a picture in [0, 1].
+        mean: Subtracted from each channel of an image in [0, 1].
         std: Then divided by, one a channel.
-        crop_fraction: Part of the resized picture's side that is read, from its middle.
+        crop_fraction: Part of the resized image's side that is read, from its middle.
         fit: How an image gets the size that the network reads. "center_crop": scaled to fill
             `img_size`, and cut from the middle. "letterbox": scaled to fit into `img_size`, either
             way round, and padded. "sliding_window": scaled by `scale` or to `short_side`, and
@@ -76,9 +76,9 @@ class Preprocessing:
             of `img_size`; 1 if the instance is the whole image.
         alignment: For "instance_crop": whether the centres of the corner pixels are aligned
             ("udp"), or their edges ("msra"), as published code does.
-        typical_size: (height, width) of the training pictures before they were scaled, by which
-            large pictures are cut into tiles; 0 = unknown.
-        interpolation: How pictures are resized (always with antialiasing).
+        typical_size: (height, width) of the training images before they were scaled, by which
+            large images are cut into tiles; 0 = unknown.
+        interpolation: How images are resized (always with antialiasing).
         in_chans: 3 for RGB; 1 for luminance.
     """
 
@@ -119,10 +119,10 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """What is done to training pictures.
+    """What is done to training images.
 
     Attributes:
-        crop_scale: Smallest part of the picture's area that a random crop keeps, in (0, 1].
+        crop_scale: Smallest part of the image's area that a random crop keeps, in (0, 1].
         crop_ratio: Largest ratio of the crop's sides, at least 1.
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
@@ -221,39 +221,39 @@ class Augmentation(Protocol):
         """
 
 
-def to_tensor(picture: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
-    """Turn a decoded picture (H, W, 3) into a tensor, channels first; a view that shares memory.
+def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
+    """Turn a decoded image (H, W, 3) into a tensor, channels first; a view that shares memory.
 
     Channels stay side by side in memory: resizing is twice as fast so.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
 
 
-def center_crop(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
-    """Resize a picture and read the middle, as evaluation and prediction do.
+def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+    """Resize an image and read the middle, as evaluation and prediction do.
 
-    The picture is scaled, keeping its proportions, until `img_size / crop_fraction` just fits
+    The image is scaled, keeping its proportions, until `img_size / crop_fraction` just fits
     inside; then `img_size` is cut from the middle.
     """
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     target = pre.img_size
     if (height, width) != target or pre.crop_fraction != 1:
         scale = max(target[0] / height, target[1] / width) / pre.crop_fraction
         size = [max(target[0], round(height * scale)), max(target[1], round(width * scale))]
-        picture = resize(picture, (size[0], size[1]), pre.interpolation)
-    return tvf.center_crop(picture, list(target))
+        image = resize(image, (size[0], size[1]), pre.interpolation)
+    return tvf.center_crop(image, list(target))
 
 
 def normalise(
     images: Tensor, pre: Preprocessing, sizes: Int[Tensor, "B 2"] | None = None
 ) -> Float[Tensor, "B C H W"]:
-    """Turn uint8 pictures into what the network reads.
+    """Turn uint8 images into what the network reads.
 
     Args:
         images: Perhaps padded at the right and at the bottom.
         pre: Mean and standard deviation.
-        sizes: (height, width) of the picture inside each image; what is beyond becomes 0.
+        sizes: (height, width) of the image inside each image; what is beyond becomes 0.
     """
     mean = torch.tensor(pre.mean, device=images.device).view(1, -1, 1, 1) * 255
     std = torch.tensor(pre.std, device=images.device).view(1, -1, 1, 1) * 255
@@ -268,9 +268,9 @@ def normalise(
 
 @functools.lru_cache(maxsize=8)
 def build_augmentation(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
-    """Compose torchvision's transforms for one uint8 picture; the result has `img_size`.
+    """Compose torchvision's transforms for one uint8 image; the result has `img_size`.
 
-    They keep nothing between pictures, so that one set serves all.
+    They keep nothing between images, so that one set serves all.
     """
     mode = InterpolationMode(pre.interpolation)
     steps: list[torch.nn.Module] = [
@@ -300,7 +300,7 @@ def build_augmentation(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
 
 
 def augment_image(
-    transform: v2.Compose, picture: UInt8[Tensor, "C H W"], seed: int
+    transform: v2.Compose, image: UInt8[Tensor, "C H W"], seed: int
 ) -> UInt8[Tensor, "C h w"]:
     """Apply random transforms whose choices depend on `seed` alone."""
     # torch.manual_seed would also note a call for every kind of device, with its traceback.
@@ -308,7 +308,7 @@ def augment_image(
     before = generator.get_state()
     try:
         generator.manual_seed(seed)
-        return transform(picture)
+        return transform(image)
     finally:
         generator.set_state(before)
 
@@ -323,8 +323,8 @@ def augment_batch(
     """Crop, resize, mirror and erase a whole batch at once.
 
     Args:
-        images: Pictures of one size.
-        uniforms: `BATCH_DRAWS` numbers in [0, 1) a picture.
+        images: Images of one size.
+        uniforms: `BATCH_DRAWS` numbers in [0, 1) an image.
         pre: Gives the size of the result and the colour of erased boxes.
         config: What to do; see `AugmentConfig.batch_transform`.
 
@@ -341,7 +341,7 @@ def augment_batch(
     theta[:, 1, 1] = high * torch.where(flip_vertical < config.flip_vertical, -1.0, 1.0)
     theta[:, 0, 2] = (2 * left - 1) * (1 - wide)
     theta[:, 1, 2] = (2 * top - 1) * (1 - high)
-    # The crop is read at the picture's own grain; only then is it made smaller, antialiased.
+    # The crop is read at the image's own grain; only then is it made smaller, antialiased.
     size = (max(images.shape[2], pre.img_size[0]), max(images.shape[3], pre.img_size[1]))
     grid = F.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
     out = F.grid_sample(
@@ -353,7 +353,7 @@ def augment_batch(
 
 
 BATCH_DRAWS = 11
-"""Random numbers that `augment_batch` reads for each picture."""
+"""Random numbers that `augment_batch` reads for each image."""
 
 
 def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessing) -> Tensor:
@@ -374,7 +374,7 @@ def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessin
 
 
 def letterbox_scale(size: Size, img_size: Size) -> float:
-    """Factor by which a picture just fits `img_size`, whichever way round."""
+    """Factor by which an image just fits `img_size`, whichever way round."""
     return min(min(img_size) / min(size), max(img_size) / max(size))
 
 

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as YOLO writes them: one text a picture, one row an object.
+"""Objects as YOLO writes them: one text per image, one row an object.
 
-A row is the class number and centre x, centre y, width and height as fractions of the picture, or
+A row is the class number and centre x, centre y, width and height as fractions of the image, or
 the class number and the points of a polygon (x, y, x, y ...). The text of `images/a/1.jpg` is
-`labels/a/1.txt`, or lies beside the picture; a picture without one has no objects.
+`labels/a/1.txt`, or lies beside the image; an image without one has no objects.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class _Row:
 
 @dataclass(kw_only=True, slots=True)
 class _File:
-    """A picture and the rows of its text."""
+    """An image and the rows of its text."""
 
-    picture: str
+    image: str
     labels: str
     rows: list[_Row]
 
@@ -64,10 +64,10 @@ def read_yolo(
     class_names: Sequence[str] | None = None,
     masks: bool = False,
 ) -> dict[str, Listing]:
-    """Read the text of each picture.
+    """Read the text of each image.
 
     Args:
-        layout: Which pictures each part has, and the names of the classes.
+        layout: Which images each part has, and the names of the classes.
         findings: Where faulty annotations are noted.
         class_names: Classes of a trained run; otherwise numbers are those of the data set.
         masks: Whether objects must have masks, that is rows that are polygons.
@@ -83,7 +83,7 @@ def read_yolo(
     read = {name: files for name, files in read.items() if files}
     if not read:
         message = (
-            f"YOLO pictures must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
+            f"YOLO images must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
             f"got none for any set of {layout.source!r}. Check where the texts are."
         )
         raise DataError(message)
@@ -97,7 +97,7 @@ def read_yolo(
     for name, files in read.items():
         tree = layout.parts[name].tree
         entries = (
-            _list_picture(file, tree, layout.class_names, ids, findings, masks) for file in files
+            _list_image(file, tree, layout.class_names, ids, findings, masks) for file in files
         )
         listings[name] = Listing(
             source=tree.source,
@@ -112,20 +112,20 @@ def _read_part(part: PartLayout, layout: Layout, findings: Findings) -> list[_Fi
     """Read the texts of a part; none when it has no text at all."""
     files = []
     without = 0
-    for picture in part.pictures:
-        labels = label_of(picture, part.tree)
+    for image in part.images:
+        labels = label_of(image, part.tree)
         without += labels is None
         try:
             rows = _read_rows(part.tree, labels, layout.has_keypoints, findings) if labels else []
         except DataError as error:
-            findings.warn(picture, f"left out: {error}")
+            findings.warn(image, f"left out: {error}")
             continue
-        files.append(_File(picture=picture, labels=labels or picture, rows=rows))
-    if without == len(part.pictures):
-        findings.notes.append(f"{part.name} left out: none of its {without} pictures has a text")
+        files.append(_File(image=image, labels=labels or image, rows=rows))
+    if without == len(part.images):
+        findings.notes.append(f"{part.name} left out: none of its {without} images has a text")
         return []
     if without:
-        findings.notes.append(f"{without} pictures of {part.name} have no text, hence no objects")
+        findings.notes.append(f"{without} images of {part.name} have no text, hence no objects")
     return files
 
 
@@ -153,7 +153,7 @@ def _read_rows(tree: Tree, labels: str, has_keypoints: bool, findings: Findings)
     return rows
 
 
-def _list_picture(
+def _list_image(
     file: _File,
     tree: Tree,
     names: Sequence[str],
@@ -162,9 +162,9 @@ def _list_picture(
     masks: bool,
 ) -> Entry | None:
     try:
-        size = read_size(tree.source, file.picture)
+        size = read_size(tree.source, file.image)
     except DataError as error:
-        findings.warn(file.picture, f"left out: {error}")
+        findings.warn(file.image, f"left out: {error}")
         return None
     annotations = []
     for row in file.rows:
@@ -177,7 +177,7 @@ def _list_picture(
     objects = gather_objects(
         annotations, size=size, file=file.labels, findings=findings, masks=masks
     )
-    return make_entry(file.picture, size, objects)
+    return make_entry(file.image, size, objects)
 
 
 def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:

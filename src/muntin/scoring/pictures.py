@@ -71,7 +71,7 @@ def _(
     for row in outputs.losses.argsort(descending=True)[:24].tolist():
         said, truth = int(scores[row].argmax()), int(outputs.truth[row])
         index = int(outputs.indices[row])
-        picture = store.picture(index)
+        picture = store.image(index)
         if said == truth or picture is None:
             continue
         lines = (

@@ -46,7 +46,7 @@ class _Truth:
             entry = self._entries[place]
             assert entry.objects is not None, "pose has subjects"
             found.append(
-                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.subject)
+                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance)
             )
         return found
 

@@ -191,7 +191,7 @@ class Rehearsal:
 
     def kept_bytes(self, *counts: int) -> int:
         """Bytes of decoded pictures that stay in memory: its own, or of sets of so many."""
-        pictures = [self.store.look(i) for i in range(len(self.listing))]
+        pictures = [self.store.load(i) for i in range(len(self.listing))]
         sizes = [0 if one is None else one.pixels.nbytes for one in pictures]
         if not counts:
             return sum(sizes) if self.store.in_memory else 0
