@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set is made of: where each image is and what is known about it.
+"""Data sets: where each image is and what is annotated in it.
 
-A `Listing` names images without opening them. It never knows who made it: a folder, an archive,
-a CSV and a COCO file give the same listing.
+A `Listing` names images without opening them. It does not depend on the layout: a folder, an
+archive, a CSV and a COCO file give the same listing.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Objects:
     Attributes:
         boxes: Left, top, right and bottom edge of each; (0, 0) is the outer corner of the image.
         class_ids: Class number of each.
-        crowd: Whether a row stands for a group that could not be told apart: never learnt from,
+        crowd: Whether a row is a group of objects (COCO: iscrowd): never trained on,
             and neither right nor wrong when it is found.
-        areas: Area of each, by which COCO tells small from large: of the mask where there is one.
-            Of instances with keypoints 0 where nobody says it.
+        areas: Area of each, for COCO's small, medium and large: of the mask if there is one.
+            0 if unknown (instances with keypoints only).
         masks: Mask of each as it was written, None where there is none; empty when no object of
             the set has one.
         keypoints: x, y and visibility of each keypoint of each object: 2 seen, 1 covered, 0
@@ -83,7 +83,7 @@ class Objects:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskEncoding:
-    """What the values of mask files stand for.
+    """The classes that values of mask files encode.
 
     Attributes:
         kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
@@ -135,7 +135,7 @@ class Classes:
     Attributes:
         names: Class names in the order of the class numbers.
         multi_label: Whether an image may have any number of them.
-        encoding: What the values of mask files stand for; None where there are none.
+        encoding: The classes that values of mask files encode; None if there are none.
         skeleton: The keypoints of each instance; None where the task has none.
     """
 
@@ -164,11 +164,11 @@ class Entry:
         path: The file, relative to the source of its listing, with forward slashes.
         class_ids: One number for single-label data, none to all for multi-label data and for
             images with objects.
-        group: Images of one group (a patient, a video) must not be parted by a split; "" = none.
-        size: (height, width) in pixels, where the annotations say it.
+        group: Images of one group (a patient, a video) stay in one set of a split; "" = none.
+        size: (height, width) in pixels, if the annotations have it.
         objects: What is annotated in it; None where the task has no objects.
-        mask: The file that says the class of each pixel, likewise relative; "" where the task has
-            no such files.
+        mask: The mask file, likewise relative; "" if the task has
+            none.
         instance: Which of the objects the entry is about, where an image has one entry for each;
             -1 = all of them.
     """
@@ -197,9 +197,9 @@ class Listing:
     Attributes:
         source: The folder or archive that the paths of the entries are in.
         entries: The images.
-        class_names: What the class numbers stand for.
+        class_names: Name of each class number.
         multi_label: Whether an image may have any number of classes.
-        encoding: What the values of mask files stand for; None where there are none.
+        encoding: The classes that values of mask files encode; None if there are none.
         skeleton: The keypoints of each instance; None where the task has none.
     """
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a head learns from, in pixels of the image that the network sees."""
+"""Targets of a head, in pixels of the image that the network sees."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BoxTargets(NamedTuple):
     Attributes:
         boxes: Left, top, right and bottom edge.
         class_ids: Class number of each.
-        ignored: Boxes of crowds: what is found there is neither right nor wrong.
+        ignored: Boxes of crowds: detections there are neither right nor wrong.
         layers: Objects at each pixel; L is 0 where there are no masks.
         layer_of: Layer that holds the mask of each object; -1 when it has none.
         points: x, y and visibility of each keypoint of each object, (N, P, 3), with (0, 0) in the
@@ -105,7 +105,7 @@ class LabelMap(NamedTuple):
 
     @classmethod
     def empty(cls, size: Size) -> LabelMap:
-        """Give the labels of an image of `size` of which every pixel is ignored."""
+        """Give the labels of an image of `size` with every pixel ignored."""
         return cls(torch.full(size, IGNORED, dtype=torch.int16))
 
     @property
@@ -123,7 +123,7 @@ class Keypoints(NamedTuple):
 
     Attributes:
         points: x and y of each; anything where it is not known. (0, 0) is the middle of a pixel.
-        known: Which are to be learnt.
+        known: Which are trained on.
         frame: Left, top, right and bottom of what is seen of the instance, from point to point.
     """
 
@@ -133,7 +133,7 @@ class Keypoints(NamedTuple):
 
     @classmethod
     def empty(cls, count: int) -> Keypoints:
-        """Give `count` keypoints of which none is known."""
+        """Give `count` keypoints that are all unknown."""
         return cls(
             points=torch.zeros(count, 2),
             known=torch.zeros(count, dtype=torch.bool),

@@ -107,8 +107,8 @@ def test_misnamed_and_turned_pictures_are_counted(folder):
     report = check_classify(folder)
     assert report.ok
     assert dict(report.counts)["misnamed"] == 1
-    assert any("1 images are turned upright" in line for line in report.lines)
-    assert any("another format than their names" in line for line in report.lines)
+    assert any("1 images are rotated" in line for line in report.lines)
+    assert any(line.startswith("1 images have a suffix") for line in report.lines)
     assert "pixel formats: RGB 12, L 1" in report.lines
 
 

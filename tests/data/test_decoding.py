@@ -196,7 +196,7 @@ def test_eps_is_refused():
 
 
 def test_too_many_pixels(monkeypatch):
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 500)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 500)
     with pytest.raises(DataError, match=r"at most 0 million pixels, got 24 x 36 in 'x'"):
         decode(smooth_jpeg(), where="x")
 

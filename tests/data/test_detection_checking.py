@@ -106,13 +106,11 @@ def test_other_size_than_the_annotations_say(folder):
     Image.new("RGB", (SIZE[0], SIZE[1])).save(folder / "train/00001.jpg")
     Image.new("RGB", (50, 40), "red").save(folder / "train/00002.jpg")
     turned, other = texts(check_detect(folder))
-    assert turned == (
-        "error: train/00001.jpg: 96 x 64 pixels (height x width), the annotations say 64 x 96, so "
-        "its boxes are wrong; the EXIF orientation may be the reason: they must be of the upright "
-        "image"
-    )
+    assert turned.startswith("error: train/00001.jpg: 96 x 64 pixels (height x width)")
+    assert "64 x 96" in turned
+    assert "EXIF" in turned
     assert other.endswith(
-        "40 x 50 pixels (height x width), the annotations say 64 x 96, so its boxes are wrong"
+        "40 x 50 pixels (height x width), annotated as 64 x 96, so its boxes are wrong"
     )
 
 
@@ -138,7 +136,7 @@ def test_classes_without_objects(folder):
     change(folder, edit)
     report = check_detect(folder)
     assert texts(report) == [
-        "warning: train: no objects in train of ring, moon: nothing can be learnt of them"
+        "warning: train: no objects in train of ring, moon: nothing to learn for them"
     ]
     assert "train: 1 of them are crowds or difficult, neither learnt nor scored" in report.lines
 
@@ -166,7 +164,7 @@ def test_masks_that_are_empty_or_elsewhere(folder):
 def test_no_masks_at_all_is_an_error(data_root):
     report = check_detect(data_root / "bccd", masks=True)
     assert not report.ok
-    assert "train detect instead" in report.problems[0].what
+    assert "task detect" in report.problems[0].what
 
 
 def test_pictures_without_objects_are_counted(folder):

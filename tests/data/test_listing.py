@@ -196,7 +196,7 @@ def test_table_with_parts(tmp_path):
 
 
 def test_table_errors(tmp_path):
-    with pytest.raises(DataError, match=r"split column must say .* got 'dev' for '0.jpg'"):
+    with pytest.raises(DataError, match=r"split column must be .* got 'dev' for '0.jpg'"):
         list_classify(write_table(tmp_path, "path,class,split\n0.jpg,a,dev\n1.jpg,b,\n"))
     text = "path,class,split\n0.jpg,a,train\n1.jpg,b,val\n2.jpg,c,val\n"
     with pytest.raises(DataError, match=r"images whose split is train, got none for b, c in"):
@@ -215,15 +215,15 @@ CASES = {
     "empty folder": (("cats/",), r"No images in .* \(it is empty\). Expected one folder a class"),
     "no images": (("cats/1.txt", "2.txt"), r"No images in .* \(2 other files\)"),
     "a folder of archives": (("train.zip", "test.zip"), r"archives itself: test.zip, train.zip"),
-    "loose images": (("1.jpg", "2.jpg"), r"2 images lie outside class folders .* \(1.jpg, 2"),
-    "loose beside classes": ((*TWO, "4.jpg"), r"1 images lie outside .*Expected one folder a"),
+    "loose images": (("1.jpg", "2.jpg"), r"2 images .* outside class folders .* \(1.jpg, 2"),
+    "loose beside classes": ((*TWO, "4.jpg"), r"1 images .*Expected one folder a"),
     "loose in a part": (
         (*PARTS, "train/5.jpg"),
         r"outside class folders in 'train/' of .* \(train/5.jpg\)",
     ),
     "other classes": (
         (*PARTS, "val/emus/1.jpg"),
-        r"same classes, got others in 'val/': it has also emus",
+        r"same classes, got others in 'val/': .*emus",
     ),
     "missing class": (
         (*PARTS, "train/emus/1.jpg"),

@@ -84,7 +84,7 @@ def test_lines_of_a_deeplabcut_project(tmp_path):
     text = "bodyparts: [nose, tail]\nskeleton:\n- - nose\n  - tail\n- - nose\n  - wing\n"
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     assert list_pose(tmp_path).train.skeleton.edges == ((0, 1),)
-    assert "lines left out of config.yaml: ['nose', 'wing']" in list_pose(tmp_path).note
+    assert "left out of config.yaml: ['nose', 'wing']" in list_pose(tmp_path).note
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
     assert list_pose(tmp_path).train.skeleton.edges == ()
 
@@ -336,7 +336,7 @@ def test_a_category_without_keypoints_is_refused(tmp_path):
 
 def test_a_missing_partner_is_said_aloud(tmp_path):
     data = list_pose(coco(tmp_path, [person()], keypoints=("nose", "left_ear", "chin")))
-    assert "without a partner on the other side: left_ear; images are not mirrored" in data.note
+    assert "without a partner on the other side: left_ear" in data.note
     assert not data.train.skeleton.mirrored
 
 
@@ -370,19 +370,19 @@ def test_a_skeleton_file_is_read_with_todays_names_and_with_the_old_ones(tmp_pat
     assert skeleton.sigmas == (0.03, 0.05, 0.05)
     note = list_pose(tmp_path).note
     assert "pairs none (skeleton.json)" in note
-    assert "lines: 1 from skeleton.json" in note
+    assert "edges: 1 from skeleton.json" in note
     assert "sigmas for OKS from skeleton.json, 0.05 for left_ear, right_ear" in note
 
 
 def test_what_was_chosen_is_said(tmp_path):
     note = list_pose(coco(tmp_path, [person()], skeleton=[[1, 2], [1, 3]])).note
-    assert "images are mirrored, with the pairs left_ear/right_ear (by their names)" in note
-    assert "lines: 2 from the annotations" in note
+    assert "pairs left_ear/right_ear (by their names)" in note
+    assert "edges: 2 from the annotations" in note
     assert "OKS takes 0.05 for the sigma of every keypoint" in note
     note = list_pose(
         coco(tmp_path, [person(points=[9] * 50 + [2])], keypoints=COCO_PERSON.names)
     ).note
-    assert "lines: 19 from COCO" in note
+    assert "edges: 19 from COCO" in note
     assert "sigmas for OKS as COCO has them" in note
 
 

@@ -193,7 +193,8 @@ def test_values_that_stand_for_nothing(tmp_path):
     assert (labels(data.train, 1) == stripes(0, IGNORED)).all()
     report = check_semantic(tmp_path)
     named = [one for one in report.problems if one.file == "masks/3.png"]
-    assert named[0].what == "50.0% of the pixels have a value that stands for no class, ignored: 7"
+    assert named[0].what.startswith("50.0% of the pixels")
+    assert named[0].what.endswith("ignored: 7")
 
 
 def test_0_and_255_where_three_classes_are_named(tmp_path):
@@ -226,7 +227,7 @@ FAULTY = {
         {"classes.json": '{"a": 1, "b": 1}'}, stripes(0, 1), "a value of its own",
     ),
     "no colour": ({"classes.json": '{"a": "red"}'}, stripes(0, 1), "a colour such as #6EC1E4"),
-    "no table": ({"classes.json": "3"}, stripes(0, 1), "must say what each class stands for"),
+    "no table": ({"classes.json": "3"}, stripes(0, 1), "'classes.json'.*each class"),
     "no JSON": ({"classes.json": "{"}, stripes(0, 1), "must be JSON"),
 }  # fmt: skip
 
@@ -341,7 +342,7 @@ def test_a_json_that_is_not_there(tmp_path):
 def test_nothing_but_ignored_pixels(tmp_path):
     data_set(tmp_path, stripes(255, 255), stripes(0, 255), count=1)
     (tmp_path / "classes.txt").write_text("ground\nroad\n")
-    assert "no pixel of the masks" in list_semantic(tmp_path).fault
+    assert "no pixel" in list_semantic(tmp_path).fault
 
 
 def test_zero_that_the_table_does_not_name_is_ignored(tmp_path):
@@ -355,7 +356,7 @@ def test_zero_that_the_table_does_not_name_is_ignored(tmp_path):
 
 def test_classes_without_names_say_what_zero_is(tmp_path):
     note = list_semantic(data_set(tmp_path, stripes(0, 1, 2))).note
-    assert "data.ignored=0 if it stands for nothing" in note
+    assert "data.ignored=0" in note
 
 
 def test_colours_for_numbers(tmp_path):

@@ -147,7 +147,7 @@ def test_errors():
         split(empty, fraction=0.5, seed=0)
     entries = tuple(Entry(path=f"{n}", class_ids=(n % 2,), group=f"{n % 2}") for n in range(8))
     whole = Listing(source="set", entries=entries, class_names=("a", "b"))
-    with pytest.raises(DataError, match=r"every class must keep a group .* got 2 groups in all"):
+    with pytest.raises(DataError, match=r"every class must keep one group .* got 2 groups in all"):
         split(whole, fraction=0.5, seed=0)
 
 

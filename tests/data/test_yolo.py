@@ -386,7 +386,7 @@ def test_paths_of_another_machine(tmp_path):
 def test_another_number_of_classes(tmp_path):
     one(tmp_path, "0 0.5 0.5 0.1 0.1")
     write(tmp_path, "data.yaml", "train: .\nnc: 3\nnames: [cat, dog]\n")
-    assert "data.yaml says nc: 3 and names 2 classes; names count" in list_detect(tmp_path).note
+    assert "nc: 3 and names 2 classes" in list_detect(tmp_path).note
     write(tmp_path, "data.yaml", "train: .\nnc: 2\nnames: [cat, dog]\n")
     assert "nc" not in list_detect(tmp_path).note
 

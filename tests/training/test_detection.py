@@ -292,7 +292,7 @@ def test_boxes_do_not_make_masks(tmp_path):
             del one["segmentation"]
         file.write_text(json.dumps(values))
     train_detector("detect", data, tmp_path / "boxes", epochs=1)
-    with pytest.raises(DataError, match=r"none of \d+ objects has a mask: train detect instead"):
+    with pytest.raises(DataError, match=r"none of \d+ objects has a mask"):
         train_detector("instance", data, tmp_path / "masks", epochs=1)
     assert not (tmp_path / "masks").exists()
 
@@ -300,7 +300,7 @@ def test_boxes_do_not_make_masks(tmp_path):
 def test_nothing_to_learn_is_an_error(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=2, num_val=1, size=(64, 64))
     empty_pictures(data, "train", {0, 1})
-    with pytest.raises(DataError, match=r"no object to learn from or to score on: annotate some"):
+    with pytest.raises(DataError, match="no annotated object"):
         train_detector("detect", data, tmp_path / "run", epochs=1)
 
 

@@ -31,14 +31,14 @@ PAD_TO = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Images and where they stand in their listing.
+    """Images and their indices in the listing.
 
     Attributes:
         images: uint8, not yet normalised; images of several sizes are padded at the right and
             at the bottom.
         sizes: (height, width) of the image inside each image.
         originals: (height, width) of the image that each was made of.
-        indices: Place of each image in the listing.
+        indices: Index of each image in the listing.
         weights: 1 for an image that counts; 0 for one that could not be read, or that only fills
             up the share of a process.
         num_real: Images of the whole batch, over all processes.
@@ -84,9 +84,9 @@ class Batch:
 
 
 def split_by_size(batch: Batch) -> Iterator[Batch]:
-    """Part a batch so that no image has padding that its neighbours need.
+    """Split a batch so that no image is padded more than its own size needs.
 
-    What a network says of an image must not depend on what else is in the batch.
+    Predictions for an image must not depend on the rest of the batch.
     """
     padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
     if batch.targets is None or len(set(padded)) <= 1:
@@ -97,7 +97,7 @@ def split_by_size(batch: Batch) -> Iterator[Batch]:
 
 
 def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
-    """Images at a time, such that large ones, and the objects in them, do not fill the memory."""
+    """Choose a batch size at which large images and their objects fit into memory."""
     if pre.fit == "sliding_window":
         return 1  # images of any size
     wanted = min(wanted, 16) if pre.fit == "letterbox" else wanted

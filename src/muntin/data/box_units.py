@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the boxes of a whole data set are in the unit and order that its format says.
+"""Whether the boxes of a whole data set are in the unit and order of their format.
 
 One wrong box is left out; when most of a file is wrong in the same way, the one who wrote it meant
 something else, and a model would learn nonsense without any complaint.
@@ -29,7 +29,7 @@ def require_widths(
 
     Boxes that are x, y, width, height hardly ever make sense as two corners as well: nearly all
     of them would have to be wider than they are far from the edge. When they do, and a quarter of
-    them sticks out of the image as it stands, they are corners.
+    them sticks out of the image as written, they are corners.
 
     Args:
         boxes: The four numbers of each, as they are written.
@@ -37,7 +37,7 @@ def require_widths(
         where: The file, for the message.
 
     Raises:
-        DataError: They are; the message says how to mend the file.
+        DataError: They are; the message explains how to fix the file.
     """
     finite = np.isfinite(boxes).all(axis=1)
     boxes, sizes = boxes[finite], sizes[finite]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The decoded images of a listing, and how they are to be read."""
+"""A cache of decoded images, and the options of reading."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["CachedImage", "DataConfig", "ImageCache", "change_reading"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """How images are read.
+    """Options of reading a data set.
 
     Attributes:
         strict: Whether an image that cannot be read is an error; otherwise it is left out, with
@@ -46,7 +46,7 @@ class DataConfig:
         scale: Factor by which images are seen whose pixels are classified; 0 chooses.
         short_side: Pixels that their shorter side is brought to instead; 0 = `scale`.
         colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
-            the data, or the masks themselves, say it otherwise.
+            the data or the masks themselves define them otherwise.
         ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
     """
 
@@ -146,7 +146,7 @@ class ImageCache:
                 f"See muntin check."
             )
             raise DataError(message)
-        self._told: set[int] = set()
+        self._warned: set[int] = set()
         self.warn()
 
     def __len__(self) -> int:
@@ -165,12 +165,12 @@ class ImageCache:
 
     def warn(self) -> None:
         """Warn of images that could not be read since the last warning."""
-        if self._told != self.unreadable.keys():
-            self._told = set(self.unreadable)
+        if self._warned != self.unreadable.keys():
+            self._warned = set(self.unreadable)
             warnings.warn(self.describe_unreadable(), MuntinWarning, stacklevel=3)
 
     def retry(self, indices: Iterable[int]) -> None:
-        """Read what a worker could not, so that it is known here too.
+        """Read again what a worker process could not, to record it in this one.
 
         Raises:
             DataError: Strict, and an image cannot be read.
@@ -180,7 +180,7 @@ class ImageCache:
                 self._read(index)
 
     def describe_unreadable(self) -> str:
-        """Say which images are left out."""
+        """Describe which images are left out."""
         places = sorted(self.unreadable)
         names = shorten(dict.fromkeys(self.listing.entries[i].path for i in places))
         unit = self.listing.unit
@@ -191,11 +191,11 @@ class ImageCache:
         )
 
     def load(self, index: int) -> CachedImage | None:
-        """Give an image and its objects, or None if it cannot be read."""
+        """Return an image with its targets; None if it cannot be read."""
         return self._read(index, keep=False) if self._kept is None else self._kept[index]
 
     def image(self, index: int) -> UInt8[Tensor, "C H W"] | None:
-        """Give the pixels of an image, or None if it cannot be read."""
+        """Return the pixels of an image; None if it cannot be read."""
         kept = self.load(index)
         return None if kept is None else kept.pixels
 
@@ -227,7 +227,7 @@ class ImageCache:
         return Keypoints.empty(len(self.listing.skeleton.names))
 
     def _stack(self) -> Tensor | None:
-        """Put the images behind one another if they are of one size, to read batches at once."""
+        """Stack images of equal size into one tensor, from which batches are indexed."""
         if self.pre.fit != "center_crop":
             return None
         kept = self._kept or []
@@ -242,7 +242,7 @@ class ImageCache:
         return stacked
 
     def _read(self, index: int, *, keep: bool = True) -> CachedImage | None:
-        """Decode an image; one that is not kept is resized only once, by whoever reads it."""
+        """Decode an image; without `keep` only the transform resizes it: once is enough."""
         entry = self.listing.entries[index]
         try:
             data = read_bytes(self.listing.source, entry.path)
@@ -267,7 +267,7 @@ class ImageCache:
     def _cut_out(
         self, entry: Entry, box: tuple[float, ...], image: Tensor
     ) -> tuple[Tensor, Target | None]:
-        """The part of an image that holds an instance, and its keypoints."""
+        """The region of an image around an instance, and its keypoints."""
         assert entry.objects is not None, "an instance is one of the objects"
         frame = crop_box(box, self.pre)
         region = crop_region(image, frame, self.pre)
@@ -302,10 +302,10 @@ class ImageCache:
 
 
 def _require_size(entry: Entry, size: Size) -> None:
-    """Refuse an image whose objects were annotated at another size."""
+    """Refuse an image whose annotations are for another size."""
     if entry.objects is not None and entry.size not in (None, size):
         message = (
-            f"{entry.path!r} must have the size that its annotations say, {entry.size}, got "
+            f"{entry.path!r} must have the size in its annotations, {entry.size}, got "
             f"{size} (height, width): its boxes would be wrong. Correct one of them."
         )
         raise DataError(message)

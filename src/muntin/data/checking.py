@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read a whole data set before training does, and name everything that is wrong with it.
+"""Check a whole data set before training, and report every fault.
 
-An error is what training would stumble over; a warning is what makes its figures worth less.
+Training fails on an error; a warning makes its metrics less reliable.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Report:
     Attributes:
         task: The task that the data set was read for.
         source: The path that was given.
-        lines: The data set in a few lines, for people.
+        lines: The data set in a few lines, for the terminal.
         counts: The same as numbers, (name, count) each.
         problems: Errors first, then warnings.
     """
@@ -94,7 +94,7 @@ class Seen:
         entry: What the listing knows of it.
         digest: Equal for equal pixels.
         size: (height, width) in pixels, upright.
-        facts: What its file said.
+        facts: Format and orientation of its file.
         fault: Why it cannot be read; "" when it can.
     """
 
@@ -114,7 +114,7 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
         num_threads: Images decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_classify(path)
@@ -159,7 +159,7 @@ def _look(part: str, listing: Listing, entry: Entry) -> Seen:
 
 
 def find_unreadable(seen: list[Seen]) -> list[Problem]:
-    """Name the images that cannot be read."""
+    """Report unreadable images."""
     return [
         Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
     ]
@@ -187,7 +187,7 @@ def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Probl
 
 
 def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
-    """Say so when there is no set to validate with, and too little to split one off."""
+    """Report a data set that has no validation set and is too small to split."""
     if set(parts) != {"train"}:
         return []
     try:
@@ -198,7 +198,7 @@ def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
 
 
 def find_tiny(seen: list[Seen]) -> list[Problem]:
-    """Name the images with hardly any pixels."""
+    """Report tiny images."""
     return [
         Problem(
             file=one.entry.path,
@@ -227,7 +227,7 @@ def _judge_classes(parts: dict[str, Listing]) -> list[Problem]:
     if counts[most] > _IMBALANCE * counts[least]:
         what = (
             f"class {most!r} has {counts[most]} images and {least!r} has {counts[least]}: "
-            f"accuracy will say little about the rare ones, look at macro-F1"
+            f"accuracy hides rare classes, use macro-F1"
         )
         problems.append(Problem(file=part, what=what, severity="warning"))
     without = sum(not entry.class_ids for entry in listing.entries)
@@ -249,7 +249,7 @@ def _find_parted_groups(parts: dict[str, Listing]) -> list[Problem]:
     return [
         Problem(
             file=group,
-            what=f"group {group!r} is in {' and '.join(found)}, so the scores will be too good",
+            what=f"group {group!r} is in {' and '.join(found)}, so scores will be too high",
             severity="warning",
         )
         for group, found in where.items()
@@ -273,7 +273,7 @@ def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
 
 
 def describe_images(seen: list[Seen]) -> Iterator[str]:
-    """Say how large the images are and how their files hold them."""
+    """Describe sizes and pixel formats."""
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)
@@ -288,9 +288,9 @@ def describe_images(seen: list[Seen]) -> Iterator[str]:
     yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
     rotated = sum(one.facts is not None and one.facts.orientation != 1 for one in seen)
     if rotated:
-        yield f"{rotated} images are turned upright by their EXIF orientation"
+        yield f"{rotated} images are rotated by their EXIF orientation"
     if renamed := sum(_is_misnamed(one) for one in seen):
-        yield f"{renamed} images are of another format than their names say; they are read fine"
+        yield f"{renamed} images have a suffix of another format; they are read anyway"
 
 
 def _is_misnamed(one: Seen) -> bool:
@@ -302,7 +302,7 @@ def _is_misnamed(one: Seen) -> bool:
 
 
 def count_images(seen: list[Seen]) -> tuple[tuple[str, int], ...]:
-    """Count what is odd about the files."""
+    """Count unreadable, misnamed and duplicate files."""
     good = [one for one in seen if not one.fault]
     return (
         ("unreadable", len(seen) - len(good)),

@@ -157,7 +157,7 @@ def _find_parts(tree: _Folder, source: str, notes: list[str]) -> dict[str, _Fold
         return {}
     test = parts.get("test")
     if test is not None and test.loose and not test.tops:
-        # A competition's test set: nobody knows the classes.
+        # A competition's test set: its classes are unknown.
         notes.append(f"{test.prefix} has no class folders, left out")
         del parts["test"]
     if others:
@@ -169,7 +169,7 @@ def _list_set(tree: _Folder, source: str, class_names: Sequence[str] | None) -> 
     where = f"{source!r}" if not tree.prefix else f"{tree.prefix!r} of {source!r}"
     if tree.loose:
         message = (
-            f"{len(tree.loose)} images lie outside class folders in {where} "
+            f"{len(tree.loose)} images are outside class folders in {where} "
             f"({shorten(tree.loose, most=2)}). {EXPECTED}"
         )
         raise DataError(message)
@@ -234,7 +234,7 @@ def _require_same_classes(
     if not missing and not extra:
         return
     parts = [f"it lacks {shorten(missing)}"] if missing else []
-    parts += [f"it has also {shorten(extra)}"] if extra else []
+    parts += [f"it also has {shorten(extra)}"] if extra else []
     message = (
         f"All sets of {source!r} must have the same classes, got others in {prefix!r}: "
         f"{' and '.join(parts)}. Make the class folders the same."

@@ -30,7 +30,7 @@ class Row:
         path: The file, relative to the folder of the CSV (or absolute), with forward slashes.
         classes: Its classes, none to many.
         group: What must stay together in a split; "" = nothing.
-        split: What the CSV says about the set: train, val, test or "".
+        split: The set in the CSV: train, val, test or "".
     """
 
     path: str
@@ -42,7 +42,7 @@ class Row:
 def read_table(place: Path) -> list[Row]:
     """Read a CSV with the columns `path` and `class`, and perhaps `group` and `split`.
 
-    Several classes of an image are parted by `;` or `|`; an empty cell is an image of no class.
+    Several classes of an image are separated by `;` or `|`; an empty cell is an image of no class.
 
     Args:
         place: The file, UTF-8 with or without a byte order mark.
@@ -79,7 +79,7 @@ def _require_columns(columns: dict[str, str], place: Path) -> None:
     if {"path", "class"} <= columns.keys():
         return
     message = (
-        f"{str(place)!r} must have the columns path and class, parted by commas, "
+        f"{str(place)!r} must have the columns path and class, separated by commas, "
         f"got {shorten(columns, most=8) or 'an empty file'}. Correct its first line."
     )
     raise DataError(message)
@@ -154,7 +154,7 @@ def _part_of(row: Row, place: Path) -> str:
     part = SPLIT_NAMES.get(row.split.lower() or "train")
     if part is None:
         message = (
-            f"The split column must say train, val or test, got {row.split!r} "
+            f"The split column must be train, val or test, got {row.split!r} "
             f"for {row.path!r} in {str(place)!r}. Correct the row."
         )
         raise DataError(message)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as COCO writes them: one JSON with the images, annotations and categories of a set.
+"""COCO: one JSON with the images, annotations and categories of a set.
 
 Boxes are x, y, width, height in pixels, with (0, 0) the outer corner of the image. Numbers of
 categories may have gaps. Images are found by the ends of their names, wherever they lie below
@@ -45,7 +45,7 @@ Id = int | str
 
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
-_MOST_TO_OPEN = 24
+_MAX_TO_OPEN = 24
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], l
         for name in tree.with_suffix(".json")
         if not name.rpartition("/")[2].lower().startswith(_OTHER_KINDS)
     ]
-    if len(every) > _MOST_TO_OPEN:  # one an image, as LabelMe writes them
+    if len(every) > _MAX_TO_OPEN:  # one per image, as LabelMe writes them
         every = [name for name in every if "coco" in name.lower() or _is_named_like_coco(name)]
     found = [name for name in every if _is_named_like_coco(name) or _looks_like_coco(tree, name)]
     by_part: dict[str, list[str]] = defaultdict(list)
@@ -289,7 +289,7 @@ def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
-    """Whether a class without objects stands for all others, as Roboflow adds one."""
+    """Whether a class without objects is a placeholder for all others, which Roboflow adds."""
     others = [parent for other, parent in parents.items() if other != name]
     return bool(others) and all(parent == name for parent in others)
 

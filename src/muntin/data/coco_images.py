@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the images are that a COCO JSON names, and how large it says they are.
+"""Locate the images of a COCO JSON, and read their sizes from it.
 
 `file_name` may be a bare name, hold folders that are there or that were there on another machine,
 or be a URL. The longest end of it that fits a file counts; among files that fit equally well, the
@@ -158,7 +158,7 @@ def _match(names: list[str], tree: Tree, json_path: str, part: str) -> list[str 
 
 
 def _places(name: str, tree: Tree, *, alone: bool) -> list[_Place]:
-    """The files whose names fit best, from the end; `alone`: the last part says enough."""
+    """The files whose names fit best, from the end; `alone`: the file name alone is unique."""
     parts = name.split("/")
     found = []
     for path in tree.by_name.get(parts[-1], ()):

@@ -22,7 +22,7 @@ class Points(NamedTuple):
     Attributes:
         names: Of the keypoints.
         edges: Pairs of them that are joined, counted from 0.
-        odd: What stands among the pairs and is none, as it was written.
+        odd: Entries of the skeleton that are no edges, as written.
     """
 
     names: tuple[str, ...]
@@ -100,7 +100,7 @@ def _describe_odd(name: str, points: Points) -> str:
 
 
 def explain_json(tree: Tree, path: str) -> str:
-    """Say why a JSON is not taken for COCO's."""
+    """Explain why a JSON is not recognised as COCO."""
     try:
         text = read_text(tree.source, path)
         if not text.strip():

@@ -10,9 +10,9 @@ What happens to images that are not plain 8-bit RGB:
   is what torchvision and timm do, hence what published weights were trained with.
 - 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. (16-bit RGB is brought to 8 bits
   by Pillow itself, which keeps the high byte.) Integers beyond 16 bits are stretched from their
-  least to their greatest value.
+  lowest to their highest value.
 - Float images: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
-  others stretched from least to greatest; NaN is 0.
+  others stretched from lowest to highest; NaN is 0.
 - CMYK and the other colour spaces of JPEG are converted by Pillow, without a colour profile.
 - Of several frames the first is taken.
 """
@@ -32,7 +32,7 @@ from muntin.errors import DataError
 from muntin.shapes import UInt8
 
 __all__ = [
-    "MOST_PIXELS",
+    "MAX_PIXELS",
     "ImageFacts",
     "decode",
     "decode_with_facts",
@@ -40,7 +40,7 @@ __all__ = [
     "open_image",
 ]
 
-MOST_PIXELS = 500_000_000
+MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
 
 # Not every reader that Pillow has: some start other programs (EPS).
@@ -62,7 +62,7 @@ _limit_lock = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFacts:
-    """What a file said about its image before it was brought to 8-bit RGB.
+    """Format of a file before it was converted to 8-bit RGB.
 
     Attributes:
         format: Pillow's name of the file format, found by looking inside.
@@ -108,7 +108,7 @@ def decode_with_facts(
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "H W C"], ImageFacts]:
-    """Decode an image file and tell what it was; see `decode`."""
+    """Decode an image file and describe its format; see `decode`."""
     if not data:
         message = f"An image must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
         raise DataError(message)
@@ -138,7 +138,7 @@ def open_image(
 
     Args:
         image: A path; a PIL image, whose EXIF orientation is applied; or a uint8 array, H W (grey),
-            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA, of which A is dropped).
+            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped).
         mode: "RGB" for three channels, "L" for one.
 
     Returns:
@@ -191,7 +191,7 @@ def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
 
 
 def open_header(file: io.BytesIO | Path) -> Image.Image:
-    """Open an image with Pillow and read its header; `MOST_PIXELS` is for the caller to mind.
+    """Open an image with Pillow and read its header; `MAX_PIXELS` is checked by the caller.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
     """
@@ -206,9 +206,9 @@ def open_header(file: io.BytesIO | Path) -> Image.Image:
 
 def _require_bearable(image: Image.Image, where: str) -> None:
     width, height = image.size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         message = (
-            f"An image must have at most {MOST_PIXELS // 10**6} million pixels, "
+            f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
             f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
         )
         raise DataError(message)
@@ -248,19 +248,19 @@ def _to_mode(image: Image.Image, mode: Literal["RGB", "L"]) -> np.ndarray:
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     if mode == "F":
         values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-        least, most = float(values.min()), float(values.max())
-        if least >= 0 and most <= 1:
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= 1:
             values = values * 255
-        elif least < 0 or most > 255:
-            values = (values - least) * 255 / ((most - least) or 1)
+        elif low < 0 or high > 255:
+            values = (values - low) * 255 / ((high - low) or 1)
         return np.rint(values).astype(np.uint8)
     wide = values.astype(np.int64)
-    least, most = int(wide.min()), int(wide.max())
-    if mode == "I" and least >= 0 and most <= 255:
+    low, high = int(wide.min()), int(wide.max())
+    if mode == "I" and low >= 0 and high <= 255:
         return wide.astype(np.uint8)
-    if least >= 0 and most <= 65535:
+    if low >= 0 and high <= 65535:
         return ((wide + 128) // 257).astype(np.uint8)
-    return np.rint((wide - least) * 255 / (most - least)).astype(np.uint8)
+    return np.rint((wide - low) * 255 / (high - low)).astype(np.uint8)
 
 
 def _first_line(error: Exception) -> str:

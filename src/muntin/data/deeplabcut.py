@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keypoints as DeepLabCut writes them: a CSV whose first rows name scorer, body parts and x or y.
+"""DeepLabCut: a CSV of keypoints whose first rows name scorer, body parts and x or y.
 
 A row is a frame, named in its first cell or, in newer files, in its first three. Empty cells are
-points that are not visible. A row "individuals" tells several instances of a frame apart.
+points that are not visible. A row "individuals" distinguishes several instances in a frame.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MARGIN = 0.1  # around the points of an individual, relative to their extent
 _MAX_EXPLAINED = 3  # files
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
-_ALONE = "single"  # what DeepLabCut calls parts of a frame that belong to nobody
+_ALONE = "single"  # what DeepLabCut calls body parts of a frame that belong to no individual
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,7 +61,7 @@ class LabelTable:
     Attributes:
         path: The file in the tree.
         keypoints: Names of the body parts.
-        individuals: How many instances a frame can have; 0 when the file does not tell them apart.
+        individuals: How many instances a frame can have; 0 if the file does not distinguish them.
         frames: Its rows.
     """
 
@@ -87,7 +87,7 @@ def _begins_well(tree: Tree, path: str) -> bool:
 
 
 def explain_table(tree: Tree, path: str) -> str:
-    """Say why a CSV is not taken for labels of DeepLabCut."""
+    """Explain why a CSV is not recognised as labels of DeepLabCut."""
     try:
         lines = read_text(tree.source, path).splitlines()[:4]
     except DataError:
@@ -165,7 +165,7 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
 
 
 _Columns = dict[tuple[str, str], tuple[int, int]]
-"""Individual and body part, to where x and y stand."""
+"""Individual and body part, to the columns of x and y."""
 
 
 def _find_columns(
@@ -237,7 +237,7 @@ def _read_points(
 ) -> NDArray[np.float64]:
     points = np.zeros((len(names), len(keypoints), 3))
     for (one, part), (x, y) in columns.items():
-        if one not in names:  # of nobody: every instance has it
+        if one not in names:  # of no individual: every instance has it
             continue
         try:
             values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]

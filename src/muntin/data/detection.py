@@ -34,9 +34,9 @@ def list_detect(
 ) -> DataSets:
     """List the images of a data set and the objects in them.
 
-    What cannot be right is left out and named in `problems`: boxes without area or outside their
-    image, numbers that are not finite, unknown classes and images, annotations that are there
-    twice, broken masks, images that are not there. Boxes that reach over the edge are cut.
+    Invalid annotations are left out and reported in `problems`: boxes without area or outside their
+    image, numbers that are not finite, unknown classes and images, duplicate
+    annotations, broken masks, missing images. Boxes are clipped to the image.
     Images without objects stay.
 
     Args:
@@ -49,12 +49,12 @@ def list_detect(
         readers: Layouts to try, in this order.
 
     Returns:
-        The sets; one that stands alone is in `train`, whatever its name. Boxes are left, top,
+        The sets; a single set is in `train`, whatever its name. Boxes are left, top,
         right and bottom edge in pixels.
 
     Raises:
         DataError: The path or the layout is wrong, or a whole file is in another unit or order
-            than its format says; one line says what and where.
+            than its format requires; the message names what and where.
     """
     match = find_reader(path, readers, what="annotated objects")
     findings = Findings()
@@ -76,10 +76,10 @@ def _join(
     bare = masks and without > 0 and not findings.num_masks
     problems = list(findings.problems(without=NO_MASK if bare else ""))
     if bare:
-        what = f"none of {without} objects has a mask: train detect instead, which needs boxes only"
+        what = f"none of {without} objects has a mask: use the task detect, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
     elif "train" in sets and not objects[next(iter(objects))]:
-        what = "no object to learn from or to score on: annotate some"
+        what = "no annotated object: nothing to train on or to evaluate"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
     notes = (f"{note} of {num_classes} classes", findings.summary(), *findings.notes)
     return DataSets(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images and the objects in them, resized, cropped, mirrored and coloured together.
+"""Images and the objects in them, transformed together.
 
 Everything random comes from one generator per image, so what an image becomes depends on (seed,
 epoch, index) alone.
@@ -30,8 +30,8 @@ __all__ = [
     "letterbox",
 ]
 
-LEAST_SEEN = 0.25
-"""Objects of whose box less than this part is left by a crop are not learnt."""
+MIN_VISIBLE = 0.25
+"""Objects of which a crop keeps less than this part of the box are dropped."""
 
 _CROP_FROM, _CROP_SIDES = (400, 500, 600), (384, 600)  # pixels
 
@@ -40,16 +40,16 @@ _TRIES = 10  # crops, to find one that holds an object; then one is laid over an
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionAugmentConfig:
-    """What is done to training images and their objects.
+    """Augmentation for boxes, masks and keypoints.
 
     Attributes:
-        scale: Least and greatest size of the image relative to that which just fits `img_size`;
+        scale: Range of the size of the image relative to that which just fits `img_size`;
             what is larger than the window then is cropped ("large-scale jitter" is 0.1 to 2).
         window: Sides of the part that is learnt from, relative to `img_size`: below 1, steps are
             cheaper, and objects have the size at which they are found later all the same.
-        short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the image
-            gets one, the longer one being at most that of `img_size`; nothing is cropped.
-        crop: With `short_sides`, part of the images of which a part is cut out first: 384 to 600
+        short_sides: Instead of `scale`: the shorter side of the image gets one of these lengths in
+            pixels, the longer one at most that of `img_size`; nothing is cropped.
+        crop: With `short_sides`, probability of cropping first: 384 to 600
             pixels a side of the image whose shorter side has 400, 500 or 600 (arXiv 2005.12872).
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
@@ -65,7 +65,7 @@ class DetectionAugmentConfig:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         for name in ("crop", "flip", "flip_vertical", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
         check_range("augment.window", self.window, 0.05, 1)
@@ -133,7 +133,7 @@ def augment_detection(
         pre: Gives `img_size`; the result is never larger than its window, except with
             `short_sides`, where its shorter side is one of them.
         rng: Where chance comes from.
-        skeleton: Of the keypoints, where there are some: says what the mirror does to them.
+        skeleton: Of the keypoints, where there are some: defines the flip pairs.
 
     Returns:
         The changed image, not padded, and the objects that are still in it.
@@ -195,8 +195,8 @@ def _choose_side(
     part, top, left = whole, 0, 0
     if rng.random() < config.crop:
         before = float(rng.choice(_CROP_FROM)) / min(whole)
-        least, most = ([min(side * before, end) for side in whole] for end in _CROP_SIDES)
-        high, wide = (rng.uniform(least, most) / before).round().astype(int).tolist()
+        low, high = ([min(side * before, end) for side in whole] for end in _CROP_SIDES)
+        high, wide = (rng.uniform(low, high) / before).round().astype(int).tolist()
         part = max(1, min(whole[0], high)), max(1, min(whole[1], wide))
         top, left = _choose_place(whole, part, targets, rng)
     short = int(config.short_sides[rng.integers(len(config.short_sides))])
@@ -300,7 +300,7 @@ def _drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     boxes = torch.minimum(moved.boxes.clamp(min=0), limits)
     area = (moved.boxes[:, 2:] - moved.boxes[:, :2]).prod(dim=1)
     sides = boxes[:, 2:] - boxes[:, :2]
-    seen = (sides.clamp(min=0).prod(dim=1) >= LEAST_SEEN * area) & (sides >= 1).all(dim=1)
+    seen = (sides.clamp(min=0).prod(dim=1) >= MIN_VISIBLE * area) & (sides >= 1).all(dim=1)
     tight, has = _boxes_of(moved)
     drawn = moved.layer_of >= 0
     cut = (boxes != moved.boxes).any(dim=1)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""An image as evaluation and prediction see it."""
+"""Fit an image for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fit(
     pre: Preprocessing,
     target: Target | None = None,
 ) -> UInt8[Tensor, "C h w"]:
-    """Resize and crop an image as its preprocessing says.
+    """Resize and crop an image according to its preprocessing.
 
     Args:
         image: As it is kept, perhaps smaller than it was.

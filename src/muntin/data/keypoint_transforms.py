@@ -62,7 +62,7 @@ Frame = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeypointAugmentConfig:
-    """What is done to training images of one instance.
+    """Augmentation for crops of single instances.
 
     Attributes:
         flip: Probability of mirroring left and right, where the skeleton allows it.
@@ -85,7 +85,7 @@ class KeypointAugmentConfig:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         for name in ("flip", "rotate", "half_body", "occlude", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
         check_range("augment.scale", self.scale, 0, 0.9)
@@ -132,7 +132,7 @@ class Affine(NamedTuple):
 
     @property
     def inverse(self) -> Affine:
-        """The way back."""
+        """The inverse map."""
         back: NDArray[np.float64] = np.linalg.inv(self.matrix).astype(np.float64)
         return Affine(back, -back @ self.offset)
 

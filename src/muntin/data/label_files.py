@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
-A mask is an image whose values are names. A palette image holds both, the index of a colour and
-the colour; which of them names the class is for the encoding to say. Nothing is ever rounded, mixed
-or stretched on the way.
+The values of a mask identify classes. A palette image holds both, the index of a colour and
+the colour; the encoding decides which of them is the class. Values are never rounded, mixed
+or scaled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import MOST_PIXELS, open_header
+from muntin.data.decoding import MAX_PIXELS, open_header
 from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, MaskEncoding, Objects
@@ -44,7 +44,7 @@ class LabelFile(NamedTuple):
 
     Attributes:
         labels: Class number of each pixel; `IGNORED` where there is none.
-        strange: Values that stand for no class and are not to be ignored, with their pixels.
+        strange: Pixel counts of values that are neither a class nor ignored.
     """
 
     labels: Int[np.ndarray, "H W"]
@@ -79,8 +79,8 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
     """
     try:
         with open_header(io.BytesIO(data)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                message = f"A mask must have at most {MOST_PIXELS} pixels, got more in {where!r}."
+            if image.width * image.height > MAX_PIXELS:
+                message = f"A mask must have at most {MAX_PIXELS} pixels, got more in {where!r}."
                 raise DataError(message)
             image.load()
             return _values(image, where, as_colors)
@@ -103,7 +103,7 @@ def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32
         if (red == green).all() and (red == blue).all():
             return red
         message = (
-            f"The mask {where!r} must hold class numbers, got colours. Say what they stand for in "
+            f"The mask {where!r} must hold class numbers, got colours. Name them in "
             f'a classes.json beside the images: {{"road": "#6EC1E4", ...}}.'
         )
         raise DataError(message)
@@ -115,7 +115,7 @@ def has_colors(data: bytes, *, where: str) -> bool:
     try:
         read_values(data, where=where, as_colors=False)
     except DataError:
-        read_values(data, where=where, as_colors=True)  # broken files are told as such
+        read_values(data, where=where, as_colors=True)  # raises for broken files
         return True
     return False
 
@@ -131,11 +131,11 @@ def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile
 
     Args:
         data: The whole file.
-        encoding: What its values stand for.
+        encoding: The classes of its values.
         where: Its name, for messages.
 
     Returns:
-        The labels, and what stood for nothing, which is ignored too.
+        The labels, and the values of no class, which are ignored too.
 
     Raises:
         DataError: It cannot be read.

@@ -37,10 +37,10 @@ def list_classify(
         readers: Layouts to try, in this order.
 
     Returns:
-        The sets; one that stands alone is in `train`, whatever its name.
+        The sets; a single set is in `train`, whatever its name.
 
     Raises:
-        DataError: The path or the layout is wrong; one line says what and where.
+        DataError: The path or the layout is wrong; the message names what and where.
     """
     advice = "Give the folder that holds the class folders."
     return find_reader(path, readers, what="labelled images", advice=advice).read(class_names)

@@ -28,7 +28,7 @@ from muntin.targets import Target
 __all__ = ["EvalLoader", "TrainLoader"]
 
 UNREAD = -1.0
-"""Stands for the weight of an image that a worker could not read."""
+"""Weight of an image that a worker could not read."""
 
 
 class _Item(NamedTuple):
@@ -42,7 +42,7 @@ class _Item(NamedTuple):
 
 
 class _Images(Dataset[_Item]):
-    """One image at a time, for worker processes; the key says what to do with it."""
+    """One image at a time, for worker processes; the key selects epoch, image, weight and size."""
 
     def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store

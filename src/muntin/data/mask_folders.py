@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks as files beside the images, and what their values stand for.
+"""Masks as files beside the images, and the classes of their values.
 
 A table defines the classes, or else the values of some masks that are read here, so that errors in
 them are reported before training.
@@ -25,11 +25,11 @@ from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Prob
 
 __all__ = ["MASK_FOLDERS", "name_value", "propose_table"]
 
-LOOKED_AT = 200
-"""Masks that are read to find out what values there are."""
+MAX_SAMPLED = 200
+"""Masks that are sampled to find their values."""
 
-MOST_COLORS = 64
-"""More colours are no names of classes: the masks were stored with loss, or are photographs."""
+MAX_COLORS = 64
+"""More colours than this are not classes: masks were stored lossily, or are photographs."""
 
 
 _LOSSY = (".jpg", ".jpeg", ".jfif")
@@ -121,13 +121,13 @@ def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Propose what a classes.json could say: a name to be filled in for every colour that is there.
+    """Propose a classes.json: a placeholder name for every colour in the masks.
 
     Args:
         path: A folder or an archive with images and masks.
 
     Returns:
-        Colours by the names that they have until somebody gives others, the most frequent first.
+        Colours by placeholder name, the most frequent first.
 
     Raises:
         DataError: The layout is wrong, or the masks hold no colours, or too many.
@@ -144,8 +144,8 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Seen:
-    """Read the values of masks, spread over all that there are; as colours if one needs it."""
-    step = max(1, len(pairs) // LOOKED_AT)
+    """Sample the values of masks evenly; as colours if any of them needs it."""
+    step = max(1, len(pairs) // MAX_SAMPLED)
     chosen = [pair.mask for pair in pairs[::step]]
     counts: Counter[int] = Counter()
     first: dict[int, str] = {}
@@ -229,7 +229,7 @@ def _is_grey(value: int) -> bool:
 def _from_values(
     source: str, seen: _Seen, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """What masks say without a table."""
+    """Classes by the values of the masks, without a table."""
     values = sorted(seen.counts)
     if seen.colored:
         _refuse_many(seen, source)
@@ -242,7 +242,7 @@ def _from_values(
         notes.append("masks hold 0 and 255: background and foreground (data.ignored=255 otherwise)")
         return ("background", "foreground"), MaskEncoding(kind="index", values=(0, 255))
     numbers = [value for value in values if value != 255]
-    if (len(numbers) > MOST_COLORS and len(numbers) < max(numbers) / 2) or max(numbers) > 1000:
+    if (len(numbers) > MAX_COLORS and len(numbers) < max(numbers) / 2) or max(numbers) > 1000:
         message = (
             f"Masks must hold class numbers, got {len(numbers)} values up to {max(numbers)} in "
             f"{source!r}, such as in {seen.first[max(numbers)]!r}. Are these masks of classes, "
@@ -251,7 +251,7 @@ def _from_values(
         raise DataError(message)
     count = max(numbers) + 1
     notes.append(
-        "classes have numbers for names, 0 among them (data.ignored=0 if it stands for nothing); "
+        "classes have numbers for names, 0 among them (data.ignored=0 if it is no class); "
         "a classes.txt or classes.json beside the images gives others"
     )
     names = tuple(f"class {number}" for number in range(count))
@@ -259,7 +259,7 @@ def _from_values(
 
 
 def _refuse_many(seen: _Seen, source: str) -> None:
-    if len(seen.counts) <= MOST_COLORS:
+    if len(seen.counts) <= MAX_COLORS:
         return
     message = (
         f"Masks must hold a few colours, one a class, got {len(seen.counts)} in {seen.num_masks} "
@@ -304,7 +304,7 @@ def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem
     known = {*encoding.values, *encoding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
     if not strange and not any(seen.counts.get(value) for value in encoding.values):
-        what = "no pixel of the masks that were looked at has a class: nothing to learn or to score"
+        what = "no pixel of the sampled masks has a class: nothing to train on or to evaluate"
         return [Problem(file="masks", what=what, severity="error"), *problems]
     if not strange:
         return problems
@@ -312,11 +312,11 @@ def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem
     total = sum(seen.counts.values())
     share = sum(seen.counts[value] for value in strange) / total
     what = (
-        f"{share:.1%} of the pixels of the masks that were looked at have values that stand for no "
+        f"{share:.1%} of the pixels of the sampled masks have values of no "
         f"class, and are ignored: {shorten(shown, most=8)}, such as {shown[0]} in "
         f"{seen.first[strange[0]]!r}. "
     )
-    if len(strange) > MOST_COLORS:
+    if len(strange) > MAX_COLORS:
         what += "So many values are the mark of masks stored with loss: store them as PNG"
     else:
         what += f"Name them, or leave them out: data.ignored={shown[0]}"

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which mask belongs to which image, going by the names of folders and files.
+"""Pair images and masks by the names of folders and files.
 
-An image and its mask have the same name but for words that say which of the two a file is: in a
+An image and its mask have the same name except for words that mark which of the two a file is: in a
 folder (`images` and `masks`, `leftImg8bit` and `gtFine`), or at the end of a name (`7_mask.png`).
 """
 
@@ -132,8 +132,8 @@ def pair_masks(tree: Tree) -> Pairs:
     """Pair every image with its mask.
 
     Args:
-        tree: The files. Sets are told apart by folders called train, val or test; where there are
-            none, all is one set.
+        tree: The files. Folders called train, val or test make sets; without such folders
+            everything is one set.
     """
     images: dict[tuple[str, str], str] = {}
     masks: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -171,9 +171,9 @@ def _key_of(path: str) -> tuple[tuple[str, str], bool | None]:
         return ("", stem), None
     kinds = [_kind_of(folder) for folder in folders]
     ended = _MASK_END.search(stem)
-    # The innermost folder that says something counts; then the end of the name.
-    said = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
-    is_mask = bool(ended) if said is None else said
+    # The innermost folder with a known name counts; then the end of the name.
+    by_folder = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
+    is_mask = bool(ended) if by_folder is None else by_folder
     if is_mask and ended:
         stem = stem[: ended.start()]
     elif not is_mask:
@@ -183,7 +183,7 @@ def _key_of(path: str) -> tuple[tuple[str, str], bool | None]:
 
 
 def _kind_of(folder: str) -> tuple[bool | None, str]:
-    """Whether a folder is one of masks, None if its name does not say; and the rest of the name."""
+    """Whether a folder is one of masks, None if its name is unknown; and the rest of the name."""
     plain = re.sub(r"[^a-z]", "", folder)
     words = [word for word in re.split(r"[^a-z0-9]+", folder) if word]
     for names, kind in ((_MASK_FOLDERS, True), (_IMAGE_FOLDERS, False)):

@@ -3,8 +3,8 @@
 """Classes of pixels from annotated objects: COCO's polygons and run lengths, YOLO's polygons.
 
 Pixels of no object are "background", which is the first class unless it is not to be learnt.
-Groups that could not be told apart (crowd) are of their class like any other object: classes of
-pixels know no single objects.
+Crowds belong to their class like any other object: segmentation does not distinguish single
+objects.
 """
 
 from __future__ import annotations

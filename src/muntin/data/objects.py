@@ -47,7 +47,7 @@ NO_BOX = "without a box of four numbers"
 NO_MASK = "without a mask"
 NO_POINTS = "without a visible keypoint"
 UNKNOWN_CLASS = "of an unknown class"
-_TOLERANCE = 1.0  # pixels that a box may reach over the edge before that is told
+_TOLERANCE = 1.0  # pixels that a box may reach over the edge before it is reported
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,8 +59,8 @@ class Annotation:
         class_id: Class number.
         box: Left, top, right and bottom edge in pixels; anything that came.
         crowd: As in `Objects`.
-        area: As the file says it; None when it does not.
-        segmentation: As the file says it, looked at only where masks are wanted.
+        area: As in the file; None if absent.
+        segmentation: As in the file, read only if masks are requested.
         keypoints: The same where keypoints are wanted: three numbers each.
     """
 
@@ -83,19 +83,19 @@ class Findings:
         self._found: list[tuple[str, Problem]] = []
 
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
-        """Name an annotation that is left out.
+        """Record an annotation that is left out.
 
         Args:
             file: The image or the annotation file.
             where: How to find the annotation there.
-            kind: What is wrong, as one would say it of several: "of zero area".
+            kind: What is wrong, as a phrase for several: "of zero area".
             detail: What came.
         """
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
         self._found.append((kind, Problem(file=file, what=what, severity="warning")))
 
     def warn(self, file: str, what: str) -> None:
-        """Name something that training goes on with."""
+        """Record a problem that training can live with."""
         self._found.append(("", Problem(file=file, what=what, severity="warning")))
 
     def problems(self, *, without: str = "") -> tuple[Problem, ...]:
@@ -107,7 +107,7 @@ class Findings:
         return sum(found == kind for found, _ in self._found)
 
     def summary(self) -> str:
-        """Say in one line how many annotations are left out and why; "" when none is."""
+        """Summarise in one line how many annotations are left out and why; "" if none is."""
         counts = Counter(kind for kind, _ in self._found if kind)
         if not counts:
             return ""
@@ -146,7 +146,7 @@ def gather_objects(
     Args:
         annotations: Of one image, in the order of the file.
         size: (height, width) of the image in pixels.
-        file: What problems are told of.
+        file: The file that problems are reported for.
         findings: Where they are noted.
         masks: Whether every object must have a mask. Without, masks are forgotten.
         keypoint_names: Keypoints of each object; none where they are not wanted.

@@ -39,7 +39,7 @@ def list_pose(
 ) -> DataSets:
     """List the instances of a data set and their keypoints.
 
-    What cannot be right is left out and named in `problems`: what `list_detect` leaves out,
+    Invalid annotations are left out and reported in `problems`: what `list_detect` leaves out,
     instances with a wrong number of keypoints or none that is visible, frames that are labelled
     twice, rows with cells that are no numbers. Points outside their image are not used.
 
@@ -51,7 +51,7 @@ def list_pose(
         readers: Layouts to try, in this order.
 
     Returns:
-        The sets; one that stands alone is in `train`, whatever its name. Coordinates are pixels.
+        The sets; a single set is in `train`, whatever its name. Coordinates are pixels.
 
     Raises:
         DataError: The path or the layout is wrong, or the keypoints are others than the run's.
@@ -142,9 +142,9 @@ def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bo
     first = next(iter(sets.values()))
     assert first.skeleton is not None, "set before"
     counts = {part: len({e.path for e in one.entries}) for part, one in listings.items()}
-    told = ", ".join(f"{part} {count}" for part, count in counts.items())
+    by_part = ", ".join(f"{part} {count}" for part, count in counts.items())
     instances = " + ".join(str(len(listing)) for listing in listings.values())
-    note = f"{kind}, {told} image{'s' * ([*counts.values()] != [1])}"
+    note = f"{kind}, {by_part} image{'s' * ([*counts.values()] != [1])}"
     if not whole:
         names = first.skeleton.names
         note += f", {instances} instance{'s' * (instances != '1')} of {len(names)} keypoints"
@@ -154,7 +154,7 @@ def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bo
     problems = list(findings.problems())
     instances_learnt = sum(1 for entry in first.entries for _ in _instances_of(entry))
     if "train" in sets and not instances_learnt:
-        what = "no instance with a visible keypoint to learn from or to score on: label some"
+        what = "no instance with a visible keypoint to train on or to evaluate"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
     return DataSets(
         train=sets.get("train"),

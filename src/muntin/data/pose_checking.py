@@ -35,7 +35,7 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
         num_threads: Images decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_pose(path)
@@ -47,11 +47,11 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
     good = [one for one in seen if not one.fault]
     problems = [*data.problems, *find_unreadable(seen)]
     for one in good:
-        said = one.entry.size
-        if said not in (None, one.size):
+        annotated = one.entry.size
+        if annotated not in (None, one.size):
             what = (
-                f"{one.size[0]} x {one.size[1]} pixels (height x width), the annotations say "
-                f"{said[0]} x {said[1]}, so its keypoints are wrong"
+                f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
+                f"{annotated[0]} x {annotated[1]}, so its keypoints are wrong"
             )
             problems.append(Problem(file=one.entry.path, what=what, severity="error"))
     problems += find_twins(good)
@@ -99,7 +99,7 @@ def _judge_keypoints(parts: dict[str, Listing]) -> Iterator[Problem]:
     counts = _visible(listing).sum(axis=0)
     never = [name for name, count in zip(_names(listing), counts, strict=True) if not count]
     if never and len(listing):
-        what = f"never visible in {part}: {shorten(never, most=12)}; nothing can be learnt of them"
+        what = f"never visible in {part}: {shorten(never, most=12)}; nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 
@@ -108,8 +108,8 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
         visible = _visible(listing)
         names = _names(listing)
         images = len({entry.path for entry in listing.entries})
-        told = f"{len(listing)} instance{'s' * (len(listing) != 1)} of {len(names)} keypoints"
-        yield f"{part}: {images} image{'s' * (images != 1)}, {told}"
+        summary = f"{len(listing)} instance{'s' * (len(listing) != 1)} of {len(names)} keypoints"
+        yield f"{part}: {images} image{'s' * (images != 1)}, {summary}"
         if not len(listing):
             continue
         rarest = np.argsort(visible.mean(axis=0), kind="stable")[:5]

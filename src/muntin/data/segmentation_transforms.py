@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images and the classes of their pixels, resized, cropped, mirrored and coloured together.
+"""Images and segmentation masks, transformed together.
 
 Everything random comes from one generator per image, so what an image becomes depends on (seed,
 epoch, index) alone.
@@ -35,16 +35,16 @@ _TRIES = 10  # crops, to find one in which no class takes up too much
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationAugmentConfig:
-    """What is done to training images and the classes of their pixels.
+    """Augmentation for segmentation masks.
 
     Attributes:
-        scale: Least and greatest size of the image relative to that at which it is predicted;
+        scale: Range of the size of the image relative to that of prediction;
             parts of `img_size` are then cut out.
         dominant: Largest share of the labelled pixels of a part that one class may have, where ten
             tries find such a part; 1 = no limit.
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
-        turn: Probability of turning by 90, 180 or 270 degrees: for images without an up.
+        turn: Probability of turning by 90, 180 or 270 degrees: images without an orientation.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
 
@@ -56,7 +56,7 @@ class SegmentationAugmentConfig:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         for name in ("flip", "flip_vertical", "turn", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
         check_range("augment.dominant", self.dominant, 0.01, 1)

@@ -83,9 +83,9 @@ def _fault_of_polygon(polygon: Any) -> str:  # noqa: ANN401
 
 
 def _fault_of_run_lengths(mask: dict[str, Any], size: Size) -> str:
-    counts, said = mask.get("counts"), mask.get("size")
-    if said != [*size]:
-        return f"run lengths of size {said}, the image has {[*size]} (height, width)"
+    counts, declared = mask.get("counts"), mask.get("size")
+    if declared != [*size]:
+        return f"run lengths of size {declared}, the image has {[*size]} (height, width)"
     covered = -1
     if isinstance(counts, list):
         if all(isinstance(count, int) and count >= 0 for count in counts):
@@ -100,7 +100,7 @@ def _count_pixels(counts: str) -> int:
     """Add up compressed run lengths; -1 when they are broken.
 
     Source:
-        rleFrString in pycocotools' maskApi.c: 5 bits a character, the lowest first, a sixth says
+        rleFrString in pycocotools' maskApi.c: 5 bits per character, the lowest first, a sixth marks
         that more follow; from the fourth run on, the difference to the run two before is kept.
     """
     codes = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - 48

@@ -35,17 +35,16 @@ def list_semantic(
         classes: Those of a trained run, by whose names (and, where the data has no table, values)
             the masks are read.
         colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each; else a table in
-            the data says it, or the masks themselves do.
-        ignored: Values that are not learnt, ``#000000`` or ``255``; where indices say nothing
-            else, 255.
+            the data or the masks themselves define them.
+        ignored: Values that are not learnt, ``#000000`` or ``255``; 255 by default for indices.
         readers: Layouts to try, in this order.
 
     Returns:
-        The sets; one that stands alone is in `train`, whatever its name. What is wrong with the
-        masks that were looked at is in `problems`.
+        The sets; a single set is in `train`, whatever its name. What is wrong with the
+        sampled masks is in `problems`.
 
     Raises:
-        DataError: The path, the layout or the table is wrong, or values say nothing.
+        DataError: The path, the layout or the table is wrong, or values have no meaning.
     """
     match = find_reader(path, readers, what="masks")
     return match.read(MaskRequest(classes=classes, colors=colors, ignored=ignored))

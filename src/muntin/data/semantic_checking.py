@@ -62,7 +62,7 @@ def check_semantic(
         num_threads: Files decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_semantic(path, classes=classes, colors=colors, ignored=ignored)
@@ -129,11 +129,11 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
         values = shorten(
             (name_value(value, encoding.kind) for value in sorted(found.strange)), most=5
         )
-        what = f"{total:.1%} of the pixels have a value that stands for no class, ignored: {values}"
+        what = f"{total:.1%} of the pixels have a value of no class, ignored: {values}"
         problems.append(Problem(file=file, what=what, severity="warning"))
     counts = count_values(found.labels)
     if set(counts) <= {-1}:
-        what = "every pixel is ignored: nothing can be learnt from it"
+        what = "every pixel is ignored: nothing to learn"
         problems.append(Problem(file=file, what=what, severity="warning"))
     return counts, problems
 
@@ -143,10 +143,10 @@ def _judge_classes(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Ite
     pixels = tallies[part].pixels
     without = [name for number, name in enumerate(listing.class_names) if not pixels[number]]
     if len(without) == len(listing.class_names):
-        what = "no pixel has a class: nothing can be learnt"
+        what = "no pixel has a class: nothing to learn"
         yield Problem(file=part, what=what, severity="error")
     elif without:
-        what = f"no pixels in {part} of {shorten(without, most=12)}: nothing can be learnt of them"
+        what = f"no pixels in {part} of {shorten(without, most=12)}: nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 

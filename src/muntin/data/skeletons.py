@@ -64,7 +64,7 @@ def build_skeleton(
 
     Args:
         names: The keypoints.
-        edges: As the annotations say them; may be empty.
+        edges: From the annotations; may be empty.
         tree: Where a skeleton.json may lie.
         notes: What was chosen, and why, is added.
 
@@ -72,44 +72,44 @@ def build_skeleton(
         The skeleton.
 
     Raises:
-        DataError: The skeleton.json is broken or speaks of other keypoints.
+        DataError: The skeleton.json is broken or has other keypoints.
     """
     names = tuple(names)
-    said = _read_file(tree, names)
+    given = _read_file(tree, names)
     known = COCO_PERSON if names == COCO_PERSON.names else None
     pairs, lonely = _guess_pairs(names)
-    if "flip_pairs" in said:
-        pairs, lonely = _pairs_from(said["flip_pairs"], names), []
+    if "flip_pairs" in given:
+        pairs, lonely = _pairs_from(given["flip_pairs"], names), []
         _refuse_twice(pairs, names)
-    mirrored = said.get("mirrored", bool(pairs) and not lonely)
+    mirrored = given.get("mirrored", bool(pairs) and not lonely)
     if mirrored:
-        whence = f"({FILE})" if "flip_pairs" in said else "(by their names)"
-        told = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
-        notes.append(f"images are mirrored, with the pairs {told or 'none'} {whence}")
+        origin = f"({FILE})" if "flip_pairs" in given else "(by their names)"
+        listed = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
+        notes.append(f"images are flipped, with the flip pairs {listed or 'none'} {origin}")
     elif lonely:
         notes.append(
-            f"without a partner on the other side: {shorten(lonely)}; images are not mirrored "
-            f'("flip_pairs" in a {FILE} names partners)'
+            f"keypoints without a partner on the other side: {shorten(lonely)}; images are not "
+            f'flipped ("flip_pairs" in a {FILE} names partners)'
         )
-    elif not pairs and "mirrored" not in said:
+    elif not pairs and "mirrored" not in given:
         notes.append(
-            f"no keypoint is named after a side: images are not mirrored (a {FILE} with "
+            f"no keypoint is named after a side: images are not flipped (a {FILE} with "
             f'"mirrored": true or "flip_pairs" changes that)'
         )
     return Skeleton(
         names=names,
-        edges=_choose_edges(said, tuple(edges), known, tree, names, notes),
+        edges=_choose_edges(given, tuple(edges), known, tree, names, notes),
         flip_pairs=pairs,
         mirrored=bool(mirrored),
-        sigmas=_choose_sigmas(said, known, names, notes),
+        sigmas=_choose_sigmas(given, known, names, notes),
     )
 
 
 def _choose_sigmas(
-    said: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...], notes: list[str]
+    given: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...], notes: list[str]
 ) -> tuple[float, ...]:
-    if "sigmas" in said:
-        chosen = _sigmas_from(said["sigmas"], names)
+    if "sigmas" in given:
+        chosen = _sigmas_from(given["sigmas"], names)
         rest = [name for name in names if name not in chosen]
         some = f", {DEFAULT_SIGMA:g} for {shorten(rest)}" if rest else ""
         notes.append(f"sigmas for OKS from {FILE}{some}")
@@ -122,26 +122,26 @@ def _choose_sigmas(
 
 
 def _choose_edges(
-    said: Mapping[str, Any],
+    given: Mapping[str, Any],
     edges: tuple[tuple[int, int], ...],
     known: Skeleton | None,
     tree: Tree,
     names: tuple[str, ...],
     notes: list[str],
 ) -> tuple[tuple[int, int], ...]:
-    whence = "the annotations"
-    if "edges" in said:
-        edges, whence = _pairs_from(said["edges"], names), FILE
+    origin = "the annotations"
+    if "edges" in given:
+        edges, origin = _pairs_from(given["edges"], names), FILE
     elif not edges:
-        edges, whence = _edges_of_project(tree, names, notes), "config.yaml"
+        edges, origin = _edges_of_project(tree, names, notes), "config.yaml"
         if not edges and known is not None:
-            edges, whence = known.edges, "COCO"
-    notes.append(f"lines: {len(edges)} from {whence}" if edges else f"no lines are drawn ({FILE})")
+            edges, origin = known.edges, "COCO"
+    notes.append(f"edges: {len(edges)} from {origin}" if edges else f"no edges ({FILE})")
     return edges
 
 
 def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
-    """What a skeleton.json says, its keypoints compared with those of the data."""
+    """The values of a skeleton.json, after comparing its keypoints with those of the data."""
     path = next((name for name in tree.files if name.rpartition("/")[2].lower() == FILE), None)
     if path is None:
         return {}
@@ -181,7 +181,7 @@ def _edges_of_project(
     rows = rows if isinstance(rows, list) else []
     good = [_joins(row, names) for row in rows]
     if odd := [f"{row}" for row, fine in zip(rows, good, strict=True) if not fine]:
-        notes.append(f"lines left out of config.yaml: {shorten(odd)}")
+        notes.append(f"edges left out of config.yaml: {shorten(odd)}")
     known = [row for row, fine in zip(rows, good, strict=True) if fine]
     return tuple((names.index(first), names.index(second)) for first, second in known)
 
@@ -224,10 +224,10 @@ def _refuse_twice(pairs: tuple[tuple[int, int], ...], names: tuple[str, ...]) ->
     counts = Counter(number for pair in {tuple(sorted(pair)) for pair in pairs} for number in pair)
     twice = [number for number, count in counts.items() if count > 1]
     if twice:
-        told = [f"{names[a]}/{names[b]}" for a, b in pairs if twice[0] in (a, b)]
+        listed = [f"{names[a]}/{names[b]}" for a, b in pairs if twice[0] in (a, b)]
         message = (
             f"a keypoint must be in one of flip_pairs in {FILE} at most, got {names[twice[0]]} in "
-            f"{shorten(told)}. Keep the pair that changes places in the mirror."
+            f"{shorten(listed)}. Keep the pair that is swapped in a mirrored image."
         )
         raise DataError(message)
 

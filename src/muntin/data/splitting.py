@@ -29,7 +29,7 @@ class _Unit:
     counts: tuple[tuple[int, int], ...]  # class, images; every image counts for _ANY too
 
 
-_ANY = -1  # stands for "an image, of whatever class"
+_ANY = -1  # an image of any class
 
 
 def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Listing]:
@@ -81,7 +81,7 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
 
 
 def describe_split(train: Listing, val: Listing) -> str:
-    """Say in one line how a listing was parted."""
+    """Describe a split in one line."""
     total = len(train) + len(val)
     without = sum(
         not taken and kept > 0

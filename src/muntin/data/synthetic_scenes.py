@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generated images of shapes on textured ground, for the demo and the tests.
 
-Only the outline tells the class: colour, texture, light, ground, size and rotation are drawn from
-the same distribution for all classes, and other things lie about. Every object has a small mark
-near its top, so that its rotation can be seen whatever its symmetry; hence its keypoints are well
-defined. Images depend on (seed, index) and nothing else.
+Only the outline determines the class: colour, texture, light, ground, size and rotation are drawn
+from the same distribution for all classes, and other things lie about. Every object has a small
+mark near its top, so that its rotation can be seen whatever its symmetry; hence its keypoints are
+well defined. Images depend on (seed, index) and nothing else.
 
 Coordinates are (x, y) in pixels, with (0, 0) the outer corner of the first pixel, whose middle is
 (0.5, 0.5).
@@ -43,7 +43,7 @@ CLASS_NAMES = ("cross", "disc", "ring", "square", "star", "triangle")
 KEYPOINT_NAMES = ("centre", "top", "right", "bottom", "left")
 """The middle, then where the outline is above, right of, below and left of it when upright."""
 
-_LEAST_SEEN = 0.6  # of an object, after what covers it
+_MIN_VISIBLE = 0.6  # of an object, after what covers it
 _SHARE_COVERED = 0.35  # of the objects
 
 
@@ -147,7 +147,7 @@ def make_scene(
         if rng.random() < _SHARE_COVERED:
             bar = _choose_bar(rng, pose, size)
             covered = np.maximum(bars, bar)
-            if all((covered * a).sum() < (1 - _LEAST_SEEN) * a.sum() for _, _, a in drawn):
+            if all((covered * a).sum() < (1 - _MIN_VISIBLE) * a.sum() for _, _, a in drawn):
                 cover(canvas, bar, paint_surface(rng, size, rng.random(3, np.float32)))
                 bars = covered
     objects = []

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From decoded images to what the network reads, in evaluation and in training.
+"""From decoded images to the input of a network, in evaluation and in training.
 
 Images stay uint8 until the last moment; `normalise` makes them float where the network runs.
 Small images of one size are augmented a whole batch at a time; others one by one with
@@ -58,14 +58,14 @@ BatchTransform = Callable[[Tensor, NDArray[np.float64], "Preprocessing"], Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """What happens to an image before the network sees it; part of a run and of its weights.
+    """How images become the input of a network; stored with a run and its weights.
 
     Attributes:
-        img_size: (height, width) in pixels that the network reads.
+        img_size: (height, width) in pixels of the input.
         mean: Subtracted from each channel of an image in [0, 1].
         std: Then divided by, one a channel.
         crop_fraction: Part of the resized image's side that is read, from its middle.
-        fit: How an image gets the size that the network reads. "center_crop": scaled to fill
+        fit: How an image gets the size of the input. "center_crop": scaled to fill
             `img_size`, and cut from the middle. "letterbox": scaled to fit into `img_size`, either
             way round, and padded. "sliding_window": scaled by `scale` or to `short_side`, and
             evaluated in windows of `img_size` if it is larger. "instance_crop": the box of an
@@ -102,7 +102,7 @@ class Preprocessing:
         return {**values, "fit": _OLD_FITS[fit]} if fit in _OLD_FITS else values
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be applied."""
+        """Validate the fields."""
         check_range("preprocessing.img_size", min(self.img_size), 1, 10**5)
         check_range("preprocessing.crop_fraction", self.crop_fraction, 0.1, 1)
         check_range("preprocessing.padding", self.padding, 0.1, 10)
@@ -119,7 +119,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """What is done to training images.
+    """Augmentation for classification.
 
     Attributes:
         crop_scale: Smallest part of the image's area that a random crop keeps, in (0, 1].
@@ -146,7 +146,7 @@ class AugmentConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         parts = {
             "flip": self.flip,
             "flip_vertical": self.flip_vertical,
@@ -248,7 +248,7 @@ def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tens
 def normalise(
     images: Tensor, pre: Preprocessing, sizes: Int[Tensor, "B 2"] | None = None
 ) -> Float[Tensor, "B C H W"]:
-    """Turn uint8 images into what the network reads.
+    """Turn uint8 images into the input of the network.
 
     Args:
         images: Perhaps padded at the right and at the bottom.
@@ -379,7 +379,7 @@ def letterbox_scale(size: Size, img_size: Size) -> float:
 
 
 def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
-    """Resize with antialiasing; what has the size already stays as it is."""
+    """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:
         return images
     return tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)

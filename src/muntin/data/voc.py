@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as Pascal VOC writes them: one XML per image.
+"""Pascal VOC: objects in one XML per image.
 
-The four numbers of a box are taken as the edges that they say. The original devkit counted pixels
+The four numbers of a box are taken as edges, as written. The original devkit counted pixels
 from 1 and included the last one, so that its boxes are half a pixel off and one pixel short here;
 most tools that write this format count from 0 and mean edges. Objects that are marked `difficult`
 are taken as crowd: as in the challenge, they are neither right nor wrong.
@@ -45,7 +45,7 @@ _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|tes
 
 @dataclass(kw_only=True, slots=True)
 class _Object:
-    """An object of an XML; `box` is None when it has none, and `fault` says what came instead."""
+    """An object of an XML; `box` is None when it has none, and `fault` holds what came instead."""
 
     name: str
     box: Edges | None
@@ -198,14 +198,14 @@ class _Images:
 
     def find(self, xml: str, filename: str) -> str | None:
         *home, own = fold(xml).split("/")
-        said = fold(clean_name(filename)).rpartition("/")[2]
-        found = self.by_stem.get(own.removesuffix(".xml")) or self.by_stem.get(_stem(said), [])
+        wanted = fold(clean_name(filename)).rpartition("/")[2]
+        found = self.by_stem.get(own.removesuffix(".xml")) or self.by_stem.get(_stem(wanted), [])
 
         def rank(path: str) -> tuple[bool, bool, int]:
             *folders, name = fold(path).split("/")
             # Masks may have the same name but for the suffix, and lie nearer.
             in_images = bool(folders) and folders[-1].endswith("images")
-            return name == said, in_images, _kinship(home, folders)
+            return name == wanted, in_images, _kinship(home, folders)
 
         return max(found, key=rank, default=None)
 
@@ -237,7 +237,7 @@ def _read_file(tree: Tree, path: str, images: _Images, findings: Findings) -> _F
     try:
         size = size or read_size(tree.source, image)
     except DataError as error:
-        findings.warn(path, f"left out: it does not say the size of its image, and {error}")
+        findings.warn(path, f"left out: it lacks the size of its image, and {error}")
         return None
     objects = tuple(_read_object(node) for node in root.findall("object"))
     return _File(path=path, image=image, size=size, objects=objects)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as YOLO writes them: one text per image, one row an object.
+"""YOLO: one text per image, one row an object.
 
 A row is the class number and centre x, centre y, width and height as fractions of the image, or
 the class number and the points of a polygon (x, y, x, y ...). The text of `images/a/1.jpg` is

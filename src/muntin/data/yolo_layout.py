@@ -64,7 +64,7 @@ class Layout:
 
 
 def find_yolo(tree: Tree) -> str | None:
-    """Tell whether a tree is a YOLO data set.
+    """Recognise a YOLO data set.
 
     Returns:
         Its `data.yaml`; "" when it has none but images have texts; None when it is none.
@@ -119,7 +119,7 @@ def read_layout(tree: Tree, settings: str) -> Layout:
     names = _read_names(values.get("names"), settings, tree.source)
     if values.get("nc", str(len(names))) != str(len(names)):
         notes.append(
-            f"{settings} says nc: {values['nc']} and names {len(names)} classes; names count"
+            f"{settings} has nc: {values['nc']} and names {len(names)} classes; names count"
         )
     return Layout(
         source=tree.source,
