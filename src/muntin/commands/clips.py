@@ -96,7 +96,7 @@ def _seen_from(folder: str, path: str) -> str:
 
 
 def _write(results: Sequence[Any], path: Path, scorer: str, frames: Sequence[str]) -> None:
-    from muntin.prediction.tables import write_poses
+    from muntin.prediction.pose_csv import write_poses
     from muntin.results import Poses
 
     if results and all(isinstance(result, Poses) for result in results):
