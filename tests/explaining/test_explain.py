@@ -19,7 +19,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining import showing
 from muntin.explaining.arguments import check_point, check_target, list_images
 from muntin.explaining.exhibits import SECTIONS
-from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.inputs import open_model, open_subject
 from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
 from muntin.explaining.targeting import NotThere, look

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from muntin.scoring.evaluation import evaluate, pick_part
-from muntin.scoring.pictures import draw_scored
-from muntin.scoring.running import Outputs, Scored, judge, run_network, score
+from muntin.scoring.evaluator import Outputs, Scored, judge, run_network, score
+from muntin.scoring.figures import draw_scored
 
 __all__ = [
     "Outputs",
