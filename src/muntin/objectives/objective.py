@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from muntin.data.batches import Batch
+from muntin.data.loading import EvalLoader
 from muntin.heads.network import Network
+from muntin.samples import Listing
+from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Float
-from muntin.tasks.evaluation import Outputs, Scored
 
 __all__ = ["Autocast", "Objective", "TrainingStep"]
 
@@ -56,13 +58,13 @@ class Objective(ABC, Generic[Inputs]):
 
     @abstractmethod
     def evaluate(
-        self, network: nn.Module, batches: Iterable[Batch], device: torch.device, autocast: Autocast
+        self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
     ) -> Outputs:
         """Run the network in evaluation mode over this process's share of the validation images."""
 
     @abstractmethod
-    def score(self, parts: Sequence[Outputs]) -> Scored:
-        """Compute the figures of what all processes evaluated."""
+    def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
+        """Compute the figures of what all processes evaluated, of the images of a listing."""
 
     @abstractmethod
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:

@@ -4,24 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from muntin.configs import check_range
 from muntin.data.batches import Batch
+from muntin.data.loading import EvalLoader
 from muntin.data.randomness import derive_seed
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import TokenMask
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.samples import Listing
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from muntin.shapes import Bool, Float
-from muntin.tasks.evaluation import MeanLoss, Outputs, Scored, join_outputs
 
-__all__ = ["MaskedImages", "MaskedReconstruction", "draw_masks"]
+__all__ = ["MaskedImages", "MaskedReconstruction", "MeanLoss", "draw_masks"]
 
 MASK_SEED = 0x6D61736B
 """Address of the masks of validation, which are the same in every epoch."""
@@ -39,12 +40,32 @@ class MaskedImages(NamedTuple):
     keep: Bool[Tensor, "B N"]
 
 
+class MeanLoss:
+    """The metric of an objective that has nothing but its loss."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+
+    @property
+    def num_images(self) -> int:
+        """Images added so far."""
+        return sum(map(len, self._losses))
+
+    def update(self, answers: Float[Tensor, " B"], truth: object = None) -> None:
+        """Add the losses of a batch."""
+        self._losses.append(answers)
+
+    def compute(self) -> dict[str, Any]:
+        """Mean `loss`, and `num_images`."""
+        losses = torch.cat([*self._losses, torch.empty(0)])
+        return {"loss": float(losses.mean()), "num_images": self.num_images}
+
+
 class MaskedReconstruction(Objective[MaskedImages]):
     """Drop most patches, and predict their pixels with the network's only head, a `PixelDecoder`.
 
     Args:
         preprocessing: How images are normalised.
-        val: The validation listing; its annotations are not read.
         patch_size: Side of a patch of the backbone in pixels.
         mask_ratio: Share of the patches that is dropped, 0.75 as published.
 
@@ -55,13 +76,12 @@ class MaskedReconstruction(Objective[MaskedImages]):
     def __init__(
         self,
         preprocessing: Preprocessing,
-        val: Listing,
         *,
         patch_size: int,
         mask_ratio: float = 0.75,
     ) -> None:
         check_range("mask_ratio", mask_ratio, 0.01, 0.99)
-        self.preprocessing, self.val = preprocessing, val
+        self.preprocessing = preprocessing
         self.patch_size, self.mask_ratio = patch_size, mask_ratio
 
     def prepare(self, views: Sequence[Batch], device: torch.device) -> MaskedImages:
@@ -69,9 +89,7 @@ class MaskedReconstruction(Objective[MaskedImages]):
         (batch,) = views
         return self._mask(batch, device, torch.Generator().manual_seed(_draw_seed()))
 
-    def losses(
-        self, network: Network, inputs: MaskedImages
-    ) -> dict[str, Float[Tensor, " B"]]:
+    def losses(self, network: Network, inputs: MaskedImages) -> dict[str, Float[Tensor, " B"]]:
         """Compute the mean squared error of the dropped patches of each image."""
         features = network.features(inputs.images, mask=TokenMask(inputs.keep))
         head: Any = network.head
@@ -80,15 +98,14 @@ class MaskedReconstruction(Objective[MaskedImages]):
 
     @torch.no_grad()
     def evaluate(
-        self, network: nn.Module, batches: Iterable[Batch], device: torch.device, autocast: Autocast
+        self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
     ) -> Outputs:
         """Compute the losses of the validation images, each with a mask of its own."""
-        assert isinstance(network, Network), "training validates the network that it trains"
         was_training = network.training
         network.eval()
         rows: list[tuple[Tensor, Tensor]] = []
         try:
-            for batch in batches:
+            for batch in loader:
                 readable = torch.where(batch.weights > 0)[0]
                 if not len(readable):
                     continue
@@ -100,18 +117,20 @@ class MaskedReconstruction(Objective[MaskedImages]):
                 rows.append((torch.stack([*losses.values()]).sum(0).float().cpu(), part.indices))
         finally:
             network.train(was_training)
-        losses, indices = zip(*rows, strict=True) if rows else ((torch.empty(0),),) * 2
         empty = torch.empty(0)
         return Outputs(
-            answers=empty, truth=empty, losses=torch.cat(losses), indices=torch.cat(indices)
+            answers=empty,
+            truth=empty,
+            losses=torch.cat([losses for losses, _ in rows] or [empty]),
+            indices=torch.cat([indices for _, indices in rows] or [empty]),
         )
 
-    def score(self, parts: Sequence[Outputs]) -> Scored:
+    def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
         """Average the losses of all processes."""
         outputs = join_outputs(parts)
         metric = MeanLoss()
-        metric.update(outputs.losses, None)
-        return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=self.val)
+        metric.update(outputs.losses)
+        return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """The loss, which is better when smaller."""

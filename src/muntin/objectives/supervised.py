@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from muntin.data.batches import Batch
+from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.samples import Classes, Listing
+from muntin.scoring.evaluator import Outputs, Scored, judge, run_network
 from muntin.shapes import Float
-from muntin.tasks.evaluation import Outputs, Scored, run_network, score_outputs
 from muntin.tasks.task import Task, TrainBatch
 
 __all__ = ["Supervised", "SupervisedTask"]
@@ -55,7 +57,6 @@ class Supervised(Objective[dict[str, TrainBatch]]):
         tasks: By name of the head in the network; the only head of a network is called "head".
             The first one is validated, and its goal chooses the best epoch.
         preprocessing: How images are normalised.
-        val: The validation listing.
         mixing: Blends images and labels; for one classification task only.
     """
 
@@ -63,12 +64,11 @@ class Supervised(Objective[dict[str, TrainBatch]]):
         self,
         tasks: Mapping[str, SupervisedTask],
         preprocessing: Preprocessing,
-        val: Listing,
         mixing: Mixing | None = None,
     ) -> None:
         assert mixing is None or len(tasks) == 1, "mixed images have labels of one task"
         self.tasks = dict(tasks)
-        self.preprocessing, self.val, self.mixing = preprocessing, val, mixing
+        self.preprocessing, self.mixing = preprocessing, mixing
 
     @property
     def first(self) -> SupervisedTask:
@@ -104,13 +104,14 @@ class Supervised(Objective[dict[str, TrainBatch]]):
     def losses(
         self, network: Network, inputs: dict[str, TrainBatch]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Compute the losses of every head; with several tasks their names begin with the head's."""
+        """Compute the losses of every head; of several, names begin with the head's."""
         first = next(iter(inputs.values()))
         features = network.features(first.images, first.sizes)
         losses: dict[str, Tensor] = {}
         for name, batch in inputs.items():
             row = self.tasks[name]
-            parts = row.task.losses(network.heads[name], features, batch, row.classes)
+            head = cast("Head", network.heads[name])
+            parts = row.task.losses(head, features, batch, row.classes)
             prefix = f"{name}/" if len(inputs) > 1 else ""
             for part, value in parts.items():
                 weighted = value if row.loss_weight == 1.0 else row.loss_weight * value
@@ -118,24 +119,24 @@ class Supervised(Objective[dict[str, TrainBatch]]):
         return losses
 
     def evaluate(
-        self, network: nn.Module, batches: Iterable[Batch], device: torch.device, autocast: Autocast
+        self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
     ) -> Outputs:
         """Predict the validation images as `muntin eval` does."""
         row = self.first
         return run_network(
             network,
-            batches,
+            loader,
             row.task,
             row.classes,
-            self.val,
+            loader.store.listing,
             pre=self.preprocessing,
             device=device,
             autocast=autocast,
         )
 
-    def score(self, parts: Sequence[Outputs]) -> Scored:
+    def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
         """Compute the figures of the task's metric, and the mean loss where it has one."""
-        return score_outputs(parts, self.first.task, self.first.classes, self.val)
+        return judge(parts, self.first.task, self.first.classes, listing)
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the task's main figure."""

@@ -21,7 +21,7 @@ from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.tasks.task import Metric, Task, View
 
-__all__ = ["Outputs", "Scored", "judge", "run_network", "score"]
+__all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +147,17 @@ def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
     return [row for part in parts for row in part]
 
 
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Concatenate the outputs of several processes, each about images of its own."""
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    return Outputs(
+        answers=_join([part.answers for part in full]),
+        truth=_join([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
+
+
 def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:
     """Compute the figures of outputs.
 
@@ -162,13 +173,7 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
     metric = task.metric(classes)
     for part in parts:
         metric.update(part.answers, part.truth)
-    full = [part for part in parts if len(part.indices)] or list(parts[:1])
-    outputs = Outputs(
-        answers=_join([part.answers for part in full]),
-        truth=_join([part.truth for part in full]),
-        losses=torch.cat([part.losses for part in full]),
-        indices=torch.cat([part.indices for part in full]),
-    )
+    outputs = join_outputs(parts)
     figures = {**metric.compute(), **outputs.mean_loss}
     return Scored(figures=figures, metric=metric, outputs=outputs, listing=listing)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from muntin.data.checking import Report, check_classify
 from muntin.data.listing import list_classify
 from muntin.data.storing import DataConfig
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.linear import build_classifier, class_losses
-from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
-from muntin.tasks.task import Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Glance, Task, TrainBatch, View, count_pictures
 
 __all__ = ["CLASSIFY"]
 
@@ -57,14 +56,15 @@ def _table(listing: Listing, classes: Classes) -> Tensor:
     return targets
 
 
-def _losses(network: Network, lesson: Lesson, classes: Classes) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.labels is not None, "classification has labels"
-    head: Any = network.head
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.labels is not None, "classification has labels"
     losses: dict[str, Tensor] = head.losses(
-        network.features(lesson.images),
-        lesson.labels,
-        class_weights=lesson.class_weights,
-        label_smoothing=lesson.label_smoothing,
+        features,
+        batch.labels,
+        class_weights=batch.class_weights,
+        label_smoothing=batch.label_smoothing,
         multi_label=classes.multi_label,
     )
     return losses

@@ -18,10 +18,10 @@ from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
 from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.found import Found
-from muntin.heads.network import Network
+from muntin.heads.head import Head
 from muntin.heads.table import HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
@@ -30,7 +30,7 @@ from muntin.run_lengths import encode_mask
 from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
 from muntin.targets import BoxTargets
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View, count_pictures
 
 __all__ = ["DETECT", "INSTANCE"]
 
@@ -72,11 +72,11 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(network: Network, lesson: Lesson, classes: Classes) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "detection has objects"
-    head: Any = network.head
-    features = network.features(lesson.images, lesson.sizes)
-    losses: dict[str, Tensor] = head.losses(features, [*lesson.targets])
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "detection has objects"
+    losses: dict[str, Tensor] = head.losses(features, [*batch.targets])
     return losses
 
 

@@ -19,8 +19,8 @@ from muntin.data.pose_checking import check_pose
 from muntin.data.storing import DataConfig
 from muntin.data.subjects import frame_box, map_to_crop
 from muntin.errors import ConfigError
-from muntin.features import Backbone
-from muntin.heads.network import Network
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
 from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric, Subject
@@ -30,7 +30,7 @@ from muntin.results import Poses
 from muntin.samples import Classes, DataSets, Listing, Skeleton
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View, count_pictures
 
 __all__ = ["POSE", "skeleton_of"]
 
@@ -90,15 +90,15 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(network: Network, lesson: Lesson, classes: Classes) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "pose has keypoints"
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "pose has keypoints"
     points, known = [], []
-    for target in lesson.targets:
+    for target in batch.targets:
         assert isinstance(target, Keypoints), "pose has keypoints"
         points.append(target.points)
         known.append(target.known)
-    head: Any = network.head
-    features = network.features(lesson.images)
     losses: dict[str, Tensor] = head.losses(features, torch.stack(points), torch.stack(known))
     return losses
 

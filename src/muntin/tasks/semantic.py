@@ -21,8 +21,8 @@ from muntin.data.semantic_checking import check_semantic
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
-from muntin.features import Backbone
-from muntin.heads.network import Network
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.heads.table import HeadConfig
 from muntin.metrics.semantic import SemanticMetric
@@ -31,7 +31,7 @@ from muntin.results import SemanticMap
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View
+from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View
 
 __all__ = ["SEMANTIC"]
 
@@ -76,20 +76,21 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(network: Network, lesson: Lesson, classes: Classes) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "semantic segmentation has labels of pixels"
-    high, wide = lesson.images.shape[2:]
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "semantic segmentation has labels of pixels"
+    high, wide = batch.images.shape[2:]
     labels = []
-    for target in lesson.targets:
+    for target in batch.targets:
         assert isinstance(target, LabelMap), "semantic segmentation has labels of pixels"
         rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
         labels.append(F.pad(target.labels, rest, value=IGNORED))
-    head: Any = network.head
     losses: dict[str, Tensor] = head.losses(
-        network.features(lesson.images),
+        features,
         torch.stack(labels),
-        class_weights=lesson.class_weights,
-        label_smoothing=lesson.label_smoothing,
+        class_weights=batch.class_weights,
+        label_smoothing=batch.label_smoothing,
     )
     return losses
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.features import Backbone
-from muntin.heads.network import Network
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.table import HeadConfig
 from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "Glance", "Lesson", "Metric", "Task", "View", "count_pictures"]
+__all__ = ["Dense", "Glance", "Metric", "Task", "TrainBatch", "View", "count_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class Glance:
         return torch.tensor([view.shown for view in self.views], device=self.device)
 
 
-class Lesson(NamedTuple):
+class TrainBatch(NamedTuple):
     """What a step of training learns from; a tuple, so that wrappers of networks pass it on.
 
     Attributes:
@@ -160,7 +160,8 @@ class Task:
         build_head: Makes the head for a backbone, from its config where the task has several.
         table: What is known of the pictures of a listing, by place: labels for the loss, or the
             truth for the metric.
-        losses: Loss of each picture of a lesson, by name.
+        losses: From the head, the features and what is known of a batch to the loss of each image,
+            by name.
         see: Raw output of a network for pictures, in evaluation and prediction.
         answers: From raw output to what the metric takes.
         decode: From raw output to results.
@@ -184,7 +185,7 @@ class Task:
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
-    losses: Callable[[Network, Lesson, Classes], dict[str, Float[Tensor, " B"]]]
+    losses: Callable[[Head, Features, TrainBatch, Classes], dict[str, Float[Tensor, " B"]]]
     see: Callable[[Glance], Any]
     answers: Callable[[Any, Sequence[View], Classes], Any]
     decode: Callable[[Any, Sequence[View], Classes], list[Any]]
