@@ -7,6 +7,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from muntin._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from muntin.demonstration import demo
     from muntin.explaining import explain
@@ -47,8 +49,6 @@ __all__ = [
     "to_dialect",
     "train",
 ]
-__version__ = "0.1.0"
-
 # torch is large: a name is imported when it is first asked for.
 _ROOMS = {
     "demonstration": "demo",

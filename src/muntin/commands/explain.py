@@ -10,11 +10,9 @@ import typer
 
 from muntin.commands.values import parse_names, parse_point, parse_size
 from muntin.errors import ConfigError, unknown_name
+from muntin.explaining.sections import SECTIONS
 
-__all__ = ["SECTIONS", "explain"]
-
-SECTIONS = ("cut", "positions", "attention", "decision", "features", "cost", "comparison")
-"""Those of `muntin.explaining.exhibits`, here for --help and mistakes, before anything heavy."""
+__all__ = ["explain"]
 
 
 def explain(

@@ -24,8 +24,8 @@ from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.network import EngineNetwork
 from muntin.engines.table import FORMATS, Format, require
 from muntin.errors import ConfigError, RunError, unknown_name
-from muntin.exporting.verification import Row, compare, require_equal, show_pictures
 from muntin.exporting.quantising import Quantised, quantise
+from muntin.exporting.verification import Row, compare, require_equal, show_pictures
 from muntin.heads.network import Network
 from muntin.outside_errors import cannot_write
 from muntin.prediction.thresholds import find_threshold
