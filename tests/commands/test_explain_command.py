@@ -12,8 +12,7 @@ import pytest
 
 from muntin.commands import explain
 from muntin.errors import ShapeError
-from muntin.explaining import showing
-from muntin.explaining import exhibits
+from muntin.explaining import exhibits, showing
 from muntin.explaining.sections import SECTIONS
 from tests.commands.refusing import refuses
 from tests.small import train_small, write_pictures

@@ -69,7 +69,7 @@ def predict(
     clips, others = split_clips(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
-    if threshold is not None and opened.task.tells_pixels:
+    if threshold is not None and opened.task.kind == "segmentation":
         message = "every pixel has a class, so a map has no use for --threshold. Leave it out."
         raise ConfigError(message)
     options: dict[str, Any] = {"engine": engine, "precision": precision}
@@ -83,7 +83,7 @@ def predict(
     )
     ways: dict[str, Any] = {"tta": tta, "tile": tile_side, "scales": sizes}
     sure, why = threshold or 0.0, ""
-    if opened.task.tells_objects and threshold is None:
+    if opened.task.detects and threshold is None:
         sure, why = find_threshold(opened)
     strict, scorer = len(images) == 1, opened.path.name
     with JsonList() as document:
@@ -103,7 +103,7 @@ def predict(
             typer.echo(f"{clip}: {count} frame{'s' * (count != 1)}")
         if why:
             typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
-        if opened.task.tells_subjects:
+        if opened.task.top_down:
             _explain_poses(detector, threshold)
         _advise(opened, shown.largest, tile, out, has_clips=bool(frames))
     return int(missing or shown.num_results < len(paths) or len(frames) < len(clips))

@@ -300,7 +300,7 @@ def _show(
     with evaluating(model.network):  # a predictor switches the mode of its network
         predictor = Predictor(model.network, model.task, model.classes, pre, device="cpu")
     # An explanation is about one instance: the whole image, whatever a detector would find.
-    batch = predictor.prepare(pixels, boxes=[whole] if model.task.tells_subjects else None)
+    batch = predictor.prepare(pixels, boxes=[whole] if model.task.top_down else None)
     (part,) = batch.parts
     shown = part.images[0, :, : part.metas[0].shown[0], : part.metas[0].shown[1]].contiguous()
     largest = (MAX_WINDOW * pre.img_size[0], MAX_WINDOW * pre.img_size[1])

@@ -322,7 +322,7 @@ class Predictor:
         self, crops: Sequence[Crop], images: Sequence[CroppedImage], options: _Options
     ) -> PreparedBatch:
         # Mirror images and tiles of detectors are crops of their own.
-        split = self.task.tells_objects
+        split = self.task.detects
         return PreparedBatch(
             parts=stack_crops(crops, self.preprocessing, self.batch_size),
             merges=tuple((image.num_crops, image.merge) for image in images),
@@ -333,7 +333,7 @@ class Predictor:
 
     def _crop(self, images: Iterator[LoadedImage], options: _Options) -> Iterator[CroppedImage]:
         pre = self.preprocessing
-        if self.task.tells_subjects:
+        if self.task.top_down:
             found = find_boxes(
                 images,
                 self.detector,
@@ -343,7 +343,7 @@ class Predictor:
             )
             skeleton = skeleton_of(self.classes)
             return (crop_instances(image, boxes, pre, skeleton) for image, boxes in found)
-        if self.task.tells_objects and (options.tta or options.tile is not None):
+        if self.task.detects and (options.tta or options.tile is not None):
             head: Any = self.network.head
             cut = partial(crop_views, select=head.config.select, tile=options.tile, tta=options.tta)
             return (cut(image, pre) for image in images)
@@ -358,16 +358,16 @@ class Predictor:
             raise ConfigError(message)
         dense = self.task.dense
         merges = dense is not None and dense.merges
-        at_once = self.task.tells_objects and not merges
+        at_once = self.task.detects and not merges
         tiled = tile is not None
-        if (tiled and not (merges or self.task.tells_pixels)) or (tta and at_once):
-            why = " (it sees one subject at a time)" if self.task.tells_subjects else ""
+        if (tiled and not (merges or self.task.kind == "segmentation")) or (tta and at_once):
+            why = " (it sees one subject at a time)" if self.task.top_down else ""
             message = (
                 f"a run of {self.task.name} with its head has no use for "
                 f"{'tile' if tiled else 'tta'}{why}. Leave it out."
             )
             raise ConfigError(message)
-        if boxes and not self.task.tells_subjects:
+        if boxes and not self.task.top_down:
             message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
             raise ConfigError(message)
         return _Options(tta=tta, tile=tile, scales=self._check_scales(scales))
@@ -382,7 +382,7 @@ class Predictor:
             raise ConfigError(message)
         for scale in chosen:
             check_range("scales", scale, 0.1, 10)
-        if chosen != (1.0,) and not self.task.tells_pixels:
+        if chosen != (1.0,) and self.task.kind != "segmentation":
             message = (
                 f"scales are for maps of classes, got a run that was trained to {self.task.name}. "
                 f"Leave them out."
@@ -404,10 +404,10 @@ def refuse_detector(task: Task, other: Task) -> None:
     Raises:
         ConfigError: The first needs none, or the second finds nothing.
     """
-    if not task.tells_subjects:
+    if not task.top_down:
         message = f"a detector is for keypoints, got one for a run that was trained to {task.name}."
         raise ConfigError(message)
-    if not other.tells_objects:
+    if not other.detects:
         message = (
             f"detector must be a run of muntin train detect or instance, got one of {other.name}."
         )
