@@ -276,7 +276,7 @@ def ask_resumed(folder: Path) -> Answers:
 def ask_export(name: str, format: str, folder: Path) -> Answers:
     """What an exported file answers."""
     suffix = {"torch": ".pt2", "onnx": ".onnx"}[format]
-    path = folder / f"{name}{suffix}"
+    path = folder / f"exported-{name}{suffix}"
     made = muntin.export(OLD / name, path, format=format)
     case = TRAININGS[OLD_RUNS[name][0]]
     answers = {

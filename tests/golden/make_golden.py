@@ -109,16 +109,27 @@ def is_slow(name: str) -> bool:
     return slow.get(group, group in ("explain", "command"))
 
 
-def ask_all(only: str = "") -> dict[str, Answer]:
-    """Every answer by the name of its question and its own, with one thread."""
+def ask_all(only: str = "", *, strict: bool = True) -> dict[str, Answer]:
+    """Every answer by the name of its question and its own, with one thread.
+
+    Args:
+        only: What the name of a question must hold.
+        strict: Whether an error ends all; else it is the answer.
+    """
     torch.set_num_threads(1)
     answers = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, ask in questions(Path(folder)):
             if only in name:
                 torch.manual_seed(0)
-                answers.update({f"{name}/{key}": one for key, one in ask().items()})
-                say(name)
+                try:
+                    found = ask()
+                except Exception as error:
+                    if strict:
+                        raise
+                    found = {"error": Answer("same", f"{type(error).__name__}: {error}")}
+                answers.update({f"{name}/{key}": one for key, one in found.items()})
+                say(f"{name} {next(iter(found))}" if "error" in found else name)
     return answers
 
 
@@ -247,7 +258,7 @@ def main() -> int:
         kept = {name: one for name, one in answers.items() if one.kind != "bits"}
         write(ANSWERS, {name: summary(one) for name, one in kept.items()})
     if asked.exact:
-        answers = ask_all(asked.only)
+        answers = ask_all(asked.only, strict=False)
         rows = {name: _exact(one) for name, one in answers.items()}
         write(asked.exact, rows)
         say(f"{len(rows)} answers of muntin at {Path(muntin.__file__).parent}")
