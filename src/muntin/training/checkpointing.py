@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from muntin.errors import ConfigError
 
 __all__ = ["checkpoint_blocks", "narrow_residual"]
-
-_BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
 
 
 def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
@@ -35,7 +35,7 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
     Source:
         Chen et al. 2016 (arXiv 1604.06174); `torch.utils.checkpoint`.
     """
-    blocks = _list_blocks(backbone)
+    blocks = list(cast("Sequence[nn.Module]", getattr(backbone, "blocks", ())))
     if not blocks:
         message = (
             f"train.checkpointing needs a backbone with blocks, got {type(backbone).__name__}. "
@@ -49,13 +49,35 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
         )
         raise ConfigError(message)
     for block in blocks[:most]:
-        plain = block.forward
-        block.forward = partial(checkpoint, plain, use_reentrant=False)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        block.forward = partial(_recompute, block.forward, norms)
     return len(blocks[:most])
 
 
-def _list_blocks(backbone: nn.Module) -> list[nn.Module]:
-    return [module for name, module in backbone.named_modules() if _BLOCK.search(name)]
+def _recompute(forward: Callable[..., Any], norms: list[_BatchNorm], *args: Any) -> Any:  # noqa: ANN401 (any block)
+    if not norms or torch.compiler.is_compiling():  # a compiled block changes no buffer twice
+        return checkpoint(forward, *args, use_reentrant=False)
+    context = partial(_contexts, norms)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=context)
+
+
+def _contexts(
+    norms: list[_BatchNorm],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _count_nothing(norms)
+
+
+@contextmanager
+def _count_nothing(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Leave running statistics alone: the first forward has counted this batch already."""
+    before = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, before, strict=True):
+            norm.track_running_stats = tracked
 
 
 def narrow_residual(backbone: nn.Module) -> None:
