@@ -75,6 +75,19 @@ def test_parts_of_real_networks():
     assert list_parts(nn.Linear(2, 2)) == ()
 
 
+def test_parts_of_networks_of_timm():
+    pytest.importorskip("timm")
+    resnet = list_parts(create_model("timm:test_resnet"))
+    blocks = [f"backbone.net.layer{stage}.0" for stage in (1, 2, 3, 4)]
+    assert [part.name for part in resnet if part.is_block] == blocks
+    assert {part.stage for part in resnet if not part.is_block} == {0}
+    convnext = list_parts(create_model("timm:test_convnext"))
+    assert [part.stage for part in convnext if part.is_block] == [1, 2, 2, 3, 3, 3, 3, 4, 4]
+    assert [part.stage for part in convnext if "downsample" in part.name] == [2, 3, 4]
+    caformer = list_parts(create_model("timm:caformer_s18"))  # no group matcher: by its maps
+    assert [part.stage for part in caformer if part.is_block].count(3) == 9
+
+
 def footprint_of(network, side=64, batches=(2, 4)):
     images = torch.randn(8, 3, side, side)
 

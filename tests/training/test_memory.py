@@ -18,6 +18,7 @@ from muntin.training import room
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.journal import read_journal
 from muntin.training.room import fit_batch, saved_bytes
+from muntin.zoo import create_model
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 
@@ -114,6 +115,22 @@ def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
         else:
             assert gradient.equal(right[name]), name
     assert list(network.state_dict()) == list(other.state_dict())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_computing_blocks_of_timm_again_gives_the_same(name):
+    pytest.importorskip("timm")
+    network = create_model(f"timm:{name}", num_classes=3).train()
+    other = copy.deepcopy(network)
+    assert checkpoint_blocks(other.backbone) == len(network.backbone.blocks) > 3
+    images = torch.randn(2, 3, 160, 160)
+    for one in (network, other):
+        one(images).square().sum().backward()
+    for left, right in zip(network.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    # Batch norms have counted the batch once.
+    for key, value in other.state_dict().items():
+        assert value.equal(network.state_dict()[key]), key
 
 
 def test_computing_blocks_again_saves_memory():

@@ -91,6 +91,13 @@ def describe_timm(name: str) -> dict[str, Any]:
     return {} if published is None else published.to_dict()
 
 
+def _unwrap(module: nn.Module) -> nn.Module:
+    """Go through what only holds another, as a stage of one block does."""
+    inner = [child for child in module.children() if any(True for _ in child.parameters())]
+    alone = len(inner) == 1 and not any(True for _ in module.parameters(recurse=False))
+    return _unwrap(inner[0]) if alone else module
+
+
 class TimmBackbone(nn.Module):
     """A timm model without its classifier.
 
@@ -191,7 +198,7 @@ class TimmBackbone(nn.Module):
                 size = sum(parameter.numel() for parameter in module.parameters())
                 best = largest.get(layer, (0, module))
                 largest[layer] = max(best, (size, module), key=operator.itemgetter(0))
-        return [largest[layer][1] for layer in range(1, max(self._layers.values()))]
+        return [_unwrap(largest[layer][1]) for layer in range(1, max(self._layers.values()))]
 
     @property
     def stage_unit(self) -> Literal["stage", "block"]:

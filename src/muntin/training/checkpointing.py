@@ -70,14 +70,15 @@ def _contexts(
 @contextmanager
 def _count_nothing(norms: list[_BatchNorm]) -> Iterator[None]:
     """Leave running statistics alone: the first forward has counted this batch already."""
-    before = [norm.track_running_stats for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        # Not track_running_stats=False: then it would save fewer tensors than the first time.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, before, strict=True):
-            norm.track_running_stats = tracked
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def narrow_residual(backbone: nn.Module) -> None:

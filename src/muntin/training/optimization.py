@@ -14,7 +14,14 @@ from muntin.features import count_stages
 from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 
-__all__ = ["Group", "build_optimizers", "freeze_stages", "group_parameters", "scaled_rate"]
+__all__ = [
+    "Group",
+    "build_optimizers",
+    "check_freeze",
+    "freeze_stages",
+    "group_parameters",
+    "scaled_rate",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +78,25 @@ def group_parameters(network: Network, layer_decay: float) -> list[Group]:
     ]
 
 
+def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any family)
+    """Refuse to freeze more than a backbone has.
+
+    Args:
+        backbone: Names its stages.
+        freeze: As in `freeze_stages`.
+
+    Raises:
+        ConfigError: It has fewer stages.
+    """
+    if freeze > (count := count_stages(backbone)):
+        message = (
+            f"train.freeze must be at most {count}, the {backbone.stage_unit}s of this "
+            f"{type(backbone).__name__}, got {freeze}. Lower it, or freeze the whole backbone "
+            f"with -1."
+        )
+        raise ConfigError(message)
+
+
 def freeze_stages(network: Network, freeze: int) -> list[str]:
     """Stop the leading stages of the backbone from learning.
 
@@ -86,13 +112,7 @@ def freeze_stages(network: Network, freeze: int) -> list[str]:
         ConfigError: The backbone has fewer stages.
     """
     backbone: Any = network.backbone
-    if freeze > (count := count_stages(backbone)):
-        message = (
-            f"train.freeze must be at most {count}, the {backbone.stage_unit}s of this "
-            f"{type(backbone).__name__}, got {freeze}. Lower it, or freeze the whole backbone "
-            f"with -1."
-        )
-        raise ConfigError(message)
+    check_freeze(backbone, freeze)
     frozen = []
     for name, parameter in backbone.named_parameters():
         if freeze == -1 or (freeze > 0 and backbone.stage_of(name) <= freeze):
