@@ -155,6 +155,21 @@ def test_a_copy_computes_its_own_blocks_again():
         assert left.abs().max() > 0.1
 
 
+class Careless(torch.nn.Module):
+    """A block that changes what it is given."""
+
+    def forward(self, x):
+        return x.mul_(2).sigmoid()
+
+
+def test_a_block_that_changes_its_input_is_refused():
+    backbone = torch.nn.Module()
+    backbone.blocks = torch.nn.ModuleList([Careless()])
+    checkpoint_blocks(backbone)
+    with pytest.raises(ConfigError, match=r"train\.checkpointing needs blocks that leave"):
+        backbone.blocks[0](torch.ones(3, requires_grad=True) * 2)
+
+
 def test_what_has_no_blocks():
     with pytest.raises(ConfigError, match=r"needs a backbone with blocks, got Linear"):
         checkpoint_blocks(torch.nn.Linear(2, 2))

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from muntin.errors import ConfigError
 
@@ -54,11 +54,32 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
     return len(blocks[:most])
 
 
-def _recompute(forward: Callable[..., Any], norms: list[_BatchNorm], *args: Any) -> Any:  # noqa: ANN401 (any block)
-    if not norms or torch.compiler.is_compiling():  # a compiled block changes no buffer twice
-        return checkpoint(forward, *args, use_reentrant=False)
-    context = partial(_contexts, norms)
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=context)
+def _recompute(
+    forward: Callable[..., Any], norms: list[_BatchNorm], *args: Any, **options: Any
+) -> Any:  # noqa: ANN401 (any block)
+    if torch.compiler.is_compiling():  # what a compiled block does in place is done once
+        return checkpoint(forward, *args, use_reentrant=False, **options)
+    kept = _copy_lists(args)  # whoever gave a list may change it (DenseNet), or the block (HRNet)
+    before = [one._version for one in args if isinstance(one, Tensor)]
+    context = partial(_contexts, norms) if norms else noop_context_fn
+    output = checkpoint(
+        lambda *again: forward(*_copy_lists(again), **options),
+        *kept,
+        use_reentrant=False,
+        context_fn=context,
+    )
+    if before != [one._version for one in args if isinstance(one, Tensor)]:
+        # Computed again, it would read what it has overwritten, and gradients would be wrong.
+        message = (
+            "train.checkpointing needs blocks that leave their input as it is, got one that "
+            "changes it in place. Leave it off."
+        )
+        raise ConfigError(message)
+    return output
+
+
+def _copy_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(list(one) if isinstance(one, list) else one for one in args)
 
 
 def _contexts(
