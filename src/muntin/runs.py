@@ -273,7 +273,7 @@ class ExportedRun(Run):
             lambda size, count: self.runner,
             [canvas],
             Front(config=self.config.head, stride=self.note["stride"]),
-            finds=self.task.tells_objects,
+            finds=self.task.detects,
             groups=None,
         )
 
