@@ -16,26 +16,29 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from muntin.configs import from_dict, to_dict
-from muntin.data.joint import SceneConfig
-from muntin.data.label_maps import MapConfig
+from muntin.configs import KIND, from_dict, to_dict
+from muntin.configs import replace as replace_fields
+from muntin.data.loading import Augmentation
 from muntin.data.storing import DataConfig
-from muntin.data.subjects import SubjectConfig
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.engines.graphs import Runner
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import Format, find_format, require
 from muntin.errors import ConfigError, RunError
+from muntin.heads.conventions import RCNNConfig
+from muntin.heads.fcos import FCOSConfig
 from muntin.heads.network import Network
+from muntin.heads.pose import PoseConfig
+from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import HeadConfig
 from muntin.outside_errors import cannot_write
-from muntin.recipes import MachineConfig, TrainConfig
+from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
 from muntin.samples import Classes
 from muntin.tasks import Task, find_task
 from muntin.weights.loading import load_weights
@@ -58,7 +61,8 @@ __all__ = [
     "write_json",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of `RunConfig.to_dict`. 1, which is still read, named no kinds of heads and augmentations."""
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
 
@@ -91,9 +95,7 @@ class RunConfig:
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig = field(
-        default_factory=AugmentConfig
-    )
+    augment: Augmentation = field(default_factory=AugmentConfig)
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -103,20 +105,62 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "") -> RunConfig:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` gave, today or in schema 1.
+
+        An augmentation that is left out is the default one of the task.
 
         Raises:
             ConfigError: A key is unknown or missing, or a value is of another type.
         """
-        rest = {key: value for key, value in values.items() if key not in ("schema", "model")}
-        if values.get("schema") != SCHEMA or not isinstance(values.get("model"), Mapping):
+        schema = values.get("schema")
+        if schema not in (1, SCHEMA) or not isinstance(values.get("model"), Mapping):
             message = (
-                f"{where or 'the config'} must have schema {SCHEMA} and a model, got schema "
-                f"{values.get('schema')!r}. Was it written by another version of muntin?"
+                f"{where or 'the config'} must have schema {SCHEMA} (or 1) and a model, got schema "
+                f"{schema!r}. Was it written by another version of muntin?"
             )
             raise ConfigError(message)
-        model = config_from_dict(values["model"], where=where)
-        return from_dict(cls, {**rest, "model": model}, where=where)
+        rest = dict(values)
+        del rest["schema"]
+        rest["model"] = config_from_dict(values["model"], where=where)
+        augment = rest.pop("augment", {})
+        if schema == 1 and isinstance(values.get("head"), Mapping):
+            rest["head"] = _name_head(values["head"], str(values.get("task")))
+        config = from_dict(cls, rest, where=where)
+        # Only the task and its head say what may be done to the images.
+        usual = AUGMENTS[find_task(config.task, config.head).recipes]
+        if schema == 1 and isinstance(augment, Mapping):
+            augment = _name_augmentation(augment, usual)
+        return replace_fields(config, {"augment": augment or usual()}, where=where)
+
+
+_FIRST_HEADS: Mapping[str, tuple[type[HeadConfig], ...]] = {
+    "detect": (FCOSConfig, RCNNConfig),
+    "instance": (RCNNConfig,),
+    "semantic": (SemanticConfig,),
+    "pose": (PoseConfig, RCNNConfig),
+}
+"""Heads that each task had in schema 1. They are history: new ones do not belong here."""
+
+
+def _name_head(values: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """Name the kind of a head of schema 1: of those of its task, the one with most of its keys."""
+    shared = {
+        kind: len(values.keys() & {field.name for field in fields(kind)})
+        for kind in _FIRST_HEADS.get(task, ())
+    }
+    # Counting keys, and not trying to read them, leaves a misspelt key to the reader's message.
+    return {KIND: max(shared, key=lambda kind: shared[kind]).kind, **values} if shared else values
+
+
+def _name_augmentation(
+    values: Mapping[str, Any], usual: type[Augmentation]
+) -> Mapping[str, Any] | None:
+    """Name the kind of an augmentation of schema 1; None for one that never was of its task."""
+    # `muntin convert --to run` wrote the default of classification whatever the task was.
+    others = {field.name for field in fields(AugmentConfig)}
+    if usual is not AugmentConfig and values.keys() == others:
+        return None
+    return {KIND: usual.kind, **values}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +296,8 @@ class ExportedRun(Run):
         except (ValueError, KeyError, TypeError) as error:
             message = (
                 f"{path} must be a file that muntin export wrote, with what it knows of classes "
-                f"and pictures inside, got one without or of another version. Export it again."
+                f"and pictures inside, got one without or of another version ({error}). Export "
+                f"it again."
             )
             raise RunError(message) from error
         if note["precision"] == "bf16":
