@@ -51,22 +51,22 @@ def test_unknown_keys_are_refused():
 
 
 HEADS = {
-    "classify": (None, "pictures"),
-    "fcos": (DETECTORS["fcos_small"], "objects"),
-    "faster_rcnn": (DETECTORS["cascade_rcnn_small"], "objects"),
-    "mask_rcnn": (MASK_DETECTORS["mask_rcnn"], "objects"),
-    "upernet": (MAP_HEADS["upernet"], "maps"),
-    "vitpose": (POSE_HEADS["vitpose"], "subjects"),
-    "keypoint_rcnn": (KEYPOINT_DETECTORS["keypoint_rcnn"], "objects"),
+    "classify": (None, "classification"),
+    "fcos": (DETECTORS["fcos_small"], "detection"),
+    "faster_rcnn": (DETECTORS["cascade_rcnn_small"], "detection"),
+    "mask_rcnn": (MASK_DETECTORS["mask_rcnn"], "detection"),
+    "upernet": (MAP_HEADS["upernet"], "segmentation"),
+    "vitpose": (POSE_HEADS["vitpose"], "keypoints"),
+    "keypoint_rcnn": (KEYPOINT_DETECTORS["keypoint_rcnn"], "detection"),
 }
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_old_files_are_read(name):
-    head, group = HEADS[name]
+    head, kind = HEADS[name]
     old = RunConfig.from_dict(OLD[name])
     assert old.head == head
-    assert old.augment == RECIPES[group]["small-data"].augment
+    assert old.augment == RECIPES[kind]["small-data"].augment
     assert old.reading.strict
     new = old.to_dict()
     assert new["augment"]["kind"] == type(old.augment).kind

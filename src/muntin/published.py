@@ -83,7 +83,7 @@ def open_published(
         "head": head, "num_classes": len(class_names), **_as_fields(entry.config, settings or {})
     }  # fmt: skip
     skeleton = None
-    if task.tells_subjects:
+    if task.top_down:
         skeleton = COCO_PERSON
         options.pop("num_classes")
         network = create_pose_estimator(name, num_keypoints=len(skeleton.names), **options)
@@ -91,7 +91,7 @@ def open_published(
         shown: dict[str, Any] = {
             "img_size": (256, 192), "fit": "subject", "alignment": pose.coding,
         }  # fmt: skip
-    elif task.tells_objects:
+    elif task.detects:
         network = create_detector(name, conventions=conventions, **options)
         shown = {"img_size": (800, 1333), "fit": "inside"}
     else:
@@ -130,9 +130,9 @@ def _task_of(head: str) -> Task:
 
 
 def _usual_names(task: Task) -> tuple[str, ...]:
-    if task.tells_subjects:
+    if task.top_down:
         return ("person",)
-    if task.tells_objects:
+    if task.detects:
         return COCO_NAMES
     message = (
         "class_names must be given for a head that tells the class of each pixel (--classes FILE, "

@@ -127,7 +127,7 @@ class RunConfig:
             rest["head"] = _name_head(values["head"], str(values.get("task")))
         config = from_dict(cls, rest, where=where)
         # Only the task and its head say what may be done to the images.
-        usual = AUGMENTS[find_task(config.task, config.head).recipes]
+        usual = AUGMENTS[find_task(config.task, config.head).recipe_kind]
         if schema == 1 and isinstance(augment, Mapping):
             augment = _name_augmentation(augment, usual)
         return replace_fields(config, {"augment": augment or usual()}, where=where)
@@ -318,7 +318,7 @@ class ExportedRun(Run):
             lambda size, count: self.runner,
             [canvas],
             Front(config=self.config.head, stride=self.note["stride"]),
-            finds=self.task.tells_objects,
+            finds=self.task.detects,
             groups=None,
         )
 
