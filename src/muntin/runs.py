@@ -4,6 +4,7 @@
 
 ``config.json``         everything that was asked for and resolved
 ``weights.safetensors`` the best weights
+``results.json``        the figures of these weights in validation
 ``last.ckpt/``          everything that resuming needs
 ``classes.json``, ``preprocessing.json``, ``journal.jsonl``, ``pictures/``
 
@@ -14,153 +15,61 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from muntin.configs import KIND, from_dict, to_dict
-from muntin.configs import replace as replace_fields
-from muntin.data.loading import Augmentation
-from muntin.data.storing import DataConfig
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.configs import from_dict, to_dict
+from muntin.data.transforms import Preprocessing
 from muntin.engines.graphs import Runner
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import Format, find_format, require
 from muntin.errors import ConfigError, RunError
-from muntin.heads.conventions import RCNNConfig
-from muntin.heads.fcos import FCOSConfig
 from muntin.heads.network import Network
-from muntin.heads.pose import PoseConfig
-from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import HeadConfig
 from muntin.outside_errors import cannot_write
-from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
+from muntin.run_config import RunConfig
 from muntin.samples import Classes
 from muntin.tasks import Task, find_task
 from muntin.weights.loading import load_weights
-from muntin.zoo import (
-    BackboneConfig,
-    build_backbone,
-    config_from_dict,
-    config_to_dict,
-    free_attention,
-)
+from muntin.zoo import build_backbone, free_attention
 
 __all__ = [
     "JOURNAL",
     "ExportedRun",
+    "Results",
     "Run",
     "RunConfig",
     "is_run",
     "read_journal",
     "read_json",
+    "read_results",
     "write_json",
+    "write_results",
 ]
 
-SCHEMA = 2
-"""Of `RunConfig.to_dict`. 1, which is still read, named no kinds of heads and augmentations."""
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """All that a run was asked for, resolved; ``config.json``.
+class Results:
+    """What validation found of the weights that a run keeps; ``results.json``.
 
     Attributes:
-        task: Name of the task.
-        data: Folder, archive or CSV with the training pictures.
-        val: The same for validation; empty when `data` has it or it was split off.
-        model_name: Name in the zoo that the architecture started from.
-        model: The architecture.
-        head: That of the head, for tasks that have several.
-        weights: Where the weights came from; empty = fresh.
-        license: Licence of these weights.
-        train: How it is learned.
-        augment: What is done to training pictures.
-        reading: How pictures are read.
-        machine: Where it runs.
+        epoch: That the weights are of, counted from 1; 0 where nothing was validated.
+        figures: By name.
+        score_threshold: Score from which on F1 was best; None where validation found none.
     """
 
-    task: str
-    data: str
-    val: str = ""
-    model_name: str
-    model: BackboneConfig
-    head: HeadConfig | None = None
-    weights: str = ""
-    license: str = ""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    augment: Augmentation = field(default_factory=AugmentConfig)
-    reading: DataConfig = field(default_factory=DataConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
-        return {"schema": SCHEMA, **to_dict(self), "model": config_to_dict(self.model)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, where: str = "") -> RunConfig:
-        """Read what `to_dict` gave, today or in schema 1.
-
-        An augmentation that is left out is the default one of the task.
-
-        Raises:
-            ConfigError: A key is unknown or missing, or a value is of another type.
-        """
-        schema = values.get("schema")
-        if schema not in (1, SCHEMA) or not isinstance(values.get("model"), Mapping):
-            message = (
-                f"{where or 'the config'} must have schema {SCHEMA} (or 1) and a model, got schema "
-                f"{schema!r}. Was it written by another version of muntin?"
-            )
-            raise ConfigError(message)
-        rest = dict(values)
-        del rest["schema"]
-        rest["model"] = config_from_dict(values["model"], where=where)
-        augment = rest.pop("augment", {})
-        if schema == 1 and isinstance(values.get("head"), Mapping):
-            rest["head"] = _name_head(values["head"], str(values.get("task")))
-        config = from_dict(cls, rest, where=where)
-        # Only the task and its head say what may be done to the images.
-        usual = AUGMENTS[find_task(config.task, config.head).recipe_kind]
-        if schema == 1 and isinstance(augment, Mapping):
-            augment = _name_augmentation(augment, usual)
-        return replace_fields(config, {"augment": augment or usual()}, where=where)
-
-
-_FIRST_HEADS: Mapping[str, tuple[type[HeadConfig], ...]] = {
-    "detect": (FCOSConfig, RCNNConfig),
-    "instance": (RCNNConfig,),
-    "semantic": (SemanticConfig,),
-    "pose": (PoseConfig, RCNNConfig),
-}
-"""Heads that each task had in schema 1. They are history: new ones do not belong here."""
-
-
-def _name_head(values: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    """Name the kind of a head of schema 1: of those of its task, the one with most of its keys."""
-    shared = {
-        kind: len(values.keys() & {field.name for field in fields(kind)})
-        for kind in _FIRST_HEADS.get(task, ())
-    }
-    # Counting keys, and not trying to read them, leaves a misspelt key to the reader's message.
-    return {KIND: max(shared, key=lambda kind: shared[kind]).kind, **values} if shared else values
-
-
-def _name_augmentation(
-    values: Mapping[str, Any], usual: type[Augmentation]
-) -> Mapping[str, Any] | None:
-    """Name the kind of an augmentation of schema 1; None for one that never was of its task."""
-    # `muntin convert --to run` wrote the default of classification whatever the task was.
-    others = {field.name for field in fields(AugmentConfig)}
-    if usual is not AugmentConfig and values.keys() == others:
-        return None
-    return {KIND: usual.kind, **values}
+    epoch: int = 0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    score_threshold: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -340,6 +249,44 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
             if isinstance(line, dict) and isinstance(line.get("epoch"), int):
                 lines.append(line)
     return lines
+
+
+def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
+    """Write the figures of the weights that are kept.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    threshold = figures.get("best_threshold")
+    values = {"epoch": epoch, "score_threshold": threshold, "figures": dict(figures)}
+    write_json(folder / RESULTS, values)
+
+
+def read_results(run: Run) -> Results:
+    """Read the figures of the weights that a run keeps.
+
+    Older runs have no file of them; theirs are in the line of the journal with the best goal.
+
+    Raises:
+        RunError: The file is broken.
+    """
+    if (run.path / RESULTS).is_file():
+        values = read_json(run.path / RESULTS)
+        names = ("epoch", "figures", "score_threshold")
+        return Results(**{name: values[name] for name in names if name in values})
+    best, best_value = Results(), -math.inf
+    for line in read_journal(run.path):
+        figures = {
+            name.removeprefix("val_"): value
+            for name, value in line.items()
+            if name.startswith("val_")
+        }
+        goal, value = run.task.goal(figures)
+        if goal and value > best_value:
+            threshold = figures.get("best_threshold")
+            best = Results(epoch=line["epoch"], figures=figures, score_threshold=threshold)
+            best_value = value
+    return best
 
 
 def read_json(path: Path) -> dict[str, Any]:
