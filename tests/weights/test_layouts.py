@@ -673,7 +673,7 @@ def test_a_mixture_of_experts_is_refused():
     weights = microsoft(swin_peer(SWIN))
     experts = tensors("layers.2.blocks.1.mlp._moe_layer.experts.batched_fc1_w")
     file = without(weights, r"layers\.2\.blocks\.1\.mlp\.") | buffers(weights, 4) | experts
-    with pytest.raises(WeightError, match=r"without a place in the model: .*_moe_layer"):
+    with pytest.raises(WeightError, match="_moe_layer"):
         loaded(SWIN, file)
 
 
@@ -697,7 +697,7 @@ def test_a_detector_of_detectron2_gives_normalised_maps_at_odd_sizes():
 
 def test_the_plain_vit_of_detectron2_is_refused():
     file = under("backbone.net.", tensors("blocks.0.norm1.weight", "blocks.0.attn.rel_pos_h"))
-    with pytest.raises(WeightError, match="'detectron2' must have the model's family, ViT"):
+    with pytest.raises(WeightError, match=r"'detectron2'.*ViT"):
         load_weights(build(VIT), file)
 
 
