@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -205,7 +206,7 @@ def test_evaluation_and_no_gradient_take_the_plain_modules():
     left, _, x, _ = both((2, 3, 8))
     parts = (left.norm2, left.mlp.fc1, left.mlp.fc2)
     assert lean.applies(x, *parts)
-    assert "Lean" in left(x)[1].grad_fn.name() or "Norm" in left(x)[1].grad_fn.name()
+    assert "Norm" in left(x)[1].grad_fn.name()
     with torch.no_grad():
         assert not lean.applies(x, *parts)
     left.eval()

@@ -252,7 +252,8 @@ print(len(graphs), sum("muntin.window_attention" in name for name in names))
 """
 
 
-@pytest.mark.parametrize("name", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v1", "v2"])
 def test_compiled_models_hold_it_in_one_graph(name):
     backends = ("aot_eager",) if DEVICE.type == "cpu" else ("aot_eager", "inductor")
     # A compiler warns about itself.
