@@ -19,10 +19,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from timm.models.swin_transformer_v2 import SwinTransformerV2 as TimmSwinV2
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
@@ -43,6 +41,8 @@ from tests.parity.peers import (
     logits_and_gradient,
     perturb,
     pictures,
+    timm_vit,
+    torchvision_swin,
 )
 
 pytestmark = pytest.mark.parity
@@ -73,15 +73,7 @@ def swin_peer(config, num_classes=NUM_CLASSES):
     """torchvision's, whose rule for odd sizes is OpenMMLab's while maps exceed the window."""
     second = isinstance(config, SwinV2Config)
     parts = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2} if second else {}
-    peer = torchvision.models.SwinTransformer(
-        [config.patch_size] * 2,
-        config.embed_dim,
-        list(config.depths),
-        list(config.num_heads),
-        [config.windows[0]] * 2,
-        num_classes=num_classes,
-        **parts,
-    )
+    peer = torchvision_swin(config, num_classes, **parts)
     perturb(peer)
     for name, parameter in peer.named_parameters():
         if second and name.endswith("attn.qkv.bias"):
@@ -99,21 +91,7 @@ def peer_maps(peer, images):
 
 
 def vit_peer(config=VIT, num_classes=NUM_CLASSES):
-    peer = TimmViT(
-        img_size=config.img_size,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        num_classes=num_classes,
-        class_token=config.class_token,
-        global_pool="token" if config.pool == "token" else "avg",
-        fc_norm=False,
-        init_values=config.layer_scale or None,
-        no_embed_class=not config.prefix_positions,
-    )
-    return perturb(peer)
+    return perturb(timm_vit(config, num_classes))
 
 
 def rename(state, *pairs) -> State:
