@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["Backbone", "FeatureSpec", "Features", "TokenMask", "find_output_problem"]
+__all__ = [
+    "Backbone",
+    "FeatureSpec",
+    "Features",
+    "TokenMask",
+    "count_stages",
+    "find_output_problem",
+    "name_blocks",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class Features:
         tokens: Computes the tokens; None where the family has none.
         both: Computes maps and vector in one pass, in a family where the two ways take one each.
         sizes: (height, width) of the real image inside each padded one; all of it when None.
+        mask: Patches that were kept; None for all of them.
     """
 
     def __init__(
@@ -67,9 +77,12 @@ class Features:
         tokens: Callable[[], Tensor] | None = None,
         both: Callable[[], tuple[list[Tensor], Tensor]] | None = None,
         sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
     ) -> None:
         self.image_size: Size = (images.shape[2], images.shape[3])
         """(height, width) of the images as the backbone got them."""
+        self.mask = mask
+        """Patches that the backbone was given; None for all of them."""
         self._count, self._device = images.shape[0], images.device
         self._make_maps, self._make_vector = maps, vector
         self._make_tokens, self._make_both = tokens, both
@@ -125,6 +138,9 @@ class Features:
 class Backbone(nn.Module):
     """From images to features, at any height and width. A family writes `features`."""
 
+    blocks: nn.ModuleList | Sequence[nn.Module]
+    """All blocks, in the order in which they are computed."""
+
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps, in the order in which `forward` gives them."""
@@ -171,6 +187,39 @@ class Backbone(nn.Module):
                 f"all patches together, got one. Choose a ViT, a DeiT, a Hiera or a Swin."
             )
             raise ConfigError(message)
+
+    @property
+    def stage_unit(self) -> Literal["stage", "block"]:
+        """What `stage_of` counts: the stages of a hierarchy, or the blocks of a plain ViT."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter or module, by its name in the backbone.
+
+        Returns:
+            0 for what comes before the blocks (patches, positions, tokens), k for the k-th block
+            and the downsampling after it, ``len(blocks) + 1`` for what follows the last block.
+        """
+        raise NotImplementedError
+
+    def stage_of(self, name: str) -> int:
+        """The same by `stage_unit`; what `TrainConfig.freeze` counts."""
+        raise NotImplementedError
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies to this parameter, if it has two or more dimensions."""
+        raise NotImplementedError
+
+
+def name_blocks(backbone: Backbone) -> list[str]:
+    """Names of the blocks in their backbone, in the order of `Backbone.blocks`."""
+    names = {module: name for name, module in backbone.named_modules()}
+    return [names[block] for block in backbone.blocks]
+
+
+def count_stages(backbone: Backbone) -> int:
+    """How many stages, or blocks where `stage_unit` says so, a backbone has."""
+    return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
 def find_output_problem(

@@ -14,6 +14,7 @@ from typing import Literal
 from muntin.configs import check_range
 from muntin.data.joint import SceneConfig
 from muntin.data.label_maps import MapConfig
+from muntin.data.loading import Augmentation
 from muntin.data.subjects import SubjectConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
@@ -177,7 +178,7 @@ class Recipe:
     """
 
     train: TrainConfig
-    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig
+    augment: Augmentation
     source: str
 
 
@@ -357,9 +358,7 @@ RECIPES: dict[TaskKind, dict[str, Recipe]] = {
 }
 """Kind of task -> name -> recipe."""
 
-AUGMENTS: dict[
-    TaskKind, type[AugmentConfig] | type[SceneConfig] | type[MapConfig] | type[SubjectConfig]
-] = {
+AUGMENTS: dict[TaskKind, type[Augmentation]] = {
     "classification": AugmentConfig,
     "detection": SceneConfig,
     "segmentation": MapConfig,

@@ -96,7 +96,8 @@ def test_what_was_dropped_is_not_seen():
 def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
     write_classify(tmp_path / "set", num_train_per_class=2, num_val_per_class=1, size=(SIDE, SIDE))
     data = list_classify(tmp_path / "set")
-    assert data.train is not None and data.val is not None
+    assert data.train is not None
+    assert data.val is not None
 
     def train(out: Path, *, stop_after: int = 0, resume: bool = False):
         config = RunConfig(

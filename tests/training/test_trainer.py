@@ -182,7 +182,10 @@ def test_mixing_depends_on_the_step_alone(whole, augment):
     one, other = make(augment=augment), make(augment=augment)
     other.accumulate_gradients((whole,), 3, 9, share=1.0, last=True)
     torch.rand(7)
-    values = [trainer.accumulate_gradients((whole,), 1, 2, share=1.0, last=True) for trainer in (one, other)]
+    values = [
+        trainer.accumulate_gradients((whole,), 1, 2, share=1.0, last=True)
+        for trainer in (one, other)
+    ]
     assert values[0] == values[1]
     assert one.accumulate_gradients((whole,), 1, 3, share=1.0, last=True) != values[0]
 

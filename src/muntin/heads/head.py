@@ -23,7 +23,7 @@ class Head(nn.Module):
             name. It may look at the whole batch.
     """
 
-    reads: ClassVar[Literal["maps", "vector"]] = "maps"
+    reads: ClassVar[Literal["maps", "vector", "tokens"]] = "maps"
 
     losses: Callable[..., dict[str, Tensor]]
 

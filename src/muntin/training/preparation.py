@@ -37,7 +37,7 @@ from muntin.training.choices import (
     typical_size,
 )
 from muntin.training.maps import choose_scale, default_map_model
-from muntin.training.optimization import scaled_rate
+from muntin.training.optimization import check_freeze, scaled_rate
 from muntin.training.request import Request, refuse_mistakes, sort_settings, task_of
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
@@ -180,6 +180,7 @@ def _tune_run(
     if tuned.residual == "half" and machine.precision == "fp32":
         message = "train.residual=half needs precision bf16 or fp16, got fp32. Leave one out."
         raise ConfigError(message)
+    check_freeze(network.backbone, tuned.freeze)
     if tuned.recomputed_blocks:  # refuses more than there are
         checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
     config = replace(
