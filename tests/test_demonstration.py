@@ -11,7 +11,7 @@ import pytest
 from muntin import demonstration
 from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.errors import RunError
-from muntin.tasks import TASKS
+from muntin.tasks.table import TASKS
 
 
 def _few_classes(folder):

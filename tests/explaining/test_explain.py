@@ -26,7 +26,7 @@ from muntin.explaining.targeting import look
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.small import CLASSES, picture, train_small, write_pictures
 

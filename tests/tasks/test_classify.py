@@ -14,7 +14,7 @@ from muntin.features import Backbone, Features
 from muntin.heads.linear import LinearHead
 from muntin.heads.network import Network
 from muntin.samples import Classes, Entry, Listing
-from muntin.tasks import TASKS, find_task
+from muntin.tasks.table import TASKS, find_task
 from muntin.tasks.task import Lesson, Metric, View
 from muntin.zoo import create_backbone
 

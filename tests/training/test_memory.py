@@ -13,7 +13,7 @@ from muntin.data.shape_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.training import room
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.journal import read_journal

@@ -29,8 +29,9 @@ from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo import BackboneConfig, Costs, count_costs, model_config
-from muntin.zoo.costs import Part
+from muntin.zoo.building import model_config
+from muntin.zoo.costs import Costs, Part, count_costs
+from muntin.zoo.table import BackboneConfig
 
 __all__ = ["show_cost"]
 

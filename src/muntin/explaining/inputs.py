@@ -30,9 +30,9 @@ from muntin.prediction.sources import Picture
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size, UInt8
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
-from muntin.zoo import create_model, find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = [
     "OpenedModel",

@@ -90,7 +90,7 @@ class Predictor:
         >>> import numpy as np
         >>> from muntin.data.transforms import Preprocessing
         >>> from muntin.samples import Classes
-        >>> from muntin.tasks import find_task
+        >>> from muntin.tasks.table import find_task
         >>> from muntin.zoo import create_model
         >>> predictor = Predictor(
         ...     create_model("swin_nano", num_classes=2), find_task("classify"),

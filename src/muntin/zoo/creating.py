@@ -19,7 +19,7 @@ from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.zoo.building import build_dense_backbone, create_model, load_into
 
 if TYPE_CHECKING:
-    from muntin.tasks import Task
+    from muntin.tasks.task import Task
 
 __all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
 
@@ -70,7 +70,7 @@ def create(
         WeightError: The weights cannot be read or do not fit.
     """
     # Tasks bring data and metrics along, which a classifier or a backbone can do without.
-    from muntin.tasks import find_task
+    from muntin.tasks.table import find_task
 
     row = find_task(task, head)
     _refuse_unused(row, head, num_keypoints, conventions)
