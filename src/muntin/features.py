@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["Backbone", "FeatureSpec", "find_output_problem"]
+__all__ = ["Backbone", "FeatureSpec", "count_stages", "find_output_problem", "name_blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,39 @@ class Backbone(Protocol):
 
     def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
         """Give one vector an image: what the family's paper classifies from."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks, in the order in which they are computed."""
+
+    @property
+    def stage_unit(self) -> Literal["stage", "block"]:
+        """What `stage_of` counts: the stages of a hierarchy, or the blocks of a plain ViT."""
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter or module, by its name in the backbone.
+
+        Returns:
+            0 for what comes before the blocks (patches, positions, tokens), k for the k-th block
+            and the downsampling after it, ``len(blocks) + 1`` for what follows the last block.
+        """
+
+    def stage_of(self, name: str) -> int:
+        """The same by `stage_unit`; what `TrainConfig.freeze` counts."""
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies to this parameter, if it has two or more dimensions."""
+
+
+def name_blocks(backbone: nn.Module) -> list[str]:
+    """Names of the blocks in their backbone, in the order of `Backbone.blocks`."""
+    names = {module: name for name, module in backbone.named_modules()}
+    return [names[block] for block in cast("Backbone", backbone).blocks]
+
+
+def count_stages(backbone: nn.Module) -> int:
+    """How many stages, or blocks where `stage_unit` says so, a backbone has."""
+    return max(map(cast("Backbone", backbone).stage_of, name_blocks(backbone)), default=0)
 
 
 def find_output_problem(

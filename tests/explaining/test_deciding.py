@@ -387,7 +387,7 @@ def test_smaller_than_a_window() -> None:
 def test_exported_files_are_asked_by_covering(kind: str) -> None:
     subject = TASKS[kind]()
     canvas = (64, 96)
-    finds = subject.task.tells_objects
+    finds = subject.task.detects
     engine = in_engine(subject.network, subject.pre, canvas, finds=finds)
     (exhibit,) = show_decision(subject.with_network(engine))
     assert exhibit.name == "decision-occlusion"
@@ -424,7 +424,7 @@ def test_changes_nothing(kind: str, mode) -> None:
     next(network.parameters()).requires_grad_(False)
     last = [*network.parameters()][-1]
     last.grad = torch.ones_like(last)
-    sizes = (torch.tensor([subject.shown_size]),) if subject.task.tells_objects else ()
+    sizes = (torch.tensor([subject.shown_size]),) if subject.task.detects else ()
     before = network(subject.images, *sizes)
     state = _state(network)
     with mode():

@@ -132,6 +132,6 @@ CLASSIFY = Task(
     metric=_metric,
     counts=count_pictures,
     goals=("top1", "map", "macro_f1"),
-    recipes="pictures",
+    kind="classification",
     finish=("probabilities", _finish),
 )
