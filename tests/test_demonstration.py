@@ -52,5 +52,5 @@ def test_demo(monkeypatch, tmp_path, capsys, task):
     assert "val" in shown
     assert (tmp_path / shown).is_file()
     assert (run.path / "pictures" / "predictions.png").is_file()
-    with pytest.raises(RunError, match="holds a run"):
+    with pytest.raises(RunError, match="demo"):
         demonstration.demo(task, out=out)

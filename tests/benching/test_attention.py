@@ -69,11 +69,11 @@ def test_a_projection_that_is_left_out_still_asks_for_a_gradient():
 
 
 def test_refused():
-    with pytest.raises(ConfigError, match=r"must be a Swin \(V1\).* got 'vit_tiny'"):
+    with pytest.raises(ConfigError, match="'vit_tiny'"):
         bench_attention("vit_tiny", peers=())
-    with pytest.raises(ConfigError, match=r"must be a Swin \(V1\)"):
+    with pytest.raises(ConfigError, match="'swinv2_tiny_window8_256'"):
         bench_attention("swinv2_tiny_window8_256", peers=())
-    with pytest.raises(ConfigError, match="compiled must be False to bench attention"):
+    with pytest.raises(ConfigError, match="compiled.*attention"):
         bench_attention("swin_nano", compiled=True)
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_attention("swin_nano", peers=("tim",))

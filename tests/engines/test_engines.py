@@ -129,18 +129,18 @@ def test_pictures_are_grouped_and_padded():
     assert [shape[0] for _, shape in seen] == [8, 1, 1]
     assert {canvas for canvas, _ in seen} == {(32, 64)}
     assert found.equal(images[:, :1, ::4, ::4].float())
-    with pytest.raises(ShapeError, match=r"at most 32x64 or 64x32 pixels .* got 33x64"):
+    with pytest.raises(ShapeError, match="32x64 or 64x32.*33x64"):
         network(torch.zeros(1, 3, 33, 64, dtype=torch.uint8))
 
 
 def test_what_is_refused(tmp_path):
     run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(ConfigError, match=r"Unknown engine 'openvin'. Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match="'openvin'.*'openvino'"):
         find_engine("openvin")
-    with pytest.raises(ConfigError, match=r"precision must be fp32 for the engine onnxruntime"):
+    with pytest.raises(ConfigError, match="precision.*fp32.*onnxruntime"):
         muntin.load(run.path, engine="onnxruntime", precision="bf16")
     done = muntin.export(run, tmp_path / "a", format="torch")
-    with pytest.raises(ConfigError, match=r"an exported file runs in its own engine"):
+    with pytest.raises(ConfigError, match="engine"):
         muntin.load(done.path, engine="openvino")
     assert find_format("a/run") is None
     assert find_format("a.XML").name == "openvino"
@@ -160,7 +160,7 @@ def test_an_operator_that_onnx_lacks(tmp_path):
             return torch.special.bessel_j0(x)
 
     graph = Graph(module=Odd(), example=(torch.ones(2, 3),), inputs=("images",), outputs=("out",))
-    with pytest.raises(ConfigError, match=r"every operator of the model must be one of ONNX"):
+    with pytest.raises(ConfigError, match="ONNX"):
         write_onnx(graph, tmp_path / "a.onnx", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -171,7 +171,7 @@ def test_an_engine_says_what_the_machine_lacks():
         return
     assert not ENGINES["cuda"].installed
     with pytest.raises(
-        ConfigError, match=r"cuda must have a GPU .* but .*runs here: auto, eager, co"
+        ConfigError, match="cuda.*GPU.*auto, eager, co"
     ):
         find_engine("cuda")
 
@@ -213,11 +213,11 @@ def test_a_graph_for_a_file_is_not_fused(tmp_path):
     graph = make_graph(
         run.load_network(), run.task, run.classes, run.preprocessing, (64, 64), finished=True
     )
-    with pytest.raises(ConfigError, match="must be given a network to fuse"):
+    with pytest.raises(ConfigError, match="network"):
         start_recorded(graph, "fp32", torch.device("cpu"), replay_plainly)
 
 
 @pytest.mark.parametrize("name", [None, 5])
 def test_an_engine_that_is_no_text(name):
-    with pytest.raises(ConfigError, match=r"Unknown engine .* Known: auto, compile, cuda, eager"):
+    with pytest.raises(ConfigError, match=rf"{name}.*auto, compile, cuda, eager"):
         find_engine(name)

@@ -151,7 +151,7 @@ def test_nothing_is_left_where_answers_differ(tmp_path, monkeypatch):
 
     wrong = dataclasses.replace(kind, write=write)
     monkeypatch.setitem(exporting.FORMATS, "torch", wrong)
-    with pytest.raises(RunError, match=r"must say what the network says, .* Nothing was written"):
+    with pytest.raises(RunError, match="torch.*difference"):
         muntin.export(run, tmp_path / "file", format="torch")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -161,42 +161,42 @@ def test_a_weight_that_is_no_number(tmp_path):
     state = run.load_network().state_dict()
     state["head.fc.bias"][1] = float("nan")
     write_weights(run.path / WEIGHTS, state, {"dialect": "muntin"})
-    with pytest.raises(WeightError, match=r"got NaN or infinity in head.fc.bias"):
+    with pytest.raises(WeightError, match=r"head\.fc\.bias"):
         muntin.export(run.path, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_what_is_refused(tmp_path, monkeypatch):
     run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(ConfigError, match=r"Unknown format 'onx'. Did you mean 'onnx'"):
+    with pytest.raises(ConfigError, match="'onx'.*'onnx'"):
         muntin.export(run, tmp_path / "a", format="onx")
-    with pytest.raises(ConfigError, match=r"OUT must end in .onnx for --format onnx"):
+    with pytest.raises(ConfigError, match=r"\.onnx.*a\.xml"):
         muntin.export(run, tmp_path / "a.xml")
-    with pytest.raises(ConfigError, match=r"onnx is written in fp32, int8, got bf16"):
+    with pytest.raises(ConfigError, match="onnx.*bf16"):
         muntin.export(run, tmp_path / "a", precision="bf16")
-    with pytest.raises(ConfigError, match=r"int8 needs pictures with labels"):
+    with pytest.raises(ConfigError, match="int8.*--data"):
         muntin.export(run, tmp_path / "a", precision="int8")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty"):
         muntin.export(run, tmp_path / "a", precision="int8", data=tmp_path / "empty")
     (tmp_path / "there.onnx").write_text("mine")
-    with pytest.raises(RunError, match=r"OUT must be a new file"):
+    with pytest.raises(RunError, match=r"there\.onnx"):
         muntin.export(run, tmp_path / "there.onnx")
     assert (tmp_path / "there.onnx").read_text() == "mine"
     monkeypatch.setattr(table, "is_installed", lambda package: package != "onnxscript")
-    with pytest.raises(MissingExtra, match=r"needs onnxscript.*pip install 'muntin\[export\]'"):
+    with pytest.raises(MissingExtra, match=r"onnxscript.*muntin\[export\]"):
         muntin.export(run, tmp_path / "a")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "empty", "there.onnx"}
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(RunError, match="where nothing lies"):
+    with pytest.raises(RunError, match="runs/nowhere"):
         muntin.export("runs/nowhere", tmp_path / "a.onnx")
     run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(RunError, match="which is a folder"):
+    with pytest.raises(RunError, match="OUT"):
         muntin.export(run.path, tmp_path)
     (tmp_path / "a.xml").write_text("<net/>")
-    with pytest.raises(RunError, match=r"must have its \.bin beside it"):
+    with pytest.raises(RunError, match=r"a\.xml.*\.bin"):
         muntin.load(tmp_path / "a.xml")
 
 
@@ -204,7 +204,7 @@ def test_what_is_not_there(tmp_path):
 def test_files_of_others(tmp_path, name):
     (tmp_path / name).write_text("no model")
     (tmp_path / "a.bin").write_text("no weights")
-    with pytest.raises(RunError, match=r"that muntin export wrote"):
+    with pytest.raises(RunError, match="muntin export"):
         Run.open(tmp_path / name)
 
 
@@ -216,7 +216,7 @@ def test_an_onnx_file_without_a_note(tmp_path):
     torch.onnx.export(
         Twice().eval(), (torch.ones(2, 3),), tmp_path / "a.onnx", dynamo=True, verbose=False
     )
-    with pytest.raises(RunError, match=r"with what it knows of classes"):
+    with pytest.raises(RunError, match=r"a\.onnx"):
         Run.open(tmp_path / "a.onnx")
 
 
@@ -240,5 +240,5 @@ def test_keypoint_rcnn_is_refused(tmp_path):
 
     head = KeypointRCNN(network.backbone, 1, 3, KEYPOINT_DETECTORS["keypoint_rcnn_small"])
     network.head = head.eval()
-    with pytest.raises(ConfigError, match=r"got keypoint_rcnn"):
+    with pytest.raises(ConfigError, match="keypoint_rcnn"):
         torch.export.export(network, (torch.zeros(2, 3, 64, 64),), strict=False)

@@ -97,11 +97,11 @@ def test_what_cannot_fit_says_what_would(data):
 
 
 def test_what_is_wrong_is_said_as_in_training(data, tmp_path):
-    with pytest.raises(ConfigError, match=r"Did you mean 'swin_tiny'"):
+    with pytest.raises(ConfigError, match="'swin_tiney'.*'swin_tiny'"):
         draw_up(data, model="swin_tiney")
     with pytest.raises(DataError):
         draw_up(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match=r"Unknown"):
+    with pytest.raises(ConfigError, match="nothing"):
         draw_up(data, settings={"train.nothing": 1})
 
 

@@ -35,7 +35,7 @@ def forced(tmp_path, monkeypatch) -> Run:
 
 def test_it_predicts(forced):
     picture = np.zeros((64, 64, 3), dtype=np.uint8)
-    with pytest.raises(ConfigError, match=r"must be a GPU of NVIDIA, got cpu"):
+    with pytest.raises(ConfigError, match="cpu"):
         muntin.Predictor(
             forced.build_network().eval(), forced.task, forced.classes, forced.preprocessing,
             device="cpu",
@@ -55,5 +55,5 @@ def test_training_goes_on_from_it(forced, tmp_path, way):
     assert found.run.config.model.attention == "auto"
     assert f'attention "auto" instead of the "fused" of the run: {LACK}' in found.notes
     insists = replace(asked, settings=(("model.attention", "fused"),))
-    with pytest.raises(ConfigError, match=r"for model\.attention=fused"):
+    with pytest.raises(ConfigError, match=r"model\.attention=fused"):
         preparation.prepare(insists)

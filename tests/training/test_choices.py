@@ -44,6 +44,6 @@ def test_kernels_that_cannot_run_are_refused_before_a_run_begins(monkeypatch):
         "muntin.ops.triton.window_support.find_obstacle", lambda *_: "the device must be a GPU"
     )
     fused = model_config("swin_nano", {"attention": "fused"})
-    with pytest.raises(ConfigError, match=r"GPU, for model\.attention=fused\. Take auto instead"):
+    with pytest.raises(ConfigError, match=r"model\.attention=fused"):
         refuse_attention(fused, MachineConfig(device="cpu"))
     refuse_attention(model_config("swin_nano"), MachineConfig(device="cpu"))

@@ -139,7 +139,7 @@ def test_a_copy_computes_its_own_blocks_again():
 
 
 def test_what_has_no_blocks():
-    with pytest.raises(ConfigError, match=r"needs a backbone with blocks, got Linear"):
+    with pytest.raises(ConfigError, match="Linear"):
         checkpoint_blocks(torch.nn.Linear(2, 2))
 
 
