@@ -20,7 +20,7 @@ from muntin.errors import ConfigError
 def test_devices():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ConfigError, match="device.*cpu.*'tpu'"):
+    with pytest.raises(ConfigError, match=r"device.*cpu.*'tpu'"):
         choose_device("tpu")
 
 

@@ -126,7 +126,7 @@ def test_a_broken_picture_is_named(predictor, tmp_path):
 def test_batch_size_and_device(run):
     with pytest.raises(ConfigError, match="batch_size"):
         muntin.load(run, batch_size=0)
-    with pytest.raises(ConfigError, match="device.*cpu.*'abacus'"):
+    with pytest.raises(ConfigError, match=r"device.*cpu.*'abacus'"):
         muntin.load(run, device="abacus")
 
 

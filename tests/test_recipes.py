@@ -45,9 +45,9 @@ def test_wrong_machine_values(name, value):
 
 
 def test_unknown_recipe():
-    with pytest.raises(ConfigError, match="'imagnet'.*'imagenet'"):
+    with pytest.raises(ConfigError, match=r"'imagnet'.*'imagenet'"):
         find_recipe("imagnet")
-    with pytest.raises(ConfigError, match="'coco-3x'.*imagenet"):
+    with pytest.raises(ConfigError, match=r"'coco-3x'.*imagenet"):
         find_recipe("coco-3x")
-    with pytest.raises(ConfigError, match="'imagenet'.*coco-3x"):
+    with pytest.raises(ConfigError, match=r"'imagenet'.*coco-3x"):
         find_recipe("imagenet", "objects")

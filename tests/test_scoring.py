@@ -89,7 +89,7 @@ def test_classes_that_do_not_occur(run, tmp_path):
 
 def test_other_classes_are_an_error(run, tmp_path):
     data = write_pictures(tmp_path / "other", each=2, classes=("ash", "oak"))
-    with pytest.raises(DataError, match="3.*oak"):
+    with pytest.raises(DataError, match=r"3.*oak"):
         muntin.evaluate(run, data)
 
 

@@ -42,7 +42,7 @@ def test_batches_have_equally_many_pixels(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"batch_size": -3}])
 def test_numbers_are_checked_before_anything_is_built(wrong):
-    with pytest.raises(ConfigError, match="rounds|batch_size"):
+    with pytest.raises(ConfigError, match=r"rounds|batch_size"):
         bench_by_name("inference", "no such model", **wrong)
 
 

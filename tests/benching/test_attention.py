@@ -73,7 +73,7 @@ def test_refused():
         bench_attention("vit_tiny", peers=())
     with pytest.raises(ConfigError, match="'swinv2_tiny_window8_256'"):
         bench_attention("swinv2_tiny_window8_256", peers=())
-    with pytest.raises(ConfigError, match="compiled.*attention"):
+    with pytest.raises(ConfigError, match=r"compiled.*attention"):
         bench_attention("swin_nano", compiled=True)
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_attention("swin_nano", peers=("tim",))

@@ -61,9 +61,9 @@ def test_files(tmp_path):
 
 
 def test_refused():
-    with pytest.raises(ConfigError, match="compiled.*data"):
+    with pytest.raises(ConfigError, match=r"compiled.*data"):
         bench_data("swin_nano", compiled=True)
-    with pytest.raises(ConfigError, match="num_pictures.* 0"):
+    with pytest.raises(ConfigError, match=r"num_pictures.* 0"):
         bench_data("swin_nano", num_pictures=0)
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_data("swin_nano", peers=("tim",))

@@ -26,7 +26,7 @@ def row(name, value, rival, **more):
 
 
 def test_unknown_peers_are_refused():
-    with pytest.raises(ConfigError, match="'tim'.*timm"):
+    with pytest.raises(ConfigError, match=r"'tim'.*timm"):
         choose_peers(["tim"], ("timm",), lambda line: None)
 
 
@@ -93,5 +93,5 @@ def test_spread():
 
 def test_compiled_is_refused_where_it_changes_nothing():
     refuse_compiled(False, "data", "where nothing can be compiled")
-    with pytest.raises(ConfigError, match="compiled.*data.*True"):
+    with pytest.raises(ConfigError, match=r"compiled.*data.*True"):
         refuse_compiled(True, "data", "where nothing can be compiled")

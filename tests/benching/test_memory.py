@@ -73,12 +73,12 @@ def test_owners_do_the_same_work(owner):
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="'swin_nano'.*KeyError"):
+    with pytest.raises(RuntimeError, match=r"'swin_nano'.*KeyError"):
         memory.measure_in_a_process(job(work="rest"))
 
 
 def test_refused():
-    with pytest.raises(ConfigError, match="compiled.*memory"):
+    with pytest.raises(ConfigError, match=r"compiled.*memory"):
         bench_memory("swin_nano", compiled=True)
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_memory("swin_nano", peers=("tim",))

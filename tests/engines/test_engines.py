@@ -129,15 +129,15 @@ def test_pictures_are_grouped_and_padded():
     assert [shape[0] for _, shape in seen] == [8, 1, 1]
     assert {canvas for canvas, _ in seen} == {(32, 64)}
     assert found.equal(images[:, :1, ::4, ::4].float())
-    with pytest.raises(ShapeError, match="32x64 or 64x32.*33x64"):
+    with pytest.raises(ShapeError, match=r"32x64 or 64x32.*33x64"):
         network(torch.zeros(1, 3, 33, 64, dtype=torch.uint8))
 
 
 def test_what_is_refused(tmp_path):
     run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(ConfigError, match="'openvin'.*'openvino'"):
+    with pytest.raises(ConfigError, match=r"'openvin'.*'openvino'"):
         find_engine("openvin")
-    with pytest.raises(ConfigError, match="precision.*fp32.*onnxruntime"):
+    with pytest.raises(ConfigError, match=r"precision.*fp32.*onnxruntime"):
         muntin.load(run.path, engine="onnxruntime", precision="bf16")
     done = muntin.export(run, tmp_path / "a", format="torch")
     with pytest.raises(ConfigError, match="engine"):
@@ -170,9 +170,7 @@ def test_an_engine_says_what_the_machine_lacks():
         assert find_engine("cuda").installed
         return
     assert not ENGINES["cuda"].installed
-    with pytest.raises(
-        ConfigError, match="cuda.*GPU.*auto, eager, co"
-    ):
+    with pytest.raises(ConfigError, match=r"cuda.*GPU.*auto, eager, co"):
         find_engine("cuda")
 
 

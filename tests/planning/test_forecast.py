@@ -97,7 +97,7 @@ def test_what_cannot_fit_says_what_would(data):
 
 
 def test_what_is_wrong_is_said_as_in_training(data, tmp_path):
-    with pytest.raises(ConfigError, match="'swin_tiney'.*'swin_tiny'"):
+    with pytest.raises(ConfigError, match=r"'swin_tiney'.*'swin_tiny'"):
         draw_up(data, model="swin_tiney")
     with pytest.raises(DataError):
         draw_up(tmp_path / "nothing")

@@ -190,5 +190,5 @@ def test_a_loss_that_is_no_number_is_named(whole):
     learner = make()
     with torch.no_grad():
         learner.network.head.fc.weight.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="nan.*epoch 3, step 5"):
+    with pytest.raises(TrainingError, match=r"nan.*epoch 3, step 5"):
         learner.learn(whole, 2, 4, share=1.0, last=True)

@@ -113,7 +113,7 @@ def test_subjects_and_keypoints_in_one_go(scenes, tmp_path):
     figures = muntin.evaluate(run.path, scenes, pictures=False)
     assert figures["num_images"] == 4
     for options in ({"tta": True}, {"tile": 64}):
-        with pytest.raises(ConfigError, match="tta|tile"):
+        with pytest.raises(ConfigError, match=r"tta|tile"):
             predictor([picture], **options)
     again = muntin.train(
         "pose", scenes, out=tmp_path / "again", quiet=True, weights=str(run.path), epochs=1,

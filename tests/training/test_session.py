@@ -240,7 +240,7 @@ def test_a_loss_that_is_no_number_keeps_the_best_weights(data, tmp_path):
     from safetensors.torch import save_file
 
     save_file(state, path)
-    with pytest.raises(TrainingError, match="nan.*epoch 2, step 2"):
+    with pytest.raises(TrainingError, match=r"nan.*epoch 2, step 2"):
         train_small(data, run.path, resume=True)
     kept = load_file(run.path / "weights.safetensors")
     assert all(kept[name].equal(tensor) for name, tensor in best.items())
