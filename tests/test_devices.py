@@ -31,12 +31,6 @@ def test_precision_and_measures():
     assert memory_mib() > 10
 
 
-def test_compiler(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    from torch._inductor import cpp_builder
-
-    cpp_builder.get_cpp_compiler.cache_clear() if hasattr(
-        cpp_builder.get_cpp_compiler, "cache_clear"
-    ) else None
+@pytest.mark.usefixtures("no_compiler")
+def test_compiler():
     assert has_compiler() is False

@@ -14,8 +14,8 @@ import torch
 
 import muntin
 from muntin.data.transforms import normalise
-from muntin.engines import choice
 from muntin.engines.building import canvases_of, make_graph
+from muntin.engines.choice import cache_file, start_fastest
 from muntin.engines.cuda_engine import start_recorded
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import ENGINES, find_engine, find_format
@@ -94,21 +94,19 @@ def test_the_fastest_is_remembered(tmp_path, monkeypatch):
     network = run.load_network()
     graph = make_graph(network, run.task, run.classes, run.preprocessing, (64, 64))
     asked = []
-    started = {name: ENGINES[name] for name in ("eager", "onnxruntime")}
-    monkeypatch.setattr(choice, "ENGINES", started)
+    engines = {name: ENGINES[name] for name in ("eager", "onnxruntime")}
 
     def measure(graph, runners):
         asked.append(sorted(runners))
         return {"eager": 2.0, "onnxruntime": 1.0}
 
-    monkeypatch.setattr(choice, "_measure", measure)
     for _ in range(2):
-        runner = choice.start_fastest(graph, "fp32", "a model")
+        runner = start_fastest(graph, "fp32", "a model", engines=engines, measure=measure)
         logits = runner([part.numpy() for part in graph.example])[0]
         assert logits.shape == (2, 3)
     assert asked == [["eager", "onnxruntime"]]
-    assert "onnxruntime" in choice.cache_file().read_text()
-    choice.start_fastest(graph, "fp32", "another model")
+    assert "onnxruntime" in cache_file().read_text()
+    start_fastest(graph, "fp32", "another model", engines=engines, measure=measure)
     assert len(asked) == 2
 
 
