@@ -46,7 +46,13 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=pytest.mark.slow if task in ("detect", "semantic") else ())
+        for task in TASKS
+    ],
+)
 def test_demo(tmp_path, capsys, task):
     out = tmp_path / "demo"
     run = demo(task, out=out, write_data=SMALL[task], max_time_s=0.1)

@@ -31,18 +31,15 @@ def pictures(count: int) -> list[np.ndarray]:
     return [generator.integers(0, 256, (75, 90, 3), dtype=np.uint8) for _ in range(count)]
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [
-        "openvino",
-        pytest.param("onnxruntime", marks=pytest.mark.slow),
-        pytest.param("compile", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnxruntime", "compile"])
 def test_engines_agree(tmp_path, engine):
     run = write_run(tmp_path / "run", "classify")
     truth = muntin.load(run.path, device="cpu")(pictures(10))
-    said = muntin.load(run.path, engine=engine)(pictures(10))
+    compare(muntin.load(run.path, engine=engine)(pictures(10)), truth)
+
+
+def compare(said, truth):
     for one, other in zip(said, truth, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
@@ -58,18 +55,20 @@ def test_a_detector_in_an_engine(tmp_path):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="signals of POSIX")
-def test_a_signal_is_survived_after_engines_are_dropped(tmp_path):
+def test_openvino_agrees_and_leaves_signals_alone(tmp_path):
     """Each core brings a stack for signals; a stack that is gone kills at the next signal."""
     run = write_run(tmp_path / "run", "classify")
+    truth = muntin.load(run.path, device="cpu")(pictures(10))
     first = muntin.load(run.path, engine="openvino")
     second = muntin.load(run.path, engine="openvino")
     for predictor in (first, second):
-        predictor(pictures(1))
+        compare(predictor(pictures(10)), truth)
     del predictor, first
     gc.collect()
     del second
     gc.collect()
+    if not hasattr(signal, "SIGCHLD"):
+        return
     heard: list[int] = []
     before = signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
     try:
@@ -137,9 +136,6 @@ def test_what_is_refused(tmp_path):
         find_engine("openvin")
     with pytest.raises(ConfigError, match=r"precision.*fp32.*onnxruntime"):
         muntin.load(run.path, engine="onnxruntime", precision="bf16")
-    done = muntin.export(run, tmp_path / "a", format="torch")
-    with pytest.raises(ConfigError, match="engine"):
-        muntin.load(done.path, engine="openvino")
     assert find_format("a/run") is None
     assert find_format("a.XML").name == "openvino"
 

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 CASES = [
     ("classify", "onnx"),
-    ("classify", "openvino"),
     ("classify", "torch"),
     ("semantic", "openvino"),
-    ("pose", "onnx"),
+    pytest.param("classify", "openvino", marks=pytest.mark.slow),
+    pytest.param("pose", "onnx", marks=pytest.mark.slow),
     pytest.param("fcos_small", "torch", marks=pytest.mark.slow),
     pytest.param("fcos_small", "openvino", marks=pytest.mark.slow),
     pytest.param("fcos_small", "onnx", marks=pytest.mark.slow),
@@ -143,6 +143,11 @@ def test_files_are_scored_like_runs(run_of, exported, data):
     assert (done.path.with_suffix("") / "pictures" / "eval").is_dir()
 
 
+def test_a_file_runs_in_its_own_engine(exported):
+    with pytest.raises(ConfigError, match="engine"):
+        muntin.load(exported("classify", "torch").path, engine="openvino")
+
+
 def test_finished_outputs_have_names(exported):
     import onnxruntime
 
@@ -154,6 +159,7 @@ def test_finished_outputs_have_names(exported):
     np.testing.assert_allclose(shares, torch.tensor(logits).softmax(1).numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_zoo(tmp_path):
     done = muntin.export("swin_nano_patch2_window4_32", tmp_path / "m", format="torch")
     result = muntin.load(done.path)(pictures(1)[0])[0]
@@ -251,7 +257,7 @@ def test_an_onnx_file_without_a_note(tmp_path):
         Run.open(tmp_path / "a.onnx")
 
 
-@pytest.mark.parametrize("form", ["openvino", "onnx"])
+@pytest.mark.parametrize("form", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_eight_bits(run_of, data, tmp_path, form):
     done = muntin.export(
         run_of("classify"),
