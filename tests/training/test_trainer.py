@@ -154,6 +154,8 @@ def test_averaged_weights_follow_the_formula(whole):
     kept = trainer.best_network.head.fc.weight
     torch.testing.assert_close(kept, expected)
     assert not kept.equal(trainer.network.head.fc.weight)
+    plain = make()
+    assert plain.best_network.head.fc.weight is plain.network.head.fc.weight, "nothing to average"
 
 
 @pytest.mark.parametrize("decay", [0.999, 0.9999])

@@ -32,6 +32,8 @@ def fit_batch(
     example: Callable[[Size], dict[str, Any]],
     device: str,
     notes: list[str],
+    *,
+    free: int = -1,
 ) -> TrainConfig:
     """Make the batch small enough for the memory, and accumulate steps to make up for it.
 
@@ -42,8 +44,9 @@ def fit_batch(
         example: As in `muntin.tasks.task.Dense`.
         device: "cuda", "cpu" or "mps".
         notes: A line is added when the batch changes.
+        free: Bytes that nobody uses; asked of the machine when -1.
     """
-    room = free_bytes(device) * SHARE.get(device, 0.5)
+    room = (free_bytes(device) if free < 0 else free) * SHARE.get(device, 0.5)
     measured = copy.deepcopy(network)
     if config.checkpointing:
         checkpoint_blocks(measured.backbone)
