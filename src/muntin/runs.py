@@ -187,7 +187,7 @@ class Run:
     def build_network(self) -> Network:
         """Build backbone and head, with fresh weights."""
         backbone = build_backbone(self.config.model)
-        head = self.task.build_head(backbone, self.classes, self.config.head)  # type: ignore[arg-type]
+        head = self.task.build_head(backbone, self.classes, self.config.head)
         return Network(backbone, head)
 
     def load_network(self) -> nn.Module:

@@ -50,7 +50,7 @@ def test_one_picture_by_heart():
         image[0, k, int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4] = 2.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(80):
-        losses = model(image, None, [one])
+        losses = model.head.losses(model.features(image), [one])
         assert "keypoints" in losses
         optimizer.zero_grad()
         sum(part.sum() for part in losses.values()).backward()
@@ -72,7 +72,7 @@ def test_nothing_known_and_nothing_there():
         ignored=torch.zeros(0, 4), layers=torch.zeros(0, 96, 96, dtype=torch.int32),
         layer_of=torch.zeros(0, dtype=torch.long), points=torch.zeros(0, 3, 3),
     )  # fmt: skip
-    losses = model(images, None, [none, empty])
+    losses = model.head.losses(model.features(images), [none, empty])
     assert losses["keypoints"].tolist() == [0, 0]
     sum(part.sum() for part in losses.values()).backward()
     model.eval()

@@ -22,6 +22,7 @@ from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone
+from muntin.heads.network import Network
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.heads.table import HeadConfig
 from muntin.metrics.semantic import SemanticMetric
@@ -75,7 +76,7 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
+def _losses(network: Network, lesson: Lesson, classes: Classes) -> dict[str, Float[Tensor, " B"]]:
     assert lesson.targets is not None, "semantic segmentation has labels of pixels"
     high, wide = lesson.images.shape[2:]
     labels = []
@@ -83,8 +84,12 @@ def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
         assert isinstance(target, LabelMap), "semantic segmentation has labels of pixels"
         rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
         labels.append(F.pad(target.labels, rest, value=IGNORED))
-    losses: dict[str, Tensor] = lesson.model(
-        lesson.images, torch.stack(labels), lesson.class_weights, lesson.label_smoothing
+    head: Any = network.head
+    losses: dict[str, Tensor] = head.losses(
+        network.features(lesson.images),
+        torch.stack(labels),
+        class_weights=lesson.class_weights,
+        label_smoothing=lesson.label_smoothing,
     )
     return losses
 
@@ -166,8 +171,8 @@ def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in coding.values)
 
 
-def _example(size: Size) -> tuple[Any, ...]:
-    return (torch.zeros(1, *size, dtype=torch.int16),)
+def _example(size: Size) -> dict[str, Any]:
+    return {"labels": torch.zeros(1, *size, dtype=torch.int16)}
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:

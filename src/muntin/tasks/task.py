@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from muntin.data.checking import Report
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import Backbone
+from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Int, Size, UInt8
@@ -72,7 +73,9 @@ class Glance:
     tile: int | None = None
     scales: tuple[float, ...] = (1.0,)
 
-    def look(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (each head has its own)
+    def look(
+        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+    ) -> Any:  # noqa: ANN401 (each head has its own)
         """Show images to the network, normalised unless it reads pixels.
 
         Args:
@@ -81,8 +84,8 @@ class Glance:
         """
         images = images.to(self.device)
         if not getattr(self.network, "reads_pixels", False):
-            images = normalise(images, self.pre, *sizes)
-        return self.network(images, *sizes)
+            images = normalise(images, self.pre, sizes)
+        return self.network(images, sizes)
 
     @property
     def canvas(self) -> Size | None:
@@ -96,27 +99,22 @@ class Glance:
         return torch.tensor([view.shown for view in self.views], device=self.device)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lesson:
-    """What a step of training learns from.
+class Lesson(NamedTuple):
+    """What a step of training learns from; a tuple, so that wrappers of networks pass it on.
 
     Attributes:
-        model: The network, perhaps wrapped.
         images: Normalised and padded.
         sizes: (height, width) of the picture inside each image.
         labels: Rows of what `Task.table` gave, where the task has labels.
         targets: What is known of each picture otherwise: its objects, or the classes of its pixels.
-        classes: What the network tells apart.
         class_weights: Factor on the loss of each class.
         label_smoothing: Part of the target spread over all classes.
     """
 
-    model: Callable[..., Any]
     images: Float[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
-    labels: Tensor | None
-    targets: tuple[Target, ...] | None
-    classes: Classes
+    labels: Tensor | None = None
+    targets: tuple[Target, ...] | None = None
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
 
@@ -144,13 +142,13 @@ class Dense:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
         merges: Whether answers of several views of a picture, tiles of it say, become one.
-        example: What the network takes beside an image of a size (height, width) in training, of
-            the kind that takes most memory.
+        example: What the head's losses take beside the features of an image of a size (height,
+            width), of the kind that takes most memory. Empty where the loss takes none to speak of.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
-    example: Callable[[Size], tuple[Any, ...]]
+    example: Callable[[Size], dict[str, Any]]
     merges: bool = False
 
 
@@ -188,7 +186,7 @@ class Task:
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
-    losses: Callable[[Lesson], dict[str, Float[Tensor, " B"]]]
+    losses: Callable[[Network, Lesson, Classes], dict[str, Float[Tensor, " B"]]]
     see: Callable[[Glance], Any]
     answers: Callable[[Any, Sequence[View], Classes], Any]
     decode: Callable[[Any, Sequence[View], Classes], list[Any]]

@@ -26,6 +26,7 @@ from muntin.tasks.task import Lesson
 from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
 from muntin.training.mixing import build_mixing
 from muntin.training.optimization import build_optimizers, freeze_stages
+from muntin.training.step import TrainingStep
 
 __all__ = ["Learner", "balanced_shares", "class_counts"]
 
@@ -85,8 +86,10 @@ class Learner:
             checkpoint_blocks(network.backbone, most)
         if self.config.residual == "half":
             narrow_residual(network.backbone)
-        body: Any = torch.compile(network) if run.config.machine.compile == "on" else network
-        self._model, *self._optimizers = fabric.setup(body, *optimizers)
+        body: Any = TrainingStep(network, run.task.losses, run.classes)
+        if run.config.machine.compile == "on":
+            body = torch.compile(body)
+        self._step, *self._optimizers = fabric.setup(body, *optimizers)
         self._averaged = None
         if self.config.ema_decay:
             average = _average_by(self.config.ema_decay)
@@ -135,8 +138,8 @@ class Learner:
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
         lesson = self._prepare(batch)
         weights = batch.weights.to(fabric.device)
-        with fabric.no_backward_sync(self._model, enabled=not last):
-            parts = self.run.task.losses(lesson)
+        with fabric.no_backward_sync(self._step, enabled=not last):
+            parts = self._step(lesson)
             total = (sum(parts.values()) * weights).sum()
             # The gradients of the processes are averaged; together they are those of the mean
             # over the pictures of the whole batch.
@@ -161,12 +164,10 @@ class Learner:
             images, labels = self._mixing(images, labels)
         targets = batch.targets
         return Lesson(
-            model=self._model,
             images=images,
             sizes=sizes,
             labels=labels,
             targets=None if targets is None else tuple(one.to(device) for one in targets),
-            classes=self.run.classes,
             class_weights=self._class_weights,
             label_smoothing=self.config.label_smoothing,
         )
@@ -177,7 +178,7 @@ class Learner:
             # Muon looks at the direction of a gradient alone.
             if self.config.clip_grad and isinstance(optimizer.optimizer, torch.optim.AdamW):
                 self.fabric.clip_gradients(
-                    self._model, optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
+                    self._step, optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
                 )
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate_factor

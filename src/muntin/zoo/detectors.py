@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.features import Backbone
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.network import Network
@@ -67,7 +66,7 @@ def create_detector(
     config = _with_conventions(config, head, conventions)
     asked = {"in_chans": in_chans, **architecture}
     backbone = build_dense_backbone(name, asked, finest=config.finest)
-    built = build_detector(cast("Backbone", backbone), num_classes, config, masks=has_masks)
+    built = build_detector(backbone, num_classes, config, masks=has_masks)
     model = Network(backbone, built)
     if weights is not None:
         load_into(model, weights, architecture)

@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
 from muntin.heads.table import find_head
@@ -58,7 +57,7 @@ def create_pose_estimator(
         raise ConfigError(message)
     asked = {"in_chans": in_chans, **architecture}
     backbone = build_dense_backbone(name, asked, finest=config.finest)
-    model = Network(backbone, PoseHead(cast("Backbone", backbone), num_keypoints, config))
+    model = Network(backbone, PoseHead(backbone, num_keypoints, config))
     if weights is not None:
         load_into(model, weights, architecture)
     return model

@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.heads.table import find_head
@@ -59,7 +58,7 @@ def create_segmenter(
         raise ConfigError(message)
     asked = {"in_chans": in_chans, **architecture}
     backbone = build_dense_backbone(name, asked, finest=config.finest)
-    model = Network(backbone, SemanticHead(cast("Backbone", backbone), num_classes, config))
+    model = Network(backbone, SemanticHead(backbone, num_classes, config))
     if weights is not None:
         load_into(model, weights, architecture)
     return model
