@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from muntin.configs import check_range
+from muntin.data.augmentations import AnyAugmentConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
 from muntin.data.segmentation_transforms import SegmentationAugmentConfig
@@ -177,9 +178,7 @@ class Recipe:
     """
 
     train: TrainConfig
-    augment: (
-        AugmentConfig | DetectionAugmentConfig | SegmentationAugmentConfig | KeypointAugmentConfig
-    )
+    augment: AnyAugmentConfig
     source: str
 
 
@@ -359,13 +358,7 @@ RECIPES: dict[TaskKind, dict[str, Recipe]] = {
 }
 """Kind of task -> name -> recipe."""
 
-AUGMENTS: dict[
-    TaskKind,
-    type[AugmentConfig]
-    | type[DetectionAugmentConfig]
-    | type[SegmentationAugmentConfig]
-    | type[KeypointAugmentConfig],
-] = {
+AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
     "classification": AugmentConfig,
     "detection": DetectionAugmentConfig,
     "segmentation": SegmentationAugmentConfig,

@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -134,6 +134,8 @@ class AugmentConfig:
         cutmix: Alpha of cutmix; 0 = off.
     """
 
+    kind: ClassVar[str] = "classification"
+
     crop_scale: float = 0.08
     crop_ratio: float = 4 / 3
     flip: float = 0.5
@@ -189,7 +191,9 @@ class AugmentConfig:
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """What is done at random to a training image and to what is annotated in it."""
+    """What is done at random to a training image and to its annotations."""
+
+    kind: ClassVar[str]
 
     @property
     def groups_by_shape(self) -> bool:

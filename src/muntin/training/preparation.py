@@ -25,7 +25,7 @@ from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task
+from muntin.tasks.task import Task
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.choices import (
     choose_preprocessing,
@@ -37,7 +37,7 @@ from muntin.training.choices import (
     typical_size,
 )
 from muntin.training.maps import choose_scale, default_map_model
-from muntin.training.optimization import scaled_rate
+from muntin.training.optimization import check_freeze, scaled_rate
 from muntin.training.request import Request, refuse_mistakes, sort_settings, task_of
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
@@ -50,15 +50,8 @@ from muntin.training.scenes import (
 )
 from muntin.training.starting import start_network
 from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
-from muntin.zoo import (
-    ALIASES,
-    BackboneConfig,
-    ModelEntry,
-    dense_config,
-    find_model,
-    free_attention,
-    model_config,
-)
+from muntin.zoo.building import dense_config, find_model, free_attention, model_config
+from muntin.zoo.table import ALIASES, BackboneConfig, ModelEntry
 
 __all__ = ["Prepared", "Request", "prepare"]
 
@@ -180,6 +173,7 @@ def _tune_run(
     if tuned.residual == "half" and machine.precision == "fp32":
         message = "train.residual=half needs precision bf16 or fp16, got fp32. Leave one out."
         raise ConfigError(message)
+    check_freeze(network.backbone, tuned.freeze)
     if tuned.recomputed_blocks:  # refuses more than there are
         checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
     config = replace(

@@ -14,8 +14,9 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import from_dict, replace, to_dict
+from muntin.configs import pick_kind, replace, to_dict
 from muntin.errors import ConfigError, unknown_name
+from muntin.features import Backbone
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
@@ -140,7 +141,7 @@ def free_attention(config: BackboneConfig) -> BackboneConfig:
 
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
-) -> nn.Module:
+) -> Backbone:
     """Build a fresh backbone as `dense_config` describes it, but for what was asked for.
 
     Args:
@@ -158,7 +159,7 @@ def family_of(config: BackboneConfig) -> str:
     return next(name for name, family in FAMILIES.items() if type(config) is family.config)
 
 
-def build_backbone(config: BackboneConfig) -> nn.Module:
+def build_backbone(config: BackboneConfig) -> Backbone:
     """Build a fresh backbone from its config."""
     return FAMILIES[family_of(config)].build(config)
 
@@ -174,11 +175,8 @@ def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneC
     Raises:
         ConfigError: The family or a field is unknown.
     """
-    family = values.get("family")
-    if family not in FAMILIES:
-        raise ConfigError(unknown_name(f"family in {where or 'the config'}", str(family), FAMILIES))
-    rest = {key: value for key, value in values.items() if key != "family"}
-    return from_dict(FAMILIES[family].config, rest, where=where)
+    families = {name: family.config for name, family in FAMILIES.items()}
+    return pick_kind(values, families, key="family", where=where or "the config")
 
 
 def create_model(
@@ -218,7 +216,7 @@ def create_model(
         message = f"num_classes must be 0 or more, got {num_classes}, for {name!r}."
         raise ConfigError(message)
     backbone = build_backbone(config)
-    model = Network(backbone, build_classifier(backbone, num_classes))  # type: ignore[arg-type]
+    model = Network(backbone, build_classifier(backbone, num_classes))
     if weights is not None:
         load_into(model, weights, architecture)
     return model
