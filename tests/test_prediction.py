@@ -183,7 +183,7 @@ def test_a_broken_file_is_named(run, tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "old", "new", "text"),
     [
-        ("config.json", '"schema": 1', '"schema": 99', "schema 1 and a model, got schema 99"),
+        ("config.json", '"schema": 2', '"schema": 99', "got schema 99"),
         ("config.json", '"family": "swin"', '"family": "swim"', "Did you mean 'swin'"),
         ("config.json", '"depths"', '"depth"', "Did you mean 'depths'"),
         ("classes.json", '"birch",', "", "must have a head for the 2 classes of"),

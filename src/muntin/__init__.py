@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from muntin.weights.loading import LoadReport, load_weights
     from muntin.zoo.building import change_model, create_backbone, create_model, list_models
     from muntin.zoo.costs import count_costs
-    from muntin.zoo.detectors import create_detector
-    from muntin.zoo.poses import create_pose_estimator
-    from muntin.zoo.segmenters import create_segmenter
+    from muntin.zoo.creating import (
+        create,
+        create_detector,
+        create_pose_estimator,
+        create_segmenter,
+    )
 
 __all__ = [
     "LoadReport",
@@ -30,6 +33,7 @@ __all__ = [
     "TrainedRun",
     "change_model",
     "count_costs",
+    "create",
     "create_backbone",
     "create_detector",
     "create_model",
@@ -60,7 +64,7 @@ _ROOMS = {
     "training.session": "TrainedRun train",
     "weights.dialects": "to_dialect",
     "weights.loading": "LoadReport load_weights",
-    "zoo": "change_model count_costs create_backbone create_detector create_model "
+    "zoo": "change_model count_costs create create_backbone create_detector create_model "
     "create_pose_estimator create_segmenter list_models",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}

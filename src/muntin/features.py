@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["Backbone", "FeatureSpec", "Features", "TokenMask", "find_output_problem"]
+__all__ = [
+    "Backbone",
+    "FeatureSpec",
+    "Features",
+    "TokenMask",
+    "count_stages",
+    "find_output_problem",
+    "name_blocks",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,45 @@ class Backbone(nn.Module):
                 f"all patches together, got one. Choose a ViT, a DeiT, a Hiera or a Swin."
             )
             raise ConfigError(message)
+
+    if TYPE_CHECKING:  # most families keep a ModuleList of this name, which a property would hide
+
+        @property
+        def blocks(self) -> nn.ModuleList | Sequence[nn.Module]:
+            """All blocks, in the order in which they are computed."""
+
+    @property
+    def stage_unit(self) -> Literal["stage", "block"]:
+        """What `stage_of` counts: the stages of a hierarchy, or the blocks of a plain ViT."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter or module, by its name in the backbone.
+
+        Returns:
+            0 for what comes before the blocks (patches, positions, tokens), k for the k-th block
+            and the downsampling after it, ``len(blocks) + 1`` for what follows the last block.
+        """
+        raise NotImplementedError
+
+    def stage_of(self, name: str) -> int:
+        """The same by `stage_unit`; what `TrainConfig.freeze` counts."""
+        raise NotImplementedError
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies to this parameter, if it has two or more dimensions."""
+        raise NotImplementedError
+
+
+def name_blocks(backbone: nn.Module) -> list[str]:
+    """Names of the blocks in their backbone, in the order of `Backbone.blocks`."""
+    names = {module: name for name, module in backbone.named_modules()}
+    return [names[block] for block in cast("Backbone", backbone).blocks]
+
+
+def count_stages(backbone: nn.Module) -> int:
+    """How many stages, or blocks where `stage_unit` says so, a backbone has."""
+    return max(map(cast("Backbone", backbone).stage_of, name_blocks(backbone)), default=0)
 
 
 def find_output_problem(

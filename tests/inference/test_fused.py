@@ -204,7 +204,7 @@ def test_pixels_in_kernels():
 
 def test_another_size_is_refused():
     fused = build_fused(make("swin_nano", {}), (64, 64))
-    with pytest.raises(ShapeError, match=r"pictures must be 64x64 pixels .* got 64x96"):
+    with pytest.raises(ShapeError, match=r"64x64.*64x96"):
         fused(torch.randn(1, 3, 64, 96))
 
 
@@ -212,5 +212,5 @@ def test_forced_where_it_cannot_be():
     pytest.importorskip("triton")
     model = make("swin_nano", {"embed_dim": 24}).to(DEVICE)
     fused = build_fused(model, (64, 64), backend="fused")
-    with pytest.raises(ConfigError, match="24 channels in are no multiple of 16"):
+    with pytest.raises(ConfigError, match=r"\b24\b.*\b16\b"):
         fused(torch.randn(1, 3, 64, 64, device=DEVICE))

@@ -68,7 +68,7 @@ def predict(
     clips, others = split_clips(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
-    if threshold is not None and opened.task.tells_pixels:
+    if threshold is not None and opened.task.kind == "segmentation":
         message = "every pixel has a class, so a map has no use for --threshold. Leave it out."
         raise ConfigError(message)
     options: dict[str, Any] = {"engine": engine, "precision": precision}
@@ -78,7 +78,7 @@ def predict(
     see = partial(predictor, tta=tta, tile=tile_side, scales=sizes)
     results = [result.above(threshold or 0.0) for result in see(paths, strict=False)]
     sure, why = threshold or 0.0, ""
-    if opened.task.tells_objects and threshold is None:
+    if opened.task.detects and threshold is None:
         sure, why = find_threshold(opened)
     strict = len(images) == 1
     frames = predict_clips(see, clips, out, sure, scorer=opened.path.name, strict=strict)
@@ -92,7 +92,7 @@ def predict(
         _list_results(results, frames, sure)
         if why:
             typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
-        if opened.task.tells_subjects:
+        if opened.task.top_down:
             _explain_poses(detector, threshold)
         merges = opened.task.dense is not None and opened.task.dense.merges
         if merges and not tile and any(_is_shrunk(result.size, opened) for result in results):

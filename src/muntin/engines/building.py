@@ -53,7 +53,7 @@ def make_graph(
     Raises:
         ConfigError: The head has no fixed number of outputs.
     """
-    padded = task.tells_objects
+    padded = task.detects
     built = build_inference(network, canvas)
     pixels_in = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
     module: nn.Module = pixels_in
@@ -78,7 +78,7 @@ def make_graph(
         inputs=("images", "sizes") if padded else ("images",),
         outputs=outputs,
         fuse=None if finished else fuse,
-        fixed=not task.tells_objects,
+        fixed=not task.detects,
     )
 
 
@@ -138,7 +138,7 @@ def run_in_engine(
             return start_fastest(graph, precision, name)
         return row.start(graph, precision)
 
-    finds, whole = task.tells_objects, row is not None and row.any_number
+    finds, whole = task.detects, row is not None and row.any_number
     return EngineNetwork(
         start, canvases_of(pre), front_of(network), finds=finds, groups=None if whole else (8, 1)
     )

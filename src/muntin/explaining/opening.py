@@ -282,7 +282,7 @@ def _fit(
     high, wide = pixels.shape[:2]
     whole: Part = (0, 0, wide, high)
     picture = to_tensor(pixels, pre.in_chans)
-    if model.task.tells_subjects:
+    if model.task.top_down:
         frame = frame_box(tuple(map(float, whole)), pre)
         region = cut_region(picture, frame, pre)
         return fit_subject(region.pixels, region.move_frame(frame), pre), whole

@@ -84,11 +84,11 @@ def ask(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
         NothingFound: There is nothing in this picture to ask about.
     """
     task = subject.task
-    if task.tells_objects:
+    if task.detects:
         return _ask_object(subject, network, images)
-    if task.tells_subjects:
+    if task.top_down:
         return _ask_keypoint(subject, network, images)
-    if task.tells_pixels:
+    if task.kind == "segmentation":
         return _ask_region(subject, network, images)
     return _ask_class(subject, network, images)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,8 @@ class FCOSConfig:
         top: Cells of a level that are looked at, best first.
         select: Which boxes are told.
     """
+
+    kind: ClassVar[str] = "fcos"
 
     neck: NeckConfig = field(
         default_factory=lambda: NeckConfig(finest=8, extra="conv", extra_levels=2)

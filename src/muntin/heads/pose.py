@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ class PoseConfig:
         coding: How keypoints become heatmaps and back (`muntin.ops.heatmaps`).
         sigma: Width of the Gaussians in cells.
     """
+
+    kind: ClassVar[str] = "heatmap"
 
     decoder: Literal["deconv", "simple", "light"] = "deconv"
     finest: int = 32

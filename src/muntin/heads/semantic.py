@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class SemanticConfig:
         aux_weight: Of its loss.
         dice_weight: Of the Dice loss beside the cross-entropy; 0 = off.
     """
+
+    kind: ClassVar[str] = "semantic"
 
     decoder: Literal["upernet", "light"] = "upernet"
     finest: int = 4

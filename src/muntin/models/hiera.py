@@ -18,6 +18,8 @@ Letters: B images, H and W sides of a map in tokens, C channels, h heads, N toke
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -227,6 +229,9 @@ class Hiera(Backbone):
         config: What to build.
     """
 
+    stage_unit: Literal["stage"] = "stage"
+    blocks: nn.ModuleList
+
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
         self.config = config
@@ -302,3 +307,20 @@ class Hiera(Backbone):
                 inside = x[:, : -(-height // stride), : -(-width // stride)]  # without the padding
                 maps.append(inside.permute(0, 3, 1, 2))  # B, C, H, W
         return maps
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter; see `muntin.features.Backbone`."""
+        kind, *path = name.split(".")
+        if kind == "blocks":
+            return int(path[0]) + 1
+        return len(self.blocks) + 1 if kind == "norm" else 0
+
+    def stage_of(self, name: str) -> int:
+        """Number the stage of a parameter; see `muntin.features.Backbone`."""
+        starts = itertools.accumulate(self.config.depths, initial=1)  # first block of each stage
+        built = self.config.out_indices[-1] + 2  # and one more for what follows the last
+        return bisect.bisect_right(list(starts)[:built], self.layer_of(name))
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies: not to positions."""
+        return not name.endswith("pos_embed")

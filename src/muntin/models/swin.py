@@ -21,9 +21,9 @@ Letters: B images, H and W sides of a map in tokens, C channels, M window side, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -316,6 +316,7 @@ class Swin(Backbone):
         config: What to build.
     """
 
+    stage_unit: Literal["stage"] = "stage"
     block: Callable[..., nn.Module] = SwinBlock
     merging: Callable[..., nn.Module] = PatchMerging
 
@@ -433,3 +434,30 @@ class Swin(Backbone):
             return normed
         last = self.config.out_norm == "last" and stage == self.config.out_indices[-1]
         return self.get_submodule("norm")(x) if last else x
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks of all stages, in the order in which they are computed."""
+        return [block for stage in self.layers for block in cast("SwinStage", stage).blocks]
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter; see `muntin.features.Backbone`."""
+        kind, *path = name.split(".")
+        if kind != "layers":
+            return len(self.blocks) + 1 if kind.startswith("norm") else 0
+        stage = int(path[0])
+        ended = sum(self.config.depths[:stage])
+        if path[1:2] == ["blocks"]:
+            return ended + int(path[2]) + 1
+        return ended + self.config.depths[stage]  # merging belongs to the block before it
+
+    def stage_of(self, name: str) -> int:
+        """Number the stage of a parameter; see `muntin.features.Backbone`."""
+        kind, *path = name.split(".")
+        if kind == "layers":
+            return int(path[0]) + 1
+        return len(self.layers) + 1 if kind.startswith("norm") else 0
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies: not to positions."""
+        return not name.endswith(("relative_position_bias_table", "absolute_pos_embed"))

@@ -269,6 +269,9 @@ class T2TViT(Backbone):
         config: What to build.
     """
 
+    stage_unit: Literal["block"] = "block"
+    blocks: nn.ModuleList
+
     def __init__(self, config: T2TViTConfig) -> None:
         super().__init__()
         self.config = config
@@ -353,6 +356,21 @@ class T2TViT(Backbone):
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter; see `muntin.features.Backbone`."""
+        kind, *path = name.split(".")
+        if kind == "blocks":
+            return int(path[0]) + 1
+        return len(self.blocks) + 1 if kind == "norm" else 0
+
+    def stage_of(self, name: str) -> int:
+        """The layer: a plain ViT has one stage, so its blocks are counted."""
+        return self.layer_of(name)
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies: not to positions and tokens."""
+        return not name.endswith(("pos_embed", "cls_token"))
 
 
 def _sinusoids(count: int, dim: int) -> Float[Tensor, "1 N C"]:

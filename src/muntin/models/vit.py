@@ -324,6 +324,9 @@ class ViT(Backbone):
         config: What to build.
     """
 
+    stage_unit: Literal["block"] = "block"
+    blocks: nn.ModuleList
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
@@ -451,3 +454,18 @@ class ViT(Backbone):
         if config.shared_position:
             return x + positions[:, 1:] + positions[:, :1]
         return x + positions
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter; see `muntin.features.Backbone`."""
+        kind, *path = name.split(".")
+        if kind == "blocks":
+            return int(path[0]) + 1
+        return len(self.blocks) + 1 if kind in {"norm", "fc_norm"} else 0
+
+    def stage_of(self, name: str) -> int:
+        """The layer: a plain ViT has one stage, so its blocks are counted."""
+        return self.layer_of(name)
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies: not to positions and tokens."""
+        return not name.endswith(("relative_position_bias_table", "pos_embed", "_token"))

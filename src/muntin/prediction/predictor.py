@@ -123,7 +123,7 @@ class Predictor:
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
             raise ConfigError(message)
         self._refuse_views(tile is not None, tta)
-        if boxes is not None and not self.task.tells_subjects:
+        if boxes is not None and not self.task.top_down:
             message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
             raise ConfigError(message)
         scales = self._check_scales(scales)
@@ -165,9 +165,9 @@ class Predictor:
         tile: int | Literal["auto"] | None,
         scales: tuple[float, ...],
     ) -> list[Any]:
-        if self.task.tells_subjects:
+        if self.task.top_down:
             return find_poses(self, rows, tta)
-        if self.task.tells_objects and (tile is not None or tta):
+        if self.task.detects and (tile is not None or tta):
             return [self._find_in_views(row, tta, tile) for row in rows]
         return self._see(rows, tta, None if tile == "auto" else tile, scales)
 
@@ -175,9 +175,9 @@ class Predictor:
         """Refuse views that no answer can be made of."""
         dense = self.task.dense
         merges = dense is not None and dense.merges
-        at_once = self.task.tells_objects and not merges
-        if (tile and not (merges or self.task.tells_pixels)) or (tta and at_once):
-            why = " (it sees one subject at a time)" if self.task.tells_subjects else ""
+        at_once = self.task.detects and not merges
+        if (tile and not (merges or self.task.kind == "segmentation")) or (tta and at_once):
+            why = " (it sees one subject at a time)" if self.task.top_down else ""
             message = (
                 f"a run of {self.task.name} with its head has no use for "
                 f"{'tile' if tile else 'tta'}{why}. Leave it out."
@@ -194,7 +194,7 @@ class Predictor:
             raise ConfigError(message)
         for scale in chosen:
             check_range("scales", scale, 0.1, 10)
-        if chosen != (1.0,) and not self.task.tells_pixels:
+        if chosen != (1.0,) and self.task.kind != "segmentation":
             message = (
                 f"scales are for maps of classes, got a run that was trained to {self.task.name}. "
                 f"Leave them out."
@@ -282,10 +282,10 @@ def refuse_detector(task: Task, other: Task) -> None:
     Raises:
         ConfigError: The first needs none, or the second finds nothing.
     """
-    if not task.tells_subjects:
+    if not task.top_down:
         message = f"a detector is for keypoints, got one for a run that was trained to {task.name}."
         raise ConfigError(message)
-    if not other.tells_objects:
+    if not other.detects:
         message = (
             f"detector must be a run of muntin train detect or instance, got one of {other.name}."
         )

@@ -44,7 +44,7 @@ def score_detected(
         ConfigError: The run does not look for keypoints, or `detector` is no detector.
         DataError: The data cannot be read.
     """
-    if not run.task.tells_subjects:
+    if not run.task.top_down:
         message = f"a detector is for keypoints, got a run that was trained to {run.task.name}."
         raise ConfigError(message)
     parts = list_pose(data, classes=run.classes, whole=True)

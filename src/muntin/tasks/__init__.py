@@ -13,7 +13,7 @@ from muntin.tasks.pose_at_once import POSE_AT_ONCE
 from muntin.tasks.semantic import SEMANTIC
 from muntin.tasks.task import Task
 
-__all__ = ["TASKS", "Task", "find_task"]
+__all__ = ["TASKS", "Task", "find_task", "task_of_head"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
 
@@ -41,3 +41,16 @@ def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
         if head in other.dense.heads if isinstance(head, str) else type(head) in kinds:
             return other
     return TASKS[name]
+
+
+def task_of_head(head: str) -> Task:
+    """Give the row of the task that has a head of this name.
+
+    Raises:
+        ConfigError: None has it.
+    """
+    rows = (*TASKS.values(), *_OTHERWISE.values())
+    by_head = {name: row for row in rows if row.dense for name in row.dense.heads}
+    if head not in by_head:
+        raise ConfigError(unknown_name("head", head, by_head))
+    return by_head[head]

@@ -123,6 +123,6 @@ CLASSIFY = Task(
     metric=_metric,
     counts=count_pictures,
     goals=("top1", "map", "macro_f1"),
-    recipes="pictures",
+    kind="classification",
     finish=("probabilities", _finish),
 )

@@ -156,7 +156,7 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
         metric=partial(_metric, masks=masks),
         counts=count_pictures,
         goals=goals,
-        recipes="objects",
+        kind="detection",
         dense=dense,
         outputs=("boxes", "scores", "class_ids", *(("masks",) if masks else ())),
     )

@@ -18,15 +18,11 @@ from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.heads.table import HeadConfig
-from muntin.samples import Classes, DataSets, Listing
+from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "Glance", "Group", "Lesson", "Metric", "Task", "View", "count_pictures"]
-
-
-Group = Literal["pictures", "objects", "maps", "subjects"]
-"""What is labelled: pictures, the objects in them, their pixels, or the keypoints of a subject."""
+__all__ = ["Dense", "Glance", "Lesson", "Metric", "Task", "View", "count_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +168,9 @@ class Task:
         metric: A fresh collector.
         counts: How often each class is there in a listing.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
-        recipes: Group of recipes that suit the task.
+        kind: What is predicted.
+        top_down: Whether keypoints are found in one instance at a time, cropped out of its image;
+            otherwise networks see whole images.
         dense: What tasks need that speak of places in the picture; None for the others.
         outputs: Names of the raw output in an exported graph.
         finish: Name and maker of one more output of such a graph, for those who read it without
@@ -194,25 +192,21 @@ class Task:
     metric: Callable[[Classes], Metric]
     counts: Callable[[Listing], Tensor]
     goals: tuple[str, ...]
-    recipes: Group
+    kind: TaskKind
+    top_down: bool = False
     dense: Dense | None = None
     outputs: tuple[str, ...] = ("logits",)
     finish: tuple[str, Callable[[Tensor, Size, Any, Classes], Tensor]] | None = None
 
     @property
-    def tells_objects(self) -> bool:
-        """Whether answers are things that are found in whole pictures."""
-        return self.recipes == "objects"
+    def detects(self) -> bool:
+        """Whether the head is a detector: any number of instances in whole, padded images."""
+        return self.kind == "detection" or (self.kind == "keypoints" and not self.top_down)
 
     @property
-    def tells_subjects(self) -> bool:
-        """Whether answers are about one subject, which is cut out of its picture."""
-        return self.recipes == "subjects"
-
-    @property
-    def tells_pixels(self) -> bool:
-        """Whether answers are the classes of pixels."""
-        return self.recipes == "maps"
+    def recipe_kind(self) -> TaskKind:
+        """Kind of task whose recipes and augmentation suit this one."""
+        return "detection" if self.detects else self.kind
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the figure by which epochs are compared."""

@@ -21,7 +21,7 @@ from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.storing import PictureStore
 from muntin.devices import memory_mib
 from muntin.heads.network import Network
-from muntin.runs import WEIGHTS, Run
+from muntin.runs import WEIGHTS, Run, write_results
 from muntin.scoring import Outputs, Scored, judge, run_network
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
@@ -355,6 +355,7 @@ class _Loop:
             }
             state = self.learner.best_network.state_dict()
             write_weights(self.run.path / WEIGHTS, state, metadata)
+            write_results(self.run.path, position.epoch, scored.figures)
 
     def _tell(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]

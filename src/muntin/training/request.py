@@ -112,9 +112,9 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
     """
     task = task_of(request)
     if request.recipe != "auto":
-        find_recipe(request.recipe, task.recipes)
+        find_recipe(request.recipe, task.recipe_kind)
     _refuse_two_choices(request, settings)
-    with_texts(AUGMENTS[task.recipes](), settings["augment"])
+    with_texts(AUGMENTS[task.recipe_kind](), settings["augment"])
     if request.head and task.dense is None:
         message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
         raise ConfigError(message)
@@ -134,7 +134,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         )
         raise ConfigError(message)
     idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and (task.tells_objects or task.tells_subjects):
+    if idle and (task.detects or task.top_down):
         message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
         raise ConfigError(message)
     if request.model:

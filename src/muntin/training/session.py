@@ -290,7 +290,7 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
 
 def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
     """Classes of pixels that validation says nothing about."""
-    if not run.task.tells_pixels:
+    if run.task.kind != "segmentation":
         return ""
     rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
     return shorten(name for name, value in rows if value is None)

@@ -19,10 +19,13 @@ from muntin.zoo.building import (
     model_config,
 )
 from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
+from muntin.zoo.creating import (
+    create,
+    create_detector,
+    create_pose_estimator,
+    create_segmenter,
+)
 from muntin.zoo.describing import describe_models
-from muntin.zoo.detectors import create_detector
-from muntin.zoo.poses import create_pose_estimator
-from muntin.zoo.segmenters import create_segmenter
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "config_to_dict",
     "count_costs",
     "count_parameters",
+    "create",
     "create_backbone",
     "create_detector",
     "create_model",

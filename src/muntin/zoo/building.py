@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import from_dict, replace, to_dict
+from muntin.configs import pick_kind, replace, to_dict
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.linear import build_classifier
@@ -175,11 +175,8 @@ def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneC
     Raises:
         ConfigError: The family or a field is unknown.
     """
-    family = values.get("family")
-    if family not in FAMILIES:
-        raise ConfigError(unknown_name(f"family in {where or 'the config'}", str(family), FAMILIES))
-    rest = {key: value for key, value in values.items() if key != "family"}
-    return from_dict(FAMILIES[family].config, rest, where=where)
+    families = {name: family.config for name, family in FAMILIES.items()}
+    return pick_kind(values, families, key="family", where=where or "the config")
 
 
 def create_model(
