@@ -20,8 +20,7 @@ from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import HeadConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
 from muntin.tasks.table import find_task
-from muntin.zoo.building import config_from_dict, config_to_dict
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
 
 __all__ = ["RunConfig"]
 

@@ -37,7 +37,7 @@ from muntin.samples import Classes
 from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
 from muntin.weights.loading import load_weights
-from muntin.zoo.building import build_backbone, free_attention
+from muntin.zoo.families import build_backbone, free_attention
 
 __all__ = [
     "JOURNAL",

@@ -26,7 +26,8 @@ from muntin.runs import Run, RunConfig, read_journal
 from muntin.samples import Classes
 from muntin.training.loop import Stores, fit
 from muntin.training.progress import Reporter
-from muntin.zoo.building import build_backbone, model_config
+from muntin.zoo.building import model_config
+from muntin.zoo.families import build_backbone
 
 SIDE, PATCH = 32, 8
 PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -31,7 +31,7 @@ from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
 from muntin.zoo.building import model_config
 from muntin.zoo.costs import Costs, Part, count_costs
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.families import BackboneConfig
 
 __all__ = ["show_cost"]
 

@@ -57,12 +57,20 @@ class Candidates(Sequence[Found]):
         self.levels, self.boxes, self.scores = levels, boxes, scores
         self._decode = decode
         self._found: list[Found] | None = None
+        # Whoever reads this later may have left the caller's no_grad or autocast.
+        self._grad, kind = torch.is_grad_enabled(), boxes.device.type
+        self._half = torch.is_autocast_enabled(kind)
+        self._dtype = torch.get_autocast_dtype(kind)
 
     @property
     def found(self) -> list[Found]:
         """What was found in each image."""
         if self._found is None:
-            self._found = self._decode(self)
+            with (
+                torch.set_grad_enabled(self._grad),
+                torch.autocast(self.boxes.device.type, self._dtype, enabled=self._half),
+            ):
+                self._found = self._decode(self)
         return self._found
 
     def __len__(self) -> int:

@@ -32,6 +32,7 @@ class InferenceViT(InferenceBackbone):
 
     prefix: Tensor | None
     positions: Tensor | None
+    blocks: nn.ModuleList
 
     def __init__(self, model: ViT, size: Size) -> None:
         super().__init__(model)

@@ -230,6 +230,7 @@ class Hiera(Backbone):
     """
 
     stage_unit: Literal["stage"] = "stage"
+    blocks: nn.ModuleList
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()

@@ -270,6 +270,7 @@ class T2TViT(Backbone):
     """
 
     stage_unit: Literal["block"] = "block"
+    blocks: nn.ModuleList
 
     def __init__(self, config: T2TViTConfig) -> None:
         super().__init__()

@@ -325,6 +325,7 @@ class ViT(Backbone):
     """
 
     stage_unit: Literal["block"] = "block"
+    blocks: nn.ModuleList
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

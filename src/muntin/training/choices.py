@@ -19,7 +19,8 @@ from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.weights.hub import fetch
 from muntin.zoo.building import find_model
-from muntin.zoo.table import BackboneConfig, ModelEntry
+from muntin.zoo.families import BackboneConfig
+from muntin.zoo.table import ModelEntry
 
 __all__ = [
     "PRECISIONS",

@@ -50,8 +50,9 @@ from muntin.training.scenes import (
 )
 from muntin.training.starting import start_network
 from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
-from muntin.zoo.building import dense_config, find_model, free_attention, model_config
-from muntin.zoo.table import ALIASES, BackboneConfig, ModelEntry
+from muntin.zoo.building import dense_config, find_model, model_config
+from muntin.zoo.families import BackboneConfig, free_attention
+from muntin.zoo.table import ALIASES, ModelEntry
 
 __all__ = ["Prepared", "Request", "prepare"]
 

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
-from muntin.configs import to_dict
+from muntin.configs import from_dict, to_dict
 from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
@@ -395,8 +395,6 @@ def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> 
 
 
 def _machine(base: RunConfig | None, precision: str, device: str, devices: int) -> MachineConfig:
-    from muntin.configs import from_dict
-
     wanted: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
     if base is not None:
         asked = {key: value for key, value in wanted.items() if value not in ("auto", 1)}

@@ -19,8 +19,7 @@ from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.shapes import Size
 from muntin.weights.dialects import backbone_of
-from muntin.zoo.building import build_backbone
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.families import BackboneConfig, build_backbone
 
 __all__ = ["Cost", "Costs", "Part", "count_costs", "count_parameters"]
 

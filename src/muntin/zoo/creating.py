@@ -134,9 +134,10 @@ def create_detector(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The detector, in training mode. In evaluation mode it is called with images, padded at the
-        right and at the bottom to one size, and optionally the (height, width) of the image in
-        each, and gives a list of `muntin.heads.found.Found`.
+        The detector, in training mode. It is called with images, padded at the right and at the
+        bottom to one size, and optionally the (height, width) of the image in each, and gives
+        `muntin.heads.found.Candidates`, which read as a list of `muntin.heads.found.Found`. Losses:
+        ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
@@ -183,9 +184,9 @@ def create_segmenter(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The segmenter, in training mode. In evaluation mode its logits are those of the cells of the
-        finest map, a quarter of the image's sides, rounded up; enlarge them bilinearly. In training
-        it also takes the class of each pixel and gives losses (`muntin.heads.semantic`).
+        The segmenter, in training mode. Its logits are those of the cells of the finest map, a
+        quarter of the image's sides, rounded up; enlarge them bilinearly. Losses:
+        ``segmenter.head.losses(segmenter.features(images), labels)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
@@ -216,8 +217,8 @@ def create_pose_estimator(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The estimator, in training mode. An image shows one instance. In training it also takes the
-        points and which of them are known, and gives losses (`muntin.heads.pose`).
+        The estimator, in training mode. An image shows one instance. Losses:
+        ``estimator.head.losses(estimator.features(images), points, known)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
