@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from muntin.data.objects import Findings
+from muntin.data.findings import Findings
 from muntin.data.trees import Tree, read_text
 from muntin.errors import DataError, shorten
 

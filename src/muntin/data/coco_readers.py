@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from muntin.data.coco import find_coco, read_coco
 from muntin.data.coco_keypoints import explain_json
-from muntin.data.objects import Findings, ObjectRequest
+from muntin.data.findings import Findings, ObjectRequest
 from muntin.data.readers import Reader, Source
 from muntin.data.trees import part_in, part_of
 from muntin.errors import shorten

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muntin.data.findings import Annotation, Findings, ObjectRequest
 from muntin.data.keypoint_cleaning import clean_keypoints, hide_outside
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import mask_area, to_run_lengths
-from muntin.samples import Entry, Objects, Problem, Segmentation
+from muntin.samples import Entry, Objects, Segmentation
 from muntin.shapes import Size
 
 __all__ = [
@@ -48,88 +46,6 @@ NO_MASK = "without a mask"
 NO_POINTS = "without a visible keypoint"
 UNKNOWN_CLASS = "of an unknown class"
 _TOLERANCE = 1.0  # pixels that a box may reach over the edge before it is reported
-
-
-@dataclass(kw_only=True, slots=True)
-class Annotation:
-    """One object as a file holds it.
-
-    Attributes:
-        where: How to find it in its file: "annotation 17", "line 3".
-        class_id: Class number.
-        box: Left, top, right and bottom edge in pixels; anything that came.
-        crowd: As in `Objects`.
-        area: As in the file; None if absent.
-        segmentation: As in the file, read only if masks are requested.
-        keypoints: The same where keypoints are wanted: three numbers each.
-    """
-
-    where: str
-    class_id: int
-    box: Edges
-    crowd: bool = False
-    area: float | None = None
-    segmentation: Any = None
-    keypoints: Any = None
-
-
-class Findings:
-    """What was found wrong while a data set was read."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.num_masks = 0
-        self.num_apart = 0  # boxes that hold none of their keypoints
-        self._found: list[tuple[str, Problem]] = []
-
-    def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
-        """Record an annotation that is left out.
-
-        Args:
-            file: The image or the annotation file.
-            where: How to find the annotation there.
-            kind: What is wrong, as a phrase for several: "of zero area".
-            detail: What came.
-        """
-        what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
-        self._found.append((kind, Problem(file=file, what=what, severity="warning")))
-
-    def warn(self, file: str, what: str) -> None:
-        """Record a problem that training can live with."""
-        self._found.append(("", Problem(file=file, what=what, severity="warning")))
-
-    def problems(self, *, without: str = "") -> tuple[Problem, ...]:
-        """Give all problems, but for the annotations left out for one kind of reason."""
-        return tuple(problem for kind, problem in self._found if not kind or kind != without)
-
-    def count(self, kind: str) -> int:
-        """Count the annotations left out for one kind of reason."""
-        return sum(found == kind for found, _ in self._found)
-
-    def summary(self) -> str:
-        """Summarise in one line how many annotations are left out and why; "" if none is."""
-        counts = Counter(kind for kind, _ in self._found if kind)
-        if not counts:
-            return ""
-        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
-        total = sum(counts.values())
-        return f"{total} annotation{'s' * (total > 1)} left out: {kinds}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectRequest:
-    """What a reader of annotated objects is asked for.
-
-    Attributes:
-        findings: Where it reports faulty annotations.
-        class_names: Classes of a trained run, which class numbers follow; None if the data set
-            defines them.
-        masks: Whether objects without a mask are left out; otherwise masks are not kept.
-    """
-
-    findings: Findings
-    class_names: Sequence[str] | None = None
-    masks: bool = False
 
 
 def gather_objects(

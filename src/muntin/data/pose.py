@@ -17,7 +17,7 @@ import numpy as np
 
 from muntin.data.coco_readers import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
-from muntin.data.objects import Findings
+from muntin.data.findings import Findings
 from muntin.data.readers import Reader, find_reader
 from muntin.data.skeletons import build_skeleton
 from muntin.data.trees import Tree
