@@ -19,7 +19,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining import showing
 from muntin.explaining.arguments import check_point, check_target, list_images
 from muntin.explaining.exhibits import SECTIONS
-from muntin.explaining.inputs import open_model, open_subject
+from muntin.explaining.inputs import is_fresh, open_model, open_subject, tell_notes
 from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
 from muntin.explaining.targeting import NotThere, look
@@ -28,6 +28,7 @@ from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
 from muntin.tasks import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
+from tests.explaining.small_networks import build
 from tests.small import CLASSES, picture, train_small, write_pictures
 
 QUICK = ("cut",)
@@ -456,3 +457,23 @@ def test_what_an_instance_run_finds(tmp_path):
     assert said["asked"] == facts["asked"]
     with pytest.raises(ConfigError, match=f"number of a box, from 0 to {len(found) - 1} in"):
         muntin.explain(run, image, tmp_path / "none", target=len(found), sections="decision")
+
+
+@pytest.mark.parametrize("family", ["swin", "swin_v2", "vit", "deit", "t2t", "hiera"])
+def test_fresh_weights_are_noticed(family):
+    network = build(family)
+    assert is_fresh(network)
+    step = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    step.step()
+    assert not is_fresh(network)
+
+
+def test_a_page_of_a_fresh_predictor_warns():
+    network = build("swin")
+    pre = Preprocessing(img_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    classes = Classes(names=("ash", "birch", "cedar"))
+    for source in (Predictor(network, find_task("classify"), classes, pre, device="cpu"), network):
+        model = open_model(source)
+        assert not model.trained
+        assert any("fresh" in note for note in tell_notes(model))
