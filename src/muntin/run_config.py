@@ -17,7 +17,7 @@ from muntin.heads.conventions import RCNNConfig
 from muntin.heads.fcos import FCOSConfig
 from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import HeadConfig
+from muntin.heads.table import AnyHeadConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
 from muntin.tasks.table import find_task
 from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
@@ -52,7 +52,7 @@ class RunConfig:
     val: str = ""
     model_name: str
     model: BackboneConfig
-    head: HeadConfig | None = None
+    head: AnyHeadConfig | None = None
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -94,7 +94,7 @@ class RunConfig:
         return replace(config, {"augment": augment or usual()}, where=where)
 
 
-_FIRST_HEADS: Mapping[str, tuple[type[HeadConfig], ...]] = {
+_FIRST_HEADS: Mapping[str, tuple[type[AnyHeadConfig], ...]] = {
     "detect": (FCOSConfig, RCNNConfig),
     "instance": (RCNNConfig,),
     "semantic": (SemanticConfig,),

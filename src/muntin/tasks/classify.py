@@ -14,9 +14,8 @@ from muntin.data.checking import Report, check_classify
 from muntin.data.listing import list_classify
 from muntin.data.storing import DataConfig
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.linear import build_classifier, class_losses
-from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing

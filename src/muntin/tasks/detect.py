@@ -21,8 +21,7 @@ from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.found import Found
-from muntin.heads.head import Head
-from muntin.heads.table import HeadConfig
+from muntin.heads.head import Head, HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.results import Detections

@@ -20,9 +20,8 @@ from muntin.data.storing import DataConfig
 from muntin.data.subjects import frame_box, map_to_crop
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
-from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points

@@ -18,8 +18,8 @@ from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.found import Found
+from muntin.heads.head import HeadConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
-from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import SURE, Poses

@@ -22,9 +22,8 @@ from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
-from muntin.heads.table import HeadConfig
 from muntin.metrics.semantic import SemanticMetric
 from muntin.ops.sliding import slide
 from muntin.results import SemanticMap

@@ -18,7 +18,7 @@ from muntin.data.splitting import describe_split, split
 from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError, DataError
 from muntin.heads.network import Network
-from muntin.heads.table import HeadConfig
+from muntin.heads.table import AnyHeadConfig
 from muntin.nn.mimetic import start_mimetic
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
@@ -134,7 +134,7 @@ def prepare(request: Request) -> Prepared:
             val=request.val,
             model_name=name,
             model=model,
-            head=head,
+            head=cast(AnyHeadConfig | None, head),
             reading=reading,
             machine=machine,
         ),
@@ -181,7 +181,7 @@ def _tune_run(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
         model=cast(BackboneConfig, network.backbone.config),
-        head=cast(HeadConfig, network.head.config) if run.task.dense else None,
+        head=cast(AnyHeadConfig, network.head.config) if run.task.dense else None,
         train=tuned,
         augment=with_texts(base.augment if base else augment, settings["augment"]),
     )

@@ -13,7 +13,8 @@ from muntin.data.joint import SceneConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.detectors import DetectorConfig
-from muntin.heads.table import HeadConfig, find_head
+from muntin.heads.head import HeadConfig
+from muntin.heads.table import find_head
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
