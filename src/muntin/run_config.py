@@ -19,8 +19,8 @@ from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import HeadConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
-from muntin.tasks import find_task
-from muntin.zoo import BackboneConfig, config_from_dict, config_to_dict
+from muntin.tasks.table import find_task
+from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
 
 __all__ = ["RunConfig"]
 

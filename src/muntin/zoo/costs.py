@@ -19,8 +19,7 @@ from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.shapes import Size
 from muntin.weights.dialects import backbone_of
-from muntin.zoo.building import build_backbone
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.families import BackboneConfig, build_backbone
 
 __all__ = ["Cost", "Costs", "Part", "count_costs", "count_parameters"]
 
@@ -155,5 +154,5 @@ def count_parameters(config: BackboneConfig, num_classes: int) -> int:
 def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
     with torch.device("meta"):
         backbone = build_backbone(config)
-        head = build_classifier(backbone, num_classes)  # type: ignore[arg-type]
+        head = build_classifier(backbone, num_classes)
     return Network(backbone, head).eval()

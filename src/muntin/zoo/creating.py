@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.features import Backbone
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig
 from muntin.heads.network import Network
@@ -20,7 +19,7 @@ from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.zoo.building import build_dense_backbone, create_model, load_into
 
 if TYPE_CHECKING:
-    from muntin.tasks import Task
+    from muntin.tasks.task import Task
 
 __all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
 
@@ -71,7 +70,7 @@ def create(
         WeightError: The weights cannot be read or do not fit.
     """
     # Tasks bring data and metrics along, which a classifier or a backbone can do without.
-    from muntin.tasks import find_task
+    from muntin.tasks.table import find_task
 
     row = find_task(task, head)
     _refuse_unused(row, head, num_keypoints, conventions)
@@ -103,11 +102,11 @@ def _build_dense(
     named = row.dense.default_head["large"] if head is None else head
     config = find_head(named, row.dense.heads) if isinstance(named, str) else named
     config = _with_conventions(config, named, conventions)
-    backbone = cast("Backbone", build_dense_backbone(model, architecture, finest=config.finest))
+    backbone = build_dense_backbone(model, architecture, finest=config.finest)
     # Heads only count classes and keypoints; what they are called belongs to runs.
     skeleton = Skeleton(names=_numbers(num_keypoints))
     classes = Classes(names=_numbers(num_classes), skeleton=skeleton)
-    return Network(backbone, row.build_head(backbone, classes, config))  # type: ignore[arg-type]
+    return Network(backbone, row.build_head(backbone, classes, config))
 
 
 def create_detector(
@@ -135,9 +134,10 @@ def create_detector(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The detector, in training mode. In evaluation mode it is called with images, padded at the
-        right and at the bottom to one size, and optionally the (height, width) of the image in
-        each, and gives a list of `muntin.heads.found.Found`.
+        The detector, in training mode. It is called with images, padded at the right and at the
+        bottom to one size, and optionally the (height, width) of the image in each, and gives
+        `muntin.heads.found.Candidates`, which read as a list of `muntin.heads.found.Found`. Losses:
+        ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
@@ -184,9 +184,9 @@ def create_segmenter(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The segmenter, in training mode. In evaluation mode its logits are those of the cells of the
-        finest map, a quarter of the image's sides, rounded up; enlarge them bilinearly. In training
-        it also takes the class of each pixel and gives losses (`muntin.heads.semantic`).
+        The segmenter, in training mode. Its logits are those of the cells of the finest map, a
+        quarter of the image's sides, rounded up; enlarge them bilinearly. Losses:
+        ``segmenter.head.losses(segmenter.features(images), labels)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
@@ -217,8 +217,8 @@ def create_pose_estimator(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The estimator, in training mode. An image shows one instance. In training it also takes the
-        points and which of them are known, and gives losses (`muntin.heads.pose`).
+        The estimator, in training mode. An image shows one instance. Losses:
+        ``estimator.head.losses(estimator.features(images), points, known)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
