@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from muntin.configs import KIND, from_dict, replace, to_dict
-from muntin.data.loading import Augmentation
-from muntin.data.storing import DataConfig
+from muntin.data.augmentations import AnyAugmentConfig
+from muntin.data.cache import DataConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
@@ -56,7 +56,7 @@ class RunConfig:
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: Augmentation = field(default_factory=AugmentConfig)
+    augment: AnyAugmentConfig = field(default_factory=AugmentConfig)
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -114,7 +114,7 @@ def _name_head(values: Mapping[str, Any], task: str) -> Mapping[str, Any]:
 
 
 def _name_augmentation(
-    values: Mapping[str, Any], usual: type[Augmentation]
+    values: Mapping[str, Any], usual: type[AnyAugmentConfig]
 ) -> Mapping[str, Any] | None:
     """Name the kind of an augmentation of schema 1; None for one that never was of its task."""
     # `muntin convert --to run` wrote the default of classification whatever the task was.

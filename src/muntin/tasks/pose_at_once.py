@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.pose import list_pose
-from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import RCNNConfig
@@ -61,7 +61,7 @@ def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> li
                 keypoints=points,
                 scores=found.scores.double().cpu().numpy(),
                 keypoint_names=skeleton.names,
-                links=skeleton.links,
+                links=skeleton.edges,
                 boxes=found.boxes.double().cpu().numpy() * np.tile(scale, 2),
             )
         )

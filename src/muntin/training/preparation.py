@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 
 from muntin.configs import with_texts
-from muntin.data.joint import SceneConfig
+from muntin.data.cache import DataConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
-from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError, DataError
 from muntin.heads.network import Network
 from muntin.heads.table import AnyHeadConfig
@@ -166,7 +166,7 @@ def _tune_run(
     img_size = run.config.model.img_size
     recipe = _choose_recipe(request, run.task, run.config.weights, count, settings["train"], notes)
     augment = recipe.augment
-    if isinstance(augment, SceneConfig) and any(usual):
+    if isinstance(augment, DetectionAugmentConfig) and any(usual):
         augment = choose_window(augment, img_size, usual, notes)
     tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
     if run.task.dense is not None and not _asked_for_batch(request, settings["train"]):

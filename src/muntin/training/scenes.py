@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from muntin.configs import with_texts
-from muntin.data.joint import SceneConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.detectors import DetectorConfig
@@ -104,8 +104,8 @@ def enlarge_for(scenes: Scenes, size: Size) -> Size:
 
 
 def choose_window(
-    augment: SceneConfig, img_size: Size, usual: Size, notes: list[str]
-) -> SceneConfig:
+    augment: DetectionAugmentConfig, img_size: Size, usual: Size, notes: list[str]
+) -> DetectionAugmentConfig:
     """Learn from parts of enlarged pictures, so that a step costs what it would have cost.
 
     Args:

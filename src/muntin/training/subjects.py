@@ -74,7 +74,7 @@ def cut_subjects(
     alignment = head.coding if isinstance(head, PoseConfig) else pre.alignment
     return replace(
         pre,
-        fit="subject",
+        fit="instance_crop",
         padding=1.0 if whole else 1.25,
         alignment=alignment,
         interpolation="bilinear",
