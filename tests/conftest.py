@@ -77,7 +77,8 @@ def _is_local(sock: socket.socket, address: Any) -> bool:
 def pytest_configure() -> None:
     """Block the network for the whole run, doctests and session fixtures included."""
     # Of two processes of two threads each waits for the other's on two cores.
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    usual = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usual)))
     for method in ("connect", "connect_ex"):
         _Gate.guard(method)
 
@@ -105,6 +106,31 @@ def _network(request: pytest.FixtureRequest) -> Iterator[None]:
     _Gate.open = request.node.get_closest_marker("network") is not None
     yield
     _Gate.open = False
+
+
+@pytest.fixture
+def no_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that forbids fused kernels; it is asked once, so what was said is forgotten."""
+    from muntin.ops.triton.window_support import find_missing
+
+    monkeypatch.setenv("MUNTIN_FUSED", "0")
+    find_missing.cache_clear()
+    yield
+    find_missing.cache_clear()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a C++ compiler, as PyTorch sees it."""
+    from torch._inductor import config, cpp_builder
+
+    ask = cpp_builder.get_cpp_compiler
+    forget = getattr(ask, "cache_clear", lambda: None)
+    monkeypatch.setenv("PATH", "")
+    forget()
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        yield
+    forget()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

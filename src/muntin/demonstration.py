@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from muntin.data.decoding import open_picture
+from muntin.data.decoding import open_image
 from muntin.data.detection import list_detect
 from muntin.data.label_files import read_mask
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
-from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.poses import draw_pose_pair, poses_of
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
-from muntin.prediction import load
-from muntin.scoring import evaluate
-from muntin.tasks import find_task
+from muntin.prediction.from_run import load
+from muntin.scoring.evaluation import evaluate
+from muntin.tasks.table import find_task
 from muntin.training.session import TrainedRun, train
 
 __all__ = ["demo"]
@@ -50,12 +50,20 @@ class _Demo:
     max_time_s: float
 
 
-def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
+def demo(
+    task: str = "classify",
+    *,
+    out: str | Path = "",
+    write_data: Callable[[Path], object] | None = None,
+    max_time_s: float = 0.0,
+) -> TrainedRun:
     """Show everything once, in a few minutes on two CPU cores.
 
     Args:
         task: "classify", "detect", "instance", "semantic" or "pose".
         out: Folder for the generated data and the run; ``demo-TASK`` when empty.
+        write_data: Writes the data set into a folder; hundreds of images when left out.
+        max_time_s: Seconds for training; some minutes when 0.
 
     Returns:
         The trained run.
@@ -72,8 +80,9 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
         message = f"out must be a new folder, got {out}, which holds a run. Pass another --out."
         raise RunError(message)
     console.print(f"Generating pictures of shapes in {data} ...", highlight=False)
-    plan.write_data(data)
-    run = train(task, data, weights="none", max_time_s=plan.max_time_s, out=run_folder)
+    (write_data or plan.write_data)(data)
+    limit = max_time_s or plan.max_time_s
+    run = train(task, data, weights="none", max_time_s=limit, out=run_folder)
     if run.interrupted:
         return run
     figures = evaluate(run_folder, data)
@@ -136,7 +145,7 @@ def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     for path, result in zip(pictures, load(run_folder)(pictures), strict=True):
         truth = path.parent.name
         lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
-        tiles.append(Tile(picture=open_picture(path), lines=lines, good=result.best == truth))
+        tiles.append(Tile(picture=open_image(path), lines=lines, good=result.best == truth))
     sheet = draw_sheet(tiles, "Predictions beside the truth")
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
 
@@ -149,7 +158,7 @@ def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     tiles = []
     for entry in listing.entries[:8]:
         assert entry.objects is not None, "the generated pictures have objects"
-        pixels = open_picture(Path(listing.source) / entry.path)
+        pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0].above(sure)
         drawn = draw_pair(pixels, entry.objects, found, listing.class_names)
         tiles.append(Tile(picture=np.asarray(drawn)))
@@ -163,7 +172,7 @@ def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:8]:
-        pixels = open_picture(Path(listing.source) / entry.path)
+        pixels = open_image(Path(listing.source) / entry.path)
         truth = read_mask(listing, entry).labels
         drawn = draw_maps_side_by_side(pixels, truth, predictor(pixels)[0])
         tiles.append(Tile(picture=np.asarray(drawn)))
@@ -179,7 +188,7 @@ def _draw_subjects(run_folder: Path, data: Path, figures: dict[str, Any]) -> Non
     tiles = []
     for entry in listing.entries[:8]:
         assert entry.objects is not None, "the generated pictures have subjects"
-        pixels = open_picture(Path(listing.source) / entry.path)
+        pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0]
         truth = poses_of(entry.objects, range(len(entry.objects)), listing.skeleton)
         tiles.append(Tile(picture=np.asarray(draw_pose_pair(pixels, truth, found))))

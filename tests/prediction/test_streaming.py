@@ -20,7 +20,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError
 from muntin.prediction import Predictor
 from muntin.samples import Classes
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.prediction import test_poses as poses
 from tests.prediction.test_detection import predictor_of, scene
 
@@ -42,7 +42,7 @@ def segmenter(**options) -> Predictor:
     torch.manual_seed(0)
     tiny = {"embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 2, 4)}
     network = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **tiny)
-    pre = Preprocessing(img_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, fit="window")
+    pre = Preprocessing(img_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, fit="sliding_window")
     classes = Classes(names=("ash", "birch", "cedar"))
     return Predictor(network, find_task("semantic"), classes, pre, device="cpu", **options)
 

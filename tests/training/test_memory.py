@@ -5,19 +5,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
-from muntin.tasks import find_task
-from muntin.training import room
+from muntin.tasks.table import find_task
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.journal import read_journal
-from muntin.training.room import fit_batch, saved_bytes
+from muntin.training.room import SHARE, fit_batch, saved_bytes
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 
@@ -58,27 +58,33 @@ def test_larger_pictures_need_more(head):
         assert large / small == pytest.approx(16, rel=0.25)
 
 
-def test_small_memory_makes_small_batches(monkeypatch):
+def test_small_memory_makes_small_batches():
     network = detector("mask_rcnn_small")
     each = saved_bytes(network, (64, 64), EXAMPLE)
     weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
     config = TrainConfig(batch_size=8)
     for pictures, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
-        free = int((pictures * each + weights) / room.SHARE["cpu"])
-        monkeypatch.setattr(room, "free_bytes", lambda device, free=free: free)
+        free = int((pictures * each + weights) / SHARE["cpu"])
         notes: list[str] = []
-        fitted = fit_batch(network, config, (64, 64), EXAMPLE, "cpu", notes)
+        fitted = fit_batch(network, config, (64, 64), EXAMPLE, "cpu", notes, free=free)
         assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
         assert bool(notes) == (batch != 8)
         assert fitted.batch_size * fitted.accumulate >= config.batch_size
     twice = TrainConfig(batch_size=8, accumulate=2)
-    gathered = fit_batch(network, twice, (64, 64), EXAMPLE, "cpu", [])
+    gathered = fit_batch(network, twice, (64, 64), EXAMPLE, "cpu", [], free=free)
     assert (gathered.batch_size, gathered.accumulate) == (1, 16)
 
 
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
 def test_a_run_with_little_memory(monkeypatch, tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=8, num_val=2, size=(64, 64))
-    monkeypatch.setattr(room, "free_bytes", lambda device: 1)
+    read = Path.read_text
+
+    def read_text(path, *args, **more):
+        """What the system says of its memory: nothing is free."""
+        return "MemAvailable: 0 kB" if path == Path("/proc/meminfo") else read(path, *args, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
     run = train_detector("detect", data, tmp_path / "run", batch_size=0, epochs=1)
     config = Run.open(run.path).config.train
     assert config.batch_size == 1
@@ -90,7 +96,7 @@ def test_a_run_with_little_memory(monkeypatch, tmp_path):
 
 def gradients_of(network, images, sizes, targets):
     torch.manual_seed(3)
-    losses = network(images, sizes, targets)
+    losses = network.head.losses(network.features(images, sizes), targets)
     sum(losses.values()).sum().backward()
     return {name: p.grad for name, p in network.named_parameters()}
 
@@ -116,6 +122,22 @@ def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
     assert list(network.state_dict()) == list(other.state_dict())
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_computing_blocks_of_timm_again_gives_the_same(name):
+    pytest.importorskip("timm")
+    network = create_model(f"timm:{name}", num_classes=3).train()
+    other = copy.deepcopy(network)
+    assert checkpoint_blocks(other.backbone) == len(network.backbone.blocks) > 3
+    images = torch.randn(2, 3, 160, 160)
+    for one in (network, other):
+        one(images).square().sum().backward()
+    for left, right in zip(network.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    # Batch norms have counted the batch once.
+    for key, value in other.state_dict().items():
+        assert value.equal(network.state_dict()[key]), key
+
+
 def test_computing_blocks_again_saves_memory():
     network = detector("mask_rcnn_small")
     before = saved_bytes(network, (128, 128), EXAMPLE)
@@ -138,8 +160,23 @@ def test_a_copy_computes_its_own_blocks_again():
         assert left.abs().max() > 0.1
 
 
+class Careless(torch.nn.Module):
+    """A block that changes what it is given."""
+
+    def forward(self, x):
+        return x.mul_(2).sigmoid()
+
+
+def test_a_block_that_changes_its_input_is_refused():
+    backbone = torch.nn.Module()
+    backbone.blocks = torch.nn.ModuleList([Careless()])
+    checkpoint_blocks(backbone)
+    with pytest.raises(ConfigError, match=r"train\.checkpointing needs blocks that leave"):
+        backbone.blocks[0](torch.ones(3, requires_grad=True) * 2)
+
+
 def test_what_has_no_blocks():
-    with pytest.raises(ConfigError, match=r"needs a backbone with blocks, got Linear"):
+    with pytest.raises(ConfigError, match="Linear"):
         checkpoint_blocks(torch.nn.Linear(2, 2))
 
 

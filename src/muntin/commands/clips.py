@@ -74,7 +74,7 @@ def _predict_clip(
     scorer: str,
     document: JsonList | None,
 ) -> int:
-    from muntin.prediction import draw
+    from muntin.prediction.predictor import draw
     from muntin.prediction.video import frame_rate, predict_video, write_video
     from muntin.results import Poses
 

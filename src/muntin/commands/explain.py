@@ -41,12 +41,12 @@ def explain(
     """Show what a model sees, on one page that opens from disk."""
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)
     try:
-        from muntin.explaining import explain as show
-        from muntin.prediction import find_pictures
+        from muntin.explaining.showing import explain as show
+        from muntin.prediction.sources import find_images
 
         page = show(
             model,
-            find_pictures(images),
+            find_images(images),
             out,
             point=at,
             target=target or None,

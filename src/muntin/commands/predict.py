@@ -62,7 +62,7 @@ def predict(
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
     from muntin.errors import ConfigError
-    from muntin.prediction import load
+    from muntin.prediction.from_run import load
     from muntin.prediction.thresholds import find_threshold
     from muntin.runs import Run
 
@@ -151,12 +151,12 @@ def _show_results(
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
     """The pictures that are there, and whether a place was left out; a single one must be there."""
     from muntin.errors import DataError, MuntinWarning
-    from muntin.prediction import find_pictures
+    from muntin.prediction.sources import find_images
 
     paths, missing = [], False
     for place in places:
         try:
-            paths += find_pictures([place])
+            paths += find_images([place])
         except DataError as error:
             if len(places) == 1:
                 raise
@@ -183,7 +183,7 @@ def _explain_poses(detector: str, threshold: float | None) -> None:
 
 def _draw(number: int, result: Any, out: str, min_score: float) -> None:  # noqa: ANN401 (one of muntin.results)
     from muntin.drawing.saving import save_labels, save_picture
-    from muntin.prediction import draw
+    from muntin.prediction.predictor import draw
     from muntin.results import Detections, Poses, SemanticMap
 
     path = Path(result.path)

@@ -4,9 +4,32 @@
 
 from __future__ import annotations
 
-from muntin.prediction.batch import PreparedBatch, RawBatch
-from muntin.prediction.from_run import load
-from muntin.prediction.predictor import Predictor, draw
-from muntin.prediction.sources import Picture, find_pictures
+from typing import TYPE_CHECKING
 
-__all__ = ["Picture", "Predictor", "PreparedBatch", "RawBatch", "draw", "find_pictures", "load"]
+from muntin.lazy import resolve_lazily
+
+if TYPE_CHECKING:
+    from muntin.prediction.batch import PreparedBatch, RawBatch
+    from muntin.prediction.from_run import load
+    from muntin.prediction.predictor import Predictor, draw
+    from muntin.prediction.sources import Picture, find_images
+
+__all__ = [
+    "Picture",
+    "Predictor",
+    "PreparedBatch",
+    "RawBatch",
+    "draw",
+    "find_images",
+    "load",
+]
+
+__getattr__, __dir__ = resolve_lazily(
+    __name__,
+    {
+        "batch": "PreparedBatch RawBatch",
+        "from_run": "load",
+        "predictor": "Predictor draw",
+        "sources": "Picture find_images",
+    },
+)

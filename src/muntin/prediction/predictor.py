@@ -16,7 +16,7 @@ from torch import nn
 
 from muntin.configs import check_range
 from muntin.data.batches import evaluation_batch
-from muntin.data.decoding import open_picture
+from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
@@ -90,7 +90,7 @@ class Predictor:
         >>> import numpy as np
         >>> from muntin.data.transforms import Preprocessing
         >>> from muntin.samples import Classes
-        >>> from muntin.tasks import find_task
+        >>> from muntin.tasks.table import find_task
         >>> from muntin.zoo import create_model
         >>> predictor = Predictor(
         ...     create_model("swin_nano", num_classes=2), find_task("classify"),
@@ -427,4 +427,4 @@ def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of mu
     Raises:
         DataError: The image cannot be read.
     """
-    return draw_result(open_picture(image), result)
+    return draw_result(open_image(image), result)

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.data.batches import Batch, parts_of_one_size
+from muntin.data.batches import Batch, split_by_size
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.tasks.task import Metric, Task, View
 
-__all__ = ["Outputs", "Scored", "judge", "run_network", "score"]
+__all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ def run_network(
                 raw = predictor.run(_prepared(part, listing, tta=tta))
             (found,) = raw.parts
             answers = task.answers(found.raw, found.metas, classes)
-            truth = table[part.indices]
+            truth = part.full_labels or table[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
         network.train(was_training)
@@ -122,7 +122,7 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         readable = torch.where(batch.weights > 0)[0]
         if len(readable):
-            yield from parts_of_one_size(batch.select(readable))
+            yield from split_by_size(batch.select(readable))
 
 
 def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
@@ -147,6 +147,17 @@ def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
     return [row for part in parts for row in part]
 
 
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Concatenate the outputs of several processes, each about images of its own."""
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    return Outputs(
+        answers=_join([part.answers for part in full]),
+        truth=_join([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
+
+
 def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:
     """Compute the figures of outputs.
 
@@ -162,20 +173,14 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
     metric = task.metric(classes)
     for part in parts:
         metric.update(part.answers, part.truth)
-    full = [part for part in parts if len(part.indices)] or list(parts[:1])
-    outputs = Outputs(
-        answers=_join([part.answers for part in full]),
-        truth=_join([part.truth for part in full]),
-        losses=torch.cat([part.losses for part in full]),
-        indices=torch.cat([part.indices for part in full]),
-    )
+    outputs = join_outputs(parts)
     figures = {**metric.compute(), **outputs.mean_loss}
     return Scored(figures=figures, metric=metric, outputs=outputs, listing=listing)
 
 
 def score(
     network: nn.Module,
-    store: PictureStore,
+    store: ImageCache,
     task: Task,
     classes: Classes,
     *,

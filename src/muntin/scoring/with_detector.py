@@ -13,7 +13,7 @@ from muntin.data.decoding import decode
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError, DataError
 from muntin.metrics.pose import PoseMetric, Subject
-from muntin.prediction import load
+from muntin.prediction.from_run import load
 from muntin.prediction.thresholds import find_threshold
 from muntin.runs import Run
 from muntin.scoring.evaluator import Outputs, Scored

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report
+from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import list_pose
 from muntin.data.pose_checking import check_pose
-from muntin.data.storing import DataConfig
-from muntin.data.subjects import frame_box, map_to_crop
 from muntin.errors import ConfigError
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
-from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
@@ -29,7 +29,7 @@ from muntin.results import Poses
 from muntin.samples import Classes, DataSets, Listing, Skeleton
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View, count_pictures
 
 __all__ = ["POSE", "skeleton_of"]
 
@@ -46,7 +46,7 @@ class _Truth:
             entry = self._entries[place]
             assert entry.objects is not None, "pose has subjects"
             found.append(
-                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.subject)
+                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance)
             )
         return found
 
@@ -89,14 +89,16 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "pose has keypoints"
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "pose has keypoints"
     points, known = [], []
-    for target in lesson.targets:
+    for target in batch.targets:
         assert isinstance(target, Keypoints), "pose has keypoints"
         points.append(target.points)
         known.append(target.known)
-    losses: dict[str, Tensor] = lesson.model(lesson.images, torch.stack(points), torch.stack(known))
+    losses: dict[str, Tensor] = head.losses(features, torch.stack(points), torch.stack(known))
     return losses
 
 
@@ -119,7 +121,7 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     found = []
     for row, view in enumerate(glance.views):
         box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
-        back = map_to_crop(frame_box(box, glance.pre), glance.pre).inverse
+        back = crop_transform(crop_box(box, glance.pre), glance.pre).inverse
         told = clip_points(back(points[row]), view.size)
         found.append(np.concatenate([told, scores[row][:, None]], axis=1))
     return found
@@ -139,7 +141,7 @@ def _partners(skeleton: Skeleton) -> tuple[int, ...]:
     message = (
         f"tta shows the mirrored subject too, but nobody said which of the keypoints change places "
         f"in the mirror, got {', '.join(skeleton.names)}. Leave it out, or train again with "
-        f'"pairs" in a skeleton.json beside the data.'
+        f'"flip_pairs" in a skeleton.json beside the data.'
     )
     raise ConfigError(message)
 
@@ -155,7 +157,7 @@ def _decode(
             keypoints=_cut(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
-            links=skeleton.links,
+            links=skeleton.edges,
             boxes=None if view.box is None else np.array([view.box]),
         )
         for points, view in zip(raw, views, strict=True)
@@ -176,9 +178,9 @@ def _cut(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([points[:, :2], points[:, 2:].clip(0, 1)], axis=1)
 
 
-def _example(size: Size) -> tuple[Any, ...]:
+def _example(size: Size) -> dict[str, Any]:
     """Nothing: what is remembered of heatmaps does not depend on where the keypoints are."""
-    return ()
+    return {}
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:

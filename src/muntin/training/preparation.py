@@ -13,19 +13,19 @@ from typing import Any, cast
 import torch
 
 from muntin.configs import with_texts
-from muntin.data.joint import SceneConfig
+from muntin.data.cache import DataConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
-from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError, DataError
 from muntin.heads.network import Network
-from muntin.heads.table import HeadConfig
+from muntin.heads.table import AnyHeadConfig
 from muntin.nn.mimetic import start_mimetic
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task
+from muntin.tasks.task import Task
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.choices import (
     choose_preprocessing,
@@ -37,7 +37,7 @@ from muntin.training.choices import (
     typical_size,
 )
 from muntin.training.maps import choose_scale, default_map_model
-from muntin.training.optimization import scaled_rate
+from muntin.training.optimization import check_freeze, scaled_rate
 from muntin.training.request import Request, refuse_mistakes, sort_settings, task_of
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
@@ -50,15 +50,9 @@ from muntin.training.scenes import (
 )
 from muntin.training.starting import start_network
 from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
-from muntin.zoo import (
-    ALIASES,
-    BackboneConfig,
-    ModelEntry,
-    dense_config,
-    find_model,
-    free_attention,
-    model_config,
-)
+from muntin.zoo.building import dense_config, find_model, model_config
+from muntin.zoo.families import BackboneConfig, free_attention
+from muntin.zoo.table import ALIASES, ModelEntry
 
 __all__ = ["Prepared", "Request", "prepare"]
 
@@ -140,7 +134,7 @@ def prepare(request: Request) -> Prepared:
             val=request.val,
             model_name=name,
             model=model,
-            head=head,
+            head=cast(AnyHeadConfig | None, head),
             reading=reading,
             machine=machine,
         ),
@@ -172,7 +166,7 @@ def _tune_run(
     img_size = run.config.model.img_size
     recipe = _choose_recipe(request, run.task, run.config.weights, count, settings["train"], notes)
     augment = recipe.augment
-    if isinstance(augment, SceneConfig) and any(usual):
+    if isinstance(augment, DetectionAugmentConfig) and any(usual):
         augment = choose_window(augment, img_size, usual, notes)
     tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
     if run.task.dense is not None and not _asked_for_batch(request, settings["train"]):
@@ -180,13 +174,14 @@ def _tune_run(
     if tuned.residual == "half" and machine.precision == "fp32":
         message = "train.residual=half needs precision bf16 or fp16, got fp32. Leave one out."
         raise ConfigError(message)
+    check_freeze(network.backbone, tuned.freeze)
     if tuned.recomputed_blocks:  # refuses more than there are
         checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
     config = replace(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
         model=cast(BackboneConfig, network.backbone.config),
-        head=cast(HeadConfig, network.head.config) if run.task.dense else None,
+        head=cast(AnyHeadConfig, network.head.config) if run.task.dense else None,
         train=tuned,
         augment=with_texts(base.augment if base else augment, settings["augment"]),
     )

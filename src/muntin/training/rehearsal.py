@@ -18,16 +18,16 @@ from lightning_fabric import Fabric
 
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
-from muntin.scoring import run_network
 from muntin.training.choices import PRECISIONS
 from muntin.training.footprint import Footprint, Line, measure_footprint
-from muntin.training.learner import Learner
 from muntin.training.preparation import Prepared
+from muntin.training.supervision import build_objective
 from muntin.training.timeline import record_spans
+from muntin.training.trainer import Trainer
 
 __all__ = ["Rehearsal", "Timing"]
 
@@ -86,14 +86,15 @@ class Rehearsal:
                 part.eval()
         self.listing = _choose(prepared.train, 4 * batches[1])
         reading = self.run.config.reading
-        self.store = PictureStore(self.listing, self.run.preprocessing, reading, approximate=True)
+        self.store = ImageCache(self.listing, self.run.preprocessing, reading, approximate=True)
         with _quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
                 devices=1,
                 precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
             )
-        self.learner = Learner(self.fabric, self.run, self.network, self.listing)
+        objective = build_objective(self.run, self.listing, self.fabric.device)
+        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 
     @property
     def device(self) -> torch.device:
@@ -110,23 +111,17 @@ class Rehearsal:
 
     def learn(self, batch: Batch) -> None:
         """Take a step that does not change the weights."""
-        self.learner.learn(batch, 0, 0, share=1.0, last=True)
-        self.learner.change_weights(0.0)
+        self.trainer.accumulate_gradients((batch,), 0, 0, share=1.0, last=True)
+        self.trainer.change_weights(0.0)
 
     def look(self, count: int) -> None:
         """Say what is in so many pictures, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = PictureStore(listing, run.preprocessing, run.config.reading)
-        run_network(
-            self.learner.best_network,
-            EvalLoader(store, batch_size=count),
-            run.task,
-            run.classes,
-            listing,
-            pre=run.preprocessing,
-            device=self.device,
-            autocast=self.fabric.autocast,
+        store = ImageCache(listing, run.preprocessing, run.config.reading, full_labels=True)
+        loader = EvalLoader(store, batch_size=count)
+        self.trainer.objective.evaluate(
+            self.trainer.best_network, loader, self.device, self.fabric.autocast
         )
 
     def warm_up(self) -> None:
@@ -147,7 +142,7 @@ class Rehearsal:
 
     def held(self) -> dict[str, int]:
         """Bytes that stay from step to step, by what they are."""
-        state = self.learner.state()
+        state = self.trainer.state()
         weights = [*self.network.parameters(), *self.network.buffers()]
         averaged = state["averaged"] or {}
         moments = [
@@ -191,7 +186,7 @@ class Rehearsal:
 
     def kept_bytes(self, *counts: int) -> int:
         """Bytes of decoded pictures that stay in memory: its own, or of sets of so many."""
-        pictures = [self.store.look(i) for i in range(len(self.listing))]
+        pictures = [self.store.load(i) for i in range(len(self.listing))]
         sizes = [0 if one is None else one.pixels.nbytes for one in pictures]
         if not counts:
             return sum(sizes) if self.store.in_memory else 0

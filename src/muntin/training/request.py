@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 from muntin.configs import with_texts
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.table import HeadConfig, find_head
+from muntin.heads.head import HeadConfig
+from muntin.heads.table import find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size
-from muntin.tasks import TASKS, Task, find_task
-from muntin.zoo import ALIASES, model_config
+from muntin.tasks.table import TASKS, find_task
+from muntin.tasks.task import Task
+from muntin.zoo.building import model_config
+from muntin.zoo.table import ALIASES
 
 __all__ = ["Request", "refuse_mistakes", "sort_settings", "task_of"]
 
