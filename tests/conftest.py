@@ -77,7 +77,8 @@ def _is_local(sock: socket.socket, address: Any) -> bool:
 def pytest_configure() -> None:
     """Block the network for the whole run, doctests and session fixtures included."""
     # Of two processes of two threads each waits for the other's on two cores.
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    usual = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usual)))
     for method in ("connect", "connect_ex"):
         _Gate.guard(method)
 

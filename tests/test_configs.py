@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
-from muntin.configs import check_range, from_dict, replace, to_dict, with_texts
+from muntin.configs import check_range, from_dict, kind_of, replace, to_dict, with_texts
 from muntin.errors import ConfigError
 
 
@@ -98,3 +98,67 @@ def test_range(value):
     check_range("share", 0.0, 0, 1)
     with pytest.raises(ConfigError, match=r"share must be from 0 to 1, got"):
         check_range("share", value, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Circle:
+    kind: ClassVar[str] = "circle"
+
+    width: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Square:
+    kind: ClassVar[str] = "square"
+
+    width: float = 1.0
+    tilt: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    shape: Circle | Square
+    frame: Inner | None = None
+
+
+def test_one_of_several_configs_keeps_its_kind():
+    # Circle, the first of the two, could hold these fields as well.
+    drawing = Drawing(shape=Square(width=2.0))
+    values = to_dict(drawing)
+    assert values == {"shape": {"kind": "square", "width": 2.0, "tilt": 0.0}, "frame": None}
+    assert from_dict(Drawing, values) == drawing
+    values["shape"].pop("tilt")
+    assert from_dict(Drawing, values) == drawing
+    assert from_dict(Square, values["shape"]) == drawing.shape
+    assert with_texts(drawing, [("shape.width", "2")]) == drawing
+
+
+WRONG_KINDS = {
+    "misspelt inside": ({"kind": "square", "tillt": 1}, "'tillt'", "'tilt'"),
+    "of the other": ({"kind": "circle", "tilt": 1}, "'tilt'", "width"),
+    "no kind": ({"tilt": 1}, "kind", "circle, square"),
+    "misspelt kind": ({"kind": "sqare"}, "'sqare'", "'square'"),
+    "no text": ({"kind": ["square"]}, "kind", "['square']"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_KINDS)
+def test_wrong_kinds(case):
+    values, *parts = WRONG_KINDS[case]
+    with pytest.raises(ConfigError) as caught:
+        from_dict(Drawing, {"shape": values}, where="x.json")
+    assert all(part in str(caught.value) for part in ("shape in x.json", *parts))
+
+
+def test_a_kind_is_no_setting():
+    with pytest.raises(ConfigError, match="'kind'"):
+        with_texts(Drawing(shape=Circle()), [("shape.kind", "square")])
+    with pytest.raises(ConfigError, match="'square'"):
+        from_dict(Circle, {"kind": "square"})
+    assert kind_of(Square()) == kind_of(Square) == "square"
+    assert kind_of(Outer) is kind_of(Outer(count=1)) is None  # a field of this name
+
+
+def test_a_config_that_may_be_missing_keeps_its_message():
+    with pytest.raises(ConfigError, match=r"'rats'. Did you mean 'rate'"):
+        from_dict(Drawing, {"shape": {"kind": "circle"}, "frame": {"rats": 1}})

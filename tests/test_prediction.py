@@ -184,7 +184,7 @@ def test_a_broken_file_is_named(run, tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "old", "new", "text"),
     [
-        ("config.json", '"schema": 1', '"schema": 99', "schema.*99"),
+        ("config.json", '"schema": 2', '"schema": 99', "schema.*99"),
         ("config.json", '"family": "swin"', '"family": "swim"', "'swin'"),
         ("config.json", '"depths"', '"depth"', "'depths'"),
         ("classes.json", '"birch",', "", " 2 "),

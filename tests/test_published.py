@@ -10,8 +10,11 @@ import torch
 
 import muntin
 from muntin.commands import main
+from muntin.data.joint import SceneConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.published import COCO_NAMES, open_published, read_class_names
+from muntin.runs import Run
+from muntin.tasks.table import find_task
 from muntin.weights.files import write_weights
 
 NAMES = ("cat", "dog")
@@ -69,6 +72,27 @@ def test_from_the_command_line(weights, tmp_path, capsys):
         main([*words, "--to", "timm"])
     assert ended.value.code == 1
     assert "--to run and --head" in capsys.readouterr().err
+
+
+def test_a_keypoint_rcnn_from_the_command_line(tmp_path, capsys):
+    torch.manual_seed(0)
+    network = muntin.create("pose", "swin_nano", head="keypoint_rcnn_small")
+    write_weights(tmp_path / "a.safetensors", network.state_dict(), {"dialect": "muntin"})
+    words = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "run"), "--to", "run"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--model", "swin_nano", "--head", "keypoint_rcnn_small"])
+    assert ended.value.code == 0
+    assert "pose, 1 classes" in capsys.readouterr().out
+    run = Run.open(tmp_path / "run")
+    assert run.task is find_task("pose", "keypoint_rcnn")
+    assert run.config.augment == SceneConfig()
+    predictor = muntin.load(run.path, select={"score_threshold": 0.0})
+    state = predictor.network.state_dict()
+    assert all(state[name].equal(tensor) for name, tensor in network.state_dict().items())
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    found = predictor(picture)[0]
+    assert found.keypoints.shape == (len(found), 17, 3)
+    assert found.keypoint_names[0] == "nose"
 
 
 def test_other_classes_are_an_error(weights, tmp_path):

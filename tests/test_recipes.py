@@ -50,4 +50,4 @@ def test_unknown_recipe():
     with pytest.raises(ConfigError, match=r"'coco-3x'.*imagenet"):
         find_recipe("coco-3x")
     with pytest.raises(ConfigError, match=r"'imagenet'.*coco-3x"):
-        find_recipe("imagenet", "objects")
+        find_recipe("imagenet", "detection")

@@ -21,8 +21,8 @@ from muntin.errors import DataError, MuntinWarning
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.scoring.pictures import draw_scored
-from muntin.scoring.running import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored
+from muntin.scoring.figures import draw_scored
 from tests.small import CLASSES, picture, train_small, write_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")

@@ -6,6 +6,10 @@ A config is a frozen dataclass whose fields are numbers, strings, booleans, tupl
 `Literal`s or other configs. `to_dict` gives what JSON can hold; `from_dict` takes it back, refuses
 keys that do not exist and values of another type, and names the nearest key; `with_texts` sets
 fields from the text of a command line.
+
+Where a field may hold one of several configs, each of their classes names its kind
+(``kind: ClassVar[str] = "detection"``). It is written beside the fields, and the reader takes the
+class that it names: a mistake in a field is then a mistake in that class, never another class.
 """
 
 from __future__ import annotations
@@ -19,9 +23,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from muntin.errors import ConfigError, unknown_name
 
-__all__ = ["check_range", "from_dict", "replace", "to_dict", "with_texts"]
+__all__ = ["check_range", "from_dict", "kind_of", "pick_kind", "replace", "to_dict", "with_texts"]
 
 C = TypeVar("C")
+
+KIND = "kind"
+"""The key that says which of several configs a dictionary holds."""
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -35,9 +42,43 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(message)
 
 
+def kind_of(config: object) -> str | None:
+    """Name the kind of a config or of its class; None for those that are the only one of theirs."""
+    kind = getattr(config if isinstance(config, type) else type(config), KIND, None)
+    # A field of this name has a default here, or the descriptor of a slot, and is no kind.
+    is_field = any(field.name == KIND for field in dataclasses.fields(config))  # type: ignore[arg-type]
+    return kind if isinstance(kind, str) and not is_field else None
+
+
+def pick_kind(
+    values: Mapping[str, Any], kinds: Mapping[str, type[C]], *, key: str = KIND, where: str = ""
+) -> C:
+    """Build the one of several configs that a dictionary names.
+
+    Args:
+        values: Its fields, and the name of its kind.
+        kinds: Name to dataclass.
+        key: Under which the name is.
+        where: Where the dictionary came from, for messages.
+
+    Raises:
+        ConfigError: The name is missing or unknown, or `from_dict` refuses the fields.
+    """
+    name = values.get(key)
+    if name is None:
+        message = f"{where or 'the values'} must name a {key} ({', '.join(kinds)}), got none."
+        raise ConfigError(message)
+    if not isinstance(name, str) or name not in kinds:
+        place = f" in {where}" if where else ""
+        raise ConfigError(unknown_name(f"{key}{place}", name, kinds))
+    rest = {field: value for field, value in values.items() if field != key}
+    return from_dict(kinds[name], rest, where=where)
+
+
 def to_dict(config: object) -> dict[str, Any]:
     """Give a config as a dictionary that JSON can hold; tuples become lists."""
-    values = {}
+    kind = kind_of(config)
+    values: dict[str, Any] = {} if kind is None else {KIND: kind}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -51,7 +92,8 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
 
     Args:
         kind: The dataclass.
-        values: Its fields; those with a default may be missing.
+        values: Its fields; those with a default may be missing. It may name the kind of the
+            dataclass.
         where: Where the dictionary came from, for messages.
 
     Returns:
@@ -63,6 +105,9 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
     place = f" in {where}" if where else ""
     types_of = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    own = kind_of(kind)
+    if own is not None and KIND in values:
+        return pick_kind(values, {own: kind}, where=where)
     for key in values:
         if key not in fields:
             raise ConfigError(unknown_name(f"option{place}", key, fields))
@@ -175,6 +220,11 @@ def _coerce_plain(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401
 
 
 def _coerce_union(options: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
+    configs: list[Any] = [option for option in options if dataclasses.is_dataclass(option)]
+    if configs and isinstance(value, Mapping):
+        if len(configs) == 1:
+            return _coerce(configs[0], value, where)
+        return pick_kind(value, {str(kind_of(option)): option for option in configs}, where=where)
     for option in options:
         try:
             return _coerce(option, value, where)

@@ -25,9 +25,9 @@ from muntin.drawing.poses import draw_pose_pair, poses_of
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
-from muntin.prediction import load
-from muntin.scoring import evaluate
-from muntin.tasks import find_task
+from muntin.prediction.from_run import load
+from muntin.scoring.evaluation import evaluate
+from muntin.tasks.table import find_task
 from muntin.training.session import TrainedRun, train
 
 __all__ = ["demo"]

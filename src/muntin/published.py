@@ -4,26 +4,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from muntin.configs import with_texts
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, DataError, RunError, unknown_name
+from muntin.errors import ConfigError, DataError, RunError
+from muntin.recipes import AUGMENTS
 from muntin.runs import WEIGHTS, Run, RunConfig
 from muntin.samples import Classes
-from muntin.tasks import TASKS
+from muntin.tasks.table import task_of_head
 from muntin.tasks.task import Task
 from muntin.weights.files import write_weights
 from muntin.weights.loading import LoadReport, load_weights
-from muntin.zoo import (
-    ALIASES,
-    create_detector,
-    create_pose_estimator,
-    create_segmenter,
-    find_model,
-)
+from muntin.zoo.building import find_model
+from muntin.zoo.creating import create
+from muntin.zoo.table import ALIASES, ModelEntry
 
 __all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 
@@ -45,7 +43,7 @@ def open_published(
     *,
     model: str,
     head: str,
-    conventions: str = "openmmlab",
+    conventions: str = "",
     class_names: tuple[str, ...] = (),
     settings: dict[str, str] | None = None,
 ) -> tuple[Run, LoadReport]:
@@ -56,9 +54,9 @@ def open_published(
         path: The new run folder.
         model: Name of the backbone.
         head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet"; for the
-            17 keypoints of COCO "simple_baseline", "vitpose" or "vitpose_simple".
-        conventions: Of a detector, the origin of its weights: "openmmlab" (also Microsoft's),
-            "detectron2" or "torchvision".
+            17 keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
+        conventions: Of a published R-CNN, the origin of its weights: "openmmlab" (also
+            Microsoft's), "detectron2" or "torchvision"; the head's own when empty.
         class_names: In the order of the class numbers, without "nothing"; COCO's for a detector
             when left out.
         settings: Fields of the backbone's config as text, where it differs from the zoo's.
@@ -77,26 +75,18 @@ def open_published(
         raise RunError(message)
     name = ALIASES.get(model, model)
     entry = find_model(name)
-    task = _task_of(head)
+    task = task_of_head(head)
     class_names = class_names or _usual_names(task)
-    options: dict[str, Any] = {
-        "head": head, "num_classes": len(class_names), **_as_fields(entry.config, settings or {})
-    }  # fmt: skip
-    skeleton = None
-    if task.tells_subjects:
-        skeleton = COCO_PERSON
-        options.pop("num_classes")
-        network = create_pose_estimator(name, num_keypoints=len(skeleton.names), **options)
-        pose: Any = network.head.config
-        shown: dict[str, Any] = {
-            "img_size": (256, 192), "fit": "subject", "alignment": pose.coding,
-        }  # fmt: skip
-    elif task.tells_objects:
-        network = create_detector(name, conventions=conventions, **options)
-        shown = {"img_size": (800, 1333), "fit": "inside"}
-    else:
-        network = create_segmenter(name, **options)
-        shown = {"img_size": (512, 512), "fit": "window", "short_side": 512}
+    skeleton = COCO_PERSON if task.kind == "keypoints" else None
+    network = create(
+        task.name,
+        name,
+        head=head,
+        num_classes=len(class_names),
+        num_keypoints=len(skeleton.names) if skeleton else None,
+        conventions=conventions,
+        **_as_fields(entry.config, settings or {}),
+    )
     report = load_weights(network, source)
     if report.reset:
         message = (
@@ -105,16 +95,18 @@ def open_published(
         )
         raise ConfigError(message)
     body: Any = network.backbone
+    head_config: Any = network.head.config
     config = RunConfig(
         task=task.name,
         data="",
         model_name=name,
         model=body.config,
-        head=network.head.config,  # type: ignore[arg-type]
+        head=head_config,
         weights=str(source),
         license=report.license,
+        augment=AUGMENTS[task.recipe_kind](),
     )
-    preprocessing = Preprocessing(mean=entry.mean, std=entry.std, interpolation="bilinear", **shown)
+    preprocessing = _preprocessing(task, entry, head_config)
     classes = Classes(names=class_names, skeleton=skeleton)
     run = Run(path=path, config=config, classes=classes, preprocessing=preprocessing)
     run.write()
@@ -122,17 +114,22 @@ def open_published(
     return run, report
 
 
-def _task_of(head: str) -> Task:
-    by_head = {name: task for task in TASKS.values() if task.dense for name in task.dense.heads}
-    if head not in by_head:
-        raise ConfigError(unknown_name("head", head, by_head))
-    return by_head[head]
+def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  # noqa: ANN401
+    """How published models of a task saw their images."""
+    plain = Preprocessing(
+        img_size=(512, 512), mean=entry.mean, std=entry.std, interpolation="bilinear"
+    )
+    if task.top_down:
+        return replace(plain, img_size=(256, 192), fit="subject", alignment=head.coding)
+    if task.detects:
+        return replace(plain, img_size=(800, 1333), fit="inside")
+    return replace(plain, fit="window", short_side=512)
 
 
 def _usual_names(task: Task) -> tuple[str, ...]:
-    if task.tells_subjects:
+    if task.kind == "keypoints":
         return ("person",)
-    if task.tells_objects:
+    if task.detects:
         return COCO_NAMES
     message = (
         "class_names must be given for a head that tells the class of each pixel (--classes FILE, "

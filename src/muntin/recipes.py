@@ -14,10 +14,11 @@ from typing import Literal
 from muntin.configs import check_range
 from muntin.data.joint import SceneConfig
 from muntin.data.label_maps import MapConfig
+from muntin.data.loading import Augmentation
 from muntin.data.subjects import SubjectConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
-from muntin.tasks.task import Group
+from muntin.samples import TaskKind
 
 __all__ = [
     "AUGMENTS",
@@ -177,7 +178,7 @@ class Recipe:
     """
 
     train: TrainConfig
-    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig
+    augment: Augmentation
     source: str
 
 
@@ -341,39 +342,37 @@ SMALL_DATA_SUBJECTS = Recipe(
     source="ours; docs/lab-notes",
 )
 
-RECIPES: dict[Group, dict[str, Recipe]] = {
-    "pictures": {"imagenet": IMAGENET, "finetune": FINETUNE, "small-data": SMALL_DATA},
-    "objects": {
+RECIPES: dict[TaskKind, dict[str, Recipe]] = {
+    "classification": {"imagenet": IMAGENET, "finetune": FINETUNE, "small-data": SMALL_DATA},
+    "detection": {
         "coco-3x": COCO_3X,
         "finetune": FINETUNE_OBJECTS,
         "small-data": SMALL_DATA_OBJECTS,
     },
-    "maps": {"ade20k": ADE20K, "finetune": FINETUNE_MAPS, "small-data": SMALL_DATA_MAPS},
-    "subjects": {
+    "segmentation": {"ade20k": ADE20K, "finetune": FINETUNE_MAPS, "small-data": SMALL_DATA_MAPS},
+    "keypoints": {
         "coco-pose": COCO_POSE,
         "finetune": FINETUNE_SUBJECTS,
         "small-data": SMALL_DATA_SUBJECTS,
     },
 }
-"""What is labelled, and the name of the recipe, to the recipe."""
+"""Kind of task -> name -> recipe."""
 
-AUGMENTS: dict[
-    Group, type[AugmentConfig] | type[SceneConfig] | type[MapConfig] | type[SubjectConfig]
-] = {
-    "pictures": AugmentConfig,
-    "objects": SceneConfig,
-    "maps": MapConfig,
-    "subjects": SubjectConfig,
+AUGMENTS: dict[TaskKind, type[Augmentation]] = {
+    "classification": AugmentConfig,
+    "detection": SceneConfig,
+    "segmentation": MapConfig,
+    "keypoints": SubjectConfig,
 }
-"""What is labelled, to what can be done to training pictures."""
+"""Kind of task -> config of its augmentation."""
 
 
-def find_recipe(name: str, group: Group = "pictures") -> Recipe:
+def find_recipe(name: str, kind: TaskKind = "classification") -> Recipe:
     """Give a preset.
 
     Raises:
         ConfigError: There is none of this name.
     """
-    if name not in RECIPES[group]:
-        raise ConfigError(unknown_name("recipe", name, RECIPES[group]))
-    return RECIPES[group][name]
+    if name not in RECIPES[kind]:
+        raise ConfigError(unknown_name("recipe", name, RECIPES[kind]))
+    return RECIPES[kind][name]

@@ -4,6 +4,7 @@
 
 ``config.json``         everything that was asked for and resolved
 ``weights.safetensors`` the best weights
+``results.json``        the figures of these weights in validation
 ``last.ckpt/``          everything that resuming needs
 ``classes.json``, ``preprocessing.json``, ``journal.jsonl``, ``pictures/``
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,100 +25,52 @@ from typing import Any
 from torch import nn
 
 from muntin.configs import from_dict, to_dict
-from muntin.data.joint import SceneConfig
-from muntin.data.label_maps import MapConfig
-from muntin.data.storing import DataConfig
-from muntin.data.subjects import SubjectConfig
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.data.transforms import Preprocessing
 from muntin.engines.graphs import Runner
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import Format, find_format, require
 from muntin.errors import ConfigError, RunError
 from muntin.heads.network import Network
-from muntin.heads.table import HeadConfig
 from muntin.outside_errors import cannot_write
-from muntin.recipes import MachineConfig, TrainConfig
+from muntin.run_config import RunConfig
 from muntin.samples import Classes
-from muntin.tasks import Task, find_task
+from muntin.tasks.table import find_task
+from muntin.tasks.task import Task
 from muntin.weights.loading import load_weights
-from muntin.zoo import (
-    BackboneConfig,
-    build_backbone,
-    config_from_dict,
-    config_to_dict,
-    free_attention,
-)
+from muntin.zoo.families import build_backbone, free_attention
 
 __all__ = [
     "JOURNAL",
     "ExportedRun",
+    "Results",
     "Run",
     "RunConfig",
     "is_run",
     "read_journal",
     "read_json",
+    "read_results",
     "write_json",
+    "write_results",
 ]
 
-SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """All that a run was asked for, resolved; ``config.json``.
+class Results:
+    """What validation found of the weights that a run keeps; ``results.json``.
 
     Attributes:
-        task: Name of the task.
-        data: Folder, archive or CSV with the training pictures.
-        val: The same for validation; empty when `data` has it or it was split off.
-        model_name: Name in the zoo that the architecture started from.
-        model: The architecture.
-        head: That of the head, for tasks that have several.
-        weights: Where the weights came from; empty = fresh.
-        license: Licence of these weights.
-        train: How it is learned.
-        augment: What is done to training pictures.
-        reading: How pictures are read.
-        machine: Where it runs.
+        epoch: That the weights are of, counted from 1; 0 where nothing was validated.
+        figures: By name.
+        score_threshold: Score from which on F1 was best; None where validation found none.
     """
 
-    task: str
-    data: str
-    val: str = ""
-    model_name: str
-    model: BackboneConfig
-    head: HeadConfig | None = None
-    weights: str = ""
-    license: str = ""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    augment: AugmentConfig | SceneConfig | MapConfig | SubjectConfig = field(
-        default_factory=AugmentConfig
-    )
-    reading: DataConfig = field(default_factory=DataConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
-        return {"schema": SCHEMA, **to_dict(self), "model": config_to_dict(self.model)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, where: str = "") -> RunConfig:
-        """Read what `to_dict` gave.
-
-        Raises:
-            ConfigError: A key is unknown or missing, or a value is of another type.
-        """
-        rest = {key: value for key, value in values.items() if key not in ("schema", "model")}
-        if values.get("schema") != SCHEMA or not isinstance(values.get("model"), Mapping):
-            message = (
-                f"{where or 'the config'} must have schema {SCHEMA} and a model, got schema "
-                f"{values.get('schema')!r}. Was it written by another version of muntin?"
-            )
-            raise ConfigError(message)
-        model = config_from_dict(values["model"], where=where)
-        return from_dict(cls, {**rest, "model": model}, where=where)
+    epoch: int = 0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    score_threshold: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +141,7 @@ class Run:
     def build_network(self) -> Network:
         """Build backbone and head, with fresh weights."""
         backbone = build_backbone(self.config.model)
-        head = self.task.build_head(backbone, self.classes, self.config.head)  # type: ignore[arg-type]
+        head = self.task.build_head(backbone, self.classes, self.config.head)
         return Network(backbone, head)
 
     def load_network(self) -> nn.Module:
@@ -252,7 +206,8 @@ class ExportedRun(Run):
         except (ValueError, KeyError, TypeError) as error:
             message = (
                 f"{path} must be a file that muntin export wrote, with what it knows of classes "
-                f"and pictures inside, got one without or of another version. Export it again."
+                f"and pictures inside, got one without or of another version ({error}). Export "
+                f"it again."
             )
             raise RunError(message) from error
         if note["precision"] == "bf16":
@@ -273,7 +228,7 @@ class ExportedRun(Run):
             lambda size, count: self.runner,
             [canvas],
             Front(config=self.config.head, stride=self.note["stride"]),
-            finds=self.task.tells_objects,
+            finds=self.task.detects,
             groups=None,
         )
 
@@ -295,6 +250,44 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
             if isinstance(line, dict) and isinstance(line.get("epoch"), int):
                 lines.append(line)
     return lines
+
+
+def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
+    """Write the figures of the weights that are kept.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    threshold = figures.get("best_threshold")
+    values = {"epoch": epoch, "score_threshold": threshold, "figures": dict(figures)}
+    write_json(folder / RESULTS, values)
+
+
+def read_results(run: Run) -> Results:
+    """Read the figures of the weights that a run keeps.
+
+    Older runs have no file of them; theirs are in the line of the journal with the best goal.
+
+    Raises:
+        RunError: The file is broken.
+    """
+    if (run.path / RESULTS).is_file():
+        values = read_json(run.path / RESULTS)
+        names = ("epoch", "figures", "score_threshold")
+        return Results(**{name: values[name] for name in names if name in values})
+    best, best_value = Results(), -math.inf
+    for line in read_journal(run.path):
+        figures = {
+            name.removeprefix("val_"): value
+            for name, value in line.items()
+            if name.startswith("val_")
+        }
+        goal, value = run.task.goal(figures)
+        if goal and value > best_value:
+            threshold = figures.get("best_threshold")
+            best = Results(epoch=line["epoch"], figures=figures, score_threshold=threshold)
+            best_value = value
+    return best
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -29,7 +29,12 @@ __all__ = [
     "Problem",
     "Segmentation",
     "Skeleton",
+    "TaskKind",
 ]
+
+
+TaskKind = Literal["classification", "detection", "segmentation", "keypoints"]
+"""What is predicted: classes of an image, objects in it, the class of each pixel, or keypoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from muntin.explaining import costing
 from muntin.explaining.costing import show_cost
 from muntin.explaining.counting import count_kept, global_twin, msa_macs, window_msa_macs
 from muntin.explaining.exhibits import Exhibit, Missing
-from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.inputs import open_model, open_subject
 from muntin.models.swin import SWIN_TINY
 from muntin.zoo import build_backbone, count_costs, model_config
 
@@ -89,10 +89,9 @@ def subject_of(name, **fields):
     return open_subject(open_model(name, **fields), np.zeros((40, 60, 3), np.uint8))
 
 
-def test_exhibits(monkeypatch):
-    monkeypatch.setattr(costing, "SIDES", (224, 448))
-    monkeypatch.setattr(costing, "MAP_SIDES", (14, 28))
-    shown = show_cost(subject_of("swin_nano", img_size=(40, 60)))
+def test_exhibits():
+    subject = subject_of("swin_nano", img_size=(40, 60))
+    shown = show_cost(subject, sides=(224, 320), map_sides=(7, 14))
     assert all(isinstance(one, Exhibit) for one in shown)
     names = [one.name for one in shown]
     assert len(set(names)) == len(names) == 4
@@ -115,9 +114,7 @@ def test_threads_are_counted_in_words(monkeypatch):
     assert costing._count_threads() == "2 threads"
 
 
-def test_an_export_is_not_counted(monkeypatch):
-    monkeypatch.setattr(costing, "SIDES", (224,))
-    monkeypatch.setattr(costing, "MAP_SIDES", (14,))
+def test_an_export_is_not_counted():
     subject = subject_of("swin_nano").with_network(torch.nn.Identity())
-    (missing,) = [one for one in show_cost(subject) if isinstance(one, Missing)]
-    assert "Explain the run" in missing.reason
+    shown = show_cost(subject, sides=(224,), map_sides=(7,))
+    assert [one.section for one in shown if isinstance(one, Missing)] == ["cost"]

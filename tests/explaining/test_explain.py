@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,22 +17,18 @@ import muntin
 from muntin.data.shape_sets import write_coco, write_frames, write_maps
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
-from muntin.explaining import showing
 from muntin.explaining.arguments import check_point, check_target, list_images
 from muntin.explaining.exhibits import SECTIONS
-from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.inputs import open_model, open_subject
 from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
-from muntin.explaining.targeting import NotThere, look
+from muntin.explaining.targeting import look
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.small import CLASSES, picture, train_small, write_pictures
-
-QUICK = ("cut",)
-"""Sections that take little time."""
 
 NOT_COST = tuple(section for section in SECTIONS if section != "cost")
 SMALL = {
@@ -48,13 +45,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     return train_small(data, tmp_path_factory.mktemp("runs") / "trees").path
-
-
-@pytest.fixture
-def few(monkeypatch):
-    """Only what is quick to make."""
-    kept = tuple(maker for maker in MAKERS if maker.section in QUICK)
-    monkeypatch.setattr(showing, "MAKERS", kept)
 
 
 def state_of(network):
@@ -76,7 +66,7 @@ def state_of(network):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("swin_nano", torch.no_grad),
+        pytest.param("swin_nano", torch.no_grad, marks=pytest.mark.slow),
         ("swin_nano", torch.inference_mode),
         ("vit_tiny", torch.enable_grad),
     ],
@@ -95,8 +85,9 @@ def test_the_model_stays_as_it_was(name, mode, tmp_path):
     network.head.dropout.eval()
     hooks, values, modes, grads = state_of(network)
     generator = torch.get_rng_state()
+    sections = ("attention", "decision", "features")
     with mode():
-        page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=NOT_COST)
+        page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=sections)
         assert torch.is_grad_enabled() == (mode is torch.enable_grad)
     assert torch.equal(torch.get_rng_state(), generator)
     assert page.path.is_file()
@@ -114,18 +105,38 @@ def test_the_model_stays_as_it_was(name, mode, tmp_path):
         assert torch.equal(network(images), before)
 
 
-def test_files_lie_beside_the_page(run, data, tmp_path):
-    to = tmp_path / "out"
-    folder = data / "birch"
+@pytest.fixture(scope="module")
+def whole(run, data, tmp_path_factory):
+    """A page with everything but costs on it, and what was told meanwhile; made once."""
+    said = []
     page = muntin.explain(
-        run, data / "ash" / "0.png", to, folder=folder, compare=run, sections=NOT_COST
-    )
+        run, data / "ash" / "0.png", tmp_path_factory.mktemp("whole") / "out", say=said.append,
+        folder=data / "birch", compare=run, sections=NOT_COST,
+    )  # fmt: skip
+    return page, said
+
+
+@pytest.fixture(scope="module")
+def exported(run, data, tmp_path_factory):
+    """The same of an exported file."""
+    folder, said = tmp_path_factory.mktemp("exported"), []
+    file = muntin.export(run, folder / "trees.pt2", format="torch").path
+    page = muntin.explain(
+        file, data / "ash" / "0.png", folder / "out", folder=data, sections=NOT_COST,
+        say=said.append,
+    )  # fmt: skip
+    return page, said
+
+
+def test_files_lie_beside_the_page(whole):
+    page, _ = whole
+    out = page.path.parent
     assert {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"} == set(
         NOT_COST
     )
-    assert page.path == tmp_path / "out" / "page.html"
-    assert not list((tmp_path / "out").rglob("*.partial"))
-    folder = tmp_path / "out" / "0"
+    assert page.path == out / "page.html"
+    assert not list(out.rglob("*.partial"))
+    folder = out / "0"
     assert {path.parent for path in page.files} == {folder}
     pictures = sorted(folder.glob("*.png"))
     assert pictures
@@ -146,19 +157,18 @@ def test_files_lie_beside_the_page(run, data, tmp_path):
     assert all(name in text for name in CLASSES[:1])
 
 
-def test_several_pictures(run, data, tmp_path, few):
+def test_several_pictures(run, data, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     places = [data / "ash" / "0.png", data / "birch" / "0.png", broken]
-    with pytest.warns(MuntinWarning, match=r"left out.*broken\.png"):
-        page = muntin.explain(run, places, tmp_path / "out")
+    with pytest.warns(MuntinWarning, match=r"broken\.png"):
+        page = muntin.explain(run, places, tmp_path / "out", sections="cut")
     assert page.left_out == (str(broken),)
     assert {path.parent.name for path in page.files} == {"ash_0", "birch_0"}
     text = page.path.read_text(encoding="utf-8")
-    assert "<span>ash/0.png</span>" in text
-    assert "<span>birch/0.png</span>" in text
+    assert all(title in text for title in ("ash/0.png", "birch/0.png"))
     with pytest.raises(DataError, match="broken"):
-        muntin.explain(run, broken, tmp_path / "out")
+        muntin.explain(run, broken, tmp_path / "out", sections="cut")
 
 
 def test_what_a_model_sees_is_what_prediction_shows_it(run, data):
@@ -175,7 +185,7 @@ def test_points():
     pixels = np.zeros((40, 100, 3), np.uint8)
     subject = open_subject(open_model("swin_nano"), pixels, point=(0.35, 0.5))
     assert subject.point == (0.35, 0.5)
-    with pytest.raises(ConfigError, match=r"point must be x,y from 0 to 1.*got 1\.1,0\.5"):
+    with pytest.raises(ConfigError, match=r"point .*1\.1,0\.5"):
         open_subject(open_model("swin_nano"), pixels, point=(1.1, 0.5))
 
 
@@ -196,12 +206,13 @@ def test_a_large_map_is_explained_in_a_window(size, data, run):
     assert subject.point == pytest.approx((78 / 128, 64 / 128), abs=0.02)
 
 
-def test_fresh_weights_are_told_and_are_the_same_each_time(tmp_path, few):
+def test_fresh_weights_are_told_and_are_the_same_each_time(tmp_path):
     one, other = open_model("swin_nano"), open_model("swin_nano")
     for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(left, right)
-    page = muntin.explain("swin_nano", np.zeros((32, 32, 3), np.uint8), tmp_path)
-    assert "weights are fresh" in page.path.read_text(encoding="utf-8")
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    page = muntin.explain("swin_nano", pixels, tmp_path, sections="cut")
+    assert "fresh" in page.path.read_text(encoding="utf-8")
 
 
 def test_targets(run, data):
@@ -209,9 +220,9 @@ def test_targets(run, data):
     assert open_subject(model, path, target="birch").target == 1
     assert open_subject(model, path, target="2").target == 2
     assert open_subject(model, path, target=0).target == 0
-    with pytest.raises(ConfigError, match=r"Unknown class 'brich'\. Did you mean 'birch'\? Leave"):
+    with pytest.raises(ConfigError, match=r"'brich'.*'birch'"):
         open_subject(model, path, target="brich")
-    with pytest.raises(ConfigError, match="number from 0 to 2, got 3"):
+    with pytest.raises(ConfigError, match=r"0 to 2.*\b3\b"):
         open_subject(model, path, target=3)
 
 
@@ -226,14 +237,14 @@ def test_a_grey_model(name, tmp_path):
     assert told == set(sections)
 
 
-def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path, monkeypatch):
+def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path):
     kept = tuple(maker for maker in MAKERS if maker.section != "cost")
-    monkeypatch.setattr(showing, "MAKERS", kept)
     network = muntin.create_model("swin_nano", num_classes=2, in_chans=13, **SMALL["swin_nano"])
-    page = muntin.explain(network, np.asarray(picture(0, 0, 40)), tmp_path)
+    pixels = np.asarray(picture(0, 0, 40))
+    page = muntin.explain(network, pixels, tmp_path, sections=NOT_COST)
     told = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
     assert len(told) == len([maker for maker in kept if maker.sees and not maker.needs])
-    assert all("What can still be shown: How the picture is cut" in reason for reason in told)
+    assert all(SECTIONS["cut"] in reason for reason in told)
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
@@ -251,104 +262,114 @@ def test_a_size_that_a_model_refuses(tmp_path):
     page = muntin.explain(
         network, picture(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections
     )
-    assert any("cannot see this picture" in missing.reason for missing in page.missing)
+    assert {missing.section for missing in page.missing} >= {"attention"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_nothing_is_left_where_it_stops(error, run, data, tmp_path, monkeypatch, few):
-    path = data / "ash" / "0.png"
-    old = muntin.explain(run, path, tmp_path / "old")
+def test_nothing_is_left_where_it_stops(error, run, data, tmp_path):
+    path, sections = data / "ash" / "0.png", ("cut", "positions")
+    old = muntin.explain(run, path, tmp_path / "old", sections="cut")
     before = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
 
-    def stop(asked, subjects):
-        raise error("in the middle")
+    def stop(line):
+        if line.endswith("Positions"):
+            raise error("in the middle")
 
-    monkeypatch.setattr(showing, "MAKERS", (*showing.MAKERS, replace(MAKERS[0], show=stop)))
     for out in (tmp_path / "new", old.path.parent):
         with pytest.raises(error):
-            muntin.explain(run, path, out)
+            muntin.explain(run, path, out, sections=sections, say=stop)
     assert not (tmp_path / "new").exists()
     after = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
     assert after == before
     assert [one.name for one in (tmp_path / "old").iterdir() if one.name[0] == "."] == []
 
 
-def test_only_what_is_made_is_announced(run, data, tmp_path):
+def test_only_what_is_made_is_announced(whole, run, exported, data, tmp_path):
+    asked = {maker.title for maker in MAKERS if maker.needs}
+
     def titles(model, **more):
         said = []
-        sections = [section for section in SECTIONS if section != "cost"]
+        sections = ("cut", "features", "comparison")
         path = data / "ash" / "0.png"
         muntin.explain(model, path, tmp_path / "out", sections=sections, say=said.append, **more)
-        return [line.partition(": ")[2] for line in said]
+        return {line.partition(": ")[2] for line in said}
 
-    own = titles(run)
-    assert "Attention" in own
-    assert not {"Pictures that are alike", "Two models beside each other"} & {*own}
-    assert {"Pictures that are alike", "Two models beside each other"} < {
-        *titles(run, folder=data, compare=run)
+    assert titles(run) == {maker.title for maker in MAKERS if maker.section == "cut"} | {
+        maker.title for maker in MAKERS if maker.section == "features" and not maker.needs
     }
-    file = muntin.export(run, tmp_path / "trees.pt2", format="torch").path
-    assert titles(file, folder=data) == ["What decided"]
+    _, said = whole
+    assert {line.partition(": ")[2] for line in said} == {
+        maker.title for maker in MAKERS if maker.section != "cost"
+    }
+    assert asked < {line.partition(": ")[2] for line in said}
+    _, said = exported
+    assert [line.partition(": ")[2] for line in said] == [
+        maker.title for maker in MAKERS if maker.section == "decision"
+    ]
 
 
 def test_what_is_not_taken_is_refused_in_one_line(data, tmp_path):
     # Asked of the checks themselves: the shapes in the signature of `explain` are executed here.
     tensor = torch.zeros(3, 32, 32, dtype=torch.uint8)
     for images, got in ((None, "NoneType"), (tensor, "Tensor of shape (3, 32, 32)"), ([3], "int")):
-        with pytest.raises(DataError, match=r"a path, a PIL picture or an \(H, W, 3\)") as caught:
+        with pytest.raises(DataError, match=re.escape(got)):
             list_images(images)
-        assert f"got {got}" in str(caught.value)
-    with pytest.raises(ConfigError, match="point must be x,y from 0 to 1 in the picture, got 'x'"):
+    with pytest.raises(ConfigError, match=r"point .*'x'"):
         check_point("x")
     for target in (1.5, True, (1,)):
-        with pytest.raises(ConfigError, match="target must be the name of a class"):
+        with pytest.raises(ConfigError, match="target"):
             check_target(target)
     path = data / "ash" / "0.png"
-    with pytest.raises(ConfigError, match=r"got one with num_classes=0\."):
+    with pytest.raises(ConfigError, match="num_classes=0"):
         muntin.explain(muntin.create_model("swin_nano", num_classes=0), path, tmp_path)
 
 
 def test_one_section_may_be_a_text(run, data, tmp_path):
     page = muntin.explain(run, data / "ash" / "0.png", tmp_path, sections="cut")
     assert {path.name.partition("-")[0] for path in page.files} == {"cut"}
-    with pytest.raises(ConfigError, match=r"Unknown section 'cuts'\. Did you mean 'cut'"):
+    with pytest.raises(ConfigError, match=r"'cuts'.*'cut'"):
         muntin.explain(run, data / "ash" / "0.png", tmp_path, sections="cuts")
 
 
 @pytest.mark.parametrize("target", [99, "square"])
-def test_a_box_that_is_not_there(target, tmp_path, monkeypatch):
-    kept = tuple(maker for maker in MAKERS if maker.section == "decision")
-    monkeypatch.setattr(showing, "MAKERS", kept)
+def test_a_box_that_is_not_there(target, tmp_path):
     names = ("cross", "ring", "square")
     network = tiny_detector("fcos_small", 3, task="detect").eval()
     with torch.no_grad():
         network.head.classes.bias[2] = -50  # never a square
     pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="inside")
     model = Predictor(network, find_task("detect"), Classes(names=names), pre, device="cpu")
-    pictures = [picture(0, 0, 64), picture(0, 1, 64)]
-    message = "number of a box, from 0 to 19 in" if target == 99 else "finds, got 'square'"
+    pictures, out = [picture(0, 0, 64), picture(0, 1, 64)], tmp_path / "out"
+    message = r"0 to 19\b.*99" if target == 99 else "'square'"
     for given in (pictures[0], pictures):
         with pytest.raises(ConfigError, match=message):
-            muntin.explain(model, given, tmp_path / "out", target=target)
-    assert not (tmp_path / "out").exists()
+            muntin.explain(model, given, out, target=target, sections="decision")
+    assert not out.exists()
 
 
-def test_a_box_that_is_missing_in_one_of_several_pictures(run, data, tmp_path, monkeypatch):
-    opened = showing.open_subject
+def test_a_box_that_is_missing_in_one_of_several_pictures(tmp_path):
+    network = tiny_detector("fcos_small", 3, task="detect").eval()
+    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="inside")
+    classes = Classes(names=("cross", "ring", "square"))
 
-    def open_or_miss(model, image, **asked):
-        if str(image).endswith("1.png") and "target" in asked:
-            raise NotThere("there is no such box")
-        return opened(model, image, **asked)
+    def model(threshold):
+        config = network.head.config
+        network.head.config = replace(
+            config, select=replace(config.select, score_threshold=threshold)
+        )
+        return Predictor(network, find_task("detect"), classes, pre, device="cpu")
 
-    monkeypatch.setattr(showing, "open_subject", open_or_miss)
-    images = [data / "ash" / "0.png", data / "ash" / "1.png"]
-    page = muntin.explain(run, images, tmp_path, target=0, sections=("cut", "decision"))
-    assert [(one.section, one.reason) for one in page.missing if one.section == "decision"] == [
-        ("decision", "there is no such box")
-    ]
-    assert {path.parent.name for path in page.files if path.name[0] == "d"} == {"0"}
-    assert {path.parent.name for path in page.files if path.name[0] == "c"} == {"0", "1"}
+    pictures = [picture(0, 0, 64), Image.new("RGB", (64, 64), (250, 10, 10))]
+    best = [float(found.scores[0]) for found in model(0.0)(pictures)]
+    assert abs(best[0] - best[1]) > 1e-3
+    page = muntin.explain(
+        model(sum(best) / 2), pictures, tmp_path, target=0, sections=("cut", "decision")
+    )
+    assert [missing.section for missing in page.missing] == ["decision"]
+    places = ("picture_1", "picture_2")
+    there = places[int(best[1] > best[0])]
+    assert {path.parent.name for path in page.files if path.name[0] == "d"} == {there}
+    assert {path.parent.name for path in page.files if path.name[0] == "c"} == {*places}
 
 
 def test_a_model_of_timm_is_made_for_the_size(tmp_path):
@@ -360,34 +381,32 @@ def test_a_model_of_timm_is_made_for_the_size(tmp_path):
     network = muntin.create_model("timm:vit_tiny_patch16_224", num_classes=2)
     page = muntin.explain(network, picture(0, 0, 40), tmp_path, img_size=(64, 64), sections="cut")
     assert not page.files
-    assert "a size that timm's vit_tiny_patch16_224 takes, got 64 x 64" in page.missing[0].reason
+    assert re.search("vit_tiny_patch16_224.*64 x 64", page.missing[0].reason)
 
 
 def test_refusals(run, data, tmp_path):
     path = data / "ash" / "0.png"
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunError, match="file could not be written"):
+    with pytest.raises(RunError, match=re.escape(str(tmp_path / "file"))):
         muntin.explain(run, path, tmp_path / "file")
-    with pytest.raises(ConfigError, match=r"section 'atention'\. Did you mean 'attention'"):
+    with pytest.raises(ConfigError, match=r"'atention'.*'attention'"):
         muntin.explain(run, path, tmp_path, sections=["atention"])
-    with pytest.raises(ConfigError, match=r"model 'swin_nanoo'\. Did you mean 'swin_nano'"):
+    with pytest.raises(ConfigError, match=r"'swin_nanoo'.*'swin_nano'"):
         muntin.explain("swin_nanoo", path, tmp_path)
-    with pytest.raises(ConfigError, match="weights are for a model of the zoo"):
+    with pytest.raises(ConfigError, match="weights"):
         muntin.explain(run, path, tmp_path, weights="some.safetensors")
-    with pytest.raises(ConfigError, match="must be a classifier with classes"):
+    with pytest.raises(ConfigError, match="classifier"):
         muntin.explain(muntin.create_segmenter("swin_nano", num_classes=2), path, tmp_path)
-    with pytest.raises(DataError, match="there must be a picture"):
+    with pytest.raises(DataError):
         muntin.explain(run, [], tmp_path)
-    with pytest.raises(DataError, match="folder must be one of pictures, got"):
+    with pytest.raises(DataError, match=r"folder .*nothing"):
         muntin.explain(run, path, tmp_path, folder=tmp_path / "nothing")
-    with pytest.raises(RunError, match="a run must be a folder"):
+    with pytest.raises(RunError, match=r"run .*nothing"):
         muntin.explain(tmp_path / "nothing", path, tmp_path)
 
 
-def test_an_export_shows_what_it_can(run, data, tmp_path):
-    file = muntin.export(run, tmp_path / "trees.pt2", format="torch").path
-    sections = [section for section in SECTIONS if section != "cost"]
-    page = muntin.explain(file, data / "ash" / "0.png", tmp_path / "out", sections=sections)
+def test_an_export_shows_what_it_can(exported):
+    page, _ = exported
     assert page.path.is_file()
     for missing in page.missing:
         assert missing.reason
@@ -454,5 +473,5 @@ def test_what_an_instance_run_finds(tmp_path):
     again = muntin.explain(run, image, tmp_path / "named", target=name, sections="decision")
     said = json.loads(next(p for p in again.files if p.suffix == ".json").read_text())["facts"]
     assert said["asked"] == facts["asked"]
-    with pytest.raises(ConfigError, match=f"number of a box, from 0 to {len(found) - 1} in"):
+    with pytest.raises(ConfigError, match=rf"0 to {len(found) - 1}\b"):
         muntin.explain(run, image, tmp_path / "none", target=len(found), sections="decision")

@@ -175,6 +175,5 @@ def test_models_of_timm(name):
 def test_what_knows_no_places_says_so():
     (shown,) = show_positions(make_subject(None))
     assert isinstance(shown, Missing)
-    assert "exported file" in shown.reason
     (shown,) = show_positions(make_subject(timm_body("convnext_atto"), (64, 64)))
-    assert "no table of positions" in shown.reason
+    assert isinstance(shown, Missing)

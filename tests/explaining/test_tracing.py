@@ -270,7 +270,7 @@ def test_gradients_stay_on_for_a_caller_between_two_heads():
 def test_hooks_are_taken_off_after_an_error():
     body = ViT(replace(VIT, size_rule="timm")).eval()
     before = state_of(body)
-    with pytest.raises(ShapeError, match="multiples of patch_size=8"):
+    with pytest.raises(ShapeError, match=r"patch_size=8.*33"):
         trace(body, pictures((33, 40), 1))
     assert_untouched(before, body)
 

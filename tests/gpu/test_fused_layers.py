@@ -207,7 +207,7 @@ def test_recorded_twice_the_same_bits():
 def test_too_little_memory():
     weight = torch.zeros(1, 1, device="cuda")
     run = GraphRunner(lambda x: (x @ weight).expand(-1, 2**40).clone(), torch.device("cuda"))
-    with pytest.raises(RunError, match="Show fewer at a time"):
+    with pytest.raises(RunError, match=r"\b4\b"):
         run(torch.zeros(3, 1))
     small = GraphRunner(lambda x: x @ weight, torch.device("cuda"))
     assert small(torch.zeros(3, 1)).shape == (3, 1)

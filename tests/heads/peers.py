@@ -33,12 +33,18 @@ NARROW: RCNNConfig = replace(
 )
 
 
+WIDTH, DEPTHS, HEADS = 24, (2, 2, 2, 2), (1, 2, 4, 8)
+"""Of a Swin: as Swin-T, but narrow and shallow."""
+
+
 class SwinBody(nn.Module):
     """torchvision's Swin as a detector's backbone: maps of all stages, channels first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = torchvision.models.swin_t(weights=None).features
+        self.features = torchvision.models.SwinTransformer(
+            [4, 4], WIDTH, list(DEPTHS), list(HEADS), [7, 7]
+        ).features
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         maps = OrderedDict()
@@ -57,7 +63,7 @@ class SwinPyramid(nn.Module):
         self.body = SwinBody()
         self.out_channels = channels
         self.fpn = FeaturePyramidNetwork(
-            [96, 192, 384, 768], channels, extra_blocks=LastLevelMaxPool()
+            [WIDTH * 2**stage for stage in range(4)], channels, extra_blocks=LastLevelMaxPool()
         )
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:

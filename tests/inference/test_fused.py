@@ -177,7 +177,7 @@ def test_pixels(name, size, padded):
     pixels = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     wanted = model(normalise(pixels, pre))
     if padded:
-        reader = FusedFromPixels(_Alone(model), PIXELS, size, dtype=torch.float32, padded=True)
+        reader = FusedFromPixels(model, PIXELS, size, dtype=torch.float32, padded=True)
         x = normalise(pixels, pre)
         x[0, :, 40:] = 0
         x[1, :, :, 30:] = 0
@@ -185,21 +185,6 @@ def test_pixels(name, size, padded):
     else:
         said = FusedFromPixels(model, PIXELS, size, dtype=torch.float32)(pixels)
     torch.testing.assert_close(said, wanted, rtol=1e-4, atol=1e-4)
-
-
-class _Head(nn.Module):
-    """Takes sizes, and leaves them."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, backbone, images, sizes):
-        return self.head(backbone, images)
-
-
-def _Alone(model: Network) -> Network:  # noqa: N802
-    return Network(model.backbone, _Head(model.head)).eval()
 
 
 @torch.no_grad()
@@ -219,7 +204,7 @@ def test_pixels_in_kernels():
 
 def test_another_size_is_refused():
     fused = build_fused(make("swin_nano", {}), (64, 64))
-    with pytest.raises(ShapeError, match=r"pictures must be 64x64 pixels .* got 64x96"):
+    with pytest.raises(ShapeError, match=r"64x64.*64x96"):
         fused(torch.randn(1, 3, 64, 96))
 
 
@@ -227,5 +212,5 @@ def test_forced_where_it_cannot_be():
     pytest.importorskip("triton")
     model = make("swin_nano", {"embed_dim": 24}).to(DEVICE)
     fused = build_fused(model, (64, 64), backend="fused")
-    with pytest.raises(ConfigError, match="24 channels in are no multiple of 16"):
+    with pytest.raises(ConfigError, match=r"\b24\b.*\b16\b"):
         fused(torch.randn(1, 3, 64, 64, device=DEVICE))

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import re
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -421,16 +420,16 @@ def test_processes_can_pass_it_on(capsys):
 
 def test_what_is_refused():
     metric = judge([], 2)
-    with pytest.raises(ShapeError, match="found and truth must be equally long, got 1 and 0"):
+    with pytest.raises(ShapeError, match=r"found and truth.*1 and 0"):
         metric.update([detections([], [])], [])
     found = detections([[0, 0, 1, 1]], [0.5], [2], path="a.png")
-    with pytest.raises(DataError, match=r"class_ids must be 0 to 1, got 2 for a.png. Give the"):
+    with pytest.raises(DataError, match=r"class_ids .*0 to 1.*\b2\b.*a\.png"):
         metric.update([found], [objects([])])
-    with pytest.raises(DataError, match="got -1 for a picture"):
+    with pytest.raises(DataError, match="-1"):
         metric.update([detections([], [])], [objects([[0, 0, 1, 1]], [-1])])
-    with pytest.raises(ConfigError, match='kind must be "box" where masks are not judged'):
+    with pytest.raises(ConfigError, match=r'kind .*"box"'):
         metric.curves("mask")
-    with pytest.raises(DataError, match=re.escape("found must have masks, got boxes alone for")):
+    with pytest.raises(DataError, match=r"found .*masks.*a\.png"):
         judge([(found, objects([]))], 3, masks=True)
     assert metric.num_images == 0
 

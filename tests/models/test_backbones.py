@@ -191,7 +191,7 @@ def test_every_size_rule_runs_where_it_says_so(rule, build_config):
     with torch.no_grad():
         assert body(pixels(1, 64, 32))[-1].isfinite().all()
         if SIZE_RULES[rule].patch == "refuse":
-            with pytest.raises(ShapeError, match=r"multiples of patch_size=\d, got H=37, W=59"):
+            with pytest.raises(ShapeError, match=r"patch_size=\d.*\b37\b.*\b59\b"):
                 body(pixels(1, 37, 59))
         else:
             assert body(pixels(1, 37, 59))[-1].isfinite().all()
@@ -218,25 +218,25 @@ def test_head_without_classes_gives_the_vector():
 
 
 WRONG = [
-    (SWIN, {"num_heads": (1, 2)}, "must be equally long"),
-    (SWIN, {"depths": ()}, "must be equally long"),
-    (SWIN, {"window_size": (4, 4)}, "must be equally long"),
-    (SWIN, {"window_size": 0}, "must be at least 1"),
-    (SWIN, {"num_heads": (1, 2, 5)}, r"num_heads=\(1, 2, 5\) must divide .* \(8, 16, 32\)"),
-    (SWIN, {"img_size": (0, 32)}, "img_size, patch_size and in_chans must be at least 1"),
-    (SWIN, {"out_indices": (0, 3)}, "out_indices must be from 0 to 2"),
-    (SWIN, {"out_indices": ()}, "out_indices must be from 0 to 2"),
-    (SWIN, {"out_indices": (1, 0, 2)}, r"must rise, got \(1, 0, 2\)"),
-    (SWIN, {"out_indices": (0, 1)}, 'out_norm="last" needs the last of'),
-    (SWIN, {"drop_path_rate": 1.0}, r"drop_path_rate must be in \[0, 1\), got 1.0"),
-    (VIT, {"depth": 0}, "must be at least 1"),
-    (VIT, {"num_heads": 5}, "num_heads=5 must divide embed_dim=12"),
-    (VIT, {"img_size": (4, 32)}, r"img_size=\(4, 32\) must hold a patch of 8"),
-    (VIT, {"class_token": False}, 'pool="token" needs class_token=True'),
-    (VIT, {"out_indices": (2,)}, "out_indices must be from 0 to 1"),
-    (VIT, {"out_indices": (1, 0)}, r"must rise, got \(1, 0\)"),
-    (VIT, {"out_indices": (0,)}, 'out_norm="last" needs the last of'),
-    (VIT, {"drop_path_rate": -0.1}, "drop_path_rate must be in"),
+    (SWIN, {"num_heads": (1, 2)}, "depths"),
+    (SWIN, {"depths": ()}, "depths"),
+    (SWIN, {"window_size": (4, 4)}, "window_size"),
+    (SWIN, {"window_size": 0}, "window_size"),
+    (SWIN, {"num_heads": (1, 2, 5)}, r"num_heads=\(1, 2, 5\).*\(8, 16, 32\)"),
+    (SWIN, {"img_size": (0, 32)}, "img_size"),
+    (SWIN, {"out_indices": (0, 3)}, "out_indices.*0 to 2"),
+    (SWIN, {"out_indices": ()}, "out_indices.*0 to 2"),
+    (SWIN, {"out_indices": (1, 0, 2)}, r"out_indices.*\(1, 0, 2\)"),
+    (SWIN, {"out_indices": (0, 1)}, 'out_norm="last".*out_indices|out_indices.*out_norm="last"'),
+    (SWIN, {"drop_path_rate": 1.0}, r"drop_path_rate.*1\.0"),
+    (VIT, {"depth": 0}, "depth"),
+    (VIT, {"num_heads": 5}, "num_heads=5.*embed_dim=12"),
+    (VIT, {"img_size": (4, 32)}, r"img_size=\(4, 32\).*\b8\b"),
+    (VIT, {"class_token": False}, 'pool="token".*class_token=True'),
+    (VIT, {"out_indices": (2,)}, "out_indices.*0 to 1"),
+    (VIT, {"out_indices": (1, 0)}, r"out_indices.*\(1, 0\)"),
+    (VIT, {"out_indices": (0,)}, 'out_norm="last".*out_indices|out_indices.*out_norm="last"'),
+    (VIT, {"drop_path_rate": -0.1}, "drop_path_rate.*-0.1"),
 ]
 
 

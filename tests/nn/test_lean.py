@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -201,17 +202,16 @@ def test_what_is_put_in_place_of_a_layer_runs():
     assert [out.shape for out in left(x)] == [(2, 3, 10), (2, 3, 8)]
 
 
-def test_evaluation_and_no_gradient_take_the_plain_modules(monkeypatch):
+def test_evaluation_and_no_gradient_take_the_plain_modules():
     left, _, x, _ = both((2, 3, 8))
-    taken = []
-    whole = lean.norm_mlp
-    monkeypatch.setattr(lean, "norm_mlp", lambda *args: (taken.append(1), whole(*args))[1])
+    parts = (left.norm2, left.mlp.fc1, left.mlp.fc2)
+    assert lean.applies(x, *parts)
+    assert "Norm" in left(x)[1].grad_fn.name()
     with torch.no_grad():
-        left(x)
-    left.eval()(x)
-    assert not taken
-    left.train()(x)
-    assert taken
+        assert not lean.applies(x, *parts)
+    left.eval()
+    assert not lean.applies(x, *parts)
+    assert "Norm" not in left(x)[1].grad_fn.name()
 
 
 @pytest.mark.parametrize("dim", [8, WIDE])
@@ -278,8 +278,8 @@ def test_a_branch_of_kept_images_alone(kept):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
-def test_a_branch_in_parts(monkeypatch, count):
-    monkeypatch.setattr(lean, "APART_TOKENS", 13 * 4)  # two images of six tokens
+def test_a_branch_in_parts(count):
+    apart = partial(lean.apply_apart, most_tokens=13 * 4)  # two images of six tokens
     layer = nn.Linear(3, 4)
     asked = []
 
@@ -288,11 +288,11 @@ def test_a_branch_in_parts(monkeypatch, count):
         return layer(x)
 
     x = torch.randn(count, 2, 3, 3, requires_grad=True)
-    mine = lean.apply_apart(branch, x)
+    mine = apart(branch, x)
     assert asked == {0: [0], 1: [1], 3: [2, 1], 4: [2, 2]}[count]
     torch.testing.assert_close(mine, layer(x))
     with torch.no_grad():
-        lean.apply_apart(branch, x)
+        apart(branch, x)
     assert asked[-1] == count
 
 

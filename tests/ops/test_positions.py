@@ -63,7 +63,7 @@ def test_gradient_is_the_same_bits_in_every_run():
     ("rows", "window"), [(48, (4, 4)), (49, (5, 4)), (49, (4, 5)), (0, (1, 1))]
 )
 def test_table_that_does_not_fit_is_refused(rows, window):
-    with pytest.raises(ShapeError, match=rf"must have 49 rows .* got {rows} rows"):
+    with pytest.raises(ShapeError, match=rf"\b49\b.*\b{rows}\b"):
         spread_bias(torch.zeros(rows, 2), table_window=(4, 4), window=window)
 
 
@@ -88,7 +88,5 @@ def test_same_grid_is_the_same_tensor_and_the_type_is_kept():
 
 
 def test_embedding_of_another_grid_is_refused():
-    with pytest.raises(
-        ShapeError, match=r"must have 13 tokens for a grid of \(4, 3\) and 1 prefix"
-    ):
+    with pytest.raises(ShapeError, match=r"\b13\b.*\(4, 3\)"):
         resample_grid(torch.zeros(1, 12, 4), old=(4, 3), new=(2, 2), num_prefix=1)

@@ -169,9 +169,9 @@ def test_a_temperature_makes_it_cosine_attention(backend):
 def test_wrong_arguments_are_refused():
     layout, qkv, bias, _ = make((8, 8), "muntin", False)
     unchecked = inspect.unwrap(window_attention)  # the checks of the tests would be faster
-    with pytest.raises(ConfigError, match="Unknown attention back end 'spda'"):
+    with pytest.raises(ConfigError, match="'spda'"):
         unchecked(qkv, bias, layout, scale=1.0, backend="spda")
-    with pytest.raises(ShapeError, match=r"qkv must be B, 8, 8, .* got \(2, 7, 8, 18\)"):
+    with pytest.raises(ShapeError, match=r"qkv .*\(2, 7, 8, 18\)"):
         window_attention(qkv[:, 1:], bias, layout, scale=1.0)
-    with pytest.raises(ShapeError, match="with heads=2"):
+    with pytest.raises(ShapeError, match="heads=2"):
         window_attention(qkv[..., 1:], bias, layout, scale=1.0)

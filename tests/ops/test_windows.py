@@ -167,13 +167,13 @@ def test_images_are_brought_to_whole_patches(how, size, expected):
 
 @pytest.mark.parametrize(("how", "size"), [("refuse", (5, 8)), ("crop", (3, 8))])
 def test_images_that_cannot_be_cut_into_patches_are_refused(how, size):
-    text = rf"multiples of patch_size=4, got H={size[0]}, W={size[1]}"
+    text = rf"patch_size=4, .*\b{size[0]}\b.*\b{size[1]}\b"
     with pytest.raises(ShapeError, match=text):
         fit_patches(torch.zeros(1, 3, *size), 4, how)
 
 
 def test_an_image_without_pixels_is_refused():
-    with pytest.raises(ShapeError, match=r"must be B, C, H, W of floating-point numbers"):
+    with pytest.raises(ShapeError, match="B, C, H, W"):
         fit_patches(torch.zeros(1, 3, 0, 8), 4, "pad")
 
 

@@ -65,7 +65,7 @@ def timm_swin(config: SwinConfig, num_classes: int = NUM_CLASSES) -> nn.Module:
     )
 
 
-def torchvision_swin(config: SwinConfig, num_classes: int = NUM_CLASSES) -> nn.Module:
+def torchvision_swin(config: SwinConfig, num_classes: int = NUM_CLASSES, **parts) -> nn.Module:
     return torchvision.models.SwinTransformer(
         [config.patch_size] * 2,
         config.embed_dim,
@@ -73,6 +73,7 @@ def torchvision_swin(config: SwinConfig, num_classes: int = NUM_CLASSES) -> nn.M
         list(config.num_heads),
         [config.windows[0]] * 2,
         num_classes=num_classes,
+        **parts,
     )
 
 
@@ -97,10 +98,13 @@ def timm_vit(config: ViTConfig, num_classes: int = NUM_CLASSES) -> nn.Module:
         embed_dim=config.embed_dim,
         depth=config.depth,
         num_heads=config.num_heads,
+        mlp_ratio=config.mlp_ratio,
         num_classes=num_classes,
         class_token=config.class_token,
         global_pool="token" if config.pool == "token" else "avg",
         fc_norm=config.pool_norm == "after",
+        init_values=config.layer_scale or None,
+        no_embed_class=not config.prefix_positions,
         dynamic_img_size=True,
     )
 

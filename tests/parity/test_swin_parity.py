@@ -95,7 +95,10 @@ def check_published(config, dialect, build, sizes):
         assert_equal_outputs(model, peer, size)
 
 
-@pytest.mark.parametrize(("dialect", "build"), PUBLISHED)
+@pytest.mark.parametrize(
+    ("dialect", "build"),
+    [PUBLISHED[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in PUBLISHED[1:])],
+)
 def test_swin_tiny_equals_its_peer_at_the_published_size(dialect, build):
     check_published(SWIN_TINY, dialect, build, [(224, 224)])
 

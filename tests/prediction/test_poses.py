@@ -20,11 +20,11 @@ from muntin.data.trees import open_tree
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
 from muntin.prediction import Predictor
-from muntin.prediction.tables import write_poses
+from muntin.prediction.pose_csv import write_poses
 from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
-from muntin.tasks import TASKS
+from muntin.tasks.table import TASKS
 
 SKELETON = Skeleton(
     names=("red", "green", "blue"), pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
@@ -139,6 +139,7 @@ class Detector:
         self.task = TASKS["detect"]
         self.classes = Classes(names=names)
         self.names = names
+        self.batch_size = 1
 
     def __call__(self, pictures):
         boxes = np.array([BOX, [31.0, 20, 100, 91], [0, 0, 20, 20], [0, 0, 160, 120]])

@@ -14,7 +14,7 @@ import torch
 from muntin.heads.found import Found
 from muntin.run_lengths import decode_mask, encode_mask
 from muntin.samples import Classes, Entry, Listing, Objects, Skeleton
-from muntin.tasks import TASKS, find_task
+from muntin.tasks.table import TASKS, find_task
 from muntin.tasks.task import View
 
 SIZE, SHOWN = (40, 60), (20, 30)

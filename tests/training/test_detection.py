@@ -197,7 +197,8 @@ def test_every_weight_has_a_gradient_without_objects(task, head):
             layers=torch.zeros(0, 64, 64).int(), layer_of=torch.zeros(0).long(),
         )
     ] * 2  # fmt: skip
-    losses = network(torch.randn(2, 3, 64, 64), torch.full((2, 2), 64), targets)
+    features = network.features(torch.randn(2, 3, 64, 64), torch.full((2, 2), 64))
+    losses = network.head.losses(features, targets)
     sum(losses.values()).sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 

@@ -20,13 +20,23 @@ CPU = torch.device("cpu")
 MIB = 2**20
 
 
+class ToyBackbone(nn.Module):
+    stage_unit = "block"
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sigmoid() for _ in range(blocks))
+
+    def stage_of(self, name):
+        return int(name.removeprefix("blocks.")) + 1
+
+
 class Toy(nn.Module):
     """A network whose memory is known by heart: blocks of a megabyte a picture."""
 
     def __init__(self, blocks=2):
         super().__init__()
-        self.backbone = nn.Module()
-        self.backbone.blocks = nn.ModuleList(nn.Sigmoid() for _ in range(blocks))
+        self.backbone = ToyBackbone(blocks)
 
     def forward(self, x):
         for block in self.backbone.blocks:
@@ -59,10 +69,23 @@ def test_parts_of_real_networks():
     swin = list_parts(create_model("swin_nano"))
     assert swin[0] == Part(name="backbone.patch_embed", stage=0, is_block=False)
     assert [part.stage for part in swin if part.is_block] == [1, 1, 2, 2, 3, 3]
-    assert [part.stage for part in swin if "downsample" in part.name] == [1, 2, 3]
+    assert [part.stage for part in swin if "downsample" in part.name] == [1, 2]
     vit = list_parts(create_model("vit_tiny"))
     assert [part.stage for part in vit if part.is_block] == [1] * 12
     assert list_parts(nn.Linear(2, 2)) == ()
+
+
+def test_parts_of_networks_of_timm():
+    pytest.importorskip("timm")
+    resnet = list_parts(create_model("timm:test_resnet"))
+    blocks = [f"backbone.net.layer{stage}.0" for stage in (1, 2, 3, 4)]
+    assert [part.name for part in resnet if part.is_block] == blocks
+    assert {part.stage for part in resnet if not part.is_block} == {0}
+    convnext = list_parts(create_model("timm:test_convnext"))
+    assert [part.stage for part in convnext if part.is_block] == [1, 2, 2, 3, 3, 3, 3, 4, 4]
+    assert [part.stage for part in convnext if "downsample" in part.name] == [2, 3, 4]
+    caformer = list_parts(create_model("timm:caformer_s18"))  # no group matcher: by its maps
+    assert [part.stage for part in caformer if part.is_block].count(3) == 9
 
 
 def footprint_of(network, side=64, batches=(2, 4)):

@@ -14,7 +14,7 @@ from muntin.data.shape_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.journal import read_journal
 from muntin.training.room import SHARE, fit_batch, saved_bytes
@@ -96,7 +96,7 @@ def test_a_run_with_little_memory(monkeypatch, tmp_path):
 
 def gradients_of(network, images, sizes, targets):
     torch.manual_seed(3)
-    losses = network(images, sizes, targets)
+    losses = network.head.losses(network.features(images, sizes), targets)
     sum(losses.values()).sum().backward()
     return {name: p.grad for name, p in network.named_parameters()}
 
@@ -122,6 +122,22 @@ def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
     assert list(network.state_dict()) == list(other.state_dict())
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_computing_blocks_of_timm_again_gives_the_same(name):
+    pytest.importorskip("timm")
+    network = create_model(f"timm:{name}", num_classes=3).train()
+    other = copy.deepcopy(network)
+    assert checkpoint_blocks(other.backbone) == len(network.backbone.blocks) > 3
+    images = torch.randn(2, 3, 160, 160)
+    for one in (network, other):
+        one(images).square().sum().backward()
+    for left, right in zip(network.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    # Batch norms have counted the batch once.
+    for key, value in other.state_dict().items():
+        assert value.equal(network.state_dict()[key]), key
+
+
 def test_computing_blocks_again_saves_memory():
     network = detector("mask_rcnn_small")
     before = saved_bytes(network, (128, 128), EXAMPLE)
@@ -142,6 +158,21 @@ def test_a_copy_computes_its_own_blocks_again():
     for left, right in zip(before, other.backbone(images), strict=True):
         torch.testing.assert_close(left, right.detach())
         assert left.abs().max() > 0.1
+
+
+class Careless(torch.nn.Module):
+    """A block that changes what it is given."""
+
+    def forward(self, x):
+        return x.mul_(2).sigmoid()
+
+
+def test_a_block_that_changes_its_input_is_refused():
+    backbone = torch.nn.Module()
+    backbone.blocks = torch.nn.ModuleList([Careless()])
+    checkpoint_blocks(backbone)
+    with pytest.raises(ConfigError, match=r"train\.checkpointing needs blocks that leave"):
+        backbone.blocks[0](torch.ones(3, requires_grad=True) * 2)
 
 
 def test_what_has_no_blocks():

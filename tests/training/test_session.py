@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import muntin
 from muntin.errors import ConfigError, DataError, RunError, TrainingError
-from muntin.runs import Run
+from muntin.runs import Run, read_results
 from muntin.training.journal import read_journal
 from tests.small import CLASSES, MODEL, picture, train_small, write_pictures
 
@@ -40,7 +40,7 @@ def test_everything_in_the_folder(trained):
     for name in (
         "config.json", "weights.safetensors", "last.ckpt/state.safetensors", "classes.json",
         "last.ckpt/state.json", "preprocessing.json", "journal.jsonl", "split.json",
-        "pictures/batch.png", "pictures/curves.png",
+        "results.json", "pictures/batch.png", "pictures/curves.png",
     ):  # fmt: skip
         assert (trained.path / name).stat().st_size > 0, name
     assert list((trained.path / "events").glob("events.*"))
@@ -55,6 +55,13 @@ def test_journal(trained):
     assert all(wanted <= line.keys() for line in lines)
     best = max(line["val_top1"] for line in lines)
     assert trained.metrics["top1"] == best
+
+
+def test_figures_of_the_weights_that_are_kept(trained):
+    results = read_results(Run.open(trained.path))
+    assert results.figures == trained.metrics
+    lines = {line["epoch"]: line for line in read_journal(trained.path)}
+    assert lines[results.epoch]["val_top1"] == results.figures["top1"]
 
 
 def same_bits(one, other):

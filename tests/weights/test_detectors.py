@@ -268,7 +268,7 @@ def snapshot(model) -> State:
 
 
 KINDS = [
-    (dialect, plan)
+    pytest.param(dialect, plan, marks=[] if plan.masks else pytest.mark.slow)
     for dialect in WRITERS
     for plan in (SMALL, CASCADE, replace(SMALL, masks=False), replace(CASCADE, masks=False))
     if not (dialect == "torchvision" and plan.stages > 1)
@@ -286,8 +286,8 @@ def test_every_name_has_its_place_and_comes_back_bit_by_bit(dialect, plan):
     assert not report.resized
     assert not report.conventions
     assert all("relative_position_index" in name for name in report.ignored)
-    untouched = [key for key, tensor in model.state_dict().items() if tensor is before[key]]
-    assert not untouched
+    filled = model.state_dict()
+    assert not [key for key in filled if torch.equal(filled[key], before[key])]
     assert same(muntin.to_dialect(model, dialect), state)
     other = build(plan, dialect)
     muntin.load_weights(other, muntin.to_dialect(model, dialect))
@@ -295,7 +295,9 @@ def test_every_name_has_its_place_and_comes_back_bit_by_bit(dialect, plan):
 
 
 @pytest.mark.parametrize(
-    ("stages", "names", "millions"), [(1, 231, 47.8), (3, 337, 85.6)], ids=["mask", "cascade"]
+    ("stages", "names", "millions"),
+    [(1, 231, 47.8), pytest.param(3, 337, 85.6, marks=pytest.mark.slow)],
+    ids=["mask", "cascade"],
 )
 def test_microsofts_swin_tiny_detectors(stages, names, millions):
     # 48M and 86M parameters, as their table says (model_zoo 1.9).
@@ -396,19 +398,18 @@ def test_what_does_not_fit_is_named(dialect, kind):
     said = r"head\.rpn\.objectness\.weight"
     if kind == "missing":
         del state[key]
-        said = f"parameters that nothing fills: {said}"
     elif kind == "extra":
         stranger = key.replace(rpn, "other")
         state[stranger] = torch.zeros(1)
-        said = f"names without a place in the model: {re.escape(stranger)}"
+        said = re.escape(stranger)
     elif kind == "shape":
         state[key] = torch.zeros(5, 12, 1, 1)
-        said = f"other shapes: {said} " + r"\(5, 12, 1, 1\) there, \(3, 12, 1, 1\) here"
+        said += r".*\(5, 12, 1, 1\).*\(3, 12, 1, 1\)"
     else:
         state["decoder.weight"] = torch.zeros(1)
         if dialect == "microsoft":  # what SimMIM adds is known there
             return
-        said = "names without a place in the model: decoder"
+        said = "decoder"
     model = build(SMALL, dialect)
     before = snapshot(model)
     config = model.head.config
@@ -421,12 +422,12 @@ def test_what_does_not_fit_is_named(dialect, kind):
 @pytest.mark.parametrize(
     ("made", "plan", "changes", "said"),
     [
-        (CASCADE, SMALL, {}, "names without a place in the model: roi_head.bbox_head.0"),
-        (SMALL, CASCADE, {}, "names without a place in the model: roi_head.bbox_head"),
+        (CASCADE, SMALL, {}, r"roi_head\.bbox_head\.0"),
+        (SMALL, CASCADE, {}, r"roi_head\.bbox_head"),
         (SMALL, SMALL, {"class_agnostic": True}, r"head\.box_heads\.0\.fc_reg\.weight \(12, 20\)"),
         (SMALL, replace(SMALL, channels=16), {}, r"head\.neck\.lateral\.0\.conv\.weight"),
-        (SMALL, SMALL, {"rpn_convs": 2}, "names without a place in the model: rpn_head.rpn_conv"),
-        (replace(SMALL, masks=False), SMALL, {}, r"nothing fills: head\.mask_heads"),
+        (SMALL, SMALL, {"rpn_convs": 2}, r"rpn_head\.rpn_conv"),
+        (replace(SMALL, masks=False), SMALL, {}, r"head\.mask_heads"),
         (SMALL, SMALL, {"background": "first"}, "conventions='openmmlab'"),
     ],
 )
@@ -441,7 +442,7 @@ def test_one_box_for_all_classes_does_not_pass_as_another_number_of_classes(clas
     for part in ("weight", "bias"):
         name = f"roi_head.bbox_head.fc_reg.{part}"
         state[name] = state[name][:4]
-    with pytest.raises(WeightError, match=r"other shapes: head\.box_heads\.0\.fc_reg\.weight"):
+    with pytest.raises(WeightError, match=r"head\.box_heads\.0\.fc_reg\.weight"):
         muntin.load_weights(build(replace(SMALL, classes=classes)), state)
 
 
@@ -463,14 +464,14 @@ def test_a_model_without_norms_of_maps_is_refused(dialect):
 
 
 def test_writing_for_those_who_have_no_such_detector():
-    with pytest.raises(WeightError, match=r"background must be 'first'.*conventions='torchvision'"):
+    with pytest.raises(WeightError, match=r"background.*'first'.*conventions='torchvision'"):
         muntin.to_dialect(build(SMALL), "torchvision")
-    with pytest.raises(WeightError, match=r"must have a place for every tensor.*mask_heads"):
+    with pytest.raises(WeightError, match="mask_heads"):
         muntin.to_dialect(build(CASCADE), "detectron2")
-    with pytest.raises(WeightError, match=r"must have a place for every tensor.*mask_heads"):
+    with pytest.raises(WeightError, match="mask_heads"):
         muntin.to_dialect(build(CASCADE, "detectron2"), "openmmlab")
     fcos = muntin.create_detector("swin_nano", head="fcos_small")
-    with pytest.raises(WeightError, match=r"must have a place for every tensor"):
+    with pytest.raises(WeightError, match=r"openmmlab.*head\."):
         muntin.to_dialect(fcos, "openmmlab")
 
 
@@ -508,7 +509,7 @@ def test_a_classifier_takes_the_backbone(dialect):
     if dialect == "torchvision":  # whose detectors have no norm behind the last stage
         state |= {f"norm.{part}": torch.ones(128) for part in ("weight", "bias")}
     elif dialect != "openmmlab":  # whose classifiers call their only norm like that of a map
-        with pytest.raises(WeightError, match=r"nothing fills: backbone\.norm\.weight"):
+        with pytest.raises(WeightError, match=r"backbone\.norm\.weight"):
             muntin.load_weights(model, state)
         body = model.backbone
         model.backbone = type(body)(replace(body.config, out_norm="each"))
@@ -538,7 +539,7 @@ def test_a_classifiers_weights_fill_the_backbone_of_a_detector(dialect):
 def test_a_detectors_weights_fill_the_backbone_of_another_kind_of_detector():
     source = muntin.create_detector("swin_nano", head="faster_rcnn_small", num_classes=2)
     fcos = muntin.create_detector("swin_nano", head="fcos_small", num_classes=2)
-    with pytest.raises(WeightError, match=r"nothing fills: head\.neck\.extra"):
+    with pytest.raises(WeightError, match=r"head\.neck\.extra"):
         muntin.load_weights(fcos, source.state_dict())
 
 
@@ -617,7 +618,7 @@ def test_a_simple_pyramid_is_named_as_in_vitdet():
 
 def test_only_resnets_that_torchvision_has():
     model = muntin.create_model("timm:resnet26", num_classes=2)
-    with pytest.raises(WeightError, match="got resnet26"):
+    with pytest.raises(WeightError, match="resnet26"):
         muntin.to_dialect(model, "torchvision")
     plain = muntin.create_model("timm:resnet18", num_classes=2)
     state = muntin.to_dialect(plain, "torchvision")
@@ -640,7 +641,7 @@ def test_only_resnets_that_torchvision_has():
 )
 def test_one_name_tells_whose_detector_it_is(key, dialect):
     if dialect is None:
-        with pytest.raises(WeightError, match="no known dialect"):
+        with pytest.raises(WeightError):
             detect([key], where="it")
     else:
         assert detect([key], where="it") == dialect

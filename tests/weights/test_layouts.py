@@ -19,10 +19,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from timm.models.swin_transformer_v2 import SwinTransformerV2 as TimmSwinV2
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
@@ -43,6 +41,8 @@ from tests.parity.peers import (
     logits_and_gradient,
     perturb,
     pictures,
+    timm_vit,
+    torchvision_swin,
 )
 
 pytestmark = pytest.mark.parity
@@ -73,15 +73,7 @@ def swin_peer(config, num_classes=NUM_CLASSES):
     """torchvision's, whose rule for odd sizes is OpenMMLab's while maps exceed the window."""
     second = isinstance(config, SwinV2Config)
     parts = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2} if second else {}
-    peer = torchvision.models.SwinTransformer(
-        [config.patch_size] * 2,
-        config.embed_dim,
-        list(config.depths),
-        list(config.num_heads),
-        [config.windows[0]] * 2,
-        num_classes=num_classes,
-        **parts,
-    )
+    peer = torchvision_swin(config, num_classes, **parts)
     perturb(peer)
     for name, parameter in peer.named_parameters():
         if second and name.endswith("attn.qkv.bias"):
@@ -99,21 +91,7 @@ def peer_maps(peer, images):
 
 
 def vit_peer(config=VIT, num_classes=NUM_CLASSES):
-    peer = TimmViT(
-        img_size=config.img_size,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        num_classes=num_classes,
-        class_token=config.class_token,
-        global_pool="token" if config.pool == "token" else "avg",
-        fc_norm=False,
-        init_values=config.layer_scale or None,
-        no_embed_class=not config.prefix_positions,
-    )
-    return perturb(peer)
+    return perturb(timm_vit(config, num_classes))
 
 
 def rename(state, *pairs) -> State:
@@ -673,7 +651,7 @@ def test_a_mixture_of_experts_is_refused():
     weights = microsoft(swin_peer(SWIN))
     experts = tensors("layers.2.blocks.1.mlp._moe_layer.experts.batched_fc1_w")
     file = without(weights, r"layers\.2\.blocks\.1\.mlp\.") | buffers(weights, 4) | experts
-    with pytest.raises(WeightError, match=r"without a place in the model: .*_moe_layer"):
+    with pytest.raises(WeightError, match="_moe_layer"):
         loaded(SWIN, file)
 
 
@@ -697,7 +675,7 @@ def test_a_detector_of_detectron2_gives_normalised_maps_at_odd_sizes():
 
 def test_the_plain_vit_of_detectron2_is_refused():
     file = under("backbone.net.", tensors("blocks.0.norm1.weight", "blocks.0.attn.rel_pos_h"))
-    with pytest.raises(WeightError, match="'detectron2' must have the model's family, ViT"):
+    with pytest.raises(WeightError, match=r"'detectron2'.*ViT"):
         load_weights(build(VIT), file)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -296,12 +297,12 @@ def test_rows_of_a_large_head_make_a_small_one(tmp_path):
         report = load_weights(model, state, head_rows=rows)
         assert not report.reset
         assert torch.equal(model.head.fc.weight, source.head.fc.weight[[7, 0, 3]])
-    with pytest.raises(WeightError, match=r"class numbers from 0 to 8 .* got 0 to 9"):
+    with pytest.raises(WeightError, match=r"0 to 8\b.*0 to 9\b"):
         load_weights(model, state, head_rows=[0, 9, 1])
-    with pytest.raises(WeightError, match=r"each of the model's 3 classes, got 2"):
+    with pytest.raises(WeightError, match=r"\b3\b.*\b2\b"):
         load_weights(model, state, head_rows=[0, 1])
     (tmp_path / "rows.txt").write_text("cat")
-    with pytest.raises(WeightError, match="one class number a line"):
+    with pytest.raises(WeightError, match=r"rows\.txt"):
         load_weights(model, state, head_rows=tmp_path / "rows.txt")
 
 
@@ -314,7 +315,7 @@ def test_a_pretrained_encoder_leaves_the_norm_after_pooling_fresh():
     report = load_weights(model, encoder)
     assert {"backbone.fc_norm.weight", "head.fc.weight"} <= set(report.reset)
     assert {"norm.weight", "mask_token", "decoder_blocks.0.norm1.weight"} <= set(report.ignored)
-    with pytest.raises(WeightError, match=r"names without a place in the model: norm"):
+    with pytest.raises(WeightError, match=r"\bnorm\b"):
         load_weights(model, state)  # a classifier that pools otherwise
 
 
@@ -322,8 +323,7 @@ def test_report_is_frozen_and_its_summary_is_one_line():
     report = load_weights(swin(), to_dialect(random_like(swin(num_classes=3)), "torchvision"))
     text = report.summary()
     assert "\n" not in text
-    assert "torchvision weights from a state dict" in text
-    assert "size rule is now 'torchvision'" in text
+    assert "torchvision" in text
     with pytest.raises(AttributeError):
         report.dialect = "timm"
     assert [field.name for field in fields(report)] == [
@@ -358,74 +358,74 @@ REFUSED = {
     "incomplete": (
         swin,
         without(TIMM, "layers.1.blocks.0.mlp.fc1.bias"),
-        r"nothing fills: backbone\.layers\.1\.blocks\.0\.mlp\.fc1\.bias.*file is incomplete",
+        r"backbone\.layers\.1\.blocks\.0\.mlp\.fc1\.bias",
     ),
-    "half a head": (swin, without(TIMM, "head.fc.bias"), r"nothing fills: head\.fc\.bias"),
+    "half a head": (swin, without(TIMM, "head.fc.bias"), r"head\.fc\.bias"),
     "stranger": (
         swin,
         changed(TIMM, "neck.weight", torch.ones(1)),
-        r"without a place in the model: neck\.weight.*more than this model",
+        r"neck\.weight",
     ),
     "more blocks": (
         swin,
         to_dialect(swin(depths=(2, 2, 1)), "timm"),
-        r"layers\.0\.blocks\.1\..*more blocks or parts than the model; set depths",
+        r"layers\.0\.blocks\.1\..*set depths",
     ),
     "fewer blocks": (
         swin,
         to_dialect(swin(depths=(1, 1, 1)), "timm"),
-        "the model has more blocks or parts than the weights",
+        r"layers\.1\.blocks\.1\.",
     ),
     "other width": (
         swin,
         to_dialect(swin(embed_dim=16), "timm"),
-        r"other shapes: .*\(16, 3, 2, 2\) there, \(8, 3, 2, 2\) here.*other widths",
+        r"\(16, 3, 2, 2\).*\(8, 3, 2, 2\).*width",
     ),
     "table of no square window": (
         swin,
         changed(TIMM, "layers.0.blocks.0.attn.relative_position_bias_table", torch.ones(48, 1)),
-        r"bias_table \(48, 1\) there.*square window of side M, got 48",
+        r"bias_table.*\(48, 1\).*\b48\b",
     ),
     "positions of no square": (
         vit,
         changed(to_dialect(vit(), "timm"), "pos_embed", torch.ones(1, 12, 8)),
-        r"pos_embed \(1, 12, 8\) there.*square grid, got 12",
+        r"pos_embed.*\(1, 12, 8\).*\b12\b",
     ),
     "ViT into Swin": (
         swin,
         to_dialect(vit(), "torchvision"),
-        "must fit Swin exactly.*weights of a ViT in the dialect 'torchvision'",
+        "Swin.*ViT.*'torchvision'",
     ),
-    "Swin into ViT": (vit, TIMM, "must fit ViT exactly.*weights of a Swin in the dialect 'timm'"),
+    "Swin into ViT": (vit, TIMM, "ViT.*Swin.*'timm'"),
     "Microsoft into ViT": (
         vit,
         to_dialect(swin(), "microsoft"),
-        "dialect 'microsoft' must have the model's family, ViT, but has only Swin",
+        "'microsoft'.*ViT.*Swin",
     ),
     "another kind of model": (
         swin,
         {"features.0.weight": torch.ones(1), "features.3.weight": torch.ones(1)},
-        "weights of another kind of model",
+        r"features\.0\.weight",
     ),
     "norm elsewhere": (
         vit,
         to_dialect(vit(pool="mean", pool_norm="after"), "timm"),
-        "last norm stands elsewhere; set pool_norm",
+        "pool_norm",
     ),
     "mixed": (
         swin,
         {**TIMM, **TORCHVISION},
-        r"one dialect, got names of .*timm \(.* and torchvision \(",
+        r"timm \(.*torchvision \(",
     ),
     "unknown": (
         swin,
         {"conv1.weight": torch.ones(1)},
-        r"no known dialect has: conv1\.weight\. Known dialects: muntin, microsoft",
+        r"conv1\.weight.*muntin, microsoft",
     ),
     "one of three": (
         swin,
         without(TRANSFORMERS, QUERY),
-        r"missing beside others of their group: swin\.encoder.*query\.weight",
+        r"swin\.encoder.*query\.weight",
     ),
     "two spellings": (
         swin,
@@ -434,24 +434,24 @@ REFUSED = {
             "swin.encoder.layers.0.blocks.0.mlp.fc1.bias",
             torch.ones(32),
         ),
-        r"two names claim: layers\.0\.blocks\.0\.mlp\.fc1\.bias.*two spellings",
+        r"layers\.0\.blocks\.0\.mlp\.fc1\.bias",
     ),
     "NaN": (
         swin,
         changed(TIMM, "patch_embed.norm.bias", NAN),
-        r"finite, got NaN or infinity in backbone\.patch_embed\.norm\.bias",
+        r"NaN.*backbone\.patch_embed\.norm\.bias",
     ),
     "infinity": (
         swin,
         changed(TIMM, "patch_embed.norm.bias", torch.full((8,), -float("inf"))),
-        "finite, got NaN or infinity",
+        r"infinity.*backbone\.patch_embed\.norm\.bias",
     ),
     "integers": (
         swin,
         changed(TIMM, "patch_embed.norm.bias", torch.ones(8, dtype=torch.int8)),
-        r"floating-point, got torch\.int8 for backbone\.patch_embed\.norm\.bias",
+        r"torch\.int8.*backbone\.patch_embed\.norm\.bias",
     ),
-    "nothing": (swin, {}, "the state dict must hold named tensors, got nothing"),
+    "nothing": (swin, {}, "state dict"),
 }
 
 
@@ -468,26 +468,26 @@ def test_what_does_not_fit_is_refused_with_its_likely_cause_and_changes_nothing(
 
 
 def test_wrongly_forced_dialect_names_the_right_one():
-    with pytest.raises(WeightError, match="weights of a Swin in the dialect 'torchvision'"):
+    with pytest.raises(WeightError, match=r"Swin.*'torchvision'"):
         load_weights(swin(), TORCHVISION, dialect="timm")
 
 
 def test_unknown_dialect_suggests_the_nearest():
-    with pytest.raises(WeightError, match=r"Unknown dialect 'tim'\. Did you mean 'timm'"):
+    with pytest.raises(WeightError, match=r"'tim'.*'timm'"):
         load_weights(swin(), TIMM, dialect="tim")
-    with pytest.raises(WeightError, match=r"Unknown dialect 'torchvison'\. Did you mean 'torchvis"):
+    with pytest.raises(WeightError, match=r"'torchvison'.*'torchvision'"):
         to_dialect(swin(), "torchvison")
 
 
 def test_dialect_without_a_place_for_a_part_says_so():
-    with pytest.raises(WeightError, match=r"'timm' must have a place .* got absolute_pos_embed"):
+    with pytest.raises(WeightError, match=r"'timm'.*absolute_pos_embed"):
         to_dialect(swin(absolute_pos_embed=True), "timm")
-    with pytest.raises(WeightError, match="'microsoft' must have the model's family, ViT"):
+    with pytest.raises(WeightError, match=r"'microsoft'.*ViT"):
         to_dialect(vit(), "microsoft")
 
 
 def test_only_models_of_ours_are_filled():
-    with pytest.raises(WeightError, match="must be a muntin network or backbone, got Linear"):
+    with pytest.raises(WeightError, match="Linear"):
         load_weights(nn.Linear(2, 2), TIMM)
 
 
@@ -495,7 +495,7 @@ def test_missing_paths_never_reach_for_the_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for source in ("runs/flowers", "nothing.pth", tmp_path / "a", "word", "a/b/c", "a/b.pth"):
-        with pytest.raises(WeightError, match="There is no file or folder"):
+        with pytest.raises(WeightError, match=re.escape(str(source))):
             load_weights(swin(), source)
 
 

@@ -45,7 +45,7 @@ def test_table_is_stretched_as_a_picture():
 
 @pytest.mark.parametrize("rows", [48, 36, 91])
 def test_table_of_no_square_window_is_refused(rows):
-    with pytest.raises(ShapeError, match=rf"\(2M-1\)\^2 rows .* got {rows}"):
+    with pytest.raises(ShapeError, match=rf"\b{rows}\b"):
         resample_table(torch.zeros(rows, 2), window=7)
 
 
@@ -58,7 +58,7 @@ def test_positions_keep_their_prefix():
 
 @pytest.mark.parametrize("tokens", [1, 18, 16])
 def test_positions_that_are_no_square_are_refused(tokens):
-    with pytest.raises(ShapeError, match=f"1 prefix tokens and a square grid, got {tokens} tokens"):
+    with pytest.raises(ShapeError, match=rf"\b1\b.*\b{tokens}\b"):
         resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, how="bicubic")
 
 

@@ -53,29 +53,23 @@ def test_create_backbone():
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match=r"Unknown model 'swin_tiney'. Did you mean 'swin_tiny'"):
+    with pytest.raises(ConfigError, match=r"'swin_tiney'.*'swin_tiny'"):
         create_model("swin_tiney")
-    with pytest.raises(ConfigError, match=r"'windw_size'. Did you mean 'window_size'"):
+    with pytest.raises(ConfigError, match=r"'windw_size'.*'window_size'"):
         create_model("swin_tiny", windw_size=3)
-    with pytest.raises(
-        ConfigError, match=r"num_classes must be 0 or more, got -1, for 'swin_nano'"
-    ):
+    with pytest.raises(ConfigError, match=r"num_classes.*-1.*'swin_nano'"):
         create_model("swin_nano", num_classes=-1)
-    with pytest.raises(
-        ConfigError, match=r"Unknown family in the file 'swim'. Did you mean 'swin'"
-    ):
+    with pytest.raises(ConfigError, match=r"the file 'swim'.*'swin'"):
         config_from_dict({"family": "swim"}, where="the file")
-    with pytest.raises(WeightError, match="There is no file or folder"):
+    with pytest.raises(WeightError, match=r"nowhere\.safetensors"):
         create_model("swin_nano", weights="nowhere.safetensors", **SMALL)
-    with pytest.raises(ConfigError, match=r"Unknown model 'swim_\*'"):
+    with pytest.raises(ConfigError, match=r"'swim_\*'"):
         describe_models("swim_*")
 
 
 def test_fields_are_checked():
     assert model_config("swin_tiny", {"img_size": 256}).img_size == (256, 256)
-    with pytest.raises(
-        ConfigError, match=r"embed_dim in swin_tiny must be a whole number, got 'wide'"
-    ):
+    with pytest.raises(ConfigError, match=r"embed_dim.*swin_tiny.*'wide'"):
         model_config("swin_tiny", {"embed_dim": "wide"})
 
 
@@ -90,5 +84,5 @@ def test_descriptions():
 
 def test_only_windows_have_a_choice_of_attention():
     assert create_model("swin_nano", attention="sdpa").backbone.config.attention == "sdpa"
-    with pytest.raises(ConfigError, match=r"attention is for models with windows .* 'vit_tiny'"):
+    with pytest.raises(ConfigError, match=r"attention.*'vit_tiny'"):
         create_model("vit_tiny", attention="fused")

@@ -21,7 +21,7 @@ from muntin.benching.rounds import Contestant, take_turns
 from muntin.errors import ConfigError
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo import create_model
+from muntin.zoo.building import create_model
 
 __all__ = ["SIDES", "bench_area"]
 

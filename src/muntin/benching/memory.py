@@ -31,8 +31,7 @@ from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo import create_model
-from muntin.zoo.building import find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = ["bench_memory", "measure_in_a_process", "measure_once"]
 

@@ -26,8 +26,7 @@ from muntin.benching.entrants import (
 from muntin.benching.rounds import Contestant, take_turns
 from muntin.devices import has_compiler
 from muntin.shapes import Size
-from muntin.zoo import create_model
-from muntin.zoo.building import find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = ["bench_training"]
 

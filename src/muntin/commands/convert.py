@@ -81,7 +81,8 @@ def _write_run(
         target,
         model=model,
         head=head,
-        conventions="openmmlab" if origin in ("auto", "microsoft") else origin,
+        # Heads are built as OpenMMLab's and Microsoft's are, unless another origin is named.
+        conventions="" if origin in ("auto", "microsoft", "openmmlab") else origin,
         class_names=read_class_names(classes) if classes else (),
         settings=parse_settings(settings),
     )

@@ -9,6 +9,7 @@ epoch, index) alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ class SceneConfig:
         flip_vertical: Probability of mirroring top and bottom.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
+
+    kind: ClassVar[str] = "detection"
 
     scale: tuple[float, float] = (1.0, 1.0)
     window: float = 1.0

@@ -9,6 +9,7 @@ epoch, index) alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class MapConfig:
         turn: Probability of turning by 90, 180 or 270 degrees: for pictures without an up.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
+
+    kind: ClassVar[str] = "segmentation"
 
     scale: tuple[float, float] = (0.5, 2.0)
     dominant: float = 0.75

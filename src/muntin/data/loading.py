@@ -37,7 +37,7 @@ from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
-__all__ = ["EvalLoader", "TrainLoader"]
+__all__ = ["Augmentation", "EvalLoader", "TrainLoader"]
 
 UNREAD = -1.0
 """Stands for the weight of a picture that a worker could not read."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -74,6 +74,8 @@ class SubjectConfig:
         occlude: Probability of covering parts with boxes of the mean colour.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
+
+    kind: ClassVar[str] = "keypoints"
 
     flip: float = 0.5
     scale: float = 0.5

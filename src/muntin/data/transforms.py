@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -112,6 +112,8 @@ class AugmentConfig:
         mixup: Alpha of mixup; 0 = off.
         cutmix: Alpha of cutmix; 0 = off.
     """
+
+    kind: ClassVar[str] = "classification"
 
     crop_scale: float = 0.08
     crop_ratio: float = 4 / 3

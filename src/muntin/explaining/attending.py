@@ -81,11 +81,12 @@ class Look:
         return self.maps.mean(dim=0)
 
 
-def show_attention(subject: Subject) -> list[Exhibit | Missing]:
+def show_attention(subject: Subject, *, most_pairs: int = MOST_PAIRS) -> list[Exhibit | Missing]:
     """Show who looks at whom.
 
     Args:
         subject: Looked from its `point`.
+        most_pairs: Pairs of tokens up to which a layer is shown.
 
     Returns:
         Attention from the point in every layer (with tables for clicking) and in single heads,
@@ -109,7 +110,7 @@ def show_attention(subject: Subject) -> list[Exhibit | Missing]:
             f"T2T-ViT; of timm, ViT and Swin V1). What decided and what the maps hold can be seen."
         )
         return [Missing(section="attention", title=title, reason=reason)]
-    small = [layer for layer in layers if layer.num_pairs <= MOST_PAIRS]
+    small = [layer for layer in layers if layer.num_pairs <= most_pairs]
     shown: list[Exhibit | Missing] = []
     if small:
         shown += [*_show_point(subject, small), *_show_class_token(subject, small)]

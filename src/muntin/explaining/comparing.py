@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from muntin.explaining.exhibits import Exhibit, Missing
 from muntin.explaining.overlays import INK, cut_words
 from muntin.explaining.recording import MOST_PREFIX, record, tensors_in
 from muntin.explaining.subject import Subject
+from muntin.features import name_blocks
 from muntin.ops.similarity import FEWEST_EXAMPLES, centred_gram, compare_grams
 from muntin.shapes import Float, Size
 
@@ -182,8 +182,7 @@ def read_layers(subject: Subject) -> dict[str, Float[Tensor, "C H W"]]:
     """Give the map after every block of a backbone, in order.
 
     Args:
-        subject: Its backbone keeps its blocks under the name "blocks", as those of muntin and timm
-            do.
+        subject: Its backbone names its blocks.
 
     Returns:
         Maps by the numbers of the blocks, such as "3.2" for the second of the third stage; those
@@ -191,12 +190,7 @@ def read_layers(subject: Subject) -> dict[str, Float[Tensor, "C H W"]]:
         are in an order of their own.
     """
     backbone: Any = subject.backbone
-    blocks = {
-        block: ".".join(str(int(n) + 1) for n in re.findall(r"\d+", f"{name}.{number}"))
-        for name, module in backbone.named_modules()
-        if name.rpartition(".")[2] == "blocks"
-        for number, block in module.named_children()
-    }
+    blocks = dict(zip(backbone.blocks, _number_blocks(name_blocks(backbone)), strict=True))
     with torch.no_grad(), record(blocks) as outputs:
         maps = backbone(subject.images)
     image = (subject.images.shape[2], subject.images.shape[3])
@@ -212,6 +206,13 @@ def read_layers(subject: Subject) -> dict[str, Float[Tensor, "C H W"]]:
     ):
         return {f"map {number}": one[0] for number, one in enumerate(maps, 1)}
     return found
+
+
+def _number_blocks(names: Sequence[str]) -> list[str]:
+    """The numbers in the names of blocks, from 1; counted through where names have no such."""
+    numbers = [[int(word) + 1 for word in name.split(".") if word.isdigit()] for name in names]
+    labels = [".".join(map(str, one)) for one in numbers]
+    return labels if len(set(labels)) == len(names) else [str(n + 1) for n in range(len(names))]
 
 
 def _is_one_of(wanted: Tensor, layers: Iterable[Tensor]) -> bool:

@@ -11,7 +11,7 @@ Letters: h, w sides of the map in tokens, C channels, M window side.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -29,8 +29,9 @@ from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo import BackboneConfig, Costs, count_costs, model_config
-from muntin.zoo.costs import Part
+from muntin.zoo.building import model_config
+from muntin.zoo.costs import Costs, Part, count_costs
+from muntin.zoo.families import BackboneConfig
 
 __all__ = ["show_cost"]
 
@@ -65,11 +66,15 @@ FORMULA_OF_WEIGHTS = (
 )
 
 
-def show_cost(subject: Subject) -> list[Exhibit | Missing]:
+def show_cost(
+    subject: Subject, *, sides: Sequence[int] = SIDES, map_sides: Sequence[int] = MAP_SIDES
+) -> list[Exhibit | Missing]:
     """Show what attention costs everywhere and in windows, and what this model costs.
 
     Args:
         subject: Its model is counted too, from its config; it is not run.
+        sides: In pixels, at which models are counted.
+        map_sides: In tokens, of the maps on which one layer is timed.
 
     Returns:
         Multiply-adds, memory, time; of an exported file a reason why it is not counted.
@@ -78,7 +83,7 @@ def show_cost(subject: Subject) -> list[Exhibit | Missing]:
         Liu et al. 2021 (arXiv 2103.14030), equations 1 and 2. Counts and formulas are compared in
         tests/explaining/test_costing.py; they are equal for sides that are whole windows.
     """
-    shown: list[Exhibit | Missing] = [_show_macs(), _show_memory(), _show_time()]
+    shown: list[Exhibit | Missing] = [_show_macs(sides), _show_memory(sides), _show_time(map_sides)]
     config = getattr(subject.backbone, "config", None)
     if config is None:
         reason = (
@@ -114,14 +119,14 @@ def _vit_small() -> ViTConfig:
     return config
 
 
-def _show_macs() -> Exhibit:
+def _show_macs(sides: Sequence[int]) -> Exhibit:
     vit = _vit_small()
     rows = {
-        "msa": [_of_attention(count_costs(global_twin(SWIN_TINY, s), s)) for s in SIDES],
-        "window_msa": [_of_attention(count_costs(SWIN_TINY, s)) for s in SIDES],
-        "vit_small": [_of_attention(count_costs(vit, s)) for s in SIDES],
+        "msa": [_of_attention(count_costs(global_twin(SWIN_TINY, s), s)) for s in sides],
+        "window_msa": [_of_attention(count_costs(SWIN_TINY, s)) for s in sides],
+        "vit_small": [_of_attention(count_costs(vit, s)) for s in sides],
     }
-    fine = np.linspace(SIDES[0], SIDES[-1], 60)
+    fine = np.linspace(sides[0], sides[-1], 60)
     side = np.array([round(value / 32) * 32 for value in fine])
     lines = {
         "msa": [_swin_formula(int(s), everywhere=True) for s in side],
@@ -135,7 +140,7 @@ def _show_macs() -> Exhibit:
     for axes in (left, right):
         for name, (label, colour, mark) in _LABELS.items():
             axes.plot(side, np.array(lines[name]) / 1e9, color=colour, label=label)
-            axes.plot(SIDES, np.array(rows[name]) / 1e9, mark, color=colour, ms=6)
+            axes.plot(sides, np.array(rows[name]) / 1e9, mark, color=colour, ms=6)
         _finish(axes, "image side in pixels", "billions of multiply-adds in attention layers")
     left.set_title("linear scale", fontsize=10)
     left.set_ylim(0, 1.15 * max(rows["vit_small"]) / 1e9)
@@ -155,15 +160,19 @@ def _show_macs() -> Exhibit:
             "number of tokens; when tokens look only inside windows of M x M (W-MSA), it grows "
             "with their number. Lines are the formulas, dots are counted on the real networks: "
             "Swin-T, the same Swin-T with windows as large as its maps, and ViT-S. Swin-T's own "
-            f"windows save a factor of {times[0]:.0f} at {SIDES[0]} pixels and of {times[1]:.0f} "
-            f"at {SIDES[-1]}. ViT-S starts with patches of 16 pixels instead of 4, so it has 16 "
+            f"windows save a factor of {times[0]:.0f} at {sides[0]} pixels and of {times[1]:.0f} "
+            f"at {sides[-1]}. ViT-S starts with patches of 16 pixels instead of 4, so it has 16 "
             "times fewer tokens to begin with, and no fine maps."
         ),
         formula=FORMULA,
         source=SOURCE,
         figure=figure,
-        arrays={"img_side": np.array(SIDES), **{k: np.array(v) for k, v in rows.items()}},
-        facts={"unit": "multiply-adds of attention layers, one picture", "img_side": SIDES, **rows},
+        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
+        facts={
+            "unit": "multiply-adds of attention layers, one picture",
+            "img_side": tuple(sides),
+            **rows,
+        },
     )
 
 
@@ -174,26 +183,26 @@ _LABELS = {
 }
 
 
-def _show_memory() -> Exhibit:
+def _show_memory(sides: Sequence[int]) -> Exhibit:
     makers: dict[str, Callable[[int], BackboneConfig]] = {
         "msa": lambda side: global_twin(SWIN_TINY, side),
         "window_msa": lambda side: SWIN_TINY,
         "vit_small": lambda side: _vit_small(),
     }
     plain = {
-        name: [count_kept(make(s), (s, s)) / 2**30 for s in SIDES] for name, make in makers.items()
+        name: [count_kept(make(s), (s, s)) / 2**30 for s in sides] for name, make in makers.items()
     }
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots()
     for name, (label, colour, mark) in _LABELS.items():
-        axes.plot(SIDES, plain[name], marker=mark, color=colour, label=label)
+        axes.plot(sides, plain[name], marker=mark, color=colour, label=label)
         axes.annotate(
-            f"{plain[name][-1]:,.1f} GiB", (SIDES[-1], plain[name][-1]), fontsize=8,
+            f"{plain[name][-1]:,.1f} GiB", (sides[-1], plain[name][-1]), fontsize=8,
             xytext=(6, 0), textcoords="offset points", va="center", color=colour,
         )  # fmt: skip
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlim(SIDES[0] - 30, SIDES[-1] + 150)
+    axes.set_xlim(sides[0] - 30, sides[-1] + 150)
     _finish(axes, "image side in pixels", "GiB kept for the way back")
     axes.legend(frameon=False, fontsize=8)
     return Exhibit(
@@ -210,12 +219,12 @@ def _show_memory() -> Exhibit:
         formula=FORMULA_OF_WEIGHTS,
         source=SOURCE,
         figure=figure,
-        arrays={"img_side": np.array(SIDES), **{k: np.array(v) for k, v in plain.items()}},
-        facts={"unit": "GiB, one picture, float32", "img_side": SIDES, **plain},
+        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in plain.items()}},
+        facts={"unit": "GiB, one picture, float32", "img_side": tuple(sides), **plain},
     )
 
 
-def _show_time() -> Exhibit:
+def _show_time(map_sides: Sequence[int]) -> Exhibit:
     dim, heads, window = SWIN_TINY.dim(0), SWIN_TINY.num_heads[0], SWIN_TINY.windows[0]
     with torch.random.fork_rng(devices=[]):
         everywhere = SelfAttention(replace(_vit_small(), embed_dim=dim, num_heads=heads)).eval()
@@ -230,17 +239,17 @@ def _show_time() -> Exhibit:
         everywhere(torch.zeros(1, side * side, dim), (side, side))
 
     with torch.inference_mode():
-        timed = {"msa": list(_time(run_global)), "window_msa": list(_time(run_window))}
+        timed = {"msa": _time(run_global, map_sides), "window_msa": _time(run_window, map_sides)}
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     macs = {
-        "msa": [msa_macs(s, s, dim) for s in MAP_SIDES],
-        "window_msa": [window_msa_macs(s, s, dim, window) for s in MAP_SIDES],
+        "msa": [msa_macs(s, s, dim) for s in map_sides],
+        "window_msa": [window_msa_macs(s, s, dim, window) for s in map_sides],
     }
     for name, label, colour in (("msa", "MSA", ORANGE), ("window_msa", "W-MSA, 7 x 7", BLUE)):
-        there = MAP_SIDES[: len(timed[name])]
+        there = map_sides[: len(timed[name])]
         left.plot(there, 1000 * np.array(timed[name]), "o-", color=colour, label=label)
-        right.plot(MAP_SIDES, np.array(macs[name]) / 1e9, "o-", color=colour, label=label)
+        right.plot(map_sides, np.array(macs[name]) / 1e9, "o-", color=colour, label=label)
     for axes, title, unit in (
         (left, "measured on this machine", "milliseconds"),
         (right, "by the formulas", "billions of multiply-adds"),
@@ -265,13 +274,13 @@ def _show_time() -> Exhibit:
         source=SOURCE,
         figure=figure,
         arrays={
-            "map_side": np.array(MAP_SIDES),
+            "map_side": np.array(map_sides),
             **{f"{name}_s": np.array(values) for name, values in timed.items()},
             **{f"{name}_macs": np.array(values) for name, values in macs.items()},
         },
         facts={
             "unit": "seconds",
-            "map_side": MAP_SIDES,
+            "map_side": tuple(map_sides),
             "threads": torch.get_num_threads(),
             **timed,
         },
@@ -283,9 +292,10 @@ def _count_threads() -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _time(run: Callable[[int], None]) -> Iterator[float]:
+def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
     """Seconds of the fastest run for each side, as long as it does not take too long."""
-    for side in MAP_SIDES:
+    seconds = []
+    for side in map_sides:
         taken = []
         for _ in range(5):
             start = time.perf_counter()
@@ -293,9 +303,10 @@ def _time(run: Callable[[int], None]) -> Iterator[float]:
             taken.append(time.perf_counter() - start)
             if taken[-1] > LONGEST_S / 4:
                 break
-        yield min(taken)
+        seconds.append(min(taken))
         if taken[-1] > LONGEST_S:
-            return
+            break
+    return seconds
 
 
 def _show_own(name: str, config: BackboneConfig, subject: Subject) -> Exhibit | Missing:

@@ -64,12 +64,13 @@ YELLOW = np.array([240, 228, 66])
 _FRESH = " The weights are fresh ones, so nothing here was learnt."
 
 
-def show_decision(subject: Subject) -> list[Exhibit | Missing]:
+def show_decision(subject: Subject, *, steps: int = 0) -> list[Exhibit | Missing]:
     """Show which places of a picture decided.
 
     Args:
         subject: Its target says what is asked about: a class, box or keypoint; what the network
             is surest of without one.
+        steps: Of the integral; 0 chooses fewer for larger pictures.
 
     Returns:
         Gradient-weighted activation on every map of the backbone, and integrated gradients of the
@@ -94,7 +95,7 @@ def show_decision(subject: Subject) -> list[Exhibit | Missing]:
             asked = ask(subject, network, images)
             return [
                 _show_activation(subject, asked, images),
-                _show_integral(subject, asked, images),
+                _show_integral(subject, asked, images, steps),
             ]
     except NothingFound as nothing:
         reason = f"{nothing}. What the maps hold, below, needs no answer."
@@ -193,7 +194,7 @@ def _draw_activation(
     return figure
 
 
-def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | Missing:
+def _show_integral(subject: Subject, asked: Asked, images: Tensor, steps: int) -> Exhibit | Missing:
     title = "How much each pixel adds"
     if not has_captum():
         reason = (
@@ -201,7 +202,7 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor) -> Exhibit | 
             "'muntin[explain]'. The gradient-weighted maps show what decided without it."
         )
         return Missing(section="decision", title=title, reason=reason)
-    integral = integrate(asked.measure, images)
+    integral = integrate(asked.measure, images, steps)
     high, wide = subject.shown_size
     signed = integral.pixels.sum(dim=0)[:high, :wide]
     patches = _smooth(signed)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.explaining.layers import AttentionLayer, Pairs
+from muntin.features import name_blocks
 from muntin.models.hiera import MaskUnitAttention
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -83,17 +84,20 @@ def _split(x: Tensor, layout: WindowLayout, heads: int, fill: Tensor | None) -> 
     return list(parts.transpose(1, 2).float().unbind(0))
 
 
-def _place(name: str) -> tuple[int, int]:
-    """Stage and block, from 1, of "layers.0.blocks.1.attn" and the like."""
-    words = name.split(".")
-    stage = int(words[words.index("layers") + 1]) + 1 if "layers" in words else 1
-    return stage, int(words[words.index("blocks") + 1]) + 1
+def _place(call: Call) -> tuple[int, int]:
+    """Stage, and block in it, from 1; all blocks of a plain ViT are one stage."""
+    backbone = call.backbone
+    block: int = backbone.layer_of(call.name)
+    if backbone.stage_unit == "block":
+        return 1, block
+    stage: int = backbone.stage_of(call.name)
+    return stage, block - sum(backbone.stage_of(one) < stage for one in name_blocks(backbone))
 
 
 def _window_layer(
     call: Call, layout: WindowLayout, num_heads: int, patch_size: int, pair: Callable[[], Pairs]
 ) -> AttentionLayer:
-    stage, block = _place(call.name)
+    stage, block = _place(call)
     shifted = " (shifted)" if any(layout.shift) else ""
     numbers = _number(layout)
     return AttentionLayer(
@@ -184,7 +188,7 @@ def _global_layer(
     numbers = torch.cat([before, torch.arange(grid[0] * grid[1])[None]], dim=1)
     return AttentionLayer(
         name=call.name,
-        title=f"block {_place(call.name)[1]}",
+        title=f"block {_place(call)[1]}",
         stage=1,
         num_heads=num_heads,
         grid=grid,
@@ -217,7 +221,8 @@ def _read_timm_self(call: Call) -> AttentionLayer | None:
     embed: Any = getattr(net, "patch_embed", None)
     count = getattr(net, "num_prefix_tokens", -1)
     masked = any(value is not None and value is not False for value in call.kwargs.values())
-    if not hasattr(embed, "dynamic_feat_size") or "blocks" not in call.name or masked:
+    inside = any(call.name.startswith(f"{block}.") for block in name_blocks(call.backbone))
+    if not hasattr(embed, "dynamic_feat_size") or not inside or masked:
         return None
     grid: Size = tuple(embed.dynamic_feat_size(call.size))
     if x.ndim != 3 or x.shape[1] != count + grid[0] * grid[1]:
@@ -249,9 +254,9 @@ def _read_mask_unit(call: Call) -> AttentionLayer:
             q = q.unflatten(2, (rows, 2, columns, 2)).amax(dim=(3, 5)).flatten(2, 3)
         return Pairs(queries=q * q.shape[-1] ** -0.5, keys=k)
 
-    block = _place(call.name)[1]
+    block = backbone.layer_of(call.name)
     steps: list[Any] = list(backbone.blocks[: block - 1])
-    stage = 1 + sum(step.ends >= 0 for step in steps)
+    stage = backbone.stage_of(call.name)
     where = "global" if layout.num_windows == 1 else "mask units"
     pools = ", pooled queries" if module.pools else ""
     finest = backbone.spec.strides[0] // 2 ** backbone.config.halvings(

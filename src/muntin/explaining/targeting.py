@@ -38,22 +38,22 @@ def find_target(subject: Subject, target: str | int | None) -> int | None:
     task, classes = subject.task, subject.classes
     names = classes.names
     kind = "class"
-    if classes.skeleton is not None and not task.tells_objects:
+    if classes.skeleton is not None and not task.detects:
         kind, names = "keypoint", classes.skeleton.names
     if isinstance(target, str) and target in names:
         number = names.index(target)
-        return _find_box(subject, number) if task.tells_objects else number
+        return _find_box(subject, number) if task.detects else number
     if isinstance(target, str) and not target.strip().isdecimal():
         hint = "Leave the target out for what the model is surest of."
         raise ConfigError(unknown_name(kind, target, names, hint=hint))
     number = int(target)
-    if not 0 <= number < len(names) and not task.tells_objects:
+    if not 0 <= number < len(names) and not task.detects:
         message = (
             f"target must be a {kind}, by name or by its number from 0 to {len(names) - 1}, got "
             f"{target}. Leave it out for what the model is surest of."
         )
         raise ConfigError(message)
-    if task.tells_objects:
+    if task.detects:
         _require_box(subject, number)
     return number
 

@@ -24,17 +24,19 @@ from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.network import EngineNetwork
 from muntin.engines.table import FORMATS, Format, require
 from muntin.errors import ConfigError, RunError, unknown_name
-from muntin.exporting.comparing import Row, compare, require_equal, show_pictures
 from muntin.exporting.quantising import Quantised, quantise
+from muntin.exporting.verification import Row, compare, require_equal, show_pictures
 from muntin.heads.network import Network
 from muntin.outside_errors import cannot_write
 from muntin.prediction.thresholds import find_threshold
 from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing
-from muntin.scoring import pick_part, score
+from muntin.scoring.evaluation import pick_part
+from muntin.scoring.evaluator import score
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.zoo import ALIASES, create_model, find_model
+from muntin.zoo.building import create_model, find_model
+from muntin.zoo.table import ALIASES
 
 __all__ = ["Exported", "export"]
 
@@ -152,12 +154,12 @@ def export(
 def _difference(task: Task, canvas: Size) -> str:
     """What a fixed size means for tasks that else see pictures at sizes of their own."""
     high, wide = canvas
-    if task.tells_objects:
+    if task.detects:
         return (
             f"pictures will be padded to {high}x{wide}, so figures may differ a little from the "
             f"run's, which pads less"
         )
-    if task.tells_pixels:
+    if task.kind == "segmentation":
         return (
             f"pictures will be seen in windows of {high}x{wide}, so figures may differ a little "
             f"from the run's, which sees more at once"
@@ -183,7 +185,7 @@ class _Maker:
             lambda size, count: runner,
             [canvas],
             front_of(self.network),
-            finds=self.run.task.tells_objects,
+            finds=self.run.task.detects,
             groups=None,
         )
 
@@ -202,7 +204,7 @@ class _Maker:
                 engine,
                 self.pre,
                 pictures,
-                finds=self.run.task.tells_objects,
+                finds=self.run.task.detects,
                 precision=precision,
             )
             for pictures in show_pictures(store, self.pre, canvas)
@@ -293,7 +295,7 @@ def _note(
         "canvas": list(canvas),
         "precision": precision,
         "stride": front_of(network).stride,
-        "threshold": list(find_threshold(run)) if run.task.tells_objects else None,
+        "threshold": list(find_threshold(run)) if run.task.detects else None,
     }
 
 
@@ -331,7 +333,7 @@ def _quantise(
         high, wide = (min(a, b) for a, b in zip(canvas, batch.images.shape[2:], strict=True))
         images = torch.zeros(1, pre.in_chans, *canvas, dtype=torch.uint8)
         images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
-        more = (batch.sizes.numpy(),) if task.tells_objects else ()
+        more = (batch.sizes.numpy(),) if task.detects else ()
         pictures.append((images.numpy(), *more))
     scored = PictureStore(_thin(sets[1], MOST_SCORED), pre, DataConfig())
 

@@ -10,7 +10,7 @@ weights of each origin give the answers they were trained to give.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
@@ -97,6 +97,8 @@ class RCNNConfig:
         mask_norm: Their norm.
         select: Which boxes are told.
     """
+
+    kind: ClassVar[str] = "rcnn"
 
     neck: NeckConfig = field(default_factory=NeckConfig)
     anchor_scale: float = 8.0

@@ -214,3 +214,7 @@ class SwinV2(Swin):
 
     block = SwinV2Block
     merging = PatchMergingV2
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies: not to positions and temperatures."""
+        return ".cpb_mlp." not in name and not name.endswith(("absolute_pos_embed", "logit_scale"))

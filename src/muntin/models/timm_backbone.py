@@ -11,19 +11,24 @@ Source:
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.features import FeatureSpec
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.outside_errors import missing_extra
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["TimmBackbone", "TimmConfig", "describe_timm", "list_timm"]
+
+_UNDECAYED = ("relative_position_bias_table", "logit_scale", "pos_embed", "_token")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +91,14 @@ def describe_timm(name: str) -> dict[str, Any]:
     return {} if published is None else published.to_dict()
 
 
-class TimmBackbone(nn.Module):
+def _unwrap(module: nn.Module) -> nn.Module:
+    """Go through what only holds another, as a stage of one block does."""
+    inner = [child for child in module.children() if any(True for _ in child.parameters())]
+    alone = len(inner) == 1 and not any(True for _ in module.parameters(recurse=False))
+    return _unwrap(inner[0]) if alone else module
+
+
+class TimmBackbone(Backbone):
     """A timm model without its classifier.
 
     Args:
@@ -136,27 +148,55 @@ class TimmBackbone(nn.Module):
         """Channels of the pooled vector."""
         return int(getattr(self.net, "head_hidden_size", self.net.num_features))
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps in `out_indices`: B, C, H/stride, W/stride, finest first.
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Prepare a run, which begins when a part is read: timm has a pass for each of them.
 
         Args:
-            images: Normalised pictures of a size that the model accepts.
+            images: Normalised images of a size that the model accepts.
+            sizes: As in `Backbone.features`.
+            mask: Refused.
 
         Returns:
-            One map an index.
+            The maps in `out_indices`; the vector is what the model's own classifier reads.
+            Reading one part computes that part alone; `Features.compute_both` takes one pass.
+
+        Raises:
+            ConfigError: There is a mask.
         """
+        self._refuse_mask(mask)
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: self._maps(images),
+            vector=lambda: self._vector(images),
+            both=lambda: self._both(images),
+        )
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
         with self._refusing(images):
             maps = self.net.forward_intermediates(
                 images, indices=self._indices(), intermediates_only=True, output_fmt="NCHW"
             )
         return list(maps)
 
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Give what the model's own classifier reads."""
+    def _vector(self, images: Tensor) -> Tensor:
         with self._refusing(images):
             features = self.net.forward_features(images)
         vector: Tensor = self.net.forward_head(features, pre_logits=True)
         return vector
+
+    def _both(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        with self._refusing(images):
+            features, maps = self.net.forward_intermediates(
+                images, indices=self._indices(), output_fmt="NCHW"
+            )
+        return list(maps), self.net.forward_head(features, pre_logits=True)
 
     @contextlib.contextmanager
     def _refusing(self, images: Tensor) -> Iterator[None]:
@@ -175,3 +215,80 @@ class TimmBackbone(nn.Module):
     def _indices(self) -> list[int]:
         count = len(self.net.feature_info)
         return list(self.config.out_indices or range(max(count - 4, 0), count))
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """The largest module of every layer between the stem and the classifier."""
+        largest: dict[int, tuple[int, nn.Module]] = {}
+        for name, module in self.net.named_modules():
+            layer, above = (self._layers.get(key) for key in (name, name.rpartition(".")[0]))
+            if layer is not None and layer != above:  # whole, and in no larger module of its layer
+                size = sum(parameter.numel() for parameter in module.parameters())
+                best = largest.get(layer, (0, module))
+                largest[layer] = max(best, (size, module), key=operator.itemgetter(0))
+        return [_unwrap(largest[layer][1]) for layer in range(1, max(self._layers.values()))]
+
+    @property
+    def stage_unit(self) -> Literal["stage", "block"]:
+        """Blocks where timm knows no coarser groups."""
+        return "block" if self._stages == self._layers else "stage"
+
+    def layer_of(self, name: str) -> int:
+        """Number the layer of a parameter as timm does; see `muntin.features.Backbone`."""
+        return self._layers[name.removeprefix("net.")]
+
+    def stage_of(self, name: str) -> int:
+        """Number the stage of a parameter as timm does; see `muntin.features.Backbone`."""
+        return self._stages[name.removeprefix("net.")]
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies: not to what timm spares, nor to any position or token."""
+        name = name.removeprefix("net.")
+        spared = self.net.no_weight_decay() if hasattr(self.net, "no_weight_decay") else ()
+        return name not in spared and ".cpb_mlp." not in name and not name.endswith(_UNDECAYED)
+
+    @functools.cached_property
+    def _layers(self) -> dict[str, int]:
+        return self._number(coarse=False)
+
+    @functools.cached_property
+    def _stages(self) -> dict[str, int]:
+        try:
+            return self._number(coarse=True)
+        except AssertionError:  # some matchers (RDNet's) know no stages
+            return self._layers
+
+    def _number(self, coarse: bool) -> dict[str, int]:
+        """Groups of parameters, and of modules that lie in one group, by their names in timm."""
+        named = dict(self.net.named_parameters())
+        if hasattr(self.net, "group_matcher"):
+            # timm's last group is the classifier, which this network lacks; so its name joins.
+            known = describe_timm(self.config.name).get("classifier") or "head"
+            last = f"{known if isinstance(known, str) else known[0]}.weight"
+            whole = SimpleNamespace(named_parameters=lambda: [*named.items(), (last, None)])
+            matcher = self.net.group_matcher(coarse=coarse)
+            numbers = dict(_timm().models.group_parameters(whole, matcher, reverse=True))
+        else:
+            numbers = self._number_by_maps(list(named), coarse)
+        groups = {parameter: numbers[name] for name, parameter in named.items()}
+        for name, parameter in self.net.named_parameters(remove_duplicate=False):
+            numbers[name] = groups[parameter]  # shared ones have several names
+        for name, module in self.net.named_modules():
+            found = {groups[parameter] for parameter in module.parameters()}
+            if len(found) == 1:
+                numbers[name] = found.pop()
+        return numbers
+
+    def _number_by_maps(self, names: list[str], coarse: bool) -> dict[str, int]:
+        """Where timm has no groups (MetaFormer, PiT): what gives a map is a stage."""
+        starts: list[str] = []
+        for row in self.net.feature_info:
+            stage = row["module"]
+            blocks = getattr(self.net.get_submodule(stage), "blocks", ())
+            inside = [f"{stage}.blocks.{index}." for index in range(len(blocks))]
+            starts += [f"{stage}."] if coarse or not inside else inside
+        numbers, current = {"": len(starts) + 1}, 0
+        for name in names:  # what lies between two blocks belongs to the one before
+            here = (k for k, start in enumerate(starts, 1) if name.startswith(start))
+            numbers[name] = current = next(here, current)
+        return numbers

@@ -132,16 +132,24 @@ def add_kept(
 
 
 def apply_apart(
-    branch: Callable[[Tensor], Tensor], x: Float[Tensor, "B *rest"]
+    branch: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "B *rest"],
+    *,
+    most_tokens: int = APART_TOKENS,
 ) -> Float[Tensor, "B *rest2"]:
     """Apply a branch that works on each image alone, to a few images at a time on a CPU.
 
     What it remembers is the same, but what it needs meanwhile is less, and is nearer.
+
+    Args:
+        branch: Works on each image alone.
+        x: What it reads.
+        most_tokens: Tokens at a time, for each byte of a number.
     """
     if x.device.type != "cpu" or not applies(x):
         return branch(x)
     tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
-    count = max(1, APART_TOKENS // _dtype_of_products(x).itemsize // tokens)
+    count = max(1, most_tokens // _dtype_of_products(x).itemsize // tokens)
     return branch(x) if count >= len(x) else torch.cat([branch(part) for part in x.split(count)])
 
 

@@ -50,6 +50,7 @@ def map_losses(
     *,
     class_weights: Float[Tensor, " K"] | None = None,
     smoothing: float = 0.0,
+    strip_values: int = STRIP_VALUES,
 ) -> MapLosses:
     """Compare logits, enlarged bilinearly to the size of the labels, with the labels.
 
@@ -58,6 +59,7 @@ def map_losses(
         labels: Class numbers of pixels; `IGNORED` where there is none.
         class_weights: Factor on the cross-entropy of the pixels of each class.
         smoothing: Part of the target that is spread over all classes.
+        strip_values: Enlarged logits in memory at a time; it changes the memory, not the losses.
 
     Returns:
         Both losses. The gradient of one that is not used costs nothing; a second derivative there
@@ -68,7 +70,7 @@ def map_losses(
     """
     classes = logits.shape[1]
     weights = torch.ones(classes, device=logits.device) if class_weights is None else class_weights
-    cross_entropy, dice = _MapLosses.apply(logits, labels, weights.float(), smoothing)
+    cross_entropy, dice = _MapLosses.apply(logits, labels, weights.float(), smoothing, strip_values)
     return MapLosses(cross_entropy, dice)
 
 
@@ -90,12 +92,12 @@ class _Strip(NamedTuple):
     known: Tensor
 
 
-def _strips(logits: Tensor, labels: Tensor) -> Iterator[_Strip]:
+def _strips(logits: Tensor, labels: Tensor, strip_values: int) -> Iterator[_Strip]:
     height, width = labels.shape[1:]
     batch, classes, high, wide = logits.shape
     rows = bilinear_matrix(height, high, device=logits.device)
     columns = bilinear_matrix(width, wide, device=logits.device)
-    step = max(1, STRIP_VALUES // (batch * classes * width))
+    step = max(1, strip_values // (batch * classes * width))
     for start in range(0, height, step):
         part = rows[start : start + step]
         touched = torch.where(part.any(dim=0))[0]
@@ -121,11 +123,12 @@ class _MapLosses(torch.autograd.Function):
         labels: Tensor,
         weights: Tensor,
         smoothing: float,
+        strip_values: int,
     ) -> tuple[Tensor, Tensor]:
         # Sums over many pixels are not for half precision.
         with torch.autocast(logits.device.type, enabled=False):
             totals: list[Tensor] | None = None
-            for strip in _strips(logits, labels):
+            for strip in _strips(logits, labels, strip_values):
                 sums = _strip_sums(strip, weights, smoothing)
                 totals = (
                     sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
@@ -133,7 +136,7 @@ class _MapLosses(torch.autograd.Function):
         assert totals is not None, "labels have at least one row"
         wrong, weight, shared, said, there = totals
         ctx.save_for_backward(logits, labels, weights, *totals[1:])
-        ctx.smoothing = smoothing
+        ctx.smoothing, ctx.strip_values = smoothing, strip_values
         ctx.set_materialize_grads(False)
         dice = 1 - 2 * shared / (said + there).clamp(min=_LEAST)
         present = there > 0
@@ -159,7 +162,7 @@ class _MapLosses(torch.autograd.Function):
                 share = for_dice[:, None] * (there > 0) / total
                 others, own = share * 2 * shared / parts**2, -2 * share / parts
             result = logits.new_zeros(logits.shape, dtype=torch.float32)
-            for strip in _strips(logits, labels):
+            for strip in _strips(logits, labels, ctx.strip_values):
                 scores = strip.logits.softmax(dim=1)
                 factor = scale[:, None, None] * strip.known  # B, rows, W
                 own_weight = (1 - ctx.smoothing) * weights[strip.target[:, 0]] * factor
@@ -174,7 +177,7 @@ class _MapLosses(torch.autograd.Function):
                     mean = (scores * by_score).sum(dim=1, keepdim=True)
                     slope += scores * (by_score - mean) * strip.known[:, None]
                 result[:, :, strip.cells] += strip.rows.T @ slope @ columns
-        return result.to(logits.dtype), None, None, None
+        return result.to(logits.dtype), None, None, None, None
 
 
 def _strip_sums(strip: _Strip, weights: Tensor, smoothing: float) -> list[Tensor]:

@@ -145,6 +145,7 @@ def apply_mlp(
     beta: Float[Tensor, " C"] | None = None,
     eps: float = 1e-5,
     backend: LayerBackend = "auto",
+    widest: int = WIDEST_MLP,
 ) -> Float[Tensor, "*rows C"]:
     """Give x + MLP(norm(x)) with `sums`, or x + norm(MLP(x)) with `gamma` and `beta`.
 
@@ -161,6 +162,7 @@ def apply_mlp(
         beta: Its shift.
         eps: Added to the variance.
         backend: As in `apply_linear`.
+        widest: Channels up to which one kernel computes all of it.
 
     Returns:
         Tokens of the type of x.
@@ -171,7 +173,7 @@ def apply_mlp(
     d, c = weight1.shape
     why = why_not_fused(x, weight1, segment=c)
     takes = _takes_kernel(backend, why, weight1)
-    if takes and c <= WIDEST_MLP and d % 16 == 0 and _splits(c):
+    if takes and c <= widest and d % 16 == 0 and _splits(c):
         return _operators().mlp(x, weight1, bias1, weight2, bias2, sums, gamma, beta, eps)
     hidden = apply_linear(x, weight1, bias1, sums=sums, eps=eps, gelu=True, backend=backend)
     return apply_linear(

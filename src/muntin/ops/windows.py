@@ -31,6 +31,7 @@ __all__ = [
     "SizeRule",
     "SizeRuleName",
     "WindowLayout",
+    "add_mask",
     "cut_heads",
     "cut_windows",
     "fit_patches",
@@ -235,6 +236,12 @@ def shift_mask(
     region = region.reshape(layout.num_windows, layout.num_tokens)
     apart = region[:, :, None] != region[:, None, :]  # nW, N, N
     return apart.to(dtype or torch.float32) * MASKED
+
+
+def add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
+    """Bias plus shift mask; one window stands for all when nothing is shifted."""
+    mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
+    return bias[None] if mask is None else bias + mask[:, None]
 
 
 def cut_heads(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muntin.results import SURE
-from muntin.runs import ExportedRun, Run, read_journal
+from muntin.runs import ExportedRun, Run, read_results
 
 __all__ = ["Threshold", "find_threshold"]
 
@@ -23,11 +23,9 @@ def find_threshold(run: Run) -> Threshold:
     """Give the score at which the F1 of a run that finds objects was best in validation."""
     if isinstance(run, ExportedRun):
         return Threshold(*run.note["threshold"])
-    goal = f"val_{run.task.goals[0]}"
-    lines = [line for line in read_journal(run.path) if line.get(goal) is not None]
-    best = max(lines, key=lambda line: line[goal], default={})
-    if not best.get("val_best_threshold"):
+    best = read_results(run).score_threshold
+    if not best:
         return Threshold(SURE, "as its validation found none that is best")
     # It is the score of an object, which may come out a little lower in other company.
-    score = max(0.0, float(best["val_best_threshold"]) - 1e-4)
+    score = max(0.0, float(best) - 1e-4)
     return Threshold(score, "the best F1 in validation")

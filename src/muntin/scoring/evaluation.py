@@ -16,9 +16,9 @@ from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
-from muntin.scoring.detected import score_detected
-from muntin.scoring.pictures import draw_scored
-from muntin.scoring.running import score
+from muntin.scoring.evaluator import score
+from muntin.scoring.figures import draw_scored
+from muntin.scoring.with_detector import score_detected
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
@@ -72,7 +72,7 @@ def _warn_of_learnt(listing: Listing, run: Run) -> None:
 
 def _warn_of_boxes(listing: Listing, run: Run) -> None:
     """Say so when a run that learnt from boxes has to do without."""
-    if run.task.tells_subjects and run.preprocessing.padding != 1 and is_whole(listing):
+    if run.task.top_down and run.preprocessing.padding != 1 and is_whole(listing):
         text = (
             "the run was trained on boxes of subjects, but this data has none: whole pictures are "
             "taken for subjects, which makes the figures worse. Give --detector RUN"
@@ -125,7 +125,7 @@ def evaluate(
     listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
     _warn_of_boxes(listing, run)
-    if tta and run.task.tells_objects:
+    if tta and run.task.detects:
         message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."
         raise ConfigError(message)
     where = choose_device(device)

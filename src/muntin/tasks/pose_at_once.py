@@ -68,7 +68,7 @@ def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> li
     return results
 
 
-def _example(size: Size) -> tuple[Any, ...]:
+def _example(size: Size) -> dict[str, Any]:
     """One subject in the middle; its keypoints take little beside its regions."""
     assert DETECT.dense is not None, "detection speaks of places"
     return DETECT.dense.example(size)
@@ -87,7 +87,7 @@ POSE_AT_ONCE = replace(
     answers=_decode,
     decode=_decode,
     metric=_metric,
-    recipes="objects",
+    top_down=False,
     dense=Dense(
         heads=KEYPOINT_DETECTORS,
         default_head={"small": "keypoint_rcnn_small", "large": "keypoint_rcnn"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,14 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.table import HeadConfig
-from muntin.samples import Classes, DataSets, Listing
+from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "Glance", "Group", "Lesson", "Metric", "Task", "View", "count_pictures"]
-
-
-Group = Literal["pictures", "objects", "maps", "subjects"]
-"""What is labelled: pictures, the objects in them, their pixels, or the keypoints of a subject."""
+__all__ = ["Dense", "Glance", "Metric", "Task", "TrainBatch", "View", "count_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +69,9 @@ class Glance:
     tile: int | None = None
     scales: tuple[float, ...] = (1.0,)
 
-    def look(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (each head has its own)
+    def look(
+        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+    ) -> Any:  # noqa: ANN401 (each head has its own)
         """Show images to the network, normalised unless it reads pixels.
 
         Args:
@@ -81,8 +80,8 @@ class Glance:
         """
         images = images.to(self.device)
         if not getattr(self.network, "reads_pixels", False):
-            images = normalise(images, self.pre, *sizes)
-        return self.network(images, *sizes)
+            images = normalise(images, self.pre, sizes)
+        return self.network(images, sizes)
 
     @property
     def canvas(self) -> Size | None:
@@ -96,27 +95,22 @@ class Glance:
         return torch.tensor([view.shown for view in self.views], device=self.device)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lesson:
-    """What a step of training learns from.
+class TrainBatch(NamedTuple):
+    """What a step of training learns from; a tuple, so that wrappers of networks pass it on.
 
     Attributes:
-        model: The network, perhaps wrapped.
         images: Normalised and padded.
         sizes: (height, width) of the picture inside each image.
         labels: Rows of what `Task.table` gave, where the task has labels.
         targets: What is known of each picture otherwise: its objects, or the classes of its pixels.
-        classes: What the network tells apart.
         class_weights: Factor on the loss of each class.
         label_smoothing: Part of the target spread over all classes.
     """
 
-    model: Callable[..., Any]
     images: Float[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
-    labels: Tensor | None
-    targets: tuple[Target, ...] | None
-    classes: Classes
+    labels: Tensor | None = None
+    targets: tuple[Target, ...] | None = None
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
 
@@ -144,13 +138,13 @@ class Dense:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
         merges: Whether answers of several views of a picture, tiles of it say, become one.
-        example: What the network takes beside an image of a size (height, width) in training, of
-            the kind that takes most memory.
+        example: What the head's losses take beside the features of an image of a size (height,
+            width), of the kind that takes most memory. Empty where the loss takes none to speak of.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
-    example: Callable[[Size], tuple[Any, ...]]
+    example: Callable[[Size], dict[str, Any]]
     merges: bool = False
 
 
@@ -166,7 +160,8 @@ class Task:
         build_head: Makes the head for a backbone, from its config where the task has several.
         table: What is known of the pictures of a listing, by place: labels for the loss, or the
             truth for the metric.
-        losses: Loss of each picture of a lesson, by name.
+        losses: From the head, the features and what is known of a batch to the loss of each image,
+            by name.
         see: Raw output of a network for pictures, in evaluation and prediction.
         answers: From raw output to what the metric takes.
         decode: From raw output to results.
@@ -174,7 +169,9 @@ class Task:
         metric: A fresh collector.
         counts: How often each class is there in a listing.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
-        recipes: Group of recipes that suit the task.
+        kind: What is predicted.
+        top_down: Whether keypoints are found in one instance at a time, cropped out of its image;
+            otherwise networks see whole images.
         dense: What tasks need that speak of places in the picture; None for the others.
         outputs: Names of the raw output in an exported graph.
         finish: Name and maker of one more output of such a graph, for those who read it without
@@ -188,7 +185,7 @@ class Task:
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
-    losses: Callable[[Lesson], dict[str, Float[Tensor, " B"]]]
+    losses: Callable[[Head, Features, TrainBatch, Classes], dict[str, Float[Tensor, " B"]]]
     see: Callable[[Glance], Any]
     answers: Callable[[Any, Sequence[View], Classes], Any]
     decode: Callable[[Any, Sequence[View], Classes], list[Any]]
@@ -196,25 +193,21 @@ class Task:
     metric: Callable[[Classes], Metric]
     counts: Callable[[Listing], Tensor]
     goals: tuple[str, ...]
-    recipes: Group
+    kind: TaskKind
+    top_down: bool = False
     dense: Dense | None = None
     outputs: tuple[str, ...] = ("logits",)
     finish: tuple[str, Callable[[Tensor, Size, Any, Classes], Tensor]] | None = None
 
     @property
-    def tells_objects(self) -> bool:
-        """Whether answers are things that are found in whole pictures."""
-        return self.recipes == "objects"
+    def detects(self) -> bool:
+        """Whether the head is a detector: any number of instances in whole, padded images."""
+        return self.kind == "detection" or (self.kind == "keypoints" and not self.top_down)
 
     @property
-    def tells_subjects(self) -> bool:
-        """Whether answers are about one subject, which is cut out of its picture."""
-        return self.recipes == "subjects"
-
-    @property
-    def tells_pixels(self) -> bool:
-        """Whether answers are the classes of pixels."""
-        return self.recipes == "maps"
+    def recipe_kind(self) -> TaskKind:
+        """Kind of task whose recipes and augmentation suit this one."""
+        return "detection" if self.detects else self.kind
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the figure by which epochs are compared."""

@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from muntin.errors import ConfigError
 
 __all__ = ["checkpoint_blocks", "narrow_residual"]
-
-_BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
 
 
 def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
@@ -35,7 +35,7 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
     Source:
         Chen et al. 2016 (arXiv 1604.06174); `torch.utils.checkpoint`.
     """
-    blocks = _list_blocks(backbone)
+    blocks = list(cast("Sequence[nn.Module]", getattr(backbone, "blocks", ())))
     if not blocks:
         message = (
             f"train.checkpointing needs a backbone with blocks, got {type(backbone).__name__}. "
@@ -49,13 +49,57 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
         )
         raise ConfigError(message)
     for block in blocks[:most]:
-        plain = block.forward
-        block.forward = partial(checkpoint, plain, use_reentrant=False)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        block.forward = partial(_recompute, block.forward, norms)
     return len(blocks[:most])
 
 
-def _list_blocks(backbone: nn.Module) -> list[nn.Module]:
-    return [module for name, module in backbone.named_modules() if _BLOCK.search(name)]
+def _recompute(
+    forward: Callable[..., Any], norms: list[_BatchNorm], *args: Any, **options: Any
+) -> Any:  # noqa: ANN401 (any block)
+    if torch.compiler.is_compiling():  # what a compiled block does in place is done once
+        return checkpoint(forward, *args, use_reentrant=False, **options)
+    kept = _copy_lists(args)  # whoever gave a list may change it (DenseNet), or the block (HRNet)
+    before = [one._version for one in args if isinstance(one, Tensor)]
+    context = partial(_contexts, norms) if norms else noop_context_fn
+    output = checkpoint(
+        lambda *again: forward(*_copy_lists(again), **options),
+        *kept,
+        use_reentrant=False,
+        context_fn=context,
+    )
+    if before != [one._version for one in args if isinstance(one, Tensor)]:
+        # Computed again, it would read what it has overwritten, and gradients would be wrong.
+        message = (
+            "train.checkpointing needs blocks that leave their input as it is, got one that "
+            "changes it in place. Leave it off."
+        )
+        raise ConfigError(message)
+    return output
+
+
+def _copy_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(list(one) if isinstance(one, list) else one for one in args)
+
+
+def _contexts(
+    norms: list[_BatchNorm],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _count_nothing(norms)
+
+
+@contextmanager
+def _count_nothing(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Leave running statistics alone: the first forward has counted this batch already."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # Not track_running_stats=False: then it would save fewer tensors than the first time.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def narrow_residual(backbone: nn.Module) -> None:

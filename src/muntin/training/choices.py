@@ -15,11 +15,12 @@ from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError
 from muntin.recipes import MachineConfig
-from muntin.samples import Listing
+from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
-from muntin.tasks.task import Group
 from muntin.weights.hub import fetch
-from muntin.zoo import BackboneConfig, ModelEntry, find_model
+from muntin.zoo.building import find_model
+from muntin.zoo.families import BackboneConfig
+from muntin.zoo.table import ModelEntry
 
 __all__ = [
     "PRECISIONS",
@@ -82,18 +83,23 @@ def can_be_had(name: str) -> bool:
     return True
 
 
-def default_recipe(count: int, *, pretrained: bool, group: Group = "pictures") -> tuple[str, str]:
+def default_recipe(
+    count: int, *, pretrained: bool, kind: TaskKind = "classification"
+) -> tuple[str, str]:
     """Name of the recipe for so many training pictures, and why."""
-    few = FEW if group == "pictures" else FEW_SCENES
-    unit = "subjects" if group == "subjects" else "pictures"
-    if pretrained and (group == "pictures" or count < few):
+    few = FEW if kind == "classification" else FEW_SCENES
+    unit = "instances" if kind == "keypoints" else "images"
+    if pretrained and (kind == "classification" or count < few):
         return "finetune", "the weights are trained already"
     if count < few:
         return "small-data", f"{count} {unit} are few for a fresh model"
-    published: dict[Group, str] = {
-        "pictures": "imagenet", "objects": "coco-3x", "maps": "ade20k", "subjects": "coco-pose",
-    }  # fmt: skip
-    return published[group], f"{count} {unit} are many"
+    published: dict[TaskKind, str] = {
+        "classification": "imagenet",
+        "detection": "coco-3x",
+        "segmentation": "ade20k",
+        "keypoints": "coco-pose",
+    }
+    return published[kind], f"{count} {unit} are many"
 
 
 def is_small(model: BackboneConfig) -> bool:
@@ -105,7 +111,7 @@ def choose_preprocessing(
     entry: ModelEntry,
     model: BackboneConfig,
     reading: DataConfig,
-    group: Group,
+    kind: TaskKind,
     typical: Size,
 ) -> Preprocessing:
     """What the weights expect; small pictures are resized without bicubic's overshoot.
@@ -113,7 +119,7 @@ def choose_preprocessing(
     Pictures with objects are scaled to fit inside, those whose pixels are classified by `scale` or
     `short_side`; others are cropped.
     """
-    if group == "maps":
+    if kind == "segmentation":
         return Preprocessing(
             img_size=model.img_size,
             mean=_per_channel(entry.mean, model.in_chans),
@@ -125,7 +131,7 @@ def choose_preprocessing(
             interpolation="bilinear",
             in_chans=model.in_chans,
         )
-    if group == "objects":
+    if kind == "detection":
         return Preprocessing(
             img_size=model.img_size,
             mean=_per_channel(entry.mean, model.in_chans),

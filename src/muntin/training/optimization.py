@@ -4,27 +4,24 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from muntin.errors import ConfigError
+from muntin.features import count_stages
+from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 
-__all__ = ["Group", "build_optimizers", "freeze_stages", "group_parameters", "scaled_rate"]
-
-_UNDECAYED = re.compile(
-    r"\.cpb_mlp\."
-    r"|(relative_position_bias_table|logit_scale|absolute_pos_embed|pos_embed|_token)$"
-)
-_BLOCK = re.compile(r"(?:^|\.)(?:layers\.\d+\.)?blocks\.\d+\.")
-_STAGE = re.compile(r"^(?:layers|blocks)\.(\d+)\.")
-_STEM = re.compile(
-    r"^(?:patch_embed\.|tokens_to_token\.|absolute_pos_embed$|pos_embed$|(?:cls|dist)_token$)"
-)
+__all__ = [
+    "Group",
+    "build_optimizers",
+    "check_freeze",
+    "freeze_stages",
+    "group_parameters",
+    "scaled_rate",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +41,7 @@ class Group:
     matrix: bool
 
 
-def group_parameters(network: nn.Module, layer_decay: float) -> list[Group]:
+def group_parameters(network: Network, layer_decay: float) -> list[Group]:
     """Sort the learning parameters of a network.
 
     Layers are counted in the order of the network: patches and positions are 0, each block one
@@ -52,7 +49,7 @@ def group_parameters(network: nn.Module, layer_decay: float) -> list[Group]:
     block (norm, head) is one more again.
 
     Args:
-        network: Its backbone's blocks are named ``blocks.N`` or ``layers.N.blocks.N``.
+        network: Its backbone says which layer a parameter belongs to.
         layer_decay: Factor on the learning rate from a layer to the one before.
 
     Returns:
@@ -62,17 +59,18 @@ def group_parameters(network: nn.Module, layer_decay: float) -> list[Group]:
         Layers as in SimMIM and MAE fine-tuning; no decay on biases, norms, position embeddings
         and tables, and tokens as in microsoft/Swin-Transformer.
     """
-    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    layers = _count_layers([name for name, _ in network.named_parameters()])
-    last = max(layers.values(), default=0)
-    parameters = dict(network.named_parameters())
+    backbone: Any = network.backbone
+    blocks = len(backbone.blocks)
     groups: dict[tuple[bool, float, bool], list[str]] = {}
-    for name in names:
-        parameter = parameters[name]
-        decays = parameter.ndim > 1 and not _UNDECAYED.search(name)
-        inside = bool(_BLOCK.search(name)) or ".downsample." in name
-        matrix = decays and inside and parameter.ndim == 2
-        key = (decays, layer_decay ** (last - layers[name]), matrix)
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = name.removeprefix("backbone.")
+        outside = inner == name  # of the backbone
+        layer = blocks + 1 if outside else backbone.layer_of(inner)
+        decays = parameter.ndim > 1 and (outside or backbone.decays(inner))
+        matrix = decays and 0 < layer <= blocks and parameter.ndim == 2
+        key = (decays, layer_decay ** (blocks + 1 - layer), matrix)
         groups.setdefault(key, []).append(name)
     return [
         Group(names=tuple(members), decays=decays, scale=scale, matrix=matrix)
@@ -80,50 +78,46 @@ def group_parameters(network: nn.Module, layer_decay: float) -> list[Group]:
     ]
 
 
-def _count_layers(names: list[str]) -> dict[str, int]:
-    """Number of the layer that each parameter belongs to, by the order of the network."""
-    blocks: dict[str, int] = {}
-    for name in names:
-        found = _BLOCK.search(name)
-        if found:
-            blocks.setdefault(name[: found.end()], len(blocks) + 1)
-    layers = {}
-    current = 0
-    for name in names:
-        found = _BLOCK.search(name)
-        if found:
-            current = blocks[name[: found.end()]]
-            layers[name] = current
-        elif _STEM.match(name.removeprefix("backbone.")):
-            layers[name] = 0
-        elif ".downsample." in name:
-            layers[name] = current
-        else:
-            layers[name] = len(blocks) + 1
-    return layers
+def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any family)
+    """Refuse to freeze more than a backbone has.
+
+    Args:
+        backbone: Names its stages.
+        freeze: As in `freeze_stages`.
+
+    Raises:
+        ConfigError: It has fewer stages.
+    """
+    if freeze > (count := count_stages(backbone)):
+        message = (
+            f"train.freeze must be at most {count}, the {backbone.stage_unit}s of this "
+            f"{type(backbone).__name__}, got {freeze}. Lower it, or freeze the whole backbone "
+            f"with -1."
+        )
+        raise ConfigError(message)
 
 
-def freeze_stages(network: nn.Module, freeze: int) -> list[str]:
+def freeze_stages(network: Network, freeze: int) -> list[str]:
     """Stop the leading stages of the backbone from learning.
 
     Args:
         network: Changed: its frozen parameters no longer require a gradient.
-        freeze: Stages of a Swin or blocks of a ViT, patches included; -1 for the whole backbone;
-            0 for nothing.
+        freeze: Stages, or blocks where the backbone has only one stage, patches included; -1 for
+            the whole backbone; 0 for nothing.
 
     Returns:
         Names of the frozen parameters.
+
+    Raises:
+        ConfigError: The backbone has fewer stages.
     """
+    backbone: Any = network.backbone
+    check_freeze(backbone, freeze)
     frozen = []
-    for name, parameter in network.named_parameters():
-        inner = name.removeprefix("backbone.")
-        if inner == name or freeze == 0:
-            continue
-        stage = _STAGE.match(inner)
-        leading = bool(_STEM.match(inner)) or (stage is not None and int(stage[1]) < freeze)
-        if freeze == -1 or leading:
+    for name, parameter in backbone.named_parameters():
+        if freeze == -1 or (freeze > 0 and backbone.stage_of(name) <= freeze):
             parameter.requires_grad = False
-            frozen.append(name)
+            frozen.append(f"backbone.{name}")
     return frozen
 
 
@@ -135,7 +129,7 @@ def scaled_rate(config: TrainConfig, batch_size: int) -> float:
 
 
 def build_optimizers(
-    network: nn.Module, config: TrainConfig, batch_size: int
+    network: Network, config: TrainConfig, batch_size: int
 ) -> list[torch.optim.Optimizer]:
     """Make the optimisers. Each group remembers its full rate as ``peak``.
 

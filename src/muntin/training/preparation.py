@@ -25,7 +25,7 @@ from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task
+from muntin.tasks.task import Task
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.choices import (
     choose_preprocessing,
@@ -37,7 +37,7 @@ from muntin.training.choices import (
     typical_size,
 )
 from muntin.training.maps import choose_scale, default_map_model
-from muntin.training.optimization import scaled_rate
+from muntin.training.optimization import check_freeze, scaled_rate
 from muntin.training.request import Request, refuse_mistakes, sort_settings, task_of
 from muntin.training.room import fit_batch
 from muntin.training.scenes import (
@@ -50,15 +50,9 @@ from muntin.training.scenes import (
 )
 from muntin.training.starting import start_network
 from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
-from muntin.zoo import (
-    ALIASES,
-    BackboneConfig,
-    ModelEntry,
-    dense_config,
-    find_model,
-    free_attention,
-    model_config,
-)
+from muntin.zoo.building import dense_config, find_model, model_config
+from muntin.zoo.families import BackboneConfig, free_attention
+from muntin.zoo.table import ALIASES, ModelEntry
 
 __all__ = ["Prepared", "Request", "prepare"]
 
@@ -83,11 +77,11 @@ class Prepared:
 
 
 _DEFAULTS: Mapping[str, Callable[[Size, str, str], tuple[str, Size]]] = {
-    "objects": default_dense_model,
-    "maps": default_map_model,
-    "subjects": default_subject_model,
+    "detection": default_dense_model,
+    "segmentation": default_map_model,
+    "keypoints": default_subject_model,
 }
-"""Model and size by what is labelled."""
+"""Kind of task -> function that chooses model and image size."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -105,9 +99,9 @@ def prepare(request: Request) -> Prepared:
     reading = with_texts(base.reading if base else DataConfig(), settings["data"])
     task = task_of(request)
     asked = with_texts(request.machine, settings["machine"])
-    machine = resolve_machine(asked, notes, compiles=not task.tells_objects)
+    machine = resolve_machine(asked, notes, compiles=not task.detects)
     train, val = _list_parts(request, reading, seed, notes)
-    look = look_at_subjects if task.tells_subjects else look_at_scenes
+    look = look_at_subjects if task.top_down else look_at_scenes
     scenes = look(train) if task.dense else None
     origin = _find_origin(request)
     entry, name, model, usual = _choose_model(
@@ -128,9 +122,9 @@ def prepare(request: Request) -> Prepared:
     if base is None:
         reading = _adapt_reading(reading, settings["data"], task, model, scenes, machine, notes)
     preprocessing = choose_preprocessing(
-        entry, model, reading, task.recipes, (0, 0) if scenes is None else scenes.typical
+        entry, model, reading, task.recipe_kind, (0, 0) if scenes is None else scenes.typical
     )
-    if task.tells_subjects:
+    if task.top_down:
         preprocessing = cut_subjects(preprocessing, head, train, notes)
     run = Run(
         path=Path(request.out),
@@ -180,6 +174,7 @@ def _tune_run(
     if tuned.residual == "half" and machine.precision == "fp32":
         message = "train.residual=half needs precision bf16 or fp16, got fp32. Leave one out."
         raise ConfigError(message)
+    check_freeze(network.backbone, tuned.freeze)
     if tuned.recomputed_blocks:  # refuses more than there are
         checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
     config = replace(
@@ -270,7 +265,7 @@ def _adapt_reading(
         if is_small(model) and "crop_fraction" not in dict(settings):
             return replace(reading, crop_fraction=1.0)
         return reading
-    if not task.tells_pixels or reading.scale or reading.short_side:
+    if task.kind != "segmentation" or reading.scale or reading.short_side:
         return reading
     scale = choose_scale(scenes.typical, model.img_size, machine.device)
     if scale < 1:
@@ -303,7 +298,7 @@ def _choose_model(
     usual: Size = (0, 0)
     name = request.model or (origin.model_name if origin else "")
     if scenes is not None and (origin is None or origin.task != request.task):
-        choose = _DEFAULTS[task_of(request).recipes]
+        choose = _DEFAULTS[task_of(request).recipe_kind]
         default, shown = choose(scenes.typical, request.weights, machine.device)
         name = name or default
         if not any(request.img_size):
@@ -349,9 +344,9 @@ def _choose_recipe(
     if name == "auto" and request.base is not None:
         name = request.base.train.recipe
     if name == "auto":
-        name, why = default_recipe(count, pretrained=bool(source), group=task.recipes)
+        name, why = default_recipe(count, pretrained=bool(source), kind=task.recipe_kind)
         notes.append(f"recipe {name}: {why} (--recipe)")
-    return find_recipe(name, task.recipes)
+    return find_recipe(name, task.recipe_kind)
 
 
 def _tune(

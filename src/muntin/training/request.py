@@ -13,8 +13,10 @@ from muntin.heads.table import HeadConfig, find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size
-from muntin.tasks import TASKS, Task, find_task
-from muntin.zoo import ALIASES, model_config
+from muntin.tasks.table import TASKS, find_task
+from muntin.tasks.task import Task
+from muntin.zoo.building import model_config
+from muntin.zoo.table import ALIASES
 
 __all__ = ["Request", "refuse_mistakes", "sort_settings", "task_of"]
 
@@ -112,9 +114,9 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
     """
     task = task_of(request)
     if request.recipe != "auto":
-        find_recipe(request.recipe, task.recipes)
+        find_recipe(request.recipe, task.recipe_kind)
     _refuse_two_choices(request, settings)
-    with_texts(AUGMENTS[task.recipes](), settings["augment"])
+    with_texts(AUGMENTS[task.recipe_kind](), settings["augment"])
     if request.head and task.dense is None:
         message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
         raise ConfigError(message)
@@ -134,7 +136,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         )
         raise ConfigError(message)
     idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and (task.tells_objects or task.tells_subjects):
+    if idle and (task.detects or task.top_down):
         message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
         raise ConfigError(message)
     if request.model:

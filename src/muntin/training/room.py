@@ -29,7 +29,7 @@ def fit_batch(
     network: Network,
     config: TrainConfig,
     img_size: Size,
-    example: Callable[[Size], tuple[Any, ...]],
+    example: Callable[[Size], dict[str, Any]],
     device: str,
     notes: list[str],
     *,
@@ -64,9 +64,7 @@ def fit_batch(
     return replace(config, batch_size=fits, accumulate=steps * config.accumulate)
 
 
-def saved_bytes(
-    network: Network, img_size: Size, example: Callable[[Size], tuple[Any, ...]]
-) -> int:
+def saved_bytes(network: Network, img_size: Size, example: Callable[[Size], dict[str, Any]]) -> int:
     """Bytes that a network remembers of one picture on the way forward."""
     stride = 32
     high, wide = (-(-side // stride) * stride for side in img_size)
@@ -84,7 +82,9 @@ def saved_bytes(
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     network.train()
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(image, *example((high, wide)))
+        features, targets = network.features(image), example((high, wide))
+        head: Any = network.head
+        head.losses(features, **targets) if targets else head(features)
     network.train(was_training)
     for name, value in network.named_buffers():
         value.copy_(buffers[name])  # batch norms have counted

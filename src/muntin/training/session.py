@@ -26,7 +26,7 @@ from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
-from muntin.scoring import draw_scored
+from muntin.scoring.figures import draw_scored
 from muntin.shapes import Size
 from muntin.training.batch_pictures import draw_batch
 from muntin.training.budget import fit_memory
@@ -37,6 +37,7 @@ from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
 from muntin.training.preparation import Request, prepare
 from muntin.training.progress import Reporter, as_time
+from muntin.training.supervision import build_objective
 
 __all__ = ["TrainedRun", "train"]
 
@@ -264,6 +265,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
             job.network,
             stores,
             reporter,
+            build_objective(run, job.train, fabric.device),
             started=job.started,
             resume=job.resume,
             stop_after=job.stop_after,
@@ -295,7 +297,7 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
 
 def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
     """Classes of pixels that validation says nothing about."""
-    if not run.task.tells_pixels:
+    if run.task.kind != "segmentation":
         return ""
     rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
     return shorten(name for name, value in rows if value is None)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from muntin.features import name_blocks
+
 __all__ = ["Part", "Span", "list_parts", "record_spans"]
 
-_PART = re.compile(
-    r"^(?:net\.)?(?:(?:layers\.(\d+)\.)?(?:blocks\.\d+|downsample)|patch_embed|tokens_to_token)$"
-)
 _MARK = "muntin:"
 
 
@@ -59,16 +57,34 @@ class Span(NamedTuple):
 
 
 def list_parts(network: nn.Module) -> tuple[Part, ...]:
-    """Name the parts of a backbone, in the order in which they run."""
+    """Name the parts of a backbone, in the order in which they run; none where it has no blocks."""
+    backbone: Any = getattr(network, "backbone", None)
+    if backbone is None:
+        return ()
+    blocks = name_blocks(backbone)
     found = []
-    for name, _ in network.named_modules():
-        inner = name.removeprefix("backbone.")
-        match = _PART.search(inner)
-        if inner != name and match:
-            is_block = "blocks." in inner
-            stage = int(match[1]) + 1 if match[1] is not None else int(is_block)
-            found.append(Part(name=name, stage=stage, is_block=is_block))
+    for name in _split(backbone, set(blocks), ""):
+        stage = backbone.stage_of(name)
+        if backbone.stage_unit == "block":  # a plain ViT is one stage
+            stage = min(stage, 1)
+        found.append(Part(name=f"backbone.{name}", stage=stage, is_block=name in blocks))
     return tuple(found)
+
+
+def _split(backbone: Any, blocks: set[str], name: str) -> Iterator[str]:  # noqa: ANN401 (any family)
+    """The blocks, and the largest modules with parameters before and between them."""
+    if name in blocks:
+        yield name
+        return
+    module = backbone.get_submodule(name)
+    inside = [key for key, _ in module.named_parameters(prefix=name)]
+    layers = {backbone.layer_of(key) for key in inside}
+    whole = name and len(layers) == 1 and not any(b.startswith(f"{name}.") for b in blocks)
+    if whole and layers <= set(range(len(blocks) + 1)):
+        yield name
+    elif not whole:
+        for key, _ in module.named_children():
+            yield from _split(backbone, blocks, f"{name}.{key}" if name else key)
 
 
 def record_spans(

@@ -41,11 +41,12 @@ def license_of(hub_id: str) -> str:
     return "CC-BY-NC-4.0" if _NON_COMMERCIAL.match(hub_id) else ""
 
 
-def fetch(hub_id: str) -> Path:
+def fetch(hub_id: str, *, patience_s: float = _PATIENCE_S) -> Path:
     """Give the local copy of the weights of a hub repository, downloading it when there is none.
 
     Args:
         hub_id: ``owner/name``, perhaps with ``@`` and a branch, tag or commit.
+        patience_s: Seconds to wait for an answer of the hub.
 
     Returns:
         The file in the local cache; safetensors where the repository has it.
@@ -68,13 +69,13 @@ def fetch(hub_id: str) -> Path:
     try:
         # One short question first: a download would retry for minutes where there is no network.
         api = huggingface_hub.HfApi()
-        info = api.model_info(repo, revision=revision or None, timeout=_PATIENCE_S)
+        info = api.model_info(repo, revision=revision or None, timeout=patience_s)
         there = [entry.rfilename for entry in info.siblings or []]
         name = next((name for name in _FILES if name in there), "")
         if name:
             return Path(
                 huggingface_hub.hf_hub_download(
-                    repo, name, revision=revision or None, etag_timeout=_PATIENCE_S
+                    repo, name, revision=revision or None, etag_timeout=patience_s
                 )
             )
     except (RepositoryNotFoundError, ValueError) as error:

@@ -23,8 +23,8 @@ from muntin.heads.network import Network
 from muntin.weights.dialects import to_dialect
 from muntin.weights.files import write_weights, write_whole
 from muntin.weights.loading import Facts, LoadReport, load_weights, look_into, open_weights
-from muntin.zoo.building import build_backbone, find_model
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.building import find_model
+from muntin.zoo.families import BackboneConfig, build_backbone
 
 __all__ = ["Conversion", "convert_weights"]
 
@@ -127,7 +127,7 @@ def convert_weights(
 
 def _build(config: BackboneConfig, facts: Facts) -> Network:
     backbone = build_backbone(dataclasses.replace(config, in_chans=facts.in_chans))
-    return Network(backbone, build_classifier(backbone, facts.num_classes))  # type: ignore[arg-type]
+    return Network(backbone, build_classifier(backbone, facts.num_classes))
 
 
 def _write(path: Path, state: Mapping[str, Tensor], to: str, texts: Mapping[str, str]) -> None:

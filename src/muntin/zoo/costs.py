@@ -4,24 +4,22 @@
 
 from __future__ import annotations
 
-import bisect
 import copy
-import itertools
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from muntin.configs import check_range
+from muntin.features import count_stages
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.shapes import Size
 from muntin.weights.dialects import backbone_of
-from muntin.zoo.building import build_backbone
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.families import BackboneConfig, build_backbone
 
 __all__ = ["Cost", "Costs", "Part", "count_costs", "count_parameters"]
 
@@ -36,8 +34,6 @@ _PARTS: tuple[tuple[str, Part], ...] = (
     (r"\.attn\b", "attention"),
     (r"\.head\b", "head"),
 )
-_STAGE = re.compile(r"\.layers\.(\d+)\.")
-_BLOCK = re.compile(r"\.blocks\.(\d+)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +113,24 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
     rows: dict[tuple[int, Part], int] = {}
     for name, macs in _own_counts(counter).items():
         part: Part = next((part for pattern, part in _PARTS if re.search(pattern, name)), "other")
-        key = (_stage_of(name, config), part)
+        key = (_stage_of(name, network), part)
         rows[key] = rows.get(key, 0) + macs
     costs = tuple(Cost(stage, part, macs) for (stage, part), macs in sorted(rows.items()) if macs)
     return Costs(img_size=(height, width), rows=costs)
 
 
-def _stage_of(name: str, config: BackboneConfig) -> int:
-    """The stage that a module belongs to; blocks that are counted through are parted by depths."""
-    if stage := _STAGE.search(name):
-        return int(stage[1])
-    depths, block = getattr(config, "depths", ()), _BLOCK.search(name)
-    if not block:
+def _stage_of(name: str, network: nn.Module) -> int:
+    """The stage, from 0, that a module belongs to; all blocks of a plain ViT are one."""
+    backbone: Any = getattr(network, "backbone", network)
+    _, _, inner = name.partition(".")  # the class of the whole
+    if backbone is not network:
+        above, _, inner = inner.partition(".")
+        if above != "backbone":
+            return -1
+    stage: int = backbone.stage_of(inner)
+    if not 0 < stage <= count_stages(backbone):
         return -1
-    ends = list(itertools.accumulate(depths))
-    return bisect.bisect_right(ends, int(block[1])) if ends else 0
+    return stage - 1 if backbone.stage_unit == "stage" else 0
 
 
 def _own_counts(counter: FlopCounterMode) -> dict[str, int]:
@@ -155,5 +154,5 @@ def count_parameters(config: BackboneConfig, num_classes: int) -> int:
 def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
     with torch.device("meta"):
         backbone = build_backbone(config)
-        head = build_classifier(backbone, num_classes)  # type: ignore[arg-type]
+        head = build_classifier(backbone, num_classes)
     return Network(backbone, head).eval()

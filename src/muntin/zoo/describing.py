@@ -15,8 +15,9 @@ from typing import Any
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError, unknown_name
-from muntin.zoo.building import family_of, find_model, list_models, model_config
+from muntin.zoo.building import find_model, list_models, model_config
 from muntin.zoo.costs import count_costs, count_parameters
+from muntin.zoo.families import family_of
 from muntin.zoo.table import ALIASES, MODELS
 
 __all__ = ["FACTS", "count_facts", "describe_models", "known_facts"]

@@ -110,6 +110,10 @@ def test_norm_behind(n, dtype):
 @pytest.mark.parametrize("c", [16, 48])
 @pytest.mark.parametrize("behind", [False, True])
 def test_mlp(c, behind, dtype):
+    check_mlp(c, behind, dtype)
+
+
+def check_mlp(c, behind, dtype, **options):
     x = spread(2, 35, c, dtype=dtype)
     (weight1, sums), bias1 = weights(4 * c, c, dtype), vector(4 * c)
     weight2, bias2 = weights(c, 4 * c, dtype)[0], vector(c)
@@ -121,19 +125,19 @@ def test_mlp(c, behind, dtype):
     said, plain = (
         apply_mlp(
             x, weight1, bias1, weight2, bias2, sums=None if behind else sums,
-            gamma=gamma, beta=beta, eps=EPS, backend=backend,
+            gamma=gamma, beta=beta, eps=EPS, backend=backend, **options,
         )
         for backend in ("fused", "plain")
     )  # fmt: skip
     agree(said, plain, x.double() + y, dtype)
 
 
-def test_a_wide_mlp_takes_two_kernels(monkeypatch):
-    monkeypatch.setattr(fused_layers, "WIDEST_MLP", 16)
-    test_mlp(48, False, torch.float32)
-    test_mlp(48, True, torch.float32)
-    monkeypatch.setattr(fused_layers, "WIDEST_MLP", 192)
-    test_mlp(80, False, torch.float32)  # neither a power of two nor three of them
+@pytest.mark.parametrize(
+    ("c", "behind", "widest"),
+    [(48, False, 16), (48, True, 16), (80, False, 192)],  # 80 is neither 2**n nor 3 * 2**n
+)
+def test_a_wide_mlp_takes_two_kernels(c, behind, widest):
+    check_mlp(c, behind, torch.float32, widest=widest)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -243,14 +247,14 @@ def test_rows_that_lie_apart():
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"x": torch.zeros(2, 24), "weight": torch.zeros(8, 24)}, "24 channels in are no multiple"),
+        ({"x": torch.zeros(2, 24), "weight": torch.zeros(8, 24)}, "\\b24\\b"),
         ({"x": torch.zeros(2, 16).double(), "weight": torch.zeros(8, 16).double()}, "float64"),
-        ({"x": torch.zeros(2, 16).half(), "weight": torch.zeros(8, 16)}, "float16 and weights"),
-        ({"x": torch.zeros(2, 16, device="meta")}, "on meta"),
-        ({"weight": torch.zeros(8, 16, requires_grad=True)}, "wants a gradient"),
+        ({"x": torch.zeros(2, 16).half(), "weight": torch.zeros(8, 16)}, "float16"),
+        ({"x": torch.zeros(2, 16, device="meta")}, "meta"),
+        ({"weight": torch.zeros(8, 16, requires_grad=True)}, "gradient"),
         (
             {"factor": torch.ones(2), "gamma": torch.ones(8), "beta": torch.ones(8)},
-            "factor behind a norm",
+            "factor",
         ),
     ],
 )
@@ -269,7 +273,7 @@ def _same_type(asked):
 def test_a_norm_behind_many_channels_of_a_patch():
     pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     asked = {"patch": 4, "grid": (1, 1), "gamma": torch.ones(264), "beta": torch.ones(264)}
-    with pytest.raises(ConfigError, match="264 channels of a token are more than 256"):
+    with pytest.raises(ConfigError, match=r"\b264\b.*\b256\b"):
         embed_patches(pixels, torch.zeros(264, 48), None, torch.zeros(3), **asked, backend="fused")
 
 

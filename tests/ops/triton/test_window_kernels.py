@@ -11,7 +11,6 @@ import torch
 
 pytest.importorskip("triton")
 
-from muntin.ops.triton import window_calls
 from muntin.ops.triton.window_launches import (
     LAUNCHES,
     Launch,
@@ -121,7 +120,6 @@ def test_sums_hold_whoever_shares_the_windows(programs, monkeypatch):
     for kernel in ("attend_whole", "attend_whole_backward"):
         launch = find_launch(kernel, 16, 16)
         monkeypatch.setitem(LAUNCHES, (kernel, 16, 16), replace(launch, programs=2 * programs))
-    monkeypatch.setattr(window_calls, "_count_multiprocessors", lambda device: 1)
     errors = measure(problem.to(torch.float32).run("fused"), truth)
     assert max(errors.values()) < 2e-6, errors
 
@@ -248,5 +246,5 @@ def test_padding_that_is_not_that_of_whole_windows_is_refused():
     layout = WindowLayout(
         size=(8, 8), window=(4, 4), shift=(0, 0), pad=(4, 0), pad_first=True, built_window=(4, 4)
     )
-    with pytest.raises(ShapeError, match=r"4 x 4 .* 8 x 8 and no more, got \[4, 0\]"):
+    with pytest.raises(ShapeError, match=r"4 x 4.*8 x 8.*\[4, 0\]"):
         window_attention(problem.qkv, problem.bias, layout, scale=1.0, backend="fused")

@@ -1,0 +1,279 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the name of a task and of a model to the whole network: backbone, neck and head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muntin.errors import ConfigError, unknown_name
+from muntin.heads.conventions import CONVENTIONS, RCNNConfig
+from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig
+from muntin.heads.network import Network
+from muntin.heads.pose import PoseConfig
+from muntin.heads.semantic import SemanticConfig
+from muntin.heads.table import HeadConfig, find_head
+from muntin.samples import Classes, Skeleton, TaskKind
+from muntin.zoo.building import build_dense_backbone, create_model, load_into
+
+if TYPE_CHECKING:
+    from muntin.tasks.task import Task
+
+__all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
+
+_USUAL_CLASSES: dict[TaskKind, int] = {
+    "classification": 1000, "detection": 80, "segmentation": 150, "keypoints": 1
+}  # fmt: skip
+"""Classes of ImageNet-1k, COCO, ADE20K, and the person of COCO's keypoints."""
+
+_KEYPOINTS = 17
+
+
+def create(
+    task: str,
+    model: str,
+    *,
+    head: str | HeadConfig | None = None,
+    num_classes: int | None = None,
+    num_keypoints: int | None = None,
+    conventions: str = "",
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> Network:
+    """Build the network of a task: a backbone and the head that the task needs.
+
+    Args:
+        task: "classify", "detect", "instance", "semantic" or "pose".
+        model: Name of the backbone, as in `create_model`.
+        head: A name such as "mask_rcnn", or the config of a head; when left out, the one that
+            `muntin.train` takes for a large backbone.
+        num_classes: Classes, without "nothing"; when left out those of ImageNet-1k (1000), COCO
+            (80; 1 for keypoints) or ADE20K (150).
+        num_keypoints: Keypoints of an instance, for "pose"; COCO's 17 when left out.
+        conventions: Of a published R-CNN, whose weights it shall read: "openmmlab" (also
+            Microsoft's), "detectron2" or "torchvision", whose first class is "nothing". The head's
+            own when empty.
+        in_chans: Channels of an image.
+        weights: None for fresh ones; a local file or folder, or a hub id: those of a whole network,
+            or of a classifier, which fill the backbone but for the norms of its maps.
+        architecture: Fields of the backbone's config. Backbones of dense tasks have a norm for each
+            map where the family has them; ``out_norm="none"`` builds none.
+
+    Returns:
+        The network in training mode; what it gives is said at the `create_...` of its kind.
+
+    Raises:
+        ConfigError: A name or a field is unknown, or the arguments do not go together.
+        WeightError: The weights cannot be read or do not fit.
+    """
+    # Tasks bring data and metrics along, which a classifier or a backbone can do without.
+    from muntin.tasks.table import find_task
+
+    row = find_task(task, head)
+    _refuse_unused(row, head, num_keypoints, conventions)
+    count = _USUAL_CLASSES[row.kind] if num_classes is None else num_classes
+    asked = {"in_chans": in_chans, **architecture}
+    if row.dense is None:
+        return create_model(model, num_classes=count, weights=weights, **asked)
+    points = _KEYPOINTS if num_keypoints is None else num_keypoints
+    network = _build_dense(row, model, head, conventions, count, points, asked)
+    if weights is not None:
+        load_into(network, weights, architecture)
+    return network
+
+
+def _build_dense(
+    row: Task,
+    model: str,
+    head: str | HeadConfig | None,
+    conventions: str,
+    num_classes: int,
+    num_keypoints: int,
+    architecture: Mapping[str, Any],
+) -> Network:
+    for name, value in (("num_classes", num_classes), ("num_keypoints", num_keypoints)):
+        if value < 1:
+            message = f"{name} must be 1 or more, got {value}, for {model!r}."
+            raise ConfigError(message)
+    assert row.dense is not None, "the others have one head"
+    named = row.dense.default_head["large"] if head is None else head
+    config = find_head(named, row.dense.heads) if isinstance(named, str) else named
+    config = _with_conventions(config, named, conventions)
+    backbone = build_dense_backbone(model, architecture, finest=config.finest)
+    # Heads only count classes and keypoints; what they are called belongs to runs.
+    skeleton = Skeleton(names=_numbers(num_keypoints))
+    classes = Classes(names=_numbers(num_classes), skeleton=skeleton)
+    return Network(backbone, row.build_head(backbone, classes, config))
+
+
+def create_detector(
+    name: str,
+    *,
+    head: str | DetectorConfig = "mask_rcnn",
+    num_classes: int = 80,
+    masks: bool | None = None,
+    conventions: str = "",
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> Network:
+    """Build a detector: images (B, in_chans, H, W) float to the boxes that are found in each.
+
+    Args:
+        name: Of the backbone, as in `create_model`.
+        head: A name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
+            ends in "_small" for small machines, or the config of a head.
+        num_classes: Classes, without "nothing".
+        masks: Whether objects get masks; only for a config, since a name says it.
+        conventions: As in `create`, and so are the others.
+        in_chans: Channels of an image.
+        weights: Those of a whole detector, or of a classifier.
+        architecture: Fields of the backbone's config.
+
+    Returns:
+        The detector, in training mode. It is called with images, padded at the right and at the
+        bottom to one size, and optionally the (height, width) of the image in each, and gives
+        `muntin.heads.found.Candidates`, which read as a list of `muntin.heads.found.Found`. Losses:
+        ``detector.head.losses(detector.features(images, sizes), targets)``.
+
+    Raises:
+        ConfigError: A name or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> import torch
+        >>> detector = create_detector("swin_nano", head="fcos_small", num_classes=3).eval()
+        >>> len(detector(torch.zeros(2, 3, 64, 96)))
+        2
+    """
+    has_masks = bool(masks)
+    if isinstance(head, str):
+        find_head(head, {**DETECTORS, **MASK_DETECTORS})
+        has_masks = head in MASK_DETECTORS
+        if masks not in (None, has_masks):
+            message = (
+                f"masks must be left out where head is a name, got masks={masks} and {head!r}. "
+                f"Name one of {', '.join(MASK_DETECTORS if masks else DETECTORS)}."
+            )
+            raise ConfigError(message)
+    task = "instance" if has_masks else "detect"
+    options: dict[str, Any] = {"conventions": conventions, "in_chans": in_chans, "weights": weights}
+    return create(task, name, head=head, num_classes=num_classes, **options, **architecture)
+
+
+def create_segmenter(
+    name: str,
+    *,
+    head: str | SemanticConfig = "upernet",
+    num_classes: int = 150,
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> Network:
+    """Build a segmenter: images (B, in_chans, H, W) float to logits (B, num_classes, h, w).
+
+    Args:
+        name: Of the backbone, as in `create_model`.
+        head: "upernet", "light", "light_small", or the config of a head.
+        num_classes: Classes.
+        in_chans: Channels of an image.
+        weights: As in `create`: those of a whole segmenter, or of a classifier.
+        architecture: Fields of the backbone's config.
+
+    Returns:
+        The segmenter, in training mode. Its logits are those of the cells of the finest map, a
+        quarter of the image's sides, rounded up; enlarge them bilinearly. Losses:
+        ``segmenter.head.losses(segmenter.features(images), labels)``.
+
+    Raises:
+        ConfigError: A name or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+    """
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "weights": weights}
+    return create("semantic", name, head=head, **options, **architecture)
+
+
+def create_pose_estimator(
+    name: str,
+    *,
+    head: str | PoseConfig = "simple_baseline",
+    num_keypoints: int = 17,
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> Network:
+    """Build a pose estimator: images (B, in_chans, H, W) float to heatmaps (B, P, H/4, W/4).
+
+    Args:
+        name: Of the backbone, as in `create_model`; "vitpose_base" and its like for ViTPose.
+        head: "simple_baseline", "vitpose", "vitpose_simple", "light_pose", "light_pose_small", or
+            the config of a head.
+        num_keypoints: Keypoints P.
+        in_chans: Channels of an image.
+        weights: As in `create`: those of a whole estimator, or of a classifier.
+        architecture: Fields of the backbone's config.
+
+    Returns:
+        The estimator, in training mode. An image shows one instance. Losses:
+        ``estimator.head.losses(estimator.features(images), points, known)``.
+
+    Raises:
+        ConfigError: A name or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> import torch
+        >>> estimator = create_pose_estimator("swin_nano", head="light_pose_small").eval()
+        >>> estimator(torch.zeros(2, 3, 64, 48)).shape
+        torch.Size([2, 17, 16, 12])
+    """
+    options: dict[str, Any] = {
+        "num_keypoints": num_keypoints,
+        "in_chans": in_chans,
+        "weights": weights,
+    }
+    return create("pose", name, head=head, **options, **architecture)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(count))
+
+
+def _refuse_unused(
+    row: Task, head: str | HeadConfig | None, num_keypoints: int | None, conventions: str
+) -> None:
+    """Refuse arguments that would have no effect on this task."""
+    given = {
+        "num_keypoints": num_keypoints if row.kind != "keypoints" else None,
+        "head": head if row.dense is None else None,
+        "conventions": conventions or None if row.dense is None else None,
+    }
+    for name, value in given.items():
+        if value is not None:
+            message = f"{name} has no effect on {row.name!r}, got {value!r}. Leave it out."
+            raise ConfigError(message)
+
+
+def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -> HeadConfig:
+    """What an origin's detectors of this kind look like."""
+    if not origin:
+        return config
+    if origin not in CONVENTIONS:
+        raise ConfigError(unknown_name("conventions", origin, CONVENTIONS))
+    published = CONVENTIONS["openmmlab"].values()
+    if not isinstance(config, RCNNConfig) or not isinstance(head, str) or config not in published:
+        called = repr(head) if isinstance(head, str) else "a config of its own"
+        message = (
+            f"conventions={origin!r} needs a head that was published: faster_rcnn, mask_rcnn, "
+            f"cascade_rcnn or cascade_mask_rcnn, got {called}. Leave conventions out."
+        )
+        raise ConfigError(message)
+    kind = "cascade" if len(config.stage_ious) > 1 else "rcnn"
+    if kind not in CONVENTIONS[origin]:
+        known = ", ".join(name for name, kinds in CONVENTIONS.items() if kind in kinds)
+        message = f"a {kind} must have the conventions of {known}, got {origin!r}. Choose one."
+        raise ConfigError(message)
+    return CONVENTIONS[origin][kind]
