@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from muntin.configs import with_texts
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.heads.network import Network
 from muntin.samples import Classes
 from muntin.tasks.table import find_task

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.demonstration import demo
 from muntin.errors import RunError
 from muntin.tasks.table import TASKS

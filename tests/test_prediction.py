@@ -15,7 +15,7 @@ from PIL import Image
 
 import muntin
 from muntin.errors import ConfigError, DataError, MuntinError, RunError
-from muntin.prediction import find_pictures
+from muntin.prediction import find_images
 from muntin.results import Labels
 from muntin.runs import Run
 from tests.small import CLASSES, SETTINGS, picture, train_small, write_pictures
@@ -141,18 +141,18 @@ def test_find_pictures(tmp_path, monkeypatch):
     for name in ("b.png", "a.JPG", "in/c.png", "note.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    names = [path.name for path in find_pictures([tmp_path])]
+    names = [path.name for path in find_images([tmp_path])]
     assert names == ["a.JPG", "b.png", "c.png"]
-    assert [p.name for p in find_pictures([tmp_path / "*.png"])] == ["b.png"]
-    assert [p.name for p in find_pictures([f"{tmp_path}/**/*.png"])] == ["b.png", "c.png"]
+    assert [p.name for p in find_images([tmp_path / "*.png"])] == ["b.png"]
+    assert [p.name for p in find_images([f"{tmp_path}/**/*.png"])] == ["b.png", "c.png"]
     monkeypatch.chdir(tmp_path)
-    assert find_pictures(["in/*.png"]) == [Path("in/c.png")]
+    assert find_images(["in/*.png"]) == [Path("in/c.png")]
     (tmp_path / "bare").mkdir()
     with pytest.raises(DataError, match=r"bare"):
-        find_pictures(["bare"])
+        find_images(["bare"])
     for wrong in ("*.gif", "none.png", str(tmp_path / "x*")):
         with pytest.raises(DataError, match=re.escape(wrong)):
-            find_pictures([wrong])
+            find_images([wrong])
 
 
 def copy(run, tmp_path):

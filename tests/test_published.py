@@ -10,7 +10,7 @@ import torch
 
 import muntin
 from muntin.commands import main
-from muntin.data.joint import SceneConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.published import COCO_NAMES, open_published, read_class_names
 from muntin.runs import Run
@@ -85,7 +85,7 @@ def test_a_keypoint_rcnn_from_the_command_line(tmp_path, capsys):
     assert "pose, 1 classes" in capsys.readouterr().out
     run = Run.open(tmp_path / "run")
     assert run.task is find_task("pose", "keypoint_rcnn")
-    assert run.config.augment == SceneConfig()
+    assert run.config.augment == DetectionAugmentConfig()
     predictor = muntin.load(run.path, select={"score_threshold": 0.0})
     state = predictor.network.state_dict()
     assert all(state[name].equal(tensor) for name, tensor in network.state_dict().items())

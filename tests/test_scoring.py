@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import muntin
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.pose import list_pose
-from muntin.data.shape_sets import write_coco
-from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
 from muntin.drawing.poses import poses_of
 from muntin.errors import DataError, MuntinWarning
@@ -112,13 +112,13 @@ def test_what_cannot_be_read_does_not_count(run, tmp_path):
 
 
 def test_the_network_is_left_in_its_mode(run, data):
-    from muntin.data.storing import DataConfig, PictureStore
+    from muntin.data.cache import DataConfig, ImageCache
     from muntin.scoring import pick_part, score
 
     opened = Run.open(run)
     network = opened.load_network().train()
     listing = pick_part(opened.task, data, opened.classes)
-    store = PictureStore(listing, opened.preprocessing, DataConfig())
+    store = ImageCache(listing, opened.preprocessing, DataConfig())
     scored = score(network, store, opened.task, opened.classes)
     assert network.training
     assert scored.outputs.answers.shape == (37, 3)
@@ -143,8 +143,8 @@ def test_only_subjects_that_are_told_are_drawn(tmp_path):
         boxes=np.tile(entry.objects.boxes[:1], (9, 1)) + 3 * np.arange(9)[:, None],
         box_scores=np.linspace(0.9, 0.1, 9),
     )
-    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject")
-    store = PictureStore(listing, pre, DataConfig(cache_mib=0))
+    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop")
+    store = ImageCache(listing, pre, DataConfig(cache_mib=0))
     drawn = []
     for name, answer in (("all", found), ("told", found.above(0.85))):
         metric = PoseMetric(skeleton, least=0.85)

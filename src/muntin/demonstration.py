@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from muntin.data.decoding import open_picture
+from muntin.data.decoding import open_image
 from muntin.data.detection import list_detect
 from muntin.data.label_files import read_mask
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
-from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.poses import draw_pose_pair, poses_of
@@ -145,7 +145,7 @@ def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     for path, result in zip(pictures, load(run_folder)(pictures), strict=True):
         truth = path.parent.name
         lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
-        tiles.append(Tile(picture=open_picture(path), lines=lines, good=result.best == truth))
+        tiles.append(Tile(picture=open_image(path), lines=lines, good=result.best == truth))
     sheet = draw_sheet(tiles, "Predictions beside the truth")
     save_picture(sheet, run_folder / "pictures" / "predictions.png")
 
@@ -158,7 +158,7 @@ def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     tiles = []
     for entry in listing.entries[:8]:
         assert entry.objects is not None, "the generated pictures have objects"
-        pixels = open_picture(Path(listing.source) / entry.path)
+        pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0].above(sure)
         drawn = draw_pair(pixels, entry.objects, found, listing.class_names)
         tiles.append(Tile(picture=np.asarray(drawn)))
@@ -172,7 +172,7 @@ def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:8]:
-        pixels = open_picture(Path(listing.source) / entry.path)
+        pixels = open_image(Path(listing.source) / entry.path)
         truth = read_mask(listing, entry).labels
         drawn = draw_maps_side_by_side(pixels, truth, predictor(pixels)[0])
         tiles.append(Tile(picture=np.asarray(drawn)))
@@ -188,7 +188,7 @@ def _draw_subjects(run_folder: Path, data: Path, figures: dict[str, Any]) -> Non
     tiles = []
     for entry in listing.entries[:8]:
         assert entry.objects is not None, "the generated pictures have subjects"
-        pixels = open_picture(Path(listing.source) / entry.path)
+        pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0]
         truth = poses_of(entry.objects, range(len(entry.objects)), listing.skeleton)
         tiles.append(Tile(picture=np.asarray(draw_pose_pair(pixels, truth, found))))

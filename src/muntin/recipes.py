@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from muntin.configs import check_range
-from muntin.data.joint import SceneConfig
-from muntin.data.label_maps import MapConfig
-from muntin.data.loading import Augmentation
-from muntin.data.subjects import SubjectConfig
+from muntin.data.augmentations import AnyAugmentConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.keypoint_transforms import KeypointAugmentConfig
+from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.samples import TaskKind
@@ -178,7 +178,7 @@ class Recipe:
     """
 
     train: TrainConfig
-    augment: Augmentation
+    augment: AnyAugmentConfig
     source: str
 
 
@@ -238,7 +238,7 @@ COCO_3X = Recipe(
         label_smoothing=0.0,
         drop_path_rate=0.2,
     ),
-    augment=SceneConfig(short_sides=tuple(range(480, 801, 32)), crop=0.5),
+    augment=DetectionAugmentConfig(short_sides=tuple(range(480, 801, 32)), crop=0.5),
     source="SwinTransformer/Swin-Transformer-Object-Detection, the published Mask R-CNN runs: 36 "
     "epochs at 16 pictures a step, at --img-size 800x1333",
 )
@@ -256,7 +256,7 @@ FINETUNE_OBJECTS = Recipe(
         ema_decay=0.999,
         drop_path_rate=0.1,
     ),
-    augment=SceneConfig(scale=(0.6, 1.6), jitter=0.3),
+    augment=DetectionAugmentConfig(scale=(0.6, 1.6), jitter=0.3),
     source="ours: a trained backbone, few pictures, large-scale jitter as in arXiv 2012.07177",
 )
 
@@ -274,7 +274,7 @@ SMALL_DATA_OBJECTS = Recipe(
         drop_path_rate=0.0,
         init="mimetic",
     ),
-    augment=SceneConfig(scale=(0.7, 1.5), jitter=0.3),
+    augment=DetectionAugmentConfig(scale=(0.7, 1.5), jitter=0.3),
     source="ours; docs/lab-notes",
 )
 
@@ -293,20 +293,20 @@ ADE20K = Recipe(
         label_smoothing=0.0,
         drop_path_rate=0.3,
     ),
-    augment=MapConfig(jitter=0.5),
+    augment=SegmentationAugmentConfig(jitter=0.5),
     source="SwinTransformer/Swin-Transformer-Semantic-Segmentation, the published UPerNet runs: "
     "160,000 steps of 16 pictures, at --img-size 512 and --set data.short_side=512",
 )
 
 FINETUNE_MAPS = Recipe(
     train=replace(FINETUNE_OBJECTS.train, epochs=80),
-    augment=MapConfig(scale=(0.6, 1.6), jitter=0.3),
+    augment=SegmentationAugmentConfig(scale=(0.6, 1.6), jitter=0.3),
     source="ours: a trained backbone, few pictures",
 )
 
 SMALL_DATA_MAPS = Recipe(
     train=replace(SMALL_DATA_OBJECTS.train, epochs=300, optimizer="muon", muon_learning_rate=0.002),
-    augment=MapConfig(scale=(0.6, 1.6), dominant=0.9, jitter=0.3),
+    augment=SegmentationAugmentConfig(scale=(0.6, 1.6), dominant=0.9, jitter=0.3),
     source="ours; docs/lab-notes",
 )
 
@@ -326,19 +326,19 @@ COCO_POSE = Recipe(
         label_smoothing=0.0,
         drop_path_rate=0.3,
     ),
-    augment=SubjectConfig(),
+    augment=KeypointAugmentConfig(),
     source="ViTAE-Transformer/ViTPose, ViTPose-B on COCO: 512 persons a step",
 )
 
 FINETUNE_SUBJECTS = Recipe(
     train=replace(FINETUNE_OBJECTS.train, epochs=100, batch_size=16),
-    augment=SubjectConfig(rotation=20.0, half_body=0.0, scale=0.25, shift=0.05, jitter=0.3),
+    augment=KeypointAugmentConfig(rotation=20.0, half_body=0.0, scale=0.25, shift=0.05, jitter=0.3),
     source="ours: a trained backbone, few subjects",
 )
 
 SMALL_DATA_SUBJECTS = Recipe(
     train=replace(SMALL_DATA_MAPS.train, epochs=300, batch_size=4),
-    augment=SubjectConfig(rotation=15.0, half_body=0.0, scale=0.2, shift=0.08, jitter=0.3),
+    augment=KeypointAugmentConfig(rotation=15.0, half_body=0.0, scale=0.2, shift=0.08, jitter=0.3),
     source="ours; docs/lab-notes",
 )
 
@@ -358,11 +358,11 @@ RECIPES: dict[TaskKind, dict[str, Recipe]] = {
 }
 """Kind of task -> name -> recipe."""
 
-AUGMENTS: dict[TaskKind, type[Augmentation]] = {
+AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
     "classification": AugmentConfig,
-    "detection": SceneConfig,
-    "segmentation": MapConfig,
-    "keypoints": SubjectConfig,
+    "detection": DetectionAugmentConfig,
+    "segmentation": SegmentationAugmentConfig,
+    "keypoints": KeypointAugmentConfig,
 }
 """Kind of task -> config of its augmentation."""
 

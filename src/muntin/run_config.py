@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from muntin.configs import KIND, from_dict, replace, to_dict
-from muntin.data.loading import Augmentation
-from muntin.data.storing import DataConfig
+from muntin.data.augmentations import AnyAugmentConfig
+from muntin.data.cache import DataConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.fcos import FCOSConfig
 from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import HeadConfig
+from muntin.heads.table import AnyHeadConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
 from muntin.tasks.table import find_task
 from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
@@ -52,11 +52,11 @@ class RunConfig:
     val: str = ""
     model_name: str
     model: BackboneConfig
-    head: HeadConfig | None = None
+    head: AnyHeadConfig | None = None
     weights: str = ""
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
-    augment: Augmentation = field(default_factory=AugmentConfig)
+    augment: AnyAugmentConfig = field(default_factory=AugmentConfig)
     reading: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -94,7 +94,7 @@ class RunConfig:
         return replace(config, {"augment": augment or usual()}, where=where)
 
 
-_FIRST_HEADS: Mapping[str, tuple[type[HeadConfig], ...]] = {
+_FIRST_HEADS: Mapping[str, tuple[type[AnyHeadConfig], ...]] = {
     "detect": (FCOSConfig, RCNNConfig),
     "instance": (RCNNConfig,),
     "semantic": (SemanticConfig,),
@@ -114,7 +114,7 @@ def _name_head(values: Mapping[str, Any], task: str) -> Mapping[str, Any]:
 
 
 def _name_augmentation(
-    values: Mapping[str, Any], usual: type[Augmentation]
+    values: Mapping[str, Any], usual: type[AnyAugmentConfig]
 ) -> Mapping[str, Any] | None:
     """Name the kind of an augmentation of schema 1; None for one that never was of its task."""
     # `muntin convert --to run` wrote the default of classification whatever the task was.

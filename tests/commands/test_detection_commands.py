@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import MuntinWarning
 from muntin.scoring import evaluate
 from tests.commands.refusing import refuses

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from muntin.data.pose import list_pose
-from muntin.data.shape_sets import write_coco, write_frames
+from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.prediction import load
 from muntin.prediction.video import write_video
 from muntin.runs import write_results

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from muntin.data.shape_sets import write_coco, write_maps
+from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.recipes import MachineConfig
 from muntin.run_lengths import decode_mask
 from muntin.training.preparation import prepare

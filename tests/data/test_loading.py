@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches: every picture once, whoever reads it and from wherever it comes."""
+"""Batches: every image once, whoever reads it and from wherever it comes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import DataConfig, PictureStore
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, DataError
 from tests.small import picture, write_pictures
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 
 def store_of(data, config=None, pre=PRE):
-    return PictureStore(list_classify(data).train, pre, config or DataConfig())
+    return ImageCache(list_classify(data).train, pre, config or DataConfig())
 
 
 def loader_of(store, augment=WHOLE, batch_size=4, **options):
@@ -123,7 +123,7 @@ def test_pictures_of_several_sizes_go_one_by_one(data, tmp_path):
     store = store_of(mixed)
     assert store.stacked is None
     assert not loader_of(store).whole_batches
-    assert store.picture(2).shape == (3, 24, 24), "no larger than anybody can use"
+    assert store.image(2).shape == (3, 24, 24), "no larger than anybody can use"
     assert all(batch.images.shape[1:] == (3, 16, 16) for batch in epoch_of(loader_of(store)))
     assert loader_of(store_of(data)).whole_batches
 
@@ -150,7 +150,7 @@ def faulty(tmp_path):
 
 
 def test_unreadable_pictures_of_a_cached_set(faulty):
-    with pytest.warns(UserWarning, match=r"1 of 60 pictures in .* are left out.*: ash/3.png"):
+    with pytest.warns(UserWarning, match=r"1 of 60 images in .* are left out.*: ash/3.png"):
         store = store_of(faulty)
     index = next(iter(store.unreadable))
     seen = torch.cat([batch.indices for batch in epoch_of(loader_of(store))])
@@ -163,7 +163,7 @@ def test_unreadable_pictures_of_a_cached_set(faulty):
 def test_unreadable_pictures_of_a_large_set(faulty, workers):
     store = store_of(faulty, UNCACHED)
     assert not store.unreadable, "not among those that were looked at"
-    with pytest.warns(UserWarning, match=r"1 of 60 pictures in .* are left out.*: ash/3.png"):
+    with pytest.warns(UserWarning, match=r"1 of 60 images in .* are left out.*: ash/3.png"):
         batches = epoch_of(loader_of(store, workers=workers))
     assert sum(float(batch.weights.sum()) for batch in batches) == 59
     assert len(store.unreadable) == 1

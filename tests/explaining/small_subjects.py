@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
+from muntin.data.transforms import Preprocessing, center_crop, normalise, to_tensor
 from muntin.explaining.subject import Subject
 from muntin.heads.linear import LinearHead
 from muntin.heads.network import Network
@@ -58,7 +58,7 @@ def make_subject(backbone: nn.Module | None, size=(40, 56), **changes) -> Subjec
         network = Network(backbone, LinearHead(backbone.embed_channels, 3)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     pre = Preprocessing(img_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
-    shown = fit_picture(to_tensor(pixels), pre)
+    shown = center_crop(to_tensor(pixels), pre)
     given = {
         "name": "small",
         "network": network,

@@ -286,9 +286,9 @@ def test_the_point_follows_the_crop():
     wide = replace(subject, pixels=np.zeros((80, 224, 3), np.uint8), point=(0.25, 0.5))
     assert find_point(wide) == (0, 20)  # the picture's sides were cut off
     assert find_point(replace(wide, point=(0.75, 1.0))) == (55, 39)
-    inside = replace(subject.pre, fit="inside")
+    inside = replace(subject.pre, fit="letterbox")
     assert find_point(replace(wide, pre=inside)) == (14, 20)
-    cut = replace(subject.pre, fit="subject", padding=1.0)
+    cut = replace(subject.pre, fit="instance_crop", padding=1.0)
     assert find_point(replace(wide, pre=cut, point=(0.5, 0.5))) == pytest.approx((27.5, 19.5), 0.02)
 
 

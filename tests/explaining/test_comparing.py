@@ -186,18 +186,18 @@ def test_labels_agree_by_name() -> None:
 
 @pytest.mark.parametrize("kind", ["detect", "instance", "semantic", "pose"])
 def test_shows_every_kind_of_answer(kind: str) -> None:
-    options = {"size": (50, 70), "fit": "inside"}
+    options = {"size": (50, 70), "fit": "letterbox"}
     networks = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         if kind == "semantic":
             made = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **TINY)
-            options["fit"] = "window"
+            options["fit"] = "sliding_window"
         elif kind == "pose":
             made = muntin.create_pose_estimator(
                 "swin_nano", num_keypoints=3, head="light_pose_small", **TINY
             )
-            options |= {"fit": "subject", "size": (48, 64)}
+            options |= {"fit": "instance_crop", "size": (48, 64)}
         else:
             head = "fcos_small" if kind == "detect" else "mask_rcnn_small"
             made = tiny_detector(head, 3, task=kind, seed=seed)
@@ -275,7 +275,7 @@ def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
     network = tiny_detector("fcos_small", 3, task="detect")
     with torch.no_grad():
         network.head.classes.bias.fill_(4)
-    subjects = _pictures(network, 1, task="detect", size=(50, 70), fit="inside")
+    subjects = _pictures(network, 1, task="detect", size=(50, 70), fit="letterbox")
     (exhibit,) = show_answers(subjects, subjects)
     said = look(subjects[0])
     assert len(said.above(SURE)) > 0

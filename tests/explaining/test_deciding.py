@@ -17,7 +17,7 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 
 import muntin
-from muntin.data.shapes import make_scene
+from muntin.data.synthetic_scenes import make_scene
 from muntin.errors import ConfigError, MissingExtra
 from muntin.explaining.attributing import activate, enlarge, integrate, occlude
 from muntin.explaining.deciding import show_decision
@@ -39,14 +39,14 @@ def _subject(family: str, **more) -> Subject:
 def _detector(head: str, **more) -> Subject:
     task = "detect" if head.startswith(("fcos", "faster", "cascade_rcnn")) else "instance"
     network = tiny_detector(head, 3, task=task)
-    return make_subject(network, task=task, size=(50, 70), fit="inside", **more)
+    return make_subject(network, task=task, size=(50, 70), fit="letterbox", **more)
 
 
 def _mapper(**more) -> Subject:
     torch.manual_seed(0)
     network = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **TINY).eval()
     nn.init.normal_(network.head.classifier.weight, std=0.3)
-    return make_subject(network, task="semantic", size=(50, 70), fit="window", **more)
+    return make_subject(network, task="semantic", size=(50, 70), fit="sliding_window", **more)
 
 
 def _pose(**more) -> Subject:
@@ -54,7 +54,7 @@ def _pose(**more) -> Subject:
     options = {"num_keypoints": 3, "head": "light_pose_small"}
     network = muntin.create_pose_estimator("swin_nano", **options, **TINY).eval()
     nn.init.normal_(network.head.classifier.weight, std=0.02)
-    return make_subject(network, task="pose", size=(48, 64), fit="subject", **more)
+    return make_subject(network, task="pose", size=(48, 64), fit="instance_crop", **more)
 
 
 def _keypoint_rcnn(**more) -> Subject:
@@ -65,7 +65,7 @@ def _keypoint_rcnn(**more) -> Subject:
     built = find_task("pose", "keypoint_rcnn_small").build_head(body, classes, head)
     nn.init.normal_(built.box_heads[0].fc_cls.weight, std=0.1)
     network = Network(body, built).eval()
-    return make_subject(network, task="pose", size=(50, 70), fit="inside", **more)
+    return make_subject(network, task="pose", size=(50, 70), fit="letterbox", **more)
 
 
 decide = partial(show_decision, steps=24)
@@ -346,7 +346,7 @@ def test_refuses_what_is_not_there(kind: str, match: str) -> None:
 
 def test_says_that_nothing_was_found() -> None:
     network = tiny_detector("faster_rcnn_small", 3, task="detect", threshold=0.999)
-    subject = make_subject(network, task="detect", fit="inside")
+    subject = make_subject(network, task="detect", fit="letterbox")
     (missing,) = show_decision(subject)
     assert isinstance(missing, Missing)
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import muntin
-from muntin.data.shape_sets import write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_coco, write_frames, write_maps
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining.arguments import check_point, check_target, list_images
@@ -192,7 +192,9 @@ def test_points():
 @pytest.mark.parametrize("size", [(300, 500), (64, 64)])
 def test_a_large_map_is_explained_in_a_window(size, data, run):
     model = open_model(run)
-    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="window", scale=0.5)
+    pre = Preprocessing(
+        img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="sliding_window", scale=0.5
+    )
     model = replace(model, pre=pre, task=find_task("semantic"))
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     subject = open_subject(model, pixels, point=(0.9, 0.5))
@@ -337,7 +339,7 @@ def test_a_box_that_is_not_there(target, tmp_path):
     network = tiny_detector("fcos_small", 3, task="detect").eval()
     with torch.no_grad():
         network.head.classes.bias[2] = -50  # never a square
-    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="inside")
+    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="letterbox")
     model = Predictor(network, find_task("detect"), Classes(names=names), pre, device="cpu")
     pictures, out = [picture(0, 0, 64), picture(0, 1, 64)], tmp_path / "out"
     message = r"0 to 19\b.*99" if target == 99 else "'square'"
@@ -349,7 +351,7 @@ def test_a_box_that_is_not_there(target, tmp_path):
 
 def test_a_box_that_is_missing_in_one_of_several_pictures(tmp_path):
     network = tiny_detector("fcos_small", 3, task="detect").eval()
-    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="inside")
+    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="letterbox")
     classes = Classes(names=("cross", "ring", "square"))
 
     def model(threshold):

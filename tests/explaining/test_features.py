@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from muntin.data.decoding import open_picture
-from muntin.data.transforms import fit_picture, normalise, to_tensor
+from muntin.data.decoding import open_image
+from muntin.data.transforms import center_crop, normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.exhibits import Missing
 from muntin.explaining.gathering import embed_folder, gather
@@ -73,7 +73,7 @@ def test_shows_every_family(family: str) -> None:
 
 
 def test_padding_is_not_shown() -> None:
-    subject = make_subject(build("swin"), size=(50, 70), fit="inside")
+    subject = make_subject(build("swin"), size=(50, 70), fit="letterbox")
     assert subject.images.shape[2:] == (64, 96)
     assert show_features(subject)[0].facts["grids"] == [[13, 18], [7, 9], [4, 5]]
 
@@ -114,7 +114,7 @@ def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
     assert found.class_names == ("ash", "birch", "cedar")
     assert found.class_ids.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     for number in (0, 7):
-        seen = fit_picture(to_tensor(open_picture(Path(found.paths[number]))), subject.pre)
+        seen = center_crop(to_tensor(open_image(Path(found.paths[number]))), subject.pre)
         with torch.no_grad():
             vector = subject.backbone.embed(normalise(seen[None], subject.pre))[0].numpy()
         np.testing.assert_allclose(
@@ -136,7 +136,7 @@ def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
 def test_finds_itself_and_leaves_itself_out(folder: Path) -> None:
     own = folder / "birch" / "2.png"
     Image.open(own).save(folder / "cedar" / "copy.png")
-    pixels = open_picture(own)
+    pixels = open_image(own)
     network = build("swin")
     subject = make_subject(network, size=(40, 40))
     shown = to_tensor(pixels)
@@ -156,7 +156,7 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
     for number in range(5):
         picture(0, number, 30 + number).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    subject = make_subject(build("vit"), size=(48, 64), fit="inside")
+    subject = make_subject(build("vit"), size=(48, 64), fit="letterbox")
     with pytest.warns(MuntinWarning, match=r"broken\.png"):
         found = gather(subject, embed_folder(subject, tmp_path))
     assert found.class_ids.tolist() == [-1] * 5

@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from muntin.data.cache import ImageCache
 from muntin.data.listing import list_classify
-from muntin.data.shape_sets import write_classify
-from muntin.data.storing import PictureStore
+from muntin.data.synthetic_sets import write_classify
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import TokenMask
@@ -113,8 +113,8 @@ def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
             preprocessing=PRE,
         )  # fmt: skip
         stores = Stores(
-            train=PictureStore(data.train, PRE, config.reading),
-            val=PictureStore(data.val, PRE, config.reading),
+            train=ImageCache(data.train, PRE, config.reading),
+            val=ImageCache(data.val, PRE, config.reading),
         )
         return fit(
             Fabric(accelerator="cpu", devices=1), run, a_network(), stores, Reporter(None),

@@ -12,7 +12,7 @@ import pytest
 
 import muntin
 from muntin.commands.plan import show_plan
-from muntin.data.shape_sets import write_coco, write_maps
+from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
 from muntin.planning.advice import Demand
 from muntin.recipes import TrainConfig

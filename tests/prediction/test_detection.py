@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import muntin
-from muntin.data.shape_sets import write_coco
-from muntin.data.shapes import make_scene
-from muntin.data.storing import DataConfig
+from muntin.data.cache import DataConfig
+from muntin.data.synthetic_scenes import make_scene
+from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
 from muntin.prediction import Predictor
@@ -30,7 +30,7 @@ from tests.detectors import tiny_detector, train_detector
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = tuple("abcdef")
 PRE = Preprocessing(
-    img_size=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3, fit="inside",
+    img_size=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3, fit="letterbox",
     interpolation="bilinear", typical_size=(64, 96),
 )  # fmt: skip
 

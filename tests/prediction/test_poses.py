@@ -27,9 +27,11 @@ from muntin.samples import Classes, Skeleton
 from muntin.tasks.table import TASKS
 
 SKELETON = Skeleton(
-    names=("red", "green", "blue"), pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
+    names=("red", "green", "blue"), flip_pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
 )
-PRE = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject", padding=1.25)
+PRE = Preprocessing(
+    img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop", padding=1.25
+)
 
 
 @dataclass

@@ -41,7 +41,7 @@ def classifier(**options) -> Predictor:
 def segmenter(**options) -> Predictor:
     torch.manual_seed(0)
     network = muntin.create_segmenter("swin_nano", num_classes=3)
-    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3, fit="window")
+    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3, fit="sliding_window")
     classes = Classes(names=("ash", "birch", "cedar"))
     return Predictor(network, find_task("semantic"), classes, pre, device="cpu", **options)
 

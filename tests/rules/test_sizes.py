@@ -57,7 +57,7 @@ LONGER_FUNCTIONS = {
     "a body of at most 60 lines under a long docstring": {
         "data/objects.py gather_objects",
         "data/semantic.py list_semantic",
-        "data/shape_sets.py write_coco",
+        "data/synthetic_sets.py write_coco",
         "data/voc.py read_voc",
         "drawing/plots.py draw_precision_recall",
         "explaining/comparing.py _show_layers",

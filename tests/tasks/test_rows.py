@@ -18,7 +18,7 @@ from muntin.tasks.table import TASKS, find_task
 from muntin.tasks.task import View
 
 SIZE, SHOWN = (40, 60), (20, 30)
-SKELETON = Skeleton(names=("nose", "left", "right"), pairs=((1, 2),), sigmas=(0.1,) * 3)
+SKELETON = Skeleton(names=("nose", "left", "right"), flip_pairs=((1, 2),), sigmas=(0.1,) * 3)
 CLASSES = Classes(names=("ash", "birch"))
 SUBJECTS = Classes(names=("mouse",), skeleton=SKELETON)
 BOX = [10.0, 12.0, 30.0, 32.0]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import muntin
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, DataError
 from muntin.recipes import MachineConfig
 from muntin.runs import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import muntin
-from muntin.data.shape_sets import write_coco, write_frames
+from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.errors import ConfigError, DataError
 from muntin.results import Poses
 from muntin.runs import Run
@@ -57,8 +57,8 @@ def test_whole_frames_need_no_boxes(frames, tmp_path):
     run = train_poses(frames, tmp_path / "run", epochs=1)
     opened = Run.open(run.path)
     assert opened.preprocessing.padding == 1
-    assert opened.preprocessing.fit == "subject"
-    assert opened.classes.skeleton.pairs == ((2, 4),)
+    assert opened.preprocessing.fit == "instance_crop"
+    assert opened.classes.skeleton.flip_pairs == ((2, 4),)
     pictures = sorted((frames / "val").glob("*.[jp][pn]g"))
     found = muntin.load(run.path)(pictures)
     assert all(isinstance(one, Poses) and len(one) == 1 for one in found)

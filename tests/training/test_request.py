@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
 from muntin.training.preparation import prepare

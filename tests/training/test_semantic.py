@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import muntin
-from muntin.data.shape_sets import write_maps
+from muntin.data.synthetic_sets import write_maps
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.results import SemanticMap
 from muntin.runs import Run

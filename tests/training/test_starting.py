@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import WeightError
 from muntin.recipes import MachineConfig
 from muntin.training.preparation import Request, prepare

@@ -26,10 +26,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from muntin.benching.entrants import OURS, choose_peers, compare_rows, refuse_compiled, spread
 from muntin.benching.rounds import Contestant, take_turns
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.shapes import make_scene
-from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import AugmentConfig, Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.shapes import Size
@@ -202,7 +202,7 @@ def _readers(
 def _our_epoch(folder: Path, pre: Preprocessing, way: _Way) -> Epoch:
     listing = list_classify(folder).train
     assert listing is not None, "class folders without parts are training pictures"
-    store = PictureStore(listing, pre, DataConfig(cache_mib=0))
+    store = ImageCache(listing, pre, DataConfig(cache_mib=0))
 
     def epoch(number: int) -> Iterator[Tensor]:
         if way.work == "evaluation":
@@ -259,7 +259,7 @@ def _decode_to_tensor(path: str) -> Tensor:
 
 
 def _scaled_size(pre: Preprocessing) -> Size:
-    """What a picture is resized to before its middle is cut out, as `fit_picture` does."""
+    """What a picture is resized to before its middle is cut out, as `center_crop` does."""
     (high, wide), target = PICTURE_SIZE, pre.img_size
     scale = max(target[0] / high, target[1] / wide) / pre.crop_fraction
     return max(target[0], round(high * scale)), max(target[1], round(wide * scale))

@@ -42,11 +42,11 @@ def explain(
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)
     try:
         from muntin.explaining.showing import explain as show
-        from muntin.prediction.sources import find_pictures
+        from muntin.prediction.sources import find_images
 
         page = show(
             model,
-            find_pictures(images),
+            find_images(images),
             out,
             point=at,
             target=target or None,

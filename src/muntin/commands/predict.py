@@ -151,12 +151,12 @@ def _show_results(
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
     """The pictures that are there, and whether a place was left out; a single one must be there."""
     from muntin.errors import DataError, MuntinWarning
-    from muntin.prediction.sources import find_pictures
+    from muntin.prediction.sources import find_images
 
     paths, missing = [], False
     for place in places:
         try:
-            paths += find_pictures([place])
+            paths += find_images([place])
         except DataError as error:
             if len(places) == 1:
                 raise

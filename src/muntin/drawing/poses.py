@@ -77,7 +77,7 @@ def poses_of(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses
         keypoints=points,
         scores=np.ones(len(chosen)),
         keypoint_names=skeleton.names,
-        links=skeleton.links,
+        links=skeleton.edges,
     )
 
 

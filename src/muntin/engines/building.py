@@ -84,7 +84,7 @@ def make_graph(
 
 def canvas_of(pre: Preprocessing) -> Size:
     """Give the size of picture that holds every picture as preprocessing fits it."""
-    if pre.fit != "inside":
+    if pre.fit != "letterbox":
         return pre.img_size
     side = -(-max(pre.img_size) // PAD_TO) * PAD_TO  # either way round
     return side, side
@@ -92,7 +92,7 @@ def canvas_of(pre: Preprocessing) -> Size:
 
 def canvases_of(pre: Preprocessing) -> list[Size]:
     """Give sizes that hold every picture as preprocessing fits it: lying and standing ones."""
-    if pre.fit != "inside":
+    if pre.fit != "letterbox":
         return [pre.img_size]
     high, wide = (-(-side // PAD_TO) * PAD_TO for side in pre.img_size)
     return [*dict.fromkeys([(high, wide), (wide, high)])]

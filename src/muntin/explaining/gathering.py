@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from muntin.data.archives import read_bytes
-from muntin.data.batches import stack_pictures
+from muntin.data.batches import stack_images
 from muntin.data.decoding import decode
-from muntin.data.fitting import fit
+from muntin.data.image_fitting import fit
 from muntin.data.listing import list_classify
 from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.subject import Subject
-from muntin.prediction.sources import find_pictures
+from muntin.prediction.sources import find_images
 from muntin.samples import Entry, Listing
 from muntin.shapes import Float
 
@@ -158,7 +158,7 @@ def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ..
     try:
         sets = list_classify(folder)
     except DataError:
-        found = [(str(path.parent), path.name, -1) for path in find_pictures([folder])]
+        found = [(str(path.parent), path.name, -1) for path in find_images([folder])]
         return found, ()
     listings: Sequence[Listing] = list(sets.parts.values())
     names = listings[0].class_names
@@ -182,7 +182,7 @@ def _embed(
     for group in groups.values():
         for start in range(0, len(group), AT_ONCE):
             part = group[start : start + AT_ONCE]
-            stacked = stack_pictures([picture for _, picture in part], subject.pre)
+            stacked = stack_images([picture for _, picture in part], subject.pre)
             sizes = torch.tensor([picture.shape[1:] for _, picture in part])
             found = _look(subject, normalise(stacked, subject.pre, sizes))
             unit = _to_unit(found)

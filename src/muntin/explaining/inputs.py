@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.decoding import open_picture
+from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
@@ -262,7 +262,7 @@ def open_subject(
         NotThere: There is no such box in this picture.
     """
     check_point(point)
-    pixels = open_picture(image)
+    pixels = open_image(image)
     shown, seen = _show(pixels, model, point)
     pre = model.pre
     part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
@@ -304,7 +304,7 @@ def _show(
     (part,) = batch.parts
     shown = part.images[0, :, : part.metas[0].shown[0], : part.metas[0].shown[1]].contiguous()
     largest = (MAX_WINDOW * pre.img_size[0], MAX_WINDOW * pre.img_size[1])
-    if pre.fit == "window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
+    if pre.fit == "sliding_window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
         scale = shown.shape[1] / high
         sides = min(pre.img_size[0], shown.shape[1]), min(pre.img_size[1], shown.shape[2])
         left, top, *_ = _place(sides, (shown.shape[1], shown.shape[2]), point or (0.5, 0.5))

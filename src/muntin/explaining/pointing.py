@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from muntin.data.subjects import frame_box
+from muntin.data.keypoint_transforms import crop_box
 from muntin.explaining.layers import AttentionLayer
 from muntin.explaining.subject import Subject
 
@@ -24,11 +24,11 @@ def find_point(subject: Subject) -> tuple[float, float]:
     """
     (height, width), (rows, columns) = subject.size, subject.shown_size
     x, y = subject.point or (0.5, 0.5)
-    if subject.pre.fit == "subject":  # the whole picture is its box
-        left, top, right, bottom = frame_box((-0.5, -0.5, width - 0.5, height - 0.5), subject.pre)
+    if subject.pre.fit == "instance_crop":  # the whole picture is its box
+        left, top, right, bottom = crop_box((-0.5, -0.5, width - 0.5, height - 0.5), subject.pre)
         x = (x * width - 0.5 - left) / (right - left) * (columns - 1)
         y = (y * height - 0.5 - top) / (bottom - top) * (rows - 1)
-    elif subject.pre.fit == "crop":  # from the middle of the picture, once it is resized
+    elif subject.pre.fit == "center_crop":  # from the middle of the picture, once it is resized
         scale = max(rows / height, columns / width) / subject.pre.crop_fraction
         x = columns / 2 + (x - 0.5) * max(columns, round(width * scale))
         y = rows / 2 + (y - 0.5) * max(rows, round(height * scale))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.batches import pad_pictures
+from muntin.data.batches import pad_images
 from muntin.data.transforms import Preprocessing
 from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
@@ -90,5 +90,5 @@ class Subject:
 
 def pad_shown(shown: UInt8[Tensor, "C h w"], pre: Preprocessing) -> UInt8[Tensor, "1 C Hi Wi"]:
     """Give a picture as a batch of one, padded right and below as prediction does."""
-    fills = pre.fit in ("crop", "subject")
-    return shown[None] if fills else pad_pictures([shown])
+    fills = pre.fit in ("center_crop", "instance_crop")
+    return shown[None] if fills else pad_images([shown])

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from muntin.configs import to_dict
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.storing import DataConfig, PictureStore
 from muntin.data.transforms import Preprocessing
 from muntin.engines.building import canvas_of, front_of, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
@@ -124,7 +124,7 @@ def export(
     sets = _read_data(run, data)
     make = _Maker(run=run, network=network, pre=pre, finished=finished)
     note = json.dumps(_note(run, network, pre, canvas, precision))
-    store = None if sets is None else PictureStore(sets[1], pre, DataConfig(cache_mib=0))
+    store = None if sets is None else ImageCache(sets[1], pre, DataConfig(cache_mib=0))
     with _unfinished(path) as partial:
         say(f"writing {kind.name}")
         graph = make.graph(canvas)
@@ -194,7 +194,7 @@ class _Maker:
         path: Path,
         kind: Format,
         canvas: Size,
-        store: PictureStore | None,
+        store: ImageCache | None,
         precision: Precision,
     ) -> list[Row]:
         engine = self.call(kind.open(path, precision)[0], canvas)
@@ -327,7 +327,7 @@ def _quantise(
 ) -> Quantised:
     canvas: Size = (graph.example[0].shape[2], graph.example[0].shape[3])
     task, pre = make.run.task, make.pre
-    calibrated = PictureStore(_thin(sets[0], MOST_CALIBRATED), pre, DataConfig(cache_mib=0))
+    calibrated = ImageCache(_thin(sets[0], MOST_CALIBRATED), pre, DataConfig(cache_mib=0))
     pictures = []
     for batch in EvalLoader(calibrated, batch_size=1):
         high, wide = (min(a, b) for a, b in zip(canvas, batch.images.shape[2:], strict=True))
@@ -335,7 +335,7 @@ def _quantise(
         images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
         more = (batch.sizes.numpy(),) if task.detects else ()
         pictures.append((images.numpy(), *more))
-    scored = PictureStore(_thin(sets[1], MOST_SCORED), pre, DataConfig())
+    scored = ImageCache(_thin(sets[1], MOST_SCORED), pre, DataConfig(), full_labels=True)
 
     def judge(runner: Runner) -> float:
         found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.shapes import make_scene
-from muntin.data.storing import PictureStore
+from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.engines.graphs import Precision
 from muntin.engines.network import EngineNetwork
@@ -59,7 +59,7 @@ class Row:
 
 
 def show_pictures(
-    store: PictureStore | None, pre: Preprocessing, canvas: Size
+    store: ImageCache | None, pre: Preprocessing, canvas: Size
 ) -> Iterator[tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]]:
     """Give pictures to compare on, in batches of 1, 3 and 8: random pixels, and real pictures.
 
@@ -88,7 +88,7 @@ class _Part(NamedTuple):
     sizes: Int[Tensor, "B 2"]
 
 
-def _read(store: PictureStore) -> _Part:
+def _read(store: ImageCache) -> _Part:
     batch = next(iter(EvalLoader(store, batch_size=min(len(store), max(BATCHES)))))
     return _Part(batch.images, batch.sizes)
 

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
+from muntin.heads.head import HeadConfig
 from muntin.heads.necks import NeckConfig
 from muntin.nn.conv_norm import NormName
 from muntin.ops.boxes import Suppression
@@ -56,7 +57,7 @@ _STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RCNNConfig:
+class RCNNConfig(HeadConfig):
     """A two-stage detector: proposals, then boxes (and masks) of what is in them.
 
     Attributes:

@@ -28,6 +28,7 @@ from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.conventions import SelectConfig
 from muntin.heads.detector import Detector
+from muntin.heads.head import HeadConfig
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_to
 from muntin.nn.conv_norm import ConvNorm, NormName
@@ -39,7 +40,7 @@ __all__ = ["FCOS", "SMALL_FCOS", "FCOSConfig"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FCOSConfig:
+class FCOSConfig(HeadConfig):
     """What makes one FCOS differ from another.
 
     Attributes:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
@@ -39,7 +39,7 @@ STRIDE = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoseConfig:
+class PoseConfig(HeadConfig):
     """What makes one head for keypoints differ from another.
 
     Attributes:

@@ -15,7 +15,7 @@ from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder, UPerNet
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import IGNORED, map_losses
@@ -25,7 +25,7 @@ __all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SemanticConfig:
+class SemanticConfig(HeadConfig):
     """What makes one head for maps of classes differ from another.
 
     Attributes:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.data.batches import padded_size, stack_pictures
-from muntin.data.fitting import fit
+from muntin.data.batches import padded_size, stack_images
+from muntin.data.image_fitting import fit
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.prediction.sources import LoadedImage
 from muntin.shapes import Size, UInt8
@@ -149,7 +149,7 @@ def stack_crops(crops: Sequence[Crop], pre: Preprocessing, batch_size: int) -> t
 
 def _stack(pixels: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
     # Crops of instances are all of one size, and padding would move the grid of their heatmaps.
-    return torch.stack(pixels) if pre.fit == "subject" else stack_pictures(pixels, pre)
+    return torch.stack(pixels) if pre.fit == "instance_crop" else stack_images(pixels, pre)
 
 
 def fit_image(image: LoadedImage, pre: Preprocessing) -> Crop:

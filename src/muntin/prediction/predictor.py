@@ -16,7 +16,7 @@ from torch import nn
 
 from muntin.configs import check_range
 from muntin.data.batches import evaluation_batch
-from muntin.data.decoding import open_picture
+from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
@@ -427,4 +427,4 @@ def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of mu
     Raises:
         DataError: The image cannot be read.
     """
-    return draw_result(open_picture(image), result)
+    return draw_result(open_image(image), result)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.data.decoding import open_picture
-from muntin.data.listing import PICTURE_SUFFIXES
+from muntin.data.decoding import open_image
+from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size
 
-__all__ = ["LoadedImage", "Picture", "check_boxes", "find_pictures", "read_images"]
+__all__ = ["LoadedImage", "Picture", "check_boxes", "find_images", "read_images"]
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
@@ -44,7 +44,7 @@ class LoadedImage(NamedTuple):
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def find_pictures(places: Iterable[str | Path]) -> list[Path]:
+def find_images(places: Iterable[str | Path]) -> list[Path]:
     """List the image files behind paths, folders and patterns.
 
     Args:
@@ -63,7 +63,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
             message = f"there must be a path to pictures, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
-            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         elif place.exists():
             here = [place]
         else:
@@ -72,7 +72,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
             magic = any(sign in pattern for sign in "*?[")
             here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
         if not here:
-            what = f"none of {', '.join(PICTURE_SUFFIXES)}" if place.is_dir() else "nothing"
+            what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
             message = f"there must be a picture at {str(place)!r}, got {what}. Check the path."
             raise DataError(message)
         found += here
@@ -117,7 +117,7 @@ def _read(
             message = f"boxes must be given for every picture, got too few: {image!r} has none."
             raise DataError(message)
         try:
-            pixels = open_picture(image)
+            pixels = open_image(image)
         except DataError as error:
             if strict:
                 raise

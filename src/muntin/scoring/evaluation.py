@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from muntin.data.batches import evaluation_batch
+from muntin.data.cache import DataConfig, ImageCache, change_reading
 from muntin.data.pose import is_whole
-from muntin.data.storing import DataConfig, PictureStore, change_reading
 from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
@@ -118,7 +118,7 @@ def evaluate(
     if detector:
         scored = score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
-            store = PictureStore(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
+            store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
     reading = change_reading(run.config.reading, settings or {})
@@ -130,7 +130,7 @@ def evaluate(
         raise ConfigError(message)
     where = choose_device(device)
     network = run.load_network().to(where)
-    store = PictureStore(listing, run.preprocessing, DataConfig())
+    store = ImageCache(listing, run.preprocessing, DataConfig(), full_labels=True)
     scored = score(
         network,
         store,

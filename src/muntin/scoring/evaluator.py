@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.data.batches import Batch, parts_of_one_size
+from muntin.data.batches import Batch, split_by_size
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
@@ -102,7 +102,7 @@ def run_network(
                 raw = predictor.run(_prepared(part, listing, tta=tta))
             (found,) = raw.parts
             answers = task.answers(found.raw, found.metas, classes)
-            truth = table[part.indices]
+            truth = part.full_labels or table[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
         network.train(was_training)
@@ -122,7 +122,7 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         readable = torch.where(batch.weights > 0)[0]
         if len(readable):
-            yield from parts_of_one_size(batch.select(readable))
+            yield from split_by_size(batch.select(readable))
 
 
 def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
@@ -180,7 +180,7 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
 
 def score(
     network: nn.Module,
-    store: PictureStore,
+    store: ImageCache,
     task: Task,
     classes: Classes,
     *,

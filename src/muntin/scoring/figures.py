@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from muntin.data.archives import read_bytes
+from muntin.data.cache import ImageCache
 from muntin.data.decoding import decode
-from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
@@ -32,14 +32,14 @@ from muntin.scoring.evaluator import Scored
 __all__ = ["draw_scored"]
 
 
-def draw_scored(scored: Scored, store: PictureStore, classes: Classes, folder: Path) -> None:
+def draw_scored(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
     """Draw what goes with the figures into a folder, by the kind of metric."""
     _draw(scored.metric, scored, store, classes, folder)
 
 
 @singledispatch
 def _draw(
-    metric: object, scored: Scored, store: PictureStore, classes: Classes, folder: Path
+    metric: object, scored: Scored, store: ImageCache, classes: Classes, folder: Path
 ) -> None:
     message = f"metric must be one of muntin.metrics, got {type(metric).__name__}."
     raise TypeError(message)
@@ -49,7 +49,7 @@ def _draw(
 def _(
     metric: ClassificationMetric,
     scored: Scored,
-    store: PictureStore,
+    store: ImageCache,
     classes: Classes,
     folder: Path,
 ) -> None:
@@ -71,7 +71,7 @@ def _(
     for row in outputs.losses.argsort(descending=True)[:24].tolist():
         said, truth = int(scores[row].argmax()), int(outputs.truth[row])
         index = int(outputs.indices[row])
-        picture = store.picture(index)
+        picture = store.image(index)
         if said == truth or picture is None:
             continue
         lines = (
@@ -90,7 +90,7 @@ def _(
 def _(
     metric: DetectionMetric,
     scored: Scored,
-    store: PictureStore,
+    store: ImageCache,
     classes: Classes,
     folder: Path,
 ) -> None:
@@ -169,7 +169,7 @@ def _pair(scored: Scored, classes: Classes, row: int, quality: float, threshold:
 def _(
     metric: SemanticMetric,
     scored: Scored,
-    store: PictureStore,
+    store: ImageCache,
     classes: Classes,
     folder: Path,
 ) -> None:
@@ -206,7 +206,7 @@ def _(
 def _(
     metric: PoseMetric,
     scored: Scored,
-    store: PictureStore,
+    store: ImageCache,
     classes: Classes,
     folder: Path,
 ) -> None:

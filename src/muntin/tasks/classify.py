@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report, check_classify
 from muntin.data.listing import list_classify
-from muntin.data.storing import DataConfig
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.linear import build_classifier, class_losses
-from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
-from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.found import Found
-from muntin.heads.head import Head
-from muntin.heads.table import HeadConfig
+from muntin.heads.head import Head, HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.results import Detections

@@ -13,16 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report
+from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import list_pose
 from muntin.data.pose_checking import check_pose
-from muntin.data.storing import DataConfig
-from muntin.data.subjects import frame_box, map_to_crop
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
-from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
@@ -47,7 +46,7 @@ class _Truth:
             entry = self._entries[place]
             assert entry.objects is not None, "pose has subjects"
             found.append(
-                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.subject)
+                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance)
             )
         return found
 
@@ -122,7 +121,7 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     found = []
     for row, view in enumerate(glance.views):
         box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
-        back = map_to_crop(frame_box(box, glance.pre), glance.pre).inverse
+        back = crop_transform(crop_box(box, glance.pre), glance.pre).inverse
         told = clip_points(back(points[row]), view.size)
         found.append(np.concatenate([told, scores[row][:, None]], axis=1))
     return found
@@ -142,7 +141,7 @@ def _partners(skeleton: Skeleton) -> tuple[int, ...]:
     message = (
         f"tta shows the mirrored subject too, but nobody said which of the keypoints change places "
         f"in the mirror, got {', '.join(skeleton.names)}. Leave it out, or train again with "
-        f'"pairs" in a skeleton.json beside the data.'
+        f'"flip_pairs" in a skeleton.json beside the data.'
     )
     raise ConfigError(message)
 
@@ -158,7 +157,7 @@ def _decode(
             keypoints=_cut(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
-            links=skeleton.links,
+            links=skeleton.edges,
             boxes=None if view.box is None else np.array([view.box]),
         )
         for points, view in zip(raw, views, strict=True)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.pose import list_pose
-from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.found import Found
+from muntin.heads.head import HeadConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
-from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import SURE, Poses
@@ -61,7 +61,7 @@ def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> li
                 keypoints=points,
                 scores=found.scores.double().cpu().numpy(),
                 keypoint_names=skeleton.names,
-                links=skeleton.links,
+                links=skeleton.edges,
                 boxes=found.boxes.double().cpu().numpy() * np.tile(scale, 2),
             )
         )

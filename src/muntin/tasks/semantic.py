@@ -14,17 +14,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
-from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
-from muntin.heads.table import HeadConfig
 from muntin.metrics.semantic import SemanticMetric
 from muntin.ops.sliding import slide
 from muntin.results import SemanticMap
@@ -59,7 +58,7 @@ def _check_data(path: Path | str, reading: DataConfig) -> Report:
 
 
 def _classes(listing: Listing) -> Classes:
-    return Classes(names=listing.class_names, coding=listing.coding)
+    return Classes(names=listing.class_names, encoding=listing.encoding)
 
 
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
@@ -166,10 +165,10 @@ def _decode(
 
 
 def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
-    coding = classes.coding
-    if coding is None or coding.kind != "color":
+    encoding = classes.encoding
+    if encoding is None or encoding.kind != "color":
         return ()
-    return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in coding.values)
+    return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in encoding.values)
 
 
 def _example(size: Size) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.table import HeadConfig
+from muntin.heads.head import HeadConfig
 from muntin.tasks.classify import CLASSIFY
 from muntin.tasks.detect import DETECT, INSTANCE
 from muntin.tasks.pose import POSE

@@ -12,12 +12,11 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report
-from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
-from muntin.heads.table import HeadConfig
+from muntin.heads.head import Head, HeadConfig
 from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import singledispatch
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_objects
 from muntin.drawing.maps import draw_labels
 from muntin.drawing.poses import draw_poses
@@ -24,9 +27,9 @@ from muntin.targets import BoxTargets, Keypoints, LabelMap
 __all__ = ["draw_batch"]
 
 
-def draw_batch(run: Run, store: PictureStore) -> None:
+def draw_batch(run: Run, store: ImageCache) -> None:
     """Draw some training pictures, changed at random as in training, with what is to be learnt."""
-    config, names = run.config, run.classes.names
+    config = run.config
     count, side = (12, 280) if run.task.dense else (24, 150)
     loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
@@ -35,26 +38,37 @@ def draw_batch(run: Run, store: PictureStore) -> None:
         image = batch.images[row, :, :high, :wide]
         picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         target = None if batch.targets is None else batch.targets[row]
-        if isinstance(target, LabelMap):
-            tiles.append(
-                Tile(picture=np.asarray(draw_labels(picture, target.labels.numpy(), names)))
-            )
-            continue
-        if isinstance(target, Keypoints):
-            poses = _as_poses(target, run)
-            tiles.append(Tile(picture=np.asarray(draw_poses(picture, poses))))
-            continue
-        if target is not None:
-            objects = _as_objects(target)
-            drawn = np.asarray(draw_objects(picture, objects, names))
-            tiles.append(
-                Tile(picture=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
-            )
-            continue
         ids = store.listing.entries[int(batch.indices[row])].class_ids
-        tiles.append(Tile(picture=picture, lines=(", ".join(names[i] for i in ids) or "none",)))
+        tiles.append(_draw_tile(target, picture, run, ids))
     sheet = draw_sheet(tiles, "Training pictures as the network sees them", side=side)
     save_picture(sheet, run.path / "pictures" / "batch.png")
+
+
+@singledispatch
+def _draw_tile(
+    target: object, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+) -> Tile:
+    """One image with its annotations, by their kind; without any, with the names of its classes."""
+    names = run.classes.names
+    return Tile(picture=picture, lines=(", ".join(names[i] for i in class_ids) or "none",))
+
+
+@_draw_tile.register
+def _(target: LabelMap, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    labels = target.labels.numpy()
+    return Tile(picture=np.asarray(draw_labels(picture, labels, run.classes.names)))
+
+
+@_draw_tile.register
+def _(target: Keypoints, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    return Tile(picture=np.asarray(draw_poses(picture, _as_poses(target, run))))
+
+
+@_draw_tile.register
+def _(target: BoxTargets, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    objects = _as_objects(target)
+    drawn = np.asarray(draw_objects(picture, objects, run.classes.names))
+    return Tile(picture=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:
@@ -67,7 +81,7 @@ def _as_poses(target: Keypoints, run: Run) -> Poses:
         keypoints=points[None].double().numpy(),
         scores=np.ones(1),
         keypoint_names=skeleton.names,
-        links=skeleton.links,
+        links=skeleton.edges,
     )
 
 

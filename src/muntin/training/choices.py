@@ -9,8 +9,8 @@ import torch
 
 from muntin.configs import replace as replace_fields
 from muntin.data.archives import read_bytes
+from muntin.data.cache import DataConfig
 from muntin.data.decoding import decode
-from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError, DataError, WeightError
@@ -124,7 +124,7 @@ def choose_preprocessing(
             img_size=model.img_size,
             mean=_per_channel(entry.mean, model.in_chans),
             std=_per_channel(entry.std, model.in_chans),
-            fit="window",
+            fit="sliding_window",
             scale=reading.scale or 1.0,
             short_side=reading.short_side,
             typical_size=typical,
@@ -136,7 +136,7 @@ def choose_preprocessing(
             img_size=model.img_size,
             mean=_per_channel(entry.mean, model.in_chans),
             std=_per_channel(entry.std, model.in_chans),
-            fit="inside",
+            fit="letterbox",
             typical_size=typical,
             interpolation="bilinear",
             in_chans=model.in_chans,

@@ -17,8 +17,8 @@ import torch
 from lightning_fabric import Fabric
 
 from muntin.data.batches import evaluation_batch
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.devices import memory_mib
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
@@ -44,8 +44,8 @@ VALIDATION_SHARE = 0.04
 class Stores:
     """Pictures to learn from and to validate with."""
 
-    train: PictureStore
-    val: PictureStore
+    train: ImageCache
+    val: ImageCache
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,12 +13,12 @@ from typing import Any, cast
 import torch
 
 from muntin.configs import with_texts
-from muntin.data.joint import SceneConfig
+from muntin.data.cache import DataConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
-from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError, DataError
 from muntin.heads.network import Network
-from muntin.heads.table import HeadConfig
+from muntin.heads.table import AnyHeadConfig
 from muntin.nn.mimetic import start_mimetic
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
@@ -134,7 +134,7 @@ def prepare(request: Request) -> Prepared:
             val=request.val,
             model_name=name,
             model=model,
-            head=head,
+            head=cast(AnyHeadConfig | None, head),
             reading=reading,
             machine=machine,
         ),
@@ -166,7 +166,7 @@ def _tune_run(
     img_size = run.config.model.img_size
     recipe = _choose_recipe(request, run.task, run.config.weights, count, settings["train"], notes)
     augment = recipe.augment
-    if isinstance(augment, SceneConfig) and any(usual):
+    if isinstance(augment, DetectionAugmentConfig) and any(usual):
         augment = choose_window(augment, img_size, usual, notes)
     tuned = _tune(request, recipe, settings["train"], count, img_size, machine, seed)
     if run.task.dense is not None and not _asked_for_batch(request, settings["train"]):
@@ -181,7 +181,7 @@ def _tune_run(
         run.config,
         # Loading may have adopted the rule for odd sizes that the weights were trained with.
         model=cast(BackboneConfig, network.backbone.config),
-        head=cast(HeadConfig, network.head.config) if run.task.dense else None,
+        head=cast(AnyHeadConfig, network.head.config) if run.task.dense else None,
         train=tuned,
         augment=with_texts(base.augment if base else augment, settings["augment"]),
     )

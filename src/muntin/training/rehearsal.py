@@ -18,8 +18,8 @@ from lightning_fabric import Fabric
 
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
 from muntin.training.choices import PRECISIONS
@@ -86,7 +86,7 @@ class Rehearsal:
                 part.eval()
         self.listing = _choose(prepared.train, 4 * batches[1])
         reading = self.run.config.reading
-        self.store = PictureStore(self.listing, self.run.preprocessing, reading, approximate=True)
+        self.store = ImageCache(self.listing, self.run.preprocessing, reading, approximate=True)
         with _quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
@@ -118,7 +118,7 @@ class Rehearsal:
         """Say what is in so many pictures, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = PictureStore(listing, run.preprocessing, run.config.reading)
+        store = ImageCache(listing, run.preprocessing, run.config.reading, full_labels=True)
         loader = EvalLoader(store, batch_size=count)
         self.trainer.objective.evaluate(
             self.trainer.best_network, loader, self.device, self.fabric.autocast
@@ -186,7 +186,7 @@ class Rehearsal:
 
     def kept_bytes(self, *counts: int) -> int:
         """Bytes of decoded pictures that stay in memory: its own, or of sets of so many."""
-        pictures = [self.store.look(i) for i in range(len(self.listing))]
+        pictures = [self.store.load(i) for i in range(len(self.listing))]
         sizes = [0 if one is None else one.pixels.nbytes for one in pictures]
         if not counts:
             return sum(sizes) if self.store.in_memory else 0

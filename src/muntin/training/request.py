@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from muntin.configs import with_texts
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.table import HeadConfig, find_head
+from muntin.heads.head import HeadConfig
+from muntin.heads.table import find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size

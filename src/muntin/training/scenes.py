@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from muntin.configs import with_texts
-from muntin.data.joint import SceneConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.detectors import DetectorConfig
-from muntin.heads.table import HeadConfig, find_head
+from muntin.heads.head import HeadConfig
+from muntin.heads.table import find_head
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
@@ -103,8 +104,8 @@ def enlarge_for(scenes: Scenes, size: Size) -> Size:
 
 
 def choose_window(
-    augment: SceneConfig, img_size: Size, usual: Size, notes: list[str]
-) -> SceneConfig:
+    augment: DetectionAugmentConfig, img_size: Size, usual: Size, notes: list[str]
+) -> DetectionAugmentConfig:
     """Learn from parts of enlarged pictures, so that a step costs what it would have cost.
 
     Args:

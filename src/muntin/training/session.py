@@ -18,7 +18,7 @@ from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
 from muntin.configs import from_dict, to_dict
-from muntin.data.storing import PictureStore
+from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import ConfigError, MuntinError, RunError, shorten
@@ -252,8 +252,8 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
     if fabric.world_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     stores = Stores(
-        train=PictureStore(job.train, run.preprocessing, reading, approximate=True),
-        val=PictureStore(job.val, run.preprocessing, reading),
+        train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
+        val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
     if first and job.pictures and not job.resume:

@@ -10,8 +10,8 @@ import numpy as np
 
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
+from muntin.heads.head import HeadConfig
 from muntin.heads.pose import PoseConfig
-from muntin.heads.table import HeadConfig
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.training.choices import can_be_had
@@ -74,7 +74,7 @@ def cut_subjects(
     alignment = head.coding if isinstance(head, PoseConfig) else pre.alignment
     return replace(
         pre,
-        fit="subject",
+        fit="instance_crop",
         padding=1.0 if whole else 1.25,
         alignment=alignment,
         interpolation="bilinear",

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig
+from muntin.heads.head import HeadConfig
 from muntin.heads.network import Network
 from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import HeadConfig, find_head
+from muntin.heads.table import find_head
 from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.zoo.building import build_dense_backbone, create_model, load_into
 
