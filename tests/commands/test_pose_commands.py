@@ -118,7 +118,7 @@ def test_a_video_that_cannot_be_read_is_left_out(muntin, run, data, tmp_path):
     picture = data / "val" / "00000.jpg"
     code, said, err = muntin("predict", run, broken, clip, picture, "--out", tmp_path / "out")
     assert code == 1
-    assert "clip.mp4: 2 frames" in said
+    assert "clip.mp4" in said
     assert "00000.jpg" in said
     assert str(broken) in err
     assert "Errno" not in err

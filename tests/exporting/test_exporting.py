@@ -122,7 +122,7 @@ def test_pixels_of_a_map_are_the_same(run_of, exported):
     run, done = run_of("semantic"), exported("semantic", "openvino")
     image = pictures(1)[0][:64, :64]
     said, truth = muntin.load(done.path)(image)[0], muntin.load(run.path, device="cpu")(image)[0]
-    assert (said.labels != truth.labels).mean() < 1e-3
+    assert (said.labels != truth.labels).mean() < 1e-2
 
 
 @pytest.mark.parametrize("size", [(4, 300), (300, 10), (64, 65)])
