@@ -19,12 +19,7 @@ from muntin.zoo.building import (
     model_config,
 )
 from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
-from muntin.zoo.creating import (
-    create,
-    create_detector,
-    create_pose_estimator,
-    create_segmenter,
-)
+from muntin.zoo.creating import create, create_detector, create_pose_estimator, create_segmenter
 from muntin.zoo.describing import describe_models
 from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
 
