@@ -168,7 +168,8 @@ def learn_ours(network: nn.Module, image: Tensor) -> None:
         layer_of=torch.arange(OBJECTS),
     )
     sizes = torch.tensor([image.shape[-2:]])
-    losses = network(image, sizes, [target])
+    ours: Any = network
+    losses = ours.head.losses(ours.features(image, sizes), [target])
     sum(losses.values()).sum().backward()
     network.zero_grad()
 

@@ -44,11 +44,11 @@ CHILD = """
 import json, sys, time
 import torch
 from muntin import train
-from muntin.training.learner import Learner
+from muntin.training.trainer import Trainer
 
 task, data, model, side, batch, out, device, precision, again = sys.argv[1:]
 ends, peaks = [], []
-plain = Learner.change_weights
+plain = Trainer.change_weights
 
 def peak():
     if torch.cuda.is_available() and device != "cpu":
@@ -62,7 +62,7 @@ def change(self, factor):
     ends.append(time.perf_counter())
     peaks.append(peak())
 
-Learner.change_weights = change
+Trainer.change_weights = change
 if __name__ == "__main__":
     train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
           device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,

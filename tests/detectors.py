@@ -15,7 +15,7 @@ from muntin.configs import with_texts
 from muntin.data.shape_sets import write_coco
 from muntin.heads.network import Network
 from muntin.samples import Classes
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.training.session import TrainedRun, train
 from muntin.zoo import create_backbone
 
@@ -82,7 +82,8 @@ def mixed_sizes(folder: Path, *, count: int = 9, sizes=((48, 64), (80, 56), (90,
 def train_detector(
     task: str, data: Path, out: Path, *, head: str = "", settings=None, **options: Any
 ) -> TrainedRun:
-    """Train a tiny detector in seconds; a resumed run keeps what it began with."""
+    """Train a tiny detector without drawing; a resumed run keeps what it began with."""
+    options = {"pictures": False, **options}
     if options.get("resume"):
         return train(task, data, out=out, quiet=True, settings=settings, **options)
     if "config" not in options:
@@ -93,6 +94,19 @@ def train_detector(
         settings = {**body, **head_settings(name), "train.warmup": 0, **(settings or {})}
         options["head"] = name
     return train(task, data, out=out, quiet=True, settings=settings, **options)
+
+
+def train_dense(task: str, data: Path, out: Path, *, settings=None, **options: Any) -> TrainedRun:
+    """The same for maps and keypoints, whose heads have one width."""
+    options = {"pictures": False, **options}
+    if options.get("resume"):
+        return train(task, data, out=out, quiet=True, settings=settings, **options)
+    chosen = {
+        "model": BODY, "img_size": 64, "epochs": 2, "batch_size": 4, "weights": "none",
+        "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    settings = {**BODY_SETTINGS, "head.channels": 16, "train.warmup": 0, **(settings or {})}
+    return train(task, data, out=out, quiet=True, settings=settings, **{**chosen, **options})
 
 
 def empty_pictures(data: Path, part: str, numbers: set[int]) -> None:

@@ -39,7 +39,8 @@ def write_pictures(folder: Path, *, each: int = 6, side: int = 16, classes=CLASS
 
 
 def train_small(data: Path, out: Path, *, settings=None, **options) -> TrainedRun:
-    """Train a tiny Swin in a second or so; a resumed run keeps what it began with."""
+    """Train a tiny Swin in a moment, without drawing; a resumed run keeps what it began with."""
+    options = {"pictures": False, **options}
     if options.get("resume"):
         return train("classify", data, out=out, quiet=True, settings=settings, **options)
     if "config" not in options:

@@ -14,7 +14,7 @@ from muntin.data.joint import SceneConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.published import COCO_NAMES, open_published, read_class_names
 from muntin.runs import Run
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.weights.files import write_weights
 
 NAMES = ("cat", "dog")

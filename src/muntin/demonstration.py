@@ -25,9 +25,9 @@ from muntin.drawing.poses import draw_pose_pair, poses_of
 from muntin.drawing.saving import save_picture
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
-from muntin.prediction import load
-from muntin.scoring import evaluate
-from muntin.tasks import find_task
+from muntin.prediction.from_run import load
+from muntin.scoring.evaluation import evaluate
+from muntin.tasks.table import find_task
 from muntin.training.session import TrainedRun, train
 
 __all__ = ["demo"]
@@ -50,12 +50,20 @@ class _Demo:
     max_time_s: float
 
 
-def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
+def demo(
+    task: str = "classify",
+    *,
+    out: str | Path = "",
+    write_data: Callable[[Path], object] | None = None,
+    max_time_s: float = 0.0,
+) -> TrainedRun:
     """Show everything once, in a few minutes on two CPU cores.
 
     Args:
         task: "classify", "detect", "instance", "semantic" or "pose".
         out: Folder for the generated data and the run; ``demo-TASK`` when empty.
+        write_data: Writes the data set into a folder; hundreds of images when left out.
+        max_time_s: Seconds for training; some minutes when 0.
 
     Returns:
         The trained run.
@@ -72,8 +80,9 @@ def demo(task: str = "classify", *, out: str | Path = "") -> TrainedRun:
         message = f"out must be a new folder, got {out}, which holds a run. Pass another --out."
         raise RunError(message)
     console.print(f"Generating pictures of shapes in {data} ...", highlight=False)
-    plan.write_data(data)
-    run = train(task, data, weights="none", max_time_s=plan.max_time_s, out=run_folder)
+    (write_data or plan.write_data)(data)
+    limit = max_time_s or plan.max_time_s
+    run = train(task, data, weights="none", max_time_s=limit, out=run_folder)
     if run.interrupted:
         return run
     figures = evaluate(run_folder, data)

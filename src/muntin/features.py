@@ -1,18 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a backbone promises: the channels and strides of its maps, and two ways to read it."""
+"""What a backbone promises: channels and strides of its maps, and the features of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from muntin.shapes import Float
+from muntin.errors import ConfigError
+from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["Backbone", "FeatureSpec", "count_stages", "find_output_problem", "name_blocks"]
+__all__ = [
+    "Backbone",
+    "FeatureSpec",
+    "Features",
+    "TokenMask",
+    "count_stages",
+    "find_output_problem",
+    "name_blocks",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,7 @@ class FeatureSpec:
     Attributes:
         channels: Channels of each map.
         strides: Step between neighbouring cells of each map, in pixels of the image.
-        embed_parts: Equal parts of what `embed` gives that have a classifier each: 2 for class and
+        embed_parts: Equal parts of the vector that have a classifier each: 2 for class and
             distillation token of a DeiT.
     """
 
@@ -31,34 +41,157 @@ class FeatureSpec:
     embed_parts: int = 1
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """From images to features, at any height and width."""
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenMask:
+    """Which patches of each image a backbone sees, as masked pre-training needs it.
+
+    Attributes:
+        keep: True for each patch that is kept, row by row over the grid of patches; equally many
+            in every image.
+        fill: Token that replaces the others; None leaves them out of the computation.
+    """
+
+    keep: Bool[Tensor, "B N"]
+    fill: Float[Tensor, " C"] | None = None
+
+
+class Features:
+    """What a backbone computed for one batch; each part is computed when first read, then kept.
+
+    Args:
+        images: The batch; only its shape and its device are read.
+        maps: Computes the maps.
+        vector: Computes the vector.
+        tokens: Computes the tokens; None where the family has none.
+        both: Computes maps and vector in one pass, in a family where the two ways take one each.
+        sizes: (height, width) of the real image inside each padded one; all of it when None.
+        mask: Patches that were kept; None for all of them.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        maps: Callable[[], list[Tensor]],
+        vector: Callable[[], Tensor],
+        tokens: Callable[[], Tensor] | None = None,
+        both: Callable[[], tuple[list[Tensor], Tensor]] | None = None,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> None:
+        self.image_size: Size = (images.shape[2], images.shape[3])
+        """(height, width) of the images as the backbone got them."""
+        self.mask = mask
+        """Patches that the backbone was given; None for all of them."""
+        self._count, self._device = images.shape[0], images.device
+        self._make_maps, self._make_vector = maps, vector
+        self._make_tokens, self._make_both = tokens, both
+        self._maps: list[Tensor] | None = None
+        self._vector: Tensor | None = None
+        self._tokens: Tensor | None = None
+        self._sizes = sizes
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """The maps, B, C, H/stride, W/stride each, finest first."""
+        if self._maps is None:
+            self._maps = self._make_maps()
+        return self._maps
+
+    @property
+    def vector(self) -> Float[Tensor, "B C"]:
+        """One vector an image: what the family's paper classifies from."""
+        if self._vector is None:
+            self._vector = self._make_vector()
+        return self._vector
+
+    @property
+    def tokens(self) -> Float[Tensor, "B N C"]:
+        """The tokens after the last block, prefix tokens first, then the patches row by row.
+
+        Raises:
+            ConfigError: The family has no sequence of tokens.
+        """
+        if self._make_tokens is None:
+            message = (
+                "tokens must come from a ViT, a DeiT, a T2T-ViT or a Hiera, got a backbone that "
+                "gives maps and a vector only. Read those, or choose another model."
+            )
+            raise ConfigError(message)
+        if self._tokens is None:
+            self._tokens = self._make_tokens()
+        return self._tokens
+
+    @property
+    def sizes(self) -> Int[Tensor, "B 2"]:
+        """(height, width) of the real image inside each padded one."""
+        if self._sizes is None:
+            self._sizes = torch.tensor([self.image_size] * self._count, device=self._device)
+        return self._sizes
+
+    def compute_both(self) -> None:
+        """Compute maps and vector, in one pass where reading them one by one would take two."""
+        if self._make_both is not None and self._maps is None and self._vector is None:
+            self._maps, self._vector = self._make_both()
+
+
+class Backbone(nn.Module):
+    """From images to features, at any height and width. A family writes `features`."""
+
+    blocks: nn.ModuleList | Sequence[nn.Module]
+    """All blocks, in the order in which they are computed."""
 
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps, in the order in which `forward` gives them."""
+        raise NotImplementedError
 
     @property
     def embed_channels(self) -> int:
-        """Channels of what `embed` gives."""
+        """Channels of the vector."""
+        raise NotImplementedError
 
-    def __call__(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps, B, C, H/stride, W/stride each, finest first; as `forward` says."""
+    def features(
+        self,
+        images: Tensor,
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Run the backbone once.
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
+        Args:
+            images: Normalised, B, in_chans, H, W.
+            sizes: (height, width) of the real image inside each padded one, for heads that ask.
+            mask: Patches that are kept; all of them when left out.
+
+        Raises:
+            ShapeError: The size rule refuses this height and width, or the mask does not fit.
+            ConfigError: The family cannot be masked.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> list[Tensor]:
         """Give the maps, B, C, H/stride, W/stride each, finest first."""
+        return self.features(images).maps
 
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
+    def embed(self, images: Tensor) -> Float[Tensor, "B C"]:
         """Give one vector an image: what the family's paper classifies from."""
+        return self.features(images).vector
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """All blocks, in the order in which they are computed."""
+    def _refuse_mask(self, mask: TokenMask | None) -> None:
+        """Raise a ConfigError where there is a mask: for families that cannot leave tokens out."""
+        if mask is not None:
+            message = (
+                f"mask must be left out for a {type(self).__name__}, whose tokens are made from "
+                f"all patches together, got one. Choose a ViT, a DeiT, a Hiera or a Swin."
+            )
+            raise ConfigError(message)
 
     @property
     def stage_unit(self) -> Literal["stage", "block"]:
         """What `stage_of` counts: the stages of a hierarchy, or the blocks of a plain ViT."""
+        raise NotImplementedError
 
     def layer_of(self, name: str) -> int:
         """Number the layer of a parameter or module, by its name in the backbone.
@@ -67,23 +200,26 @@ class Backbone(Protocol):
             0 for what comes before the blocks (patches, positions, tokens), k for the k-th block
             and the downsampling after it, ``len(blocks) + 1`` for what follows the last block.
         """
+        raise NotImplementedError
 
     def stage_of(self, name: str) -> int:
         """The same by `stage_unit`; what `TrainConfig.freeze` counts."""
+        raise NotImplementedError
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies to this parameter, if it has two or more dimensions."""
+        raise NotImplementedError
 
 
-def name_blocks(backbone: nn.Module) -> list[str]:
+def name_blocks(backbone: Backbone) -> list[str]:
     """Names of the blocks in their backbone, in the order of `Backbone.blocks`."""
     names = {module: name for name, module in backbone.named_modules()}
-    return [names[block] for block in cast("Backbone", backbone).blocks]
+    return [names[block] for block in backbone.blocks]
 
 
-def count_stages(backbone: nn.Module) -> int:
+def count_stages(backbone: Backbone) -> int:
     """How many stages, or blocks where `stage_unit` says so, a backbone has."""
-    return max(map(cast("Backbone", backbone).stage_of, name_blocks(backbone)), default=0)
+    return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
 def find_output_problem(

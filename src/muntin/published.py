@@ -15,11 +15,13 @@ from muntin.errors import ConfigError, DataError, RunError
 from muntin.recipes import AUGMENTS
 from muntin.runs import WEIGHTS, Run, RunConfig
 from muntin.samples import Classes
-from muntin.tasks import task_of_head
+from muntin.tasks.table import task_of_head
 from muntin.tasks.task import Task
 from muntin.weights.files import write_weights
 from muntin.weights.loading import LoadReport, load_weights
-from muntin.zoo import ALIASES, ModelEntry, create, find_model
+from muntin.zoo.building import find_model
+from muntin.zoo.creating import create
+from muntin.zoo.table import ALIASES, ModelEntry
 
 __all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 

@@ -19,8 +19,9 @@ from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import HeadConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
-from muntin.tasks import find_task
-from muntin.zoo import BackboneConfig, config_from_dict, config_to_dict
+from muntin.tasks.table import find_task
+from muntin.zoo.building import config_from_dict, config_to_dict
+from muntin.zoo.table import BackboneConfig
 
 __all__ = ["RunConfig"]
 

@@ -34,9 +34,10 @@ from muntin.heads.network import Network
 from muntin.outside_errors import cannot_write
 from muntin.run_config import RunConfig
 from muntin.samples import Classes
-from muntin.tasks import Task, find_task
+from muntin.tasks.table import find_task
+from muntin.tasks.task import Task
 from muntin.weights.loading import load_weights
-from muntin.zoo import build_backbone, free_attention
+from muntin.zoo.building import build_backbone, free_attention
 
 __all__ = [
     "JOURNAL",
@@ -140,7 +141,7 @@ class Run:
     def build_network(self) -> Network:
         """Build backbone and head, with fresh weights."""
         backbone = build_backbone(self.config.model)
-        head = self.task.build_head(backbone, self.classes, self.config.head)  # type: ignore[arg-type]
+        head = self.task.build_head(backbone, self.classes, self.config.head)
         return Network(backbone, head)
 
     def load_network(self) -> nn.Module:

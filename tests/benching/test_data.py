@@ -27,7 +27,7 @@ def test_beside_torchvision():
     json.dumps(found)
     assert found["kind"] == "data"
     assert (found["num_pictures"], found["picture_size"]) == (3, [*PICTURE_SIZE])
-    assert "left out: timm, which does not do this kind of work" in said
+    assert any("timm" in line for line in said)
     rows = found["contestants"]
     assert len(rows) == 3 * 2 * 2
     assert {one["name"] for one in rows if one["rival"]} == {
@@ -61,9 +61,9 @@ def test_files(tmp_path):
 
 
 def test_refused():
-    with pytest.raises(ConfigError, match="compiled must be False to bench data"):
+    with pytest.raises(ConfigError, match=r"compiled.*data"):
         bench_data("swin_nano", compiled=True)
-    with pytest.raises(ConfigError, match="num_pictures must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"num_pictures.* 0"):
         bench_data("swin_nano", num_pictures=0)
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_data("swin_nano", peers=("tim",))

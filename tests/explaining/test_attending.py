@@ -25,7 +25,7 @@ from muntin.explaining.pointing import cell_at, find_point, token_at
 from muntin.explaining.rolling import can_roll_out, measure_distances, roll_out
 from muntin.explaining.tracing import trace
 from muntin.models.vit import ViT
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.explaining.small_subjects import (
     BUILDERS,
     assert_untouched,

@@ -27,7 +27,7 @@ from muntin.explaining.subject import Subject
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
 from muntin.heads.network import Network
 from muntin.samples import Classes, Skeleton
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, NAMES, TINY, build, in_engine, make_subject
 

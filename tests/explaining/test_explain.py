@@ -19,14 +19,14 @@ from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining.arguments import check_point, check_target, list_images
 from muntin.explaining.exhibits import SECTIONS
-from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.inputs import open_model, open_subject
 from muntin.explaining.saving import clean_stem
 from muntin.explaining.showing import MAKERS
 from muntin.explaining.targeting import look
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.small import CLASSES, picture, train_small, write_pictures
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from muntin.explaining import explain
 from muntin.explaining.exhibits import Exhibit, Missing, PointLayer
-from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.inputs import open_model, open_subject
 from muntin.explaining.page import Chapter, PageMaker
 from muntin.explaining.saving import save_exhibit
 

@@ -314,7 +314,8 @@ def test_every_part_learns(name, counts):
     model = muntin.create_detector(
         "swin_nano_patch4_window4_64", head=name, num_classes=4, drop_path_rate=0.0
     )
-    losses = model(torch.randn(2, 3, *SHAPE), SIZES, targets(counts))
+    features = model.features(torch.randn(2, 3, *SHAPE), SIZES)
+    losses = model.head.losses(features, targets(counts))
     assert set(losses) == {"objectness", "proposals", "classes", "boxes", "masks"}
     assert all(loss.shape == (2,) and loss.isfinite().all() for loss in losses.values())
     sum(loss.sum() for loss in losses.values()).backward()
@@ -327,7 +328,8 @@ def test_masks_are_learnt_where_there_are_some():
     model = build(SMALL).float().train()
     with_masks, without = targets((3, 2)), targets((3, 2), masks=False)
     torch.manual_seed(0)
-    losses = model(torch.randn(2, 3, *SHAPE), SIZES, [with_masks[0], without[1]])
+    features = model.features(torch.randn(2, 3, *SHAPE), SIZES)
+    losses = model.head.losses(features, [with_masks[0], without[1]])
     assert losses["masks"][0] > 0
     assert losses["masks"][1] == 0
 

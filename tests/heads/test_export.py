@@ -11,6 +11,7 @@ import torch
 
 import muntin
 from muntin.errors import ConfigError
+from muntin.heads.detector import FixedDetector
 from muntin.heads.detectors import DETECTORS
 from tests.detectors import tiny_detector
 
@@ -40,7 +41,8 @@ def test_a_graph_gives_what_eager_gives(head):
     network = detector(head)
     most = network.head.config.select.max_detections
     example = torch.randn(2, 3, 96, 128)
-    graph = torch.export.export(network, (example,), strict=False).module()
+    fixed_detector = FixedDetector(network, network.head)
+    graph = torch.export.export(fixed_detector, (example,), strict=False).module()
     for images in (example, torch.randn(2, 3, 96, 128) * 2):
         with torch.no_grad():
             eager, fixed = network(images), graph(images)
@@ -61,4 +63,6 @@ def test_soft_suppression_is_refused():
     config = replace(config, select=replace(config.select, suppression="soft"))
     network = muntin.create_detector("swin_nano", head=config, num_classes=2).eval()
     with pytest.raises(ConfigError, match=r'select\.suppression.*"hard"'):
-        torch.export.export(network, (torch.randn(1, 3, 64, 64),), strict=False)
+        torch.export.export(
+            FixedDetector(network, network.head), (torch.randn(1, 3, 64, 64),), strict=False
+        )

@@ -165,7 +165,7 @@ def test_cells_learn_the_same_objects_with_the_same_losses(pair, counts):
         assert torch.equal(cells, matched)
     assert any((matched >= 0).any() for matched in seen[0]) == (sum(counts) > 0)
 
-    losses = model(batch.tensors, batch.sizes, ours)
+    losses = head.losses(model.features(batch.tensors, batch.sizes), ours)
     names = {"classes": "classification", "boxes": "bbox_regression", "centredness": "bbox_ctrness"}
     assert losses.keys() == names.keys()
     # Theirs divides by the cells that learn an object, if only one; ours counts a few a picture.
@@ -185,9 +185,7 @@ def test_a_crowd_is_neither_object_nor_background(pair):
     targets, _ = objects(batch.sizes, (2,), batch.tensors.shape[2:], masks=False)
     whole = torch.tensor([[0.0, 0.0, 1000.0, 1000.0]])
     crowded = [targets[0]._replace(ignored=whole)]
-    plain, without = (
-        model(batch.tensors, batch.sizes, targets),
-        model(batch.tensors, batch.sizes, crowded),
-    )
+    features = model.features(batch.tensors, batch.sizes)
+    plain, without = (model.head.losses(features, one) for one in (targets, crowded))
     assert without["classes"][0] < plain["classes"][0]
     assert without["boxes"][0] == plain["boxes"][0]

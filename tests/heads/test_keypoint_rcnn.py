@@ -52,7 +52,7 @@ def learn(seed: int, steps: int = 30) -> tuple[float, float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     totals = []
     for _ in range(steps):
-        losses = model(image, None, [one])
+        losses = model.head.losses(model.features(image), [one])
         assert "keypoints" in losses
         total = sum(part.sum() for part in losses.values())
         optimizer.zero_grad()
@@ -84,7 +84,7 @@ def test_nothing_known_and_nothing_there():
         ignored=torch.zeros(0, 4), layers=torch.zeros(0, 96, 96, dtype=torch.int32),
         layer_of=torch.zeros(0, dtype=torch.long), points=torch.zeros(0, 3, 3),
     )  # fmt: skip
-    losses = model(images, None, [none, empty])
+    losses = model.head.losses(model.features(images), [none, empty])
     assert losses["keypoints"].tolist() == [0, 0]
     sum(part.sum() for part in losses.values()).backward()
     model.eval()

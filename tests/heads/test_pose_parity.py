@@ -95,7 +95,7 @@ def test_every_head_gives_heatmaps_at_a_quarter_and_learns(head, body):
     with torch.no_grad():
         assert model.eval()(images).shape == (2, 3, 32, 24)
     points, known = torch.rand(2, 3, 2) * 90, torch.tensor([[True] * 3, [True, False, False]])
-    losses = model.train()(images, points, known)
+    losses = losses_of(model.train(), images, points, known)
     assert {name: part.shape for name, part in losses.items()} == {"heatmaps": (2,)}
     sum(losses.values()).sum().backward()
     assert all(p.grad is not None for p in model.head.parameters())
@@ -107,7 +107,7 @@ def test_the_loss_is_the_mean_square_over_cells_and_keypoints():
     images = torch.randn(1, 3, 64, 64)
     points, known = torch.tensor([[[20.0, 30.0], [1.0, 1.0]]]), torch.tensor([[True, False]])
     found = model(images)
-    loss = model(images, points, known)["heatmaps"]
+    loss = losses_of(model, images, points, known)["heatmaps"]
     cells = torch.arange(16.0)
     x, y = points[0, 0] * 15 / 63
     wanted = torch.exp(-((cells[None] - x) ** 2 + (cells[:, None] - y) ** 2) / 8)
@@ -116,6 +116,10 @@ def test_the_loss_is_the_mean_square_over_cells_and_keypoints():
     )
     error = (found[0, 0] - wanted * near).square().mean() / 2
     assert torch.allclose(loss, error[None], rtol=1e-5)
+
+
+def losses_of(model, images, points, known):
+    return model.head.losses(model.features(images), points, known)
 
 
 class Says(torch.nn.Module):
@@ -137,18 +141,19 @@ def test_a_distribution_that_is_right_costs_nothing_and_is_one_at_its_peak():
     model.head.decoder = Says(wanted[None, None] / 10)
     images, known = torch.zeros(1, 3, 64, 64), torch.tensor([[True]])
     points = torch.tensor([[[7.0, 8.0]]]) * 63 / 15
-    assert model(images, points, known)["heatmaps"].item() < 0.02
+    assert losses_of(model, images, points, known)["heatmaps"].item() < 0.02
     found = model(images)
     assert found.max().item() == pytest.approx(1, abs=0.02)
     assert found.argmax().item() == 8 * 16 + 7
     other = torch.tensor([[[2.0, 3.0]]]) * 63 / 15
-    assert model(images, other, known)["heatmaps"].item() > 3
+    assert losses_of(model, images, other, known)["heatmaps"].item() > 3
 
 
 def test_nothing_known_costs_nothing():
     model = muntin.create_pose_estimator("swin_nano", head="light_pose_small", num_keypoints=2)
     none = torch.zeros(1, 2, dtype=torch.bool)
-    loss = model(torch.randn(1, 3, 64, 64), torch.full((1, 2, 2), torch.nan), none)["heatmaps"]
+    images, points = torch.randn(1, 3, 64, 64), torch.full((1, 2, 2), torch.nan)
+    loss = losses_of(model, images, points, none)["heatmaps"]
     assert loss.item() == 0
     loss.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

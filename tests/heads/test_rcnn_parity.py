@@ -190,7 +190,7 @@ def test_losses_and_gradients_are_torchvisions_when_everything_is_drawn():
         batch = feed(theirs, [picture])
         ours, others = objects(batch.sizes, (5,), batch.tensors.shape[2:])
         expected = their_losses(theirs, batch, others)
-        losses = model(batch.tensors, batch.sizes, ours)
+        losses = model.head.losses(model.features(batch.tensors, batch.sizes), ours)
         assert losses.keys() == expected.keys()
         for name, loss in losses.items():
             assert loss.shape == (1,)
@@ -224,7 +224,7 @@ def test_losses_of_a_batch_are_those_of_its_pictures():
     theirs, model = learning_pair()
     batch = feed(theirs, pictures())
     ours, others = objects(batch.sizes, (5, 2), batch.tensors.shape[2:])
-    both = model(batch.tensors, batch.sizes, ours)
+    both = model.head.losses(model.features(batch.tensors, batch.sizes), ours)
     for number in range(2):
         alone = feed(theirs, pictures()[:1])
         alone.tensors, alone.sizes = batch.tensors[number : number + 1], batch.sizes[number:][:1]
@@ -240,7 +240,7 @@ def test_a_picture_without_objects_is_all_background():
     batch = feed(theirs, pictures()[:1])
     ours, others = objects(batch.sizes, (0,), batch.tensors.shape[2:])
     expected = their_losses(theirs, batch, others)
-    losses = model(batch.tensors, batch.sizes, ours)
+    losses = model.head.losses(model.features(batch.tensors, batch.sizes), ours)
     for name in ("objectness", "classes"):
         assert losses[name][0].item() == pytest.approx(expected[name].item(), rel=LOSS)
     for name in ("proposals", "boxes", "masks"):

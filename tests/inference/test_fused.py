@@ -177,7 +177,7 @@ def test_pixels(name, size, padded):
     pixels = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     wanted = model(normalise(pixels, pre))
     if padded:
-        reader = FusedFromPixels(_Alone(model), PIXELS, size, dtype=torch.float32, padded=True)
+        reader = FusedFromPixels(model, PIXELS, size, dtype=torch.float32, padded=True)
         x = normalise(pixels, pre)
         x[0, :, 40:] = 0
         x[1, :, :, 30:] = 0
@@ -185,21 +185,6 @@ def test_pixels(name, size, padded):
     else:
         said = FusedFromPixels(model, PIXELS, size, dtype=torch.float32)(pixels)
     torch.testing.assert_close(said, wanted, rtol=1e-4, atol=1e-4)
-
-
-class _Head(nn.Module):
-    """Takes sizes, and leaves them."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, backbone, images, sizes):
-        return self.head(backbone, images)
-
-
-def _Alone(model: Network) -> Network:  # noqa: N802
-    return Network(model.backbone, _Head(model.head)).eval()
 
 
 @torch.no_grad()

@@ -20,11 +20,11 @@ from muntin.data.trees import open_tree
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
 from muntin.prediction import Predictor
-from muntin.prediction.tables import write_poses
+from muntin.prediction.pose_csv import write_poses
 from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
-from muntin.tasks import TASKS
+from muntin.tasks.table import TASKS
 
 SKELETON = Skeleton(
     names=("red", "green", "blue"), pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3
@@ -86,7 +86,7 @@ def test_a_mirror_needs_to_know_what_changes_places():
     bare = Skeleton(names=SKELETON.names, sigmas=SKELETON.sigmas)
     classes = Classes(names=("thing",), skeleton=bare)
     blind = Predictor(Colours(), TASKS["pose"], classes, PRE, device="cpu")
-    with pytest.raises(ConfigError, match=r'change places in the mirror.*red.*"pairs"'):
+    with pytest.raises(ConfigError, match=r'red.*"pairs"'):
         blind(picture(POINTS), boxes=[BOX], tta=True)
 
 
@@ -113,12 +113,12 @@ def test_a_single_picture_takes_its_boxes_as_they_are():
 
 @pytest.mark.parametrize("boxes", [[[1, 2, 3]], [[10, 10, 5, 20]], [[0, 0, np.nan, 5]], "abcd"])
 def test_wrong_boxes(boxes):
-    with pytest.raises(DataError, match="boxes must be rows"):
+    with pytest.raises(DataError, match="boxes"):
         predictor()([picture(POINTS)], boxes=[boxes])
 
 
 def test_too_few_boxes():
-    with pytest.raises(DataError, match="every picture"):
+    with pytest.raises(DataError, match="boxes"):
         predictor()([picture(POINTS)] * 2, boxes=[[BOX]])
 
 
@@ -139,6 +139,7 @@ class Detector:
         self.task = TASKS["detect"]
         self.classes = Classes(names=names)
         self.names = names
+        self.batch_size = 1
 
     def __call__(self, pictures):
         boxes = np.array([BOX, [31.0, 20, 100, 91], [0, 0, 20, 20], [0, 0, 160, 120]])
@@ -219,11 +220,11 @@ def test_what_a_detector_is_for():
     classify = TASKS["classify"]
     one = Detector()
     one.task = TASKS["semantic"]
-    with pytest.raises(ConfigError, match="detector must be"):
+    with pytest.raises(ConfigError, match="detector"):
         predictor(detector=one)
-    with pytest.raises(ConfigError, match="a detector is for keypoints"):
+    with pytest.raises(ConfigError, match="detector"):
         Predictor(nn.Identity(), classify, Classes(names=("a",)), PRE, detector=Detector())
-    with pytest.raises(ConfigError, match="no use for tile"):
+    with pytest.raises(ConfigError, match="tile"):
         predictor()([picture(POINTS)], tile=64)
 
 
@@ -304,9 +305,9 @@ def test_frames_of_other_sizes_are_cut_or_filled(tmp_path):
 def test_what_is_no_video(tmp_path):
     path = tmp_path / "v.mp4"
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="must be a video that can be read, got: Invalid data"):
+    with pytest.raises(DataError, match=r"v\.mp4.*Invalid data"):
         list(read_frames(path))
-    with pytest.raises(DataError, match="must be a video that can be read"):
+    with pytest.raises(DataError, match=r"none\.mp4"):
         frame_rate(tmp_path / "none.mp4")
 
 

@@ -59,9 +59,9 @@ def test_tiles_cover_the_picture(size, tile, overlap):
 def test_a_picture_smaller_than_a_tile_is_one():
     assert cut_windows((40, 50), (100, 100)) == [Window(0, 0, 40, 50)]
     assert cut_windows((100, 100), (100, 100)) == [Window(0, 0, 100, 100)]
-    with pytest.raises(ConfigError, match=r"tile must be from 32"):
+    with pytest.raises(ConfigError, match=r"tile.*32.*16"):
         cut_windows((100, 100), (16, 16))
-    with pytest.raises(ConfigError, match=r"overlap must be from 0"):
+    with pytest.raises(ConfigError, match=r"overlap.*0\.95"):
         cut_windows((100, 100), (64, 64), overlap=0.95)
 
 

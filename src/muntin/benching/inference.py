@@ -29,9 +29,9 @@ from muntin.engines.openvino_engine import (
 from muntin.engines.table import ENGINES, is_installed
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo import ALIASES, create_model
-from muntin.zoo.building import find_model
+from muntin.zoo.building import create_model, find_model
 from muntin.zoo.costs import count_costs
+from muntin.zoo.table import ALIASES
 
 __all__ = ["bench_inference"]
 

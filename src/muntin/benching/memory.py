@@ -31,8 +31,7 @@ from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo import create_model
-from muntin.zoo.building import find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = ["bench_memory", "measure_in_a_process", "measure_once"]
 
@@ -48,6 +47,7 @@ def bench_memory(
     rounds: int = 5,
     compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    weigh: Callable[[dict[str, Any]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Measure peak resident memory in fp32 on the CPU, ours and theirs.
 
@@ -63,6 +63,7 @@ def bench_memory(
         rounds: Processes of each.
         compiled: Refused: the compiler's own memory would be counted.
         say: Told what goes on.
+        weigh: Measures a job; `measure_in_a_process` when left out.
 
     Returns:
         The set-up and a row a contestant and work ("inference", "training"), with ``peak_mib``,
@@ -93,7 +94,7 @@ def bench_memory(
 
     def measure(number: int) -> NDArray[np.float32]:
         say(f"{jobs[number]['owner']} {jobs[number]['work']}: a process of its own")
-        answers[number].append(measure_in_a_process(jobs[number]))
+        answers[number].append((weigh or measure_in_a_process)(jobs[number]))
         return np.array([answers[number][-1]["loss"]], np.float32)
 
     contestants = [

@@ -30,7 +30,7 @@ def evaluate(
 ) -> None:
     """Score a run on a data set; pictures go into the run's pictures/eval."""
     from muntin.runs import Run
-    from muntin.scoring import evaluate as run_evaluation
+    from muntin.scoring.evaluation import evaluate as run_evaluation
 
     opened = Run.open(run)
     figures = run_evaluation(

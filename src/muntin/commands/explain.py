@@ -10,11 +10,9 @@ import typer
 
 from muntin.commands.values import parse_names, parse_point, parse_size
 from muntin.errors import ConfigError, unknown_name
+from muntin.explaining.sections import SECTIONS
 
-__all__ = ["SECTIONS", "explain"]
-
-SECTIONS = ("cut", "positions", "attention", "decision", "features", "cost", "comparison")
-"""Those of `muntin.explaining.exhibits`, here for --help and mistakes, before anything heavy."""
+__all__ = ["explain"]
 
 
 def explain(
@@ -43,8 +41,8 @@ def explain(
     """Show what a model sees, on one page that opens from disk."""
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)
     try:
-        from muntin.explaining import explain as show
-        from muntin.prediction import find_pictures
+        from muntin.explaining.showing import explain as show
+        from muntin.prediction.sources import find_pictures
 
         page = show(
             model,

@@ -13,7 +13,7 @@ from muntin.commands.showing import show_table
 from muntin.commands.values import parse_size
 
 if TYPE_CHECKING:
-    from muntin.exporting import Exported
+    from muntin.exporting.exporting import Exported
 
 __all__ = ["export"]
 
@@ -37,7 +37,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write a file for ONNX Runtime, OpenVINO or torch.export, if it says what the network says."""
-    from muntin.exporting import export as write
+    from muntin.exporting.exporting import export as write
 
     # What is half written is removed on the way out; the system's word to end is no way out.
     signal.signal(signal.SIGTERM, _leave)

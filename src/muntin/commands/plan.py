@@ -14,7 +14,7 @@ from muntin.commands.values import parse_batch, parse_settings, parse_size, to_j
 if TYPE_CHECKING:
     from muntin.planning.forecast import Plan
 
-__all__ = ["plan"]
+__all__ = ["plan", "show_plan"]
 
 _SETTINGS = (
     "As for train. train.memory_gib=4 is the room, in GiB, for what training adds to the process "
@@ -65,11 +65,12 @@ def plan(
     if as_json:
         typer.echo(to_json(found.to_dict()))
     else:
-        _show(found)
+        show_plan(found)
     return int(not found.fits)
 
 
-def _show(plan: Plan) -> None:
+def show_plan(plan: Plan) -> None:
+    """Print a plan: what was chosen, memory by what it is for, and times."""
     for note in plan.notes:
         typer.echo(note)
     rows = [

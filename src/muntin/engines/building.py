@@ -16,6 +16,8 @@ from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import ENGINES, find_engine
 from muntin.errors import ConfigError
+from muntin.heads.detector import FixedDetector
+from muntin.heads.found import Found
 from muntin.heads.network import Network
 from muntin.inference.building import FromPixels, build_inference
 from muntin.inference.fused_building import FusedFromPixels
@@ -53,9 +55,11 @@ def make_graph(
     """
     padded = task.detects
     built = build_inference(network, canvas)
-    module: nn.Module = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
+    pixels_in = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
+    module: nn.Module = pixels_in
     if padded:
-        module = _WithSizes(module)
+        head: Any = pixels_in.network.head
+        module = FixedDetector(pixels_in, head)
     outputs = task.outputs
     if finished and task.finish is not None:
         module = _Finished(module, task, canvas, network.head, classes)
@@ -64,7 +68,7 @@ def make_graph(
     def fuse(dtype: torch.dtype) -> nn.Module:
         pixels = Pixels(mean=pre.mean, std=pre.std)
         fused = FusedFromPixels(network, pixels, canvas, dtype=dtype, padded=padded)
-        return (_WithSizes(fused) if padded else fused).eval().requires_grad_(False)
+        return (_Decoded(fused) if padded else fused).eval().requires_grad_(False)
 
     images = torch.randint(0, 256, (count, pre.in_chans, *canvas), dtype=torch.uint8)
     sizes = torch.tensor([canvas] * count)
@@ -146,15 +150,16 @@ def front_of(network: Network) -> Front:
     return Front(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
 
 
-class _WithSizes(nn.Module):
-    """Names what the network takes beside the images, which a graph has to know."""
+class _Decoded(nn.Module):
+    """Gives what is found in each picture, as many as there are."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: FusedFromPixels) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, sizes: Tensor) -> Any:  # noqa: ANN401 (as the network)
-        return self.network(images, sizes)
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Found]:
+        found: list[Found] = self.network.network.decode(self.network(images, sizes))
+        return found
 
 
 class _Finished(nn.Module):

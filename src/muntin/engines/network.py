@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from muntin.engines.graphs import Runner
 from muntin.errors import ShapeError
 from muntin.heads.found import Found
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Int, Size, UInt8
 
 __all__ = ["EngineNetwork", "Front"]
 
@@ -70,15 +70,18 @@ class EngineNetwork(nn.Module):
         self.head: Any = front
         self._runners: dict[tuple[Size, int], Runner] = {}
 
-    def forward(self, images: UInt8[Tensor, "B C H W"], *more: Tensor) -> Any:  # noqa: ANN401
+    def forward(
+        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """Run the engine.
 
         Args:
             images: Pixels.
-            more: Sizes of the pictures inside, for a graph that tells objects.
+            sizes: Of the pictures inside, for a graph that tells objects.
 
         Returns:
-            Logits or maps; what is found in each picture for a graph that tells objects.
+            Logits or maps; boxes, scores, class numbers and perhaps masks, equally many a picture,
+            of a graph that tells objects.
 
         Raises:
             ShapeError: The pictures are larger than any canvas.
@@ -87,16 +90,22 @@ class EngineNetwork(nn.Module):
         canvas = self._canvas(shown)
         rest = (0, canvas[1] - shown[1], 0, canvas[0] - shown[0])
         padded = F.pad(images, rest) if any(rest) else images
-        inputs = [padded.cpu().numpy(), *(part.cpu().numpy() for part in more)]
+        inputs = [padded.cpu().numpy()]
+        if sizes is not None:
+            inputs.append(sizes.cpu().numpy())
         outputs = [torch.from_numpy(part) for part in self._run(inputs, canvas)]
         if self.finds:
-            return _as_found(outputs)
+            return tuple(outputs)
         found = outputs[0]
         if self.head.stride and any(rest):
             cells = (-(-side // self.head.stride) for side in shown)
             high, wide = cells
             found = found[:, :, :high, :wide]
         return found
+
+    def decode(self, raw: Any) -> Any:  # noqa: ANN401 (as `forward`)
+        """Turn what `forward` gave into answers, as `muntin.heads.network.Network.decode` does."""
+        return _as_found(raw) if self.finds else raw
 
     def _canvas(self, shown: Size) -> Size:
         fitting = [c for c in self.canvases if c[0] >= shown[0] and c[1] >= shown[1]]

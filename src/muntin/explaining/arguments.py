@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from muntin.errors import ConfigError, DataError, unknown_name
-from muntin.explaining.exhibits import SECTIONS
+from muntin.explaining.sections import SECTIONS
 
 __all__ = ["check_point", "check_sections", "check_target", "list_images", "name_pictures"]
 

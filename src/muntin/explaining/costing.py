@@ -11,7 +11,7 @@ Letters: h, w sides of the map in tokens, C channels, M window side.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -29,8 +29,9 @@ from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo import BackboneConfig, Costs, count_costs, model_config
-from muntin.zoo.costs import Part
+from muntin.zoo.building import model_config
+from muntin.zoo.costs import Costs, Part, count_costs
+from muntin.zoo.table import BackboneConfig
 
 __all__ = ["show_cost"]
 
@@ -238,10 +239,7 @@ def _show_time(map_sides: Sequence[int]) -> Exhibit:
         everywhere(torch.zeros(1, side * side, dim), (side, side))
 
     with torch.inference_mode():
-        timed = {
-            "msa": list(_time(run_global, map_sides)),
-            "window_msa": list(_time(run_window, map_sides)),
-        }
+        timed = {"msa": _time(run_global, map_sides), "window_msa": _time(run_window, map_sides)}
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     macs = {
@@ -294,8 +292,9 @@ def _count_threads() -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> Iterator[float]:
+def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
     """Seconds of the fastest run for each side, as long as it does not take too long."""
+    seconds = []
     for side in map_sides:
         taken = []
         for _ in range(5):
@@ -304,9 +303,10 @@ def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> Iterator[floa
             taken.append(time.perf_counter() - start)
             if taken[-1] > LONGEST_S / 4:
                 break
-        yield min(taken)
+        seconds.append(min(taken))
         if taken[-1] > LONGEST_S:
-            return
+            break
+    return seconds
 
 
 def _show_own(name: str, config: BackboneConfig, subject: Subject) -> Exhibit | Missing:

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from muntin.models.swin import SwinConfig
 from muntin.shapes import Size
-from muntin.zoo import BackboneConfig, build_backbone
+from muntin.zoo.building import build_backbone
+from muntin.zoo.table import BackboneConfig
 
 __all__ = ["count_kept", "global_twin", "msa_macs", "window_msa_macs"]
 

@@ -6,29 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
+from muntin.explaining.sections import SECTIONS, Section
 from muntin.shapes import Size
 
 __all__ = ["SECTIONS", "Exhibit", "Missing", "PointLayer", "Section"]
-
-Section = Literal["cut", "positions", "attention", "decision", "features", "cost", "comparison"]
-
-SECTIONS: dict[Section, str] = {
-    "cut": "How the picture is cut",
-    "positions": "What the model knows of places",
-    "attention": "Who looks at whom",
-    "decision": "What decided",
-    "features": "What the maps hold",
-    "cost": "What it costs",
-    "comparison": "How two models differ",
-}
-"""Headings of the page, in order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -24,7 +24,7 @@ from muntin.data.listing import list_classify
 from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.subject import Subject
-from muntin.prediction.finding import find_pictures
+from muntin.prediction.sources import find_pictures
 from muntin.samples import Entry, Listing
 from muntin.shapes import Float
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin import __version__
+from muntin._version import __version__
 from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, PointLayer, Section
 from muntin.explaining.saving import DPI, Saved
 from muntin.explaining.subject import Subject

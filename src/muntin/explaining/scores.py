@@ -215,7 +215,7 @@ def _ask_region(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
 def _ask_object(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
     sizes = torch.tensor([subject.shown_size])
     with torch.no_grad():
-        found: Found = network(images, sizes)[0]
+        found: Found = _find(network, images, sizes)[0]
     if not len(found.boxes):
         message = "nothing was found in this picture"
         raise NothingFound(message)
@@ -301,7 +301,7 @@ def _measure_overlap(network: nn.Module, sizes: Tensor, found: Found, number: in
 
     def measure(images: Tensor) -> Tensor:
         numbers = []
-        for one in network(images, sizes.expand(len(images), -1)):
+        for one in _find(network, images, sizes.expand(len(images), -1)):
             alike = one.class_ids == class_id
             overlaps = box_iou(one.boxes[alike], wanted[None])[:, 0] * one.scores[alike]
             numbers.append(overlaps.amax() if len(overlaps) else wanted.new_zeros(()))
@@ -310,10 +310,16 @@ def _measure_overlap(network: nn.Module, sizes: Tensor, found: Found, number: in
     return measure
 
 
+def _find(network: nn.Module, images: Tensor, sizes: Tensor) -> list[Found]:
+    """What a network finds in each image."""
+    decode: Any = network.decode
+    found: list[Found] = decode(network(images, sizes))
+    return found
+
+
 def _levels(network: nn.Module, head: RCNN | FCOS, images: Tensor) -> list[Tensor]:
     backbone: Any = network.backbone
-    levels: list[Tensor] = head.neck(backbone(images))
-    return levels
+    return head.read_levels(backbone.features(images))
 
 
 def _find_candidate(

@@ -29,9 +29,7 @@ from muntin.explaining.cutting import show_cut
 from muntin.explaining.deciding import show_decision
 from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, Section
 from muntin.explaining.gathering import Library, embed_folder, gather
-from muntin.explaining.mapping import show_features
-from muntin.explaining.neighbours import show_embeddings, show_neighbours
-from muntin.explaining.opening import (
+from muntin.explaining.inputs import (
     OpenedModel,
     Source,
     evaluating,
@@ -41,6 +39,8 @@ from muntin.explaining.opening import (
     tell_notes,
     try_look,
 )
+from muntin.explaining.mapping import show_features
+from muntin.explaining.neighbours import show_embeddings, show_neighbours
 from muntin.explaining.page import Chapter, PageMaker
 from muntin.explaining.placing import show_positions
 from muntin.explaining.pointing import find_point

@@ -24,17 +24,19 @@ from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.network import EngineNetwork
 from muntin.engines.table import FORMATS, Format, require
 from muntin.errors import ConfigError, RunError, unknown_name
-from muntin.exporting.comparing import Row, compare, require_equal, show_pictures
 from muntin.exporting.quantising import Quantised, quantise
+from muntin.exporting.verification import Row, compare, require_equal, show_pictures
 from muntin.heads.network import Network
 from muntin.outside_errors import cannot_write
 from muntin.prediction.thresholds import find_threshold
 from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing
-from muntin.scoring import pick_part, score
+from muntin.scoring.evaluation import pick_part
+from muntin.scoring.evaluator import score
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.zoo import ALIASES, create_model, find_model
+from muntin.zoo.building import create_model, find_model
+from muntin.zoo.table import ALIASES
 
 __all__ = ["Exported", "export"]
 

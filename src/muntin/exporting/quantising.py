@@ -66,6 +66,7 @@ def quantise(
     pictures: Sequence[tuple[NDArray[Any], ...]],
     judge: Callable[[Runner], float],
     max_loss: float,
+    parts: Sequence[float] = PARTS_KEPT,
 ) -> Quantised:
     """Write a graph in int8; layers that cost too much stay in float32.
 
@@ -77,16 +78,17 @@ def quantise(
         pictures: Inputs of the graph, one picture each, by which ranges are chosen.
         judge: From a runner to the figure that must not fall.
         max_loss: By how much it may fall, in the units of the figure.
+        parts: Which parts of the layers stay in float32, tried in turn.
 
     Raises:
-        ConfigError: It falls by more, with half of the layers in float32.
+        ConfigError: It falls by more, with the last part of the layers in float32.
     """
     maker: _OpenVino | _Onnx = _OpenVino(graph) if kind == "openvino" else _Onnx(graph, note)
     ranking = _rank(graph, pictures[:MOST_RANKED])
     rows = [dict(zip(graph.inputs, row, strict=True)) for row in pictures]
     plain = maker.start(maker.model)
     before, losses = judge(plain), []
-    for part in PARTS_KEPT:
+    for part in parts:
         kept = ranking[: round(part * len(ranking))]
         model = to_eight_bits(maker.copy(), rows, kept=maker.names(kept))
         runner = maker.start(model)

@@ -1,74 +1,76 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every detector does: a pyramid, then losses in training, or the boxes that are told."""
+"""What every detector does: candidates from features, then the choice of those that count."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from muntin.features import Backbone
+from muntin.features import Features
 from muntin.heads.conventions import SelectConfig
-from muntin.heads.found import Found, select_boxes, select_fixed
-from muntin.heads.necks import FeaturePyramid, SimplePyramid
+from muntin.heads.found import Candidates, Found, select_boxes, select_fixed
+from muntin.heads.head import Head
 from muntin.shapes import Float, Int
-from muntin.targets import BoxTargets
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "FixedDetector"]
 
 
-class Detector(nn.Module):
-    """A head that finds things. Those who build on it have a `neck` and a `config`."""
+class Detector(Head):
+    """A head that finds objects.
 
-    neck: FeaturePyramid | SimplePyramid
+    Those who build on it write `select`, `candidates` and `losses`, or `forward` itself where
+    candidates are no matter of maps; and `with_masks` where more than a box is found.
+    """
+
+    neck: nn.Module | None
+    """Makes the levels that are read from the maps of the backbone; None reads those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = None
 
     @property
     def select(self) -> SelectConfig:
-        """Which boxes are told."""
+        """Which candidates count."""
         raise NotImplementedError
+
+    def read_levels(self, features: Features) -> list[Tensor]:
+        """Give the maps that candidates are computed from, finest first."""
+        if self.neck is None:
+            return features.maps
+        levels: list[Tensor] = self.neck(features.maps)
+        return levels
 
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q S 4"], Float[Tensor, "B Q K"]]:
-        """Give boxes (of each class, or one for all) and scores, equally many in each picture."""
+        """Give boxes (of each class, or one for all) and scores, equally many in each image."""
         raise NotImplementedError
 
-    def losses(
-        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"], targets: list[BoxTargets]
-    ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each picture, by name."""
-        raise NotImplementedError
+    def forward(self, features: Features) -> Candidates:
+        """Give everything that may have been found; `decode` chooses from it."""
+        levels = self.read_levels(features)
+        boxes, scores = self.candidates(levels, features.sizes)
+        return Candidates(levels, boxes, scores, self.decode)
 
-    def forward(
-        self,
-        backbone: Backbone,
-        images: Float[Tensor, "B in_chans H W"],
-        sizes: Int[Tensor, "B 2"] | None = None,
-        targets: list[BoxTargets] | None = None,
-    ) -> list[Found] | dict[str, Float[Tensor, " B"]] | tuple[Tensor, ...]:
-        """Detect, or learn.
+    def decode(self, raw: Candidates) -> list[Found]:
+        """Choose what was found in each image, and add masks or keypoints."""
+        found = [
+            select_boxes(boxes, scores, self.select)
+            for boxes, scores in zip(raw.boxes, raw.scores, strict=True)
+        ]
+        return self.with_masks(raw.levels, found)
 
-        Args:
-            backbone: Gives the maps.
-            images: Padded at the right and at the bottom to one size.
-            sizes: (height, width) of the picture inside each; all of it when left out.
-            targets: What there is to learn.
+    def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
+        """The same with equally many objects in each image, for graphs whose shapes are fixed.
 
         Returns:
-            With targets the losses of each picture, by name; else what is found. In an exported
-            graph boxes, scores, class numbers and, where there are any, masks, equally many in
-            each picture, where filling has score 0.
+            Boxes, scores, class numbers and, where there are any, masks. Filling has score 0.
+
+        Raises:
+            ConfigError: What is found has no fixed shape.
         """
-        if sizes is None:
-            sizes = torch.tensor([images.shape[-2:]] * len(images), device=images.device)
-        levels = self.neck(backbone(images))
-        if targets is not None:
-            return self.losses(levels, sizes, targets)
-        boxes, scores = self.candidates(levels, sizes)
-        if torch.compiler.is_exporting():
-            return self.with_fixed_masks(levels, *select_fixed(boxes, scores, self.select))
-        found = [select_boxes(b, s, self.select) for b, s in zip(boxes, scores, strict=True)]
-        return self.with_masks(levels, found)
+        return self.with_fixed_masks(raw.levels, *select_fixed(raw.boxes, raw.scores, self.select))
 
     def with_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
         """Add masks, where the detector has them."""
@@ -79,3 +81,22 @@ class Detector(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The same for what `select_fixed` gave."""
         return boxes, scores, class_ids
+
+
+class FixedDetector(nn.Module):
+    """A detector as exported graphs need it: images and sizes in, tensors of fixed shapes out.
+
+    Args:
+        network: Gives the candidates.
+        head: The head of this network.
+    """
+
+    def __init__(self, network: nn.Module, head: Detector) -> None:
+        super().__init__()
+        self.network, self._decode_fixed = network, head.decode_fixed
+
+    def forward(
+        self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Give boxes, scores, class numbers and perhaps masks; see `Detector.decode_fixed`."""
+        return self._decode_fixed(self.network(images, sizes))

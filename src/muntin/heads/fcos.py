@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from muntin.configs import check_range
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.heads.conventions import SelectConfig
 from muntin.heads.detector import Detector
 from muntin.heads.necks import NeckConfig, build_neck
@@ -107,8 +107,8 @@ class FCOS(Detector):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.neck = build_neck(backbone.spec, config.neck)
-        self.strides = self.neck.strides
+        neck = build_neck(backbone.spec, config.neck)
+        self.neck, self.strides = neck, neck.strides
         channels = config.neck.channels
         self.class_convs, self.box_convs = (
             nn.Sequential(
@@ -166,9 +166,10 @@ class FCOS(Detector):
         return grid_points(cells, stride, offset=self.config.centre, device=level.device)
 
     def losses(
-        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"], targets: list[BoxTargets]
+        self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each picture: what is there, its box, and how near the middle."""
+        """Give the losses of each image: what is there, its box, and how near the middle."""
+        levels = self.read_levels(features)
         looks = [self._look(level) for level in levels]
         logits, distances, centredness = (torch.cat(p, 1) for p in zip(*looks, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]

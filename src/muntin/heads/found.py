@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a detector finds in one picture, before it is a result."""
+"""What a detector found: candidates of a batch, and the boxes chosen from them for each image."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from muntin.heads.conventions import SelectConfig
 from muntin.ops.boxes import suppress, suppress_groups
 from muntin.shapes import Float, Int
 
-__all__ = ["Found", "select_boxes", "select_fixed"]
+__all__ = ["Candidates", "Found", "select_boxes", "select_fixed"]
 
 
 class Found(NamedTuple):
@@ -33,6 +34,50 @@ class Found(NamedTuple):
     class_ids: Int[Tensor, " N"]
     masks: Tensor | None = None
     points: Tensor | None = None
+
+
+class Candidates(Sequence[Found]):
+    """Raw output of a detector for a batch. Read as a sequence it is what was found in each image.
+
+    Args:
+        levels: Maps that masks and keypoints are read from; empty where there are none.
+        boxes: Box of each candidate for each class, or one for all (S = 1), in pixels of the
+            images as the network got them.
+        scores: Of each class, in [0, 1].
+        decode: Chooses from them; called once, when the sequence is first read.
+    """
+
+    def __init__(
+        self,
+        levels: list[Tensor],
+        boxes: Float[Tensor, "B Q S 4"],
+        scores: Float[Tensor, "B Q K"],
+        decode: Callable[[Candidates], list[Found]],
+    ) -> None:
+        self.levels, self.boxes, self.scores = levels, boxes, scores
+        self._decode = decode
+        self._found: list[Found] | None = None
+
+    @property
+    def found(self) -> list[Found]:
+        """What was found in each image."""
+        if self._found is None:
+            self._found = self._decode(self)
+        return self._found
+
+    def __len__(self) -> int:
+        """Images of the batch."""
+        return self.boxes.shape[0]
+
+    @overload
+    def __getitem__(self, index: int) -> Found: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Found]: ...
+
+    def __getitem__(self, index: int | slice) -> Found | list[Found]:
+        """What was found in an image."""
+        return self.found[index]
 
 
 def select_boxes(

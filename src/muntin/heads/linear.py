@@ -4,16 +4,69 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.shapes import Float
 
-__all__ = ["DistilledHead", "LinearHead", "build_classifier"]
+__all__ = ["DistilledHead", "LinearHead", "build_classifier", "class_losses"]
 
 
-class LinearHead(nn.Module):
-    """Logits of each class from what `Backbone.embed` gives.
+def class_losses(
+    logits: Float[Tensor, "B K"],
+    labels: Tensor,
+    *,
+    class_weights: Float[Tensor, " K"] | None = None,
+    label_smoothing: float = 0.0,
+    multi_label: bool = False,
+) -> Float[Tensor, " B"]:
+    """Cross-entropy of each image; binary for several labels an image.
+
+    Args:
+        logits: Of each class.
+        labels: Class numbers (B), or the share of each class (B, K), as mixing images makes them.
+        class_weights: Factor on the loss of each class.
+        label_smoothing: Part of the target spread over all classes.
+        multi_label: Whether an image may have several labels.
+    """
+    logits = logits.float()
+    if multi_label:
+        loss = F.binary_cross_entropy_with_logits(logits, labels, class_weights, reduction="none")
+        return loss.mean(dim=1)
+    return F.cross_entropy(
+        logits, labels, class_weights, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+class _Classifier(Head):
+    """The loss that both heads share."""
+
+    reads: ClassVar[Literal["maps", "vector"]] = "vector"
+
+    def losses(
+        self,
+        features: Features,
+        labels: Tensor,
+        *,
+        class_weights: Float[Tensor, " K"] | None = None,
+        label_smoothing: float = 0.0,
+        multi_label: bool = False,
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Compare the logits with labels, as `class_losses` does."""
+        return {
+            "classes": class_losses(
+                self(features), labels, class_weights=class_weights,
+                label_smoothing=label_smoothing, multi_label=multi_label,
+            )
+        }  # fmt: skip
+
+
+class LinearHead(_Classifier):
+    """Logits of each class from the vector of an image.
 
     Args:
         channels: Channels of the vector.
@@ -27,14 +80,12 @@ class LinearHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = _start(channels, num_classes)
 
-    def forward(
-        self, backbone: Backbone, images: Float[Tensor, "B in_chans H W"]
-    ) -> Float[Tensor, "B K"]:
+    def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the logits."""
-        return self.fc(self.dropout(backbone.embed(images)))
+        return self.fc(self.dropout(features.vector))
 
 
-class DistilledHead(nn.Module):
+class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
 
     Args:
@@ -54,25 +105,21 @@ class DistilledHead(nn.Module):
         self.fc = _start(channels // 2, num_classes)
         self.fc_dist = _start(channels // 2, num_classes)
 
-    def forward(
-        self, backbone: Backbone, images: Float[Tensor, "B in_chans H W"]
-    ) -> Float[Tensor, "B K"]:
+    def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the mean of both classifiers' logits."""
-        first, second = self.both(backbone, images)
+        first, second = self.both(features)
         return (first + second) / 2
 
-    def both(
-        self, backbone: Backbone, images: Float[Tensor, "B in_chans H W"]
-    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+    def both(self, features: Features) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Give the logits of the class token and those of the distillation token."""
-        first, second = self.dropout(backbone.embed(images)).chunk(2, dim=1)
+        first, second = self.dropout(features.vector).chunk(2, dim=1)
         return self.fc(first), self.fc_dist(second)
 
 
 def build_classifier(
     backbone: Backbone, num_classes: int, dropout: float = 0.0
 ) -> LinearHead | DistilledHead:
-    """Build the head that suits what a backbone's `embed` gives."""
+    """Build the head that suits the vector that a backbone gives."""
     kind = DistilledHead if backbone.spec.embed_parts == 2 else LinearHead
     return kind(backbone.embed_channels, num_classes, dropout)
 

@@ -1,45 +1,95 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A backbone and a head, joined: what is trained, saved and run for every task."""
+"""A backbone and its heads, joined: what is trained, saved and run for every task."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from muntin.features import FeatureSpec
-from muntin.shapes import Float
+from muntin.errors import ConfigError
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask
+from muntin.shapes import Int
 
 __all__ = ["Network"]
 
 
 class Network(nn.Module):
-    """Run the head on the backbone. Keys of the state dict begin with ``backbone.`` or ``head.``.
+    """One backbone, and one or more heads that read its features; a batch takes one pass.
 
     Args:
-        backbone: Follows `muntin.features.Backbone`.
-        head: Called as ``head(backbone, images)``, so that each head reads what it needs: the
-            pyramid, or one vector an image.
+        backbone: Computes the features.
+        head: Reads them. Keys of the state dict begin with ``backbone.`` and ``head.``; several
+            heads, given by name, have keys that begin with their names.
+
+    Raises:
+        ConfigError: The name of a head is none that a module can have.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    backbone: Backbone
+    head: nn.Module
+
+    def __init__(self, backbone: Backbone, head: nn.Module | Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = head
+        heads = {"head": head} if isinstance(head, nn.Module) else head
+        for name, one in heads.items():
+            if not name.isidentifier() or hasattr(self, name):
+                message = (
+                    f"a head must have a name that is an identifier and free in a Network, got "
+                    f"{name!r}. Choose another one."
+                )
+                raise ConfigError(message)
+            self.add_module(name, one)
+        self._names, self._single = tuple(heads), isinstance(head, nn.Module)
+        self._reads_both = len({getattr(one, "reads", "maps") for one in heads.values()}) > 1
 
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the backbone's maps."""
-        spec: FeatureSpec = self.backbone.spec  # type: ignore[assignment]
-        return spec
+        return self.backbone.spec
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"], *more: Any) -> Any:  # noqa: ANN401
-        """Give what the head gives: logits (B, K) for classification.
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """The heads by name; the only one is called "head"."""
+        return {name: self.get_submodule(name) for name in self._names}
+
+    def features(
+        self,
+        images: Tensor,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Run the backbone; arguments as in `Backbone.features`.
+
+        Losses are computed from it: ``network.head.losses(network.features(images), targets)``.
+        """
+        found = self.backbone.features(images, sizes=sizes, mask=mask)
+        if self._reads_both:
+            found.compute_both()
+        return found
+
+    def forward(self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None) -> Any:  # noqa: ANN401 (each head has its own)
+        """Give what the head gives, logits (B, K) for a classifier; a dict by name for several.
 
         Args:
-            images: Normalised.
-            more: What else the head reads: a detector takes the sizes of the pictures inside
-                padded images, and in training what there is to learn.
+            images: Normalised, B, in_chans, H, W.
+            sizes: (height, width) of the real image inside each padded one; all of it when None.
         """
-        return self.head(self.backbone, images, *more)
+        features = self.features(images, sizes)
+        if self._single:
+            return self.head(features)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    def decode(self, raw: Any) -> Any:  # noqa: ANN401 (each head has its own)
+        """Turn what `forward` gave into answers: what a detector found, by image."""
+        if self._single:
+            return _decode(self.head, raw)
+        return {name: _decode(head, raw[name]) for name, head in self.heads.items()}
+
+
+def _decode(head: nn.Module, raw: Any) -> Any:  # noqa: ANN401 (as `Network.decode`)
+    decode = getattr(head, "decode", None)
+    return raw if decode is None else decode(raw)

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.configs import check_range
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder
+from muntin.heads.head import Head
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
@@ -72,7 +73,7 @@ class PoseConfig:
         check_range("head.sigma", self.sigma, 0.1, 100)
 
 
-class PoseHead(nn.Module):
+class PoseHead(Head):
     """Heatmaps of one subject a picture.
 
     Args:
@@ -105,39 +106,39 @@ class PoseHead(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
-    def forward(
-        self,
-        backbone: Backbone,
-        images: Float[Tensor, "B in_chans H W"],
-        points: Float[Tensor, "B P 2"] | None = None,
-        known: Bool[Tensor, "B P"] | None = None,
-    ) -> Float[Tensor, "B P h w"] | dict[str, Float[Tensor, " B"]]:
-        """Give heatmaps, or learn.
+    def forward(self, features: Features) -> Float[Tensor, "B P h w"]:
+        """Give heatmaps; a sure keypoint is 1 at its peak."""
+        found = self._look(features)
+        return self._spread(found) if self.config.loss == "entropy" else found
+
+    def _look(self, features: Features) -> Float[Tensor, "B P h w"]:
+        """Heatmaps, or the logits of their cells where the loss is "entropy"."""
+        maps = features.maps
+        if self.config.decoder == "light":
+            maps = maps if self.neck is None else self.neck(maps)
+            decoded = self.decoder(maps)
+        else:
+            decoded = self.decoder(maps[-1])
+        found: Tensor = self.classifier(decoded)
+        return SHARPNESS * found if self.config.loss == "entropy" else found
+
+    def losses(
+        self, features: Features, points: Float[Tensor, "B P 2"], known: Bool[Tensor, "B P"]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the losses of each instance, by name.
 
         Args:
-            backbone: Gives the maps.
-            images: Normalised, one subject each.
+            features: Of the backbone, one instance an image.
             points: x and y of each keypoint in pixels of the images.
             known: Which of them are to be learnt.
 
         Returns:
-            With points the losses of each subject, by name: the mean over its heatmaps, where a
-            keypoint that is not known adds nothing. Else heatmaps; a sure one is 1 at its peak.
+            The mean over the heatmaps of an instance; an unknown keypoint adds nothing.
         """
-        maps = backbone(images)
-        if self.config.decoder == "light":
-            maps = maps if self.neck is None else self.neck(maps)
-            features = self.decoder(maps)
-        else:
-            features = self.decoder(maps[-1])
-        found: Tensor = self.classifier(features)
         config = self.config
-        if config.loss == "entropy":
-            found = SHARPNESS * found
-        if points is None or known is None:
-            return self._spread(found) if config.loss == "entropy" else found
+        found = self._look(features)
         size = (found.shape[2], found.shape[3])
-        cells = to_cells(points, (images.shape[2], images.shape[3]), size, coding=config.coding)
+        cells = to_cells(points, features.image_size, size, coding=config.coding)
         wanted, useful = draw_heatmaps(
             cells.float(), known, size, sigma=config.sigma, coding=config.coding
         )

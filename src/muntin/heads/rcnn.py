@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import _utils as detection
 from torchvision.ops import generalized_box_iou_loss
 
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.heads.conventions import RCNNConfig, SelectConfig
 from muntin.heads.detector import Detector
 from muntin.heads.found import Found
@@ -59,15 +59,21 @@ class RCNN(Detector):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.neck = build_neck(backbone.spec, config.neck)
-        self.rpn = ProposalHead(self.neck.strides, config)
-        own = len(self.neck.strides) - config.neck.extra_levels
-        self.roi_strides = self.neck.strides[:own]
+        neck = build_neck(backbone.spec, config.neck)
+        self.neck = neck
+        self.rpn = ProposalHead(neck.strides, config)
+        own = len(neck.strides) - config.neck.extra_levels
+        self.roi_strides = neck.strides[:own]
         stages = len(config.stage_ious)
         self.box_heads = nn.ModuleList(BoxHead(num_classes, config) for _ in range(stages))
         count = 0 if not masks else stages if config.mask_heads == "each" else 1
         self.mask_heads = nn.ModuleList(MaskHead(num_classes, config) for _ in range(count))
         self.adopt(config)
+
+    @property
+    def strides(self) -> tuple[float, ...]:
+        """Of the levels, in pixels."""
+        return self.rpn.strides
 
     def adopt(self, config: RCNNConfig) -> None:
         """Go over to a config that differs only in fields that shape no parameter.
@@ -160,9 +166,10 @@ class RCNN(Detector):
         return torch.stack(drawn).mean(dim=0)
 
     def losses(
-        self, levels: list[Tensor], sizes: Int[Tensor, "B 2"], targets: list[BoxTargets]
+        self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each picture: those of the proposals, and of every stage together."""
+        """Give the losses of each image: those of the proposals, and of every stage together."""
+        levels, sizes = self.read_levels(features), features.sizes
         boxes, valid, anchors, scores, offsets = self.rpn(levels, sizes)
         losses = self.rpn.losses(anchors, scores, offsets, targets)
         proposals = [row[there] for row, there in zip(boxes, valid, strict=True)]

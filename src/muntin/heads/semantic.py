@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder, UPerNet
+from muntin.heads.head import Head
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import IGNORED, map_losses
@@ -64,7 +65,7 @@ class SemanticConfig:
             check_range("head.pool_sides", side, 1, 1000)
 
 
-class SemanticHead(nn.Module):
+class SemanticHead(Head):
     """Logits of each class for every cell of the finest map.
 
     Args:
@@ -80,6 +81,7 @@ class SemanticHead(nn.Module):
         widths: tuple[int, ...] = backbone.spec.channels
         self.stride = int(backbone.spec.strides[0])
         """Pixels of a cell of the logits."""
+        self._step = int(backbone.spec.strides[-1])
         self.neck: nn.Module | None = None
         if len(set(backbone.spec.strides)) == 1:
             neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
@@ -117,42 +119,51 @@ class SemanticHead(nn.Module):
             nn.init.normal_(classifier.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
 
-    def forward(
+    def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
+        """Give logits at the resolution of the finest map.
+
+        They have as many cells as the images have pixels by stride, rounded up.
+        """
+        logits = self._classify(self._read(features)[0])
+        high, wide = (-(-side // self.stride) for side in features.image_size)
+        return logits if self.neck is None else _fit_cells(logits, (high, wide))
+
+    def _read(self, features: Features) -> tuple[list[Tensor], Size]:
+        """The maps that are decoded, and (height, width) in pixels of what they cover."""
+        maps = features.maps
+        if self.neck is None:
+            return maps, features.image_size
+        # Whole patches are more, or less, than the image.
+        covered = (maps[-1].shape[2] * self._step, maps[-1].shape[3] * self._step)
+        return self.neck(maps), covered
+
+    def _classify(self, maps: list[Tensor]) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(self.decoder(maps)))
+        return logits
+
+    def losses(
         self,
-        backbone: Backbone,
-        images: Float[Tensor, "B in_chans H W"],
-        labels: Int[Tensor, "B H W"] | None = None,
+        features: Features,
+        labels: Int[Tensor, "B H W"],
+        *,
         class_weights: Float[Tensor, " K"] | None = None,
-        smoothing: float = 0.0,
-    ) -> Float[Tensor, "B K h w"] | dict[str, Float[Tensor, " B"]]:
-        """Classify cells, or learn.
+        label_smoothing: float = 0.0,
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the losses of each image, by name.
 
         Args:
-            backbone: Gives the maps.
-            images: Normalised, of any size.
+            features: Of the backbone.
             labels: Class of each pixel, or `muntin.ops.dense_losses.IGNORED`.
             class_weights: Factor on the loss of each class.
-            smoothing: Part of the target spread over all classes.
-
-        Returns:
-            With labels the losses of each picture, by name; else logits at the resolution of the
-            finest map, with as many cells as the pictures have pixels by stride, rounded up.
+            label_smoothing: Part of the target spread over all classes.
         """
-        maps = backbone(images)
-        covered = (images.shape[2], images.shape[3])
-        if self.neck is not None:
-            step = int(backbone.spec.strides[-1])
-            covered = (maps[-1].shape[2] * step, maps[-1].shape[3] * step)
-            maps = self.neck(maps)
-        logits = self.classifier(self.dropout(self.decoder(maps)))
-        if labels is None:
-            high, wide = (-(-side // self.stride) for side in images.shape[2:])
-            return logits if self.neck is None else _fit_cells(logits, (high, wide))
+        maps, covered = self._read(features)
+        logits = self._classify(maps)
         if covered != tuple(labels.shape[1:]):
-            # Whole patches are more, or less, than the picture: no pixel may move for that.
+            # No pixel may move because patches cover more, or less, than the image.
             rest = (0, covered[1] - labels.shape[2], 0, covered[0] - labels.shape[1])
             labels = F.pad(labels, rest, value=IGNORED)
-        compare = partial(map_losses, class_weights=class_weights, smoothing=smoothing)
+        compare = partial(map_losses, class_weights=class_weights, smoothing=label_smoothing)
         found = compare(logits, labels)
         losses = {"pixels": found.cross_entropy}
         if self.config.dice_weight:

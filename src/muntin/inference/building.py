@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.inference.folding import fold_pixels
 from muntin.inference.swin import InferenceSwin
@@ -46,7 +47,7 @@ def build_inference(network: Network, size: Size) -> Network:
         True
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
-    backbone: nn.Module = copied.backbone
+    backbone: Backbone = copied.backbone
     if isinstance(backbone, Swin):
         backbone = InferenceSwin(backbone, size)
     elif isinstance(backbone, ViT):
@@ -99,13 +100,16 @@ class FromPixels(nn.Module):
             scale = torch.tensor(std).view(-1, 1, 1) * 255
         self.register_buffer("scale", scale)
 
-    def forward(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (as the network)
+    def forward(
+        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+    ) -> Any:  # noqa: ANN401 (as the network)
         """Give what the network gives."""
         x = images.to(self.mean.dtype)
         if self.subtracts:
             x = x - self.mean
         if self.padded:
-            rows = torch.arange(x.shape[2], device=x.device) < sizes[0][:, :1]  # B, H
-            columns = torch.arange(x.shape[3], device=x.device) < sizes[0][:, 1:]  # B, W
+            assert sizes is not None, "what is padded comes with its sizes"
+            rows = torch.arange(x.shape[2], device=x.device) < sizes[:, :1]  # B, H
+            columns = torch.arange(x.shape[3], device=x.device) < sizes[:, 1:]  # B, W
             x = x * (rows[:, None, :, None] & columns[:, None, None, :])
-        return self.network(x if self.scale is None else x / self.scale, *sizes)
+        return self.network(x if self.scale is None else x / self.scale, sizes)

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from muntin.features import FeatureSpec
+from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.inference.building import build_inference
 from muntin.inference.fused_parts import Fusing, Pixels
@@ -27,7 +26,7 @@ __all__ = ["FusedFromPixels", "build_fused", "has_fused_form"]
 
 def has_fused_form(network: Network) -> bool:
     """Whether the family of a network's backbone has a form of its own for GPUs."""
-    backbone: nn.Module = network.backbone
+    backbone: Backbone = network.backbone
     whole_patches = not (isinstance(backbone, ViT) and backbone.config.patch_padding)
     return isinstance(backbone, (Swin, ViT)) and whole_patches
 
@@ -116,40 +115,16 @@ class FusedFromPixels(nn.Module):
         self.register_buffer("mean", torch.tensor(pixels.mean).view(-1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(pixels.std).view(-1, 1, 1) * 255)
 
-    def forward(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (as the network)
+    def forward(
+        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+    ) -> Any:  # noqa: ANN401 (as the network)
         """Give what the network gives."""
         if self.reads_pixels:
-            # A head hands its images on; it may look at their sides, which takes no memory.
-            sides = self.mean.new_zeros(()).expand(images.shape)
-            return self.network.head(_Shown(self.network.backbone, images), sides)
+            return self.network(images)
         x = (images - self.mean) / self.std
         if self.padded:
-            rows = torch.arange(x.shape[2], device=x.device) < sizes[0][:, :1]  # B, H
-            columns = torch.arange(x.shape[3], device=x.device) < sizes[0][:, 1:]  # B, W
+            assert sizes is not None, "what is padded comes with its sizes"
+            rows = torch.arange(x.shape[2], device=x.device) < sizes[:, :1]  # B, H
+            columns = torch.arange(x.shape[3], device=x.device) < sizes[:, 1:]  # B, W
             x = x * (rows[:, None, :, None] & columns[:, None, None, :])
-        return self.network(x, *sizes)
-
-
-@dataclass(frozen=True, kw_only=False, slots=True)
-class _Shown:
-    """A backbone that has been shown its images already; a head finds what `Backbone` promises."""
-
-    backbone: Any
-    images: Tensor
-
-    @property
-    def spec(self) -> FeatureSpec:
-        return self.backbone.spec
-
-    @property
-    def embed_channels(self) -> int:
-        return self.backbone.embed_channels
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        return self.backbone(self.images)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return self.backbone(self.images)
-
-    def embed(self, images: Tensor) -> Tensor:
-        return self.backbone.embed(self.images)
+        return self.network(x, sizes)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.features import FeatureSpec
+from muntin.features import Features, TokenMask
+from muntin.inference.backbones import InferenceBackbone
 from muntin.inference.fused_parts import FusedLinear, FusedMerging, FusedMlp, FusedPatches, Fusing
 from muntin.inference.swin import lay_out_stages
 from muntin.models.swin import Swin, SwinBlock
@@ -24,12 +25,12 @@ from muntin.nn.linears import without_key_bias
 from muntin.ops.positions import resample_grid, spread_bias
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import SIZE_RULES, WindowLayout, fit_patches
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Float, Int, Size, UInt8
 
 __all__ = ["FusedSwin"]
 
 
-class FusedSwin(nn.Module):
+class FusedSwin(InferenceBackbone):
     """The same function as a backbone, for one size of pictures.
 
     Args:
@@ -41,11 +42,9 @@ class FusedSwin(nn.Module):
     positions: Tensor | None
 
     def __init__(self, model: Swin, size: Size, how: Fusing) -> None:
-        super().__init__()
+        super().__init__(model)
         config = model.config
         rule = SIZE_RULES[config.size_rule]
-        self.spec: FeatureSpec = model.spec
-        self.embed_channels = model.embed_channels
         example = torch.zeros(1, config.in_chans, *size)
         fitted = fit_patches(example, config.patch_size, rule.patch)
         grid = fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
@@ -75,31 +74,42 @@ class FusedSwin(nn.Module):
             for stage in model.layers[:-1]
         )
 
-    def forward(
-        self, images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"]
-    ) -> list[Tensor]:
-        """Give the maps: B, C, H/stride, W/stride, finest first, in float32."""
-        return [x.permute(0, 3, 1, 2) for x in self._run(images)]
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Give maps, finest first, or the mean of the last one; both in float32."""
+        self._refuse_mask(mask)
+        outputs = self._run(images)
+        *finer, coarsest = outputs
+        last = self.norms[coarsest](outputs[coarsest].float())  # B, H, W, C
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: [
+                *(self.norms[i](outputs[i].float()).permute(0, 3, 1, 2) for i in finer),
+                last.permute(0, 3, 1, 2),
+            ],
+            vector=lambda: last.mean(dim=(1, 2)),
+        )
 
-    def embed(
-        self, images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"]
-    ) -> Float[Tensor, "B C"]:
-        """Average the last map over the picture."""
-        return self._run(images)[-1].mean(dim=(1, 2))
-
-    def _run(self, images: Tensor) -> list[Tensor]:
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
+        """The map (B, H, W, C) behind each stage that is asked for, by its number."""
         x = self.patches(images)  # B, H, W, C
         if self.positions is not None:
             x = x + self.positions
-        found = []
+        outputs = {}
         for index, blocks in enumerate(self.stages):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x)
             if str(index) in self.norms:
-                found.append(self.norms[str(index)](x.float()))
+                outputs[str(index)] = x
             if index < len(self.mergings):
                 x = self.mergings[index](x)
-        return found
+        return outputs
 
 
 class _Block(nn.Module):

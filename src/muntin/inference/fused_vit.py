@@ -20,7 +20,7 @@ from muntin.inference.fused_parts import (
 from muntin.inference.vit import InferenceViT
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
 from muntin.nn.linears import BiasedLinear, without_key_bias
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Float, Size
 
 __all__ = ["FusedViT"]
 
@@ -43,16 +43,6 @@ class FusedViT(InferenceViT):
         for name in ("prefix", "positions"):
             held: Tensor | None = getattr(self, name)
             self.register_buffer(name, None if held is None else held.detach().to(how.dtype))
-
-    def forward(  # noqa: D102 (as the other)
-        self, images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"]
-    ) -> list[Tensor]:
-        return self.to_maps(self.run(images))
-
-    def embed(  # noqa: D102 (as the other)
-        self, images: Float[Tensor, "B in_chans H W"] | UInt8[Tensor, "B in_chans H W"]
-    ) -> Float[Tensor, "B C"]:
-        return self.pool(self.run(images)[-1])
 
     def cut(self, images: Tensor) -> Float[Tensor, "B N C"]:
         """Make tokens of the patches."""

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.features import FeatureSpec
+from muntin.features import Features, TokenMask
+from muntin.inference.backbones import InferenceBackbone
 from muntin.inference.folding import PlainNorm, fold_norm, make_linear, make_qkv
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
@@ -37,7 +38,7 @@ from muntin.shapes import Float, Int, Size
 __all__ = ["InferenceSwin", "lay_out_stages"]
 
 
-class InferenceSwin(nn.Module):
+class InferenceSwin(InferenceBackbone):
     """The same function as a backbone, for one size of pictures.
 
     Args:
@@ -48,11 +49,9 @@ class InferenceSwin(nn.Module):
     positions: Tensor | None
 
     def __init__(self, model: Swin, size: Size) -> None:
-        super().__init__()
+        super().__init__(model)
         config = model.config
         rule = SIZE_RULES[config.size_rule]
-        self.spec: FeatureSpec = model.spec
-        self.embed_channels = model.embed_channels
         self.patch_size = config.patch_size
         self.patch_rule = rule.patch
         example = torch.zeros(1, config.in_chans, *size)
@@ -83,14 +82,26 @@ class InferenceSwin(nn.Module):
                 steps.append(merging)
         self.steps = nn.ModuleList(steps)
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps: B, C, H/stride, W/stride, finest first."""
-        return [step.to_map(x) for step, x in self._run(images)]
-
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Average the last map over the picture."""
-        step, x = self._run(images)[-1]
-        return step.normalise(x).mean(dim=1)
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Give maps, finest first, or the mean of the last one, which needs no gather."""
+        self._refuse_mask(mask)
+        *finer, (step, x) = self._run(images)
+        last = step.normalise(x)  # B, L, C
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: [
+                *(each.to_map(each.normalise(tokens)) for each, tokens in finer),
+                step.to_map(last),
+            ],
+            vector=lambda: last.mean(dim=1),
+        )
 
     def _run(self, images: Tensor) -> list[tuple[_Out, Tensor]]:
         images = fit_patches(images, self.patch_size, self.patch_rule)
@@ -282,7 +293,7 @@ class _Out(nn.Module):
         return normed
 
     def to_map(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B C H W"]:
-        x = self.normalise(x).index_select(1, self.gather)
+        x = x.index_select(1, self.gather)
         return x.unflatten(1, self.grid).permute(0, 3, 1, 2)
 
 

@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.features import FeatureSpec
+from muntin.features import Features, TokenMask
+from muntin.inference.backbones import InferenceBackbone
 from muntin.inference.folding import fold_norm, make_linear, make_qkv, make_scaled
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
 from muntin.nn.linears import BiasedLinear, without_key_bias
 from muntin.ops.windows import SIZE_RULES, fit_patches
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["InferenceViT"]
 
 
-class InferenceViT(nn.Module):
+class InferenceViT(InferenceBackbone):
     """The same function as a backbone, for one size of pictures.
 
     Args:
@@ -33,12 +34,10 @@ class InferenceViT(nn.Module):
     positions: Tensor | None
 
     def __init__(self, model: ViT, size: Size) -> None:
-        super().__init__()
+        super().__init__(model)
         config = model.config
         rule = SIZE_RULES[config.size_rule]
         self.config = config
-        self.spec: FeatureSpec = model.spec
-        self.embed_channels = model.embed_channels
         self.patch_rule = rule.patch_vit or rule.patch
         self.patch_embed = model.patch_embed
         self.num_prefix = model.num_prefix
@@ -56,17 +55,25 @@ class InferenceViT(nn.Module):
         self.blocks = nn.ModuleList(_Block(block, self.grid) for block in model.blocks)  # type: ignore[arg-type]
         self.norm, self.fc_norm = model.norm, model.fc_norm
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps: B, C, H/patch, W/patch."""
-        return self.to_maps(self.run(images))
-
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Give what the classifier reads."""
-        return self.pool(self.run(images)[-1])
-
-    def to_maps(self, found: list[Tensor]) -> list[Tensor]:
-        """Give the tokens of the patches as maps."""
-        return [x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid) for x in found]
+    def features(
+        self,
+        images: Tensor,
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Give maps, the vector or the tokens of normalised images."""
+        self._refuse_mask(mask)
+        found = self.run(images)
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: [
+                x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid) for x in found
+            ],
+            vector=lambda: self.pool(found[-1]),
+            tokens=lambda: found[-1],
+        )
 
     def pool(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B Co"]:
         """Give one vector an image."""

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import FeatureSpec, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linears import start_linears
 from muntin.nn.mlp import Mlp
@@ -41,7 +41,7 @@ from muntin.ops.windows import (
     fit_patches,
     join_heads,
 )
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["Hiera", "HieraConfig"]
 
@@ -222,7 +222,7 @@ class HieraBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Hiera(nn.Module):
+class Hiera(Backbone):
     """The whole backbone (figure 2). Stages beyond the last of `out_indices` are not built.
 
     Args:
@@ -262,15 +262,35 @@ class Hiera(nn.Module):
         """Channels of the pooled vector."""
         return self.config.dim(self.config.out_indices[-1])
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps of the stages in `out_indices`: B, C, H/stride, W/stride, finest first.
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Run all blocks.
 
         Args:
-            images: Normalised pictures of any height and width; sides of the maps round up.
+            images: Normalised images of any height and width; sides of the maps round up.
+            sizes: As in `Backbone.features`.
+            mask: The same.
 
         Returns:
-            One map a stage.
+            One map a stage of `out_indices`; the vector is the normalised mean of the last one.
         """
+        self._refuse_mask(mask)
+        maps = self._run(images)
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: maps,
+            vector=lambda: self.norm(maps[-1].mean(dim=(2, 3))),
+            tokens=lambda: maps[-1].flatten(2).transpose(1, 2),
+        )
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        """The maps (B, C, H, W), without the padding."""
         config = self.config
         height, width = images.shape[-2:]
         x = self.patch_embed(fit_patches(images, config.unit_px, "pad"))  # B, H, W, C
@@ -286,10 +306,6 @@ class Hiera(nn.Module):
                 inside = x[:, : -(-height // stride), : -(-width // stride)]  # without the padding
                 maps.append(inside.permute(0, 3, 1, 2))  # B, C, H, W
         return maps
-
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Average the last map over the picture and normalise: what the classifier reads."""
-        return self.norm(self.forward(images)[-1].mean(dim=(2, 3)))
 
     def layer_of(self, name: str) -> int:
         """Number the layer of a parameter; see `muntin.features.Backbone`."""

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import FeatureSpec, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linears import start_linears, transform_normed
 from muntin.nn.mlp import Mlp
@@ -44,7 +44,7 @@ from muntin.ops.windows import (
     lay_out,
     merge_neighbours,
 )
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = [
     "SWIN_BASE",
@@ -309,7 +309,7 @@ class SwinStage(nn.Module):
         return x, self.downsample(x)
 
 
-class Swin(nn.Module):
+class Swin(Backbone):
     """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built.
 
     Args:
@@ -370,19 +370,44 @@ class Swin(nn.Module):
         """Channels of the pooled vector."""
         return self.config.dim(self.config.out_indices[-1])
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps of the stages in `out_indices`: B, C, H/stride, W/stride, finest first.
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Run all stages.
 
         Args:
-            images: Normalised pictures of any height and width; sides of the maps round up, or
-                as the size rule says.
+            images: Normalised images of any height and width; sides of the maps round up, or as
+                the size rule says.
+            sizes: As in `Backbone.features`.
+            mask: The same.
 
         Returns:
-            One map a stage.
+            One map a stage of `out_indices`; the vector is the mean of the last one.
 
         Raises:
             ShapeError: The size rule refuses this height and width.
         """
+        self._refuse_mask(mask)
+        outputs = self._run(images)
+        *finer, coarsest = self.config.out_indices
+        # Both parts read the last map; the norms of the others are for those who read maps.
+        last = self._normalise(outputs[coarsest], coarsest).permute(0, 3, 1, 2)  # B, C, H, W
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: [
+                *(self._normalise(outputs[i], i).permute(0, 3, 1, 2) for i in finer),
+                last,
+            ],
+            vector=lambda: last.mean(dim=(2, 3)),
+        )
+
+    def _run(self, images: Tensor) -> dict[int, Tensor]:
+        """The map (B, H, W, C) as each stage of `out_indices` leaves it."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
         x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, H, W, C
@@ -394,14 +419,14 @@ class Swin(nn.Module):
             x = x + positions.view(1, *size, -1)
         x = self.pos_drop(x)
         built_size = config.grid
-        maps = []
+        outputs = {}
         for index, stage in enumerate(self.layers):
             x, merged = stage(x, config.windows[index], rule, built_size)
             if index in config.out_indices:
-                maps.append(self._normalise(x, index).permute(0, 3, 1, 2))  # B, C, H, W
+                outputs[index] = x
             x = merged
             built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
-        return maps
+        return outputs
 
     def _normalise(self, x: Tensor, stage: int) -> Tensor:
         if self.config.out_norm == "each":
@@ -410,12 +435,8 @@ class Swin(nn.Module):
         last = self.config.out_norm == "last" and stage == self.config.out_indices[-1]
         return self.get_submodule("norm")(x) if last else x
 
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Average the last map over the picture: what the classifier reads."""
-        return self.forward(images)[-1].mean(dim=(2, 3))
-
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The blocks of all stages, in the order in which they are computed."""
         return [block for stage in self.layers for block in cast("SwinStage", stage).blocks]
 

@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError, ShapeError
-from muntin.features import FeatureSpec, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.drop_path import drop_path_schedule
 from muntin.nn.linears import start_linears
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["SPLITS", "T2TViT", "T2TViTConfig", "t2t_vit_preset", "unfolded_size"]
 
@@ -262,7 +262,7 @@ class TokensToToken(nn.Module):
         return self.project(x).unflatten(1, size)
 
 
-class T2TViT(nn.Module):
+class T2TViT(Backbone):
     """The whole backbone (figure 4). Blocks beyond the last of `out_indices` are not built.
 
     Args:
@@ -300,25 +300,37 @@ class T2TViT(nn.Module):
         """Channels of the pooled vector."""
         return self.config.embed_dim
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the tokens of the blocks in `out_indices` as maps B, C, H/16, W/16.
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Run all blocks.
 
         Args:
-            images: Normalised pictures of any height and width from 3 pixels; sides of the maps
+            images: Normalised images of any height and width from 3 pixels; sides of the maps
                 round as three unfoldings do, mostly up.
+            sizes: As in `Backbone.features`.
+            mask: Refused: the tokens of this family see several patches.
 
         Returns:
-            One map a block.
+            The tokens of each block of `out_indices` as a map; the vector is the class token.
 
         Raises:
             ShapeError: A side is shorter than 3 pixels.
+            ConfigError: There is a mask.
         """
+        self._refuse_mask(mask)
         tokens, size = self._run(images)
-        return [x[:, 1:].transpose(1, 2).unflatten(2, size) for x in tokens]  # B, C, H, W
-
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Give the class token: what the classifier reads."""
-        return self._run(images)[0][-1][:, 0]
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: [x[:, 1:].transpose(1, 2).unflatten(2, size) for x in tokens],
+            vector=lambda: tokens[-1][:, 0],
+            tokens=lambda: tokens[-1],
+        )
 
     def _run(self, images: Tensor) -> tuple[list[Tensor], Size]:
         """Tokens (B, N, C) after each wanted block, and the grid among them."""

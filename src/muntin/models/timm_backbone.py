@@ -22,9 +22,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.features import FeatureSpec
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.outside_errors import missing_extra
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["TimmBackbone", "TimmConfig", "describe_timm", "list_timm"]
 
@@ -98,7 +98,7 @@ def _unwrap(module: nn.Module) -> nn.Module:
     return _unwrap(inner[0]) if alone else module
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """A timm model without its classifier.
 
     Args:
@@ -148,27 +148,55 @@ class TimmBackbone(nn.Module):
         """Channels of the pooled vector."""
         return int(getattr(self.net, "head_hidden_size", self.net.num_features))
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the maps in `out_indices`: B, C, H/stride, W/stride, finest first.
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Prepare a run, which begins when a part is read: timm has a pass for each of them.
 
         Args:
-            images: Normalised pictures of a size that the model accepts.
+            images: Normalised images of a size that the model accepts.
+            sizes: As in `Backbone.features`.
+            mask: Refused.
 
         Returns:
-            One map an index.
+            The maps in `out_indices`; the vector is what the model's own classifier reads.
+            Reading one part computes that part alone; `Features.compute_both` takes one pass.
+
+        Raises:
+            ConfigError: There is a mask.
         """
+        self._refuse_mask(mask)
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: self._maps(images),
+            vector=lambda: self._vector(images),
+            both=lambda: self._both(images),
+        )
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
         with self._refusing(images):
             maps = self.net.forward_intermediates(
                 images, indices=self._indices(), intermediates_only=True, output_fmt="NCHW"
             )
         return list(maps)
 
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Give what the model's own classifier reads."""
+    def _vector(self, images: Tensor) -> Tensor:
         with self._refusing(images):
             features = self.net.forward_features(images)
         vector: Tensor = self.net.forward_head(features, pre_logits=True)
         return vector
+
+    def _both(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        with self._refusing(images):
+            features, maps = self.net.forward_intermediates(
+                images, indices=self._indices(), output_fmt="NCHW"
+            )
+        return list(maps), self.net.forward_head(features, pre_logits=True)
 
     @contextlib.contextmanager
     def _refusing(self, images: Tensor) -> Iterator[None]:
@@ -189,7 +217,7 @@ class TimmBackbone(nn.Module):
         return list(self.config.out_indices or range(max(count - 4, 0), count))
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The largest module of every layer between the stem and the classifier."""
         largest: dict[int, tuple[int, nn.Module]] = {}
         for name, module in self.net.named_modules():

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import FeatureSpec, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linears import (
     BiasedLinear,
@@ -47,7 +47,7 @@ from muntin.nn.mlp import Mlp
 from muntin.ops.offsets import resample_offsets
 from muntin.ops.positions import resample_grid, spread_bias
 from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset", "vitpose_preset"]
 
@@ -317,7 +317,7 @@ class PatchEmbed(nn.Module):
         return self.proj(images)
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built.
 
     Args:
@@ -372,30 +372,42 @@ class ViT(nn.Module):
         """Channels of the pooled vector."""
         return self.config.embed_dim * self.spec.embed_parts
 
-    def forward(self, images: Float[Tensor, "B in_chans H W"]) -> list[Tensor]:
-        """Give the patch tokens of the blocks in `out_indices` as maps B, C, H/patch, W/patch.
+    def features(
+        self,
+        images: Float[Tensor, "B in_chans H W"],
+        *,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+    ) -> Features:
+        """Run all blocks.
 
         Args:
-            images: Normalised pictures of any height and width.
+            images: Normalised images of any height and width.
+            sizes: As in `Backbone.features`.
+            mask: The same.
 
         Returns:
-            One map a block, all at the same stride.
+            The patch tokens of each block of `out_indices` as a map, all at the same stride. The
+            vector is the class token, class and distillation token one after the other, or the
+            mean of the patch tokens.
 
         Raises:
             ShapeError: The size rule refuses this height and width.
         """
-        tokens, (height, width) = self._run(images)
-        return [
-            x[:, self.num_prefix :].transpose(1, 2).unflatten(2, (height, width))  # B, C, H, W
-            for x in tokens
-        ]
+        self._refuse_mask(mask)
+        tokens, grid = self._run(images)
+        return Features(
+            images,
+            sizes=sizes,
+            maps=lambda: [
+                x[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid)  # B, C, H, W
+                for x in tokens
+            ],
+            vector=lambda: self._pool(tokens[-1]),
+            tokens=lambda: tokens[-1],
+        )
 
-    def embed(self, images: Float[Tensor, "B in_chans H W"]) -> Float[Tensor, "B C"]:
-        """Give what the classifier reads: the class token, or the mean of the patch tokens.
-
-        With a distillation token both tokens are given, one after the other.
-        """
-        x = self._run(images)[0][-1]
+    def _pool(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B Co"]:
         if self.config.distillation_token:
             return x[:, :2].flatten(1)
         pooled = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix :].mean(dim=1)

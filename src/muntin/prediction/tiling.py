@@ -1,24 +1,29 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Several views of one picture, tiles of it or its mirror image, and one result of them all."""
+"""Objects of one image from several views of it: tiles, mirror images, and the merged result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from muntin.configs import check_range
+from muntin.data.transforms import Preprocessing
 from muntin.heads.conventions import SelectConfig
 from muntin.ops.boxes import covered_share, suppress
+from muntin.prediction.batch import Crop, CroppedImage, fit_image
+from muntin.prediction.sources import LoadedImage
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, shift_mask
 from muntin.shapes import Size
 
-__all__ = ["Window", "cut_windows", "merge_views", "mirror_back", "place_in"]
+__all__ = ["Window", "crop_views", "cut_windows", "merge_views", "mirror_back", "place_in"]
 
 EDGE = 2.0
 """Pixels from the edge of a tile at which a box is taken for a piece of something larger."""
@@ -43,6 +48,79 @@ class Window:
         """Give this part of a picture (H, W, C)."""
         rows = slice(self.top, self.top + self.height)
         return pixels[rows, self.left : self.left + self.width]
+
+
+def crop_views(
+    image: LoadedImage,
+    pre: Preprocessing,
+    select: SelectConfig,
+    *,
+    tile: int | Literal["auto"] | None,
+    tta: bool,
+) -> CroppedImage:
+    """Cut an image into the whole of it, its tiles, and the mirror images of all of these.
+
+    Args:
+        image: Decoded.
+        pre: How each view is resized; says what "auto" is.
+        select: How boxes of the views suppress each other.
+        tile: Side of the tiles in pixels; "auto" takes the size of the training images, where the
+            image is much larger; None cuts none.
+        tta: Whether each view is mirrored as well.
+    """
+    tiles = _choose_tiles(image.size, tile, pre)
+    windows = (Window(0, 0, *image.size), *tiles)
+    merge = partial(
+        _merge,
+        windows=windows,
+        size=image.size,
+        select=select,
+        # An image of many tiles may hold as many objects in each of them.
+        limit=select.max_detections * max(1, len(tiles)),
+    )
+    return CroppedImage(len(windows) * (2 if tta else 1), _cut(image, windows, pre, tta), merge)
+
+
+def _choose_tiles(
+    size: Size, tile: int | Literal["auto"] | None, pre: Preprocessing
+) -> list[Window]:
+    """Tiles of an image; none where one tile would hold it."""
+    if tile is None:
+        return []
+    if tile == "auto":
+        side = pre.typical_size if min(pre.typical_size) > 0 else pre.img_size
+        if max(size) <= 1.5 * max(side):
+            return []
+    else:
+        side = (tile, tile)
+    windows = cut_windows(size, side)
+    return windows if len(windows) > 1 else []
+
+
+def _cut(
+    image: LoadedImage, windows: Sequence[Window], pre: Preprocessing, tta: bool
+) -> Iterator[Crop]:
+    for mirrored in (False, True) if tta else (False,):
+        for window in windows:
+            pixels = window.cut(image.pixels)
+            # Mirrored before it is resized: a resized side is rounded, padding is at the right.
+            pixels = pixels[:, ::-1] if mirrored else pixels
+            yield fit_image(LoadedImage(image.path, pixels), pre)
+
+
+def _merge(
+    found: Sequence[Detections],
+    *,
+    windows: Sequence[Window],
+    size: Size,
+    select: SelectConfig,
+    limit: int,
+) -> Detections:
+    count = len(windows)
+    upright = [*found[:count], *(mirror_back(one) for one in found[count:])]
+    seen = [windows[place % count] for place in range(len(found))]
+    placed = [place_in(one, window, size) for one, window in zip(upright, seen, strict=True)]
+    return merge_views(placed, seen, select, limit)
 
 
 def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window]:

@@ -16,9 +16,9 @@ from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
-from muntin.scoring.detected import score_detected
-from muntin.scoring.pictures import draw_scored
-from muntin.scoring.running import score
+from muntin.scoring.evaluator import score
+from muntin.scoring.figures import draw_scored
+from muntin.scoring.with_detector import score_detected
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.data.checking import Report, check_classify
 from muntin.data.listing import list_classify
 from muntin.data.storing import DataConfig
-from muntin.features import Backbone
-from muntin.heads.linear import build_classifier
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
+from muntin.heads.linear import build_classifier, class_losses
 from muntin.heads.table import HeadConfig
 from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
-from muntin.tasks.task import Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Glance, Task, TrainBatch, View, count_pictures
 
 __all__ = ["CLASSIFY"]
 
@@ -56,31 +56,22 @@ def _table(listing: Listing, classes: Classes) -> Tensor:
     return targets
 
 
-def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.labels is not None, "classification has labels"
-    logits = lesson.model(lesson.images)
-    return {
-        "classes": _cross_entropy(
-            logits, lesson.labels, lesson.classes, lesson.class_weights, lesson.label_smoothing
-        )
-    }
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "B K"],
-    targets: Tensor,
-    classes: Classes,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, " B"]:
-    """Cross-entropy for class numbers or shares (mixup); binary for several labels a picture."""
-    logits = logits.float()
-    if classes.multi_label:
-        loss = F.binary_cross_entropy_with_logits(logits, targets, class_weights, reduction="none")
-        return loss.mean(dim=1)
-    return F.cross_entropy(
-        logits, targets, class_weights, reduction="none", label_smoothing=label_smoothing
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.labels is not None, "classification has labels"
+    losses: dict[str, Tensor] = head.losses(
+        features,
+        batch.labels,
+        class_weights=batch.class_weights,
+        label_smoothing=batch.label_smoothing,
+        multi_label=classes.multi_label,
     )
+    return losses
+
+
+def _compare(logits: Float[Tensor, "B K"], targets: Tensor, classes: Classes) -> Tensor:
+    return class_losses(logits, targets, multi_label=classes.multi_label)
 
 
 def _see(glance: Glance) -> Float[Tensor, "B K"]:
@@ -128,7 +119,7 @@ CLASSIFY = Task(
     see=_see,
     answers=_answers,
     decode=_decode,
-    compare=_cross_entropy,
+    compare=_compare,
     metric=_metric,
     counts=count_pictures,
     goals=("top1", "map", "macro_f1"),

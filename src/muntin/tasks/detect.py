@@ -18,9 +18,10 @@ from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
 from muntin.data.storing import DataConfig
 from muntin.errors import ConfigError
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.found import Found
+from muntin.heads.head import Head
 from muntin.heads.table import HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
@@ -29,7 +30,7 @@ from muntin.run_lengths import encode_mask
 from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
 from muntin.targets import BoxTargets
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View, count_pictures
 
 __all__ = ["DETECT", "INSTANCE"]
 
@@ -71,14 +72,17 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "detection has objects"
-    losses: dict[str, Tensor] = lesson.model(lesson.images, lesson.sizes, [*lesson.targets])
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "detection has objects"
+    losses: dict[str, Tensor] = head.losses(features, [*batch.targets])
     return losses
 
 
 def _see(glance: Glance) -> Sequence[Found]:
-    found: Sequence[Found] = glance.look(glance.images, glance.sizes)
+    network: Any = glance.network
+    found: Sequence[Found] = network.decode(glance.look(glance.images, glance.sizes))
     return found
 
 
@@ -115,7 +119,7 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
     return encode_mask(bitmap.numpy(), size=size, top=top, left=left)
 
 
-def _example(size: Size) -> tuple[Any, ...]:
+def _example(size: Size) -> dict[str, Any]:
     """One object in the middle."""
     high, wide = size
     target = BoxTargets(
@@ -125,7 +129,7 @@ def _example(size: Size) -> tuple[Any, ...]:
         layers=torch.ones(1, high, wide, dtype=torch.int32),
         layer_of=torch.tensor([0]),
     )
-    return torch.tensor([[high, wide]]), [target]
+    return {"targets": [target]}
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:

@@ -68,7 +68,7 @@ def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> li
     return results
 
 
-def _example(size: Size) -> tuple[Any, ...]:
+def _example(size: Size) -> dict[str, Any]:
     """One subject in the middle; its keypoints take little beside its regions."""
     assert DETECT.dense is not None, "detection speaks of places"
     return DETECT.dense.example(size)

@@ -21,7 +21,8 @@ from muntin.data.semantic_checking import check_semantic
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.heads.table import HeadConfig
 from muntin.metrics.semantic import SemanticMetric
@@ -30,7 +31,7 @@ from muntin.results import SemanticMap
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View
+from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View
 
 __all__ = ["SEMANTIC"]
 
@@ -75,16 +76,21 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(lesson: Lesson) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "semantic segmentation has labels of pixels"
-    high, wide = lesson.images.shape[2:]
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "semantic segmentation has labels of pixels"
+    high, wide = batch.images.shape[2:]
     labels = []
-    for target in lesson.targets:
+    for target in batch.targets:
         assert isinstance(target, LabelMap), "semantic segmentation has labels of pixels"
         rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
         labels.append(F.pad(target.labels, rest, value=IGNORED))
-    losses: dict[str, Tensor] = lesson.model(
-        lesson.images, torch.stack(labels), lesson.class_weights, lesson.label_smoothing
+    losses: dict[str, Tensor] = head.losses(
+        features,
+        torch.stack(labels),
+        class_weights=batch.class_weights,
+        label_smoothing=batch.label_smoothing,
     )
     return losses
 
@@ -166,8 +172,8 @@ def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in coding.values)
 
 
-def _example(size: Size) -> tuple[Any, ...]:
-    return (torch.zeros(1, *size, dtype=torch.int16),)
+def _example(size: Size) -> dict[str, Any]:
+    return {"labels": torch.zeros(1, *size, dtype=torch.int16)}
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:

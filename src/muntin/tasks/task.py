@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.storing import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head
 from muntin.heads.table import HeadConfig
 from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "Glance", "Lesson", "Metric", "Task", "View", "count_pictures"]
+__all__ = ["Dense", "Glance", "Metric", "Task", "TrainBatch", "View", "count_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +69,9 @@ class Glance:
     tile: int | None = None
     scales: tuple[float, ...] = (1.0,)
 
-    def look(self, images: UInt8[Tensor, "B C H W"], *sizes: Int[Tensor, "B 2"]) -> Any:  # noqa: ANN401 (each head has its own)
+    def look(
+        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+    ) -> Any:  # noqa: ANN401 (each head has its own)
         """Show images to the network, normalised unless it reads pixels.
 
         Args:
@@ -77,8 +80,8 @@ class Glance:
         """
         images = images.to(self.device)
         if not getattr(self.network, "reads_pixels", False):
-            images = normalise(images, self.pre, *sizes)
-        return self.network(images, *sizes)
+            images = normalise(images, self.pre, sizes)
+        return self.network(images, sizes)
 
     @property
     def canvas(self) -> Size | None:
@@ -92,27 +95,22 @@ class Glance:
         return torch.tensor([view.shown for view in self.views], device=self.device)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lesson:
-    """What a step of training learns from.
+class TrainBatch(NamedTuple):
+    """What a step of training learns from; a tuple, so that wrappers of networks pass it on.
 
     Attributes:
-        model: The network, perhaps wrapped.
         images: Normalised and padded.
         sizes: (height, width) of the picture inside each image.
         labels: Rows of what `Task.table` gave, where the task has labels.
         targets: What is known of each picture otherwise: its objects, or the classes of its pixels.
-        classes: What the network tells apart.
         class_weights: Factor on the loss of each class.
         label_smoothing: Part of the target spread over all classes.
     """
 
-    model: Callable[..., Any]
     images: Float[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
-    labels: Tensor | None
-    targets: tuple[Target, ...] | None
-    classes: Classes
+    labels: Tensor | None = None
+    targets: tuple[Target, ...] | None = None
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
 
@@ -140,13 +138,13 @@ class Dense:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
         merges: Whether answers of several views of a picture, tiles of it say, become one.
-        example: What the network takes beside an image of a size (height, width) in training, of
-            the kind that takes most memory.
+        example: What the head's losses take beside the features of an image of a size (height,
+            width), of the kind that takes most memory. Empty where the loss takes none to speak of.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
-    example: Callable[[Size], tuple[Any, ...]]
+    example: Callable[[Size], dict[str, Any]]
     merges: bool = False
 
 
@@ -162,7 +160,8 @@ class Task:
         build_head: Makes the head for a backbone, from its config where the task has several.
         table: What is known of the pictures of a listing, by place: labels for the loss, or the
             truth for the metric.
-        losses: Loss of each picture of a lesson, by name.
+        losses: From the head, the features and what is known of a batch to the loss of each image,
+            by name.
         see: Raw output of a network for pictures, in evaluation and prediction.
         answers: From raw output to what the metric takes.
         decode: From raw output to results.
@@ -186,7 +185,7 @@ class Task:
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
-    losses: Callable[[Lesson], dict[str, Float[Tensor, " B"]]]
+    losses: Callable[[Head, Features, TrainBatch, Classes], dict[str, Float[Tensor, " B"]]]
     see: Callable[[Glance], Any]
     answers: Callable[[Any, Sequence[View], Classes], Any]
     decode: Callable[[Any, Sequence[View], Classes], list[Any]]

@@ -18,7 +18,8 @@ from muntin.recipes import MachineConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.weights.hub import fetch
-from muntin.zoo import BackboneConfig, ModelEntry, find_model
+from muntin.zoo.building import find_model
+from muntin.zoo.table import BackboneConfig, ModelEntry
 
 __all__ = [
     "PRECISIONS",

@@ -25,7 +25,7 @@ from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task
+from muntin.tasks.task import Task
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.choices import (
     choose_preprocessing,
@@ -50,15 +50,8 @@ from muntin.training.scenes import (
 )
 from muntin.training.starting import start_network
 from muntin.training.subjects import cut_subjects, default_subject_model, look_at_subjects
-from muntin.zoo import (
-    ALIASES,
-    BackboneConfig,
-    ModelEntry,
-    dense_config,
-    find_model,
-    free_attention,
-    model_config,
-)
+from muntin.zoo.building import dense_config, find_model, free_attention, model_config
+from muntin.zoo.table import ALIASES, BackboneConfig, ModelEntry
 
 __all__ = ["Prepared", "Request", "prepare"]
 

@@ -22,12 +22,12 @@ from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.storing import PictureStore
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
-from muntin.scoring import run_network
 from muntin.training.choices import PRECISIONS
 from muntin.training.footprint import Footprint, Line, measure_footprint
-from muntin.training.learner import Learner
 from muntin.training.preparation import Prepared
+from muntin.training.supervision import build_objective
 from muntin.training.timeline import record_spans
+from muntin.training.trainer import Trainer
 
 __all__ = ["Rehearsal", "Timing"]
 
@@ -93,7 +93,8 @@ class Rehearsal:
                 devices=1,
                 precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
             )
-        self.learner = Learner(self.fabric, self.run, self.network, self.listing)
+        objective = build_objective(self.run, self.listing, self.fabric.device)
+        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 
     @property
     def device(self) -> torch.device:
@@ -110,23 +111,17 @@ class Rehearsal:
 
     def learn(self, batch: Batch) -> None:
         """Take a step that does not change the weights."""
-        self.learner.learn(batch, 0, 0, share=1.0, last=True)
-        self.learner.change_weights(0.0)
+        self.trainer.accumulate_gradients((batch,), 0, 0, share=1.0, last=True)
+        self.trainer.change_weights(0.0)
 
     def look(self, count: int) -> None:
         """Say what is in so many pictures, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
         store = PictureStore(listing, run.preprocessing, run.config.reading)
-        run_network(
-            self.learner.best_network,
-            EvalLoader(store, batch_size=count),
-            run.task,
-            run.classes,
-            listing,
-            pre=run.preprocessing,
-            device=self.device,
-            autocast=self.fabric.autocast,
+        loader = EvalLoader(store, batch_size=count)
+        self.trainer.objective.evaluate(
+            self.trainer.best_network, loader, self.device, self.fabric.autocast
         )
 
     def warm_up(self) -> None:
@@ -147,7 +142,7 @@ class Rehearsal:
 
     def held(self) -> dict[str, int]:
         """Bytes that stay from step to step, by what they are."""
-        state = self.learner.state()
+        state = self.trainer.state()
         weights = [*self.network.parameters(), *self.network.buffers()]
         averaged = state["averaged"] or {}
         moments = [

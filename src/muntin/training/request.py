@@ -13,8 +13,10 @@ from muntin.heads.table import HeadConfig, find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size
-from muntin.tasks import TASKS, Task, find_task
-from muntin.zoo import ALIASES, model_config
+from muntin.tasks.table import TASKS, find_task
+from muntin.tasks.task import Task
+from muntin.zoo.building import model_config
+from muntin.zoo.table import ALIASES
 
 __all__ = ["Request", "refuse_mistakes", "sort_settings", "task_of"]
 

@@ -29,9 +29,11 @@ def fit_batch(
     network: Network,
     config: TrainConfig,
     img_size: Size,
-    example: Callable[[Size], tuple[Any, ...]],
+    example: Callable[[Size], dict[str, Any]],
     device: str,
     notes: list[str],
+    *,
+    free: int = -1,
 ) -> TrainConfig:
     """Make the batch small enough for the memory, and accumulate steps to make up for it.
 
@@ -42,8 +44,9 @@ def fit_batch(
         example: As in `muntin.tasks.task.Dense`.
         device: "cuda", "cpu" or "mps".
         notes: A line is added when the batch changes.
+        free: Bytes that nobody uses; asked of the machine when -1.
     """
-    room = free_bytes(device) * SHARE.get(device, 0.5)
+    room = (free_bytes(device) if free < 0 else free) * SHARE.get(device, 0.5)
     measured = copy.deepcopy(network)
     if config.checkpointing:
         checkpoint_blocks(measured.backbone)
@@ -61,9 +64,7 @@ def fit_batch(
     return replace(config, batch_size=fits, accumulate=steps * config.accumulate)
 
 
-def saved_bytes(
-    network: Network, img_size: Size, example: Callable[[Size], tuple[Any, ...]]
-) -> int:
+def saved_bytes(network: Network, img_size: Size, example: Callable[[Size], dict[str, Any]]) -> int:
     """Bytes that a network remembers of one picture on the way forward."""
     stride = 32
     high, wide = (-(-side // stride) * stride for side in img_size)
@@ -81,7 +82,9 @@ def saved_bytes(
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     network.train()
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(image, *example((high, wide)))
+        features, targets = network.features(image), example((high, wide))
+        head: Any = network.head
+        head.losses(features, **targets) if targets else head(features)
     network.train(was_training)
     for name, value in network.named_buffers():
         value.copy_(buffers[name])  # batch norms have counted

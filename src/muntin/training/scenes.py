@@ -16,7 +16,7 @@ from muntin.heads.detectors import DetectorConfig
 from muntin.heads.table import HeadConfig, find_head
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks import Task
+from muntin.tasks.task import Task
 from muntin.training.choices import can_be_had, typical_size
 
 __all__ = [

@@ -26,7 +26,7 @@ from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
-from muntin.scoring import draw_scored
+from muntin.scoring.figures import draw_scored
 from muntin.shapes import Size
 from muntin.training.batch_pictures import draw_batch
 from muntin.training.budget import fit_memory
@@ -37,6 +37,7 @@ from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
 from muntin.training.preparation import Request, prepare
 from muntin.training.progress import Reporter, as_time
+from muntin.training.supervision import build_objective
 
 __all__ = ["TrainedRun", "train"]
 
@@ -72,6 +73,7 @@ class _Job:
     started: float
     stop_after: int
     quiet: bool
+    pictures: bool
 
 
 def train(
@@ -97,6 +99,7 @@ def train(
     config: str | Path | RunConfig | None = None,
     quiet: bool = False,
     stop_after: int = 0,
+    pictures: bool = True,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -130,6 +133,8 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Show nothing.
         stop_after: End after so many steps, as if interrupted; 0 = never.
+        pictures: Whether a batch, the curves and the best and worst images are drawn into the
+            run's ``pictures``.
 
     Returns:
         The run folder and the figures of its best epoch.
@@ -183,8 +188,12 @@ def train(
         started=started,
         stop_after=stop_after,
         quiet=quiet,
+        pictures=pictures,
     )
     fitted = _launch(job)
+    if pictures and (lines := read_journal(run.path)):
+        goal, _ = run.task.goal(fitted.figures)
+        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     return _finish(run, fitted, reporter)
 
 
@@ -247,7 +256,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
         val=PictureStore(job.val, run.preprocessing, reading),
     )
     first = fabric.is_global_zero
-    if first and not job.resume:
+    if first and job.pictures and not job.resume:
         draw_batch(run, stores.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
         fitted = fit(
@@ -256,20 +265,18 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
             job.network,
             stores,
             reporter,
+            build_objective(run, job.train, fabric.device),
             started=job.started,
             resume=job.resume,
             stop_after=job.stop_after,
         )
-    if fitted.best is not None:
+    if job.pictures and fitted.best is not None:
         draw_scored(fitted.best, stores.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 
 def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
-    lines = read_journal(run.path)
     goal, value = run.task.goal(fitted.figures)
-    if lines:
-        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {as_time(fitted.seconds)}; nothing is lost. Go on with: muntin train "

@@ -282,7 +282,7 @@ def _torchvision(head: RCNN) -> tuple[Row, ...]:
 
 def _detectron2_neck(head: RCNN) -> tuple[Row, ...]:
     """Levels are called after the logarithm of their stride."""
-    first = round(math.log2(head.neck.strides[0]))
+    first = round(math.log2(head.strides[0]))
     norm = head.config.neck.norm != "none"
 
     def conv(theirs: str, ours: str) -> tuple[Row, ...]:

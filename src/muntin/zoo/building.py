@@ -16,6 +16,7 @@ from torch import nn
 
 from muntin.configs import pick_kind, replace, to_dict
 from muntin.errors import ConfigError, unknown_name
+from muntin.features import Backbone
 from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
@@ -140,7 +141,7 @@ def free_attention(config: BackboneConfig) -> BackboneConfig:
 
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
-) -> nn.Module:
+) -> Backbone:
     """Build a fresh backbone as `dense_config` describes it, but for what was asked for.
 
     Args:
@@ -158,7 +159,7 @@ def family_of(config: BackboneConfig) -> str:
     return next(name for name, family in FAMILIES.items() if type(config) is family.config)
 
 
-def build_backbone(config: BackboneConfig) -> nn.Module:
+def build_backbone(config: BackboneConfig) -> Backbone:
     """Build a fresh backbone from its config."""
     return FAMILIES[family_of(config)].build(config)
 
@@ -215,7 +216,7 @@ def create_model(
         message = f"num_classes must be 0 or more, got {num_classes}, for {name!r}."
         raise ConfigError(message)
     backbone = build_backbone(config)
-    model = Network(backbone, build_classifier(backbone, num_classes))  # type: ignore[arg-type]
+    model = Network(backbone, build_classifier(backbone, num_classes))
     if weights is not None:
         load_into(model, weights, architecture)
     return model

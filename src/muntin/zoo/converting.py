@@ -127,7 +127,7 @@ def convert_weights(
 
 def _build(config: BackboneConfig, facts: Facts) -> Network:
     backbone = build_backbone(dataclasses.replace(config, in_chans=facts.in_chans))
-    return Network(backbone, build_classifier(backbone, facts.num_classes))  # type: ignore[arg-type]
+    return Network(backbone, build_classifier(backbone, facts.num_classes))
 
 
 def _write(path: Path, state: Mapping[str, Tensor], to: str, texts: Mapping[str, str]) -> None:

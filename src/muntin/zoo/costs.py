@@ -155,5 +155,5 @@ def count_parameters(config: BackboneConfig, num_classes: int) -> int:
 def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
     with torch.device("meta"):
         backbone = build_backbone(config)
-        head = build_classifier(backbone, num_classes)  # type: ignore[arg-type]
+        head = build_classifier(backbone, num_classes)
     return Network(backbone, head).eval()

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.features import Backbone
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig
 from muntin.heads.network import Network
@@ -20,7 +19,7 @@ from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.zoo.building import build_dense_backbone, create_model, load_into
 
 if TYPE_CHECKING:
-    from muntin.tasks import Task
+    from muntin.tasks.task import Task
 
 __all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
 
@@ -71,7 +70,7 @@ def create(
         WeightError: The weights cannot be read or do not fit.
     """
     # Tasks bring data and metrics along, which a classifier or a backbone can do without.
-    from muntin.tasks import find_task
+    from muntin.tasks.table import find_task
 
     row = find_task(task, head)
     _refuse_unused(row, head, num_keypoints, conventions)
@@ -103,11 +102,11 @@ def _build_dense(
     named = row.dense.default_head["large"] if head is None else head
     config = find_head(named, row.dense.heads) if isinstance(named, str) else named
     config = _with_conventions(config, named, conventions)
-    backbone = cast("Backbone", build_dense_backbone(model, architecture, finest=config.finest))
+    backbone = build_dense_backbone(model, architecture, finest=config.finest)
     # Heads only count classes and keypoints; what they are called belongs to runs.
     skeleton = Skeleton(names=_numbers(num_keypoints))
     classes = Classes(names=_numbers(num_classes), skeleton=skeleton)
-    return Network(backbone, row.build_head(backbone, classes, config))  # type: ignore[arg-type]
+    return Network(backbone, row.build_head(backbone, classes, config))
 
 
 def create_detector(

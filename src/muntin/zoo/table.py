@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
-
+from muntin.features import Backbone
 from muntin.models import hiera, swin
 from muntin.models.hiera import Hiera, HieraConfig
 from muntin.models.swin import Swin, SwinConfig
@@ -28,7 +27,7 @@ class Family:
     """A model file: its config class and how to build from it."""
 
     config: type[Any]
-    build: Callable[[Any], nn.Module]
+    build: Callable[[Any], Backbone]
 
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from muntin.data.loading import EvalLoader
 from muntin.data.shapes import make_scene
 from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.engines.graphs import Precision
+from muntin.engines.network import EngineNetwork
 from muntin.errors import RunError
 from muntin.heads.found import Found
+from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 
 __all__ = ["Row", "compare", "require_equal", "show_pictures"]
@@ -100,8 +102,8 @@ def _draw(pre: Preprocessing, canvas: Size) -> _Part:
 
 @torch.no_grad()
 def compare(
-    network: nn.Module,
-    engine: nn.Module,
+    network: Network,
+    engine: EngineNetwork,
     pre: Preprocessing,
     pictures: tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]],
     *,
@@ -119,8 +121,9 @@ def compare(
         precision: Of the engine.
     """
     kind, images, sizes = pictures
-    more = (sizes,) if finds else ()
-    truth, said = network(normalise(images, pre, *more), *more), engine(images, *more)
+    inside = sizes if finds else None
+    truth = network.decode(network(normalise(images, pre, inside), inside))
+    said = engine.decode(engine(images, inside))
     size: Size = (images.shape[2], images.shape[3])
     if finds:
         difference = max(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a network over a set and collect what it says."""
+"""Run a network over a data set and collect its answers, as prediction runs it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from muntin.data.batches import Batch, parts_of_one_size
 from muntin.data.loading import EvalLoader
 from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing
+from muntin.prediction.batch import Part, PreparedBatch
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
-from muntin.tasks.task import Glance, Metric, Task, View
+from muntin.tasks.task import Metric, Task, View
 
-__all__ = ["Outputs", "Scored", "judge", "run_network", "score"]
+__all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +76,7 @@ def run_network(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     tta: bool = False,
 ) -> Outputs:
-    """Run a network over batches, in evaluation mode, and collect what it says.
+    """Run a network over batches, in evaluation mode, and collect its answers.
 
     Args:
         network: Left in the mode it was in.
@@ -92,23 +94,14 @@ def run_network(
     """
     table = task.table(listing, classes)
     was_training = network.training
-    network.eval()
+    predictor = Predictor(network, task, classes, pre, device=device)
     rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
     try:
         for part in _readable_parts(batches):
-            views = _views(part, listing)
-            glance = Glance(
-                network=network,
-                images=part.images,
-                views=views,
-                pre=pre,
-                classes=classes,
-                device=device,
-                tta=tta,
-            )
             with autocast():
-                raw = task.see(glance)
-            answers = task.answers(raw, views, classes)
+                raw = predictor.run(_prepared(part, listing, tta=tta))
+            (found,) = raw.parts
+            answers = task.answers(found.raw, found.metas, classes)
             truth = table[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
@@ -132,9 +125,10 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
             yield from parts_of_one_size(batch.select(readable))
 
 
-def _views(batch: Batch, listing: Listing) -> list[View]:
+def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
+    """What `Predictor.prepare` would make of these images, had they not been kept fitted."""
     rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
-    return [
+    metas = tuple(
         View(
             path=listing.entries[index].path,
             size=tuple(original),
@@ -142,13 +136,26 @@ def _views(batch: Batch, listing: Listing) -> list[View]:
             box=listing.entries[index].box,
         )
         for index, original, shown in rows
-    ]
+    )
+    part = Part(images=batch.images, metas=metas, places=tuple(range(len(metas))))
+    return PreparedBatch(parts=(part,), merges=(), tta=tta)
 
 
 def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     return [row for part in parts for row in part]
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Concatenate the outputs of several processes, each about images of its own."""
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    return Outputs(
+        answers=_join([part.answers for part in full]),
+        truth=_join([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
 
 
 def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:
@@ -166,13 +173,7 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
     metric = task.metric(classes)
     for part in parts:
         metric.update(part.answers, part.truth)
-    full = [part for part in parts if len(part.indices)] or list(parts[:1])
-    outputs = Outputs(
-        answers=_join([part.answers for part in full]),
-        truth=_join([part.truth for part in full]),
-        losses=torch.cat([part.losses for part in full]),
-        indices=torch.cat([part.indices for part in full]),
-    )
+    outputs = join_outputs(parts)
     figures = {**metric.compute(), **outputs.mean_loss}
     return Scored(figures=figures, metric=metric, outputs=outputs, listing=listing)
 

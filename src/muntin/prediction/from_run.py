@@ -19,7 +19,6 @@ from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.prediction.predictor import Predictor, refuse_detector
 from muntin.prediction.thresholds import find_threshold
-from muntin.results import SURE
 from muntin.runs import ExportedRun, Run
 
 __all__ = ["load", "select_otherwise"]
@@ -32,6 +31,7 @@ def load(
     batch_size: int = 32,
     select: Mapping[str, Any] | None = None,
     detector: Run | Path | str = "",
+    detector_threshold: float | None = None,
     least: float | None = None,
     engine: EngineName = "eager",
     precision: Precision = "fp32",
@@ -41,14 +41,15 @@ def load(
     Args:
         run: A run folder, or a file of `muntin.export`.
         device: "auto" takes a GPU when there is one.
-        batch_size: Pictures at a time; fewer where they are large.
+        batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
         select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
             ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
             `muntin.heads.conventions.SelectConfig`.
-        detector: For keypoints, a run that finds the subjects, of any class that both know.
-        least: Score of its boxes from which they count; None takes the one at which the detector's
-            F1 was best in its validation.
-        engine: What runs the network: on the processor "eager", "compile", "onnxruntime" or
+        detector: For top-down poses, a run that finds the instances, of any class that both know.
+        detector_threshold: Score of its boxes from which they count; None takes the one at which
+            the detector's F1 was best in its validation.
+        least: Former name of `detector_threshold`.
+        engine: What runs the network: on the CPU "eager", "compile", "onnxruntime" or
             "openvino", on a GPU of NVIDIA "cuda", with fused kernels and recorded launches; "auto"
             measures them once for this machine and model, and remembers. An exported file has its
             own.
@@ -64,12 +65,12 @@ def load(
             or the run does not look for keypoints.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    finder = None
+    finder, threshold = None, least if detector_threshold is None else detector_threshold
     if detector:
         opened = detector if isinstance(detector, Run) else Run.open(detector)
         refuse_detector(run.task, opened.task)
         finder = load(opened, device=device)
-        least = find_threshold(opened).score if least is None else least
+        threshold = find_threshold(opened).score if threshold is None else threshold
     network = run.load_network()
     if select:
         if isinstance(run, ExportedRun):
@@ -88,7 +89,7 @@ def load(
         device=device,
         batch_size=batch_size,
         detector=finder,
-        least=SURE if least is None else least,
+        detector_threshold=threshold,
     )
 
 
@@ -113,7 +114,7 @@ def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Prec
 
 
 def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
-    """Change which boxes a detector tells.
+    """Change which boxes a detector selects.
 
     Raises:
         ConfigError: There is no such field, or the network is no detector.

@@ -18,7 +18,8 @@ from muntin.errors import TrainingError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run, RunConfig
 from muntin.samples import Classes, Entry, Listing
-from muntin.training.learner import Learner, class_counts
+from muntin.training.supervision import build_objective
+from muntin.training.trainer import Trainer
 from muntin.zoo import model_config
 
 NAMES = ("a", "b", "c")
@@ -34,7 +35,7 @@ CONFIG = TrainConfig(
 )
 
 
-def make(config=CONFIG, augment=None, seed=0) -> Learner:
+def make(config=CONFIG, augment=None, seed=0) -> Trainer:
     run = Run(
         path=Path("nowhere"),
         config=RunConfig(
@@ -49,7 +50,9 @@ def make(config=CONFIG, augment=None, seed=0) -> Learner:
         preprocessing=Preprocessing(img_size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3),
     )
     torch.manual_seed(seed)
-    return Learner(Fabric(accelerator="cpu", devices=1), run, run.build_network(), LISTING)
+    network = run.build_network()
+    objective = build_objective(run, LISTING, torch.device("cpu"))
+    return Trainer(Fabric(accelerator="cpu", devices=1), config, network, objective)
 
 
 def batch(indices=range(8), weights=None, num_real=0) -> Batch:
@@ -73,46 +76,45 @@ def part(of: Batch, rows: slice) -> Batch:
     return replace(of.select(places), num_real=4)
 
 
-def gradients(learner: Learner) -> list[torch.Tensor]:
-    return [parameter.grad for parameter in learner.network.parameters()]
+def gradients(trainer: Trainer) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in trainer.network.parameters()]
 
 
 def test_loss_and_gradient_are_those_of_the_mean(whole):
-    learner = make()
-    value = learner.learn(whole, 0, 0, share=1.0, last=True)
-    got = [gradient.clone() for gradient in gradients(learner)]
-    learner.network.zero_grad()
-    logits = learner.network((whole.images.float() / 255 - 0.5) / 0.25)
+    trainer = make()
+    value = trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
+    got = [gradient.clone() for gradient in gradients(trainer)]
+    trainer.network.zero_grad()
+    logits = trainer.network((whole.images.float() / 255 - 0.5) / 0.25)
     loss = F.cross_entropy(logits, torch.tensor(IDS))
     loss.backward()
     assert value == pytest.approx(float(loss.detach()) * 8, rel=1e-5)
-    for left, right in zip(got, gradients(learner), strict=True):
+    for left, right in zip(got, gradients(trainer), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-6)
 
 
 def test_accumulated_gradient_is_that_of_the_large_batch(whole):
     large, small = make(), make()
-    large.learn(whole, 0, 0, share=1.0, last=True)
-    small.learn(part(whole, slice(0, 4)), 0, 0, share=0.5, last=False)
-    small.learn(part(whole, slice(4, 8)), 0, 1, share=0.5, last=True)
+    large.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
+    small.accumulate_gradients((part(whole, slice(0, 4)),), 0, 0, share=0.5, last=False)
+    small.accumulate_gradients((part(whole, slice(4, 8)),), 0, 1, share=0.5, last=True)
     for left, right in zip(gradients(large), gradients(small), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-6)
 
 
 def test_a_picture_of_weight_0_does_not_teach(whole):
     one, other = make(), make()
-    one.learn(part(whole, slice(0, 4)), 0, 0, share=1.0, last=True)
+    one.accumulate_gradients((part(whole, slice(0, 4)),), 0, 0, share=1.0, last=True)
     blank = replace(whole, weights=torch.tensor([1.0] * 4 + [0.0] * 4), num_real=4)
-    other.learn(blank, 0, 0, share=1.0, last=True)
+    other.accumulate_gradients((blank,), 0, 0, share=1.0, last=True)
     for left, right in zip(gradients(one), gradients(other), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-6)
 
 
 def test_rare_classes_count_more(whole):
-    assert class_counts(LISTING).tolist() == [5, 2, 1]
-    learner = make(TrainConfig(batch_size=8, class_weights=True, label_smoothing=0.0))
-    value = learner.learn(whole, 0, 0, share=1.0, last=True)
-    logits = learner.network((whole.images.float() / 255 - 0.5) / 0.25)
+    trainer = make(TrainConfig(batch_size=8, class_weights=True, label_smoothing=0.0))
+    value = trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
+    logits = trainer.network((whole.images.float() / 255 - 0.5) / 0.25)
     rare = torch.tensor([1 / 5, 1 / 2, 1.0])
     losses = F.cross_entropy(logits, torch.tensor(IDS), reduction="none")
     expected = (losses * (rare / rare.mean())[list(IDS)]).sum()
@@ -120,58 +122,59 @@ def test_rare_classes_count_more(whole):
 
 
 def test_clipping_bounds_the_gradient(whole):
-    learner = make(TrainConfig(batch_size=8, clip_grad=1e-3, lr_batch=0))
-    learner.learn(whole, 0, 0, share=1.0, last=True)
-    before = torch.stack([g.norm() for g in gradients(learner)]).norm()
+    trainer = make(TrainConfig(batch_size=8, clip_grad=1e-3, lr_batch=0))
+    trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
+    before = torch.stack([g.norm() for g in gradients(trainer)]).norm()
     norms = []
-    optimizer = learner._optimizers[0].optimizer
+    optimizer = trainer._optimizers[0].optimizer
     optimizer.register_step_pre_hook(
-        lambda *_: norms.append(torch.stack([g.norm() for g in gradients(learner)]).norm())
+        lambda *_: norms.append(torch.stack([g.norm() for g in gradients(trainer)]).norm())
     )
-    learner.change_weights(1.0)
+    trainer.change_weights(1.0)
     assert before > 1e-2
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_the_rate_is_peak_times_factor(whole):
-    learner = make()
-    learner.learn(whole, 0, 0, share=1.0, last=True)
-    learner.change_weights(0.25)
-    assert learner.learning_rate == pytest.approx(0.25e-2)
+    trainer = make()
+    trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
+    trainer.change_weights(0.25)
+    assert trainer.learning_rate == pytest.approx(0.25e-2)
 
 
 def test_averaged_weights_follow_the_formula(whole):
-    learner = make(TrainConfig(batch_size=8, ema_decay=0.5, lr_batch=0, learning_rate=1e-2))
+    trainer = make(TrainConfig(batch_size=8, ema_decay=0.5, lr_batch=0, learning_rate=1e-2))
     expected = None
     for step in range(6):
-        learner.learn(whole, 0, step, share=1.0, last=True)
-        learner.change_weights(1.0)
-        now = learner.network.head.fc.weight.detach().clone()
+        trainer.accumulate_gradients((whole,), 0, step, share=1.0, last=True)
+        trainer.change_weights(1.0)
+        now = trainer.network.head.fc.weight.detach().clone()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = now if expected is None else decay * expected + (1 - decay) * now
-    kept = learner.best_network.head.fc.weight
+    kept = trainer.best_network.head.fc.weight
     torch.testing.assert_close(kept, expected)
-    assert not kept.equal(learner.network.head.fc.weight)
-    assert make().best_network is not None
+    assert not kept.equal(trainer.network.head.fc.weight)
+    plain = make()
+    assert plain.best_network.head.fc.weight is plain.network.head.fc.weight, "nothing to average"
 
 
 @pytest.mark.parametrize("decay", [0.999, 0.9999])
 def test_averaged_weights_of_a_short_run_forget_the_start(whole, decay):
-    learner = make(TrainConfig(batch_size=8, ema_decay=decay, lr_batch=0, learning_rate=1e-2))
-    start = learner.network.head.fc.weight.detach().clone()
+    trainer = make(TrainConfig(batch_size=8, ema_decay=decay, lr_batch=0, learning_rate=1e-2))
+    start = trainer.network.head.fc.weight.detach().clone()
     for step in range(30):
-        learner.learn(whole, 0, step, share=1.0, last=True)
-        learner.change_weights(1.0)
-    moved = (learner.network.head.fc.weight - start).norm()
-    assert (learner.best_network.head.fc.weight - start).norm() > 0.5 * moved
+        trainer.accumulate_gradients((whole,), 0, step, share=1.0, last=True)
+        trainer.change_weights(1.0)
+    moved = (trainer.network.head.fc.weight - start).norm()
+    assert (trainer.best_network.head.fc.weight - start).norm() > 0.5 * moved
 
 
 def test_frozen_weights_stay(whole):
-    learner = make(TrainConfig(batch_size=8, freeze=1, lr_batch=0, learning_rate=1e-2))
-    before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
-    learner.learn(whole, 0, 0, share=1.0, last=True)
-    learner.change_weights(1.0)
-    for name, parameter in learner.network.named_parameters():
+    trainer = make(TrainConfig(batch_size=8, freeze=1, lr_batch=0, learning_rate=1e-2))
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
+    trainer.change_weights(1.0)
+    for name, parameter in trainer.network.named_parameters():
         stays = name.startswith(("backbone.layers.0.", "backbone.patch_embed."))
         assert parameter.equal(before[name]) == stays, name
 
@@ -179,16 +182,19 @@ def test_frozen_weights_stay(whole):
 @pytest.mark.parametrize("augment", [AugmentConfig(mixup=0.8), AugmentConfig(cutmix=1.0)])
 def test_mixing_depends_on_the_step_alone(whole, augment):
     one, other = make(augment=augment), make(augment=augment)
-    other.learn(whole, 3, 9, share=1.0, last=True)
+    other.accumulate_gradients((whole,), 3, 9, share=1.0, last=True)
     torch.rand(7)
-    values = [learner.learn(whole, 1, 2, share=1.0, last=True) for learner in (one, other)]
+    values = [
+        trainer.accumulate_gradients((whole,), 1, 2, share=1.0, last=True)
+        for trainer in (one, other)
+    ]
     assert values[0] == values[1]
-    assert one.learn(whole, 1, 3, share=1.0, last=True) != values[0]
+    assert one.accumulate_gradients((whole,), 1, 3, share=1.0, last=True) != values[0]
 
 
 def test_a_loss_that_is_no_number_is_named(whole):
-    learner = make()
+    trainer = make()
     with torch.no_grad():
-        learner.network.head.fc.weight.fill_(torch.nan)
-    with pytest.raises(TrainingError, match=r"got nan at epoch 3, step 5. Lower train.learning"):
-        learner.learn(whole, 2, 4, share=1.0, last=True)
+        trainer.network.head.fc.weight.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"nan .*epoch 3, step 5.*train\.learning_rate"):
+        trainer.accumulate_gradients((whole,), 2, 4, share=1.0, last=True)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Score keypoints of subjects that a detector has to find first."""
+"""Score keypoints of instances that a detector has to find first."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from muntin.data.decoding import decode
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError, DataError
 from muntin.metrics.pose import PoseMetric, Subject
-from muntin.prediction import load
+from muntin.prediction.from_run import load
 from muntin.prediction.thresholds import find_threshold
 from muntin.runs import Run
-from muntin.scoring.running import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored
 from muntin.tasks.pose import skeleton_of
 
 __all__ = ["score_detected"]
 
-LEAST = 0.05
-"""Score from which boxes count: average precision wants unsure ones too."""
+MIN_SCORE = 0.05
+"""Score from which boxes count: average precision needs those with low scores too."""
 
 
 def score_detected(
@@ -53,12 +53,15 @@ def score_detected(
         message = f"{data} must hold pictures, got none. See: muntin check {run.task.name} {data}"
         raise DataError(message)
     finder = detector if isinstance(detector, Run) else Run.open(detector)
-    predictor = load(run, device=device, detector=finder, least=LEAST)
-    answers, truth = [], []
+    predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
+    images = (
+        decode(read_bytes(listing.source, entry.path), where=entry.path)
+        for entry in listing.entries
+    )
+    answers = list(predictor.stream(images, tta=tta))
+    truth = []
     for entry in listing.entries:
-        pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
         assert entry.objects is not None, "readers of keypoints give objects"
-        answers += predictor([pixels], tta=tta)
         truth.append(Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
     metric = PoseMetric(skeleton_of(run.classes), least=find_threshold(finder).score)
     metric.update(answers, truth)

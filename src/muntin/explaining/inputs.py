@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what a user gives, a model and pictures, to the subjects of explanations."""
+"""Open what a user gives, a model and images, for explanations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from muntin.data.decoding import open_picture
-from muntin.data.fitting import fit
-from muntin.data.subjects import cut_region, fit_subject, frame_box
-from muntin.data.transforms import Preprocessing, normalise, to_tensor
+from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
 from muntin.explaining.subject import Subject, pad_shown
@@ -27,19 +25,20 @@ from muntin.explaining.targeting import find_target, look
 from muntin.heads.linear import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
-from muntin.prediction import Predictor
-from muntin.prediction.predictor import Picture
+from muntin.prediction.predictor import Predictor
+from muntin.prediction.sources import Picture
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.shapes import Size
-from muntin.tasks import find_task
+from muntin.shapes import Size, UInt8
+from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
-from muntin.zoo import create_model, find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = [
     "OpenedModel",
     "Source",
     "evaluating",
+    "is_fresh",
     "open_model",
     "open_subject",
     "tell_facts",
@@ -50,9 +49,9 @@ __all__ = [
 Source = Run | Predictor | Network | Path | str
 """A run (its folder, a file exported from it), the name of a classifier of the zoo, or a model."""
 
-MOST_SEEN = 2
-"""Sides of a window, in those of the training pictures, that are explained at a time: as many as
-prediction sees at once."""
+MAX_WINDOW = 2
+"""Sides of the largest window that is explained at a time, in those of the training images: as in
+prediction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -112,12 +111,12 @@ def open_model(
     if isinstance(source, Predictor):
         opened = OpenedModel(
             name=type(getattr(source.network, "backbone", source.network)).__name__,
-            network=_on_processor(source.network),
+            network=_on_cpu(source.network),
             task=source.task,
             classes=source.classes,
             pre=source.preprocessing,
             in_chans=source.preprocessing.in_chans,
-            trained=True,
+            trained=not is_fresh(source.network),
             origin="of the predictor",
         )
     elif isinstance(source, nn.Module):
@@ -192,21 +191,38 @@ def _open_network(network: nn.Module) -> OpenedModel:
     )
     return OpenedModel(
         name=type(backbone).__name__,
-        network=_on_processor(network),
+        network=_on_cpu(network),
         task=find_task("classify"),
         classes=Classes(names=tuple(f"class {number}" for number in range(head.num_classes))),
         pre=pre,
         in_chans=config.in_chans,
-        trained=True,
+        trained=not is_fresh(network),
         origin="as given",
     )
 
 
-def _on_processor(network: nn.Module) -> nn.Module:
+def _on_cpu(network: nn.Module) -> nn.Module:
     kinds = {(p.device.type, p.dtype) for p in network.parameters()}
     if kinds <= {("cpu", torch.float32)}:
         return network
     return copy.deepcopy(network).to("cpu", torch.float32)
+
+
+def is_fresh(network: nn.Module) -> bool:
+    """Whether nothing was learned yet: no weights were loaded, no step was taken.
+
+    The scale and the shift of each norm start as one number for all channels. Loaded weights and
+    the first step of an optimiser give every channel its own. A network without such norms, or an
+    exported file, is taken for a trained one.
+    """
+    found = [
+        parameter
+        for module in network.modules()
+        if "norm" in type(module).__name__.lower()
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim == 1
+    ]
+    return bool(found) and all(bool((one == one.flatten()[0]).all()) for one in found)
 
 
 @contextlib.contextmanager
@@ -247,7 +263,7 @@ def open_subject(
     """
     check_point(point)
     pixels = open_picture(image)
-    shown, seen = _fit(pixels, model, point)
+    shown, seen = _show(pixels, model, point)
     pre = model.pre
     part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
     padded = pad_shown(shown, pre)
@@ -274,20 +290,20 @@ Part = tuple[int, int, int, int]
 """Left, top, right and bottom edge of a part of a picture in pixels."""
 
 
-def _fit(
+def _show(
     pixels: NDArray[np.uint8], model: OpenedModel, point: tuple[float, float] | None
-) -> tuple[Tensor, Part]:
-    """What the network sees, (C, h, w), and which part of the picture that is."""
+) -> tuple[UInt8[Tensor, "C h w"], Part]:
+    """What prediction would give the network of an image, and which part of the image that is."""
     pre = model.pre
     high, wide = pixels.shape[:2]
     whole: Part = (0, 0, wide, high)
-    picture = to_tensor(pixels, pre.in_chans)
-    if model.task.top_down:
-        frame = frame_box(tuple(map(float, whole)), pre)
-        region = cut_region(picture, frame, pre)
-        return fit_subject(region.pixels, region.move_frame(frame), pre), whole
-    shown = fit(picture, (high, wide), pre)
-    largest = (MOST_SEEN * pre.img_size[0], MOST_SEEN * pre.img_size[1])
+    with evaluating(model.network):  # a predictor switches the mode of its network
+        predictor = Predictor(model.network, model.task, model.classes, pre, device="cpu")
+    # An explanation is about one instance: the whole image, whatever a detector would find.
+    batch = predictor.prepare(pixels, boxes=[whole] if model.task.top_down else None)
+    (part,) = batch.parts
+    shown = part.images[0, :, : part.metas[0].shown[0], : part.metas[0].shown[1]].contiguous()
+    largest = (MAX_WINDOW * pre.img_size[0], MAX_WINDOW * pre.img_size[1])
     if pre.fit == "window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
         scale = shown.shape[1] / high
         sides = min(pre.img_size[0], shown.shape[1]), min(pre.img_size[1], shown.shape[2])
