@@ -112,8 +112,8 @@ def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
             preprocessing=PRE,
         )  # fmt: skip
         stores = Stores(
-            train=PictureStore(data.train, PRE, config.reading),
-            val=PictureStore(data.val, PRE, config.reading),
+            train=PictureStore(data.train, PRE, config.data_config),
+            val=PictureStore(data.val, PRE, config.data_config),
         )
         return fit(
             Fabric(accelerator="cpu", devices=1), run, a_network(), stores, Reporter(None),

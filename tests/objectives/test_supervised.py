@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from muntin.tasks.table import find_task
 
 from muntin.data.batches import Batch
 from muntin.data.transforms import Preprocessing
@@ -15,6 +14,7 @@ from muntin.heads.linear import build_classifier
 from muntin.heads.network import Network
 from muntin.objectives.supervised import Supervised, SupervisedTask
 from muntin.samples import Classes
+from muntin.tasks.table import find_task
 from muntin.zoo.building import build_backbone, model_config
 
 SMALL = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "out_indices": (0, 1)}
