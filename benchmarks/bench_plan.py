@@ -15,7 +15,7 @@ from typing import Any
 
 import record
 
-from muntin.data.shape_sets import write_classify, write_coco, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_maps
 
 CASES = [
     ("classify", "swin_tiny", 224, 2),
@@ -131,7 +131,7 @@ def compare(
 
 
 def make_data(task: str, folder: Path, side: int, count: int) -> Path:
-    """Generated pictures of so many pixels a side."""
+    """Generated images of so many pixels a side."""
     size = (side, side)
     if task == "classify":
         each = -(-count // 6)

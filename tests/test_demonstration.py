@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every demo goes to its end and names a picture to go on with; on less data, for seconds."""
+"""Every demo goes to its end and names an image to go on with; on less data, for seconds."""
 
 from __future__ import annotations
 
 import pytest
 
-from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.demonstration import demo
 from muntin.errors import RunError
 from muntin.tasks.table import TASKS

@@ -120,10 +120,10 @@ def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  
         img_size=(512, 512), mean=entry.mean, std=entry.std, interpolation="bilinear"
     )
     if task.top_down:
-        return replace(plain, img_size=(256, 192), fit="subject", alignment=head.coding)
+        return replace(plain, img_size=(256, 192), fit="instance_crop", alignment=head.coding)
     if task.detects:
-        return replace(plain, img_size=(800, 1333), fit="inside")
-    return replace(plain, fit="window", short_side=512)
+        return replace(plain, img_size=(800, 1333), fit="letterbox")
+    return replace(plain, fit="sliding_window", short_side=512)
 
 
 def _usual_names(task: Task) -> tuple[str, ...]:

@@ -63,6 +63,13 @@ def test_soft_suppression_is_refused():
     config = replace(config, select=replace(config.select, suppression="soft"))
     network = muntin.create_detector("swin_nano", head=config, num_classes=2).eval()
     with pytest.raises(ConfigError, match=r'select\.suppression.*"hard"'):
-        torch.export.export(
-            FixedDetector(network, network.head), (torch.randn(1, 3, 64, 64),), strict=False
-        )
+        FixedDetector(network, network.head)(torch.randn(1, 3, 64, 64))
+
+
+def test_reading_candidates_later_keeps_the_mode_they_were_computed_in():
+    network = detector("mask_rcnn_small")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = network(torch.randn(1, 3, 64, 64))
+    assert len(found) == 1
+    assert not found[0].masks.requires_grad
+    assert found[0].masks.shape[0] == len(found[0].boxes)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from muntin.data.cache import ImageCache
 from muntin.data.listing import list_classify
-from muntin.data.shape_sets import write_classify
-from muntin.data.storing import PictureStore
+from muntin.data.synthetic_sets import write_classify
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import TokenMask
@@ -26,7 +26,8 @@ from muntin.runs import Run, RunConfig, read_journal
 from muntin.samples import Classes
 from muntin.training.loop import Stores, fit
 from muntin.training.progress import Reporter
-from muntin.zoo.building import build_backbone, model_config
+from muntin.zoo.building import model_config
+from muntin.zoo.families import build_backbone
 
 SIDE, PATCH = 32, 8
 PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -112,8 +113,8 @@ def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
             preprocessing=PRE,
         )  # fmt: skip
         stores = Stores(
-            train=PictureStore(data.train, PRE, config.data_config),
-            val=PictureStore(data.val, PRE, config.data_config),
+            train=ImageCache(data.train, PRE, config.data_config),
+            val=ImageCache(data.val, PRE, config.data_config),
         )
         return fit(
             Fabric(accelerator="cpu", devices=1), run, a_network(), stores, Reporter(None),

@@ -31,7 +31,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Read a data set and name every faulty file; exit code 1 if any would break training."""
-    from muntin.data.storing import DataConfig, change_reading
+    from muntin.data.cache import DataConfig, change_reading
     from muntin.tasks.table import find_task
 
     reading = change_reading(DataConfig(), parse_settings(settings or []))

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from muntin.prediction.batch import PreparedBatch, RawBatch
     from muntin.prediction.from_run import load
     from muntin.prediction.predictor import Predictor, draw
-    from muntin.prediction.sources import Picture, find_pictures
+    from muntin.prediction.sources import ImageLike, find_images
 
 __all__ = [
-    "Picture",
+    "ImageLike",
     "Predictor",
     "PreparedBatch",
     "RawBatch",
     "draw",
-    "find_pictures",
+    "find_images",
     "load",
 ]
 
@@ -30,6 +30,6 @@ __getattr__, __dir__ = resolve_lazily(
         "batch": "PreparedBatch RawBatch",
         "from_run": "load",
         "predictor": "Predictor draw",
-        "sources": "Picture find_pictures",
+        "sources": "ImageLike find_images",
     },
 )

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.data.decoding import open_picture
-from muntin.data.listing import PICTURE_SUFFIXES
+from muntin.data.decoding import open_image
+from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size
 
-__all__ = ["LoadedImage", "Picture", "check_boxes", "find_pictures", "read_images"]
+__all__ = ["Image", "LoadedImage", "check_boxes", "find_images", "read_images"]
 
-Picture = str | Path | Image.Image | NDArray[np.uint8]
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
 
 
@@ -44,7 +44,7 @@ class LoadedImage(NamedTuple):
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def find_pictures(places: Iterable[str | Path]) -> list[Path]:
+def find_images(places: Iterable[str | Path]) -> list[Path]:
     """List the image files behind paths, folders and patterns.
 
     Args:
@@ -60,10 +60,10 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
     for text in places:
         place = Path(text)
         if not str(text).strip():
-            message = f"there must be a path to pictures, got {str(text)!r}. Check the command."
+            message = f"there must be a path to images, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
-            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         elif place.exists():
             here = [place]
         else:
@@ -72,15 +72,18 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
             magic = any(sign in pattern for sign in "*?[")
             here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
         if not here:
-            what = f"none of {', '.join(PICTURE_SUFFIXES)}" if place.is_dir() else "nothing"
-            message = f"there must be a picture at {str(place)!r}, got {what}. Check the path."
+            what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
+            message = f"there must be an image at {str(place)!r}, got {what}. Check the path."
             raise DataError(message)
         found += here
     return found
 
 
 def read_images(
-    images: Picture | Iterable[Picture], boxes: Iterable[Any] | None = None, *, strict: bool = True
+    images: ImageLike | Iterable[ImageLike],
+    boxes: Iterable[Any] | None = None,
+    *,
+    strict: bool = True,
 ) -> Iterator[LoadedImage]:
     """Read images one at a time, in order; nothing is read before it is asked for.
 
@@ -98,33 +101,33 @@ def read_images(
     single = isinstance(images, (str, Path, Image.Image, np.ndarray))
     if not single and not isinstance(images, Iterable):
         message = (
-            f"images must be a path, a PIL picture, a uint8 array or a list of them, got "
+            f"images must be a path, a PIL image, a uint8 array or a list of them, got "
             f"{type(images).__name__}."
         )
         raise DataError(message)
-    many = cast("Iterable[Picture]", [images] if single else images)
+    many = cast("Iterable[ImageLike]", [images] if single else images)
     given = None if boxes is None else iter([boxes] if single else boxes)
     return _read(many, given, strict)
 
 
 def _read(
-    images: Iterable[Picture], given: Iterator[Any] | None, strict: bool
+    images: Iterable[ImageLike], given: Iterator[Any] | None, strict: bool
 ) -> Iterator[LoadedImage]:
     for image in images:
         path = str(image) if isinstance(image, (str, Path)) else ""
         boxes = None if given is None else next(given, None)
         if given is not None and boxes is None:
-            message = f"boxes must be given for every picture, got too few: {image!r} has none."
+            message = f"boxes must be given for every image, got too few: {image!r} has none."
             raise DataError(message)
         try:
-            pixels = open_picture(image)
+            pixels = open_image(image)
         except DataError as error:
             if strict:
                 raise
             warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=4)
             continue
         yield LoadedImage(
-            path, pixels, None if boxes is None else check_boxes(boxes, path or "a picture")
+            path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.subjects import cut_region, fit_subject, frame_box
+from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.errors import MuntinWarning
 from muntin.ops.keypoints import guess_area, suppress_poses
@@ -22,7 +22,7 @@ from muntin.prediction.sources import LoadedImage
 from muntin.results import Poses
 from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
-from muntin.tasks.task import View
+from muntin.tasks.task import ImageMeta
 
 __all__ = ["Boxes", "Detector", "crop_instances", "find_boxes"]
 
@@ -84,7 +84,7 @@ def find_boxes(
             warned = True
             text = (
                 "the run was trained on boxes of subjects; without a detector (--detector RUN) or "
-                "boxes the whole picture is taken for one subject"
+                "boxes the whole image is taken for one subject"
             )
             warnings.warn(text, MuntinWarning, stacklevel=5)
         for image in batch:
@@ -126,10 +126,10 @@ def _cut(image: LoadedImage, boxes: Sequence[Edges | None], pre: Preprocessing) 
     pixels = to_tensor(image.pixels, pre.in_chans)
     high, wide = image.size
     for box in boxes:
-        frame = frame_box(box or (0.0, 0.0, float(wide), float(high)), pre)
-        region = cut_region(pixels, frame, pre)
-        meta = View(path=image.path, size=image.size, shown=pre.img_size, box=box)
-        yield Crop(fit_subject(region.pixels, region.move_frame(frame), pre), meta)
+        frame = crop_box(box or (0.0, 0.0, float(wide), float(high)), pre)
+        region = crop_region(pixels, frame, pre)
+        meta = ImageMeta(path=image.path, size=image.size, shown=pre.img_size, box=box)
+        yield Crop(warp_crop(region.pixels, region.move_frame(frame), pre), meta)
 
 
 def _only(poses: Sequence[Poses]) -> Poses:
@@ -151,7 +151,7 @@ def _merge(
         keypoints=np.concatenate([np.zeros((0, count, 3)), *(one.keypoints for one in poses)]),
         scores=np.concatenate([np.zeros(0), *(one.scores for one in poses)]) * boxes.scores,
         keypoint_names=skeleton.names,
-        links=skeleton.links,
+        links=skeleton.edges,
         boxes=boxes.edges,
         box_scores=None if boxes.given else boxes.scores,
     )

@@ -12,27 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.data.batches import Batch, parts_of_one_size
+from muntin.data.batches import Batch, split_by_size
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.storing import PictureStore
 from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
-from muntin.tasks.task import Metric, Task, View
+from muntin.tasks.task import ImageMeta, Metric, Task
 
 __all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
-    """What a network said about the pictures of a listing that could be read.
+    """What a network said about the images of a listing that could be read.
 
     Attributes:
-        answers: What the task's metric takes, one row a picture: a tensor or a list.
+        answers: What the task's metric takes, one row an image: a tensor or a list.
         truth: What it is compared with, likewise.
-        losses: Loss of each picture; empty where the task has none.
-        indices: Place of each picture in the listing.
+        losses: Loss of each image; empty where the task has none.
+        indices: Place of each image in the listing.
     """
 
     answers: Any
@@ -54,7 +54,7 @@ class Scored:
         figures: Named numbers; those of a class are lists in the order of the classes.
         metric: The collector (it holds the confusion matrix, say).
         outputs: What the network said.
-        listing: The pictures.
+        listing: The images.
     """
 
     figures: dict[str, Any]
@@ -80,14 +80,14 @@ def run_network(
 
     Args:
         network: Left in the mode it was in.
-        batches: Pictures; those with weight 0 are left out.
+        batches: Images; those with weight 0 are left out.
         task: What they are for.
         classes: What the network tells apart.
-        listing: Where the pictures are from.
+        listing: Where the images are from.
         pre: How they are normalised.
         device: Where the network is.
         autocast: Makes the context that sets the precision; as the weights are when left out.
-        tta: Whether mirrored pictures are seen too.
+        tta: Whether mirrored images are seen too.
 
     Returns:
         Everything on the CPU.
@@ -102,7 +102,7 @@ def run_network(
                 raw = predictor.run(_prepared(part, listing, tta=tta))
             (found,) = raw.parts
             answers = task.answers(found.raw, found.metas, classes)
-            truth = table[part.indices]
+            truth = part.full_labels or table[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
         network.train(was_training)
@@ -122,14 +122,14 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         readable = torch.where(batch.weights > 0)[0]
         if len(readable):
-            yield from parts_of_one_size(batch.select(readable))
+            yield from split_by_size(batch.select(readable))
 
 
 def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
     """What `Predictor.prepare` would make of these images, had they not been kept fitted."""
     rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
     metas = tuple(
-        View(
+        ImageMeta(
             path=listing.entries[index].path,
             size=tuple(original),
             shown=tuple(shown),
@@ -162,10 +162,10 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
     """Compute the figures of outputs.
 
     Args:
-        parts: What a network said; of several processes, each about pictures of its own.
-        task: What the pictures are for.
+        parts: What a network said; of several processes, each about images of its own.
+        task: What the images are for.
         classes: What the network tells apart.
-        listing: The pictures.
+        listing: The images.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.
@@ -180,7 +180,7 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
 
 def score(
     network: nn.Module,
-    store: PictureStore,
+    store: ImageCache,
     task: Task,
     classes: Classes,
     *,
@@ -193,13 +193,13 @@ def score(
 
     Args:
         network: Backbone and head.
-        store: The pictures.
+        store: The images.
         task: What they are for.
         classes: What the network was trained to tell apart.
-        batch_size: Pictures at a time; the figures do not depend on it.
+        batch_size: Images at a time; the figures do not depend on it.
         device: Where the network is; the CPU when left out.
         workers: Processes that decode.
-        tta: Whether mirrored pictures are seen too.
+        tta: Whether mirrored images are seen too.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.

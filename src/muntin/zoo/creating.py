@@ -11,10 +11,11 @@ from typing import Any
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig
+from muntin.heads.head import HeadConfig
 from muntin.heads.network import Network
 from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import HeadConfig, find_head
+from muntin.heads.table import find_head
 from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
@@ -130,9 +131,10 @@ def create_detector(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The detector, in training mode. In evaluation mode it is called with images, padded at the
-        right and at the bottom to one size, and optionally the (height, width) of the image in
-        each, and gives a list of `muntin.heads.found.Found`.
+        The detector, in training mode. It is called with images, padded at the right and at the
+        bottom to one size, and optionally the (height, width) of the image in each, and gives
+        `muntin.heads.found.Candidates`, a sequence of `muntin.heads.found.Instances`. Losses:
+        ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
@@ -179,9 +181,9 @@ def create_segmenter(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The segmenter, in training mode. In evaluation mode its logits are those of the cells of the
-        finest map, a quarter of the image's sides, rounded up; enlarge them bilinearly. In training
-        it also takes the class of each pixel and gives losses (`muntin.heads.semantic`).
+        The segmenter, in training mode. Its logits are those of the cells of the finest map, a
+        quarter of the image's sides, rounded up; enlarge them bilinearly. Losses:
+        ``segmenter.head.losses(segmenter.features(images), labels)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.
@@ -212,8 +214,8 @@ def create_pose_estimator(
         architecture: Fields of the backbone's config.
 
     Returns:
-        The estimator, in training mode. An image shows one instance. In training it also takes the
-        points and which of them are known, and gives losses (`muntin.heads.pose`).
+        The estimator, in training mode. An image shows one instance. Losses:
+        ``estimator.head.losses(estimator.features(images), points, known)``.
 
     Raises:
         ConfigError: A name or a field is unknown, or the fields do not go together.

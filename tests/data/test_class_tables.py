@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from muntin.data.tables import Row, read_table
+from muntin.data.class_tables import Row, read_table
 from muntin.errors import DataError
 
 
@@ -51,7 +51,7 @@ def test_one_accent_two_spellings(tmp_path):
 def test_errors(tmp_path):
     with pytest.raises(DataError, match=r"columns path and class, .* got file, label"):
         read_table(table(tmp_path, "file,label\na.jpg,cat\n"))
-    with pytest.raises(DataError, match=r"parted by commas, got path;class"):
+    with pytest.raises(DataError, match=r"commas, got path;class"):
         read_table(table(tmp_path, "path;class\na.jpg;cat\n"))
     with pytest.raises(DataError, match=r"got an empty file"):
         read_table(table(tmp_path, ""))

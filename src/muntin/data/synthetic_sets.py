@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_scene
+from muntin.data.synthetic_scenes import CLASS_NAMES, KEYPOINT_NAMES, SceneObject, make_scene
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size, UInt8
 
@@ -30,14 +30,14 @@ def write_classify(
     max_angle: float = np.pi,
     usual_colours: float = 0.0,
 ) -> Path:
-    """Write `train` and `val` folders of class folders, one object a picture.
+    """Write `train` and `val` folders of class folders, one object per image.
 
-    Every fourth picture of a class is a PNG, the others are JPEGs.
+    Every fourth image of a class is a PNG, the others are JPEGs.
 
     Args:
         folder: Where to; made when it is not there, files of the same names are overwritten.
-        num_train_per_class: Pictures of each class to learn from.
-        num_val_per_class: Pictures of each class to check with; other ones.
+        num_train_per_class: Images of each class to learn from.
+        num_val_per_class: Images of each class to check with; other ones.
         size: (height, width) in pixels.
         seed: Number of the set.
         max_angle: As in `make_scene`; the less objects are turned, the easier they are.
@@ -76,16 +76,16 @@ def write_coco(
     usual_colours: float = 0.0,
     classes: Sequence[str] = CLASS_NAMES,
 ) -> Path:
-    """Write a COCO data set of several objects a picture, with masks and keypoints.
+    """Write a COCO data set of several objects per image, with masks and keypoints.
 
-    The files are `annotations/instances_train.json` and `instances_val.json`, and the pictures in
+    The files are `annotations/instances_train.json` and `instances_val.json`, and the images in
     `train` and `val`, every fourth a PNG, the others JPEGs. Masks are compressed run lengths.
-    Keypoints outside the picture are 0, 0, 0.
+    Keypoints outside the image are 0, 0, 0.
 
     Args:
         folder: Where to; made when it is not there, files of the same names are overwritten.
-        num_train: Pictures to learn from.
-        num_val: Pictures to check with; other ones.
+        num_train: Images to learn from.
+        num_val: Images to check with; other ones.
         size: (height, width) in pixels.
         max_objects: As in `make_scene`.
         seed: Number of the set.
@@ -141,15 +141,15 @@ def write_maps(
     usual_colours: float = 0.0,
     classes: Sequence[str] = CLASS_NAMES,
 ) -> Path:
-    """Write pictures and masks: `images` and `masks` with `train` and `val`, and a `classes.txt`.
+    """Write images and masks: `images` and `masks` with `train` and `val`, and a `classes.txt`.
 
     Masks are PNGs of class numbers; 0 is the background, and one class follows another in the order
     of `classes`.
 
     Args:
         folder: Where to; made when it is not there, files of the same names are overwritten.
-        num_train: Pictures to learn from.
-        num_val: Pictures to check with; other ones.
+        num_train: Images to learn from.
+        num_val: Images to check with; other ones.
         size: (height, width) in pixels.
         max_objects: As in `make_scene`.
         seed: Number of the set.
@@ -192,15 +192,15 @@ def write_frames(
     max_angle: float = np.pi,
     usual_colours: float = 0.0,
 ) -> Path:
-    """Write pictures of one subject each, and its keypoints as DeepLabCut has them.
+    """Write images of one instance each, and its keypoints as DeepLabCut has them.
 
-    The pictures are in `train` and `val`, every fourth a PNG, the others JPEGs, with a
+    The images are in `train` and `val`, every fourth a PNG, the others JPEGs, with a
     `CollectedData.csv` beside them. Cells of keypoints that are covered or outside are empty.
 
     Args:
         folder: Where to; made when it is not there, files of the same names are overwritten.
-        num_train: Pictures to learn from.
-        num_val: Pictures to check with; other ones.
+        num_train: Images to learn from.
+        num_val: Images to check with; other ones.
         size: (height, width) in pixels.
         seed: Number of the set.
         max_angle: As in `make_scene`; the less objects are turned, the easier they are.
@@ -237,15 +237,15 @@ def write_frames(
 
 
 def _save(image: UInt8[np.ndarray, "H W 3"], folder: Path, number: int) -> str:
-    """Write a picture and give its name; every fourth is a PNG."""
+    """Write an image and give its name; every fourth is a PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(image)
+    encoded = Image.fromarray(image)
     if number % 4 == 3:
         name = f"{number:05d}.png"
-        picture.save(folder / name, compress_level=4)
+        encoded.save(folder / name, compress_level=4)
     else:
         name = f"{number:05d}.jpg"
-        picture.save(folder / name, quality=92)
+        encoded.save(folder / name, quality=92)
     return name
 
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from muntin.data.shapes import CLASS_NAMES, KEYPOINT_NAMES, Scene, make_scene
+from muntin.data.synthetic_scenes import CLASS_NAMES, KEYPOINT_NAMES, Scene, make_scene
 from muntin.errors import ConfigError
 
 

@@ -25,7 +25,7 @@ def clean_keypoints(
 
     Args:
         values: Three numbers a keypoint; nothing when none is known.
-        count: Keypoints of a subject.
+        count: Keypoints of an instance.
 
     Returns:
         (count, 3) x, y and visibility, or what is wrong: the kind and what came.
@@ -49,7 +49,7 @@ def clean_keypoints(
 
 
 def hide_outside(points: NDArray[np.float64], size: Size) -> NDArray[np.int64]:
-    """Make unknown what lies more than a pixel outside the picture, and give the numbers of it."""
+    """Make unknown what lies more than a pixel outside the image, and give the numbers of it."""
     limits = np.array([size[1], size[0]])
     outside = ((points[:, :2] < -1) | (points[:, :2] > limits)).any(axis=1) & (points[:, 2] > 0)
     points[outside] = 0

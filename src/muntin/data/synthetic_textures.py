@@ -17,14 +17,14 @@ Array = NDArray[np.float32]
 def cover(
     canvas: Float[np.ndarray, "H W C"], alpha: Float[np.ndarray, "H W"], with_what: Array
 ) -> None:
-    """Lay a colour or a surface over the canvas, in place, where alpha says."""
+    """Lay a colour or a surface over the canvas, in place, weighted by alpha."""
     canvas += alpha[..., None] * (with_what - canvas)
 
 
 def contrasting_colour(
     rng: np.random.Generator, ground: Float[np.ndarray, " C"]
 ) -> Float[np.ndarray, " C"]:
-    """Draw a colour that can be told from the ground: the first far enough, or the farthest."""
+    """Draw a colour that differs from the background: the first far enough, or the farthest."""
     colours = rng.random((8, 3), np.float32)
     weights = np.array((0.3, 0.59, 0.11), np.float32)  # of red, green and blue in brightness
     brightness = np.abs((colours - ground) @ weights)

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and the objects in them, resized, cropped, mirrored and coloured together.
+"""Images and the objects in them, transformed together.
 
-Everything random comes from one generator a picture, so what a picture becomes depends on (seed,
+Everything random comes from one generator per image, so what an image becomes depends on (seed,
 epoch, index) alone.
 """
 
@@ -17,17 +17,22 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
-from muntin.data.transforms import Preprocessing, resize, scale_inside
+from muntin.data.box_targets import nearest_pixels
+from muntin.data.transforms import BatchTransform, Preprocessing, letterbox_scale, resize
 from muntin.errors import ConfigError
-from muntin.run_lengths import decode_mask, to_run_lengths
-from muntin.samples import Objects, Skeleton
+from muntin.samples import Skeleton
 from muntin.shapes import Size, UInt8
-from muntin.targets import BoxTargets
+from muntin.targets import BoxTargets, Target
 
-__all__ = ["SceneConfig", "augment_scene", "colour_at_random", "fit_scene", "to_targets"]
+__all__ = [
+    "DetectionAugmentConfig",
+    "augment_detection",
+    "jitter_colors",
+    "letterbox",
+]
 
-LEAST_SEEN = 0.25
-"""Objects of whose box less than this part is left by a crop are not learnt."""
+MIN_VISIBLE = 0.25
+"""Objects of which a crop keeps less than this part of the box are dropped."""
 
 _CROP_FROM, _CROP_SIDES = (400, 500, 600), (384, 600)  # pixels
 
@@ -35,18 +40,18 @@ _TRIES = 10  # crops, to find one that holds an object; then one is laid over an
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SceneConfig:
-    """What is done to training pictures and their objects.
+class DetectionAugmentConfig:
+    """Augmentation for boxes, masks and keypoints.
 
     Attributes:
-        scale: Least and greatest size of the picture relative to that which just fits `img_size`;
+        scale: Range of the size of the image relative to that which just fits `img_size`;
             what is larger than the window then is cropped ("large-scale jitter" is 0.1 to 2).
         window: Sides of the part that is learnt from, relative to `img_size`: below 1, steps are
             cheaper, and objects have the size at which they are found later all the same.
-        short_sides: Instead of `scale`: lengths in pixels of which the shorter side of the picture
-            gets one, the longer one being at most that of `img_size`; nothing is cropped.
-        crop: With `short_sides`, part of the pictures of which a part is cut out first: 384 to 600
-            pixels a side of the picture whose shorter side has 400, 500 or 600 (arXiv 2005.12872).
+        short_sides: Instead of `scale`: the shorter side of the image gets one of these lengths in
+            pixels, the longer one at most that of `img_size`; nothing is cropped.
+        crop: With `short_sides`, probability of cropping first: 384 to 600
+            pixels a side of the image whose shorter side has 400, 500 or 600 (arXiv 2005.12872).
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
@@ -63,7 +68,7 @@ class SceneConfig:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         for name in ("crop", "flip", "flip_vertical", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
         check_range("augment.window", self.window, 0.05, 1)
@@ -81,112 +86,73 @@ class SceneConfig:
             )
             raise ConfigError(message)
 
+    @property
+    def groups_by_shape(self) -> bool:
+        """Images keep their proportions, so batches of one shape need less padding."""
+        return True
 
-def fit_scene(picture: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
-    """Resize a picture, keeping its proportions, until it just fits `img_size`."""
-    height, width = picture.shape[-2:]
-    size = _scaled(picture, scale_inside((height, width), pre.img_size))
-    return resize(picture, size, pre.interpolation)
-
-
-def to_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
-    """Bring annotated objects to the pixels of a picture as it is kept.
-
-    Args:
-        objects: In pixels of the original.
-        original: (height, width) of the original.
-        kept: (height, width) of the picture as it is kept.
-    """
-    scale = np.array([kept[1] / original[1], kept[0] / original[0]] * 2, np.float32)
-    boxes = torch.from_numpy(objects.boxes.astype(np.float32) * scale)
-    single = torch.from_numpy(~objects.crowd)
-    layers, layer_of = _draw_layers(objects, original, kept)
-    return BoxTargets(
-        boxes=boxes[single],
-        class_ids=torch.from_numpy(objects.class_ids)[single].long(),
-        ignored=boxes[~single],
-        layers=layers,
-        layer_of=layer_of,
-        points=_to_points(objects, scale[:2]),
-    )
-
-
-def _to_points(objects: Objects, scale: np.ndarray) -> Tensor | None:
-    """Keypoints of the objects that are no crowds; they are middles of pixels, not edges."""
-    if objects.keypoints is None:
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """None: boxes change with their image."""
         return None
-    points = torch.from_numpy(objects.keypoints[~objects.crowd]).float()
-    xy = (points[:, :, :2] + 0.5) * torch.from_numpy(scale) - 0.5
-    return torch.cat([xy, points[:, :, 2:]], dim=2)
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `muntin.data.transforms.Augmentation`."""
+        rng = np.random.default_rng(seed)
+        assert isinstance(target, BoxTargets), "images with objects have boxes"
+        return augment_detection(image, target, self, pre, rng, skeleton)
 
 
-def _draw_layers(objects: Objects, original: Size, kept: Size) -> tuple[Tensor, Tensor]:
-    """Masks of the objects that are no crowds, in as few layers as a greedy search finds."""
-    masks = [mask for mask, crowd in zip(objects.masks, objects.crowd, strict=False) if not crowd]
-    count = int((~objects.crowd).sum())
-    layers: list[np.ndarray] = []
-    layer_of = np.full(count, -1, np.int64)
-    rows = _nearest(original[0], kept[0])
-    columns = _nearest(original[1], kept[1])
-    for number, mask in enumerate(masks):
-        if mask is None:
-            continue
-        bitmap = decode_mask(to_run_lengths(mask, original))
-        if kept != original:
-            bitmap = bitmap[rows][:, columns]
-        lines, places = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-        if not len(lines):
-            continue
-        part = slice(lines[0], lines[-1] + 1), slice(places[0], places[-1] + 1)
-        inside = bitmap[part]
-        at = next((i for i, layer in enumerate(layers) if not layer[part][inside].any()), None)
-        if at is None:
-            at = len(layers)
-            layers.append(np.zeros(kept, np.int32))
-        layers[at][part][inside] = number + 1
-        layer_of[number] = at
-    stacked = np.stack(layers) if layers else np.zeros((0, *kept), np.int32)
-    return torch.from_numpy(stacked), torch.from_numpy(layer_of)
+def letterbox(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+    """Resize an image, keeping its proportions, until it just fits `img_size`."""
+    height, width = image.shape[-2:]
+    size = _scaled(image, letterbox_scale((height, width), pre.img_size))
+    return resize(image, size, pre.interpolation)
 
 
-def _nearest(before: int, after: int) -> np.ndarray:
-    return np.minimum(((np.arange(after) + 0.5) * before / after).astype(np.int64), before - 1)
-
-
-def augment_scene(
-    picture: UInt8[Tensor, "C H W"],
+def augment_detection(
+    image: UInt8[Tensor, "C H W"],
     targets: BoxTargets,
-    config: SceneConfig,
+    config: DetectionAugmentConfig,
     pre: Preprocessing,
     rng: np.random.Generator,
     skeleton: Skeleton | None = None,
 ) -> tuple[UInt8[Tensor, "C h w"], BoxTargets]:
-    """Change a picture and its objects at random.
+    """Change an image and its objects at random.
 
     Args:
-        picture: As it is kept.
+        image: As it is kept.
         targets: Its objects, in its pixels.
         config: What to do.
         pre: Gives `img_size`; the result is never larger than its window, except with
             `short_sides`, where its shorter side is one of them.
         rng: Where chance comes from.
-        skeleton: Of the keypoints, where there are some: says what the mirror does to them.
+        skeleton: Of the keypoints, where there are some: defines the flip pairs.
 
     Returns:
-        The changed picture, not padded, and the objects that are still in it.
+        The changed image, not padded, and the objects that are still in it.
     """
-    window = _choose_window(picture, targets, config, pre.img_size, rng)
+    window = _choose_window(image, targets, config, pre.img_size, rng)
     top, left, high, wide, size = window
     flips = (rng.random() < config.flip_vertical, rng.random() < config.flip)
     if skeleton is not None and not skeleton.mirrored:
         flips = (False, False)
-    part = picture[:, top : top + high, left : left + wide]
+    part = image[:, top : top + high, left : left + wide]
     image = resize(part, size, pre.interpolation)
     axes = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
     if axes:
         image = image.flip(axes)
     if config.jitter:
-        image = colour_at_random(image, config.jitter, rng)
+        image = jitter_colors(image, config.jitter, rng)
     moved = _move(targets, (top, left, high, wide), size, flips)
     if skeleton is not None and targets.points is not None:
         points = _move_points(targets.points, (top, left, high, wide), size, flips, skeleton)
@@ -199,14 +165,18 @@ _Window = tuple[int, int, int, int, Size]
 
 
 def _choose_window(
-    picture: Tensor, targets: BoxTargets, config: SceneConfig, full: Size, rng: np.random.Generator
+    image: Tensor,
+    targets: BoxTargets,
+    config: DetectionAugmentConfig,
+    full: Size,
+    rng: np.random.Generator,
 ) -> _Window:
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     if config.short_sides:
-        return _choose_side(picture, targets, config, full, rng)
+        return _choose_side(image, targets, config, full, rng)
     low, high = np.log(config.scale[0]), np.log(config.scale[1])
-    scale = float(np.exp(rng.uniform(low, high))) * scale_inside((height, width), full)
-    # A picture lies in `full` whichever way round it fits.
+    scale = float(np.exp(rng.uniform(low, high))) * letterbox_scale((height, width), full)
+    # An image lies in `full` whichever way round it fits.
     turned = full if (height <= width) == (full[0] <= full[1]) else full[::-1]
     limit = (round(turned[0] * config.window), round(turned[1] * config.window))
     part = (min(height, round(limit[0] / scale)), min(width, round(limit[1] / scale)))
@@ -217,15 +187,19 @@ def _choose_window(
 
 
 def _choose_side(
-    picture: Tensor, targets: BoxTargets, config: SceneConfig, full: Size, rng: np.random.Generator
+    image: Tensor,
+    targets: BoxTargets,
+    config: DetectionAugmentConfig,
+    full: Size,
+    rng: np.random.Generator,
 ) -> _Window:
-    """One of several lengths for the shorter side, perhaps of a part of the picture."""
-    whole = (picture.shape[-2], picture.shape[-1])
+    """One of several lengths for the shorter side, perhaps of a part of the image."""
+    whole = (image.shape[-2], image.shape[-1])
     part, top, left = whole, 0, 0
     if rng.random() < config.crop:
         before = float(rng.choice(_CROP_FROM)) / min(whole)
-        least, most = ([min(side * before, end) for side in whole] for end in _CROP_SIDES)
-        high, wide = (rng.uniform(least, most) / before).round().astype(int).tolist()
+        low, high = ([min(side * before, end) for side in whole] for end in _CROP_SIDES)
+        high, wide = (rng.uniform(low, high) / before).round().astype(int).tolist()
         part = max(1, min(whole[0], high)), max(1, min(whole[1], wide))
         top, left = _choose_place(whole, part, targets, rng)
     short = int(config.short_sides[rng.integers(len(config.short_sides))])
@@ -255,7 +229,7 @@ def _choose_start(middle: int, whole: int, part: int, rng: np.random.Generator) 
     return int(rng.integers(max(0, middle - part + 1), min(middle, whole - part) + 1))
 
 
-def colour_at_random(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
     steps = [tvf.adjust_brightness, tvf.adjust_contrast]
     if image.shape[0] == 3:
@@ -275,8 +249,8 @@ def _move(
     top, left, high, wide = part
     scale = torch.tensor([size[1] / wide, size[0] / high] * 2)
     start = torch.tensor([left, top] * 2)
-    rows = torch.from_numpy(_nearest(high, size[0])) + top
-    columns = torch.from_numpy(_nearest(wide, size[1])) + left
+    rows = torch.from_numpy(nearest_pixels(high, size[0])) + top
+    columns = torch.from_numpy(nearest_pixels(wide, size[1])) + left
     rows = rows.flip(0) if flips[0] else rows
     columns = columns.flip(0) if flips[1] else columns
 
@@ -311,7 +285,7 @@ def _move_points(
     scale = points.new_tensor([size[1] / wide, size[0] / high])
     xy = (points[:, :, :2] - points.new_tensor([left, top]) + 0.5) * scale - 0.5
     limits = points.new_tensor([size[1] - 1, size[0] - 1])
-    # One mirror swaps sides; two turn the picture by half a circle.
+    # One mirror swaps sides; two turn the image by half a circle.
     for axis, flip in zip((1, 0), flips, strict=True):
         if flip:
             xy[..., axis] = limits[axis] - xy[..., axis]
@@ -329,7 +303,7 @@ def _drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     boxes = torch.minimum(moved.boxes.clamp(min=0), limits)
     area = (moved.boxes[:, 2:] - moved.boxes[:, :2]).prod(dim=1)
     sides = boxes[:, 2:] - boxes[:, :2]
-    seen = (sides.clamp(min=0).prod(dim=1) >= LEAST_SEEN * area) & (sides >= 1).all(dim=1)
+    seen = (sides.clamp(min=0).prod(dim=1) >= MIN_VISIBLE * area) & (sides >= 1).all(dim=1)
     tight, has = _boxes_of(moved)
     drawn = moved.layer_of >= 0
     cut = (boxes != moved.boxes).any(dim=1)
@@ -370,6 +344,6 @@ def _boxes_of(targets: BoxTargets) -> tuple[Tensor, Tensor]:
     return torch.where(has[:, None], tight, 0.0), has
 
 
-def _scaled(picture: Tensor, scale: float) -> Size:
-    height, width = picture.shape[-2:]
+def _scaled(image: Tensor, scale: float) -> Size:
+    height, width = image.shape[-2:]
     return max(1, round(height * scale)), max(1, round(width * scale))

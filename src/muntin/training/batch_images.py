@@ -1,19 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training pictures as the network sees them, drawn before the first step."""
+"""Training images as the network sees them, drawn before the first step."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.drawing.detections import draw_objects
 from muntin.drawing.maps import draw_labels
 from muntin.drawing.poses import draw_poses
-from muntin.drawing.saving import save_picture
+from muntin.drawing.saving import save_image
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
@@ -24,37 +27,48 @@ from muntin.targets import BoxTargets, Keypoints, LabelMap
 __all__ = ["draw_batch"]
 
 
-def draw_batch(run: Run, store: PictureStore) -> None:
-    """Draw some training pictures, changed at random as in training, with what is to be learnt."""
-    config, names = run.config, run.classes.names
+def draw_batch(run: Run, store: ImageCache) -> None:
+    """Draw some training images, changed at random as in training, with what is to be learnt."""
+    config = run.config
     count, side = (12, 280) if run.task.dense else (24, 150)
     loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
     tiles = []
     for row, (high, wide) in enumerate(batch.sizes.tolist()):
         image = batch.images[row, :, :high, :wide]
-        picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         target = None if batch.targets is None else batch.targets[row]
-        if isinstance(target, LabelMap):
-            tiles.append(
-                Tile(picture=np.asarray(draw_labels(picture, target.labels.numpy(), names)))
-            )
-            continue
-        if isinstance(target, Keypoints):
-            poses = _as_poses(target, run)
-            tiles.append(Tile(picture=np.asarray(draw_poses(picture, poses))))
-            continue
-        if target is not None:
-            objects = _as_objects(target)
-            drawn = np.asarray(draw_objects(picture, objects, names))
-            tiles.append(
-                Tile(picture=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
-            )
-            continue
         ids = store.listing.entries[int(batch.indices[row])].class_ids
-        tiles.append(Tile(picture=picture, lines=(", ".join(names[i] for i in ids) or "none",)))
-    sheet = draw_sheet(tiles, "Training pictures as the network sees them", side=side)
-    save_picture(sheet, run.path / "pictures" / "batch.png")
+        tiles.append(_draw_tile(target, pixels, run, ids))
+    sheet = draw_sheet(tiles, "Training images as the network sees them", side=side)
+    save_image(sheet, run.path / "pictures" / "batch.png")
+
+
+@singledispatch
+def _draw_tile(
+    target: object, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+) -> Tile:
+    """One image with its annotations, by their kind; without any, with the names of its classes."""
+    names = run.classes.names
+    return Tile(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
+
+
+@_draw_tile.register
+def _(target: LabelMap, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    labels = target.labels.numpy()
+    return Tile(pixels=np.asarray(draw_labels(pixels, labels, run.classes.names)))
+
+
+@_draw_tile.register
+def _(target: Keypoints, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    return Tile(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
+
+
+@_draw_tile.register
+def _(target: BoxTargets, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    objects = _as_objects(target)
+    drawn = np.asarray(draw_objects(pixels, objects, run.classes.names))
+    return Tile(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:
@@ -67,7 +81,7 @@ def _as_poses(target: Keypoints, run: Run) -> Poses:
         keypoints=points[None].double().numpy(),
         scores=np.ones(1),
         keypoint_names=skeleton.names,
-        links=skeleton.links,
+        links=skeleton.edges,
     )
 
 

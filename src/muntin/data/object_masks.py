@@ -3,8 +3,8 @@
 """Classes of pixels from annotated objects: COCO's polygons and run lengths, YOLO's polygons.
 
 Pixels of no object are "background", which is the first class unless it is not to be learnt.
-Groups that could not be told apart (crowd) are of their class like any other object: classes of
-pixels know no single objects.
+Crowds belong to their class like any other object: segmentation does not distinguish single
+objects.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from muntin.data.coco_readers import COCO
 from muntin.data.detection import list_detect
+from muntin.data.mask_layouts import MaskRequest
+from muntin.data.readers import Reader, Source
+from muntin.data.yolo import YOLO
 from muntin.errors import DataError, shorten
-from muntin.samples import Classes, DataSets, Listing, MaskCoding
+from muntin.samples import Classes, DataSets, Listing, MaskEncoding
 
-__all__ = ["BACKGROUND", "list_drawn"]
+__all__ = ["BACKGROUND", "OBJECT_MASKS", "list_object_masks"]
 
 BACKGROUND = "background"
 
 
-def list_drawn(
+def list_object_masks(
     path: str | os.PathLike[str], *, classes: Classes | None = None, ignored: Sequence[str] = ()
 ) -> DataSets:
-    """List pictures whose objects have masks, as pictures with a class for every pixel.
+    """List images whose objects have masks, as images with a class for every pixel.
 
     Args:
         path: What `list_detect` takes.
@@ -73,4 +77,23 @@ def _as_maps(listing: Listing, classes: Classes | None, without_background: bool
     if BACKGROUND in names and not without_background:
         place = names.index(BACKGROUND)
         values = (*values[:place], -1, *values[place + 1 :])
-    return replace(listing, class_names=names, coding=MaskCoding(kind="objects", values=values))
+    return replace(listing, class_names=names, encoding=MaskEncoding(kind="objects", values=values))
+
+
+def _recognise(source: Source) -> str | None:
+    """The name of the layout of objects."""
+    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
+    return next(named, None)
+
+
+def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
+    return list_object_masks(source.path, classes=request.classes, ignored=request.ignored)
+
+
+OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
+    name="masks of objects",
+    recognise=_recognise,
+    read=_read,
+    looks_for="COCO or YOLO annotations with masks",
+    file="a COCO .json or a data.yaml",
+)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Picture, boxes and masks move together, whatever is drawn."""
+"""Image, boxes and masks move together, whatever is drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from muntin.data.joint import SceneConfig, augment_scene, fit_scene, to_targets
+from muntin.data.box_targets import to_box_targets
+from muntin.data.detection_transforms import (
+    DetectionAugmentConfig,
+    augment_detection,
+    letterbox,
+)
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
 from muntin.samples import Objects, Skeleton
@@ -17,7 +22,7 @@ from tests.data.scenes import mask_of, objects_of, scene_of, targets_of, tight_b
 
 
 def preprocessing(img_size=(96, 96), **more) -> Preprocessing:
-    chosen = {"fit": "inside", "interpolation": "bilinear", **more}
+    chosen = {"fit": "letterbox", "interpolation": "bilinear", **more}
     return Preprocessing(img_size=img_size, mean=(0.5,) * 3, std=(0.25,) * 3, **chosen)
 
 
@@ -25,8 +30,8 @@ def paint(mask) -> torch.Tensor:
     return (torch.as_tensor(np.asarray(mask)).to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
 
 
-def shape_of(picture) -> tuple[int, int]:
-    return picture.shape[1], picture.shape[2]
+def shape_of(original) -> tuple[int, int]:
+    return original.shape[1], original.shape[2]
 
 
 def edge_of(mask: torch.Tensor) -> torch.Tensor:
@@ -36,13 +41,13 @@ def edge_of(mask: torch.Tensor) -> torch.Tensor:
 
 
 CONFIGS = {
-    "plain": SceneConfig(flip=0),
-    "flips": SceneConfig(flip=1, flip_vertical=1),
-    "jitter": SceneConfig(scale=(0.1, 2.0)),
-    "large": SceneConfig(scale=(1.5, 2.0), flip_vertical=0.5),
-    "small": SceneConfig(scale=(0.3, 0.6)),
-    "sides": SceneConfig(short_sides=(40, 64, 110)),
-    "sides and crop": SceneConfig(short_sides=(48, 80), crop=1.0),
+    "plain": DetectionAugmentConfig(flip=0),
+    "flips": DetectionAugmentConfig(flip=1, flip_vertical=1),
+    "jitter": DetectionAugmentConfig(scale=(0.1, 2.0)),
+    "large": DetectionAugmentConfig(scale=(1.5, 2.0), flip_vertical=0.5),
+    "small": DetectionAugmentConfig(scale=(0.3, 0.6)),
+    "sides": DetectionAugmentConfig(short_sides=(40, 64, 110)),
+    "sides and crop": DetectionAugmentConfig(short_sides=(48, 80), crop=1.0),
 }
 SIZES = {"wide": (90, 120), "high": (130, 70), "square": (96, 96), "long": (40, 160)}
 
@@ -50,13 +55,13 @@ SIZES = {"wide": (90, 120), "high": (130, 70), "square": (96, 96), "long": (40, 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("img_size", [(96, 96), (64, 128), (128, 80)])
-def test_picture_boxes_and_masks_move_together(name, size, img_size):
+def test_image_boxes_and_masks_move_together(name, size, img_size):
     config, pre = CONFIGS[name], preprocessing(img_size)
     for index in range(3):
         scene, before = scene_of(index, size)
         for number, one in enumerate(scene.objects):
             # Painted alone, each object tells where it went.
-            image, after = augment_scene(
+            image, after = augment_detection(
                 paint(one.mask), before, config, pre, np.random.default_rng(index)
             )
             assert after.layers.shape[1:] == image.shape[1:]
@@ -80,7 +85,7 @@ def test_masks_are_not_a_fraction_of_a_pixel_aside(name):
     for index in range(12):
         scene, before = scene_of(index, SIZES["wide"])
         for number, one in enumerate(scene.objects):
-            image, after = augment_scene(
+            image, after = augment_detection(
                 paint(one.mask),
                 before,
                 CONFIGS[name],
@@ -106,7 +111,7 @@ def middle_of(weights: torch.Tensor) -> torch.Tensor:
 def test_targets_are_whole(name):
     for index in range(8):
         scene, before = scene_of(index)
-        image, after = augment_scene(
+        image, after = augment_detection(
             torch.from_numpy(scene.image).permute(2, 0, 1), before, CONFIGS[name],
             preprocessing(), np.random.default_rng([3, index]),
         )  # fmt: skip
@@ -129,9 +134,9 @@ def expected_limit(size, img_size):
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("img_size", [(96, 96), (64, 128), (128, 64)])
 def test_never_larger_than_wanted(size, img_size):
-    picture = torch.zeros(3, *size, dtype=torch.uint8)
+    original = torch.zeros(3, *size, dtype=torch.uint8)
     targets = targets_of([np.ones(size, bool)])
-    full = fit_scene(picture, preprocessing(img_size))
+    full = letterbox(original, preprocessing(img_size))
     limit = expected_limit(size, img_size)
     assert full.shape[1] <= limit[0]
     assert full.shape[2] <= limit[1]
@@ -139,8 +144,8 @@ def test_never_larger_than_wanted(size, img_size):
     assert full.shape[1] / full.shape[2] == pytest.approx(size[0] / size[1], rel=0.05)
     heights = []
     for index in range(40):
-        image, _ = augment_scene(
-            picture, targets, SceneConfig(scale=(0.1, 2.0)), preprocessing(img_size),
+        image, _ = augment_detection(
+            original, targets, DetectionAugmentConfig(scale=(0.1, 2.0)), preprocessing(img_size),
             np.random.default_rng(index),
         )  # fmt: skip
         assert image.shape[1] <= limit[0]
@@ -148,19 +153,23 @@ def test_never_larger_than_wanted(size, img_size):
         heights.append(image.shape[1])
     assert min(heights) < 0.3 * full.shape[1]
     assert max(heights) >= full.shape[1]
-    plain, _ = augment_scene(
-        picture, targets, SceneConfig(flip=0), preprocessing(img_size), np.random.default_rng(0)
+    plain, _ = augment_detection(
+        original,
+        targets,
+        DetectionAugmentConfig(flip=0),
+        preprocessing(img_size),
+        np.random.default_rng(0),
     )
     assert plain.shape == full.shape
 
 
-def test_a_picture_that_fits_is_left_alone():
+def test_a_image_that_fits_is_left_alone():
     scene, before = scene_of(1, (96, 96))
-    picture = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
-    image, after = augment_scene(
-        picture, before, SceneConfig(flip=0), preprocessing(), np.random.default_rng(0)
+    original = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+    image, after = augment_detection(
+        original, before, DetectionAugmentConfig(flip=0), preprocessing(), np.random.default_rng(0)
     )
-    assert image.equal(picture)
+    assert image.equal(original)
     for left, right in zip(before[:-1], after[:-1], strict=True):
         assert left.equal(right)
     assert after.points is None
@@ -169,24 +178,24 @@ def test_a_picture_that_fits_is_left_alone():
 @pytest.mark.parametrize("flips", [(1, 0), (0, 1), (1, 1)])
 def test_mirrored_twice_is_the_same(flips):
     scene, before = scene_of(2, (90, 96))
-    picture = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
-    config = SceneConfig(flip=flips[0], flip_vertical=flips[1])
+    original = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+    config = DetectionAugmentConfig(flip=flips[0], flip_vertical=flips[1])
     rng = np.random.default_rng(0)
-    image, once = augment_scene(picture, before, config, preprocessing(), rng)
-    assert not image.equal(picture)
-    image, twice = augment_scene(image, once, config, preprocessing(), rng)
-    assert image.equal(picture)
+    image, once = augment_detection(original, before, config, preprocessing(), rng)
+    assert not image.equal(original)
+    image, twice = augment_detection(image, once, config, preprocessing(), rng)
+    assert image.equal(original)
     for left, right in zip(before, twice, strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same():
     scene, before = scene_of(3)
-    picture = torch.from_numpy(scene.image).permute(2, 0, 1)
-    config = SceneConfig(scale=(0.5, 2.0), jitter=0.5, flip_vertical=0.5)
+    original = torch.from_numpy(scene.image).permute(2, 0, 1)
+    config = DetectionAugmentConfig(scale=(0.5, 2.0), jitter=0.5, flip_vertical=0.5)
     state = torch.get_rng_state()
     one, other, third = (
-        augment_scene(picture, before, config, preprocessing(), np.random.default_rng(seed))
+        augment_detection(original, before, config, preprocessing(), np.random.default_rng(seed))
         for seed in (5, 5, 6)
     )
     assert one[0].equal(other[0])
@@ -200,12 +209,16 @@ def test_crops_keep_an_object_and_drop_what_is_out():
     masks[0, 5:15, 5:15] = True
     masks[1, 80:95, 82:96] = True
     before = targets_of(masks)
-    picture = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    original = torch.zeros(3, 100, 100, dtype=torch.uint8)
     dropped = 0
     for index in range(60):
         rng = np.random.default_rng(index)
-        _, after = augment_scene(
-            picture, before, SceneConfig(scale=(2.0, 2.0)), preprocessing((100, 100)), rng
+        _, after = augment_detection(
+            original,
+            before,
+            DetectionAugmentConfig(scale=(2.0, 2.0)),
+            preprocessing((100, 100)),
+            rng,
         )
         assert len(after.boxes) >= 1
         dropped += len(after.boxes) == 1
@@ -216,14 +229,14 @@ def test_what_is_dropped_is_mostly_out():
     kept, lost = [], []
     for index in range(60):
         scene, before = scene_of(index % 10)
-        config, pre = SceneConfig(scale=(1.4, 2.0), flip=0), preprocessing()
+        config, pre = DetectionAugmentConfig(scale=(1.4, 2.0), flip=0), preprocessing()
         shares = []
         for one in scene.objects:
-            # How much of the whole object is in the crop, counted in the picture.
-            image, after = augment_scene(
+            # How much of the whole object is in the crop, counted in the image.
+            image, after = augment_detection(
                 paint(one.mask), before, config, pre, np.random.default_rng(index)
             )
-            whole, _ = augment_scene(
+            whole, _ = augment_detection(
                 paint(np.ones_like(one.mask)), before, config, pre, np.random.default_rng(index)
             )
             shares.append((float((image[0] >= 128).sum()), float(whole[0].sum())))
@@ -247,18 +260,20 @@ def test_crowds_and_objects_without_masks():
         boxes=objects.boxes, class_ids=objects.class_ids, crowd=objects.crowd,
         areas=objects.areas, masks=(objects.masks[0], None, objects.masks[2]),
     )  # fmt: skip
-    before = to_targets(objects, (60, 60), (60, 60))
-    picture = torch.zeros(3, 60, 60, dtype=torch.uint8)
+    before = to_box_targets(objects, (60, 60), (60, 60))
+    original = torch.zeros(3, 60, 60, dtype=torch.uint8)
     pre = preprocessing((120, 120))
-    _, after = augment_scene(picture, before, SceneConfig(flip=1), pre, np.random.default_rng(0))
+    _, after = augment_detection(
+        original, before, DetectionAugmentConfig(flip=1), pre, np.random.default_rng(0)
+    )
     assert after.ignored.tolist() == [[60, 10, 110, 110]]
     assert after.class_ids.tolist() == [1, 2]
     assert after.layer_of.tolist() == [-1, 0]
     assert after.boxes[0].tolist() == [20, 20, 50, 40]
     assert tight_box(mask_of(after, 1)).equal(after.boxes[1])
     for index in range(30):
-        _, cut = augment_scene(
-            picture, before, SceneConfig(scale=(2.0, 2.0)), preprocessing((60, 60)),
+        _, cut = augment_detection(
+            original, before, DetectionAugmentConfig(scale=(2.0, 2.0)), preprocessing((60, 60)),
             np.random.default_rng(index),
         )  # fmt: skip
         sides = cut.ignored[:, 2:] - cut.ignored[:, :2]
@@ -268,7 +283,7 @@ def test_crowds_and_objects_without_masks():
 
 
 def test_without_any_mask_or_object():
-    picture = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    original = torch.zeros(3, 50, 70, dtype=torch.uint8)
     some = objects_of([np.ones((50, 70), bool)])
     boxes_only = type(some)(
         boxes=np.array([[10.0, 10, 30, 40]]), class_ids=np.array([4]), crowd=np.zeros(1, bool),
@@ -279,11 +294,11 @@ def test_without_any_mask_or_object():
         areas=np.zeros(0),
     )  # fmt: skip
     for objects, count in ((boxes_only, 1), (none, 0)):
-        before = to_targets(objects, (50, 70), (50, 70))
+        before = to_box_targets(objects, (50, 70), (50, 70))
         assert before.layers.shape == (0, 50, 70)
         for config in CONFIGS.values():
-            image, after = augment_scene(
-                picture, before, config, preprocessing(), np.random.default_rng(1)
+            image, after = augment_detection(
+                original, before, config, preprocessing(), np.random.default_rng(1)
             )
             assert len(after.boxes) == len(after.layer_of) == count
             assert after.layers.shape == (0, *image.shape[1:])
@@ -294,9 +309,13 @@ def test_objects_that_overlap_stay_whole():
     masks[0, 10:50, 10:50] = masks[1, 20:60, 20:60] = masks[2, 30:70, 30:70] = True
     before = targets_of(masks)
     assert len(before.layers) == 3
-    picture = torch.zeros(3, 80, 80, dtype=torch.uint8)
-    _, after = augment_scene(
-        picture, before, SceneConfig(flip=1), preprocessing((160, 160)), np.random.default_rng(0)
+    original = torch.zeros(3, 80, 80, dtype=torch.uint8)
+    _, after = augment_detection(
+        original,
+        before,
+        DetectionAugmentConfig(flip=1),
+        preprocessing((160, 160)),
+        np.random.default_rng(0),
     )
     for number in range(3):
         assert int(mask_of(after, number).sum()) == 80 * 80
@@ -308,8 +327,9 @@ def test_objects_of_one_pixel(scale):
     mask = np.zeros((40, 40), bool)
     mask[20, 31] = True
     before = targets_of([mask])
-    image, after = augment_scene(
-        paint(mask), before, SceneConfig(scale=(scale, scale), flip=0), preprocessing((40, 40)),
+    image, after = augment_detection(
+        paint(mask), before, DetectionAugmentConfig(scale=(scale, scale), flip=0),
+        preprocessing((40, 40)),
         np.random.default_rng(0),
     )  # fmt: skip
     if scale < 1:
@@ -320,16 +340,16 @@ def test_objects_of_one_pixel(scale):
     assert image[0][mask_of(after, 0)].float().mean() > 60
 
 
-def test_thin_objects_that_a_smaller_picture_loses_have_no_mask():
+def test_thin_objects_that_a_smaller_image_loses_have_no_mask():
     thin = np.zeros((200, 200), bool)
     thin[100, 20:180] = True
-    targets = to_targets(objects_of([thin]), (200, 200), (20, 20))
+    targets = to_box_targets(objects_of([thin]), (200, 200), (20, 20))
     assert targets.boxes.shape == (1, 4)
     if targets.layer_of[0] >= 0:
         assert mask_of(targets, 0).any()
     image = torch.zeros(3, 20, 20, dtype=torch.uint8)
-    _, after = augment_scene(
-        image, targets, SceneConfig(), preprocessing((20, 20)), np.random.default_rng(0)
+    _, after = augment_detection(
+        image, targets, DetectionAugmentConfig(), preprocessing((20, 20)), np.random.default_rng(0)
     )
     assert len(after.boxes) == 0  # a tenth of a pixel high
 
@@ -337,8 +357,9 @@ def test_thin_objects_that_a_smaller_picture_loses_have_no_mask():
 def test_a_large_photograph_and_a_line_of_pixels():
     for size in ((1, 50), (50, 1), (2, 300)):
         mask = np.ones(size, bool)
-        image, after = augment_scene(
-            paint(mask), targets_of([mask]), SceneConfig(scale=(0.5, 2.0)), preprocessing(),
+        image, after = augment_detection(
+            paint(mask), targets_of([mask]), DetectionAugmentConfig(scale=(0.5, 2.0)),
+            preprocessing(),
             np.random.default_rng(0),
         )  # fmt: skip
         assert min(image.shape[1:]) >= 1
@@ -358,18 +379,18 @@ def test_a_large_photograph_and_a_line_of_pixels():
 )
 def test_what_cannot_be_drawn_is_refused(values, match):
     with pytest.raises(ConfigError, match=match):
-        SceneConfig(**values)
+        DetectionAugmentConfig(**values)
 
 
-def test_keypoints_move_with_the_picture():
+def test_keypoints_move_with_the_image():
     size, names = (90, 120), ("nose", "left", "right")
-    skeleton = Skeleton(names=names, pairs=((1, 2),), mirrored=True)
+    skeleton = Skeleton(names=names, flip_pairs=((1, 2),), mirrored=True)
     points = np.array([[[40, 30, 2], [70, 50, 2], [20, 60, 1]]], np.float64)
     rows, columns = np.mgrid[: size[0], : size[1]]
-    picture = np.stack(
+    original = np.stack(
         [250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18) for x, y, _ in points[0]]
     )
-    pixels = torch.from_numpy(picture.round().astype(np.uint8))
+    pixels = torch.from_numpy(original.round().astype(np.uint8))
     objects = Objects(
         boxes=np.array([[10.0, 20, 90, 70]]),
         class_ids=np.zeros(1, np.int64),
@@ -377,23 +398,23 @@ def test_keypoints_move_with_the_picture():
         areas=np.ones(1),
         keypoints=points,
     )
-    targets = to_targets(objects, size, size)
+    targets = to_box_targets(objects, size, size)
     assert targets.points is not None
-    pre = Preprocessing(img_size=(128, 128), mean=(0,) * 3, std=(1,) * 3, fit="inside")
+    pre = Preprocessing(img_size=(128, 128), mean=(0,) * 3, std=(1,) * 3, fit="letterbox")
     for flip, order in ((0.0, [0, 1, 2]), (1.0, [0, 2, 1])):
-        config = SceneConfig(scale=(0.6, 1.5), flip=flip)
+        config = DetectionAugmentConfig(scale=(0.6, 1.5), flip=flip)
         for seed in range(10):
             rng = np.random.default_rng(seed)
-            image, moved = augment_scene(pixels, targets, config, pre, rng, skeleton)
+            image, moved = augment_detection(pixels, targets, config, pre, rng, skeleton)
             brightest = image.flatten(1).argmax(dim=1)
             found = torch.stack([brightest % image.shape[2], brightest // image.shape[2]], dim=1)
             for number, channel in enumerate(order):
                 if moved.points[0, number, 2] > 0:
                     assert (moved.points[0, number, :2] - found[channel]).abs().max() < 1.5
-    config = SceneConfig(scale=(0.6, 1.5), flip=0.5)
+    config = DetectionAugmentConfig(scale=(0.6, 1.5), flip=0.5)
     still = Skeleton(names=names)
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        _, moved = augment_scene(pixels, targets, config, pre, rng, still)
+        _, moved = augment_detection(pixels, targets, config, pre, rng, still)
         x = moved.points[0, :, 0]
         assert x[2] < x[0] < x[1], "never mirrored"

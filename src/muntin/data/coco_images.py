@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the pictures are that a COCO JSON names, and how large it says they are.
+"""Locate the images of a COCO JSON, and read their sizes from it.
 
 `file_name` may be a bare name, hold folders that are there or that were there on another machine,
 or be a URL. The longest end of it that fits a file counts; among files that fit equally well, the
@@ -19,15 +19,15 @@ from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 
-__all__ = ["Picture", "find_pictures", "plain_id"]
+__all__ = ["ImageRecord", "find_images", "plain_id"]
 
 Row = dict[str, Any]
 Id = int | str
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a JSON; `path` is empty when it is not there."""
+class ImageRecord:
+    """An image of a JSON; `path` is empty when it is not there."""
 
     path: str
     size: Size
@@ -63,23 +63,23 @@ def plain_id(value: object) -> Id | None:
     return value if isinstance(value, int | str) else None
 
 
-def find_pictures(
+def find_images(
     images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: Findings
-) -> dict[Id, Picture]:
-    """Find each picture of a JSON.
+) -> dict[Id, ImageRecord]:
+    """Find each image of a JSON.
 
     Args:
         images: The rows of its `images`.
         tree: Where to look.
         json_path: The JSON, for messages and as the place to look near.
         part: The set that it describes.
-        findings: Where pictures that are not there, or are there twice, are noted.
+        findings: Where images that are not there, or are there twice, are noted.
 
     Returns:
-        The picture of each id. Two ids of one file share its picture.
+        The image of each id. Two ids of one file share its image.
 
     Raises:
-        DataError: A row has no id or name, two files have one id, or no picture is there.
+        DataError: A row has no id or name, two files have one id, or no image is there.
     """
     rows = _name_rows(images, json_path)
     names = [name for name, _ in rows.values()]
@@ -88,20 +88,20 @@ def find_pictures(
     missing = [name for name, path in zip(names, paths, strict=True) if not path]
     if missing and len(missing) == len(rows):
         message = (
-            f"The pictures that {json_path!r} names must lie in {str(tree.source)!r}, got none of "
+            f"The images that {json_path!r} names must lie in {str(tree.source)!r}, got none of "
             f"{len(rows)} there, the first is {missing[0]!r}. Give the folder that holds both the "
-            f"JSON and the pictures."
+            f"JSON and the images."
         )
         raise DataError(message)
     if missing:
         first = shorten((repr(name) for name in missing), most=2)
-        findings.notes.append(f"{len(missing)} pictures of {json_path} are not there ({first})")
-    found: dict[Id, Picture] = {}
-    by_path: dict[str, Picture] = {}
+        findings.notes.append(f"{len(missing)} images of {json_path} are not there ({first})")
+    found: dict[Id, ImageRecord] = {}
+    by_path: dict[str, ImageRecord] = {}
     for (key, (name, row)), path in zip(rows.items(), paths, strict=True):
         if not path:
             findings.warn(name, f"not there, left out; {json_path} names it")
-            found[key] = Picture("", (0, 0))
+            found[key] = ImageRecord("", (0, 0))
         elif path in by_path:
             findings.warn(path, f"twice in images of {json_path}; its annotations are joined")
             found[key] = by_path[path]
@@ -158,7 +158,7 @@ def _match(names: list[str], tree: Tree, json_path: str, part: str) -> list[str 
 
 
 def _places(name: str, tree: Tree, *, alone: bool) -> list[_Place]:
-    """The files whose names fit best, from the end; `alone`: the last part says enough."""
+    """The files whose names fit best, from the end; `alone`: the file name alone is unique."""
     parts = name.split("/")
     found = []
     for path in tree.by_name.get(parts[-1], ()):
@@ -174,12 +174,12 @@ def _places(name: str, tree: Tree, *, alone: bool) -> list[_Place]:
     return [place for place in found if place.fit == most]
 
 
-def _measure(row: Row, path: str, tree: Tree, findings: Findings) -> Picture:
+def _measure(row: Row, path: str, tree: Tree, findings: Findings) -> ImageRecord:
     sides = plain_id(row.get("height")), plain_id(row.get("width"))
     if all(isinstance(side, int) and side > 0 for side in sides):
-        return Picture(path, (int(sides[0] or 0), int(sides[1] or 0)))
+        return ImageRecord(path, (int(sides[0] or 0), int(sides[1] or 0)))
     try:
-        return Picture(path, read_size(tree.source, path))
+        return ImageRecord(path, read_size(tree.source, path))
     except DataError as error:
         findings.warn(path, f"left out: its size is not in the JSON, and {error}")
-        return Picture("", (0, 0))
+        return ImageRecord("", (0, 0))

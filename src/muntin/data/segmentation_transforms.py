@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and the classes of their pixels, resized, cropped, mirrored and coloured together.
+"""Images and segmentation masks, transformed together.
 
-Everything random comes from one generator a picture, so what a picture becomes depends on (seed,
+Everything random comes from one generator per image, so what an image becomes depends on (seed,
 epoch, index) alone.
 """
 
@@ -16,29 +16,36 @@ import torch
 from torch import Tensor
 
 from muntin.configs import check_range
-from muntin.data.joint import colour_at_random
-from muntin.data.transforms import Preprocessing, resize
+from muntin.data.detection_transforms import jitter_colors
+from muntin.data.transforms import BatchTransform, Preprocessing, resize
 from muntin.errors import ConfigError
+from muntin.samples import Skeleton
 from muntin.shapes import Int, Size, UInt8
-from muntin.targets import LabelMap
+from muntin.targets import LabelMap, Target
 
-__all__ = ["MapConfig", "augment_map", "fit_window", "resize_labels", "scale_of"]
+__all__ = [
+    "SegmentationAugmentConfig",
+    "augment_segmentation",
+    "rescale",
+    "resize_factor",
+    "resize_labels",
+]
 
 _TRIES = 10  # crops, to find one in which no class takes up too much
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MapConfig:
-    """What is done to training pictures and the classes of their pixels.
+class SegmentationAugmentConfig:
+    """Augmentation for segmentation masks.
 
     Attributes:
-        scale: Least and greatest size of the picture relative to that at which it is predicted;
+        scale: Range of the size of the image relative to that of prediction;
             parts of `img_size` are then cut out.
         dominant: Largest share of the labelled pixels of a part that one class may have, where ten
             tries find such a part; 1 = no limit.
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
-        turn: Probability of turning by 90, 180 or 270 degrees: for pictures without an up.
+        turn: Probability of turning by 90, 180 or 270 degrees: images without an orientation.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
 
@@ -52,7 +59,7 @@ class MapConfig:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         for name in ("flip", "flip_vertical", "turn", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
         check_range("augment.dominant", self.dominant, 0.01, 1)
@@ -62,49 +69,76 @@ class MapConfig:
             message = f"augment.scale must rise, got {self.scale}."
             raise ConfigError(message)
 
+    @property
+    def groups_by_shape(self) -> bool:
+        """Crops of training have one size, unless an image is smaller."""
+        return False
 
-def scale_of(size: Size, pre: Preprocessing) -> float:
-    """Factor by which a picture of a size (height, width) is seen."""
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """None: masks change with their image."""
+        return None
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `muntin.data.transforms.Augmentation`."""
+        rng = np.random.default_rng(seed)
+        assert isinstance(target, LabelMap), "images for segmentation have masks"
+        # From the cached image to the scale of prediction; the image may be cached smaller.
+        scale = resize_factor(original, pre) * original[0] / image.shape[1]
+        return augment_segmentation(image, target, self, pre, scale, rng)
+
+
+def resize_factor(size: Size, pre: Preprocessing) -> float:
+    """Factor by which an image of a size (height, width) is seen."""
     if pre.short_side:
         return pre.short_side / min(size)
     return pre.scale
 
 
-def fit_window(
-    picture: UInt8[Tensor, "C H W"], original: Size, pre: Preprocessing
+def rescale(
+    image: UInt8[Tensor, "C H W"], original: Size, pre: Preprocessing
 ) -> UInt8[Tensor, "C h w"]:
-    """Bring a picture, which was perhaps made smaller already, to the scale at which it is seen."""
-    factor = scale_of(original, pre)
+    """Bring an image, which was perhaps made smaller already, to the scale at which it is seen."""
+    factor = resize_factor(original, pre)
     size = (max(1, round(original[0] * factor)), max(1, round(original[1] * factor)))
-    return resize(picture, size, pre.interpolation)
+    return resize(image, size, pre.interpolation)
 
 
-def augment_map(
-    picture: UInt8[Tensor, "C H W"],
+def augment_segmentation(
+    image: UInt8[Tensor, "C H W"],
     target: LabelMap,
-    config: MapConfig,
+    config: SegmentationAugmentConfig,
     pre: Preprocessing,
     scale: float,
     rng: np.random.Generator,
 ) -> tuple[UInt8[Tensor, "C h w"], LabelMap]:
-    """Change a picture and the classes of its pixels at random.
+    """Change an image and the classes of its pixels at random.
 
     Args:
-        picture: As it is kept.
+        image: As it is kept.
         target: Classes of its pixels.
         config: What to do.
         pre: Gives `img_size`, which the result is never larger than.
-        scale: Factor from the picture as it is kept to that which is predicted.
+        scale: Factor from the image as it is kept to that which is predicted.
         rng: Where chance comes from.
 
     Returns:
-        The changed picture, not padded, and its labels.
+        The changed image, not padded, and its labels.
     """
     low, high = np.log(config.scale[0]), np.log(config.scale[1])
     factor = scale * float(np.exp(rng.uniform(low, high)))
     turns = int(rng.integers(1, 4)) if rng.random() < config.turn else 0
     window = pre.img_size if turns % 2 == 0 else pre.img_size[::-1]
-    whole = (picture.shape[1], picture.shape[2])
+    whole = (image.shape[1], image.shape[2])
     part = tuple(
         min(side, max(1, round(w / factor))) for side, w in zip(whole, window, strict=True)
     )
@@ -117,7 +151,7 @@ def augment_map(
             break
     size = tuple(min(max(1, round(p * factor)), w) for p, w in zip(part, window, strict=True))
     image = resize(
-        picture[:, top : top + part[0], left : left + part[1]],
+        image[:, top : top + part[0], left : left + part[1]],
         (size[0], size[1]),
         pre.interpolation,
     )
@@ -129,7 +163,7 @@ def augment_map(
     if turns:
         image, seen = image.rot90(turns, (-2, -1)), seen.rot90(turns, (-2, -1))
     if config.jitter:
-        image = colour_at_random(image, config.jitter, rng)
+        image = jitter_colors(image, config.jitter, rng)
     return image.contiguous(), LabelMap(seen.contiguous())
 
 

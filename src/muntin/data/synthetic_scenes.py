@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Generated pictures of shapes on textured ground, for the demo and the tests.
+"""Generated images of shapes on textured ground, for the demo and the tests.
 
-Only the outline tells the class: colour, texture, light, ground, size and rotation are drawn from
-the same distribution for all classes, and other things lie about. Every object has a small mark
-near its top, so that its rotation can be seen whatever its symmetry; hence its keypoints are well
-defined. Pictures depend on (seed, index) and nothing else.
+Only the outline determines the class: colour, texture, light, ground, size and rotation are drawn
+from the same distribution for all classes, and other things lie about. Every object has a small
+mark near its top, so that its rotation can be seen whatever its symmetry; hence its keypoints are
+well defined. Images depend on (seed, index) and nothing else.
 
 Coordinates are (x, y) in pixels, with (0, 0) the outer corner of the first pixel, whose middle is
 (0.5, 0.5).
@@ -19,7 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.textures import Array, contrasting_colour, cover, paint_ground, paint_surface
+from muntin.data.synthetic_textures import (
+    Array,
+    contrasting_colour,
+    cover,
+    paint_ground,
+    paint_surface,
+)
 from muntin.errors import ConfigError, shorten
 from muntin.shapes import Bool, Float, Size, UInt8
 
@@ -37,7 +43,7 @@ CLASS_NAMES = ("cross", "disc", "ring", "square", "star", "triangle")
 KEYPOINT_NAMES = ("centre", "top", "right", "bottom", "left")
 """The middle, then where the outline is above, right of, below and left of it when upright."""
 
-_LEAST_SEEN = 0.6  # of an object, after what covers it
+_MIN_VISIBLE = 0.6  # of an object, after what covers it
 _SHARE_COVERED = 0.35  # of the objects
 
 
@@ -50,7 +56,7 @@ class SceneObject:
         box_xyxy: The box around its mask, in pixels.
         mask: Where it is seen; parts that something covers are not in it.
         keypoints: x, y and visibility of each of `KEYPOINT_NAMES`: 2 seen, 1 covered, 0 outside
-            the picture.
+            the image.
     """
 
     class_id: int
@@ -61,10 +67,10 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scene:
-    """A picture and everything that is known about it.
+    """An image and everything that is known about it.
 
     Attributes:
-        image: The picture, RGB.
+        image: The image, RGB.
         objects: What is in it, from back to front.
     """
 
@@ -82,7 +88,7 @@ class _Pose:
     angle: float
 
     def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bring points of the upright unit object into the picture."""
+        """Bring points of the upright unit object into the image."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turned = points @ np.array([[cos, sin], [-sin, cos]])
         return turned * self.radius + (self.x, self.y)
@@ -105,11 +111,11 @@ def make_scene(
     max_angle: float = np.pi,
     usual_colours: float = 0.0,
 ) -> Scene:
-    """Make one picture.
+    """Make one image.
 
     Args:
         seed: Number of the set, 0 or more.
-        index: Number of the picture in the set, 0 or more.
+        index: Number of the image in the set, 0 or more.
         size: (height, width) in pixels, at least 16 each.
         max_objects: There are one to this many objects; fewer where they do not fit.
         classes: Which of `CLASS_NAMES` may come; `class_id` counts in this order.
@@ -118,7 +124,7 @@ def make_scene(
             all of them at 0, have any.
 
     Returns:
-        The picture with its objects, the same for the same arguments.
+        The image with its objects, the same for the same arguments.
 
     Raises:
         ConfigError: A class is unknown, or a number is too small.
@@ -141,7 +147,7 @@ def make_scene(
         if rng.random() < _SHARE_COVERED:
             bar = _choose_bar(rng, pose, size)
             covered = np.maximum(bars, bar)
-            if all((covered * a).sum() < (1 - _LEAST_SEEN) * a.sum() for _, _, a in drawn):
+            if all((covered * a).sum() < (1 - _MIN_VISIBLE) * a.sum() for _, _, a in drawn):
                 cover(canvas, bar, paint_surface(rng, size, rng.random(3, np.float32)))
                 bars = covered
     objects = []
@@ -180,7 +186,7 @@ def _choose_poses(
     poses: list[_Pose] = []
     for _ in range(wanted * 12):
         radius = max(largest * float(rng.uniform(0.5, 1)), 5.5)
-        # Up to a tenth of the radius may be outside the picture.
+        # Up to a tenth of the radius may be outside the image.
         margin = min(radius * 0.9, short / 2)
         pose = _Pose(
             x=float(rng.uniform(margin, size[1] - margin)),

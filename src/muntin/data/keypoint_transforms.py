@@ -1,15 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One subject cut out of its picture, in evaluation and in training, and its keypoints with it.
+"""One instance cut out of its image, in evaluation and in training, and its keypoints with it.
 
 Points are (x, y) in pixels; (0, 0) is the middle of the first pixel. A box is made of edges, which
-lie half a pixel beside; the frame of a subject is what is seen of it, from point to point.
+lie half a pixel beside; the frame of an instance is what is seen of it, from point to point.
 
 Source:
     Sizes of crops, warps and random changes as in mmpose and ViTPose (top_down_transform): "msra"
     and "udp" place pixels as published. Compared with transformers' VitPoseImageProcessor in
-    tests/data/test_subjects.py.
-    Differs: where more than two pixels of a picture fall on one of the crop, it is made smaller
+    tests/data/test_keypoint_transforms.py.
+    Differs: where more than two pixels of an image fall on one of the crop, it is made smaller
     first, antialiased; half a body is either half of the known points along their longer extent,
     whatever the skeleton.
 """
@@ -27,29 +27,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.configs import check_range
-from muntin.data.joint import colour_at_random
-from muntin.data.transforms import Preprocessing, resize
+from muntin.data.detection_transforms import jitter_colors
+from muntin.data.transforms import BatchTransform, Preprocessing, resize
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
-from muntin.targets import Keypoints
+from muntin.targets import Keypoints, Target
 
 __all__ = [
     "Affine",
+    "KeypointAugmentConfig",
     "Region",
-    "SubjectConfig",
-    "augment_subject",
-    "cut_region",
-    "fit_subject",
-    "frame_box",
-    "map_to_crop",
+    "augment_keypoints",
+    "crop_box",
+    "crop_region",
+    "crop_transform",
     "to_keypoints",
+    "warp_crop",
 ]
 
 REACH = 1.75
-"""What is kept of a picture around a subject, in sides of its crop."""
+"""What is kept of an image around an instance, in sides of its crop."""
 
 FINEST = 2.0
-"""Pixels of the picture that are kept for one of the crop, along each side."""
+"""Pixels of the image that are kept for one of the crop, along each side."""
 
 HALF_BODY_FROM = 8
 """Known points from which half a body is something to learn from."""
@@ -61,8 +61,8 @@ Frame = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SubjectConfig:
-    """What is done to training pictures of one subject.
+class KeypointAugmentConfig:
+    """Augmentation for crops of single instances.
 
     Attributes:
         flip: Probability of mirroring left and right, where the skeleton allows it.
@@ -70,7 +70,7 @@ class SubjectConfig:
         shift: Greatest shift, in sides of the crop.
         rotation: Usual angle in degrees; at most twice that.
         rotate: Probability of turning at all.
-        half_body: Probability of looking at one half of the subject only.
+        half_body: Probability of looking at one half of the instance only.
         occlude: Probability of covering parts with boxes of the mean colour.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
@@ -87,12 +87,38 @@ class SubjectConfig:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate the ranges."""
         for name in ("flip", "rotate", "half_body", "occlude", "jitter"):
             check_range(f"augment.{name}", getattr(self, name), 0, 1)
         check_range("augment.scale", self.scale, 0, 0.9)
         check_range("augment.shift", self.shift, 0, 1)
         check_range("augment.rotation", self.rotation, 0, 180)
+
+    @property
+    def groups_by_shape(self) -> bool:
+        """All crops have one size."""
+        return False
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """None: keypoints change with their crop."""
+        return None
+
+    def augment(
+        self,
+        image: UInt8[Tensor, "C H W"],
+        target: Target | None,
+        *,
+        original: Size,
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None,
+    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
+        """See `muntin.data.transforms.Augmentation`."""
+        rng = np.random.default_rng(seed)
+        assert isinstance(target, Keypoints), "crops of instances have keypoints"
+        assert skeleton is not None, "data sets with keypoints have a skeleton"
+        return augment_keypoints(image, target, self, skeleton, pre, rng)
 
 
 class Affine(NamedTuple):
@@ -108,33 +134,33 @@ class Affine(NamedTuple):
 
     @property
     def inverse(self) -> Affine:
-        """The way back."""
+        """The inverse map."""
         back: NDArray[np.float64] = np.linalg.inv(self.matrix).astype(np.float64)
         return Affine(back, -back @ self.offset)
 
 
 class Region(NamedTuple):
-    """A part of a picture that holds a subject and something around it.
+    """A part of an image that holds an instance and something around it.
 
     Attributes:
         pixels: The part, perhaps made smaller.
-        to_region: From points of the picture to points of the part.
+        to_region: From points of the image to points of the part.
     """
 
     pixels: UInt8[Tensor, "C h w"]
     to_region: Affine
 
     def move_frame(self, frame: Frame) -> Frame:
-        """Bring a frame of the picture to the points of the part."""
+        """Bring a frame of the image to the points of the part."""
         moved: Frame = self.to_region(frame.reshape(2, 2)).reshape(4)
         return moved
 
 
-def frame_box(box: Box, pre: Preprocessing) -> Frame:
-    """Give what is seen of a subject: a frame with the proportions of the crop.
+def crop_box(box: Box, pre: Preprocessing) -> Frame:
+    """Give what is seen of an instance: a frame with the proportions of the crop.
 
     Args:
-        box: Left, top, right and bottom edge of the subject.
+        box: Left, top, right and bottom edge of the instance.
         pre: Says size, padding and alignment of the crop.
 
     Returns:
@@ -146,27 +172,27 @@ def frame_box(box: Box, pre: Preprocessing) -> Frame:
     sides = np.array([max(wide, high * ratio), max(high, wide / ratio)]) * pre.padding
     middle = np.array([(left + right) / 2, (top + bottom) / 2])
     # As published, the middle of a box in the numbers of its edges is taken for a point. Whole
-    # pictures are placed so that their first and last pixels become those of the crop.
+    # images are placed so that their first and last pixels become those of the crop.
     if pre.alignment == "udp" and pre.padding == 1:
         middle, sides = middle - 0.5, np.maximum(sides - 1, 1.0)
     return np.concatenate([middle - sides / 2, middle + sides / 2])
 
 
-def map_to_crop(frame: Frame, pre: Preprocessing) -> Affine:
-    """Give the way from points of a picture to points of the crop of a frame."""
+def crop_transform(frame: Frame, pre: Preprocessing) -> Affine:
+    """Give the way from points of an image to points of the crop of a frame."""
     return _to_affine(frame, pre, angle=0.0, mirrored=False)
 
 
-def cut_region(picture: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
-    """Cut out what evaluation and training may need of a picture for one subject."""
+def crop_region(image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
+    """Cut out what evaluation and training may need of an image for one instance."""
     middle, sides = _middle_and_sides(frame)
-    high, wide = picture.shape[1:]
+    high, wide = image.shape[1:]
     reach = REACH * sides / 2
     low = np.floor(middle - reach).astype(int)
     end = np.ceil(middle + reach).astype(int) + 1
     left, top = np.clip(low, 0, [wide - 1, high - 1]).tolist()
     right, bottom = np.clip(end, [left + 1, top + 1], [wide, high]).tolist()
-    pixels = picture[:, top:bottom, left:right]
+    pixels = image[:, top:bottom, left:right]
     shrink = max(1.0, float((sides / np.array(pre.img_size[::-1])).max()) / FINEST)
     size = (
         max(1, round(pixels.shape[1] / shrink)),
@@ -178,10 +204,10 @@ def cut_region(picture: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing
     return Region(resize(pixels, size, "bilinear").clone(), Affine(np.diag(scale), offset))
 
 
-def to_keypoints(objects: Objects, subject: int, frame: Frame, region: Region) -> Keypoints:
-    """Bring a subject and its frame to the pixels of a region."""
-    assert objects.keypoints is not None, "a subject has keypoints"
-    rows = objects.keypoints[subject]
+def to_keypoints(objects: Objects, instance: int, frame: Frame, region: Region) -> Keypoints:
+    """Bring an instance and its frame to the pixels of a region."""
+    assert objects.keypoints is not None, "an instance has keypoints"
+    rows = objects.keypoints[instance]
     return Keypoints(
         points=torch.from_numpy(region.to_region(rows[:, :2])).float(),
         known=torch.from_numpy(rows[:, 2] > 0),
@@ -189,44 +215,44 @@ def to_keypoints(objects: Objects, subject: int, frame: Frame, region: Region) -
     )
 
 
-def fit_subject(
-    picture: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing
+def warp_crop(
+    image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing
 ) -> UInt8[Tensor, "C h w"]:
-    """Give a subject as evaluation and prediction see it.
+    """Give an instance as evaluation and prediction see it.
 
     Args:
-        picture: A picture, or a region of one.
-        frame: Of the subject, in its points.
+        image: An image, or a region of one.
+        frame: Of the instance, in its points.
         pre: Says size and alignment.
     """
-    return _warp(picture, map_to_crop(frame, pre), pre.img_size)
+    return _warp(image, crop_transform(frame, pre), pre.img_size)
 
 
-def augment_subject(
-    picture: UInt8[Tensor, "C H W"],
+def augment_keypoints(
+    image: UInt8[Tensor, "C H W"],
     target: Keypoints,
-    config: SubjectConfig,
+    config: KeypointAugmentConfig,
     skeleton: Skeleton,
     pre: Preprocessing,
     rng: np.random.Generator,
 ) -> tuple[UInt8[Tensor, "C h w"], Keypoints]:
-    """Change a subject at random.
+    """Change an instance at random.
 
     Args:
-        picture: As it is kept.
-        target: The subject, in its pixels.
+        image: As it is kept.
+        target: The instance, in its pixels.
         config: What to do.
         skeleton: Says what changes places in the mirror.
         pre: Gives size and alignment of the result.
         rng: Where chance comes from.
 
     Returns:
-        The picture at `img_size`, and the points in its pixels; those outside it are unknown.
+        The image at `img_size`, and the points in its pixels; those outside it are unknown.
     """
     points, known = target.points.double().numpy(), target.known.numpy()
     frame = target.frame.double().numpy()
     if rng.random() < config.half_body and known.sum() >= HALF_BODY_FROM:
-        frame = frame_box(_half(points, known, rng), pre)
+        frame = crop_box(_half(points, known, rng), pre)
     middle, sides = _middle_and_sides(frame)
     factor = 1 + config.scale * float(np.clip(rng.normal(), -1, 1))
     shift = config.shift * np.clip(rng.normal(size=2), -1, 1)
@@ -236,9 +262,9 @@ def augment_subject(
     middle, sides = middle + shift * sides, sides * factor
     frame = np.concatenate([middle - sides / 2, middle + sides / 2])
     affine = _to_affine(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
-    image = _warp(picture, affine, pre.img_size)
+    image = _warp(image, affine, pre.img_size)
     if config.jitter:
-        image = colour_at_random(image, config.jitter, rng)
+        image = jitter_colors(image, config.jitter, rng)
     if rng.random() < config.occlude:
         image = _cover(image, pre, rng)
     moved = affine(points)
@@ -268,15 +294,15 @@ def _to_affine(frame: Frame, pre: Preprocessing, *, angle: float, mirrored: bool
     return Affine(matrix, steps / 2 - matrix @ middle)
 
 
-def _warp(picture: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
-    """Read a picture where the pixels of the crop come from; black outside it."""
+def _warp(image: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
+    """Read an image where the pixels of the crop come from; black outside it."""
     back = affine.inverse
-    high, wide = picture.shape[1:]
+    high, wide = image.shape[1:]
     corners = back(np.array([[0, 0], [size[1], 0], [0, size[0]], [size[1], size[0]]], np.float64))
     left, top = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, [wide - 1, high - 1])
     right, bottom = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, 1, [wide, high])
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    part = picture[:, top:bottom, left:right]
+    part = image[:, top:bottom, left:right]
     matrix = torch.from_numpy(back.matrix).float()
     offset = torch.from_numpy(back.offset - [left, top]).float()
     rows, columns = torch.arange(size[0]).float(), torch.arange(size[1]).float()
