@@ -38,7 +38,7 @@ from muntin.samples import Classes
 from muntin.tasks.pose import skeleton_of
 from muntin.tasks.task import InferenceBatch, Task
 
-__all__ = ["Image", "Predictor", "draw", "refuse_detector"]
+__all__ = ["Predictor", "draw", "refuse_detector"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
