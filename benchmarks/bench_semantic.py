@@ -105,7 +105,7 @@ def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[st
         "memory_mib": max(line["memory_mib"] for line in journal),
         "model": config["model_name"],
         "img_size": config["model"]["img_size"],
-        "scale": config["reading"]["scale"],
+        "scale": config["data_config"]["scale"],
     }
 
 

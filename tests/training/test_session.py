@@ -108,7 +108,7 @@ def test_settings_are_stored(data, tmp_path):
     config = Run.open(train_small(data, tmp_path / "r", settings=settings, epochs=1).path).config
     assert config.train.betas == (0.8, 0.9)
     assert config.augment.erase == 0.25
-    assert config.reading.strict is True
+    assert config.data_config.strict is True
     assert config.model.depths == (1, 1)
     assert (config.train.epochs, config.train.batch_size) == (1, 4)
 

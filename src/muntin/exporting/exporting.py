@@ -304,8 +304,8 @@ def _read_data(run: Run, data: Path | str) -> tuple[Listing, Listing] | None:
     source = data or run.config.val or run.config.data
     if not data and not (source and Path(source).exists()):
         return None
-    scored = pick_part(run.task, source, run.classes, run.config.reading)
-    parts = run.task.list_data(source, run.classes, run.config.reading)
+    scored = pick_part(run.task, source, run.classes, run.config.data_config)
+    parts = run.task.list_data(source, run.classes, run.config.data_config)
     learnt = parts.train if parts.train is not None and len(parts.train) else scored
     return learnt, scored
 

@@ -121,7 +121,7 @@ def evaluate(
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
-    reading = change_reading(run.config.reading, settings or {})
+    reading = change_reading(run.config.data_config, settings or {})
     listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
     _warn_of_boxes(listing, run)

@@ -153,7 +153,7 @@ class _Loop:
         self.objective = objective
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
-        balanced = run.config.reading.sampler == "balanced"
+        balanced = run.config.data_config.sampler == "balanced"
         self.loader = TrainLoader(
             stores.train,
             run.config.augment,

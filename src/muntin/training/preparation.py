@@ -96,7 +96,7 @@ def prepare(request: Request) -> Prepared:
     base, settings = request.base, sort_settings(request.settings)
     refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
-    reading = with_texts(base.reading if base else DataConfig(), settings["data"])
+    reading = with_texts(base.data_config if base else DataConfig(), settings["data"])
     task = task_of(request)
     asked = with_texts(request.machine, settings["machine"])
     machine = resolve_machine(asked, notes, compiles=not task.detects)
@@ -135,7 +135,7 @@ def prepare(request: Request) -> Prepared:
             model_name=name,
             model=model,
             head=cast(AnyHeadConfig | None, head),
-            reading=reading,
+            data_config=reading,
             machine=machine,
         ),
         classes=task.classes(train),

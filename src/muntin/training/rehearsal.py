@@ -85,7 +85,7 @@ class Rehearsal:
             if isinstance(part, DropPath):
                 part.eval()
         self.listing = _choose(prepared.train, 4 * batches[1])
-        reading = self.run.config.reading
+        reading = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, reading, approximate=True)
         with _quiet_fabric():
             self.fabric = Fabric(
@@ -118,7 +118,7 @@ class Rehearsal:
         """Say what is in so many images, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = ImageCache(listing, run.preprocessing, run.config.reading, full_labels=True)
+        store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
         loader = EvalLoader(store, batch_size=count)
         self.trainer.objective.evaluate(
             self.trainer.best_network, loader, self.device, self.fabric.autocast
@@ -191,7 +191,7 @@ class Rehearsal:
         if not counts:
             return sum(sizes) if self.store.in_memory else 0
         mean = sum(sizes) / len(sizes)
-        most = self.run.config.reading.cache_mib * 2**20
+        most = self.run.config.data_config.cache_mib * 2**20
         return sum(int(mean * count) for count in counts if mean * count <= most)
 
     def _median(self, work: Callable[[], object]) -> float:

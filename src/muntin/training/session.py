@@ -248,7 +248,7 @@ def _work_beside_others(
 def _work(fabric: Fabric, job: _Job) -> Fitted:
     """What each process does."""
     run = job.run
-    reading = run.config.reading
+    reading = run.config.data_config
     if fabric.world_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     stores = Stores(
