@@ -34,7 +34,7 @@ class RunConfig:
 
     Attributes:
         task: Name of the task.
-        data: Folder, archive or CSV with the training pictures.
+        data: Folder, archive or CSV with the training images.
         val: The same for validation; empty when `data` has it or it was split off.
         model_name: Name in the zoo that the architecture started from.
         model: The architecture.
@@ -42,8 +42,8 @@ class RunConfig:
         weights: Where the weights came from; empty = fresh.
         license: Licence of these weights.
         train: How it is learned.
-        augment: What is done to training pictures.
-        reading: How pictures are read.
+        augment: What is done to training images.
+        reading: How images are read.
         machine: Where it runs.
     """
 

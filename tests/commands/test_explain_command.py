@@ -13,12 +13,12 @@ from muntin.commands import explain
 from muntin.explaining import exhibits
 from muntin.explaining.sections import SECTIONS
 from tests.commands.refusing import refuses
-from tests.small import train_small, write_pictures
+from tests.small import train_small, write_images
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("data") / "trees")
+    return write_images(tmp_path_factory.mktemp("data") / "trees")
 
 
 @pytest.fixture(scope="module")

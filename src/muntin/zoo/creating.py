@@ -137,7 +137,7 @@ def create_detector(
     Returns:
         The detector, in training mode. It is called with images, padded at the right and at the
         bottom to one size, and optionally the (height, width) of the image in each, and gives
-        `muntin.heads.found.Candidates`, which read as a list of `muntin.heads.found.Found`. Losses:
+        `muntin.heads.found.Candidates`, which read as a list of `muntin.heads.found.Instances`. Losses:
         ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:
