@@ -11,10 +11,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from muntin.exporting.comparing import Row, require_equal
 
 import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
+from muntin.exporting.verification import Row, require_equal
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.files import write_weights
 from tests.exporting.runs import write_run

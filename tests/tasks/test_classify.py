@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone, Features
+from muntin.features import Features
 from muntin.heads.linear import LinearHead
 from muntin.heads.network import Network
 from muntin.samples import Classes, Entry, Listing
@@ -28,27 +28,18 @@ def listing(*ids, multi_label=False):
     return Listing(source="s", entries=entries, class_names=ONE.names, multi_label=multi_label)
 
 
-class Given(Backbone):
-    """Gives one vector, whatever the images are."""
-
-    def __init__(self, vector):
-        super().__init__()
-        self.vector = vector
-
-    def features(self, images, *, sizes=None, mask=None):
-        return Features(images, sizes=sizes, maps=list, vector=lambda: self.vector)
-
-
 def loss_of(logits, labels, classes, *, smoothing=0.0, class_weights=None):
     """What training takes, from given logits."""
-    lesson = TrainBatch(
-        images=torch.zeros(len(logits), 3, 16, 16),
+    images = torch.zeros(len(logits), 3, 16, 16)
+    batch = TrainBatch(
+        images=images,
         sizes=torch.full((len(logits), 2), 16),
         labels=labels,
         class_weights=class_weights,
         label_smoothing=smoothing,
     )
-    parts = CLASSIFY.losses(Network(Given(logits), LinearHead(3, 0)), lesson, classes)
+    features = Features(images, maps=list, vector=lambda: logits)
+    parts = CLASSIFY.losses(LinearHead(3, 0), features, batch, classes)
     assert list(parts) == ["classes"]
     return parts["classes"]
 

@@ -99,7 +99,7 @@ def truth_of(row, count=1):
     if row.task.name == "semantic":
         return [LABELS if count else np.full(SIZE, -1, np.int16)]
     entry = Entry(
-        path="a.png", class_ids=(1,), size=SIZE, objects=objects, subject=0 if row.box else -1
+        path="a.png", class_ids=(1,), size=SIZE, objects=objects, instance=0 if row.box else -1
     )
     listing = Listing(
         source="here", entries=(entry,), class_names=row.classes.names,
