@@ -15,7 +15,7 @@ from typing import Any
 
 import record
 
-from muntin.data.shape_sets import write_classify, write_coco, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_maps
 
 CASES = [
     ("classify", "swin_tiny", 224, 2),
@@ -44,11 +44,11 @@ CHILD = """
 import json, sys, time
 import torch
 from muntin import train
-from muntin.training.learner import Learner
+from muntin.training.trainer import Trainer
 
 task, data, model, side, batch, out, device, precision, again = sys.argv[1:]
 ends, peaks = [], []
-plain = Learner.change_weights
+plain = Trainer.change_weights
 
 def peak():
     if torch.cuda.is_available() and device != "cpu":
@@ -62,7 +62,7 @@ def change(self, factor):
     ends.append(time.perf_counter())
     peaks.append(peak())
 
-Learner.change_weights = change
+Trainer.change_weights = change
 if __name__ == "__main__":
     train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
           device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,
@@ -131,7 +131,7 @@ def compare(
 
 
 def make_data(task: str, folder: Path, side: int, count: int) -> Path:
-    """Generated pictures of so many pixels a side."""
+    """Generated images of so many pixels a side."""
     size = (side, side)
     if task == "classify":
         each = -(-count // 6)

@@ -108,6 +108,31 @@ def _network(request: pytest.FixtureRequest) -> Iterator[None]:
     _Gate.open = False
 
 
+@pytest.fixture
+def no_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that forbids fused kernels; it is asked once, so what was said is forgotten."""
+    from muntin.ops.triton.window_support import find_missing
+
+    monkeypatch.setenv("MUNTIN_FUSED", "0")
+    find_missing.cache_clear()
+    yield
+    find_missing.cache_clear()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a C++ compiler, as PyTorch sees it."""
+    from torch._inductor import config, cpp_builder
+
+    ask = cpp_builder.get_cpp_compiler
+    forget = getattr(ask, "cache_clear", lambda: None)
+    monkeypatch.setenv("PATH", "")
+    forget()
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        yield
+    forget()
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU, and the accelerator where there is one."""

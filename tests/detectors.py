@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from muntin.configs import with_texts
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.heads.network import Network
 from muntin.samples import Classes
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.training.session import TrainedRun, train
 from muntin.zoo import create_backbone
 
@@ -56,7 +56,7 @@ def tiny_detector(
 
 
 def mixed_sizes(folder: Path, *, count: int = 9, sizes=((48, 64), (80, 56), (90, 120))) -> Path:
-    """A COCO data set without a val part whose pictures have several sizes."""
+    """A COCO data set without a val part whose images have several sizes."""
     images, annotations, categories = [], [], []
     (folder / "train").mkdir(parents=True)
     for number, size in enumerate(sizes):
@@ -82,7 +82,8 @@ def mixed_sizes(folder: Path, *, count: int = 9, sizes=((48, 64), (80, 56), (90,
 def train_detector(
     task: str, data: Path, out: Path, *, head: str = "", settings=None, **options: Any
 ) -> TrainedRun:
-    """Train a tiny detector in seconds; a resumed run keeps what it began with."""
+    """Train a tiny detector without drawing; a resumed run keeps what it began with."""
+    options = {"pictures": False, **options}
     if options.get("resume"):
         return train(task, data, out=out, quiet=True, settings=settings, **options)
     if "config" not in options:
@@ -95,8 +96,21 @@ def train_detector(
     return train(task, data, out=out, quiet=True, settings=settings, **options)
 
 
-def empty_pictures(data: Path, part: str, numbers: set[int]) -> None:
-    """Take the objects of some pictures out of a data set that `write_coco` made."""
+def train_dense(task: str, data: Path, out: Path, *, settings=None, **options: Any) -> TrainedRun:
+    """The same for maps and keypoints, whose heads have one width."""
+    options = {"pictures": False, **options}
+    if options.get("resume"):
+        return train(task, data, out=out, quiet=True, settings=settings, **options)
+    chosen = {
+        "model": BODY, "img_size": 64, "epochs": 2, "batch_size": 4, "weights": "none",
+        "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    settings = {**BODY_SETTINGS, "head.channels": 16, "train.warmup": 0, **(settings or {})}
+    return train(task, data, out=out, quiet=True, settings=settings, **{**chosen, **options})
+
+
+def empty_images(data: Path, part: str, numbers: set[int]) -> None:
+    """Take the objects of some images out of a data set that `write_coco` made."""
     file = data / "annotations" / f"instances_{part}.json"
     values = json.loads(file.read_text())
     wanted = {image["id"] for n, image in enumerate(values["images"]) if n not in numbers}
@@ -105,5 +119,5 @@ def empty_pictures(data: Path, part: str, numbers: set[int]) -> None:
 
 
 def blank(size=(48, 64), colour=128) -> Image.Image:
-    """A picture of nothing."""
+    """An image of nothing."""
     return Image.new("RGB", (size[1], size[0]), (colour,) * 3)

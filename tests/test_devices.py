@@ -20,7 +20,7 @@ from muntin.errors import ConfigError
 def test_devices():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ConfigError, match=r"device must be one that this machine has \(cpu.*'tpu'"):
+    with pytest.raises(ConfigError, match=r"device.*cpu.*'tpu'"):
         choose_device("tpu")
 
 
@@ -31,12 +31,6 @@ def test_precision_and_measures():
     assert memory_mib() > 10
 
 
-def test_compiler(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    from torch._inductor import cpp_builder
-
-    cpp_builder.get_cpp_compiler.cache_clear() if hasattr(
-        cpp_builder.get_cpp_compiler, "cache_clear"
-    ) else None
+@pytest.mark.usefixtures("no_compiler")
+def test_compiler():
     assert has_compiler() is False

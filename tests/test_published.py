@@ -10,11 +10,11 @@ import torch
 
 import muntin
 from muntin.commands import main
-from muntin.data.joint import SceneConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.published import COCO_NAMES, open_published, read_class_names
 from muntin.runs import Run
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from muntin.weights.files import write_weights
 
 NAMES = ("cat", "dog")
@@ -51,8 +51,8 @@ def test_the_run_predicts_what_the_detector_finds(detector, weights, tmp_path):
     )
     assert report.size_rule == "openmmlab"
     assert run.config.task == "detect"
-    picture = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
-    found = muntin.load(tmp_path / "run")(picture)[0]
+    image = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
+    found = muntin.load(tmp_path / "run")(image)[0]
     state = muntin.load(tmp_path / "run").network.state_dict()
     assert all(tensor.equal(state[name]) for name, tensor in detector.state_dict().items())
     assert len(found) > 0
@@ -85,12 +85,12 @@ def test_a_keypoint_rcnn_from_the_command_line(tmp_path, capsys):
     assert "pose, 1 classes" in capsys.readouterr().out
     run = Run.open(tmp_path / "run")
     assert run.task is find_task("pose", "keypoint_rcnn")
-    assert run.config.augment == SceneConfig()
+    assert run.config.augment == DetectionAugmentConfig()
     predictor = muntin.load(run.path, select={"score_threshold": 0.0})
     state = predictor.network.state_dict()
     assert all(state[name].equal(tensor) for name, tensor in network.state_dict().items())
-    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
-    found = predictor(picture)[0]
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    found = predictor(image)[0]
     assert found.keypoints.shape == (len(found), 17, 3)
     assert found.keypoint_names[0] == "nose"
 
@@ -126,8 +126,8 @@ def test_a_published_segmenter(tmp_path):
         tmp_path / "a.safetensors", tmp_path / "run", class_names=NAMES, **options
     )
     assert (run.config.task, run.preprocessing.short_side) == ("semantic", 512)
-    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    found = muntin.load(run.path)(picture)[0]
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    found = muntin.load(run.path)(image)[0]
     assert found.size == (40, 60)
     assert found.class_names == NAMES
     with pytest.raises(ConfigError, match="Unknown head 'upernett'"):

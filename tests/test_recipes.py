@@ -34,20 +34,20 @@ def test_recipes(group, name):
     ],
 )  # fmt: skip
 def test_wrong_training_values(name, value):
-    with pytest.raises(ConfigError, match=rf"train.{name} must be from .* got {value}"):
+    with pytest.raises(ConfigError, match=rf"train\.{name}\b.*{value}"):
         TrainConfig(**{name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), [("devices", 0), ("workers", -2)])
 def test_wrong_machine_values(name, value):
-    with pytest.raises(ConfigError, match=rf"machine.{name} must be from .* got {value}"):
+    with pytest.raises(ConfigError, match=rf"machine\.{name}\b.*{value}"):
         MachineConfig(**{name: value})
 
 
 def test_unknown_recipe():
-    with pytest.raises(ConfigError, match=r"Unknown recipe 'imagnet'. Did you mean 'imagenet'"):
+    with pytest.raises(ConfigError, match=r"'imagnet'.*'imagenet'"):
         find_recipe("imagnet")
-    with pytest.raises(ConfigError, match=r"Unknown recipe 'coco-3x'.*imagenet"):
+    with pytest.raises(ConfigError, match=r"'coco-3x'.*imagenet"):
         find_recipe("coco-3x")
-    with pytest.raises(ConfigError, match=r"Unknown recipe 'imagenet'.*coco-3x"):
+    with pytest.raises(ConfigError, match=r"'imagenet'.*coco-3x"):
         find_recipe("imagenet", "detection")

@@ -38,5 +38,5 @@ def test_nothing_has_no_best():
 
 
 def test_columns_of_different_length_are_refused():
-    with pytest.raises(ShapeError, match=r"equally long, got 2, 2 and 1"):
+    with pytest.raises(ShapeError, match="2, 2 and 1"):
         make(names=("cat",))

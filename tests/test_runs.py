@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from muntin.data.joint import SceneConfig
-from muntin.data.label_maps import MapConfig
-from muntin.data.subjects import SubjectConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.keypoint_transforms import KeypointAugmentConfig
+from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.errors import ConfigError, RunError
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
@@ -67,7 +67,7 @@ def test_old_files_are_read(name):
     old = RunConfig.from_dict(OLD[name])
     assert old.head == head
     assert old.augment == RECIPES[kind]["small-data"].augment
-    assert old.reading.strict
+    assert old.data_config.strict
     new = old.to_dict()
     assert new["augment"]["kind"] == type(old.augment).kind
     assert head is None or new["head"]["kind"] == type(head).kind
@@ -75,10 +75,18 @@ def test_old_files_are_read(name):
 
 
 SHORT = {
-    "semantic": ("upernet", {"flip": 0.5, "jitter": 0.3}, MapConfig(flip=0.5, jitter=0.3)),
-    "detect": ("fcos", {"scale": [0.5, 2], "flip": 0}, SceneConfig(scale=(0.5, 2.0), flip=0.0)),
-    "pose": ("vitpose", {"flip": 0.5, "jitter": 0.3}, SubjectConfig(flip=0.5, jitter=0.3)),
-    "nothing": ("upernet", {}, MapConfig()),
+    "semantic": (
+        "upernet",
+        {"flip": 0.5, "jitter": 0.3},
+        SegmentationAugmentConfig(flip=0.5, jitter=0.3),
+    ),
+    "detect": (
+        "fcos",
+        {"scale": [0.5, 2], "flip": 0},
+        DetectionAugmentConfig(scale=(0.5, 2.0), flip=0.0),
+    ),
+    "pose": ("vitpose", {"flip": 0.5, "jitter": 0.3}, KeypointAugmentConfig(flip=0.5, jitter=0.3)),
+    "nothing": ("upernet", {}, SegmentationAugmentConfig()),
 }
 
 
@@ -92,7 +100,7 @@ def test_an_augmentation_is_that_of_its_task(case):
 
 
 def test_what_converting_wrote_for_every_task_is_mended():
-    assert RunConfig.from_dict(OLD["converted"]).augment == SceneConfig()
+    assert RunConfig.from_dict(OLD["converted"]).augment == DetectionAugmentConfig()
 
 
 @pytest.mark.parametrize("name", HEADS)

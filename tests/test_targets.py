@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from muntin.data.joint import to_targets
-from muntin.data.shapes import make_scene
+from muntin.data.box_targets import to_box_targets
+from muntin.data.synthetic_scenes import make_scene
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 
@@ -24,7 +24,7 @@ def scene_targets(seed=0, index=0, size=(90, 120), kept=None):
         areas=np.array([one.mask.sum() for one in scene.objects], np.float64),
         masks=tuple(encode_mask(one.mask) for one in scene.objects),
     )
-    return scene, to_targets(objects, size, kept or size)
+    return scene, to_box_targets(objects, size, kept or size)
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -77,7 +77,7 @@ def test_a_box_over_the_edge_and_objects_in_other_layers():
         class_ids=np.array([0, 1]), crowd=np.zeros(2, bool), areas=np.ones(2),
         masks=(encode_mask(bitmap), encode_mask(over)),
     )  # fmt: skip
-    targets = to_targets(objects, (20, 30), (20, 30))
+    targets = to_box_targets(objects, (20, 30), (20, 30))
     assert targets.layers.shape == (2, 20, 30)
     assert sorted(targets.layer_of.tolist()) == [0, 1]
     boxes = targets.boxes
@@ -98,14 +98,14 @@ def test_crowds_and_objects_without_masks_have_no_layer():
         class_ids=np.array([0, 1, 2]), crowd=np.array([True, False, False]), areas=np.ones(3),
         masks=(mask, mask, None),
     )  # fmt: skip
-    targets = to_targets(objects, (8, 8), (8, 8))
+    targets = to_box_targets(objects, (8, 8), (8, 8))
     assert targets.class_ids.tolist() == [1, 2]
     assert targets.ignored.tolist() == [[0, 0, 8, 8]]
     assert targets.layer_of.tolist() == [0, -1]
     assert int((targets.layers == 1).sum()) == 4
 
 
-def test_shrunken_pictures_keep_boxes_and_masks_together():
+def test_shrunken_images_keep_boxes_and_masks_together():
     _, targets = scene_targets(size=(90, 120), kept=(60, 80))
     whole = scene_targets(size=(90, 120))[1]
     torch.testing.assert_close(targets.boxes, whole.boxes * 2 / 3)

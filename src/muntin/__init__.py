@@ -4,27 +4,25 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from muntin._version import __version__ as __version__
+from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
     from muntin.demonstration import demo
-    from muntin.explaining import explain
-    from muntin.exporting import export
+    from muntin.explaining.showing import explain
+    from muntin.exporting.exporting import export
     from muntin.planning.forecast import Plan, plan
-    from muntin.prediction import Predictor, draw, load
-    from muntin.scoring import evaluate
+    from muntin.prediction.from_run import load
+    from muntin.prediction.predictor import Predictor, draw
+    from muntin.scoring.evaluation import evaluate
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
     from muntin.weights.loading import LoadReport, load_weights
     from muntin.zoo.building import change_model, create_backbone, create_model, list_models
     from muntin.zoo.costs import count_costs
-    from muntin.zoo.creating import (
-        create,
-        create_detector,
-        create_pose_estimator,
-        create_segmenter,
-    )
+    from muntin.zoo.creating import create, create_detector, create_pose_estimator, create_segmenter
 
 __all__ = [
     "LoadReport",
@@ -51,33 +49,22 @@ __all__ = [
     "to_dialect",
     "train",
 ]
-__version__ = "0.1.0"
-
 # torch is large: a name is imported when it is first asked for.
-_ROOMS = {
-    "demonstration": "demo",
-    "explaining": "explain",
-    "exporting": "export",
-    "planning.forecast": "Plan plan",
-    "prediction": "Predictor draw load",
-    "scoring": "evaluate",
-    "training.session": "TrainedRun train",
-    "weights.dialects": "to_dialect",
-    "weights.loading": "LoadReport load_weights",
-    "zoo": "change_model count_costs create create_backbone create_detector create_model "
-    "create_pose_estimator create_segmenter list_models",
-}
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (classes and functions)
-    if name not in _HOMES:
-        message = f"module 'muntin' has no attribute {name!r}"
-        raise AttributeError(message)
-    value = getattr(importlib.import_module(f"muntin.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__ = resolve_lazily(
+    __name__,
+    {
+        "demonstration": "demo",
+        "explaining.showing": "explain",
+        "exporting.exporting": "export",
+        "planning.forecast": "Plan plan",
+        "prediction.from_run": "load",
+        "prediction.predictor": "Predictor draw",
+        "scoring.evaluation": "evaluate",
+        "training.session": "TrainedRun train",
+        "weights.dialects": "to_dialect",
+        "weights.loading": "LoadReport load_weights",
+        "zoo.building": "change_model create_backbone create_model list_models",
+        "zoo.costs": "count_costs",
+        "zoo.creating": "create create_detector create_pose_estimator create_segmenter",
+    },
+)

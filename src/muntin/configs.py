@@ -102,6 +102,10 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
     Raises:
         ConfigError: A key is unknown, a field is missing, or a value is of another type.
     """
+    # Files of earlier versions have other names: classes whose names changed read them too.
+    upgrade = getattr(kind, "upgrade", None)
+    if upgrade is not None:
+        values = upgrade(values)
     place = f" in {where}" if where else ""
     types_of = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]

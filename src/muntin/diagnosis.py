@@ -20,7 +20,7 @@ from muntin.devices import choose_device, choose_precision, has_compiler, multip
 from muntin.engines.table import ENGINES, Engine, is_installed
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
-from muntin.zoo import create_model
+from muntin.zoo.building import create_model
 
 __all__ = ["diagnose"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,7 @@ class Features:
         tokens: Computes the tokens; None where the family has none.
         both: Computes maps and vector in one pass, in a family where the two ways take one each.
         sizes: (height, width) of the real image inside each padded one; all of it when None.
+        mask: Patches that were kept; None for all of them.
     """
 
     def __init__(
@@ -128,9 +129,12 @@ class Features:
         tokens: Callable[[], Tensor] | None = None,
         both: Callable[[], tuple[list[Tensor], Tensor]] | None = None,
         sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
     ) -> None:
         self.image_size: Size = (images.shape[2], images.shape[3])
         """(height, width) of the images as the backbone got them."""
+        self.mask = mask
+        """Patches that the backbone was given; None for all of them."""
         self._count, self._device = images.shape[0], images.device
         self._make_maps, self._make_vector = maps, vector
         self._make_tokens, self._make_both = tokens, both
@@ -187,6 +191,9 @@ class Features:
 
 class Backbone(nn.Module):
     """From images to features, at any height and width. A family writes `features`."""
+
+    blocks: nn.ModuleList | Sequence[nn.Module]
+    """All blocks, in the order in which they are computed."""
 
     @property
     def spec(self) -> FeatureSpec:
@@ -249,12 +256,6 @@ class Backbone(nn.Module):
             f"which cannot leave patches out. Choose another model."
         )
 
-    if TYPE_CHECKING:  # most families keep a ModuleList of this name, which a property would hide
-
-        @property
-        def blocks(self) -> nn.ModuleList | Sequence[nn.Module]:
-            """All blocks, in the order in which they are computed."""
-
     @property
     def stage_unit(self) -> Literal["stage", "block"]:
         """What `stage_of` counts: the stages of a hierarchy, or the blocks of a plain ViT."""
@@ -278,15 +279,15 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-def name_blocks(backbone: nn.Module) -> list[str]:
+def name_blocks(backbone: Backbone) -> list[str]:
     """Names of the blocks in their backbone, in the order of `Backbone.blocks`."""
     names = {module: name for name, module in backbone.named_modules()}
-    return [names[block] for block in cast("Backbone", backbone).blocks]
+    return [names[block] for block in backbone.blocks]
 
 
-def count_stages(backbone: nn.Module) -> int:
+def count_stages(backbone: Backbone) -> int:
     """How many stages, or blocks where `stage_unit` says so, a backbone has."""
-    return max(map(cast("Backbone", backbone).stage_of, name_blocks(backbone)), default=0)
+    return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
 def find_output_problem(

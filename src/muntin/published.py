@@ -15,11 +15,13 @@ from muntin.errors import ConfigError, DataError, RunError
 from muntin.recipes import AUGMENTS
 from muntin.runs import WEIGHTS, Run, RunConfig
 from muntin.samples import Classes
-from muntin.tasks import task_of_head
+from muntin.tasks.table import task_of_head
 from muntin.tasks.task import Task
 from muntin.weights.files import write_weights
 from muntin.weights.loading import LoadReport, load_weights
-from muntin.zoo import ALIASES, ModelEntry, create, find_model
+from muntin.zoo.building import find_model
+from muntin.zoo.creating import create
+from muntin.zoo.table import ALIASES, ModelEntry
 
 __all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 
@@ -118,10 +120,10 @@ def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  
         img_size=(512, 512), mean=entry.mean, std=entry.std, interpolation="bilinear"
     )
     if task.top_down:
-        return replace(plain, img_size=(256, 192), fit="subject", alignment=head.coding)
+        return replace(plain, img_size=(256, 192), fit="instance_crop", alignment=head.coding)
     if task.detects:
-        return replace(plain, img_size=(800, 1333), fit="inside")
-    return replace(plain, fit="window", short_side=512)
+        return replace(plain, img_size=(800, 1333), fit="letterbox")
+    return replace(plain, fit="sliding_window", short_side=512)
 
 
 def _usual_names(task: Task) -> tuple[str, ...]:

@@ -1,17 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set is made of: where each picture is and what is known about it.
+"""Data sets: where each image is and what is annotated in it.
 
-A `Listing` names pictures without opening them. It never knows who made it: a folder, an archive,
-a CSV and a COCO file give the same listing.
+A `Listing` names images without opening them. It does not depend on the layout: a folder, an
+archive, a CSV and a COCO file give the same listing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,12 +24,13 @@ __all__ = [
     "DataSets",
     "Entry",
     "Listing",
-    "MaskCoding",
+    "MaskEncoding",
     "Objects",
     "Problem",
     "Segmentation",
     "Skeleton",
     "TaskKind",
+    "rename_keys",
 ]
 
 
@@ -39,15 +40,15 @@ TaskKind = Literal["classification", "detection", "segmentation", "keypoints"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Objects:
-    """What is annotated in one picture, one row an object, in pixels of the original picture.
+    """What is annotated in one image, one row an object, in pixels of the original image.
 
     Attributes:
-        boxes: Left, top, right and bottom edge of each; (0, 0) is the outer corner of the picture.
+        boxes: Left, top, right and bottom edge of each; (0, 0) is the outer corner of the image.
         class_ids: Class number of each.
-        crowd: Whether a row stands for a group that could not be told apart: never learnt from,
+        crowd: Whether a row is a group of objects (COCO: iscrowd): never trained on,
             and neither right nor wrong when it is found.
-        areas: Area of each, by which COCO tells small from large: of the mask where there is one.
-            Of subjects with keypoints 0 where nobody says it.
+        areas: Area of each, for COCO's small, medium and large: of the mask if there is one.
+            0 if unknown (instances with keypoints only).
         masks: Mask of each as it was written, None where there is none; empty when no object of
             the set has one.
         keypoints: x, y and visibility of each keypoint of each object: 2 seen, 1 covered, 0
@@ -81,8 +82,8 @@ class Objects:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskCoding:
-    """What the values of mask files stand for.
+class MaskEncoding:
+    """The classes that values of mask files encode.
 
     Attributes:
         kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
@@ -98,27 +99,32 @@ class MaskCoding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skeleton:
-    """The keypoints of a subject and how they belong together; numbers count from 0.
+    """The keypoints of an instance and how they belong together; numbers count from 0.
 
     Attributes:
         names: Name of each keypoint.
-        links: Pairs of keypoints that drawings join by a line.
-        pairs: Pairs of left and right, which change places in the mirror.
-        mirrored: Whether a mirror image is a picture of the same kind.
+        edges: Pairs of keypoints that drawings join by a line.
+        flip_pairs: Pairs of left and right, which are swapped in a mirrored image.
+        mirrored: Whether a mirror image is an image of the same kind.
         sigmas: How far people who mark the same point lie apart, one a keypoint, relative to the
-            size of the subject (the root of its area): what OKS is measured by.
+            size of the instance (the root of its area): what OKS is measured by.
     """
 
     names: tuple[str, ...]
-    links: tuple[tuple[int, int], ...] = ()
-    pairs: tuple[tuple[int, int], ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
     mirrored: bool = False
     sigmas: tuple[float, ...] = ()
+
+    @staticmethod
+    def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the values of an older ``classes.json`` in today's words."""
+        return rename_keys(values, {"links": "edges", "pairs": "flip_pairs"})
 
     @property
     def partners(self) -> tuple[int, ...]:
         """The keypoint that each one becomes in the mirror."""
-        partner = dict(self.pairs) | {right: left for left, right in self.pairs}
+        partner = dict(self.flip_pairs) | {right: left for left, right in self.flip_pairs}
         return tuple(partner.get(number, number) for number in range(len(self.names)))
 
 
@@ -128,31 +134,42 @@ class Classes:
 
     Attributes:
         names: Class names in the order of the class numbers.
-        multi_label: Whether a picture may have any number of them.
-        coding: What the values of mask files stand for; None where there are none.
-        skeleton: The keypoints of each subject; None where the task has none.
+        multi_label: Whether an image may have any number of them.
+        encoding: The classes that values of mask files encode; None if there are none.
+        skeleton: The keypoints of each instance; None where the task has none.
     """
 
     names: tuple[str, ...]
     multi_label: bool = False
-    coding: MaskCoding | None = None
+    encoding: MaskEncoding | None = None
     skeleton: Skeleton | None = None
+
+    @staticmethod
+    def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the values of an older ``classes.json`` in today's words."""
+        return rename_keys(values, {"coding": "encoding"})
+
+
+def rename_keys(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Rename keys from old names to new ones; a key that has its new name already wins."""
+    renamed = {names.get(key, key): value for key, value in values.items()}
+    return {**renamed, **{key: values[key] for key in names.values() if key in values}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One picture and what is known about it.
+    """One image and what is known about it.
 
     Attributes:
         path: The file, relative to the source of its listing, with forward slashes.
         class_ids: One number for single-label data, none to all for multi-label data and for
-            pictures with objects.
-        group: Pictures of one group (a patient, a video) must not be parted by a split; "" = none.
-        size: (height, width) in pixels, where the annotations say it.
+            images with objects.
+        group: Images of one group (a patient, a video) stay in one set of a split; "" = none.
+        size: (height, width) in pixels, if the annotations have it.
         objects: What is annotated in it; None where the task has no objects.
-        mask: The file that says the class of each pixel, likewise relative; "" where the task has
-            no such files.
-        subject: Which of the objects the entry is about, where a picture has one entry for each;
+        mask: The mask file, likewise relative; "" if the task has
+            none.
+        instance: Which of the objects the entry is about, where an image has one entry for each;
             -1 = all of them.
     """
 
@@ -162,54 +179,64 @@ class Entry:
     size: Size | None = None
     objects: Objects | None = None
     mask: str = ""
-    subject: int = -1
+    instance: int = -1
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """Left, top, right and bottom edge of the subject in pixels; None without one."""
-        if self.subject < 0 or self.objects is None:
+        """Left, top, right and bottom edge of the instance in pixels; None without one."""
+        if self.instance < 0 or self.objects is None:
             return None
-        left, top, right, bottom = self.objects.boxes[self.subject].tolist()
+        left, top, right, bottom = self.objects.boxes[self.instance].tolist()
         return left, top, right, bottom
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """The pictures of one set, in a fixed order.
+    """The images of one set, in a fixed order.
 
     Attributes:
         source: The folder or archive that the paths of the entries are in.
-        entries: The pictures.
-        class_names: What the class numbers stand for.
-        multi_label: Whether a picture may have any number of classes.
-        coding: What the values of mask files stand for; None where there are none.
-        skeleton: The keypoints of each subject; None where the task has none.
+        entries: The images.
+        class_names: Name of each class number.
+        multi_label: Whether an image may have any number of classes.
+        encoding: The classes that values of mask files encode; None if there are none.
+        skeleton: The keypoints of each instance; None where the task has none.
     """
 
     source: str
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
     multi_label: bool = False
-    coding: MaskCoding | None = None
+    encoding: MaskEncoding | None = None
     skeleton: Skeleton | None = None
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         return len(self.entries)
 
     @property
+    def kind(self) -> TaskKind:
+        """What is annotated: keypoints only where an entry is one instance."""
+        if self.encoding is not None:
+            return "segmentation"
+        first = self.entries[0] if self.entries else None
+        if first is None or first.objects is None:
+            return "classification"
+        return "detection" if first.instance < 0 or self.skeleton is None else "keypoints"
+
+    @property
     def unit(self) -> str:
-        """What an entry is about, in the plural: "pictures", or "subjects" of pictures."""
-        return "subjects" if any(entry.subject >= 0 for entry in self.entries) else "pictures"
+        """What an entry is about, in the plural: "images", or "instances" of images."""
+        return "instances" if any(entry.instance >= 0 for entry in self.entries) else "images"
 
     @property
     def num_classes(self) -> int:
-        """Count the classes, those without pictures included."""
+        """Count the classes, those without images included."""
         return len(self.class_names)
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """Pictures of each class, in the order of `class_names`."""
+        """Images of each class, in the order of `class_names`."""
         counts = Counter(class_id for entry in self.entries for class_id in entry.class_ids)
         return tuple(counts[class_id] for class_id in range(len(self.class_names)))
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a head learns from, in pixels of the picture that the network sees."""
+"""Targets of a head, in pixels of the image that the network sees."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.shapes import Bool, Float, Int
+from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["BoxTargets", "Keypoints", "LabelMap", "Target"]
+__all__ = ["IGNORED", "BoxTargets", "Keypoints", "LabelMap", "Target"]
+
+IGNORED = -1
+"""Label of pixels that are neither learnt from nor scored."""
 
 
 class BoxTargets(NamedTuple):
-    """The objects of one picture.
+    """The objects of one image.
 
     Masks are kept in layers: a layer holds, at each pixel, 1 + the number of the object that is
     there, and objects that overlap lie in different layers. Hundreds of objects that hardly
@@ -24,7 +27,7 @@ class BoxTargets(NamedTuple):
     Attributes:
         boxes: Left, top, right and bottom edge.
         class_ids: Class number of each.
-        ignored: Boxes of crowds: what is found there is neither right nor wrong.
+        ignored: Boxes of crowds: detections there are neither right nor wrong.
         layers: Objects at each pixel; L is 0 where there are no masks.
         layer_of: Layer that holds the mask of each object; -1 when it has none.
         points: x, y and visibility of each keypoint of each object, (N, P, 3), with (0, 0) in the
@@ -38,8 +41,24 @@ class BoxTargets(NamedTuple):
     layer_of: Int[Tensor, " N"]
     points: Tensor | None = None
 
+    @classmethod
+    def empty(cls, size: Size) -> BoxTargets:
+        """Give the targets of an image of `size` without objects."""
+        return cls(
+            boxes=torch.zeros(0, 4),
+            class_ids=torch.zeros(0, dtype=torch.long),
+            ignored=torch.zeros(0, 4),
+            layers=torch.zeros(0, *size, dtype=torch.int32),
+            layer_of=torch.zeros(0, dtype=torch.long),
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether images of one batch differ in size and are padded: they do with boxes."""
+        return True
+
     def to(self, device: torch.device) -> BoxTargets:
-        """Bring everything to a device."""
+        """Copy to a device."""
         points = None if self.points is None else self.points.to(device)
         return BoxTargets(
             boxes=self.boxes.to(device),
@@ -76,7 +95,7 @@ class BoxTargets(NamedTuple):
 
 
 class LabelMap(NamedTuple):
-    """The class of every pixel of one picture.
+    """The class of every pixel of one image.
 
     Attributes:
         labels: Class numbers, int16; below 0 where a pixel is neither learnt from nor scored.
@@ -84,28 +103,52 @@ class LabelMap(NamedTuple):
 
     labels: Int[Tensor, "H W"]
 
+    @classmethod
+    def empty(cls, size: Size) -> LabelMap:
+        """Give the labels of an image of `size` with every pixel ignored."""
+        return cls(torch.full(size, IGNORED, dtype=torch.int16))
+
+    @property
+    def padded(self) -> bool:
+        """Whether images of one batch differ in size and are padded: they do with masks."""
+        return True
+
     def to(self, device: torch.device) -> LabelMap:
-        """Bring it to a device."""
+        """Copy to a device."""
         return LabelMap(self.labels.to(device))
 
 
 class Keypoints(NamedTuple):
-    """The keypoints of one subject.
+    """The keypoints of one instance.
 
     Attributes:
         points: x and y of each; anything where it is not known. (0, 0) is the middle of a pixel.
-        known: Which are to be learnt.
-        frame: Left, top, right and bottom of what is seen of the subject, from point to point.
+        known: Which are trained on.
+        frame: Left, top, right and bottom of what is seen of the instance, from point to point.
     """
 
     points: Float[Tensor, "P 2"]
     known: Bool[Tensor, " P"]
     frame: Float[Tensor, " 4"]
 
+    @classmethod
+    def empty(cls, count: int) -> Keypoints:
+        """Give `count` keypoints that are all unknown."""
+        return cls(
+            points=torch.zeros(count, 2),
+            known=torch.zeros(count, dtype=torch.bool),
+            frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether images of one batch differ in size and are padded: crops never do."""
+        return False
+
     def to(self, device: torch.device) -> Keypoints:
-        """Bring everything to a device."""
+        """Copy to a device."""
         return Keypoints(*(part.to(device) for part in self))
 
 
 Target = BoxTargets | LabelMap | Keypoints
-"""What is known of one picture beyond its label."""
+"""What is known of one image beyond its label."""

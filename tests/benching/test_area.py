@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel costs as pictures grow."""
+"""What a pixel costs as images grow."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import json
 
 import pytest
 
-from muntin.benching import area
 from muntin.benching.area import bench_area
 from muntin.benching.request import bench_by_name
 from muntin.benching.showing import show_rows
 from muntin.errors import ConfigError
 
 
-def test_batches_have_equally_many_pixels(monkeypatch):
+def test_batches_have_equally_many_pixels():
     asked = []
 
     def answer(job):
         asked.append((job["model"], job["size"][0], job["batch_size"]))
         return {"peak_mib": 30.0, "weights_mib": 10.0, "loss": 0.0}
 
-    monkeypatch.setattr(area, "measure_in_a_process", answer)
-    found = bench_area("swin_nano", rounds=1, sides=(32, 64, 128), beside="vit_tiny")
+    found = bench_area("swin_nano", rounds=1, sides=(32, 64, 128), beside="vit_tiny", weigh=answer)
     json.dumps(found)
     assert asked == [
         (name, side, count)
@@ -36,16 +34,16 @@ def test_batches_have_equally_many_pixels(monkeypatch):
         assert row["ms_per_mp"]["median"] > 0
         assert row["against_best_rival"] is not None
     titles, cells = show_rows(found)
-    assert titles[:6] == ["map", "pictures", "contestant", "precision", "ms/Mpixel", "spread"]
+    assert len(titles) == len(cells[0])
     assert [line[0] for line in cells] == ["32x32"] * 2 + ["64x64"] * 2 + ["128x128"] * 2
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"batch_size": -3}])
 def test_numbers_are_checked_before_anything_is_built(wrong):
-    with pytest.raises(ConfigError, match=r"(rounds|batch_size) must be from 1"):
+    with pytest.raises(ConfigError, match=r"rounds|batch_size"):
         bench_by_name("inference", "no such model", **wrong)
 
 
 def test_a_size_is_refused():
-    with pytest.raises(ConfigError, match=r"size must be left out"):
+    with pytest.raises(ConfigError, match="size"):
         bench_area("swin_nano", size=(64, 64))

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from muntin.benching import entrants
 from muntin.benching.entrants import (
     choose_peers,
     compare_rows,
@@ -26,19 +27,16 @@ def row(name, value, rival, **more):
 
 
 def test_unknown_peers_are_refused():
-    with pytest.raises(ConfigError, match=r"peer 'tim'.*timm"):
+    with pytest.raises(ConfigError, match=r"'tim'.*timm"):
         choose_peers(["tim"], ("timm",), lambda line: None)
 
 
 def test_peers_that_cannot_are_left_out_with_a_word(monkeypatch):
-    monkeypatch.setattr(entrants, "is_installed", lambda name: name != "torchvision")
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
     said = []
     names = ["timm", "torchvision", "openvino"]
     assert choose_peers(names, ("timm", "torchvision"), said.append) == ["timm"]
-    assert said == [
-        "left out: torchvision, which is not installed",
-        "left out: openvino, which does not do this kind of work",
-    ]
+    assert ["torchvision" in said[0], "openvino" in said[1], len(said)] == [True, True, 2]
 
 
 @pytest.mark.parity
@@ -56,10 +54,7 @@ def test_peers_without_the_model_or_the_size_are_left_out_with_a_word():
     nano, tiny = create_model("swin_nano"), create_model("vit_tiny")
     assert enter_peers(["timm"], "swin_nano", nano, (64, 64), said.append) == []
     assert enter_peers(["timm"], "vit_tiny", tiny, (64, 96), said.append) == []
-    assert said == [
-        "left out: timm, which does not have this model",
-        "left out: timm, whose model does not read 64 x 96 pixels",
-    ]
+    assert ["timm" in said[0], "64 x 96" in said[1], len(said)] == [True, True, 2]
 
 
 def test_nothing_is_dropped_at_random():
@@ -93,5 +88,5 @@ def test_spread():
 
 def test_compiled_is_refused_where_it_changes_nothing():
     refuse_compiled(False, "data", "where nothing can be compiled")
-    with pytest.raises(ConfigError, match=r"compiled must be False to bench data, where .* True"):
+    with pytest.raises(ConfigError, match=r"compiled.*data.*True"):
         refuse_compiled(True, "data", "where nothing can be compiled")

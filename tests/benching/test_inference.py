@@ -30,5 +30,5 @@ def test_contestants_say_the_same():
 
 
 def test_an_unknown_peer():
-    with pytest.raises(ConfigError, match=r"Unknown peer 'tim'. Did you mean 'timm'"):
+    with pytest.raises(ConfigError, match=r"'tim'.*'timm'"):
         bench_inference("swin_nano", peers=("tim",))

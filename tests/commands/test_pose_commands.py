@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from muntin.data.pose import list_pose
-from muntin.data.shape_sets import write_coco, write_frames
+from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.prediction import load
 from muntin.prediction.video import write_video
 from muntin.runs import write_results
 from tests.commands.refusing import refuses
-from tests.detectors import BODY, BODY_SETTINGS
+from tests.detectors import BODY, BODY_SETTINGS, train_dense, train_detector
 
 OPTIONS = [
     *(f"--set={name}={value}" for name, value in {**BODY_SETTINGS, "head.channels": 16}.items()),
@@ -34,18 +34,18 @@ def data(tmp_path_factory):
     return write_frames(folder, num_train=6, num_val=2, size=(64, 80))
 
 
-@pytest.fixture
-def run(muntin, data, tmp_path):
-    out = tmp_path / "run"
-    assert muntin("train", "pose", data, "--out", out, *OPTIONS)[0] == 0
-    return out
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A run that nobody changes."""
+    return train_dense("pose", data, tmp_path_factory.mktemp("runs") / "poses", epochs=1).path
 
 
-def test_from_beginning_to_end(muntin, run, data, tmp_path):
-    said = muntin("check", "pose", data)[1]
-    assert "fine" in said
-    assert said.endswith("fine\n")
+def test_from_beginning_to_end(muntin, data, tmp_path):
+    run = tmp_path / "run"
+    code, said, _ = muntin("check", "pose", data)
+    assert code == 0
     assert "5 keypoints" in said
+    assert muntin("train", "pose", data, "--out", run, *OPTIONS)[0] == 0
     code, said, _ = muntin("eval", run, data)
     assert code == 0
     for figure in ("oks_ap", "pck", "mean_pixel_error", "centre"):
@@ -57,13 +57,12 @@ def test_from_beginning_to_end(muntin, run, data, tmp_path):
     drawn = tmp_path / "drawn"
     code, said, _ = muntin("predict", run, data / "val", "--out", drawn, "--tta")
     assert code == 0
-    assert "1 subject" in said
     assert len(list(drawn.glob("*.png"))) == 2
     rows = list(csv.reader((drawn / "poses.csv").read_text().splitlines()))
     assert [row[0] for row in rows[:3]] == ["scorer", "bodyparts", "coords"]
     assert (drawn / rows[3][0]).resolve() == data / "val" / "00000.jpg", "as seen from the table"
     assert all(0 <= float(cell) <= 1 for cell in rows[3][3::3])
-    assert "sure keypoints score 0.3 or more" in said
+    assert "0.3" in said
     again = list_pose(drawn / "poses.csv").train
     assert len(again) == 2, "the table is read where it lies"
     assert (Path(again.source) / again.entries[0].path).is_file()
@@ -76,15 +75,14 @@ def test_what_is_left_out_is_counted(muntin, data, tmp_path):
     table.write_text("\n".join([*lines[:-1], lines[-1] + ",1"]) + "\n")
     code, said, _ = muntin("check", "pose", broken)
     assert code == 0
-    assert said.endswith("fine but for 1 warning above\n")
+    assert "1 warning" in said
 
 
-def test_a_score_for_whole_pictures(muntin, run, data):
-    picture = data / "val" / "00000.jpg"
-    code, said, _ = muntin("predict", run, picture, "--threshold=1")
-    assert code == 0
-    assert "0 subjects, 0 sure keypoints" in said
-    assert "subjects: those that score 1 or more" in said
+def test_a_score_for_whole_images(muntin, run, data):
+    image = data / "val" / "00000.jpg"
+    assert muntin("predict", run, image, "--threshold=1")[0] == 0
+    found = json.loads(muntin("predict", run, image, "--threshold=1", "--json")[1])
+    assert found[0]["poses"] == []
 
 
 def test_json(muntin, run, data):
@@ -103,8 +101,8 @@ def test_a_video(muntin, run, tmp_path):
     code, said, _ = muntin("predict", run, clip, "--out", out)
     assert code == 0
     assert "6 frames" in said
-    assert "nothing was written" not in said
-    assert "nothing was written: --out" in muntin("predict", run, clip)[1]
+    assert "--out" not in said
+    assert "--out" in muntin("predict", run, clip)[1]
     rows = list(csv.reader((out / "clip.csv").read_text().splitlines()))
     assert [row[0] for row in rows[3:]] == [str(n) for n in range(6)]
     assert (out / "clip.mp4").stat().st_size > 0
@@ -117,33 +115,31 @@ def test_a_video_that_cannot_be_read_is_left_out(muntin, run, data, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
     clip = write_video(tmp_path / "clip.mp4", [Image.new("RGB", (80, 64))] * 2, Fraction(5))
-    picture = data / "val" / "00000.jpg"
-    code, said, err = muntin("predict", run, broken, clip, picture, "--out", tmp_path / "out")
+    image = data / "val" / "00000.jpg"
+    code, said, err = muntin("predict", run, broken, clip, image, "--out", tmp_path / "out")
     assert code == 1
-    assert "clip.mp4: 2 frames" in said
-    assert "00000.jpg: 1 subject" in said
-    assert f"left out: '{broken}' must be a video" in err
+    assert "clip.mp4" in said
+    assert "00000.jpg" in said
+    assert str(broken) in err
     assert "Errno" not in err
     assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["clip.mp4"]
-    assert refuses(muntin("predict", run, broken), "must be a video")
+    assert refuses(muntin("predict", run, broken), str(broken))
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
 @pytest.mark.slow
 def test_a_run_of_boxes_without_any(muntin, data, tmp_path):
     scenes = write_coco(tmp_path / "scenes", num_train=6, num_val=2, size=(64, 80))
-    assert muntin("train", "pose", scenes, "--out", tmp_path / "run", *OPTIONS)[0] == 0
-    assert "trained on boxes" not in muntin("eval", tmp_path / "run", scenes)[2]
-    assert "this data has none" in muntin("eval", tmp_path / "run", data)[2]
+    train_dense("pose", scenes, tmp_path / "run", epochs=1)
+    assert not muntin("eval", tmp_path / "run", scenes, "--json")[2]
+    assert "boxes" in muntin("eval", tmp_path / "run", data, "--json")[2]
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_a_detector(muntin, tmp_path):
     scenes = write_coco(tmp_path / "scenes", num_train=6, num_val=2, size=(64, 80))
-    chosen = (("pose", "pose", "head.channels"), ("detect", "boxes", "head.neck.channels"))
-    for task, name, wide in chosen:
-        options = [word.replace("head.channels", wide) for word in OPTIONS]
-        assert muntin("train", task, scenes, "--out", tmp_path / name, *options)[0] == 0
+    train_dense("pose", scenes, tmp_path / "pose", epochs=1)
+    train_detector("detect", scenes, tmp_path / "boxes", epochs=1)
     words = ["predict", tmp_path / "pose", scenes / "val", "--detector", tmp_path / "boxes"]
     found = json.loads(muntin(*words, "--json")[1])
     assert len(found) == 2
@@ -154,27 +150,28 @@ def test_a_detector(muntin, tmp_path):
     write_results(tmp_path / "boxes", 1, {"box_ap": 0.9, "best_threshold": 0.1})
     figures = json.loads(muntin(*words)[1])
     assert figures["threshold"] == pytest.approx(0.1, abs=1e-3)
-    assert "were found with a score of 0.10 or more" in muntin(*words[:-1])[1]
+    assert "0.10" in muntin(*words[:-1])[1]
     words = ["predict", tmp_path / "pose", scenes / "val", "--detector", tmp_path / "boxes"]
-    assert "boxes from 0.10 on, the best F1 in validation (--threshold)" in muntin(*words)[1]
+    said = muntin(*words)[1]
+    assert "0.10" in said
+    assert "--threshold" in said
     assert load(tmp_path / "pose", detector=tmp_path / "boxes").least == figures["threshold"]
-    code, said, _ = muntin(*words, "--threshold=0.99")
-    assert "boxes from 0.99 on (--threshold)" in said
-    assert "0 subjects" in said
+    found = json.loads(muntin(*words, "--threshold=0.99", "--json")[1])
+    assert [one["poses"] for one in found] == [[], []]
     code, _, err = muntin("predict", tmp_path / "pose", scenes / "val")
     assert code == 0
     assert "--detector" in err
     words = ["predict", tmp_path / "boxes", scenes / "val", "--detector", tmp_path / "boxes"]
-    assert refuses(muntin(*words), "a detector is for keypoints")
-    assert refuses(muntin("eval", tmp_path / "boxes", scenes, "--tta"), "without tta")
+    assert refuses(muntin(*words), "detector")
+    assert refuses(muntin("eval", tmp_path / "boxes", scenes, "--tta"), "tta")
 
 
 def test_wrong_words(muntin, run, data, tmp_path):
-    picture = data / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, picture, "--detector", run), "muntin train detect")
-    assert refuses(muntin("predict", run, picture, "--tile=64"), "no use for tile")
-    assert refuses(muntin("predict", run, tmp_path / "none.mp4"), "must be a video")
+    image = data / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, image, "--detector", run), "detect")
+    assert refuses(muntin("predict", run, image, "--tile=64"), "tile")
+    assert refuses(muntin("predict", run, tmp_path / "none.mp4"), "none.mp4")
     words = ["train", "pose", data, "--out", tmp_path / "other"]
-    assert refuses(muntin(*words, "--head=fcos"), "muntin train detect")
-    assert refuses(muntin("train", "pose", tmp_path / "none"), "found nothing at")
-    assert refuses(muntin("train", "pose", data / "val" / "00000.jpg"), "DATA must be a folder")
+    assert refuses(muntin(*words, "--head=fcos"), "'fcos'", "detect")
+    assert refuses(muntin("train", "pose", tmp_path / "none"), "none")
+    assert refuses(muntin("train", "pose", data / "val" / "00000.jpg"), "DATA")

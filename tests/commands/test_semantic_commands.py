@@ -9,11 +9,15 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
-from muntin.data.shape_sets import write_coco, write_maps
+from muntin.data.synthetic_sets import write_coco, write_maps
+from muntin.recipes import MachineConfig
 from muntin.run_lengths import decode_mask
+from muntin.training.preparation import prepare
+from muntin.training.request import Request
 from tests.commands.refusing import refuses
-from tests.detectors import BODY, BODY_SETTINGS
+from tests.detectors import BODY, BODY_SETTINGS, train_dense
 
 OPTIONS = [
     *(f"--set={name}={value}" for name, value in {**BODY_SETTINGS, "head.channels": 16}.items()),
@@ -28,15 +32,16 @@ def data(tmp_path_factory):
     return write_maps(folder, num_train=6, num_val=2, size=(64, 80))
 
 
-@pytest.fixture
-def run(muntin, data, tmp_path):
-    out = tmp_path / "run"
-    assert muntin("train", "semantic", data, "--out", out, *OPTIONS)[0] == 0
-    return out
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A run that nobody changes, but for what eval draws."""
+    return train_dense("semantic", data, tmp_path_factory.mktemp("runs") / "maps", epochs=1).path
 
 
-def test_from_beginning_to_end(muntin, run, data, tmp_path):
-    assert "fine" in muntin("check", "semantic", data)[1]
+def test_from_beginning_to_end(muntin, data, tmp_path):
+    assert muntin("check", "semantic", data)[0] == 0
+    run = tmp_path / "run"
+    assert muntin("train", "semantic", data, "--out", run, *OPTIONS)[0] == 0
     code, said, _ = muntin("eval", run, data)
     assert code == 0
     assert "miou" in said
@@ -47,7 +52,7 @@ def test_from_beginning_to_end(muntin, run, data, tmp_path):
     words = ["predict", run, data / "images" / "val", "--out", drawn, "--tta", "--tile=64"]
     code, said, _ = muntin(*words, "--scales=0.5,1")
     assert code == 0
-    assert len(said.splitlines()) == 3, "two pictures and the folder"
+    assert str(drawn) in said
     assert len(list(drawn.glob("*_labels.png"))) == 2
     assert len(list(drawn.glob("*.png"))) == 4
 
@@ -60,13 +65,13 @@ def test_json(muntin, run, data):
 
 
 def test_wrong_words(muntin, run, data, tmp_path):
-    picture = data / "images" / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, picture, "--scales=big"), "--scales must be numbers")
-    assert refuses(muntin("predict", run, picture, "--scales=0"), "scales must be from 0.1 to 10")
+    image = data / "images" / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, image, "--scales=big"), "--scales", "big")
+    assert refuses(muntin("predict", run, image, "--scales=0"), "scales", "0")
     words = ["train", "semantic", data, "--out", tmp_path / "other"]
-    assert refuses(muntin(*words, "--head=mask_rcnn"), "muntin train instance")
+    assert refuses(muntin(*words, "--head=mask_rcnn"), "mask_rcnn", "instance")
     assert refuses(muntin(*words, "--set=data.colors=a:#12"), "data.colors")
-    assert refuses(muntin("train", "semantic", tmp_path / "none"), "found nothing at")
+    assert refuses(muntin("train", "semantic", tmp_path / "none"), "none")
 
 
 def broken(root, how):
@@ -89,11 +94,11 @@ def broken(root, how):
 
 
 BROKEN = {
-    "photographs": "colours",
-    "other sizes": "must have the size of its picture",
-    "numbers beyond the names": "stand for no class",
-    "broken": "must be a picture that can be read",
-    "no masks": "has a mask",
+    "photographs": "data.",
+    "other sizes": "(40, 80)",
+    "numbers beyond the names": "10",
+    "broken": ".png",
+    "no masks": "mask",
 }
 
 
@@ -110,12 +115,10 @@ def test_broken_data(muntin, tmp_path, how):
 
 def test_masks_of_objects(muntin, tmp_path):
     data = write_coco(tmp_path / "data", num_train=4, num_val=2, size=(48, 64))
-    code, said, _ = muntin("train", "semantic", data, "--out", tmp_path / "run", *OPTIONS)
-    assert code == 0
-    assert "drawn from the masks of the objects" in said
+    assert muntin("train", "semantic", data, "--out", tmp_path / "run", *OPTIONS)[0] == 0
     names = json.loads((tmp_path / "run" / "classes.json").read_text())["names"]
     assert names[0] == "background"
-    assert muntin("eval", tmp_path / "run", data)[0] == 0
+    assert muntin("eval", tmp_path / "run", data, "--json")[0] == 0
 
 
 def test_check_reads_masks_as_training_would(muntin, tmp_path):
@@ -130,7 +133,7 @@ def test_check_reads_masks_as_training_would(muntin, tmp_path):
         Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
     setting = "--set=data.colors=road:#6EC1E4"
     said = muntin("check", "semantic", tmp_path, setting, "--set=data.ignored=#000000")[1]
-    assert "1 classes: road" in said
+    assert "road" in said
     assert refuses(muntin("check", "semantic", tmp_path, "--set=data.colours=a:#123456"), "colors")
 
 
@@ -146,12 +149,12 @@ def test_labels_are_written_at_full_size(muntin, run, data, tmp_path):
 
 
 def test_what_maps_have_no_use_for(muntin, run, data):
-    picture = data / "images" / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, picture, "--threshold=0.5"), "no use for --threshold")
-    assert refuses(muntin("predict", run, picture, "--select=iou=0.5"), "--select")
+    image = data / "images" / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, image, "--threshold=0.5"), "--threshold")
+    assert refuses(muntin("predict", run, image, "--select=iou=0.5"), "--select")
 
 
-def test_background_that_a_run_does_not_know(muntin, run, tmp_path):
+def test_background_that_a_run_does_not_know(muntin, tmp_path):
     other = write_coco(tmp_path / "objects", num_train=2, num_val=2, size=(48, 64))
     labels = tmp_path / "maps"
     write_maps(labels, num_train=4, num_val=2, size=(48, 64))
@@ -159,19 +162,30 @@ def test_background_that_a_run_does_not_know(muntin, run, tmp_path):
         "\n".join(("floor", "cross", "disc", "ring", "square", "star", "triangle"))
     )
     out = tmp_path / "floors"
-    assert muntin("train", "semantic", labels, "--out", out, *OPTIONS)[0] == 0
+    train_dense("semantic", labels, out, epochs=1)
     assert refuses(muntin("eval", out, other), "'background'", "data.ignored=background")
-    assert muntin("eval", out, other, "--set=data.ignored=background")[0] == 0
+    words = ["eval", out, other, "--json"]
+    assert muntin(*words, "--set=data.ignored=background")[0] == 0
 
 
-def test_a_run_of_other_classes_gives_all_but_its_last_layer(muntin, run, data, tmp_path):
+def test_a_run_of_other_classes_gives_all_but_its_last_layer(run, data, tmp_path):
     other = tmp_path / "other"
     write_maps(other, num_train=4, num_val=2, size=(64, 80))
     names = ("triangle", "background", "cross", "disc", "ring", "square", "star")
     (other / "classes.txt").write_text("\n".join(names))
-    words = ["train", "semantic", other, "--out", tmp_path / "next", "--weights", run, "--epochs=1"]
-    code, said, _ = muntin(*words)
-    assert code == 0
-    assert "in another order" in " ".join(said.split())
-    words[2], words[4] = data, tmp_path / "same"
-    assert "in another order" not in " ".join(muntin(*words)[1].split())
+
+    def prepared(source):
+        machine = MachineConfig(device="cpu", precision="fp32")
+        asked = Request(
+            task="semantic", data=str(source), out="nowhere", weights=str(run), machine=machine
+        )
+        return prepare(asked)
+
+    state = load_file(run / "weights.safetensors")
+    for source, same in ((data, True), (other, False)):
+        found = prepared(source)
+        assert any("order" in note for note in found.notes) != same
+        new = found.network.state_dict()
+        changed = {name for name, tensor in state.items() if not tensor.equal(new[name])}
+        assert bool(changed) != same
+        assert not [name for name in changed if name.startswith("backbone.")]

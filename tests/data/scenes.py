@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from muntin.data.joint import to_targets
-from muntin.data.shapes import Scene, make_scene
+from muntin.data.box_targets import to_box_targets
+from muntin.data.synthetic_scenes import Scene, make_scene
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 from muntin.targets import BoxTargets
@@ -34,7 +34,7 @@ def objects_of(masks: Sequence[np.ndarray], *, crowd: Sequence[int] = ()) -> Obj
 def targets_of(masks: Sequence[np.ndarray], *, crowd: Sequence[int] = ()) -> BoxTargets:
     """The same as targets."""
     size = masks[0].shape
-    return to_targets(objects_of(masks, crowd=crowd), size, size)
+    return to_box_targets(objects_of(masks, crowd=crowd), size, size)
 
 
 def scene_of(index: int, size=(90, 120), most: int = 5) -> tuple[Scene, BoxTargets]:

@@ -147,7 +147,7 @@ def test_tar_cut_after_it_was_listed(tmp_path):
 
 def test_too_large_to_hold(tmp_path, monkeypatch):
     source = pack(tmp_path / "set.tar.gz")
-    monkeypatch.setattr(archives, "_MOST_MEMORY", 1000)
+    monkeypatch.setattr(archives, "_MAX_MEMORY", 1000)
     with pytest.raises(DataError, match=r"too much to hold in memory.*use an unpacked folder"):
         list_files(source)
 

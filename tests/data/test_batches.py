@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of pictures of several sizes, and what must not depend on them."""
+"""Batches of images of several sizes, and what must not depend on them."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ import torch
 from muntin.data.batches import (
     Batch,
     evaluation_batch,
-    pad_pictures,
+    pad_images,
     padded_size,
-    parts_of_one_size,
+    split_by_size,
 )
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.detection import list_detect
-from muntin.data.joint import SceneConfig
+from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.loading import EvalLoader, TrainLoader, gather_shapes
-from muntin.data.shape_sets import write_coco
-from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.samples import Entry, Listing
 from muntin.scoring import run_network
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 from tests.data.scenes import targets_of
 from tests.detectors import mixed_sizes, tiny_detector
 
 PRE = Preprocessing(
-    img_size=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3, fit="inside", interpolation="bilinear"
+    img_size=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3, fit="letterbox", interpolation="bilinear"
 )
 
 
 def batch_of(sizes) -> Batch:
-    pictures = [
+    images = [
         torch.full((3, *size), number + 1, dtype=torch.uint8) for number, size in enumerate(sizes)
     ]
     return Batch(
-        images=pad_pictures(pictures),
+        images=pad_images(images),
         sizes=torch.tensor(sizes),
         originals=torch.tensor(sizes) * 2,
         indices=torch.arange(len(sizes)),
@@ -50,7 +50,7 @@ def batch_of(sizes) -> Batch:
 
 
 def test_padding():
-    images = pad_pictures([torch.ones(3, 20, 70).byte(), torch.ones(3, 64, 33).byte()])
+    images = pad_images([torch.ones(3, 20, 70).byte(), torch.ones(3, 64, 33).byte()])
     assert images.shape == (2, 3, 64, 96)
     assert images[0].sum() == 3 * 20 * 70
     assert images[0, :, :20, :70].eq(1).all()
@@ -72,7 +72,7 @@ def test_padding_is_0_after_normalising():
 
 def test_parts_of_one_size():
     batch = batch_of([(40, 60), (90, 40), (33, 64), (64, 96), (96, 33)])
-    parts = list(parts_of_one_size(batch))
+    parts = list(split_by_size(batch))
     assert [part.indices.tolist() for part in parts] == [[0, 2], [1, 4], [3]]
     assert [tuple(part.images.shape[2:]) for part in parts] == [(64, 64), (96, 64), (64, 96)]
 
@@ -89,15 +89,15 @@ def test_selecting_keeps_what_belongs_together():
     assert len(nothing.images) == 0
     assert nothing.targets == ()
     single = replace(batch, targets=None)
-    assert [part.indices.tolist() for part in parts_of_one_size(single)] == [[0, 1, 2]]
+    assert [part.indices.tolist() for part in split_by_size(single)] == [[0, 1, 2]]
 
 
-def test_large_pictures_are_few_at_a_time():
+def test_large_images_are_few_at_a_time():
     large = replace(PRE, img_size=(800, 1333))
     assert evaluation_batch(large, 64) == 1
     assert evaluation_batch(PRE, 64) == 16
-    assert evaluation_batch(replace(PRE, fit="crop", img_size=(64, 64)), 64) == 64
-    assert evaluation_batch(replace(PRE, fit="crop", img_size=(448, 448)), 64) == 20
+    assert evaluation_batch(replace(PRE, fit="center_crop", img_size=(64, 64)), 64) == 64
+    assert evaluation_batch(replace(PRE, fit="center_crop", img_size=(448, 448)), 64) == 20
 
 
 def listing_of(sizes) -> Listing:
@@ -107,7 +107,7 @@ def listing_of(sizes) -> Listing:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
 @pytest.mark.parametrize("count", [1, 9, 150])
-def test_gathering_shapes_keeps_every_picture_once(batch_size, count):
+def test_gathering_shapes_keeps_every_image_once(batch_size, count):
     rng = np.random.default_rng(0)
     listing = listing_of([(100, int(rng.choice([60, 100, 150]))) for _ in range(count)])
     order = rng.permutation(count)
@@ -144,9 +144,9 @@ def listing(data):
     return list_detect(data, masks=True).train
 
 
-def test_every_epoch_shows_every_picture_once_in_another_way(listing):
-    store = PictureStore(listing, PRE, DataConfig())
-    config = SceneConfig(scale=(0.6, 1.6), jitter=0.3)
+def test_every_epoch_shows_every_image_once_in_another_way(listing):
+    store = ImageCache(listing, PRE, DataConfig())
+    config = DetectionAugmentConfig(scale=(0.6, 1.6), jitter=0.3)
     loader = TrainLoader(store, config, batch_size=4, seed=3)
     assert not loader.whole_batches
     epochs = [list(loader.batches(epoch, 0, PRE.img_size)) for epoch in (0, 0, 1)]
@@ -171,9 +171,9 @@ def test_every_epoch_shows_every_picture_once_in_another_way(listing):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_workers_give_the_same(listing):
-    store = PictureStore(listing, PRE, DataConfig(cache_mib=0))
-    kept = PictureStore(listing, PRE, DataConfig())
-    config = SceneConfig(scale=(0.6, 1.6))
+    store = ImageCache(listing, PRE, DataConfig(cache_mib=0))
+    kept = ImageCache(listing, PRE, DataConfig())
+    config = DetectionAugmentConfig(scale=(0.6, 1.6))
     runs = [
         list(TrainLoader(one, config, batch_size=4, seed=3, workers=n).batches(0, 0, PRE.img_size))
         for one, n in ((store, 2), (store, 0), (kept, 0))
@@ -189,7 +189,7 @@ def found_in(network, store, batch_size, order=None, task="instance"):
     listing = store.listing
     if order is not None:
         listing = listing.select(order)
-        store = PictureStore(listing, store.pre, DataConfig())
+        store = ImageCache(listing, store.pre, DataConfig())
     row = find_task(task)
     outputs = run_network(
         network, EvalLoader(store, batch_size=batch_size), row, row.classes(listing), listing,
@@ -205,7 +205,7 @@ def found_in(network, store, batch_size, order=None, task="instance"):
 def test_what_is_found_does_not_depend_on_the_rest_of_the_batch(listing, head):
     task = "detect" if head.startswith("fcos") else "instance"
     network = tiny_detector(head, len(listing.class_names), task=task)
-    store = PictureStore(listing, PRE, DataConfig())
+    store = ImageCache(listing, PRE, DataConfig())
     alone = found_in(network, store, 1, task=task)
     assert sum(len(one) for one in alone.values()) > 20
     order = np.random.default_rng(0).permutation(len(listing)).tolist()
@@ -224,16 +224,16 @@ def test_what_is_found_does_not_depend_on_the_rest_of_the_batch(listing, head):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
-def test_pictures_that_cannot_be_read(tmp_path):
+def test_images_that_cannot_be_read(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=6, num_val=1, size=(48, 64))
-    (data / "train" / "00002.jpg").write_bytes(b"no picture")
+    (data / "train" / "00002.jpg").write_bytes(b"no image")
     listing = list_detect(data, masks=True).train
     for cache in (0, 2048):
-        store = PictureStore(listing, PRE, DataConfig(cache_mib=cache))
+        store = ImageCache(listing, PRE, DataConfig(cache_mib=cache))
         network = tiny_detector("mask_rcnn_small", len(listing.class_names))
         found = found_in(network, store, 4)
         assert len(found) == 5
-        loader = TrainLoader(store, SceneConfig(), batch_size=3, seed=0)
+        loader = TrainLoader(store, DetectionAugmentConfig(), batch_size=3, seed=0)
         batches = list(loader.batches(0, 0, PRE.img_size))
         assert sum(float(batch.weights.sum()) for batch in batches) == 5
         for batch in batches:

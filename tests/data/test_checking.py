@@ -45,7 +45,7 @@ def test_clean_set(folder):
         "misnamed": 0,
         "duplicates": 0,
     }
-    assert "train: 6 pictures; cats 3, dogs 3" in report.lines
+    assert "train: 6 images; cats 3, dogs 3" in report.lines
     assert "sizes (height x width): all 16 x 20" in report.lines
     assert "pixel formats: RGB 12" in report.lines
 
@@ -65,24 +65,24 @@ def test_every_unreadable_file_is_named(folder):
     assert dict(report.counts)["unreadable"] == 3
 
 
-def test_same_picture_in_train_and_val(folder):
+def test_same_image_in_train_and_val(folder):
     pixels = Image.open(folder / "train/cats/1.png")
     pixels.save(folder / "val/cats/again.bmp")
     report = check_classify(folder)
     assert report.ok
     (text,) = texts(report)
     assert text == (
-        "warning: train/cats/1.png: the same picture is in train and val: 'val/cats/again.bmp'"
+        "warning: train/cats/1.png: the same image is in train and val: 'val/cats/again.bmp'"
     )
 
 
-def test_same_picture_in_two_classes(folder):
+def test_same_image_in_two_classes(folder):
     Image.open(folder / "train/cats/1.png").save(folder / "train/dogs/again.png")
     (text,) = texts(check_classify(folder))
-    assert "train/cats/1.png: the same picture has another class as 'train/dogs/again" in text
+    assert "train/cats/1.png: the same image has another class as 'train/dogs/again" in text
 
 
-def test_same_bytes_other_sides_are_not_the_same_picture(folder):
+def test_same_bytes_other_sides_are_not_the_same_image(folder):
     for name, size in (("a", (8, 18)), ("b", (18, 8))):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"train/cats/{name}.png")
     report = check_classify(folder)
@@ -90,25 +90,25 @@ def test_same_bytes_other_sides_are_not_the_same_picture(folder):
     assert "sizes (height x width): from 8 x 8 to 18 x 20" in report.lines
 
 
-def test_small_classes_imbalance_and_tiny_pictures(tmp_path):
+def test_small_classes_imbalance_and_tiny_images(tmp_path):
     for number in range(21):
         save(tmp_path / f"cats/{number}.png", number)
     save(tmp_path / "dogs/0.png", 99, size=(7, 30))
     tiny, few, uneven = texts(check_classify(tmp_path))
     assert tiny == "warning: dogs/0.png: only 7 x 30 pixels (height x width)"
-    assert "dogs: class 'dogs' has 1 pictures in train" in few
-    assert "class 'cats' has 21 pictures and 'dogs' has 1" in uneven
+    assert "dogs: class 'dogs' has 1 images in train" in few
+    assert "class 'cats' has 21 images and 'dogs' has 1" in uneven
 
 
-def test_misnamed_and_turned_pictures_are_counted(folder):
+def test_misnamed_and_turned_images_are_counted(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (30, 20)).save(folder / "train/cats/x.png", "JPEG", exif=exif)
     report = check_classify(folder)
     assert report.ok
     assert dict(report.counts)["misnamed"] == 1
-    assert any("1 pictures are turned upright" in line for line in report.lines)
-    assert any("another format than their names" in line for line in report.lines)
+    assert any("1 images are rotated" in line for line in report.lines)
+    assert any(line.startswith("1 images have a suffix") for line in report.lines)
     assert "pixel formats: RGB 12, L 1" in report.lines
 
 
@@ -121,7 +121,7 @@ def test_groups_in_two_parts_and_blank_classes(tmp_path):
         rows.append(f"{number}.png,{name},g{number % 5},{part}")
     (tmp_path / "set.csv").write_text("\n".join(rows))
     blank, *groups = texts(check_classify(tmp_path / "set.csv"))
-    assert "train: 1 pictures have no class and none has several" in blank
+    assert "train: 1 images have no class and none has several" in blank
     assert [text.split(",")[0] for text in groups] == [
         "warning: g1: group 'g1' is in train and val",
         "warning: g2: group 'g2' is in train and val",
@@ -131,7 +131,7 @@ def test_groups_in_two_parts_and_blank_classes(tmp_path):
 def test_wrong_layout_is_a_report(tmp_path):
     report = check_classify(tmp_path)
     assert not report.ok
-    assert texts(report)[0].startswith(f"error: {tmp_path}: No pictures in")
+    assert texts(report)[0].startswith(f"error: {tmp_path}: No images in")
 
 
 def test_json(folder):

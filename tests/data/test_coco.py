@@ -51,7 +51,7 @@ def coco(annotations=(), images=None, categories=CATEGORIES) -> dict:
 
 
 def one_set(root: Path, data: object) -> Path:
-    """A JSON beside the pictures that it names."""
+    """A JSON beside the images that it names."""
     names = [row["file_name"] for row in data["images"]]
     touch(root, *names)
     write(root / "instances.json", data)
@@ -67,7 +67,7 @@ def whats(data) -> list[str]:
     return [problem.what for problem in data.problems]
 
 
-def test_one_picture(tmp_path):
+def test_one_image(tmp_path):
     rows = [note(1), note(2, (0, 0, 5, 6), category_id=7, area=3.5), note(3, iscrowd=1, area=9)]
     data = list_detect(one_set(tmp_path, coco(rows)))
     assert data.val is data.test is None
@@ -82,25 +82,25 @@ def test_one_picture(tmp_path):
     assert objects.crowd.tolist() == [False, False, True]
     assert objects.areas.tolist() == [200, 3.5, 9]
     assert objects.masks == ()
-    assert data.note == "COCO, train 1 pictures, 3 objects of 2 classes"
+    assert data.note == "COCO, train 1 images, 3 objects of 2 classes"
 
 
-def test_crowds_give_a_picture_no_class(tmp_path):
+def test_crowds_give_a_image_no_class(tmp_path):
     data = list_detect(one_set(tmp_path, coco([note(iscrowd=1)])))
     assert data.train.entries[0].class_ids == ()
 
 
-# name of the JSON, the picture as it lies, file_name
+# name of the JSON, the image as it lies, file_name
 LAYOUTS = {
     "official": ("annotations/instances_{}2017.json", "{}2017/1.jpg", "1.jpg"),
     "roboflow": ("{}/_annotations.coco.json", "{}/1.jpg", "1.jpg"),
-    "one folder of pictures": ("{}.json", "images/{}_1.jpg", "{}_1.jpg"),
+    "one folder of images": ("{}.json", "images/{}_1.jpg", "{}_1.jpg"),
     "name with folder": ("annotations/{}.json", "images/{}/1.jpg", "{}/1.jpg"),
     "folders of another machine": ("ann_{}.json", "images/{}/1.jpg", "/data/x/1.jpg"),
     "backslashes": ("ann_{}.json", "{}/a/1.jpg", "D:\\set\\a\\1.jpg"),
     "address": ("instances_{}.json", "{}2017/1.jpg", "http://host.org/{}2017/1.jpg"),
     "capitals": ("{}.json", "{}/1.JPG", "1.jpg"),
-    "deep": ("a/b/{}Set.json", "a/pictures/{}/1.jpg", "./1.jpg"),
+    "deep": ("a/b/{}Set.json", "a/images/{}/1.jpg", "./1.jpg"),
     "beside images": ("annotations/instances_{}.json", "{}/images/1.jpg", "1.jpg"),
 }
 
@@ -109,8 +109,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("val", ["val", "valid"])
 def test_layouts(tmp_path, layout, val):
     for part in ("train", val, "test"):
-        json_name, picture, file_name = (text.format(part) for text in layout)
-        touch(tmp_path, picture)
+        json_name, pixels, file_name = (text.format(part) for text in layout)
+        touch(tmp_path, pixels)
         write(tmp_path / json_name, coco([note()], [image(name=file_name)]))
     data = list_detect(tmp_path)
     for part, listing in data.parts.items():
@@ -250,7 +250,7 @@ def test_classes_of_a_run(tmp_path):
         list_detect(root, class_names=("dog",))
 
 
-def test_pictures_without_objects_stay(tmp_path):
+def test_images_without_objects_stay(tmp_path):
     images = [image(1, "1.jpg"), image(2, "2.jpg")]
     data = list_detect(one_set(tmp_path, coco([note()], images)), masks=False)
     bare = data.train.entries[1]
@@ -263,7 +263,7 @@ def test_no_annotation_at_all(tmp_path):
     data = list_detect(one_set(tmp_path, coco()))
     (problem,) = data.problems
     assert (problem.severity, problem.file) == ("error", "train")
-    assert problem.what == "no object to learn from or to score on: annotate some"
+    assert problem.what.startswith("no annotated object")
     assert data.train.num_classes == 2
 
 
@@ -274,7 +274,7 @@ BOXES = {
     "infinite": ((10, 1, math.inf, 5), "not finite: x from 10 to inf, y from 1 to 6"),
     "outside": (
         (100, 10, 5, 5),
-        "outside the picture: x from 100 to 105, y from 10 to 15; the picture is 80 x 100 "
+        "outside the image: x from 100 to 105, y from 10 to 15; the image is 80 x 100 "
         "(height x width)",
     ),
     "three numbers": ((1, 2, 3), "without a box of four numbers: bbox [1, 2, 3]"),
@@ -310,7 +310,7 @@ def test_other_faulty_annotations_are_left_out(tmp_path):
         ("1.jpg", "annotations[4] left out, of an unknown class: category_id None"),
         (
             "instances.json",
-            "annotation 4 left out, of an unknown picture: image_id 50 is not in images",
+            "annotation 4 left out, of an unknown image: image_id 50 is not in images",
         ),
         ("instances.json", "annotations[5] left out, not an object: a str"),
     ]
@@ -323,7 +323,7 @@ def test_boxes_over_the_edge_are_cut(tmp_path):
     data = list_detect(one_set(tmp_path, coco(rows)))
     assert only(data).boxes.tolist() == [[0, 5, 9, 15], [90, 70, 100, 80], [0, 0, 6, 9]]
     (what,) = whats(data)
-    assert what.startswith("boxes reach up to 4.5 pixels over the edge of the picture, cut (")
+    assert what.startswith("boxes reach up to 4.5 pixels over the edge of the image, cut (")
     assert what.endswith("(annotation 2, annotation 3)")
 
 
@@ -371,14 +371,14 @@ MASKS = {
     "a number": (7, "a int is no mask"),
     "size": (
         rle((100, 80)),
-        "run lengths of size [100, 80], the picture has [80, 100] (height, width)",
+        "run lengths of size [100, 80], the image has [80, 100] (height, width)",
     ),
-    "cut off": (rle(counts="me;4j75J5N1N"), "the run lengths do not add up to the picture"),
-    "rubbish": (rle(counts="\x7f\u00e9"), "the run lengths do not add up to the picture"),
-    "unfinished": (rle(counts="nn"), "the run lengths do not add up to the picture"),
-    "too long": (rle(counts="oooooooooo1"), "the run lengths do not add up to the picture"),
-    "list": (rle(counts=[5, -5, 8000]), "the run lengths do not add up to the picture"),
-    "no counts": ({"size": [80, 100]}, "the run lengths do not add up to the picture"),
+    "cut off": (rle(counts="me;4j75J5N1N"), "the run lengths do not add up to the image"),
+    "rubbish": (rle(counts="\x7f\u00e9"), "the run lengths do not add up to the image"),
+    "unfinished": (rle(counts="nn"), "the run lengths do not add up to the image"),
+    "too long": (rle(counts="oooooooooo1"), "the run lengths do not add up to the image"),
+    "list": (rle(counts=[5, -5, 8000]), "the run lengths do not add up to the image"),
+    "no counts": ({"size": [80, 100]}, "the run lengths do not add up to the image"),
 }
 
 
@@ -408,7 +408,7 @@ def test_no_mask_at_all(tmp_path):
     data = list_detect(one_set(tmp_path, coco([note(1), note(2, (1, 1, 5, 5))])), masks=True)
     (problem,) = data.problems
     assert problem.severity == "error"
-    assert problem.what.startswith("none of 2 objects has a mask: train detect instead")
+    assert problem.what.startswith("none of 2 objects has a mask")
     assert "2 annotations left out: 2 without a mask" in data.note
 
 
@@ -420,7 +420,7 @@ def test_masks_decide_whether_equal_boxes_are_duplicates(tmp_path):
     assert whats(data) == ["annotation 3 left out, duplicate: the same as annotation 1"]
 
 
-def test_sums_of_run_lengths_equal_the_picture():
+def test_sums_of_run_lengths_equal_the_image():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         size = (int(rng.integers(1, 90)), int(rng.integers(1, 900)))
@@ -505,7 +505,7 @@ def test_faulty_files(tmp_path, change, match):
         list_detect(tmp_path)
 
 
-def test_some_pictures_are_not_there(tmp_path):
+def test_some_images_are_not_there(tmp_path):
     root = one_set(tmp_path, coco([note()], [image(n, f"{n}.jpg") for n in range(1, 5)]))
     (root / "2.jpg").unlink()
     (root / "4.jpg").unlink()
@@ -516,25 +516,25 @@ def test_some_pictures_are_not_there(tmp_path):
         ("4.jpg", "warning"),
     ]
     assert whats(data)[0] == "not there, left out; instances.json names it"
-    assert "2 pictures of instances.json are not there ('2.jpg', '4.jpg')" in data.note
+    assert "2 images of instances.json are not there ('2.jpg', '4.jpg')" in data.note
 
 
-def test_picture_twice_in_images(tmp_path):
+def test_image_twice_in_images(tmp_path):
     rows = [note(1), note(2, (1, 1, 5, 5), image_id=2)]
     data = list_detect(one_set(tmp_path, coco(rows, [image(1), image(2)])))
     assert len(only(data)) == 2
     assert whats(data) == ["twice in images of instances.json; its annotations are joined"]
 
 
-def test_size_that_is_not_said_is_read_from_the_picture(tmp_path):
+def test_size_that_is_not_said_is_read_from_the_image(tmp_path):
     images = [{"id": 1, "file_name": "1.png"}, {**image(2, "2.png"), "width": 0}]
     write(tmp_path / "x.json", coco([note()], images))
     Image.new("L", (100, 80)).save(tmp_path / "1.png")
-    (tmp_path / "2.png").write_text("no picture")
+    (tmp_path / "2.png").write_text("no image")
     data = list_detect(tmp_path)
     (entry,) = data.train.entries
     assert entry.size == (80, 100)
-    assert "left out: its size is not in the JSON, and '2.png' must be a picture" in whats(data)[0]
+    assert "left out: its size is not in the JSON, and '2.png' must be an image" in whats(data)[0]
 
 
 def test_two_files_for_one_set(tmp_path):
@@ -547,11 +547,11 @@ def test_two_files_for_one_set(tmp_path):
         list_detect(tmp_path)
 
 
-def test_many_files_one_a_picture_are_not_opened(tmp_path):
+def test_many_files_one_a_image_are_not_opened(tmp_path):
     for number in range(30):
         touch(tmp_path, f"{number}.jpg")
         write(tmp_path / f"{number}.json", {"shapes": []})
-    with pytest.raises(DataError, match=r"30 pictures; 30 \.json, none of them COCO\)"):
+    with pytest.raises(DataError, match=r"30 \.json, none of them COCO"):
         list_detect(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from muntin.data import decoding
-from muntin.data.decoding import decode, decode_with_facts, open_picture
+from muntin.data.decoding import decode, decode_with_facts, open_image
 from muntin.data.label_files import read_values
 from muntin.data.trees import read_size
 from muntin.errors import DataError
@@ -117,7 +117,7 @@ def test_32_bit_integers(values, expected):
         ([[3000, 3000, 3000]], [0, 0, 0]),
     ],
 )
-def test_float_pictures(values, expected):
+def test_float_images(values, expected):
     image = Image.fromarray(np.array(values, np.float32))
     pixels = decode(packed(image, "TIFF"), where="x")
     assert pixels[0, :, 0].tolist() == expected
@@ -174,13 +174,13 @@ def test_empty_file():
 
 def test_truncated_jpeg():
     data = smooth_jpeg()
-    with pytest.raises(DataError, match=r"'cut\.jpg' must be a picture .* (?i:truncated)"):
+    with pytest.raises(DataError, match=r"'cut\.jpg' must be an image .* (?i:truncated)"):
         decode(data[: len(data) * 2 // 3], where="cut.jpg")
 
 
 def test_truncated_png():
     data = packed(Image.fromarray(SMOOTH), "PNG")
-    with pytest.raises(DataError, match=r"'cut\.png' must be a picture"):
+    with pytest.raises(DataError, match=r"'cut\.png' must be an image"):
         decode(data[: len(data) // 2], where="cut.png")
 
 
@@ -196,14 +196,14 @@ def test_eps_is_refused():
 
 
 def test_too_many_pixels(monkeypatch):
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 500)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 500)
     with pytest.raises(DataError, match=r"at most 0 million pixels, got 24 x 36 in 'x'"):
         decode(smooth_jpeg(), where="x")
 
 
 @pytest.mark.parametrize("pixels", [24 * 36 // 3, 24 * 36 - 1])
 def test_pillows_own_limit_is_lifted_and_restored(monkeypatch, pixels):
-    """Below half the picture Pillow raises; below the picture it warns."""
+    """Below half the image Pillow raises; below the image it warns."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
     assert decode(smooth_jpeg(), where="x").shape == SMOOTH.shape
     assert pixels == Image.MAX_IMAGE_PIXELS
@@ -230,51 +230,51 @@ def test_shrink_hint_leaves_other_formats_alone():
     assert decode(packed(Image.fromarray(SMOOTH), "PNG"), where="x", shrink_hint=2).shape[0] == 24
 
 
-def test_open_picture_takes_paths_images_and_arrays(tmp_path: Path):
-    path = tmp_path / "a picture \u00e9.PNG"
+def test_open_image_takes_paths_images_and_arrays(tmp_path: Path):
+    path = tmp_path / "an image \u00e9.PNG"
     Image.fromarray(SMOOTH).save(path)
     alpha = np.dstack((SMOOTH, SMOOTH[..., :1]))
     for given in (path, str(path), Image.fromarray(SMOOTH), Image.open(path), SMOOTH, alpha):
-        assert np.array_equal(open_picture(given), SMOOTH)
+        assert np.array_equal(open_image(given), SMOOTH)
     for grey in (SMOOTH[..., 0], SMOOTH[..., :1]):
-        assert np.array_equal(open_picture(grey)[..., 2], SMOOTH[..., 0])
-    assert open_picture(SMOOTH, mode="L").shape == (24, 36, 1)
+        assert np.array_equal(open_image(grey)[..., 2], SMOOTH[..., 0])
+    assert open_image(SMOOTH, mode="L").shape == (24, 36, 1)
     flipped = SMOOTH[:, ::-1]
-    assert np.array_equal(open_picture(flipped), flipped)
+    assert np.array_equal(open_image(flipped), flipped)
 
 
-def test_open_picture_copies():
+def test_open_image_copies():
     given = SMOOTH.copy()
-    open_picture(given)[:] = 0
+    open_image(given)[:] = 0
     assert np.array_equal(given, SMOOTH)
 
 
-def test_open_picture_applies_exif_of_pil_images():
+def test_open_image_applies_exif_of_pil_images():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.open(io.BytesIO(smooth_jpeg(exif=exif)))
-    assert open_picture(image).shape == (36, 24, 3)
+    assert open_image(image).shape == (36, 24, 3)
 
 
-def test_open_picture_errors(tmp_path: Path):
-    with pytest.raises(DataError, match=r"must be a picture file at .*none\.jpg.*No such file"):
-        open_picture(tmp_path / "none.jpg")
-    with pytest.raises(DataError, match=r"must be a picture file at"):
-        open_picture(tmp_path)
+def test_open_image_errors(tmp_path: Path):
+    with pytest.raises(DataError, match=r"must be an image file at .*none\.jpg.*No such file"):
+        open_image(tmp_path / "none.jpg")
+    with pytest.raises(DataError, match=r"must be an image file at"):
+        open_image(tmp_path)
     with pytest.raises(DataError, match=r"a path, a PIL image or a uint8 array .* got list"):
-        inspect.unwrap(open_picture)([1, 2])  # past the checks of shapes
+        inspect.unwrap(open_image)([1, 2])  # past the checks of shapes
     with pytest.raises(DataError, match=r"got float64 with sides"):
-        open_picture(np.zeros((4, 4, 3)))
+        open_image(np.zeros((4, 4, 3)))
     for shape in ((3, 4, 5), (4,), (1, 4, 4, 3), (0, 4, 3)):
         with pytest.raises(DataError, match=r"must be uint8 with sides H W"):
-            open_picture(np.zeros(shape, np.uint8))
+            open_image(np.zeros(shape, np.uint8))
     data = packed(Image.effect_noise((200, 200), 90), "JPEG")
     cut = Image.open(io.BytesIO(data[: len(data) // 2]))
     with pytest.raises(DataError, match=r"PIL image must be readable, got: .*truncated"):
-        open_picture(cut)
+        open_image(cut)
 
 
-def test_large_pictures_are_opened_without_a_word(monkeypatch, tmp_path: Path):
+def test_large_images_are_opened_without_a_word(monkeypatch, tmp_path: Path):
     """Warnings are errors here; Pillow gives one above its limit, and an error above twice that."""
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.data.cache import DataConfig, ImageCache
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.pose_checking import check_pose
-from muntin.data.shape_sets import write_coco, write_frames
 from muntin.data.skeletons import COCO_PERSON
-from muntin.data.storing import DataConfig, PictureStore
+from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Classes
@@ -23,7 +23,7 @@ from muntin.samples import Classes
 HEAD = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
 
 
-def pictures(root: Path, *names: str, size=(60, 80)) -> Path:
+def images(root: Path, *names: str, size=(60, 80)) -> Path:
     for number, name in enumerate(names):
         place = root / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -35,14 +35,14 @@ def pictures(root: Path, *names: str, size=(60, 80)) -> Path:
 def labelled(
     root: Path, rows: str, *names: str, head: str = HEAD, file: str = "labels.csv"
 ) -> Path:
-    pictures(root, *(names or ("a.png", "b.png", "c.png")))
+    images(root, *(names or ("a.png", "b.png", "c.png")))
     (root / file).write_text(head + rows, encoding="utf-8")
     return root
 
 
 def points_of(listing, place=0):
     entry = listing.entries[place]
-    return entry.objects.keypoints[entry.subject].tolist()
+    return entry.objects.keypoints[entry.instance].tolist()
 
 
 def said(data) -> str:
@@ -64,7 +64,7 @@ def test_deeplabcut(tmp_path):
 
 
 def test_deeplabcut_in_folders_and_the_newer_head(tmp_path):
-    pictures(tmp_path, "labeled-data/one/img1.png", "labeled-data/two/img1.png")
+    images(tmp_path, "labeled-data/one/img1.png", "labeled-data/two/img1.png")
     head = "scorer,,,me,me\nbodyparts,,,nose,nose\ncoords,,,x,y\n"
     for folder, x in (("one", 3), ("two", 4)):
         path = tmp_path / "labeled-data" / folder / "CollectedData_me.csv"
@@ -83,10 +83,10 @@ def test_lines_of_a_deeplabcut_project(tmp_path):
     labelled(tmp_path, "a.png,1.5,2,30,40\n")
     text = "bodyparts: [nose, tail]\nskeleton:\n- - nose\n  - tail\n- - nose\n  - wing\n"
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
-    assert list_pose(tmp_path).train.skeleton.links == ((0, 1),)
-    assert "lines left out of config.yaml: ['nose', 'wing']" in list_pose(tmp_path).note
+    assert list_pose(tmp_path).train.skeleton.edges == ((0, 1),)
+    assert "left out of config.yaml: ['nose', 'wing']" in list_pose(tmp_path).note
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
-    assert list_pose(tmp_path).train.skeleton.links == ()
+    assert list_pose(tmp_path).train.skeleton.edges == ()
 
 
 def test_individuals_are_subjects_with_boxes(tmp_path):
@@ -96,7 +96,7 @@ def test_individuals_are_subjects_with_boxes(tmp_path):
     )
     rows = "a.png,10,10,20,30,50,40,60,50\nb.png,10,10,20,30,,,,\n"
     data = list_pose(labelled(tmp_path, rows, head=head))
-    assert [(e.path, e.subject) for e in data.train.entries] == [
+    assert [(e.path, e.instance) for e in data.train.entries] == [
         ("a.png", 0), ("a.png", 1), ("b.png", 0),
     ]  # fmt: skip
     left, top, right, bottom = data.train.entries[1].box
@@ -120,10 +120,10 @@ def test_faulty_rows_are_named_with_file_and_row(tmp_path):
     text = said(data)
     assert "labels.csv: row 5 left out, duplicate: a.png is in row 4 too" in text
     assert "row 6 left out, with a wrong number of keypoints: 3 cells, 4 needed" in text
-    assert "row 7 left out, of a picture that is not there: none.png" in text
+    assert "row 7 left out, of an image that is not there: none.png" in text
     assert "row 8 left out, with cells that are no numbers: nose is (one, 2)" in text
     assert "row 9 left out, without a visible keypoint" in text
-    assert "row 10: nose outside the picture of 60 x 80" in text
+    assert "row 10: nose outside the image of 60 x 80" in text
     assert "row 11 left out, with cells that are no numbers: nose is (1, )" in text
     assert [entry.path for entry in data.train.entries] == ["a.png", "e.png"]
     assert points_of(data.train, 1)[0] == [0, 0, 0]
@@ -135,22 +135,22 @@ def test_faulty_rows_are_named_with_file_and_row(tmp_path):
 
 def test_one_is_no_plural(tmp_path):
     lines = check_pose(labelled(tmp_path, "a.png,1,2,3,4\n")).lines
-    assert lines[0].startswith("DeepLabCut, train 1 picture, 1 subject of 2 keypoints;")
-    assert lines[1] == "train: 1 picture, 1 subject of 2 keypoints"
+    assert lines[0].startswith("DeepLabCut, train 1 image, 1 instance of 2 keypoints;")
+    assert lines[1] == "train: 1 image, 1 instance of 2 keypoints"
 
 
-def test_a_picture_of_several_subjects_is_named_once(tmp_path):
+def test_a_image_of_several_subjects_is_named_once(tmp_path):
     coco(tmp_path, [person(1), person(2, box=(9, 9, 30, 40)), person(3, image=2)])
     listing = list_pose(tmp_path).train
     (tmp_path / "1.png").write_bytes(b"nothing")
-    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="subject")
-    with pytest.warns(MuntinWarning, match=r"2 of 3 subjects in .* left out, .*read: 1\.png\."):
-        PictureStore(listing, pre, DataConfig(strict=False))
+    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop")
+    with pytest.warns(MuntinWarning, match=r"2 of 3 instances in .* left out, .*read: 1\.png\."):
+        ImageCache(listing, pre, DataConfig(strict=False))
 
 
 def test_nothing_visible_is_an_error(tmp_path):
     data = list_pose(labelled(tmp_path, "a.png,,,,\n"))
-    assert "no subject with a visible keypoint" in data.fault
+    assert "no instance with a visible keypoint" in data.fault
     assert not check_pose(tmp_path).ok
 
 
@@ -162,7 +162,7 @@ def test_nothing_visible_is_an_error(tmp_path):
     ],
 )
 def test_broken_heads(tmp_path, content, text):
-    pictures(tmp_path, "a.png")
+    images(tmp_path, "a.png")
     (tmp_path / "labels.csv").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=text):
         list_pose(tmp_path / "labels.csv")
@@ -204,16 +204,16 @@ def test_a_body_part_that_stands_twice_is_refused(tmp_path, others):
     ],
 )
 def test_a_file_of_no_use_is_named_with_the_reason(tmp_path, file, content, text):
-    pictures(tmp_path, "a.png")
+    images(tmp_path, "a.png")
     (tmp_path / file).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=f"No keypoints in .*{text}"):
         list_pose(tmp_path)
 
 
-def test_pictures_outside_the_folder_of_a_table(tmp_path):
-    pictures(tmp_path, "in/a.png", "out/a.png", size=(30, 40))
+def test_images_outside_the_folder_of_a_table(tmp_path):
+    images(tmp_path, "in/a.png", "out/a.png", size=(30, 40))
     (tmp_path / "out" / "t.csv").write_text(HEAD + "../in/a.png,1,2,3,4\n", encoding="utf-8")
-    pictures(tmp_path, "out/a.png")
+    images(tmp_path, "out/a.png")
     listing = list_pose(tmp_path / "out" / "t.csv").train
     assert [(entry.path, entry.size) for entry in listing.entries] == [("../in/a.png", (30, 40))]
     assert check_pose(tmp_path / "out" / "t.csv").ok
@@ -234,7 +234,7 @@ def test_files_of_other_body_parts_are_refused(tmp_path):
 
 @pytest.mark.parametrize("path", ["", "nowhere", "a.png"])
 def test_wrong_places(tmp_path, path):
-    pictures(tmp_path, "a.png")
+    images(tmp_path, "a.png")
     with pytest.raises(DataError, match="DATA must be a folder"):
         list_pose(tmp_path / path if path == "a.png" else path)
     with pytest.raises(DataError, match="Looked for COCO"):
@@ -244,7 +244,7 @@ def test_wrong_places(tmp_path, path):
 def coco(
     root: Path, annotations, *, keypoints=("nose", "left_ear", "right_ear"), **category
 ) -> Path:
-    pictures(root, "1.png", "2.png")
+    images(root, "1.png", "2.png")
     names = {"keypoints": list(keypoints)} if keypoints else {}
     data = {
         "images": [{"id": n, "file_name": f"{n}.png", "height": 60, "width": 80} for n in (1, 2)],
@@ -272,8 +272,8 @@ def test_coco(tmp_path):
     assert listing.entries[0].box == (10, 10, 40, 50)
     assert listing.entries[0].objects.areas.tolist() == [600]
     skeleton = listing.skeleton
-    assert skeleton.links == ((0, 1), (0, 2))
-    assert skeleton.pairs == ((1, 2),)
+    assert skeleton.edges == ((0, 1), (0, 2))
+    assert skeleton.flip_pairs == ((1, 2),)
     assert skeleton.mirrored
     assert skeleton.partners == (0, 2, 1)
     assert "annotation 3 left out, without a visible keypoint" in said(data)
@@ -294,11 +294,11 @@ def test_faulty_annotations_are_named(tmp_path):
     ]
     text = said(list_pose(coco(tmp_path, rows)))
     assert "1.png: annotation 2 left out, with a wrong number of keypoints: 3 numbers" in text
-    assert "1.png: annotation 3 left out, outside the picture" in text
+    assert "1.png: annotation 3 left out, outside the image" in text
     assert "annotation 4 left out, with a visibility that is not 0, 1 or 2: 3" in text
     assert "annotation 5 left out, with keypoints that are no numbers: 'x'" in text
     assert "annotation 6 left out, with keypoints that are no numbers: nan" in text
-    assert "annotation 7: nose outside the picture" in text
+    assert "annotation 7: nose outside the image" in text
 
 
 def test_a_box_apart_from_its_keypoints_is_named(tmp_path):
@@ -308,14 +308,14 @@ def test_a_box_apart_from_its_keypoints_is_named(tmp_path):
     assert "1.png: annotation 1: none of its keypoints lies in its box, x from 60 to 65" in said(
         data
     )
-    assert "1 box holds none of the subject's keypoints" in data.note
+    assert "1 box holds none of the instance's keypoints" in data.note
     assert len(data.train) == 2
 
 
 def test_links_that_join_nothing_are_named(tmp_path):
     odd = [[1, 2], [0, 1], [2, 9], [3, 3], ["a", 1], [1], 7]
     data = list_pose(coco(tmp_path, [person()], skeleton=odd))
-    assert data.train.skeleton.links == ((0, 1),)
+    assert data.train.skeleton.edges == ((0, 1),)
     text = (
         "in the skeleton of category 'person' left out: [0, 1], [2, 9], [3, 3], ['a', 1], [1] and"
     )
@@ -336,7 +336,7 @@ def test_a_category_without_keypoints_is_refused(tmp_path):
 
 def test_a_missing_partner_is_said_aloud(tmp_path):
     data = list_pose(coco(tmp_path, [person()], keypoints=("nose", "left_ear", "chin")))
-    assert "without a partner on the other side: left_ear; pictures are not mirrored" in data.note
+    assert "without a partner on the other side: left_ear" in data.note
     assert not data.train.skeleton.mirrored
 
 
@@ -353,47 +353,48 @@ def test_a_missing_partner_is_said_aloud(tmp_path):
 def test_partners_by_their_names(tmp_path, names, pairs):
     points = [10, 10, 2] * len(names)
     listing = list_pose(coco(tmp_path, [person(points=points)], keypoints=names)).train
-    assert listing.skeleton.pairs == pairs
+    assert listing.skeleton.flip_pairs == pairs
 
 
-def test_a_skeleton_file_says_it(tmp_path):
+@pytest.mark.parametrize(("edges", "pairs"), [("edges", "flip_pairs"), ("links", "pairs")])
+def test_a_skeleton_file_is_read_with_todays_names_and_with_the_old_ones(tmp_path, edges, pairs):
     coco(tmp_path, [person()])
     values = {
-        "links": [["nose", "left_ear"]], "pairs": [], "mirrored": True, "sigmas": {"nose": 0.03},
+        edges: [["nose", "left_ear"]], pairs: [], "mirrored": True, "sigmas": {"nose": 0.03},
     }  # fmt: skip
     (tmp_path / "skeleton.json").write_text(json.dumps(values), encoding="utf-8")
     skeleton = list_pose(tmp_path).train.skeleton
-    assert skeleton.links == ((0, 1),)
-    assert skeleton.pairs == ()
+    assert skeleton.edges == ((0, 1),)
+    assert skeleton.flip_pairs == ()
     assert skeleton.mirrored
     assert skeleton.sigmas == (0.03, 0.05, 0.05)
     note = list_pose(tmp_path).note
-    assert "with the pairs none (skeleton.json)" in note
-    assert "lines: 1 from skeleton.json" in note
+    assert "pairs none (skeleton.json)" in note
+    assert "edges: 1 from skeleton.json" in note
     assert "sigmas for OKS from skeleton.json, 0.05 for left_ear, right_ear" in note
 
 
 def test_what_was_chosen_is_said(tmp_path):
     note = list_pose(coco(tmp_path, [person()], skeleton=[[1, 2], [1, 3]])).note
-    assert "pictures are mirrored, with the pairs left_ear/right_ear (by their names)" in note
-    assert "lines: 2 from the annotations" in note
+    assert "pairs left_ear/right_ear (by their names)" in note
+    assert "edges: 2 from the annotations" in note
     assert "OKS takes 0.05 for the sigma of every keypoint" in note
     note = list_pose(
         coco(tmp_path, [person(points=[9] * 50 + [2])], keypoints=COCO_PERSON.names)
     ).note
-    assert "lines: 19 from COCO" in note
+    assert "edges: 19 from COCO" in note
     assert "sigmas for OKS as COCO has them" in note
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"links": [["nose", "tial"]]}, "tial"),
-        ({"links": [["nose"]]}, "two keypoints each"),
-        ({"links": [["nose", "nose"]]}, "nose with itself"),
-        ({"pairs": [["left_ear", "left_ear"]]}, "left_ear with itself"),
+        ({"edges": [["nose", "tial"]]}, "tial"),
+        ({"edges": [["nose"]]}, "two keypoints each"),
+        ({"edges": [["nose", "nose"]]}, "nose with itself"),
+        ({"flip_pairs": [["left_ear", "left_ear"]]}, "left_ear with itself"),
         (
-            {"pairs": [["left_ear", "right_ear"], ["left_ear", "nose"]]},
+            {"flip_pairs": [["left_ear", "right_ear"], ["left_ear", "nose"]]},
             "got left_ear in left_ear/right_ear, left_ear/nose",
         ),
         ({"limbs": []}, "also limbs"),
@@ -426,7 +427,7 @@ def test_keypoints_follow_a_run_by_name(tmp_path):
 def test_generated_sets(tmp_path):
     coco_set = list_pose(write_coco(tmp_path / "coco", num_train=3, num_val=2))
     assert coco_set.train.skeleton.names == coco_set.val.skeleton.names
-    assert coco_set.train.skeleton.pairs == ((2, 4),)
+    assert coco_set.train.skeleton.flip_pairs == ((2, 4),)
     frames = list_pose(write_frames(tmp_path / "frames", num_train=4, num_val=2))
     assert (len(frames.train), len(frames.val)) == (4, 2)
     assert is_whole(frames.train)
@@ -437,8 +438,8 @@ def test_mini_coco(data_root):
     assert len(data.val) == 16
     skeleton = data.val.skeleton
     assert skeleton.sigmas == COCO_PERSON.sigmas
-    assert skeleton.pairs == COCO_PERSON.pairs
-    assert set(skeleton.links) == set(COCO_PERSON.links)
+    assert skeleton.flip_pairs == COCO_PERSON.flip_pairs
+    assert set(skeleton.edges) == set(COCO_PERSON.edges)
     assert check_pose(data_root / "coco_mini").ok
 
 

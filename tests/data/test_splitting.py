@@ -60,7 +60,7 @@ def test_parts_keep_the_order_of_the_listing():
         assert order == sorted(order)
 
 
-def test_a_class_of_one_picture_stays_in_train():
+def test_a_class_of_one_image_stays_in_train():
     train, val = split(listing_of({"a": 10, "b": 1}), fraction=0.5, seed=0)
     assert train.class_counts[1] == 1
     assert val.class_counts[1] == 0
@@ -108,7 +108,7 @@ def test_two_large_groups_are_parted_all_the_same():
     assert (len(train), len(val)) == (10, 10)
 
 
-def test_pictures_without_a_group_are_free():
+def test_images_without_a_group_are_free():
     whole = listing_of({"a": 30, "b": 30})
     entries = (replace(whole.entries[0], group="x"), replace(whole.entries[1], group="x"))
     whole = replace(whole, entries=entries + whole.entries[2:])
@@ -140,24 +140,22 @@ def test_multi_label_keeps_the_share_of_rare_classes(seed):
 def test_errors():
     with pytest.raises(ConfigError, match=r"fraction must lie between 0 and 1, got 1"):
         split(listing_of({"a": 3, "b": 3}), fraction=1.0, seed=0)
-    with pytest.raises(
-        DataError, match=r"every class must keep a picture .* got 2 pictures in all"
-    ):
+    with pytest.raises(DataError, match=r"every class must keep one image .* got 2 images in all"):
         split(listing_of({"a": 1, "b": 1}), fraction=0.5, seed=0)
     empty = Listing(source="set", entries=(), class_names=("a", "b"), multi_label=True)
-    with pytest.raises(DataError, match=r"0 pictures in 'set' cannot be split for validation"):
+    with pytest.raises(DataError, match=r"0 images in 'set' cannot be split for validation"):
         split(empty, fraction=0.5, seed=0)
     entries = tuple(Entry(path=f"{n}", class_ids=(n % 2,), group=f"{n % 2}") for n in range(8))
     whole = Listing(source="set", entries=entries, class_names=("a", "b"))
-    with pytest.raises(DataError, match=r"every class must keep a group .* got 2 groups in all"):
+    with pytest.raises(DataError, match=r"every class must keep one group .* got 2 groups in all"):
         split(whole, fraction=0.5, seed=0)
 
 
 def test_description():
     train, val = split(listing_of({"a": 50, "b": 30}), fraction=0.25, seed=0)
     text = describe_split(train, val)
-    assert text == "60 pictures to train on, 20 to validate (25.0%), 2 classes"
-    entries = tuple(Entry(path=f"{n // 2}", class_ids=(0,), subject=n % 2) for n in range(40))
+    assert text == "60 images to train on, 20 to validate (25.0%), 2 classes"
+    entries = tuple(Entry(path=f"{n // 2}", class_ids=(0,), instance=n % 2) for n in range(40))
     subjects = Listing(source="set", entries=entries, class_names=("a",), multi_label=True)
     train, val = split(subjects, fraction=0.25, seed=0)
-    assert describe_split(train, val) == "30 subjects to train on, 10 to validate (25.0%), 1 class"
+    assert describe_split(train, val) == "30 instances to train on, 10 to validate (25.0%), 1 class"

@@ -14,10 +14,9 @@ from muntin.data.transforms import (
     AugmentConfig,
     Preprocessing,
     augment_batch,
-    augment_picture,
-    augments_whole_batches,
+    augment_image,
     build_augmentation,
-    fit_picture,
+    center_crop,
     normalise,
     to_tensor,
 )
@@ -40,20 +39,20 @@ def uniforms(count=4, seed=0):
 
 def test_nothing_asked_nothing_changed():
     images = pixels(4, 16, 24)
-    assert augment_batch(images, uniforms(), STILL, pre(16, 24)).equal(images)
+    assert augment_batch(images, uniforms(), pre(16, 24), config=STILL).equal(images)
 
 
 @pytest.mark.parametrize(("name", "axis"), [("flip", 3), ("flip_vertical", 2)])
 def test_mirrors_are_exact(name, axis):
     images = pixels(4, 16, 24)
     config = AugmentConfig(**{"crop_scale": 1.0, "crop_ratio": 1.0, "flip": 0.0, name: 1.0})
-    assert augment_batch(images, uniforms(), config, pre(16, 24)).equal(images.flip(axis))
+    assert augment_batch(images, uniforms(), pre(16, 24), config=config).equal(images.flip(axis))
 
 
 def test_half_of_many_are_mirrored():
     images = torch.arange(16, dtype=torch.uint8).expand(400, 3, 16, 16)
     config = AugmentConfig(crop_scale=1.0, crop_ratio=1.0, flip=0.5)
-    out = augment_batch(images, uniforms(400), config, pre())
+    out = augment_batch(images, uniforms(400), pre(), config=config)
     assert 150 < (out[:, 0, 0, 0] == 15).sum() < 250
 
 
@@ -61,22 +60,22 @@ FULL = AugmentConfig(crop_scale=0.3, flip=0.5, flip_vertical=0.5, erase=0.5)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 12), (24, 32)])
-def test_a_picture_does_not_depend_on_its_batch(size):
+def test_a_image_does_not_depend_on_its_batch(size):
     images, draws = pixels(9), uniforms(9)
-    whole = augment_batch(images, draws, FULL, pre(*size))
+    whole = augment_batch(images, draws, pre(*size), config=FULL)
     assert whole.shape == (9, 3, *size)
     assert whole.dtype == torch.uint8
     for rows in (slice(0, 1), slice(3, 5), slice(2, 9)):
-        assert augment_batch(images[rows], draws[rows], FULL, pre(*size)).equal(whole[rows])
-    assert not augment_batch(images, uniforms(9, seed=1), FULL, pre(*size)).equal(whole)
+        assert augment_batch(images[rows], draws[rows], pre(*size), config=FULL).equal(whole[rows])
+    assert not augment_batch(images, uniforms(9, seed=1), pre(*size), config=FULL).equal(whole)
 
 
-def test_crops_show_a_part_of_the_picture():
+def test_crops_show_a_part_of_the_image():
     # Rows and columns count up, so a crop without mirrors keeps the order and stays in range.
     ramp = torch.arange(32, dtype=torch.uint8).expand(3, 32, 32)
     images = torch.stack([ramp, ramp.transpose(1, 2)] * 20)
     config = AugmentConfig(crop_scale=0.2, crop_ratio=1.5, flip=0.0)
-    out = augment_batch(images, uniforms(40), config, pre(32, 32)).int()
+    out = augment_batch(images, uniforms(40), pre(32, 32), config=config).int()
     columns, rows = out[0::2, 0, 0], out[1::2, 0, :, 0]
     for line in (*columns, *rows):
         assert (line.diff() >= 0).all()
@@ -89,7 +88,7 @@ def test_crops_show_a_part_of_the_picture():
 def test_erased_boxes_have_the_mean_colour_and_a_fair_size():
     images = torch.zeros(300, 3, 32, 32, dtype=torch.uint8)
     config = AugmentConfig(crop_scale=1.0, crop_ratio=1.0, flip=0.0, erase=0.5)
-    out = augment_batch(images, uniforms(300), config, pre(32, 32))
+    out = augment_batch(images, uniforms(300), pre(32, 32), config=config)
     assert set(out.unique().tolist()) == {0, 128}
     shares = (out[:, 0] > 0).float().mean((1, 2))
     assert 110 < (shares > 0).sum() < 190
@@ -106,32 +105,32 @@ ONE_BY_ONE = {
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 @pytest.mark.parametrize("in_chans", [1, 3])
-def test_a_picture_by_its_seed(name, in_chans):
+def test_a_image_by_its_seed(name, in_chans):
     means = {"mean": (0.5,) * in_chans, "std": (0.25,) * in_chans, "in_chans": in_chans}
     transform = build_augmentation(ONE_BY_ONE[name], Preprocessing(img_size=(12, 20), **means))
     image = pixels(1, 30, 40)[0][:in_chans]
     before = torch.random.get_rng_state()
-    out = augment_picture(transform, image, 7)
+    out = augment_image(transform, image, 7)
     assert torch.random.get_rng_state().equal(before)
     assert out.shape == (in_chans, 12, 20)
     assert out.dtype == torch.uint8
     torch.rand(3)
-    assert augment_picture(transform, image, 7).equal(out)
-    assert any(not augment_picture(transform, image, seed).equal(out) for seed in range(4))
+    assert augment_image(transform, image, 7).equal(out)
+    assert any(not augment_image(transform, image, seed).equal(out) for seed in range(4))
 
 
 def test_what_can_be_done_at_once():
-    assert augments_whole_batches(FULL)
-    assert not augments_whole_batches(AugmentConfig(auto="randaugment"))
-    assert not augments_whole_batches(AugmentConfig(jitter=0.1))
+    assert FULL.batch_transform is not None
+    assert AugmentConfig(auto="randaugment").batch_transform is None
+    assert AugmentConfig(jitter=0.1).batch_transform is None
 
 
 def test_fitting():
     image = pixels(1, 20, 30)[0]
-    assert fit_picture(image, pre(20, 30)).equal(image)
-    assert fit_picture(image, pre(20, 20)).equal(image[:, :, 5:25])
-    assert fit_picture(image, pre(8, 14, crop_fraction=0.8)).shape == (3, 8, 14)
-    assert fit_picture(pixels(1, 1, 300)[0], pre(7, 9)).shape == (3, 7, 9)
+    assert center_crop(image, pre(20, 30)).equal(image)
+    assert center_crop(image, pre(20, 20)).equal(image[:, :, 5:25])
+    assert center_crop(image, pre(8, 14, crop_fraction=0.8)).shape == (3, 8, 14)
+    assert center_crop(pixels(1, 1, 300)[0], pre(7, 9)).shape == (3, 7, 9)
 
 
 def test_normalising():
@@ -141,11 +140,11 @@ def test_normalising():
 
 
 def test_to_tensor():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    assert to_tensor(picture).permute(1, 2, 0).numpy().tolist() == picture.tolist()
-    grey = to_tensor(picture, 1)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    assert to_tensor(image).permute(1, 2, 0).numpy().tolist() == image.tolist()
+    grey = to_tensor(image, 1)
     assert grey.shape == (1, 5, 7)
-    expected = picture @ np.array([0.2989, 0.587, 0.114])
+    expected = image @ np.array([0.2989, 0.587, 0.114])
     assert np.abs(grey[0].numpy() - expected).max() <= 1
 
 

@@ -14,8 +14,8 @@ import torch
 
 import muntin
 from muntin.data.transforms import normalise
-from muntin.engines import choice
 from muntin.engines.building import canvases_of, make_graph
+from muntin.engines.choice import cache_file, start_fastest
 from muntin.engines.cuda_engine import start_recorded
 from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import ENGINES, find_engine, find_format
@@ -26,23 +26,20 @@ from tests.exporting.runs import write_run
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def images(count: int) -> list[np.ndarray]:
     generator = np.random.default_rng(1)
     return [generator.integers(0, 256, (75, 90, 3), dtype=np.uint8) for _ in range(count)]
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [
-        "openvino",
-        pytest.param("onnxruntime", marks=pytest.mark.slow),
-        pytest.param("compile", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnxruntime", "compile"])
 def test_engines_agree(tmp_path, engine):
     run = write_run(tmp_path / "run", "classify")
-    truth = muntin.load(run.path, device="cpu")(pictures(10))
-    said = muntin.load(run.path, engine=engine)(pictures(10))
+    truth = muntin.load(run.path, device="cpu")(images(10))
+    compare(muntin.load(run.path, engine=engine)(images(10)), truth)
+
+
+def compare(said, truth):
     for one, other in zip(said, truth, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
@@ -50,7 +47,7 @@ def test_engines_agree(tmp_path, engine):
 @pytest.mark.slow
 def test_a_detector_in_an_engine(tmp_path):
     run = write_run(tmp_path / "run", "fcos_small", side=96)
-    lying = np.resize(pictures(1)[0], (96, 128, 3))
+    lying = np.resize(images(1)[0], (96, 128, 3))
     truth = muntin.load(run.path, device="cpu")([lying, lying.transpose(1, 0, 2).copy()])
     said = muntin.load(run.path, engine="openvino")([lying, lying.transpose(1, 0, 2).copy()])
     for one, other in zip(said, truth, strict=True):
@@ -58,18 +55,20 @@ def test_a_detector_in_an_engine(tmp_path):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="signals of POSIX")
-def test_a_signal_is_survived_after_engines_are_dropped(tmp_path):
+def test_openvino_agrees_and_leaves_signals_alone(tmp_path):
     """Each core brings a stack for signals; a stack that is gone kills at the next signal."""
     run = write_run(tmp_path / "run", "classify")
+    truth = muntin.load(run.path, device="cpu")(images(10))
     first = muntin.load(run.path, engine="openvino")
     second = muntin.load(run.path, engine="openvino")
     for predictor in (first, second):
-        predictor(pictures(1))
+        compare(predictor(images(10)), truth)
     del predictor, first
     gc.collect()
     del second
     gc.collect()
+    if not hasattr(signal, "SIGCHLD"):
+        return
     heard: list[int] = []
     before = signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
     try:
@@ -81,8 +80,8 @@ def test_a_signal_is_survived_after_engines_are_dropped(tmp_path):
 
 def test_bf16_is_near(tmp_path):
     run = write_run(tmp_path / "run", "classify")
-    truth = muntin.load(run.path, device="cpu")(pictures(2))
-    said = muntin.load(run.path, engine="eager", precision="bf16")(pictures(2))
+    truth = muntin.load(run.path, device="cpu")(images(2))
+    said = muntin.load(run.path, engine="eager", precision="bf16")(images(2))
     for one, other in zip(said, truth, strict=True):
         difference = np.abs(np.sort(one.scores) - np.sort(other.scores)).max()
         assert 0 < difference < 0.05
@@ -94,25 +93,23 @@ def test_the_fastest_is_remembered(tmp_path, monkeypatch):
     network = run.load_network()
     graph = make_graph(network, run.task, run.classes, run.preprocessing, (64, 64))
     asked = []
-    started = {name: ENGINES[name] for name in ("eager", "onnxruntime")}
-    monkeypatch.setattr(choice, "ENGINES", started)
+    engines = {name: ENGINES[name] for name in ("eager", "onnxruntime")}
 
     def measure(graph, runners):
         asked.append(sorted(runners))
         return {"eager": 2.0, "onnxruntime": 1.0}
 
-    monkeypatch.setattr(choice, "_measure", measure)
     for _ in range(2):
-        runner = choice.start_fastest(graph, "fp32", "a model")
+        runner = start_fastest(graph, "fp32", "a model", engines=engines, measure=measure)
         logits = runner([part.numpy() for part in graph.example])[0]
         assert logits.shape == (2, 3)
     assert asked == [["eager", "onnxruntime"]]
-    assert "onnxruntime" in choice.cache_file().read_text()
-    choice.start_fastest(graph, "fp32", "another model")
+    assert "onnxruntime" in cache_file().read_text()
+    start_fastest(graph, "fp32", "another model", engines=engines, measure=measure)
     assert len(asked) == 2
 
 
-def test_pictures_are_grouped_and_padded():
+def test_images_are_grouped_and_padded():
     seen = []
 
     def start(canvas, count):
@@ -129,24 +126,21 @@ def test_pictures_are_grouped_and_padded():
     assert [shape[0] for _, shape in seen] == [8, 1, 1]
     assert {canvas for canvas, _ in seen} == {(32, 64)}
     assert found.equal(images[:, :1, ::4, ::4].float())
-    with pytest.raises(ShapeError, match=r"at most 32x64 or 64x32 pixels .* got 33x64"):
+    with pytest.raises(ShapeError, match=r"32x64 or 64x32.*33x64"):
         network(torch.zeros(1, 3, 33, 64, dtype=torch.uint8))
 
 
 def test_what_is_refused(tmp_path):
     run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(ConfigError, match=r"Unknown engine 'openvin'. Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"'openvin'.*'openvino'"):
         find_engine("openvin")
-    with pytest.raises(ConfigError, match=r"precision must be fp32 for the engine onnxruntime"):
+    with pytest.raises(ConfigError, match=r"precision.*fp32.*onnxruntime"):
         muntin.load(run.path, engine="onnxruntime", precision="bf16")
-    done = muntin.export(run, tmp_path / "a", format="torch")
-    with pytest.raises(ConfigError, match=r"an exported file runs in its own engine"):
-        muntin.load(done.path, engine="openvino")
     assert find_format("a/run") is None
     assert find_format("a.XML").name == "openvino"
 
 
-def test_canvases_hold_lying_and_standing_pictures(tmp_path):
+def test_canvases_hold_lying_and_standing_images(tmp_path):
     run = write_run(tmp_path / "run", "fcos_small", side=96)
     assert canvases_of(run.preprocessing) == [(96, 128), (128, 96)]
 
@@ -160,7 +154,7 @@ def test_an_operator_that_onnx_lacks(tmp_path):
             return torch.special.bessel_j0(x)
 
     graph = Graph(module=Odd(), example=(torch.ones(2, 3),), inputs=("images",), outputs=("out",))
-    with pytest.raises(ConfigError, match=r"every operator of the model must be one of ONNX"):
+    with pytest.raises(ConfigError, match="ONNX"):
         write_onnx(graph, tmp_path / "a.onnx", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -170,9 +164,7 @@ def test_an_engine_says_what_the_machine_lacks():
         assert find_engine("cuda").installed
         return
     assert not ENGINES["cuda"].installed
-    with pytest.raises(
-        ConfigError, match=r"cuda must have a GPU .* but .*runs here: auto, eager, co"
-    ):
+    with pytest.raises(ConfigError, match=r"cuda.*GPU.*auto, eager, co"):
         find_engine("cuda")
 
 
@@ -213,11 +205,11 @@ def test_a_graph_for_a_file_is_not_fused(tmp_path):
     graph = make_graph(
         run.load_network(), run.task, run.classes, run.preprocessing, (64, 64), finished=True
     )
-    with pytest.raises(ConfigError, match="must be given a network to fuse"):
+    with pytest.raises(ConfigError, match="network"):
         start_recorded(graph, "fp32", torch.device("cpu"), replay_plainly)
 
 
 @pytest.mark.parametrize("name", [None, 5])
 def test_an_engine_that_is_no_text(name):
-    with pytest.raises(ConfigError, match=r"Unknown engine .* Known: auto, compile, cuda, eager"):
+    with pytest.raises(ConfigError, match=rf"{name}.*auto, compile, cuda, eager"):
         find_engine(name)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks of every family and task, each with a picture to be asked about."""
+"""Small networks of every family and task, each with an image to be asked about."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import muntin
-from muntin.data.shapes import make_scene
+from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.engines.network import EngineNetwork, Front
 from muntin.explaining.subject import Subject
 from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton
-from muntin.tasks import find_task
+from muntin.tasks.table import find_task
 
 NORMAL = {"mean": (0.485, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
 NAMES = ("ash", "birch", "cedar")
@@ -57,7 +57,7 @@ def make_subject(
     size: tuple[int, int] = (48, 80),
     in_chans: int = 3,
     index: int = 0,
-    fit: str = "crop",
+    fit: str = "center_crop",
     **more: Any,
 ) -> Subject:
     """A generated scene as a network sees it, padded at the right and below where it must be."""
@@ -73,10 +73,10 @@ def make_subject(
         fit=fit, padding=1.0,
     )  # fmt: skip
     images = normalise(shown[None], pre) if known == in_chans else shown[None].float() / 128 - 1
-    if fit == "inside":
+    if fit == "letterbox":
         rest = (0, -size[1] % 32, 0, -size[0] % 32)
         images = nn.functional.pad(images, rest)
-    skeleton = Skeleton(names=("nose", "left", "right"), links=((0, 1),))
+    skeleton = Skeleton(names=("nose", "left", "right"), edges=((0, 1),))
     classes = Classes(names=NAMES, skeleton=skeleton if task == "pose" else None)
     row = find_task(task, getattr(getattr(network, "head", None), "config", None))
     options: dict[str, Any] = {"name": "tiny", "task": row, "classes": classes, "pre": pre, **more}

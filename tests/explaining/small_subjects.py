@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks of every family with random weights, and a picture for them."""
+"""Small networks of every family with random weights, and an image for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from muntin.data.transforms import Preprocessing, fit_picture, normalise, to_tensor
+from muntin.data.transforms import Preprocessing, center_crop, normalise, to_tensor
 from muntin.explaining.subject import Subject
 from muntin.heads.linear import LinearHead
 from muntin.heads.network import Network
@@ -52,13 +52,13 @@ def timm_body(name: str) -> nn.Module:
 
 
 def make_subject(backbone: nn.Module | None, size=(40, 56), **changes) -> Subject:
-    """A picture of random colours that the network sees as it is."""
+    """An image of random colours that the network sees as it is."""
     network: nn.Module = nn.Identity()
     if backbone is not None:
         network = Network(backbone, LinearHead(backbone.embed_channels, 3)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     pre = Preprocessing(img_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
-    shown = fit_picture(to_tensor(pixels), pre)
+    shown = center_crop(to_tensor(pixels), pre)
     given = {
         "name": "small",
         "network": network,

@@ -17,7 +17,7 @@ from muntin.explaining import costing
 from muntin.explaining.costing import show_cost
 from muntin.explaining.counting import count_kept, global_twin, msa_macs, window_msa_macs
 from muntin.explaining.exhibits import Exhibit, Missing
-from muntin.explaining.opening import open_model, open_subject
+from muntin.explaining.inputs import open_model, open_subject
 from muntin.models.swin import SWIN_TINY
 from muntin.zoo import build_backbone, count_costs, model_config
 

@@ -18,7 +18,7 @@ from muntin.weights.files import write_weights
 SMALL = {"depths": (1, 1), "num_heads": (1, 2), "embed_dim": 16, "out_indices": (0, 1)}
 NORMAL = {"mean": (0.485, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
 SKELETON = Skeleton(
-    names=("nose", "left", "right"), links=((0, 1),), pairs=((1, 2),), sigmas=(0.1, 0.1, 0.1)
+    names=("nose", "left", "right"), edges=((0, 1),), flip_pairs=((1, 2),), sigmas=(0.1, 0.1, 0.1)
 )
 
 
@@ -35,13 +35,13 @@ def write_run(path: Path, kind: str, *, side: int = 128) -> Run:
         network = muntin.create_pose_estimator(
             "swin_nano", num_keypoints=3, head="light_pose_small", **options
         )
-        shown, name = {"img_size": (64, 96), "fit": "subject", "padding": 1.0}, "pose"
+        shown, name = {"img_size": (64, 96), "fit": "instance_crop", "padding": 1.0}, "pose"
     elif kind == "semantic":
         network = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **options)
-        shown, name = {"img_size": (64, 64), "fit": "window"}, "semantic"
+        shown, name = {"img_size": (64, 64), "fit": "sliding_window"}, "semantic"
     else:
         network = muntin.create_detector("swin_nano", num_classes=3, head=kind)
-        shown = {"img_size": (side, 128), "fit": "inside"}
+        shown = {"img_size": (side, 128), "fit": "letterbox"}
         name = "instance" if "mask" in kind else "detect"
     with torch.no_grad():
         for parameter_name, parameter in network.named_parameters():

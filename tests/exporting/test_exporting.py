@@ -4,29 +4,30 @@
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
+import sys
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from muntin.exporting.comparing import Row, require_equal
 
 import muntin
-from muntin.engines import table
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
-from muntin.exporting import exporting
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.files import write_weights
 from tests.exporting.runs import write_run
-from tests.small import write_pictures
+from tests.small import write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 CASES = [
     ("classify", "onnx"),
-    ("classify", "openvino"),
     ("classify", "torch"),
     ("semantic", "openvino"),
-    ("pose", "onnx"),
+    pytest.param("classify", "openvino", marks=pytest.mark.slow),
+    pytest.param("pose", "onnx", marks=pytest.mark.slow),
     pytest.param("fcos_small", "torch", marks=pytest.mark.slow),
     pytest.param("fcos_small", "openvino", marks=pytest.mark.slow),
     pytest.param("fcos_small", "onnx", marks=pytest.mark.slow),
@@ -37,23 +38,47 @@ CASES = [
 ]
 
 
-def pictures(count: int = 3) -> list[np.ndarray]:
+def images(count: int = 3) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (70 + 9 * n, 80, 3), dtype=np.uint8) for n in range(count)]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "trees", each=4)
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """Give the run of a kind; nobody changes it."""
+    return cache(lambda kind: write_run(tmp_path_factory.mktemp("runs") / "run", kind))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, run_of, data):
+    """Give the file of a run, written once; the only thing in its folder. ONNX saw real images."""
+
+    @cache
+    def call(kind, form):
+        shown = {"data": data} if (kind, form) == ("classify", "onnx") else {}
+        out = tmp_path_factory.mktemp("files") / "file"
+        return muntin.export(run_of(kind).path, out, format=form, finished=True, **shown)
+
+    return call
+
+
 @pytest.mark.parametrize(("kind", "form"), CASES)
-def test_a_file_says_what_the_run_says(tmp_path, kind, form):
-    run = write_run(tmp_path / "run", kind)
-    done = muntin.export(run.path, tmp_path / "file", format=form, finished=True)
+def test_a_file_says_what_the_run_says(run_of, exported, kind, form):
+    run, done = run_of(kind), exported(kind, form)
     assert {row.batch for row in done.rows} == {1, 3, 8}
     assert len({row.size for row in done.rows}) == 2
-    assert {row.pictures for row in done.rows} == {"random", "drawn"}
-    made = {path.name for path in tmp_path.iterdir()} - {"run"}
+    real = {"real"} if (kind, form) == ("classify", "onnx") else set()
+    assert {row.images for row in done.rows} == {"random", "drawn", *real}
+    made = {path.name for path in done.path.parent.iterdir() if path.is_file()}
     assert made == {done.path.name, *(["file.bin"] if form == "openvino" else [])}
     loaded = muntin.load(done.path)
     assert loaded.classes == run.classes
-    shown = pictures()
+    shown = images()
     if kind == "semantic":  # windows of the file's size
         shown = [one[:64, :64] for one in shown]
     if "cnn" in kind or kind == "fcos_small":  # a file pads to a square, a run to multiples of 32
@@ -93,41 +118,40 @@ def _compare_boxes(said, truth):
         )
 
 
-def test_pixels_of_a_map_are_the_same(tmp_path):
-    run = write_run(tmp_path / "run", "semantic")
-    done = muntin.export(run, tmp_path / "map.onnx")
-    image = pictures(1)[0][:64, :64]
+def test_pixels_of_a_map_are_the_same(run_of, exported):
+    run, done = run_of("semantic"), exported("semantic", "openvino")
+    image = images(1)[0][:64, :64]
     said, truth = muntin.load(done.path)(image)[0], muntin.load(run.path, device="cpu")(image)[0]
-    assert (said.labels != truth.labels).mean() < 1e-3
+    assert (said.labels != truth.labels).mean() < 1e-2
 
 
 @pytest.mark.parametrize("size", [(4, 300), (300, 10), (64, 65)])
-def test_pictures_of_other_shapes_are_seen_in_windows(tmp_path, size):
-    run = write_run(tmp_path / "run", "semantic")
-    done = muntin.export(run.path, tmp_path / "a", format="torch")
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    result = muntin.load(done.path)(picture)[0]
+def test_images_of_other_shapes_are_seen_in_windows(exported, size):
+    done = exported("semantic", "openvino")
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    result = muntin.load(done.path)(image)[0]
     assert result.labels.shape == size
-    assert "windows of 64x64" in done.note
+    assert "64x64" in done.note
 
 
-def test_files_are_scored_like_runs(tmp_path):
-    run = write_run(tmp_path / "run", "classify")
-    data = write_pictures(tmp_path / "data", each=4)
-    done = muntin.export(run, tmp_path / "file.onnx", data=data)
-    assert {row.pictures for row in done.rows} == {"random", "real", "drawn"}
+def test_files_are_scored_like_runs(run_of, exported, data):
+    run, done = run_of("classify"), exported("classify", "onnx")
     figures = muntin.evaluate(done.path, data, device="cpu")
-    truth = muntin.evaluate(run.path, data, device="cpu", pictures=False)
+    truth = muntin.evaluate(run.path, data, device="cpu", images=False)
     assert figures["top1"] == truth["top1"]
     assert figures["loss"] == pytest.approx(truth["loss"], abs=1e-5)
-    assert (tmp_path / "file" / "pictures" / "eval").is_dir()
+    assert (done.path.with_suffix("") / "pictures" / "eval").is_dir()
 
 
-def test_finished_outputs_have_names(tmp_path):
+def test_a_file_runs_in_its_own_engine(exported):
+    with pytest.raises(ConfigError, match="engine"):
+        muntin.load(exported("classify", "torch").path, engine="openvino")
+
+
+def test_finished_outputs_have_names(exported):
     import onnxruntime
 
-    run = write_run(tmp_path / "run", "classify")
-    done = muntin.export(run, tmp_path / "file.onnx", finished=True)
+    done = exported("classify", "onnx")
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     assert [place.name for place in session.get_outputs()] == ["logits", "probabilities"]
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
@@ -135,25 +159,39 @@ def test_finished_outputs_have_names(tmp_path):
     np.testing.assert_allclose(shares, torch.tensor(logits).softmax(1).numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_zoo(tmp_path):
     done = muntin.export("swin_nano_patch2_window4_32", tmp_path / "m", format="torch")
-    result = muntin.load(done.path)(pictures(1)[0])[0]
+    result = muntin.load(done.path)(images(1)[0])[0]
     assert result.class_names[0].startswith("class ")
 
 
-def test_nothing_is_left_where_answers_differ(tmp_path, monkeypatch):
+def test_nothing_is_left_where_answers_differ(exported, tmp_path):
+    other = exported("classify", "torch").path
     run = write_run(tmp_path / "run", "classify")
-    kind = table.FORMATS["torch"]
+    state = run.load_network().state_dict()
+    state["head.fc.bias"] += 1.0
+    write_weights(run.path / WEIGHTS, state, {"dialect": "muntin"})
 
-    def write(graph, path, note, precision):
-        graph.module.network.head.fc.bias.add_(1.0)
-        kind.write(graph, path, note, precision)
+    def swap(line):
+        """Put the file of another network where this one is being written."""
+        for unfinished in tmp_path.glob(".muntin-*/file.pt2"):
+            shutil.copy(other, unfinished)
 
-    wrong = dataclasses.replace(kind, write=write)
-    monkeypatch.setitem(exporting.FORMATS, "torch", wrong)
-    with pytest.raises(RunError, match=r"must say what the network says, .* Nothing was written"):
-        muntin.export(run, tmp_path / "file", format="torch")
+    with pytest.raises(RunError, match=r"torch.*difference"):
+        muntin.export(run, tmp_path / "file", format="torch", say=swap)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("difference", [2e-4, float("nan")])
+def test_the_worst_comparison_is_named(difference):
+    rows = [
+        Row(size=(32, 64), batch=3, images="real", difference=apart, limit=1e-4)
+        for apart in (9e-5, difference)
+    ]
+    require_equal(rows[:1], "a file")
+    with pytest.raises(RunError, match=rf"a file.*{difference:.2g}.*32x64"):
+        require_equal(rows, "a file")
 
 
 def test_a_weight_that_is_no_number(tmp_path):
@@ -161,42 +199,41 @@ def test_a_weight_that_is_no_number(tmp_path):
     state = run.load_network().state_dict()
     state["head.fc.bias"][1] = float("nan")
     write_weights(run.path / WEIGHTS, state, {"dialect": "muntin"})
-    with pytest.raises(WeightError, match=r"got NaN or infinity in head.fc.bias"):
+    with pytest.raises(WeightError, match=r"head\.fc\.bias"):
         muntin.export(run.path, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_is_refused(tmp_path, monkeypatch):
-    run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(ConfigError, match=r"Unknown format 'onx'. Did you mean 'onnx'"):
+def test_what_is_refused(run_of, tmp_path, monkeypatch):
+    run = run_of("classify")
+    with pytest.raises(ConfigError, match=r"'onx'.*'onnx'"):
         muntin.export(run, tmp_path / "a", format="onx")
-    with pytest.raises(ConfigError, match=r"OUT must end in .onnx for --format onnx"):
+    with pytest.raises(ConfigError, match=r"\.onnx.*a\.xml"):
         muntin.export(run, tmp_path / "a.xml")
-    with pytest.raises(ConfigError, match=r"onnx is written in fp32, int8, got bf16"):
+    with pytest.raises(ConfigError, match=r"onnx.*bf16"):
         muntin.export(run, tmp_path / "a", precision="bf16")
-    with pytest.raises(ConfigError, match=r"int8 needs pictures with labels"):
+    with pytest.raises(ConfigError, match=r"int8.*--data"):
         muntin.export(run, tmp_path / "a", precision="int8")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty"):
         muntin.export(run, tmp_path / "a", precision="int8", data=tmp_path / "empty")
     (tmp_path / "there.onnx").write_text("mine")
-    with pytest.raises(RunError, match=r"OUT must be a new file"):
+    with pytest.raises(RunError, match=r"there\.onnx"):
         muntin.export(run, tmp_path / "there.onnx")
     assert (tmp_path / "there.onnx").read_text() == "mine"
-    monkeypatch.setattr(table, "is_installed", lambda package: package != "onnxscript")
-    with pytest.raises(MissingExtra, match=r"needs onnxscript.*pip install 'muntin\[export\]'"):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtra, match=r"onnxscript.*muntin\[export\]"):
         muntin.export(run, tmp_path / "a")
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "empty", "there.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "there.onnx"}
 
 
-def test_what_is_not_there(tmp_path):
-    with pytest.raises(RunError, match="where nothing lies"):
+def test_what_is_not_there(run_of, tmp_path):
+    with pytest.raises(RunError, match="runs/nowhere"):
         muntin.export("runs/nowhere", tmp_path / "a.onnx")
-    run = write_run(tmp_path / "run", "classify")
-    with pytest.raises(RunError, match="which is a folder"):
-        muntin.export(run.path, tmp_path)
+    with pytest.raises(RunError, match="OUT"):
+        muntin.export(run_of("classify").path, tmp_path)
     (tmp_path / "a.xml").write_text("<net/>")
-    with pytest.raises(RunError, match=r"must have its \.bin beside it"):
+    with pytest.raises(RunError, match=r"a\.xml.*\.bin"):
         muntin.load(tmp_path / "a.xml")
 
 
@@ -204,7 +241,7 @@ def test_what_is_not_there(tmp_path):
 def test_files_of_others(tmp_path, name):
     (tmp_path / name).write_text("no model")
     (tmp_path / "a.bin").write_text("no weights")
-    with pytest.raises(RunError, match=r"that muntin export wrote"):
+    with pytest.raises(RunError, match="muntin export"):
         Run.open(tmp_path / name)
 
 
@@ -216,22 +253,25 @@ def test_an_onnx_file_without_a_note(tmp_path):
     torch.onnx.export(
         Twice().eval(), (torch.ones(2, 3),), tmp_path / "a.onnx", dynamo=True, verbose=False
     )
-    with pytest.raises(RunError, match=r"with what it knows of classes"):
+    with pytest.raises(RunError, match=r"a\.onnx"):
         Run.open(tmp_path / "a.onnx")
 
 
-@pytest.mark.parametrize("form", ["openvino", "onnx"])
-def test_eight_bits(tmp_path, form):
-    run = write_run(tmp_path / "run", "classify")
-    data = write_pictures(tmp_path / "data", each=6)
+@pytest.mark.parametrize("form", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_eight_bits(run_of, data, tmp_path, form):
     done = muntin.export(
-        run, tmp_path / "file", format=form, precision="int8", data=data, max_loss=100.0
+        run_of("classify"),
+        tmp_path / "file",
+        format=form,
+        precision="int8",
+        data=data,
+        max_loss=100.0,
     )
     assert done.quantised is not None
     assert done.quantised.layers > 8
     assert done.quantised.kept == 0
-    assert all(0 < row.difference < 0.2 for row in done.rows if row.pictures == "real")
-    assert len(muntin.load(done.path)(pictures(2))) == 2
+    assert all(0 < row.difference < 0.2 for row in done.rows if row.images == "real")
+    assert len(muntin.load(done.path)(images(2))) == 2
 
 
 def test_keypoint_rcnn_is_refused(tmp_path):
@@ -240,5 +280,5 @@ def test_keypoint_rcnn_is_refused(tmp_path):
 
     head = KeypointRCNN(network.backbone, 1, 3, KEYPOINT_DETECTORS["keypoint_rcnn_small"])
     network.head = head.eval()
-    with pytest.raises(ConfigError, match=r"got keypoint_rcnn"):
+    with pytest.raises(ConfigError, match="keypoint_rcnn"):
         torch.export.export(network, (torch.zeros(2, 3, 64, 64),), strict=False)

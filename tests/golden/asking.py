@@ -180,8 +180,8 @@ def ask_layout(name: str, folder: Path) -> dict[str, list[int]]:
     return layout_of(read_state(run.path / "weights.safetensors"))
 
 
-def ask_training(name: str, layout: Layout, folder: Path) -> Answers:
-    """Losses of three steps from known weights, and what the network then says."""
+def ask_training(name: str, layout: Layout, folder: Path, *, bits: bool = True) -> Answers:
+    """Losses of three steps from known weights; with `bits` what the network then answers too."""
     case = TRAININGS[name]
     weights = write_filled(folder / f"{name}.safetensors", layout)
     run = train_case(case, folder / name, weights=weights)
@@ -196,6 +196,8 @@ def ask_training(name: str, layout: Layout, folder: Path) -> Answers:
         "journal": Answer("bits", lines),
         "metrics": Answer("bits", run.metrics),
     }
+    if not bits:
+        return answers
     for key in sorted(state):
         answers[f"state/{key}"] = Answer("bits", state[key])
     return answers | {f"after/{key}": one for key, one in ask_run(run.path, case, "bits").items()}

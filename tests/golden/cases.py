@@ -149,13 +149,13 @@ TRAININGS: dict[str, TrainCase] = {
     # every family, as a classifier
     "classify-swin": _family(SWIN, _SWIN, slow=False),
     "classify-several": TrainCase(
-        task="classify", data="classify/several.csv", side=32, settings=_SWIN, slow=False
+        task="classify", data="classify/several.csv", side=32, settings=_SWIN
     ),
     "classify-swin_v2": _family("swinv2_tiny_window8_256", {
         **_SWIN, "model.window_size": 4, "model.bias_hidden": 16,
         "model.pretrained_windows": "0,0",
     }),
-    "classify-vit": _family("vit_tiny_patch16_224", _VIT, slow=False),
+    "classify-vit": _family("vit_tiny_patch16_224", _VIT),
     "classify-deit_distilled": _family("deit_tiny_distilled_patch16_224", _VIT),
     "classify-deit3": _family("deit3_small_patch16_224", _VIT),
     "classify-mae": _family("mae_vit_base_patch16", _VIT),
@@ -193,7 +193,6 @@ TRAININGS: dict[str, TrainCase] = {
     ),
     "mask_rcnn_small": TrainCase(
         task="instance", data="scenes", head="mask_rcnn_small", settings={**_RCNN, **_MASKS},
-        slow=False,
     ),
     "cascade_mask_rcnn_small": TrainCase(
         task="instance", data="scenes", head="cascade_mask_rcnn_small",
@@ -226,7 +225,7 @@ TRAININGS: dict[str, TrainCase] = {
     ),
     "keypoint_rcnn_small": TrainCase(
         task="pose", data="scenes", head="keypoint_rcnn_small",
-        settings={**_RCNN, **_MASKS}, slow=False,
+        settings={**_RCNN, **_MASKS},
     ),
     # with images changed at random as recipes say
     "augmented-detect": TrainCase(

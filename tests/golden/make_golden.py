@@ -67,11 +67,12 @@ KEPT = ("config.json", "classes.json", "preprocessing.json", "split.json", "jour
         "weights.safetensors")  # fmt: skip
 
 
-def questions(folder: Path) -> Iterator[tuple[str, Callable[[], Answers]]]:
+def questions(folder: Path, *, bits: bool = True) -> Iterator[tuple[str, Callable[[], Answers]]]:
     """Name of every question, and how it is asked.
 
     Args:
         folder: For what is written on the way.
+        bits: Whether answers are wanted of which only bits can be compared.
     """
     for name in FAMILIES:
         yield f"family/{name}", lambda name=name: ask_family(name)
@@ -86,7 +87,7 @@ def questions(folder: Path) -> Iterator[tuple[str, Callable[[], Answers]]]:
     for name in TRAININGS:
         yield (
             f"train/{name}",
-            lambda name=name: ask_training(name, join_parts(layouts, name), folder),
+            lambda name=name: ask_training(name, join_parts(layouts, name), folder, bits=bits),
         )
     for name, kind in EXPORTED_RUNS:
         yield f"export/{name}-{kind}", lambda name=name, kind=kind: ask_export(name, kind, folder)

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 # The only internal names that golden answers use, and only when the stored images are written.
-from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"

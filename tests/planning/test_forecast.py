@@ -6,24 +6,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import muntin
-from muntin.commands.plan import plan as show
-from muntin.data.shape_sets import write_coco, write_maps
+from muntin.commands.plan import show_plan
+from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
 from muntin.planning.advice import Demand
 from muntin.recipes import TrainConfig
 from muntin.training.footprint import Footprint, Line, Moment
-from tests.small import MODEL, SETTINGS, write_pictures
+from tests.small import MODEL, SETTINGS, write_images
 
 SMALL = {**SETTINGS, "train.start_size": 1}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), each=8)
+    return write_images(tmp_path_factory.mktemp("pictures"), each=8)
 
 
 def draw_up(data, task="classify", settings=None, **options):
@@ -32,11 +33,16 @@ def draw_up(data, task="classify", settings=None, **options):
     return muntin.plan(task, data, settings={**SMALL, **(settings or {})}, **chosen)
 
 
-def test_a_plan_adds_up(data):
-    plan = draw_up(data)
+@pytest.fixture(scope="module")
+def plain(data):
+    return draw_up(data)
+
+
+def test_a_plan_adds_up(plain):
+    plan = plain
     kept = [plan.parameters, plan.optimizer, plan.averaged]
     passing = [plan.gradients, plan.workspace, *dict(plan.activations).values()]
-    assert plan.holes == pytest.approx(0.55 * sum(passing), rel=0.01)
+    assert 0 < plan.holes < sum(passing)
     total = sum(kept) + sum(passing) + plan.holes + plan.process
     assert total == pytest.approx(plan.peak, rel=0.01)
     assert list(dict(plan.activations)) == ["patches", "stage 1", "stage 2"]
@@ -45,7 +51,7 @@ def test_a_plan_adds_up(data):
     assert plan.fits
     assert plan.largest_batch_again >= plan.largest_batch > 8
     assert dict(plan.measured).keys() == {
-        "step of 2", "step of 4", "reading a picture", "looking at one",
+        "step of 2", "step of 4", "reading an image", "looking at one",
     }  # fmt: skip
     found = json.loads(json.dumps(plan.to_dict()))
     assert found["fits"] is True
@@ -55,15 +61,14 @@ def test_a_plan_adds_up(data):
 
 def test_larger_batches_need_more(data):
     small, large = (draw_up(data, batch_size=count, img_size=64) for count in (2, 16))
-    # Which moment is the worst, and so what is remembered then, depends on the threads.
+    # A constant and a part for each image; how much is constant depends on the threads.
     grown = [plan.peak - plan.process - plan.parameters for plan in (small, large)]
-    assert 4 < grown[1] / grown[0] < 8.5
+    assert 2 < grown[1] / grown[0] <= 8.1
     assert large.parameters == small.parameters
 
 
-def test_averaged_weights_and_blocks_computed_again(data):
+def test_averaged_weights_and_blocks_computed_again(data, plain):
     plan = draw_up(data, settings={"train.ema_decay": 0.9, "train.checkpointing": "true"})
-    plain = draw_up(data)
     assert plain.averaged == 0
     assert plan.averaged == pytest.approx(plan.parameters, rel=0.05)
     assert plan.recomputed_blocks == plan.num_blocks == 2
@@ -89,24 +94,24 @@ def test_what_cannot_fit_says_what_would(data):
     assert not plan.fits
     assert plan.recomputed_blocks == plan.num_blocks
     assert 0 < plan.largest_batch < 64
-    assert any("does not fit" in note for note in plan.notes)
+    assert any("train.memory_gib=0.02" in note for note in plan.notes)
     assert any(f"--batch-size {plan.largest_batch}" in note for note in plan.notes)
-    none = draw_up(data, batch_size=64, img_size=64, settings={"train.memory_gib": 1e-4})
+    none = draw_up(data, batch_size=64, settings={"train.memory_gib": 1e-4})
     assert none.largest_batch_again == 0
-    assert any("not even one picture fits" in note for note in none.notes)
+    assert none.largest_batch == 0
 
 
 def test_what_is_wrong_is_said_as_in_training(data, tmp_path):
-    with pytest.raises(ConfigError, match=r"Did you mean 'swin_tiny'"):
+    with pytest.raises(ConfigError, match=r"'swin_tiney'.*'swin_tiny'"):
         draw_up(data, model="swin_tiney")
     with pytest.raises(DataError):
         draw_up(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match=r"Unknown"):
+    with pytest.raises(ConfigError, match="nothing"):
         draw_up(data, settings={"train.nothing": 1})
 
 
 def demand(*, each=1.0, looking=1.0, room=100.0, most=64, looks=lambda batch: max(64, batch)):
-    """Of a step that takes so many bytes a picture; nothing can be computed again."""
+    """Of a step that takes so many bytes an image; nothing can be computed again."""
     moments = (Moment("", False, 0, Line(0, each)),)
     footprint = Footprint(
         held=0, gradients=0, parts=(), moments=moments, remembered=(), outputs=()
@@ -130,24 +135,28 @@ def test_validation_under_a_limit_looks_at_no_more_than_a_step():
     assert TrainConfig(batch_size=8, memory_gib=1).validation_batch == 8
 
 
-def test_what_a_plan_shows(data, monkeypatch, capsys):
+def test_what_a_plan_shows(plain, capsys):
     figures = {"process": 950.0, "room": 1052.4, "peak": 1000.0, "inference": 1000.0}
-    plan = replace(draw_up(data), recomputed_blocks=1, memory_gib=0.1, **figures)
+    plan = replace(plain, recomputed_blocks=1, memory_gib=0.1, **figures)
     assert plan.fits
     assert not replace(plan, inference=1100.0).fits
-    monkeypatch.setattr("muntin.planning.forecast.plan", lambda *_, **__: plan)
-    show("classify", str(data))
-    said = capsys.readouterr()
-    assert "blocks computed again: 1 of 2" in said.out
-    assert f"the worst moment of a step is {plan.moment}" in said.out
-    assert "there is (process 950 + train.memory_gib 0.1 GiB)" in said.out
-    assert said.err.startswith("measuring")
+    show_plan(plan)
+    said = capsys.readouterr().out
+    for figure in ("1 of 2", plan.moment, "950", "1052", "train.memory_gib 0.1"):
+        assert figure in said
 
 
-def test_memory_that_runs_out_is_said_with_a_figure(data, monkeypatch):
-    def run_out(*_):
-        raise RuntimeError("can't allocate memory: you tried to allocate 8589934592 bytes.")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_that_runs_out_is_said_with_a_figure(data):
+    """The system gives less than an image of 2048 x 2048 needs."""
+    import resource
 
-    monkeypatch.setattr("muntin.planning.forecast.forecast", run_out)
-    with pytest.raises(ConfigError, match=r"are free, and 8\.0 GiB were asked for at once"):
-        draw_up(data)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    held = pages * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, hard))
+        with pytest.raises(ConfigError, match=r"GiB.*--img-size"):
+            draw_up(data, img_size=2048)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

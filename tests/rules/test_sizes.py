@@ -11,7 +11,7 @@ from tests.rules.sources import Module, functions, modules, none
 MOST_FILE_LINES = 400
 MOST_FUNCTION_LINES = 60
 MOST_FILES_READ = 10
-MOST_LINES_READ = 1500
+MOST_LINES_READ = 1600
 
 # Where a file is longer, why it is not split.
 LONGER_FILES = {
@@ -26,8 +26,48 @@ TWINS = {
     "muntin.ops.lean_attention": "window attention with its gradient written out",
     "muntin.ops.triton.window_support": "the way to the kernels of window attention",
 }
-# Where a function is longer: "file function" -> why its middle has no name of its own.
-LONGER_FUNCTIONS: dict[str, str] = {}
+# Where a function is longer, signature and docstring included: why, and which ones.
+LONGER_FUNCTIONS = {
+    "a verb of the library: an argument a line, each of them explained": {
+        "benching/area.py bench_area",
+        "benching/attention.py bench_attention",
+        "benching/data.py bench_data",
+        "benching/memory.py bench_memory",
+        "benching/training.py bench_training",
+        "commands/predict.py predict",
+        "explaining/showing.py explain",
+        "exporting/exporting.py export",
+        "planning/forecast.py plan",
+        "prediction/opening.py load",
+        "prediction/predictor.py __call__",
+        "published.py open_published",
+        "scoring/evaluation.py evaluate",
+        "training/session.py train",
+        "weights/loading.py load_weights",
+        "zoo/converting.py convert_weights",
+    },
+    "a kernel of Triton, whose parts cannot be functions without a cost": {
+        "ops/triton/linear.py linear_kernel",
+        "ops/triton/window_backward.py attend_whole_backward",
+        "ops/triton/window_forward.py attend_tiled",
+        "ops/triton/window_tiled_backward.py attend_tiled_backward_bias",
+        "ops/triton/window_tiled_backward.py attend_tiled_backward_keys",
+        "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
+    },
+    "a body of at most 60 lines under a long docstring": {
+        "data/objects.py gather_objects",
+        "data/semantic.py list_semantic",
+        "data/synthetic_sets.py write_coco",
+        "data/voc.py read_voc",
+        "drawing/plots.py draw_precision_recall",
+        "explaining/comparing.py _show_layers",
+        "explaining/costing.py _show_time",
+        "ops/sliding.py slide",
+        "ops/triton/window_calls.py _run_tiled",
+        "scoring/running.py run_network",
+        "training/preparation.py prepare",
+    },
+}
 
 
 def test_files() -> None:
@@ -39,23 +79,28 @@ def test_files() -> None:
     none(wrong, f"Split by noun, or say why not in LONGER_FILES (at most {MOST_FILE_LINES} lines).")
 
 
+def _long_functions() -> dict[str, int]:
+    """Lines of every function that is too long, from its ``def`` to its end."""
+    return {
+        f"{module.path} {function.name}": length
+        for module in modules()
+        for function in functions(module.tree)
+        if (length := (function.end_lineno or 0) - function.lineno + 1) > MOST_FUNCTION_LINES
+    }
+
+
 def test_functions() -> None:
-    wrong = []
-    for module in modules():
-        for function in functions(module.tree):
-            # What is to be read in one go is the body; a signature with its docstring is looked up.
-            body = function.body[1:] if ast.get_docstring(function) else function.body
-            length = (function.end_lineno or 0) - (body[0].lineno if body else function.lineno) + 1
-            if length > MOST_FUNCTION_LINES:
-                name = f"{module.path} {function.name}"
-                if name not in LONGER_FUNCTIONS:
-                    wrong.append(f"{name}: {length} lines")
-    none(wrong, f"Name the middle part (a body has at most {MOST_FUNCTION_LINES} lines).")
+    excused = set().union(*LONGER_FUNCTIONS.values())
+    wrong = [f"{name}: {n} lines" for name, n in _long_functions().items() if name not in excused]
+    none(wrong, f"Name the middle part (a function has at most {MOST_FUNCTION_LINES} lines).")
 
 
 def test_no_exemption_outlives_its_reason() -> None:
     long_files = {module.path for module in modules() if module.num_lines > MOST_FILE_LINES}
     none(sorted(set(LONGER_FILES) - long_files), "Short again: take it out of LONGER_FILES.")
+    excused = set().union(*LONGER_FUNCTIONS.values())
+    short = sorted(excused - _long_functions().keys())
+    none(short, "Short again, or gone: take it out of LONGER_FUNCTIONS.")
     known = {module.name for module in modules()}
     none(sorted(TWINS.keys() - known), "Gone: take it out of TWINS.")
 

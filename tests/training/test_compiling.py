@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import write_pictures
+from muntin import train
+from muntin.runs import Run
+from tests.small import MODEL, SETTINGS, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILE = """
@@ -36,20 +38,20 @@ from muntin.runs import Run
 from tests.small import MODEL, SETTINGS
 
 if __name__ == "__main__":
-    data, out, wanted = sys.argv[1:]
+    data, out = sys.argv[1:]
     settings = {**SETTINGS, "machine.compile": "on", "train.start_size": 1}
     run = train(
         "classify", data, model=MODEL, img_size=16, epochs=2, batch_size=8, device="cpu",
         precision="fp32", out=out, settings=settings,
     )
-    assert Run.open(run.path).config.machine.compile == wanted
+    assert Run.open(run.path).config.machine.compile == "on"
     assert run.metrics["top1"] >= 0
 """
 
 
-def execute(code, *arguments, **environment):
+def execute(code, *arguments):
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    chosen = {"PYTHONPATH": paths, "MUNTIN_NO_HOOK": "1", "OMP_NUM_THREADS": "1", **environment}
+    chosen = {"PYTHONPATH": paths, "MUNTIN_NO_HOOK": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], env={**os.environ, **chosen},
         capture_output=True, text=True, timeout=280, check=False,
@@ -65,12 +67,17 @@ def test_one_graph_that_equals_eager():
 
 @pytest.mark.slow
 def test_training_with_compiled_steps(tmp_path):
-    said = execute(TRAIN, write_pictures(tmp_path / "trees", each=10), tmp_path / "run", "on")
-    assert "no C++ compiler" not in said
+    said = execute(TRAIN, write_images(tmp_path / "trees", each=10), tmp_path / "run")
+    assert "machine.compile" not in said
 
 
-def test_training_where_there_is_no_compiler(tmp_path):
-    none = {"PATH": "", "CXX": "no-such-compiler", "CC": "no-such-compiler"}
-    data = write_pictures(tmp_path / "trees", each=10)
-    said = execute(TRAIN, data, tmp_path / "run", "off", **none)
-    assert "no C++ compiler is found, so steps are not compiled (machine.compile)" in said
+@pytest.mark.usefixtures("no_compiler")
+def test_training_where_there_is_no_compiler(tmp_path, capsys):
+    data = write_images(tmp_path / "trees", each=3)
+    settings = {**SETTINGS, "machine.compile": "on", "train.start_size": 1}
+    run = train(
+        "classify", data, model=MODEL, img_size=16, epochs=1, batch_size=8, device="cpu",
+        precision="fp32", out=tmp_path / "run", settings=settings, images=False,
+    )  # fmt: skip
+    assert Run.open(run.path).config.machine.compile == "off"
+    assert "machine.compile" in capsys.readouterr().out

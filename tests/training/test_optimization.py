@@ -243,10 +243,10 @@ def test_no_more_of_timm_than_there_is_can_be_frozen():
 
 def test_something_must_learn():
     network = swin().requires_grad_(False)
-    with pytest.raises(ConfigError, match=r"train.freeze=-1 must leave something to learn"):
+    with pytest.raises(ConfigError, match=r"train\.freeze=-1"):
         build_optimizers(network, TrainConfig(freeze=-1), 8)
 
 
 def test_betas_must_be_decays():
-    with pytest.raises(ConfigError, match=r"train.betas must be from 0 to 0.9+, got 2"):
+    with pytest.raises(ConfigError, match=r"train\.betas.* 2"):
         build_optimizers(torch.nn.Linear(2, 2), TrainConfig(betas=(0.9, 2.0)), 8)

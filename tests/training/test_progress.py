@@ -8,23 +8,21 @@ import io
 
 from rich.console import Console
 
-from muntin.training import progress
 from muntin.training.progress import Reporter
 
 
-def shown(terminal, monkeypatch, every=0.0):
-    monkeypatch.setattr(progress, "LINE_EVERY_S", every)
+def shown(terminal, every=0.0):
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=100)
-    with Reporter(console) as reporter:
+    with Reporter(console, every) as reporter:
         for step in range(3):
             reporter.step("epoch 1/2", step / 6, {"loss": f"{1 - step / 10:.2f}", "left": "9s"})
         reporter.note("epoch 1/2  " + "long " * 40 + "end")
     return text.getvalue()
 
 
-def test_lines_where_there_is_no_terminal(monkeypatch):
-    lines = shown(False, monkeypatch).splitlines()
+def test_lines_where_there_is_no_terminal():
+    lines = shown(False).splitlines()
     assert lines[:3] == [
         "epoch 1/2  0%  loss 1.00  left 9s",
         "epoch 1/2  17%  loss 0.90  left 9s",
@@ -34,12 +32,12 @@ def test_lines_where_there_is_no_terminal(monkeypatch):
     assert "\x1b" not in "".join(lines)
 
 
-def test_few_lines(monkeypatch):
-    assert len(shown(False, monkeypatch, every=60).splitlines()) == 1
+def test_few_lines():
+    assert len(shown(False, every=60).splitlines()) == 1
 
 
-def test_a_bar_at_a_terminal(monkeypatch):
-    text = shown(True, monkeypatch)
+def test_a_bar_at_a_terminal():
+    text = shown(True)
     assert "\x1b" in text
     assert "loss" in text
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from muntin.data.shape_sets import write_coco
+from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
 from muntin.training.preparation import prepare
@@ -24,10 +24,10 @@ def ask(task, **more):
 @pytest.mark.parametrize(
     ("task", "head", "text"),
     [
-        ("detect", "mask_rcnn", r"head 'mask_rcnn' is for muntin train instance, got detect"),
-        ("instance", "fcos", r"head 'fcos' is for muntin train detect, got instance"),
-        ("detect", "fcoss", r"Unknown head 'fcoss'. Did you mean 'fcos'\?"),
-        ("classify", "fcos", r"classify has one head, got head='fcos'"),
+        ("detect", "mask_rcnn", "'mask_rcnn'.*instance.*detect"),
+        ("instance", "fcos", "'fcos'.*detect.*instance"),
+        ("detect", "fcoss", "'fcoss'.*'fcos'"),
+        ("classify", "fcos", "classify.*'fcos'"),
     ],
 )
 def test_heads(task, head, text):
@@ -35,28 +35,28 @@ def test_heads(task, head, text):
         ask(task, head=head)
 
 
-def test_pictures_that_are_too_small():
-    with pytest.raises(ConfigError, match=r"img_size must be at least 32 pixels .* got \(1, 1\)"):
+def test_images_that_are_too_small():
+    with pytest.raises(ConfigError, match=r"img_size.*32.*\(1, 1\)"):
         ask("detect", img_size=(1, 1))
 
 
 @pytest.mark.parametrize("name", ["class_weights", "label_smoothing"])
 def test_settings_without_effect(name):
-    with pytest.raises(ConfigError, match=rf"detect has no use for train.{name}"):
+    with pytest.raises(ConfigError, match=rf"detect.*train\.{name}"):
         ask("detect", settings=((f"train.{name}", "0.1" if name[0] == "l" else "true"),))
 
 
 def test_recipes_of_other_tasks():
-    with pytest.raises(ConfigError, match=r"Unknown recipe 'imagenet'"):
+    with pytest.raises(ConfigError, match="'imagenet'"):
         ask("detect", recipe="imagenet")
-    with pytest.raises(ConfigError, match=r"Unknown recipe 'coco-3x'"):
+    with pytest.raises(ConfigError, match="'coco-3x'"):
         ask("classify", recipe="coco-3x")
 
 
-def test_pictures_annotated_at_another_size_are_left_out(tmp_path):
+def test_images_annotated_at_another_size_are_left_out(tmp_path):
     data = write_coco(tmp_path / "data", num_train=3, num_val=1, size=(64, 64))
     wrong = data / "train" / "00001.jpg"
     with Image.open(wrong) as opened:
         opened.resize((32, 40)).save(wrong)
-    with pytest.warns(MuntinWarning, match=r"1 of 3 pictures .* are left out"):
+    with pytest.warns(MuntinWarning, match="1 of 3 "):
         train_detector("detect", data, tmp_path / "run", epochs=1)

@@ -12,7 +12,7 @@ from muntin.errors import ConfigError
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.heads.pose import PoseHead
-from muntin.tasks import TASKS
+from muntin.tasks.table import TASKS
 
 SMALL = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel costs as pictures grow, beside a network whose every patch sees every other.
+"""What a pixel costs as images grow, beside a network whose every patch sees every other.
 
-Letters: B pictures, H and W sides in pixels.
+Letters: B images, H and W sides in pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from muntin.benching.rounds import Contestant, take_turns
 from muntin.errors import ConfigError
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo import create_model
+from muntin.zoo.building import create_model
 
 __all__ = ["SIDES", "bench_area"]
 
@@ -43,10 +43,11 @@ def bench_area(
     say: Callable[[str], None] = lambda line: None,
     sides: Sequence[int] = SIDES,
     beside: str = BESIDE,
+    weigh: Callable[[dict[str, Any]], dict[str, float]] = measure_in_a_process,
 ) -> dict[str, Any]:
-    """Measure time and memory of a million pixels, of square pictures of growing size, in fp32.
+    """Measure time and memory of a million pixels, of square images of growing size, in fp32.
 
-    Every batch has about as many pixels as one picture of the largest size. Networks are those
+    Every batch has about as many pixels as one image of the largest size. Networks are those
     that prediction runs (`muntin.inference`), in PyTorch. Memory is the most that a process of
     its own holds, without weights and imports.
 
@@ -60,6 +61,7 @@ def bench_area(
         say: Told what goes on.
         sides: In pixels, growing.
         beside: Another model of the zoo.
+        weigh: Measures the memory of a job, in a process of its own.
 
     Returns:
         The set-up, a row a model and side with ``ms_per_mp`` and ``mib_per_mp``, and for each
@@ -87,7 +89,7 @@ def bench_area(
     for (name, side, count), timing in zip(jobs, timings, strict=True):
         millions = count * side * side / 1e6
         say(f"memory of {name} at {side} x {side}: a process of its own")
-        answer = measure_in_a_process(
+        answer = weigh(
             {
                 "owner": OURS,
                 "work": "inference",

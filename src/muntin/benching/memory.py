@@ -31,8 +31,7 @@ from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo import create_model
-from muntin.zoo.building import find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = ["bench_memory", "measure_in_a_process", "measure_once"]
 
@@ -48,6 +47,7 @@ def bench_memory(
     rounds: int = 5,
     compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    weigh: Callable[[dict[str, Any]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Measure peak resident memory in fp32 on the CPU, ours and theirs.
 
@@ -57,12 +57,13 @@ def bench_memory(
 
     Args:
         model: In the zoo; with fresh weights.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
         size: (height, width) in pixels; what the model is made for when left out.
         peers: Who else takes part; those that cannot are left out with a word.
         rounds: Processes of each.
         compiled: Refused: the compiler's own memory would be counted.
         say: Told what goes on.
+        weigh: Measures a job; `measure_in_a_process` when left out.
 
     Returns:
         The set-up and a row a contestant and work ("inference", "training"), with ``peak_mib``,
@@ -93,7 +94,7 @@ def bench_memory(
 
     def measure(number: int) -> NDArray[np.float32]:
         say(f"{jobs[number]['owner']} {jobs[number]['work']}: a process of its own")
-        answers[number].append(measure_in_a_process(jobs[number]))
+        answers[number].append((weigh or measure_in_a_process)(jobs[number]))
         return np.array([answers[number][-1]["loss"]], np.float32)
 
     contestants = [
@@ -133,7 +134,7 @@ def bench_memory(
 
 
 def _set_up(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
-    """The same weights and pictures in every process."""
+    """The same weights and images in every process."""
     torch.manual_seed(0)
     network = create_model(model)
     images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(1))
@@ -168,7 +169,7 @@ def measure_once(
         owner: "muntin" or a peer.
         work: "inference" or "training" (two steps: the first makes the optimiser's moments).
         model: In the zoo.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
         size: (height, width) in pixels.
         threads: For PyTorch.
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps beside the peers: same weights, same pictures, same optimiser, in turns."""
+"""Training steps beside the peers: same weights, same images, same optimiser, in turns."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from muntin.benching.entrants import (
 from muntin.benching.rounds import Contestant, take_turns
 from muntin.devices import has_compiler
 from muntin.shapes import Size
-from muntin.zoo import create_model
-from muntin.zoo.building import find_model
+from muntin.zoo.building import create_model, find_model
 
 __all__ = ["bench_training"]
 
@@ -44,6 +43,7 @@ def bench_training(
     rounds: int = 5,
     compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    optimize: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> dict[str, Any]:
     """Measure optimiser steps of a classifier on the CPU, ours and theirs.
 
@@ -53,12 +53,14 @@ def bench_training(
 
     Args:
         model: In the zoo; with fresh weights.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         size: (height, width) in pixels; what the model is made for when left out.
         peers: Who else takes part; those that cannot are left out with a word.
         rounds: Turns of each.
         compiled: Whether torch.compile takes part, which takes minutes to start.
         say: Told what goes on.
+        optimize: Gives the optimiser of a module, first that of the float64 steps; AdamW's when
+            left out.
 
     Returns:
         The set-up and a row a contestant, with ``images_per_s``, ``max_error`` (of the loss of
@@ -67,6 +69,7 @@ def bench_training(
     Raises:
         ConfigError: There is no such model or peer.
     """
+    optimize = optimize or make_optimizer
     chosen = choose_peers(peers, TRAINERS, say)
     high, wide = size or find_model(model).config.img_size
     torch.manual_seed(0)
@@ -79,10 +82,13 @@ def bench_training(
     ]
     say("taking two steps in float64")
     doubled = make_deterministic(network.double())
-    truth = _Stepper(doubled, doubled, images.double(), targets).take_first()
+    optimizer = optimize(doubled)
+    truth = _Stepper(doubled, doubled, images.double(), targets, optimizer).take_first()
     contestants = []
     for entrant in entrants:
-        contestants += _contestants(entrant, images, targets, compiled=compiled, say=say)
+        contestants += _contestants(
+            entrant, images, targets, optimize(entrant.module), compiled=compiled, say=say
+        )
     say(f"taking turns: {len(contestants)} contestants, {rounds} rounds")
     # The first turn starts from the common weights, the second is the first usual one.
     timings = take_turns(contestants, rounds=rounds, warmups=2)
@@ -124,10 +130,10 @@ class _Stepper:
         runs: nn.Module | Callable[[Tensor], Tensor],
         images: Tensor,
         targets: Tensor,
+        optimizer: torch.optim.Optimizer,
         *,
         precision: str = "fp32",
         start: dict[str, Tensor] | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.module = module
         self.runs = runs
@@ -135,7 +141,7 @@ class _Stepper:
         self.targets = targets
         self.bf16 = precision == "bf16"
         self.start = start
-        self.optimizer = optimizer or make_optimizer(module)
+        self.optimizer = optimizer
         self.first: NDArray[np.float64] = np.zeros(0)
 
     def __call__(self) -> NDArray[np.float32]:
@@ -172,13 +178,13 @@ def _contestants(
     entrant: Entrant,
     images: Tensor,
     targets: Tensor,
+    optimizer: torch.optim.Optimizer,
     *,
     compiled: bool,
     say: Callable[[str], None],
 ) -> list[Contestant]:
     module = make_deterministic(entrant.module)
     start = {key: value.clone() for key, value in module.state_dict().items()}
-    optimizer = make_optimizer(module)
     runs: dict[str, Callable[[Tensor], Tensor]] = {"eager": module}
     if compiled and has_compiler():
         runs["compile"] = torch.compile(module)
@@ -194,9 +200,9 @@ def _contestants(
                 run,
                 images,
                 targets,
+                optimizer,
                 precision=precision,
                 start=start,
-                optimizer=optimizer,
             ),
         )
         for engine, run in runs.items()

@@ -86,13 +86,18 @@ _OF_THE_MACHINE = (
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
+    """Run the command line and leave with its exit code.
+
+    Args:
+        arguments: Words after the name of the program; those of the process when None.
+        verbs: What they may call.
+    """
     warnings.showwarning = _show_warning
     # Before PyTorch is imported: its C++ parts warn developers of it on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        code = app(arguments, standalone_mode=False)
+        code = verbs(arguments, standalone_mode=False)
     except MuntinError as error:
         _complain(str(error))
         code = 1

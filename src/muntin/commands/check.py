@@ -31,8 +31,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Read a data set and name every faulty file; exit code 1 if any would break training."""
-    from muntin.data.storing import DataConfig, change_reading
-    from muntin.tasks import find_task
+    from muntin.data.cache import DataConfig, change_reading
+    from muntin.tasks.table import find_task
 
     reading = change_reading(DataConfig(), parse_settings(settings or []))
     report = find_task(task).check_data(data, reading)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from muntin.commands.json_output import JsonList
+
 __all__ = ["predict_clips", "split_clips", "write_table"]
 
 
@@ -30,7 +32,8 @@ def predict_clips(
     *,
     scorer: str,
     strict: bool,
-) -> dict[str, list[Any]]:
+    document: JsonList | None,
+) -> dict[str, int]:
     """Predict every frame of videos.
 
     Args:
@@ -41,17 +44,22 @@ def predict_clips(
         scorer: Name of the run.
         strict: Whether a video that cannot be read is an error; else it is left out with a
             warning that names it.
+        document: Gets a result a frame, whose path is that of the video and #0, #1 ...; None for
+            none.
 
     Returns:
-        A result a frame for each video; its path is that of the video, and #0, #1 ...
+        How many frames each video has.
     """
     from muntin.errors import DataError, MuntinWarning
 
     found = {}
     for clip in clips:
+        mark = None if document is None else document.mark()
         try:
-            found[clip] = _predict_clip(see, clip, out, least, scorer)
+            found[clip] = _predict_clip(see, clip, out, least, scorer, document)
         except DataError as error:
+            if document is not None and mark is not None:
+                document.cut(mark)
             if strict:
                 raise
             warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
@@ -59,32 +67,45 @@ def predict_clips(
 
 
 def _predict_clip(
-    see: Callable[[list[Any]], list[Any]], clip: str, out: str, least: float, scorer: str
-) -> list[Any]:
-    from muntin.prediction import draw
+    see: Callable[[list[Any]], list[Any]],
+    clip: str,
+    out: str,
+    min_score: float,
+    scorer: str,
+    document: JsonList | None,
+) -> int:
+    from muntin.prediction.predictor import draw
     from muntin.prediction.video import frame_rate, predict_video, write_video
+    from muntin.results import Poses
 
-    results: list[Any] = []
+    count = 0
+    poses: list[Poses] = []
 
     def frames() -> Iterator[tuple[Any, Any]]:
-        for number, (pixels, result) in enumerate(predict_video(see, clip)):
-            results.append(dataclasses.replace(result.above(least), path=f"{clip}#{number}"))
-            yield pixels, results[-1]
+        nonlocal count
+        for pixels, found in predict_video(see, clip):
+            result = dataclasses.replace(found.above(min_score), path=f"{clip}#{count}")
+            count += 1
+            if document is not None:
+                document.add(result.to_dict())
+            if out and isinstance(result, Poses):
+                poses.append(result)
+            yield pixels, result
 
     if not out:
         for _ in frames():
             pass
-        return results
+        return count
     stem = Path(clip).stem
     drawn = (draw(pixels, result) for pixels, result in frames())
     write_video(Path(out) / f"{stem}.mp4", drawn, frame_rate(clip))
-    _write(results, Path(out) / f"{stem}.csv", scorer, [])
-    return results
+    _write(poses, Path(out) / f"{stem}.csv", scorer, [])
+    return count
 
 
-def write_table(results: Sequence[Any], out: str, *, scorer: str) -> None:
-    """Write the poses of pictures into ``poses.csv``, which names them as seen from its folder."""
-    _write(results, Path(out) / "poses.csv", scorer, [_seen_from(out, r.path) for r in results])
+def write_table(poses: Sequence[Any], out: str, *, scorer: str) -> None:
+    """Write the poses of images into ``poses.csv``, which names them as seen from its folder."""
+    _write(poses, Path(out) / "poses.csv", scorer, [_seen_from(out, one.path) for one in poses])
 
 
 def _seen_from(folder: str, path: str) -> str:
@@ -95,9 +116,8 @@ def _seen_from(folder: str, path: str) -> str:
         return Path(path).resolve().as_posix()
 
 
-def _write(results: Sequence[Any], path: Path, scorer: str, frames: Sequence[str]) -> None:
-    from muntin.prediction.tables import write_poses
-    from muntin.results import Poses
+def _write(poses: Sequence[Any], path: Path, scorer: str, frames: Sequence[str]) -> None:
+    from muntin.prediction.pose_csv import write_poses
 
-    if results and all(isinstance(result, Poses) for result in results):
-        write_poses(path, results, scorer=scorer, frames=frames)
+    if poses:
+        write_poses(path, poses, scorer=scorer, frames=frames)

@@ -13,7 +13,7 @@ from muntin.commands.showing import show_table
 from muntin.commands.values import parse_size
 
 if TYPE_CHECKING:
-    from muntin.exporting import Exported
+    from muntin.exporting.exporting import Exported
 
 __all__ = ["export"]
 
@@ -25,7 +25,7 @@ def export(
     precision: Annotated[
         str, typer.Option(help="fp32; bf16 (openvino, torch); int8 (onnx, openvino).")
     ] = "fp32",
-    data: Annotated[str, typer.Option(help="Pictures with labels; int8 needs them.")] = "",
+    data: Annotated[str, typer.Option(help="Images with labels; int8 needs them.")] = "",
     max_loss: Annotated[
         float, typer.Option(help="Of int8: points that the figure may fall by.", min=0, max=100)
     ] = 0.5,
@@ -37,7 +37,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write a file for ONNX Runtime, OpenVINO or torch.export, if it says what the network says."""
-    from muntin.exporting import export as write
+    from muntin.exporting.exporting import export as write
 
     # What is half written is removed on the way out; the system's word to end is no way out.
     signal.signal(signal.SIGTERM, _leave)
@@ -67,7 +67,7 @@ def _show(done: Exported) -> None:
         ("pictures", "size", "batch", "largest difference", "allowed"),
         [
             (
-                row.pictures,
+                row.examples,
                 f"{row.size[0]}x{row.size[1]}",
                 str(row.batch),
                 f"{row.difference:.1e}",
@@ -86,7 +86,7 @@ def _show(done: Exported) -> None:
     high, wide = done.size
     typer.echo(
         f"written: {done.path}; reads {', '.join(done.inputs)}: uint8 pixels, any number of "
-        f"pictures, fixed at {high}x{wide}; gives {', '.join(done.outputs)}"
+        f"images, fixed at {high}x{wide}; gives {', '.join(done.outputs)}"
     )
     if done.note:
         typer.echo(done.note)

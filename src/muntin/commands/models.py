@@ -22,7 +22,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List the models."""
-    from muntin.zoo import describe_models
+    from muntin.zoo.describing import describe_models
 
     rows = describe_models(pattern, img_size)
     if as_json:

@@ -14,7 +14,7 @@ from muntin.commands.values import parse_batch, parse_settings, parse_size, to_j
 if TYPE_CHECKING:
     from muntin.planning.forecast import Plan
 
-__all__ = ["plan"]
+__all__ = ["plan", "show_plan"]
 
 _SETTINGS = (
     "As for train. train.memory_gib=4 is the room, in GiB, for what training adds to the process "
@@ -25,12 +25,12 @@ _SETTINGS = (
 def plan(
     task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
     data: Annotated[str, typer.Argument(help="As for train.")],
-    val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
+    val: Annotated[str, typer.Option(help="Validation images, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
     head: Annotated[str, typer.Option(help="As for train.")] = "",
     weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
     recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Pictures a step, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images a step, or auto.")] = "auto",
     img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
@@ -65,11 +65,12 @@ def plan(
     if as_json:
         typer.echo(to_json(found.to_dict()))
     else:
-        _show(found)
+        show_plan(found)
     return int(not found.fits)
 
 
-def _show(plan: Plan) -> None:
+def show_plan(plan: Plan) -> None:
+    """Print a plan: what was chosen, memory by what it is for, and times."""
     for note in plan.notes:
         typer.echo(note)
     rows = [

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from muntin.commands.clips import predict_clips, split_clips, write_table
-from muntin.commands.values import parse_scales, parse_settings, parse_tile, to_json
+from muntin.commands.json_output import JsonList
+from muntin.commands.values import parse_scales, parse_settings, parse_tile
 
 if TYPE_CHECKING:
     from muntin.runs import Run
-    from muntin.shapes import Size
 
 __all__ = ["predict"]
 
@@ -28,8 +29,8 @@ SHRUNK = 3
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
-    out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
+    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, videos.")],
+    out: Annotated[str, typer.Option(help="Folder for images with their results.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
         float | None,
@@ -38,9 +39,9 @@ def predict(
         ),
     ] = None,
     tile: Annotated[
-        str, typer.Option(help="See large pictures in tiles (of a map: windows) of N pixels; auto.")
+        str, typer.Option(help="See large images in tiles (of a map: windows) of N pixels; auto.")
     ] = "",
-    tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="See the mirrored image too.")] = False,
     scales: Annotated[
         str, typer.Option(help="Of a map: see it at several sizes, such as 0.75,1,1.25.")
     ] = "",
@@ -57,11 +58,11 @@ def predict(
     ] = "eager",
     precision: Annotated[str, typer.Option(help="Of the engine: fp32, bf16.")] = "fp32",
 ) -> int:
-    """Say what pictures show; exit code 1 if any could not be read."""
+    """Say what images show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
     from muntin.errors import ConfigError
-    from muntin.prediction import load
+    from muntin.prediction.from_run import load
     from muntin.prediction.thresholds import find_threshold
     from muntin.runs import Run
 
@@ -73,63 +74,95 @@ def predict(
         raise ConfigError(message)
     options: dict[str, Any] = {"engine": engine, "precision": precision}
     predictor = load(
-        opened, device=device, select=chosen, detector=detector, least=threshold, **options
+        opened,
+        device=device,
+        select=chosen,
+        detector=detector,
+        detector_threshold=threshold,
+        **options,
     )
-    see = partial(predictor, tta=tta, tile=tile_side, scales=sizes)
-    results = [result.above(threshold or 0.0) for result in see(paths, strict=False)]
+    ways: dict[str, Any] = {"tta": tta, "tile": tile_side, "scales": sizes}
     sure, why = threshold or 0.0, ""
     if opened.task.detects and threshold is None:
         sure, why = find_threshold(opened)
-    strict = len(images) == 1
-    frames = predict_clips(see, clips, out, sure, scorer=opened.path.name, strict=strict)
-    if out:
-        _draw(results, out, sure)
-        write_table(results, out, scorer=opened.path.name)
-    if as_json:
-        every = [*results, *(result for found in frames.values() for result in found)]
-        typer.echo(to_json([result.to_dict() for result in every]))
-    else:
-        _list_results(results, frames, sure)
+    strict, scorer = len(images) == 1, opened.path.name
+    with JsonList() as document:
+        found = predictor.stream(paths, strict=False, **ways)
+        shown = _show_results(
+            (result.above(threshold or 0.0) for result in found),
+            out=out, sure=sure, scorer=scorer, document=document if as_json else None,
+        )  # fmt: skip
+        frames = predict_clips(
+            partial(predictor, **ways), clips, out, sure,
+            scorer=scorer, strict=strict, document=document if as_json else None,
+        )  # fmt: skip
+        if as_json:
+            document.print()
+    if not as_json:
+        for clip, count in frames.items():
+            typer.echo(f"{clip}: {count} frame{'s' * (count != 1)}")
         if why:
             typer.echo(f"counted and drawn: scores from {sure:.2f} on, {why} (--threshold)")
         if opened.task.top_down:
             _explain_poses(detector, threshold)
-        merges = opened.task.dense is not None and opened.task.dense.merges
-        if merges and not tile and any(_is_shrunk(result.size, opened) for result in results):
-            typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
+        _advise(opened, shown.largest, tile, out, has_clips=bool(frames))
+    return int(missing or shown.num_results < len(paths) or len(frames) < len(clips))
+
+
+def _advise(run: Run, largest: int, tile: str, out: str, *, has_clips: bool) -> None:
+    merges = run.task.dense is not None and run.task.dense.merges
+    if merges and not tile and largest > SHRUNK * max(run.preprocessing.img_size):
+        typer.echo("large images were shrunk a lot: --tile auto finds small objects")
+    if out:
+        typer.echo(f"images: {out}")
+    elif has_clips:
+        typer.echo("nothing was written: --out FOLDER keeps the videos with their results")
+
+
+class _Shown(NamedTuple):
+    """How many results were shown, and the longer side in pixels of the largest image."""
+
+    num_results: int
+    largest: int
+
+
+def _show_results(
+    results: Iterable[Any], *, out: str, sure: float, scorer: str, document: JsonList | None
+) -> _Shown:
+    """Print, draw and write results as they come; only poses are kept, for their table."""
+    from muntin.results import Poses
+
+    count, largest = 0, 0
+    poses: list[Poses] = []
+    for result in results:
         if out:
-            typer.echo(f"pictures: {out}")
-        elif frames:
-            typer.echo("nothing was written: --out FOLDER keeps the videos with their results")
-    return int(missing or len(results) < len(paths) or len(frames) < len(clips))
+            _draw(count, result, out, sure)
+            poses += [result] if isinstance(result, Poses) else []
+        if document is None:
+            typer.echo(f"{result.path}: {_describe(result, sure)}")
+        else:
+            document.add(result.to_dict())
+        count, largest = count + 1, max(largest, *result.size)
+    if out:
+        write_table(poses, out, scorer=scorer)
+    return _Shown(count, largest)
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
-    """The pictures that are there, and whether a place was left out; a single one must be there."""
+    """The images that are there, and whether a place was left out; a single one must be there."""
     from muntin.errors import DataError, MuntinWarning
-    from muntin.prediction import find_pictures
+    from muntin.prediction.sources import find_images
 
     paths, missing = [], False
     for place in places:
         try:
-            paths += find_pictures([place])
+            paths += find_images([place])
         except DataError as error:
             if len(places) == 1:
                 raise
             missing = True
             warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
     return paths, missing
-
-
-def _is_shrunk(size: Size, run: Run) -> bool:
-    return max(size) > SHRUNK * max(run.preprocessing.img_size)
-
-
-def _list_results(results: list[Any], frames: dict[str, list[Any]], sure: float) -> None:
-    for result in results:
-        typer.echo(f"{result.path}: {_describe(result, sure)}")
-    for clip, found in frames.items():
-        typer.echo(f"{clip}: {len(found)} frame{'s' * (len(found) != 1)}")
 
 
 def _explain_poses(detector: str, threshold: float | None) -> None:
@@ -148,18 +181,17 @@ def _explain_poses(detector: str, threshold: float | None) -> None:
     typer.echo(f"sure keypoints score {SURE:g} or more of 1; the others are not drawn")
 
 
-def _draw(results: list[Any], out: str, least: float) -> None:
-    from muntin.drawing.saving import save_labels, save_picture
-    from muntin.prediction import draw
+def _draw(number: int, result: Any, out: str, min_score: float) -> None:  # noqa: ANN401 (one of muntin.results)
+    from muntin.drawing.saving import save_image, save_labels
+    from muntin.prediction.predictor import draw
     from muntin.results import Detections, Poses, SemanticMap
 
-    for number, result in enumerate(results):
-        path = Path(result.path)
-        name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-        shown = result.above(least) if isinstance(result, Detections | Poses) else result
-        save_picture(draw(path, shown), Path(out) / f"{name}.png")
-        if isinstance(result, SemanticMap):
-            save_labels(result.labels, Path(out) / f"{name}_labels.png")
+    path = Path(result.path)
+    name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
+    shown = result.above(min_score) if isinstance(result, Detections | Poses) else result
+    save_image(draw(path, shown), Path(out) / f"{name}.png")
+    if isinstance(result, SemanticMap):
+        save_labels(result.labels, Path(out) / f"{name}_labels.png")
 
 
 def _describe(result: Any, sure: float) -> str:  # noqa: ANN401 (one of muntin.results)

@@ -5,7 +5,7 @@
 `list_files` looks at a source afresh; `read_bytes` reuses what is open. A zip keeps one handle per
 process, because a forked worker would share the file position with its parent. A plain tar is an
 index of offsets and the file is opened for each read. A compressed tar has no random access, so
-its pictures are held in memory, once for all forked workers.
+its images are held in memory, once for all forked workers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ARCHIVE_SUFFIXES = (
 )
 """Names of files that are read as archives, in lower case."""
 
-_MOST_OPEN = 8
-_MOST_MEMORY = 4 * 2**30  # bytes of a compressed tar, unpacked
+_MAX_OPEN = 8
+_MAX_MEMORY = 4 * 2**30  # bytes of a compressed tar, unpacked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +209,7 @@ def _open(source: str) -> _Archive:
             f"Fetch it again (was the download cut off?), or use an unpacked folder."
         )
         raise DataError(message) from error
-    while len(_opened) >= _MOST_OPEN:
+    while len(_opened) >= _MAX_OPEN:
         _opened.pop(next(iter(_opened)), None)
     _opened[source] = archive
     return archive
@@ -219,7 +219,7 @@ def _open_tar(source: str) -> _PlainTar | _PackedTar:
     try:
         with tarfile.open(source, "r:") as tar:
             members = tar.getmembers()
-    except tarfile.ReadError:  # compressed, or broken: then the next attempt says so
+    except tarfile.ReadError:  # compressed, or broken: then the next attempt raises
         return _unpack_tar(source)
     return _PlainTar(
         source=source,
@@ -244,8 +244,8 @@ def _unpack_tar(source: str) -> _PackedTar:
             if file is None:
                 continue
             total += member.size
-            if total > _MOST_MEMORY:
-                message = f"more than {_MOST_MEMORY >> 30} GiB unpacked, too much to hold in memory"
+            if total > _MAX_MEMORY:
+                message = f"more than {_MAX_MEMORY >> 30} GiB unpacked, too much to hold in memory"
                 raise ValueError(message)
             contents[_clean(member.name)] = file.read()
     return _PackedTar(contents=contents, folders=tuple(folders))
@@ -257,5 +257,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _clean(name: str) -> str:
-    """Drop the "./" that tar puts in front of everything when told to pack "."."""
+    """Drop the "./" that tar puts in front of everything when asked to pack "."."""
     return "" if name == "." else name.removeprefix("./")

@@ -1,26 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches: pictures of one size, or of several with padding."""
+"""Batches: images of one size, or of several with padding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.data.transforms import Preprocessing
 from muntin.shapes import Float, Int, Size, UInt8
-from muntin.targets import Target
+from muntin.targets import LabelMap, Target
 
 __all__ = [
     "Batch",
     "evaluation_batch",
-    "pad_pictures",
+    "pad_images",
     "padded_size",
-    "parts_of_one_size",
-    "stack_pictures",
+    "split_by_size",
+    "stack_images",
 ]
 
 PAD_TO = 32
@@ -29,18 +31,18 @@ PAD_TO = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Pictures and where they stand in their listing.
+    """Images and their indices in the listing.
 
     Attributes:
-        images: uint8, not yet normalised; pictures of several sizes are padded at the right and
+        images: uint8, not yet normalised; images of several sizes are padded at the right and
             at the bottom.
-        sizes: (height, width) of the picture inside each image.
-        originals: (height, width) of the picture that each was made of.
-        indices: Place of each picture in the listing.
-        weights: 1 for a picture that counts; 0 for one that could not be read, or that only fills
+        sizes: (height, width) of the image inside each image.
+        originals: (height, width) of the image that each was made of.
+        indices: Index of each image in the listing.
+        weights: 1 for an image that counts; 0 for one that could not be read, or that only fills
             up the share of a process.
-        num_real: Pictures of the whole batch, over all processes.
-        targets: What is known of each picture beyond its label, where there is more.
+        num_real: Images of the whole batch, over all processes.
+        targets: What is known of each image beyond its label, where there is more.
     """
 
     images: UInt8[Tensor, "B C H W"]
@@ -51,8 +53,20 @@ class Batch:
     num_real: int
     targets: tuple[Target, ...] | None = None
 
+    @property
+    def full_labels(self) -> list[NDArray[np.int16]] | None:
+        """Class of each pixel of each original; None unless they were read in that size.
+
+        Evaluation compares originals: with these at hand, masks are decoded once.
+        """
+        labels = [one.labels for one in self.targets or () if isinstance(one, LabelMap)]
+        sizes = [list(one.shape) for one in labels]
+        if not labels or sizes != self.originals.tolist():
+            return None
+        return [one.numpy() for one in labels]
+
     def select(self, rows: Int[Tensor, " R"]) -> Batch:
-        """Keep some of the pictures, without the padding that only others need."""
+        """Keep some of the images, without the padding that only others need."""
         sizes = self.sizes[rows]
         images = self.images[rows]
         if self.targets is not None and len(rows):
@@ -69,10 +83,10 @@ class Batch:
         )
 
 
-def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
-    """Part a batch so that no picture has padding that its neighbours need.
+def split_by_size(batch: Batch) -> Iterator[Batch]:
+    """Split a batch so that no image is padded more than its own size needs.
 
-    What a network says of a picture must not depend on what else is in the batch.
+    Predictions for an image must not depend on the rest of the batch.
     """
     padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
     if batch.targets is None or len(set(padded)) <= 1:
@@ -83,31 +97,31 @@ def parts_of_one_size(batch: Batch) -> Iterator[Batch]:
 
 
 def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
-    """Pictures at a time, such that large ones, and the objects in them, do not fill the memory."""
-    if pre.fit == "window":
-        return 1  # pictures of any size
-    wanted = min(wanted, 16) if pre.fit == "inside" else wanted
+    """Choose a batch size at which large images and their objects fit into memory."""
+    if pre.fit == "sliding_window":
+        return 1  # images of any size
+    wanted = min(wanted, 16) if pre.fit == "letterbox" else wanted
     return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
 
 
-def stack_pictures(pictures: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
-    """Stack pictures as they were fitted: all of one size, or padded to one."""
-    return torch.stack(pictures) if pre.fit == "crop" else pad_pictures(pictures)
+def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+    """Stack images as they were fitted: all of one size, or padded to one."""
+    return torch.stack(images) if pre.fit == "center_crop" else pad_images(images)
 
 
-def pad_pictures(pictures: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
-    """Stack pictures of several sizes, padded at the right and at the bottom."""
-    high = _padded(max(picture.shape[1] for picture in pictures))
-    wide = _padded(max(picture.shape[2] for picture in pictures))
-    images = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], high, wide)
-    for image, picture in zip(images, pictures, strict=True):
-        image[:, : picture.shape[1], : picture.shape[2]] = picture
-    return images
+def pad_images(images: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
+    """Stack images of several sizes, padded at the right and at the bottom."""
+    high = _padded(max(image.shape[1] for image in images))
+    wide = _padded(max(image.shape[2] for image in images))
+    padded = images[0].new_zeros(len(images), images[0].shape[0], high, wide)
+    for row, image in zip(padded, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return padded
 
 
-def padded_size(picture: UInt8[Tensor, "C H W"]) -> Size:
-    """(height, width) of a picture after padding."""
-    return _padded(picture.shape[1]), _padded(picture.shape[2])
+def padded_size(image: UInt8[Tensor, "C H W"]) -> Size:
+    """(height, width) of an image after padding."""
+    return _padded(image.shape[1]), _padded(image.shape[2])
 
 
 def _padded(side: int) -> int:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the boxes of a whole data set are in the unit and order that its format says.
+"""Whether the boxes of a whole data set are in the unit and order of their format.
 
 One wrong box is left out; when most of a file is wrong in the same way, the one who wrote it meant
 something else, and a model would learn nonsense without any complaint.
@@ -25,19 +25,19 @@ _MANY, _NEARLY_ALL = 0.25, 0.95
 def require_widths(
     boxes: Float[np.ndarray, "N 4"], sizes: Float[np.ndarray, "N 2"], where: str
 ) -> None:
-    """Refuse a COCO file whose boxes are corners, or fractions of the picture.
+    """Refuse a COCO file whose boxes are corners, or fractions of the image.
 
     Boxes that are x, y, width, height hardly ever make sense as two corners as well: nearly all
     of them would have to be wider than they are far from the edge. When they do, and a quarter of
-    them sticks out of the picture as it stands, they are corners.
+    them sticks out of the image as written, they are corners.
 
     Args:
         boxes: The four numbers of each, as they are written.
-        sizes: (height, width) of the picture of each, in pixels.
+        sizes: (height, width) of the image of each, in pixels.
         where: The file, for the message.
 
     Raises:
-        DataError: They are; the message says how to mend the file.
+        DataError: They are; the message explains how to fix the file.
     """
     finite = np.isfinite(boxes).all(axis=1)
     boxes, sizes = boxes[finite], sizes[finite]
@@ -49,7 +49,7 @@ def require_widths(
     if boxes.max() <= 1 and boxes.max() > 0 and not whole.all(axis=1).any() and sizes.min() > 2:
         message = (
             f"COCO boxes must be x, y, width, height in pixels, got numbers between 0 and "
-            f"{boxes.max():.4g} only in {where}. Multiply x and width by the width of the picture "
+            f"{boxes.max():.4g} only in {where}. Multiply x and width by the width of the image "
             f"and y and height by its height."
         )
         raise DataError(message)
@@ -59,7 +59,7 @@ def require_widths(
         message = (
             f"COCO boxes must be x, y, width, height, got what looks like x0, y0, x1, y1 in "
             f"{where}: as widths and heights, {beyond.sum()} of {len(boxes)} boxes reach out of "
-            f"their pictures. Write x1 - x0 and y1 - y0 as the third and fourth number of bbox."
+            f"their images. Write x1 - x0 and y1 - y0 as the third and fourth number of bbox."
         )
         raise DataError(message)
 
@@ -72,13 +72,13 @@ def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
         where: The data set, for the message.
 
     Raises:
-        DataError: Half of the boxes have a number that no fraction of a picture can be.
+        DataError: Half of the boxes have a number that no fraction of an image can be.
     """
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     if len(boxes) and (boxes.max(axis=1) > 2).mean() >= 0.5:
         message = (
-            f"YOLO boxes must be fractions of the picture between 0 and 1, got numbers up to "
-            f"{boxes.max():.6g} in {where}. Divide x and width by the width of the picture and y "
+            f"YOLO boxes must be fractions of the image between 0 and 1, got numbers up to "
+            f"{boxes.max():.6g} in {where}. Divide x and width by the width of the image and y "
             f"and height by its height."
         )
         raise DataError(message)

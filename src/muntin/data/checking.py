@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read a whole data set before training does, and name everything that is wrong with it.
+"""Check a whole data set before training, and report every fault.
 
-An error is what training would stumble over; a warning is what makes its figures worth less.
+Training fails on an error; a warning makes its metrics less reliable.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import PictureFacts, decode_with_facts
+from muntin.data.cache import DataConfig
+from muntin.data.decoding import ImageFacts, decode_with_facts
 from muntin.data.listing import list_classify
 from muntin.data.splitting import split
-from muntin.data.storing import DataConfig
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
@@ -28,8 +28,8 @@ __all__ = [
     "Report",
     "Seen",
     "check_classify",
-    "count_pictures",
-    "describe_pictures",
+    "count_images",
+    "describe_images",
     "find_tiny",
     "find_twins",
     "find_unreadable",
@@ -57,7 +57,7 @@ class Report:
     Attributes:
         task: The task that the data set was read for.
         source: The path that was given.
-        lines: The data set in a few lines, for people.
+        lines: The data set in a few lines, for the terminal.
         counts: The same as numbers, (name, count) each.
         problems: Errors first, then warnings.
     """
@@ -87,14 +87,14 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """One picture after it was read: either what it is, or why it cannot be read.
+    """One image after it was read: either what it is, or why it cannot be read.
 
     Attributes:
         part: The set that it is in.
         entry: What the listing knows of it.
         digest: Equal for equal pixels.
         size: (height, width) in pixels, upright.
-        facts: What its file said.
+        facts: Format and orientation of its file.
         fault: Why it cannot be read; "" when it can.
     """
 
@@ -102,19 +102,19 @@ class Seen:
     entry: Entry
     digest: bytes = b""
     size: Size = (0, 0)
-    facts: PictureFacts | None = None
+    facts: ImageFacts | None = None
     fault: str = ""
 
 
 def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Read every picture of a classification data set.
+    """Read every image of a classification data set.
 
     Args:
         path: What `list_classify` takes.
-        num_threads: Pictures decoded at the same time.
+        num_threads: Images decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_classify(path)
@@ -140,7 +140,7 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
 
 
 def read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[Seen]:
-    """Read every picture, in the order of the listings, several at the same time."""
+    """Read every image, in the order of the listings, several at the same time."""
     work = ((part, listing, entry) for part, listing in parts.items() for entry in listing.entries)
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         while batch := list(islice(work, _AT_ONCE)):
@@ -159,14 +159,14 @@ def _look(part: str, listing: Listing, entry: Entry) -> Seen:
 
 
 def find_unreadable(seen: list[Seen]) -> list[Problem]:
-    """Name the pictures that cannot be read."""
+    """Report unreadable images."""
     return [
         Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
     ]
 
 
 def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Problem]:
-    """Name the pictures that are in several sets, and those that have another class elsewhere."""
+    """Name the images that are in several sets, and those that have another class elsewhere."""
     same: dict[bytes, list[Seen]] = defaultdict(list)
     for one in seen:
         same[one.digest].append(one)
@@ -178,16 +178,16 @@ def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Probl
         names = shorten((repr(one.entry.path) for one in others), most=3)
         parts = {one.part: None for one in twins}
         if len(parts) > 1:
-            what = f"the same picture is in {' and '.join(parts)}: {names}"
+            what = f"the same image is in {' and '.join(parts)}: {names}"
             problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
         if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
-            what = f"the same picture has another class as {names}"
+            what = f"the same image has another class as {names}"
             problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
     return problems
 
 
 def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
-    """Say so when there is no set to validate with, and too little to split one off."""
+    """Report a data set that has no validation set and is too small to split."""
     if set(parts) != {"train"}:
         return []
     try:
@@ -198,7 +198,7 @@ def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
 
 
 def find_tiny(seen: list[Seen]) -> list[Problem]:
-    """Name the pictures with hardly any pixels."""
+    """Report tiny images."""
     return [
         Problem(
             file=one.entry.path,
@@ -216,7 +216,7 @@ def _judge_classes(parts: dict[str, Listing]) -> list[Problem]:
     problems = [
         Problem(
             file=name,
-            what=f"class {name!r} has {count} pictures in {part}; at least 2 are needed to learn "
+            what=f"class {name!r} has {count} images in {part}; at least 2 are needed to learn "
             f"from one and check with another",
             severity="warning",
         )
@@ -226,14 +226,14 @@ def _judge_classes(parts: dict[str, Listing]) -> list[Problem]:
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if counts[most] > _IMBALANCE * counts[least]:
         what = (
-            f"class {most!r} has {counts[most]} pictures and {least!r} has {counts[least]}: "
-            f"accuracy will say little about the rare ones, look at macro-F1"
+            f"class {most!r} has {counts[most]} images and {least!r} has {counts[least]}: "
+            f"accuracy hides rare classes, use macro-F1"
         )
         problems.append(Problem(file=part, what=what, severity="warning"))
     without = sum(not entry.class_ids for entry in listing.entries)
     if without and max((len(entry.class_ids) for entry in listing.entries), default=0) < 2:
         what = (
-            f"{without} pictures have no class and none has several: read as multi-label data; "
+            f"{without} images have no class and none has several: read as multi-label data; "
             f"if each should have one class, fill the empty cells"
         )
         problems.append(Problem(file=part, what=what, severity="warning"))
@@ -249,7 +249,7 @@ def _find_parted_groups(parts: dict[str, Listing]) -> list[Problem]:
     return [
         Problem(
             file=group,
-            what=f"group {group!r} is in {' and '.join(found)}, so the scores will be too good",
+            what=f"group {group!r} is in {' and '.join(found)}, so scores will be too high",
             severity="warning",
         )
         for group, found in where.items()
@@ -263,17 +263,17 @@ def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
             f"{name} {count}"
             for name, count in zip(listing.class_names, listing.class_counts, strict=True)
         ]
-        yield f"{part}: {len(listing)} pictures; {shorten(counts, most=12)}"
+        yield f"{part}: {len(listing)} images; {shorten(counts, most=12)}"
         groups = {entry.group for entry in listing.entries if entry.group}
         if groups:
-            yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of pictures"
+            yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of images"
             if len(groups) == 1 and len(parts) == 1:
-                yield "one group cannot be split: training will ask for validation pictures (--val)"
-    yield from describe_pictures(seen)
+                yield "one group cannot be split: training will ask for validation images (--val)"
+    yield from describe_images(seen)
 
 
-def describe_pictures(seen: list[Seen]) -> Iterator[str]:
-    """Say how large the pictures are and how their files hold them."""
+def describe_images(seen: list[Seen]) -> Iterator[str]:
+    """Describe sizes and pixel formats."""
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)
@@ -288,9 +288,9 @@ def describe_pictures(seen: list[Seen]) -> Iterator[str]:
     yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
     rotated = sum(one.facts is not None and one.facts.orientation != 1 for one in seen)
     if rotated:
-        yield f"{rotated} pictures are turned upright by their EXIF orientation"
+        yield f"{rotated} images are rotated by their EXIF orientation"
     if renamed := sum(_is_misnamed(one) for one in seen):
-        yield f"{renamed} pictures are of another format than their names say; they are read fine"
+        yield f"{renamed} images have a suffix of another format; they are read anyway"
 
 
 def _is_misnamed(one: Seen) -> bool:
@@ -301,8 +301,8 @@ def _is_misnamed(one: Seen) -> bool:
     return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
 
 
-def count_pictures(seen: list[Seen]) -> tuple[tuple[str, int], ...]:
-    """Count what is odd about the files."""
+def count_images(seen: list[Seen]) -> tuple[tuple[str, int], ...]:
+    """Count unreadable, misnamed and duplicate files."""
     good = [one for one in seen if not one.fault]
     return (
         ("unreadable", len(seen) - len(good)),
@@ -316,5 +316,5 @@ def _count(parts: dict[str, Listing], seen: list[Seen]) -> tuple[tuple[str, int]
         ("pictures", len(seen)),
         *((part, len(listing)) for part, listing in parts.items()),
         ("classes", next(iter(parts.values())).num_classes),
-        *count_pictures(seen),
+        *count_images(seen),
     )

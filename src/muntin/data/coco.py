@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as COCO writes them: one JSON with the pictures, annotations and categories of a set.
+"""COCO: one JSON with the images, annotations and categories of a set.
 
-Boxes are x, y, width, height in pixels, with (0, 0) the outer corner of the picture. Numbers of
-categories may have gaps. Pictures are found by the ends of their names, wherever they lie below
+Boxes are x, y, width, height in pixels, with (0, 0) the outer corner of the image. Numbers of
+categories may have gaps. Images are found by the ends of their names, wherever they lie below
 the place that was given.
 """
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
+from muntin.data.coco_images import ImageRecord, find_images, plain_id
 from muntin.data.coco_keypoints import Points, common_points, points_of
-from muntin.data.coco_pictures import Picture, find_pictures, plain_id
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -45,7 +45,7 @@ Id = int | str
 
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
-_MOST_TO_OPEN = 24
+_MAX_TO_OPEN = 24
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class _File:
     categories: dict[Id, str]
     parents: dict[str, str]  # class -> supercategory
     points: dict[str, Points]  # class -> its keypoints, where it has some
-    pictures: dict[Id, Picture] = field(default_factory=dict)
+    found: dict[Id, ImageRecord] = field(default_factory=dict)
 
 
 def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], list[str]]:
@@ -80,7 +80,7 @@ def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], l
         for name in tree.with_suffix(".json")
         if not name.rpartition("/")[2].lower().startswith(_OTHER_KINDS)
     ]
-    if len(every) > _MOST_TO_OPEN:  # one a picture, as LabelMe writes them
+    if len(every) > _MAX_TO_OPEN:  # one per image, as LabelMe writes them
         every = [name for name in every if "coco" in name.lower() or _is_named_like_coco(name)]
     found = [name for name in every if _is_named_like_coco(name) or _looks_like_coco(tree, name)]
     by_part: dict[str, list[str]] = defaultdict(list)
@@ -111,24 +111,24 @@ def read_coco(
     """Read the JSON of each set.
 
     Args:
-        tree: Where the files and the pictures are.
+        tree: Where the files and the images are.
         files: The JSON of each part.
         findings: Where faulty annotations are noted.
         class_names: Classes of a trained run; otherwise numbers follow those of the categories.
         masks: Whether objects must have masks.
         keypoints: Whether keypoints are read; of classes that have some, and then all have the
-            same. The skeletons of the listings have names and links only.
+            same. The skeletons of the listings have names and edges only.
 
     Returns:
         The listing of each part.
 
     Raises:
-        DataError: A JSON is broken or not COCO, or its pictures are not there.
+        DataError: A JSON is broken or not COCO, or its images are not there.
     """
     read = [_read_file(tree, part, path, masks) for part, path in files.items()]
     for file in read:
         _tell_twins(file, findings)
-        file.pictures = find_pictures(file.images, tree, file.path, file.part, findings)
+        file.found = find_images(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
     points = None
     if keypoints:
@@ -147,7 +147,7 @@ def read_coco(
     }
     if points is None:
         return listings
-    skeleton = Skeleton(names=points.names, links=points.links)
+    skeleton = Skeleton(names=points.names, edges=points.edges)
     return {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
 
 
@@ -272,16 +272,16 @@ def _used_classes(file: _File) -> set[str]:
 
 
 def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What can be read as boxes, and the size of the picture of each."""
+    """What can be read as boxes, and the size of the image of each."""
     boxes, sizes = [], []
     for row in file.annotations:
         bbox = row.get("bbox") if isinstance(row, dict) else None
-        picture = file.pictures.get(_id_of(row, "image_id")) if bbox else None
-        if picture is None or not picture.path or not isinstance(bbox, list) or len(bbox) != 4:
+        image = file.found.get(_id_of(row, "image_id")) if bbox else None
+        if image is None or not image.path or not isinstance(bbox, list) or len(bbox) != 4:
             continue
         if all(type(number) in (int, float) for number in bbox):
             boxes.append(bbox)
-            sizes.append(picture.size)
+            sizes.append(image.size)
     return (
         np.array(boxes, np.float64).reshape(-1, 4),
         np.array(sizes, np.float64).reshape(-1, 2),
@@ -289,7 +289,7 @@ def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
-    """Whether a class without objects stands for all others, as Roboflow adds one."""
+    """Whether a class without objects is a placeholder for all others, which Roboflow adds."""
     others = [parent for other, parent in parents.items() if other != name]
     return bool(others) and all(parent == name for parent in others)
 
@@ -303,50 +303,50 @@ def _list_part(
     masks: bool,
     keypoint_names: tuple[str, ...],
 ) -> Listing:
-    rows = _by_picture(file, findings)
+    rows = _by_image(file, findings)
     entries = []
-    for picture in dict.fromkeys(file.pictures.values()):
-        if not picture.path:
+    for image in dict.fromkeys(file.found.values()):
+        if not image.path:
             continue
         annotations = []
-        for where, row in rows.get(picture, ()):
+        for where, row in rows.get(image, ()):
             name = file.categories.get(_id_of(row, "category_id"))
             if name is None:
                 detail = f"category_id {row.get('category_id')!r}"
-                findings.leave_out(picture.path, where, UNKNOWN_CLASS, detail)
+                findings.leave_out(image.path, where, UNKNOWN_CLASS, detail)
                 continue
-            one = _read_annotation(row, where, ids[name], picture.size)
+            one = _read_annotation(row, where, ids[name], image.size)
             if isinstance(one, Annotation):
                 annotations.append(one)
             else:
-                findings.leave_out(picture.path, where, *one)
+                findings.leave_out(image.path, where, *one)
         objects = gather_objects(
             annotations,
-            size=picture.size,
-            file=picture.path,
+            size=image.size,
+            file=image.path,
             findings=findings,
             masks=masks,
             keypoint_names=keypoint_names,
         )
-        entries.append(make_entry(picture.path, picture.size, objects))
+        entries.append(make_entry(image.path, image.size, objects))
     entries.sort(key=lambda entry: entry.path)
     return Listing(source=source, entries=tuple(entries), class_names=names, multi_label=True)
 
 
-def _by_picture(file: _File, findings: Findings) -> dict[Picture, list[tuple[str, Row]]]:
-    found: dict[Picture, list[tuple[str, Row]]] = defaultdict(list)
+def _by_image(file: _File, findings: Findings) -> dict[ImageRecord, list[tuple[str, Row]]]:
+    found: dict[ImageRecord, list[tuple[str, Row]]] = defaultdict(list)
     for number, row in enumerate(file.annotations):
         if not isinstance(row, dict):
             what = f"a {type(row).__name__}"
             findings.leave_out(file.path, f"annotations[{number}]", "not an object", what)
             continue
         where = f"annotation {row['id']}" if "id" in row else f"annotations[{number}]"
-        picture = file.pictures.get(_id_of(row, "image_id"))
-        if picture is None:
+        image = file.found.get(_id_of(row, "image_id"))
+        if image is None:
             detail = f"image_id {row.get('image_id')!r} is not in images"
-            findings.leave_out(file.path, where, "of an unknown picture", detail)
+            findings.leave_out(file.path, where, "of an unknown image", detail)
         else:
-            found[picture].append((where, row))
+            found[image].append((where, row))
     return found
 
 

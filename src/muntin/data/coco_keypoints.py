@@ -21,12 +21,12 @@ class Points(NamedTuple):
 
     Attributes:
         names: Of the keypoints.
-        links: Pairs of them that are joined, counted from 0.
-        odd: What stands among the pairs and is none, as it was written.
+        edges: Pairs of them that are joined, counted from 0.
+        odd: Entries of the skeleton that are no edges, as written.
     """
 
     names: tuple[str, ...]
-    links: tuple[tuple[int, int], ...]
+    edges: tuple[tuple[int, int], ...]
     odd: tuple[str, ...] = ()
 
 
@@ -35,7 +35,7 @@ def points_of(category: Mapping[str, Any]) -> Points:
 
     Example:
         >>> points_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7], [1, 1]]})
-        Points(names=('nose', 'tail'), links=((0, 1),), odd=('[2, 7]', '[1, 1]'))
+        Points(names=('nose', 'tail'), edges=((0, 1),), odd=('[2, 7]', '[1, 1]'))
     """
     names = tuple(map(str, category["keypoints"]))
     rows = category.get("skeleton") or []
@@ -43,7 +43,7 @@ def points_of(category: Mapping[str, Any]) -> Points:
     good = [_is_link(row, len(names)) for row in rows]
     return Points(
         names=names,
-        links=tuple((row[0] - 1, row[1] - 1) for row, fine in zip(rows, good, strict=True) if fine),
+        edges=tuple((row[0] - 1, row[1] - 1) for row, fine in zip(rows, good, strict=True) if fine),
         odd=tuple(f"{row}" for row, fine in zip(rows, good, strict=True) if not fine),
     )
 
@@ -63,7 +63,7 @@ def common_points(
     Args:
         every: File to its classes to their keypoints.
         source: Where the files are.
-        findings: Where links that join nothing are noted.
+        findings: Where edges that join nothing are noted.
 
     Raises:
         DataError: There are none, classes have different ones, or one has a name twice.
@@ -100,7 +100,7 @@ def _describe_odd(name: str, points: Points) -> str:
 
 
 def explain_json(tree: Tree, path: str) -> str:
-    """Say why a JSON is not taken for COCO's."""
+    """Explain why a JSON is not recognised as COCO."""
     try:
         text = read_text(tree.source, path)
         if not text.strip():

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a picture file to an array, through Pillow.
+"""From the bytes of an image file to an array, through Pillow.
 
-What happens to pictures that are not plain 8-bit RGB:
+What happens to images that are not plain 8-bit RGB:
 
 - EXIF orientation is applied, so the array is what a viewer shows.
 - Grey becomes three equal channels. A palette is looked up.
@@ -10,9 +10,9 @@ What happens to pictures that are not plain 8-bit RGB:
   is what torchvision and timm do, hence what published weights were trained with.
 - 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. (16-bit RGB is brought to 8 bits
   by Pillow itself, which keeps the high byte.) Integers beyond 16 bits are stretched from their
-  least to their greatest value.
-- Float pictures: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
-  others stretched from least to greatest; NaN is 0.
+  lowest to their highest value.
+- Float images: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
+  others stretched from lowest to highest; NaN is 0.
 - CMYK and the other colour spaces of JPEG are converted by Pillow, without a colour profile.
 - Of several frames the first is taken.
 """
@@ -32,16 +32,16 @@ from muntin.errors import DataError
 from muntin.shapes import UInt8
 
 __all__ = [
-    "MOST_PIXELS",
-    "PictureFacts",
+    "MAX_PIXELS",
+    "ImageFacts",
     "decode",
     "decode_with_facts",
     "open_header",
-    "open_picture",
+    "open_image",
 ]
 
-MOST_PIXELS = 500_000_000
-"""Pictures with more pixels are refused: a few kB can unpack to fill the memory."""
+MAX_PIXELS = 500_000_000
+"""Images with more pixels are refused: a few kB can unpack to fill the memory."""
 
 # Not every reader that Pillow has: some start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -61,8 +61,8 @@ _limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PictureFacts:
-    """What a file said about its picture before it was brought to 8-bit RGB.
+class ImageFacts:
+    """Format of a file before it was converted to 8-bit RGB.
 
     Attributes:
         format: Pillow's name of the file format, found by looking inside.
@@ -82,7 +82,7 @@ def decode(
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decode a picture file.
+    """Decode an image file.
 
     Args:
         data: The whole file.
@@ -96,7 +96,7 @@ def decode(
         The pixels, writable and contiguous.
 
     Raises:
-        DataError: The file is empty, cut off, not a picture, or far too large.
+        DataError: The file is empty, cut off, not an image, or far too large.
     """
     return decode_with_facts(data, where=where, mode=mode, shrink_hint=shrink_hint)[0]
 
@@ -107,12 +107,10 @@ def decode_with_facts(
     where: str,
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
-) -> tuple[UInt8[np.ndarray, "H W C"], PictureFacts]:
-    """Decode a picture file and tell what it was; see `decode`."""
+) -> tuple[UInt8[np.ndarray, "H W C"], ImageFacts]:
+    """Decode an image file and describe its format; see `decode`."""
     if not data:
-        message = (
-            f"A picture must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
-        )
+        message = f"An image must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
         raise DataError(message)
     try:
         with open_header(io.BytesIO(data)) as image:
@@ -125,7 +123,7 @@ def decode_with_facts(
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
         message = (
-            f"{where!r} must be a picture that can be read (JPEG, PNG, BMP, GIF, WebP, TIFF, PPM), "
+            f"{where!r} must be an image that can be read (JPEG, PNG, BMP, GIF, WebP, TIFF, PPM), "
             f"got {len(data)} bytes that cannot: {_first_line(error)}. "
             f"Fetch it again or remove it."
         )
@@ -133,14 +131,14 @@ def decode_with_facts(
     return pixels, facts
 
 
-def open_picture(
+def open_image(
     image: str | Path | Image.Image | np.ndarray, *, mode: Literal["RGB", "L"] = "RGB"
 ) -> UInt8[np.ndarray, "H W C"]:
     """Bring what a user may hold to an 8-bit array.
 
     Args:
         image: A path; a PIL image, whose EXIF orientation is applied; or a uint8 array, H W (grey),
-            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA, of which A is dropped).
+            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped).
         mode: "RGB" for three channels, "L" for one.
 
     Returns:
@@ -154,7 +152,7 @@ def open_picture(
             data = Path(image).read_bytes()
         except OSError as error:
             message = (
-                f"There must be a picture file at {str(image)!r}, got: {error.strerror}. "
+                f"There must be an image file at {str(image)!r}, got: {error.strerror}. "
                 f"Check the path."
             )
             raise DataError(message) from error
@@ -193,7 +191,7 @@ def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
 
 
 def open_header(file: io.BytesIO | Path) -> Image.Image:
-    """Open a picture with Pillow and read its header; `MOST_PIXELS` is for the caller to mind.
+    """Open an image with Pillow and read its header; `MAX_PIXELS` is checked by the caller.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
     """
@@ -208,19 +206,19 @@ def open_header(file: io.BytesIO | Path) -> Image.Image:
 
 def _require_bearable(image: Image.Image, where: str) -> None:
     width, height = image.size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         message = (
-            f"A picture must have at most {MOST_PIXELS // 10**6} million pixels, "
+            f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
             f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
         )
         raise DataError(message)
 
 
-def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[PictureFacts, np.ndarray]:
+def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[ImageFacts, np.ndarray]:
     stored = image.mode
     image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
     orientation = _orientation(image)
-    facts = PictureFacts(format=image.format or "", mode=stored, orientation=orientation)
+    facts = ImageFacts(format=image.format or "", mode=stored, orientation=orientation)
     if orientation != 1:
         image = image.transpose(_UPRIGHT[orientation])
     return facts, _to_mode(image, mode)
@@ -231,7 +229,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF; the picture itself is fine
+    except Exception:  # broken EXIF; the image itself is fine
         return 1
     return value if value in _UPRIGHT else 1
 
@@ -250,19 +248,19 @@ def _to_mode(image: Image.Image, mode: Literal["RGB", "L"]) -> np.ndarray:
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     if mode == "F":
         values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-        least, most = float(values.min()), float(values.max())
-        if least >= 0 and most <= 1:
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= 1:
             values = values * 255
-        elif least < 0 or most > 255:
-            values = (values - least) * 255 / ((most - least) or 1)
+        elif low < 0 or high > 255:
+            values = (values - low) * 255 / ((high - low) or 1)
         return np.rint(values).astype(np.uint8)
     wide = values.astype(np.int64)
-    least, most = int(wide.min()), int(wide.max())
-    if mode == "I" and least >= 0 and most <= 255:
+    low, high = int(wide.min()), int(wide.max())
+    if mode == "I" and low >= 0 and high <= 255:
         return wide.astype(np.uint8)
-    if least >= 0 and most <= 65535:
+    if low >= 0 and high <= 65535:
         return ((wide + 128) // 257).astype(np.uint8)
-    return np.rint((wide - least) * 255 / (most - least)).astype(np.uint8)
+    return np.rint((wide - low) * 255 / (high - low)).astype(np.uint8)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keypoints as DeepLabCut writes them: a CSV whose first rows name scorer, body parts and x or y.
+"""DeepLabCut: a CSV of keypoints whose first rows name scorer, body parts and x or y.
 
 A row is a frame, named in its first cell or, in newer files, in its first three. Empty cells are
-points that are not visible. A row "individuals" tells several subjects of a frame apart.
+points that are not visible. A row "individuals" distinguishes several instances in a frame.
 """
 
 from __future__ import annotations
@@ -12,35 +12,46 @@ import csv
 import io
 import math
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.objects import Findings
-from muntin.data.trees import Tree, clean_name, fold, read_text
+from muntin.data.objects import Annotation, Findings, gather_objects, make_entry
+from muntin.data.readers import Reader, Source
+from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_size, read_text
 from muntin.errors import DataError, shorten
+from muntin.samples import Entry, Listing, Skeleton
+from muntin.shapes import Size
 
-__all__ = ["Frame", "LabelTable", "explain_table", "find_tables", "read_table"]
+__all__ = ["DEEPLABCUT", "Frame", "LabelTable", "explain_table", "find_tables", "read_table"]
+
+SUBJECT = "subject"
+"""Class name of every instance: these files name none."""
+
+_MARGIN = 0.1  # around the points of an individual, relative to their extent
+_MAX_EXPLAINED = 3  # files
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
-_ALONE = "single"  # what DeepLabCut calls parts of a frame that belong to nobody
+_ALONE = "single"  # what DeepLabCut calls body parts of a frame that belong to no individual
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Frame:
-    """One labelled picture.
+    """One labelled image.
 
     Attributes:
-        path: The picture in the tree.
+        path: The image in the tree.
         where: The row that labels it: "row 17".
-        subjects: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
+        instances: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
     """
 
     path: str
     where: str
-    subjects: NDArray[np.float64]
+    instances: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,7 +61,7 @@ class LabelTable:
     Attributes:
         path: The file in the tree.
         keypoints: Names of the body parts.
-        individuals: How many subjects a frame can have; 0 when the file does not tell them apart.
+        individuals: How many instances a frame can have; 0 if the file does not distinguish them.
         frames: Its rows.
     """
 
@@ -76,7 +87,7 @@ def _begins_well(tree: Tree, path: str) -> bool:
 
 
 def explain_table(tree: Tree, path: str) -> str:
-    """Say why a CSV is not taken for labels of DeepLabCut."""
+    """Explain why a CSV is not recognised as labels of DeepLabCut."""
     try:
         lines = read_text(tree.source, path).splitlines()[:4]
     except DataError:
@@ -101,7 +112,7 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
     """Read one CSV.
 
     Args:
-        tree: Where it lies, and the pictures.
+        tree: Where it lies, and the images.
         path: The file.
         findings: Where rows that are left out are noted.
 
@@ -132,19 +143,19 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
         where = f"row {number}"
         if not any(cell.strip() for cell in row):
             continue
-        fault, picture = _look_at(row, len(parts), first, tree, path)
-        if not fault and picture in seen:
-            fault = ("duplicate", f"{picture} is in {seen[picture]} too")
+        fault, image = _look_at(row, len(parts), first, tree, path)
+        if not fault and image in seen:
+            fault = ("duplicate", f"{image} is in {seen[image]} too")
         if not fault:
             try:
-                subjects = _read_points(row, columns, names, keypoints)
+                instances = _read_points(row, columns, names, keypoints)
             except ValueError as error:
                 fault = ("with cells that are no numbers", str(error))
         if fault:
             findings.leave_out(path, where, *fault)
             continue
-        seen[picture] = where
-        frames.append(Frame(path=picture, where=where, subjects=subjects))
+        seen[image] = where
+        frames.append(Frame(path=image, where=where, instances=instances))
     return LabelTable(
         path=path,
         keypoints=keypoints,
@@ -154,7 +165,7 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
 
 
 _Columns = dict[tuple[str, str], tuple[int, int]]
-"""Individual and body part, to where x and y stand."""
+"""Individual and body part, to the columns of x and y."""
 
 
 def _find_columns(
@@ -185,19 +196,19 @@ def _find_columns(
 def _look_at(
     row: list[str], wanted: int, first: int, tree: Tree, path: str
 ) -> tuple[tuple[str, str] | None, str]:
-    """What is wrong with a row, if anything; and its picture."""
+    """What is wrong with a row, if anything; and its image."""
     if len(row) != wanted:
         detail = f"{len(row) - first} cells, {wanted - first} needed"
         return ("with a wrong number of keypoints", detail), ""
     name = "/".join(cell for cell in row[:first] if cell)
-    picture = _find_picture(name, tree, path)
-    if picture is None:
-        return ("of a picture that is not there", name), ""
-    return None, picture
+    image = _find_image(name, tree, path)
+    if image is None:
+        return ("of an image that is not there", name), ""
+    return None, image
 
 
-def _find_picture(name: str, tree: Tree, table: str) -> str | None:
-    """The picture that a cell names: from the root, beside the table, or by the end of its name."""
+def _find_image(name: str, tree: Tree, table: str) -> str | None:
+    """The image that a cell names: from the root, beside the table, or by the end of its name."""
     folder = table.rpartition("/")[0]
     if (exact := _follow_path(name, tree.source, folder)) is not None:
         return exact
@@ -211,7 +222,7 @@ def _find_picture(name: str, tree: Tree, table: str) -> str | None:
 
 
 def _follow_path(name: str, source: str, folder: str) -> str | None:
-    """The picture at a path that is absolute or leads out of its folder, as predictions have."""
+    """The image at a path that is absolute or leads out of its folder, as predictions have."""
     place = Path(source, folder, name)
     if not (name.startswith("../") or Path(name).is_absolute()) or not place.is_file():
         return None
@@ -226,7 +237,7 @@ def _read_points(
 ) -> NDArray[np.float64]:
     points = np.zeros((len(names), len(keypoints), 3))
     for (one, part), (x, y) in columns.items():
-        if one not in names:  # of nobody: every subject has it
+        if one not in names:  # of no individual: every instance has it
             continue
         try:
             values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
@@ -239,3 +250,104 @@ def _read_points(
             message = f"{part} is ({row[x]}, {row[y]})"
             raise ValueError(message)
     return points
+
+
+def _read_tables(tree: Tree, paths: Sequence[str], findings: Findings) -> dict[str, Listing]:
+    tables = [read_table(tree, path, findings) for path in paths]
+    first = tables[0]
+    for table in tables[1:]:
+        if table.keypoints != first.keypoints:
+            message = (
+                f"every CSV must have the same body parts, got {shorten(table.keypoints)} in "
+                f"{table.path!r} and {shorten(first.keypoints)} in {first.path!r}."
+            )
+            raise DataError(message)
+    by_part: dict[str, list[Entry]] = defaultdict(list)
+    seen: dict[str, str] = {}
+    for table in tables:
+        *folders, file = table.path.split("/")
+        part = part_in(file.rpartition(".")[0]) or part_of(folders)
+        for frame in table.frames:
+            if frame.path in seen:
+                detail = f"{frame.path} is in {seen[frame.path]} too"
+                findings.leave_out(table.path, frame.where, "duplicate", detail)
+                continue
+            seen[frame.path] = table.path
+            by_part[part].append(_read_frame(tree, table, frame, findings))
+    parts = {part: by_part[part] for part in PARTS if part in by_part}
+    if "" in by_part:  # what is of no part is learnt from
+        parts["train"] = parts.get("train", []) + by_part[""]
+    if not parts:
+        parts = {"train": []}
+    return {
+        part: Listing(
+            source=tree.source,
+            entries=tuple(sorted(entries, key=lambda entry: entry.path)),
+            class_names=(SUBJECT,),
+            multi_label=True,
+            skeleton=Skeleton(names=first.keypoints),
+        )
+        for part, entries in parts.items()
+    }
+
+
+def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: Findings) -> Entry:
+    size = read_size(tree.source, frame.path)
+    annotations = []
+    for number, points in enumerate(frame.instances):
+        if table.individuals and not (points[:, 2] > 0).any():
+            continue  # this one is not in the image
+        where = f"{frame.where}, individual {number + 1}" if table.individuals else frame.where
+        whole = (0.0, 0.0, float(size[1]), float(size[0]))
+        annotations.append(
+            Annotation(
+                where=where,
+                class_id=0,
+                box=_box_around(points, size) if table.individuals else whole,
+                keypoints=points.ravel().tolist(),
+            )
+        )
+    objects = gather_objects(
+        annotations,
+        size=size,
+        file=table.path,
+        findings=findings,
+        keypoint_names=table.keypoints,
+    )
+    return make_entry(frame.path, size, objects)
+
+
+def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, float, float]:
+    """The box of the points and a margin, inside the image; boxes end where pixels do."""
+    known = points[points[:, 2] > 0, :2]
+    low, high = known.min(axis=0), known.max(axis=0) + 1
+    margin = np.maximum(_MARGIN * (high - low), 0.02 * max(size))
+    left, top = np.maximum(low - margin, 0).tolist()
+    right, bottom = np.minimum(high + margin, [size[1], size[0]]).tolist()
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _recognise(source: Source) -> list[str] | None:
+    if source.is_file:
+        # A file that the user names is read whatever it looks like.
+        return [source.name] if source.suffix == ".csv" else None
+    return find_tables(source.tree) or None
+
+
+def _read(source: Source, found: list[str], findings: Findings) -> dict[str, Listing]:
+    return _read_tables(source.tree, found, findings)
+
+
+def _reject(source: Source) -> list[str]:
+    names = source.tree.with_suffix(".csv")
+    return [explain_table(source.tree, name) for name in names[:_MAX_EXPLAINED]]
+
+
+DEEPLABCUT: Reader[Findings, dict[str, Listing]] = Reader(
+    name="DeepLabCut",
+    recognise=_recognise,
+    read=_read,
+    looks_for="DeepLabCut (a CSV whose rows begin with scorer, bodyparts and coords)",
+    file="a CSV of DeepLabCut",
+    reject=_reject,
+)

@@ -13,8 +13,8 @@ import numpy as np
 from muntin.data.checking import (
     Report,
     Seen,
-    count_pictures,
-    describe_pictures,
+    count_images,
+    describe_images,
     find_tiny,
     find_twins,
     find_unreadable,
@@ -29,23 +29,23 @@ from muntin.samples import Entry, Listing, Problem
 
 __all__ = ["check_detect"]
 
-_SMALL, _MEDIUM = 32**2, 96**2  # areas in pixels by which COCO tells sizes of objects
+_SMALL, _MEDIUM = 32**2, 96**2  # areas in pixels between COCO's small, medium and large
 _THIN = 2  # pixels
-_LEAST_OVERLAP = 0.25  # of a box and that of the mask
+_MIN_OVERLAP = 0.25  # of a box and that of the mask
 
 
 def check_detect(
     path: str | os.PathLike[str], *, masks: bool = False, num_threads: int = 2
 ) -> Report:
-    """Read every picture of a data set of objects.
+    """Read every image of a data set of objects.
 
     Args:
         path: What `list_detect` takes.
         masks: Whether every object must have a mask.
-        num_threads: Pictures decoded at the same time.
+        num_threads: Images decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     task = "instance" if masks else "detect"
     try:
@@ -68,7 +68,7 @@ def check_detect(
     return Report(
         task=task,
         source=str(path),
-        lines=(data.note, *_describe(parts), *describe_pictures(good)),
+        lines=(data.note, *_describe(parts), *describe_images(good)),
         counts=_count(parts, seen),
         problems=tuple(problems),
     )
@@ -76,15 +76,15 @@ def check_detect(
 
 def _find_other_sizes(seen: list[Seen]) -> Iterator[Problem]:
     for one in seen:
-        said = one.entry.size
-        if said in (None, one.size):
+        annotated = one.entry.size
+        if annotated in (None, one.size):
             continue
         what = (
-            f"{one.size[0]} x {one.size[1]} pixels (height x width), the annotations say "
-            f"{said[0]} x {said[1]}, so its boxes are wrong"
+            f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
+            f"{annotated[0]} x {annotated[1]}, so its boxes are wrong"
         )
-        if said == one.size[::-1]:
-            what += "; the EXIF orientation may be the reason: they must be of the upright picture"
+        if annotated == one.size[::-1]:
+            what += "; maybe because of the EXIF orientation: annotate the rotated image"
         yield Problem(file=one.entry.path, what=what, severity="error")
 
 
@@ -103,7 +103,7 @@ def _judge_objects(entry: Entry) -> Iterator[Problem]:
         if not mask_area(to_run_lengths(mask, entry.size)):
             empty += 1
         else:
-            apart += _overlap(box, np.array(box_of(mask, entry.size))) < _LEAST_OVERLAP
+            apart += _overlap(box, np.array(box_of(mask, entry.size))) < _MIN_OVERLAP
     if empty:
         what = f"{empty} of {len(objects)} masks cover no pixel"
         yield Problem(file=entry.path, what=what, severity="warning")
@@ -125,7 +125,7 @@ def _judge_classes(parts: dict[str, Listing]) -> Iterator[Problem]:
     counts = _objects_of_classes(listing)
     without = [name for name in listing.class_names if not counts[name]]
     if without:
-        what = f"no objects in {part} of {shorten(without, most=12)}: nothing can be learnt of them"
+        what = f"no objects in {part} of {shorten(without, most=12)}: nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 
@@ -144,12 +144,12 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
         counts = _objects_of_classes(listing)
         classes = shorten((f"{name} {counts[name]}" for name in listing.class_names), most=12)
         total = sum(len(objects) for objects in every)
-        yield f"{part}: {len(listing)} pictures, {total} objects; {classes}"
+        yield f"{part}: {len(listing)} images, {total} objects; {classes}"
         if not total:
             continue
-        most = max(len(objects) for objects in every)
+        max_objects = max(len(objects) for objects in every)
         bare = sum(not len(objects) for objects in every)
-        yield f"{part}: {bare} pictures without objects, at most {most} objects in a picture"
+        yield f"{part}: {bare} images without objects, at most {max_objects} objects in an image"
         areas = np.concatenate([objects.areas for objects in every])
         small, large = (areas < _SMALL).mean(), (areas >= _MEDIUM).mean()
         yield (
@@ -169,5 +169,5 @@ def _count(parts: dict[str, Listing], seen: list[Seen]) -> tuple[tuple[str, int]
         ("classes", next(iter(parts.values())).num_classes),
         ("objects", sum(sizes)),
         ("without_objects", sum(not size for size in sizes)),
-        *count_pictures(seen),
+        *count_images(seen),
     )

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
-A mask is a picture whose values are names. A palette picture holds both, the index of a colour and
-the colour; which of them names the class is for the coding to say. Nothing is ever rounded, mixed
-or stretched on the way.
+The values of a mask identify classes. A palette image holds both, the index of a colour and
+the colour; the encoding decides which of them is the class. Values are never rounded, mixed
+or scaled.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import MOST_PIXELS, open_header
+from muntin.data.decoding import MAX_PIXELS, open_header
 from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
-from muntin.samples import Entry, Listing, MaskCoding, Objects
+from muntin.samples import Entry, Listing, MaskEncoding, Objects
 from muntin.shapes import Int, Size
+from muntin.targets import IGNORED
 
 __all__ = [
     "IGNORED",
@@ -35,9 +36,6 @@ __all__ = [
     "read_values",
 ]
 
-IGNORED = -1
-"""Label of pixels that are neither learnt from nor scored."""
-
 _INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -46,7 +44,7 @@ class LabelFile(NamedTuple):
 
     Attributes:
         labels: Class number of each pixel; `IGNORED` where there is none.
-        strange: Values that stand for no class and are not to be ignored, with their pixels.
+        strange: Pixel counts of values that are neither a class nor ignored.
     """
 
     labels: Int[np.ndarray, "H W"]
@@ -71,7 +69,7 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
         data: The whole file.
         where: Its name, for messages.
         as_colors: Whether values are colours (`pack_color`); else indices: of a palette, or the
-            grey value. A picture of three equal channels is grey.
+            grey value. An image of three equal channels is grey.
 
     Returns:
         One number a pixel.
@@ -81,8 +79,8 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
     """
     try:
         with open_header(io.BytesIO(data)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                message = f"A mask must have at most {MOST_PIXELS} pixels, got more in {where!r}."
+            if image.width * image.height > MAX_PIXELS:
+                message = f"A mask must have at most {MAX_PIXELS} pixels, got more in {where!r}."
                 raise DataError(message)
             image.load()
             return _values(image, where, as_colors)
@@ -90,8 +88,8 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
         message = (
-            f"The mask {where!r} must be a picture that can be read (PNG is best), got {len(data)} "
-            f"bytes that cannot: {error}. Make it again or remove it with its picture."
+            f"The mask {where!r} must be an image that can be read (PNG is best), got {len(data)} "
+            f"bytes that cannot: {error}. Make it again or remove it with its image."
         )
         raise DataError(message) from error
 
@@ -105,8 +103,8 @@ def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32
         if (red == green).all() and (red == blue).all():
             return red
         message = (
-            f"The mask {where!r} must hold class numbers, got colours. Say what they stand for in "
-            f'a classes.json beside the pictures: {{"road": "#6EC1E4", ...}}.'
+            f"The mask {where!r} must hold class numbers, got colours. Name them in "
+            f'a classes.json beside the images: {{"road": "#6EC1E4", ...}}.'
         )
         raise DataError(message)
     return np.asarray(image).astype(np.int32)
@@ -117,7 +115,7 @@ def has_colors(data: bytes, *, where: str) -> bool:
     try:
         read_values(data, where=where, as_colors=False)
     except DataError:
-        read_values(data, where=where, as_colors=True)  # broken files are told as such
+        read_values(data, where=where, as_colors=True)  # raises for broken files
         return True
     return False
 
@@ -128,23 +126,23 @@ def count_values(values: Int[np.ndarray, "H W"]) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
+def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile:
     """Read a mask file as classes.
 
     Args:
         data: The whole file.
-        coding: What its values stand for.
+        encoding: The classes of its values.
         where: Its name, for messages.
 
     Returns:
-        The labels, and what stood for nothing, which is ignored too.
+        The labels, and the values of no class, which are ignored too.
 
     Raises:
         DataError: It cannot be read.
     """
-    values = read_values(data, where=where, as_colors=coding.kind == "color")
-    known = np.array([*coding.values, *coding.ignored], np.int64)
-    labels = np.r_[np.arange(len(coding.values)), np.full(len(coding.ignored), IGNORED)]
+    values = read_values(data, where=where, as_colors=encoding.kind == "color")
+    known = np.array([*encoding.values, *encoding.ignored], np.int64)
+    labels = np.r_[np.arange(len(encoding.values)), np.full(len(encoding.ignored), IGNORED)]
     order = np.argsort(known)
     places = np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)
     found = order[places]
@@ -154,18 +152,18 @@ def read_labels(data: bytes, coding: MaskCoding, *, where: str) -> LabelFile:
     return LabelFile(labels=result, strange=strange)
 
 
-def draw_objects(objects: Objects, size: Size, coding: MaskCoding) -> Int[np.ndarray, "H W"]:
+def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np.ndarray, "H W"]:
     """Draw the classes of all pixels; where objects overlap, the smaller one is seen.
 
     Args:
         objects: With masks.
-        size: (height, width) of the picture in pixels.
-        coding: The number that objects of each class have; -1 for the background.
+        size: (height, width) of the image in pixels.
+        encoding: The number that objects of each class have; -1 for the background.
 
     Returns:
         Class numbers; -1 where there is no object, if the background is no class.
     """
-    label_of = {value: label for label, value in enumerate(coding.values)}
+    label_of = {value: label for label, value in enumerate(encoding.values)}
     background = label_of.get(-1, IGNORED)
     labels = np.full(size, background, np.int16)
     for place in np.argsort(-objects.areas, kind="stable"):
@@ -177,14 +175,14 @@ def draw_objects(objects: Objects, size: Size, coding: MaskCoding) -> Int[np.nda
 
 
 def read_mask(listing: Listing, entry: Entry) -> LabelFile:
-    """Read the mask of a picture of a listing, or draw it from its objects.
+    """Read the mask of an image of a listing, or draw it from its objects.
 
     Raises:
         DataError: It cannot be read.
     """
-    assert listing.coding is not None, "masks have a coding"
+    assert listing.encoding is not None, "masks have a encoding"
     if entry.objects is not None:
-        assert entry.size is not None, "pictures with objects have a size"
-        return LabelFile(draw_objects(entry.objects, entry.size, listing.coding), {})
+        assert entry.size is not None, "images with objects have a size"
+        return LabelFile(draw_objects(entry.objects, entry.size, listing.encoding), {})
     data = read_bytes(listing.source, entry.mask)
-    return read_labels(data, listing.coding, where=entry.mask)
+    return read_labels(data, listing.encoding, where=entry.mask)

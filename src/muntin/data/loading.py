@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny pictures."""
+"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images."""
 
 from __future__ import annotations
 
@@ -15,36 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from muntin.data.batches import Batch, pad_pictures
-from muntin.data.fitting import fit
-from muntin.data.joint import SceneConfig, augment_scene
-from muntin.data.label_files import IGNORED
-from muntin.data.label_maps import MapConfig, augment_map, scale_of
+from muntin.data.batches import Batch, pad_images
+from muntin.data.cache import CachedImage, ImageCache
+from muntin.data.image_fitting import fit
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
-from muntin.data.storing import Kept, PictureStore
-from muntin.data.subjects import SubjectConfig, augment_subject, fit_subject
-from muntin.data.transforms import (
-    BATCH_DRAWS,
-    AugmentConfig,
-    Preprocessing,
-    augment_batch,
-    augment_picture,
-    augments_whole_batches,
-    build_augmentation,
-)
+from muntin.data.transforms import BATCH_DRAWS, Augmentation, Preprocessing
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
+from muntin.targets import Target
 
-__all__ = ["Augmentation", "EvalLoader", "TrainLoader"]
+__all__ = ["EvalLoader", "TrainLoader"]
 
 UNREAD = -1.0
-"""Stands for the weight of a picture that a worker could not read."""
+"""Weight of an image that a worker could not read."""
 
 
 class _Item(NamedTuple):
-    """One picture as a worker gives it."""
+    """One image as a worker gives it."""
 
     pixels: Tensor
     original: Size
@@ -53,13 +41,10 @@ class _Item(NamedTuple):
     targets: Target | None
 
 
-Augmentation = AugmentConfig | SceneConfig | MapConfig | SubjectConfig
+class _Images(Dataset[_Item]):
+    """One image at a time, for worker processes; the key selects epoch, image, weight and size."""
 
-
-class _Pictures(Dataset[_Item]):
-    """One picture at a time, for worker processes; the key says what to do with it."""
-
-    def __init__(self, store: PictureStore, augment: Augmentation | None, seed: int) -> None:
+    def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store
         self.augment = augment
         self.seed = seed
@@ -68,67 +53,36 @@ class _Pictures(Dataset[_Item]):
         epoch, index, weight, size = key
         pre = _with_size(self.store.pre, size)
         try:
-            kept = self.store.look(index)
+            kept = self.store.load(index)
         except DataError:
             kept = None
         if kept is None:
             blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
-            return _Item(blank, size, index, UNREAD, _no_targets(self.store, size))
+            return _Item(blank, size, index, UNREAD, self.store.empty_target(size))
         pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
         return _Item(pixels, kept.size, index, weight, targets)
 
-    def _prepare(self, kept: Kept, pre: Preprocessing, seed: int) -> tuple[Tensor, Target | None]:
+    def _prepare(
+        self, kept: CachedImage, pre: Preprocessing, seed: int
+    ) -> tuple[Tensor, Target | None]:
         if self.augment is None:
-            if isinstance(kept.targets, Keypoints):
-                frame = kept.targets.frame.double().numpy()
-                return fit_subject(kept.pixels, frame, pre), kept.targets
-            return fit(kept.pixels, kept.size, pre), kept.targets
-        rng = np.random.default_rng(seed)
-        if isinstance(self.augment, SceneConfig):
-            assert isinstance(kept.targets, BoxTargets), "scenes have objects"
-            skeleton = self.store.listing.skeleton
-            return augment_scene(kept.pixels, kept.targets, self.augment, pre, rng, skeleton)
-        if isinstance(self.augment, MapConfig):
-            assert isinstance(kept.targets, LabelMap), "maps have labels"
-            scale = scale_of(kept.size, pre) * kept.size[0] / kept.pixels.shape[1]
-            return augment_map(kept.pixels, kept.targets, self.augment, pre, scale, rng)
-        if isinstance(self.augment, SubjectConfig):
-            assert isinstance(kept.targets, Keypoints), "subjects have keypoints"
-            skeleton = self.store.listing.skeleton
-            assert skeleton is not None, "listings of subjects have a skeleton"
-            return augment_subject(kept.pixels, kept.targets, self.augment, skeleton, pre, rng)
-        transform = build_augmentation(self.augment, pre)
-        return augment_picture(transform, kept.pixels, seed), None
-
-
-def _no_targets(store: PictureStore, size: Size) -> Target | None:
-    """What is known of a picture that cannot be read, for tasks with objects or maps."""
-    if store.listing.coding is not None:
-        return LabelMap(torch.full(size, IGNORED, dtype=torch.int16))
-    if store.listing.skeleton is not None and store.listing.entries[0].subject >= 0:
-        count = len(store.listing.skeleton.names)
-        return Keypoints(
-            points=torch.zeros(count, 2),
-            known=torch.zeros(count, dtype=torch.bool),
-            frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
+            return fit(kept.pixels, kept.size, pre, kept.targets), kept.targets
+        return self.augment.augment(
+            kept.pixels,
+            kept.targets,
+            original=kept.size,
+            pre=pre,
+            seed=seed,
+            skeleton=self.store.listing.skeleton,
         )
-    if store.listing.entries[0].objects is None:
-        return None
-    return BoxTargets(
-        boxes=torch.zeros(0, 4),
-        class_ids=torch.zeros(0, dtype=torch.long),
-        ignored=torch.zeros(0, 4),
-        layers=torch.zeros(0, *size, dtype=torch.int32),
-        layer_of=torch.zeros(0, dtype=torch.long),
-    )
 
 
 def _collate(rows: list[_Item]) -> Batch:
-    pictures, originals, indices, weights, targets = zip(*rows, strict=True)
-    several = isinstance(targets[0], BoxTargets | LabelMap)  # sizes in a batch
+    images, originals, indices, weights, targets = zip(*rows, strict=True)
+    padded = targets[0] is not None and targets[0].padded
     return Batch(
-        images=pad_pictures(list(pictures)) if several else torch.stack(pictures),
-        sizes=torch.tensor([picture.shape[1:] for picture in pictures]),
+        images=pad_images(list(images)) if padded else torch.stack(images),
+        sizes=torch.tensor([image.shape[1:] for image in images]),
         originals=torch.tensor(originals),
         indices=torch.tensor(indices),
         weights=torch.tensor(weights),
@@ -142,26 +96,26 @@ def _with_size(pre: Preprocessing, size: Size) -> Preprocessing:
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
-"""What a process reads in a step: indices, weights, and the pictures of the whole batch."""
+"""What a process reads in a step: indices, weights, and the images of the whole batch."""
 
 
 class TrainLoader:
     """The batches of each epoch, from any step on.
 
     Args:
-        store: The pictures.
+        store: The images.
         augment: What to do to them.
-        batch_size: Pictures a step, over all processes.
+        batch_size: Images a step, over all processes.
         seed: Of the run.
-        shares: How often each picture is wanted (`draw_order`); None = each once an epoch.
+        shares: How often each image is wanted (`draw_order`); None = each once an epoch.
         rank: This process.
         world: Processes; each gets a part of every batch.
-        workers: Worker processes for pictures that are not augmented in whole batches.
+        workers: Worker processes for images that are not augmented in whole batches.
     """
 
     def __init__(
         self,
-        store: PictureStore,
+        store: ImageCache,
         augment: Augmentation,
         *,
         batch_size: int,
@@ -187,17 +141,13 @@ class TrainLoader:
 
     @property
     def whole_batches(self) -> bool:
-        """Whether pictures are augmented a batch at a time."""
-        return (
-            self.store.stacked is not None
-            and isinstance(self.augment, AugmentConfig)
-            and augments_whole_batches(self.augment)
-        )
+        """Whether images are augmented a batch at a time."""
+        return self.store.stacked is not None and self.augment.batch_transform is not None
 
     def steps(self, epoch: int, first: int) -> list[_Share]:
         """Give what this process reads in each step of an epoch."""
         order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
-        if isinstance(self.augment, SceneConfig):
+        if self.augment.groups_by_shape:
             order = gather_shapes(order, self.store.listing, self.batch_size)
         parts = []
         for start in range(first * self.batch_size, len(order), self.batch_size):
@@ -215,7 +165,7 @@ class TrainLoader:
         Args:
             epoch: From 0.
             first: Step to begin with.
-            size: (height, width) of the pictures.
+            size: (height, width) of the images.
 
         Yields:
             One batch a step.
@@ -229,19 +179,19 @@ class TrainLoader:
             [(epoch, int(i), float(w), size) for i, w in zip(indices, weights, strict=True)]
             for indices, weights, _ in shares
         )
-        pictures = _Pictures(self.store, self.augment, self.seed)
-        for batch, share in zip(_run_workers(pictures, keys, self.workers), shares, strict=True):
+        images = _Images(self.store, self.augment, self.seed)
+        for batch, share in zip(_run_workers(images, keys, self.workers), shares, strict=True):
             yield replace(batch, num_real=share[2])
 
     def _batch(self, epoch: int, share: _Share, size: Size) -> Batch:
         indices, weights, num_real = share
-        stacked = self.store.stacked
-        assert stacked is not None, "whole batches need stacked pictures"
-        assert isinstance(self.augment, AugmentConfig), "scenes are read one by one"
+        stacked, transform = self.store.stacked, self.augment.batch_transform
+        assert stacked is not None, "whole batches need stacked images"
+        assert transform is not None, "and a transform for them"
         places = torch.from_numpy(indices)
         uniforms = draw_uniforms(self.seed, epoch, indices, BATCH_DRAWS)
         pre = _with_size(self.store.pre, size)
-        images = augment_batch(stacked[places], uniforms, self.augment, pre)
+        images = transform(stacked[places], uniforms, pre)
         sides = torch.tensor([images.shape[-2:]]).expand(len(places), 2)
         return Batch(
             images=images,
@@ -254,11 +204,11 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The pictures of a listing in order, fitted as prediction fits them.
+    """The images of a listing in order, fitted as prediction fits them.
 
     Args:
-        store: The pictures.
-        batch_size: Pictures a batch.
+        store: The images.
+        batch_size: Images a batch.
         rank: This process.
         world: Processes; they take turns by batch.
         workers: Worker processes.
@@ -266,7 +216,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        store: PictureStore,
+        store: ImageCache,
         *,
         batch_size: int,
         rank: int = 0,
@@ -280,7 +230,7 @@ class EvalLoader:
         self.workers = workers
 
     def __iter__(self) -> Iterator[Batch]:
-        """Give the batches; a picture that cannot be read has weight 0."""
+        """Give the batches; an image that cannot be read has weight 0."""
         size = self.store.pre.img_size
         starts = range(0, len(self.store), self.batch_size)[self.rank :: self.world]
         keys = (
@@ -291,16 +241,16 @@ class EvalLoader:
             for start in starts
         )
         workers = 0 if self.store.in_memory else self.workers
-        return _run_workers(_Pictures(self.store, None, 0), keys, workers)
+        return _run_workers(_Images(self.store, None, 0), keys, workers)
 
 
 def _run_workers(
-    pictures: _Pictures,
+    images: _Images,
     keys: Iterator[list[tuple[int, int, float, Size]]],
     workers: int,
 ) -> Iterator[Batch]:
     loader = DataLoader(
-        pictures,
+        images,
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
@@ -311,11 +261,11 @@ def _run_workers(
         for batch in loader:
             unread = batch.weights == UNREAD
             if unread.any():
-                pictures.store.read_again(batch.indices[unread].tolist())
+                images.store.retry(batch.indices[unread].tolist())
                 batch = replace(batch, weights=batch.weights.clamp(min=0))
             yield batch
     finally:
-        pictures.store.warn()
+        images.store.warn()
 
 
 def _leave_signals(worker: int) -> None:
@@ -326,15 +276,15 @@ def _leave_signals(worker: int) -> None:
 
 
 def gather_shapes(order: NDArray[np.int64], listing: Listing, batch_size: int) -> NDArray[np.int64]:
-    """Bring pictures of similar shape together, so that batches need little padding.
+    """Bring images of similar shape together, so that batches need little padding.
 
     Args:
-        order: Pictures in random order.
+        order: Images in random order.
         listing: Says their sizes, where it knows them.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
 
     Returns:
-        The same pictures: sorted by shape inside chunks of 16 batches, the batches of a chunk in
+        The same images: sorted by shape inside chunks of 16 batches, the batches of a chunk in
         random order again. Where sizes are not known, nothing changes.
     """
     ratios = [_ratio(listing.entries[index].size) for index in order]

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which mask belongs to which picture, going by the names of folders and files.
+"""Pair images and masks by the names of folders and files.
 
-A picture and its mask have the same name but for words that say which of the two a file is: in a
+An image and its mask have the same name except for words that mark which of the two a file is: in a
 folder (`images` and `masks`, `leftImg8bit` and `gtFine`), or at the end of a name (`7_mask.png`).
 """
 
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from muntin.data.trees import PARTS, Tree, fold, part_of
+from muntin.samples import Classes
 
-__all__ = ["Pair", "Pairs", "pair_masks"]
+__all__ = ["MaskRequest", "Pair", "Pairs", "pair_masks"]
 
 # Words of folders, in lower case, without anything but letters.
-_PICTURE_FOLDERS = frozenset(
+_IMAGE_FOLDERS = frozenset(
     [
         "image",
         "images",
@@ -76,7 +77,7 @@ _MASK_END = re.compile(
     r"[_\-. ](?:gtfine_|gtcoarse_)?(?P<kind>masks?|labels?|labelids|labeltrainids|seg|"
     r"segmentation|gt|groundtruth|annotation|ann|l|m)$"
 )
-_PICTURE_END = re.compile(r"[_\-. ](?:leftimg8bit|image|img|rgb|sat)$")
+_IMAGE_END = re.compile(r"[_\-. ](?:leftimg8bit|image|img|rgb|sat)$")
 # Beside the class numbers, Cityscapes has the same as colours, and numbers of objects.
 _NO_CLASSES = re.compile(r"_(?:gtfine|gtcoarse)_(?:color|instanceids|polygons)$")
 _BETTER = ("labeltrainids", "labelids")
@@ -84,15 +85,15 @@ _BETTER = ("labeltrainids", "labelids")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A picture and its mask.
+    """An image and its mask.
 
     Attributes:
-        picture: Its file.
+        image: Its file.
         mask: That of its mask.
         folder: What they share of their folders, for telling groups apart.
     """
 
-    picture: str
+    image: str
     mask: str
     folder: str
 
@@ -102,75 +103,90 @@ class Pairs:
     """What was found.
 
     Attributes:
-        parts: The pairs of each set, in the order of the pictures' names.
-        without_mask: Pictures that have none.
-        without_picture: Masks that have none.
+        parts: The pairs of each set, in the order of the images' names.
+        without_mask: Images that have none.
+        without_image: Masks that have none.
     """
 
     parts: Mapping[str, tuple[Pair, ...]]
     without_mask: tuple[str, ...]
-    without_picture: tuple[str, ...]
+    without_image: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRequest:
+    """What a reader of masks is asked for.
+
+    Attributes:
+        classes: Those of a trained run, whose names and order are kept.
+        colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each.
+        ignored: Values that are not learnt, ``#000000`` or ``255``.
+    """
+
+    classes: Classes | None = None
+    colors: Sequence[str] = ()
+    ignored: Sequence[str] = ()
 
 
 def pair_masks(tree: Tree) -> Pairs:
-    """Pair every picture with its mask.
+    """Pair every image with its mask.
 
     Args:
-        tree: The files. Sets are told apart by folders called train, val or test; where there are
-            none, all is one set.
+        tree: The files. Folders called train, val or test make sets; without such folders
+            everything is one set.
     """
-    pictures: dict[tuple[str, str], str] = {}
+    images: dict[tuple[str, str], str] = {}
     masks: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for path in tree.pictures:
+    for path in tree.images:
         key, is_mask = _key_of(path)
         if is_mask is None:
             continue
         if is_mask:
             masks[key].append(path)
         else:
-            pictures.setdefault(key, path)
+            images.setdefault(key, path)
     found: dict[str, list[Pair]] = defaultdict(list)
-    for key, picture in sorted(pictures.items(), key=lambda row: row[1]):
+    for key, image in sorted(images.items(), key=lambda row: row[1]):
         if key in masks:
-            pair = Pair(picture=picture, mask=_choose(masks[key]), folder=key[0])
-            found[part_of(picture.split("/")[:-1])].append(pair)
+            pair = Pair(image=image, mask=_choose(masks[key]), folder=key[0])
+            found[part_of(image.split("/")[:-1])].append(pair)
     if set(found) <= {"", "train"}:
         parts = {"train": tuple(pair for pairs in found.values() for pair in pairs)}
     else:
         parts = {part: tuple(found[part]) for part in PARTS if part in found}
     return Pairs(
         parts={part: pairs for part, pairs in parts.items() if pairs},
-        without_mask=tuple(sorted(path for key, path in pictures.items() if key not in masks)),
-        without_picture=tuple(
-            sorted(path for key, paths in masks.items() if key not in pictures for path in paths)
+        without_mask=tuple(sorted(path for key, path in images.items() if key not in masks)),
+        without_image=tuple(
+            sorted(path for key, paths in masks.items() if key not in images for path in paths)
         ),
     )
 
 
 def _key_of(path: str) -> tuple[tuple[str, str], bool | None]:
-    """What picture and mask have in common, and which of both it is; None for neither."""
+    """What image and mask have in common, and which of both it is; None for neither."""
     *folders, name = fold(path).split("/")
     stem = name.rpartition(".")[0]
     if _NO_CLASSES.search(stem):
         return ("", stem), None
     kinds = [_kind_of(folder) for folder in folders]
     ended = _MASK_END.search(stem)
-    # The innermost folder that says something counts; then the end of the name.
-    said = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
-    is_mask = bool(ended) if said is None else said
+    # The innermost folder with a known name counts; then the end of the name.
+    by_folder = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
+    is_mask = bool(ended) if by_folder is None else by_folder
     if is_mask and ended:
         stem = stem[: ended.start()]
     elif not is_mask:
-        stem = _PICTURE_END.sub("", stem)
+        stem = _IMAGE_END.sub("", stem)
     rest = [rest for _, rest in kinds if rest]
     return ("/".join(rest), stem), is_mask
 
 
 def _kind_of(folder: str) -> tuple[bool | None, str]:
-    """Whether a folder is one of masks, None if its name does not say; and the rest of the name."""
+    """Whether a folder is one of masks, None if its name is unknown; and the rest of the name."""
     plain = re.sub(r"[^a-z]", "", folder)
     words = [word for word in re.split(r"[^a-z0-9]+", folder) if word]
-    for names, kind in ((_MASK_FOLDERS, True), (_PICTURE_FOLDERS, False)):
+    for names, kind in ((_MASK_FOLDERS, True), (_IMAGE_FOLDERS, False)):
         if plain in names:
             return kind, ""
         for place in (-1, 0):

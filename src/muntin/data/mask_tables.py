@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the values of masks stand for, as people write it down.
+"""Tables of the classes that values of masks encode.
 
 ``classes.json``  {"road": "#6EC1E4"} or {"road": [110, 193, 228]} or {"road": 3}; classes whose
                   names are "ignore", "ignored", "void", "unlabeled" or "unlabelled" are not learnt;
@@ -36,8 +36,8 @@ class MaskTable:
 
     Attributes:
         names: Of the classes.
-        kind: "index" or "color", as in `MaskCoding`.
-        values: Value of each class; empty where they are numbered in order, and the masks say
+        kind: "index" or "color", as in `MaskEncoding`.
+        values: Value of each class; empty where they are numbered in order, and the masks decide
             whether from 0 or from 1.
         ignored: Values of no class.
         origin: Where it is from, for notes.
@@ -64,7 +64,7 @@ def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
 
     Args:
         tree: Its files.
-        masks: The masks, whose names tell Cityscapes.
+        masks: The masks, whose names identify Cityscapes.
 
     Raises:
         DataError: A table is there and cannot be read.
@@ -84,7 +84,7 @@ def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
         rows = [line.split("\t") for line in read_text(tree.source, path).splitlines()[1:]]
         names = [row[-1].split(",")[0] for row in rows if len(row) > 1]
         numbers = tuple(range(1, len(names) + 1))
-        # Names are there twice: "stool", say.
+        # Some names occur twice, such as "stool".
         several = [
             f"{name} {names[:i].count(name) + 1}" if name in names[:i] else name
             for i, name in enumerate(names)
@@ -143,7 +143,7 @@ def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]
         if all(isinstance(part, int) and 0 <= part <= 255 for part in value):
             return "color", pack_color((red, green, blue))
     message = (
-        f"a class in {where} must stand for a number, a colour such as #6EC1E4, or three numbers "
+        f"a class in {where} must be a number, a colour such as #6EC1E4, or three numbers "
         f"from 0 to 255, got {value!r}. Correct it."
     )
     raise DataError(message)
@@ -174,7 +174,7 @@ def _read_json(tree: Tree, path: str) -> MaskTable:
             return _from_rows({name: int(key) for key, name in values.items()}, path)
         return _from_rows(values, path)
     message = (
-        f"{path!r} in {tree.source!r} must say what each class stands for, such as "
+        f"{path!r} in {tree.source!r} must give a value for each class, such as "
         f'{{"road": "#6EC1E4", "water": "#E2A929"}} or ["background", "road"], got something else. '
         f"Correct the file."
     )

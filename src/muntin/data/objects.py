@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From annotations as a file holds them to the objects of a picture.
+"""From annotations as a file holds them to the objects of an image.
 
 Readers of all formats bring an annotation to the same form; here it is looked at, once, and is
-kept, cut at the edge of the picture, or left out with a line that names it.
+kept, cut at the edge of the image, or left out with a line that names it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.keypoints import clean_keypoints, hide_outside
+from muntin.data.keypoint_cleaning import clean_keypoints, hide_outside
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import mask_area, to_run_lengths
@@ -32,6 +32,7 @@ __all__ = [
     "UNKNOWN_CLASS",
     "Annotation",
     "Findings",
+    "ObjectRequest",
     "clean_class_name",
     "describe_box",
     "gather_objects",
@@ -46,7 +47,7 @@ NO_BOX = "without a box of four numbers"
 NO_MASK = "without a mask"
 NO_POINTS = "without a visible keypoint"
 UNKNOWN_CLASS = "of an unknown class"
-_TOLERANCE = 1.0  # pixels that a box may reach over the edge before that is told
+_TOLERANCE = 1.0  # pixels that a box may reach over the edge before it is reported
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,8 +59,8 @@ class Annotation:
         class_id: Class number.
         box: Left, top, right and bottom edge in pixels; anything that came.
         crowd: As in `Objects`.
-        area: As the file says it; None when it does not.
-        segmentation: As the file says it, looked at only where masks are wanted.
+        area: As in the file; None if absent.
+        segmentation: As in the file, read only if masks are requested.
         keypoints: The same where keypoints are wanted: three numbers each.
     """
 
@@ -82,19 +83,19 @@ class Findings:
         self._found: list[tuple[str, Problem]] = []
 
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
-        """Name an annotation that is left out.
+        """Record an annotation that is left out.
 
         Args:
-            file: The picture or the annotation file.
+            file: The image or the annotation file.
             where: How to find the annotation there.
-            kind: What is wrong, as one would say it of several: "of zero area".
+            kind: What is wrong, as a phrase for several: "of zero area".
             detail: What came.
         """
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
         self._found.append((kind, Problem(file=file, what=what, severity="warning")))
 
     def warn(self, file: str, what: str) -> None:
-        """Name something that training goes on with."""
+        """Record a problem that training can live with."""
         self._found.append(("", Problem(file=file, what=what, severity="warning")))
 
     def problems(self, *, without: str = "") -> tuple[Problem, ...]:
@@ -106,13 +107,29 @@ class Findings:
         return sum(found == kind for found, _ in self._found)
 
     def summary(self) -> str:
-        """Say in one line how many annotations are left out and why; "" when none is."""
+        """Summarise in one line how many annotations are left out and why; "" if none is."""
         counts = Counter(kind for kind, _ in self._found if kind)
         if not counts:
             return ""
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
         total = sum(counts.values())
         return f"{total} annotation{'s' * (total > 1)} left out: {kinds}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectRequest:
+    """What a reader of annotated objects is asked for.
+
+    Attributes:
+        findings: Where it reports faulty annotations.
+        class_names: Classes of a trained run, which class numbers follow; None if the data set
+            defines them.
+        masks: Whether objects without a mask are left out; otherwise masks are not kept.
+    """
+
+    findings: Findings
+    class_names: Sequence[str] | None = None
+    masks: bool = False
 
 
 def gather_objects(
@@ -124,18 +141,18 @@ def gather_objects(
     masks: bool = False,
     keypoint_names: Sequence[str] = (),
 ) -> Objects:
-    """Look at the annotations of a picture and keep what can be learnt from.
+    """Look at the annotations of an image and keep what can be learnt from.
 
     Args:
-        annotations: Of one picture, in the order of the file.
-        size: (height, width) of the picture in pixels.
-        file: What problems are told of.
+        annotations: Of one image, in the order of the file.
+        size: (height, width) of the image in pixels.
+        file: The file that problems are reported for.
         findings: Where they are noted.
         masks: Whether every object must have a mask. Without, masks are forgotten.
         keypoint_names: Keypoints of each object; none where they are not wanted.
 
     Returns:
-        The objects, in the same order. Boxes end at the edge of the picture. An area that the file
+        The objects, in the same order. Boxes end at the edge of the image. An area that the file
         does not say is that of the mask, or of the box where masks are not wanted.
     """
     kept: list[Annotation] = []
@@ -164,7 +181,7 @@ def gather_objects(
     if beyond:
         most = max(excess for _, excess in beyond)
         names = shorten((where for where, _ in beyond), most=3)
-        what = f"boxes reach up to {most:.4g} pixels over the edge of the picture, cut ({names})"
+        what = f"boxes reach up to {most:.4g} pixels over the edge of the image, cut ({names})"
         findings.warn(file, what)
     findings.num_masks += len(kept) if masks else 0
     return Objects(
@@ -197,12 +214,12 @@ def _look_at_points(
     findings: Findings,
     names: Sequence[str],
 ) -> None:
-    """Forget points outside the picture; name those, and a subject that has none in its box."""
+    """Forget points outside the image; name those, and an instance that has none in its box."""
     outside = hide_outside(points, size)
     if len(outside):
         there = shorten((names[number] for number in outside), most=5)
         what = (
-            f"{one.where}: {there} outside the picture of {size[0]} x {size[1]} pixels (height x "
+            f"{one.where}: {there} outside the image of {size[0]} x {size[1]} pixels (height x "
             f"width), not used"
         )
         findings.warn(file, what)
@@ -219,7 +236,7 @@ def _look_at_points(
 
 
 def make_entry(path: str, size: Size, objects: Objects) -> Entry:
-    """Describe a picture by its objects; groups of objects do not give it a class."""
+    """Describe an image by its objects; groups of objects do not give it a class."""
     class_ids = sorted(set(objects.class_ids[~objects.crowd].tolist()))
     return Entry(path=path, class_ids=tuple(class_ids), size=size, objects=objects)
 
@@ -291,8 +308,8 @@ def _fault_of(one: Annotation, size: Size, masks: bool) -> tuple[str, str] | Non
     elif right == left or bottom == top:
         kind = "of zero area"
     elif right <= 0 or bottom <= 0 or left >= width or top >= height:
-        kind = "outside the picture"
-        return kind, f"{describe_box(one.box)}; the picture is {height} x {width} (height x width)"
+        kind = "outside the image"
+        return kind, f"{describe_box(one.box)}; the image is {height} x {width} (height x width)"
     if kind:
         return kind, describe_box(one.box)
     if not masks:
@@ -304,7 +321,7 @@ def _fault_of(one: Annotation, size: Size, masks: bool) -> tuple[str, str] | Non
 
 
 def _cut(one: Annotation, size: Size) -> float:
-    """End the box at the edge of the picture; by how many pixels it reached over it."""
+    """End the box at the edge of the image; by how many pixels it reached over it."""
     left, top, right, bottom = one.box
     height, width = size
     excess = max(-left, -top, right - width, bottom - height)

@@ -12,8 +12,8 @@ import numpy as np
 
 from muntin.data.checking import (
     Report,
-    count_pictures,
-    describe_pictures,
+    count_images,
+    describe_images,
     find_tiny,
     find_twins,
     find_unreadable,
@@ -28,14 +28,14 @@ __all__ = ["check_pose"]
 
 
 def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Read every picture and every subject of a data set.
+    """Read every image and every instance of a data set.
 
     Args:
         path: What `list_pose` takes.
-        num_threads: Pictures decoded at the same time.
+        num_threads: Images decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_pose(path)
@@ -43,15 +43,15 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task="pose", source=str(path), problems=(problem,))
     parts = data.parts
-    seen = list(read_all({part: _pictures(one) for part, one in parts.items()}, num_threads))
+    seen = list(read_all({part: _images(one) for part, one in parts.items()}, num_threads))
     good = [one for one in seen if not one.fault]
     problems = [*data.problems, *find_unreadable(seen)]
     for one in good:
-        said = one.entry.size
-        if said not in (None, one.size):
+        annotated = one.entry.size
+        if annotated not in (None, one.size):
             what = (
-                f"{one.size[0]} x {one.size[1]} pixels (height x width), the annotations say "
-                f"{said[0]} x {said[1]}, so its keypoints are wrong"
+                f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
+                f"{annotated[0]} x {annotated[1]}, so its keypoints are wrong"
             )
             problems.append(Problem(file=one.entry.path, what=what, severity="error"))
     problems += find_twins(good)
@@ -62,20 +62,20 @@ def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
     return Report(
         task="pose",
         source=str(path),
-        lines=(data.note, *_describe(parts), *describe_pictures(good)),
+        lines=(data.note, *_describe(parts), *describe_images(good)),
         counts=(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),
             ("subjects", sum(map(len, parts.values()))),
             ("keypoints", len(_names(next(iter(parts.values()))))),
-            *count_pictures(seen),
+            *count_images(seen),
         ),
         problems=tuple(problems),
     )
 
 
-def _pictures(listing: Listing) -> Listing:
-    """One entry a picture: its first."""
+def _images(listing: Listing) -> Listing:
+    """One entry per image: its first."""
     first = {entry.path: entry for entry in reversed(listing.entries)}
     return replace(listing, entries=tuple(first[path] for path in sorted(first)))
 
@@ -85,9 +85,9 @@ def _names(listing: Listing) -> tuple[str, ...]:
 
 
 def _visible(listing: Listing) -> np.ndarray:
-    """(N, P) whether each keypoint of each subject is visible."""
+    """(N, P) whether each keypoint of each instance is visible."""
     rows = [
-        entry.objects.keypoints[entry.subject, :, 2] > 0
+        entry.objects.keypoints[entry.instance, :, 2] > 0
         for entry in listing.entries
         if entry.objects is not None and entry.objects.keypoints is not None
     ]
@@ -99,7 +99,7 @@ def _judge_keypoints(parts: dict[str, Listing]) -> Iterator[Problem]:
     counts = _visible(listing).sum(axis=0)
     never = [name for name, count in zip(_names(listing), counts, strict=True) if not count]
     if never and len(listing):
-        what = f"never visible in {part}: {shorten(never, most=12)}; nothing can be learnt of them"
+        what = f"never visible in {part}: {shorten(never, most=12)}; nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 
@@ -107,9 +107,9 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
     for part, listing in parts.items():
         visible = _visible(listing)
         names = _names(listing)
-        pictures = len({entry.path for entry in listing.entries})
-        told = f"{len(listing)} subject{'s' * (len(listing) != 1)} of {len(names)} keypoints"
-        yield f"{part}: {pictures} picture{'s' * (pictures != 1)}, {told}"
+        images = len({entry.path for entry in listing.entries})
+        summary = f"{len(listing)} instance{'s' * (len(listing) != 1)} of {len(names)} keypoints"
+        yield f"{part}: {images} image{'s' * (images != 1)}, {summary}"
         if not len(listing):
             continue
         rarest = np.argsort(visible.mean(axis=0), kind="stable")[:5]

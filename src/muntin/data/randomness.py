@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random numbers that depend on (seed, epoch, index) alone.
 
-What happens to a picture in an epoch must not depend on which process reads it, in which batch it
+What happens to an image in an epoch must not depend on which process reads it, in which batch it
 stands, or whether the run was stopped in between. So nothing is drawn from a stream that goes on:
 each number is computed from its place.
 """
@@ -44,7 +44,7 @@ def derive_seed(*places: int) -> int:
 def draw_uniforms(
     seed: int, epoch: int, indices: NDArray[np.int64], count: int
 ) -> NDArray[np.float64]:
-    """Draw `count` numbers in [0, 1) for each picture of a batch: (pictures, count)."""
+    """Draw `count` numbers in [0, 1) for each image of a batch: (images, count)."""
     state = _mix(_fold((seed, epoch)) + _STEP * (indices.astype(np.uint64) + np.uint64(1)))
     steps = _STEP * np.arange(1, count + 1, dtype=np.uint64)
     bits = _mix(state[:, None] + steps[None, :])
@@ -54,13 +54,13 @@ def draw_uniforms(
 def draw_order(
     seed: int, epoch: int, count: int, shares: NDArray[np.float64] | None = None
 ) -> NDArray[np.int64]:
-    """Give the order in which an epoch shows `count` pictures.
+    """Give the order in which an epoch shows `count` images.
 
     Args:
         seed: Of the run.
         epoch: From 0.
-        count: Pictures of the set.
-        shares: How often each picture is wanted, relative to the others; every picture once when
+        count: Images of the set.
+        shares: How often each image is wanted, relative to the others; every image once when
             left out, drawn with replacement otherwise.
 
     Returns:

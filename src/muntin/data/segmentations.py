@@ -24,7 +24,7 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
     Args:
         segmentation: What the file holds: polygons (x, y, x, y ...), one polygon that is not in a
             list, or run lengths; compressed or not.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
 
     Returns:
         The mask, None where there is none or it is broken, and what is wrong with it, "" if
@@ -54,7 +54,7 @@ def box_of(segmentation: Segmentation, size: Size) -> Edges:
 
     Args:
         segmentation: A mask that `clean_segmentation` gave.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
 
     Returns:
         Left, top, right and bottom edge; of zero area when the mask is empty.
@@ -83,9 +83,9 @@ def _fault_of_polygon(polygon: Any) -> str:  # noqa: ANN401
 
 
 def _fault_of_run_lengths(mask: dict[str, Any], size: Size) -> str:
-    counts, said = mask.get("counts"), mask.get("size")
-    if said != [*size]:
-        return f"run lengths of size {said}, the picture has {[*size]} (height, width)"
+    counts, declared = mask.get("counts"), mask.get("size")
+    if declared != [*size]:
+        return f"run lengths of size {declared}, the image has {[*size]} (height, width)"
     covered = -1
     if isinstance(counts, list):
         if all(isinstance(count, int) and count >= 0 for count in counts):
@@ -93,14 +93,14 @@ def _fault_of_run_lengths(mask: dict[str, Any], size: Size) -> str:
     elif isinstance(counts, str) and counts:
         covered = _count_pixels(counts)
     whole = covered == size[0] * size[1]
-    return "" if whole else "the run lengths do not add up to the picture"
+    return "" if whole else "the run lengths do not add up to the image"
 
 
 def _count_pixels(counts: str) -> int:
     """Add up compressed run lengths; -1 when they are broken.
 
     Source:
-        rleFrString in pycocotools' maskApi.c: 5 bits a character, the lowest first, a sixth says
+        rleFrString in pycocotools' maskApi.c: 5 bits per character, the lowest first, a sixth marks
         that more follow; from the fourth run on, the difference to the run two before is kept.
     """
     codes = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - 48

@@ -1,61 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which pictures a data set has and what masks belong to them, found by looking at it.
-
-What the values of the masks stand for is said by a table, or seen in the masks: some of them are
-read here, which names what is wrong with them before anything is trained.
-"""
+"""The images of a data set for semantic segmentation, and their masks."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
-from muntin.data.archives import is_archive, read_bytes
-from muntin.data.coco import find_coco
-from muntin.data.drawn_maps import list_drawn
-from muntin.data.label_files import count_values, has_colors, read_values
-from muntin.data.mask_layouts import Pair, Pairs, pair_masks
-from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
-from muntin.data.trees import Tree, open_tree
-from muntin.data.yolo_layout import find_yolo
-from muntin.errors import DataError, shorten
-from muntin.samples import Classes, DataSets, Entry, Listing, MaskCoding, Problem
+from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
+from muntin.data.mask_layouts import MaskRequest
+from muntin.data.object_masks import OBJECT_MASKS
+from muntin.data.readers import Reader, find_reader
+from muntin.samples import Classes, DataSets
 
-__all__ = ["list_semantic", "name_value", "propose_table"]
+__all__ = ["READERS", "list_semantic", "name_value", "propose_table"]
 
-LOOKED_AT = 200
-"""Masks that are read to find out what values there are."""
-
-MOST_COLORS = 64
-"""More colours are no names of classes: the masks were stored with loss, or are photographs."""
-
-
-_LOSSY = (".jpg", ".jpeg", ".jfif")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Seen:
-    """The values of some masks.
-
-    Attributes:
-        colored: Whether there are masks that can only be read as colours.
-        counts: Pixels of each value.
-        first: A mask with each value.
-        broken: Masks that cannot be read, and why.
-        num_masks: How many were read.
-    """
-
-    colored: bool
-    counts: Mapping[int, int]
-    first: Mapping[int, str]
-    broken: Mapping[str, str]
-    num_masks: int
+READERS: tuple[Reader[MaskRequest, DataSets], ...] = (MASK_FOLDERS, OBJECT_MASKS)
+"""Layouts of masks, in the order in which they are tried."""
 
 
 def list_semantic(
@@ -64,335 +25,26 @@ def list_semantic(
     classes: Classes | None = None,
     colors: Sequence[str] = (),
     ignored: Sequence[str] = (),
+    readers: Sequence[Reader[MaskRequest, DataSets]] = READERS,
 ) -> DataSets:
-    """List the pictures of a data set and their masks.
+    """List the images of a data set and their masks.
 
     Args:
-        path: A folder, a .zip or .tar with pictures and masks; or what `list_detect` takes, where
+        path: A folder, a .zip or .tar with images and masks; or what `list_detect` takes, where
             objects have masks.
         classes: Those of a trained run, by whose names (and, where the data has no table, values)
             the masks are read.
         colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each; else a table in
-            the data says it, or the masks themselves do.
-        ignored: Values that are not learnt, ``#000000`` or ``255``; where indices say nothing
-            else, 255.
+            the data or the masks themselves define them.
+        ignored: Values that are not learnt, ``#000000`` or ``255``; 255 by default for indices.
+        readers: Layouts to try, in this order.
 
     Returns:
-        The sets; one that stands alone is in `train`, whatever its name. What is wrong with the
-        masks that were looked at is in `problems`.
+        The sets; a single set is in `train`, whatever its name. What is wrong with the
+        sampled masks is in `problems`.
 
     Raises:
-        DataError: The path, the layout or the table is wrong, or values say nothing.
+        DataError: The path, the layout or the table is wrong, or values have no meaning.
     """
-    place = Path(path)
-    if place.is_file() and place.suffix.lower() in (".json", ".yaml", ".yml"):
-        return list_drawn(place, classes=classes, ignored=ignored)
-    if not str(path).strip() or not (place.is_dir() or (place.exists() and is_archive(place))):
-        got = "the file" if place.is_file() else "found nothing at"
-        message = (
-            f"DATA must be a folder or an archive with pictures and masks, {got} {str(path)!r}. "
-            f"Check the path."
-        )
-        raise DataError(message)
-    tree = open_tree(place)
-    pairs = pair_masks(tree)
-    if not pairs.parts:
-        if find_coco(tree)[0] or find_yolo(tree) is not None:
-            return list_drawn(place, classes=classes, ignored=ignored)
-        raise DataError(_nothing(tree, pairs))
-    every = [pair for part in pairs.parts.values() for pair in part]
-    table = parse_colors(colors) or find_table(tree, [pair.mask for pair in every])
-    if table is None and classes is not None and classes.coding is not None:
-        table = _table_of(classes, classes.coding)
-    seen = _look(tree.source, every, as_colors=table is not None and table.kind == "color")
-    notes: list[str] = []
-    names, coding = _decide(tree.source, table, seen, notes)
-    if extra := [parse_value(value, "data.ignored")[1] for value in ignored]:
-        kept = [i for i, value in enumerate(coding.values) if value not in extra]
-        names = tuple(names[i] for i in kept)
-        coding = MaskCoding(
-            kind=coding.kind, values=tuple(coding.values[i] for i in kept), ignored=tuple(extra)
-        )
-    if classes is not None:
-        names, coding = _follow(names, coding, classes.names, tree.source)
-    listings = {
-        part: Listing(
-            source=tree.source,
-            entries=tuple(_entry(pair, found) for pair in found),
-            class_names=names,
-            multi_label=True,
-            coding=coding,
-        )
-        for part, found in pairs.parts.items()
-    }
-    if len(listings) == 1:
-        listings = {"train": next(iter(listings.values()))}
-    counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
-    note = f"masks as {'colours' if coding.kind == 'color' else 'class numbers'}, {counts} pictures"
-    note += f", {len(names)} classes: {shorten(names, most=8)}"
-    problems = _problems(pairs, seen, coding)
-    left_out = _summary(pairs, problems)
-    return DataSets(
-        train=listings.get("train"),
-        val=listings.get("val"),
-        test=listings.get("test"),
-        note="; ".join(filter(None, [note, left_out, *notes])),
-        problems=tuple(problems),
-        left_out=left_out,
-    )
-
-
-def _table_of(classes: Classes, coding: MaskCoding) -> MaskTable:
-    """The table of a run; one that learnt from objects has none but its order."""
-    if coding.kind == "objects":
-        return MaskTable(names=classes.names, origin="the run")
-    return MaskTable(
-        names=classes.names, kind=coding.kind, values=coding.values, ignored=coding.ignored,
-        origin="the run",
-    )  # fmt: skip
-
-
-def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Propose what a classes.json could say: a name to be filled in for every colour that is there.
-
-    Args:
-        path: A folder or an archive with pictures and masks.
-
-    Returns:
-        Colours by the names that they have until somebody gives others, the most frequent first.
-
-    Raises:
-        DataError: The layout is wrong, or the masks hold no colours, or too many.
-    """
-    tree = open_tree(path)
-    pairs = pair_masks(tree)
-    if not pairs.parts:
-        raise DataError(_nothing(tree, pairs))
-    seen = _look(tree.source, [pair for part in pairs.parts.values() for pair in part])
-    if not seen.colored:
-        message = f"Masks in {tree.source!r} must hold colours, got numbers: no table is needed."
-        raise DataError(message)
-    _refuse_many(seen, tree.source)
-    ranked = sorted(seen.counts, key=lambda value: (-seen.counts[value], value))
-    return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
-
-
-def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Seen:
-    """Read the values of masks, spread over all that there are; as colours if one needs it."""
-    step = max(1, len(pairs) // LOOKED_AT)
-    chosen = [pair.mask for pair in pairs[::step]]
-    counts: Counter[int] = Counter()
-    first: dict[int, str] = {}
-    broken: dict[str, str] = {}
-
-    def look(mask: str, *, as_colors: bool) -> dict[int, int]:
-        return count_values(read_values(read_bytes(source, mask), where=mask, as_colors=as_colors))
-
-    def is_colored(mask: str) -> bool:
-        try:
-            return has_colors(read_bytes(source, mask), where=mask)
-        except (DataError, OSError) as error:
-            broken[mask] = str(error)
-            return False
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        colored = any(list(pool.map(is_colored, chosen))) or as_colors
-        good = [mask for mask in chosen if mask not in broken]
-        for mask, found in zip(
-            good, pool.map(lambda m: look(m, as_colors=colored), good), strict=True
-        ):
-            counts.update(found)
-            for value in found:
-                first.setdefault(value, mask)
-    return _Seen(colored=colored, counts=counts, first=first, broken=broken, num_masks=len(good))
-
-
-def _decide(
-    source: str, table: MaskTable | None, seen: _Seen, notes: list[str]
-) -> tuple[tuple[str, ...], MaskCoding]:
-    """Names of the classes and what they are stored as."""
-    if not seen.counts:
-        message = (
-            f"At least one mask in {source!r} must be readable, got none: "
-            f"{next(iter(seen.broken.values()), 'no mask')}"
-        )
-        raise DataError(message)
-    if table is None:
-        return _from_values(source, seen, notes)
-    if table.kind == "index" and seen.colored:
-        message = (
-            f"{table.origin} gives class numbers, but the masks in {source!r} hold colours: "
-            f"{shorten(map(_hex, sorted(seen.counts)), most=6)}. Give a colour to each class, in a "
-            f"classes.json beside the masks or by --set data.colors=NAME:#RRGGBB,..."
-        )
-        raise DataError(message)
-    unnamed = not {*table.values, *table.ignored} & seen.counts.keys()
-    if table.kind == "color" and unnamed and all(map(_is_grey, seen.counts)):
-        message = (
-            f"{table.origin} gives colours, but the masks in {source!r} hold numbers: "
-            f"{shorten(sorted(value & 255 for value in seen.counts), most=6)}. "
-            f"Give numbers: road:1."
-        )
-        raise DataError(message)
-    if table.values:
-        ignored = table.ignored
-        if table.kind == "index" and 255 not in (*table.values, *ignored):
-            ignored = (*ignored, 255)
-        if table.kind == "index" and 0 in seen.counts and 0 not in (*table.values, *ignored):
-            notes.append(f"0 is in the masks and not in {table.origin}: it is ignored")
-            ignored = (*ignored, 0)
-        return table.names, MaskCoding(kind=table.kind, values=table.values, ignored=ignored)
-    # Numbers in order; ADE20K and others begin at 1 and keep 0 for what has no class.
-    count = len(table.names)
-    most = max((value for value in seen.counts if value != 255), default=0)
-    start = int(most == count)
-    if start:
-        notes.append(f"values go to {most} and {table.origin} names {count}: 0 is ignored")
-    ignored = (0, 255) if start else (255,)
-    values = tuple(range(start, start + count))
-    return table.names, MaskCoding(
-        kind="index", values=values, ignored=tuple(v for v in ignored if v not in values)
-    )
-
-
-def _is_grey(value: int) -> bool:
-    """Whether a colour is a number that was written as grey."""
-    return value >> 16 == value >> 8 & 255 == value & 255
-
-
-def _from_values(source: str, seen: _Seen, notes: list[str]) -> tuple[tuple[str, ...], MaskCoding]:
-    """What masks say without a table."""
-    values = sorted(seen.counts)
-    if seen.colored:
-        _refuse_many(seen, source)
-        notes.append(
-            "classes have the names of their colours; a classes.json beside the pictures gives "
-            f'others: {{"road": "{_hex(values[-1])}", ...}}'
-        )
-        return tuple(map(_hex, values)), MaskCoding(kind="color", values=tuple(values))
-    if set(values) <= {0, 255} and 255 in values:
-        notes.append("masks hold 0 and 255: background and foreground (data.ignored=255 otherwise)")
-        return ("background", "foreground"), MaskCoding(kind="index", values=(0, 255))
-    numbers = [value for value in values if value != 255]
-    if (len(numbers) > MOST_COLORS and len(numbers) < max(numbers) / 2) or max(numbers) > 1000:
-        message = (
-            f"Masks must hold class numbers, got {len(numbers)} values up to {max(numbers)} in "
-            f"{source!r}, such as in {seen.first[max(numbers)]!r}. Are these masks of classes, "
-            f"and stored without loss (PNG)?"
-        )
-        raise DataError(message)
-    count = max(numbers) + 1
-    notes.append(
-        "classes have numbers for names, 0 among them (data.ignored=0 if it stands for nothing); "
-        "a classes.txt or classes.json beside the pictures gives others"
-    )
-    names = tuple(f"class {number}" for number in range(count))
-    return names, MaskCoding(kind="index", values=tuple(range(count)), ignored=(255,))
-
-
-def _refuse_many(seen: _Seen, source: str) -> None:
-    if len(seen.counts) <= MOST_COLORS:
-        return
-    message = (
-        f"Masks must hold a few colours, one a class, got {len(seen.counts)} in {seen.num_masks} "
-        f"masks of {source!r}. Store them without loss and without smoothing (PNG, not JPEG)."
-    )
-    raise DataError(message)
-
-
-def _follow(
-    names: tuple[str, ...], coding: MaskCoding, wanted: tuple[str, ...], source: str
-) -> tuple[tuple[str, ...], MaskCoding]:
-    """Order the classes as a trained run does."""
-    if unknown := [name for name in names if name not in wanted]:
-        message = (
-            f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, most=12)}), got also {shorten(unknown)} in {source!r}. "
-            f"Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
-        )
-        raise DataError(message)
-    value_of = dict(zip(names, coding.values, strict=True))
-    # A class that this data does not have gets a value that no file holds.
-    values = tuple(value_of.get(name, -1 - i) for i, name in enumerate(wanted))
-    return wanted, MaskCoding(kind=coding.kind, values=values, ignored=coding.ignored)
-
-
-def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
-    several = len({one.folder for one in every}) > 1
-    return Entry(path=pair.picture, mask=pair.mask, group=pair.folder if several else "")
-
-
-def _problems(pairs: Pairs, seen: _Seen, coding: MaskCoding) -> list[Problem]:
-    problems = [
-        Problem(file=path, what="has no mask, left out", severity="warning")
-        for path in pairs.without_mask
-    ]
-    problems += [
-        Problem(file=path, what="is a mask without a picture, left out", severity="warning")
-        for path in pairs.without_picture
-    ]
-    if lossy := _tell_lossy(pairs):
-        problems.append(Problem(file="masks stored with loss", what=lossy, severity="warning"))
-    known = {*coding.values, *coding.ignored}
-    strange = sorted(value for value in seen.counts if value not in known)
-    if not strange and not any(seen.counts.get(value) for value in coding.values):
-        what = "no pixel of the masks that were looked at has a class: nothing to learn or to score"
-        return [Problem(file="masks", what=what, severity="error"), *problems]
-    if not strange:
-        return problems
-    shown = [name_value(value, coding.kind) for value in strange]
-    total = sum(seen.counts.values())
-    share = sum(seen.counts[value] for value in strange) / total
-    what = (
-        f"{share:.1%} of the pixels of the masks that were looked at have values that stand for no "
-        f"class, and are ignored: {shorten(shown, most=8)}, such as {shown[0]} in "
-        f"{seen.first[strange[0]]!r}. "
-    )
-    if len(strange) > MOST_COLORS:
-        what += "So many values are the mark of masks stored with loss: store them as PNG"
-    else:
-        what += f"Name them, or leave them out: data.ignored={shown[0]}"
-    severity = "error" if share > 0.5 else "warning"
-    return [Problem(file="masks", what=what, severity=severity), *problems]  # type: ignore[arg-type]
-
-
-def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
-    """What is left out, in one line."""
-    words = []
-    if count := len(pairs.without_mask):
-        words.append(f"{count} picture{'s' * (count > 1)} without a mask left out")
-    if count := len(pairs.without_picture):
-        words.append(f"{count} mask{'s' * (count > 1)} without a picture left out")
-    strange = [one.what for one in problems if one.file == "masks"]
-    return "; ".join(filter(None, [*strange, _tell_lossy(pairs), *words]))
-
-
-def _tell_lossy(pairs: Pairs) -> str:
-    """Count the masks whose values are not what was drawn; "" when there are none."""
-    every = (pair.mask.lower() for part in pairs.parts.values() for pair in part)
-    count = sum(mask.endswith(_LOSSY) for mask in every)
-    what = "masks are JPEG, which changes values near every edge: store masks as PNG"
-    return f"{count} {what}" if count else ""
-
-
-def _nothing(tree: Tree, pairs: Pairs) -> str:
-    return (
-        f"No picture in {tree.source!r} has a mask ({len(pairs.without_mask)} pictures, "
-        f"{len(pairs.without_picture)} masks). Looked for folders such as images and masks with "
-        f"the same names below them, for names such as 7.jpg and 7_mask.png, and for COCO or YOLO "
-        f"annotations with masks. Rename them so."
-    )
-
-
-def name_value(value: int, kind: Literal["index", "color", "objects"]) -> str:
-    """Write a value of a mask as people know it.
-
-    Example:
-        >>> name_value(0x3C1098, "color"), name_value(7, "index")
-        ('#3C1098', '7')
-    """
-    return _hex(value) if kind == "color" else str(value)
-
-
-def _hex(value: int) -> str:
-    return f"#{value:06X}"
+    match = find_reader(path, readers, what="masks")
+    return match.read(MaskRequest(classes=classes, colors=colors, ignored=ignored))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from muntin.data.checking import (
     Report,
     Seen,
-    count_pictures,
-    describe_pictures,
+    count_images,
+    describe_images,
     find_tiny,
     find_twins,
     find_unreadable,
@@ -35,12 +35,12 @@ class _Tally:
 
     Attributes:
         pixels: Of each class number; -1 for ignored ones.
-        pictures: Pictures with each class.
+        images: Images with each class.
         problems: Of single masks.
     """
 
     pixels: Counter[int] = field(default_factory=Counter)
-    pictures: Counter[int] = field(default_factory=Counter)
+    images: Counter[int] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -52,7 +52,7 @@ def check_semantic(
     classes: Classes | None = None,
     num_threads: int = 2,
 ) -> Report:
-    """Read every picture and every mask of a data set.
+    """Read every image and every mask of a data set.
 
     Args:
         path: What `list_semantic` takes, as all that follows.
@@ -62,7 +62,7 @@ def check_semantic(
         num_threads: Files decoded at the same time.
 
     Returns:
-        Never raises for faulty data: a layout that cannot be read is a report with one error.
+        The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_semantic(path, classes=classes, colors=colors, ignored=ignored)
@@ -87,12 +87,12 @@ def check_semantic(
     return Report(
         task="semantic",
         source=str(path),
-        lines=(data.note, *_describe(parts, tallies), *describe_pictures(good)),
+        lines=(data.note, *_describe(parts, tallies), *describe_images(good)),
         counts=(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),
             ("classes", next(iter(parts.values())).num_classes),
-            *count_pictures(seen),
+            *count_images(seen),
         ),
         problems=tuple(problems),
     )
@@ -103,15 +103,15 @@ def _tally(listing: Listing, seen: list[Seen], num_threads: int) -> _Tally:
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for counts, problems in pool.map(lambda one: _look(listing, one), seen):
             tally.pixels.update(counts)
-            tally.pictures.update(counts.keys())
+            tally.images.update(counts.keys())
             tally.problems += problems
     return tally
 
 
 def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
-    entry, coding = one.entry, listing.coding
+    entry, encoding = one.entry, listing.encoding
     file = entry.mask or entry.path
-    assert coding is not None, "masks have a coding"
+    assert encoding is not None, "masks have a encoding"
     try:
         found = read_mask(listing, entry)
     except DataError as error:
@@ -120,20 +120,20 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
     if found.labels.shape != one.size:
         high, wide = found.labels.shape
         what = (
-            f"{high} x {wide} pixels (height x width), its picture {entry.path!r} has "
+            f"{high} x {wide} pixels (height x width), its image {entry.path!r} has "
             f"{one.size[0]} x {one.size[1]}: make one of them again"
         )
         problems.append(Problem(file=file, what=what, severity="error"))
     if found.strange:
         total = sum(found.strange.values()) / found.labels.size
         values = shorten(
-            (name_value(value, coding.kind) for value in sorted(found.strange)), most=5
+            (name_value(value, encoding.kind) for value in sorted(found.strange)), most=5
         )
-        what = f"{total:.1%} of the pixels have a value that stands for no class, ignored: {values}"
+        what = f"{total:.1%} of the pixels have a value of no class, ignored: {values}"
         problems.append(Problem(file=file, what=what, severity="warning"))
     counts = count_values(found.labels)
     if set(counts) <= {-1}:
-        what = "every pixel is ignored: nothing can be learnt from it"
+        what = "every pixel is ignored: nothing to learn"
         problems.append(Problem(file=file, what=what, severity="warning"))
     return counts, problems
 
@@ -143,10 +143,10 @@ def _judge_classes(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Ite
     pixels = tallies[part].pixels
     without = [name for number, name in enumerate(listing.class_names) if not pixels[number]]
     if len(without) == len(listing.class_names):
-        what = "no pixel has a class: nothing can be learnt"
+        what = "no pixel has a class: nothing to learn"
         yield Problem(file=part, what=what, severity="error")
     elif without:
-        what = f"no pixels in {part} of {shorten(without, most=12)}: nothing can be learnt of them"
+        what = f"no pixels in {part} of {shorten(without, most=12)}: nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 
@@ -155,10 +155,10 @@ def _describe(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Iterator
         tally = tallies[part]
         total = max(sum(tally.pixels.values()), 1)
         shares = (
-            f"{name} {tally.pixels[number] / total:.1%} (in {tally.pictures[number]})"
+            f"{name} {tally.pixels[number] / total:.1%} (in {tally.images[number]})"
             for number, name in enumerate(listing.class_names)
         )
         yield (
-            f"{part}: {len(listing)} pictures; pixels: {shorten(shares, most=16)}; ignored "
+            f"{part}: {len(listing)} images; pixels: {shorten(shares, most=16)}; ignored "
             f"{tally.pixels[-1] / total:.1%}"
         )

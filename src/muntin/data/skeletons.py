@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What belongs to the keypoints of a data set: lines, left and right partners, tolerances.
+"""Edges, flip pairs and sigmas of the keypoints of a data set.
 
-A ``skeleton.json`` beside the data says it: ``{"links": [["nose", "tail"]], "pairs": [["left ear",
-"right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``, any of them; "keypoints", all of their
-names in order, is compared with those of the data. Lines are also read from
-the config.yaml of a project of DeepLabCut. What nobody says is guessed from the names, and said
-aloud.
+A ``skeleton.json`` beside the data may define any of them: ``{"edges": [["nose", "tail"]],
+"flip_pairs": [["left ear", "right ear"]], "mirrored": true, "sigmas": {"nose": 0.03}}``. If it has
+"keypoints", all names in order, they must be those of the data. Edges are also read from the
+config.yaml of a DeepLabCut project. Whatever is not defined is guessed from the names, and a note
+reports the guess.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ COCO_PERSON = Skeleton(
         "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
         "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
     ),
-    links=(
+    edges=(
         (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
         (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
     ),
-    pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
     mirrored=True,
     sigmas=(
         0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
@@ -56,7 +56,7 @@ COCO_PERSON = Skeleton(
 
 def build_skeleton(
     names: Sequence[str],
-    links: Sequence[tuple[int, int]],
+    edges: Sequence[tuple[int, int]],
     tree: Tree,
     notes: list[str],
 ) -> Skeleton:
@@ -64,7 +64,7 @@ def build_skeleton(
 
     Args:
         names: The keypoints.
-        links: As the annotations say them; may be empty.
+        edges: From the annotations; may be empty.
         tree: Where a skeleton.json may lie.
         notes: What was chosen, and why, is added.
 
@@ -72,44 +72,44 @@ def build_skeleton(
         The skeleton.
 
     Raises:
-        DataError: The skeleton.json is broken or speaks of other keypoints.
+        DataError: The skeleton.json is broken or has other keypoints.
     """
     names = tuple(names)
-    said = _read_file(tree, names)
+    given = _read_file(tree, names)
     known = COCO_PERSON if names == COCO_PERSON.names else None
     pairs, lonely = _guess_pairs(names)
-    if "pairs" in said:
-        pairs, lonely = _pairs_from(said["pairs"], names), []
+    if "flip_pairs" in given:
+        pairs, lonely = _pairs_from(given["flip_pairs"], names), []
         _refuse_twice(pairs, names)
-    mirrored = said.get("mirrored", bool(pairs) and not lonely)
+    mirrored = given.get("mirrored", bool(pairs) and not lonely)
     if mirrored:
-        whence = f"({FILE})" if "pairs" in said else "(by their names)"
-        told = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
-        notes.append(f"pictures are mirrored, with the pairs {told or 'none'} {whence}")
+        origin = f"({FILE})" if "flip_pairs" in given else "(by their names)"
+        listed = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
+        notes.append(f"images are flipped, with the flip pairs {listed or 'none'} {origin}")
     elif lonely:
         notes.append(
-            f"without a partner on the other side: {shorten(lonely)}; pictures are not mirrored "
-            f'("pairs" in a {FILE} names partners)'
+            f"keypoints without a partner on the other side: {shorten(lonely)}; images are not "
+            f'flipped ("flip_pairs" in a {FILE} names partners)'
         )
-    elif not pairs and "mirrored" not in said:
+    elif not pairs and "mirrored" not in given:
         notes.append(
-            f"no keypoint is named after a side: pictures are not mirrored (a {FILE} with "
-            f'"mirrored": true, or "pairs", says otherwise)'
+            f"no keypoint is named after a side: images are not flipped (a {FILE} with "
+            f'"mirrored": true or "flip_pairs" changes that)'
         )
     return Skeleton(
         names=names,
-        links=_choose_links(said, tuple(links), known, tree, names, notes),
-        pairs=pairs,
+        edges=_choose_edges(given, tuple(edges), known, tree, names, notes),
+        flip_pairs=pairs,
         mirrored=bool(mirrored),
-        sigmas=_choose_sigmas(said, known, names, notes),
+        sigmas=_choose_sigmas(given, known, names, notes),
     )
 
 
 def _choose_sigmas(
-    said: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...], notes: list[str]
+    given: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...], notes: list[str]
 ) -> tuple[float, ...]:
-    if "sigmas" in said:
-        chosen = _sigmas_from(said["sigmas"], names)
+    if "sigmas" in given:
+        chosen = _sigmas_from(given["sigmas"], names)
         rest = [name for name in names if name not in chosen]
         some = f", {DEFAULT_SIGMA:g} for {shorten(rest)}" if rest else ""
         notes.append(f"sigmas for OKS from {FILE}{some}")
@@ -121,27 +121,27 @@ def _choose_sigmas(
     return (DEFAULT_SIGMA,) * len(names)
 
 
-def _choose_links(
-    said: Mapping[str, Any],
-    links: tuple[tuple[int, int], ...],
+def _choose_edges(
+    given: Mapping[str, Any],
+    edges: tuple[tuple[int, int], ...],
     known: Skeleton | None,
     tree: Tree,
     names: tuple[str, ...],
     notes: list[str],
 ) -> tuple[tuple[int, int], ...]:
-    whence = "the annotations"
-    if "links" in said:
-        links, whence = _pairs_from(said["links"], names), FILE
-    elif not links:
-        links, whence = _links_of_project(tree, names, notes), "config.yaml"
-        if not links and known is not None:
-            links, whence = known.links, "COCO"
-    notes.append(f"lines: {len(links)} from {whence}" if links else f"no lines are drawn ({FILE})")
-    return links
+    origin = "the annotations"
+    if "edges" in given:
+        edges, origin = _pairs_from(given["edges"], names), FILE
+    elif not edges:
+        edges, origin = _edges_of_project(tree, names, notes), "config.yaml"
+        if not edges and known is not None:
+            edges, origin = known.edges, "COCO"
+    notes.append(f"edges: {len(edges)} from {origin}" if edges else f"no edges ({FILE})")
+    return edges
 
 
 def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
-    """What a skeleton.json says, its keypoints compared with those of the data."""
+    """The values of a skeleton.json, after comparing its keypoints with those of the data."""
     path = next((name for name in tree.files if name.rpartition("/")[2].lower() == FILE), None)
     if path is None:
         return {}
@@ -150,7 +150,9 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         message = f"{path!r} in {tree.source!r} must be JSON, got: {error}. Correct it."
         raise DataError(message) from error
-    keys = ("links", "pairs", "mirrored", "sigmas", "keypoints")
+    keys = ("edges", "flip_pairs", "mirrored", "sigmas", "keypoints")
+    if isinstance(values, dict):
+        values = {**Skeleton.upgrade(values)}
     if not isinstance(values, dict) or (unknown := [key for key in values if key not in keys]):
         got = f"also {shorten(unknown)}" if isinstance(values, dict) else type(values).__name__
         message = f"{path!r} must be an object with {', '.join(keys)} only, got {got}."
@@ -164,7 +166,7 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def _links_of_project(
+def _edges_of_project(
     tree: Tree, names: tuple[str, ...], notes: list[str]
 ) -> tuple[tuple[int, int], ...]:
     """Lines that a project of DeepLabCut draws; those that join other things are named."""
@@ -179,7 +181,7 @@ def _links_of_project(
     rows = rows if isinstance(rows, list) else []
     good = [_joins(row, names) for row in rows]
     if odd := [f"{row}" for row, fine in zip(rows, good, strict=True) if not fine]:
-        notes.append(f"lines left out of config.yaml: {shorten(odd)}")
+        notes.append(f"edges left out of config.yaml: {shorten(odd)}")
     known = [row for row, fine in zip(rows, good, strict=True) if fine]
     return tuple((names.index(first), names.index(second)) for first, second in known)
 
@@ -201,14 +203,16 @@ def _number(name: object, names: tuple[str, ...]) -> int:
 def _pairs_from(rows: object, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     good = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows)
     if not good:
-        message = f"links and pairs in {FILE} must be lists of two keypoints each, got {rows!r}."
+        message = (
+            f"edges and flip_pairs in {FILE} must be lists of two keypoints each, got {rows!r}."
+        )
         raise DataError(message)
     assert isinstance(rows, list)
     found = tuple((_number(row[0], names), _number(row[1], names)) for row in rows)
     for first, second in found:
         if first == second:
             message = (
-                f"links and pairs in {FILE} must be of two different keypoints, got "
+                f"edges and flip_pairs in {FILE} must be of two different keypoints, got "
                 f"{names[first]} with itself. Take that line out."
             )
             raise DataError(message)
@@ -220,10 +224,10 @@ def _refuse_twice(pairs: tuple[tuple[int, int], ...], names: tuple[str, ...]) ->
     counts = Counter(number for pair in {tuple(sorted(pair)) for pair in pairs} for number in pair)
     twice = [number for number, count in counts.items() if count > 1]
     if twice:
-        told = [f"{names[a]}/{names[b]}" for a, b in pairs if twice[0] in (a, b)]
+        listed = [f"{names[a]}/{names[b]}" for a, b in pairs if twice[0] in (a, b)]
         message = (
-            f"a keypoint must be in one of the pairs in {FILE} at most, got {names[twice[0]]} in "
-            f"{shorten(told)}. Keep the pair that changes places in the mirror."
+            f"a keypoint must be in one of flip_pairs in {FILE} at most, got {names[twice[0]]} in "
+            f"{shorten(listed)}. Keep the pair that is swapped in a mirrored image."
         )
         raise DataError(message)
 

@@ -3,7 +3,7 @@
 """Take a part of a listing away for validation, the same part each time.
 
 Chance comes from a hash of (seed, path), not from a stream of random numbers: the order in which
-the disk names the files does not matter, and a picture that is added later moves few others.
+the disk names the files does not matter, and an image that is added later moves few others.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _EFFORT = 40_000  # units looked at, in all orders; large sets come out even in 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Unit:
-    """Pictures that stay together, and how many of each class they hold."""
+    """Images that stay together, and how many of each class they hold."""
 
     members: tuple[int, ...]
-    counts: tuple[tuple[int, int], ...]  # class, pictures; every picture counts for _ANY too
+    counts: tuple[tuple[int, int], ...]  # class, images; every image counts for _ANY too
 
 
-_ANY = -1  # stands for "a picture, of whatever class"
+_ANY = -1  # an image of any class
 
 
 def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Listing]:
     """Part a listing in two, every class in about the same proportion.
 
-    Every class keeps at least one picture in the first part. Pictures of one group go to the same
+    Every class keeps at least one image in the first part. Images of one group go to the same
     part; then, as for multi-label data, the proportions are met as nearly as a search finds.
 
     Args:
@@ -66,11 +66,11 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
         taken = _take_by_class(listing, fraction, seed)
     if not taken:
         count = len({entry.group for entry in listing.entries}) if grouped else len(listing)
-        what = "group" if grouped else "picture"
+        what = "group" if grouped else "image"
         message = (
-            f"{len(listing)} pictures in {listing.source!r} cannot be split for validation: every "
-            f"class must keep a {what} to learn from, got {count} {what}{'s' * (count != 1)} in "
-            f"all. Add pictures, or give a validation set yourself (--val)."
+            f"{len(listing)} images in {listing.source!r} cannot be split for validation: every "
+            f"class must keep one {what} to learn from, got {count} {what}{'s' * (count != 1)} in "
+            f"all. Add images, or give a validation set yourself (--val)."
         )
         raise DataError(message)
     every = range(len(listing))
@@ -81,7 +81,7 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
 
 
 def describe_split(train: Listing, val: Listing) -> str:
-    """Say in one line how a listing was parted."""
+    """Describe a split in one line."""
     total = len(train) + len(val)
     without = sum(
         not taken and kept > 0

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names below a folder or in an archive, listed once and asked many times.
 
-Annotations name pictures in the way of the machine that they were made on: with other folders,
+Annotations name images in the way of the machine that they were made on: with other folders,
 backslashes, a URL, other capitals. Names are therefore compared from their end.
 """
 
@@ -19,21 +19,28 @@ from pathlib import Path
 
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode, open_header
-from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.errors import DataError
 from muntin.shapes import Size
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "PARTS",
     "Tree",
     "clean_name",
     "fold",
+    "is_hidden",
     "open_tree",
     "part_in",
     "part_of",
     "read_size",
     "read_text",
 ]
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm"),
+)
+"""Files with these suffixes, in lower case, are taken for images."""
 
 PARTS = ("train", "val", "test")
 """The sets of a data set, in the order in which they are reported."""
@@ -57,15 +64,15 @@ class Tree:
         source: The folder or archive.
         files: Every file, relative to the source, with forward slashes, sorted.
         folders: Every folder, likewise.
-        pictures: The files whose names are those of pictures.
+        images: The files whose names are those of images.
         spellings: Each file by its folded name.
-        by_name: The pictures by the folded last part of their names.
+        by_name: The images by the folded last part of their names.
     """
 
     source: str
     files: tuple[str, ...]
     folders: frozenset[str]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     spellings: dict[str, str]
     by_name: dict[str, tuple[str, ...]]
 
@@ -88,16 +95,16 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
         DataError: There is nothing at the path, or the archive cannot be read.
     """
     every, folders = list_files(source)
-    files = tuple(name for name in every if not _is_hidden(name))
-    pictures = tuple(name for name in files if name.lower().endswith(PICTURE_SUFFIXES))
+    files = tuple(name for name in every if not is_hidden(name))
+    images = tuple(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
     by_name: dict[str, list[str]] = defaultdict(list)
-    for path in pictures:
+    for path in images:
         by_name[fold(path.rpartition("/")[2])].append(path)
     return Tree(
         source=os.fspath(source),
         files=files,
         folders=frozenset(folders),
-        pictures=pictures,
+        images=images,
         spellings={fold(name): name for name in reversed(files)},
         by_name={name: tuple(paths) for name, paths in by_name.items()},
     )
@@ -164,24 +171,24 @@ def read_text(source: str, path: str) -> str:
 
 
 def read_size(source: str, path: str) -> Size:
-    """Read the size of a picture from the head of its file, as it is once upright.
+    """Read the size of an image from the head of its file, as it is once upright.
 
     Args:
         source: The folder or archive.
-        path: The picture in it.
+        path: The image in it.
 
     Returns:
         (height, width) in pixels, the EXIF orientation applied.
 
     Raises:
-        DataError: The file is not there or is no picture.
+        DataError: The file is not there or is no image.
     """
     packed = is_archive(source) and not Path(source).is_dir()
     try:
         head = io.BytesIO(read_bytes(source, path)) if packed else Path(source, path)
         with open_header(head) as image:
             width, height = image.size
-            # Only where it is in the head: Pillow would decode the whole picture to look for it.
+            # Only where it is in the head: Pillow would decode the whole image to look for it.
             known = image.format == "TIFF" or image.info.keys() & {"exif", "xmp"}
             turned = bool(known) and image.getexif().get(_ORIENTATION, 1) in _TURNED
             if not (turned and image.format == "TIFF"):  # some versions of Pillow have turned it
@@ -196,5 +203,6 @@ def _decoded_size(source: str, path: str) -> Size:
     return height, width
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file is one that a system leaves behind, or lies in a hidden folder."""
     return any(part.startswith(".") or part in _HIDDEN for part in name.split("/"))

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as Pascal VOC writes them: one XML a picture.
+"""Pascal VOC: objects in one XML per image.
 
-The four numbers of a box are taken as the edges that they say. The original devkit counted pixels
+The four numbers of a box are taken as edges, as written. The original devkit counted pixels
 from 1 and included the last one, so that its boxes are half a pixel off and one pixel short here;
 most tools that write this format count from 0 and mean edges. Objects that are marked `difficult`
 are taken as crowd: as in the challenge, they are neither right nor wrong.
@@ -24,17 +24,19 @@ from muntin.data.objects import (
     NO_BOX,
     Annotation,
     Findings,
+    ObjectRequest,
     clean_class_name,
     gather_objects,
     make_entry,
     number_classes,
 )
+from muntin.data.readers import Reader, Source
 from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size, read_text
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
 
-__all__ = ["find_voc", "read_voc"]
+__all__ = ["VOC", "find_voc", "read_voc"]
 
 Edges = tuple[float, float, float, float]
 
@@ -43,7 +45,7 @@ _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|tes
 
 @dataclass(kw_only=True, slots=True)
 class _Object:
-    """An object of an XML; `box` is None when it has none, and `fault` says what came instead."""
+    """An object of an XML; `box` is None when it has none, and `fault` holds what came instead."""
 
     name: str
     box: Edges | None
@@ -53,10 +55,10 @@ class _Object:
 
 @dataclass(kw_only=True, slots=True)
 class _File:
-    """An XML, read: which picture it is about and what is in it."""
+    """An XML, read: which image it is about and what is in it."""
 
     path: str
-    picture: str
+    image: str
     size: Size
     objects: tuple[_Object, ...]
 
@@ -80,13 +82,13 @@ def read_voc(
     class_names: Sequence[str] | None = None,
     masks: bool = False,
 ) -> dict[str, Listing]:
-    """Read the XML of each picture.
+    """Read the XML of each image.
 
     The sets are those of `ImageSets/Main`; where there are none, folders called train, val and
     test; where there are none either, all is one set.
 
     Args:
-        tree: Where the files and the pictures are.
+        tree: Where the files and the images are.
         xmls: The annotation files.
         findings: Where faulty annotations are noted.
         class_names: Classes of a trained run; otherwise numbers follow the sorted names.
@@ -96,20 +98,20 @@ def read_voc(
         The listing of each part.
 
     Raises:
-        DataError: No picture is there, or boxes are wrong throughout.
+        DataError: No image is there, or boxes are wrong throughout.
     """
     parts = _parts(tree, xmls, findings)
-    pictures = _Pictures(tree)
+    images = _Images(tree)
 
     def read_files(paths: list[str]) -> list[_File]:
-        files = (_read_file(tree, path, pictures, findings) for path in paths)
+        files = (_read_file(tree, path, images, findings) for path in paths)
         return [file for file in files if file is not None]
 
     read = {part: read_files(paths) for part, paths in parts.items()}
     every = [file for files in read.values() for file in files]
     if not every:
         message = (
-            f"Every XML must have its picture beside it or in JPEGImages or images, got none for "
+            f"Every XML must have its image beside it or in JPEGImages or images, got none for "
             f"{len(xmls)} files in {tree.source!r}, the first is {xmls[0]!r}. Give the folder that "
             f"holds both."
         )
@@ -126,7 +128,7 @@ def read_voc(
             objects = gather_objects(
                 rows, size=file.size, file=file.path, findings=findings, masks=masks
             )
-            entries.append(make_entry(file.picture, file.size, objects))
+            entries.append(make_entry(file.image, file.size, objects))
         entries.sort(key=lambda entry: entry.path)
         return Listing(
             source=tree.source, entries=tuple(entries), class_names=names, multi_label=True
@@ -186,24 +188,24 @@ def _stem(path: str) -> str:
     return head if dot and suffix in ("xml", "jpg", "jpeg", "png", "bmp", "tif", "tiff") else name
 
 
-class _Pictures:
-    """Finds the picture of an XML: of the same name, else of the name that the XML gives."""
+class _Images:
+    """Finds the image of an XML: of the same name, else of the name that the XML gives."""
 
     def __init__(self, tree: Tree) -> None:
         self.by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in tree.pictures:
+        for path in tree.images:
             self.by_stem[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
 
     def find(self, xml: str, filename: str) -> str | None:
         *home, own = fold(xml).split("/")
-        said = fold(clean_name(filename)).rpartition("/")[2]
-        found = self.by_stem.get(own.removesuffix(".xml")) or self.by_stem.get(_stem(said), [])
+        wanted = fold(clean_name(filename)).rpartition("/")[2]
+        found = self.by_stem.get(own.removesuffix(".xml")) or self.by_stem.get(_stem(wanted), [])
 
         def rank(path: str) -> tuple[bool, bool, int]:
             *folders, name = fold(path).split("/")
             # Masks may have the same name but for the suffix, and lie nearer.
             in_images = bool(folders) and folders[-1].endswith("images")
-            return name == said, in_images, _kinship(home, folders)
+            return name == wanted, in_images, _kinship(home, folders)
 
         return max(found, key=rank, default=None)
 
@@ -218,27 +220,27 @@ def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
     return 10 * (top + same) - len(second)
 
 
-def _read_file(tree: Tree, path: str, pictures: _Pictures, findings: Findings) -> _File | None:
+def _read_file(tree: Tree, path: str, images: _Images, findings: Findings) -> _File | None:
     data = read_bytes(tree.source, path)
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        findings.warn(path, f"not an XML that is whole, left out with its picture: {error}")
+        findings.warn(path, f"not an XML that is whole, left out with its image: {error}")
         return None
     filename = (root.findtext("filename") or "").strip()
-    picture = pictures.find(path, filename)
-    if picture is None:
-        findings.warn(path, f"its picture {filename!r} is not there, left out")
+    image = images.find(path, filename)
+    if image is None:
+        findings.warn(path, f"its image {filename!r} is not there, left out")
         return None
     height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
     size = (int(height), int(width)) if min(height, width) >= 1 else None
     try:
-        size = size or read_size(tree.source, picture)
+        size = size or read_size(tree.source, image)
     except DataError as error:
-        findings.warn(path, f"left out: it does not say the size of its picture, and {error}")
+        findings.warn(path, f"left out: it lacks the size of its image, and {error}")
         return None
     objects = tuple(_read_object(node) for node in root.findall("object"))
-    return _File(path=path, picture=picture, size=size, objects=objects)
+    return _File(path=path, image=image, size=size, objects=objects)
 
 
 def _read_object(node: ElementTree.Element) -> _Object:
@@ -282,3 +284,31 @@ def _annotations(file: _File, ids: Mapping[str, int], findings: Findings) -> lis
                 Annotation(where=where, class_id=ids[one.name], box=one.box, crowd=one.difficult)
             )
     return rows
+
+
+def _recognise(source: Source) -> list[str] | None:
+    return None if source.is_file else find_voc(source.tree) or None
+
+
+def _read(source: Source, found: list[str], request: ObjectRequest) -> dict[str, Listing]:
+    return read_voc(
+        source.tree,
+        found,
+        request.findings,
+        class_names=request.class_names,
+        masks=request.masks,
+    )
+
+
+def _reject(source: Source) -> list[str]:
+    names = source.tree.with_suffix(".xml")
+    return [f"{len(names)} .xml, none of them VOC"] if names else []
+
+
+VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="VOC",
+    recognise=_recognise,
+    read=_read,
+    looks_for="Pascal VOC (Annotations/*.xml)",
+    reject=_reject,
+)

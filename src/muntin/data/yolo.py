@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects as YOLO writes them: one text a picture, one row an object.
+"""YOLO: one text per image, one row an object.
 
-A row is the class number and centre x, centre y, width and height as fractions of the picture, or
+A row is the class number and centre x, centre y, width and height as fractions of the image, or
 the class number and the points of a polygon (x, y, x, y ...). The text of `images/a/1.jpg` is
-`labels/a/1.txt`, or lies beside the picture; a picture without one has no objects.
+`labels/a/1.txt`, or lies beside the image; an image without one has no objects.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from muntin.data.objects import (
     UNKNOWN_CLASS,
     Annotation,
     Findings,
+    ObjectRequest,
     gather_objects,
     make_entry,
     number_classes,
 )
-from muntin.data.trees import Tree, read_size, read_text
-from muntin.data.yolo_layout import Layout, PartLayout, label_of
+from muntin.data.readers import Reader, Source
+from muntin.data.trees import Tree, open_tree, read_size, read_text
+from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size
 
-__all__ = ["read_yolo"]
+__all__ = ["YOLO", "read_yolo"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,9 +50,9 @@ class _Row:
 
 @dataclass(kw_only=True, slots=True)
 class _File:
-    """A picture and the rows of its text."""
+    """An image and the rows of its text."""
 
-    picture: str
+    image: str
     labels: str
     rows: list[_Row]
 
@@ -62,10 +64,10 @@ def read_yolo(
     class_names: Sequence[str] | None = None,
     masks: bool = False,
 ) -> dict[str, Listing]:
-    """Read the text of each picture.
+    """Read the text of each image.
 
     Args:
-        layout: Which pictures each part has, and the names of the classes.
+        layout: Which images each part has, and the names of the classes.
         findings: Where faulty annotations are noted.
         class_names: Classes of a trained run; otherwise numbers are those of the data set.
         masks: Whether objects must have masks, that is rows that are polygons.
@@ -81,7 +83,7 @@ def read_yolo(
     read = {name: files for name, files in read.items() if files}
     if not read:
         message = (
-            f"YOLO pictures must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
+            f"YOLO images must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
             f"got none for any set of {layout.source!r}. Check where the texts are."
         )
         raise DataError(message)
@@ -95,7 +97,7 @@ def read_yolo(
     for name, files in read.items():
         tree = layout.parts[name].tree
         entries = (
-            _list_picture(file, tree, layout.class_names, ids, findings, masks) for file in files
+            _list_image(file, tree, layout.class_names, ids, findings, masks) for file in files
         )
         listings[name] = Listing(
             source=tree.source,
@@ -110,20 +112,20 @@ def _read_part(part: PartLayout, layout: Layout, findings: Findings) -> list[_Fi
     """Read the texts of a part; none when it has no text at all."""
     files = []
     without = 0
-    for picture in part.pictures:
-        labels = label_of(picture, part.tree)
+    for image in part.images:
+        labels = label_of(image, part.tree)
         without += labels is None
         try:
             rows = _read_rows(part.tree, labels, layout.has_keypoints, findings) if labels else []
         except DataError as error:
-            findings.warn(picture, f"left out: {error}")
+            findings.warn(image, f"left out: {error}")
             continue
-        files.append(_File(picture=picture, labels=labels or picture, rows=rows))
-    if without == len(part.pictures):
-        findings.notes.append(f"{part.name} left out: none of its {without} pictures has a text")
+        files.append(_File(image=image, labels=labels or image, rows=rows))
+    if without == len(part.images):
+        findings.notes.append(f"{part.name} left out: none of its {without} images has a text")
         return []
     if without:
-        findings.notes.append(f"{without} pictures of {part.name} have no text, hence no objects")
+        findings.notes.append(f"{without} images of {part.name} have no text, hence no objects")
     return files
 
 
@@ -151,7 +153,7 @@ def _read_rows(tree: Tree, labels: str, has_keypoints: bool, findings: Findings)
     return rows
 
 
-def _list_picture(
+def _list_image(
     file: _File,
     tree: Tree,
     names: Sequence[str],
@@ -160,9 +162,9 @@ def _list_picture(
     masks: bool,
 ) -> Entry | None:
     try:
-        size = read_size(tree.source, file.picture)
+        size = read_size(tree.source, file.image)
     except DataError as error:
-        findings.warn(file.picture, f"left out: {error}")
+        findings.warn(file.image, f"left out: {error}")
         return None
     annotations = []
     for row in file.rows:
@@ -175,7 +177,7 @@ def _list_picture(
     objects = gather_objects(
         annotations, size=size, file=file.labels, findings=findings, masks=masks
     )
-    return make_entry(file.picture, size, objects)
+    return make_entry(file.image, size, objects)
 
 
 def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
@@ -194,3 +196,36 @@ def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
         box=(min(xs), min(ys), max(xs), max(ys)),
         segmentation=polygon if masks else None,
     )
+
+
+def _recognise(source: Source) -> str | None:
+    """The data.yaml; "" without one: folders of images and texts are recognised too."""
+    if source.is_file:
+        return source.path.name if source.suffix in (".yaml", ".yml") else None
+    return find_yolo(source.tree)
+
+
+def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listing]:
+    # Paths in a data.yaml are relative to it, wherever the images are.
+    tree = open_tree(source.path.parent) if source.is_file else source.tree
+    return read_yolo(
+        read_layout(tree, found),
+        request.findings,
+        class_names=request.class_names,
+        masks=request.masks,
+    )
+
+
+def _reject(source: Source) -> list[str]:
+    names = source.tree.with_suffix(".txt")
+    return [f"{len(names)} .txt, none of them named like an image"] if names else []
+
+
+YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="YOLO",
+    recognise=_recognise,
+    read=_read,
+    looks_for="YOLO (data.yaml, labels/*.txt)",
+    file="a data.yaml",
+    reject=_reject,
+)

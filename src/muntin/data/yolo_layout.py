@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which pictures a YOLO data set has, by its `data.yaml` or by its folders.
+"""Which images a YOLO data set has, by its `data.yaml` or by its folders.
 
-A `data.yaml` names the classes and, for each set, a folder, a text that lists pictures, or several
+A `data.yaml` names the classes and, for each set, a folder, a text that lists images, or several
 of these, relative to its `path:` or to itself. Its paths are often those of another machine, or
 begin with `../` where they should not: what does not exist as it is written is looked for by the
 end of its path below the folder of the `data.yaml`.
@@ -18,9 +18,8 @@ from typing import Any
 
 import yaml
 
-from muntin.data.listing import PICTURE_SUFFIXES
 from muntin.data.objects import clean_class_name
-from muntin.data.trees import PARTS, Tree, clean_name, open_tree, part_of, read_text
+from muntin.data.trees import IMAGE_SUFFIXES, PARTS, Tree, clean_name, open_tree, part_of, read_text
 from muntin.errors import DataError, shorten
 
 __all__ = ["Layout", "PartLayout", "find_yolo", "label_of", "read_layout"]
@@ -32,17 +31,17 @@ _NAME_LISTS = ("classes.txt", "obj.names")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartLayout:
-    """The pictures of one part.
+    """The images of one part.
 
     Attributes:
         name: train, val or test.
         tree: Where they and their texts are.
-        pictures: The pictures, sorted.
+        images: The images, sorted.
     """
 
     name: str
     tree: Tree
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +64,10 @@ class Layout:
 
 
 def find_yolo(tree: Tree) -> str | None:
-    """Tell whether a tree is a YOLO data set.
+    """Recognise a YOLO data set.
 
     Returns:
-        Its `data.yaml`; "" when it has none but pictures have texts; None when it is none.
+        Its `data.yaml`; "" when it has none but images have texts; None when it is none.
 
     Raises:
         DataError: There are several that could be meant.
@@ -85,18 +84,18 @@ def find_yolo(tree: Tree) -> str | None:
         raise DataError(message)
     if named:
         return named[0]
-    return "" if any(label_of(picture, tree) for picture in tree.pictures) else None
+    return "" if any(label_of(image, tree) for image in tree.images) else None
 
 
 def read_layout(tree: Tree, settings: str) -> Layout:
-    """Find the pictures and class names of a data set.
+    """Find the images and class names of a data set.
 
     Args:
         tree: Where it is.
         settings: Its `data.yaml`, or "".
 
     Raises:
-        DataError: The classes have no names, or the pictures are not there.
+        DataError: The classes have no names, or the images are not there.
     """
     if not settings:
         return Layout(
@@ -114,13 +113,13 @@ def read_layout(tree: Tree, settings: str) -> Layout:
             parts[part] = found
         else:
             notes.append(f"{settings} names {written} for test, which is not there")
-    if _same_pictures(parts) and values.get("train") != values.get("val"):
+    if _same_images(parts) and values.get("train") != values.get("val"):
         parts = _parts_instead(tree, settings)
         notes.append(f"the paths in {settings} are not there; sets by the names of the folders")
     names = _read_names(values.get("names"), settings, tree.source)
     if values.get("nc", str(len(names))) != str(len(names)):
         notes.append(
-            f"{settings} says nc: {values['nc']} and names {len(names)} classes; names count"
+            f"{settings} has nc: {values['nc']} and names {len(names)} classes; names count"
         )
     return Layout(
         source=tree.source,
@@ -131,12 +130,12 @@ def read_layout(tree: Tree, settings: str) -> Layout:
     )
 
 
-def _same_pictures(parts: Mapping[str, PartLayout]) -> bool:
+def _same_images(parts: Mapping[str, PartLayout]) -> bool:
     """Whether all of val is in train: paths of another machine fit too much."""
     train, val = parts.get("train"), parts.get("val")
     if train is None or val is None or train.tree.source != val.tree.source:
         return False
-    return set(val.pictures) <= set(train.pictures)
+    return set(val.images) <= set(train.images)
 
 
 def _parts_instead(tree: Tree, settings: str) -> dict[str, PartLayout]:
@@ -145,15 +144,15 @@ def _parts_instead(tree: Tree, settings: str) -> dict[str, PartLayout]:
     if len(parts) < 2:
         message = (
             f"train and val of {settings!r} must be different folders below {tree.source!r}, got "
-            f"paths that are not there, or the same pictures for both. Correct the paths."
+            f"paths that are not there, or the same images for both. Correct the paths."
         )
         raise DataError(message)
     return parts
 
 
-def label_of(picture: str, tree: Tree) -> str | None:
-    """Find the text of a picture: its path with labels for images, else the one beside it."""
-    stem = picture.rpartition(".")[0]
+def label_of(image: str, tree: Tree) -> str | None:
+    """Find the text of an image: its path with labels for images, else the one beside it."""
+    stem = image.rpartition(".")[0]
     parts = stem.split("/")
     for place in range(len(parts) - 2, -1, -1):
         if parts[place].lower() in ("images", "jpegimages"):
@@ -214,12 +213,12 @@ def _read_name_list(tree: Tree) -> tuple[str, ...]:
 
 def _parts_by_folder(tree: Tree) -> dict[str, PartLayout]:
     found: dict[str, list[str]] = {}
-    for picture in tree.pictures:
-        found.setdefault(part_of(picture.split("/")[:-1]), []).append(picture)
+    for image in tree.images:
+        found.setdefault(part_of(image.split("/")[:-1]), []).append(image)
     if set(found) <= {"", "train"}:
-        return {"train": PartLayout(name="train", tree=tree, pictures=tree.pictures)}
+        return {"train": PartLayout(name="train", tree=tree, images=tree.images)}
     return {
-        part: PartLayout(name=part, tree=tree, pictures=tuple(found[part]))
+        part: PartLayout(name=part, tree=tree, images=tuple(found[part]))
         for part in PARTS
         if part in found
     }
@@ -228,10 +227,10 @@ def _parts_by_folder(tree: Tree) -> dict[str, PartLayout]:
 def _named_part(
     part: str, value: object, values: Mapping[str, Any], tree: Tree, settings: str
 ) -> PartLayout | None:
-    """The pictures that a `data.yaml` names for a part; None where a test set is not there."""
+    """The images that a `data.yaml` names for a part; None where a test set is not there."""
     written = [str(one) for one in value] if isinstance(value, list) else [str(value)]
     base = str(values.get("path") or "")
-    pictures: dict[str, None] = {}
+    images: dict[str, None] = {}
     trees: dict[str, Tree] = {}
     for one in written:
         where, found = _outside(tree, settings, base, one) or (
@@ -239,24 +238,24 @@ def _named_part(
             _inside(tree, settings, base, one),
         )
         trees[where.source] = where
-        pictures.update(dict.fromkeys(found))
-    if not pictures and part == "test":  # exporters name one whether there is one or not
+        images.update(dict.fromkeys(found))
+    if not images and part == "test":  # exporters name one whether there is one or not
         return None
-    if not pictures or len(trees) > 1:
-        got = "no picture there" if not pictures else f"several: {shorten(trees)}"
+    if not images or len(trees) > 1:
+        got = "no image there" if not images else f"several: {shorten(trees)}"
         message = (
             f"{settings!r} names {shorten(written)} for {part}, which must be a folder with "
-            f"pictures or a text that lists them, below one folder, got {got} in {tree.source!r}. "
+            f"images or a text that lists them, below one folder, got {got} in {tree.source!r}. "
             f"Correct the path; it is relative to {repr(base) if base else 'the file'}."
         )
         raise DataError(message)
-    return PartLayout(name=part, tree=trees.popitem()[1], pictures=tuple(sorted(pictures)))
+    return PartLayout(name=part, tree=trees.popitem()[1], images=tuple(sorted(images)))
 
 
 def _outside(
     tree: Tree, settings: str, base: str, written: str
 ) -> tuple[Tree, Sequence[str]] | None:
-    """The pictures of a folder that exists as written and not below that of the data set."""
+    """The images of a folder that exists as written and not below that of the data set."""
     root = Path(tree.source).resolve()
     if not root.is_dir():
         return None
@@ -264,14 +263,14 @@ def _outside(
     if not place.is_dir() or place.is_relative_to(root):
         return None
     above = [folder for folder in (place, *place.parents) if folder.name.lower() == "images"]
-    # Texts lie beside the folder of the pictures, not in it.
+    # Texts lie beside the folder of the images, not in it.
     top = above[0].parent if above else place
     other = open_tree(top)
     return other, _below(other, place.relative_to(top).as_posix())
 
 
 def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]:
-    """The pictures of a folder or a list below the folder of the data set."""
+    """The images of a folder or a list below the folder of the data set."""
     home = settings.rpartition("/")[0]
     literal = posixpath.normpath(posixpath.join(home, base, written))
     found: str | None = literal
@@ -282,7 +281,7 @@ def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]
     lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
     folder = found.rpartition("/")[0]
     places = (_locate(tree, home, line) or _locate(tree, folder, line) for line in lines)
-    return [place for place in places if place and place.lower().endswith(PICTURE_SUFFIXES)]
+    return [place for place in places if place and place.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def _locate(tree: Tree, home: str, path: str) -> str | None:
@@ -299,4 +298,4 @@ def _locate(tree: Tree, home: str, path: str) -> str | None:
 
 def _below(tree: Tree, folder: str) -> Sequence[str]:
     start = "" if folder in ("", ".") else f"{folder}/"
-    return [path for path in tree.pictures if path.startswith(start)]
+    return [path for path in tree.images if path.startswith(start)]

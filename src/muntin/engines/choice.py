@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine is fastest: measured once for each machine, model, size and number of pictures."""
+"""Which engine is fastest: measured once for each machine, model, size and number of images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -26,31 +27,42 @@ __all__ = ["cache_file", "start_fastest"]
 ROUNDS = 3
 
 
-def start_fastest(graph: Graph, precision: Precision, name: str) -> Runner:
+def start_fastest(
+    graph: Graph,
+    precision: Precision,
+    name: str,
+    *,
+    engines: Mapping[str, Engine] = ENGINES,
+    measure: Callable[[Graph, dict[str, Runner]], dict[str, float]] | None = None,
+) -> Runner:
     """Start the engine that is fastest for a graph; measured the first time, remembered then.
 
     Engines take turns. One that cannot run the graph takes no part.
 
     Args:
-        graph: What is run, for as many pictures as its example has.
+        graph: What is run, for as many images as its example has.
         precision: In which it is computed.
         name: What the model is; the same for graphs of the same cost.
+        engines: Which take part.
+        measure: Gives the seconds of each runner; they take turns when left out.
     """
     key = _key(graph, precision, name)
     known = _read().get(key)
-    engine = ENGINES.get(known["engine"]) if isinstance(known, dict) else None
+    engine = engines.get(known["engine"]) if isinstance(known, dict) else None
     if engine is not None and engine.installed:
         return engine.start(graph, precision)
-    runners = _start_all(graph, precision)
-    times = _measure(graph, runners)
+    runners = _start_all(graph, precision, engines)
+    times = (measure or _measure)(graph, runners)
     best = min(times, key=lambda engine: times[engine])
     _remember(key, {"engine": best, "seconds": times})
     return runners[best]
 
 
-def _start_all(graph: Graph, precision: Precision) -> dict[str, Runner]:
+def _start_all(
+    graph: Graph, precision: Precision, engines: Mapping[str, Engine]
+) -> dict[str, Runner]:
     runners: dict[str, Runner] = {}
-    for engine in ENGINES.values():
+    for engine in engines.values():
         if not engine.installed or precision not in engine.precisions:
             continue
         try:

@@ -1,7 +1,24 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model sees, as pictures with a few plain words and a formula beside each."""
+"""What a model sees, as images with a few plain words and a formula beside each."""
 
-from muntin.explaining.showing import Page, explain
+from __future__ import annotations
 
-__all__ = ["Page", "explain"]
+from typing import TYPE_CHECKING
+
+from muntin.lazy import resolve_lazily
+
+if TYPE_CHECKING:
+    from muntin.explaining.showing import Page, explain
+
+__all__ = [
+    "Page",
+    "explain",
+]
+
+__getattr__, __dir__ = resolve_lazily(
+    __name__,
+    {
+        "showing": "Page explain",
+    },
+)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What attention costs: everywhere (MSA) against in windows (W-MSA), as the picture grows.
+"""What attention costs: everywhere (MSA) against in windows (W-MSA), as the image grows.
 
 Counted on real models that are built without memory (on the meta device), beside the formulas of
 the Swin paper, and timed for one layer.
@@ -11,7 +11,7 @@ Letters: h, w sides of the map in tokens, C channels, M window side.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -29,8 +29,9 @@ from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo import BackboneConfig, Costs, count_costs, model_config
-from muntin.zoo.costs import Part
+from muntin.zoo.building import model_config
+from muntin.zoo.costs import Costs, Part, count_costs
+from muntin.zoo.families import BackboneConfig
 
 __all__ = ["show_cost"]
 
@@ -168,7 +169,7 @@ def _show_macs(sides: Sequence[int]) -> Exhibit:
         figure=figure,
         arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
         facts={
-            "unit": "multiply-adds of attention layers, one picture",
+            "unit": "multiply-adds of attention layers, one image",
             "img_side": tuple(sides),
             **rows,
         },
@@ -202,14 +203,14 @@ def _show_memory(sides: Sequence[int]) -> Exhibit:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(sides[0] - 30, sides[-1] + 150)
-    _finish(axes, "image side in pixels", "GiB kept for the way back")
+    _finish(axes, "image side in pixels", "GiB kept for the backward pass")
     axes.legend(frameon=False, fontsize=8)
     return Exhibit(
         name="cost-memory",
         section="cost",
         title="Attention everywhere against attention in windows: activation memory",
         text=(
-            "What a training step must keep of one picture (float32) when attention is computed as "
+            "What a training step must keep of one image (float32) when attention is computed as "
             "it is written, weights and all: counted on the real networks, tensor by tensor. "
             "Everywhere, each head keeps a weight for every pair of tokens, (hw)^2 of them; in "
             "windows, M^2 for each token. Fused attention does not keep these weights; it computes "
@@ -219,7 +220,7 @@ def _show_memory(sides: Sequence[int]) -> Exhibit:
         source=SOURCE,
         figure=figure,
         arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in plain.items()}},
-        facts={"unit": "GiB, one picture, float32", "img_side": tuple(sides), **plain},
+        facts={"unit": "GiB, one image, float32", "img_side": tuple(sides), **plain},
     )
 
 
@@ -238,10 +239,7 @@ def _show_time(map_sides: Sequence[int]) -> Exhibit:
         everywhere(torch.zeros(1, side * side, dim), (side, side))
 
     with torch.inference_mode():
-        timed = {
-            "msa": list(_time(run_global, map_sides)),
-            "window_msa": list(_time(run_window, map_sides)),
-        }
+        timed = {"msa": _time(run_global, map_sides), "window_msa": _time(run_window, map_sides)}
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     macs = {
@@ -267,7 +265,7 @@ def _show_time(map_sides: Sequence[int]) -> Exhibit:
         section="cost",
         title="One attention layer, measured",
         text=(
-            f"The time of one attention layer ({dim} channels, {heads} heads, one picture) on this "
+            f"The time of one attention layer ({dim} channels, {heads} heads, one image) on this "
             f"machine with {_count_threads()}, the fastest of a few runs, beside "
             "what the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
             "pixels. On small maps what is not counted (copies, many small products) takes much of "
@@ -294,8 +292,9 @@ def _count_threads() -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> Iterator[float]:
+def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
     """Seconds of the fastest run for each side, as long as it does not take too long."""
+    seconds = []
     for side in map_sides:
         taken = []
         for _ in range(5):
@@ -304,9 +303,10 @@ def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> Iterator[floa
             taken.append(time.perf_counter() - start)
             if taken[-1] > LONGEST_S / 4:
                 break
-        yield min(taken)
+        seconds.append(min(taken))
         if taken[-1] > LONGEST_S:
-            return
+            break
+    return seconds
 
 
 def _show_own(name: str, config: BackboneConfig, subject: Subject) -> Exhibit | Missing:
@@ -368,16 +368,16 @@ def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | N
     memory = (
         ""
         if kept is None
-        else f" A plain training step keeps {kept:,.0f} MiB of activations for the way back."
+        else f" A plain training step keeps {kept:,.0f} MiB of activations for the backward pass."
     )
     return Exhibit(
         name="cost-of-the-model",
         section="cost",
         title=f"What {name} costs",
         text=(
-            f"One picture of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
+            f"One image of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
             f"multiply-adds in the backbone and a classifier.{memory} Bars show where they go as "
-            "the picture grows: projections and MLP grow with the number of tokens; the products "
+            "the image grows: projections and MLP grow with the number of tokens; the products "
             "of attention do so only where windows keep them small."
         ),
         figure=figure,

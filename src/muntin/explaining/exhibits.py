@@ -6,29 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
+from muntin.explaining.sections import SECTIONS, Section
 from muntin.shapes import Size
 
 __all__ = ["SECTIONS", "Exhibit", "Missing", "PointLayer", "Section"]
-
-Section = Literal["cut", "positions", "attention", "decision", "features", "cost", "comparison"]
-
-SECTIONS: dict[Section, str] = {
-    "cut": "How the picture is cut",
-    "positions": "What the model knows of places",
-    "attention": "Who looks at whom",
-    "decision": "What decided",
-    "features": "What the maps hold",
-    "cost": "What it costs",
-    "comparison": "How two models differ",
-}
-"""Headings of the page, in order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,9 +25,9 @@ class PointLayer:
 
     Attributes:
         title: Of the layer, such as "stage 1, block 2 (shifted), mean of 3 heads".
-        grid: (rows, columns) of tokens that cover the picture.
-        covered: (height, width) in pixels of the picture as shown that the grid covers; it may
-            be more than the picture where tokens were padded.
+        grid: (rows, columns) of tokens that cover the image.
+        covered: (height, width) in pixels of the image as shown that the grid covers; it may
+            be more than the image where tokens were padded.
         keys: For each token its keys: (T, N) numbers of the tokens (row * columns + column) it
             attends to; -1 where a key is padding or a class token. T = rows * columns.
         weights: (T, N) attention to each key, uint8; 255 is the largest weight of the row.

@@ -4,6 +4,21 @@
 
 from __future__ import annotations
 
-from muntin.exporting.exporting import Exported, export
+from typing import TYPE_CHECKING
 
-__all__ = ["Exported", "export"]
+from muntin.lazy import resolve_lazily
+
+if TYPE_CHECKING:
+    from muntin.exporting.exporting import Exported, export
+
+__all__ = [
+    "Exported",
+    "export",
+]
+
+__getattr__, __dir__ = resolve_lazily(
+    __name__,
+    {
+        "exporting": "Exported export",
+    },
+)

@@ -15,11 +15,11 @@ from muntin.heads.conventions import SelectConfig
 from muntin.ops.boxes import suppress, suppress_groups
 from muntin.shapes import Float, Int
 
-__all__ = ["Candidates", "Found", "select_boxes", "select_fixed"]
+__all__ = ["Candidates", "Instances", "select_boxes", "select_fixed"]
 
 
-class Found(NamedTuple):
-    """Boxes of one picture, best first, in pixels of the image that the network saw.
+class Instances(NamedTuple):
+    """Boxes of one image, best first, in pixels of the image that the network saw.
 
     Attributes:
         boxes: Left, top, right and bottom edge.
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     points: Tensor | None = None
 
 
-class Candidates(Sequence[Found]):
+class Candidates(Sequence[Instances]):
     """Raw output of a detector for a batch. Read as a sequence it is what was found in each image.
 
     Args:
@@ -52,18 +52,18 @@ class Candidates(Sequence[Found]):
         levels: list[Tensor],
         boxes: Float[Tensor, "B Q S 4"],
         scores: Float[Tensor, "B Q K"],
-        decode: Callable[[Candidates], list[Found]],
+        decode: Callable[[Candidates], list[Instances]],
     ) -> None:
         self.levels, self.boxes, self.scores = levels, boxes, scores
         self._decode = decode
-        self._found: list[Found] | None = None
+        self._found: list[Instances] | None = None
         # Whoever reads this later may have left the caller's no_grad or autocast.
         self._grad, kind = torch.is_grad_enabled(), boxes.device.type
         self._half = torch.is_autocast_enabled(kind)
         self._dtype = torch.get_autocast_dtype(kind)
 
     @property
-    def found(self) -> list[Found]:
+    def found(self) -> list[Instances]:
         """What was found in each image."""
         if self._found is None:
             with (
@@ -78,20 +78,20 @@ class Candidates(Sequence[Found]):
         return self.boxes.shape[0]
 
     @overload
-    def __getitem__(self, index: int) -> Found: ...
+    def __getitem__(self, index: int) -> Instances: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Found]: ...
+    def __getitem__(self, index: slice) -> list[Instances]: ...
 
-    def __getitem__(self, index: int | slice) -> Found | list[Found]:
+    def __getitem__(self, index: int | slice) -> Instances | list[Instances]:
         """What was found in an image."""
         return self.found[index]
 
 
 def select_boxes(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
-) -> Found:
-    """Choose what is told of one picture.
+) -> Instances:
+    """Choose what is told of one image.
 
     Args:
         boxes: Box of each candidate for each class, or one for all (S = 1).
@@ -113,13 +113,13 @@ def select_boxes(
         most=config.max_detections,
         least_score=config.score_threshold,
     )
-    return Found(boxes=places[kept], scores=values, class_ids=class_ids[kept])
+    return Instances(boxes=places[kept], scores=values, class_ids=class_ids[kept])
 
 
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
 ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
-    """Choose what is told of each picture, always equally many: for exported graphs.
+    """Choose what is told of each image, always equally many: for exported graphs.
 
     Args:
         boxes: Box of each candidate for each class, or one for all (S = 1).

@@ -10,7 +10,7 @@ Source:
     arXiv 2306.00989: section 3 (what is left of MViTv2, mask unit attention), table 2 (variants).
     Compared live with timm 1.0.31 and transformers 5.23 in tests/parity/test_hiera_parity.py:
     logits and input gradients within 1e-5.
-    Differs: tokens stay a map and are never re-ordered; pictures of any size are accepted: they are
+    Differs: tokens stay a map and are never re-ordered; images of any size are accepted: they are
     padded to whole mask units, and position embeddings are resized on the fly.
 
 Letters: B images, H and W sides of a map in tokens, C channels, h heads, N tokens of a window.
@@ -70,7 +70,7 @@ class HieraConfig:
         out_indices: Stages whose maps `forward` gives.
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
-        size_rule: How position embeddings are resized for other pictures; a key of
+        size_rule: How position embeddings are resized for other images; a key of
             `muntin.ops.windows.SIZE_RULES`.
     """
 
@@ -121,7 +121,7 @@ class HieraConfig:
 
     @property
     def unit_px(self) -> int:
-        """Side of a mask unit in pixels; pictures are padded to multiples of it."""
+        """Side of a mask unit in pixels; images are padded to multiples of it."""
         return self.mask_unit * _STRIDE
 
     @property

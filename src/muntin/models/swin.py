@@ -73,7 +73,7 @@ class SwinConfig:
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         window_size: Side of a window in tokens, one for all stages or one a stage.
-        img_size: (height, width) in pixels of the pictures it is meant for. Others are accepted.
+        img_size: (height, width) in pixels of the images it is meant for. Others are accepted.
             It sizes the absolute position embedding, and the size rule "timm" reads it.
         in_chans: Channels of an image.
         patch_size: Side of a patch in pixels.
@@ -182,7 +182,7 @@ SWIN_S3_TINY = _preset(96, 6, (3, 6, 12, 24), window_size=(7, 7, 14, 7))
 SWIN_S3_SMALL = _preset(96, 18, (3, 6, 12, 24), window_size=(14, 14, 14, 7), drop_path_rate=0.3)
 SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_path_rate=0.5)
 
-# Ours, for small pictures and sets of few pictures; not published.
+# Ours, for small images and sets of few images; not published.
 SWIN_NANO_32 = SwinConfig(embed_dim=48, depths=(2, 2, 2), num_heads=(3, 6, 12), window_size=4,
     img_size=(32, 32), patch_size=2, out_indices=(0, 1, 2), drop_path_rate=0.0)  # fmt: skip
 SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
@@ -456,7 +456,7 @@ class Swin(Backbone):
         return self.get_submodule("norm")(x) if last else x
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The blocks of all stages, in the order in which they are computed."""
         return [block for stage in self.layers for block in cast("SwinStage", stage).blocks]
 

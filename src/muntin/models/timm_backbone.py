@@ -37,7 +37,7 @@ class TimmConfig:
 
     Attributes:
         name: Its name in timm, without a tag.
-        img_size: (height, width) in pixels of the pictures it is meant for.
+        img_size: (height, width) in pixels of the images it is meant for.
         in_chans: Channels of an image.
         out_indices: Maps that `forward` gives, counted as timm does; the last four when empty.
         drop_path_rate: Stochastic depth, for models that have it.
@@ -217,7 +217,7 @@ class TimmBackbone(Backbone):
         return list(self.config.out_indices or range(max(count - 4, 0), count))
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The largest module of every layer between the stem and the classifier."""
         largest: dict[int, tuple[int, nn.Module]] = {}
         for name, module in self.net.named_modules():

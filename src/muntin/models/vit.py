@@ -19,7 +19,7 @@ Source:
     test_deit_parity.py: logits and input gradients within 1e-5.
     ViTPose from Xu et al. 2022 (arXiv 2204.12484), compared with transformers in
     tests/heads/test_pose_parity.py.
-    Differs: pictures of any size are accepted; position embeddings are resized for them on the
+    Differs: images of any size are accepted; position embeddings are resized for them on the
     fly and the model is left as it was.
 
 Letters: B images, H and W sides of the grid in tokens, N tokens, C channels, h heads.
@@ -61,7 +61,7 @@ class ViTConfig:
         depth: Blocks.
         num_heads: Attention heads.
         patch_size: Side of a patch in pixels.
-        patch_padding: Pixels of zeros around the picture before it is cut into patches.
+        patch_padding: Pixels of zeros around the image before it is cut into patches.
         img_size: (height, width) in pixels that the position embedding is made for. Others are
             accepted.
         in_chans: Channels of an image.
@@ -87,7 +87,7 @@ class ViTConfig:
         out_indices: Blocks whose tokens `forward` gives as maps; -1 is the last block.
         out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm
             and gives every map as the block leaves it.
-        size_rule: What happens at sizes that the model was not made for: whether pictures that
+        size_rule: What happens at sizes that the model was not made for: whether images that
             are no multiple of the patch are padded, cropped or refused, and how positions are
             resized.
     """
@@ -173,7 +173,7 @@ class ViTConfig:
 def vit_preset(
     size: Literal["tiny", "small", "medium", "base", "large", "huge"], patch: int, side: int
 ) -> ViTConfig:
-    """One row of the papers' tables of variants, for a patch and a picture side in pixels."""
+    """One row of the papers' tables of variants, for a patch and an image side in pixels."""
     embed_dim, depth, num_heads = {
         "tiny": (192, 12, 3),
         "small": (384, 12, 6),

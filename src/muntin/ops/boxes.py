@@ -208,12 +208,12 @@ def paste_mask(
 
     Args:
         mask: Scores in [0, 1] on a grid over the box.
-        box: In pixels of the picture.
-        size: (height, width) of the picture.
+        box: In pixels of the image.
+        size: (height, width) of the image.
 
     Returns:
-        The part of the picture that the box covers, set where the score at the middle of a pixel
-        is at least 0.5; and the row and column of the picture at which it begins.
+        The part of the image that the box covers, set where the score at the middle of a pixel
+        is at least 0.5; and the row and column of the image at which it begins.
 
     Source:
         He et al. 2017 (arXiv 1703.06870), section 3.1: the m x m output is resized to the box. As

@@ -12,23 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muntin.ops.window_attention import BACKENDS, add_mask
-from muntin.ops.windows import WindowLayout, cut_heads, join_heads, sum_padding
+from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, sum_padding
 
 __all__ = ["attend"]
 
 
 def attend(
-    qkv: Tensor,
-    bias: Tensor,
-    layout: WindowLayout,
-    scale: float,
-    fill: Tensor | None,
-    dropout: float,
+    qkv: Tensor, bias: Tensor, layout: WindowLayout, scale: float, fill: Tensor | None
 ) -> Tensor:
-    """A back end of `window_attention`; with dropout, the reference."""
-    if dropout:
-        return BACKENDS["reference"](qkv, bias, layout, scale, fill, dropout)
+    """A back end of `window_attention`, without dropout."""
     out: Tensor = _LeanAttention.apply(qkv, bias, fill, layout, scale)
     return out
 
@@ -42,7 +34,7 @@ def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> T
 
 
 class _LeanAttention(torch.autograd.Function):
-    """The formula of the reference: one copy in, one copy out, and the same on the way back."""
+    """The formula of the reference: one copy in, one copy out, in both passes."""
 
     @staticmethod
     def forward(

@@ -6,8 +6,8 @@ Letters: B images, H and W sides of the map in tokens, C channels, h heads, d wi
 windows of an image, N tokens of a window.
 
 The entry reads the map as the qkv projection leaves it and writes the map as the output
-projection wants it, so a back end may do shift, cut, bias, mask, softmax and the way back in one
-go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean`
+projection wants it, so a back end may do shift, partition, bias, mask, softmax and the reversal in
+one go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean`
 (`lean_attention.py`) is the formula with its gradient written out; `fused` (`triton/window_*.py`)
 is one kernel. A new back end is a function with the same arguments and a row in `BACKENDS`.
 """
@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.ops.windows import WindowLayout, cut_heads, join_heads, shift_mask
+from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads
 from muntin.shapes import Float
 
-__all__ = ["BACKENDS", "BackendName", "add_mask", "find_obstacle", "window_attention"]
+__all__ = ["BACKENDS", "BackendName", "find_obstacle", "window_attention"]
 
 BackendName = Literal["auto", "reference", "sdpa", "lean", "fused"]
 
@@ -164,16 +164,13 @@ def _sdpa(
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
-    """Bias plus shift mask; one window stands for all when nothing is shifted."""
-    mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
-    return bias[None] if mask is None else bias + mask[:, None]
-
-
-def _lean(qkv: Tensor, bias: Tensor, *others: Any) -> Tensor:
+def _lean(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
+    scale, fill, dropout = others
+    if dropout:  # its gradient is not written out
+        return _reference(qkv, bias, layout, scale, fill, dropout)
     from muntin.ops.lean_attention import attend
 
-    return attend(qkv, bias, *others)
+    return attend(qkv, bias, layout, scale, fill)
 
 
 def _fused(

@@ -31,6 +31,7 @@ __all__ = [
     "SizeRule",
     "SizeRuleName",
     "WindowLayout",
+    "add_mask",
     "cut_heads",
     "cut_windows",
     "fit_patches",
@@ -69,7 +70,7 @@ class SizeRule:
         shrink: When the window becomes smaller. "never"; "side": a side of the window that is
             longer than that side of the map shrinks to it; "both": when the shorter side of the map
             is not longer than the window, both sides of the window become that side;
-            "built": as "side", but decided once from `img_size`, whatever picture comes.
+            "built": as "side", but decided once from `img_size`, whatever image comes.
         shift: When the shift is left out. "never"; "side": along a side that one window covers;
             "both": along both sides as soon as the shorter side of the map is not longer than the
             window.
@@ -235,6 +236,12 @@ def shift_mask(
     region = region.reshape(layout.num_windows, layout.num_tokens)
     apart = region[:, :, None] != region[:, None, :]  # nW, N, N
     return apart.to(dtype or torch.float32) * MASKED
+
+
+def add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
+    """Bias plus shift mask; one window stands for all when nothing is shifted."""
+    mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
+    return bias[None] if mask is None else bias + mask[:, None]
 
 
 def cut_heads(

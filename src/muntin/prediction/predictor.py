@@ -1,64 +1,106 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The predictor: a network that takes pictures and gives results."""
+"""The predictor: images in, results in pixels of the original images out."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
 from muntin.configs import check_range
-from muntin.data.batches import evaluation_batch, padded_size, stack_pictures
-from muntin.data.decoding import open_picture
-from muntin.data.fitting import fit
-from muntin.data.transforms import Preprocessing, to_tensor
+from muntin.data.batches import evaluation_batch
+from muntin.data.decoding import open_image
+from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.drawing.results import draw_result
-from muntin.errors import ConfigError, DataError, MuntinWarning
-from muntin.prediction.subjects import check_boxes, find_poses
-from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
+from muntin.errors import ConfigError
+from muntin.prediction.batch import (
+    Crop,
+    CroppedImage,
+    PreparedBatch,
+    RawBatch,
+    RawPart,
+    stack_crops,
+    whole_image,
+)
+from muntin.prediction.sources import ImageLike, LoadedImage, read_images
+from muntin.prediction.tiling import crop_views
+from muntin.prediction.top_down import crop_instances, find_boxes
 from muntin.results import SURE
 from muntin.samples import Classes
-from muntin.shapes import Size
-from muntin.tasks.task import Glance, Task, View
+from muntin.tasks.pose import skeleton_of
+from muntin.tasks.task import InferenceBatch, Task
 
-__all__ = ["Picture", "Predictor", "draw", "refuse_detector"]
-
-Picture = str | Path | Image.Image | NDArray[np.uint8]
+__all__ = ["Predictor", "draw", "refuse_detector"]
 
 
-class Opened(NamedTuple):
-    """A picture in memory, the file that it is from, and where its subjects are."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    """How images are looked at, checked."""
 
-    path: str
-    pixels: NDArray[np.uint8]
-    boxes: NDArray[np.float64] | None = None
+    tta: bool
+    tile: int | Literal["auto"] | None
+    scales: tuple[float, ...]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Pending:
+    """An image of which some crops may still be on their way through the network."""
+
+    image: CroppedImage
+    results: list[Any] = field(default_factory=list)
 
     @property
-    def size(self) -> Size:
-        return self.pixels.shape[0], self.pixels.shape[1]
+    def complete(self) -> bool:
+        return len(self.results) == self.image.num_crops
 
 
 class Predictor:
-    """A network that takes pictures and gives results. It keeps no state between calls.
+    """A network, and everything between an image file and a result.
+
+    A call is made of three parts, which are public so that a server or a cluster can run each where
+    it wants: `prepare` (decode and resize, on the CPU), `run` (the network, on its device) and
+    `decode` (raw output to results). Nothing of the predictor changes after it was made, so that
+    several threads may use one.
 
     Args:
-        network: Backbone and head, with their weights.
+        network: Backbone and head, with their weights; moved to `device`, in evaluation mode.
         task: What raw output means.
         classes: Names of the classes.
-        preprocessing: What happens to a picture first.
-        device: Where to run; the network is moved there.
-        batch_size: Pictures at a time; fewer where they are large.
-        detector: Says where the subjects are whose keypoints are wanted.
-        least: Score of its boxes from which they count.
+        preprocessing: How an image is resized and normalised.
+        device: "auto", "cpu", "cuda" or "mps", or a device.
+        batch_size: Crops (whole images, tiles, instances) in a batch of the network; fewer where
+            they are large.
+        detector: For top-down poses: finds the instances whose keypoints are wanted.
+        detector_threshold: Score from 0 to 1 from which its boxes count; None takes
+            `muntin.results.SURE`.
+        least: Former name of `detector_threshold`.
+
+    Raises:
+        ConfigError: An argument is out of range, or the detector does not suit the task.
+
+    Example:
+        >>> import numpy as np
+        >>> from muntin.data.transforms import Preprocessing
+        >>> from muntin.samples import Classes
+        >>> from muntin.tasks.table import find_task
+        >>> from muntin.zoo import create_model
+        >>> predictor = Predictor(
+        ...     create_model("swin_nano", num_classes=2), find_task("classify"),
+        ...     Classes(names=("disc", "ring")),
+        ...     Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3),
+        ... )
+        >>> batch = predictor.prepare([np.zeros((30, 40, 3), np.uint8)] * 3)
+        >>> results = predictor.decode(predictor.run(batch))
+        >>> len(results), results[0].size
+        (3, (30, 40))
     """
 
     def __init__(
@@ -71,10 +113,13 @@ class Predictor:
         device: str | torch.device = "auto",
         batch_size: int = 32,
         detector: Predictor | None = None,
-        least: float = SURE,
+        detector_threshold: float | None = None,
+        least: float | None = None,
     ) -> None:
+        threshold = least if detector_threshold is None else detector_threshold
+        threshold = SURE if threshold is None else threshold
         check_range("batch_size", batch_size, 1, 10**6)
-        check_range("least", least, 0, 1)
+        check_range("detector_threshold", threshold, 0, 1)
         self.task: Task = task
         if detector is not None:
             refuse_detector(task, detector.task)
@@ -84,105 +129,248 @@ class Predictor:
         self.preprocessing = preprocessing
         self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size
         self.detector = detector
-        self.least = least
+        self.detector_threshold = threshold
+
+    @property
+    def least(self) -> float:
+        """Former name of `detector_threshold`."""
+        return self.detector_threshold
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageLike | Iterable[ImageLike],
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
         scales: Sequence[Any] = (1.0,),
-        boxes: Sequence[Any] | None = None,
+        boxes: Iterable[Any] | None = None,
         strict: bool = True,
     ) -> list[Any]:
-        """Predict.
+        """Predict: the list of what `stream` yields.
 
         Args:
-            images: A path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them.
-            tta: Whether the mirrored picture is seen too, and both answers become one.
-            tile: Side in pixels of the tiles in which large pictures are seen, for tasks that
-                find things; "auto" takes the size of the training pictures, for pictures that
-                are much larger. The whole picture is seen as well. None shows all at once.
-            scales: Factors of the size at which a picture is seen, for tasks that tell the class of
-                each pixel; all of them make the answer.
-            boxes: For keypoints, where the subjects are: rows of left, top, right and bottom edge
-                in pixels, for each picture. Left out, the detector says it, or the whole picture
-                is one subject.
-            strict: Whether a picture that cannot be read is an error; else it is left out of the
-                results with a warning that names it.
+            images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or an iterable of them.
+            tta: As for `stream`.
+            tile: As for `stream`.
+            scales: As for `stream`.
+            boxes: As for `stream`.
+            strict: As for `stream`.
 
         Returns:
-            One result a picture, in order.
+            One result of `muntin.results` an image, in order.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
             ConfigError: The task has no use for tiles, scales or boxes.
         """
+        return list(
+            self.stream(images, tta=tta, tile=tile, scales=scales, boxes=boxes, strict=strict)
+        )
+
+    def stream(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        tta: bool = False,
+        tile: int | Literal["auto"] | None = None,
+        scales: Sequence[Any] = (1.0,),
+        boxes: Iterable[Any] | None = None,
+        strict: bool = True,
+    ) -> Iterator[Any]:
+        """Predict any number of images in the memory of one batch.
+
+        Images are read when their batch is due, and their pixels let go before the next is read.
+
+        Args:
+            images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or an iterable of them, which
+                may be a generator.
+            tta: Whether the mirrored image goes through the network too, and both answers are
+                merged.
+            tile: Side in pixels of the tiles that large images are cut into, for detectors, beside
+                the whole image; "auto" takes the size of the training images, for images that are
+                much larger. For segmentation, the side of the sliding window. None cuts none.
+            scales: For segmentation: factors of the size at which an image is seen; the answers
+                are averaged.
+            boxes: For top-down poses: where the instances of each image are, rows of left, top,
+                right and bottom edge in pixels, an entry an image. Left out, the detector finds
+                them; without a detector the whole image is one instance.
+            strict: Whether an image that cannot be read is an error; otherwise it is left out of
+                the results with a warning that names it.
+
+        Yields:
+            One result of `muntin.results` an image, in order, in pixels of the original image.
+
+        Raises:
+            DataError: An image cannot be read.
+            ConfigError: The task has no use for tiles, scales or boxes (before anything is read).
+        """
+        options = self._check(tta, tile, scales, boxes is not None)
+        return self._stream(read_images(images, boxes, strict=strict), options)
+
+    def prepare(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        tta: bool = False,
+        tile: int | Literal["auto"] | None = None,
+        scales: Sequence[Any] = (1.0,),
+        boxes: Iterable[Any] | None = None,
+    ) -> PreparedBatch:
+        """Decode, cut and resize images, on the CPU; where there is a detector, it is run.
+
+        All of the given images, with all of their tiles and instances, are in memory afterwards:
+        give a batch at a time.
+
+        Args:
+            images: As for `stream`.
+            tta: As for `stream`.
+            tile: As for `stream`.
+            scales: As for `stream`.
+            boxes: As for `stream`.
+
+        Returns:
+            uint8 tensors (B, C, H, W), and for each crop in them where it comes from.
+
+        Raises:
+            DataError: An image cannot be read.
+            ConfigError: The task has no use for tiles, scales or boxes.
+        """
+        options = self._check(tta, tile, scales, boxes is not None)
+        cropped = list(self._crop(read_images(images, boxes), options))
+        crops = [crop for image in cropped for crop in image.crops]
+        return self._batch(crops, cropped, options)
+
+    @torch.no_grad()
+    def run(self, batch: PreparedBatch) -> RawBatch:
+        """Run the network.
+
+        Args:
+            batch: What `prepare` returned.
+
+        Returns:
+            Raw output of each part, on the device, and what `decode` needs beside it. It holds no
+            pixels.
+        """
+        parts = []
+        for part in batch.parts:
+            inputs = InferenceBatch(
+                network=self.network,
+                images=part.images,
+                views=part.metas,
+                pre=self.preprocessing,
+                classes=self.classes,
+                device=self.device,
+                tta=batch.tta,
+                tile=batch.tile,
+                scales=batch.scales,
+            )
+            parts.append(RawPart(self.task.see(inputs), part.metas, part.places))
+        return RawBatch(parts=tuple(parts), merges=batch.merges)
+
+    @torch.no_grad()
+    def decode(self, raw: RawBatch) -> list[Any]:
+        """Make results of raw output.
+
+        Args:
+            raw: What `run` returned.
+
+        Returns:
+            One result of `muntin.results` an image, in order, in pixels of the original image.
+        """
+        found = iter(self._decode_crops(raw))
+        return [merge([next(found) for _ in range(count)]) for count, merge in raw.merges]
+
+    def _stream(self, images: Iterator[LoadedImage], options: _Options) -> Iterator[Any]:
+        """Fill batches across images; an image is done when the last of its crops is."""
+        pending: deque[_Pending] = deque()
+        crops: list[Crop] = []
+        owners: list[_Pending] = []
+        num_images = 0
+        for image in self._crop(images, options):
+            pending.append(_Pending(image=image))
+            num_images += 1
+            for crop in image.crops:
+                crops.append(crop)
+                owners.append(pending[-1])
+                if len(crops) == self.batch_size:
+                    self._see(crops, owners, options)
+                    crops, owners, num_images = [], [], 0
+            # Also after so many images: those without any instance fill no batch.
+            if num_images >= self.batch_size and crops:
+                self._see(crops, owners, options)
+                crops, owners, num_images = [], [], 0
+            yield from _merge_complete(pending)
+        if crops:
+            self._see(crops, owners, options)
+        yield from _merge_complete(pending)
+
+    def _see(self, crops: Sequence[Crop], owners: Sequence[_Pending], options: _Options) -> None:
+        # Per thread, and never open across a yield: the caller's own code may compute gradients.
+        with torch.inference_mode():
+            found = self._decode_crops(self.run(self._batch(crops, (), options)))
+        for result, owner in zip(found, owners, strict=True):
+            owner.results.append(result)
+
+    def _decode_crops(self, raw: RawBatch) -> list[Any]:
+        results: dict[int, Any] = {}
+        for part in raw.parts:
+            decoded = self.task.decode(part.raw, part.metas, self.classes)
+            results.update(zip(part.places, decoded, strict=True))
+        return [results[place] for place in range(len(results))]
+
+    def _batch(
+        self, crops: Sequence[Crop], images: Sequence[CroppedImage], options: _Options
+    ) -> PreparedBatch:
+        # Mirror images and tiles of detectors are crops of their own.
+        split = self.task.detects
+        return PreparedBatch(
+            parts=stack_crops(crops, self.preprocessing, self.batch_size),
+            merges=tuple((image.num_crops, image.merge) for image in images),
+            tta=options.tta and not split,
+            tile=None if split or options.tile == "auto" else options.tile,
+            scales=options.scales,
+        )
+
+    def _crop(self, images: Iterator[LoadedImage], options: _Options) -> Iterator[CroppedImage]:
+        pre = self.preprocessing
+        if self.task.top_down:
+            found = find_boxes(
+                images,
+                self.detector,
+                self.classes,
+                threshold=self.detector_threshold,
+                whole=pre.padding == 1,
+            )
+            skeleton = skeleton_of(self.classes)
+            return (crop_instances(image, boxes, pre, skeleton) for image, boxes in found)
+        if self.task.detects and (options.tta or options.tile is not None):
+            head: Any = self.network.head
+            cut = partial(crop_views, select=head.config.select, tile=options.tile, tta=options.tta)
+            return (cut(image, pre) for image in images)
+        return (whole_image(image, pre) for image in images)
+
+    def _check(
+        self, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
+    ) -> _Options:
+        """Refuse what the task has no use for."""
         if tile not in (None, "auto") and not isinstance(tile, int):
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
             raise ConfigError(message)
-        self._refuse_views(tile is not None, tta)
-        if boxes is not None and not self.task.top_down:
-            message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
-            raise ConfigError(message)
-        scales = self._check_scales(scales)
-        single = isinstance(images, (str, Path, Image.Image, np.ndarray))
-        if not single and not isinstance(images, Iterable):
-            message = (
-                f"images must be a path, a PIL picture, a uint8 array or a list of them, got "
-                f"{type(images).__name__}."
-            )
-            raise DataError(message)
-        many: Iterable[Picture] = [images] if single else images  # type: ignore[list-item,assignment]
-        places = None if boxes is None else iter([boxes] if single else boxes)
-        results: list[Any] = []
-        waiting: list[Opened] = []
-        for image in many:
-            given = None if places is None else next(places, None)
-            if places is not None and given is None:
-                message = f"boxes must be given for every picture, got too few: {image!r} has none."
-                raise DataError(message)
-            try:
-                pixels = open_picture(image)
-            except DataError as error:
-                if strict:
-                    raise
-                warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
-                continue
-            path = str(image) if isinstance(image, (str, Path)) else ""
-            where = None if given is None else check_boxes(given, path or "a picture")
-            waiting.append(Opened(path, pixels, where))
-            if len(waiting) == self.batch_size or tile is not None:
-                results += self._predict(waiting, tta, tile, scales)
-                waiting = []
-        return results + (self._predict(waiting, tta, tile, scales) if waiting else [])
-
-    def _predict(
-        self,
-        rows: list[Opened],
-        tta: bool,
-        tile: int | Literal["auto"] | None,
-        scales: tuple[float, ...],
-    ) -> list[Any]:
-        if self.task.top_down:
-            return find_poses(self, rows, tta)
-        if self.task.detects and (tile is not None or tta):
-            return [self._find_in_views(row, tta, tile) for row in rows]
-        return self._see(rows, tta, None if tile == "auto" else tile, scales)
-
-    def _refuse_views(self, tile: bool, tta: bool) -> None:
-        """Refuse views that no answer can be made of."""
         dense = self.task.dense
         merges = dense is not None and dense.merges
         at_once = self.task.detects and not merges
-        if (tile and not (merges or self.task.kind == "segmentation")) or (tta and at_once):
+        tiled = tile is not None
+        if (tiled and not (merges or self.task.kind == "segmentation")) or (tta and at_once):
             why = " (it sees one subject at a time)" if self.task.top_down else ""
             message = (
                 f"a run of {self.task.name} with its head has no use for "
-                f"{'tile' if tile else 'tta'}{why}. Leave it out."
+                f"{'tile' if tiled else 'tta'}{why}. Leave it out."
             )
             raise ConfigError(message)
+        if boxes and not self.task.top_down:
+            message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
+            raise ConfigError(message)
+        return _Options(tta=tta, tile=tile, scales=self._check_scales(scales))
 
     def _check_scales(self, scales: Sequence[Any]) -> tuple[float, ...]:
         try:
@@ -202,82 +390,16 @@ class Predictor:
             raise ConfigError(message)
         return chosen
 
-    @torch.inference_mode()
-    def _see(
-        self,
-        rows: list[Opened],
-        tta: bool = False,
-        tile: int | None = None,
-        scales: tuple[float, ...] = (1.0,),
-    ) -> list[Any]:
-        """Pictures of one size go together; what is said of one never depends on another."""
-        pre = self.preprocessing
-        fitted = [fit(to_tensor(row.pixels, pre.in_chans), row.size, pre) for row in rows]
-        groups: dict[Size, list[int]] = {}
-        for place, picture in enumerate(fitted):
-            groups.setdefault(padded_size(picture), []).append(place)
-        results: dict[int, Any] = {}
-        for places in groups.values():
-            views = [
-                View(
-                    path=rows[place].path,
-                    size=rows[place].size,
-                    shown=(fitted[place].shape[1], fitted[place].shape[2]),
-                )
-                for place in places
-            ]
-            glance = Glance(
-                network=self.network,
-                images=stack_pictures([fitted[place] for place in places], pre),
-                views=views,
-                pre=pre,
-                classes=self.classes,
-                device=self.device,
-                tta=tta,
-                tile=tile,
-                scales=scales,
-            )
-            decoded = self.task.decode(self.task.see(glance), views, self.classes)
-            results.update(zip(places, decoded, strict=True))
-        return [results[place] for place in range(len(rows))]
 
-    def _find_in_views(self, row: Opened, tta: bool, tile: int | Literal["auto"] | None) -> Any:  # noqa: ANN401 (each task has its own)
-        """See a picture as a whole and in tiles, mirrored or not, and make one result of it."""
-        tiles = self._tiles(row.size, tile)
-        windows = [Window(0, 0, *row.size), *tiles]
-        seen, placed = [], []
-        for start in range(0, len(windows), self.batch_size):
-            part = windows[start : start + self.batch_size]
-            crops = [Opened(row.path, window.cut(row.pixels)) for window in part]
-            answers = self._see(crops)
-            if tta:
-                mirrored = [Opened(row.path, crop.pixels[:, ::-1]) for crop in crops]
-                answers += [mirror_back(answer) for answer in self._see(mirrored)]
-            views = part * (2 if tta else 1)
-            placed += [place_in(one, w, row.size) for one, w in zip(answers, views, strict=True)]
-            seen += views
-        head: Any = self.network.head
-        select = head.config.select
-        # A picture of many tiles may hold as many objects in each.
-        return merge_views(placed, seen, select, select.max_detections * max(1, len(tiles)))
-
-    def _tiles(self, size: Size, tile: int | Literal["auto"] | None) -> list[Window]:
-        """Tiles of a picture; none where one tile would hold it."""
-        if tile is None:
-            return []
-        if tile == "auto":
-            side = self.preprocessing.typical_size
-            side = side if min(side) > 0 else self.preprocessing.img_size
-            if max(size) <= 1.5 * max(side):
-                return []
-        else:
-            side = (tile, tile)
-        windows = cut_windows(size, side)
-        return windows if len(windows) > 1 else []
+def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
+    """Take results of images that are done, in order."""
+    while pending and pending[0].complete:
+        done = pending.popleft()
+        yield done.image.merge(done.results)
 
 
 def refuse_detector(task: Task, other: Task) -> None:
-    """Refuse a pair of runs of which the second cannot find the subjects of the first.
+    """Refuse a pair of runs of which the second cannot find the instances of the first.
 
     Raises:
         ConfigError: The first needs none, or the second finds nothing.
@@ -292,17 +414,17 @@ def refuse_detector(task: Task, other: Task) -> None:
         raise ConfigError(message)
 
 
-def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
-    """Draw a result on its picture.
+def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
+    """Draw a result on its image.
 
     Args:
-        image: The picture that was predicted on.
-        result: What the predictor gave for it.
+        image: The image that was predicted on.
+        result: What the predictor returned for it.
 
     Returns:
-        A new picture.
+        A new image.
 
     Raises:
-        DataError: The picture cannot be read.
+        DataError: The image cannot be read.
     """
-    return draw_result(open_picture(image), result)
+    return draw_result(open_image(image), result)

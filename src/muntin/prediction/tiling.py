@@ -1,24 +1,29 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Several views of one picture, tiles of it or its mirror image, and one result of them all."""
+"""Objects of one image from several views of it: tiles, mirror images, and the merged result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from muntin.configs import check_range
+from muntin.data.transforms import Preprocessing
 from muntin.heads.conventions import SelectConfig
 from muntin.ops.boxes import covered_share, suppress
+from muntin.prediction.batch import Crop, CroppedImage, fit_image
+from muntin.prediction.sources import LoadedImage
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, shift_mask
 from muntin.shapes import Size
 
-__all__ = ["Window", "cut_windows", "merge_views", "mirror_back", "place_in"]
+__all__ = ["Window", "crop_views", "cut_windows", "merge_views", "mirror_back", "place_in"]
 
 EDGE = 2.0
 """Pixels from the edge of a tile at which a box is taken for a piece of something larger."""
@@ -32,7 +37,7 @@ AS_SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a picture, in pixels."""
+    """A part of an image, in pixels."""
 
     top: int
     left: int
@@ -40,17 +45,90 @@ class Window:
     width: int
 
     def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Give this part of a picture (H, W, C)."""
+        """Give this part of an image (H, W, C)."""
         rows = slice(self.top, self.top + self.height)
         return pixels[rows, self.left : self.left + self.width]
 
 
-def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window]:
-    """Lay tiles over a picture, evenly, so that neighbours overlap.
+def crop_views(
+    image: LoadedImage,
+    pre: Preprocessing,
+    select: SelectConfig,
+    *,
+    tile: int | Literal["auto"] | None,
+    tta: bool,
+) -> CroppedImage:
+    """Cut an image into the whole of it, its tiles, and the mirror images of all of these.
 
     Args:
-        size: (height, width) of the picture in pixels.
-        tile: (height, width) of a tile in pixels; smaller pictures are one tile.
+        image: Decoded.
+        pre: How each view is resized; says what "auto" is.
+        select: How boxes of the views suppress each other.
+        tile: Side of the tiles in pixels; "auto" takes the size of the training images, where the
+            image is much larger; None cuts none.
+        tta: Whether each view is mirrored as well.
+    """
+    tiles = _choose_tiles(image.size, tile, pre)
+    windows = (Window(0, 0, *image.size), *tiles)
+    merge = partial(
+        _merge,
+        windows=windows,
+        size=image.size,
+        select=select,
+        # An image of many tiles may hold as many objects in each of them.
+        limit=select.max_detections * max(1, len(tiles)),
+    )
+    return CroppedImage(len(windows) * (2 if tta else 1), _cut(image, windows, pre, tta), merge)
+
+
+def _choose_tiles(
+    size: Size, tile: int | Literal["auto"] | None, pre: Preprocessing
+) -> list[Window]:
+    """Tiles of an image; none where one tile would hold it."""
+    if tile is None:
+        return []
+    if tile == "auto":
+        side = pre.typical_size if min(pre.typical_size) > 0 else pre.img_size
+        if max(size) <= 1.5 * max(side):
+            return []
+    else:
+        side = (tile, tile)
+    windows = cut_windows(size, side)
+    return windows if len(windows) > 1 else []
+
+
+def _cut(
+    image: LoadedImage, windows: Sequence[Window], pre: Preprocessing, tta: bool
+) -> Iterator[Crop]:
+    for mirrored in (False, True) if tta else (False,):
+        for window in windows:
+            pixels = window.cut(image.pixels)
+            # Mirrored before it is resized: a resized side is rounded, padding is at the right.
+            pixels = pixels[:, ::-1] if mirrored else pixels
+            yield fit_image(LoadedImage(image.path, pixels), pre)
+
+
+def _merge(
+    found: Sequence[Detections],
+    *,
+    windows: Sequence[Window],
+    size: Size,
+    select: SelectConfig,
+    limit: int,
+) -> Detections:
+    count = len(windows)
+    upright = [*found[:count], *(mirror_back(one) for one in found[count:])]
+    seen = [windows[place % count] for place in range(len(found))]
+    placed = [place_in(one, window, size) for one, window in zip(upright, seen, strict=True)]
+    return merge_views(placed, seen, select, limit)
+
+
+def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window]:
+    """Lay tiles over an image, evenly, so that neighbours overlap.
+
+    Args:
+        size: (height, width) of the image in pixels.
+        tile: (height, width) of a tile in pixels; smaller images are one tile.
         overlap: Least part of a tile's side that it shares with its neighbour.
 
     Returns:
@@ -77,7 +155,7 @@ def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window
 
 
 def place_in(found: Detections, window: Window, size: Size) -> Detections:
-    """Bring boxes of a part of a picture to the pixels of the picture; masks stay as they are.
+    """Bring boxes of a part of an image to the pixels of the image; masks stay as they are.
 
     Most of what tiles see is dropped when they are merged, so masks are moved after that.
     """
@@ -86,7 +164,7 @@ def place_in(found: Detections, window: Window, size: Size) -> Detections:
 
 
 def mirror_back(found: Detections) -> Detections:
-    """Bring what was found in the mirror image to the pixels of the picture."""
+    """Bring what was found in the mirror image to the pixels of the image."""
     width = found.size[1]
     boxes = found.boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1]) + np.array([width, 0, width, 0])
     masks = found.masks
@@ -98,14 +176,14 @@ def mirror_back(found: Detections) -> Detections:
 def merge_views(
     views: Sequence[Detections], windows: Sequence[Window], select: SelectConfig, most: int
 ) -> Detections:
-    """Make one result of several views of a picture.
+    """Make one result of several views of an image.
 
     A box that ends at the inner edge of a tile is a piece; it is dropped when a larger box of its
     class that is about as sure holds most of it. What two views see is told once.
 
     Args:
         views: What was found in each, as `place_in` gives it.
-        windows: The part of the picture that each view shows.
+        windows: The part of the image that each view shows.
         select: How boxes suppress each other.
         most: Boxes that are told.
     """
@@ -132,7 +210,7 @@ def merge_views(
 
 
 def _place_masks(found: Detections, windows: Sequence[Window]) -> Detections:
-    """Bring the masks of parts to the size of the picture."""
+    """Bring the masks of parts to the size of the image."""
     if found.masks is None:
         return found
     masks = tuple(
@@ -160,7 +238,7 @@ def _join(views: Sequence[Detections]) -> Detections:
 
 
 def _are_pieces(found: Detections, window: Window) -> NDArray[np.bool_]:
-    """Which boxes end at an edge of the window that is no edge of the picture."""
+    """Which boxes end at an edge of the window that is no edge of the image."""
     height, width = found.size
     left, top, right, bottom = found.boxes.T
     ends = [

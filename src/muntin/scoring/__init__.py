@@ -1,12 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A network, a data set and a metric: one table of figures, and the pictures that go with it."""
+"""A network, a data set and a metric: one table of figures, and the images that go with it."""
 
 from __future__ import annotations
 
-from muntin.scoring.evaluation import evaluate, pick_part
-from muntin.scoring.pictures import draw_scored
-from muntin.scoring.running import Outputs, Scored, judge, run_network, score
+from typing import TYPE_CHECKING
+
+from muntin.lazy import resolve_lazily
+
+if TYPE_CHECKING:
+    from muntin.scoring.evaluation import evaluate, pick_part
+    from muntin.scoring.evaluator import Outputs, Scored, judge, run_network, score
+    from muntin.scoring.figures import draw_scored
 
 __all__ = [
     "Outputs",
@@ -18,3 +23,12 @@ __all__ = [
     "run_network",
     "score",
 ]
+
+__getattr__, __dir__ = resolve_lazily(
+    __name__,
+    {
+        "evaluation": "evaluate pick_part",
+        "evaluator": "Outputs Scored judge run_network score",
+        "figures": "draw_scored",
+    },
+)

@@ -13,16 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.cache import DataConfig
 from muntin.data.checking import Report
+from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import list_pose
 from muntin.data.pose_checking import check_pose
-from muntin.data.storing import DataConfig
-from muntin.data.subjects import frame_box, map_to_crop
 from muntin.errors import ConfigError
-from muntin.features import Backbone
-from muntin.heads.network import Network
+from muntin.features import Backbone, Features
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
-from muntin.heads.table import HeadConfig
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
@@ -30,7 +29,7 @@ from muntin.results import Poses
 from muntin.samples import Classes, DataSets, Listing, Skeleton
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
-from muntin.tasks.task import Dense, Glance, Lesson, Task, View, count_pictures
+from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["POSE", "skeleton_of"]
 
@@ -47,7 +46,7 @@ class _Truth:
             entry = self._entries[place]
             assert entry.objects is not None, "pose has subjects"
             found.append(
-                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.subject)
+                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance)
             )
         return found
 
@@ -90,28 +89,28 @@ def _table(listing: Listing, classes: Classes) -> _Truth:
     return _Truth(listing)
 
 
-def _losses(network: Network, lesson: Lesson, classes: Classes) -> dict[str, Float[Tensor, " B"]]:
-    assert lesson.targets is not None, "pose has keypoints"
+def _losses(
+    head: Head, features: Features, batch: TrainBatch, classes: Classes
+) -> dict[str, Float[Tensor, " B"]]:
+    assert batch.targets is not None, "pose has keypoints"
     points, known = [], []
-    for target in lesson.targets:
+    for target in batch.targets:
         assert isinstance(target, Keypoints), "pose has keypoints"
         points.append(target.points)
         known.append(target.known)
-    head: Any = network.head
-    features = network.features(lesson.images)
     losses: dict[str, Tensor] = head.losses(features, torch.stack(points), torch.stack(known))
     return losses
 
 
-def _see(glance: Glance) -> list[NDArray[np.float64]]:
+def _see(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     """(P, 3) x, y and height of the peak of each keypoint, in pixels of the originals."""
-    head: Any = glance.network.head
+    head: Any = inputs.network.head
     coding = head.config.coding
-    images = glance.images
-    maps = glance.look(images)
-    if glance.tta:
-        partners = _partners(skeleton_of(glance.classes))
-        mirrored = glance.look(images.flip(3))
+    images = inputs.images
+    maps = inputs.look(images)
+    if inputs.tta:
+        partners = _partners(skeleton_of(inputs.classes))
+        mirrored = inputs.look(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
     shown = (images.shape[2], images.shape[3])
@@ -120,9 +119,9 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     points = to_pixels(peaks.points.double(), shown, size, coding=coding).cpu().numpy()
     scores = peaks.scores.double().cpu().numpy()
     found = []
-    for row, view in enumerate(glance.views):
+    for row, view in enumerate(inputs.views):
         box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
-        back = map_to_crop(frame_box(box, glance.pre), glance.pre).inverse
+        back = crop_transform(crop_box(box, inputs.pre), inputs.pre).inverse
         told = clip_points(back(points[row]), view.size)
         found.append(np.concatenate([told, scores[row][:, None]], axis=1))
     return found
@@ -142,13 +141,13 @@ def _partners(skeleton: Skeleton) -> tuple[int, ...]:
     message = (
         f"tta shows the mirrored subject too, but nobody said which of the keypoints change places "
         f"in the mirror, got {', '.join(skeleton.names)}. Leave it out, or train again with "
-        f'"pairs" in a skeleton.json beside the data.'
+        f'"flip_pairs" in a skeleton.json beside the data.'
     )
     raise ConfigError(message)
 
 
 def _decode(
-    raw: Sequence[NDArray[np.float64]], views: Sequence[View], classes: Classes
+    raw: Sequence[NDArray[np.float64]], views: Sequence[ImageMeta], classes: Classes
 ) -> list[Poses]:
     skeleton = skeleton_of(classes)
     return [
@@ -158,7 +157,7 @@ def _decode(
             keypoints=_cut(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
-            links=skeleton.links,
+            links=skeleton.edges,
             boxes=None if view.box is None else np.array([view.box]),
         )
         for points, view in zip(raw, views, strict=True)
@@ -205,7 +204,7 @@ POSE = Task(
     decode=_decode,
     compare=_compare,
     metric=_metric,
-    counts=count_pictures,
+    counts=count_images,
     goals=("oks_ap", "pck"),
     kind="keypoints",
     top_down=True,

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: steps, epochs, validation, checkpoints, on one device or several.
 
-Everything random depends on (seed, epoch, step or picture) alone, so a run that is stopped at any
+Everything random depends on (seed, epoch, step or image) alone, so a run that is stopped at any
 step and resumed has the same bits as one that never stopped (one device, no time limit).
 """
 
@@ -17,19 +17,21 @@ import torch
 from lightning_fabric import Fabric
 
 from muntin.data.batches import evaluation_batch
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.devices import memory_mib
 from muntin.heads.network import Network
+from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, Run, write_results
-from muntin.scoring import Outputs, Scored, judge, run_network
+from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
 from muntin.training.journal import append_line, drop_lines_from, write_events
-from muntin.training.learner import Learner, balanced_shares
 from muntin.training.progress import Reporter, as_time
 from muntin.training.schedule import rate_factor, size_at
+from muntin.training.supervision import balanced_shares
+from muntin.training.trainer import Trainer
 from muntin.weights.files import write_weights
 
 __all__ = ["Fitted", "Stores", "fit"]
@@ -40,10 +42,10 @@ VALIDATION_SHARE = 0.04
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stores:
-    """Pictures to learn from and to validate with."""
+    """Images to learn from and to validate with."""
 
-    train: PictureStore
-    val: PictureStore
+    train: ImageCache
+    val: ImageCache
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,8 +56,8 @@ class Position:
         epoch: Epochs that have ended.
         step: Steps of the present epoch that have ended.
         elapsed_s: Seconds trained in earlier sittings.
-        loss_sum: Loss summed over the pictures of the present epoch.
-        num_seen: Pictures of the present epoch.
+        loss_sum: Loss summed over the images of the present epoch.
+        num_seen: Images of the present epoch.
         best: Best value of the goal so far; None before the first validation.
         best_epoch: Epoch that had it, counted from 1.
         stale: Epochs validated since then.
@@ -99,6 +101,7 @@ def fit(
     network: Network,
     stores: Stores,
     reporter: Reporter,
+    objective: Objective[Any],
     *,
     started: float,
     resume: bool = False,
@@ -110,8 +113,9 @@ def fit(
         fabric: Devices and precision, launched.
         run: Its config tells everything; its batch size is resolved.
         network: Changed.
-        stores: The pictures.
+        stores: The images.
         reporter: Shows progress.
+        objective: What is learnt.
         started: `time.monotonic` when the command began; a time limit counts from there.
         resume: Go on from the run's checkpoint.
         stop_after: End after so many steps as if interrupted; 0 = never.
@@ -123,7 +127,7 @@ def fit(
         TrainingError: The loss is not a number.
         RunError: The run folder cannot be written, or there is nothing to resume.
     """
-    loop = _Loop(fabric, run, network, stores, reporter, started)
+    loop = _Loop(fabric, run, network, stores, reporter, objective, started)
     if resume:
         loop.load()
     with Interruption(stop_after) as interruption:
@@ -140,13 +144,16 @@ class _Loop:
         network: Network,
         stores: Stores,
         reporter: Reporter,
+        objective: Objective[Any],
         started: float,
     ) -> None:
         self.fabric, self.run, self.stores, self.reporter = fabric, run, stores, reporter
         self.config, self.started = run.config.train, started
         self.position = Position()
-        self.learner = Learner(fabric, run, network, stores.train.listing)
-        balanced = run.config.reading.sampler == "balanced"
+        self.objective = objective
+        compiled = run.config.machine.compile == "on"
+        self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
+        balanced = run.config.data_config.sampler == "balanced"
         self.loader = TrainLoader(
             stores.train,
             run.config.augment,
@@ -209,22 +216,24 @@ class _Loop:
         return True
 
     def _train_at(self, size: Size, interruption: Interruption) -> tuple[bool, Size | None]:
-        """Train at one size of pictures; give whether to go on, and the next size in this epoch."""
+        """Train at one size of images; give whether to go on, and the next size in this epoch."""
         position, accumulate = self.position, self.config.accumulate
         total, progress = len(self.loader), self.progress()
-        since, pictures = time.monotonic(), 0
+        since, images = time.monotonic(), 0
         for batch in self.loader.batches(position.epoch, position.step, size):
             first = position.step - position.step % accumulate
             last = position.step + 1 == min(first + accumulate, total)
             share = 1 / (min(first + accumulate, total) - first)
-            value = self.learner.learn(batch, position.epoch, position.step, share=share, last=last)
+            value = self.trainer.accumulate_gradients(
+                (batch,), position.epoch, position.step, share=share, last=last
+            )
             if last:
-                self.learner.change_weights(rate_factor(self.config, progress))
+                self.trainer.change_weights(rate_factor(self.config, progress))
             position.step += 1
             position.loss_sum += value
             position.num_seen += int(batch.weights.sum())
-            pictures += batch.num_real
-            self._images_per_s = pictures / (time.monotonic() - since)
+            images += batch.num_real
+            self._images_per_s = images / (time.monotonic() - since)
             progress = self.progress()
             self._show(size, progress)
             # Gradients that wait for their weight change are not part of a checkpoint.
@@ -245,7 +254,7 @@ class _Loop:
         position = self.position
         facts = {
             "loss": f"{position.loss_sum / max(position.num_seen, 1):.3f}",
-            "lr": f"{self.learner.learning_rate:.1e}",
+            "lr": f"{self.trainer.learning_rate:.1e}",
             "img/s": f"{self._images_per_s:.0f}",
             "mem": f"{memory_mib():.0f}M",
             "left": as_time(self.elapsed() * (1 - done) / done) if done > 0.01 else "?",
@@ -253,7 +262,7 @@ class _Loop:
         if size != self.run.preprocessing.img_size:
             facts["size"] = f"{size[0]}x{size[1]}"
         if position.best_epoch:
-            name, value = self.run.task.goal(position.figures)
+            name, value = self.objective.goal(position.figures)
             facts["best"] = f"{name} {value:.3f}"
         self.reporter.step(self._title(), done, facts)
 
@@ -272,7 +281,7 @@ class _Loop:
         line: dict[str, Any] = {
             "epoch": position.epoch,
             "train_loss": self._mean_loss(),
-            "learning_rate": self.learner.learning_rate,
+            "learning_rate": self.trainer.learning_rate,
             "images_per_s": round(self._images_per_s, 1),
             "memory_mib": round(memory_mib()),
         }
@@ -306,23 +315,17 @@ class _Loop:
         """Score the weights that would be kept."""
         begun = time.monotonic()
         fabric, run, store = self.fabric, self.run, self.stores.val
-        outputs = run_network(
-            self.learner.best_network,
-            EvalLoader(
-                store,
-                batch_size=evaluation_batch(store.pre, self.config.validation_batch),
-                rank=fabric.global_rank,
-                world=fabric.world_size,
-                workers=max(run.config.machine.workers, 0),
-            ),
-            run.task,
-            run.classes,
-            store.listing,
-            pre=store.pre,
-            device=fabric.device,
-            autocast=fabric.autocast,
+        loader = EvalLoader(
+            store,
+            batch_size=evaluation_batch(store.pre, self.config.validation_batch),
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            workers=max(run.config.machine.workers, 0),
         )
-        scored = judge(self._gather(outputs), run.task, run.classes, store.listing)
+        outputs = self.objective.evaluate(
+            self.trainer.best_network, loader, fabric.device, fabric.autocast
+        )
+        scored = self.objective.score(self._gather(outputs), store.listing)
         self._validated_at = time.monotonic()
         self._validation_s = self._validated_at - begun
         return scored
@@ -338,7 +341,7 @@ class _Loop:
     def _compare(self, scored: Scored) -> None:
         """Keep the weights if they are the best so far."""
         position = self.position
-        _, value = self.run.task.goal(scored.figures)
+        _, value = self.objective.goal(scored.figures)
         if position.best is not None and value <= position.best:
             position.stale += 1
             return
@@ -353,13 +356,13 @@ class _Loop:
                 "class_names": json.dumps(self.run.classes.names),
                 "license": self.run.config.license,
             }
-            state = self.learner.best_network.state_dict()
+            state = self.trainer.best_network.state_dict()
             write_weights(self.run.path / WEIGHTS, state, metadata)
             write_results(self.run.path, position.epoch, scored.figures)
 
     def _tell(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
-        goal, _ = self.run.task.goal(self.position.figures)
+        goal, _ = self.objective.goal(self.position.figures)
         if f"val_{goal}" in line:
             parts.append(f"val {goal} {line[f'val_{goal}']:.4f}")
         if "val_loss" in line:
@@ -375,13 +378,13 @@ class _Loop:
         if self.fabric.is_global_zero:
             position = {name: getattr(self.position, name) for name in Position.__slots__}
             position["elapsed_s"] = self.elapsed()
-            write_checkpoint(self.run.path, {"position": position, **self.learner.state()})
+            write_checkpoint(self.run.path, {"position": position, **self.trainer.state()})
         self.fabric.barrier()
 
     def load(self) -> None:
         """Take up the checkpoint of the run."""
         state = read_checkpoint(self.run.path)
-        self.learner.load_state(state)
+        self.trainer.load_state(state)
         self.position = Position(**state["position"])
         if self.fabric.is_global_zero:
             drop_lines_from(self.run.path, self.position.epoch + 1)

@@ -46,10 +46,11 @@ class Reporter:
 
     Args:
         console: Where to write; None is silent (other processes than the first).
+        line_every_s: Seconds between two lines where there is no terminal.
     """
 
-    def __init__(self, console: Console | None) -> None:
-        self._console = console
+    def __init__(self, console: Console | None, line_every_s: float = LINE_EVERY_S) -> None:
+        self._console, self._line_every_s = console, line_every_s
         self._bar: Progress | None = None
         self._row: TaskID | None = None
         self._last_line = time.monotonic()
@@ -97,6 +98,6 @@ class Reporter:
         text = "  ".join(f"{name} {value}" for name, value in facts.items())
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, description=title, completed=done, facts=text)
-        elif time.monotonic() - self._last_line > LINE_EVERY_S:
+        elif time.monotonic() - self._last_line > self._line_every_s:
             self._last_line = time.monotonic()
             self.note(f"{title}  {done:.0%}  {text}")

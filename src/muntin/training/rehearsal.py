@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Steps as a run would take them, on a few of its pictures: what a plan is drawn from."""
+"""Steps as a run would take them, on a few of its images: what a plan is drawn from."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lightning_fabric import Fabric
 
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
+from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.storing import PictureStore
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
-from muntin.scoring import run_network
 from muntin.training.choices import PRECISIONS
 from muntin.training.footprint import Footprint, Line, measure_footprint
-from muntin.training.learner import Learner
 from muntin.training.preparation import Prepared
+from muntin.training.supervision import build_objective
 from muntin.training.timeline import record_spans
+from muntin.training.trainer import Trainer
 
 __all__ = ["Rehearsal", "Timing"]
 
@@ -46,9 +46,9 @@ class Timing(NamedTuple):
 
     Attributes:
         step: Of a step without reading, by its batch.
-        reading: To read and change a picture.
+        reading: To read and change an image.
         looking: To look at one in validation.
-        batches: Pictures of the two steps that were taken.
+        batches: Images of the two steps that were taken.
         taken: Of these steps.
     """
 
@@ -62,7 +62,7 @@ class Timing(NamedTuple):
     def measured(self) -> tuple[tuple[str, float], ...]:
         """What was measured, by name."""
         steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.taken, strict=True)]
-        return (*steps, ("reading a picture", self.reading), ("looking at one", self.looking))
+        return (*steps, ("reading an image", self.reading), ("looking at one", self.looking))
 
 
 class Rehearsal:
@@ -85,15 +85,16 @@ class Rehearsal:
             if isinstance(part, DropPath):
                 part.eval()
         self.listing = _choose(prepared.train, 4 * batches[1])
-        reading = self.run.config.reading
-        self.store = PictureStore(self.listing, self.run.preprocessing, reading, approximate=True)
+        reading = self.run.config.data_config
+        self.store = ImageCache(self.listing, self.run.preprocessing, reading, approximate=True)
         with _quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
                 devices=1,
                 precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
             )
-        self.learner = Learner(self.fabric, self.run, self.network, self.listing)
+        objective = build_objective(self.run, self.listing, self.fabric.device)
+        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +102,7 @@ class Rehearsal:
         return self.fabric.device
 
     def load(self, count: int) -> Batch:
-        """Read and change so many pictures."""
+        """Read and change so many images."""
         config = self.run.config
         loader = TrainLoader(
             self.store, config.augment, batch_size=count, seed=config.train.seed, workers=0
@@ -110,23 +111,17 @@ class Rehearsal:
 
     def learn(self, batch: Batch) -> None:
         """Take a step that does not change the weights."""
-        self.learner.learn(batch, 0, 0, share=1.0, last=True)
-        self.learner.change_weights(0.0)
+        self.trainer.accumulate_gradients((batch,), 0, 0, share=1.0, last=True)
+        self.trainer.change_weights(0.0)
 
     def look(self, count: int) -> None:
-        """Say what is in so many pictures, as validation does."""
+        """Say what is in so many images, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = PictureStore(listing, run.preprocessing, run.config.reading)
-        run_network(
-            self.learner.best_network,
-            EvalLoader(store, batch_size=count),
-            run.task,
-            run.classes,
-            listing,
-            pre=run.preprocessing,
-            device=self.device,
-            autocast=self.fabric.autocast,
+        store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
+        loader = EvalLoader(store, batch_size=count)
+        self.trainer.objective.evaluate(
+            self.trainer.best_network, loader, self.device, self.fabric.autocast
         )
 
     def warm_up(self) -> None:
@@ -147,7 +142,7 @@ class Rehearsal:
 
     def held(self) -> dict[str, int]:
         """Bytes that stay from step to step, by what they are."""
-        state = self.learner.state()
+        state = self.trainer.state()
         weights = [*self.network.parameters(), *self.network.buffers()]
         averaged = state["averaged"] or {}
         moments = [
@@ -190,13 +185,13 @@ class Rehearsal:
         )
 
     def kept_bytes(self, *counts: int) -> int:
-        """Bytes of decoded pictures that stay in memory: its own, or of sets of so many."""
-        pictures = [self.store.look(i) for i in range(len(self.listing))]
-        sizes = [0 if one is None else one.pixels.nbytes for one in pictures]
+        """Bytes of decoded images that stay in memory: its own, or of sets of so many."""
+        images = [self.store.load(i) for i in range(len(self.listing))]
+        sizes = [0 if one is None else one.pixels.nbytes for one in images]
         if not counts:
             return sum(sizes) if self.store.in_memory else 0
         mean = sum(sizes) / len(sizes)
-        most = self.run.config.reading.cache_mib * 2**20
+        most = self.run.config.data_config.cache_mib * 2**20
         return sum(int(mean * count) for count in counts if mean * count <= most)
 
     def _median(self, work: Callable[[], object]) -> float:
@@ -227,7 +222,7 @@ def _quiet_fabric() -> Iterator[None]:
 
 
 def _choose(listing: Listing, most: int) -> Listing:
-    """Some pictures of a listing, evenly, and again from the start where there are too few."""
+    """Some images of a listing, evenly, and again from the start where there are too few."""
     count = len(listing)
     if count < most:
         return listing.select(i % count for i in range(most))

@@ -17,8 +17,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
-from muntin.configs import to_dict
-from muntin.data.storing import PictureStore
+from muntin.configs import from_dict, to_dict
+from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import ConfigError, MuntinError, RunError, shorten
@@ -26,9 +26,9 @@ from muntin.heads.network import Network
 from muntin.recipes import MachineConfig
 from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
-from muntin.scoring import draw_scored
+from muntin.scoring.figures import draw_scored
 from muntin.shapes import Size
-from muntin.training.batch_pictures import draw_batch
+from muntin.training.batch_images import draw_batch
 from muntin.training.budget import fit_memory
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.choices import PRECISIONS
@@ -37,6 +37,7 @@ from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
 from muntin.training.preparation import Request, prepare
 from muntin.training.progress import Reporter, as_time
+from muntin.training.supervision import build_objective
 
 __all__ = ["TrainedRun", "train"]
 
@@ -47,7 +48,7 @@ class TrainedRun:
 
     Attributes:
         path: The run folder.
-        metrics: Figures of the best epoch on the validation pictures.
+        metrics: Figures of the best epoch on the validation images.
         epochs: Epochs that were trained.
         seconds: How long it took.
         interrupted: Whether it was stopped by Ctrl-C; go on with ``resume=True``.
@@ -72,6 +73,7 @@ class _Job:
     started: float
     stop_after: int
     quiet: bool
+    images: bool
 
 
 def train(
@@ -97,6 +99,7 @@ def train(
     config: str | Path | RunConfig | None = None,
     quiet: bool = False,
     stop_after: int = 0,
+    images: bool = True,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -105,12 +108,12 @@ def train(
             each pixel) or "pose" (keypoints).
         data: For "classify" a folder of class folders; train and val folders of those; a .zip or
             .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
-            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" pictures and masks, for
+            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" images and masks, for
             "pose" COCO keypoints or CSV files of DeepLabCut.
-        model: A name of `list_models`; chosen by the size of the pictures when empty.
+        model: A name of `list_models`; chosen by the size of the images when empty.
         head: "fcos", "mask_rcnn", "upernet", "vitpose" and others, but for "classify"; chosen by
             the size of the model when empty.
-        val: Validation pictures, when `data` has none; else a part is split off.
+        val: Validation images, when `data` has none; else a part is split off.
         weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
             else a file, a hub id, or a run folder, whose model and head are taken too unless
             they are named.
@@ -118,7 +121,7 @@ def train(
             "coco-pose"; "auto" chooses.
         epochs: Passes over the data; the recipe's when 0.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
-        batch_size: Pictures a step; 0 chooses.
+        batch_size: Images a step; 0 chooses.
         img_size: Side, or (height, width), in pixels; 0 keeps the model's.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
@@ -130,6 +133,8 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Show nothing.
         stop_after: End after so many steps, as if interrupted; 0 = never.
+        images: Whether a batch, the curves and the best and worst images are drawn into the
+            run's ``pictures``.
 
     Returns:
         The run folder and the figures of its best epoch.
@@ -183,8 +188,12 @@ def train(
         started=started,
         stop_after=stop_after,
         quiet=quiet,
+        images=images,
     )
     fitted = _launch(job)
+    if images and (lines := read_journal(run.path)):
+        goal, _ = run.task.goal(fitted.figures)
+        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     return _finish(run, fitted, reporter)
 
 
@@ -239,15 +248,15 @@ def _work_beside_others(
 def _work(fabric: Fabric, job: _Job) -> Fitted:
     """What each process does."""
     run = job.run
-    reading = run.config.reading
+    reading = run.config.data_config
     if fabric.world_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     stores = Stores(
-        train=PictureStore(job.train, run.preprocessing, reading, approximate=True),
-        val=PictureStore(job.val, run.preprocessing, reading),
+        train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
+        val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
-    if first and not job.resume:
+    if first and job.images and not job.resume:
         draw_batch(run, stores.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
         fitted = fit(
@@ -256,20 +265,18 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
             job.network,
             stores,
             reporter,
+            build_objective(run, job.train, fabric.device),
             started=job.started,
             resume=job.resume,
             stop_after=job.stop_after,
         )
-    if fitted.best is not None:
+    if job.images and fitted.best is not None:
         draw_scored(fitted.best, stores.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 
 def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
-    lines = read_journal(run.path)
     goal, value = run.task.goal(fitted.figures)
-    if lines:
-        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {as_time(fitted.seconds)}; nothing is lost. Go on with: muntin train "
@@ -372,7 +379,7 @@ def _read_config(path: str | Path) -> RunConfig:
 
 
 def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
-    """The pictures of a resumed run are those that it began with, wherever they lie now."""
+    """The images of a resumed run are those that it began with, wherever they lie now."""
     before = read_json(folder / "split.json")
     same = (
         before["train"][1:] == [len(train)]
@@ -381,15 +388,13 @@ def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> 
     )
     if not same:
         message = (
-            f"a run must be resumed on the pictures it began with, got others in {train.source} "
+            f"a run must be resumed on the images it began with, got others in {train.source} "
             f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
         )
         raise RunError(message)
 
 
 def _machine(base: RunConfig | None, precision: str, device: str, devices: int) -> MachineConfig:
-    from muntin.configs import from_dict
-
     wanted: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
     if base is not None:
         asked = {key: value for key, value in wanted.items() if value not in ("auto", 1)}

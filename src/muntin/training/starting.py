@@ -10,7 +10,7 @@ from muntin.runs import Run, is_run
 from muntin.samples import Classes
 from muntin.weights.fitting import class_tensors
 from muntin.weights.loading import load_weights
-from muntin.zoo import ModelEntry
+from muntin.zoo.table import ModelEntry
 
 __all__ = ["start_network"]
 

@@ -4,29 +4,34 @@
 
 from __future__ import annotations
 
-from muntin.zoo.building import (
-    build_backbone,
-    change_model,
-    config_from_dict,
-    config_to_dict,
-    create_backbone,
-    create_model,
-    dense_config,
-    family_of,
-    find_model,
-    free_attention,
-    list_models,
-    model_config,
-)
-from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
-from muntin.zoo.creating import (
-    create,
-    create_detector,
-    create_pose_estimator,
-    create_segmenter,
-)
-from muntin.zoo.describing import describe_models
-from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, Family, ModelEntry
+from typing import TYPE_CHECKING
+
+from muntin.lazy import resolve_lazily
+
+if TYPE_CHECKING:
+    from muntin.zoo.building import (
+        change_model,
+        create_backbone,
+        create_model,
+        dense_config,
+        find_model,
+        list_models,
+        model_config,
+    )
+    from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
+    from muntin.zoo.creating import create, create_detector, create_pose_estimator, create_segmenter
+    from muntin.zoo.describing import describe_models
+    from muntin.zoo.families import (
+        FAMILIES,
+        BackboneConfig,
+        Family,
+        build_backbone,
+        config_from_dict,
+        config_to_dict,
+        family_of,
+        free_attention,
+    )
+    from muntin.zoo.table import ALIASES, MODELS, ModelEntry
 
 __all__ = [
     "ALIASES",
@@ -57,3 +62,21 @@ __all__ = [
     "list_models",
     "model_config",
 ]
+
+__getattr__, __dir__ = resolve_lazily(
+    __name__,
+    {
+        "building": (
+            "change_model create_backbone create_model dense_config find_model list_models "
+            "model_config"
+        ),
+        "costs": "Cost Costs count_costs count_parameters",
+        "creating": "create create_detector create_pose_estimator create_segmenter",
+        "describing": "describe_models",
+        "families": (
+            "BackboneConfig FAMILIES Family build_backbone config_from_dict config_to_dict "
+            "family_of free_attention"
+        ),
+        "table": "ALIASES MODELS ModelEntry",
+    },
+)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import pick_kind, replace, to_dict
+from muntin.configs import replace
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.linear import build_classifier
@@ -22,19 +22,15 @@ from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
-from muntin.zoo.table import ALIASES, FAMILIES, MODELS, BackboneConfig, ModelEntry
+from muntin.zoo.families import BackboneConfig, build_backbone
+from muntin.zoo.table import ALIASES, MODELS, ModelEntry
 
 __all__ = [
-    "build_backbone",
     "change_model",
-    "config_from_dict",
-    "config_to_dict",
     "create_backbone",
     "create_model",
     "dense_config",
-    "family_of",
     "find_model",
-    "free_attention",
     "list_models",
     "load_into",
     "model_config",
@@ -130,15 +126,6 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
     return replace(config, changed)
 
 
-def free_attention(config: BackboneConfig) -> BackboneConfig:
-    """Give the config of a backbone that runs anywhere: "auto" where fused attention was forced.
-
-    How attention is computed belongs to a machine, not to the weights.
-    """
-    forced = getattr(config, "attention", "auto") == "fused"
-    return replace(config, {"attention": "auto"}) if forced else config
-
-
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
 ) -> Backbone:
@@ -152,31 +139,6 @@ def build_dense_backbone(
     body = dense_config(model_config(name, architecture), finest=finest)
     kept = {key: architecture[key] for key in ("out_indices", "out_norm") if key in architecture}
     return build_backbone(replace(body, kept, where=name))
-
-
-def family_of(config: BackboneConfig) -> str:
-    """Name of the family that a config belongs to."""
-    return next(name for name, family in FAMILIES.items() if type(config) is family.config)
-
-
-def build_backbone(config: BackboneConfig) -> Backbone:
-    """Build a fresh backbone from its config."""
-    return FAMILIES[family_of(config)].build(config)
-
-
-def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
-    """Write a backbone's config with the name of its family."""
-    return {"family": family_of(config), **to_dict(config)}
-
-
-def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneConfig:
-    """Read what `config_to_dict` wrote.
-
-    Raises:
-        ConfigError: The family or a field is unknown.
-    """
-    families = {name: family.config for name, family in FAMILIES.items()}
-    return pick_kind(values, families, key="family", where=where or "the config")
 
 
 def create_model(

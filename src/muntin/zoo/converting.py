@@ -23,8 +23,8 @@ from muntin.heads.network import Network
 from muntin.weights.dialects import to_dialect
 from muntin.weights.files import write_weights, write_whole
 from muntin.weights.loading import Facts, LoadReport, load_weights, look_into, open_weights
-from muntin.zoo.building import build_backbone, find_model
-from muntin.zoo.table import BackboneConfig
+from muntin.zoo.building import find_model
+from muntin.zoo.families import BackboneConfig, build_backbone
 
 __all__ = ["Conversion", "convert_weights"]
 

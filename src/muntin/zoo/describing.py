@@ -15,8 +15,9 @@ from typing import Any
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError, unknown_name
-from muntin.zoo.building import family_of, find_model, list_models, model_config
+from muntin.zoo.building import find_model, list_models, model_config
 from muntin.zoo.costs import count_costs, count_parameters
+from muntin.zoo.families import family_of
 from muntin.zoo.table import ALIASES, MODELS
 
 __all__ = ["FACTS", "count_facts", "describe_models", "known_facts"]
@@ -32,7 +33,7 @@ def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any
         img_size: Side in pixels to count the multiply-accumulates at; 0 is each model's own.
 
     Returns:
-        One dictionary a model; `params` with 1000 classes, `macs` of one picture.
+        One dictionary a model; `params` with 1000 classes, `macs` of one image.
 
     Raises:
         ConfigError: Nothing matches, or the size is none.

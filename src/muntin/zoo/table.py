@@ -4,34 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from muntin.features import Backbone
 from muntin.models import hiera, swin
-from muntin.models.hiera import Hiera, HieraConfig
-from muntin.models.swin import Swin, SwinConfig
-from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
-from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
-from muntin.models.timm_backbone import TimmBackbone, TimmConfig
-from muntin.models.vit import ViT, ViTConfig, deit3_preset, vit_preset, vitpose_preset
+from muntin.models.swin_v2 import swin_v2_preset
+from muntin.models.t2t_vit import t2t_vit_preset
+from muntin.models.vit import deit3_preset, vit_preset, vitpose_preset
+from muntin.zoo.families import BackboneConfig
 
-__all__ = ["ALIASES", "FAMILIES", "MODELS", "BackboneConfig", "Family", "ModelEntry"]
-
-BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """A model file: its config class and how to build from it."""
-
-    config: type[Any]
-    build: Callable[[Any], Backbone]
-
+__all__ = ["ALIASES", "MODELS", "ModelEntry"]
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# The published ViT weights were trained on pictures scaled to [-1, 1].
+# The published ViT weights were trained on images scaled to [-1, 1].
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _NON_COMMERCIAL = "CC-BY-NC-4.0"
 
@@ -57,16 +41,6 @@ class ModelEntry:
     mean: tuple[float, ...] = _IMAGENET[0]
     std: tuple[float, ...] = _IMAGENET[1]
     license: str = ""
-
-
-FAMILIES: dict[str, Family] = {
-    "swin": Family(config=SwinConfig, build=Swin),
-    "swin_v2": Family(config=SwinV2Config, build=SwinV2),
-    "vit": Family(config=ViTConfig, build=ViT),
-    "t2t_vit": Family(config=T2TViTConfig, build=T2TViT),
-    "hiera": Family(config=HieraConfig, build=Hiera),
-    "timm": Family(config=TimmConfig, build=TimmBackbone),
-}
 
 
 @dataclass(frozen=True, slots=True)

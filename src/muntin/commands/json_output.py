@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One JSON list on stdout, of any length, written when all of it is known."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import textwrap
+from types import TracebackType
+from typing import Any
+
+from muntin.commands.values import to_json
+
+__all__ = ["JsonList"]
+
+IN_MEMORY = 2**24
+"""Characters that are held in memory; more go into a temporary file."""
+
+
+class JsonList:
+    """Collects the items of a JSON list as text.
+
+    Nothing is printed before `print`, so that a command that fails leaves stdout empty.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="")  # noqa: SIM115 (closed by __exit__)
+        self._count = 0
+
+    def __enter__(self) -> JsonList:
+        """Give itself; the temporary file goes at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the temporary file."""
+        self._file.close()
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Append an item."""
+        self._file.write(",\n" if self._count else "[\n")
+        self._file.write(textwrap.indent(to_json(item), "  "))
+        self._count += 1
+
+    def mark(self) -> tuple[int, int]:
+        """Give the present end, for `cut`."""
+        return self._file.tell(), self._count
+
+    def cut(self, mark: tuple[int, int]) -> None:
+        """Drop what was added after a mark."""
+        place, self._count = mark
+        self._file.seek(place)
+        self._file.truncate()
+
+    def print(self) -> None:
+        """Write the list to stdout."""
+        self._file.write("\n]\n" if self._count else "[]\n")
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, sys.stdout)

@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets that are written down in a CSV: one row per image."""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from muntin.data.class_folders import SPLIT_NAMES, order_classes
+from muntin.data.readers import Reader, Source
+from muntin.errors import DataError, shorten
+from muntin.samples import DataSets, Entry, Listing
+
+__all__ = ["CLASS_TABLE", "Row", "read_table"]
+
+_BETWEEN_CLASSES = re.compile(r"[;|]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One image of a CSV.
+
+    Attributes:
+        path: The file, relative to the folder of the CSV (or absolute), with forward slashes.
+        classes: Its classes, none to many.
+        group: What must stay together in a split; "" = nothing.
+        split: The set in the CSV: train, val, test or "".
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    group: str = ""
+    split: str = ""
+
+
+def read_table(place: Path) -> list[Row]:
+    """Read a CSV with the columns `path` and `class`, and perhaps `group` and `split`.
+
+    Several classes of an image are separated by `;` or `|`; an empty cell is an image of no class.
+
+    Args:
+        place: The file, UTF-8 with or without a byte order mark.
+
+    Raises:
+        DataError: A column is missing, there are no rows, or an image is not there.
+    """
+    try:
+        with place.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+            _require_columns(columns, place)
+            rows = [_read_row(cells, columns) for cells in reader]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
+        raise DataError(message) from error
+    if not rows:
+        message = f"{str(place)!r} must have a row for each image, got none below the header."
+        raise DataError(message)
+    missing = []
+    for number, row in enumerate(rows, start=2):
+        if not row.path or not (place.parent / row.path).is_file():
+            missing.append(f"row {number} {row.path!r}")
+    if missing:
+        message = (
+            f"Every path in {str(place)!r} must be a file, seen from the folder of the CSV; "
+            f"{len(missing)} of {len(rows)} are not: {shorten(missing, most=3)}. Correct the paths."
+        )
+        raise DataError(message)
+    return rows
+
+
+def _require_columns(columns: dict[str, str], place: Path) -> None:
+    if {"path", "class"} <= columns.keys():
+        return
+    message = (
+        f"{str(place)!r} must have the columns path and class, separated by commas, "
+        f"got {shorten(columns, most=8) or 'an empty file'}. Correct its first line."
+    )
+    raise DataError(message)
+
+
+def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
+    def cell(name: str) -> str:
+        column = columns.get(name)
+        return (cells.get(column) or "").strip() if column is not None else ""
+
+    names = (part.strip() for part in _BETWEEN_CLASSES.split(cell("class")))
+    return Row(
+        path=cell("path").replace("\\", "/"),
+        classes=tuple(unicodedata.normalize("NFC", name) for name in names if name),
+        group=cell("group"),
+        split=cell("split"),
+    )
+
+
+def _recognise(source: Source) -> Path | None:
+    return source.path if source.suffix == ".csv" else None
+
+
+def _read(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
+    rows = read_table(place)
+    names = order_classes(
+        {name for row in rows for name in row.classes}, class_names, repr(str(place))
+    )
+    ids = {name: class_id for class_id, name in enumerate(names)}
+    several = sum(len(row.classes) > 1 for row in rows)
+    without = sum(not row.classes for row in rows)
+    multi_label = several + without > 0
+
+    def gather(chosen: Iterable[Row]) -> Listing:
+        entries = (
+            Entry(
+                path=row.path,
+                class_ids=tuple(sorted({ids[name] for name in row.classes})),
+                group=row.group,
+            )
+            for row in chosen
+        )
+        return Listing(
+            source=str(place.parent),
+            entries=tuple(entries),
+            class_names=names,
+            multi_label=multi_label,
+        )
+
+    parts = Counter(_part_of(row, place) for row in rows)
+    kind = f"multi-label ({several} with several classes, {without} with none)"
+    note = f"CSV, {kind if multi_label else 'single-label'}, {len(names)} classes"
+    if len(parts) == 1 and not any(row.split for row in rows):
+        return DataSets(train=gather(rows), note=f"{note}, one set of {len(rows)} images")
+    sets = {
+        part: gather(row for row in rows if _part_of(row, place) == part)
+        for part in ("train", "val", "test")
+        if part in parts
+    }
+    if class_names is None and "train" in sets:
+        _require_learnt(sets, place)
+    counts = ", ".join(f"{part} {len(listing)}" for part, listing in sets.items())
+    return DataSets(
+        train=sets.get("train"),
+        val=sets.get("val"),
+        test=sets.get("test"),
+        note=f"{note}, sets by its split column: {counts} images",
+    )
+
+
+def _part_of(row: Row, place: Path) -> str:
+    part = SPLIT_NAMES.get(row.split.lower() or "train")
+    if part is None:
+        message = (
+            f"The split column must be train, val or test, got {row.split!r} "
+            f"for {row.path!r} in {str(place)!r}. Correct the row."
+        )
+        raise DataError(message)
+    return part
+
+
+def _require_learnt(sets: dict[str, Listing], place: Path) -> None:
+    counts = sets["train"].class_counts
+    names = sets["train"].class_names
+    unlearnt = [name for name, count in zip(names, counts, strict=True) if not count]
+    if unlearnt:
+        message = (
+            f"Every class must have images whose split is train, got none for "
+            f"{shorten(unlearnt)} in {str(place)!r}. Move rows of these classes to train."
+        )
+        raise DataError(message)
+
+
+CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
+    name="CSV",
+    recognise=_recognise,
+    read=_read,
+    looks_for="a CSV with the columns path and class",
+    file="a .csv",
+)

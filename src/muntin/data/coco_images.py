@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Locate the images of a COCO JSON, and read their sizes from it.
+
+`file_name` may be a bare name, hold folders that are there or that were there on another machine,
+or be a URL. The longest end of it that fits a file counts; among files that fit equally well, the
+one in a folder of the same set, then the one where most others are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from muntin.data.objects import Findings
+from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
+from muntin.errors import DataError, shorten
+from muntin.shapes import Size
+
+__all__ = ["ImageRecord", "find_images", "plain_id"]
+
+Row = dict[str, Any]
+Id = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """An image of a JSON; `path` is empty when it is not there."""
+
+    path: str
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A file that may be meant: how many parts of its name fit, and the folder before them."""
+
+    path: str
+    fit: int
+    root: str
+
+
+def plain_id(value: object) -> Id | None:
+    """Bring an id to one form, whether it was written as 7, 7.0 or "7"; None when it is none.
+
+    Example:
+        >>> plain_id("7"), plain_id(7.0), plain_id("a7"), plain_id(None)
+        (7, 7, 'a7', None)
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if (
+        isinstance(value, str)
+        and value.isdecimal()
+        and value.isascii()
+        and str(int(value)) == value
+    ):
+        return int(value)
+    return value if isinstance(value, int | str) else None
+
+
+def find_images(
+    images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: Findings
+) -> dict[Id, ImageRecord]:
+    """Find each image of a JSON.
+
+    Args:
+        images: The rows of its `images`.
+        tree: Where to look.
+        json_path: The JSON, for messages and as the place to look near.
+        part: The set that it describes.
+        findings: Where images that are not there, or are there twice, are noted.
+
+    Returns:
+        The image of each id. Two ids of one file share its image.
+
+    Raises:
+        DataError: A row has no id or name, two files have one id, or no image is there.
+    """
+    rows = _name_rows(images, json_path)
+    names = [name for name, _ in rows.values()]
+    wanted = "" if "trainval" in json_path.lower() else part
+    paths = _match([clean_name(name) for name in names], tree, json_path, wanted)
+    missing = [name for name, path in zip(names, paths, strict=True) if not path]
+    if missing and len(missing) == len(rows):
+        message = (
+            f"The images that {json_path!r} names must lie in {str(tree.source)!r}, got none of "
+            f"{len(rows)} there, the first is {missing[0]!r}. Give the folder that holds both the "
+            f"JSON and the images."
+        )
+        raise DataError(message)
+    if missing:
+        first = shorten((repr(name) for name in missing), most=2)
+        findings.notes.append(f"{len(missing)} images of {json_path} are not there ({first})")
+    found: dict[Id, ImageRecord] = {}
+    by_path: dict[str, ImageRecord] = {}
+    for (key, (name, row)), path in zip(rows.items(), paths, strict=True):
+        if not path:
+            findings.warn(name, f"not there, left out; {json_path} names it")
+            found[key] = ImageRecord("", (0, 0))
+        elif path in by_path:
+            findings.warn(path, f"twice in images of {json_path}; its annotations are joined")
+            found[key] = by_path[path]
+        else:
+            found[key] = by_path[path] = _measure(row, path, tree, findings)
+    return found
+
+
+def _name_rows(images: Sequence[Any], json_path: str) -> dict[Id, tuple[str, Row]]:
+    rows: dict[Id, tuple[str, Row]] = {}
+    for number, row in enumerate(images):
+        key = plain_id(row.get("id")) if isinstance(row, dict) else None
+        # LVIS has the address only.
+        name = row.get("file_name", row.get("coco_url")) if isinstance(row, dict) else None
+        if key is None or not isinstance(name, str) or not name:
+            message = (
+                f"Every image must have an id and a file_name, got {row} as images[{number}] of "
+                f"{json_path!r}. Correct the file."
+            )
+            raise DataError(message)
+        other = rows.setdefault(key, (name, row))[0]
+        if other != name:
+            message = (
+                f"Every image must have an id of its own, got {key!r} for "
+                f"{other!r} and {name!r} in {json_path!r}. Correct the file."
+            )
+            raise DataError(message)
+    return rows
+
+
+def _match(names: list[str], tree: Tree, json_path: str, part: str) -> list[str | None]:
+    folded = [fold(name) for name in names]
+    alike = Counter(name.rpartition("/")[2] for name in folded)
+    places = [_places(name, tree, alone=alike[name.rpartition("/")[2]] == 1) for name in folded]
+    fitting = Counter(place.root for found in places for place in found)
+    home = json_path.split("/")[:-1]
+
+    def is_foreign(root: str) -> bool:
+        other = part_of(root.split("/"))
+        return bool(part and other and other != part)
+
+    def near(root: str) -> int:
+        return sum(a == b for a, b in zip(root.split("/"), home, strict=False))
+
+    ranks = {root: (not is_foreign(root), count, near(root)) for root, count in fitting.items()}
+    # Names that other sets use too must not be found there when they are missing here.
+    places = [[place for place in found if ranks[place.root][0]] for found in places]
+
+    def best(name: str, found: list[_Place]) -> str | None:
+        ranked = [(p.path.endswith(name), *ranks[p.root], p.path) for p in found]
+        return max(ranked)[-1] if ranked else None
+
+    return [best(name, found) for name, found in zip(names, places, strict=True)]
+
+
+def _places(name: str, tree: Tree, *, alone: bool) -> list[_Place]:
+    """The files whose names fit best, from the end; `alone`: the file name alone is unique."""
+    parts = name.split("/")
+    found = []
+    for path in tree.by_name.get(parts[-1], ()):
+        have = path.split("/")
+        fit = 1
+        for mine, theirs in zip(parts[-2::-1], have[-2::-1], strict=False):
+            if mine != fold(theirs):
+                break
+            fit += 1
+        if alone or fit == len(parts) or fit > 1:
+            found.append(_Place(path, fit, "/".join(have[: len(have) - fit])))
+    most = max((place.fit for place in found), default=0)
+    return [place for place in found if place.fit == most]
+
+
+def _measure(row: Row, path: str, tree: Tree, findings: Findings) -> ImageRecord:
+    sides = plain_id(row.get("height")), plain_id(row.get("width"))
+    if all(isinstance(side, int) and side > 0 for side in sides):
+        return ImageRecord(path, (int(sides[0] or 0), int(sides[1] or 0)))
+    try:
+        return ImageRecord(path, read_size(tree.source, path))
+    except DataError as error:
+        findings.warn(path, f"left out: its size is not in the JSON, and {error}")
+        return ImageRecord("", (0, 0))

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of data layouts: how each one is recognised and how it is read.
+
+Every kind of task has a tuple of readers, tried in order; the first that recognises DATA reads it.
+A new layout is a module with a `Reader`, and a row in the tuple of its kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive
+from muntin.data.trees import Tree, open_tree
+from muntin.errors import DataError, shorten
+
+__all__ = ["Match", "Reader", "Source", "find_reader"]
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+
+class Source:
+    """What the user passed as DATA: a folder, an archive or a single file.
+
+    Attributes:
+        path: As it was passed.
+        suffix: Lower-case suffix of a single file; "" for a folder or an archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        single = path.is_file() and not is_archive(path)
+        self.suffix = path.suffix.lower() if single else ""
+        self.is_file = single
+
+    @cached_property
+    def _located(self) -> tuple[Tree, str]:
+        if not self.is_file:
+            return open_tree(self.path), ""
+        folder = Path(os.path.abspath(self.path)).parent
+        tree = open_tree(self.path.parent)
+        if tree.images or folder.parent == folder:
+            return tree, self.path.name
+        # Annotations often lie in a folder of their own, beside the folder of the images.
+        return open_tree(folder.parent), f"{folder.name}/{self.path.name}"
+
+    @property
+    def tree(self) -> Tree:
+        """The files: of a single file, those of its folder, or of the one above if that has images.
+
+        Raises:
+            DataError: The archive cannot be read.
+        """
+        return self._located[0]
+
+    @property
+    def name(self) -> str:
+        """The single file, relative to `tree`; "" for a folder or an archive."""
+        return self._located[1]
+
+
+def _no_reasons(source: Source) -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reader(Generic[RequestT, ResultT]):
+    """One layout of one kind of task.
+
+    Attributes:
+        name: What notes and messages call it: "COCO".
+        recognise: Looks at names, and at most at the heads of files; returns what `read` needs to
+            know of it, or None if this is another layout. Never None for its own layout, but
+            perhaps empty.
+        read: Reads what was recognised.
+        looks_for: The files that it is recognised by, for the message when no reader fits.
+        file: A single file that it reads: "a COCO .json"; "" if it needs a folder or an archive.
+        reject: Why files that look similar were not recognised, one phrase each.
+    """
+
+    name: str
+    recognise: Callable[[Source], Any]
+    read: Callable[[Source, Any, RequestT], ResultT]
+    looks_for: str
+    file: str = ""
+    reject: Callable[[Source], Sequence[str]] = _no_reasons
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Match(Generic[RequestT, ResultT]):
+    """A reader that recognised DATA.
+
+    Attributes:
+        reader: The first that did.
+        source: DATA.
+        found: What it recognised it by.
+    """
+
+    reader: Reader[RequestT, ResultT]
+    source: Source
+    found: Any
+
+    def read(self, request: RequestT) -> ResultT:
+        """Read DATA.
+
+        Raises:
+            DataError: It has errors that leave nothing to use.
+        """
+        return self.reader.read(self.source, self.found, request)
+
+
+def find_reader(
+    path: str | os.PathLike[str],
+    readers: Sequence[Reader[RequestT, ResultT]],
+    *,
+    what: str,
+    advice: str = "Give the folder that holds the annotations and the images.",
+) -> Match[RequestT, ResultT]:
+    """Find the first reader that recognises a path.
+
+    Args:
+        path: DATA.
+        readers: In the order in which they are tried.
+        what: What is missing if none fits, in the plural: "annotated objects".
+        advice: What to do then.
+
+    Raises:
+        DataError: Nothing exists at the path, or no reader recognises it.
+    """
+    place = Path(path)
+    files = [reader.file for reader in readers if reader.file]
+    accepted = ", ".join(["a folder", *files])
+    accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, most=9)})"
+    if not str(path).strip() or not place.exists():
+        message = f"DATA must be {accepted}, found nothing at {str(path)!r}. Check the path."
+        raise DataError(message)
+    source = Source(place)
+    for reader in readers:
+        found = reader.recognise(source)
+        if found is not None:
+            return Match(reader=reader, source=source, found=found)
+    if source.is_file:
+        message = f"DATA must be {accepted}, got the file {str(path)!r}. {advice}"
+        raise DataError(message)
+    seen = [f"{len(source.tree.images)} images"]
+    seen += [reason for reader in readers for reason in reader.reject(source)]
+    expected = ", ".join(reader.looks_for for reader in readers)
+    message = f"No {what} in {str(path)!r} ({'; '.join(seen)}). Looked for {expected}. {advice}"
+    raise DataError(message)

@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Learn from annotations: one task, or several at once on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from muntin.data.batches import Batch
+from muntin.data.loading import EvalLoader
+from muntin.data.transforms import Preprocessing, normalise
+from muntin.heads.head import Head
+from muntin.heads.network import Network
+from muntin.objectives.objective import Autocast, Objective
+from muntin.samples import Classes, Listing
+from muntin.scoring.evaluator import Outputs, Scored, judge, run_network
+from muntin.shapes import Float
+from muntin.tasks.task import Task, TrainBatch
+
+__all__ = ["Supervised", "SupervisedTask"]
+
+Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From images and labels to blended ones: mixup, CutMix."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SupervisedTask:
+    """One task, and what its losses need beside a batch.
+
+    Attributes:
+        task: Row of the task.
+        classes: What its head distinguishes.
+        labels: Row of `Task.table` for each entry of the training listing, on the device of the
+            network; None where targets come with the images.
+        class_weights: Factor on the loss of each class.
+        label_smoothing: Share of the target spread over all classes.
+        loss_weight: Factor on all losses of the task.
+    """
+
+    task: Task
+    classes: Classes
+    labels: Tensor | None = None
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+    loss_weight: float = 1.0
+
+
+class Supervised(Objective[dict[str, TrainBatch]]):
+    """Minimise the losses of each task's head; all heads share one pass of the backbone.
+
+    Args:
+        tasks: By name of the head in the network; the only head of a network is called "head".
+            The first one is validated, and its goal chooses the best epoch.
+        preprocessing: How images are normalised.
+        mixing: Blends images and labels; for one classification task only.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, SupervisedTask],
+        preprocessing: Preprocessing,
+        mixing: Mixing | None = None,
+    ) -> None:
+        assert mixing is None or len(tasks) == 1, "mixed images have labels of one task"
+        self.tasks = dict(tasks)
+        self.preprocessing, self.mixing = preprocessing, mixing
+
+    @property
+    def first(self) -> SupervisedTask:
+        """The task that is validated."""
+        return next(iter(self.tasks.values()))
+
+    def prepare(self, views: Sequence[Batch], device: torch.device) -> dict[str, TrainBatch]:
+        """Normalise the images, and look up the labels of each task."""
+        (batch,) = views
+        sizes = batch.sizes.to(device)
+        # Only images with targets are padded: zeros outside the image are set after normalising.
+        padded = None if batch.targets is None else sizes
+        images = normalise(batch.images.to(device), self.preprocessing, padded)
+        targets = batch.targets
+        if targets is not None:
+            targets = tuple(target.to(device) for target in targets)
+        indices = batch.indices.to(device)
+        inputs = {}
+        for name, row in self.tasks.items():
+            labels = None if row.labels is None else row.labels[indices]
+            if self.mixing is not None and labels is not None:
+                images, labels = self.mixing(images, labels)
+            inputs[name] = TrainBatch(
+                images=images,
+                sizes=sizes,
+                labels=labels,
+                targets=targets,
+                class_weights=row.class_weights,
+                label_smoothing=row.label_smoothing,
+            )
+        return inputs
+
+    def losses(
+        self, network: Network, inputs: dict[str, TrainBatch]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Compute the losses of every head; of several, names begin with the head's."""
+        first = next(iter(inputs.values()))
+        features = network.features(first.images, first.sizes)
+        losses: dict[str, Tensor] = {}
+        for name, batch in inputs.items():
+            row = self.tasks[name]
+            head = cast("Head", network.heads[name])
+            parts = row.task.losses(head, features, batch, row.classes)
+            prefix = f"{name}/" if len(inputs) > 1 else ""
+            for part, value in parts.items():
+                weighted = value if row.loss_weight == 1.0 else row.loss_weight * value
+                losses[prefix + part] = weighted
+        return losses
+
+    def evaluate(
+        self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
+    ) -> Outputs:
+        """Predict the validation images as `muntin eval` does."""
+        row = self.first
+        return run_network(
+            network,
+            loader,
+            row.task,
+            row.classes,
+            loader.store.listing,
+            pre=self.preprocessing,
+            device=device,
+            autocast=autocast,
+        )
+
+    def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
+        """Compute the figures of the task's metric, and the mean loss where it has one."""
+        return judge(parts, self.first.task, self.first.classes, listing)
+
+    def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
+        """Name and value of the task's main figure."""
+        return self.first.task.goal(figures)

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images on their way through a network: crops, the batches they are stacked into, raw output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from muntin.data.batches import padded_size, stack_images
+from muntin.data.image_fitting import fit
+from muntin.data.transforms import Preprocessing, to_tensor
+from muntin.prediction.sources import LoadedImage
+from muntin.shapes import Size, UInt8
+from muntin.tasks.task import ImageMeta
+
+__all__ = [
+    "Crop",
+    "CroppedImage",
+    "Part",
+    "PreparedBatch",
+    "RawBatch",
+    "RawPart",
+    "fit_image",
+    "stack_crops",
+    "whole_image",
+]
+
+Merge = Callable[[Sequence[Any]], Any]
+"""Makes one result of an image from the results of its crops, in their order."""
+
+
+class Crop(NamedTuple):
+    """What a network gets of an image: all of it, a tile, or one instance.
+
+    Attributes:
+        pixels: Resized and cropped as the preprocessing asks for, not yet normalised.
+        meta: Where it comes from.
+    """
+
+    pixels: UInt8[Tensor, "C h w"]
+    meta: ImageMeta
+
+
+class CroppedImage(NamedTuple):
+    """An image as crops.
+
+    Attributes:
+        num_crops: How many crops there are; 0 where a detector found no instance.
+        crops: Makes them one at a time, so that a huge image is never held as all of its tiles.
+        merge: Makes one result of their results; holds no pixels.
+    """
+
+    num_crops: int
+    crops: Iterator[Crop]
+    merge: Merge
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """Crops that go through the network together.
+
+    Attributes:
+        images: All of one padded size, padded at the right and at the bottom.
+        metas: Of each crop: path and (height, width) of what it was cut from, and at which
+            (height, width) it lies inside `images`.
+        places: Number of each crop in its batch.
+    """
+
+    images: UInt8[Tensor, "B C H W"]
+    metas: tuple[ImageMeta, ...]
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PreparedBatch:
+    """Images ready for `Predictor.run`: decoded, cut and resized, on the CPU.
+
+    Attributes:
+        parts: All crops, grouped by padded size; at most `Predictor.batch_size` in each.
+        merges: For each image the number of its crops, which follow one another, and the function
+            that makes one result of theirs.
+        tta: Whether the network gets the mirrored crops as well.
+        tile: Side in pixels of the windows that a map is computed in; None chooses.
+        scales: Factors of the size at which a map is computed; all of them are averaged.
+    """
+
+    parts: tuple[Part, ...]
+    merges: tuple[tuple[int, Merge], ...]
+    tta: bool = False
+    tile: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.merges)
+
+
+class RawPart(NamedTuple):
+    """Raw output of a network for a `Part`: what `muntin.tasks.Task.see` returned, and for what."""
+
+    raw: Any
+    metas: tuple[ImageMeta, ...]
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RawBatch:
+    """What `Predictor.run` returns: raw output, and all that `Predictor.decode` needs beside it.
+
+    Attributes:
+        parts: Raw output of each part of the batch.
+        merges: As in `PreparedBatch`.
+    """
+
+    parts: tuple[RawPart, ...]
+    merges: tuple[tuple[int, Merge], ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.merges)
+
+
+def stack_crops(crops: Sequence[Crop], pre: Preprocessing, batch_size: int) -> tuple[Part, ...]:
+    """Stack crops into parts of at most `batch_size`, those of one padded size together.
+
+    No crop gets padding that only its neighbours need, so what a network answers about one does not
+    depend on what else is in the batch.
+    """
+    parts = []
+    for start in range(0, len(crops), batch_size):
+        groups: dict[Size, list[int]] = {}
+        for place in range(start, min(start + batch_size, len(crops))):
+            groups.setdefault(padded_size(crops[place].pixels), []).append(place)
+        parts += [
+            Part(
+                images=_stack([crops[place].pixels for place in places], pre),
+                metas=tuple(crops[place].meta for place in places),
+                places=tuple(places),
+            )
+            for places in groups.values()
+        ]
+    return tuple(parts)
+
+
+def _stack(pixels: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+    # Crops of instances are all of one size, and padding would move the grid of their heatmaps.
+    return torch.stack(pixels) if pre.fit == "instance_crop" else stack_images(pixels, pre)
+
+
+def fit_image(image: LoadedImage, pre: Preprocessing) -> Crop:
+    """Resize an image, or a tile of one, as the preprocessing asks for."""
+    pixels = fit(to_tensor(image.pixels, pre.in_chans), image.size, pre)
+    shown = (pixels.shape[1], pixels.shape[2])
+    return Crop(pixels, ImageMeta(path=image.path, size=image.size, shown=shown))
+
+
+def whole_image(image: LoadedImage, pre: Preprocessing) -> CroppedImage:
+    """Show an image as a whole; its pixels are let go at once."""
+    return CroppedImage(1, iter([fit_image(image, pre)]), _first)
+
+
+def _first(results: Sequence[Any]) -> Any:  # noqa: ANN401 (one of muntin.results)
+    return results[0]

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a run, or a file exported from one, to a predictor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from muntin.configs import replace, to_dict, with_texts
+from muntin.engines.building import run_in_engine
+from muntin.engines.graphs import Precision
+from muntin.engines.table import EngineName
+from muntin.errors import ConfigError
+from muntin.heads.network import Network
+from muntin.prediction.predictor import Predictor, refuse_detector
+from muntin.prediction.thresholds import find_threshold
+from muntin.runs import ExportedRun, Run
+
+__all__ = ["load", "select_otherwise"]
+
+
+def load(
+    run: Run | Path | str,
+    *,
+    device: str = "auto",
+    batch_size: int = 32,
+    select: Mapping[str, Any] | None = None,
+    detector: Run | Path | str = "",
+    detector_threshold: float | None = None,
+    least: float | None = None,
+    engine: EngineName = "eager",
+    precision: Precision = "fp32",
+) -> Predictor:
+    """Open a run for prediction; everything it needs is in its folder.
+
+    Args:
+        run: A run folder, or a file of `muntin.export`.
+        device: "auto" takes a GPU when there is one.
+        batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
+        select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
+            ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
+            `muntin.heads.conventions.SelectConfig`.
+        detector: For top-down poses, a run that finds the instances, of any class that both know.
+        detector_threshold: Score of its boxes from which they count; None takes the one at which
+            the detector's F1 was best in its validation.
+        least: Former name of `detector_threshold`.
+        engine: What runs the network: on the CPU "eager", "compile", "onnxruntime" or
+            "openvino", on a GPU of NVIDIA "cuda", with fused kernels and recorded launches; "auto"
+            measures them once for this machine and model, and remembers. An exported file has its
+            own.
+        precision: Of the engine: "fp32" or "bf16".
+
+    Returns:
+        A predictor, ready to be called.
+
+    Raises:
+        RunError: A file of the run is missing or broken.
+        WeightError: The weights cannot be read or do not fit.
+        ConfigError: `select` has an unknown field, or the run is no detector; `detector` is none,
+            or the run does not look for keypoints.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    finder, threshold = None, least if detector_threshold is None else detector_threshold
+    if detector:
+        opened = detector if isinstance(detector, Run) else Run.open(detector)
+        refuse_detector(run.task, opened.task)
+        finder = load(opened, device=device)
+        threshold = find_threshold(opened).score if threshold is None else threshold
+    network = run.load_network()
+    if select:
+        if isinstance(run, ExportedRun):
+            message = (
+                "select is part of an exported file, got another one. Set it before exporting."
+            )
+            raise ConfigError(message)
+        select_otherwise(network, select)
+    if (engine, precision) != ("eager", "fp32"):
+        network, device = _in_engine(run, network, engine, precision), "cpu"
+    return Predictor(
+        network,
+        run.task,
+        run.classes,
+        run.preprocessing,
+        device=device,
+        batch_size=batch_size,
+        detector=finder,
+        detector_threshold=threshold,
+    )
+
+
+def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Precision) -> nn.Module:
+    if not isinstance(network, Network):
+        message = (
+            f"an exported file runs in its own engine and precision, got another one asked for: "
+            f"{engine}, {precision}. Leave engine (--engine) and precision (--precision) out, or "
+            f"load the run."
+        )
+        raise ConfigError(message)
+    name = json.dumps([run.config.to_dict()["model"], to_dict(run.config).get("head")])
+    return run_in_engine(
+        network,
+        run.task,
+        run.classes,
+        run.preprocessing,
+        engine=engine,
+        precision=precision,
+        name=name,
+    )
+
+
+def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
+    """Change which boxes a detector selects.
+
+    Raises:
+        ConfigError: There is no such field, or the network is no detector.
+    """
+    head: Any = network.head
+    if not hasattr(getattr(head, "config", None), "select"):
+        message = (
+            "select (--select) is for runs that find objects, got one whose head chooses no boxes. "
+            "Leave it out."
+        )
+        raise ConfigError(message)
+    texts = [(name, str(value)) for name, value in select.items()]
+    chosen = with_texts(head.config.select, texts, where="select")
+    head.config = replace(head.config, {"select": chosen})

@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images as users give them: paths, folders, patterns, arrays or PIL images, perhaps with boxes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from muntin.data.decoding import open_image
+from muntin.data.trees import IMAGE_SUFFIXES
+from muntin.errors import DataError, MuntinWarning
+from muntin.shapes import Size
+
+__all__ = ["ImageLike", "LoadedImage", "check_boxes", "find_images", "read_images"]
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+"""A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
+
+
+class LoadedImage(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        path: Its file; empty when it came as an array or a PIL image.
+        pixels: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) left, top, right and bottom edges in pixels of the instances to look at, as
+            the user gave them; None where none were given.
+    """
+
+    path: str
+    pixels: NDArray[np.uint8]
+    boxes: NDArray[np.float64] | None = None
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def find_images(places: Iterable[str | Path]) -> list[Path]:
+    """List the image files behind paths, folders and patterns.
+
+    Args:
+        places: Files, folders (searched recursively) and shell patterns.
+
+    Returns:
+        Files; those of a folder or a pattern are sorted by name.
+
+    Raises:
+        DataError: A place holds no image.
+    """
+    found: list[Path] = []
+    for text in places:
+        place = Path(text)
+        if not str(text).strip():
+            message = f"there must be a path to images, got {str(text)!r}. Check the command."
+            raise DataError(message)
+        if place.is_dir():
+            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        elif place.exists():
+            here = [place]
+        else:
+            base = Path(place.anchor) if place.is_absolute() else Path()
+            pattern = str(place.relative_to(base)) if place.is_absolute() else str(place)
+            magic = any(sign in pattern for sign in "*?[")
+            here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
+        if not here:
+            what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
+            message = f"there must be an image at {str(place)!r}, got {what}. Check the path."
+            raise DataError(message)
+        found += here
+    return found
+
+
+def read_images(
+    images: ImageLike | Iterable[ImageLike],
+    boxes: Iterable[Any] | None = None,
+    *,
+    strict: bool = True,
+) -> Iterator[LoadedImage]:
+    """Read images one at a time, in order; nothing is read before it is asked for.
+
+    Args:
+        images: One image or any iterable of them, a generator too.
+        boxes: Boxes of the instances in each image, in the same order (of a single image: its
+            boxes); None for none.
+        strict: Whether an image that cannot be read is an error; otherwise it is left out, with a
+            warning that names it.
+
+    Raises:
+        DataError: `images` is something else, an image cannot be read, or boxes are malformed or
+            fewer than the images.
+    """
+    single = isinstance(images, (str, Path, Image.Image, np.ndarray))
+    if not single and not isinstance(images, Iterable):
+        message = (
+            f"images must be a path, a PIL image, a uint8 array or a list of them, got "
+            f"{type(images).__name__}."
+        )
+        raise DataError(message)
+    many = cast("Iterable[ImageLike]", [images] if single else images)
+    given = None if boxes is None else iter([boxes] if single else boxes)
+    return _read(many, given, strict)
+
+
+def _read(
+    images: Iterable[ImageLike], given: Iterator[Any] | None, strict: bool
+) -> Iterator[LoadedImage]:
+    for image in images:
+        path = str(image) if isinstance(image, (str, Path)) else ""
+        boxes = None if given is None else next(given, None)
+        if given is not None and boxes is None:
+            message = f"boxes must be given for every image, got too few: {image!r} has none."
+            raise DataError(message)
+        try:
+            pixels = open_image(image)
+        except DataError as error:
+            if strict:
+                raise
+            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=4)
+            continue
+        yield LoadedImage(
+            path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
+        )
+
+
+def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)
+    """Convert boxes to an (N, 4) array of edges in pixels.
+
+    Raises:
+        DataError: They are not rows of left, top, right and bottom edge, in this order.
+    """
+    try:
+        rows = np.asarray(boxes, np.float64)
+        rows = rows.reshape(-1, 4) if rows.size == 0 else rows
+    except (TypeError, ValueError) as error:
+        message = f"boxes must be rows of four numbers, got {boxes!r} for {where}."
+        raise DataError(message) from error
+    good = rows.ndim == 2 and rows.shape[1] == 4 and np.isfinite(rows).all()
+    if not good or (rows[:, 2:] <= rows[:, :2]).any():
+        message = (
+            f"boxes must be rows of left, top, right and bottom edge in pixels, each right of and "
+            f"below the other, got {np.asarray(boxes).tolist()!r} for {where}."
+        )
+        raise DataError(message)
+    return rows

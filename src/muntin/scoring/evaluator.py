@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a network over a data set and collect its answers, as prediction runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.data.batches import Batch, split_by_size
+from muntin.data.cache import ImageCache
+from muntin.data.loading import EvalLoader
+from muntin.data.transforms import Preprocessing
+from muntin.prediction.batch import Part, PreparedBatch
+from muntin.prediction.predictor import Predictor
+from muntin.samples import Classes, Listing
+from muntin.tasks.task import ImageMeta, Metric, Task
+
+__all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """What a network said about the images of a listing that could be read.
+
+    Attributes:
+        answers: What the task's metric takes, one row an image: a tensor or a list.
+        truth: What it is compared with, likewise.
+        losses: Loss of each image; empty where the task has none.
+        indices: Place of each image in the listing.
+    """
+
+    answers: Any
+    truth: Any
+    losses: Tensor
+    indices: Tensor
+
+    @property
+    def mean_loss(self) -> dict[str, float]:
+        """The mean `loss`, where there is one."""
+        return {"loss": self.losses.mean().item()} if len(self.losses) else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Figures, and what they were computed from.
+
+    Attributes:
+        figures: Named numbers; those of a class are lists in the order of the classes.
+        metric: The collector (it holds the confusion matrix, say).
+        outputs: What the network said.
+        listing: The images.
+    """
+
+    figures: dict[str, Any]
+    metric: Metric
+    outputs: Outputs
+    listing: Listing
+
+
+@torch.no_grad()
+def run_network(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    task: Task,
+    classes: Classes,
+    listing: Listing,
+    *,
+    pre: Preprocessing,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    tta: bool = False,
+) -> Outputs:
+    """Run a network over batches, in evaluation mode, and collect its answers.
+
+    Args:
+        network: Left in the mode it was in.
+        batches: Images; those with weight 0 are left out.
+        task: What they are for.
+        classes: What the network tells apart.
+        listing: Where the images are from.
+        pre: How they are normalised.
+        device: Where the network is.
+        autocast: Makes the context that sets the precision; as the weights are when left out.
+        tta: Whether mirrored images are seen too.
+
+    Returns:
+        Everything on the CPU.
+    """
+    table = task.table(listing, classes)
+    was_training = network.training
+    predictor = Predictor(network, task, classes, pre, device=device)
+    rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
+    try:
+        for part in _readable_parts(batches):
+            with autocast():
+                raw = predictor.run(_prepared(part, listing, tta=tta))
+            (found,) = raw.parts
+            answers = task.answers(found.raw, found.metas, classes)
+            truth = part.full_labels or table[part.indices]
+            rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
+    finally:
+        network.train(was_training)
+    if not rows:
+        empty = torch.empty(0)
+        return Outputs(answers=empty, truth=empty, losses=empty, indices=empty)
+    answers, truth, losses, indices = zip(*rows, strict=True)
+    return Outputs(
+        answers=_join(answers),
+        truth=_join(truth),
+        losses=torch.cat([part for part in losses if part is not None] or [torch.empty(0)]),
+        indices=torch.cat(indices),
+    )
+
+
+def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        readable = torch.where(batch.weights > 0)[0]
+        if len(readable):
+            yield from split_by_size(batch.select(readable))
+
+
+def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
+    """What `Predictor.prepare` would make of these images, had they not been kept fitted."""
+    rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
+    metas = tuple(
+        ImageMeta(
+            path=listing.entries[index].path,
+            size=tuple(original),
+            shown=tuple(shown),
+            box=listing.entries[index].box,
+        )
+        for index, original, shown in rows
+    )
+    part = Part(images=batch.images, metas=metas, places=tuple(range(len(metas))))
+    return PreparedBatch(parts=(part,), merges=(), tta=tta)
+
+
+def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return [row for part in parts for row in part]
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Concatenate the outputs of several processes, each about images of its own."""
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    return Outputs(
+        answers=_join([part.answers for part in full]),
+        truth=_join([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
+
+
+def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:
+    """Compute the figures of outputs.
+
+    Args:
+        parts: What a network said; of several processes, each about images of its own.
+        task: What the images are for.
+        classes: What the network tells apart.
+        listing: The images.
+
+    Returns:
+        The figures of the task's metric and the mean `loss`, where the task has one.
+    """
+    metric = task.metric(classes)
+    for part in parts:
+        metric.update(part.answers, part.truth)
+    outputs = join_outputs(parts)
+    figures = {**metric.compute(), **outputs.mean_loss}
+    return Scored(figures=figures, metric=metric, outputs=outputs, listing=listing)
+
+
+def score(
+    network: nn.Module,
+    store: ImageCache,
+    task: Task,
+    classes: Classes,
+    *,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    workers: int = 0,
+    tta: bool = False,
+) -> Scored:
+    """Evaluate a network on a set.
+
+    Args:
+        network: Backbone and head.
+        store: The images.
+        task: What they are for.
+        classes: What the network was trained to tell apart.
+        batch_size: Images at a time; the figures do not depend on it.
+        device: Where the network is; the CPU when left out.
+        workers: Processes that decode.
+        tta: Whether mirrored images are seen too.
+
+    Returns:
+        The figures of the task's metric and the mean `loss`, where the task has one.
+    """
+    outputs = run_network(
+        network,
+        EvalLoader(store, batch_size=batch_size, workers=workers),
+        task,
+        classes,
+        store.listing,
+        pre=store.pre,
+        device=device or torch.device("cpu"),
+        tta=tta,
+    )
+    return judge([outputs], task, classes, store.listing)

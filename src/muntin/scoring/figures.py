@@ -1,0 +1,239 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images of an evaluation: plots, and the best and worst answers beside the truth."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import box_iou
+
+from muntin.data.archives import read_bytes
+from muntin.data.cache import ImageCache
+from muntin.data.decoding import decode
+from muntin.drawing.detections import draw_pair
+from muntin.drawing.maps import draw_maps_side_by_side
+from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
+from muntin.drawing.poses import draw_errors, draw_pose_pair, poses_of
+from muntin.drawing.saving import save_figure, save_image
+from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.metrics.classification import ClassificationMetric
+from muntin.metrics.detection import DetectionMetric
+from muntin.metrics.pose import PoseMetric
+from muntin.metrics.semantic import SemanticMetric, count_pixels
+from muntin.samples import Classes
+from muntin.scoring.evaluator import Scored
+
+__all__ = ["draw_scored"]
+
+
+def draw_scored(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
+    """Draw what goes with the figures into a folder, by the kind of metric."""
+    _draw(scored.metric, scored, store, classes, folder)
+
+
+@singledispatch
+def _draw(
+    metric: object, scored: Scored, store: ImageCache, classes: Classes, folder: Path
+) -> None:
+    message = f"metric must be one of muntin.metrics, got {type(metric).__name__}."
+    raise TypeError(message)
+
+
+@_draw.register
+def _(
+    metric: ClassificationMetric,
+    scored: Scored,
+    store: ImageCache,
+    classes: Classes,
+    folder: Path,
+) -> None:
+    """Confusion matrix, per-class figures and the worst mistakes."""
+    figures, outputs = scored.figures, scored.outputs
+    name, value = next((n, figures[n]) for n in ("top1", "map", "loss") if n in figures)
+    per_class = next((n for n in ("recall", "average_precision") if n in figures), "")
+    if per_class:
+        values = dict(zip(classes.names, figures[per_class], strict=True))
+        title = f"{per_class.replace('_', ' ')} of each class"
+        save_figure(draw_bars(values, title, per_class.replace("_", " ")), folder / "per_class.png")
+    if classes.multi_label or not len(outputs.indices):
+        return
+    counts = metric.confusion.numpy()
+    title = f"{name} {value:.3f} on {figures['num_images']} images"
+    save_figure(draw_confusion(counts, classes.names, title), folder / "confusion.png")
+    tiles = []
+    scores = outputs.answers.softmax(dim=1)
+    for row in outputs.losses.argsort(descending=True)[:24].tolist():
+        said, truth = int(scores[row].argmax()), int(outputs.truth[row])
+        index = int(outputs.indices[row])
+        image = store.image(index)
+        if said == truth or image is None:
+            continue
+        lines = (
+            f"true: {classes.names[truth]} {float(scores[row, truth]):.2f}",
+            f"said: {classes.names[said]} {float(scores[row, said]):.2f}",
+            "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
+        )
+        shown = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+        tiles.append(Tile(pixels=shown, lines=lines, good=False))
+    if tiles:
+        sheet = draw_sheet(tiles, "Worst mistakes: the true class least likely first")
+        save_image(sheet, folder / "worst_mistakes.png")
+
+
+@_draw.register
+def _(
+    metric: DetectionMetric,
+    scored: Scored,
+    store: ImageCache,
+    classes: Classes,
+    folder: Path,
+) -> None:
+    """Precision against recall, per-class figures, and the best and worst images."""
+    figures = scored.figures
+    if not figures["num_images"]:
+        return
+    kind: Literal["box", "mask"]
+    for kind in ("box", "mask") if metric.masks else ("box",):
+        curves = metric.curves(kind)
+        title = f"{kind} AP {_told(figures[f'{kind}_ap'])}, AP50 {_told(figures[f'{kind}_ap50'])}"
+        plot = draw_precision_recall(
+            curves.recall, curves.precision, classes.names, title, num_objects=curves.num_objects
+        )
+        save_figure(plot, folder / f"precision_recall_{kind}.png")
+        values = dict(zip(classes.names, figures[f"{kind}_ap_per_class"], strict=True))
+        plot = draw_bars(values, f"{kind} AP of each class", f"{kind} AP")
+        save_figure(plot, folder / f"per_class_{kind}.png")
+    threshold = figures["best_threshold"] or 0.5
+    rows = _rank(scored, threshold)
+    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
+        tiles = [_pair(scored, classes, row, quality, threshold) for quality, row in chosen]
+        title = f"{name.capitalize()} images: truth, and what was found above {threshold:.2f}"
+        sheet = draw_sheet(tiles, title, columns=2, side=560)
+        save_image(sheet, folder / f"{name}.png")
+
+
+def _told(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
+    """F1 at an overlap of 0.5, class by class, and row of each image; worst first.
+
+    Of images that are equally good those with more objects say more, and come last.
+    """
+    rows = []
+    pairs = zip(scored.outputs.answers, scored.outputs.truth, strict=True)
+    for row, (found, truth) in enumerate(pairs):
+        sure = found.above(threshold)
+        single = ~truth.crowd
+        hits = 0
+        for class_id in set(sure.class_ids.tolist()):
+            said = sure.boxes[sure.class_ids == class_id]
+            hits += _count_hits(said, truth.boxes[single & (truth.class_ids == class_id)])
+        total = len(sure) + int(single.sum())
+        rows.append((2 * hits / total if total else 1.0, total, row))
+    return [(quality, row) for quality, _, row in sorted(rows)]
+
+
+def _count_hits(said: NDArray[np.float64], there: NDArray[np.floating[Any]]) -> int:
+    """Boxes, best first, that each find an object of their own."""
+    if not len(said) or not len(there):
+        return 0
+    overlap = box_iou(torch.from_numpy(said), torch.from_numpy(there).double()).numpy()
+    hits = 0
+    for row in overlap:
+        best = int(row.argmax())
+        if row[best] >= 0.5:
+            hits += 1
+            overlap[:, best] = 0
+    return hits
+
+
+def _pair(scored: Scored, classes: Classes, row: int, quality: float, threshold: float) -> Tile:
+    listing, outputs = scored.listing, scored.outputs
+    path = listing.entries[int(outputs.indices[row])].path
+    pixels = decode(read_bytes(listing.source, path), where=path)
+    found = outputs.answers[row].above(threshold)
+    drawn = draw_pair(pixels, outputs.truth[row], found, classes.names)
+    lines = (f"F1 {quality:.2f}", "/".join(Path(path).parts[-2:]))
+    return Tile(pixels=np.asarray(drawn), lines=lines)
+
+
+@_draw.register
+def _(
+    metric: SemanticMetric,
+    scored: Scored,
+    store: ImageCache,
+    classes: Classes,
+    folder: Path,
+) -> None:
+    """Confusion matrix, per-class figures, and the best and worst images."""
+    figures, outputs, listing = scored.figures, scored.outputs, scored.listing
+    if not figures["num_images"]:
+        return
+    values = dict(zip(classes.names, figures["iou"], strict=True))
+    title = f"IoU of each class, mean {_told(figures['miou'])}"
+    save_figure(draw_bars(values, title, "IoU"), folder / "per_class.png")
+    title = f"pixels, accuracy {_told(figures['pixel_accuracy'])}"
+    save_figure(draw_confusion(metric.confusion, classes.names, title), folder / "confusion.png")
+    rows = []
+    for row, (said, there) in enumerate(zip(outputs.answers, outputs.truth, strict=True)):
+        counts = count_pixels(said.labels, there, len(classes.names))
+        if counts.sum():
+            rows.append((float(counts.trace() / counts.sum()), row))
+    rows.sort()
+    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
+        tiles = []
+        for right, row in chosen:
+            path = listing.entries[int(outputs.indices[row])].path
+            pixels = decode(read_bytes(listing.source, path), where=path)
+            drawn = draw_maps_side_by_side(pixels, outputs.truth[row], outputs.answers[row])
+            lines = (f"{right:.1%} of the pixels right", "/".join(Path(path).parts[-3:]))
+            tiles.append(Tile(pixels=np.asarray(drawn), lines=lines))
+        sheet = draw_sheet(
+            tiles, f"{name.capitalize()} images: truth and answer", columns=2, side=560
+        )
+        save_image(sheet, folder / f"{name}.png")
+
+
+@_draw.register
+def _(
+    metric: PoseMetric,
+    scored: Scored,
+    store: ImageCache,
+    classes: Classes,
+    folder: Path,
+) -> None:
+    """How far keypoints were missed, per-keypoint figures, and the best and worst subjects."""
+    figures, outputs = scored.figures, scored.outputs
+    distances, names = metric.distances, metric.skeleton.names
+    if not np.isfinite(distances).any():
+        return
+    title = f"mean error {figures['mean_pixel_error']:.2f} px, PCK {_told(figures['pck'])}"
+    save_figure(draw_errors(distances, names, title), folder / "errors.png")
+    values = dict(zip(names, figures["pck_per_keypoint"], strict=True))
+    save_figure(draw_bars(values, "PCK of each keypoint", "PCK"), folder / "per_keypoint.png")
+    told = np.isfinite(distances)
+    means = np.where(told, distances, 0).sum(axis=1) / np.maximum(told.sum(axis=1), 1)
+    rows = [int(row) for row in np.argsort(-means, kind="stable") if told[row].any()]
+    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
+        tiles = []
+        for row in chosen:
+            owner = metric.owners[row]
+            truth, said = outputs.truth[owner], outputs.answers[owner]
+            said = said.above(metric.least)
+            pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
+            wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
+            drawn = draw_pose_pair(pixels, poses_of(truth.objects, wanted, metric.skeleton), said)
+            lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
+            tiles.append(Tile(pixels=np.asarray(drawn), lines=lines))
+        sheet = draw_sheet(
+            tiles, f"{name.capitalize()} subjects: truth and answer", columns=2, side=560
+        )
+        save_image(sheet, folder / f"{name}.png")

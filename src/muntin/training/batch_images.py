@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training images as the network sees them, drawn before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from muntin.data.cache import ImageCache
+from muntin.data.loading import TrainLoader
+from muntin.drawing.detections import draw_objects
+from muntin.drawing.maps import draw_labels
+from muntin.drawing.poses import draw_poses
+from muntin.drawing.saving import save_image
+from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.results import Poses
+from muntin.run_lengths import encode_mask
+from muntin.runs import Run
+from muntin.samples import Objects, Segmentation
+from muntin.targets import BoxTargets, Keypoints, LabelMap
+
+__all__ = ["draw_batch"]
+
+
+def draw_batch(run: Run, store: ImageCache) -> None:
+    """Draw some training images, changed at random as in training, with what is to be learnt."""
+    config = run.config
+    count, side = (12, 280) if run.task.dense else (24, 150)
+    loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
+    batch = next(loader.batches(0, 0, run.preprocessing.img_size))
+    tiles = []
+    for row, (high, wide) in enumerate(batch.sizes.tolist()):
+        image = batch.images[row, :, :high, :wide]
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        target = None if batch.targets is None else batch.targets[row]
+        ids = store.listing.entries[int(batch.indices[row])].class_ids
+        tiles.append(_draw_tile(target, pixels, run, ids))
+    sheet = draw_sheet(tiles, "Training images as the network sees them", side=side)
+    save_image(sheet, run.path / "pictures" / "batch.png")
+
+
+@singledispatch
+def _draw_tile(
+    target: object, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+) -> Tile:
+    """One image with its annotations, by their kind; without any, with the names of its classes."""
+    names = run.classes.names
+    return Tile(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
+
+
+@_draw_tile.register
+def _(target: LabelMap, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    labels = target.labels.numpy()
+    return Tile(pixels=np.asarray(draw_labels(pixels, labels, run.classes.names)))
+
+
+@_draw_tile.register
+def _(target: Keypoints, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    return Tile(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
+
+
+@_draw_tile.register
+def _(target: BoxTargets, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    objects = _as_objects(target)
+    drawn = np.asarray(draw_objects(pixels, objects, run.classes.names))
+    return Tile(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
+
+
+def _as_poses(target: Keypoints, run: Run) -> Poses:
+    skeleton = run.classes.skeleton
+    assert skeleton is not None, "keypoints have a skeleton"
+    points = torch.cat([target.points, target.known[:, None].float()], dim=1)
+    return Poses(
+        path="",
+        size=run.preprocessing.img_size,
+        keypoints=points[None].double().numpy(),
+        scores=np.ones(1),
+        keypoint_names=skeleton.names,
+        links=skeleton.edges,
+    )
+
+
+def _as_objects(targets: BoxTargets) -> Objects:
+    boxes = np.concatenate([targets.boxes.numpy(), targets.ignored.numpy()])
+    single, count = len(targets.boxes), len(boxes)
+    return Objects(
+        boxes=boxes,
+        class_ids=np.r_[targets.class_ids.numpy(), np.zeros(count - single, np.int64)],
+        crowd=np.arange(count) >= single,
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+        masks=_masks(targets, count) if len(targets.layers) else (),
+    )
+
+
+def _masks(targets: BoxTargets, count: int) -> tuple[Segmentation | None, ...]:
+    masks: list[Segmentation | None] = [None] * count
+    for number, layer in enumerate(targets.layer_of.tolist()):
+        if layer >= 0:
+            seen: NDArray[np.bool_] = (targets.layers[layer] == number + 1).numpy()
+            masks[number] = encode_mask(seen)
+    return tuple(masks)

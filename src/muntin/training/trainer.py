@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training one step at a time, with all the state that a step changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from muntin.data.batches import Batch
+from muntin.data.randomness import derive_seed
+from muntin.errors import TrainingError
+from muntin.heads.network import Network
+from muntin.objectives.objective import Objective, TrainingStep
+from muntin.recipes import TrainConfig
+from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
+from muntin.training.optimization import build_optimizers, freeze_stages
+
+__all__ = ["Trainer"]
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Exponential average whose decay rises to `decay`, so that short runs forget the start.
+
+    Source:
+        The rise (1 + n) / (10 + n) after n changes is that of TensorFlow's
+        ExponentialMovingAverage with `num_updates`.
+    """
+
+    @torch.no_grad()
+    def average(kept: Tensors, current: Tensors, count: Tensor | int) -> None:
+        changes = int(count)
+        weight = 1 - min(decay, (1 + changes) / (10 + changes))
+        torch._foreach_lerp_(kept, current, weight)
+
+    return average
+
+
+class Trainer:
+    """Network, objective, optimizers and averaged weights.
+
+    Args:
+        fabric: Devices and precision, launched.
+        config: Its batch size is resolved.
+        network: Changed by training.
+        objective: What is learnt.
+        compiled: Whether steps go through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: TrainConfig,
+        network: Network,
+        objective: Objective[Any],
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.fabric, self.config = fabric, config
+        self.network, self.objective = network, objective
+        freeze_stages(network, config.freeze)
+        optimizers = build_optimizers(network, config, config.batch_size)
+        if config.checkpointing or config.recomputed_blocks:
+            count = None if config.checkpointing else config.recomputed_blocks
+            checkpoint_blocks(network.backbone, count)
+        if config.residual == "half":
+            narrow_residual(network.backbone)
+        step: Any = TrainingStep(network, objective)
+        step = torch.compile(step) if compiled else step
+        self._step, *self._optimizers = fabric.setup(step, *optimizers)
+        self._averaged = None
+        if config.ema_decay:
+            average = _average_by(config.ema_decay)
+            self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
+
+    @property
+    def best_network(self) -> Network:
+        """The weights to evaluate and keep: the averaged ones where there are any."""
+        if self._averaged is None:
+            return self.network
+        averaged: Any = self._averaged.module
+        return averaged
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first group of parameters."""
+        rate: float = self._optimizers[0].param_groups[0]["lr"]
+        return rate
+
+    def accumulate_gradients(
+        self, views: Sequence[Batch], epoch: int, step: int, *, share: float, last: bool
+    ) -> float:
+        """Run the forward and the backward pass on a batch.
+
+        Args:
+            views: Images of this process, one batch for each view that the objective asks for.
+            epoch: From 0; with `step` it determines everything random.
+            step: Of the epoch, from 0.
+            share: Share of the weight change that this batch accounts for.
+            last: Whether the weights change after it, so that processes must agree.
+
+        Returns:
+            Loss summed over the images of this process.
+
+        Raises:
+            TrainingError: The loss is NaN or infinite.
+        """
+        fabric = self.fabric
+        torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
+        inputs = self.objective.prepare(views, fabric.device)
+        weights = views[0].weights.to(fabric.device)
+        with fabric.no_backward_sync(self._step, enabled=not last):
+            losses = self._step(inputs)
+            total = (sum(losses.values()) * weights).sum()
+            # Gradients are averaged over processes: the factor makes that the mean over the images
+            # of the whole batch, however many of them each process has.
+            fabric.backward(total * (share * fabric.world_size / views[0].num_real))
+        value = float(total.detach())
+        if not math.isfinite(value):
+            message = (
+                f"the loss must stay finite, got {value} at epoch {epoch + 1}, step {step + 1}. "
+                f"Lower train.learning_rate (now {self.config.learning_rate:g}), or use "
+                f"--precision fp32. The best weights so far are kept."
+            )
+            raise TrainingError(message)
+        return value
+
+    def change_weights(self, rate_factor: float) -> None:
+        """Change the weights by the gradients accumulated since the last change."""
+        for optimizer in self._optimizers:
+            # Muon normalises its updates: clipping would change nothing.
+            if self.config.clip_grad and isinstance(optimizer.optimizer, torch.optim.AdamW):
+                self.fabric.clip_gradients(
+                    self._step, optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
+                )
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate_factor
+            optimizer.step()
+            optimizer.zero_grad()
+        if self._averaged is not None:
+            self._averaged.update_parameters(self.network)
+        self.objective.after_step(self.network)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a step changes."""
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": None if self._averaged is None else self._averaged.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        # Absent where there is none, so that checkpoints of older runs resume.
+        own = self.objective.state()
+        return {**state, "objective": own} if own else state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        if self._averaged is not None:
+            self._averaged.load_state_dict(state["averaged"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.objective.load_state(state.get("objective", {}))

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Masked reconstruction: a second objective, which the loop trains without knowing it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from muntin.data.cache import ImageCache
+from muntin.data.listing import list_classify
+from muntin.data.synthetic_sets import write_classify
+from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.errors import ConfigError, ShapeError
+from muntin.features import TokenMask
+from muntin.heads.network import Network
+from muntin.heads.reconstruction import PixelDecoder, cut_patches
+from muntin.objectives.reconstruction import MaskedReconstruction, draw_masks
+from muntin.recipes import MachineConfig, TrainConfig
+from muntin.runs import Run, RunConfig, read_journal
+from muntin.samples import Classes
+from muntin.training.loop import Stores, fit
+from muntin.training.progress import Reporter
+from muntin.zoo.building import model_config
+from muntin.zoo.families import build_backbone
+
+SIDE, PATCH = 32, 8
+PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
+SMALL = {
+    "embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": PATCH, "img_size": (SIDE, SIDE)
+}  # fmt: skip
+MODEL = model_config("vit_tiny_patch16_224", SMALL)
+
+
+def a_network() -> Network:
+    torch.manual_seed(0)
+    backbone = build_backbone(MODEL)
+    return Network(backbone, PixelDecoder(16, PATCH, dim=16, num_heads=2))
+
+
+def test_patches_are_cut_row_by_row():
+    images = torch.randn(2, 3, 16, 24)
+    patches = cut_patches(images, 8)
+    for row in range(2):
+        for column in range(3):
+            part = images[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            assert patches[:, 3 * row + column].equal(part.permute(0, 2, 3, 1).flatten(1))
+    with pytest.raises(ShapeError, match=r"16x25"):
+        cut_patches(torch.zeros(1, 3, 16, 25), 8)
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.75, 4), (0.5, 8), (0.99, 1), (0.01, 15)])
+def test_masks_keep_equally_many_and_never_all(ratio, kept):
+    keep = draw_masks(5, 16, ratio, torch.Generator().manual_seed(0))
+    assert keep.sum(dim=1).tolist() == [kept] * 5
+    assert len({tuple(row.tolist()) for row in keep}) > 1
+    with pytest.raises(ConfigError, match="mask_ratio"):
+        MaskedReconstruction(PRE, patch_size=8, mask_ratio=1.0)
+
+
+def test_the_loss_is_the_mean_error_of_the_dropped_patches():
+    network = a_network().eval()
+    images = torch.randn(2, 3, SIDE, SIDE)
+    keep = draw_masks(2, 16, 0.75, torch.Generator().manual_seed(1))
+    features = network.features(images, mask=TokenMask(keep))
+    predicted = network.head(features)
+    patches = cut_patches(images, PATCH)
+    for row in range(2):
+        errors = []
+        for number in torch.where(~keep[row])[0].tolist():
+            patch = patches[row, number]
+            wanted = (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()
+            errors.append((predicted[row, number] - wanted).square().mean())
+        expected = torch.stack(errors).mean()
+        found = network.head.losses(features, images)["reconstruction"][row]
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_was_dropped_is_not_seen():
+    network = a_network().eval()
+    images = torch.randn(1, 3, SIDE, SIDE)
+    keep = draw_masks(1, 16, 0.75, torch.Generator().manual_seed(1))
+    before = network.head(network.features(images, mask=TokenMask(keep)))
+    changed = images.clone()
+    place = int(torch.where(~keep[0])[0][0])
+    row, column = place // 4 * PATCH, place % 4 * PATCH
+    changed[:, :, row : row + PATCH, column : column + PATCH] += 1
+    after = network.head(network.features(changed, mask=TokenMask(keep)))
+    assert before.equal(after)
+
+
+def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
+    write_classify(tmp_path / "set", num_train_per_class=2, num_val_per_class=1, size=(SIDE, SIDE))
+    data = list_classify(tmp_path / "set")
+    assert data.train is not None
+    assert data.val is not None
+
+    def train(out: Path, *, stop_after: int = 0, resume: bool = False):
+        config = RunConfig(
+            task="classify", data="", model_name="vit", model=MODEL, machine=MachineConfig(
+                device="cpu", compile="off", workers=0,
+            ),
+            train=TrainConfig(batch_size=4, epochs=4, learning_rate=3e-3, lr_batch=0, warmup=0.0),
+            augment=AugmentConfig(),
+        )  # fmt: skip
+        run = Run(
+            path=out, config=config, classes=Classes(names=data.train.class_names),
+            preprocessing=PRE,
+        )  # fmt: skip
+        stores = Stores(
+            train=ImageCache(data.train, PRE, config.data_config),
+            val=ImageCache(data.val, PRE, config.data_config),
+        )
+        return fit(
+            Fabric(accelerator="cpu", devices=1), run, a_network(), stores, Reporter(None),
+            MaskedReconstruction(PRE, patch_size=PATCH),
+            started=time.monotonic(), resume=resume, stop_after=stop_after,
+        )  # fmt: skip
+
+    whole = train(tmp_path / "whole")
+    losses = [line["val_loss"] for line in read_journal(tmp_path / "whole")]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    assert whole.figures["num_images"] == 6
+    assert train(tmp_path / "parts", stop_after=5).interrupted
+    resumed = train(tmp_path / "parts", resume=True)
+    assert resumed.figures == whole.figures
+    assert replace(resumed, seconds=0.0, best=None) == replace(whole, seconds=0.0, best=None)
