@@ -35,7 +35,8 @@ class SelectConfig:
         score_threshold: Least score.
         iou: Overlap from which two boxes of a class are one.
         suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
-            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3).
+            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3); "none" keeps
+            both, for heads that learn to find each object once (Carion et al. 2020, DETR).
         class_agnostic: Whether boxes of different classes suppress each other.
         max_detections: Most boxes of an image.
     """

@@ -132,9 +132,9 @@ def select_fixed(
     Raises:
         ConfigError: Soft suppression is wanted, which has no fixed number of steps.
     """
-    if config.suppression != "hard":
+    if config.suppression == "soft":
         message = (
-            f'select.suppression must be "hard" in an exported detector, got '
+            f'select.suppression must be "hard" or "none" in an exported detector, got '
             f"{config.suppression!r}. Set it before exporting."
         )
         raise ConfigError(message)
@@ -148,12 +148,14 @@ def select_fixed(
     chosen = boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4))  # B, count, 4
     whole = ((chosen[..., 2:] - chosen[..., :2]) >= 1e-2).all(dim=2)
     told = whole & (best > config.score_threshold)
-    image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
-    groups = image if config.class_agnostic else image * classes + class_ids
-    # What is not told takes part behind everything else.
-    ranked = torch.where(told, best, best - 2)
-    kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
-    alive = torch.zeros_like(told.flatten()).index_fill(0, kept, True).view_as(told) & told
+    alive = told
+    if config.suppression == "hard":
+        image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
+        groups = image if config.class_agnostic else image * classes + class_ids
+        # What is not told takes part behind everything else.
+        ranked = torch.where(told, best, best - 2)
+        kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
+        alive = torch.zeros_like(told.flatten()).index_fill(0, kept, True).view_as(told) & told
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
     return (
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),

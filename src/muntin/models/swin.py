@@ -383,16 +383,16 @@ class Swin(Backbone):
             images: Normalised images of any height and width; sides of the maps round up, or as
                 the size rule says.
             sizes: As in `Backbone.features`.
-            mask: The same.
+            mask: Patches that are kept; the others become its fill, since windows need all places.
 
         Returns:
             One map a stage of `out_indices`; the vector is the mean of the last one.
 
         Raises:
-            ShapeError: The size rule refuses this height and width.
+            ShapeError: The size rule refuses this height and width, or the mask does not fit.
+            ConfigError: The mask has no fill.
         """
-        self._refuse_mask(mask)
-        outputs = self._run(images)
+        outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices
         # Both parts read the last map; the norms of the others are for those who read maps.
         last = self._normalise(outputs[coarsest], coarsest).permute(0, 3, 1, 2)  # B, C, H, W
@@ -406,11 +406,31 @@ class Swin(Backbone):
             vector=lambda: last.mean(dim=(2, 3)),
         )
 
-    def _run(self, images: Tensor) -> dict[int, Tensor]:
+    def mask_grid(self, image_size: Size) -> Size:
+        """Patches down and across in images of this size."""
+        config = self.config
+        blank = torch.empty(1, 1, *image_size, device="meta")
+        fitted = fit_patches(blank, config.patch_size, SIZE_RULES[config.size_rule].patch)
+        return fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
+
+    def _put_fill(self, x: Float[Tensor, "B H W C"], mask: TokenMask) -> Float[Tensor, "B H W C"]:
+        if mask.fill is None:
+            message = (
+                "a mask must have a fill for a Swin, whose windows need a token at every place, "
+                "got none. Give it a mask token, or choose a ViT or a Hiera."
+            )
+            raise ConfigError(message)
+        size = (x.shape[1], x.shape[2])
+        mask.check(x.shape[0], size)
+        return mask.put_fill(x.flatten(1, 2)).unflatten(1, size)
+
+    def _run(self, images: Tensor, mask: TokenMask | None) -> dict[int, Tensor]:
         """The map (B, H, W, C) as each stage of `out_indices` leaves it."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
         x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, H, W, C
+        if mask is not None:
+            x = self._put_fill(x, mask)
         if config.absolute_pos_embed:
             size = (x.shape[1], x.shape[2])
             positions = resample_grid(

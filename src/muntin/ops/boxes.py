@@ -28,7 +28,7 @@ __all__ = [
     "suppress_groups",
 ]
 
-Suppression = Literal["hard", "soft"]
+Suppression = Literal["hard", "soft", "none"]
 
 
 def make_anchors(
@@ -157,7 +157,7 @@ def suppress(
         iou: Two boxes that overlap more than this are one ("hard"); from here on scores fall with
             the overlap ("soft").
         kind: "hard" is non-maximum suppression; "soft" lowers the scores of overlapping boxes by
-            (1 - IoU) instead of dropping them.
+            (1 - IoU) instead of dropping them; "none" keeps all boxes.
         class_agnostic: Whether boxes of different classes suppress each other.
         most: Boxes to keep.
         least_score: Boxes that fall below it are dropped.
@@ -168,6 +168,10 @@ def suppress(
     Source:
         Bodla et al. 2017 (arXiv 1704.04503), the linear rule.
     """
+    if kind == "none":
+        order = scores.argsort(descending=True, stable=True)
+        order = order[scores[order] >= least_score][:most]
+        return order, scores[order]
     groups = torch.zeros_like(class_ids) if class_agnostic else class_ids
     if kind == "hard":
         keep = suppress_groups(boxes.float(), scores, groups, iou)

@@ -198,7 +198,8 @@ def merge_views(
         torch.from_numpy(every.scores).float(),
         torch.from_numpy(every.class_ids),
         iou=select.iou,
-        kind=select.suppression,
+        # Two tiles that share an object find it twice, even where a head finds each once.
+        kind="hard" if select.suppression == "none" else select.suppression,
         class_agnostic=select.class_agnostic,
         most=most,
         least_score=select.score_threshold,
