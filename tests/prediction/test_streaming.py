@@ -24,7 +24,7 @@ from muntin.tasks.table import find_task
 from tests.prediction import test_poses as poses
 from tests.prediction.test_detection import predictor_of, scene
 
-SIZES = [(64, 96), (96, 64), (50, 50), (150, 200), (64, 96), (80, 90), (90, 80)]
+SIZES = [(64, 96), (96, 64), (100, 130)]
 IMAGES = [scene(number, size) for number, size in enumerate(SIZES)]
 
 
@@ -40,8 +40,9 @@ def classifier(**options) -> Predictor:
 
 def segmenter(**options) -> Predictor:
     torch.manual_seed(0)
-    network = muntin.create_segmenter("swin_nano", num_classes=3)
-    pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3, fit="sliding_window")
+    tiny = {"embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 2, 4)}
+    network = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **tiny)
+    pre = Preprocessing(img_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, fit="sliding_window")
     classes = Classes(names=("ash", "birch", "cedar"))
     return Predictor(network, find_task("semantic"), classes, pre, device="cpu", **options)
 
@@ -64,13 +65,12 @@ def alike(one, other) -> None:
 CASES = {
     "classify": (classifier, {}),
     "classify, mirrored": (classifier, {"tta": True}),
-    "semantic": (segmenter, {}),
-    "semantic, windows": (segmenter, {"tile": 64, "tta": True}),
+    "semantic": (segmenter, {"tile": 32}),
     "boxes": (lambda **more: predictor_of("fcos_small", **more), {}),
     "boxes, mirrored": (lambda **more: predictor_of("fcos_small", **more), {"tta": True}),
     "masks, tiles": (lambda **more: predictor_of("mask_rcnn_small", **more), {"tile": 64}),
     "poses": (poser, {"boxes": [[poses.BOX]] * len(IMAGES)}),
-    "poses, mirrored": (poser, {"boxes": [[], [poses.BOX] * 3, *[[poses.BOX]] * 5], "tta": True}),
+    "poses, mirrored": (poser, {"boxes": [[], [poses.BOX] * 3, [poses.BOX]], "tta": True}),
 }
 
 
@@ -157,21 +157,17 @@ def test_a_stream_reads_when_a_batch_is_due():
 @pytest.mark.parametrize("case", ["classify", "masks, tiles", "boxes, mirrored", "poses"])
 def test_a_stream_lets_go_of_images(case):
     make, options = CASES[case]
-    alive: weakref.WeakSet = weakref.WeakSet()
-    most = 0
-
-    class Watched(Image.Image):
-        pass
+    made, most, gone = 0, 0, []
 
     def images():
-        nonlocal most
+        nonlocal made, most
         for number in range(60):
-            image = Image.fromarray(IMAGES[number % 2]).copy()
-            image.__class__ = Watched
-            alive.add(image)
+            image = Image.fromarray(IMAGES[number % 2])
+            weakref.finalize(image, gone.append, number)
+            made += 1
             yield image
             del image
-            most = max(most, len(alive))
+            most = max(most, made - len(gone))
 
     options = {name: value for name, value in options.items() if name != "boxes"}
     boxes = ([poses.BOX] for _ in itertools.count())
@@ -197,7 +193,7 @@ def test_images_without_an_instance_do_not_pile_up():
     assert [len(one) for one in stream] == [0] * 39
 
 
-@pytest.mark.parametrize("case", ["classify", "boxes, mirrored", "poses", "semantic"])
+@pytest.mark.parametrize("case", ["classify", "boxes, mirrored", "semantic"])
 def test_threads_share_a_predictor(case):
     make, options = CASES[case]
     predictor = make(batch_size=2)
@@ -210,16 +206,6 @@ def test_threads_share_a_predictor(case):
                 alike(one, other)
     assert vars(predictor).keys() == before.keys()
     assert all(vars(predictor)[name] is value for name, value in before.items())
-
-
-@pytest.mark.parametrize("case", ["classify", "masks, tiles", "poses"])
-def test_a_batch_may_travel(case):
-    make, options = CASES[case]
-    predictor = make()
-    batch = pickle.loads(pickle.dumps(predictor.prepare(IMAGES, **options)))
-    raw = pickle.loads(pickle.dumps(predictor.run(batch)))
-    for one, other in zip(predictor.decode(raw), predictor(IMAGES, **options), strict=True):
-        alike(one, other)
 
 
 def test_nothing_is_no_mistake():

@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from muntin.features import Features
 
-__all__ = ["Head"]
+__all__ = ["Head", "HeadConfig"]
+
+
+class HeadConfig:
+    """What the config of every head says; `muntin.heads.table` lists the classes."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+
+    @property
+    def finest(self) -> int:
+        """Stride in pixels of the finest map that the head reads."""
+        raise NotImplementedError
 
 
 class Head(nn.Module):

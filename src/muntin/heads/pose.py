@@ -7,7 +7,7 @@ Source:
     it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
     with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
 
-Letters: B subjects, P keypoints, H and W sides of the picture, h and w those of a heatmap.
+Letters: B subjects, P keypoints, H and W sides of the image, h and w those of a heatmap.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
@@ -39,7 +39,7 @@ STRIDE = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoseConfig:
+class PoseConfig(HeadConfig):
     """What makes one head for keypoints differ from another.
 
     Attributes:
@@ -74,7 +74,7 @@ class PoseConfig:
 
 
 class PoseHead(Head):
-    """Heatmaps of one subject a picture.
+    """Heatmaps of one subject an image.
 
     Args:
         backbone: Its spec says what is read.

@@ -15,7 +15,7 @@ from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder, UPerNet
-from muntin.heads.head import Head
+from muntin.heads.head import Head, HeadConfig
 from muntin.heads.necks import NeckConfig, SimplePyramid
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import IGNORED, map_losses
@@ -25,7 +25,7 @@ __all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SemanticConfig:
+class SemanticConfig(HeadConfig):
     """What makes one head for maps of classes differ from another.
 
     Attributes:
@@ -175,7 +175,7 @@ class SemanticHead(Head):
 
 
 def _fit_cells(logits: Float[Tensor, "B K h w"], size: Size) -> Float[Tensor, "B K high wide"]:
-    """Drop the cells that only cover padding; repeat the last where the picture was cropped."""
+    """Drop the cells that only cover padding; repeat the last where the image was cropped."""
     logits = logits[:, :, : size[0], : size[1]]
     short = (size[0] - logits.shape[2], size[1] - logits.shape[3])
     return F.pad(logits, (0, short[1], 0, short[0]), mode="replicate") if any(short) else logits

@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.detectors import DetectorConfig
+from muntin.heads.head import HeadConfig
 from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
 
-__all__ = ["HeadConfig", "find_head"]
+__all__ = ["AnyHeadConfig", "find_head"]
 
-HeadConfig = DetectorConfig | SemanticConfig | PoseConfig
+AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig
+"""Every class of config, for the reader of run folders."""
 
 Config = TypeVar("Config", bound=HeadConfig)
 
