@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from muntin.errors import ConfigError
+from muntin.features import Backbone
 from muntin.training.checkpointing import checkpoint_blocks
 from muntin.training.footprint import Footprint, Line, Moment, measure_footprint
 from muntin.training.timeline import Part, list_parts, record_spans
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 MIB = 2**20
 
 
-class ToyBackbone(nn.Module):
+class ToyBackbone(Backbone):
     stage_unit = "block"
 
     def __init__(self, blocks):
