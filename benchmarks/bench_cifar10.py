@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From scratch on 50,000 small pictures in a quarter of an hour, as a user would do it.
+"""From scratch on 50,000 small images in a quarter of an hour, as a user would do it.
 
-Unpacks the pictures, runs ``muntin train classify train --max-time 15m`` with nothing else named,
-then ``muntin eval`` once on the test pictures and ``muntin predict`` on files from disk.
+Unpacks the images, runs ``muntin train classify train --max-time 15m`` with nothing else named,
+then ``muntin eval`` once on the test images and ``muntin predict`` on files from disk.
 The wall time of the training command is everything: start-up, reading, training, choosing the
-best epoch on a part of the training pictures.
+best epoch on a part of the training images.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def main() -> None:
         record.muntin(*words, folder=folder)
         seconds = time.monotonic() - begun
         figures = json.loads(record.muntin("eval", run, "test", "--json", keep=True, folder=folder))
-        picture = next(Path(folder, "test").rglob("*.jpg"))
-        told = record.muntin("predict", run, picture, "--json", keep=True, folder=folder)
+        image = next(Path(folder, "test").rglob("*.jpg"))
+        told = record.muntin("predict", run, image, "--json", keep=True, folder=folder)
         said = json.loads(told)
         journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
         config = json.loads((run / "config.json").read_text())
     content = {
         **record.environment(),
-        "what": "CIFAR-10 as JPEG: 50,000 training pictures, tested once on 10,000",
+        "what": "CIFAR-10 as JPEG: 50,000 training images, tested once on 10,000",
         "muntin_command": f"muntin train classify train --max-time {options.max_time}",
         "wall_seconds": round(seconds, 1),
         "test": {name: figures[name] for name in ("top1", "top5", "macro_f1", "num_images")},

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes and masks from scratch, from few pictures, in 25 minutes; beside torchvision's detectors.
+"""Boxes and masks from scratch, from few images, in 25 minutes; beside torchvision's detectors.
 
-Blood cells (boxes, 205 pictures) and nuclei (masks, 160 pictures). Each contestant gets the same
-pictures, the same wall time, reading and start-up included, the same cores, no trained weights,
-and is scored by the same metric on the same test pictures. muntin is called as a user would:
+Blood cells (boxes, 205 images) and nuclei (masks, 160 images). Each contestant gets the same
+images, the same wall time, reading and start-up included, the same cores, no trained weights,
+and is scored by the same metric on the same test images. muntin is called as a user would:
 ``muntin train detect DATA --max-time 25m`` with nothing else named. torchvision's model is trained
 with its reference recipe for detection (SGD with momentum, flips), the learning rate following
-the clock as muntin's does, at the size that muntin shows pictures at.
+the clock as muntin's does, at the size that muntin shows images at.
 """
 
 from __future__ import annotations
@@ -117,18 +117,18 @@ def train_rival(name: str, data: Path, minutes: float, config: dict[str, Any]) -
         box_detections_per_img=most,
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
-    pictures = [load(train, entry, masks) for entry in train.entries]
+    images = [load(train, entry, masks) for entry in train.entries]
     limit, steps, epochs = minutes * 60 - 5, 0, 0
     network.train()
     while time.monotonic() - begun < limit:
-        order = random.sample(range(len(pictures)), len(pictures))
+        order = random.sample(range(len(images)), len(images))
         for start in range(0, len(order), BATCH):
             done = (time.monotonic() - begun) / limit
             if done >= 1:
                 break
             rate = min(1.0, (steps + 1) / 100) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = 0.005 * rate
-            batch = [flip(*pictures[i]) for i in order[start : start + BATCH]]
+            batch = [flip(*images[i]) for i in order[start : start + BATCH]]
             losses = network([row[0] for row in batch], [row[1] for row in batch])
             optimizer.zero_grad()
             sum(losses.values()).backward()
@@ -158,7 +158,7 @@ Target = dict[str, torch.Tensor]
 
 
 def load(listing: Listing, entry: Entry, masks: bool) -> tuple[torch.Tensor, Target]:
-    """A picture in [0, 1] and its objects, as torchvision takes them."""
+    """An image in [0, 1] and its objects, as torchvision takes them."""
     pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
     objects = entry.objects
     assert objects is not None
@@ -174,13 +174,13 @@ def load(listing: Listing, entry: Entry, masks: bool) -> tuple[torch.Tensor, Tar
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), target
 
 
-def flip(picture: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
-    """Mirror every second picture, and make it float."""
-    image = picture.float() / 255
+def flip(original: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
+    """Mirror every second image, and make it float."""
+    image = original.float() / 255
     if random.random() < 0.5:
         return image, target
     left, top, right, bottom = target["boxes"].unbind(1)
-    width = picture.shape[2]
+    width = original.shape[2]
     flipped = {**target, "boxes": torch.stack([width - right, top, width - left, bottom], 1)}
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(2)
@@ -189,7 +189,7 @@ def flip(picture: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
 
 @torch.inference_mode()
 def score_rival(network: nn.Module, test: Listing, masks: bool) -> dict[str, Any]:
-    """Run the rival over the test pictures and score it as muntin is scored."""
+    """Run the rival over the test images and score it as muntin is scored."""
     network.eval()
     metric = DetectionMetric(test.class_names, masks=masks)
     for entry in test.entries:

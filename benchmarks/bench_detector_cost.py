@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a picture costs in Mask R-CNN on Swin-T, beside torchvision's, with the same weights.
+"""What an image costs in Mask R-CNN on Swin-T, beside torchvision's, with the same weights.
 
 torchvision's own Swin-T stands under its own pyramid and its own Mask R-CNN; muntin's network has
 torchvision's conventions and loads its weights. Training steps and predictions take turns, and
@@ -100,7 +100,7 @@ def main() -> None:
         rows |= race(what, pair, options.repeat)
     content = {
         **record.environment(),
-        "what": "Mask R-CNN on Swin-T with a pyramid, one picture, same weights, taking turns",
+        "what": "Mask R-CNN on Swin-T with a pyramid, one image, same weights, taking turns",
         "size": options.size,
         "num_found": len(predict_ours(ours, image).boxes),
         "largest_box_difference": agreement(theirs, ours, image),

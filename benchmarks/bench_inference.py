@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Swin-T beside its peers in every engine, eight pictures at a time and one; and ViT-S."""
+"""Swin-T beside its peers in every engine, eight images at a time and one; and ViT-S."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps of classes of large pictures: memory, seams, and what windows cost in accuracy.
+"""Maps of classes of large images: memory, seams, and what windows cost in accuracy.
 
-A model is trained for two minutes on generated pictures of two classes, as a user would: light
+A model is trained for two minutes on generated images of two classes, as a user would: light
 discs and boxes on dark ground, with noise. (The same two minutes on the scenes of the demo, where
 things are partly covered and have any colour that the ground may have, are a second figure.) A
-picture of 12,000 x 9,000 pixels is then predicted in a process of its own, whose peak resident
-memory is read at the end; and pictures that can be seen at once are seen at once and in windows,
+image of 12,000 x 9,000 pixels is then predicted in a process of its own, whose peak resident
+memory is read at the end; and images that can be seen at once are seen at once and in windows,
 and scored.
 """
 
@@ -51,7 +51,7 @@ def main() -> None:
         tiled = compare(run, folder)
     content = {
         **record.environment(),
-        "what": "maps of two classes: from scratch, then a large picture, then windows",
+        "what": "maps of two classes: from scratch, then a large image, then windows",
         "muntin_command": f"muntin train semantic DATA --weights none --max-time {MINUTES}m",
         "train_seconds": round(seconds, 1),
         "miou": figures["miou"],
@@ -79,16 +79,16 @@ def plain_scene(number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
     """Light discs and boxes on dark ground, with noise; and what is thing."""
     rng = np.random.default_rng([7, number])
     labels = Image.new("L", (SIDE, SIDE))
-    picture = Image.new("RGB", (SIDE, SIDE), tuple(rng.integers(20, 110, 3).tolist()))
+    image = Image.new("RGB", (SIDE, SIDE), tuple(rng.integers(20, 110, 3).tolist()))
     for _ in range(int(rng.integers(1, 6))):
         sides = rng.integers(12, 48, 2)
         left, top = (rng.integers(0, SIDE - sides)).tolist()
         box = (left, top, left + int(sides[0]), top + int(sides[1]))
         shape = "ellipse" if rng.random() < 0.5 else "rectangle"
         colour = tuple(rng.integers(130, 240, 3).tolist())
-        getattr(ImageDraw.Draw(picture), shape)(box, fill=colour)
+        getattr(ImageDraw.Draw(image), shape)(box, fill=colour)
         getattr(ImageDraw.Draw(labels), shape)(box, fill=1)
-    noisy = np.asarray(picture) + rng.normal(0, 12, (SIDE, SIDE, 3))
+    noisy = np.asarray(image) + rng.normal(0, 12, (SIDE, SIDE, 3))
     return noisy.clip(0, 255).astype(np.uint8), np.asarray(labels)
 
 
@@ -118,7 +118,7 @@ def scene_set(folder: Path) -> Path:
 
 
 def lay_out(high: int, wide: int) -> tuple[Image.Image, np.ndarray[Any, Any]]:
-    """A picture made of plain scenes, and the class of each pixel."""
+    """An image made of plain scenes, and the class of each pixel."""
     scenes = [plain_scene(number) for number in range(64)]
     pixels = np.zeros((high, wide, 3), np.uint8)
     labels = np.zeros((high, wide), np.int16)
@@ -132,28 +132,28 @@ def lay_out(high: int, wide: int) -> tuple[Image.Image, np.ndarray[Any, Any]]:
     return Image.fromarray(pixels), labels
 
 
-def inside(run: Path, picture: Path) -> dict[str, float]:
+def inside(run: Path, image: Path) -> dict[str, float]:
     """Predict in a process of its own."""
-    words = [sys.executable, __file__, "--inside", str(run), str(picture)]
+    words = [sys.executable, __file__, "--inside", str(run), str(image)]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def predict(run: str, picture: str) -> dict[str, float]:
+def predict(run: str, image: str) -> dict[str, float]:
     """Predict once and tell time and peak memory."""
     import muntin
     from muntin.devices import memory_mib
 
     predictor = muntin.load(run)
     begun = time.perf_counter()
-    found = predictor(picture)[0]
+    found = predictor(image)[0]
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "peak_mib": memory_mib(), "pixels": found.labels.size}
 
 
 def compare(run: Path, folder: Path) -> dict[str, Any]:
-    """Score pictures that are seen at once and in windows."""
+    """Score images that are seen at once and in windows."""
     import muntin
     from muntin.metrics.semantic import SemanticMetric
 
@@ -162,8 +162,8 @@ def compare(run: Path, folder: Path) -> dict[str, Any]:
     metrics["in windows"] = SemanticMetric(("ground", "thing"))
     same = []
     for number in range(4):
-        picture, labels = lay_out(7 * SIDE + number, 9 * SIDE)
-        pixels = np.asarray(picture)
+        image, labels = lay_out(7 * SIDE + number, 9 * SIDE)
+        pixels = np.asarray(image)
         whole = predictor(pixels, tile=max(pixels.shape))[0]
         parts = predictor(pixels, tile=2 * SIDE)[0]
         metrics["at once"].update([whole], [labels])

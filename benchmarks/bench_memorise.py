@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Can a detector learn 20 photographs by heart? If not, targets, losses or decoding are wrong.
 
-Mask R-CNN on a small Swin, from scratch, on the first 20 annotated pictures of coco_mini's train
-part, without augmentation, scored on the same pictures.
+Mask R-CNN on a small Swin, from scratch, on the first 20 annotated images of coco_mini's train
+part, without augmentation, scored on the same images.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def main() -> None:
     parser.add_argument("--out", default="", help="keep the run folder here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = take(Path(options.data) / "coco_mini", Path(folder) / "data", 20)
+        images = take(Path(options.data) / "coco_mini", Path(folder) / "data", 20)
         begun = time.monotonic()
         run = muntin.train(
             "instance",
-            pictures,
-            val=pictures,
+            images,
+            val=images,
             out=options.out or Path(folder) / "run",
             head=options.head,
             weights="none",
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def take(source: Path, folder: Path, count: int) -> Path:
-    """Copy the first annotated pictures of the train part."""
+    """Copy the first annotated images of the train part."""
     name = "annotations/instances_train2017.json"
     values = json.loads((source / name).read_text(encoding="utf-8"))
     annotated = {one["image_id"] for one in values["annotations"]}

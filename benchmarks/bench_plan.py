@@ -131,7 +131,7 @@ def compare(
 
 
 def make_data(task: str, folder: Path, side: int, count: int) -> Path:
-    """Generated pictures of so many pixels a side."""
+    """Generated images of so many pixels a side."""
     size = (side, side)
     if task == "classify":
         each = -(-count // 6)

@@ -200,9 +200,9 @@ def train_rival(learn: Path, score: Path, minutes: float, size: list[int]) -> di
 def load(listing: Listing, place: int, size: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """A frame, float, its points in pixels of it, and which are visible."""
     entry = listing.entries[place]
-    picture = Image.open(Path(listing.source, entry.path)).convert("RGB")
-    scale = torch.tensor([size[1] / picture.width, size[0] / picture.height])
-    image = tvf.to_dtype(tvf.to_image(picture), torch.float32, scale=True)
+    original = Image.open(Path(listing.source, entry.path)).convert("RGB")
+    scale = torch.tensor([size[1] / original.width, size[0] / original.height])
+    image = tvf.to_dtype(tvf.to_image(original), torch.float32, scale=True)
     assert entry.objects is not None
     rows = torch.from_numpy(entry.objects.keypoints[0]).float()  # type: ignore[index]
     resized = tvf.resize(image, size, antialias=True)

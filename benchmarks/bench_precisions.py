@@ -3,8 +3,8 @@
 """What bf16 and int8 cost and bring on a trained run: accuracy, agreement and speed on CIFAR-10.
 
 Takes the run that ``bench_cifar10.py --out RUN`` kept, exports it in every precision as a user
-would, and shows the exported files all test pictures. Speed is that of the files' networks on
-batches of 64 pictures, in turns.
+would, and shows the exported files all test images. Speed is that of the files' networks on
+batches of 64 images, in turns.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ def main() -> None:
                 data=folder if precision == "int8" else "", max_loss=options.max_loss,
             )  # fmt: skip
             predictors[f"{kind} {precision}"] = muntin.load(done.path)
-        pictures = sorted(Path(folder, "test").rglob("*.jpg"))
+        images = sorted(Path(folder, "test").rglob("*.jpg"))
         content = {**record.environment(("openvino", "nncf", "onnxruntime")), "batch_size": BATCH}
-        content["num_images"] = len(pictures)
+        content["num_images"] = len(images)
         content["max_loss_points"] = options.max_loss
-        content["files"] = _measure(predictors, pictures, options.rounds)
+        content["files"] = _measure(predictors, images, options.rounds)
     print(record.write("precisions", f"cpu{os.cpu_count()}", content))
 
 
 def _measure(
-    predictors: dict[str, Any], pictures: list[Path], rounds: int
+    predictors: dict[str, Any], images: list[Path], rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Figures of each; the first says what the others are compared with."""
     said = {
-        name: [result.best for result in predictor(pictures)]
+        name: [result.best for result in predictor(images)]
         for name, predictor in predictors.items()
     }
-    truth = [picture.parent.name for picture in pictures]
+    truth = [image.parent.name for image in images]
     first = next(iter(said.values()))
     timings = take_turns([_enter(*row) for row in predictors.items()], rounds=rounds)
     return {

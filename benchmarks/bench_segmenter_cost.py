@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory and time of training UPerNet on Swin-T with 150 classes, beside transformers'.
 
-The same step with the same weights: 512 x 512 pixels, two pictures, cross-entropy of the main and
+The same step with the same weights: 512 x 512 pixels, two images, cross-entropy of the main and
 the auxiliary classifier, AdamW. Each contestant runs in a process of its own, in turns, so that the
 peak of its resident memory is its own; the activations are what remains of the peak without the
 weights, gradients and moments, and without what the process held before it had a model.

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of pixels from scratch, from few pictures, in 25 minutes; beside torchvision's LR-ASPP.
+"""Classes of pixels from scratch, from few images, in 25 minutes; beside torchvision's LR-ASPP.
 
-Aerial pictures, tiles 1 to 6 to learn from and 7 and 8 to be scored on. Each contestant gets the
-same pictures, the same wall time, reading and start-up included, the same cores, no trained
-weights, and is scored by the same metric at the full size of the pictures. muntin is called as a
+Aerial images, tiles 1 to 6 to learn from and 7 and 8 to be scored on. Each contestant gets the
+same images, the same wall time, reading and start-up included, the same cores, no trained
+weights, and is scored by the same metric at the full size of the images. muntin is called as a
 user would: ``muntin train semantic DATA --max-time 25m``. torchvision's model is trained with its
 reference recipe for segmentation (SGD with momentum, random sizes from half to twice, crops,
 flips), at the scale and window that muntin chose, its learning rate following the clock as
@@ -105,12 +105,12 @@ def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[st
         "memory_mib": max(line["memory_mib"] for line in journal),
         "model": config["model_name"],
         "img_size": config["model"]["img_size"],
-        "scale": config["reading"]["scale"],
+        "scale": config["data_config"]["scale"],
     }
 
 
 def compare_windows(score: Path, run: Path) -> dict[str, float]:
-    """Score the test pictures seen at once, and in windows of the size of training."""
+    """Score the test images seen at once, and in windows of the size of training."""
     opened = load_run(run)
     test = list_semantic(score).train  # one set that stands alone
     assert test is not None
@@ -146,12 +146,12 @@ def train_rival(
         weights=None, weights_backbone=None, num_classes=train.num_classes
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
-    pictures = [load(train, place, scale) for place in range(len(train))]
+    images = [load(train, place, scale) for place in range(len(train))]
     limit, steps = minutes * 60 - 5, 0
     network.train()
     while (done := (time.monotonic() - begun) / limit) < 1:
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - done) ** 0.9
-        rows = [crop(*random.choice(pictures), window) for _ in range(BATCH)]
+        rows = [crop(*random.choice(images), window) for _ in range(BATCH)]
         logits = network(torch.stack([row[0] for row in rows]))["out"]
         labels = torch.stack([row[1] for row in rows])
         if (labels < 0).all():
@@ -171,51 +171,51 @@ def train_rival(
 
 
 def load(listing: Listing, place: int, scale: float) -> tuple[Tensor, Tensor]:
-    """A picture, uint8, and its labels, at the scale at which it is seen."""
+    """An image, uint8, and its labels, at the scale at which it is seen."""
     entry = listing.entries[place]
     pixels = decode(read_bytes(listing.source, entry.path), where=entry.path)
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
     labels = torch.from_numpy(read_mask(listing, entry).labels).long()[None]
-    size = [round(side * scale) for side in picture.shape[1:]]
+    size = [round(side * scale) for side in image.shape[1:]]
     nearest = tvf.InterpolationMode.NEAREST
-    return tvf.resize(picture, size), tvf.resize(labels, size, nearest)[0]
+    return tvf.resize(image, size), tvf.resize(labels, size, nearest)[0]
 
 
-def crop(picture: Tensor, labels: Tensor, window: list[int]) -> tuple[Tensor, Tensor]:
+def crop(image: Tensor, labels: Tensor, window: list[int]) -> tuple[Tensor, Tensor]:
     """A part of random size, mirrored every second time."""
     factor = random.uniform(0.5, 2.0)
-    size = [max(1, round(side * factor)) for side in picture.shape[1:]]
-    picture = tvf.resize(picture, size)
+    size = [max(1, round(side * factor)) for side in image.shape[1:]]
+    image = tvf.resize(image, size)
     labels = tvf.resize(labels[None], size, tvf.InterpolationMode.NEAREST)[0]
     rest = [max(0, want - have) for want, have in zip(window, size, strict=True)]
-    picture, labels = (
-        F.pad(picture, (0, rest[1], 0, rest[0])),
+    image, labels = (
+        F.pad(image, (0, rest[1], 0, rest[0])),
         F.pad(labels, (0, rest[1], 0, rest[0]), value=-1),
     )
-    top = random.randint(0, picture.shape[1] - window[0])
-    left = random.randint(0, picture.shape[2] - window[1])
-    picture = picture[:, top : top + window[0], left : left + window[1]]
+    top = random.randint(0, image.shape[1] - window[0])
+    left = random.randint(0, image.shape[2] - window[1])
+    image = image[:, top : top + window[0], left : left + window[1]]
     labels = labels[top : top + window[0], left : left + window[1]]
     if random.random() < 0.5:
-        picture, labels = picture.flip(2), labels.flip(1)
-    return normalise(picture), labels
+        image, labels = image.flip(2), labels.flip(1)
+    return normalise(image), labels
 
 
-def normalise(picture: Tensor) -> Tensor:
+def normalise(image: Tensor) -> Tensor:
     """As torchvision's recipe does."""
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    return tvf.normalize(picture.float() / 255, mean, std)
+    return tvf.normalize(image.float() / 255, mean, std)
 
 
 @torch.inference_mode()
 def score_rival(network: nn.Module, test: Listing, scale: float) -> dict[str, Any]:
-    """Whole pictures, answers brought to the size of the masks."""
+    """Whole images, answers brought to the size of the masks."""
     network.eval()
     metric = SemanticMetric(test.class_names)
     for place, entry in enumerate(test.entries):
         truth = read_mask(test, entry).labels
-        picture, _ = load(test, place, scale)
-        logits = network(normalise(picture)[None])["out"]
+        image, _ = load(test, place, scale)
+        logits = network(normalise(image)[None])["out"]
         large = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=False)[0]
         said = SemanticMap(
             path=entry.path, size=truth.shape, labels=large.argmax(0).numpy().astype(np.int16),

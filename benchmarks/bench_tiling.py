@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and time of prediction on large pictures, in tiles: bounded, and linear in the area.
+"""Memory and time of prediction on large images, in tiles: bounded, and linear in the area.
 
-A small Mask R-CNN is trained for a minute on generated scenes; pictures of several sizes are laid
+A small Mask R-CNN is trained for a minute on generated scenes; images of several sizes are laid
 out with such scenes, so that the number of objects grows with the area as well. Each size runs in
 a process of its own, whose peak resident memory is read at the end.
 """
@@ -71,7 +71,7 @@ def measure(run: Path, folder: Path, size: tuple[int, int], repeat: int) -> dict
 
 
 def lay_out(size: tuple[int, int]) -> Image.Image:
-    """A picture made of scenes."""
+    """An image made of scenes."""
     from muntin.data.synthetic_scenes import make_scene
 
     canvas = np.zeros((*size, 3), np.uint8)
@@ -83,7 +83,7 @@ def lay_out(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def predict(run: str, picture: str) -> None:
+def predict(run: str, image: str) -> None:
     """Predict once and tell time and peak memory."""
     import muntin
     from muntin.devices import memory_mib
@@ -91,7 +91,7 @@ def predict(run: str, picture: str) -> None:
     predictor = muntin.load(run, select={"max_detections": 1000})
     before = memory_mib()
     begun = time.perf_counter()
-    found = predictor(picture, tile=TILE)[0]
+    found = predictor(image, tile=TILE)[0]
     seconds = time.perf_counter() - begun
     answer = {"seconds": seconds, "peak_mib": memory_mib(), "before_mib": before}
     print(json.dumps({**answer, "objects": len(found)}))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of README that shows what a pixel costs, from the newest `bench_peers.py area`."""
+"""The image of README that shows what a pixel costs, from the newest `bench_peers.py area`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from report import ROOT, newest
 
-PICTURE = ROOT / "docs" / "pictures" / "area.png"
+IMAGE = ROOT / "docs" / "pictures" / "area.png"
 COLOURS = ("#0072B2", "#D55E00")
 NAMES = {"swin_tiny": "Swin-T", "vit_small": "ViT-S/16"}
 
@@ -20,8 +20,8 @@ def main() -> None:
     if found is None:
         message = "There must be a result of bench_peers.py area. Run that first."
         raise SystemExit(message)
-    draw(found[1]).savefig(PICTURE, dpi=120)
-    print(PICTURE)
+    draw(found[1]).savefig(IMAGE, dpi=120)
+    print(IMAGE)
 
 
 def draw(result: dict[str, Any]) -> Figure:
@@ -48,7 +48,7 @@ def draw(result: dict[str, Any]) -> Figure:
         axes.set_xticks(result["sides"], [str(side) for side in result["sides"]], fontsize=8)
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=11)
-        axes.set_xlabel("side of the picture in pixels")
+        axes.set_xlabel("side of the image in pixels")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, alpha=0.3)
     return figure

@@ -220,7 +220,7 @@ def time_attention(options: argparse.Namespace) -> dict[str, Any]:
     copy = copy_rate(options)
     lines = []
     for row in result["contestants"]:
-        # Fewest bytes: 3C in and C out; on the way back also the gradients of both.
+        # Fewest bytes: 3C in and C out; on the backward pass also the gradients of both.
         high, wide = row["map"]
         channels = row["num_heads"] * 32
         maps = 4 if row["work"] == "inference" else 4 + 7

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole models on a GPU beside the rivals: same weights, same pictures, in turns.
+"""Whole models on a GPU beside the rivals: same weights, same images, in turns.
 
 A contestant that fails, runs out of memory or is not installed is a row that says so.
 """
@@ -92,7 +92,7 @@ def _time_inference(
 
 
 def time_latency(options: argparse.Namespace) -> dict[str, Any]:
-    """One picture at a time, in milliseconds."""
+    """One image at a time, in milliseconds."""
     rows: list[dict[str, Any]] = []
     model = TINY_MODEL if options.tiny else "swin_tiny"
     network, images = _draw(model, 1, options.device)

@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def device_name() -> str:
-    """Name of the GPU, or of the processor and the cores that may be used."""
+    """Name of the GPU, or of the CPU and the cores that may be used."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -146,7 +146,7 @@ def detection_rows() -> list[tuple[str, str, str, str]]:
 
 
 def semantic_rows() -> list[tuple[str, str, str, str]]:
-    """Maps of classes: accuracy from scratch, cost, large pictures."""
+    """Maps of classes: accuracy from scratch, cost, large images."""
     table = []
     if found := newest("semantic_dubai"):
         name, result = found
@@ -163,7 +163,7 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         windows = result["muntin"]["windows"]
         table.append(
             (
-                "dubai_aerial, test pictures seen in windows",
+                "dubai_aerial, test images seen in windows",
                 f"mIoU {windows['miou_in_windows']:.3f}",
                 f"{windows['miou_at_once']:.3f} seen at once; {windows['same_pixels']:.1%} of the "
                 f"pixels are of the same class",
@@ -206,7 +206,7 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         windows = result["windows"]
         table.append(
             (
-                f"The first of them, pictures of {windows['size'][1]} x {windows['size'][0]} in "
+                f"The first of them, images of {windows['size'][1]} x {windows['size'][0]} in "
                 f"windows of {windows['window']}",
                 f"mIoU {windows['miou in windows']:.3f}",
                 f"{windows['miou at once']:.3f} seen at once; "
@@ -266,11 +266,11 @@ def pose_rows() -> list[tuple[str, str, str, str]]:
 
 
 def inference_rows() -> list[tuple[str, str, str, str]]:
-    """Pictures a second of the best of ours and of theirs in each precision."""
+    """Images a second of the best of ours and of theirs in each precision."""
     table = []
     if found := newest("inference"):
         name, result = found
-        for part, what in (("throughput", "8 pictures at a time"), ("latency", "one at a time")):
+        for part, what in (("throughput", "8 images at a time"), ("latency", "one at a time")):
             measured = result[part]
             high, wide = measured["img_size"]
             for precision in ("fp32", "bf16", "int8"):
@@ -341,7 +341,7 @@ def peer_rows() -> list[tuple[str, str, str, str]]:
         for model, within in result["time_within"].items():
             table.append(
                 (
-                    f"A pixel of pictures of {least} x {least} to {most} x {most}: {model}",
+                    f"A pixel of images of {least} x {least} to {most} x {most}: {model}",
                     f"time within {within:.0%} of its median",
                     f"memory within {result['memory_within'][model]:.0%}",
                     name,
@@ -422,7 +422,7 @@ def precision_rows() -> list[tuple[str, str, str, str]]:
     start = files[0][1]["images_per_s"]["median"]
     return [
         (
-            f"CIFAR-10 run, {result['num_images']:,} test pictures: {what}",
+            f"CIFAR-10 run, {result['num_images']:,} test images: {what}",
             f"top-1 {row['top1']:.2%}, {row['agreement']:.2%} as PyTorch in fp32",
             f"{row['images_per_s']['median']:.0f} images/s "
             f"({row['images_per_s']['median'] / start:.1f}x)",

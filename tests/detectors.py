@@ -56,7 +56,7 @@ def tiny_detector(
 
 
 def mixed_sizes(folder: Path, *, count: int = 9, sizes=((48, 64), (80, 56), (90, 120))) -> Path:
-    """A COCO data set without a val part whose pictures have several sizes."""
+    """A COCO data set without a val part whose images have several sizes."""
     images, annotations, categories = [], [], []
     (folder / "train").mkdir(parents=True)
     for number, size in enumerate(sizes):
@@ -109,8 +109,8 @@ def train_dense(task: str, data: Path, out: Path, *, settings=None, **options: A
     return train(task, data, out=out, quiet=True, settings=settings, **{**chosen, **options})
 
 
-def empty_pictures(data: Path, part: str, numbers: set[int]) -> None:
-    """Take the objects of some pictures out of a data set that `write_coco` made."""
+def empty_images(data: Path, part: str, numbers: set[int]) -> None:
+    """Take the objects of some images out of a data set that `write_coco` made."""
     file = data / "annotations" / f"instances_{part}.json"
     values = json.loads(file.read_text())
     wanted = {image["id"] for n, image in enumerate(values["images"]) if n not in numbers}
@@ -119,5 +119,5 @@ def empty_pictures(data: Path, part: str, numbers: set[int]) -> None:
 
 
 def blank(size=(48, 64), colour=128) -> Image.Image:
-    """A picture of nothing."""
+    """An image of nothing."""
     return Image.new("RGB", (size[1], size[0]), (colour,) * 3)

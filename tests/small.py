@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small pictures and small runs: what many tests train on."""
+"""Small images and small runs: what many tests train on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SETTINGS = {
 CLASSES = ("ash", "birch", "cedar")
 
 
-def picture(class_id: int, number: int, side: int = 16) -> Image.Image:
-    """A noisy picture whose brightness tells its class."""
+def image(class_id: int, number: int, side: int = 16) -> Image.Image:
+    """A noisy image whose brightness tells its class."""
     generator = np.random.default_rng([class_id, number])
     values = 50 + 60 * class_id + generator.integers(0, 50, (side, side, 3))
     return Image.fromarray(values.astype(np.uint8))
 
 
-def write_pictures(folder: Path, *, each: int = 6, side: int = 16, classes=CLASSES) -> Path:
+def write_images(folder: Path, *, each: int = 6, side: int = 16, classes=CLASSES) -> Path:
     """A folder of class folders."""
     for class_id, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for number in range(each):
-            picture(class_id, number, side).save(folder / name / f"{number}.png")
+            image(class_id, number, side).save(folder / name / f"{number}.png")
     return folder
 
 

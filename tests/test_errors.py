@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages say what to do, and what to do fits what went wrong."""
+"""Messages say what to do, and what to do fits what went wrong: the sentences that are pinned.
+
+Everywhere else tests pin the class of an error, the value and the name of the option.
+"""
 
 from __future__ import annotations
 

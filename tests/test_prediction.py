@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From pictures as people have them to results."""
+"""From images as people have them to results."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from muntin.errors import ConfigError, DataError, MuntinError, RunError
 from muntin.prediction import find_images
 from muntin.results import Labels
 from muntin.runs import Run
-from tests.small import CLASSES, SETTINGS, picture, train_small, write_pictures
+from tests.small import CLASSES, SETTINGS, pixels, train_small, write_images
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("run")
-    data = write_pictures(root / "trees", each=10)
+    data = write_images(root / "trees", each=10)
     run = train_small(data, root / "run", epochs=3).path
     shutil.rmtree(data)  # everything that prediction needs is in the run
     return run
@@ -35,8 +35,8 @@ def predictor(run):
     return muntin.load(run)
 
 
-def test_every_kind_of_picture(predictor, tmp_path):
-    image = picture(1, 77)
+def test_every_kind_of_image(predictor, tmp_path):
+    image = pixels(1, 77)
     path = tmp_path / "a.png"
     image.save(path)
     results = predictor([str(path), path, image, np.asarray(image)])
@@ -52,7 +52,7 @@ def test_every_kind_of_picture(predictor, tmp_path):
 
 
 def test_results_do_not_depend_on_the_batch(run):
-    images = [picture(number % 3, number, 10 + number) for number in range(7)]
+    images = [pixels(number % 3, number, 10 + number) for number in range(7)]
     one, other = (muntin.load(run, batch_size=size)(images) for size in (1, 3))
     for left, right in zip(one, other, strict=True):
         np.testing.assert_allclose(left.scores, right.scores, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_results_do_not_depend_on_the_batch(run):
 
 
 def test_modes_and_sizes_of_the_original(predictor, tmp_path):
-    wide = picture(0, 1).resize((40, 20))
+    wide = pixels(0, 1).resize((40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     wide.save(tmp_path / "turned.jpg", exif=exif)
@@ -74,7 +74,7 @@ def test_modes_and_sizes_of_the_original(predictor, tmp_path):
 
 def test_to_dict(predictor, tmp_path):
     path = tmp_path / "a.png"
-    picture(2, 5).save(path)
+    pixels(2, 5).save(path)
     (result,) = predictor(path)
     values = json.loads(json.dumps(result.to_dict()))
     assert list(values) == ["path", "size", "classes"]
@@ -89,7 +89,7 @@ def test_to_dict(predictor, tmp_path):
 
 
 def test_threshold(predictor):
-    (result,) = predictor(picture(0, 3))
+    (result,) = predictor(pixels(0, 3))
     middle = float(result.scores[1])
     assert len(result.above(middle)) == 2
     assert result.above(middle).class_names == result.class_names[:2]
@@ -97,8 +97,8 @@ def test_threshold(predictor):
     assert result.best == result.class_names[0]
 
 
-def test_the_mirrored_picture_too(predictor):
-    image = picture(0, 3)
+def test_the_mirrored_image_too(predictor):
+    image = pixels(0, 3)
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     one, other = predictor([image, mirrored], tta=True)
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
@@ -106,20 +106,20 @@ def test_the_mirrored_picture_too(predictor):
 
 
 def test_calls_leave_nothing_behind(predictor):
-    image = picture(0, 3)
+    image = pixels(0, 3)
     before = predictor(image)[0].scores
-    predictor([picture(1, 1, 300)] * 3)
+    predictor([pixels(1, 1, 300)] * 3)
     np.testing.assert_array_equal(predictor(image)[0].scores, before)
 
 
-def test_a_broken_picture_is_named(predictor, tmp_path):
+def test_a_broken_image_is_named(predictor, tmp_path):
     (tmp_path / "zero.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"zero\.png"):
-        predictor([picture(0, 0), tmp_path / "zero.png"])
+        predictor([pixels(0, 0), tmp_path / "zero.png"])
     with pytest.raises(DataError, match=r"nowhere\.png"):
         predictor("nowhere.png")
     with pytest.warns(UserWarning, match=r"zero\.png"):
-        results = predictor([picture(0, 0), tmp_path / "zero.png", picture(1, 1)], strict=False)
+        results = predictor([pixels(0, 0), tmp_path / "zero.png", pixels(1, 1)], strict=False)
     assert len(results) == 2
 
 
@@ -131,13 +131,13 @@ def test_batch_size_and_device(run):
 
 
 def test_draw(predictor):
-    image = picture(0, 3, 40)
+    image = pixels(0, 3, 40)
     sheet = muntin.draw(image, predictor(image)[0])
     assert sheet.mode == "RGB"
     assert sheet.height > sheet.width
 
 
-def test_find_pictures(tmp_path, monkeypatch):
+def test_find_images(tmp_path, monkeypatch):
     for name in ("b.png", "a.JPG", "in/c.png", "note.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -213,7 +213,7 @@ def test_a_run_opens_elsewhere(run, tmp_path):
     folder = copy(run, tmp_path)
     assert Run.open(folder).config == Run.open(run).config
     assert Run.open(folder).config.model.embed_dim == SETTINGS["model.embed_dim"]
-    image = picture(1, 1)
+    image = pixels(1, 1)
     np.testing.assert_array_equal(
         muntin.load(folder)(image)[0].scores, muntin.load(run)(image)[0].scores
     )

@@ -51,8 +51,8 @@ def test_the_run_predicts_what_the_detector_finds(detector, weights, tmp_path):
     )
     assert report.size_rule == "openmmlab"
     assert run.config.task == "detect"
-    picture = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
-    found = muntin.load(tmp_path / "run")(picture)[0]
+    image = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
+    found = muntin.load(tmp_path / "run")(image)[0]
     state = muntin.load(tmp_path / "run").network.state_dict()
     assert all(tensor.equal(state[name]) for name, tensor in detector.state_dict().items())
     assert len(found) > 0
@@ -89,8 +89,8 @@ def test_a_keypoint_rcnn_from_the_command_line(tmp_path, capsys):
     predictor = muntin.load(run.path, select={"score_threshold": 0.0})
     state = predictor.network.state_dict()
     assert all(state[name].equal(tensor) for name, tensor in network.state_dict().items())
-    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
-    found = predictor(picture)[0]
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    found = predictor(image)[0]
     assert found.keypoints.shape == (len(found), 17, 3)
     assert found.keypoint_names[0] == "nose"
 
@@ -126,8 +126,8 @@ def test_a_published_segmenter(tmp_path):
         tmp_path / "a.safetensors", tmp_path / "run", class_names=NAMES, **options
     )
     assert (run.config.task, run.preprocessing.short_side) == ("semantic", 512)
-    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    found = muntin.load(run.path)(picture)[0]
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    found = muntin.load(run.path)(image)[0]
     assert found.size == (40, 60)
     assert found.class_names == NAMES
     with pytest.raises(ConfigError, match="Unknown head 'upernett'"):

@@ -67,7 +67,7 @@ def test_old_files_are_read(name):
     old = RunConfig.from_dict(OLD[name])
     assert old.head == head
     assert old.augment == RECIPES[kind]["small-data"].augment
-    assert old.reading.strict
+    assert old.data_config.strict
     new = old.to_dict()
     assert new["augment"]["kind"] == type(old.augment).kind
     assert head is None or new["head"]["kind"] == type(head).kind

@@ -23,17 +23,17 @@ from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.scoring.figures import draw_scored
-from tests.small import CLASSES, picture, train_small, write_pictures
+from tests.small import CLASSES, image, train_small, write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("data") / "trees", each=11)
+    folder = write_images(tmp_path_factory.mktemp("data") / "trees", each=11)
     # Wrong on purpose, so that there are mistakes.
     for number in range(4):
-        picture(2, 50 + number).save(folder / "ash" / f"wrong{number}.png")
+        image(2, 50 + number).save(folder / "ash" / f"wrong{number}.png")
     return folder
 
 
@@ -64,13 +64,13 @@ def test_figures_against_numpy(run, data):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_figures_do_not_depend_on_the_batch_size(run, data, batch_size):
     one, other = (
-        muntin.evaluate(run, data, batch_size=size, pictures=False) for size in (batch_size, 64)
+        muntin.evaluate(run, data, batch_size=size, images=False) for size in (batch_size, 64)
     )
     assert one.pop("loss") == pytest.approx(other.pop("loss"), rel=1e-5)
     assert one == other
 
 
-def test_pictures(run, data):
+def test_images(run, data):
     muntin.evaluate(run, data)
     folder = run / "pictures" / "eval"
     for name in ("confusion", "per_class", "worst_mistakes"):
@@ -80,7 +80,7 @@ def test_pictures(run, data):
 
 
 def test_classes_that_do_not_occur(run, tmp_path):
-    data = write_pictures(tmp_path / "some", each=2, classes=CLASSES[:2])
+    data = write_images(tmp_path / "some", each=2, classes=CLASSES[:2])
     figures = muntin.evaluate(run, data)
     assert figures["num_images"] == 4
     assert figures["recall"][2] is None
@@ -88,24 +88,24 @@ def test_classes_that_do_not_occur(run, tmp_path):
 
 
 def test_other_classes_are_an_error(run, tmp_path):
-    data = write_pictures(tmp_path / "other", each=2, classes=("ash", "oak"))
+    data = write_images(tmp_path / "other", each=2, classes=("ash", "oak"))
     with pytest.raises(DataError, match=r"3.*oak"):
         muntin.evaluate(run, data)
 
 
 def test_the_test_part_is_taken_first(run, tmp_path):
     for part, each in (("train", 1), ("val", 2), ("test", 3)):
-        write_pictures(tmp_path / "parts" / part, each=each)
-    assert muntin.evaluate(run, tmp_path / "parts", pictures=False)["num_images"] == 9
+        write_images(tmp_path / "parts" / part, each=each)
+    assert muntin.evaluate(run, tmp_path / "parts", images=False)["num_images"] == 9
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
 def test_what_cannot_be_read_does_not_count(run, tmp_path):
-    data = write_pictures(tmp_path / "trees", each=3)
-    before = muntin.evaluate(run, data, batch_size=2, pictures=False)
+    data = write_images(tmp_path / "trees", each=3)
+    before = muntin.evaluate(run, data, batch_size=2, images=False)
     (data / "ash" / "zero.png").write_bytes(b"")
     (data / "birch" / "cut.png").write_bytes((data / "birch" / "0.png").read_bytes()[:99])
-    after = muntin.evaluate(run, data, batch_size=2, pictures=False)
+    after = muntin.evaluate(run, data, batch_size=2, images=False)
     # The batches are cut elsewhere now, which may change the last bit of the loss.
     assert after.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-5)
     assert after == before
@@ -125,9 +125,9 @@ def test_the_network_is_left_in_its_mode(run, data):
     assert torch.is_grad_enabled()
 
 
-def test_pictures_that_were_learnt_from_are_told(run, data):
+def test_images_that_were_learnt_from_are_told(run, data):
     with pytest.warns(MuntinWarning, match=r"\d+ of .*\d+ "):
-        muntin.evaluate(run, data, pictures=False)
+        muntin.evaluate(run, data, images=False)
 
 
 def test_only_subjects_that_are_told_are_drawn(tmp_path):

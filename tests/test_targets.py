@@ -105,7 +105,7 @@ def test_crowds_and_objects_without_masks_have_no_layer():
     assert int((targets.layers == 1).sum()) == 4
 
 
-def test_shrunken_pictures_keep_boxes_and_masks_together():
+def test_shrunken_images_keep_boxes_and_masks_together():
     _, targets = scene_targets(size=(90, 120), kept=(60, 80))
     whole = scene_targets(size=(90, 120))[1]
     torch.testing.assert_close(targets.boxes, whole.boxes * 2 / 3)

@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from muntin.weights.loading import LoadReport, load_weights
     from muntin.zoo.building import change_model, create_backbone, create_model, list_models
     from muntin.zoo.costs import count_costs
-    from muntin.zoo.creating import (
-        create,
-        create_detector,
-        create_pose_estimator,
-        create_segmenter,
-    )
+    from muntin.zoo.creating import create, create_detector, create_pose_estimator, create_segmenter
 
 __all__ = [
     "LoadReport",

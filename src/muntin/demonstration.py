@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: generated pictures, a model trained on them, its figures and what to try next."""
+"""The demo: generated images, a model trained on them, its figures and what to try next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from muntin.data.synthetic_sets import write_classify, write_coco, write_frames,
 from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.poses import draw_pose_pair, poses_of
-from muntin.drawing.saving import save_picture
+from muntin.drawing.saving import save_image
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
@@ -79,7 +79,7 @@ def demo(
     if run_folder.exists():
         message = f"out must be a new folder, got {out}, which holds a run. Pass another --out."
         raise RunError(message)
-    console.print(f"Generating pictures of shapes in {data} ...", highlight=False)
+    console.print(f"Generating images of shapes in {data} ...", highlight=False)
     (write_data or plan.write_data)(data)
     limit = max_time_s or plan.max_time_s
     run = train(task, data, weights="none", max_time_s=limit, out=run_folder)
@@ -87,22 +87,20 @@ def demo(
         return run
     figures = evaluate(run_folder, data)
     plan.draw(run_folder, data, figures)
-    picture = _pictures(data)[0]
-    console.print(f"\nOn pictures it has not seen ({figures['num_images']}):", highlight=False)
+    image = _images(data)[0]
+    console.print(f"\nOn images it has not seen ({figures['num_images']}):", highlight=False)
     for name in plan.figures:
         console.print(f"  {name:10} {figures[name]:.3f}", highlight=False)
     console.print(f"Run folder: {run_folder}  (look into {run_folder / 'pictures'})")
     console.print("Try next:", highlight=False)
     drawn = f" --out {out / 'drawn'}" if find_task(task).dense else ""
-    console.print(
-        f"  muntin predict {run_folder} {picture}{drawn}", highlight=False, soft_wrap=True
-    )
+    console.print(f"  muntin predict {run_folder} {image}{drawn}", highlight=False, soft_wrap=True)
     console.print(f"  muntin eval {run_folder} {data}", highlight=False, soft_wrap=True)
     return run
 
 
-def _pictures(data: Path) -> list[Path]:
-    """Pictures that were not trained on."""
+def _images(data: Path) -> list[Path]:
+    """Images that were not trained on."""
     found = (path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))
     parts = ((path, path.relative_to(data).parts) for path in found)
     return sorted(path for path, names in parts if "val" in names and "masks" not in names)
@@ -139,62 +137,62 @@ def _write_frames(folder: Path) -> object:
 
 
 def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
-    every = [path for path in _pictures(data) if path.suffix == ".png"]
-    pictures = every[:: max(1, len(every) // 24)][:24]
+    every = [path for path in _images(data) if path.suffix == ".png"]
+    images = every[:: max(1, len(every) // 24)][:24]
     tiles = []
-    for path, result in zip(pictures, load(run_folder)(pictures), strict=True):
+    for path, result in zip(images, load(run_folder)(images), strict=True):
         truth = path.parent.name
         lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
-        tiles.append(Tile(picture=open_image(path), lines=lines, good=result.best == truth))
+        tiles.append(Tile(pixels=open_image(path), lines=lines, good=result.best == truth))
     sheet = draw_sheet(tiles, "Predictions beside the truth")
-    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+    save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
 def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_detect(data, masks="mask_ap" in figures).val
-    assert listing is not None, "the generated set has pictures to validate with"
+    assert listing is not None, "the generated set has images to validate with"
     predictor = load(run_folder)
     sure = figures["best_threshold"] or 0.5
     tiles = []
     for entry in listing.entries[:8]:
-        assert entry.objects is not None, "the generated pictures have objects"
+        assert entry.objects is not None, "the generated images have objects"
         pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0].above(sure)
         drawn = draw_pair(pixels, entry.objects, found, listing.class_names)
-        tiles.append(Tile(picture=np.asarray(drawn)))
+        tiles.append(Tile(pixels=np.asarray(drawn)))
     sheet = draw_sheet(tiles, f"Truth, and what was found above {sure:.2f}", columns=2, side=520)
-    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+    save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
 def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_semantic(data).val
-    assert listing is not None, "the generated set has pictures to validate with"
+    assert listing is not None, "the generated set has images to validate with"
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:8]:
         pixels = open_image(Path(listing.source) / entry.path)
         truth = read_mask(listing, entry).labels
         drawn = draw_maps_side_by_side(pixels, truth, predictor(pixels)[0])
-        tiles.append(Tile(picture=np.asarray(drawn)))
+        tiles.append(Tile(pixels=np.asarray(drawn)))
     sheet = draw_sheet(tiles, f"Truth and answer, mIoU {figures['miou']:.3f}", columns=2, side=520)
-    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+    save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
 def _draw_subjects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_pose(data, whole=True).val
-    assert listing is not None, "the generated set has pictures to validate with"
+    assert listing is not None, "the generated set has images to validate with"
     assert listing.skeleton is not None, "subjects have a skeleton"
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:8]:
-        assert entry.objects is not None, "the generated pictures have subjects"
+        assert entry.objects is not None, "the generated images have subjects"
         pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0]
         truth = poses_of(entry.objects, range(len(entry.objects)), listing.skeleton)
-        tiles.append(Tile(picture=np.asarray(draw_pose_pair(pixels, truth, found))))
+        tiles.append(Tile(pixels=np.asarray(draw_pose_pair(pixels, truth, found))))
     title = f"Truth and answer, PCK {figures['pck']:.3f}"
     sheet = draw_sheet(tiles, title, columns=2, side=520)
-    save_picture(sheet, run_folder / "pictures" / "predictions.png")
+    save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
 _DEMOS = {

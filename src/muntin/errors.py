@@ -43,7 +43,7 @@ class ShapeError(MuntinError, ValueError):
 
 
 class DataError(MuntinError, ValueError):
-    """A data set, a picture or an annotation cannot be used as it is."""
+    """A data set, an image or an annotation cannot be used as it is."""
 
 
 class WeightError(MuntinError, RuntimeError):

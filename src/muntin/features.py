@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, ShapeError
 from muntin.shapes import Bool, Float, Int, Size
 
 __all__ = [
@@ -43,16 +43,68 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenMask:
-    """Which patches of each image a backbone sees, as masked pre-training needs it.
+    """Which parts of each image a backbone sees, as masked pre-training needs it.
 
     Attributes:
-        keep: True for each patch that is kept, row by row over the grid of patches; equally many
-            in every image.
+        keep: True for each part that is kept, row by row over the grid that `Backbone.mask_grid`
+            gives: patches, or the mask units of a Hiera. Equally many are kept in every image.
         fill: Token that replaces the others; None leaves them out of the computation.
+
+    Raises:
+        ShapeError: Images keep different numbers of parts, or none.
     """
 
     keep: Bool[Tensor, "B N"]
     fill: Float[Tensor, " C"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no batch."""
+        counts = sorted(set(self.keep.sum(dim=1).tolist()))
+        if len(counts) != 1 or not counts[0]:
+            message = (
+                f"keep must keep 1 part or more and equally many in every image, got {counts}. "
+                f"Draw the same number for all images of a batch."
+            )
+            raise ShapeError(message)
+
+    def check(self, batch: int, grid: Size) -> None:
+        """Make sure that the mask is one for these images.
+
+        Raises:
+            ShapeError: It is one for other images.
+        """
+        wanted = (batch, grid[0] * grid[1])
+        if tuple(self.keep.shape) != wanted:
+            message = (
+                f"keep must have a row for each of {batch} images and a flag for each of "
+                f"{grid[0]} x {grid[1]} parts, so {wanted}, got {tuple(self.keep.shape)}. Ask "
+                f"mask_grid of the backbone."
+            )
+            raise ShapeError(message)
+
+    def put_fill(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Replace the tokens that are not kept, where there is a fill."""
+        if self.fill is None:
+            return tokens
+        return torch.where(self.keep[:, :, None], tokens, self.fill.to(tokens.dtype))
+
+    def drop(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B n C"]:
+        """Give the tokens that are kept, in their order; all of them where there is a fill."""
+        if self.fill is not None:
+            return tokens
+        return tokens[self.keep].view(tokens.shape[0], -1, tokens.shape[2])
+
+    def refuse_maps(self) -> list[Tensor]:
+        """Stand for the maps of a network that left tokens out.
+
+        Raises:
+            ConfigError: Always.
+        """
+        message = (
+            "maps must be made from every patch, got a mask that leaves some out. Read tokens, or "
+            "give the mask a fill."
+        )
+        raise ConfigError(message)
 
 
 class Features:
@@ -108,6 +160,8 @@ class Features:
     @property
     def tokens(self) -> Float[Tensor, "B N C"]:
         """The tokens after the last block, prefix tokens first, then the patches row by row.
+
+        Under a mask that leaves tokens out, those that are kept; of a Hiera unit by unit.
 
         Raises:
             ConfigError: The family has no sequence of tokens.
@@ -179,14 +233,28 @@ class Backbone(nn.Module):
         """Give one vector an image: what the family's paper classifies from."""
         return self.features(images).vector
 
+    def mask_grid(self, image_size: Size) -> Size:
+        """Give rows and columns of the parts that a `TokenMask` keeps or not.
+
+        Args:
+            image_size: (height, width) of the images in pixels.
+
+        Raises:
+            ConfigError: The family cannot be masked.
+            ShapeError: The size rule refuses this height and width.
+        """
+        raise self._mask_error()
+
     def _refuse_mask(self, mask: TokenMask | None) -> None:
-        """Raise a ConfigError where there is a mask: for families that cannot leave tokens out."""
+        """Raise an error where there is a mask: for families that always compute everything."""
         if mask is not None:
-            message = (
-                f"mask must be left out for a {type(self).__name__}, whose tokens are made from "
-                f"all patches together, got one. Choose a ViT, a DeiT, a Hiera or a Swin."
-            )
-            raise ConfigError(message)
+            raise self._mask_error()
+
+    def _mask_error(self) -> ConfigError:
+        return ConfigError(
+            f"masks need a ViT, a DeiT, a Hiera, a Swin or a Swin V2, got a {type(self).__name__}, "
+            f"which cannot leave patches out. Choose another model."
+        )
 
     @property
     def stage_unit(self) -> Literal["stage", "block"]:

@@ -36,13 +36,13 @@ class TrainConfig:
 
     Attributes:
         recipe: Name of the preset that the other fields started from.
-        epochs: Passes over the training pictures.
+        epochs: Passes over the training images.
         max_time_s: Wall time for everything, in seconds; 0 = as long as the epochs take. With a
             limit the learning rate follows the clock, so that it has come down when time is up.
-        batch_size: Pictures a step, over all devices; 0 chooses by picture and set size.
+        batch_size: Images a step, over all devices; 0 chooses by image and set size.
         accumulate: Steps whose gradients are added before the weights change.
         optimizer: "adamw"; or "muon" for the matrices of the blocks, with adamw for the rest.
-        learning_rate: At `lr_batch` pictures a step, scaled linearly to the effective batch; as
+        learning_rate: At `lr_batch` images a step, scaled linearly to the effective batch; as
             it stands when `lr_batch` is 0.
         lr_batch: Batch that the learning rate is given for; 0 = no scaling.
         muon_learning_rate: The same for the matrices that muon updates, brought to the size of
@@ -62,7 +62,7 @@ class TrainConfig:
         init: How fresh weights start: as published, or "mimetic" (`muntin.nn.mimetic`).
         freeze: Leading stages (blocks of a ViT) that do not learn, patches included; -1 freezes
             the whole backbone.
-        checkpointing: Whether blocks are computed again on the way back instead of remembered: less
+        checkpointing: Whether activations of blocks are recomputed in the backward pass: less
             memory, more time.
         residual: "half" keeps the map between blocks in the precision of the products, which must
             be bf16 or fp16: half of what is remembered of it, and fewer digits.
@@ -71,10 +71,10 @@ class TrainConfig:
         memory_gib: The room, in GiB, for what training adds to the process, which itself takes
             about 0.9 GiB more on a CPU: as few leading blocks are computed again as a step needs
             to fit, and if all are not enough the batch becomes smaller; validation looks at no
-            more pictures at a time than a step. 0 = no limit.
+            more images at a time than a step. 0 = no limit.
         early_stop: Epochs without improvement after which training ends; 0 = off.
-        start_size: Side of the pictures at the beginning, as a part of `img_size`; 1 = full.
-        full_size_from: Part of the training after which pictures have full size.
+        start_size: Side of the images at the beginning, as a part of `img_size`; 1 = full.
+        full_size_from: Part of the training after which images have full size.
         seed: Of everything random.
     """
 
@@ -138,7 +138,7 @@ class TrainConfig:
 
     @property
     def validation_batch(self) -> int:
-        """Pictures that validation looks at at a time, where they are small."""
+        """Images that validation looks at at a time, where they are small."""
         return self.batch_size if self.memory_gib else max(64, self.batch_size)
 
 
@@ -152,7 +152,7 @@ class MachineConfig:
         precision: Of the matrix products; weights stay in float32. "auto" is bf16 on a GPU; on a
             CPU it is whichever of fp32 and bf16 multiplies faster there.
         compile: Whether steps are compiled; "auto" does so on a GPU.
-        workers: Processes that decode pictures; -1 chooses.
+        workers: Processes that decode images; -1 chooses.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -169,7 +169,7 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A preset: how to train and what to do to the pictures.
+    """A preset: how to train and what to do to the images.
 
     Attributes:
         train: The training settings.
@@ -240,7 +240,7 @@ COCO_3X = Recipe(
     ),
     augment=DetectionAugmentConfig(short_sides=tuple(range(480, 801, 32)), crop=0.5),
     source="SwinTransformer/Swin-Transformer-Object-Detection, the published Mask R-CNN runs: 36 "
-    "epochs at 16 pictures a step, at --img-size 800x1333",
+    "epochs at 16 images a step, at --img-size 800x1333",
 )
 
 FINETUNE_OBJECTS = Recipe(
@@ -257,7 +257,7 @@ FINETUNE_OBJECTS = Recipe(
         drop_path_rate=0.1,
     ),
     augment=DetectionAugmentConfig(scale=(0.6, 1.6), jitter=0.3),
-    source="ours: a trained backbone, few pictures, large-scale jitter as in arXiv 2012.07177",
+    source="ours: a trained backbone, few images, large-scale jitter as in arXiv 2012.07177",
 )
 
 SMALL_DATA_OBJECTS = Recipe(
@@ -295,13 +295,13 @@ ADE20K = Recipe(
     ),
     augment=SegmentationAugmentConfig(jitter=0.5),
     source="SwinTransformer/Swin-Transformer-Semantic-Segmentation, the published UPerNet runs: "
-    "160,000 steps of 16 pictures, at --img-size 512 and --set data.short_side=512",
+    "160,000 steps of 16 images, at --img-size 512 and --set data.short_side=512",
 )
 
 FINETUNE_MAPS = Recipe(
     train=replace(FINETUNE_OBJECTS.train, epochs=80),
     augment=SegmentationAugmentConfig(scale=(0.6, 1.6), jitter=0.3),
-    source="ours: a trained backbone, few pictures",
+    source="ours: a trained backbone, few images",
 )
 
 SMALL_DATA_MAPS = Recipe(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user gets: numpy and plain numbers, in pixels of the original picture."""
+"""What a user gets: numpy and plain numbers, in pixels of the original image."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SURE = 0.3
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Labels:
-    """The classes of a picture, best first.
+    """The classes of an image, best first.
 
     Attributes:
-        path: The picture's file; empty when it came as an array.
-        size: (height, width) of the original picture in pixels.
+        path: The image's file; empty when it came as an array.
+        size: (height, width) of the original image in pixels.
         class_ids: Class numbers.
         scores: Score of each in [0, 1], falling.
         class_names: Name of each.
@@ -96,11 +96,11 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Detections:
-    """The objects found in a picture, best first.
+    """The objects found in an image, best first.
 
     Attributes:
-        path: The picture's file; empty when it came as an array.
-        size: (height, width) of the original picture in pixels.
+        path: The image's file; empty when it came as an array.
+        size: (height, width) of the original image in pixels.
         boxes: Left, top, right and bottom edge of each object in pixels of the original.
         class_ids: Class number of each.
         scores: Score of each in [0, 1], falling.
@@ -182,11 +182,11 @@ class Detections:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SemanticMap:
-    """The class of every pixel of a picture.
+    """The class of every pixel of an image.
 
     Attributes:
-        path: The picture's file; empty when it came as an array.
-        size: (height, width) of the original picture in pixels.
+        path: The image's file; empty when it came as an array.
+        size: (height, width) of the original image in pixels.
         labels: Class number of each pixel, int16.
         class_names: Name of every class of the run, in the order of the class numbers.
         colors: Colour (red, green, blue) of every class where its data set says one; else empty.
@@ -199,10 +199,10 @@ class SemanticMap:
     colors: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a map of another size than its picture."""
+        """Refuse a map of another size than its image."""
         if self.labels.shape != self.size:
             message = (
-                f"labels must have the size of the picture, {self.size}, got {self.labels.shape}."
+                f"labels must have the size of the image, {self.size}, got {self.labels.shape}."
             )
             raise ShapeError(message)
 
@@ -245,20 +245,20 @@ class SemanticMap:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Poses:
-    """The subjects of a picture and their keypoints.
+    """The subjects of an image and their keypoints.
 
     They come best first, or in the order of the boxes that somebody gave.
 
     Attributes:
-        path: The picture's file; empty when it came as an array.
-        size: (height, width) of the original picture in pixels.
+        path: The image's file; empty when it came as an array.
+        size: (height, width) of the original image in pixels.
         keypoints: x, y and score of each keypoint of each subject, in pixels of the original;
-            (0, 0) is the middle of the first pixel; points lie inside the picture. The score is the
+            (0, 0) is the middle of the first pixel; points lie inside the image. The score is the
             height of the heatmap there, 0 to 1, where 1 is as sharp a peak as an annotated point
             has in training; it is no probability.
         scores: Of each subject: the mean height of its heatmaps that reach 0.2, cut at 1, times
             the score of its box.
-        boxes: Left, top, right and bottom edge of each subject; None where the whole picture was
+        boxes: Left, top, right and bottom edge of each subject; None where the whole image was
             taken for one.
         box_scores: Score that a detector gave to each box; None where there was no detector.
         keypoint_names: Name of each keypoint.

@@ -25,7 +25,10 @@ from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
 __all__ = ["RunConfig"]
 
 SCHEMA = 2
-"""Of `RunConfig.to_dict`. 1, which is still read, named no kinds of heads and augmentations."""
+"""Of `RunConfig.to_dict`.
+
+Schema 1 is still read: it named no kinds of heads and augmentations, and `data_config` "reading".
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,7 @@ class RunConfig:
 
     Attributes:
         task: Name of the task.
-        data: Folder, archive or CSV with the training pictures.
+        data: Folder, archive or CSV with the training images.
         val: The same for validation; empty when `data` has it or it was split off.
         model_name: Name in the zoo that the architecture started from.
         model: The architecture.
@@ -42,8 +45,8 @@ class RunConfig:
         weights: Where the weights came from; empty = fresh.
         license: Licence of these weights.
         train: How it is learned.
-        augment: What is done to training pictures.
-        reading: How pictures are read.
+        augment: What is done to training images.
+        data_config: How images are read; `--set data.x` on the command line.
         machine: Where it runs.
     """
 
@@ -57,7 +60,7 @@ class RunConfig:
     license: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
     augment: AnyAugmentConfig = field(default_factory=AugmentConfig)
-    reading: DataConfig = field(default_factory=DataConfig)
+    data_config: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +86,8 @@ class RunConfig:
         rest = dict(values)
         del rest["schema"]
         rest["model"] = config_from_dict(values["model"], where=where)
+        if "reading" in rest:  # as schema 1 called it
+            rest["data_config"] = rest.pop("reading")
         augment = rest.pop("augment", {})
         if schema == 1 and isinstance(values.get("head"), Mapping):
             rest["head"] = _name_head(values["head"], str(values.get("task")))

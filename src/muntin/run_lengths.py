@@ -3,7 +3,7 @@
 """Masks of objects as run lengths, the form in which COCO keeps them.
 
 A run-length mask is ``{"size": [H, W], "counts": text}``; the text is pycocotools' compressed form
-of the lengths, column by column. It is small however large the picture is.
+of the lengths, column by column. It is small however large the image is.
 """
 
 from __future__ import annotations
@@ -94,16 +94,16 @@ def mask_iou(first: list[RunLengths], second: list[RunLengths]) -> NDArray[np.fl
 
 
 def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengths:
-    """Place a mask in a larger picture.
+    """Place a mask in a larger image.
 
     Args:
-        mask: Of a part of the picture.
-        size: (height, width) of the picture.
+        mask: Of a part of the image.
+        size: (height, width) of the image.
         top: Row at which the part begins.
         left: The same for columns.
 
     Returns:
-        The mask of the whole picture.
+        The mask of the whole image.
     """
     return encode_mask(decode_mask(mask), size=size, top=top, left=left)
 
@@ -113,7 +113,7 @@ def to_run_lengths(segmentation: Segmentation, size: Size) -> RunLengths:
 
     Args:
         segmentation: Polygons, or run lengths, compressed or not.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         The run lengths; polygons of one object are joined.

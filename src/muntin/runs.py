@@ -180,8 +180,8 @@ class ExportedRun(Run):
     """A file of `muntin export`: a run whose network an engine runs.
 
     Attributes:
-        runner: Runs the network for any number of pictures.
-        note: What else is known: `canvas`, (height, width) of its pictures; `precision`; `stride`
+        runner: Runs the network for any number of images.
+        note: What else is known: `canvas`, (height, width) of its images; `precision`; `stride`
             of the map that it gives; `threshold` from which objects count.
     """
 
@@ -206,7 +206,7 @@ class ExportedRun(Run):
         except (ValueError, KeyError, TypeError) as error:
             message = (
                 f"{path} must be a file that muntin export wrote, with what it knows of classes "
-                f"and pictures inside, got one without or of another version ({error}). Export "
+                f"and images inside, got one without or of another version ({error}). Export "
                 f"it again."
             )
             raise RunError(message) from error

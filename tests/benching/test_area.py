@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel costs as pictures grow."""
+"""What a pixel costs as images grow."""
 
 from __future__ import annotations
 

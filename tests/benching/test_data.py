@@ -9,7 +9,7 @@ import json
 import pytest
 from PIL import Image
 
-from muntin.benching.data import PICTURE_SIZE, bench_data, write_jpegs
+from muntin.benching.data import IMAGE_SIZE, bench_data, write_jpegs
 from muntin.errors import ConfigError
 
 
@@ -21,12 +21,12 @@ def test_beside_torchvision():
         size=(48, 64),
         peers=("torchvision", "timm"),
         rounds=1,
-        num_pictures=3,
+        num_images=3,
         say=said.append,
     )
     json.dumps(found)
     assert found["kind"] == "data"
-    assert (found["num_pictures"], found["picture_size"]) == (3, [*PICTURE_SIZE])
+    assert (found["num_images"], found["image_size"]) == (3, [*IMAGE_SIZE])
     assert any("timm" in line for line in said)
     rows = found["contestants"]
     assert len(rows) == 3 * 2 * 2
@@ -46,7 +46,7 @@ def test_beside_torchvision():
 
 
 def test_alone_without_workers():
-    found = bench_data("swin_nano", size=(32, 32), peers=(), rounds=2, num_pictures=2, workers=(0,))
+    found = bench_data("swin_nano", size=(32, 32), peers=(), rounds=2, num_images=2, workers=(0,))
     assert [one["work"] for one in found["contestants"]] == ["evaluation", "training"]
     assert all(one["against_best_rival"] is None for one in found["contestants"])
     assert all(one["images_per_s"]["count"] == 2 for one in found["contestants"])
@@ -56,14 +56,14 @@ def test_files(tmp_path):
     write_jpegs(tmp_path, 3)
     paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
     assert paths == ["even/00000.jpg", "even/00002.jpg", "odd/00001.jpg"]
-    with Image.open(tmp_path / paths[0]) as picture:
-        assert (picture.format, picture.size) == ("JPEG", PICTURE_SIZE[::-1])
+    with Image.open(tmp_path / paths[0]) as image:
+        assert (image.format, image.size) == ("JPEG", IMAGE_SIZE[::-1])
 
 
 def test_refused():
     with pytest.raises(ConfigError, match=r"compiled.*data"):
         bench_data("swin_nano", compiled=True)
-    with pytest.raises(ConfigError, match=r"num_pictures.* 0"):
-        bench_data("swin_nano", num_pictures=0)
+    with pytest.raises(ConfigError, match=r"num_images.* 0"):
+        bench_data("swin_nano", num_images=0)
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_data("swin_nano", peers=("tim",))

@@ -42,8 +42,7 @@ def test_it_needs_a_gpu(call, monkeypatch, capsys, words):
     assert call(*words) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith("gpu.py needs an NVIDIA GPU, ")
-    assert said[0].endswith("; --tiny --device cpu tries the script on toy sizes")
+    assert "--tiny --device cpu" in said[0]
 
 
 def test_a_section_that_failed_is_told_and_tried_again(call, monkeypatch, tmp_path):

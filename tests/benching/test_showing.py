@@ -67,7 +67,7 @@ def test_attention():
 
 @pytest.mark.parity
 def test_what_is_measured_can_be_shown():
-    found = bench_data("swin_nano", size=(32, 32), rounds=1, num_pictures=2, workers=(0,))
+    found = bench_data("swin_nano", size=(32, 32), rounds=1, num_images=2, workers=(0,))
     titles, cells = show_rows(found)
     assert {len(titles)} == {len(one) for one in cells}
     assert titles[:4] == ["work", "workers", "contestant", "precision"]

@@ -65,9 +65,9 @@ def test_json(muntin, run, data):
 
 
 def test_wrong_words(muntin, run, data, tmp_path):
-    picture = data / "images" / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, picture, "--scales=big"), "--scales", "big")
-    assert refuses(muntin("predict", run, picture, "--scales=0"), "scales", "0")
+    image = data / "images" / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, image, "--scales=big"), "--scales", "big")
+    assert refuses(muntin("predict", run, image, "--scales=0"), "scales", "0")
     words = ["train", "semantic", data, "--out", tmp_path / "other"]
     assert refuses(muntin(*words, "--head=mask_rcnn"), "mask_rcnn", "instance")
     assert refuses(muntin(*words, "--set=data.colors=a:#12"), "data.colors")
@@ -149,9 +149,9 @@ def test_labels_are_written_at_full_size(muntin, run, data, tmp_path):
 
 
 def test_what_maps_have_no_use_for(muntin, run, data):
-    picture = data / "images" / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, picture, "--threshold=0.5"), "--threshold")
-    assert refuses(muntin("predict", run, picture, "--select=iou=0.5"), "--select")
+    image = data / "images" / "val" / "00000.jpg"
+    assert refuses(muntin("predict", run, image, "--threshold=0.5"), "--threshold")
+    assert refuses(muntin("predict", run, image, "--select=iou=0.5"), "--select")
 
 
 def test_background_that_a_run_does_not_know(muntin, tmp_path):

@@ -35,11 +35,11 @@ PRE = Preprocessing(
 
 
 def batch_of(sizes) -> Batch:
-    pictures = [
+    images = [
         torch.full((3, *size), number + 1, dtype=torch.uint8) for number, size in enumerate(sizes)
     ]
     return Batch(
-        images=pad_images(pictures),
+        images=pad_images(images),
         sizes=torch.tensor(sizes),
         originals=torch.tensor(sizes) * 2,
         indices=torch.arange(len(sizes)),
@@ -92,7 +92,7 @@ def test_selecting_keeps_what_belongs_together():
     assert [part.indices.tolist() for part in split_by_size(single)] == [[0, 1, 2]]
 
 
-def test_large_pictures_are_few_at_a_time():
+def test_large_images_are_few_at_a_time():
     large = replace(PRE, img_size=(800, 1333))
     assert evaluation_batch(large, 64) == 1
     assert evaluation_batch(PRE, 64) == 16
@@ -107,7 +107,7 @@ def listing_of(sizes) -> Listing:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
 @pytest.mark.parametrize("count", [1, 9, 150])
-def test_gathering_shapes_keeps_every_picture_once(batch_size, count):
+def test_gathering_shapes_keeps_every_image_once(batch_size, count):
     rng = np.random.default_rng(0)
     listing = listing_of([(100, int(rng.choice([60, 100, 150]))) for _ in range(count)])
     order = rng.permutation(count)
@@ -144,7 +144,7 @@ def listing(data):
     return list_detect(data, masks=True).train
 
 
-def test_every_epoch_shows_every_picture_once_in_another_way(listing):
+def test_every_epoch_shows_every_image_once_in_another_way(listing):
     store = ImageCache(listing, PRE, DataConfig())
     config = DetectionAugmentConfig(scale=(0.6, 1.6), jitter=0.3)
     loader = TrainLoader(store, config, batch_size=4, seed=3)
@@ -224,7 +224,7 @@ def test_what_is_found_does_not_depend_on_the_rest_of_the_batch(listing, head):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
-def test_pictures_that_cannot_be_read(tmp_path):
+def test_images_that_cannot_be_read(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=6, num_val=1, size=(48, 64))
     (data / "train" / "00002.jpg").write_bytes(b"no image")
     listing = list_detect(data, masks=True).train

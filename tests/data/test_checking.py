@@ -65,7 +65,7 @@ def test_every_unreadable_file_is_named(folder):
     assert dict(report.counts)["unreadable"] == 3
 
 
-def test_same_picture_in_train_and_val(folder):
+def test_same_image_in_train_and_val(folder):
     pixels = Image.open(folder / "train/cats/1.png")
     pixels.save(folder / "val/cats/again.bmp")
     report = check_classify(folder)
@@ -76,13 +76,13 @@ def test_same_picture_in_train_and_val(folder):
     )
 
 
-def test_same_picture_in_two_classes(folder):
+def test_same_image_in_two_classes(folder):
     Image.open(folder / "train/cats/1.png").save(folder / "train/dogs/again.png")
     (text,) = texts(check_classify(folder))
     assert "train/cats/1.png: the same image has another class as 'train/dogs/again" in text
 
 
-def test_same_bytes_other_sides_are_not_the_same_picture(folder):
+def test_same_bytes_other_sides_are_not_the_same_image(folder):
     for name, size in (("a", (8, 18)), ("b", (18, 8))):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"train/cats/{name}.png")
     report = check_classify(folder)
@@ -90,7 +90,7 @@ def test_same_bytes_other_sides_are_not_the_same_picture(folder):
     assert "sizes (height x width): from 8 x 8 to 18 x 20" in report.lines
 
 
-def test_small_classes_imbalance_and_tiny_pictures(tmp_path):
+def test_small_classes_imbalance_and_tiny_images(tmp_path):
     for number in range(21):
         save(tmp_path / f"cats/{number}.png", number)
     save(tmp_path / "dogs/0.png", 99, size=(7, 30))
@@ -100,7 +100,7 @@ def test_small_classes_imbalance_and_tiny_pictures(tmp_path):
     assert "class 'cats' has 21 images and 'dogs' has 1" in uneven
 
 
-def test_misnamed_and_turned_pictures_are_counted(folder):
+def test_misnamed_and_turned_images_are_counted(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (30, 20)).save(folder / "train/cats/x.png", "JPEG", exif=exif)

@@ -67,7 +67,7 @@ def whats(data) -> list[str]:
     return [problem.what for problem in data.problems]
 
 
-def test_one_picture(tmp_path):
+def test_one_image(tmp_path):
     rows = [note(1), note(2, (0, 0, 5, 6), category_id=7, area=3.5), note(3, iscrowd=1, area=9)]
     data = list_detect(one_set(tmp_path, coco(rows)))
     assert data.val is data.test is None
@@ -85,12 +85,12 @@ def test_one_picture(tmp_path):
     assert data.note == "COCO, train 1 images, 3 objects of 2 classes"
 
 
-def test_crowds_give_a_picture_no_class(tmp_path):
+def test_crowds_give_a_image_no_class(tmp_path):
     data = list_detect(one_set(tmp_path, coco([note(iscrowd=1)])))
     assert data.train.entries[0].class_ids == ()
 
 
-# name of the JSON, the picture as it lies, file_name
+# name of the JSON, the image as it lies, file_name
 LAYOUTS = {
     "official": ("annotations/instances_{}2017.json", "{}2017/1.jpg", "1.jpg"),
     "roboflow": ("{}/_annotations.coco.json", "{}/1.jpg", "1.jpg"),
@@ -109,8 +109,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("val", ["val", "valid"])
 def test_layouts(tmp_path, layout, val):
     for part in ("train", val, "test"):
-        json_name, picture, file_name = (text.format(part) for text in layout)
-        touch(tmp_path, picture)
+        json_name, pixels, file_name = (text.format(part) for text in layout)
+        touch(tmp_path, pixels)
         write(tmp_path / json_name, coco([note()], [image(name=file_name)]))
     data = list_detect(tmp_path)
     for part, listing in data.parts.items():
@@ -250,7 +250,7 @@ def test_classes_of_a_run(tmp_path):
         list_detect(root, class_names=("dog",))
 
 
-def test_pictures_without_objects_stay(tmp_path):
+def test_images_without_objects_stay(tmp_path):
     images = [image(1, "1.jpg"), image(2, "2.jpg")]
     data = list_detect(one_set(tmp_path, coco([note()], images)), masks=False)
     bare = data.train.entries[1]
@@ -420,7 +420,7 @@ def test_masks_decide_whether_equal_boxes_are_duplicates(tmp_path):
     assert whats(data) == ["annotation 3 left out, duplicate: the same as annotation 1"]
 
 
-def test_sums_of_run_lengths_equal_the_picture():
+def test_sums_of_run_lengths_equal_the_image():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         size = (int(rng.integers(1, 90)), int(rng.integers(1, 900)))
@@ -505,7 +505,7 @@ def test_faulty_files(tmp_path, change, match):
         list_detect(tmp_path)
 
 
-def test_some_pictures_are_not_there(tmp_path):
+def test_some_images_are_not_there(tmp_path):
     root = one_set(tmp_path, coco([note()], [image(n, f"{n}.jpg") for n in range(1, 5)]))
     (root / "2.jpg").unlink()
     (root / "4.jpg").unlink()
@@ -519,18 +519,18 @@ def test_some_pictures_are_not_there(tmp_path):
     assert "2 images of instances.json are not there ('2.jpg', '4.jpg')" in data.note
 
 
-def test_picture_twice_in_images(tmp_path):
+def test_image_twice_in_images(tmp_path):
     rows = [note(1), note(2, (1, 1, 5, 5), image_id=2)]
     data = list_detect(one_set(tmp_path, coco(rows, [image(1), image(2)])))
     assert len(only(data)) == 2
     assert whats(data) == ["twice in images of instances.json; its annotations are joined"]
 
 
-def test_size_that_is_not_said_is_read_from_the_picture(tmp_path):
+def test_size_that_is_not_said_is_read_from_the_image(tmp_path):
     images = [{"id": 1, "file_name": "1.png"}, {**image(2, "2.png"), "width": 0}]
     write(tmp_path / "x.json", coco([note()], images))
     Image.new("L", (100, 80)).save(tmp_path / "1.png")
-    (tmp_path / "2.png").write_text("no picture")
+    (tmp_path / "2.png").write_text("no image")
     data = list_detect(tmp_path)
     (entry,) = data.train.entries
     assert entry.size == (80, 100)
@@ -547,7 +547,7 @@ def test_two_files_for_one_set(tmp_path):
         list_detect(tmp_path)
 
 
-def test_many_files_one_a_picture_are_not_opened(tmp_path):
+def test_many_files_one_a_image_are_not_opened(tmp_path):
     for number in range(30):
         touch(tmp_path, f"{number}.jpg")
         write(tmp_path / f"{number}.json", {"shapes": []})

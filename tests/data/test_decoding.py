@@ -117,7 +117,7 @@ def test_32_bit_integers(values, expected):
         ([[3000, 3000, 3000]], [0, 0, 0]),
     ],
 )
-def test_float_pictures(values, expected):
+def test_float_images(values, expected):
     image = Image.fromarray(np.array(values, np.float32))
     pixels = decode(packed(image, "TIFF"), where="x")
     assert pixels[0, :, 0].tolist() == expected
@@ -230,8 +230,8 @@ def test_shrink_hint_leaves_other_formats_alone():
     assert decode(packed(Image.fromarray(SMOOTH), "PNG"), where="x", shrink_hint=2).shape[0] == 24
 
 
-def test_open_picture_takes_paths_images_and_arrays(tmp_path: Path):
-    path = tmp_path / "a picture \u00e9.PNG"
+def test_open_image_takes_paths_images_and_arrays(tmp_path: Path):
+    path = tmp_path / "an image \u00e9.PNG"
     Image.fromarray(SMOOTH).save(path)
     alpha = np.dstack((SMOOTH, SMOOTH[..., :1]))
     for given in (path, str(path), Image.fromarray(SMOOTH), Image.open(path), SMOOTH, alpha):
@@ -243,20 +243,20 @@ def test_open_picture_takes_paths_images_and_arrays(tmp_path: Path):
     assert np.array_equal(open_image(flipped), flipped)
 
 
-def test_open_picture_copies():
+def test_open_image_copies():
     given = SMOOTH.copy()
     open_image(given)[:] = 0
     assert np.array_equal(given, SMOOTH)
 
 
-def test_open_picture_applies_exif_of_pil_images():
+def test_open_image_applies_exif_of_pil_images():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.open(io.BytesIO(smooth_jpeg(exif=exif)))
     assert open_image(image).shape == (36, 24, 3)
 
 
-def test_open_picture_errors(tmp_path: Path):
+def test_open_image_errors(tmp_path: Path):
     with pytest.raises(DataError, match=r"must be an image file at .*none\.jpg.*No such file"):
         open_image(tmp_path / "none.jpg")
     with pytest.raises(DataError, match=r"must be an image file at"):
@@ -274,7 +274,7 @@ def test_open_picture_errors(tmp_path: Path):
         open_image(cut)
 
 
-def test_large_pictures_are_opened_without_a_word(monkeypatch, tmp_path: Path):
+def test_large_images_are_opened_without_a_word(monkeypatch, tmp_path: Path):
     """Warnings are errors here; Pillow gives one above its limit, and an error above twice that."""
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()

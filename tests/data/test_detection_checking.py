@@ -88,7 +88,7 @@ def test_problems_of_the_listing_are_told(folder):
     assert outside.startswith("warning: train/00000.jpg: annotation 902 left out, outside")
 
 
-def test_unreadable_pictures_are_errors_and_come_first(folder):
+def test_unreadable_images_are_errors_and_come_first(folder):
     add(folder, (1, 1, 0, 5))
     (folder / "train/00005.jpg").write_text("hello")
     (folder / "val/00001.jpg").write_bytes(b"")
@@ -121,7 +121,7 @@ def test_thin_objects(folder):
     assert text.endswith(" objects are less than 2 pixels wide or high")
 
 
-def test_same_picture_in_two_parts_but_not_in_one(folder):
+def test_same_image_in_two_parts_but_not_in_one(folder):
     for name in ("train/00003.png", "val/00003.png", "train/00007.png"):
         Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / name)
     (text,) = texts(check_detect(folder))
@@ -167,7 +167,7 @@ def test_no_masks_at_all_is_an_error(data_root):
     assert "task detect" in report.problems[0].what
 
 
-def test_pictures_without_objects_are_counted(folder):
+def test_images_without_objects_are_counted(folder):
     change(folder, lambda data: data["annotations"].clear(), part="val")
     report = check_detect(folder)
     assert report.ok

@@ -30,8 +30,8 @@ def paint(mask) -> torch.Tensor:
     return (torch.as_tensor(np.asarray(mask)).to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
 
 
-def shape_of(picture) -> tuple[int, int]:
-    return picture.shape[1], picture.shape[2]
+def shape_of(original) -> tuple[int, int]:
+    return original.shape[1], original.shape[2]
 
 
 def edge_of(mask: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ SIZES = {"wide": (90, 120), "high": (130, 70), "square": (96, 96), "long": (40, 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("img_size", [(96, 96), (64, 128), (128, 80)])
-def test_picture_boxes_and_masks_move_together(name, size, img_size):
+def test_image_boxes_and_masks_move_together(name, size, img_size):
     config, pre = CONFIGS[name], preprocessing(img_size)
     for index in range(3):
         scene, before = scene_of(index, size)
@@ -134,9 +134,9 @@ def expected_limit(size, img_size):
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("img_size", [(96, 96), (64, 128), (128, 64)])
 def test_never_larger_than_wanted(size, img_size):
-    picture = torch.zeros(3, *size, dtype=torch.uint8)
+    original = torch.zeros(3, *size, dtype=torch.uint8)
     targets = targets_of([np.ones(size, bool)])
-    full = letterbox(picture, preprocessing(img_size))
+    full = letterbox(original, preprocessing(img_size))
     limit = expected_limit(size, img_size)
     assert full.shape[1] <= limit[0]
     assert full.shape[2] <= limit[1]
@@ -145,7 +145,7 @@ def test_never_larger_than_wanted(size, img_size):
     heights = []
     for index in range(40):
         image, _ = augment_detection(
-            picture, targets, DetectionAugmentConfig(scale=(0.1, 2.0)), preprocessing(img_size),
+            original, targets, DetectionAugmentConfig(scale=(0.1, 2.0)), preprocessing(img_size),
             np.random.default_rng(index),
         )  # fmt: skip
         assert image.shape[1] <= limit[0]
@@ -154,7 +154,7 @@ def test_never_larger_than_wanted(size, img_size):
     assert min(heights) < 0.3 * full.shape[1]
     assert max(heights) >= full.shape[1]
     plain, _ = augment_detection(
-        picture,
+        original,
         targets,
         DetectionAugmentConfig(flip=0),
         preprocessing(img_size),
@@ -163,13 +163,13 @@ def test_never_larger_than_wanted(size, img_size):
     assert plain.shape == full.shape
 
 
-def test_a_picture_that_fits_is_left_alone():
+def test_a_image_that_fits_is_left_alone():
     scene, before = scene_of(1, (96, 96))
-    picture = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+    original = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
     image, after = augment_detection(
-        picture, before, DetectionAugmentConfig(flip=0), preprocessing(), np.random.default_rng(0)
+        original, before, DetectionAugmentConfig(flip=0), preprocessing(), np.random.default_rng(0)
     )
-    assert image.equal(picture)
+    assert image.equal(original)
     for left, right in zip(before[:-1], after[:-1], strict=True):
         assert left.equal(right)
     assert after.points is None
@@ -178,24 +178,24 @@ def test_a_picture_that_fits_is_left_alone():
 @pytest.mark.parametrize("flips", [(1, 0), (0, 1), (1, 1)])
 def test_mirrored_twice_is_the_same(flips):
     scene, before = scene_of(2, (90, 96))
-    picture = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+    original = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
     config = DetectionAugmentConfig(flip=flips[0], flip_vertical=flips[1])
     rng = np.random.default_rng(0)
-    image, once = augment_detection(picture, before, config, preprocessing(), rng)
-    assert not image.equal(picture)
+    image, once = augment_detection(original, before, config, preprocessing(), rng)
+    assert not image.equal(original)
     image, twice = augment_detection(image, once, config, preprocessing(), rng)
-    assert image.equal(picture)
+    assert image.equal(original)
     for left, right in zip(before, twice, strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same():
     scene, before = scene_of(3)
-    picture = torch.from_numpy(scene.image).permute(2, 0, 1)
+    original = torch.from_numpy(scene.image).permute(2, 0, 1)
     config = DetectionAugmentConfig(scale=(0.5, 2.0), jitter=0.5, flip_vertical=0.5)
     state = torch.get_rng_state()
     one, other, third = (
-        augment_detection(picture, before, config, preprocessing(), np.random.default_rng(seed))
+        augment_detection(original, before, config, preprocessing(), np.random.default_rng(seed))
         for seed in (5, 5, 6)
     )
     assert one[0].equal(other[0])
@@ -209,12 +209,12 @@ def test_crops_keep_an_object_and_drop_what_is_out():
     masks[0, 5:15, 5:15] = True
     masks[1, 80:95, 82:96] = True
     before = targets_of(masks)
-    picture = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    original = torch.zeros(3, 100, 100, dtype=torch.uint8)
     dropped = 0
     for index in range(60):
         rng = np.random.default_rng(index)
         _, after = augment_detection(
-            picture,
+            original,
             before,
             DetectionAugmentConfig(scale=(2.0, 2.0)),
             preprocessing((100, 100)),
@@ -232,7 +232,7 @@ def test_what_is_dropped_is_mostly_out():
         config, pre = DetectionAugmentConfig(scale=(1.4, 2.0), flip=0), preprocessing()
         shares = []
         for one in scene.objects:
-            # How much of the whole object is in the crop, counted in the picture.
+            # How much of the whole object is in the crop, counted in the image.
             image, after = augment_detection(
                 paint(one.mask), before, config, pre, np.random.default_rng(index)
             )
@@ -261,10 +261,10 @@ def test_crowds_and_objects_without_masks():
         areas=objects.areas, masks=(objects.masks[0], None, objects.masks[2]),
     )  # fmt: skip
     before = to_box_targets(objects, (60, 60), (60, 60))
-    picture = torch.zeros(3, 60, 60, dtype=torch.uint8)
+    original = torch.zeros(3, 60, 60, dtype=torch.uint8)
     pre = preprocessing((120, 120))
     _, after = augment_detection(
-        picture, before, DetectionAugmentConfig(flip=1), pre, np.random.default_rng(0)
+        original, before, DetectionAugmentConfig(flip=1), pre, np.random.default_rng(0)
     )
     assert after.ignored.tolist() == [[60, 10, 110, 110]]
     assert after.class_ids.tolist() == [1, 2]
@@ -273,7 +273,7 @@ def test_crowds_and_objects_without_masks():
     assert tight_box(mask_of(after, 1)).equal(after.boxes[1])
     for index in range(30):
         _, cut = augment_detection(
-            picture, before, DetectionAugmentConfig(scale=(2.0, 2.0)), preprocessing((60, 60)),
+            original, before, DetectionAugmentConfig(scale=(2.0, 2.0)), preprocessing((60, 60)),
             np.random.default_rng(index),
         )  # fmt: skip
         sides = cut.ignored[:, 2:] - cut.ignored[:, :2]
@@ -283,7 +283,7 @@ def test_crowds_and_objects_without_masks():
 
 
 def test_without_any_mask_or_object():
-    picture = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    original = torch.zeros(3, 50, 70, dtype=torch.uint8)
     some = objects_of([np.ones((50, 70), bool)])
     boxes_only = type(some)(
         boxes=np.array([[10.0, 10, 30, 40]]), class_ids=np.array([4]), crowd=np.zeros(1, bool),
@@ -298,7 +298,7 @@ def test_without_any_mask_or_object():
         assert before.layers.shape == (0, 50, 70)
         for config in CONFIGS.values():
             image, after = augment_detection(
-                picture, before, config, preprocessing(), np.random.default_rng(1)
+                original, before, config, preprocessing(), np.random.default_rng(1)
             )
             assert len(after.boxes) == len(after.layer_of) == count
             assert after.layers.shape == (0, *image.shape[1:])
@@ -309,9 +309,9 @@ def test_objects_that_overlap_stay_whole():
     masks[0, 10:50, 10:50] = masks[1, 20:60, 20:60] = masks[2, 30:70, 30:70] = True
     before = targets_of(masks)
     assert len(before.layers) == 3
-    picture = torch.zeros(3, 80, 80, dtype=torch.uint8)
+    original = torch.zeros(3, 80, 80, dtype=torch.uint8)
     _, after = augment_detection(
-        picture,
+        original,
         before,
         DetectionAugmentConfig(flip=1),
         preprocessing((160, 160)),
@@ -340,7 +340,7 @@ def test_objects_of_one_pixel(scale):
     assert image[0][mask_of(after, 0)].float().mean() > 60
 
 
-def test_thin_objects_that_a_smaller_picture_loses_have_no_mask():
+def test_thin_objects_that_a_smaller_image_loses_have_no_mask():
     thin = np.zeros((200, 200), bool)
     thin[100, 20:180] = True
     targets = to_box_targets(objects_of([thin]), (200, 200), (20, 20))
@@ -382,15 +382,15 @@ def test_what_cannot_be_drawn_is_refused(values, match):
         DetectionAugmentConfig(**values)
 
 
-def test_keypoints_move_with_the_picture():
+def test_keypoints_move_with_the_image():
     size, names = (90, 120), ("nose", "left", "right")
     skeleton = Skeleton(names=names, flip_pairs=((1, 2),), mirrored=True)
     points = np.array([[[40, 30, 2], [70, 50, 2], [20, 60, 1]]], np.float64)
     rows, columns = np.mgrid[: size[0], : size[1]]
-    picture = np.stack(
+    original = np.stack(
         [250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18) for x, y, _ in points[0]]
     )
-    pixels = torch.from_numpy(picture.round().astype(np.uint8))
+    pixels = torch.from_numpy(original.round().astype(np.uint8))
     objects = Objects(
         boxes=np.array([[10.0, 20, 90, 70]]),
         class_ids=np.zeros(1, np.int64),

@@ -32,24 +32,24 @@ NAMES = ("nose", "left ear", "right ear")
 SKELETON = Skeleton(names=NAMES, flip_pairs=((1, 2),), mirrored=True, sigmas=(0.05,) * 3)
 
 
-def smooth_picture(high=300, wide=400, seed=0):
+def smooth_image(high=300, wide=400, seed=0):
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, high // 8, wide // 8)))
-    picture = torch.nn.functional.interpolate(coarse, (high, wide), mode="bicubic")
-    return picture[0].clamp(0, 255).to(torch.uint8)
+    pixels = torch.nn.functional.interpolate(coarse, (high, wide), mode="bicubic")
+    return pixels[0].clamp(0, 255).to(torch.uint8)
 
 
 @pytest.mark.parametrize("box", [(50, 40, 150, 240), (200, 100, 380, 180), (-20, -30, 90, 120)])
 def test_equal_to_transformers(box):
-    picture = smooth_picture()
+    pixels = smooth_image()
     left, top, right, bottom = map(float, box)
     theirs = VitPoseImageProcessor()(
-        picture.permute(1, 2, 0).numpy(),
+        pixels.permute(1, 2, 0).numpy(),
         boxes=[[[left, top, right - left, bottom - top]]],
         return_tensors="pt",
     )["pixel_values"][0]
     frame = crop_box((left, top, right, bottom), PRE)
-    ours = normalise(warp_crop(picture, frame, PRE)[None], PRE)[0]
+    ours = normalise(warp_crop(pixels, frame, PRE)[None], PRE)[0]
     # Ours fades to black over the last pixel, as OpenCV does; theirs is cut off there.
     rows, columns = np.mgrid[:256, :192]
     x, y = (
@@ -60,9 +60,9 @@ def test_equal_to_transformers(box):
     inside = torch.from_numpy((x >= 0) & (x <= 399) & (y >= 0) & (y <= 299))
     assert inside.float().mean() > 0.2
     assert ((ours - theirs).abs() * inside).max() < 1.05 / 255 / 0.22
-    region = crop_region(picture, frame, PRE)
+    region = crop_region(pixels, frame, PRE)
     again = warp_crop(region.pixels, region.move_frame(frame), PRE)
-    assert (again.int() - warp_crop(picture, frame, PRE).int()).abs().max() <= 1
+    assert (again.int() - warp_crop(pixels, frame, PRE).int()).abs().max() <= 1
 
 
 def objects(points, box):
@@ -100,14 +100,14 @@ def brightest(image, near):
 @pytest.mark.parametrize("alignment", ["udp", "msra"])
 @pytest.mark.parametrize("size", [(300, 400), (1500, 2000)])
 @pytest.mark.parametrize("padding", [1.0, 1.25])
-def test_points_stay_on_the_picture(alignment, size, padding):
+def test_points_stay_on_the_image(alignment, size, padding):
     pre = replace(PRE, img_size=(256, 256), alignment=alignment, padding=padding)
     scale = size[0] / 300
     points = np.array([[120, 90, 2], [250, 200, 2], [180, 140, 2]]) * [scale, scale, 1]
-    picture = dotted(points, size)
+    pixels = dotted(points, size)
     box = (0, 0, size[1], size[0]) if padding == 1 else tuple(np.array([60, 40, 320, 260]) * scale)
     frame = crop_box(box, pre)
-    region = crop_region(picture, frame, pre)
+    region = crop_region(pixels, frame, pre)
     target = to_keypoints(objects(points, box), 0, frame, region)
     image = warp_crop(region.pixels, target.frame.double().numpy(), pre)
     crop = crop_transform(frame, pre)
@@ -118,12 +118,12 @@ def test_points_stay_on_the_picture(alignment, size, padding):
     assert max(region.pixels.shape[1:]) < 2 * 256 * 1.8, "large images are kept small"
 
 
-def test_random_changes_move_points_with_the_picture():
+def test_random_changes_move_points_with_the_image():
     pre = replace(PRE, img_size=(256, 256), padding=1.0)
     points = np.array([[120, 90, 2], [250, 200, 2], [180, 140, 2]])
-    picture = dotted(points, (300, 400))
+    pixels = dotted(points, (300, 400))
     frame = crop_box((0, 0, 400, 300), pre)
-    region = crop_region(picture, frame, pre)
+    region = crop_region(pixels, frame, pre)
     target = to_keypoints(objects(points, (0, 0, 400, 300)), 0, frame, region)
     config = KeypointAugmentConfig(flip=0.5, scale=0.3, shift=0.05, rotation=30, rotate=1.0)
     seen = 0
@@ -146,21 +146,21 @@ def test_the_mirror_swaps_partners():
         known=torch.tensor([True, True, False]),
         frame=torch.tensor([0.0, 0.0, 63.0, 63.0]),
     )
-    picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    pixels = torch.zeros(3, 64, 64, dtype=torch.uint8)
     config = KeypointAugmentConfig(flip=1.0, scale=0, rotate=0, half_body=0)
     rng = np.random.default_rng(0)
-    _, moved = augment_keypoints(picture, target, config, SKELETON, pre, rng)
+    _, moved = augment_keypoints(pixels, target, config, SKELETON, pre, rng)
     assert moved.known.tolist() == [True, False, True]
     assert torch.allclose(moved.points[2], torch.tensor([53.0, 5.0]))
     assert torch.allclose(moved.points[0], torch.tensor([31.5, 10.0]))
     still = replace(SKELETON, mirrored=False)
-    _, same = augment_keypoints(picture, target, config, still, pre, rng)
+    _, same = augment_keypoints(pixels, target, config, still, pre, rng)
     assert torch.allclose(same.points, target.points)
 
 
 def test_chance_depends_on_the_seed_alone():
     pre = replace(PRE, img_size=(64, 64))
-    picture = smooth_picture(90, 90)
+    pixels = smooth_image(90, 90)
     target = Keypoints(
         points=torch.rand(3, 2) * 90,
         known=torch.ones(3, dtype=torch.bool),
@@ -168,7 +168,7 @@ def test_chance_depends_on_the_seed_alone():
     )
     config = KeypointAugmentConfig(occlude=1.0, jitter=0.5, shift=0.1)
     one, two, other = (
-        augment_keypoints(picture, target, config, SKELETON, pre, np.random.default_rng(seed))
+        augment_keypoints(pixels, target, config, SKELETON, pre, np.random.default_rng(seed))
         for seed in (1, 1, 2)
     )
     assert torch.equal(one[0], two[0])
@@ -185,13 +185,13 @@ def test_half_a_body_is_half_of_the_points():
         known=torch.ones(10, dtype=torch.bool),
         frame=torch.tensor([0.0, 0.0, 199.0, 199.0]),
     )
-    picture = torch.zeros(3, 200, 200, dtype=torch.uint8)
+    pixels = torch.zeros(3, 200, 200, dtype=torch.uint8)
     config = KeypointAugmentConfig(flip=0, scale=0, rotate=0, half_body=1.0)
     halves = set()
     for seed in range(8):
         rng = np.random.default_rng(seed)
         skeleton = Skeleton(names=names)
-        _, moved = augment_keypoints(picture, target, config, skeleton, pre, rng)
+        _, moved = augment_keypoints(pixels, target, config, skeleton, pre, rng)
         halves.add(tuple(moved.known.tolist()))
     assert len(halves) == 2
     assert all(5 <= sum(half) <= 7 for half in halves), "the margin may show a neighbour"
@@ -199,9 +199,9 @@ def test_half_a_body_is_half_of_the_points():
 
 @pytest.mark.parametrize("box", [(10, 10, 10.2, 10.2), (395, 295, 400, 300), (-500, 0, -400, 50)])
 def test_strange_boxes(box):
-    picture = smooth_picture()
+    pixels = smooth_image()
     frame = crop_box(box, PRE)
-    region = crop_region(picture, frame, PRE)
+    region = crop_region(pixels, frame, PRE)
     image = warp_crop(region.pixels, region.move_frame(frame), PRE)
     assert image.shape == (3, 256, 192)
 

@@ -17,7 +17,7 @@ from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, DataError
-from tests.small import picture, write_pictures
+from tests.small import image, write_images
 
 PRE = Preprocessing(img_size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
 ONE_BY_ONE = AugmentConfig(auto="trivialaugment")
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("data") / "trees", each=7)
+    return write_images(tmp_path_factory.mktemp("data") / "trees", each=7)
 
 
 def store_of(data, config=None, pre=PRE):
@@ -56,7 +56,7 @@ def same(left, right):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 21, 50])
-def test_every_picture_once_over_all_processes(data, world, batch_size):
+def test_every_image_once_over_all_processes(data, world, batch_size):
     store = store_of(data)
     shares = [
         loader_of(store, batch_size=batch_size, rank=rank, world=world).steps(3, 0)
@@ -117,9 +117,9 @@ def test_evaluation_is_in_order(data):
     assert not list(EvalLoader(store, batch_size=64, rank=1, world=2))
 
 
-def test_pictures_of_several_sizes_go_one_by_one(data, tmp_path):
-    mixed = write_pictures(tmp_path / "mixed", each=2)
-    picture(0, 9, 40).save(mixed / "ash" / "large.png")
+def test_images_of_several_sizes_go_one_by_one(data, tmp_path):
+    mixed = write_images(tmp_path / "mixed", each=2)
+    image(0, 9, 40).save(mixed / "ash" / "large.png")
     store = store_of(mixed)
     assert store.stacked is None
     assert not loader_of(store).whole_batches
@@ -129,9 +129,9 @@ def test_pictures_of_several_sizes_go_one_by_one(data, tmp_path):
 
 
 def test_balanced_classes(tmp_path):
-    rare = write_pictures(tmp_path / "rare", each=2)
+    rare = write_images(tmp_path / "rare", each=2)
     for number in range(40):
-        picture(0, 100 + number).save(rare / "ash" / f"more{number}.png")
+        image(0, 100 + number).save(rare / "ash" / f"more{number}.png")
     store = store_of(rare)
     ids = np.array([entry.class_ids[0] for entry in store.listing.entries])
     shares = 1 / np.bincount(ids)[ids]
@@ -144,12 +144,12 @@ def test_balanced_classes(tmp_path):
 
 @pytest.fixture
 def faulty(tmp_path):
-    folder = write_pictures(tmp_path / "faulty", each=20)
+    folder = write_images(tmp_path / "faulty", each=20)
     (folder / "ash" / "3.png").write_bytes(b"")
     return folder
 
 
-def test_unreadable_pictures_of_a_cached_set(faulty):
+def test_unreadable_images_of_a_cached_set(faulty):
     with pytest.warns(UserWarning, match=r"1 of 60 images in .* are left out.*: ash/3.png"):
         store = store_of(faulty)
     index = next(iter(store.unreadable))
@@ -160,7 +160,7 @@ def test_unreadable_pictures_of_a_cached_set(faulty):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_pictures_of_a_large_set(faulty, workers):
+def test_unreadable_images_of_a_large_set(faulty, workers):
     store = store_of(faulty, UNCACHED)
     assert not store.unreadable, "not among those that were looked at"
     with pytest.warns(UserWarning, match=r"1 of 60 images in .* are left out.*: ash/3.png"):

@@ -23,7 +23,7 @@ from muntin.samples import Classes
 HEAD = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
 
 
-def pictures(root: Path, *names: str, size=(60, 80)) -> Path:
+def images(root: Path, *names: str, size=(60, 80)) -> Path:
     for number, name in enumerate(names):
         place = root / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def pictures(root: Path, *names: str, size=(60, 80)) -> Path:
 def labelled(
     root: Path, rows: str, *names: str, head: str = HEAD, file: str = "labels.csv"
 ) -> Path:
-    pictures(root, *(names or ("a.png", "b.png", "c.png")))
+    images(root, *(names or ("a.png", "b.png", "c.png")))
     (root / file).write_text(head + rows, encoding="utf-8")
     return root
 
@@ -64,7 +64,7 @@ def test_deeplabcut(tmp_path):
 
 
 def test_deeplabcut_in_folders_and_the_newer_head(tmp_path):
-    pictures(tmp_path, "labeled-data/one/img1.png", "labeled-data/two/img1.png")
+    images(tmp_path, "labeled-data/one/img1.png", "labeled-data/two/img1.png")
     head = "scorer,,,me,me\nbodyparts,,,nose,nose\ncoords,,,x,y\n"
     for folder, x in (("one", 3), ("two", 4)):
         path = tmp_path / "labeled-data" / folder / "CollectedData_me.csv"
@@ -139,7 +139,7 @@ def test_one_is_no_plural(tmp_path):
     assert lines[1] == "train: 1 image, 1 instance of 2 keypoints"
 
 
-def test_a_picture_of_several_subjects_is_named_once(tmp_path):
+def test_a_image_of_several_subjects_is_named_once(tmp_path):
     coco(tmp_path, [person(1), person(2, box=(9, 9, 30, 40)), person(3, image=2)])
     listing = list_pose(tmp_path).train
     (tmp_path / "1.png").write_bytes(b"nothing")
@@ -162,7 +162,7 @@ def test_nothing_visible_is_an_error(tmp_path):
     ],
 )
 def test_broken_heads(tmp_path, content, text):
-    pictures(tmp_path, "a.png")
+    images(tmp_path, "a.png")
     (tmp_path / "labels.csv").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=text):
         list_pose(tmp_path / "labels.csv")
@@ -204,16 +204,16 @@ def test_a_body_part_that_stands_twice_is_refused(tmp_path, others):
     ],
 )
 def test_a_file_of_no_use_is_named_with_the_reason(tmp_path, file, content, text):
-    pictures(tmp_path, "a.png")
+    images(tmp_path, "a.png")
     (tmp_path / file).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=f"No keypoints in .*{text}"):
         list_pose(tmp_path)
 
 
-def test_pictures_outside_the_folder_of_a_table(tmp_path):
-    pictures(tmp_path, "in/a.png", "out/a.png", size=(30, 40))
+def test_images_outside_the_folder_of_a_table(tmp_path):
+    images(tmp_path, "in/a.png", "out/a.png", size=(30, 40))
     (tmp_path / "out" / "t.csv").write_text(HEAD + "../in/a.png,1,2,3,4\n", encoding="utf-8")
-    pictures(tmp_path, "out/a.png")
+    images(tmp_path, "out/a.png")
     listing = list_pose(tmp_path / "out" / "t.csv").train
     assert [(entry.path, entry.size) for entry in listing.entries] == [("../in/a.png", (30, 40))]
     assert check_pose(tmp_path / "out" / "t.csv").ok
@@ -234,7 +234,7 @@ def test_files_of_other_body_parts_are_refused(tmp_path):
 
 @pytest.mark.parametrize("path", ["", "nowhere", "a.png"])
 def test_wrong_places(tmp_path, path):
-    pictures(tmp_path, "a.png")
+    images(tmp_path, "a.png")
     with pytest.raises(DataError, match="DATA must be a folder"):
         list_pose(tmp_path / path if path == "a.png" else path)
     with pytest.raises(DataError, match="Looked for COCO"):
@@ -244,7 +244,7 @@ def test_wrong_places(tmp_path, path):
 def coco(
     root: Path, annotations, *, keypoints=("nose", "left_ear", "right_ear"), **category
 ) -> Path:
-    pictures(root, "1.png", "2.png")
+    images(root, "1.png", "2.png")
     names = {"keypoints": list(keypoints)} if keypoints else {}
     data = {
         "images": [{"id": n, "file_name": f"{n}.png", "height": 60, "width": 80} for n in (1, 2)],

@@ -14,7 +14,7 @@ def draw(seed=0, epoch=0, indices=range(1000), count=8):
     return draw_uniforms(seed, epoch, np.array(list(indices)), count)
 
 
-def test_a_picture_gets_the_same_whatever_stands_beside_it():
+def test_a_image_gets_the_same_whatever_stands_beside_it():
     whole = draw()
     np.testing.assert_array_equal(draw(indices=[7]), whole[7:8])
     np.testing.assert_array_equal(draw(indices=[999, 3, 3]), whole[[999, 3, 3]])
@@ -48,7 +48,7 @@ def test_seeds():
     assert derive_seed(-1, 2) == derive_seed(-1, 2)
 
 
-def test_every_picture_once():
+def test_every_image_once():
     first, second = draw_order(0, 0, 100), draw_order(0, 1, 100)
     assert sorted(first) == sorted(second) == list(range(100))
     assert not np.array_equal(first, second)

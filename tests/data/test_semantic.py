@@ -36,7 +36,7 @@ def save(path: Path, values, mode: str = "L", palette=None) -> Path:
     return path
 
 
-def picture(path: Path, size=SIZE) -> None:
+def pixels(path: Path, size=SIZE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
 
@@ -49,7 +49,7 @@ def stripes(*values, size=SIZE):
 
 def data_set(root: Path, *masks, count: int = 1, **options) -> Path:
     for number in range(count):
-        picture(root / "images" / f"{number}.jpg")
+        pixels(root / "images" / f"{number}.jpg")
         save(root / "masks" / f"{number}.png", masks[number % len(masks)], **options)
     return root
 
@@ -74,7 +74,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(tmp_path, layout):
     image, mask = LAYOUTS[layout]
-    picture(tmp_path / image)
+    pixels(tmp_path / image)
     save(tmp_path / mask, stripes(0, 1, 2))
     listing = list_semantic(tmp_path).train
     assert [(entry.path, entry.mask) for entry in listing.entries] == [(image, mask)]
@@ -85,7 +85,7 @@ def test_cityscapes(tmp_path):
     for part in ("train", "val"):
         for number in range(2):
             stem = f"{part}/aachen/aachen_{number:06}_000019"
-            picture(tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+            pixels(tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
             gt = tmp_path / "gtFine"
             save(gt / f"{stem}_gtFine_labelIds.png", stripes(7, 26, 0))
             save(gt / f"{stem}_gtFine_color.png", stripes(RED, GREEN), mode="RGB")
@@ -100,7 +100,7 @@ def test_cityscapes(tmp_path):
 
 def test_ade20k(tmp_path):
     for part in ("training", "validation"):
-        picture(tmp_path / "images" / part / "ADE_1.jpg")
+        pixels(tmp_path / "images" / part / "ADE_1.jpg")
         save(tmp_path / "annotations" / part / "ADE_1.png", stripes(0, 1, 150))
     head = "Idx\tRatio\tTrain\tVal\tStuff\tName\n"
     rows = "".join(f"{i}\t0.1\t1\t1\t1\tname {i}, other\n" for i in range(1, 151))
@@ -160,7 +160,7 @@ def test_colors(tmp_path, table, stored):
 
 def test_palettes_and_colors_in_one_set(tmp_path):
     data_set(tmp_path, stripes(RED, GREEN), mode="RGB")
-    picture(tmp_path / "images" / "9.jpg")
+    pixels(tmp_path / "images" / "9.jpg")
     save(tmp_path / "masks" / "9.png", stripes(0, 1), mode="P", palette=[*GREEN, *RED])
     data = list_semantic(tmp_path, colors=("red:#FF0000", "green:#008000"))
     assert (labels(data.train, 0) == stripes(0, 1)).all()
@@ -206,7 +206,7 @@ def test_0_and_255_where_three_classes_are_named(tmp_path):
 
 def test_check_names_what_is_wrong(tmp_path):
     data_set(tmp_path, stripes(0, 1), count=5)
-    picture(tmp_path / "images" / "1.jpg", size=(3, 3))
+    pixels(tmp_path / "images" / "1.jpg", size=(3, 3))
     (tmp_path / "masks" / "2.png").write_bytes(b"broken")
     (tmp_path / "masks" / "3.png").unlink()
     save(tmp_path / "masks" / "4.png", stripes(255, 255))
@@ -251,7 +251,7 @@ def test_masks_stored_with_loss(tmp_path):
 
 
 def test_nothing_that_is_paired(tmp_path):
-    picture(tmp_path / "images" / "1.jpg")
+    pixels(tmp_path / "images" / "1.jpg")
     save(tmp_path / "masks" / "2.png", stripes(0, 1))
     with pytest.raises(DataError, match="1 without a mask"):
         list_semantic(tmp_path)
@@ -274,7 +274,7 @@ def test_real_tiles(data_root, tmp_path):
 
 def coco(root: Path, annotations, categories=("cat", "dog")) -> Path:
     """One image of 6 x 8 pixels with objects, each (category, box as x, y, w, h)."""
-    picture(root / "train" / "1.png")
+    pixels(root / "train" / "1.png")
     rows = [
         {
             "id": i, "image_id": 1, "category_id": 10 * category, "bbox": [x, y, w, h],
@@ -367,7 +367,7 @@ def test_colours_for_numbers(tmp_path):
 
 def test_masks_in_jpeg_are_told(tmp_path):
     for number in range(2):
-        picture(tmp_path / "images" / f"{number}.png")
+        pixels(tmp_path / "images" / f"{number}.png")
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(stripes(0, 0, 0, 1).astype(np.uint8)).save(
             tmp_path / "masks" / f"{number}.jpg", quality=100

@@ -60,7 +60,7 @@ def test_parts_keep_the_order_of_the_listing():
         assert order == sorted(order)
 
 
-def test_a_class_of_one_picture_stays_in_train():
+def test_a_class_of_one_image_stays_in_train():
     train, val = split(listing_of({"a": 10, "b": 1}), fraction=0.5, seed=0)
     assert train.class_counts[1] == 1
     assert val.class_counts[1] == 0
@@ -108,7 +108,7 @@ def test_two_large_groups_are_parted_all_the_same():
     assert (len(train), len(val)) == (10, 10)
 
 
-def test_pictures_without_a_group_are_free():
+def test_images_without_a_group_are_free():
     whole = listing_of({"a": 30, "b": 30})
     entries = (replace(whole.entries[0], group="x"), replace(whole.entries[1], group="x"))
     whole = replace(whole, entries=entries + whole.entries[2:])

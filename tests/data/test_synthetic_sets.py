@@ -23,8 +23,8 @@ def test_write_classify_is_a_data_set(tmp_path):
     assert data.train.class_counts == (5,) * 6
     assert data.val.class_counts == (2,) * 6
     assert {entry.path.rpartition(".")[2] for entry in data.train.entries} == {"jpg", "png"}
-    pictures = [path.read_bytes() for path in root.rglob("*.*")]
-    assert len(set(pictures)) == 42
+    images = [path.read_bytes() for path in root.rglob("*.*")]
+    assert len(set(images)) == 42
 
 
 def test_write_coco_is_a_data_set(tmp_path):
@@ -36,8 +36,8 @@ def test_write_coco_is_a_data_set(tmp_path):
     assert data.train.class_names == CLASS_NAMES
     assert (len(data.train), len(data.val)) == (9, 4)
     assert {entry.path.rpartition(".")[2] for entry in data.train.entries} == {"jpg", "png"}
-    pictures = [path.read_bytes() for path in root.glob("*/*.*g")]
-    assert len(set(pictures)) == 13
+    images = [path.read_bytes() for path in root.glob("*/*.*g")]
+    assert len(set(images)) == 13
     for index, entry in enumerate((*data.train.entries, *data.val.entries)):
         scene = make_scene(2, index, size=(40, 56), max_objects=5)
         assert entry.size == (40, 56)
@@ -75,7 +75,7 @@ def test_write_coco_again_gives_the_same(tmp_path):
     for name in ("a", "b"):
         root = write_coco(tmp_path / name, num_train=2, num_val=1, size=(32, 32), seed=5)
         texts.append((root / "annotations" / "instances_val.json").read_text())
-        with Image.open(root / "val" / "00000.jpg") as picture:
-            assert picture.size == (32, 32)
+        with Image.open(root / "val" / "00000.jpg") as image:
+            assert image.size == (32, 32)
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["images"][0]["file_name"] == "00000.jpg"

@@ -60,7 +60,7 @@ FULL = AugmentConfig(crop_scale=0.3, flip=0.5, flip_vertical=0.5, erase=0.5)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 12), (24, 32)])
-def test_a_picture_does_not_depend_on_its_batch(size):
+def test_a_image_does_not_depend_on_its_batch(size):
     images, draws = pixels(9), uniforms(9)
     whole = augment_batch(images, draws, pre(*size), config=FULL)
     assert whole.shape == (9, 3, *size)
@@ -70,7 +70,7 @@ def test_a_picture_does_not_depend_on_its_batch(size):
     assert not augment_batch(images, uniforms(9, seed=1), pre(*size), config=FULL).equal(whole)
 
 
-def test_crops_show_a_part_of_the_picture():
+def test_crops_show_a_part_of_the_image():
     # Rows and columns count up, so a crop without mirrors keeps the order and stays in range.
     ramp = torch.arange(32, dtype=torch.uint8).expand(3, 32, 32)
     images = torch.stack([ramp, ramp.transpose(1, 2)] * 20)
@@ -105,7 +105,7 @@ ONE_BY_ONE = {
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 @pytest.mark.parametrize("in_chans", [1, 3])
-def test_a_picture_by_its_seed(name, in_chans):
+def test_a_image_by_its_seed(name, in_chans):
     means = {"mean": (0.5,) * in_chans, "std": (0.25,) * in_chans, "in_chans": in_chans}
     transform = build_augmentation(ONE_BY_ONE[name], Preprocessing(img_size=(12, 20), **means))
     image = pixels(1, 30, 40)[0][:in_chans]
@@ -140,11 +140,11 @@ def test_normalising():
 
 
 def test_to_tensor():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    assert to_tensor(picture).permute(1, 2, 0).numpy().tolist() == picture.tolist()
-    grey = to_tensor(picture, 1)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    assert to_tensor(image).permute(1, 2, 0).numpy().tolist() == image.tolist()
+    grey = to_tensor(image, 1)
     assert grey.shape == (1, 5, 7)
-    expected = picture @ np.array([0.2989, 0.587, 0.114])
+    expected = image @ np.array([0.2989, 0.587, 0.114])
     assert np.abs(grey[0].numpy() - expected).max() <= 1
 
 

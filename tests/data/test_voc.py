@@ -47,7 +47,7 @@ def whats(data) -> list[str]:
     return [problem.what for problem in data.problems]
 
 
-def test_one_picture(tmp_path):
+def test_one_image(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     data = list_detect(
         one(tmp_path, xml(thing("dog", more=part), thing("cat", (0, 0, 5.5, 6), difficult=1)))
@@ -64,7 +64,7 @@ def test_one_picture(tmp_path):
     assert data.note == "VOC, train 1 images, 2 objects of 2 classes"
 
 
-# XML, picture
+# XML, image
 LAYOUTS = {
     "beside": ("{}/1.xml", "{}/1.jpg"),
     "folders in a part": ("{}/annotations/1.xml", "{}/images/1.jpg"),
@@ -131,7 +131,7 @@ def test_two_years_are_joined(tmp_path):
     assert data.train.entries[-1].path == "VOC2012/JPEGImages/1.jpg"
 
 
-def test_masks_of_the_same_name_are_not_taken_for_the_picture(tmp_path):
+def test_masks_of_the_same_name_are_not_taken_for_the_image(tmp_path):
     touch(tmp_path, "annotations/trimaps/1.png", "images/1.jpg", "masks/1.jpg")
     write(tmp_path, "annotations/xmls/1.xml", xml(thing()))
     assert list_detect(tmp_path).train.entries[0].path == "images/1.jpg"
@@ -152,7 +152,7 @@ def test_files_in_no_part_are_noted(tmp_path):
     assert "1 XML files lie in no train, val or test folder" in data.note
 
 
-def test_pictures_without_objects_stay_and_those_without_a_file_do_not(tmp_path):
+def test_images_without_objects_stay_and_those_without_a_file_do_not(tmp_path):
     write(one(tmp_path, xml(thing())), "2.xml", xml())
     touch(tmp_path, "2.jpg", "3.jpg")
     bare = list_detect(tmp_path).train.entries
@@ -160,7 +160,7 @@ def test_pictures_without_objects_stay_and_those_without_a_file_do_not(tmp_path)
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), (100, 0), ("", ""), ("nan", "inf"), ("a", 1)])
-def test_size_that_is_not_said_is_read_from_the_picture(tmp_path, size):
+def test_size_that_is_not_said_is_read_from_the_image(tmp_path, size):
     root = write(tmp_path, "1.xml", xml(thing(), size=size))
     Image.new("L", (100, 80)).save(root / "1.jpg")
     assert list_detect(root).train.entries[0].size == (80, 100)
@@ -232,7 +232,7 @@ def test_faulty_files_are_left_out(tmp_path):
     assert empty.startswith("left out: it lacks the size of its image")
 
 
-def test_no_picture_at_all(tmp_path):
+def test_no_image_at_all(tmp_path):
     write(tmp_path, "a/1.xml", xml(thing()))
     with pytest.raises(
         DataError, match=r"its image beside it .* got none for 1 files .* 'a/1\.xml'"

@@ -15,7 +15,7 @@ from muntin.errors import DataError
 SIZE = (80, 100)
 
 
-def picture(root: Path, *names: str) -> Path:
+def image(root: Path, *names: str) -> Path:
     for name in names:
         place = root / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write(root: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
 
 
 def one(root: Path, text: str, encoding: str = "utf-8") -> Path:
-    picture(root, "1.jpg")
+    image(root, "1.jpg")
     write(root, "1.txt", text, encoding)
     write(root, "classes.txt", "cat\ndog\n")
     return root
@@ -47,7 +47,7 @@ def only(data):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_one_picture(tmp_path, encoding):
+def test_one_image(tmp_path, encoding):
     text = "1 0.5 0.5 0.2 0.5\r\n\r\n0\t0.05 0.1 0.1 0.2 \r\n"
     data = list_detect(one(tmp_path, text, encoding))
     assert data.problems == ()
@@ -78,7 +78,7 @@ def test_polygons(tmp_path):
     assert problem.what.startswith("none of 1 objects has a mask")
 
 
-# picture, text, what data.yaml says of it
+# image, text, what data.yaml says of it
 LAYOUTS = {
     "ultralytics": ("images/{}/1.jpg", "labels/{}/1.txt", "images/{}"),
     "roboflow": ("{}/images/1.jpg", "{}/labels/1.txt", "../{}/images"),
@@ -94,7 +94,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("settings", ["data.yaml", ""])
 def test_layouts(tmp_path, layout, settings):
     for part in ("train", "valid", "test"):
-        picture(tmp_path, layout[0].format(part))
+        image(tmp_path, layout[0].format(part))
         write(tmp_path, layout[1].format(part), "0 0.5 0.5 0.1 0.1")
     write(tmp_path, "README.txt", "hello")
     if settings:
@@ -116,7 +116,7 @@ def test_layouts(tmp_path, layout, settings):
 def test_archive(tmp_path, top):
     root = tmp_path / "content"
     for part in ("train", "val"):
-        picture(root, f"{top}images/{part}/1.png")
+        image(root, f"{top}images/{part}/1.png")
         write(root, f"{top}labels/{part}/1.txt", "0 0.5 0.5 0.1 0.1")
     write(root, f"{top}data.yaml", "train: images/train\nval: images/val\nnames: [cat]")
     place = Path(shutil.make_archive(str(tmp_path / "set"), "zip", root))
@@ -129,7 +129,7 @@ def test_archive(tmp_path, top):
 
 @pytest.mark.parametrize("base", ["{}", "../data", "data", "/somewhere/else/data"])
 def test_settings_in_another_folder(tmp_path, base):
-    picture(tmp_path, "data/images/a/1.jpg", "data/images/b/2.jpg")
+    image(tmp_path, "data/images/a/1.jpg", "data/images/b/2.jpg")
     for name in ("a/1", "b/2"):
         write(tmp_path, f"data/labels/{name}.txt", "0 0.5 0.5 0.1 0.1")
     base = base.format(tmp_path / "data")
@@ -150,8 +150,8 @@ def test_settings_in_another_folder(tmp_path, base):
         assert len(entry.objects) == 1
 
 
-def test_lists_of_pictures_and_several_folders(tmp_path):
-    picture(tmp_path, *(f"images/{name}.jpg" for name in ("a/1", "a/2", "b/3", "c/4")))
+def test_lists_of_images_and_several_folders(tmp_path):
+    image(tmp_path, *(f"images/{name}.jpg" for name in ("a/1", "a/2", "b/3", "c/4")))
     for name in ("a/1", "a/2", "b/3", "c/4"):
         write(tmp_path, f"labels/{name}.txt", "0 0.5 0.5 0.1 0.1")
     write(tmp_path, "val.txt", "./images/a/2.jpg\r\n\n/old/images/c/4.jpg\nimages/gone.jpg\n")
@@ -162,7 +162,7 @@ def test_lists_of_pictures_and_several_folders(tmp_path):
 
 
 def test_everything_is_one_set_where_nothing_says_otherwise(tmp_path):
-    picture(tmp_path, "images/1.jpg", "images/2.jpg")
+    image(tmp_path, "images/1.jpg", "images/2.jpg")
     write(tmp_path, "labels/1.txt", "0 0.5 0.5 0.1 0.1")
     write(tmp_path, "labels/classes.txt", "cat")
     write(tmp_path, "data.yaml", "names: [no, yes]\npath: .\n")
@@ -172,8 +172,8 @@ def test_everything_is_one_set_where_nothing_says_otherwise(tmp_path):
     assert "1 images of train have no text, hence no objects" in data.note
 
 
-def test_test_set_without_texts_or_without_pictures_is_left_out(tmp_path):
-    picture(tmp_path, *(f"{part}/images/1.jpg" for part in ("train", "val", "test")))
+def test_test_set_without_texts_or_without_images_is_left_out(tmp_path):
+    image(tmp_path, *(f"{part}/images/1.jpg" for part in ("train", "val", "test")))
     for part in ("train", "val"):
         write(tmp_path, f"{part}/labels/1.txt", "0 0.5 0.5 0.1 0.1")
     text = "train: train\nval: val\ntest: ../{}/images\nnames: [cat]"
@@ -188,7 +188,7 @@ def test_test_set_without_texts_or_without_pictures_is_left_out(tmp_path):
 
 
 def test_keypoints_behind_the_box(tmp_path):
-    root = picture(tmp_path, "images/1.jpg")
+    root = image(tmp_path, "images/1.jpg")
     write(root, "labels/1.txt", "0 0.5 0.5 0.2 0.5 0.1 0.1 2 0.2 0.2 1")
     write(root, "data.yaml", "train: images\nkpt_shape: [2, 3]\nnames: {0: cat}")
     assert np.allclose(only(list_detect(root)).boxes, [[40, 20, 60, 60]])
@@ -253,7 +253,7 @@ def test_pixels(tmp_path):
         list_detect(one(tmp_path, "0 10 20 40 20 40 60"))
 
 
-def test_picture_that_cannot_be_read_is_left_out(tmp_path):
+def test_image_that_cannot_be_read_is_left_out(tmp_path):
     root = one(tmp_path, "0 0.5 0.5 0.2 0.1")
     write(root, "2.jpg", "no image")
     data = list_detect(root)
@@ -292,7 +292,7 @@ def test_picture_that_cannot_be_read_is_left_out(tmp_path):
     ],
 )
 def test_faulty_layouts(tmp_path, names, match):
-    picture(tmp_path, "1.jpg")
+    image(tmp_path, "1.jpg")
     write(tmp_path, "1.txt", "0 0.5 0.5 0.2 0.1")
     for name, text in names.items():
         (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -301,7 +301,7 @@ def test_faulty_layouts(tmp_path, names, match):
 
 
 def test_no_text_at_all(tmp_path):
-    picture(tmp_path, "images/1.jpg")
+    image(tmp_path, "images/1.jpg")
     write(tmp_path, "data.yaml", "names: [a]\ntrain: images")
     with pytest.raises(
         DataError, match=r"texts in labels .* got none for any set of .*Check where"
@@ -317,7 +317,7 @@ def test_data_yaml_wins_over_other_yaml(tmp_path):
 
 
 def test_nothing_that_is_annotated(tmp_path):
-    root = picture(tmp_path, "1.jpg")
+    root = image(tmp_path, "1.jpg")
     write(root, "readme.txt", "")
     match = r"No annotated objects in .*1 \.txt"
     with pytest.raises(
@@ -335,7 +335,7 @@ def test_nothing_that_is_annotated(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_sizes_are_those_of_upright_pictures(tmp_path, orientation, suffix):
+def test_sizes_are_those_of_upright_images(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (100, 80)).save(tmp_path / f"1.{suffix}", exif=exif)
@@ -372,7 +372,7 @@ def test_equal_to_voc(data_root, tmp_path):
 
 def test_paths_of_another_machine(tmp_path):
     for part, name in (("train", "1"), ("train", "2"), ("val", "3")):
-        picture(tmp_path, f"images/{part}/{name}.jpg")
+        image(tmp_path, f"images/{part}/{name}.jpg")
         write(tmp_path, f"labels/{part}/{name}.txt", "0 0.5 0.5 0.1 0.1")
     text = "train: /old/train/images\nval: /old/valid/images\nnames: [cat]\n"
     write(tmp_path, "data.yaml", text)
@@ -391,8 +391,8 @@ def test_another_number_of_classes(tmp_path):
     assert "nc" not in list_detect(tmp_path).note
 
 
-def test_paths_that_lead_to_the_same_pictures(tmp_path):
-    picture(tmp_path, "images/1.jpg")
+def test_paths_that_lead_to_the_same_images(tmp_path):
+    image(tmp_path, "images/1.jpg")
     write(tmp_path, "labels/1.txt", "0 0.5 0.5 0.1 0.1")
     text = "train: /old/train/images\nval: /old/valid/images\nnames: [cat]\n"
     write(tmp_path, "data.yaml", text)
@@ -402,7 +402,7 @@ def test_paths_that_lead_to_the_same_pictures(tmp_path):
 
 def test_a_text_that_cannot_be_read_hides_no_other_fault(tmp_path):
     one(tmp_path, "0 0.5 0.5 0.2 0.5\n7 0.5 0.5 0.2 0.5\n")
-    picture(tmp_path, "2.jpg")
+    image(tmp_path, "2.jpg")
     (tmp_path / "2.txt").write_bytes(b"\xff\xfe0\x00 ")
     data = list_detect(tmp_path)
     assert [entry.path for entry in data.train.entries] == ["1.jpg"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of objects: what must be seen is there, and nothing awkward breaks them."""
+"""Images of objects: what must be seen is there, and nothing awkward breaks them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def scattered(count, size=(100, 200)):
 
 
 def painted(image, colour):
-    """Where the picture has exactly this colour."""
+    """Where the image has exactly this colour."""
     return (np.asarray(image) == colour).all(axis=2)
 
 
@@ -70,7 +70,7 @@ def test_any_size_and_number(size, count):
     image = draw_result(pixels(*size), found)
     assert image.mode == "RGB"
     longer = max(image.size)
-    # A legend may be below a tall picture.
+    # A legend may be below a tall image.
     assert 600 <= longer <= 1280 + 140
 
 
@@ -79,15 +79,15 @@ def test_any_size_and_number(size, count):
     [((16, 32), (640, 320)), ((60, 45), (495, 660)), ((100, 200), (640, 320)),
      ((480, 640), (640, 480)), ((700, 900), (900, 700)), ((2000, 4000), (1280, 640))],
 )  # fmt: skip
-def test_small_pictures_are_enlarged_and_large_ones_shrunk(size, drawn):
+def test_small_images_are_enlarged_and_large_ones_shrunk(size, drawn):
     image = draw_detections(pixels(*size), detections([[0, 0, 5, 5]], size=size))
     assert image.size == drawn
 
 
-def test_pixels_of_tiny_pictures_stay_visible():
-    picture = np.random.default_rng(0).integers(0, 256, (16, 32, 3)).astype(np.uint8)
-    image = np.asarray(draw_detections(picture, detections([])))[:320]
-    assert (image[10::20, 10::20] == picture).all()
+def test_pixels_of_tiny_images_stay_visible():
+    original = np.random.default_rng(0).integers(0, 256, (16, 32, 3)).astype(np.uint8)
+    image = np.asarray(draw_detections(original, detections([])))[:320]
+    assert (image[10::20, 10::20] == original).all()
 
 
 def test_a_box_is_where_it_belongs_and_says_what_it_is():
@@ -108,21 +108,21 @@ def test_a_box_is_where_it_belongs_and_says_what_it_is():
 )  # fmt: skip
 @pytest.mark.parametrize("crowd", [False, True])
 def test_awkward_boxes(box, crowd):
-    picture = pixels(100, 200)
+    original = pixels(100, 200)
     inside = box[0] < 200 and np.isfinite(box).all()
     drawn = [
-        draw_detections(picture, detections([box])),
-        draw_objects(picture, objects([box], crowd=[crowd]), NAMES),
+        draw_detections(original, detections([box])),
+        draw_objects(original, objects([box], crowd=[crowd]), NAMES),
     ]
     for image in drawn:
         assert painted(image, ORANGE).any() == inside
 
 
 @pytest.mark.parametrize("channels", [(), (1,)])
-def test_grey_pictures(channels):
-    picture = np.full((100, 200, *channels), 90, np.uint8)
+def test_grey_images(channels):
+    original = np.full((100, 200, *channels), 90, np.uint8)
     found, truth = detections([[20, 20, 80, 80]]), objects([[20, 20, 80, 80]])
-    for image in draw_result(picture, found), draw_pair(picture, truth, found, NAMES):
+    for image in draw_result(original, found), draw_pair(original, truth, found, NAMES):
         assert image.mode == "RGB"
         assert painted(image, ORANGE).any()
 
@@ -184,11 +184,11 @@ def test_polygons_and_plain_run_lengths_cover_the_same():
 def test_crowds_are_dashed_and_hatched():
     box = [100, 100, 500, 500]
     polygon = [[150.0, 150.0, 450.0, 150.0, 450.0, 450.0, 150.0, 450.0]]
-    picture = pixels(640, 640)
+    original = pixels(640, 640)
     drawn = {}
     for crowd in (False, True):
         truth = objects([box], crowd=[crowd], masks=(polygon,))
-        drawn[crowd] = draw_objects(picture, truth, NAMES)
+        drawn[crowd] = draw_objects(original, truth, NAMES)
     edges = {crowd: painted(image, ORANGE)[499, 100:500] for crowd, image in drawn.items()}
     assert edges[False].all()
     assert 0.3 < edges[True].mean() < 0.7
@@ -229,7 +229,7 @@ def test_a_pair_is_side_by_side():
     assert wide.width == 2 * 960 + 8
 
 
-def test_real_pictures(data_root):
+def test_real_images(data_root):
     folder = data_root / "nuclei"
     file = folder / "annotations" / "instances_test.json"
     if not file.is_file():
@@ -240,9 +240,9 @@ def test_real_pictures(data_root):
     boxes = np.array([row["bbox"] for row in rows]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     masks = tuple(row["segmentation"] for row in rows)
-    picture = np.asarray(Image.open(folder / "images" / image["file_name"]).convert("RGB"))
-    found = detections(boxes, masks=masks, size=picture.shape[:2])
-    sheet = draw_pair(picture, objects(boxes, masks=masks), found, NAMES)
+    original = np.asarray(Image.open(folder / "images" / image["file_name"]).convert("RGB"))
+    found = detections(boxes, masks=masks, size=original.shape[:2])
+    sheet = draw_pair(original, objects(boxes, masks=masks), found, NAMES)
     assert painted(sheet, ORANGE).any()
 
 

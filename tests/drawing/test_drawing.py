@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of results, sheets and plots: they come out, at awkward sizes too."""
+"""Images of results, sheets and plots: they come out, at awkward sizes too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
 from muntin.drawing.results import draw_result
-from muntin.drawing.saving import save_figure, save_picture
+from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
 from muntin.results import Labels
@@ -48,7 +48,7 @@ def test_no_result():
 def test_sheet(count):
     tiles = [
         Tile(
-            picture=pixels(5 + i, 300),
+            pixels=pixels(5 + i, 300),
             lines=("true: " + "long " * 20, "b"),
             good=[None, True][i % 2],
         )
@@ -79,7 +79,7 @@ def test_curves(tmp_path, count):
     assert 0 <= low < high <= 1
 
 
-def test_a_class_without_pictures_says_so():
+def test_a_class_without_images_says_so():
     figure = draw_confusion(np.diag([3, 0]), ["a", "b"], "title")
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["a", "b (none)"]
 
@@ -94,7 +94,7 @@ def test_letters_beyond_ascii_are_drawn():
 def test_a_disk_that_refuses(tmp_path):
     (tmp_path / "a.png").mkdir()
     with pytest.raises(RunError, match=r"a\.png"):
-        save_picture(Image.new("RGB", (2, 2)), tmp_path / "a.png")
+        save_image(Image.new("RGB", (2, 2)), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 

@@ -26,7 +26,7 @@ from tests.exporting.runs import write_run
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def images(count: int) -> list[np.ndarray]:
     generator = np.random.default_rng(1)
     return [generator.integers(0, 256, (75, 90, 3), dtype=np.uint8) for _ in range(count)]
 
@@ -35,8 +35,8 @@ def pictures(count: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("engine", ["onnxruntime", "compile"])
 def test_engines_agree(tmp_path, engine):
     run = write_run(tmp_path / "run", "classify")
-    truth = muntin.load(run.path, device="cpu")(pictures(10))
-    compare(muntin.load(run.path, engine=engine)(pictures(10)), truth)
+    truth = muntin.load(run.path, device="cpu")(images(10))
+    compare(muntin.load(run.path, engine=engine)(images(10)), truth)
 
 
 def compare(said, truth):
@@ -47,7 +47,7 @@ def compare(said, truth):
 @pytest.mark.slow
 def test_a_detector_in_an_engine(tmp_path):
     run = write_run(tmp_path / "run", "fcos_small", side=96)
-    lying = np.resize(pictures(1)[0], (96, 128, 3))
+    lying = np.resize(images(1)[0], (96, 128, 3))
     truth = muntin.load(run.path, device="cpu")([lying, lying.transpose(1, 0, 2).copy()])
     said = muntin.load(run.path, engine="openvino")([lying, lying.transpose(1, 0, 2).copy()])
     for one, other in zip(said, truth, strict=True):
@@ -58,11 +58,11 @@ def test_a_detector_in_an_engine(tmp_path):
 def test_openvino_agrees_and_leaves_signals_alone(tmp_path):
     """Each core brings a stack for signals; a stack that is gone kills at the next signal."""
     run = write_run(tmp_path / "run", "classify")
-    truth = muntin.load(run.path, device="cpu")(pictures(10))
+    truth = muntin.load(run.path, device="cpu")(images(10))
     first = muntin.load(run.path, engine="openvino")
     second = muntin.load(run.path, engine="openvino")
     for predictor in (first, second):
-        compare(predictor(pictures(10)), truth)
+        compare(predictor(images(10)), truth)
     del predictor, first
     gc.collect()
     del second
@@ -80,8 +80,8 @@ def test_openvino_agrees_and_leaves_signals_alone(tmp_path):
 
 def test_bf16_is_near(tmp_path):
     run = write_run(tmp_path / "run", "classify")
-    truth = muntin.load(run.path, device="cpu")(pictures(2))
-    said = muntin.load(run.path, engine="eager", precision="bf16")(pictures(2))
+    truth = muntin.load(run.path, device="cpu")(images(2))
+    said = muntin.load(run.path, engine="eager", precision="bf16")(images(2))
     for one, other in zip(said, truth, strict=True):
         difference = np.abs(np.sort(one.scores) - np.sort(other.scores)).max()
         assert 0 < difference < 0.05
@@ -109,7 +109,7 @@ def test_the_fastest_is_remembered(tmp_path, monkeypatch):
     assert len(asked) == 2
 
 
-def test_pictures_are_grouped_and_padded():
+def test_images_are_grouped_and_padded():
     seen = []
 
     def start(canvas, count):
@@ -140,7 +140,7 @@ def test_what_is_refused(tmp_path):
     assert find_format("a.XML").name == "openvino"
 
 
-def test_canvases_hold_lying_and_standing_pictures(tmp_path):
+def test_canvases_hold_lying_and_standing_images(tmp_path):
     run = write_run(tmp_path / "run", "fcos_small", side=96)
     assert canvases_of(run.preprocessing) == [(96, 128), (128, 96)]
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks of every family and task, each with a picture to be asked about."""
+"""Small networks of every family and task, each with an image to be asked about."""
 
 from __future__ import annotations
 

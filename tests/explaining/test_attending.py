@@ -34,7 +34,7 @@ from tests.explaining.small_subjects import (
     state_of,
     timm_body,
 )
-from tests.parity.peers import VIT, perturb, pictures
+from tests.parity.peers import VIT, images, perturb
 
 
 def exhibits(subject):
@@ -136,7 +136,7 @@ def test_a_shifted_window_is_put_back_to_its_place(name):
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[2:6, 6:10] = True
     assert torch.equal(found, expected)
-    # At the corner only what really lies there is looked at, not the other end of the picture.
+    # At the corner only what really lies there is looked at, not the other end of the image.
     row = int(asking_rows(layer)[0])
     found = lay_on_map(layer, look_from(layer, row), row).isfinite().all(dim=0)
     expected[:] = False
@@ -191,11 +191,11 @@ def test_even_attention_is_told():
 
 
 def test_colours_are_those_of_the_scale():
-    picture = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
-    brightest = blend(picture, np.ones((2, 2), np.float32), 4)
+    image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
+    brightest = blend(image, np.ones((2, 2), np.float32), 4)
     yellow = np.array([0.993, 0.906, 0.144])
     assert np.abs(brightest - yellow).max() < 0.15
-    assert np.ptp(brightest[..., 0]) > 0.1, "the picture shines through"
+    assert np.ptp(brightest[..., 0]) > 0.1, "the image shines through"
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -284,7 +284,7 @@ def test_the_point_follows_the_crop():
     subject = make_subject(build("vit"), (40, 56))
     assert find_point(subject) == (28, 20)
     wide = replace(subject, pixels=np.zeros((80, 224, 3), np.uint8), point=(0.25, 0.5))
-    assert find_point(wide) == (0, 20)  # the picture's sides were cut off
+    assert find_point(wide) == (0, 20)  # the image's sides were cut off
     assert find_point(replace(wide, point=(0.75, 1.0))) == (55, 39)
     inside = replace(subject.pre, fit="letterbox")
     assert find_point(replace(wide, pre=inside)) == (14, 20)
@@ -307,7 +307,7 @@ def test_too_many_tokens_are_left_out_and_named():
     assert len(distances.facts["layers"]) == 2
 
 
-def test_one_channel_and_a_picture_smaller_than_a_window():
+def test_one_channel_and_a_image_smaller_than_a_window():
     body = perturb(ViT(replace(VIT, in_chans=1)))
     pre = replace(make_subject(build("vit")).pre, in_chans=1, mean=(0.5,), std=(0.25,))
     grey = make_subject(None, (40, 56))
@@ -323,6 +323,6 @@ def test_thirteen_channels():
     subject = make_subject(body)
     many = torch.randint(0, 256, (13, 40, 56), dtype=torch.uint8)
     found = exhibits(
-        replace(subject, shown=many, images=pictures((40, 56), 1).repeat(1, 5, 1, 1)[:, :13])
+        replace(subject, shown=many, images=images((40, 56), 1).repeat(1, 5, 1, 1)[:, :13])
     )
     found["attention-point"].figure.canvas.draw()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two models on the same pictures: how alike their layers are, and whether they agree."""
+"""Two models on the same images: how alike their layers are, and whether they agree."""
 
 from __future__ import annotations
 
@@ -86,31 +86,31 @@ def test_names_blocks_by_stage() -> None:
     assert [*read_layers(make_subject(build("vit")))] == ["1", "2", "3"]
 
 
-def _pictures(network, count: int = 3, **more) -> list[Subject]:
+def _images(network, count: int = 3, **more) -> list[Subject]:
     return [make_subject(network, index=i, **more) for i in range(count)]
 
 
 def test_a_model_is_like_itself_and_unlike_another() -> None:
     network = build("swin")
-    rows, columns, values, count = compare_layers(_pictures(network), _pictures(network))
+    rows, columns, values, count = compare_layers(_images(network), _images(network))
     assert rows == columns
-    assert count == 3 * 3 * 5  # the coarsest map of three pictures
+    assert count == 3 * 3 * 5  # the coarsest map of three images
     np.testing.assert_allclose(np.diag(values), 1, atol=1e-9)
     np.testing.assert_allclose(values, values.T, atol=1e-9)
-    _, _, others, _ = compare_layers(_pictures(network), _pictures(build("swin", seed=1)))
+    _, _, others, _ = compare_layers(_images(network), _images(build("swin", seed=1)))
     assert np.diag(others).max() < 0.999
 
 
 def test_compares_other_families_and_sizes() -> None:
-    first = _pictures(build("swin"), size=(48, 80))
-    second = _pictures(build("vit"), size=(48, 80))
+    first = _images(build("swin"), size=(48, 80))
+    second = _images(build("vit"), size=(48, 80))
     rows, columns, values, _ = compare_layers(first, second)
     assert values.shape == (len(rows), len(columns)) == (6, 3)
     assert np.isfinite(values).all()
 
 
-def test_one_tiny_picture_is_too_little() -> None:
-    subjects = _pictures(build("swin"), 1, size=(16, 16))
+def test_one_tiny_image_is_too_little() -> None:
+    subjects = _images(build("swin"), 1, size=(16, 16))
     layers, answers = show_comparison(subjects, subjects)
     assert isinstance(layers, Missing)
     assert "4" in layers.reason
@@ -120,12 +120,12 @@ def test_one_tiny_picture_is_too_little() -> None:
 # Answers.
 
 
-def test_shows_the_pictures_on_which_two_models_differ() -> None:
+def test_shows_the_images_on_which_two_models_differ() -> None:
     network = build("swin")
     other = copy.deepcopy(network)
     with torch.no_grad():
         other.head.fc.bias[1] += 2
-    first, second = _pictures(network, 6), _pictures(other, 6, name="other")
+    first, second = _images(network, 6), _images(other, 6, name="other")
     said = [
         [int(one.network(one.images).argmax()) for one in subjects] for subjects in (first, second)
     ]
@@ -202,7 +202,7 @@ def test_shows_every_kind_of_answer(kind: str) -> None:
             head = "fcos_small" if kind == "detect" else "mask_rcnn_small"
             made = tiny_detector(head, 3, task=kind, seed=seed)
         networks.append(made.eval())
-    first, second = (_pictures(network, 2, task=kind, **options) for network in networks)
+    first, second = (_images(network, 2, task=kind, **options) for network in networks)
     (exhibit,) = show_answers(first, second)
     assert 0 <= exhibit.facts["agreement"] <= 1
     assert exhibit.figure.axes
@@ -242,7 +242,7 @@ def test_answers_are_not_cut_off(count: int) -> None:
 
 def test_models_of_other_classes_are_compared_by_their_layers_alone() -> None:
     network = build("swin")
-    first = _pictures(network)
+    first = _images(network)
     others = [_named(one, "fir", "oak", "yew") for one in first]
     layers, answers = show_comparison(first, others)
     assert layers.facts["mean_of_diagonal"] == pytest.approx(1)
@@ -262,8 +262,8 @@ def _named(subject: Subject, *names: str) -> Subject:
 
 
 def test_fresh_weights_are_told_and_nothing_is_concluded() -> None:
-    first = _pictures(build("swin"))
-    other = [replace(one, name="new", trained=False) for one in _pictures(build("swin", seed=1))]
+    first = _images(build("swin"))
+    other = [replace(one, name="new", trained=False) for one in _images(build("swin", seed=1))]
     layers, answers = show_comparison(first, other)
     learnt = [replace(one, trained=True) for one in other]
     for shown, again in zip((layers, answers), show_comparison(first, learnt), strict=True):
@@ -275,7 +275,7 @@ def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
     network = tiny_detector("fcos_small", 3, task="detect")
     with torch.no_grad():
         network.head.classes.bias.fill_(4)
-    subjects = _pictures(network, 1, task="detect", size=(50, 70), fit="letterbox")
+    subjects = _images(network, 1, task="detect", size=(50, 70), fit="letterbox")
     (exhibit,) = show_answers(subjects, subjects)
     said = look(subjects[0])
     assert len(said.above(SURE)) > 0
@@ -286,9 +286,9 @@ def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
 # What cannot be compared.
 
 
-def test_refuses_other_pictures() -> None:
+def test_refuses_other_images() -> None:
     network = build("swin")
-    subjects = _pictures(network, 2)
+    subjects = _images(network, 2)
     with pytest.raises(ConfigError, match="2 and 1"):
         show_comparison(subjects, subjects[:1])
     with pytest.raises(ConfigError, match="0 and 0"):
@@ -296,23 +296,23 @@ def test_refuses_other_pictures() -> None:
     with pytest.raises(ConfigError):
         show_comparison(subjects, subjects[::-1])
     detector = tiny_detector("fcos_small", 3, task="detect")
-    others = _pictures(detector, 2, task="detect")
+    others = _images(detector, 2, task="detect")
     with pytest.raises(ConfigError, match="classify and detect"):
         show_comparison(subjects, others)
 
 
 def test_exported_files_are_compared_by_their_answers() -> None:
-    subjects = _pictures(build("swin"), 2)
+    subjects = _images(build("swin"), 2)
     engine = in_engine(subjects[0].network, subjects[0].pre, (64, 96), finds=False)
     exported = [subject.with_network(engine) for subject in subjects]
     layers, answers = show_comparison(subjects, exported)
     assert isinstance(layers, Missing)
-    assert answers.facts["num_pictures"] == 2
+    assert answers.facts["num_images"] == 2
 
 
 def test_leaves_no_hook() -> None:
     network = build("swin")
-    subjects = _pictures(network, 2)
+    subjects = _images(network, 2)
     before = network(subjects[0].images)
     with torch.inference_mode():
         show_comparison(subjects, subjects)

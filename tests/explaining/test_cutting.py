@@ -19,7 +19,7 @@ from muntin.models.swin import Swin
 from muntin.models.vit import ViT
 from muntin.ops.windows import SIZE_RULES, lay_out, shift_mask
 from tests.explaining.small_subjects import BUILDERS, build, make_subject, timm_body
-from tests.parity.peers import SWIN, VIT, perturb, pictures
+from tests.parity.peers import SWIN, VIT, images, perturb
 
 WANTED = {
     "vit": {"cut-patches"},
@@ -80,7 +80,7 @@ def test_regions_say_what_the_mask_does(size, rule):
 
 @pytest.mark.parametrize("size", [(32, 32), (46, 58)])
 def test_the_rolled_map_is_the_map_rolled(size):
-    for layer in trace(build("swin"), pictures(size, 1)):
+    for layer in trace(build("swin"), images(size, 1)):
         layout = layer.layout
         numbers = np.arange(layer.grid[0] * layer.grid[1]).reshape(layer.grid)
         padded = np.pad(numbers, [(0, layout.pad[0]), (0, layout.pad[1])], constant_values=-1)
@@ -93,7 +93,7 @@ def test_mask_units_cover_the_same_part_until_everything_is_seen():
     rows = exhibit.facts["stages"]
     assert [row["windows"] for row in rows] == [[2, 3], [2, 3], [1, 1], [1, 1]]
     assert [row["window"] for row in rows] == [[8, 8], [4, 4], [4, 6], [2, 3]]
-    layers = trace(build("hiera"), pictures((64, 96), 1))
+    layers = trace(build("hiera"), images((64, 96), 1))
     assert [title for row in rows for title in row["blocks"]] == [one.title for one in layers]
     titles = [axes.get_title() for axes in exhibit.figure.axes]
     assert titles[0] == "blocks 1 to 2\n6 units of 8 x 8 tokens"
@@ -139,7 +139,7 @@ def test_patches_that_are_cut_off_are_told():
     assert patches.facts["grid"] == [6, 8]
 
 
-def test_a_picture_smaller_than_a_window():
+def test_a_image_smaller_than_a_window():
     found = exhibits(make_subject(build("swin"), (3, 5)))
     assert found.keys() == {"cut-patches", "cut-windows", "cut-stages"}
     for exhibit in found.values():

@@ -188,7 +188,7 @@ def test_integrates_as_a_plain_loop_does() -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 0.02
 
 
-def test_fewer_steps_for_larger_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_steps_for_larger_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(x):
         return x.square().sum(dim=(1, 2, 3))
 
@@ -205,8 +205,8 @@ def test_fewer_steps_for_larger_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_occlusion_falls_where_it_counts() -> None:
     shown = torch.randint(60, 255, (3, 23, 50), dtype=torch.uint8)
 
-    def measure(pictures):
-        return pictures[:, :, 10:15, 25:30].float().sum(dim=(1, 2, 3))
+    def measure(images):
+        return images[:, :, 10:15, 25:30].float().sum(dim=(1, 2, 3))
 
     falls = occlude(measure, shown, (0, 0, 0))
     assert falls.shape == (5, 10)  # patches of 5 pixels
@@ -227,10 +227,10 @@ def test_asks_every_task(kind: str) -> None:
     assert activation.facts["value"] == pixels.facts["value"]
     assert pixels.arrays["pixels"].shape == (3, *subject.shown_size)
     assert pixels.facts["value"] == pytest.approx(
-        pixels.facts["value_of_empty_picture"] + pixels.facts["sum_of_pixels"]
+        pixels.facts["value_of_empty_image"] + pixels.facts["sum_of_pixels"]
         - pixels.facts["completeness_error"], abs=1e-4,
     )  # fmt: skip
-    gained = pixels.facts["value"] - pixels.facts["value_of_empty_picture"]
+    gained = pixels.facts["value"] - pixels.facts["value_of_empty_image"]
     assert abs(pixels.facts["completeness_error"]) < 0.02 + 0.1 * abs(gained)
     assert ("Yellow" in pixels.text) == (kind == "semantic")
     for exhibit in exhibits:
@@ -251,7 +251,7 @@ def test_odds_are_those_of_the_score_that_is_told(head: str) -> None:
             float(found.scores[number]), rel=1e-3
         )
         assert asked.box == pytest.approx(found.boxes[number].tolist())
-        # Other pictures of the batch change nothing.
+        # Other images of the batch change nothing.
         both = asked.measure(torch.cat([subject.images.flip(3), subject.images])).detach()
         assert float(both[1]) == pytest.approx(asked.value, rel=1e-3, abs=1e-4)
 
@@ -284,7 +284,7 @@ def test_asks_about_the_region_of_a_class() -> None:
         assert asked.region[10, 20] == (won[10 // 4, 20 // 4] == class_id)
 
 
-def test_the_region_is_marked_on_the_picture_as_it_is() -> None:
+def test_the_region_is_marked_on_the_image_as_it_is() -> None:
     subject = _mapper()
     asked = ask(subject, subject.network, subject.images)
     panel = show_decision(subject)[0].figure.axes[0]
@@ -303,7 +303,7 @@ def test_the_scale_of_the_pixels_is_told() -> None:
 def test_says_on_the_map_that_nothing_speaks_for_it() -> None:
     usual, subject = decide(_pose())[0], _pose()
     *_, last = (part for part in subject.network.head.modules() if isinstance(part, nn.Conv2d))
-    nn.init.zeros_(last.weight)  # the answer does not depend on the picture
+    nn.init.zeros_(last.weight)  # the answer does not depend on the image
     exhibit = decide(subject)[0]
     titles = [panel.get_title() for panel in exhibit.figure.axes[1:-1]]
     assert [re.sub(r":.*", "", title) for title in titles] == [
@@ -473,14 +473,14 @@ LOOKS = {
 def _plant(number: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise with a blue disc, which decides nothing, and an orange square; and where that is."""
     generator = np.random.default_rng(number)
-    picture = generator.normal(0, 0.4, (3, *size))
+    image = generator.normal(0, 0.4, (3, *size))
     rows, columns = np.indices(size)
     for colour, inside in (((-1, 0, 2), "disc"), ((2, 0.5, -2), "square")):
         y, x = (int(generator.integers(12, side - 12)) for side in size)
         disc = np.hypot(rows - y, columns - x) < 9
         here = disc if inside == "disc" else np.maximum(abs(rows - y), abs(columns - x)) < 9
-        picture[:, here] = np.array(colour)[:, None] + generator.normal(0, 0.2, (3, here.sum()))
-    return torch.from_numpy(picture).float(), torch.from_numpy(here)
+        image[:, here] = np.array(colour)[:, None] + generator.normal(0, 0.2, (3, here.sum()))
+    return torch.from_numpy(image).float(), torch.from_numpy(here)
 
 
 def _hand_built(look: str, size: tuple[int, int], seed: int = 0) -> nn.Module:
@@ -490,9 +490,9 @@ def _hand_built(look: str, size: tuple[int, int], seed: int = 0) -> nn.Module:
     network = muntin.create_model(name, num_classes=2, **options).eval()
     features, wanted = [], []
     for number in range(30):
-        picture, here = _plant(1000 + number, size)
+        image, here = _plant(1000 + number, size)
         with torch.no_grad():
-            cells = network.backbone(picture[None])[-1][0]
+            cells = network.backbone(image[None])[-1][0]
         features.append(cells.flatten(1).T)
         share = nn.functional.adaptive_avg_pool2d(here[None].float(), cells.shape[1:])
         wanted.append(share.flatten())
@@ -514,16 +514,16 @@ def _hits(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
     Half a cell, or half of what pixels are averaged over, beside it is on it.
     """
     on_map = on_pixels = 0
-    for picture, class_id, here in rows:
+    for image, class_id, here in rows:
         size = (here.shape[0], here.shape[1])
 
         def measure(x, class_id=class_id):
             return network(x)[:, class_id]
 
-        last = activate(network.backbone, measure, picture[None])[-1]
+        last = activate(network.backbone, measure, image[None])[-1]
         heat = enlarge(last.heat, last.stride, size)
         on_map += bool(_widen(here, last.stride // 2)[int(heat.argmax())])
-        shares = integrate(measure, picture[None], 12).pixels.sum(dim=0)
+        shares = integrate(measure, image[None], 12).pixels.sum(dim=0)
         smooth = nn.functional.avg_pool2d(shares[None, None], 9, stride=1, padding=4)
         on_pixels += bool(_widen(here, 4)[int(smooth.argmax())])
     return on_map / len(rows), on_pixels / len(rows)
@@ -545,9 +545,9 @@ def _keeps(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
     for seed in range(2):
         shuffled = _shuffle(network, seed)
         hits.append(_hits(shuffled, rows)[0])
-        for picture, class_id, _ in rows[:3]:
+        for image, class_id, _ in rows[:3]:
             shares = [
-                integrate(lambda x, n=n, c=class_id: n(x)[:, c], picture[None], 8).pixels.sum(dim=0)
+                integrate(lambda x, n=n, c=class_id: n(x)[:, c], image[None], 8).pixels.sum(dim=0)
                 for n in (network, shuffled)
             ]
             smooth = [nn.functional.avg_pool2d(one[None], 9, stride=2)[0] for one in shares]
@@ -571,11 +571,11 @@ def _shuffle(network: nn.Module, seed: int) -> nn.Module:
 )
 def test_finds_planted_evidence(look: str, size: tuple[int, int]) -> None:
     network = _hand_built(look, size)
-    rows = [(picture, 1, here) for picture, here in (_plant(n, size) for n in range(6))]
+    rows = [(image, 1, here) for image, here in (_plant(n, size) for n in range(6))]
     on_map, on_pixels = _hits(network, rows)
     assert on_map >= 0.7
     assert on_pixels >= 0.7
-    # Adebayo et al. 2018 (arXiv 1810.03292): with other weights the picture must be gone.
+    # Adebayo et al. 2018 (arXiv 1810.03292): with other weights the image must be gone.
     hits, alike = _keeps(network, rows)
     assert hits <= 0.5
     assert abs(alike) <= 0.4
@@ -583,7 +583,7 @@ def test_finds_planted_evidence(look: str, size: tuple[int, int]) -> None:
 
 @pytest.fixture(scope="module")
 def scenes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures with a cross or a ring, which decides, its place, and things that do not."""
+    """Images with a cross or a ring, which decides, its place, and things that do not."""
     return _draw_scenes((64, 64), 900, seed=11)
 
 

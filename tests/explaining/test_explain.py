@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From models and pictures as people have them to a page; the model stays as it was."""
+"""From models and images as people have them to a page; the model stays as it was."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from muntin.samples import Classes
 from muntin.tasks.table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.explaining.small_networks import build
-from tests.small import CLASSES, picture, train_small, write_pictures
+from tests.small import CLASSES, image, train_small, write_images
 
 NOT_COST = tuple(section for section in SECTIONS if section != "cost")
 SMALL = {
@@ -40,7 +40,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("data") / "trees")
+    return write_images(tmp_path_factory.mktemp("data") / "trees")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_model_stays_as_it_was(name, mode, tmp_path):
     generator = torch.get_rng_state()
     sections = ("attention", "decision", "features")
     with mode():
-        page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=sections)
+        page = muntin.explain(network, image(0, 0, 40), tmp_path, sections=sections)
         assert torch.is_grad_enabled() == (mode is torch.enable_grad)
     assert torch.equal(torch.get_rng_state(), generator)
     assert page.path.is_file()
@@ -139,9 +139,9 @@ def test_files_lie_beside_the_page(whole):
     assert not list(out.rglob("*.partial"))
     folder = out / "0"
     assert {path.parent for path in page.files} == {folder}
-    pictures = sorted(folder.glob("*.png"))
-    assert pictures
-    for path in pictures:
+    images = sorted(folder.glob("*.png"))
+    assert images
+    for path in images:
         with Image.open(path) as figure:
             assert min(figure.size) > 100
             assert figure.size[0] <= 1200
@@ -158,7 +158,7 @@ def test_files_lie_beside_the_page(whole):
     assert all(name in text for name in CLASSES[:1])
 
 
-def test_several_pictures(run, data, tmp_path):
+def test_several_images(run, data, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     places = [data / "ash" / "0.png", data / "birch" / "0.png", broken]
@@ -233,7 +233,7 @@ def test_targets(run, data):
 def test_a_grey_model(name, tmp_path):
     network = muntin.create_model(name, num_classes=2, in_chans=1, **SMALL[name])
     sections = ("cut", "attention", "decision", "features")
-    page = muntin.explain(network, picture(0, 0, 40), tmp_path, sections=sections)
+    page = muntin.explain(network, image(0, 0, 40), tmp_path, sections=sections)
     told = {
         json.loads(path.read_text())["section"] for path in page.files if path.suffix == ".json"
     }
@@ -243,7 +243,7 @@ def test_a_grey_model(name, tmp_path):
 def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path):
     kept = tuple(maker for maker in MAKERS if maker.section != "cost")
     network = muntin.create_model("swin_nano", num_classes=2, in_chans=13, **SMALL["swin_nano"])
-    pixels = np.asarray(picture(0, 0, 40))
+    pixels = np.asarray(image(0, 0, 40))
     page = muntin.explain(network, pixels, tmp_path, sections=NOT_COST)
     told = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
     assert len(told) == len([maker for maker in kept if maker.sees and not maker.needs])
@@ -251,7 +251,7 @@ def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-def test_a_picture_smaller_than_a_window(name, tmp_path):
+def test_a_image_smaller_than_a_window(name, tmp_path):
     model = muntin.create_model(name, num_classes=2, **SMALL[name])
     sections = ("cut", "attention")
     pixels = np.zeros((5, 3, 3), np.uint8)
@@ -262,9 +262,7 @@ def test_a_picture_smaller_than_a_window(name, tmp_path):
 def test_a_size_that_a_model_refuses(tmp_path):
     network = muntin.create_model("vit_tiny", num_classes=2, size_rule="microsoft", depth=1)
     sections = ("cut", "attention")
-    page = muntin.explain(
-        network, picture(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections
-    )
+    page = muntin.explain(network, image(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections)
     assert {missing.section for missing in page.missing} >= {"attention"}
 
 
@@ -342,15 +340,15 @@ def test_a_box_that_is_not_there(target, tmp_path):
         network.head.classes.bias[2] = -50  # never a square
     pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="letterbox")
     model = Predictor(network, find_task("detect"), Classes(names=names), pre, device="cpu")
-    pictures, out = [picture(0, 0, 64), picture(0, 1, 64)], tmp_path / "out"
+    images, out = [image(0, 0, 64), image(0, 1, 64)], tmp_path / "out"
     message = r"0 to 19\b.*99" if target == 99 else "'square'"
-    for given in (pictures[0], pictures):
+    for given in (images[0], images):
         with pytest.raises(ConfigError, match=message):
             muntin.explain(model, given, out, target=target, sections="decision")
     assert not out.exists()
 
 
-def test_a_box_that_is_missing_in_one_of_several_pictures(tmp_path):
+def test_a_box_that_is_missing_in_one_of_several_images(tmp_path):
     network = tiny_detector("fcos_small", 3, task="detect").eval()
     pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="letterbox")
     classes = Classes(names=("cross", "ring", "square"))
@@ -362,14 +360,14 @@ def test_a_box_that_is_missing_in_one_of_several_pictures(tmp_path):
         )
         return Predictor(network, find_task("detect"), classes, pre, device="cpu")
 
-    pictures = [picture(0, 0, 64), Image.new("RGB", (64, 64), (250, 10, 10))]
-    best = [float(found.scores[0]) for found in model(0.0)(pictures)]
+    images = [image(0, 0, 64), Image.new("RGB", (64, 64), (250, 10, 10))]
+    best = [float(found.scores[0]) for found in model(0.0)(images)]
     assert abs(best[0] - best[1]) > 1e-3
     page = muntin.explain(
-        model(sum(best) / 2), pictures, tmp_path, target=0, sections=("cut", "decision")
+        model(sum(best) / 2), images, tmp_path, target=0, sections=("cut", "decision")
     )
     assert [missing.section for missing in page.missing] == ["decision"]
-    places = ("picture_1", "picture_2")
+    places = ("image_1", "image_2")
     there = places[int(best[1] > best[0])]
     assert {path.parent.name for path in page.files if path.name[0] == "d"} == {there}
     assert {path.parent.name for path in page.files if path.name[0] == "c"} == {*places}
@@ -377,12 +375,12 @@ def test_a_box_that_is_missing_in_one_of_several_pictures(tmp_path):
 
 def test_a_model_of_timm_is_made_for_the_size(tmp_path):
     page = muntin.explain(
-        "timm:test_vit", picture(0, 0, 40), tmp_path, img_size=(64, 96), sections="cut"
+        "timm:test_vit", image(0, 0, 40), tmp_path, img_size=(64, 96), sections="cut"
     )
-    facts = json.loads((tmp_path / "picture_1" / "cut-patches.json").read_text())["facts"]
+    facts = json.loads((tmp_path / "image_1" / "cut-patches.json").read_text())["facts"]
     assert facts["grid"] == [4, 6]
     network = muntin.create_model("timm:vit_tiny_patch16_224", num_classes=2)
-    page = muntin.explain(network, picture(0, 0, 40), tmp_path, img_size=(64, 64), sections="cut")
+    page = muntin.explain(network, image(0, 0, 40), tmp_path, img_size=(64, 64), sections="cut")
     assert not page.files
     assert re.search("vit_tiny_patch16_224.*64 x 64", page.missing[0].reason)
 
@@ -447,7 +445,7 @@ def test_every_task(task, tmp_path):
     told = {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"}
     assert told == set(SECTIONS)
     assert {missing.section for missing in page.missing} == {"attention"}, page.missing
-    assert len(set(page.missing)) == len(page.missing), "said once for all pictures"
+    assert len(set(page.missing)) == len(page.missing), "said once for all images"
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps in colours, the most similar pictures of a folder, and the map of it."""
+"""Maps in colours, the most similar images of a folder, and the map of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from muntin.explaining.neighbours import (
     show_neighbours,
 )
 from tests.explaining.small_networks import FAMILIES, build, in_engine, make_subject
-from tests.small import picture, write_pictures
+from tests.small import image, write_images
 
 # Maps in colours.
 
@@ -99,12 +99,12 @@ def test_exported_files_have_no_maps() -> None:
         assert isinstance(found[0], Missing)
 
 
-# A picture among others.
+# An image among others.
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "trees", each=5, side=40)
+    return write_images(tmp_path / "trees", each=5, side=40)
 
 
 def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
@@ -154,13 +154,13 @@ def test_finds_itself_and_leaves_itself_out(folder: Path) -> None:
 
 def test_a_folder_without_classes(tmp_path: Path) -> None:
     for number in range(5):
-        picture(0, number, 30 + number).save(tmp_path / f"{number}.png")
+        image(0, number, 30 + number).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"nothing")
     subject = make_subject(build("vit"), size=(48, 64), fit="letterbox")
     with pytest.warns(MuntinWarning, match=r"broken\.png"):
         found = gather(subject, embed_folder(subject, tmp_path))
     assert found.class_ids.tolist() == [-1] * 5
-    assert show_neighbours(subject, found)[0].facts["num_pictures"] == 5
+    assert show_neighbours(subject, found)[0].facts["num_images"] == 5
     (exhibit,) = show_embeddings(subject, found)
     assert exhibit.arrays["components"].shape == (6, 2)
 
@@ -204,7 +204,7 @@ def test_the_map_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_too_few_for_a_map(tmp_path: Path) -> None:
     for number in range(2):
-        picture(0, number).save(tmp_path / f"{number}.png")
+        image(0, number).save(tmp_path / f"{number}.png")
     subject = make_subject(build("swin"))
     (missing,) = show_embeddings(subject, gather(subject, embed_folder(subject, tmp_path)))
     assert isinstance(missing, Missing)

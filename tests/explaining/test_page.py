@@ -91,7 +91,7 @@ class Visit:
         )
 
     def check(self) -> None:
-        """Nothing came from elsewhere, nothing was complained about, every picture is there."""
+        """Nothing came from elsewhere, nothing was complained about, every image is there."""
         foreign = [url for url in self.requests if url != self.address and url[:5] != "data:"]
         assert foreign == []
         assert self.complaints == []
@@ -131,16 +131,16 @@ def exhibit(name: str, *, layers=()) -> Exhibit:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A page with two pictures, each with an exhibit to click on, and something missing."""
+    """A page with two images, each with an exhibit to click on, and something missing."""
     folder = tmp_path_factory.mktemp("page")
     model = open_model("swin_nano", img_size=(48, 64))
     maker = PageMaker(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
     for number in range(2):
         pixels = np.full((48, 64, 3), 200 - 100 * number, np.uint8)
         subject = open_subject(model, pixels)
-        name = f"picture{number}"
+        name = f"image{number}"
         chapter = Chapter(name=name, title=NASTY, size=subject.shown_size, at=(2.0, 2.0))
-        maker.add_picture(chapter, subject, None)
+        maker.add_image(chapter, subject, None)
         layers = (mirror_layer(FIRST), mirror_layer("second", even=True))
         for one in (exhibit("points", layers=layers), exhibit("plain")):
             maker.add(one, save_exhibit(one, folder / name), chapter, always=False)
@@ -173,7 +173,7 @@ def test_links_lead_somewhere_and_names_are_only_text(folder):
     assert len(links.ids) == len(set(links.ids))
     assert "injected" not in links.ids
     files = [href for href in links.hrefs if not href.startswith(("#", "data:"))]
-    assert len(files) == 2 * 2 * 4, "two pictures, two exhibits, four files"
+    assert len(files) == 2 * 2 * 4, "two images, two exhibits, four files"
     for href in files:
         assert (folder / unquote(href)).stat().st_size > 0
     for href in links.hrefs:
@@ -181,7 +181,7 @@ def test_links_lead_somewhere_and_names_are_only_text(folder):
     assert not re.search(r"(src|href)=.https?:", text)
 
 
-def test_nothing_is_fetched_and_every_picture_loads(browser, folder):
+def test_nothing_is_fetched_and_every_image_loads(browser, folder):
     visit = Visit(browser, folder / "page.html")
     visit.check()
     assert "roses" in visit.tab.title()
@@ -194,7 +194,7 @@ def test_a_click_shows_what_the_token_attends_to(browser, folder):
     bright = visit.colour(2, 3)
     assert bright[0] > 200 > 100 > bright[2], "the first token attends to the last: yellow"
     dimmed = visit.colour(1, 1)
-    assert max(dimmed) < 120, "the rest of the picture is dimmed"
+    assert max(dimmed) < 120, "the rest of the image is dimmed"
     before = visit.drawing()
     visit.click(0, 3)
     assert visit.drawing() != before
@@ -230,13 +230,13 @@ def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
     visit.check()
 
 
-def test_pictures_are_looked_at_one_at_a_time(browser, folder):
+def test_images_are_looked_at_one_at_a_time(browser, folder):
     visit = Visit(browser, folder / "page.html")
     assert visit.tab.locator("article:visible").count() == 2
     first = visit.drawing()
     visit.tab.locator(".picker button").nth(1).click()
     assert visit.tab.locator("article:visible").count() == 2
-    assert visit.tab.locator("#picture0-points").is_hidden()
+    assert visit.tab.locator("#image0-points").is_hidden()
     assert visit.tab.locator("nav li a:visible").count() == 4
     assert visit.drawing() != first
     visit.check()

@@ -19,7 +19,7 @@ from muntin.models.swin_v2 import SwinV2
 from muntin.models.vit import ViT
 from muntin.ops.positions import spread_bias
 from tests.explaining.small_subjects import BUILDERS, SWIN_V2, build, make_subject, timm_body
-from tests.parity.peers import VIT, perturb, pictures
+from tests.parity.peers import VIT, images, perturb
 from tests.parity.test_swin_v2_parity import timm_peer as timm_swin_v2
 
 WANTED = {
@@ -116,7 +116,7 @@ def test_absolute_positions_of_a_swin():
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])
 def test_a_key_on_the_right_is_on_the_right(name):
     body = build(name)
-    layers = trace(body, pictures((64, 48), 1))
+    layers = trace(body, images((64, 48), 1))
     for layer, bias in zip(layers, find_biases(body, layers), strict=True):
         module = body.get_submodule(layer.name)
         window = layer.layout.window
@@ -154,7 +154,7 @@ def test_the_bias_of_swin_v2_is_that_of_timm():
     peer = perturb(timm_swin_v2(SWIN_V2))
     model = SwinV2(replace(SWIN_V2, size_rule="timm")).eval()
     load_weights(model, peer.state_dict())
-    layers = trace(model, pictures((32, 32), 1))
+    layers = trace(model, images((32, 32), 1))
     ours = find_biases(model, layers)[0].values
     attention = peer.layers[0].blocks[0].attn
     with torch.no_grad():

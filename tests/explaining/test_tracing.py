@@ -27,7 +27,7 @@ from tests.explaining.small_subjects import (
     state_of,
     timm_body,
 )
-from tests.parity.peers import SWIN, SWINS, TOLERANCE, VIT, VITS, network, perturb, pictures
+from tests.parity.peers import SWIN, SWINS, TOLERANCE, VIT, VITS, batch_images, network, perturb
 from tests.parity.test_swin_v2_parity import timm_peer as timm_swin_v2
 
 ODD = [(32, 32), (40, 64), (46, 58), (6, 10)]
@@ -66,8 +66,8 @@ def test_vit_attends_as_timm_does(size):
     load_weights(model, peer.state_dict())
     heard = listen(peer)
     with torch.no_grad():
-        peer(pictures(size, 1))
-    assert_same_weights(trace(model.backbone, pictures(size, 1)), heard)
+        peer(batch_images(size, 1))
+    assert_same_weights(trace(model.backbone, batch_images(size, 1)), heard)
 
 
 @pytest.mark.parity
@@ -79,8 +79,8 @@ def test_swin_attends_as_timm_does(size, attention):
     load_weights(model, peer.state_dict())
     heard = listen(peer)
     with torch.no_grad():
-        peer(pictures(size, 1))
-    layers = trace(model.backbone, pictures(size, 1))
+        peer(batch_images(size, 1))
+    layers = trace(model.backbone, batch_images(size, 1))
     assert_same_weights(layers, heard)
     assert any(any(layer.layout.shift) for layer in layers)
 
@@ -93,8 +93,8 @@ def test_swin_v2_attends_as_timm_does(size):
     load_weights(model, peer.state_dict())
     heard = listen(peer)
     with torch.no_grad():
-        peer(pictures(size, 1))
-    assert_same_weights(trace(model, pictures(size, 1)), heard)
+        peer(batch_images(size, 1))
+    assert_same_weights(trace(model, batch_images(size, 1)), heard)
 
 
 @pytest.mark.parity
@@ -105,8 +105,8 @@ def test_swin_attends_as_transformers_does_where_it_pads(size):
     model = network(SWIN)
     load_weights(model, peer.state_dict())
     with torch.no_grad():
-        theirs = peer(pictures(size, 1), output_attentions=True).attentions
-    layers = trace(model.backbone, pictures(size, 1))[1::2]  # it tells the last of each stage
+        theirs = peer(batch_images(size, 1), output_attentions=True).attentions
+    layers = trace(model.backbone, batch_images(size, 1))[1::2]  # it tells the last of each stage
     assert_same_weights(layers, theirs)
     assert (size == (32, 64)) != any((layer.keys < 0).any() for layer in layers)
 
@@ -118,7 +118,7 @@ def test_swin_attends_as_transformers_does_where_it_pads(size):
 )
 def test_models_of_timm_attend_as_they_say(name):
     body = timm_body(name)
-    images = pictures((224, 224), 1)
+    images = batch_images((224, 224), 1)
     layers = trace(body, images)
     heard = listen(body.net)
     with torch.no_grad():
@@ -128,8 +128,8 @@ def test_models_of_timm_attend_as_they_say(name):
 
 
 def test_a_model_of_timm_that_cannot_be_read_gives_nothing():
-    assert trace(timm_body("convnext_atto"), pictures((64, 64), 1)) == ()
-    assert trace(timm_body("cait_xxs24_224"), pictures((224, 224), 1)) == ()
+    assert trace(timm_body("convnext_atto"), batch_images((64, 64), 1)) == ()
+    assert trace(timm_body("cait_xxs24_224"), batch_images((224, 224), 1)) == ()
 
 
 ATTENTION = (
@@ -185,7 +185,7 @@ def test_weights_give_what_the_layers_give(name, size):
     for place, module in body.named_modules():
         if isinstance(module, ATTENTION):
             module.register_forward_hook(keep(place), with_kwargs=True)
-    layers = trace(body, pictures(size, 1))
+    layers = trace(body, batch_images(size, 1))
     assert [layer.name for layer in layers] == list(results)
     with torch.no_grad():
         for layer in layers:
@@ -197,7 +197,7 @@ def test_weights_give_what_the_layers_give(name, size):
 @pytest.mark.parametrize("size", ODD)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_rows_sum_to_1_and_every_token_asks_once(name, size):
-    for layer in trace(build(name), pictures(size, 1)):
+    for layer in trace(build(name), batch_images(size, 1)):
         sums = weights_of(layer).sum(dim=-1)
         assert (sums - 1).abs().max() < 1e-5
         asked = layer.queries[layer.queries >= 0].sort().values
@@ -210,7 +210,7 @@ def test_rows_sum_to_1_and_every_token_asks_once(name, size):
 @pytest.mark.parametrize("size", [(32, 32), (46, 58), (30, 22)])
 def test_keys_lie_where_a_loop_finds_them(size, rule):
     body = perturb(network(replace(SWIN, size_rule=rule)).backbone)
-    for layer in trace(body, pictures(size, 1)):
+    for layer in trace(body, batch_images(size, 1)):
         layout = layer.layout
         (height, width), (wh, ww) = layout.size, layout.window
         high, wide = height + layout.pad[0], width + layout.pad[1]
@@ -234,11 +234,11 @@ def test_keys_lie_where_a_loop_finds_them(size, rule):
 
 
 def test_strides_and_titles_of_a_hierarchy():
-    layers = trace(build("hiera"), pictures((64, 96), 1))
+    layers = trace(build("hiera"), batch_images((64, 96), 1))
     assert [layer.stride for layer in layers] == [4, 4, 8, 8, 16, 16, 16, 32]
     assert [layer.stage for layer in layers] == [1, 2, 2, 3, 3, 3, 4, 4]
     assert [layer.pooled for layer in layers] == [1, 2, 1, 2, 1, 1, 2, 1]
-    layers = trace(build("swin"), pictures((32, 64), 1))
+    layers = trace(build("swin"), batch_images((32, 64), 1))
     assert [layer.stride for layer in layers] == [2, 2, 4, 4, 8, 8]
     assert layers[1].title == "stage 1, block 2 (shifted)"
 
@@ -246,7 +246,7 @@ def test_strides_and_titles_of_a_hierarchy():
 @pytest.mark.parametrize("name", BUILDERS)
 def test_nothing_changes(name):
     body = build(name)
-    images = pictures((46, 58), 1)
+    images = batch_images((46, 58), 1)
     with torch.no_grad():
         first = body(images)
     before = state_of(body)
@@ -262,7 +262,7 @@ def test_nothing_changes(name):
 
 
 def test_gradients_stay_on_for_a_caller_between_two_heads():
-    (layer, *_) = trace(build("vit"), pictures((32, 32), 1))
+    (layer, *_) = trace(build("vit"), batch_images((32, 32), 1))
     for _ in layer.weigh():
         assert torch.is_grad_enabled()
 
@@ -271,7 +271,7 @@ def test_hooks_are_taken_off_after_an_error():
     body = ViT(replace(VIT, size_rule="timm")).eval()
     before = state_of(body)
     with pytest.raises(ShapeError, match=r"patch_size=8.*33"):
-        trace(body, pictures((33, 40), 1))
+        trace(body, batch_images((33, 40), 1))
     assert_untouched(before, body)
 
 
@@ -283,7 +283,7 @@ def test_a_bias_of_position_is_part_of_the_weights():
         lambda _, args, kwargs, out: outputs.append((kwargs["norm"](args[0]), out)),
         with_kwargs=True,
     )
-    layer = trace(body, pictures((40, 24), 1))[1]
+    layer = trace(body, batch_images((40, 24), 1))[1]
     hook.remove()
     ((x, out),) = outputs
     attention = body.blocks[1].attn

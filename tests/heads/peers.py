@@ -96,7 +96,7 @@ def swin_detector(*, masks: bool, **options) -> nn.Module:
 def spread(detector: nn.Module) -> nn.Module:
     """Give a detector random weights with which many boxes of many scores come out.
 
-    Every layer is scaled by what it gives for a random picture, so that no score comes so near to
+    Every layer is scaled by what it gives for a random image, so that no score comes so near to
     0 or 1 that others are equal to it.
     """
     hooks = []
@@ -174,7 +174,7 @@ def same(found, theirs: list[dict[str, Tensor]]) -> dict[str, float]:
 
 
 def objects(sizes: Tensor, counts: tuple[int, ...], shape, *, masks: bool = True):
-    """Random objects for pictures of these sizes: ours, and torchvision's.
+    """Random objects for images of these sizes: ours, and torchvision's.
 
     Every mask covers the whole image, so that all ways to draw it in a region agree.
     """

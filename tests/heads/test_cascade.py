@@ -4,7 +4,7 @@
 
 The twin follows Cai and Vasconcelos 2019 (arXiv 1906.09756) and what OpenMMLab and detectron2 do:
 the box of each stage is that of the likeliest class, regions of the next stage are these boxes cut
-off at the picture, scores are those of all stages together, boxes those of the last.
+off at the image, scores are those of all stages together, boxes those of the last.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def look(state, config, stage, cells):
 
 
 def move(box, offset, stds, size):
-    """Apply offsets to a box, and cut it off at the picture."""
+    """Apply offsets to a box, and cut it off at the image."""
     left, top, right, bottom = box.tolist()
     wide, high = right - left, bottom - top
     dx, dy, dw, dh = (float(o) * s for o, s in zip(offset, stds, strict=True))
@@ -161,7 +161,7 @@ def overlap(one, other):
 
 
 class Twin:
-    """What a cascade finds in one picture, by plain loops."""
+    """What a cascade finds in one image, by plain loops."""
 
     def __init__(self, head, levels, size):
         self.state = {key: tensor.double() for key, tensor in head.state_dict().items()}

@@ -4,7 +4,7 @@
 
 Theirs has a bias before each group norm and points at the corners of cells; ours has neither by
 default, so that these biases are zero and `centre` is 0 here. Theirs tells boxes without area, that
-lie beyond the picture; ours does not. Both in float64.
+lie beyond the image; ours does not. Both in float64.
 """
 
 from __future__ import annotations
@@ -114,15 +114,15 @@ def pair():
     return theirs.double(), model.double().eval()
 
 
-def pictures():
+def batch_images():
     return [torch.rand(3, *size, dtype=torch.float64) for size in ((150, 211), (131, 243))]
 
 
 def test_boxes_scores_and_classes(pair):
     theirs, model = pair
-    batch = feed(theirs, pictures())
+    batch = feed(theirs, batch_images())
     with torch.no_grad():
-        expected = theirs(pictures_of(theirs, batch))
+        expected = theirs(images_of(theirs, batch))
         found = model(batch.tensors, batch.sizes)
     for row in expected:
         whole = (row["boxes"][:, 2:] - row["boxes"][:, :2]).amin(dim=1) >= 1e-2
@@ -133,7 +133,7 @@ def test_boxes_scores_and_classes(pair):
     assert worst["scores"] < SCORE
 
 
-def pictures_of(theirs, batch):
+def images_of(theirs, batch):
     """Let their transform give this very batch, and leave boxes in its pixels."""
     theirs.transform.forward = lambda images, targets: (batch.list, targets)
     theirs.transform.postprocess = lambda found, *_: found
@@ -143,11 +143,11 @@ def pictures_of(theirs, batch):
 @pytest.mark.parametrize("counts", [(6, 3), (40, 0), (0, 0)])
 def test_cells_learn_the_same_objects_with_the_same_losses(pair, counts):
     theirs, model = pair
-    batch = feed(theirs, pictures())
+    batch = feed(theirs, batch_images())
     ours, others = objects(batch.sizes, counts, batch.tensors.shape[2:], masks=False)
     others = [{**target, "labels": target["labels"] - 1} for target in others]
     theirs.train().backbone.eval()
-    images, seen, compute = pictures_of(theirs, batch), [], theirs.head.compute_loss
+    images, seen, compute = images_of(theirs, batch), [], theirs.head.compute_loss
 
     def listen(targets, outputs, anchors, matched):
         seen.append(matched)
@@ -168,7 +168,7 @@ def test_cells_learn_the_same_objects_with_the_same_losses(pair, counts):
     losses = head.losses(model.features(batch.tensors, batch.sizes), ours)
     names = {"classes": "classification", "boxes": "bbox_regression", "centredness": "bbox_ctrness"}
     assert losses.keys() == names.keys()
-    # Theirs divides by the cells that learn an object, if only one; ours counts a few a picture.
+    # Theirs divides by the cells that learn an object, if only one; ours counts a few an image.
     found = sum(int((matched >= 0).sum()) for matched in seen[0])
     lighter = max(found, 1) / max(found, FEW_CELLS * len(ours))
     for name, other in names.items():
@@ -181,7 +181,7 @@ def test_cells_learn_the_same_objects_with_the_same_losses(pair, counts):
 
 def test_a_crowd_is_neither_object_nor_background(pair):
     _, model = pair
-    batch = feed(pair[0], pictures()[:1])
+    batch = feed(pair[0], batch_images()[:1])
     targets, _ = objects(batch.sizes, (2,), batch.tensors.shape[2:], masks=False)
     whole = torch.tensor([[0.0, 0.0, 1000.0, 1000.0]])
     crowded = [targets[0]._replace(ignored=whole)]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keypoint R-CNN: it learns one picture, and tells pixels as they are."""
+"""Keypoint R-CNN: it learns one image, and tells pixels as they are."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def target(points=None) -> BoxTargets:
 
 
 def learn(seed: int, steps: int = 30) -> tuple[float, float]:
-    """One picture by heart: how far the loss falls, and how far off keypoints are, in pixels."""
+    """One image by heart: how far the loss falls, and how far off keypoints are, in pixels."""
     model, one = build(seed=seed), target()
     image = torch.zeros(1, 3, 128, 128)
     for k, (x, y, _) in enumerate(one.points[0]):
@@ -67,8 +67,8 @@ def learn(seed: int, steps: int = 30) -> tuple[float, float]:
     return sum(totals[-5:]) / 5 / totals[0], apart.item()
 
 
-def test_learns_one_picture() -> None:
-    # Steps from random weights are chaotic, so that processors part; a wrong place is 20 pixels
+def test_learns_one_image() -> None:
+    # Steps from random weights are chaotic, so that CPUs part; a wrong place is 20 pixels
     # off, a right one 1.
     left, apart = zip(*(learn(seed) for seed in range(2)), strict=True)
     assert sum(left) / 2 < 0.6

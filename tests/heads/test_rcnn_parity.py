@@ -37,7 +37,7 @@ BOX, SCORE, LOSS = 1e-3, 1e-5, 1e-4  # pixels; score in [0, 1]; relative
 SIZES = [(150, 211), (131, 243)]
 
 
-def pictures(sizes=SIZES):
+def images(sizes=SIZES):
     return [torch.rand(3, *size, dtype=torch.float64) for size in sizes]
 
 
@@ -73,7 +73,7 @@ def swin_pair(*, masks, config=NARROW, **options):
 @pytest.mark.parametrize("masks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_on_torchvisions_swin(masks):
     theirs, model = swin_pair(masks=masks)
-    batch = feed(theirs, pictures())
+    batch = feed(theirs, images())
     assert [side % 64 for side in batch.tensors.shape[2:]] == [32, 32]
     agree(theirs, model, batch)
 
@@ -81,7 +81,7 @@ def test_on_torchvisions_swin(masks):
 def test_each_convention_is_seen():
     # The comparison would notice every one of them, so that agreement means something.
     theirs, model = swin_pair(masks=False)
-    config, batch = model.head.config, feed(theirs, pictures()[:1])
+    config, batch = model.head.config, feed(theirs, images()[:1])
     others = {"rounded_anchors": False, "aligned": True, "sampling": 1}
     others["stage_stds"] = ((0.11, 0.1, 0.2, 0.2),)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_torchvisions_own_resnet_detector_on_timms_resnet(kind):
     select = replace(config.select, max_detections=30)
     config = replace(config, proposals=(2000, 200), select=select)
     model = ours_like(theirs, "timm:resnet50", config, masks=masks)
-    agree(theirs, model, feed(theirs, pictures()[:1]))
+    agree(theirs, model, feed(theirs, images()[:1]))
     assert_round_trip(model, theirs)
 
 
@@ -140,7 +140,7 @@ def test_the_second_version_has_norms_and_convolutions():
         select=replace(config.select, max_detections=30),
     )
     model = ours_like(theirs, "timm:resnet50", config, masks=True)
-    agree(theirs, model, feed(theirs, pictures()[:1]))
+    agree(theirs, model, feed(theirs, images()[:1]))
     assert_round_trip(model, theirs)
 
 
@@ -186,8 +186,8 @@ def their_losses(theirs, batch, targets):
 
 def test_losses_and_gradients_are_torchvisions_when_everything_is_drawn():
     theirs, model = learning_pair()
-    for picture in pictures():  # one at a time: their mean is over all pictures' boxes
-        batch = feed(theirs, [picture])
+    for image in images():  # one at a time: their mean is over all images' boxes
+        batch = feed(theirs, [image])
         ours, others = objects(batch.sizes, (5,), batch.tensors.shape[2:])
         expected = their_losses(theirs, batch, others)
         losses = model.head.losses(model.features(batch.tensors, batch.sizes), ours)
@@ -220,13 +220,13 @@ def test_losses_and_gradients_are_torchvisions_when_everything_is_drawn():
             )
 
 
-def test_losses_of_a_batch_are_those_of_its_pictures():
+def test_losses_of_a_batch_are_those_of_its_images():
     theirs, model = learning_pair()
-    batch = feed(theirs, pictures())
+    batch = feed(theirs, images())
     ours, others = objects(batch.sizes, (5, 2), batch.tensors.shape[2:])
     both = model.head.losses(model.features(batch.tensors, batch.sizes), ours)
     for number in range(2):
-        alone = feed(theirs, pictures()[:1])
+        alone = feed(theirs, images()[:1])
         alone.tensors, alone.sizes = batch.tensors[number : number + 1], batch.sizes[number:][:1]
         alone.list.tensors = alone.tensors
         alone.list.image_sizes = [tuple(alone.sizes[0].tolist())]
@@ -235,9 +235,9 @@ def test_losses_of_a_batch_are_those_of_its_pictures():
             assert loss[number].item() == pytest.approx(expected[name].item(), rel=LOSS), name
 
 
-def test_a_picture_without_objects_is_all_background():
+def test_a_image_without_objects_is_all_background():
     theirs, model = learning_pair()
-    batch = feed(theirs, pictures()[:1])
+    batch = feed(theirs, images()[:1])
     ours, others = objects(batch.sizes, (0,), batch.tensors.shape[2:])
     expected = their_losses(theirs, batch, others)
     losses = model.head.losses(model.features(batch.tensors, batch.sizes), ours)

@@ -66,7 +66,7 @@ def test_equal_to_transformers(size):
     reference, model = reference.train(), model.train()
     loss = theirs_fresh(reference)(images, labels=labels).loss.detach()
     mine = losses_of(model, images, torch.where(labels == 255, IGNORED, labels))
-    # Both pictures have as many labelled pixels, so the mean of means is the mean.
+    # Both images have as many labelled pixels, so the mean of means is the mean.
     assert abs(float(sum(mine.values()).mean().detach() - loss)) < 1e-5
 
 
@@ -109,7 +109,7 @@ def small_vit(rule="muntin"):
 
 
 @pytest.mark.parametrize("size", [(100, 100), (33, 62), (16, 31), (96, 64)])
-def test_cells_of_a_plain_vit_are_those_of_the_picture(size):
+def test_cells_of_a_plain_vit_are_those_of_the_image(size):
     model = small_vit().eval()
     images = torch.randn(2, 3, *size)
     logits = model(images)

@@ -36,7 +36,7 @@ def runner(function, **options):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 9, 23])
-def test_any_number_of_pictures(count):
+def test_any_number_of_images(count):
     seen = []
 
     def double(x):
@@ -75,7 +75,7 @@ def test_what_was_shown_before_does_not_matter():
     assert torch.equal(run(torch.ones(2, 3)), torch.ones(2, 3).cumsum(1))
 
 
-def test_one_graph_a_batch_size_and_kind_of_picture():
+def test_one_graph_a_batch_size_and_kind_of_image():
     recorded = []
 
     def note(call):
@@ -140,7 +140,7 @@ def test_what_others_hold_is_given_up_first():
         run(torch.ones(2, 3))
 
 
-def test_pictures_of_two_numbers():
+def test_images_of_two_numbers():
     with pytest.raises(ShapeError, match=r"\[2, 3\]"):
         runner(lambda x, y: x)(torch.ones(2, 1), torch.ones(3, 1))
 

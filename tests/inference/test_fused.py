@@ -126,7 +126,7 @@ def _with_kernels_for_attention(model: Network, name: str, changed: dict[str, An
 @pytest.mark.parametrize(("name", "changed", "size"), TINY)
 @torch.no_grad()
 def test_half_precision(name, changed, size):
-    """Errors of one picture are luck, so many are seen."""
+    """Errors of one image are luck, so many are seen."""
     pytest.importorskip("triton")
     model = make(name, changed)
     images = torch.randn(6, 3, *size)

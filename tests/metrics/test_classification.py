@@ -19,7 +19,7 @@ def collect(logits, targets, batch_size, **options):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_one_label_a_picture(batch_size):
+def test_one_label_a_image(batch_size):
     logits, targets = torch.randn(97, 8), torch.randint(0, 7, (97,))  # class 7 does not occur
     metric = collect(logits, targets, batch_size)
     figures = metric.compute()
@@ -55,7 +55,7 @@ def average_precision(scores, truth):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_several_labels_a_picture(batch_size):
+def test_several_labels_a_image(batch_size):
     logits, targets = torch.randn(60, 4), (torch.rand(60, 4) < 0.3).float()
     targets[:, 3] = 0  # does not occur
     figures = collect(logits, targets, batch_size, multi_label=True).compute()

@@ -95,7 +95,7 @@ def mask_extent(bitmap):
 
 
 def plainly(annotations, pairs, folder, kind):
-    """COCOeval as its authors use it: two files. Pictures and classes are numbered from 0."""
+    """COCOeval as its authors use it: two files. Images and classes are numbered from 0."""
     results = [
         {
             "image_id": image_id,
@@ -134,7 +134,7 @@ def agree(figures, evaluation, kind):
 
 @pytest.fixture(scope="module")
 def coco(data_root):
-    """The validation pictures of coco_mini: the file with small numbers, and objects."""
+    """The validation images of coco_mini: the file with small numbers, and objects."""
     file = data_root / "coco_mini" / "annotations" / "instances_val2017.json"
     if not file.is_file():
         pytest.skip("no coco_mini among the real data")
@@ -200,7 +200,7 @@ def test_real_annotations(coco, tmp_path, seed):
 
 
 def generated(seed, num_images=12, num_classes=4):
-    """Boxes in pictures of several sizes, some crowds, a picture without any."""
+    """Boxes in images of several sizes, some crowds, an image without any."""
     generator = np.random.default_rng(seed)
     annotations = {"info": {}, "images": [], "annotations": []}
     annotations["categories"] = [{"id": k, "name": str(k)} for k in range(num_classes)]
@@ -248,7 +248,7 @@ def test_generated_annotations(tmp_path, seed):
 
 def test_neither_order_nor_batch_size_matters():
     _, pairs = generated(7)
-    # Equal scores everywhere: then the order of the pictures would decide.
+    # Equal scores everywhere: then the order of the images would decide.
     pairs = [(detections(f.boxes, [0.5] * len(f), f.class_ids), t) for f, t in pairs]
     first = judge(pairs, 4, batch_size=1)
     second = judge(pairs[::-1], 4, batch_size=5)
@@ -324,7 +324,7 @@ def test_a_crowd_is_neither_right_nor_wrong():
     assert alone["box_ap"] is alone["best_f1"] is alone["best_threshold"] is None
 
 
-def test_pictures_without_objects_or_detections():
+def test_images_without_objects_or_detections():
     a = [0, 0, 10, 10]
     right, none = (detections([a], [0.5]), objects([a])), objects([])
     wrong = (detections([a], [0.6]), none)
@@ -384,7 +384,7 @@ def test_an_object_without_a_mask_is_a_crowd_in_its_box():
 
 
 def test_the_area_of_a_found_mask_is_not_that_of_its_box():
-    # Two edges of a large picture: large as a box, small as a mask, so no mistake among the large.
+    # Two edges of a large image: large as a box, small as a mask, so no mistake among the large.
     edges = np.zeros((200, 200), bool)
     edges[0, :] = edges[:, 0] = True
     square = [[100, 100, 200, 100, 200, 200, 100, 200]]
@@ -434,7 +434,7 @@ def test_what_is_refused():
     assert metric.num_images == 0
 
 
-def test_hundreds_of_masks_in_one_picture():
+def test_hundreds_of_masks_in_one_image():
     size, count = (64, 64), 300
     masks = tuple(
         encode_mask(np.ones((2, 2), bool), size=size, top=3 * (i // 20), left=3 * (i % 20))

@@ -106,7 +106,7 @@ def test_equal_to_pycocotools(tmp_path):
     metric.update(answers, subjects)
     figures = metric.compute()
     stats = through_files(tmp_path, subjects, answers)
-    # COCO counts the 20 best of a picture, here there are fewer.
+    # COCO counts the 20 best of an image, here there are fewer.
     assert figures["oks_ap"] == pytest.approx(stats[0], abs=1e-9)
     assert figures["oks_ap50"] == pytest.approx(stats[1], abs=1e-9)
     assert figures["oks_ap75"] == pytest.approx(stats[2], abs=1e-9)
@@ -148,7 +148,7 @@ def test_a_detector_that_misses_and_invents():
     assert figures["pck"] == 0.5, "the keypoints of a subject that was not found are missed"
     assert figures["mean_pixel_error"] == 1
     assert figures["num_images"] == 2
-    assert 0 < figures["oks_ap"] < 0.5, "what is found in an empty picture lowers precision"
+    assert 0 < figures["oks_ap"] < 0.5, "what is found in an empty image lowers precision"
 
 
 def test_unsure_poses_count_in_average_precision_alone():

@@ -64,7 +64,7 @@ def build(config, num_classes=NUM_CLASSES):
     return Network(body, LinearHead(body.embed_channels, num_classes))
 
 
-def pictures(size, batch=2, channels=3):
+def batch_images(size, batch=2, channels=3):
     generator = torch.Generator().manual_seed(sum(size))
     return torch.randn(batch, channels, *size, generator=generator)
 
@@ -290,7 +290,7 @@ TWINS = [
 @pytest.mark.parametrize(("name", "size"), TWINS)
 def test_values_and_input_gradients_equal_the_twin(name, size):
     network = perturb(build(CONFIGS[name]))
-    images = pictures(size, channels=CONFIGS[name].in_chans)
+    images = batch_images(size, channels=CONFIGS[name].in_chans)
     values, gradients = values_and_gradients(ours(network), images)
     their_values, their_gradients = values_and_gradients(twin(network), images.double())
     for value, their_value in zip(values, their_values, strict=True):
@@ -303,7 +303,7 @@ def test_values_and_input_gradients_equal_the_twin(name, size):
 @both_kinds
 def test_the_model_as_it_starts_equals_the_twin(kind):
     network = build(CONFIGS[kind]).eval()
-    images = pictures((37, 50))
+    images = batch_images((37, 50))
     with torch.no_grad():
         expected = twin(network)(images.double())
         for value, their_value in zip(ours(network)(images), expected, strict=True):
@@ -317,7 +317,7 @@ def test_the_epsilon_of_the_performer_is_that_of_the_twin():
         for layer in (front.attention1, front.attention2):
             # Long keys and queries: the sums that are divided by nearly vanish.
             layer.kqv.weight[: 2 * SMALL.token_dim] *= 3
-        images = pictures((32, 48))
+        images = batch_images((32, 48))
         expected = twin(network)(images.double())
         for value, their_value in zip(ours(network)(images), expected, strict=True):
             assert distance(value, their_value) < TOLERANCE
@@ -391,7 +391,7 @@ def test_a_wrong_order_would_be_seen(kind, mistake):
     MISTAKES[mistake](wrong, "kqv" if kind == "performer" else "attn.qkv")
     other = T2TViT(CONFIGS[kind]).eval()
     other.load_state_dict(wrong)
-    images = pictures((32, 48))
+    images = batch_images((32, 48))
     with torch.no_grad():
         assert distance(other.embed(images), body.embed(images)) > 100 * TOLERANCE
 
@@ -399,7 +399,7 @@ def test_a_wrong_order_would_be_seen(kind, mistake):
 @both_kinds
 def test_every_tensor_moves_the_logits(kind):
     network = perturb(build(CONFIGS[kind]))
-    images = pictures((64, 32), batch=1)
+    images = batch_images((64, 32), batch=1)
     with torch.no_grad():
         before = network(images)
         for name, tensor in network.state_dict().items():
@@ -413,7 +413,7 @@ def test_every_tensor_moves_the_logits(kind):
 @pytest.mark.parametrize("size", SIZES)
 def test_an_image_alone_and_in_a_batch_agree(kind, size):
     network = perturb(build(CONFIGS[kind]))
-    images = pictures(size)
+    images = batch_images(size)
     with torch.no_grad():
         together = network(images)
         alone = torch.cat([network(image[None]) for image in images])
@@ -485,7 +485,7 @@ def test_the_repositorys_checkpoints_load(kind, nested):
     assert (report.reset, report.ignored, report.resized) == ((), (), ())
     for name, tensor in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
-    images = pictures((37, 50))
+    images = batch_images((37, 50))
     with torch.no_grad():
         assert torch.equal(other(images), network(images))
         assert distance(other(images), twin(network)(images.double())[0]) < TOLERANCE

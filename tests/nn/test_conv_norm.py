@@ -31,7 +31,7 @@ def test_a_map_of_one_cell(name, channels):
 
 @pytest.mark.parametrize("name", ["none", "batch", "group", "layer"])
 def test_no_map_at_all(name):
-    """Regions of pictures in which there is nothing."""
+    """Regions of images in which there is nothing."""
     conv = ConvNorm(8, 16, 3, norm=name, activation=True).eval()
     maps = torch.randn(0, 8, 7, 7, requires_grad=True)
     out = conv(maps)

@@ -16,7 +16,7 @@ from muntin.nn.mlp import Mlp
 
 
 def saved_mib(work) -> float:
-    """What autograd keeps for the way back."""
+    """What autograd keeps for the backward pass."""
     kept = {}
 
     def pack(tensor):

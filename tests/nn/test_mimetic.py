@@ -66,9 +66,9 @@ def test_products_lean_to_the_identity(family):
 
 def test_loaded_weights_stay(tmp_path):
     from muntin.weights.files import write_weights
-    from tests.small import train_small, write_pictures
+    from tests.small import train_small, write_images
 
-    data = write_pictures(tmp_path / "trees")
+    data = write_images(tmp_path / "trees")
     settings = {"train.init": "mimetic", "train.learning_rate": 0, "train.optimizer": "adamw"}
     first = train_small(data, tmp_path / "first", settings=settings, epochs=1)
     from muntin.runs import Run

@@ -113,8 +113,8 @@ def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
             preprocessing=PRE,
         )  # fmt: skip
         stores = Stores(
-            train=ImageCache(data.train, PRE, config.reading),
-            val=ImageCache(data.val, PRE, config.reading),
+            train=ImageCache(data.train, PRE, config.data_config),
+            val=ImageCache(data.val, PRE, config.data_config),
         )
         return fit(
             Fabric(accelerator="cpu", devices=1), run, a_network(), stores, Reporter(None),

@@ -180,7 +180,7 @@ def test_suppression_of_few_and_of_equals(kind):
 
 
 def paste_by_a_loop(mask, box, size):
-    """As detectron2 does it: the whole picture, sampled; here pixel by pixel."""
+    """As detectron2 does it: the whole image, sampled; here pixel by pixel."""
     m = mask.shape[0]
     padded = F.pad(mask, (1, 1, 1, 1)).tolist()
     left, top, right, bottom = box

@@ -130,7 +130,7 @@ def test_noise_never_leads_far_away():
 
 @pytest.mark.parametrize("coding", ["msra", "udp"])
 def test_mirrored_maps_come_back(coding):
-    """What a perfect network says of a mirrored picture is what it says of the picture."""
+    """What a perfect network says of a mirrored image is what it says of the image."""
     image, partners = (256, 192), (0, 2, 1)
     pixels = torch.tensor([[[80.0, 100.0], [40.0, 60.0], [150.0, 200.0]]])
     cells = to_cells(pixels, image, SIZE, coding=coding)

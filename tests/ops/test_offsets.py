@@ -36,7 +36,7 @@ def test_the_longest_offset_of_the_reference_is_just_above_one():
 
 def test_table_is_stretched_side_by_side():
     table = torch.randn(5 * 3, 2)
-    picture = table.t().view(1, 2, 5, 3)
-    expected = F.interpolate(picture, size=(7, 9), mode="bicubic").flatten(2)[0].t()
+    image = table.t().view(1, 2, 5, 3)
+    expected = F.interpolate(image, size=(7, 9), mode="bicubic").flatten(2)[0].t()
     assert torch.equal(resample_offsets(table, old=(3, 2), new=(4, 5)), expected)
     assert resample_offsets(table, old=(3, 2), new=(3, 2)) is table

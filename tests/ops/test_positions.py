@@ -69,7 +69,7 @@ def test_table_that_does_not_fit_is_refused(rows, window):
 
 @pytest.mark.parametrize("how", ["antialiased", "bicubic"])
 @pytest.mark.parametrize("new", [(4, 6), (5, 3), (9, 1)])
-def test_grid_is_resized_as_a_picture_and_the_prefix_kept(new, how):
+def test_grid_is_resized_as_a_image_and_the_prefix_kept(new, how):
     embedding, antialias = torch.randn(1, 2 + 4 * 3, 5), how == "antialiased"
     resized = resample_grid(embedding, old=(4, 3), new=new, num_prefix=2, how=how)
     assert torch.equal(resized[:, :2], embedding[:, :2])

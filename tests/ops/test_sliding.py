@@ -30,7 +30,7 @@ class Local(nn.Module):
         return self.body(images.float() / 255 - 0.5)
 
 
-def picture(height, width):
+def pixels(height, width):
     generator = torch.Generator().manual_seed(height * width)
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -41,7 +41,7 @@ def whole(model, image, size):
         image[None].float(), (0, wide - image.shape[2], 0, high - image.shape[1]), "replicate"
     )
     logits = model(filled)
-    # Cells cover the filled picture; the result only what was there.
+    # Cells cover the filled image; the result only what was there.
     rows = (torch.arange(size[0]) + 0.5) * image.shape[1] / 4 / size[0] - 0.5
     columns = (torch.arange(size[1]) + 0.5) * image.shape[2] / 4 / size[1] - 0.5
     grid = torch.stack(
@@ -68,7 +68,7 @@ def join(strips):
 @pytest.mark.parametrize("window", [(96, 128), (64, 64)])
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
 def test_no_seams(size, window, overlap):
-    model, image = Local(), picture(*size)
+    model, image = Local(), pixels(*size)
     found = join(slide(image, model, window, size, stride=4, overlap=overlap, batch_size=3))
     wanted = whole(model, image, size)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -78,14 +78,14 @@ def test_no_seams(size, window, overlap):
 @pytest.mark.parametrize("out", [(150, 210), (601, 900), (31, 17), (1, 1)])
 @pytest.mark.parametrize("rows", [0, 1, 13])
 def test_any_size_of_the_result_and_any_strips(out, rows):
-    model, image = Local(), picture(300, 420)
+    model, image = Local(), pixels(300, 420)
     found = join(slide(image, model, (96, 128), out, stride=4, rows=rows))
     torch.testing.assert_close(found, whole(model, image, out), rtol=1e-4, atol=1e-5)
 
 
 def test_windows_are_no_larger_than_asked_for():
     model = Local()
-    for _ in slide(picture(1000, 700), model, (128, 96), (1000, 700), stride=4, batch_size=2):
+    for _ in slide(pixels(1000, 700), model, (128, 96), (1000, 700), stride=4, batch_size=2):
         pass
     assert max(size[2] for size in model.sizes) <= 128
     assert max(size[3] for size in model.sizes) <= 96
@@ -93,9 +93,9 @@ def test_windows_are_no_larger_than_asked_for():
 
 
 def test_logits_of_a_strip_are_all_that_is_held():
-    """The band is as high as a window, however high the picture is."""
+    """The band is as high as a window, however high the image is."""
     model = Local()
     tallest = 0
-    for strip in slide(picture(2000, 128), model, (128, 128), (2000, 128), stride=4):
+    for strip in slide(pixels(2000, 128), model, (128, 128), (2000, 128), stride=4):
         tallest = max(tallest, strip.logits.shape[1])
     assert tallest <= sliding.STRIP_VALUES // (5 * 128)

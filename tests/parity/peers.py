@@ -155,7 +155,7 @@ def run_peer(peer: nn.Module, images: Tensor) -> Tensor:
     return out if isinstance(out, Tensor) else out.logits
 
 
-def pictures(size: tuple[int, int], batch: int = 2) -> Tensor:
+def batch_images(size: tuple[int, int], batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
 
 
@@ -176,7 +176,7 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
 
 def assert_equal_outputs(model: nn.Module, peer: nn.Module, size: tuple[int, int]) -> None:
     """Logits and input gradients agree at this size, on random pixels."""
-    images = pictures(size)
+    images = batch_images(size)
     logits, gradient = logits_and_gradient(model, images)
     their_logits, their_gradient = logits_and_gradient(lambda x: run_peer(peer, x), images)
     assert distance(logits, their_logits) < TOLERANCE

@@ -26,9 +26,9 @@ from tests.parity.peers import (
     TOLERANCE,
     VIT,
     assert_equal_outputs,
+    batch_images,
     distance,
     perturb,
-    pictures,
 )
 
 pytestmark = pytest.mark.parity
@@ -91,7 +91,7 @@ def test_both_heads_of_a_distilled_model_equal_timm_s():
     load_weights(model, peer.state_dict())
     peer.set_distilled_training(True)
     peer.train()
-    images = pictures((32, 32))
+    images = batch_images((32, 32))
     with torch.no_grad():
         both = model.head.both(model.features(images))
         for ours, theirs in zip(both, peer(images), strict=True):
@@ -137,7 +137,7 @@ def test_encoder_of_mae_equals_transformers(tmp_path):
     body = ViT(VIT).eval()
     report = load_weights(body, tmp_path)
     assert any(name.startswith("decoder.") for name in report.ignored)
-    images = pictures((32, 32))
+    images = batch_images((32, 32))
     with torch.no_grad():
         out = whole.vit(images, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state
         (features,) = body(images)
@@ -187,7 +187,7 @@ def test_encoder_of_simmim_is_taken_out_of_its_pretraining():
     body = ViT(SIMMIM).eval()
     report = load_weights(body, {"model": state})
     assert set(report.ignored) == {"encoder.mask_token", "decoder.0.weight"}
-    images = pictures((32, 32))
+    images = batch_images((32, 32))
     with torch.no_grad():
         features = peer.forward_features(images)
         expected = peer.forward_head(features, pre_logits=True)
@@ -201,7 +201,7 @@ def test_relative_bias_is_resized_for_other_sizes_and_on_load():
     larger = build(replace(SIMMIM, img_size=(48, 48)))
     report = load_weights(larger, model.state_dict())
     assert len(report.resized) == SIMMIM.depth
-    images = pictures((48, 48))
+    images = batch_images((48, 48))
     with torch.no_grad():
         assert distance(larger(images), model(images)) < TOLERANCE
 
@@ -221,7 +221,7 @@ def test_swin_of_simmim_is_taken_out_of_transformers(tmp_path):
     body = Swin(SWIN).eval()
     report = load_weights(body, tmp_path)
     assert {"decoder.0.weight", "swin.embeddings.mask_token"} <= set(report.ignored)
-    images = pictures((32, 32))
+    images = batch_images((32, 32))
     with torch.no_grad():
         out = peer.swin(images).last_hidden_state
         assert distance(body(images)[-1].flatten(2).transpose(1, 2), out) < TOLERANCE

@@ -21,10 +21,10 @@ from tests.parity.peers import (
     NUM_CLASSES,
     TOLERANCE,
     assert_equal_outputs,
+    batch_images,
     distance,
     logits_and_gradient,
     perturb,
-    pictures,
 )
 
 pytestmark = pytest.mark.parity
@@ -75,7 +75,7 @@ def test_small_model_equals_its_peer(dialect, size):
 def test_positions_are_resized_as_transformers_does(size):
     peer, model = perturb(transformers_peer(SMALL)), build(SMALL)
     assert load_weights(model, peer.state_dict()).size_rule == "transformers"
-    images = pictures(size)
+    images = batch_images(size)
     with torch.no_grad():
         theirs = peer(images, interpolate_pos_encoding=True).logits
         assert distance(model(images), theirs) < TOLERANCE
@@ -94,7 +94,7 @@ def test_maps_equal_those_of_timm():
     peer = perturb(timm_peer(SMALL))
     body = Hiera(replace(SMALL, out_norm="none")).eval()
     load_weights(body, peer.state_dict())
-    images = pictures((64, 64))
+    images = batch_images((64, 64))
     with torch.no_grad():
         theirs = peer.forward_intermediates(images, intermediates_only=True)
         for ours, expected in zip(body(images), theirs, strict=True):
@@ -115,7 +115,7 @@ def test_published_tiny_equals_timm():
     load_weights(model, peer.state_dict())
     # Where two of four pooled queries are equal to the last bit of float32, rounding decides which
     # one the gradient goes to; in float64 none are.
-    images = pictures((224, 224)).double()
+    images = batch_images((224, 224)).double()
     logits, gradient = logits_and_gradient(model.double(), images)
     their_logits, their_gradient = logits_and_gradient(peer.double(), images)
     assert distance(logits, their_logits) < 1e-12

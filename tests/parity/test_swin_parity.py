@@ -20,11 +20,11 @@ from tests.parity.peers import (
     SWINS,
     TOLERANCE,
     assert_equal_outputs,
+    batch_images,
     distance,
     logits_and_gradient,
     network,
     perturb,
-    pictures,
     run_peer,
     with_windows,
 )
@@ -88,7 +88,7 @@ def check_published(config, dialect, build, sizes):
     model = network(config, num_classes=1000)
     assert load_weights(model, peer.state_dict()).size_rule == dialect
     for size in sizes:
-        if dialect == "transformers":  # its blocks remember the pictures they have seen
+        if dialect == "transformers":  # its blocks remember the images they have seen
             fresh = build()
             fresh.load_state_dict(peer.state_dict())
             peer = fresh.eval()
@@ -130,7 +130,7 @@ def test_maps_of_a_backbone_equal_those_of_timm(size):
     body = Swin(replace(SWIN, out_norm="none")).eval()
     report = load_weights(body, peer.state_dict())
     assert set(report.ignored) == {"head.fc.weight", "head.fc.bias", "norm.weight", "norm.bias"}
-    images = pictures(size)
+    images = batch_images(size)
     with torch.no_grad():
         theirs = peer.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
         for ours, expected in zip(body(images), theirs, strict=True):
@@ -145,7 +145,7 @@ def test_maps_of_a_backbone_equal_those_of_timm_features_only():
     config = replace(SWIN_TINY, out_norm="none", img_size=(64, 64), **small)
     body = Swin(config).eval()
     load_weights(body, peer.state_dict())
-    images = pictures((68, 100))
+    images = batch_images((68, 100))
     with torch.no_grad():
         for ours, theirs in zip(body(images), peer(images), strict=True):
             assert distance(ours, theirs.permute(0, 3, 1, 2)) < TOLERANCE
@@ -160,7 +160,7 @@ def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
         assert torch.equal(back[key], tensor), key
     other = SWINS[dialect](SWIN).eval()
     other.load_state_dict(back, strict=True)
-    images = pictures((46, 58))
+    images = batch_images((46, 58))
     with torch.no_grad():
         assert torch.equal(run_peer(other, images), run_peer(peer, images))
 
@@ -213,7 +213,7 @@ def test_file_that_transformers_saved_is_read_with_and_without_a_head(tmp_path):
     body = Swin(SWIN).eval()
     report = load_weights(body, tmp_path)
     assert report.dialect == "transformers"
-    images = pictures((32, 32))
+    images = batch_images((32, 32))
     with torch.no_grad():
         assert distance(body.embed(images), peer(images).pooler_output) < TOLERANCE
     from_memory = Swin(SWIN)
@@ -264,7 +264,7 @@ def test_a_wrong_order_is_caught(spoil):
     model = network(SWIN)
     load_weights(model, spoil(peer.state_dict()))
     with torch.no_grad():
-        images = pictures((32, 32))
+        images = batch_images((32, 32))
         assert distance(model(images), peer(images)) > 100 * TOLERANCE
 
 
@@ -272,7 +272,7 @@ def test_a_wrong_order_is_caught(spoil):
 def test_padding_before_instead_of_after_the_shift_is_caught(rule):
     model, peer = loaded("timm")
     model.backbone.config = replace(model.backbone.config, size_rule=rule)
-    images = pictures((46, 58))
+    images = batch_images((46, 58))
     with torch.no_grad():
         assert distance(model(images), peer(images)) > 100 * TOLERANCE
 
@@ -280,7 +280,7 @@ def test_padding_before_instead_of_after_the_shift_is_caught(rule):
 @pytest.mark.parametrize("dialect", SWINS)
 def test_outputs_do_not_depend_on_what_was_seen_before(dialect):
     model, _ = loaded(dialect)
-    large, small = pictures((64, 96)), pictures((32, 32))
+    large, small = batch_images((64, 96)), batch_images((32, 32))
     before, gradient = logits_and_gradient(model, large)
     model(small)
     after, gradient_after = logits_and_gradient(model, large)
@@ -290,8 +290,8 @@ def test_outputs_do_not_depend_on_what_was_seen_before(dialect):
 
 def test_transformers_itself_remembers_so_fresh_instances_are_right_to_compare_with():
     _, peer = loaded("transformers")
-    large = pictures((64, 96))
+    large = batch_images((64, 96))
     with torch.no_grad():
         before = run_peer(peer, large)
-        run_peer(peer, pictures((32, 32)))
+        run_peer(peer, batch_images((32, 32)))
         assert distance(run_peer(peer, large), before) > 100 * TOLERANCE

@@ -19,7 +19,7 @@ from muntin.heads.network import Network
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.weights.dialects import to_dialect
 from muntin.weights.loading import load_weights
-from tests.parity.peers import NUM_CLASSES, assert_equal_outputs, perturb, pictures, run_peer
+from tests.parity.peers import NUM_CLASSES, assert_equal_outputs, batch_images, perturb, run_peer
 
 pytestmark = pytest.mark.parity
 
@@ -147,14 +147,14 @@ def test_way_back_into_the_peer_is_bit_exact(dialect, tmp_path):
         assert torch.equal(tensor, peer.state_dict()[key]), key
     other = PEERS[dialect](SMALL).eval()
     other.load_state_dict(back, strict=True)
-    images = pictures((46, 58))
+    images = batch_images((46, 58))
     with torch.no_grad():
         assert torch.equal(run_peer(other, images), run_peer(peer, images))
 
 
 def test_another_order_of_query_key_value_or_merging_is_seen():
     model, peer = loaded("timm")
-    images = pictures((32, 32))
+    images = batch_images((32, 32))
     with torch.no_grad():
         right = run_peer(peer, images)
         for part in ("attn.qkv.weight", "downsample.reduction.weight"):

@@ -14,7 +14,7 @@ from muntin.errors import ConfigError, MissingExtra, WeightError
 from muntin.weights.dialects import to_dialect
 from muntin.weights.loading import load_weights
 from muntin.zoo import create_backbone, create_model, describe_models, find_model, list_models
-from tests.parity.peers import assert_equal_outputs, distance, perturb, pictures
+from tests.parity.peers import assert_equal_outputs, batch_images, distance, perturb
 
 pytestmark = pytest.mark.parity
 
@@ -35,7 +35,7 @@ def check(name, size):
     assert report.dialect == "timm"
     assert not report.reset
     assert_equal_outputs(model, peer, size)
-    images = pictures(size)
+    images = batch_images(size)
     with torch.no_grad():
         theirs = peer.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
         maps = model.backbone(images)

@@ -20,10 +20,10 @@ from tests.parity.peers import (
     VIT,
     VITS,
     assert_equal_outputs,
+    batch_images,
     distance,
     network,
     perturb,
-    pictures,
     run_peer,
 )
 
@@ -80,7 +80,7 @@ def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
     other = VITS[dialect](VIT).eval()
     other.load_state_dict(back, strict=True)
     with torch.no_grad():
-        images = pictures((32, 32))
+        images = batch_images((32, 32))
         assert torch.equal(run_peer(other, images), run_peer(peer, images))
 
 
@@ -104,7 +104,7 @@ def test_headless_transformers_model_loads_from_file_and_from_memory(tmp_path):
     config = VITS["transformers"](VIT).config
     peer = perturb(transformers.ViTModel(config))
     peer.save_pretrained(tmp_path)
-    images = pictures((40, 56))
+    images = batch_images((40, 56))
     with torch.no_grad():
         theirs = peer(images, interpolate_pos_encoding=True).last_hidden_state[:, 0]
         for source in (tmp_path, peer.state_dict()):
@@ -124,7 +124,7 @@ def test_a_wrong_order_of_query_key_and_value_is_caught(parts):
     model = network(VIT)
     load_weights(model, spoiled)
     with torch.no_grad():
-        images = pictures((32, 32))
+        images = batch_images((32, 32))
         assert distance(model(images), peer(images)) > 100 * TOLERANCE
 
 
@@ -133,6 +133,6 @@ def test_padding_where_transformers_crops_is_caught():
     model = network(VIT)
     load_weights(model, peer.state_dict())
     model.backbone.config = replace(VIT, size_rule="muntin")
-    images = pictures((45, 77))
+    images = batch_images((45, 77))
     with torch.no_grad():
         assert distance(model(images), run_peer(peer, images)) > 100 * TOLERANCE

@@ -17,14 +17,14 @@ from muntin.errors import ConfigError, DataError
 from muntin.planning.advice import Demand
 from muntin.recipes import TrainConfig
 from muntin.training.footprint import Footprint, Line, Moment
-from tests.small import MODEL, SETTINGS, write_pictures
+from tests.small import MODEL, SETTINGS, write_images
 
 SMALL = {**SETTINGS, "train.start_size": 1}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), each=8)
+    return write_images(tmp_path_factory.mktemp("pictures"), each=8)
 
 
 def draw_up(data, task="classify", settings=None, **options):
@@ -51,7 +51,7 @@ def test_a_plan_adds_up(plain):
     assert plan.fits
     assert plan.largest_batch_again >= plan.largest_batch > 8
     assert dict(plan.measured).keys() == {
-        "step of 2", "step of 4", "reading a picture", "looking at one",
+        "step of 2", "step of 4", "reading an image", "looking at one",
     }  # fmt: skip
     found = json.loads(json.dumps(plan.to_dict()))
     assert found["fits"] is True
@@ -61,7 +61,7 @@ def test_a_plan_adds_up(plain):
 
 def test_larger_batches_need_more(data):
     small, large = (draw_up(data, batch_size=count, img_size=64) for count in (2, 16))
-    # A constant and a part for each picture; how much is constant depends on the threads.
+    # A constant and a part for each image; how much is constant depends on the threads.
     grown = [plan.peak - plan.process - plan.parameters for plan in (small, large)]
     assert 2 < grown[1] / grown[0] <= 8.1
     assert large.parameters == small.parameters
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said_as_in_training(data, tmp_path):
 
 
 def demand(*, each=1.0, looking=1.0, room=100.0, most=64, looks=lambda batch: max(64, batch)):
-    """Of a step that takes so many bytes a picture; nothing can be computed again."""
+    """Of a step that takes so many bytes an image; nothing can be computed again."""
     moments = (Moment("", False, 0, Line(0, each)),)
     footprint = Footprint(
         held=0, gradients=0, parts=(), moments=moments, remembered=(), outputs=()
@@ -148,7 +148,7 @@ def test_what_a_plan_shows(plain, capsys):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_memory_that_runs_out_is_said_with_a_figure(data):
-    """The system gives less than a picture of 2048 x 2048 needs."""
+    """The system gives less than an image of 2048 x 2048 needs."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

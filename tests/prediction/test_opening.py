@@ -16,7 +16,7 @@ from muntin.runs import Run
 from muntin.training import preparation
 from muntin.training.request import Request
 from tests.exporting.runs import write_run
-from tests.small import write_pictures
+from tests.small import write_images
 
 
 @pytest.fixture
@@ -30,21 +30,21 @@ def forced(tmp_path, no_fused_kernels) -> Run:
 
 
 def test_it_predicts(forced):
-    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match="MUNTIN_FUSED"):
         muntin.Predictor(
             forced.build_network().eval(), forced.task, forced.classes, forced.preprocessing,
             device="cpu",
-        )([picture])  # fmt: skip
+        )([image])  # fmt: skip
     assert Run.open(forced.path).config.model.attention == "fused"
-    assert len(muntin.load(forced.path, device="cpu")([picture])) == 1
+    assert len(muntin.load(forced.path, device="cpu")([image])) == 1
 
 
 @pytest.mark.parametrize("way", ["weights", "config"])
 def test_training_goes_on_from_it(forced, tmp_path, way):
     start = {"weights": str(forced.path)} if way == "weights" else {"base": forced.config}
     asked = Request(
-        task="classify", data=str(write_pictures(tmp_path / "d")), out="nowhere",
+        task="classify", data=str(write_images(tmp_path / "d")), out="nowhere",
         machine=MachineConfig(device="cpu", precision="fp32"), **start,
     )  # fmt: skip
     found = preparation.prepare(asked)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tiles cover a picture, and what several views found is told once."""
+"""Tiles cover an image, and what several views found is told once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fill(box, size):
 @pytest.mark.parametrize("size", [(100, 100), (101, 399), (64, 1000), (700, 33), (1500, 1501)])
 @pytest.mark.parametrize("tile", [(64, 64), (100, 300), (512, 512)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
-def test_tiles_cover_the_picture(size, tile, overlap):
+def test_tiles_cover_the_image(size, tile, overlap):
     windows = cut_windows(size, tile, overlap=overlap)
     seen = np.zeros(size, bool)
     for window in windows:
@@ -56,7 +56,7 @@ def test_tiles_cover_the_picture(size, tile, overlap):
         assert windows[0].width - (other - one) >= int(overlap * windows[0].width) - 1
 
 
-def test_a_picture_smaller_than_a_tile_is_one():
+def test_a_image_smaller_than_a_tile_is_one():
     assert cut_windows((40, 50), (100, 100)) == [Window(0, 0, 40, 50)]
     assert cut_windows((100, 100), (100, 100)) == [Window(0, 0, 100, 100)]
     with pytest.raises(ConfigError, match=r"tile.*32.*16"):
@@ -133,7 +133,7 @@ def test_neighbours_stay():
     assert len(merge_views([big, edge], [WHOLE, LEFT], SELECT, 100)) == 2
 
 
-def test_the_edge_of_the_picture_makes_no_pieces():
+def test_the_edge_of_the_image_makes_no_pieces():
     big, small = found([[0, 0, 100, 100]], [0.9]), found([[0, 0, 40, 40]], [0.8])
     merged = merge_views([big, small], [WHOLE, LEFT], SELECT, 100)
     assert len(merged) == 2

@@ -117,4 +117,4 @@ def test_forward_writes_nothing_to_self() -> None:
         if isinstance(node, ast.Assign)
         and any(ast.unparse(target).startswith("self.") for target in node.targets)
     ]
-    none(wrong, "One picture must not change how the next one is computed.")
+    none(wrong, "One image must not change how the next one is computed.")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The row of classification: what a picture's classes mean, and what raw output means."""
+"""The row of classification: what an image's classes mean, and what raw output means."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone, Features
+from muntin.features import Features
 from muntin.heads.linear import LinearHead
 from muntin.heads.network import Network
 from muntin.samples import Classes, Entry, Listing
 from muntin.tasks.table import TASKS, find_task
-from muntin.tasks.task import Lesson, View
+from muntin.tasks.task import ImageMeta, TrainBatch
 from muntin.zoo import create_backbone
 
 CLASSIFY = TASKS["classify"]
@@ -28,27 +28,18 @@ def listing(*ids, multi_label=False):
     return Listing(source="s", entries=entries, class_names=ONE.names, multi_label=multi_label)
 
 
-class Given(Backbone):
-    """Gives one vector, whatever the images are."""
-
-    def __init__(self, vector):
-        super().__init__()
-        self.vector = vector
-
-    def features(self, images, *, sizes=None, mask=None):
-        return Features(images, sizes=sizes, maps=list, vector=lambda: self.vector)
-
-
 def loss_of(logits, labels, classes, *, smoothing=0.0, class_weights=None):
     """What training takes, from given logits."""
-    lesson = Lesson(
-        images=torch.zeros(len(logits), 3, 16, 16),
+    images = torch.zeros(len(logits), 3, 16, 16)
+    batch = TrainBatch(
+        images=images,
         sizes=torch.full((len(logits), 2), 16),
         labels=labels,
         class_weights=class_weights,
         label_smoothing=smoothing,
     )
-    parts = CLASSIFY.losses(Network(Given(logits), LinearHead(3, 0)), lesson, classes)
+    features = Features(images, maps=list, vector=lambda: logits)
+    parts = CLASSIFY.losses(LinearHead(3, 0), features, batch, classes)
     assert list(parts) == ["classes"]
     return parts["classes"]
 
@@ -57,7 +48,7 @@ def test_targets():
     assert CLASSIFY.table(listing((2,), (0,)), ONE).tolist() == [2, 0]
     several = CLASSIFY.table(listing((0, 2), (), multi_label=True), SEVERAL)
     assert several.tolist() == [[1, 0, 1], [0, 0, 0]]
-    # Single-label data for a run that knows several a picture.
+    # Single-label data for a run that knows several an image.
     assert CLASSIFY.table(listing((1,)), SEVERAL).tolist() == [[0, 1, 0]]
 
 
@@ -80,7 +71,7 @@ def test_losses():
 
 def test_comparing_answers_is_the_loss_without_smoothing():
     logits, ids = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
-    views = [View(path="", size=(2, 2), shown=(2, 2))] * 4
+    views = [ImageMeta(path="", size=(2, 2), shown=(2, 2))] * 4
     answers = CLASSIFY.answers(logits.bfloat16(), views, ONE)
     assert answers.dtype == torch.float32
     losses = CLASSIFY.compare(answers, ids, ONE)
@@ -91,8 +82,8 @@ def test_comparing_answers_is_the_loss_without_smoothing():
 def test_decoding(classes):
     logits = torch.tensor([[0.0, 2.0, 1.0], [5.0, 5.0, -1.0]])
     views = [
-        View(path="x.png", size=(4, 6), shown=(16, 16)),
-        View(path="", size=(2, 2), shown=(16, 16)),
+        ImageMeta(path="x.png", size=(4, 6), shown=(16, 16)),
+        ImageMeta(path="", size=(2, 2), shown=(16, 16)),
     ]
     results = CLASSIFY.decode(logits, views, classes)
     assert results[0].class_names == ("b", "c", "a")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.run_lengths import decode_mask, encode_mask
 from muntin.samples import Classes, Entry, Listing, Objects, Skeleton
 from muntin.tasks.table import TASKS, find_task
-from muntin.tasks.task import View
+from muntin.tasks.task import ImageMeta
 
 SIZE, SHOWN = (40, 60), (20, 30)
 SKELETON = Skeleton(names=("nose", "left", "right"), flip_pairs=((1, 2),), sigmas=(0.1,) * 3)
@@ -54,7 +54,7 @@ def found(count=1, *, masks=False, points=False):
     # Cell k of the shown image covers the pixels 2k and 2k + 1.
     shown = torch.tensor([POINTS])
     shown[..., :2] = (shown[..., :2] + 0.5) / 2 - 0.5
-    return Found(
+    return Instances(
         boxes=boxes[:count], scores=torch.tensor([0.9])[:count],
         class_ids=torch.tensor([0 if points else 1])[:count],
         masks=torch.ones(1, 28, 28)[:count] if masks else None,
@@ -76,7 +76,7 @@ ROWS = {
 
 
 def decode(row, raw):
-    view = View(path="a.png", size=SIZE, shown=SHOWN, box=row.box)
+    view = ImageMeta(path="a.png", size=SIZE, shown=SHOWN, box=row.box)
     (result,) = row.task.decode(raw, [view], row.classes)
     assert (result.path, result.size) == ("a.png", SIZE)
     return result
@@ -99,7 +99,7 @@ def truth_of(row, count=1):
     if row.task.name == "semantic":
         return [LABELS if count else np.full(SIZE, -1, np.int16)]
     entry = Entry(
-        path="a.png", class_ids=(1,), size=SIZE, objects=objects, subject=0 if row.box else -1
+        path="a.png", class_ids=(1,), size=SIZE, objects=objects, instance=0 if row.box else -1
     )
     listing = Listing(
         source="here", entries=(entry,), class_names=row.classes.names,
@@ -110,7 +110,7 @@ def truth_of(row, count=1):
 
 def figures_of(row, raw, count=1):
     metric = row.task.metric(row.classes)
-    view = View(path="a.png", size=SIZE, shown=SHOWN, box=row.box)
+    view = ImageMeta(path="a.png", size=SIZE, shown=SHOWN, box=row.box)
     metric.update(row.task.answers(raw, [view], row.classes), truth_of(row, count))
     assert metric.num_images == 1
     return metric.compute()

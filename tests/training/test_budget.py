@@ -14,12 +14,12 @@ from muntin.runs import Run
 from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
 from muntin.training.journal import read_journal
 from muntin.zoo import create_model
-from tests.small import MODEL, SETTINGS, train_small, write_pictures
+from tests.small import MODEL, SETTINGS, train_small, write_images
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), each=8, side=32)
+    return write_images(tmp_path_factory.mktemp("pictures"), each=8, side=32)
 
 
 DEEP = {"model.depths": "8,1", "train.start_size": 1}

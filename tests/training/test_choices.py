@@ -23,7 +23,7 @@ def test_fresh_model_by_the_shorter_side(size, expected):
     assert default_model(size, "none", "cpu") == expected
 
 
-def test_large_pictures_take_published_weights_only_where_they_can_be_had():
+def test_large_images_take_published_weights_only_where_they_can_be_had():
     # The tests have no network and an empty cache: "auto" must not end in a large fresh model.
     assert default_model((480, 640), "auto", "cpu")[0] == "swin_nano_patch4_window4_64"
     assert default_model((480, 640), "weights.safetensors", "cpu")[0] == (

@@ -13,7 +13,7 @@ import pytest
 
 from muntin import train
 from muntin.runs import Run
-from tests.small import MODEL, SETTINGS, write_pictures
+from tests.small import MODEL, SETTINGS, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILE = """
@@ -67,17 +67,17 @@ def test_one_graph_that_equals_eager():
 
 @pytest.mark.slow
 def test_training_with_compiled_steps(tmp_path):
-    said = execute(TRAIN, write_pictures(tmp_path / "trees", each=10), tmp_path / "run")
+    said = execute(TRAIN, write_images(tmp_path / "trees", each=10), tmp_path / "run")
     assert "machine.compile" not in said
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_training_where_there_is_no_compiler(tmp_path, capsys):
-    data = write_pictures(tmp_path / "trees", each=3)
+    data = write_images(tmp_path / "trees", each=3)
     settings = {**SETTINGS, "machine.compile": "on", "train.start_size": 1}
     run = train(
         "classify", data, model=MODEL, img_size=16, epochs=1, batch_size=8, device="cpu",
-        precision="fp32", out=tmp_path / "run", settings=settings, pictures=False,
+        precision="fp32", out=tmp_path / "run", settings=settings, images=False,
     )  # fmt: skip
     assert Run.open(run.path).config.machine.compile == "off"
     assert "machine.compile" in capsys.readouterr().out

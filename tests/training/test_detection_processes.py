@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from muntin.data.synthetic_sets import write_coco
 from muntin.training.journal import read_journal
-from tests.detectors import empty_pictures
+from tests.detectors import empty_images
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -32,8 +32,8 @@ def train_with(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"# a test\n{SCRIPT}")
     data = write_coco(tmp_path / "shapes", num_train=9, num_val=5, size=(64, 64))
-    # One process may have nothing but pictures without objects.
-    empty_pictures(data, "train", {1, 3, 4, 7, 8})
+    # One process may have nothing but images without objects.
+    empty_images(data, "train", {1, 3, 4, 7, 8})
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     more = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MUNTIN_NO_HOOK": "1"}
 

@@ -32,7 +32,7 @@ class ToyBackbone(nn.Module):
 
 
 class Toy(nn.Module):
-    """A network whose memory is known by heart: blocks of a megabyte a picture."""
+    """A network whose memory is known by heart: blocks of a megabyte an image."""
 
     def __init__(self, blocks=2):
         super().__init__()
@@ -125,7 +125,7 @@ def test_what_computing_again_saves_is_predicted():
 
 
 def lines(*moments, blocks=2):
-    """Two blocks that remember 3 a picture and give 1, and the moments given."""
+    """Two blocks that remember 3 an image and give 1, and the moments given."""
     return Footprint(
         held=10,
         gradients=4,
@@ -145,7 +145,7 @@ def test_the_peak_is_the_highest_line():
     assert footprint.peak(1).remembered == (0, 0)
     assert footprint.peak(10).total == 10 + 60
     assert footprint.peak(10).remembered == (30, 30)
-    # Computed again, blocks remember what they give; the end of the way back stays.
+    # Computed again, blocks remember what they give; the end of the backward pass stays.
     assert footprint.peak(10, 1).total == 10 + 60 - 20
     assert footprint.peak(10, 2).total == 10 + 30
     assert footprint.peak(10, 2).remembered == (0, 0)

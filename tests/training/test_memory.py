@@ -31,7 +31,7 @@ def detector(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_looking_at_a_picture_changes_nothing(head):
+def test_looking_at_a_image_changes_nothing(head):
     network = detector(head)
     # Batch norms count what they see; the network must not.
     network.head.extra = torch.nn.BatchNorm2d(3)
@@ -50,7 +50,7 @@ def test_looking_at_a_picture_changes_nothing(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_larger_pictures_need_more(head):
+def test_larger_images_need_more(head):
     network = detector(head)
     small, large = (saved_bytes(network, size, EXAMPLE) for size in ((64, 64), (256, 256)))
     assert small < large
@@ -63,8 +63,8 @@ def test_small_memory_makes_small_batches():
     each = saved_bytes(network, (64, 64), EXAMPLE)
     weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
     config = TrainConfig(batch_size=8)
-    for pictures, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
-        free = int((pictures * each + weights) / SHARE["cpu"])
+    for images, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
+        free = int((images * each + weights) / SHARE["cpu"])
         notes: list[str] = []
         fitted = fit_batch(network, config, (64, 64), EXAMPLE, "cpu", notes, free=free)
         assert (fitted.batch_size, fitted.accumulate) == (batch, steps)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Labels are mixed as the pictures are."""
+"""Labels are mixed as the images are."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def test_nothing_to_mix():
 
 @pytest.mark.parametrize("config", [AugmentConfig(mixup=1.0), AugmentConfig(cutmix=1.0)])
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_shares_tell_what_is_in_the_picture(config, multi_label):
+def test_shares_tell_what_is_in_the_image(config, multi_label):
     ids = torch.arange(4)
-    # A picture of one value: the mean of a mixed one tells the shares.
+    # An image of one value: the mean of a mixed one tells the shares.
     images = ids.float().view(4, 1, 1, 1).expand(4, 1, 8, 8)
     targets = torch.eye(4) if multi_label else ids
     mixed, shares = build_mixing(config, 4)(images, targets)

@@ -41,12 +41,12 @@ def test_every_head_learns(frames, tmp_path, head):
     settings = {**still, "augment.jitter": 0, "train.learning_rate": 3e-3}
     drawn = head == "light_pose_small"
     run = train_poses(
-        frames, tmp_path / "run", head=head, epochs=12, settings=settings, pictures=drawn
+        frames, tmp_path / "run", head=head, epochs=12, settings=settings, images=drawn
     )
     losses = [line["train_loss"] for line in read_journal(run.path)]
     assert np.mean(losses[-3:]) < losses[0]
     assert {"oks_ap", "pck", "mean_pixel_error", "pck_per_keypoint"} <= run.metrics.keys()
-    figures = muntin.evaluate(run.path, frames, pictures=False)
+    figures = muntin.evaluate(run.path, frames, images=False)
     assert figures["mean_pixel_error"] == pytest.approx(run.metrics["mean_pixel_error"], abs=1e-4)
     names = {path.name for path in (run.path / "pictures").rglob("*.png")}
     wanted = {"best.png", "worst.png", "errors.png", "per_keypoint.png", "batch.png", "curves.png"}
@@ -59,8 +59,8 @@ def test_whole_frames_need_no_boxes(frames, tmp_path):
     assert opened.preprocessing.padding == 1
     assert opened.preprocessing.fit == "instance_crop"
     assert opened.classes.skeleton.flip_pairs == ((2, 4),)
-    pictures = sorted((frames / "val").glob("*.[jp][pn]g"))
-    found = muntin.load(run.path)(pictures)
+    images = sorted((frames / "val").glob("*.[jp][pn]g"))
+    found = muntin.load(run.path)(images)
     assert all(isinstance(one, Poses) and len(one) == 1 for one in found)
     assert found[0].boxes is None
 
@@ -72,14 +72,14 @@ def test_boxes_and_a_detector(scenes, tmp_path):
     body = {**BODY_SETTINGS, "head.neck.channels": 16}
     detector = muntin.train(
         "detect", scenes, out=tmp_path / "boxes", quiet=True, settings=body, model=BODY, epochs=1,
-        img_size=64, batch_size=4, weights="none", precision="fp32", device="cpu", pictures=False,
+        img_size=64, batch_size=4, weights="none", precision="fp32", device="cpu", images=False,
     )  # fmt: skip
-    figures = muntin.evaluate(run.path, scenes, detector=detector.path, pictures=False)
+    figures = muntin.evaluate(run.path, scenes, detector=detector.path, images=False)
     assert figures["num_images"] == 4
     assert {"oks_ap", "pck"} <= figures.keys()
     predictor = muntin.load(run.path, detector=detector.path, least=0.0)
-    picture = next((scenes / "val").glob("*.jpg"))
-    found = predictor([picture])[0]
+    image = next((scenes / "val").glob("*.jpg"))
+    found = predictor([image])[0]
     assert found.boxes is not None
     assert found.keypoints.shape == (len(found), 5, 3)
     with pytest.raises(ConfigError, match="detect"):
@@ -100,24 +100,24 @@ def test_subjects_and_keypoints_in_one_go(scenes, tmp_path):
     run = muntin.train(
         "pose", scenes, out=tmp_path / "run", quiet=True, head="keypoint_rcnn_small", model=BODY,
         img_size=64, epochs=1, batch_size=4, weights="none", precision="fp32", device="cpu",
-        settings=settings, pictures=False,
+        settings=settings, images=False,
     )  # fmt: skip
     assert {"oks_ap", "pck", "mean_pixel_error"} <= run.metrics.keys()
     assert run.metrics["num_images"] == 4
     predictor = muntin.load(run.path, select={"score_threshold": 0.0})
-    picture = next((scenes / "val").glob("*.jpg"))
-    found = predictor([picture])[0]
+    image = next((scenes / "val").glob("*.jpg"))
+    found = predictor([image])[0]
     assert found.keypoints.shape == (len(found), 5, 3)
     assert len(found) > 0
     assert (found.keypoints[:, :, 2] <= 1).all()
-    figures = muntin.evaluate(run.path, scenes, pictures=False)
+    figures = muntin.evaluate(run.path, scenes, images=False)
     assert figures["num_images"] == 4
     for options in ({"tta": True}, {"tile": 64}):
         with pytest.raises(ConfigError, match=r"tta|tile"):
-            predictor([picture], **options)
+            predictor([image], **options)
     again = muntin.train(
         "pose", scenes, out=tmp_path / "again", quiet=True, weights=str(run.path), epochs=1,
-        img_size=64, batch_size=4, precision="fp32", device="cpu", pictures=False,
+        img_size=64, batch_size=4, precision="fp32", device="cpu", images=False,
     )  # fmt: skip
     assert Run.open(again.path).config.head == Run.open(run.path).config.head
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from muntin.training.journal import read_journal
-from tests.small import write_pictures
+from tests.small import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 def train_with(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"# a test\n{SCRIPT}")
-    data = write_pictures(tmp_path / "trees", each=30)
+    data = write_images(tmp_path / "trees", each=30)
     threads = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
 
@@ -60,7 +60,7 @@ def train_with(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(train_with):
-    # 90 pictures in batches of 7: each process has 4 or 3, and the last batch has 6.
+    # 90 images in batches of 7: each process has 4 or 3, and the last batch has 6.
     (one, _), (two, _) = train_with(1), train_with(2)
     lines = [read_journal(run) for run in (one, two)]
     for left, right in zip(*lines, strict=True):

@@ -35,7 +35,7 @@ def test_heads(task, head, text):
         ask(task, head=head)
 
 
-def test_pictures_that_are_too_small():
+def test_images_that_are_too_small():
     with pytest.raises(ConfigError, match=r"img_size.*32.*\(1, 1\)"):
         ask("detect", img_size=(1, 1))
 
@@ -53,7 +53,7 @@ def test_recipes_of_other_tasks():
         ask("classify", recipe="coco-3x")
 
 
-def test_pictures_annotated_at_another_size_are_left_out(tmp_path):
+def test_images_annotated_at_another_size_are_left_out(tmp_path):
     data = write_coco(tmp_path / "data", num_train=3, num_val=1, size=(64, 64))
     wrong = data / "train" / "00001.jpg"
     with Image.open(wrong) as opened:

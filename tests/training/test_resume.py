@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from muntin.errors import ConfigError, RunError
 from muntin.training.journal import read_journal
-from tests.small import picture, train_small, write_pictures
+from tests.small import image, train_small, write_images
 
 PLAIN = {"train.optimizer": "adamw", "train.start_size": 1}
 MIXED = {
@@ -25,12 +25,12 @@ MIXED = {
     "augment.erase": 0.5,
     "augment.auto": "trivialaugment",
 }
-# 18 pictures: 16 to learn from, 4 steps an epoch.
+# 18 images: 16 to learn from, 4 steps an epoch.
 CASES = {
     "first step": (PLAIN, (1,)),
     "epoch end": (PLAIN, (4,)),
     "three sittings": (PLAIN, (3, 2)),
-    "muon and growing pictures": (
+    "muon and growing images": (
         {"train.optimizer": "muon", "train.start_size": 0.5, "train.full_size_from": 0.6},
         (3, 3),
     ),
@@ -47,7 +47,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("data") / "trees")
+    return write_images(tmp_path_factory.mktemp("data") / "trees")
 
 
 def state_of(run: Path) -> tuple[dict, dict]:
@@ -130,11 +130,11 @@ def test_resuming_needs_a_run(data, tmp_path):
         train_small(data, tmp_path / "none", resume=True)
 
 
-def test_resuming_needs_the_same_pictures(tmp_path):
-    data = write_pictures(tmp_path / "trees")
+def test_resuming_needs_the_same_images(tmp_path):
+    data = write_images(tmp_path / "trees")
     train_small(data, tmp_path / "run", settings=PLAIN, stop_after=1)
     moved = data.rename(tmp_path / "moved")
-    picture(0, 99).save(moved / "ash" / "99.png")
+    image(0, 99).save(moved / "ash" / "99.png")
     with pytest.raises(RunError, match="moved"):
         train_small(moved, tmp_path / "run", resume=True)
     (moved / "ash" / "99.png").unlink()

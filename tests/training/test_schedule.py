@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rate and picture size against the formulas."""
+"""Learning rate and image size against the formulas."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_curve_never_jumps():
     ("progress", "size"),
     [(0.0, (112, 160)), (0.49, (112, 160)), (0.5, (224, 320)), (1, (224, 320))],
 )
-def test_pictures_grow(progress, size):
+def test_images_grow(progress, size):
     config = TrainConfig(start_size=0.5, full_size_from=0.5)
     assert size_at(config, (224, 320), 16, progress) == size
 

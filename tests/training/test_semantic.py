@@ -50,11 +50,11 @@ def run(data, tmp_path_factory) -> Path:
 )
 def test_every_head_learns(data, tmp_path, head):
     settings = {"augment.scale": "1,1", "train.learning_rate": 3e-3}
-    run = train_maps(data, tmp_path / "run", head=head, epochs=15, settings=settings, pictures=True)
+    run = train_maps(data, tmp_path / "run", head=head, epochs=15, settings=settings, images=True)
     losses = [line["train_loss"] for line in read_journal(run.path)]
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
     assert {"miou", "pixel_accuracy", "iou"} <= run.metrics.keys()
-    figures = muntin.evaluate(run.path, data, pictures=False)
+    figures = muntin.evaluate(run.path, data, images=False)
     assert figures["miou"] == pytest.approx(run.metrics["miou"], abs=1e-6)
     names = {path.name for path in (run.path / "pictures" / "val").iterdir()}
     assert {"best.png", "worst.png", "confusion.png", "per_class.png"} <= names
@@ -92,36 +92,36 @@ def test_a_resumed_run_has_the_same_bits(data, tmp_path):
 
 def test_prediction(run):
     predictor = muntin.load(run)
-    pictures = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    images = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
                 for size in ((64, 64), (300, 210), (5, 7), (64, 64))]  # fmt: skip
-    found = predictor(pictures)
+    found = predictor(images)
     assert [one.size for one in found] == [(64, 64), (300, 210), (5, 7), (64, 64)]
     assert all(isinstance(one, SemanticMap) for one in found)
-    alone = predictor(pictures[1])[0]
+    alone = predictor(images[1])[0]
     assert (alone.labels == found[1].labels).all()
-    mirrored = predictor(pictures[1][:, ::-1], tta=True)[0]
-    assert (mirrored.labels[:, ::-1] == predictor(pictures[1], tta=True)[0].labels).mean() > 0.999
-    tiled = predictor(pictures[1], tile=96)[0]
+    mirrored = predictor(images[1][:, ::-1], tta=True)[0]
+    assert (mirrored.labels[:, ::-1] == predictor(images[1], tta=True)[0].labels).mean() > 0.99
+    tiled = predictor(images[1], tile=96)[0]
     assert tiled.size == (300, 210)
     values = found[0].to_dict()
     assert json.loads(json.dumps(values)) == values
     assert sum(row["share"] for row in values["semantic"]) == pytest.approx(1, abs=1e-5)
-    assert muntin.draw(pictures[1], found[1]).size[0] >= 210
+    assert muntin.draw(images[1], found[1]).size[0] >= 210
 
 
 def test_several_scales(run):
     predictor = muntin.load(run)
-    picture = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
-    plain = predictor(picture)[0].labels
-    assert (predictor(picture, scales=[1])[0].labels == plain).all()
-    assert (predictor(picture, scales=[1, 1])[0].labels == plain).all()
-    several = predictor(picture, scales=(0.5, 1.0, 1.3), tta=True, tile=64)[0]
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    plain = predictor(image)[0].labels
+    assert (predictor(image, scales=[1])[0].labels == plain).all()
+    assert (predictor(image, scales=[1, 1])[0].labels == plain).all()
+    several = predictor(image, scales=(0.5, 1.0, 1.3), tta=True, tile=64)[0]
     assert several.size == (90, 130)
     with pytest.raises(ConfigError, match="scales"):
-        predictor(picture, scales=())
+        predictor(image, scales=())
 
 
-def test_a_picture_whose_mask_has_another_size_is_left_out(data, tmp_path):
+def test_a_image_whose_mask_has_another_size_is_left_out(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     path = next((copy / "masks" / "train").iterdir())
     Image.fromarray(np.asarray(Image.open(path))[:50].copy()).save(path)
@@ -147,7 +147,7 @@ def test_a_run_knows_its_colours(data, tmp_path):
     classes = Run.open(run.path).classes
     assert classes.names == ("ground", "thing")
     (colored / "classes.json").unlink()
-    figures = muntin.evaluate(run.path, colored, pictures=False)  # without a table: that of the run
+    figures = muntin.evaluate(run.path, colored, images=False)  # without a table: that of the run
     assert figures["class_names"] == ["ground", "thing"]
     found = muntin.load(run.path)(colored / "images" / "val" / "00000.jpg")[0]
     assert found.colors == ((10, 20, 30), (200, 100, 0))

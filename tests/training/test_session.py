@@ -17,7 +17,7 @@ import muntin
 from muntin.errors import ConfigError, DataError, RunError, TrainingError
 from muntin.runs import Run, read_results
 from muntin.training.journal import read_journal
-from tests.small import CLASSES, MODEL, picture, train_small, write_pictures
+from tests.small import CLASSES, MODEL, image, train_small, write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")
 
@@ -26,14 +26,12 @@ PLAIN = {"train.optimizer": "adamw", "train.start_size": 1}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("data") / "trees")
+    return write_images(tmp_path_factory.mktemp("data") / "trees")
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    return train_small(
-        data, tmp_path_factory.mktemp("runs") / "trees", settings=PLAIN, pictures=True
-    )
+    return train_small(data, tmp_path_factory.mktemp("runs") / "trees", settings=PLAIN, images=True)
 
 
 def test_everything_in_the_folder(trained):
@@ -70,7 +68,7 @@ def same_bits(one, other):
 
 
 def test_nothing_is_drawn_unless_it_is_wanted(data, trained, tmp_path):
-    plain = train_small(data, tmp_path / "plain", settings=PLAIN, pictures=False)
+    plain = train_small(data, tmp_path / "plain", settings=PLAIN, images=False)
     assert not (plain.path / "pictures").exists()
     assert same_bits(trained, plain)
 
@@ -110,7 +108,7 @@ def test_settings_are_stored(data, tmp_path):
     config = Run.open(train_small(data, tmp_path / "r", settings=settings, epochs=1).path).config
     assert config.train.betas == (0.8, 0.9)
     assert config.augment.erase == 0.25
-    assert config.reading.strict is True
+    assert config.data_config.strict is True
     assert config.model.depths == (1, 1)
     assert (config.train.epochs, config.train.batch_size) == (1, 4)
 
@@ -121,7 +119,7 @@ def test_a_batch_that_somebody_asked_for_stays(data, tmp_path):
     )
     assert Run.open(run.path).config.train.batch_size == 9
     run = train_small(data, tmp_path / "s", settings=PLAIN, batch_size=0, epochs=1)
-    assert Run.open(run.path).config.train.batch_size == 4  # a handful of pictures
+    assert Run.open(run.path).config.train.batch_size == 4  # a handful of images
 
 
 WRONG = {
@@ -196,15 +194,15 @@ def test_every_family_is_trained_and_used(data, tmp_path, name):
     settings = {f"model.{field}": value for field, value in FAMILIES[name].items()}
     run = muntin.train(
         "classify", data, out=tmp_path / "run", model=name, weights="none", epochs=1, img_size=32,
-        settings={**settings, "machine.workers": 0}, device="cpu", quiet=True, pictures=False,
+        settings={**settings, "machine.workers": 0}, device="cpu", quiet=True, images=False,
     )  # fmt: skip
     assert len(muntin.load(run.path)(data / "ash" / "0.png")[0].scores) == 3
 
 
-def test_choices_for_small_pictures(data, tmp_path, capsys):
+def test_choices_for_small_images(data, tmp_path, capsys):
     muntin.train(
         "classify", data, out=tmp_path / "run", epochs=1, stop_after=1, device="cpu",
-        pictures=False,
+        images=False,
     )  # fmt: skip
     said = capsys.readouterr().out
     for figure in ("18", "--model", "small-data", "learning rate"):
@@ -254,8 +252,8 @@ def test_a_loss_that_is_no_number_keeps_the_best_weights(data, tmp_path):
 
 
 @pytest.mark.parametrize("cache", [64, 0])
-def test_pictures_that_cannot_be_read(tmp_path, cache):
-    data = write_pictures(tmp_path / "trees", each=20)
+def test_images_that_cannot_be_read(tmp_path, cache):
+    data = write_images(tmp_path / "trees", each=20)
     for name in ("ash/3.png", "birch/5.png"):
         (data / name).write_bytes(b"")
     settings = {**PLAIN, "data.cache_mib": cache}
@@ -268,22 +266,22 @@ def test_pictures_that_cannot_be_read(tmp_path, cache):
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
 def test_nothing_can_be_read(tmp_path):
-    data = write_pictures(tmp_path / "trees")
+    data = write_images(tmp_path / "trees")
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="trees"):
         train_small(data, tmp_path / "run", settings=PLAIN)
 
 
-def test_validation_pictures_of_their_own(data, tmp_path):
-    val = write_pictures(tmp_path / "val", each=2)
+def test_validation_images_of_their_own(data, tmp_path):
+    val = write_images(tmp_path / "val", each=2)
     run = train_small(data, tmp_path / "run", settings=PLAIN, val=val)
     assert run.metrics["num_images"] == 6
     assert Run.open(run.path).config.val == str(val)
     again = train_small(data, tmp_path / "again", config=run.path / "config.json")
     assert again.metrics["num_images"] == 6
     shutil.rmtree(val)
-    write_pictures(val, each=2, classes=("ash", "oak"))
+    write_images(val, each=2, classes=("ash", "oak"))
     with pytest.raises(DataError, match="oak"):
         train_small(data, tmp_path / "other", settings=PLAIN, val=val)
 
@@ -291,19 +289,19 @@ def test_validation_pictures_of_their_own(data, tmp_path):
 def write_table(folder, rows):
     folder.mkdir()
     for number, row in enumerate(rows):
-        picture(number % 3, number).save(folder / f"{number}.png")
+        image(number % 3, number).save(folder / f"{number}.png")
         rows[number] = f"{number}.png,{row}"
     table = folder / "set.csv"
     table.write_text("path,class,group\n" + "\n".join(rows) + "\n")
     return table
 
 
-def test_several_labels_a_picture(tmp_path):
+def test_several_labels_a_image(tmp_path):
     table = write_table(tmp_path / "set", ["red;big,", "red,", "big,", ","] * 6)
     settings = {**PLAIN, "augment.mixup": 0.5, "augment.cutmix": 0.5, "train.class_weights": True}
     run = train_small(table, tmp_path / "run", settings={**settings, "data.sampler": "balanced"})
     assert 0 <= run.metrics["map"] <= 1
-    figures = muntin.evaluate(run.path, table, pictures=False)
+    figures = muntin.evaluate(run.path, table, images=False)
     assert figures["num_images"] == 24
     assert {"map", "macro_f1", "micro_f1", "exact_match", "average_precision"} <= figures.keys()
     (result,) = muntin.load(run.path)(table.parent / "0.png")
@@ -326,12 +324,12 @@ def test_groups_are_not_parted(tmp_path):
     assert len(taken) == 4 * len(groups)
 
 
-def test_grey_pictures(data, tmp_path):
+def test_grey_images(data, tmp_path):
     run = train_small(data, tmp_path / "run", settings={**PLAIN, "model.in_chans": 1})
     opened = Run.open(run.path)
     assert opened.preprocessing.in_chans == 1
     assert len(opened.preprocessing.mean) == 1
-    assert muntin.evaluate(run.path, data, pictures=False)["num_images"] == 18
+    assert muntin.evaluate(run.path, data, images=False)["num_images"] == 18
     grey = np.full((9, 20), 77, np.uint8)
     results = muntin.load(run.path)([grey, Image.fromarray(grey), data / "ash" / "0.png"])
     assert [len(result) for result in results] == [3, 3, 3]
@@ -341,9 +339,9 @@ def test_a_vit_trains(data, tmp_path):
     settings = {"model.embed_dim": 12, "model.depth": 1, "machine.workers": 0}
     run = muntin.train(
         "classify", data, model="vit_tiny", img_size=32, epochs=1, weights="none", device="cpu",
-        settings=settings, out=tmp_path / "run", quiet=True, precision="fp32", pictures=False,
+        settings=settings, out=tmp_path / "run", quiet=True, precision="fp32", images=False,
     )  # fmt: skip
-    assert muntin.evaluate(run.path, data, pictures=False)["num_images"] == 18
+    assert muntin.evaluate(run.path, data, images=False)["num_images"] == 18
 
 
 def test_reduced_precision_and_model_name(data, tmp_path):

@@ -16,7 +16,7 @@ from muntin.recipes import MachineConfig
 from muntin.training.preparation import Request, prepare
 from muntin.training.session import train
 from tests.detectors import BODY, BODY_SETTINGS, head_settings, train_detector
-from tests.small import write_pictures
+from tests.small import write_images
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def agrees(network, state, *, without=("out_norms", "norm.")):
 
 
 def test_a_classifier_of_ours(data, tmp_path):
-    trees = write_pictures(tmp_path / "trees", side=64)
+    trees = write_images(tmp_path / "trees", side=64)
     run = train(
         "classify", trees, out=tmp_path / "run", quiet=True, model=BODY, weights="none",
         epochs=1, batch_size=4, settings=BODY_SETTINGS, device="cpu", precision="fp32",

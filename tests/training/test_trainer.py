@@ -102,7 +102,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(whole):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-6)
 
 
-def test_a_picture_of_weight_0_does_not_teach(whole):
+def test_a_image_of_weight_0_does_not_teach(whole):
     one, other = make(), make()
     one.accumulate_gradients((part(whole, slice(0, 4)),), 0, 0, share=1.0, last=True)
     blank = replace(whole, weights=torch.tensor([1.0] * 4 + [0.0] * 4), num_real=4)

@@ -37,10 +37,10 @@ from tests.parity.peers import (
     SWIN,
     TOLERANCE,
     VIT,
+    batch_images,
     distance,
     logits_and_gradient,
     perturb,
-    pictures,
     timm_vit,
     torchvision_swin,
 )
@@ -200,10 +200,10 @@ def microsoft_of_timm(peer) -> State:
 
 def unfold_order(channels) -> Tensor:
     """Which of Microsoft's merged channels stands where an unfold writes, tried with an unfold."""
-    picture = torch.empty(1, channels, 2, 2)
+    image = torch.empty(1, channels, 2, 2)
     for block, (row, column) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
-        picture[0, :, row, column] = block * channels + torch.arange(channels)
-    return nn.Unfold(2, stride=2)(picture).flatten().long()
+        image[0, :, row, column] = block * channels + torch.arange(channels)
+    return nn.Unfold(2, stride=2)(image).flatten().long()
 
 
 def unfolded(tensor) -> Tensor:
@@ -525,8 +525,8 @@ def google_logits(state, images):
 def assert_same_function(ours: Callable, theirs: Callable, size) -> None:
     """Outputs and input gradients agree."""
     for mine, other in zip(
-        logits_and_gradient(ours, pictures(size)),
-        logits_and_gradient(theirs, pictures(size)),
+        logits_and_gradient(ours, batch_images(size)),
+        logits_and_gradient(theirs, batch_images(size)),
         strict=True,
     ):
         assert distance(mine, other) < TOLERANCE
@@ -534,7 +534,7 @@ def assert_same_function(ours: Callable, theirs: Callable, size) -> None:
 
 def assert_maps(body, expected, size) -> None:
     with torch.no_grad():
-        images = pictures(size)
+        images = batch_images(size)
         for ours, theirs in zip(body(images), expected(images), strict=True):
             assert distance(ours, theirs) < TOLERANCE
 
@@ -552,7 +552,7 @@ def assert_there_and_back(model, dialect, fresh, wanted=None) -> None:
 
 def largest_gap(model, theirs, size=ALIGNED) -> float:
     with torch.no_grad():
-        return distance(model(pictures(size)), theirs(pictures(size)))
+        return distance(model(batch_images(size)), theirs(batch_images(size)))
 
 
 def loaded(config, state, num_classes=NUM_CLASSES):
@@ -723,7 +723,7 @@ def test_a_classifier_of_openmmlab_equals_peer_and_twin(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_classifier_of_openmmlab_equals_its_peer_where_a_map_is_one_window(family):
     # mmpretrain's attention leaves the shift out there (unless `pad_small_map`, for detectors), as
-    # Microsoft's does: the last maps of every published classifier at its own picture size.
+    # Microsoft's does: the last maps of every published classifier at its own image size.
     config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
     model, _ = loaded(config, as_classifier(openmmlab(microsoft(peer), family)))
     assert_same_function(model, peer, BUILT)
@@ -910,10 +910,10 @@ def test_another_order_of_attention_or_merging_is_caught_in_detectors(part, chan
     spoiled = changed(weights, part, change)
     body = Swin(replace(SWIN, out_norm="each")).eval()
     with torch.no_grad():
-        expected = normalised(peer_maps(peer, pictures(ALIGNED)), weights)
+        expected = normalised(peer_maps(peer, batch_images(ALIGNED)), weights)
         for prefix in ("backbone.", "backbone.bottom_up."):
             load_weights(body, under(prefix, spoiled | buffers(spoiled, 4)))
-            assert distance(body(pictures(ALIGNED))[-1], expected[-1]) > CAUGHT
+            assert distance(body(batch_images(ALIGNED))[-1], expected[-1]) > CAUGHT
 
 
 def test_query_and_value_biases_that_change_places_are_caught():
@@ -963,7 +963,7 @@ def test_a_window_without_its_shift_is_caught_in_detectors(rule):
     body = Swin(replace(SWIN, out_norm="each")).eval()
     load_weights(body, under("backbone.", weights) | DETECTOR)
     with torch.no_grad():
-        images = pictures(SMALL)
+        images = batch_images(SMALL)
         expected = normalised(openmmlab_maps(weights, images), weights)[-1]
         assert distance(body(images)[-1], expected) < TOLERANCE
         body.config = replace(body.config, size_rule=rule)

@@ -275,7 +275,7 @@ def test_other_window_is_resized_and_reported(dialect):
 
 
 @pytest.mark.parametrize("dialect", ["timm", "torchvision", "transformers", "muntin"])
-def test_other_picture_size_resizes_positions(dialect):
+def test_other_image_size_resizes_positions(dialect):
     model = vit(img_size=(40, 64))
     report = load_weights(model, to_dialect(random_like(vit()), dialect))
     assert report.resized == ("backbone.pos_embed",)

@@ -143,7 +143,7 @@ def test_a_published_estimator_becomes_a_run(tmp_path):
     )  # fmt: skip
     assert run.classes.skeleton.names[0] == "nose"
     predictor = muntin.load(tmp_path / "run")
-    picture = torch.randint(0, 255, (200, 150, 3), dtype=torch.uint8).numpy()
-    found = predictor([picture], boxes=[[[20, 30, 120, 180], [0, 0, 60, 90]]])[0]
+    image = torch.randint(0, 255, (200, 150, 3), dtype=torch.uint8).numpy()
+    found = predictor([image], boxes=[[[20, 30, 120, 180], [0, 0, 60, 90]]])[0]
     assert found.keypoints.shape == (2, 17, 3)
     assert found.to_dict()["keypoint_names"][5] == "left_shoulder"

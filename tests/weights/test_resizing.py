@@ -36,7 +36,7 @@ def test_smaller_table_stands_in_the_middle_and_is_what_a_smaller_window_reads(w
     assert torch.equal(full[0], table[0])
 
 
-def test_table_is_stretched_as_a_picture():
+def test_table_is_stretched_as_a_image():
     table = torch.randn(49, 3, dtype=torch.float32)
     expected = F.interpolate(table.T.view(1, 3, 7, 7), size=(13, 13), mode="bicubic")
     assert torch.equal(resample_table(table, window=7), expected.view(3, 169).T)
@@ -86,7 +86,7 @@ def test_patches_are_resized_as_timm_does(size):
     assert torch.allclose(resample_patches(kernel, size), expected, atol=1e-4)
 
 
-def test_resized_patches_see_in_a_larger_picture_what_the_old_ones_saw():
+def test_resized_patches_see_in_a_larger_image_what_the_old_ones_saw():
     kernel, patch = torch.randn(4, 3, 8, 8), torch.randn(1, 3, 8, 8)
     larger = F.interpolate(patch, size=(16, 16), mode="bicubic", antialias=True)
     before = (kernel * patch).sum((1, 2, 3))

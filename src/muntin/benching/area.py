@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel costs as pictures grow, beside a network whose every patch sees every other.
+"""What a pixel costs as images grow, beside a network whose every patch sees every other.
 
-Letters: B pictures, H and W sides in pixels.
+Letters: B images, H and W sides in pixels.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def bench_area(
     beside: str = BESIDE,
     weigh: Callable[[dict[str, Any]], dict[str, float]] = measure_in_a_process,
 ) -> dict[str, Any]:
-    """Measure time and memory of a million pixels, of square pictures of growing size, in fp32.
+    """Measure time and memory of a million pixels, of square images of growing size, in fp32.
 
-    Every batch has about as many pixels as one picture of the largest size. Networks are those
+    Every batch has about as many pixels as one image of the largest size. Networks are those
     that prediction runs (`muntin.inference`), in PyTorch. Memory is the most that a process of
     its own holds, without weights and imports.
 

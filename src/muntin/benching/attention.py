@@ -3,7 +3,7 @@
 """Shifted window attention alone, at the maps of a model's stages, beside the peers.
 
 What is measured begins where the projection to queries, keys and values ends, and ends where the
-output projection begins: roll, cut, position bias, mask, softmax and the way back.
+output projection begins: roll, cut, position bias, mask, softmax and the backward pass.
 
 Letters: B images, H and W sides of the map in tokens, C channels, M window side, N = M*M tokens of
 a window, nW windows of an image, h heads.

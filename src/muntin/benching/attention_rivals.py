@@ -82,7 +82,7 @@ class Pass(Protocol):
 
 
 class _Free(torch.autograd.Function):
-    """A projection that costs nothing, on the way back neither."""
+    """A projection that costs nothing, on the backward pass neither."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, given: Tensor) -> Tensor:  # noqa: ANN401 (autograd's own)

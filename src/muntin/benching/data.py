@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From JPEG files to what the network reads, beside torchvision, in turns.
 
-Letters: B pictures, H and W sides in pixels, h and w those that the network reads.
+Letters: B images, H and W sides in pixels, h and w those that the network reads.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from muntin.zoo.building import find_model
 
 __all__ = ["bench_data", "write_jpegs"]
 
-PICTURE_SIZE = (375, 500)
-"""Height and width in pixels, as of most pictures of ImageNet."""
+IMAGE_SIZE = (375, 500)
+"""Height and width in pixels, as of most images of ImageNet."""
 
 LOADERS = ("torchvision",)
 
@@ -55,39 +55,39 @@ def bench_data(
     rounds: int = 5,
     compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
-    num_pictures: int = 200,
+    num_images: int = 200,
     workers: Sequence[int] = (0, 2),
 ) -> dict[str, Any]:
-    """Measure pictures a second of reading JPEG files, ours and theirs.
+    """Measure images a second of reading JPEG files, ours and theirs.
 
-    Pictures are decoded, resized and cropped to what the model reads, and given as normalised
+    Images are decoded, resized and cropped to what the model reads, and given as normalised
     floats: for evaluation from the middle, for training from a random part, mirrored by chance.
     Nothing is kept between epochs. Interpolation is the same for all. torchvision takes part
     twice: with Pillow, as its reference training does, and with its own decoder and tensors.
 
     Args:
         model: In the zoo; gives size, mean and standard deviation.
-        batch_size: Pictures a batch.
+        batch_size: Images a batch.
         size: (height, width) in pixels; what the model is made for when left out.
         peers: Who else takes part; those without a loader are left out with a word.
         rounds: Epochs of each.
         compiled: Refused: there is nothing to compile.
         say: Told what goes on.
-        num_pictures: JPEG files to generate, at least 1.
+        num_images: JPEG files to generate, at least 1.
         workers: Numbers of worker processes.
 
     Returns:
         The set-up and a row a contestant, kind of epoch and number of workers, with
-        ``images_per_s``, ``missing`` (pictures that did not come) and, for evaluation,
+        ``images_per_s``, ``missing`` (images that did not come) and, for evaluation,
         ``mean_error`` (of the first batch, from a resize in float64; in standard deviations).
 
     Raises:
-        ConfigError: There is no such model or peer, `num_pictures` is too small, or `compiled`
+        ConfigError: There is no such model or peer, `num_images` is too small, or `compiled`
             is set.
     """
     refuse_compiled(compiled, "data", "where nothing can be compiled")
-    if num_pictures < 1:
-        message = f"num_pictures must be at least 1, got {num_pictures}. Leave it out for 200."
+    if num_images < 1:
+        message = f"num_images must be at least 1, got {num_images}. Leave it out for 200."
         raise ConfigError(message)
     chosen = choose_peers(peers, LOADERS, say)
     entry = find_model(model)
@@ -98,9 +98,9 @@ def bench_data(
         crop_fraction=DataConfig().crop_fraction,
     )
     with tempfile.TemporaryDirectory() as name:
-        say(f"drawing {num_pictures} pictures of {PICTURE_SIZE[0]} x {PICTURE_SIZE[1]} pixels")
+        say(f"drawing {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
         folder = Path(name)
-        write_jpegs(folder, num_pictures)
+        write_jpegs(folder, num_images)
         readers = [
             reader
             for number in workers
@@ -113,7 +113,7 @@ def bench_data(
         errors = [_error(reader, truth) for reader in readers]
         say(f"taking turns: {len(readers)} contestants, {rounds} rounds")
         contestants = [reader.enter() for reader in readers]
-        count = np.array([num_pictures], np.float64)
+        count = np.array([num_images], np.float64)
         timings = take_turns(contestants, rounds=rounds, truth=count)
     rows: list[dict[str, Any]] = [
         {
@@ -122,7 +122,7 @@ def bench_data(
             "workers": reader.way.workers,
             "precision": "fp32",
             "rival": reader.name != OURS,
-            "images_per_s": spread([num_pictures / seconds for seconds in timing.seconds]),
+            "images_per_s": spread([num_images / seconds for seconds in timing.seconds]),
             "missing": int(timing.error),
             "mean_error": error,
         }
@@ -135,23 +135,23 @@ def bench_data(
         "img_size": list(pre.img_size),
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
-        "num_pictures": num_pictures,
-        "picture_size": list(PICTURE_SIZE),
+        "num_images": num_images,
+        "image_size": list(IMAGE_SIZE),
         "contestants": rows,
     }
 
 
-def write_jpegs(folder: Path, num_pictures: int) -> None:
-    """Draw pictures into two class folders.
+def write_jpegs(folder: Path, num_images: int) -> None:
+    """Draw images into two class folders.
 
     Args:
         folder: Exists and is empty.
-        num_pictures: Files in both folders together.
+        num_images: Files in both folders together.
     """
-    for number in range(num_pictures):
+    for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
         place.mkdir(exist_ok=True)
-        scene = make_scene(0, number, size=PICTURE_SIZE, max_objects=4)
+        scene = make_scene(0, number, size=IMAGE_SIZE, max_objects=4)
         Image.fromarray(scene.image).save(place / f"{number:05}.jpg", quality=90)
 
 
@@ -166,14 +166,14 @@ class _Way:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reader:
-    """One way to read all pictures once."""
+    """One way to read all images once."""
 
     name: str
     way: _Way
     epoch: Epoch
 
     def enter(self) -> Contestant:
-        """Count the pictures of an epoch, a new one each turn."""
+        """Count the images of an epoch, a new one each turn."""
         turn = iter(range(10**9))
 
         def run() -> NDArray[np.float32]:
@@ -201,7 +201,7 @@ def _readers(
 
 def _our_epoch(folder: Path, pre: Preprocessing, way: _Way) -> Epoch:
     listing = list_classify(folder).train
-    assert listing is not None, "class folders without parts are training pictures"
+    assert listing is not None, "class folders without parts are training images"
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
 
     def epoch(number: int) -> Iterator[Tensor]:
@@ -232,16 +232,16 @@ def _their_epoch(folder: Path, pre: Preprocessing, way: _Way, tensors: bool) -> 
     start: list[torch.nn.Module] = [] if tensors else [v2.PILToTensor()]
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(pre.mean), list(pre.std))]
     transform = v2.Compose([*steps, *start, *last])
-    pictures: Any
+    batch_images: Any
     if tensors:
-        pictures = ImageFolder(str(folder), transform, loader=_decode_to_tensor)
+        batch_images = ImageFolder(str(folder), transform, loader=_decode_to_tensor)
     else:
-        pictures = ImageFolder(str(folder), transform)
+        batch_images = ImageFolder(str(folder), transform)
 
     def epoch(number: int) -> Iterator[Tensor]:
         torch.manual_seed(number)
         loader = DataLoader(
-            pictures,
+            batch_images,
             batch_size=way.batch_size,
             shuffle=way.work == "training",
             num_workers=way.workers,
@@ -259,14 +259,14 @@ def _decode_to_tensor(path: str) -> Tensor:
 
 
 def _scaled_size(pre: Preprocessing) -> Size:
-    """What a picture is resized to before its middle is cut out, as `center_crop` does."""
-    (high, wide), target = PICTURE_SIZE, pre.img_size
+    """What an image is resized to before its middle is cut out, as `center_crop` does."""
+    (high, wide), target = IMAGE_SIZE, pre.img_size
     scale = max(target[0] / high, target[1] / wide) / pre.crop_fraction
     return max(target[0], round(high * scale)), max(target[1], round(wide * scale))
 
 
 def _fit_exactly(folder: Path, pre: Preprocessing, count: int) -> Tensor:
-    """The first pictures as evaluation reads them, in float64 from decoding on."""
+    """The first images as evaluation reads them, in float64 from decoding on."""
     paths = sorted(folder.rglob("*.jpg"))[:count]
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     images = F.interpolate(
@@ -279,7 +279,7 @@ def _fit_exactly(folder: Path, pre: Preprocessing, count: int) -> Tensor:
 
 
 def _error(reader: _Reader, truth: Tensor) -> float | None:
-    """Mean difference of the first batch; None where pictures are cropped at random."""
+    """Mean difference of the first batch; None where images are cropped at random."""
     if reader.way.work != "evaluation":
         return None
     with _unsuggested():

@@ -97,7 +97,7 @@ def enter_peers(
         peers: As `choose_peers` gives them.
         model: Its name in the zoo.
         network: Ours, with a classifier.
-        size: (height, width) in pixels of the pictures; who refuses them is left out.
+        size: (height, width) in pixels of the images; who refuses them is left out.
         say: Told who is left out and why.
     """
     found = []

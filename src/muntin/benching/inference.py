@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inference beside the peers: same weights, same pictures, same threads, in turns."""
+"""Inference beside the peers: same weights, same images, same threads, in turns."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def bench_inference(
     compiled: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure pictures a second of a classifier in every engine, ours and theirs.
+    """Measure images a second of a classifier in every engine, ours and theirs.
 
     Args:
         model: In the zoo; with fresh weights.
-        batch_size: Pictures at a time; 1 measures latency.
+        batch_size: Images at a time; 1 measures latency.
         size: (height, width) in pixels; what the model is made for when left out.
         peers: Who else takes part; those that are not installed are left out. ONNX Runtime and
             OpenVINO run timm's model; OpenVINO also in int8 where NNCF is installed.
@@ -63,8 +63,8 @@ def bench_inference(
         say: Told what goes on.
 
     Returns:
-        Ceilings, cost of a picture, and a row a contestant. Rows that are ``aside`` are a peer's
-        model in OpenVINO run as ours is, a part of the pictures on each core; they are no rivals.
+        Ceilings, cost of an image, and a row a contestant. Rows that are ``aside`` are a peer's
+        model in OpenVINO run as ours is, a part of the images on each core; they are no rivals.
 
     Raises:
         ConfigError: There is no such peer or model.

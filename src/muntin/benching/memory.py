@@ -57,7 +57,7 @@ def bench_memory(
 
     Args:
         model: In the zoo; with fresh weights.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
         size: (height, width) in pixels; what the model is made for when left out.
         peers: Who else takes part; those that cannot are left out with a word.
         rounds: Processes of each.
@@ -134,7 +134,7 @@ def bench_memory(
 
 
 def _set_up(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
-    """The same weights and pictures in every process."""
+    """The same weights and images in every process."""
     torch.manual_seed(0)
     network = create_model(model)
     images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(1))
@@ -169,7 +169,7 @@ def measure_once(
         owner: "muntin" or a peer.
         work: "inference" or "training" (two steps: the first makes the optimiser's moments).
         model: In the zoo.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
         size: (height, width) in pixels.
         threads: For PyTorch.
 

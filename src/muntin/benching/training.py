@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps beside the peers: same weights, same pictures, same optimiser, in turns."""
+"""Training steps beside the peers: same weights, same images, same optimiser, in turns."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bench_training(
 
     Args:
         model: In the zoo; with fresh weights.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         size: (height, width) in pixels; what the model is made for when left out.
         peers: Who else takes part; those that cannot are left out with a word.
         rounds: Turns of each.

@@ -22,7 +22,7 @@ def bench(
     peers: Annotated[
         str, typer.Option(help="Who else takes part, if installed; none for nobody.")
     ] = "timm,torchvision,transformers,onnxruntime,openvino",
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time; 1 for latency.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; 1 for latency.")] = 8,
     img_size: Annotated[str, typer.Option(help="N or HxW; what the model is made for.")] = "",
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 9,
     compiled: Annotated[
@@ -66,7 +66,7 @@ def _show(found: dict[str, Any]) -> None:
             f"{ceilings[p]:.0f} GFLOP/s {p}" for p in ("fp32", "bf16", "int8") if p in ceilings
         )
         typer.echo(
-            f"this machine at best: {limits}, copies {ceilings['copy_gb_s']:.0f} GB/s; a picture "
+            f"this machine at best: {limits}, copies {ceilings['copy_gb_s']:.0f} GB/s; an image "
             f"costs {found['gmacs']:.2f} GMACs"
         )
     show_table(*show_rows(found))

@@ -104,7 +104,7 @@ def _predict_clip(
 
 
 def write_table(poses: Sequence[Any], out: str, *, scorer: str) -> None:
-    """Write the poses of pictures into ``poses.csv``, which names them as seen from its folder."""
+    """Write the poses of images into ``poses.csv``, which names them as seen from its folder."""
     _write(poses, Path(out) / "poses.csv", scorer, [_seen_from(out, one.path) for one in poses])
 
 

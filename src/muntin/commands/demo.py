@@ -17,7 +17,7 @@ def demo(
         str, typer.Option(help="Folder for data and run; demo-TASK when left out.")
     ] = "",
 ) -> None:
-    """Generate pictures, train on them for minutes, and show what came out."""
+    """Generate images, train on them for minutes, and show what came out."""
     from muntin.demonstration import demo as run_demo
 
     run_demo(task, out=out)

@@ -18,17 +18,17 @@ def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
     data: Annotated[str, typer.Argument(help="As for train; its test part if it has one.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time; 0 chooses.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; 0 chooses.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     detector: Annotated[
         str, typer.Option(help="For keypoints: a run that finds the subjects.")
     ] = "",
-    tta: Annotated[bool, typer.Option("--tta", help="See mirrored pictures too.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="See mirrored images too.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="As for train: data.ignored=background.")
     ] = None,
 ) -> None:
-    """Score a run on a data set; pictures go into the run's pictures/eval."""
+    """Score a run on a data set; images go into the run's pictures/eval."""
     from muntin.runs import Run
     from muntin.scoring.evaluation import evaluate as run_evaluation
 
@@ -70,4 +70,4 @@ def evaluate(
             f"of {figures['threshold']:.2f} or more; the others are wrong in pck and have no pixel "
             f"errors"
         )
-    typer.echo(f"pictures: {opened.folder / 'pictures' / 'eval'}")
+    typer.echo(f"images: {opened.folder / 'pictures' / 'eval'}")

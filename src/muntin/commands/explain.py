@@ -19,24 +19,24 @@ def explain(
     model: Annotated[
         str, typer.Argument(metavar="RUN|MODEL", help="A run folder, an exported file, or a name.")
     ],
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns.")],
     out: Annotated[str, typer.Option(help="Folder for the page and its files.")] = "explain/",
     point: Annotated[
-        str, typer.Option(help="X,Y from 0 to 1 in the picture: who looks at whom from there.")
+        str, typer.Option(help="X,Y from 0 to 1 in the image: who looks at whom from there.")
     ] = "",
     target: Annotated[
         str, typer.Option(help="Name or number of a class or keypoint, number of a box.")
     ] = "",
     compare: Annotated[
-        str, typer.Option(metavar="RUN|MODEL", help="Another model on the same pictures.")
+        str, typer.Option(metavar="RUN|MODEL", help="Another model on the same images.")
     ] = "",
-    folder: Annotated[str, typer.Option(help="Pictures among which neighbours are found.")] = "",
+    folder: Annotated[str, typer.Option(help="Images among which neighbours are found.")] = "",
     sections: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help=f"Some of {', '.join(SECTIONS)}: names with commas."),
     ] = None,
     weights: Annotated[str, typer.Option(help="Of a MODEL: file, folder or hub id.")] = "",
-    img_size: Annotated[str, typer.Option(help="N or HxW at which pictures are seen.")] = "",
+    img_size: Annotated[str, typer.Option(help="N or HxW at which images are seen.")] = "",
 ) -> int:
     """Show what a model sees, on one page that opens from disk."""
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)

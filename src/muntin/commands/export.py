@@ -25,7 +25,7 @@ def export(
     precision: Annotated[
         str, typer.Option(help="fp32; bf16 (openvino, torch); int8 (onnx, openvino).")
     ] = "fp32",
-    data: Annotated[str, typer.Option(help="Pictures with labels; int8 needs them.")] = "",
+    data: Annotated[str, typer.Option(help="Images with labels; int8 needs them.")] = "",
     max_loss: Annotated[
         float, typer.Option(help="Of int8: points that the figure may fall by.", min=0, max=100)
     ] = 0.5,
@@ -67,7 +67,7 @@ def _show(done: Exported) -> None:
         ("pictures", "size", "batch", "largest difference", "allowed"),
         [
             (
-                row.pictures,
+                row.examples,
                 f"{row.size[0]}x{row.size[1]}",
                 str(row.batch),
                 f"{row.difference:.1e}",
@@ -86,7 +86,7 @@ def _show(done: Exported) -> None:
     high, wide = done.size
     typer.echo(
         f"written: {done.path}; reads {', '.join(done.inputs)}: uint8 pixels, any number of "
-        f"pictures, fixed at {high}x{wide}; gives {', '.join(done.outputs)}"
+        f"images, fixed at {high}x{wide}; gives {', '.join(done.outputs)}"
     )
     if done.note:
         typer.echo(done.note)

@@ -29,8 +29,8 @@ SHRUNK = 3
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
-    out: Annotated[str, typer.Option(help="Folder for pictures with their results.")] = "",
+    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, videos.")],
+    out: Annotated[str, typer.Option(help="Folder for images with their results.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     threshold: Annotated[
         float | None,
@@ -39,9 +39,9 @@ def predict(
         ),
     ] = None,
     tile: Annotated[
-        str, typer.Option(help="See large pictures in tiles (of a map: windows) of N pixels; auto.")
+        str, typer.Option(help="See large images in tiles (of a map: windows) of N pixels; auto.")
     ] = "",
-    tta: Annotated[bool, typer.Option("--tta", help="See the mirrored picture too.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="See the mirrored image too.")] = False,
     scales: Annotated[
         str, typer.Option(help="Of a map: see it at several sizes, such as 0.75,1,1.25.")
     ] = "",
@@ -58,7 +58,7 @@ def predict(
     ] = "eager",
     precision: Annotated[str, typer.Option(help="Of the engine: fp32, bf16.")] = "fp32",
 ) -> int:
-    """Say what pictures show; exit code 1 if any could not be read."""
+    """Say what images show; exit code 1 if any could not be read."""
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
     from muntin.errors import ConfigError
@@ -112,9 +112,9 @@ def predict(
 def _advise(run: Run, largest: int, tile: str, out: str, *, has_clips: bool) -> None:
     merges = run.task.dense is not None and run.task.dense.merges
     if merges and not tile and largest > SHRUNK * max(run.preprocessing.img_size):
-        typer.echo("large pictures were shrunk a lot: --tile auto finds small objects")
+        typer.echo("large images were shrunk a lot: --tile auto finds small objects")
     if out:
-        typer.echo(f"pictures: {out}")
+        typer.echo(f"images: {out}")
     elif has_clips:
         typer.echo("nothing was written: --out FOLDER keeps the videos with their results")
 
@@ -149,7 +149,7 @@ def _show_results(
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
-    """The pictures that are there, and whether a place was left out; a single one must be there."""
+    """The images that are there, and whether a place was left out; a single one must be there."""
     from muntin.errors import DataError, MuntinWarning
     from muntin.prediction.sources import find_images
 
@@ -182,14 +182,14 @@ def _explain_poses(detector: str, threshold: float | None) -> None:
 
 
 def _draw(number: int, result: Any, out: str, min_score: float) -> None:  # noqa: ANN401 (one of muntin.results)
-    from muntin.drawing.saving import save_labels, save_picture
+    from muntin.drawing.saving import save_image, save_labels
     from muntin.prediction.predictor import draw
     from muntin.results import Detections, Poses, SemanticMap
 
     path = Path(result.path)
     name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
     shown = result.above(min_score) if isinstance(result, Detections | Poses) else result
-    save_picture(draw(path, shown), Path(out) / f"{name}.png")
+    save_image(draw(path, shown), Path(out) / f"{name}.png")
     if isinstance(result, SemanticMap):
         save_labels(result.labels, Path(out) / f"{name}_labels.png")
 

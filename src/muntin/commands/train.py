@@ -18,7 +18,7 @@ def train(
     data: Annotated[
         str, typer.Argument(help="Class folders, CSV; COCO, VOC, YOLO; masks; DeepLabCut; .zip.")
     ],
-    val: Annotated[str, typer.Option(help="Validation pictures, if DATA has none.")] = "",
+    val: Annotated[str, typer.Option(help="Validation images, if DATA has none.")] = "",
     model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
     head: Annotated[
         str, typer.Option(help="fcos, upernet, vitpose ... Chosen when left out.")
@@ -27,7 +27,7 @@ def train(
     recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     max_time: Annotated[str, typer.Option(help="Wall time for everything: 90s, 15m, 2h.")] = "",
-    batch_size: Annotated[str, typer.Option(help="Pictures a step, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images a step, or auto.")] = "auto",
     img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
@@ -40,7 +40,7 @@ def train(
     ] = None,
     config: Annotated[str, typer.Option(help="config.json of a run to repeat.")] = "",
 ) -> int:
-    """Train a model on your own pictures."""
+    """Train a model on your own images."""
     from muntin.training.session import train as run_training
 
     run = run_training(

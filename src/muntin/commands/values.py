@@ -57,7 +57,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_batch(text: str) -> int:
-    """Read a number of pictures; auto is 0.
+    """Read a number of images; auto is 0.
 
     Raises:
         ConfigError: It is neither a number above 0 nor auto.
@@ -65,7 +65,7 @@ def parse_batch(text: str) -> int:
     if text == "auto":
         return 0
     if not text.isdecimal() or int(text) == 0:
-        message = f"--batch-size must be a number of pictures from 1 on, or auto, got {text!r}."
+        message = f"--batch-size must be a number of images from 1 on, or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)
 
@@ -100,7 +100,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 
 def parse_point(text: str) -> tuple[float, float] | None:
-    """Read x,y as a place in a picture, from 0 to 1 each; empty is None.
+    """Read x,y as a place in an image, from 0 to 1 each; empty is None.
 
     Raises:
         ConfigError: It is no such place.

@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of samples, results, curves and tables. Nothing here opens a window."""
+"""Images of samples, results, curves and tables. Nothing here opens a window."""

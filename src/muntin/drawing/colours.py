@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One colour a class, the same in every kind of picture."""
+"""One colour a class, the same in every kind of image."""
 
 from __future__ import annotations
 

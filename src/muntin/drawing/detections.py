@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects drawn on their picture: what was found, what is annotated, and both side by side.
+"""Objects drawn on their image: what was found, what is annotated, and both side by side.
 
-Few objects carry a tag each. Many would hide the picture under their tags, so tags shrink to
-initials, then go, and a legend below the picture takes over.
+Few objects carry a tag each. Many would hide the image under their tags, so tags shrink to
+initials, then go, and a legend below the image takes over.
 """
 
 from __future__ import annotations
@@ -47,54 +47,54 @@ class _Mark:
     mask: Segmentation | None
 
 
-def draw_detections(picture: NDArray[np.uint8], found: Detections) -> Image.Image:
+def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Image:
     """Draw what was found: boxes in the colour of their class, masks where there are any.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        original: (H, W, 3) uint8, or grey: the original that `found` speaks of.
         found: Best first; the best are drawn on top.
 
     Returns:
-        A new picture, at most 1280 pixels on the longer side; small ones are enlarged. With more
+        A new image, at most 1280 pixels on the longer side; small ones are enlarged. With more
         than 25 objects a strip below it says what the colours stand for, and how many there are.
     """
-    return _draw_panel(picture, _found_marks(found), "found")
+    return _draw_panel(original, _found_marks(found), "found")
 
 
 def draw_objects(
-    picture: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
+    original: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
 ) -> Image.Image:
     """Draw what is annotated, in the manner of `draw_detections`; crowds dashed and hatched.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that `objects` speaks of.
+        original: (H, W, 3) uint8, or grey: the original that `objects` speaks of.
         objects: The annotations.
         class_names: Name of each class number.
 
     Returns:
-        A new picture.
+        A new image.
     """
-    return _draw_panel(picture, _truth_marks(objects, class_names), "annotated")
+    return _draw_panel(original, _truth_marks(objects, class_names), "annotated")
 
 
 def draw_pair(
-    picture: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
+    original: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
 ) -> Image.Image:
     """Draw what is annotated beside what was found.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that both speak of.
+        original: (H, W, 3) uint8, or grey: the original that both speak of.
         truth: The annotations, left.
         found: The detections, right; all of them, so leave the unlikely ones out before.
         class_names: Name of each class number of `truth`.
 
     Returns:
-        A new picture; each half is at most 960 pixels on the longer side.
+        A new image; each half is at most 960 pixels on the longer side.
     """
     sides = (_truth_marks(truth, class_names), _found_marks(found))
     busiest = max(len(marks) for marks in sides)
     panels = [
-        _draw_panel(picture, marks, verb, largest=960, busiest=busiest)
+        _draw_panel(original, marks, verb, largest=960, busiest=busiest)
         for marks, verb in zip(sides, ("annotated", "found"), strict=True)
     ]
     return put_side_by_side(panels)
@@ -136,7 +136,7 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
 
 
 def _draw_panel(
-    picture: NDArray[np.uint8],
+    original: NDArray[np.uint8],
     marks: Sequence[_Mark],
     verb: str,
     *,
@@ -145,12 +145,12 @@ def _draw_panel(
 ) -> Image.Image:
     """Draw marks, the first on top, in the style that the busiest panel of a sheet needs."""
     busiest = max(busiest, len(marks))
-    image = _fit(picture, 640 if busiest <= _FEW else 960, largest)
-    ratio = np.array([image.width / picture.shape[1], image.height / picture.shape[0]])
+    image = _fit(original, 640 if busiest <= _FEW else 960, largest)
+    ratio = np.array([image.width / original.shape[1], image.height / original.shape[0]])
     line = max(1, round(max(image.size) / 420)) if busiest <= _FEW else 1 + (busiest <= _SOME)
     pixels = np.array(image)
     for mark in reversed(marks):
-        piece = cut_mask(mark.mask, picture.shape[:2], image.size[::-1]) if mark.mask else None
+        piece = cut_mask(mark.mask, original.shape[:2], image.size[::-1]) if mark.mask else None
         if piece is not None:
             paint_mask(pixels, *piece, colour_of(mark.class_id), line=line, hatched=mark.crowd)
     image = Image.fromarray(pixels)
@@ -170,10 +170,12 @@ def _draw_panel(
     return _add_legend(image, marks, verb, initials=initials)
 
 
-def _fit(picture: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image:
+def _fit(original: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image:
     """Bring the longer side between two limits."""
-    grey = picture.ndim == 2 or picture.shape[2] == 1
-    image = Image.fromarray(picture.reshape(picture.shape[:2]) if grey else picture).convert("RGB")
+    grey = original.ndim == 2 or original.shape[2] == 1
+    image = Image.fromarray(original.reshape(original.shape[:2]) if grey else original).convert(
+        "RGB"
+    )
     longer = max(image.size)
     scale = min(max(longer, smallest), largest) / longer
     if scale == 1:
@@ -187,7 +189,7 @@ def _fit(picture: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image
 def _place(
     box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
 ) -> Place | None:
-    """Give the pixels of a box, at least one; None when it is outside of the picture."""
+    """Give the pixels of a box, at least one; None when it is outside of the image."""
     # What lies far outside is not worth drawing.
     scaled = np.clip(box * np.tile(ratio, 2), -20, np.tile(image.size, 2) + 20)
     left, top = (int(edge) for edge in np.floor(scaled[:2]))
@@ -275,7 +277,7 @@ def _initials(name: str) -> str:
 def _add_legend(
     image: Image.Image, marks: Sequence[_Mark], verb: str, *, initials: bool
 ) -> Image.Image:
-    """Put a strip below the picture: how many objects, and of each class colour, name, number."""
+    """Put a strip below the image: how many objects, and of each class colour, name, number."""
     font = load_font(14)
     width = max(image.width, 260)
     counts = Counter((mark.class_id, mark.name) for mark in marks).most_common()

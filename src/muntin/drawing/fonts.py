@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One font for every picture: the one that matplotlib brings, which knows most alphabets."""
+"""One font for every image: the one that matplotlib brings, which knows most alphabets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def clean_label(name: str, class_id: int, most: int = 24) -> str:
 
 
 def has_glyphs(text: str) -> bool:
-    """Whether the font has a picture of every character of a text.
+    """Whether the font has an image of every character of a text.
 
     Example:
         >>> has_glyphs("chat"), has_glyphs("\u732b")

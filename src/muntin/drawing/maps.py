@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps of classes laid over their picture, with a legend."""
+"""Maps of classes laid over their image, with a legend."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ _SMALLEST = 480
 _SHARE = 0.7  # of the colour in what is drawn
 
 
-def draw_map(picture: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
+def draw_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
     """Draw what was said of every pixel.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        original: (H, W, 3) uint8, or grey: the original that `found` speaks of.
         found: Its classes are drawn in the colours of their data set, where it has colours.
 
     Returns:
-        A new picture, at most 1280 pixels on the longer side, with a strip below that says what
-        the colours stand for and what share of the picture they cover.
+        A new image, at most 1280 pixels on the longer side, with a strip below that says what
+        the colours stand for and what share of the image they cover.
     """
-    return draw_labels(picture, found.labels, found.class_names, found.colors)
+    return draw_labels(original, found.labels, found.class_names, found.colors)
 
 
 def draw_labels(
-    picture: NDArray[np.uint8],
+    original: NDArray[np.uint8],
     labels: Int[np.ndarray, "H W"],
     class_names: Sequence[str],
     colors: Sequence[Colour] = (),
     *,
     largest: int = _LARGEST,
 ) -> Image.Image:
-    """Draw labels over their picture; pixels with a label below 0 are left as they are.
+    """Draw labels over their image; pixels with a label below 0 are left as they are.
 
     Args:
-        picture: (H, W, 3) uint8, or grey.
+        original: (H, W, 3) uint8, or grey.
         labels: Class number of each pixel.
         class_names: Name of each class number.
         colors: Colour of each, or none.
         largest: Pixels of the longer side of what is given.
 
     Returns:
-        A new picture.
+        A new image.
     """
     palette = _palette(len(class_names), colors)
-    image, shown = _fit(picture, labels, largest)
+    image, shown = _fit(original, labels, largest)
     pixels = np.array(image)
     known = shown >= 0
     painted = pixels.astype(np.float32)
@@ -73,19 +73,19 @@ def draw_labels(
 
 
 def draw_maps_side_by_side(
-    picture: NDArray[np.uint8],
+    original: NDArray[np.uint8],
     truth: Int[np.ndarray, "H W"],
     found: SemanticMap,
 ) -> Image.Image:
     """Draw what is annotated beside what was said.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that both speak of.
+        original: (H, W, 3) uint8, or grey: the original that both speak of.
         truth: The annotation, left.
         found: The answer, right.
     """
     panels = [
-        draw_labels(picture, labels, found.class_names, found.colors, largest=960)
+        draw_labels(original, labels, found.class_names, found.colors, largest=960)
         for labels in (truth, found.labels)
     ]
     return put_side_by_side(panels)
@@ -98,11 +98,13 @@ def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:
 
 
 def _fit(
-    picture: NDArray[np.uint8], labels: NDArray[np.integer], largest: int
+    original: NDArray[np.uint8], labels: NDArray[np.integer], largest: int
 ) -> tuple[Image.Image, NDArray[np.integer]]:
     """Bring both to a size that can be looked at."""
-    grey = picture.ndim == 2 or picture.shape[2] == 1
-    image = Image.fromarray(picture.reshape(picture.shape[:2]) if grey else picture).convert("RGB")
+    grey = original.ndim == 2 or original.shape[2] == 1
+    image = Image.fromarray(original.reshape(original.shape[:2]) if grey else original).convert(
+        "RGB"
+    )
     longer = max(image.size)
     scale = min(max(longer, _SMALLEST), largest) / longer
     if scale == 1:

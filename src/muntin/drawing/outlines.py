@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks and dashed boxes, in pixels of the picture that is drawn."""
+"""Masks and dashed boxes, in pixels of the image that is drawn."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def cut_mask(mask: Segmentation, size: Size, drawn: Size) -> Piece | None:
 
     Args:
         mask: Polygons or run lengths.
-        size: (height, width) of the picture that the mask speaks of.
-        drawn: (height, width) of the picture that is drawn.
+        size: (height, width) of the image that the mask speaks of.
+        drawn: (height, width) of the image that is drawn.
 
     Returns:
         None when nothing is set. At least one pixel otherwise.
@@ -72,12 +72,12 @@ def paint_mask(
     line: int,
     hatched: bool = False,
 ) -> None:
-    """Paint a mask into a picture: a translucent fill, or stripes, and a contour.
+    """Paint a mask into an image: a translucent fill, or stripes, and a contour.
 
     Args:
         pixels: (H, W, 3) uint8; changed.
         piece: The part of the mask that is set.
-        top: Row of the picture at which it begins.
+        top: Row of the image at which it begins.
         left: The same for columns.
         colour: Of fill and contour.
         line: Width of the contour in pixels; it lies inside.

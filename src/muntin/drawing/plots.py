@@ -24,14 +24,14 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
     """Draw how often each true class (rows) was taken for each class (columns).
 
     Shades are shares of the row, so rare classes can be read; numbers are counts where they fit;
-    "(none)" marks a class without pictures.
+    "(none)" marks a class without images.
     """
     many = len(class_names)
     side = min(14.0, max(4.0, 0.42 * many + 2.2))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if many <= 25:
         for row in range(many):
             for column in range(many):
@@ -50,7 +50,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, fontsize=11)
-    bar = figure.colorbar(picture, ax=axes, fraction=0.045)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045)
     bar.set_label("share of the true class")
     return figure
 

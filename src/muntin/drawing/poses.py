@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Subjects drawn on their picture: a dot a keypoint, lines between them, a legend below."""
+"""Subjects drawn on their image: a dot a keypoint, lines between them, a legend below."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _MOST_NAMED = 30
 
 
 def draw_poses(
-    picture: NDArray[np.uint8], found: Poses, *, least: float = SURE, largest: int = _LARGEST
+    pixels: NDArray[np.uint8], found: Poses, *, least: float = SURE, largest: int = _LARGEST
 ) -> Image.Image:
     """Draw keypoints that are sure enough; lines where both ends are.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        pixels: (H, W, 3) uint8, or grey: the original that `found` speaks of.
         found: Best subject on top.
         least: Score of a keypoint from which it is drawn.
         largest: Pixels of the longer side of what is given.
 
     Returns:
-        A new picture with a strip below that names the keypoints.
+        A new image with a strip below that names the keypoints.
     """
-    grey = picture.ndim == 2 or picture.shape[2] == 1
-    image = Image.fromarray(picture.reshape(picture.shape[:2]) if grey else picture).convert("RGB")
+    grey = pixels.ndim == 2 or pixels.shape[2] == 1
+    image = Image.fromarray(pixels.reshape(pixels.shape[:2]) if grey else pixels).convert("RGB")
     longer = max(image.size)
     scale = min(max(longer, _SMALLEST), largest) / longer
     if scale != 1:
@@ -54,15 +54,15 @@ def draw_poses(
     return add_legend(image, rows, what="keypoints")
 
 
-def draw_pose_pair(picture: NDArray[np.uint8], truth: Poses, found: Poses) -> Image.Image:
+def draw_pose_pair(pixels: NDArray[np.uint8], truth: Poses, found: Poses) -> Image.Image:
     """Draw what is annotated beside what was found.
 
     Args:
-        picture: (H, W, 3) uint8, or grey: the original that both speak of.
+        pixels: (H, W, 3) uint8, or grey: the original that both speak of.
         truth: The annotation, left; as `poses_of` gives it.
         found: The answer, right.
     """
-    return put_side_by_side([draw_poses(picture, poses, largest=960) for poses in (truth, found)])
+    return put_side_by_side([draw_poses(pixels, poses, largest=960) for poses in (truth, found)])
 
 
 def poses_of(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses:

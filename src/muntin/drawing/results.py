@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture with its result drawn on it, by the kind of result."""
+"""An image with its result drawn on it, by the kind of result."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ __all__ = ["draw_result"]
 _LARGEST = 1280  # pixels
 
 
-def draw_result(picture: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
-    """Draw a result on its picture.
+def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
+    """Draw a result on its image.
 
     Args:
-        picture: (H, W, 3) uint8, the original the result speaks of.
+        pixels: (H, W, 3) uint8, the original the result speaks of.
         result: One of `muntin.results`.
 
     Returns:
-        A new picture; small ones are enlarged so that the text can be read, and large ones shrunk.
+        A new image; small ones are enlarged so that the text can be read, and large ones shrunk.
     """
-    return _draw(result, picture)
+    return _draw(result, pixels)
 
 
 @singledispatch
-def _draw(result: object, picture: NDArray[np.uint8]) -> Image.Image:
+def _draw(result: object, pixels: NDArray[np.uint8]) -> Image.Image:
     message = f"result must be one of muntin.results, got {type(result).__name__}."
     raise TypeError(message)
 
 
 @_draw.register
-def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
-    """The picture above, the best classes with bars below."""
-    image = Image.fromarray(picture)
+def _(result: Labels, pixels: NDArray[np.uint8]) -> Image.Image:
+    """The image above, the best classes with bars below."""
+    image = Image.fromarray(pixels)
     image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     scale = max(1, round(320 / max(image.size)))
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
@@ -65,18 +65,18 @@ def _(result: Labels, picture: NDArray[np.uint8]) -> Image.Image:
 
 
 @_draw.register
-def _(result: Detections, picture: NDArray[np.uint8]) -> Image.Image:
-    """The objects on the picture; a legend below when there are many."""
-    return draw_detections(picture, result)
+def _(result: Detections, pixels: NDArray[np.uint8]) -> Image.Image:
+    """The objects on the image; a legend below when there are many."""
+    return draw_detections(pixels, result)
 
 
 @_draw.register
-def _(result: SemanticMap, picture: NDArray[np.uint8]) -> Image.Image:
-    """The classes over the picture; a legend below."""
-    return draw_map(picture, result)
+def _(result: SemanticMap, pixels: NDArray[np.uint8]) -> Image.Image:
+    """The classes over the image; a legend below."""
+    return draw_map(pixels, result)
 
 
 @_draw.register
-def _(result: Poses, picture: NDArray[np.uint8]) -> Image.Image:
-    """The keypoints on the picture; a legend below."""
-    return draw_poses(picture, result)
+def _(result: Poses, pixels: NDArray[np.uint8]) -> Image.Image:
+    """The keypoints on the image; a legend below."""
+    return draw_poses(pixels, result)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and figures as PNG files, whole or not at all."""
+"""Images and figures as PNG files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 from muntin.errors import RunError
 from muntin.outside_errors import cannot_write
 
-__all__ = ["save_bytes", "save_figure", "save_labels", "save_picture"]
+__all__ = ["save_bytes", "save_figure", "save_image", "save_labels"]
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -31,20 +31,20 @@ def save_figure(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     with warnings.catch_warnings():
-        # A letter that the font lacks becomes a box; that is seen in the picture.
+        # A letter that the font lacks becomes a box; that is seen in the image.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
     return save_bytes(data.getvalue(), path)
 
 
-def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a picture as PNG and give the path back.
+def save_image(image: Image.Image, path: Path) -> Path:
+    """Write an image as PNG and give the path back.
 
     Raises:
         RunError: The disk refuses; a file from before is still there.
     """
     data = io.BytesIO()
-    picture.save(data, format="png")
+    image.save(data, format="png")
     return save_bytes(data.getvalue(), path)
 
 
@@ -55,7 +55,7 @@ def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
         RunError: The disk refuses; a file from before is still there.
     """
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
-    return save_picture(Image.fromarray(labels.astype(kind)), path)
+    return save_image(Image.fromarray(labels.astype(kind)), path)
 
 
 def save_bytes(data: bytes, path: Path) -> Path:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Many pictures on one sheet, each with a caption."""
+"""Many images on one sheet, each with a caption."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ GAP = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tile:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
-        picture: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8.
         lines: Caption, line by line.
         good: Whether it is right (blue frame) or wrong (orange frame); None = no frame.
     """
 
-    picture: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     lines: tuple[str, ...] = ()
     good: bool | None = None
 
@@ -40,13 +40,13 @@ class Tile:
 def draw_sheet(
     tiles: Sequence[Tile], title: str = "", *, columns: int = 0, side: int = 150
 ) -> Image.Image:
-    """Lay pictures out in rows.
+    """Lay images out in rows.
 
     Args:
         tiles: What to show.
         title: Above everything.
-        columns: Pictures in a row; chosen when 0.
-        side: Longer side of each picture on the sheet, in pixels.
+        columns: Images in a row; chosen when 0.
+        side: Longer side of each image on the sheet, in pixels.
 
     Returns:
         The sheet.
@@ -56,10 +56,10 @@ def draw_sheet(
     rows = math.ceil(count / columns)
     small, large = load_font(11), load_font(16)
     text_height = 16 * max((len(tile.lines) for tile in tiles), default=0)
-    pictures = [_fit(tile.picture, side) for tile in tiles]
-    # A row is as high as its highest picture.
+    images = [_fit(tile.pixels, side) for tile in tiles]
+    # A row is as high as its highest image.
     heights = [
-        max((p.height for p in pictures[row * columns : (row + 1) * columns]), default=side)
+        max((p.height for p in images[row * columns : (row + 1) * columns]), default=side)
         for row in range(rows)
     ]
     tops = [40 if title else GAP]
@@ -73,15 +73,15 @@ def draw_sheet(
     for index, tile in enumerate(tiles):
         left = GAP + (index % columns) * cell
         upper, height = tops[index // columns], heights[index // columns]
-        picture = pictures[index]
-        place = (left + (side - picture.width) // 2, upper + (height - picture.height) // 2)
-        sheet.paste(picture, place)
+        pixels = images[index]
+        place = (left + (side - pixels.width) // 2, upper + (height - pixels.height) // 2)
+        sheet.paste(pixels, place)
         if tile.good is not None:
             frame = (
                 place[0] - 2,
                 place[1] - 2,
-                place[0] + picture.width + 1,
-                place[1] + picture.height + 1,
+                place[0] + pixels.width + 1,
+                place[1] + pixels.height + 1,
             )
             pen.rectangle(frame, outline=GOOD if tile.good else BAD, width=2)
         for number, line in enumerate(tile.lines):
@@ -90,11 +90,11 @@ def draw_sheet(
     return sheet
 
 
-def _fit(picture: NDArray[np.uint8], side: int) -> Image.Image:
-    image = Image.fromarray(picture)
+def _fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    image = Image.fromarray(pixels)
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Pixels of tiny pictures stay visible.
+    # Pixels of tiny images stay visible.
     how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
     return image.resize(size, how)
 

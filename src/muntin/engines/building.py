@@ -17,7 +17,7 @@ from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import ENGINES, find_engine
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.network import Network
 from muntin.inference.building import FromPixels, build_inference
 from muntin.inference.fused_building import FusedFromPixels
@@ -45,9 +45,9 @@ def make_graph(
         network: Backbone and head; left as it is.
         task: What the output means.
         classes: What the network tells apart.
-        pre: How pictures are normalised, which becomes a part of the graph.
-        canvas: (height, width) of the pictures.
-        count: Pictures of the example.
+        pre: How images are normalised, which becomes a part of the graph.
+        canvas: (height, width) of the images.
+        count: Images of the example.
         finished: Whether the task's finished output is given too.
 
     Raises:
@@ -83,7 +83,7 @@ def make_graph(
 
 
 def canvas_of(pre: Preprocessing) -> Size:
-    """Give the size of picture that holds every picture as preprocessing fits it."""
+    """Give the size of image that holds every image as preprocessing fits it."""
     if pre.fit != "letterbox":
         return pre.img_size
     side = -(-max(pre.img_size) // PAD_TO) * PAD_TO  # either way round
@@ -91,7 +91,7 @@ def canvas_of(pre: Preprocessing) -> Size:
 
 
 def canvases_of(pre: Preprocessing) -> list[Size]:
-    """Give sizes that hold every picture as preprocessing fits it: lying and standing ones."""
+    """Give sizes that hold every image as preprocessing fits it: lying and standing ones."""
     if pre.fit != "letterbox":
         return [pre.img_size]
     high, wide = (-(-side // PAD_TO) * PAD_TO for side in pre.img_size)
@@ -114,7 +114,7 @@ def run_in_engine(
         network: Backbone and head.
         task: What the output means.
         classes: What the network tells apart.
-        pre: How pictures are fitted and normalised.
+        pre: How images are fitted and normalised.
         engine: A name of `ENGINES`, or "auto" for the one that is fastest here.
         precision: "fp32" or "bf16".
         name: What the model is, by which "auto" remembers.
@@ -151,14 +151,14 @@ def front_of(network: Network) -> Front:
 
 
 class _Decoded(nn.Module):
-    """Gives what is found in each picture, as many as there are."""
+    """Gives what is found in each image, as many as there are."""
 
     def __init__(self, network: FusedFromPixels) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Found]:
-        found: list[Found] = self.network.network.decode(self.network(images, sizes))
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Instances]:
+        found: list[Instances] = self.network.network.decode(self.network(images, sizes))
         return found
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine is fastest: measured once for each machine, model, size and number of pictures."""
+"""Which engine is fastest: measured once for each machine, model, size and number of images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def start_fastest(
     Engines take turns. One that cannot run the graph takes no part.
 
     Args:
-        graph: What is run, for as many pictures as its example has.
+        graph: What is run, for as many images as its example has.
         precision: In which it is computed.
         name: What the model is; the same for graphs of the same cost.
         engines: Which take part.

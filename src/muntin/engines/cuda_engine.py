@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A fused network on a GPU, its launches recorded once for each number of pictures."""
+"""A fused network on a GPU, its launches recorded once for each number of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from muntin.engines.graphs import Graph, Precision, Runner, to_arrays
 from muntin.errors import ConfigError
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.inference.cuda_graphs import Capture, GraphRunner
 
 __all__ = ["find_lack", "start_cuda", "start_recorded"]
@@ -35,7 +35,7 @@ def start_cuda(graph: Graph, precision: Precision) -> Runner:
     """Fuse the network and record it, on the GPU that is current.
 
     Args:
-        graph: Of a network, for any number of pictures.
+        graph: Of a network, for any number of images.
         precision: In which it is computed.
 
     Raises:
@@ -50,10 +50,10 @@ def start_recorded(
     """Fuse the network and record it.
 
     Args:
-        graph: Of a network, for any number of pictures.
+        graph: Of a network, for any number of images.
         precision: In which it is computed.
         device: Where.
-        capture: What records; None takes CUDA graphs. Where sides depend on what the pictures
+        capture: What records; None takes CUDA graphs. Where sides depend on what the images
             show, nothing is recorded.
 
     Raises:
@@ -88,7 +88,7 @@ def start_recorded(
     return run
 
 
-def _fill(found: Sequence[Found]) -> list[Tensor]:
-    """Equally many objects a picture, as exported graphs tell them: filling has score 0."""
+def _fill(found: Sequence[Instances]) -> list[Tensor]:
+    """Equally many objects an image, as exported graphs tell them: filling has score 0."""
     columns = zip(*found, strict=True)
     return [pad_sequence([*rows], batch_first=True) for rows in columns if rows[0] is not None]

@@ -33,7 +33,7 @@ class Graph:
 
     Attributes:
         module: In evaluation mode.
-        example: What it reads: several pictures, since what is true of one may not be of two.
+        example: What it reads: several images, since what is true of one may not be of two.
         inputs: Name of each input.
         outputs: Name of each output.
         fuse: Gives a module that does the same in fewer steps on a GPU, with tokens and weights of
@@ -56,7 +56,7 @@ def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
 
     Args:
         graph: The module.
-        any_batch: Whether the number of pictures may change; else it is that of the example.
+        any_batch: Whether the number of images may change; else it is that of the example.
     """
     shapes = None
     if any_batch:

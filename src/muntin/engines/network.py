@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network whose work an engine does, for whoever calls networks.
 
-Graphs are for pictures of one size, and run fastest for a number of pictures that is known before.
-So pictures are padded to a canvas and shown in groups: several at a time while there are enough,
+Graphs are for images of one size, and run fastest for a number of images that is known before.
+So images are padded to a canvas and shown in groups: several at a time while there are enough,
 then one by one.
 
-Letters: B pictures, C channels.
+Letters: B images, C channels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from muntin.engines.graphs import Runner
 from muntin.errors import ShapeError
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.shapes import Int, Size, UInt8
 
 __all__ = ["EngineNetwork", "Front"]
@@ -45,12 +45,12 @@ class EngineNetwork(nn.Module):
     """Takes pixels from 0 to 255, and gives what the network gives that it stands for.
 
     Args:
-        start: From the size of the pictures and their number to what runs them.
-        canvases: Sizes of the pictures that there are graphs for.
+        start: From the size of the images and their number to what runs them.
+        canvases: Sizes of the images that there are graphs for.
         front: Of the head.
         finds: Whether the graph tells objects: boxes, scores, class numbers and perhaps masks,
-            equally many a picture. Then it also takes the sizes of the pictures.
-        groups: Numbers of pictures that are shown at a time, largest first; the last is 1. None
+            equally many an image. Then it also takes the sizes of the images.
+        groups: Numbers of images that are shown at a time, largest first; the last is 1. None
             where the graph takes any number.
     """
 
@@ -77,14 +77,14 @@ class EngineNetwork(nn.Module):
 
         Args:
             images: Pixels.
-            sizes: Of the pictures inside, for a graph that tells objects.
+            sizes: Of the images inside, for a graph that tells objects.
 
         Returns:
-            Logits or maps; boxes, scores, class numbers and perhaps masks, equally many a picture,
+            Logits or maps; boxes, scores, class numbers and perhaps masks, equally many an image,
             of a graph that tells objects.
 
         Raises:
-            ShapeError: The pictures are larger than any canvas.
+            ShapeError: The images are larger than any canvas.
         """
         shown: Size = (images.shape[2], images.shape[3])
         canvas = self._canvas(shown)
@@ -112,7 +112,7 @@ class EngineNetwork(nn.Module):
         if not fitting:
             sizes = " or ".join(f"{high}x{wide}" for high, wide in self.canvases)
             message = (
-                f"pictures must be at most {sizes} pixels (height x width), for which the graph "
+                f"images must be at most {sizes} pixels (height x width), for which the graph "
                 f"was made, got {shown[0]}x{shown[1]}. Export it for a larger size (--img-size)."
             )
             raise ShapeError(message)
@@ -133,13 +133,13 @@ class EngineNetwork(nn.Module):
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
 
-def _as_found(outputs: Sequence[Tensor]) -> list[Found]:
-    """What is found in each picture, without the filling."""
+def _as_found(outputs: Sequence[Tensor]) -> list[Instances]:
+    """What is found in each image, without the filling."""
     told = []
     for boxes, scores, class_ids, *masks in zip(*outputs, strict=True):
         count = int((scores > 0).sum())  # best first
         told.append(
-            Found(
+            Instances(
                 boxes=boxes[:count],
                 scores=scores[:count],
                 class_ids=class_ids[:count],

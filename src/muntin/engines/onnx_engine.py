@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files, and ONNX Runtime on the processor."""
+"""ONNX files, and ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO's files, and OpenVINO on the processor."""
+"""OpenVINO's files, and OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 NOTE = "muntin"
 
 PART = 2
-"""Pictures that a core works on at a time where there are enough for all cores."""
+"""Images that a core works on at a time where there are enough for all cores."""
 
 
 @functools.cache
@@ -100,12 +100,12 @@ def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
 def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
     """Give a runner for a model of OpenVINO.
 
-    Few pictures are worked on by all cores together. Of more, each core takes `PART` at a time by
+    Few images are worked on by all cores together. Of more, each core takes `PART` at a time by
     itself (or as many as the model is made for): nobody waits for others between layers, and what
     is worked on stays in the core's cache.
 
     Args:
-        model: For any number of pictures, or for a fixed one that divides theirs.
+        model: For any number of images, or for a fixed one that divides theirs.
         precision: What it computes in.
     """
     together = functools.cache(lambda: _run_together(model, precision))
@@ -123,18 +123,18 @@ def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN40
 
 
 def start_openvino(graph: Graph, precision: Precision) -> Runner:
-    """Convert and compile the module, for as many pictures as there are in the example."""
+    """Convert and compile the module, for as many images as there are in the example."""
     return compile_openvino(to_openvino(cut_example(graph), any_batch=False), precision)
 
 
 def cut_example(graph: Graph) -> Graph:
-    """Keep as many pictures of the example as are worked on at a time."""
+    """Keep as many images of the example as are worked on at a time."""
     part = part_of(len(graph.example[0]))
     return replace(graph, example=tuple(each[:part] for each in graph.example))
 
 
 def part_of(count: int) -> int:
-    """Give how many of these pictures are worked on at a time."""
+    """Give how many of these images are worked on at a time."""
     if count < PART * torch.get_num_threads():
         return count
     return PART if count % PART == 0 else 1
@@ -160,7 +160,7 @@ def _run_shared(
     model: Any,  # noqa: ANN401 (openvino.Model)
     precision: Precision,
 ) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
-    """A request a core, each of some of the pictures."""
+    """A request a core, each of some of the images."""
     import openvino as ov
 
     threads = torch.get_num_threads()

@@ -41,9 +41,9 @@ class Engine:
         name: As in ``engine=``.
         packages: What must be installed.
         precisions: In which it can compute.
-        start: From a graph and a precision to a runner for as many pictures as the example has.
+        start: From a graph and a precision to a runner for as many images as the example has.
         lacks: Says what this machine lacks for it; nothing when it has all.
-        any_number: Whether the runner takes any number of pictures.
+        any_number: Whether the runner takes any number of images.
     """
 
     name: EngineName

@@ -33,20 +33,20 @@ MOST_LABELLED = 12
 MOST_DRAWN = 4
 MOST_BOXES = 15
 _HOW = {
-    Labels: "for so many pictures the best class is the same",
+    Labels: "for so many images the best class is the same",
     Detections: f"so many boxes, from a score of {SURE} on, have a partner of the same class that "
     "overlaps (IoU) by half at least",
     SemanticMap: "so many pixels have the same class",
-    Poses: "so many keypoints of the first subject lie within 2 % of the picture's diagonal of "
+    Poses: "so many keypoints of the first subject lie within 2 % of the image's diagonal of "
     "each other",
 }
 
 
 def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Exhibit | Missing]:
-    """Show what two models say of the same pictures, those on which they differ most first.
+    """Show what two models say of the same images, those on which they differ most first.
 
     Args:
-        first: Pictures as one model sees them.
+        first: Images as one model sees them.
         second: The same as the other sees them.
 
     Returns:
@@ -73,7 +73,7 @@ def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Ex
     differ = int((shares < 1).sum())
     text = (
         f"{names[0]} and {names[1]} agree to {100 * shares.mean():.0f} %: {_HOW[kind]}. "
-        f"They differ on {differ} of {len(shares)} picture{'s' * (len(shares) > 1)}"
+        f"They differ on {differ} of {len(shares)} image{'s' * (len(shares) > 1)}"
         f"{'' if len(shown) == len(shares) else f'; the {len(shown)} worst are shown'}."
     )
     text += _tell_limits(first, second, lists, shared, differ=differ > 0)
@@ -90,8 +90,8 @@ def show_answers(first: Sequence[Subject], second: Sequence[Subject]) -> list[Ex
                 "first": names[0],
                 "second": names[1],
                 "agreement": float(shares.mean()),
-                "num_pictures": len(shares),
-                "differ": [first[i].path or f"picture {i}" for i in order if shares[i] < 1],
+                "num_images": len(shares),
+                "differ": [first[i].path or f"image {i}" for i in order if shares[i] < 1],
             },
         )
     ]
@@ -136,15 +136,15 @@ def _tell_limits(
 
 
 def _answer(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
-    glance = subject.glance()
+    inputs = subject.inputs()
     with torch.inference_mode():
-        raw = subject.task.see(glance)
-        return subject.task.decode(raw, glance.views, subject.classes)[0]
+        raw = subject.task.see(inputs)
+        return subject.task.decode(raw, inputs.views, subject.classes)[0]
 
 
 @singledispatch
 def agree(first: object, second: object) -> float:
-    """Say how far two results for one picture agree, from 0 to 1.
+    """Say how far two results for one image agree, from 0 to 1.
 
     Classes and keypoints are compared by name, so that they may be numbered otherwise.
 
@@ -211,11 +211,11 @@ def _draw_labels(
     shares: NDArray[np.float64],
     names: tuple[str, str],
 ) -> Figure:
-    """Each picture above two lines, framed where the two differ; everything has its place."""
+    """Each image above two lines, framed where the two differ; everything has its place."""
     columns = min(4, max(len(subjects), 2))
     rows = -(-len(subjects) // columns)
     shape = max(min(subject.size[0] / subject.size[1], 1.4) for subject in subjects)
-    wide, side = 2.2, 2.0  # inches of a cell, and of the picture in it
+    wide, side = 2.2, 2.0  # inches of a cell, and of the image in it
     high, head = side * shape + 0.62, 0.22 * 3 + 0.1
     figure = Figure(figsize=(wide * columns, high * rows + head), facecolor="white")
     size = (wide * columns, high * rows + head)
@@ -255,7 +255,7 @@ def _draw_pairs(
     shares: NDArray[np.float64],
     names: tuple[str, str],
 ) -> Figure:
-    """Both answers on the picture, beside each other; where pixels differ, a third panel."""
+    """Both answers on the image, beside each other; where pixels differ, a third panel."""
     maps = isinstance(said[0][0], SemanticMap)
     columns = 3 if maps else 2
     width = 2.95 if maps else 4.2

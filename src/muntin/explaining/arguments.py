@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked for, checked before anything is computed, and names for the pictures."""
+"""What is asked for, checked before anything is computed, and names for the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from muntin.errors import ConfigError, DataError, unknown_name
 from muntin.explaining.sections import SECTIONS
 
-__all__ = ["check_point", "check_sections", "check_target", "list_images", "name_pictures"]
+__all__ = ["check_point", "check_sections", "check_target", "list_images", "name_images"]
 
 
 def check_sections(sections: str | Sequence[str]) -> tuple[str, ...]:
@@ -51,8 +51,7 @@ def check_point(point: Any) -> None:  # noqa: ANN401 (whatever a user gives)
     if not (0 <= x <= 1 and 0 <= y <= 1):
         said = repr(point) if math.isnan(x) else f"{x:g},{y:g}"
         message = (
-            f"point must be x,y from 0 to 1 in the picture, got {said}. Leave it out for the "
-            f"middle."
+            f"point must be x,y from 0 to 1 in the image, got {said}. Leave it out for the middle."
         )
         raise ConfigError(message)
 
@@ -78,23 +77,23 @@ def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
 
 
 def list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user gives)
-    """Give a list of pictures, of whatever was given.
+    """Give a list of images, of whatever was given.
 
     Raises:
         DataError: There is none, or it is of a kind that is not taken.
     """
-    if _is_picture(images):
+    if _is_image(images):
         return [images]
     single = hasattr(images, "shape") or not isinstance(images, Iterable)
     found = [images] if single else list(images)
     if not found:
-        message = "there must be a picture to explain, got none. Give a path, or several."
+        message = "there must be an image to explain, got none. Give a path, or several."
         raise DataError(message)
     for image in found:
-        if not _is_picture(image):
+        if not _is_image(image):
             shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
             message = (
-                f"a picture must be a path, a PIL picture or an (H, W, 3) uint8 RGB array, or a "
+                f"an image must be a path, a PIL image or an (H, W, 3) uint8 RGB array, or a "
                 f"list of them, got {type(image).__name__}{shape}. Of a tensor (3, H, W) uint8 "
                 f"give tensor.permute(1, 2, 0).numpy()."
             )
@@ -102,19 +101,19 @@ def list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user give
     return found
 
 
-def _is_picture(image: object) -> bool:
+def _is_image(image: object) -> bool:
     return isinstance(image, str | Path | Image.Image | np.ndarray)
 
 
-def name_pictures(images: Sequence[Any]) -> list[str]:
-    """Name pictures for people: files by their names, those of one name by their folders too.
+def name_images(images: Sequence[Any]) -> list[str]:
+    """Name images for people: files by their names, those of one name by their folders too.
 
     Example:
-        >>> name_pictures(["a/ring/0.png", "a/disc/0.png", "b/1.png"])
+        >>> name_images(["a/ring/0.png", "a/disc/0.png", "b/1.png"])
         ['ring/0.png', 'disc/0.png', '1.png']
     """
     parts = [Path(one).parts if isinstance(one, str | Path) else () for one in images]
-    names = [own[-1] if own else f"picture {number}" for number, own in enumerate(parts, 1)]
+    names = [own[-1] if own else f"image {number}" for number, own in enumerate(parts, 1)]
     for depth in range(2, max(map(len, parts), default=0) + 1):
         alike = [name for name in names if names.count(name) > 1]
         names = [

@@ -118,7 +118,7 @@ def show_attention(subject: Subject, *, most_pairs: int = MOST_PAIRS) -> list[Ex
         shown += show_distances(subject, small)
     if len(small) < len(layers):
         left_out = ", ".join(layer.title for layer in layers if layer not in small)
-        reason = f"Too many tokens at this size: {left_out}. A smaller picture shows them."
+        reason = f"Too many tokens at this size: {left_out}. A smaller image shows them."
         shown.append(Missing(section="attention", title=title, reason=reason))
     return shown
 
@@ -138,15 +138,15 @@ def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhi
     rows = [int(asking_rows(layer)[token_at(layer, point)]) for layer in layers]
     looks = [_look(layer, row) for layer, row in zip(layers, rows, strict=True)]
     text = (
-        "Each picture shows one layer: how much the marked token takes of every other, mean "
+        "Each image shows one layer: how much the marked token takes of every other, mean "
         "over the heads. Bright is much; the largest weight is written above, and all weights of "
         "a token sum to 1. "
     )
     if any(layer.layout is not None for layer in layers):
-        text += "Where the picture stays pale the token cannot look: windows end there. "
+        text += "Where the image stays pale the token cannot look: windows end there. "
     if any(layer.layout is not None and any(layer.layout.shift) for layer in layers):
         text += (
-            "Windows of shifted blocks are put back to where they lie in the picture; at its "
+            "Windows of shifted blocks are put back to where they lie in the image; at its "
             "border they are cut, because tokens that the shift brought from the other side are "
             "masked. "
         )
@@ -154,7 +154,7 @@ def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhi
         names = dict.fromkeys(layer.elsewhere for layer in layers if layer.elsewhere)
         text += f"Elsewhere is what goes to {' or '.join(names)}. "
     text += _note_on_evenness(looks)
-    text += "In the page, click any point of the picture to look from there."
+    text += "In the page, click any point of the image to look from there."
     formula, source = _FORMULAS[layers[-1].scores]
     arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
     facts = _facts(subject, looks)
@@ -179,7 +179,7 @@ def _show_point(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exhi
             text=(
                 "The same point, head by head, in some of the layers. Heads of one layer read "
                 "different parts of the features: some look nearby, some at what is alike, some "
-                "at nearly everything. Each picture has its own scale." + note_on_weights(subject)
+                "at nearly everything. Each image has its own scale." + note_on_weights(subject)
             ),
             figure=_draw_heads(subject, looks, point),
             formula=formula,
@@ -209,8 +209,8 @@ def _show_class_token(
     looks = [_look(layer, 0) for layer in layers]
     exhibits: list[Exhibit | Missing] = []
     text = (
-        "The class token has no place in the picture; it collects what the classifier reads. Each "
-        "picture shows how much it takes of every patch in one layer, mean over the heads. What "
+        "The class token has no place in the image; it collects what the classifier reads. Each "
+        "image shows how much it takes of every patch in one layer, mean over the heads. What "
         "goes to itself and to others without a place is written as elsewhere. "
     )
     if len(layers[-1].prefix) > 1:
@@ -218,12 +218,12 @@ def _show_class_token(
     text += _note_on_evenness(looks)
     arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
     for name, heading, words, figure in (
-        ("attention-class-token", title, text, _draw_layers(subject, looks, None, "the picture")),
+        ("attention-class-token", title, text, _draw_layers(subject, looks, None, "the image")),
         (
             "attention-class-token-heads",
             "What single heads look at from the class token",
             "The class token's attention, head by head, in some of the layers; the last row is "
-            "closest to the answer. Each picture has its own scale.",
+            "closest to the answer. Each image has its own scale.",
             _draw_heads(subject, looks, None),
         ),
     ):
@@ -278,13 +278,13 @@ def _spread(count: int, most: int) -> list[int]:
 def _draw_layers(
     subject: Subject, looks: Sequence[Look], point: tuple[float, float] | None, name: str
 ) -> Figure:
-    picture = see(subject)
+    image = see(subject)
     chosen = [looks[place] for place in _spread(len(looks), _MOST_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
     boxes, titles = [], [name]
     for look in chosen:
         weights = look.mean.numpy()
-        box, factor = _enlarge(picture, weights, look.layer.stride)
+        box, factor = _enlarge(image, weights, look.layer.stride)
         words = f"{look.layer.title}\nlargest\u00a0{np.nanmax(weights):.2g}"
         if look.elsewhere >= _TOLD:
             words += f", elsewhere\u00a0{look.elsewhere:.0%}"
@@ -293,26 +293,26 @@ def _draw_layers(
     (name, *titles), extra = fit_titles(titles, _COLUMNS)
     sheet = Sheet(rows, _COLUMNS, ratio=panel_ratio(subject.shown_size), extra=extra)
     cell = None if point is None else cell_at(chosen[0].layer, point)
-    sheet.show(0, 0, picture, name, mark=cell)
+    sheet.show(0, 0, image, name, mark=cell)
     for place, (look, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
         weights = look.mean.numpy()
-        _show_part(sheet, divmod(place, _COLUMNS), picture, weights, look.layer, box, point, words)
+        _show_part(sheet, divmod(place, _COLUMNS), image, weights, look.layer, box, point, words)
     return sheet.figure
 
 
 def _show_part(
     sheet: Sheet,
     place: tuple[int, int],
-    picture: NDArray[np.float32],
+    image: NDArray[np.float32],
     weights: NDArray[np.float32],
     layer: AttentionLayer,
     box: tuple[int, int, int, int],
     point: tuple[float, float] | None,
     words: str = "",
 ) -> None:
-    """Show weights over the part of a picture inside a box: left, top, right, bottom."""
+    """Show weights over the part of an image inside a box: left, top, right, bottom."""
     left, top, right, bottom = box
-    painted = blend(picture, weights, layer.stride)[top:bottom, left:right]
+    painted = blend(image, weights, layer.stride)[top:bottom, left:right]
     mark = None
     if point is not None:
         cell = cell_at(layer, point)
@@ -321,10 +321,10 @@ def _show_part(
 
 
 def _enlarge(
-    picture: NDArray[np.float32], weights: NDArray[np.float32], stride: int
+    image: NDArray[np.float32], weights: NDArray[np.float32], stride: int
 ) -> tuple[tuple[int, int, int, int], int]:
-    """The part of a picture around a small window, in pixels, and how much larger it is shown."""
-    size = picture.shape[:2]
+    """The part of an image around a small window, in pixels, and how much larger it is shown."""
+    size = image.shape[:2]
     places = np.isfinite(weights).nonzero()
     longest = max(int(np.ptp(each)) + 1 for each in places) * stride
     factor = max(1, min(size) // (3 * longest))
@@ -341,7 +341,7 @@ def _enlarge(
 def _draw_heads(
     subject: Subject, looks: Sequence[Look], point: tuple[float, float] | None
 ) -> Figure:
-    picture = see(subject)
+    image = see(subject)
     parts = [
         (looks[place], first)
         for place in _choose_heads(looks)
@@ -350,9 +350,9 @@ def _draw_heads(
     sheet = Sheet(len(parts), _HEAD_COLUMNS, ratio=panel_ratio(subject.shown_size), extra=0.25)
     for row, (look, first) in enumerate(parts):
         maps = look.maps[first : min(first + _HEAD_COLUMNS, _MOST_HEADS)].numpy()
-        box, _ = _enlarge(picture, maps[0], look.layer.stride)
+        box, _ = _enlarge(image, maps[0], look.layer.stride)
         for column, weights in enumerate(maps):
-            _show_part(sheet, (row, column), picture, weights, look.layer, box, point)
+            _show_part(sheet, (row, column), image, weights, look.layer, box, point)
         sheet.name(row, f"{look.layer.title}, {name_heads(first, len(maps))}")
     return sheet.figure
 

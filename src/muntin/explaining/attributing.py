@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which places of a picture a number of the output comes from, in three ways.
+"""Which places of an image a number of the output comes from, in three ways.
 
 - `activate`: gradient times activation on the maps of the backbone, one backward pass;
 - `integrate`: integrated gradients, which add up to what the number differs from that of an empty
-  picture (the axiom of completeness);
+  image (the axiom of completeness);
 - `occlude`: patches are covered one after the other, which needs nothing but the output.
 
 Source:
@@ -33,11 +33,11 @@ from muntin.shapes import Float, Size, UInt8
 __all__ = ["Activation", "Integral", "activate", "enlarge", "has_captum", "integrate", "occlude"]
 
 STEPS = 24
-"""Pictures between the empty and the real one that are looked at, at 224 x 224 pixels."""
+"""Images between the empty and the real one that are looked at, at 224 x 224 pixels."""
 
 FEWEST_STEPS, MOST_STEPS = 8, 64
 AT_ONCE = 224 * 224 * 4
-"""Pixels of the pictures whose gradients are computed together."""
+"""Pixels of the images whose gradients are computed together."""
 
 CELLS = 10
 """Patches that are covered along the longer side."""
@@ -71,10 +71,10 @@ class Integral:
     """What integrated gradients say.
 
     Attributes:
-        pixels: (C, Hi, Wi) share of each value of the picture in the number.
-        start: The number of the empty picture.
-        end: That of the picture.
-        steps: Pictures in between.
+        pixels: (C, Hi, Wi) share of each value of the image in the number.
+        start: The number of the empty image.
+        end: That of the image.
+        steps: Images in between.
     """
 
     pixels: Float[Tensor, "C Hi Wi"]
@@ -166,12 +166,12 @@ def has_captum() -> bool:
 def integrate(
     measure: Callable[[Tensor], Tensor], images: Float[Tensor, "1 C Hi Wi"], steps: int = 0
 ) -> Integral:
-    """Integrate gradients along the way from the mean colour to the picture.
+    """Integrate gradients along the way from the mean colour to the image.
 
     Args:
         measure: From images to one number each.
         images: Normalised, so that zero is the mean colour.
-        steps: Pictures on the way; 0 chooses fewer for larger pictures.
+        steps: Images on the way; 0 chooses fewer for larger images.
 
     Raises:
         MissingExtra: captum is not installed.
@@ -203,14 +203,14 @@ def occlude(
     cells: int = CELLS,
     at_once: int = 8,
 ) -> Float[Tensor, "rows columns"]:
-    """Cover patches of a picture, one at a time.
+    """Cover patches of an image, one at a time.
 
     Args:
-        measure: From pictures (B, C, h, w) uint8 to one number each.
-        shown: The picture.
+        measure: From images (B, C, h, w) uint8 to one number each.
+        shown: The image.
         colour: What a patch is covered with, one value a channel.
         cells: Patches along the longer side.
-        at_once: Pictures at a time.
+        at_once: Images at a time.
 
     Returns:
         By how much the number falls when each patch is covered.
@@ -225,8 +225,8 @@ def occlude(
     for start in range(0, len(places), at_once):
         part = places[start : start + at_once]
         covered = shown[None].repeat(len(part), 1, 1, 1)
-        for picture, (top, left) in zip(covered, part, strict=True):
-            picture[:, top : top + side, left : left + side] = paint
+        for image, (top, left) in zip(covered, part, strict=True):
+            image[:, top : top + side, left : left + side] = paint
         numbers.append(measure(covered))
     return (whole - torch.cat(numbers)).view(rows, columns).float()
 
@@ -234,12 +234,12 @@ def occlude(
 def enlarge(
     heat: Float[Tensor, "H W"], stride: float, size: Size, *, smooth: bool = True
 ) -> Float[Tensor, "h w"]:
-    """Lay a map over the picture.
+    """Lay a map over the image.
 
     Args:
         heat: The map.
         stride: Pixels of a cell.
-        size: (height, width) of the picture in pixels; what the map covers beyond is cut off, and
+        size: (height, width) of the image in pixels; what the map covers beyond is cut off, and
             where it ends before, nothing is.
         smooth: Whether values between the middles of cells are interpolated.
     """

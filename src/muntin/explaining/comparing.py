@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How two models differ: layer by layer, and in what they say of the same pictures."""
+"""How two models differ: layer by layer, and in what they say of the same images."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def show_comparison(first: Sequence[Subject], second: Sequence[Subject]) -> list
     """Show where two models, or two checkpoints of one, differ.
 
     Args:
-        first: The pictures as one model sees them.
-        second: The same pictures, in the same order, as the other sees them.
+        first: The images as one model sees them.
+        second: The same images, in the same order, as the other sees them.
 
     Returns:
-        How alike their layers are, and what each says of the pictures, those on which they differ
+        How alike their layers are, and what each says of the images, those on which they differ
         most first.
 
     Raises:
-        ConfigError: The pictures are not the same, there are none, or the tasks are of two kinds.
+        ConfigError: The images are not the same, there are none, or the tasks are of two kinds.
     """
     _check_pairs(first, second)
     return [_show_layers(first, second), *show_answers(first, second)]
@@ -63,14 +63,14 @@ def show_comparison(first: Sequence[Subject], second: Sequence[Subject]) -> list
 def _check_pairs(first: Sequence[Subject], second: Sequence[Subject]) -> None:
     if not first or len(first) != len(second):
         message = (
-            f"two models must be compared on the same pictures, at least one, got {len(first)} and "
+            f"two models must be compared on the same images, at least one, got {len(first)} and "
             f"{len(second)}."
         )
         raise ConfigError(message)
     for one, other in zip(first, second, strict=True):
         if not np.array_equal(one.pixels, other.pixels):
             message = (
-                f"two models must be compared on the same pictures, got {one.path!r} and "
+                f"two models must be compared on the same images, got {one.path!r} and "
                 f"{other.path!r}, which differ."
             )
             raise ConfigError(message)
@@ -87,7 +87,7 @@ def _show_layers(first: Sequence[Subject], second: Sequence[Subject]) -> Exhibit
     names = (first[0].name, second[0].name)
     if first[0].backbone is None or second[0].backbone is None:
         reason = (
-            "An exported file has no layers to look into. What both say of the pictures is shown, "
+            "An exported file has no layers to look into. What both say of the images is shown, "
             "and the layers can be compared between the runs that were exported."
         )
         return Missing(section="comparison", title=title, reason=reason)
@@ -95,7 +95,7 @@ def _show_layers(first: Sequence[Subject], second: Sequence[Subject]) -> Exhibit
     if compared is None:
         reason = (
             f"Layers are compared by their cells, of which there must be at least "
-            f"{FEWEST_EXAMPLES} in all pictures together. Give more pictures, or larger ones."
+            f"{FEWEST_EXAMPLES} in all images together. Give more images, or larger ones."
         )
         return Missing(section="comparison", title=title, reason=reason)
     rows, columns, values, count = compared
@@ -103,7 +103,7 @@ def _show_layers(first: Sequence[Subject], second: Sequence[Subject]) -> Exhibit
     mean = float(np.diag(values).mean()) if rows == columns else None
     text = (
         f"Each square compares a block of {names[0]} (down) with a block of {names[1]} (across) by "
-        f"linear CKA on {count} cells of {len(first)} picture{'s' * (len(first) > 1)}: 1 = the "
+        f"linear CKA on {count} cells of {len(first)} image{'s' * (len(first) > 1)}: 1 = the "
         f"same features up to rotation and scale, 0 = nothing in common. The ring marks the block "
         f"of {names[1]} that is most like each block of {names[0]}."
     )
@@ -120,7 +120,7 @@ def _show_layers(first: Sequence[Subject], second: Sequence[Subject]) -> Exhibit
             "have learnt different things."
         )
     if count < 100:
-        text += " So few cells say little: compare more pictures."
+        text += " So few cells say little: compare more images."
     return Exhibit(
         name="comparison-layers",
         section="comparison",
@@ -151,7 +151,7 @@ def compare_layers(
     """Compare every block of a model with every block of another.
 
     Args:
-        first: Pictures as one model sees them.
+        first: Images as one model sees them.
         second: The same as the other sees them.
 
     Returns:
@@ -222,7 +222,7 @@ def _is_one_of(wanted: Tensor, layers: Iterable[Tensor]) -> bool:
 
 
 def _see_as_map(tensor: Tensor, image: Size, grids: Sequence[Size]) -> Tensor | None:
-    """(C, H, W) of what a block gave for one picture: the layout whose cells are square."""
+    """(C, H, W) of what a block gave for one image: the layout whose cells are square."""
     if tensor.ndim == 4:
         last, first = tensor[0].permute(2, 0, 1), tensor[0]
         return min((last, first), key=lambda one: _skew(image, (one.shape[1], one.shape[2])))
@@ -249,7 +249,7 @@ def _draw_layers(
         facecolor="white",
     )
     axes = figure.add_subplot()
-    picture = axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
     best = values.argmax(axis=1)
     axes.plot(
         best, range(len(rows)), linestyle="none", marker="o", markersize=min(9.0, 26 * side),
@@ -264,7 +264,7 @@ def _draw_layers(
     ))  # fmt: skip
     axes.set_xlabel(across, fontsize=9, color=INK)
     axes.set_ylabel(down, fontsize=9, color=INK)
-    bar = figure.colorbar(picture, ax=axes, fraction=0.05)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05)
     bar.set_label("linear CKA", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8)
     return figure

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What attention costs: everywhere (MSA) against in windows (W-MSA), as the picture grows.
+"""What attention costs: everywhere (MSA) against in windows (W-MSA), as the image grows.
 
 Counted on real models that are built without memory (on the meta device), beside the formulas of
 the Swin paper, and timed for one layer.
@@ -169,7 +169,7 @@ def _show_macs(sides: Sequence[int]) -> Exhibit:
         figure=figure,
         arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
         facts={
-            "unit": "multiply-adds of attention layers, one picture",
+            "unit": "multiply-adds of attention layers, one image",
             "img_side": tuple(sides),
             **rows,
         },
@@ -203,14 +203,14 @@ def _show_memory(sides: Sequence[int]) -> Exhibit:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(sides[0] - 30, sides[-1] + 150)
-    _finish(axes, "image side in pixels", "GiB kept for the way back")
+    _finish(axes, "image side in pixels", "GiB kept for the backward pass")
     axes.legend(frameon=False, fontsize=8)
     return Exhibit(
         name="cost-memory",
         section="cost",
         title="Attention everywhere against attention in windows: activation memory",
         text=(
-            "What a training step must keep of one picture (float32) when attention is computed as "
+            "What a training step must keep of one image (float32) when attention is computed as "
             "it is written, weights and all: counted on the real networks, tensor by tensor. "
             "Everywhere, each head keeps a weight for every pair of tokens, (hw)^2 of them; in "
             "windows, M^2 for each token. Fused attention does not keep these weights; it computes "
@@ -220,7 +220,7 @@ def _show_memory(sides: Sequence[int]) -> Exhibit:
         source=SOURCE,
         figure=figure,
         arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in plain.items()}},
-        facts={"unit": "GiB, one picture, float32", "img_side": tuple(sides), **plain},
+        facts={"unit": "GiB, one image, float32", "img_side": tuple(sides), **plain},
     )
 
 
@@ -265,7 +265,7 @@ def _show_time(map_sides: Sequence[int]) -> Exhibit:
         section="cost",
         title="One attention layer, measured",
         text=(
-            f"The time of one attention layer ({dim} channels, {heads} heads, one picture) on this "
+            f"The time of one attention layer ({dim} channels, {heads} heads, one image) on this "
             f"machine with {_count_threads()}, the fastest of a few runs, beside "
             "what the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
             "pixels. On small maps what is not counted (copies, many small products) takes much of "
@@ -368,16 +368,16 @@ def _draw_own(name: str, base: Size, counted: dict[Size, Costs], kept: float | N
     memory = (
         ""
         if kept is None
-        else f" A plain training step keeps {kept:,.0f} MiB of activations for the way back."
+        else f" A plain training step keeps {kept:,.0f} MiB of activations for the backward pass."
     )
     return Exhibit(
         name="cost-of-the-model",
         section="cost",
         title=f"What {name} costs",
         text=(
-            f"One picture of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
+            f"One image of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
             f"multiply-adds in the backbone and a classifier.{memory} Bars show where they go as "
-            "the picture grows: projections and MLP grow with the number of tokens; the products "
+            "the image grows: projections and MLP grow with the number of tokens; the products "
             "of attention do so only where windows keep them small."
         ),
         figure=figure,

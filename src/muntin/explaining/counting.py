@@ -47,22 +47,22 @@ def global_twin(config: SwinConfig, side: int) -> SwinConfig:
 
     Args:
         config: A Swin.
-        side: Of the picture in pixels; a multiple of the coarsest stride.
+        side: Of the image in pixels; a multiple of the coarsest stride.
     """
     maps = tuple(side // (config.patch_size * 2**stage) for stage in range(len(config.depths)))
     return replace(config, img_size=(side, side), window_size=maps)
 
 
 def count_kept(config: BackboneConfig, size: Size) -> int:
-    """Count what a training step keeps of one picture for the way back, in bytes (float32).
+    """Count what a training step keeps of one image for the backward pass, in bytes (float32).
 
     Layers are computed as written in the papers, the weights of attention kept: a step of
-    `muntin train`, which computes some of it again on the way back, keeps less. Tensors that
+    `muntin train`, which computes some of it again on the backward pass, keeps less. Tensors that
     autograd keeps are counted once each, parameters are not.
 
     Args:
         config: Of a backbone, which is built without memory.
-        size: (height, width) of the picture in pixels.
+        size: (height, width) of the image in pixels.
     """
     fields = {"drop_path_rate": 0.0, "attention": "reference"}
     known = {name: value for name, value in fields.items() if hasattr(config, name)}

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the picture is cut: patches, windows and their shift, and the stages between merges.
+"""How the image is cut: patches, windows and their shift, and the stages between merges.
 
-Letters: h, w sides of the picture in pixels.
+Letters: h, w sides of the image in pixels.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Step:
 
 
 def show_cut(subject: Subject) -> list[Exhibit | Missing]:
-    """Show how the picture becomes tokens, and which of them belong together.
+    """Show how the image becomes tokens, and which of them belong together.
 
     Args:
-        subject: The model and its picture.
+        subject: The model and its image.
 
     Returns:
         Patches; windows, their cyclic shift and its mask; the stages of a hierarchical model.
@@ -94,7 +94,7 @@ def show_cut(subject: Subject) -> list[Exhibit | Missing]:
     backbone = subject.backbone
     if backbone is None:
         reason = (
-            "An exported file does not tell how its network cuts the picture. Explain the run that "
+            "An exported file does not tell how its network cuts the image. Explain the run that "
             "it was exported from; what decided can be seen here."
         )
         return [Missing(section="cut", title=title, reason=reason)]
@@ -159,7 +159,7 @@ def _show_patches(subject: Subject, step: Step) -> Exhibit:
     enlarged = (height, width) != subject.shown_size
     padded = f", padded to {height} x {width}" if enlarged else ""
     text = (
-        f"The picture, {subject.shown_size[0]} x {subject.shown_size[1]} pixels (height x width)"
+        f"The image, {subject.shown_size[0]} x {subject.shown_size[1]} pixels (height x width)"
         f"{padded}, becomes {step.grid[0]} x {step.grid[1]} tokens. One is made from "
         f"{step.kernel} x {step.kernel} pixels: {step.kernel**2 * channels} values become "
         f"{step.channels} channels by one linear map, the same for every patch. "
@@ -197,9 +197,9 @@ def _show_patches(subject: Subject, step: Step) -> Exhibit:
 
 
 def _draw_patches(subject: Subject, step: Step) -> Figure:
-    picture = see(subject)
+    image = see(subject)
     covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
-    canvas = fit_canvas(picture, (max(covered[0], len(picture)), max(covered[1], picture.shape[1])))
+    canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
     figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
     whole, near = panels[0]
     set_panel(whole, canvas, f"{step.grid[0]} x {step.grid[1]} tokens of {step.stride} pixels")
@@ -252,7 +252,7 @@ def _show_steps(subject: Subject, steps: Sequence[Step]) -> Exhibit:
     odd = any(side % 2 for step in steps[:-1] for side in step.grid)
     text = (
         f"Between stages {merges}. So each stage has a quarter of the tokens, and a token stands "
-        f"for more of the picture: the panels show the picture as coarse as the tokens are. The "
+        f"for more of the image: the panels show the image as coarse as the tokens are. The "
         f"stages are a pyramid that detectors and segmenters read."
     )
     if odd and isinstance(backbone, Swin):
@@ -282,7 +282,7 @@ def _show_steps(subject: Subject, steps: Sequence[Step]) -> Exhibit:
 
 
 def _draw_steps(subject: Subject, steps: Sequence[Step], *, merging: bool) -> Figure:
-    picture = see(subject)
+    image = see(subject)
     ratio = panel_ratio(subject.shown_size)
     width = 9.0
     high = width / len(steps) * ratio + 0.6
@@ -296,21 +296,21 @@ def _draw_steps(subject: Subject, steps: Sequence[Step], *, merging: bool) -> Fi
             f"{step.title}: {step.grid[0]} x {step.grid[1]} tokens\n"
             f"{step.channels} channels, {step.stride} pixels a token"
         )
-        set_panel(axes, _coarsen(picture, step), words)
+        set_panel(axes, _coarsen(image, step), words)
     if merging:
         _draw_merging(figure.add_subplot(rows[1]), steps[0].channels)
     return figure
 
 
-def _coarsen(picture: NDArray[np.float32], step: Step) -> NDArray[np.float32]:
-    """Mean colour of the pixels of each token, as large as the picture."""
-    height, width = picture.shape[:2]
+def _coarsen(image: NDArray[np.float32], step: Step) -> NDArray[np.float32]:
+    """Mean colour of the pixels of each token, as large as the image."""
+    height, width = image.shape[:2]
     rows = np.minimum(np.arange(height) // step.stride, step.grid[0] - 1)
     columns = np.minimum(np.arange(width) // step.stride, step.grid[1] - 1)
     numbers = rows[:, None] * step.grid[1] + columns[None]
     counts = np.bincount(numbers.ravel(), minlength=step.grid[0] * step.grid[1])
     sums = [
-        np.bincount(numbers.ravel(), picture[..., channel].ravel(), minlength=len(counts))
+        np.bincount(numbers.ravel(), image[..., channel].ravel(), minlength=len(counts))
         for channel in range(3)
     ]
     means = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]

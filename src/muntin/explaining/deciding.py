@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What decided: the places of the picture that one number of the output comes from."""
+"""What decided: the places of the image that one number of the output comes from."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ _FRESH = " The weights are fresh ones, so nothing here was learnt."
 
 
 def show_decision(subject: Subject, *, steps: int = 0) -> list[Exhibit | Missing]:
-    """Show which places of a picture decided.
+    """Show which places of an image decided.
 
     Args:
         subject: Its target says what is asked about: a class, box or keypoint; what the network
             is surest of without one.
-        steps: Of the integral; 0 chooses fewer for larger pictures.
+        steps: Of the integral; 0 chooses fewer for larger images.
 
     Returns:
         Gradient-weighted activation on every map of the backbone, and integrated gradients of the
@@ -179,12 +179,12 @@ def _name_tokens(subject: Subject) -> str:
 def _draw_activation(
     subject: Subject, asked: Asked, maps: list[Activation], heats: list[NDArray[Any]]
 ) -> Figure:
-    picture = to_rgb(subject.shown)
+    image = to_rgb(subject.shown)
     figure, axes = panels(1 + len(maps), subject.shown_size, width=min(2.6, 8.9 / (1 + len(maps))))
-    _draw_asked(axes[0], picture, asked)
+    _draw_asked(axes[0], image, asked)
     shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
     for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
-        panel.imshow(blend(picture, heat / max(float(heat.max()), 1e-12)))
+        panel.imshow(blend(image, heat / max(float(heat.max()), 1e-12)))
         panel.set_title(title + ("" if heat.any() else ": nothing"), fontsize=9, color=INK)
         if asked.box is not None:
             mark_box(panel, asked.box)
@@ -208,7 +208,7 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor, steps: int) -
     patches = _smooth(signed)
     text = (
         f"Asked about {asked.title}. {_tell_region(asked)}"
-        f"The picture is faded in from an empty one in one colour, the mean colour of the "
+        f"The image is faded in from an empty one in one colour, the mean colour of the "
         f"preprocessing (which becomes zero), in {integral.steps} steps, and what each pixel adds "
         f"on the way is summed up: orange adds, purple takes away, and what differs much from that "
         f"colour weighs more. All of it together must be what the number gained "
@@ -229,7 +229,7 @@ def _show_integral(subject: Subject, asked: Asked, images: Tensor, steps: int) -
         facts={
             **_asked_facts(asked),
             "steps": integral.steps,
-            "value_of_empty_picture": integral.start,
+            "value_of_empty_image": integral.start,
             "sum_of_pixels": integral.total,
             "completeness_error": integral.error,
             "relative_completeness_error": integral.relative_error,
@@ -253,14 +253,14 @@ def _draw_integral(
     patches: NDArray[np.float32],
     integral: Integral,
 ) -> Figure:
-    picture = to_rgb(subject.shown)
+    image = to_rgb(subject.shown)
     figure, axes = panels(3, subject.shown_size, width=2.8)
-    _draw_asked(axes[0], picture, asked)
+    _draw_asked(axes[0], image, asked)
     limit = max(float(np.percentile(np.abs(signed), 99.5)), 1e-12)
     axes[1].imshow(signed, cmap="PuOr_r", vmin=-limit, vmax=limit)
     axes[1].set_title(f"every pixel: 1 is {limit:.2g}", fontsize=9, color=INK)
     limit = max(float(np.abs(patches).max()), 1e-12)
-    axes[2].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    axes[2].imshow(image.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
     strength = np.sqrt(np.clip(np.abs(patches) / limit, 0, 1))
     axes[2].imshow(patches, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
     axes[2].set_title(f"averaged around: 1 is {limit:.2g}", fontsize=9, color=INK)
@@ -300,11 +300,11 @@ def _show_occlusion(subject: Subject, asked: Asked) -> Exhibit:
 
 
 def _draw_occlusion(subject: Subject, asked: Asked, heat: NDArray[Any]) -> Figure:
-    picture = to_rgb(subject.shown)
+    image = to_rgb(subject.shown)
     figure, axes = panels(2, subject.shown_size, width=3.0)
-    _draw_asked(axes[0], picture, asked)
+    _draw_asked(axes[0], image, asked)
     limit = max(float(np.abs(heat).max()), 1e-12)
-    axes[1].imshow(picture.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
+    axes[1].imshow(image.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
     strength = np.clip(np.abs(heat) / limit, 0, 0.85)
     axes[1].imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
     axes[1].set_title("covered patches", fontsize=9, color=INK)
@@ -315,17 +315,17 @@ def _draw_occlusion(subject: Subject, asked: Asked, heat: NDArray[Any]) -> Figur
 
 
 def _tell_region(asked: Asked) -> str:
-    return "" if asked.region is None else "Yellow in the picture: the pixels that it won. "
+    return "" if asked.region is None else "Yellow in the image: the pixels that it won. "
 
 
-def _draw_asked(axes: Axes, picture: NDArray[np.uint8], asked: Asked) -> None:
-    """The picture with what is asked about."""
-    title = "the picture"
+def _draw_asked(axes: Axes, image: NDArray[np.uint8], asked: Asked) -> None:
+    """The image with what is asked about."""
+    title = "the image"
     if asked.region is not None:
         tint = (0.4 * asked.region + 0.6 * _find_edge(asked.region))[..., None]
-        picture = np.round((1 - tint) * picture + tint * YELLOW).astype(np.uint8)
+        image = np.round((1 - tint) * image + tint * YELLOW).astype(np.uint8)
         title += "; yellow: where it won"
-    axes.imshow(picture)
+    axes.imshow(image)
     if asked.box is not None:
         mark_box(axes, asked.box)
     if asked.point is not None:
@@ -334,7 +334,7 @@ def _draw_asked(axes: Axes, picture: NDArray[np.uint8], asked: Asked) -> None:
 
 
 def _find_edge(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a region beside which another begins; the picture's own edges are none."""
+    """Pixels of a region beside which another begins; the image's own edges are none."""
     padded = np.pad(region, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge: NDArray[np.bool_] = region & ~inner
@@ -364,7 +364,7 @@ def _asked_facts(asked: Asked) -> dict[str, Any]:
 
 
 def _find_peak(heat: NDArray[Any]) -> list[float]:
-    """X and y of the highest place, from 0 to 1 of the picture as shown; its middle if all is 0."""
+    """X and y of the highest place, from 0 to 1 of the image as shown; its middle if all is 0."""
     size: Size = (heat.shape[0], heat.shape[1])
     if not heat.any():
         return [0.5, 0.5]

@@ -25,9 +25,9 @@ class PointLayer:
 
     Attributes:
         title: Of the layer, such as "stage 1, block 2 (shifted), mean of 3 heads".
-        grid: (rows, columns) of tokens that cover the picture.
-        covered: (height, width) in pixels of the picture as shown that the grid covers; it may
-            be more than the picture where tokens were padded.
+        grid: (rows, columns) of tokens that cover the image.
+        covered: (height, width) in pixels of the image as shown that the grid covers; it may
+            be more than the image where tokens were padded.
         keys: For each token its keys: (T, N) numbers of the tokens (row * columns + column) it
             attends to; -1 where a key is padding or a class token. T = rows * columns.
         weights: (T, N) attention to each key, uint8; 255 is the largest weight of the row.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of a folder and their embeddings."""
+"""The images of a folder and their embeddings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from muntin.shapes import Float
 __all__ = ["Gathered", "Library", "embed_folder", "gather"]
 
 MOST = 300
-"""Pictures of a folder that are looked at."""
+"""Images of a folder that are looked at."""
 
 AT_ONCE = 16
 THUMBNAIL = 96
@@ -40,7 +40,7 @@ THUMBNAIL = 96
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Library:
-    """The pictures of a folder.
+    """The images of a folder.
 
     Attributes:
         paths: Their files.
@@ -48,7 +48,7 @@ class Library:
         class_ids: (N) Class of each; -1 where nobody says it.
         class_names: Their names.
         thumbnails: (h, w, 3) uint8 each.
-        num_there: Pictures in the folder, of which `MOST` at most are looked at.
+        num_there: Images in the folder, of which `MOST` at most are looked at.
     """
 
     paths: tuple[str, ...]
@@ -59,41 +59,41 @@ class Library:
     num_there: int
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Images."""
         return len(self.paths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Gathered(Library):
-    """The other pictures of a folder, beside the one that is explained.
+    """The other images of a folder, beside the one that is explained.
 
     Attributes:
-        own: (C) The vector of the picture that is explained.
+        own: (C) The vector of the image that is explained.
     """
 
     own: Float[np.ndarray, " C"]
 
     @property
     def similarities(self) -> Float[np.ndarray, " N"]:
-        """Cosine similarity of each picture with the one that is explained."""
+        """Cosine similarity of each image with the one that is explained."""
         return self.vectors @ self.own
 
 
 def gather(subject: Subject, library: Library) -> Gathered:
-    """Put the picture that is explained beside the pictures of a folder.
+    """Put the image that is explained beside the images of a folder.
 
     Args:
-        subject: The model that embedded the folder, and the picture; where that lies in the folder,
+        subject: The model that embedded the folder, and the image; where that lies in the folder,
             it is left out of it.
         library: What `embed_folder` gave.
 
     Raises:
-        DataError: No picture is left.
+        DataError: No image is left.
     """
     here = Path(subject.path).resolve() if subject.path else None
     kept = [place for place, path in enumerate(library.paths) if Path(path).resolve() != here]
     if not kept:
-        message = "there must be a picture in the folder beside the explained one, got none."
+        message = "there must be an image in the folder beside the explained one, got none."
         raise DataError(message)
     return Gathered(
         paths=tuple(library.paths[place] for place in kept),
@@ -107,19 +107,19 @@ def gather(subject: Subject, library: Library) -> Gathered:
 
 
 def embed_folder(subject: Subject, folder: Path | str, *, most: int = MOST) -> Library:
-    """Read the pictures of a folder and embed them.
+    """Read the images of a folder and embed them.
 
     Args:
         subject: Its model, which must have a backbone.
         folder: Class folders, also as parts or packed, a CSV as `muntin train classify` takes it,
-            or any folder of pictures.
-        most: Pictures that are looked at; of more, every so many-th.
+            or any folder of images.
+        most: Images that are looked at; of more, every so many-th.
 
     Returns:
-        The pictures in the order of their paths.
+        The images in the order of their paths.
 
     Raises:
-        DataError: There are no pictures.
+        DataError: There are no images.
     """
     rows, class_names = _list(folder)
     chosen = [rows[place] for place in _spread(len(rows), most)]
@@ -134,14 +134,14 @@ def embed_folder(subject: Subject, folder: Path | str, *, most: int = MOST) -> L
         except DataError as error:
             warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
             continue
-        picture = to_tensor(pixels, pre.in_chans)
-        fitted = fit(picture, (pixels.shape[0], pixels.shape[1]), pre)
+        image = to_tensor(pixels, pre.in_chans)
+        fitted = fit(image, (pixels.shape[0], pixels.shape[1]), pre)
         groups.setdefault(tuple(fitted.shape), []).append((len(paths), fitted))
         thumbnails.append(_shrink(pixels))
         paths.append(str(Path(source) / path))
         ids.append(class_id)
     if not paths:
-        message = f"there must be a picture in {str(folder)!r} that can be read, got none."
+        message = f"there must be an image in {str(folder)!r} that can be read, got none."
         raise DataError(message)
     return Library(
         paths=tuple(paths),
@@ -154,7 +154,7 @@ def embed_folder(subject: Subject, folder: Path | str, *, most: int = MOST) -> L
 
 
 def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ...]]:
-    """(source, path in it, class) of every picture, and the names of the classes."""
+    """(source, path in it, class) of every image, and the names of the classes."""
     try:
         sets = list_classify(folder)
     except DataError:
@@ -182,8 +182,8 @@ def _embed(
     for group in groups.values():
         for start in range(0, len(group), AT_ONCE):
             part = group[start : start + AT_ONCE]
-            stacked = stack_images([picture for _, picture in part], subject.pre)
-            sizes = torch.tensor([picture.shape[1:] for _, picture in part])
+            stacked = stack_images([image for _, image in part], subject.pre)
+            sizes = torch.tensor([image.shape[1:] for _, image in part])
             found = _look(subject, normalise(stacked, subject.pre, sizes))
             unit = _to_unit(found)
             vectors.update({place: row for (place, _), row in zip(part, unit, strict=True)})
@@ -203,6 +203,6 @@ def _to_unit(vectors: Tensor) -> NDArray[np.float32]:
 
 
 def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return np.asarray(image)

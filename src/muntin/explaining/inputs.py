@@ -26,7 +26,7 @@ from muntin.heads.linear import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
 from muntin.prediction.predictor import Predictor
-from muntin.prediction.sources import Picture
+from muntin.prediction.sources import ImageLike
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size, UInt8
@@ -63,8 +63,8 @@ class OpenedModel:
         network: Backbone and head, or an exported file's engine.
         task: What its output means.
         classes: What it tells apart.
-        pre: What happens to a picture first.
-        in_chans: Channels that it reads; `pre` knows pictures of 1 and 3 only.
+        pre: What happens to an image first.
+        in_chans: Channels that it reads; `pre` knows images of 1 and 3 only.
         trained: Whether the weights are more than fresh ones.
         origin: Where the weights are from, in a few words.
     """
@@ -79,8 +79,8 @@ class OpenedModel:
     origin: str
 
     @property
-    def reads_pictures(self) -> bool:
-        """Whether a picture has the channels that the model reads."""
+    def reads_images(self) -> bool:
+        """Whether an image has the channels that the model reads."""
         return self.in_chans == self.pre.in_chans
 
 
@@ -93,11 +93,11 @@ def open_model(
         source: A run, or the name of a classifier in the zoo, or what `muntin.load` and
             `muntin.create_model` gave.
         weights: For a name of the zoo: what `create_model` takes. Fresh ones when left out.
-        img_size: (height, width) in pixels at which pictures are seen; what the model is meant for
+        img_size: (height, width) in pixels at which images are seen; what the model is meant for
             when left out.
 
     Returns:
-        The model. A network that is not on the processor in float32 is copied.
+        The model. A network that is not on the CPU in float32 is copied.
 
     Raises:
         ConfigError: There is no such model, or weights are given for something that has its own.
@@ -150,7 +150,7 @@ def _open_run(run: Run) -> OpenedModel:
 
 def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> OpenedModel:
     entry = find_model(name)
-    # Ours see pictures of any size as they are; many of timm are made for one.
+    # Ours see images of any size as they are; many of timm are made for one.
     fixed = img_size is not None and isinstance(entry.config, TimmConfig)
     made_for: dict[str, Any] = {"img_size": img_size} if fixed else {}
     with torch.random.fork_rng(devices=[]):
@@ -239,27 +239,27 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def open_subject(
     model: OpenedModel,
-    image: Picture,
+    image: ImageLike,
     *,
     point: tuple[float, float] | None = None,
     target: str | int | None = None,
 ) -> Subject:
-    """Fit a picture as prediction does, and resolve what is asked about it.
+    """Fit an image as prediction does, and resolve what is asked about it.
 
     Args:
         model: Sees it.
-        image: A path, a PIL picture or an (H, W, 3) uint8 RGB array.
-        point: (x, y) from 0 to 1 in the picture, that is looked from.
+        image: A path, a PIL image or an (H, W, 3) uint8 RGB array.
+        point: (x, y) from 0 to 1 in the image, that is looked from.
         target: Name or number of a class or keypoint, or number of a box, that is asked about.
 
     Returns:
-        The subject. Of a picture that is seen in windows its `pixels` are one of them: that around
+        The subject. Of an image that is seen in windows its `pixels` are one of them: that around
         the point, or in the middle.
 
     Raises:
-        DataError: The picture cannot be read.
+        DataError: The image cannot be read.
         ConfigError: The point is outside, or there is no such class or keypoint.
-        NotThere: There is no such box in this picture.
+        NotThere: There is no such box in this image.
     """
     check_point(point)
     pixels = open_image(image)
@@ -268,7 +268,7 @@ def open_subject(
     part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
     padded = pad_shown(shown, pre)
     images = normalise(padded, pre, torch.tensor([shown.shape[1:]]))
-    if not model.reads_pictures:
+    if not model.reads_images:
         images = images[:, [channel % 3 for channel in range(model.in_chans)]]
     subject = Subject(
         name=model.name,
@@ -287,7 +287,7 @@ def open_subject(
 
 
 Part = tuple[int, int, int, int]
-"""Left, top, right and bottom edge of a part of a picture in pixels."""
+"""Left, top, right and bottom edge of a part of an image in pixels."""
 
 
 def _show(
@@ -331,7 +331,7 @@ def _inside(edges: tuple[float, float, float, float], size: Size) -> Part:
 def _move_point(
     point: tuple[float, float], seen: Part, pixels: NDArray[np.uint8]
 ) -> tuple[float, float]:
-    """Bring a point of the picture to the part of it that is explained."""
+    """Bring a point of the image to the part of it that is explained."""
     left, top, right, bottom = seen
     x = (point[0] * pixels.shape[1] - left) / (right - left)
     y = (point[1] * pixels.shape[0] - top) / (bottom - top)
@@ -339,16 +339,16 @@ def _move_point(
 
 
 def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
-    """Give what the model says of the picture, or None and the reason why it cannot see it."""
-    if not model.reads_pictures:
+    """Give what the model says of the image, or None and the reason why it cannot see it."""
+    if not model.reads_images:
         return None, (
-            f"The model reads {model.in_chans} channels and a picture has {model.pre.in_chans}, so "
+            f"The model reads {model.in_chans} channels and an image has {model.pre.in_chans}, so "
             f"nothing can be said of what it sees."
         )
     try:
         return look(subject), ""
     except MuntinError as error:
-        return None, f"The model cannot see this picture: {error}"
+        return None, f"The model cannot see this image: {error}"
 
 
 def tell_facts(

@@ -57,7 +57,7 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AttentionLayer:
-    """One attention layer: what it read, and where its tokens lie in the picture.
+    """One attention layer: what it read, and where its tokens lie in the image.
 
     Attributes:
         name: Of the module in the backbone.
@@ -102,7 +102,7 @@ class AttentionLayer:
 
     @property
     def elsewhere(self) -> str:
-        """What attention can go to that has no place in the picture, for readers; or nothing."""
+        """What attention can go to that has no place in the image, for readers; or nothing."""
         names = list(self.prefix)
         if int((self.keys < 0).sum()) > len(self.prefix) * len(self.keys):
             names.append("padding")

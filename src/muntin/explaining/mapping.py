@@ -59,7 +59,7 @@ def find_components(cells: Float[Tensor, "C H W"]) -> Components:
     machines, show the same colours.
 
     Args:
-        cells: One picture's map.
+        cells: One image's map.
 
     Returns:
         Values and shares.
@@ -90,7 +90,7 @@ def show_features(subject: Subject) -> list[Exhibit | Missing]:
     """Show the maps of a backbone as colours, beside each other.
 
     Args:
-        subject: The picture and the model.
+        subject: The image and the model.
 
     Returns:
         One exhibit; what is missing of an exported file, which gives no maps.
@@ -113,13 +113,13 @@ def show_features(subject: Subject) -> list[Exhibit | Missing]:
     titles = title_maps(subject.backbone)
     text = (
         "Each cell of a map is a vector. Its three main components, the directions in which the "
-        "cells of this picture differ most, are shown as red, green and blue: cells of one colour "
+        "cells of this image differ most, are shown as red, green and blue: cells of one colour "
         "have features alike, whatever the colour is. Fine maps part edges and textures, coarse "
         "ones things. The row below is the first component alone, dark to bright. Colours of "
         "different maps cannot be compared."
     )
     if not subject.trained:
-        text += " The weights are fresh ones: what is seen is the picture itself, not learnt."
+        text += " The weights are fresh ones: what is seen is the image itself, not learnt."
     return [
         Exhibit(
             name="features-maps",
@@ -162,12 +162,12 @@ def _without_padding(cells: Float[Tensor, "C H W"], stride: int, shown: Size) ->
 def _draw(
     subject: Subject, titles: Sequence[str], found: Sequence[Components], strides: Sequence[int]
 ) -> Figure:
-    picture = to_rgb(subject.shown)
+    image = to_rgb(subject.shown)
     high, wide = subject.shown_size
     columns = 1 + len(found)
     figure, axes = panels(2 * columns, subject.shown_size, columns=columns, width=8.9 / columns)
-    axes[0].imshow(picture)
-    axes[0].set_title("the picture", fontsize=9, color=INK)
+    axes[0].imshow(image)
+    axes[0].set_title("the image", fontsize=9, color=INK)
     axes[columns].axis("off")
     axes[columns].text(
         0.98, 0.5, "first component\nalone, and its\npart of the\nvariance", ha="right",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture among those of a folder: what the model finds most like it, and a map of all."""
+"""An image among those of a folder: what the model finds most like it, and a map of all."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ _COSINE = (
 
 
 def show_neighbours(subject: Subject, found: Gathered | None) -> list[Exhibit | Missing]:
-    """Show the pictures of a folder that a model finds most like the explained one.
+    """Show the images of a folder that a model finds most like the explained one.
 
     Args:
-        subject: The picture and the model.
-        found: The folder's other pictures; None for an exported file, which has no embedding.
+        subject: The image and the model.
+        found: The folder's other images; None for an exported file, which has no embedding.
 
     Returns:
         One exhibit, or why there is none.
     """
-    title = "The most similar pictures"
+    title = "The most similar images"
     if found is None:
         return [_missing(title)]
     similarities = found.similarities
     nearest = np.argsort(-similarities, kind="stable")[:NEAREST]
     text = (
-        f"Every picture becomes one vector: what the classifier reads. These {len(nearest)} of "
-        f"{len(found)} pictures of the folder have the vectors that point most nearly the same way "
-        f"as that of the picture (cosine similarity, 1 = the same way). What they have in common "
+        f"Every image becomes one vector: what the classifier reads. These {len(nearest)} of "
+        f"{len(found)} images of the folder have the vectors that point most nearly the same way "
+        f"as that of the image (cosine similarity, 1 = the same way). What they have in common "
         f"is what the model goes by, be it what they show or only a background."
     )
     classes = [_name(found, int(place)) for place in nearest]
@@ -74,18 +74,18 @@ def show_neighbours(subject: Subject, found: Gathered | None) -> list[Exhibit | 
                     {"path": found.paths[i], "similarity": float(similarities[i]), "class": name}
                     for i, name in zip(nearest.tolist(), classes, strict=True)
                 ],
-                "num_pictures": len(found),
+                "num_images": len(found),
             },
         )
     ]
 
 
 def show_embeddings(subject: Subject, found: Gathered | None) -> list[Exhibit | Missing]:
-    """Show the pictures of a folder as a map on which similar ones lie together.
+    """Show the images of a folder as a map on which similar ones lie together.
 
     Args:
-        subject: The picture, which is marked, and the model.
-        found: The folder's other pictures; None for an exported file, which has no embedding.
+        subject: The image, which is marked, and the model.
+        found: The folder's other images; None for an exported file, which has no embedding.
 
     Returns:
         Their two main components and, with scikit-learn, t-SNE beside it.
@@ -95,7 +95,7 @@ def show_embeddings(subject: Subject, found: Gathered | None) -> list[Exhibit | 
         return [_missing(title)]
     if len(found) < 3:
         reason = (
-            f"A map needs at least 3 pictures beside the explained one, got {len(found)}. The most "
+            f"A map needs at least 3 images beside the explained one, got {len(found)}. The most "
             f"similar ones are shown."
         )
         return [Missing(section="features", title=title, reason=reason)]
@@ -112,8 +112,8 @@ def show_embeddings(subject: Subject, found: Gathered | None) -> list[Exhibit | 
     else:
         places["neighbours"] = place_by_neighbours(vectors)
     text = (
-        f"Each dot is a picture of the folder, by the vector that the classifier reads; the star "
-        f"is the explained picture. Main components keep {100 * shares.sum():.0f} % of the "
+        f"Each dot is an image of the folder, by the vector that the classifier reads; the star "
+        f"is the explained image. Main components keep {100 * shares.sum():.0f} % of the "
         f"variance: distances are true as far as that goes. Classes that lie apart are easy to "
         f"tell apart."
     )
@@ -175,7 +175,7 @@ def _missing(title: str) -> Missing:
 def _count_left_out(found: Gathered) -> str:
     if found.num_there <= len(found):
         return ""
-    return f" Looked at are {len(found)} of {found.num_there} pictures, evenly spread."
+    return f" Looked at are {len(found)} of {found.num_there} images, evenly spread."
 
 
 def _name(found: Gathered, place: int) -> str:
@@ -191,7 +191,7 @@ def _draw_neighbours(subject: Subject, found: Gathered, nearest: NDArray[np.int6
     for panel in axes:
         panel.axis("off")
     axes[0].imshow(to_rgb(subject.shown))
-    axes[0].set_title("the picture", fontsize=9, color=INK, fontweight="bold")
+    axes[0].set_title("the image", fontsize=9, color=INK, fontweight="bold")
     for panel, place in zip(axes[1:], nearest.tolist(), strict=False):
         panel.imshow(found.thumbnails[place])
         name = _name(found, place) or Path(found.paths[place]).name
@@ -236,7 +236,7 @@ def _draw_dots(axes: Axes, found: Gathered, flat: NDArray[np.float64]) -> None:
             label=clean_label(found.class_names[class_id], class_id),
         )  # fmt: skip
     if others.any():
-        label = "other classes" if len(named) else "pictures of the folder"
+        label = "other classes" if len(named) else "images of the folder"
         axes.scatter(dots[others, 0], dots[others, 1], s=20, color=GREY, linewidths=0, label=label)
     ranks = {class_id: number for number, class_id in enumerate(named.tolist())}
     for place in _apart(flat, MOST_THUMBNAILS):
@@ -246,14 +246,14 @@ def _draw_dots(axes: Axes, found: Gathered, flat: NDArray[np.float64]) -> None:
     axes.scatter(
         flat[-1, 0], flat[-1, 1], s=230,
         marker="*", color="black", edgecolors="white", linewidths=1.2, zorder=9,
-        label="the picture",
+        label="the image",
     )  # fmt: skip
 
 
 def _draw_thumbnail(
-    axes: Axes, picture: NDArray[np.uint8], place: NDArray[np.float64], edge: object
+    axes: Axes, pixels: NDArray[np.uint8], place: NDArray[np.float64], edge: object
 ) -> None:
-    image = OffsetImage(picture, zoom=26 / max(picture.shape[:2]))
+    image = OffsetImage(pixels, zoom=26 / max(pixels.shape[:2]))
     box = AnnotationBbox(
         image, (place[0], place[1]), pad=0.1, bboxprops={"edgecolor": edge, "linewidth": 1.6},
     )  # fmt: skip

@@ -131,7 +131,7 @@ def _show_tables(subject: Subject, biases: Sequence[BiasTable]) -> Exhibit:
         section="positions",
         title="Bias of relative position, head by head",
         text=(
-            f"The query sits in the middle of each picture; a pixel is a key that lies so many "
+            f"The query sits in the middle of each image; a pixel is a key that lies so many "
             f"tokens from it, and its colour is what is added to their score before the softmax: "
             f"bright keys are preferred. The biases are {made}, and the same at every place of the "
             f"map. Trained heads prefer neighbours, a row, a column or a direction. Each layer "

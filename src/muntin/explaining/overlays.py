@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Panels with pictures: the picture itself, heat over it, and marks."""
+"""Panels with images: the image itself, heat over it, and marks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERMILION, SKY = "#D55E00", "#56B4E9"
 
 
 def to_rgb(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.uint8]:
-    """Give (h, w, 3) of a picture of any number of channels: the first three, or grey."""
+    """Give (h, w, 3) of an image of any number of channels: the first three, or grey."""
     values = shown.numpy()
     chosen = values[:3] if len(values) >= 3 else np.repeat(values[:1], 3, axis=0)
     return np.ascontiguousarray(chosen.transpose(1, 2, 0))
@@ -45,13 +45,13 @@ def cut_words(words: str, inches: float, points: float = 9.0) -> str:
 def panels(
     count: int, size: Size, *, columns: int = 0, width: float = 2.1
 ) -> tuple[Figure, list[Axes]]:
-    """Give a figure with so many empty panels in the proportions of a picture.
+    """Give a figure with so many empty panels in the proportions of an image.
 
     Args:
         count: Panels.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         columns: Panels beside each other; as many as a width of 9 inches holds when 0.
-        width: Of a panel in inches; less where the picture is high.
+        width: Of a panel in inches; less where the image is high.
     """
     shape = size[0] / size[1]
     width = max(min(width, 3.2 / shape), 1.4)
@@ -68,23 +68,23 @@ def panels(
 
 
 def blend(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     heat: NDArray[np.floating[Any]],
     *,
     colours: str = "inferno",
     least: float = 0.1,
     most: float = 0.75,
 ) -> NDArray[np.uint8]:
-    """Lay heat over a picture in grey.
+    """Lay heat over an image in grey.
 
     Args:
-        picture: (h, w, 3).
+        image: (h, w, 3).
         heat: (h, w), 0 to 1.
         colours: Name of a perceptually uniform map.
         least: How much of the colours is seen where there is no heat.
         most: The same where it is greatest.
     """
-    grey = picture.astype(np.float64).mean(axis=2, keepdims=True) / 255
+    grey = image.astype(np.float64).mean(axis=2, keepdims=True) / 255
     strength = (least + (most - least) * np.clip(heat, 0, 1))[..., None]
     coloured = mpl.colormaps[colours](np.clip(heat, 0, 1))[..., :3]
     return np.round(255 * ((1 - strength) * grey + strength * coloured)).astype(np.uint8)

@@ -34,15 +34,15 @@ CSS_PIXELS = 96
 """Pixels of an inch on a page."""
 
 WIDEST_CANVAS = 640
-"""Pixels of the longer side of a picture that is clicked on."""
+"""Pixels of the longer side of an image that is clicked on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chapter:
-    """What the page says of one picture.
+    """What the page says of one image.
 
     Attributes:
-        name: Of the picture, unique, fit for an address.
+        name: Of the image, unique, fit for an address.
         title: For people.
         size: (height, width) in pixels as the network sees it.
         at: (x, y) in these pixels of the token that is shown before anybody clicks.
@@ -56,7 +56,7 @@ class Chapter:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class PageMaker:
-    """Collects the parts of a page, picture by picture, as text; figures are not kept.
+    """Collects the parts of a page, image by image, as text; figures are not kept.
 
     Attributes:
         folder: Where the page will lie: links begin there.
@@ -73,13 +73,13 @@ class PageMaker:
     _contents: dict[Section, dict[str, str]] = field(
         default_factory=lambda: {key: {} for key in SECTIONS}
     )
-    _pictures: list[str] = field(default_factory=list)
+    _images: list[str] = field(default_factory=list)
     _buttons: list[str] = field(default_factory=list)
     _tables: dict[str, str] = field(default_factory=dict)
 
-    def add_picture(self, chapter: Chapter, subject: Subject, answer: Image.Image | None) -> None:
-        """Show a picture and what the model says of it."""
-        seen = picture_of(subject)
+    def add_image(self, chapter: Chapter, subject: Subject, answer: Image.Image | None) -> None:
+        """Show an image and what the model says of it."""
+        seen = image_of(subject)
         small = seen.copy()
         small.thumbnail((160, 160))
         name = escape(chapter.title)
@@ -89,9 +89,9 @@ class PageMaker:
         )
         shown = seen if answer is None else answer.copy()
         shown.thumbnail((720, 720))
-        what = "The picture" if answer is None else "The picture and what the model says of it"
-        self._pictures.append(
-            f'<div class="answer" data-picture="{chapter.name}"><h3>{name}</h3>'
+        what = "The image" if answer is None else "The image and what the model says of it"
+        self._images.append(
+            f'<div class="answer" data-image="{chapter.name}"><h3>{name}</h3>'
             f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
             f'height="{shown.height}" alt="{what}: {name}"></div>'
             f'<img id="seen-{chapter.name}" src="{_embed(seen, "png")}" alt="" hidden></div>'
@@ -105,10 +105,10 @@ class PageMaker:
         Args:
             shown: Either of them.
             saved: The files of an exhibit.
-            chapter: The picture that it is about.
-            always: Whether it stands there whichever picture is chosen.
+            chapter: The image that it is about.
+            always: Whether it stands there whichever image is chosen.
         """
-        whose = "" if always else f' data-picture="{chapter.name}"'
+        whose = "" if always else f' data-image="{chapter.name}"'
         if isinstance(shown, Missing) or saved is None:
             reason = shown.reason if isinstance(shown, Missing) else ""
             said = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
@@ -193,7 +193,7 @@ class PageMaker:
             f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in self.facts.items()
         )
         several = len(self._buttons) > 1
-        group = '<div class="picker" role="group" aria-label="Pictures">'
+        group = '<div class="picker" role="group" aria-label="Images">'
         picker = f"{group}{''.join(self._buttons)}</div>" if several else ""
         tables = "".join(
             f'<script type="text/plain" id="table-{name}">{text}</script>\n'
@@ -207,13 +207,13 @@ class PageMaker:
             notes="".join(f'<p class="note">{escape(note)}</p>' for note in self.notes),
             facts=f'<dl class="facts">{facts}</dl>',
             contents=f"<ol>{contents}</ol>",
-            pictures=picker + "\n".join(self._pictures),
+            images=picker + "\n".join(self._images),
             sections="\n".join(sections) + tables,
         )
 
 
 _EXPLORER = """<div class="explorer">
-<p><strong>Choose a token:</strong> click on the picture, or move with the arrow keys.</p>
+<p><strong>Choose a token:</strong> click on the image, or move with the arrow keys.</p>
 <div class="controls">
 <label>Layer <select>$options</select></label>
 <button type="button" data-step="-1">Previous</button>
@@ -221,7 +221,7 @@ _EXPLORER = """<div class="explorer">
 </div>
 <canvas width="$canvas_width" height="$canvas_height" data-width="$width" data-height="$height"
 data-x="$x" data-y="$y" data-source="seen-$name" tabindex="0" role="img"
-aria-label="The picture with the attention of one token. Click or use the arrow keys to choose it.">
+aria-label="The image with the attention of one token. Click or use the arrow keys to choose it.">
 </canvas>
 <div class="scale"><span>0 %</span><i></i><span class="most"></span></div>
 <output aria-live="polite"></output>
@@ -229,15 +229,15 @@ aria-label="The picture with the attention of one token. Click or use the arrow 
 </div>"""
 
 
-def picture_of(subject: Subject) -> Image.Image:
-    """Give what the network sees as a picture."""
+def image_of(subject: Subject) -> Image.Image:
+    """Give what the network sees as an image."""
     pixels = subject.shown.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
 
 
-def _embed(picture: Image.Image, kind: str) -> str:
+def _embed(image: Image.Image, kind: str) -> str:
     data = io.BytesIO()
-    picture.convert("RGB").save(data, kind, quality=90)
+    image.convert("RGB").save(data, kind, quality=90)
     return f"data:image/{kind};base64,{_to_text(data.getvalue())}"
 
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The picture below what is drawn on it, and maps of tokens laid over it.
+"""The image below what is drawn on it, and maps of tokens laid over it.
 
-Letters: H, W sides of a map in tokens; h, w those of the picture in pixels.
+Letters: H, W sides of a map in tokens; h, w those of the image in pixels.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ PALETTE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
 
 _SHADE = 0.14
-"""How far black and white of a picture darken and lighten the colours on it."""
+"""How far black and white of an image darken and lighten the colours on it."""
 
 
 def see(subject: Subject) -> NDArray[np.float32]:
-    """Give the picture as the network sees it, (h, w, 3) from 0 to 1.
+    """Give the image as the network sees it, (h, w, 3) from 0 to 1.
 
     What has not three channels becomes their mean, in grey.
     """
@@ -61,31 +61,31 @@ def note_on_weights(subject: Subject) -> str:
     return "" if subject.trained else " The weights are fresh: this is what chance looks like."
 
 
-def turn_pale(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make a picture grey and light, so that colours on top of it can be read."""
-    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
+def turn_pale(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make an image grey and light, so that colours on top of it can be read."""
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
     return (0.45 + 0.55 * grey).astype(np.float32)
 
 
 def blend(
-    picture: NDArray[np.float32],
+    image: NDArray[np.float32],
     weights: NDArray[np.float32],
     stride: int,
     *,
     largest: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Lay a map of tokens over a picture.
+    """Lay a map of tokens over an image.
 
     Args:
-        picture: (h, w, 3) from 0 to 1.
-        weights: (H, W), from 0; NaN where nothing is looked at, and the picture stays pale.
+        image: (h, w, 3) from 0 to 1.
+        weights: (H, W), from 0; NaN where nothing is looked at, and the image stays pale.
         stride: Pixels of a token.
         largest: What the brightest colour stands for; the largest weight if 0.
 
     Returns:
         (h, w, 3) from 0 to 1.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows = np.minimum(np.arange(height) // stride, weights.shape[0] - 1)
     columns = np.minimum(np.arange(width) // stride, weights.shape[1] - 1)
     values = weights[rows[:, None], columns[None]]
@@ -93,11 +93,11 @@ def blend(
     top = largest or float(values[known].max(initial=0.0)) or 1.0
     shares = np.where(known, values, 0) / top
     colours = matplotlib.colormaps["viridis"](np.clip(shares, 0, 1))[..., :3]
-    # The picture shines through a little, or the colours would not be those of the scale.
-    grey = picture.mean(axis=2, keepdims=True)
+    # The image shines through a little, or the colours would not be those of the scale.
+    grey = image.mean(axis=2, keepdims=True)
     shade = _SHADE * (2 * (grey - grey.min()) / max(float(np.ptp(grey)), 1e-6) - 1)
     mixed = colours + np.where(shade > 0, shade * (1 - colours), shade * colours)
-    return np.where(known[..., None], mixed, turn_pale(picture)).astype(np.float32)
+    return np.where(known[..., None], mixed, turn_pale(image)).astype(np.float32)
 
 
 def subplots(
@@ -126,18 +126,18 @@ def subplots(
 
 def set_panel(
     axes: Axes,
-    picture: NDArray[np.float32],
+    image: NDArray[np.float32],
     title: str = "",
     *,
     extent: tuple[float, float, float, float] | None = None,
 ) -> None:
-    """Show a picture whose pixels keep their edges; (0, 0) is the left top corner of the first."""
-    height, width = picture.shape[:2]
-    axes.imshow(picture, extent=extent or (0, width, height, 0), interpolation="nearest")
+    """Show an image whose pixels keep their edges; (0, 0) is the left top corner of the first."""
+    height, width = image.shape[:2]
+    axes.imshow(image, extent=extent or (0, width, height, 0), interpolation="nearest")
     axes.set_autoscale_on(False)
     axes.set_title(title, fontsize=8, color=INK, pad=3)
 
 
 def panel_ratio(size: Size) -> float:
-    """Height of a picture as a share of its width, within what a figure can bear."""
+    """Height of an image as a share of its width, within what a figure can bear."""
     return float(np.clip(size[0] / size[1], 0.3, 2.5))

@@ -111,7 +111,7 @@ def show_positions(subject: Subject) -> list[Exhibit | Missing]:
     """Show what a model knows of places before it has seen anything.
 
     Args:
-        subject: The model; of the picture only the size counts.
+        subject: The model; of the image only the size counts.
 
     Returns:
         Similarity of position embeddings, at the size they were made for and at another; of the
@@ -158,7 +158,7 @@ def _show_similarity(
     seen = layers[-1].grid if isinstance(subject.backbone, T2TViT) else None
     seen = seen or (layers[0].grid if layers else positions.grid)
     other = seen if seen != positions.grid else (2 * positions.grid[0], 2 * positions.grid[1])
-    why = "of this picture" if seen == other else "of a picture of twice the side"
+    why = "of this image" if seen == other else "of an image of twice the side"
     parts = []
     for grid, words in ((positions.grid, "as made"), (other, why)):
         samples, numbers = _sample(grid)
@@ -174,8 +174,8 @@ def _show_similarity(
                 f"Every small map belongs to one position and shows how much its embedding "
                 f"resembles those of all others: 1 is itself. The embeddings are {kind}. In "
                 f"trained models neighbours are alike, and whole rows and columns are too: the "
-                f"model has found out that the picture has two dimensions. On the right the same "
-                f"after resizing to another grid, as the model does for such a picture."
+                f"model has found out that the image has two dimensions. On the right the same "
+                f"after resizing to another grid, as the model does for such an image."
                 + (note_on_weights(subject) if positions.learned else "")
             ),
             figure=_draw_similarity(parts),
@@ -254,12 +254,12 @@ def _show_prefix(subject: Subject, positions: Positions) -> Exhibit:
     figure = Figure(figsize=(min(9.0, 3.6 * len(maps) + 0.8), 3.3), layout="constrained")
     for number, (found, name) in enumerate(zip(maps, names, strict=False)):
         axes = figure.add_subplot(1, len(maps), number + 1)
-        picture = axes.imshow(found, cmap="viridis", interpolation="nearest")
+        image = axes.imshow(found, cmap="viridis", interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.plot(*np.unravel_index(found.argmax(), found.shape)[::-1], "o", mfc="none", mec=RED)
-        bar = figure.colorbar(picture, ax=axes, fraction=0.046)
+        bar = figure.colorbar(image, ax=axes, fraction=0.046)
         bar.set_label("cosine similarity", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     return Exhibit(

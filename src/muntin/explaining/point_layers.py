@@ -57,7 +57,7 @@ def look_from(layer: AttentionLayer, row: int) -> Float[Tensor, "h N"]:
 def lay_on_map(
     layer: AttentionLayer, weights: Float[Tensor, "h N"], row: int
 ) -> Float[Tensor, "h H W"]:
-    """Put weights where their keys lie in the picture.
+    """Put weights where their keys lie in the image.
 
     Args:
         layer: The layer.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a point of the original picture to the token that it lies in."""
+"""From a point of the original image to the token that it lies in."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["cell_at", "find_point", "token_at"]
 
 
 def find_point(subject: Subject) -> tuple[float, float]:
-    """Find the point that is looked from in the picture as the network sees it.
+    """Find the point that is looked from in the image as the network sees it.
 
     Args:
-        subject: Its `point` is a share of the original picture, or None for the middle.
+        subject: Its `point` is a share of the original image, or None for the middle.
 
     Returns:
         (x, y) in pixels of `subject.shown`; what was cut off is brought to the nearest edge.
     """
     (height, width), (rows, columns) = subject.size, subject.shown_size
     x, y = subject.point or (0.5, 0.5)
-    if subject.pre.fit == "instance_crop":  # the whole picture is its box
+    if subject.pre.fit == "instance_crop":  # the whole image is its box
         left, top, right, bottom = crop_box((-0.5, -0.5, width - 0.5, height - 0.5), subject.pre)
         x = (x * width - 0.5 - left) / (right - left) * (columns - 1)
         y = (y * height - 0.5 - top) / (bottom - top) * (rows - 1)
-    elif subject.pre.fit == "center_crop":  # from the middle of the picture, once it is resized
+    elif subject.pre.fit == "center_crop":  # from the middle of the image, once it is resized
         scale = max(rows / height, columns / width) / subject.pre.crop_fraction
         x = columns / 2 + (x - 0.5) * max(columns, round(width * scale))
         y = rows / 2 + (y - 0.5) * max(rows, round(height * scale))
@@ -41,8 +41,8 @@ def token_at(layer: AttentionLayer, point: tuple[float, float]) -> int:
     """Give the number of the token of a layer, row by row, that holds a point.
 
     Args:
-        layer: Its tokens cover the picture from the left top corner.
-        point: (x, y) in pixels of the picture as the network sees it.
+        layer: Its tokens cover the image from the left top corner.
+        point: (x, y) in pixels of the image as the network sees it.
     """
     column = min(int(point[0] // layer.stride), layer.grid[1] - 1)
     row = min(int(point[1] // layer.stride), layer.grid[0] - 1)
@@ -53,9 +53,9 @@ def cell_at(layer: AttentionLayer, point: tuple[float, float]) -> tuple[float, f
     """Give the edges (left, top, right, bottom) in pixels of what asks where a point lies.
 
     Args:
-        layer: Its tokens cover the picture from the left top corner; where some ask as one, they
+        layer: Its tokens cover the image from the left top corner; where some ask as one, they
             are one cell.
-        point: (x, y) in pixels of the picture as the network sees it.
+        point: (x, y) in pixels of the image as the network sees it.
     """
     row, column = divmod(token_at(layer, point), layer.grid[1])
     row, column = row - row % layer.pooled, column - column % layer.pooled

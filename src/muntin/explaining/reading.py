@@ -43,7 +43,7 @@ class Call:
         module: The layer.
         args: What it was given.
         kwargs: The same, by name.
-        size: Height and width in pixels of the picture.
+        size: Height and width in pixels of the image.
     """
 
     backbone: Any

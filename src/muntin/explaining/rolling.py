@@ -87,7 +87,7 @@ def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float
             others are brought to a sum of 1 first.
 
     Returns:
-        Mean over the queries, in pixels of the picture as the network sees it, for each head; and
+        Mean over the queries, in pixels of the image as the network sees it, for each head; and
         what it would be if every token looked equally at all that it can reach.
 
     Source:
@@ -128,9 +128,9 @@ def show_rollout(
     """Show what reaches the end of a global network, all layers together.
 
     Args:
-        subject: The model and its picture.
+        subject: The model and its image.
         layers: All of its layers.
-        point: (x, y) in pixels of the picture as the network sees it.
+        point: (x, y) in pixels of the image as the network sees it.
     """
     title = "Attention through all layers (rollout)"
     layers = [layer for layer in layers if layer.stage]
@@ -142,7 +142,7 @@ def show_rollout(
         )
         return [Missing(section="attention", title=title, reason=reason)]
     if layers[0].num_pairs > MOST_PAIRS:
-        reason = "Too many tokens at this size. A smaller picture shows it."
+        reason = "Too many tokens at this size. A smaller image shows it."
         return [Missing(section="attention", title=title, reason=reason)]
     first, before = layers[0], len(layers[0].prefix)
     start = torch.zeros(2, first.queries.shape[1])
@@ -187,10 +187,10 @@ def _draw_rollout(
     last: np.ndarray,
     maps: np.ndarray,
 ) -> Figure:
-    picture = see(subject)
+    image = see(subject)
     sheet = Sheet(1, 5, ratio=panel_ratio(subject.shown_size), extra=0.4)
     cell = cell_at(layer, point)
-    sheet.show(0, 0, picture, "the picture", mark=cell)
+    sheet.show(0, 0, image, "the image", mark=cell)
     for column, (weights, words, mark) in enumerate(
         (
             (last[0], f"last layer, from\n{asked}", None),
@@ -200,7 +200,7 @@ def _draw_rollout(
         ),
         1,
     ):
-        sheet.show(0, column, blend(picture, weights, layer.stride), words, mark=mark)
+        sheet.show(0, column, blend(image, weights, layer.stride), words, mark=mark)
     return sheet.figure
 
 
@@ -208,20 +208,20 @@ def show_distances(subject: Subject, layers: Sequence[AttentionLayer]) -> list[E
     """Show how far each head of each layer looks.
 
     Args:
-        subject: The model and its picture.
+        subject: The model and its image.
         layers: Those that are measured.
     """
     measured = [measure_distances(layer) for layer in layers]
     height, width = subject.shown_size
     text = (
         f"Each dot is a head: how far from its query, in pixels, lies what it takes, on average "
-        f"over the picture ({height} x {width} pixels). The dash is where a head would be that "
+        f"over the image ({height} x {width} pixels). The dash is where a head would be that "
         f"looks equally at everything it can reach; heads below it look at their neighbourhood. "
     )
     if any(layer.layout is not None for layer in layers):
         text += (
             "Windows keep every head close, but a window of a later stage covers more of the "
-            "picture, so the field of view grows with depth by construction."
+            "image, so the field of view grows with depth by construction."
         )
     else:
         text += (

@@ -87,10 +87,10 @@ def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
     figure.patch.set_facecolor("white")
     with _quiet():
         canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     data = io.BytesIO()
-    picture.save(data, "png")
-    return data.getvalue(), picture.size
+    image.save(data, "png")
+    return data.getvalue(), image.size
 
 
 def _draw_svg(figure: Figure) -> bytes:
@@ -103,7 +103,7 @@ def _draw_svg(figure: Figure) -> bytes:
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 (a context, used like a function)
-    """A letter that the font lacks becomes a box; that is seen in the picture."""
+    """A letter that the font lacks becomes a box; that is seen in the image."""
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -135,7 +135,7 @@ def clean_stem(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str
 
     Example:
         >>> clean_stem("a photo #1"), clean_stem("cat", {"cat"}), clean_stem("..")
-        ('a_photo_1', 'cat-2', 'picture')
+        ('a_photo_1', 'cat-2', 'image')
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "picture"
     names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked about: one number of a network's output, by the kind of the task's answers.
 
-- a picture's class: its logit;
+- an image's class: its logit;
 - one found object: the log-odds that the region, or the cell, that gave its box holds its class.
-  Where it looks stays fixed while the picture changes, so that the number is smooth. Of an exported
+  Where it looks stays fixed while the image changes, so that the number is smooth. Of an exported
   file only what it tells is known: the score of what still overlaps the box;
 - the class of pixels: the mean logit of a class over the cells where it won;
 - a keypoint: the height of its heatmap at its peak.
@@ -26,7 +26,7 @@ from muntin.errors import ConfigError, shorten
 from muntin.explaining.recording import record, replace_output
 from muntin.explaining.subject import Subject
 from muntin.heads.fcos import FCOS
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.rcnn import RCNN
 from muntin.ops.heatmaps import read_heatmaps, to_pixels
 from muntin.shapes import Bool, Float
@@ -40,7 +40,7 @@ Measure = Callable[[Tensor], Tensor]
 
 
 class NothingFound(Exception):
-    """The network found nothing in this picture that could be asked about."""
+    """The network found nothing in this image that could be asked about."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,12 +49,12 @@ class Asked:
 
     Attributes:
         title: What it is, such as "the logit of 'cat'".
-        value: Of the picture as it is.
+        value: Of the image as it is.
         measure: From images as the network reads them to the number of each, (B).
         number: Of the class, box or keypoint.
-        box: Edges in pixels of the picture as shown, where it is about a box.
+        box: Edges in pixels of the image as shown, where it is about a box.
         point: x and y likewise, where it is about a keypoint.
-        region: Pixels of the picture as shown that it is about, where it is about a class of
+        region: Pixels of the image as shown that it is about, where it is about a class of
             pixels.
     """
 
@@ -81,7 +81,7 @@ def ask(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
 
     Raises:
         ConfigError: There is no such class, box or keypoint.
-        NothingFound: There is nothing in this picture to ask about.
+        NothingFound: There is nothing in this image to ask about.
     """
     task = subject.task
     if task.detects:
@@ -183,7 +183,7 @@ def find_region(
     number = choose(subject.target, int(means.argmax()), names, "class")
     if not counts[number]:
         there = shorten((names[k] for k in range(len(names)) if counts[k]), most=12)
-        message = f"no pixel of this picture was taken for '{names[number]}', but for: {there}"
+        message = f"no pixel of this image was taken for '{names[number]}', but for: {there}"
         raise NothingFound(message)
     return number, won == number
 
@@ -215,9 +215,9 @@ def _ask_region(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
 def _ask_object(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
     sizes = torch.tensor([subject.shown_size])
     with torch.no_grad():
-        found: Found = _find(network, images, sizes)[0]
+        found: Instances = _find(network, images, sizes)[0]
     if not len(found.boxes):
-        message = "nothing was found in this picture"
+        message = "nothing was found in this image"
         raise NothingFound(message)
     said = zip(found.class_ids.tolist(), found.scores.tolist(), strict=True)
     names = [f"{class_name(subject, class_id)} ({score:.2f})" for class_id, score in said]
@@ -243,9 +243,9 @@ def _ask_object(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
 
 
 def _measure_region(
-    network: nn.Module, head: RCNN, images: Tensor, sizes: Tensor, found: Found, number: int
+    network: nn.Module, head: RCNN, images: Tensor, sizes: Tensor, found: Instances, number: int
 ) -> Measure:
-    """The proposal that became the box, read and judged again in other pictures."""
+    """The proposal that became the box, read and judged again in other images."""
     class_id = int(found.class_ids[number])
     with torch.no_grad(), record([head.rpn]) as outputs:
         boxes, scores = head.candidates(_levels(network, head, images), sizes)
@@ -268,9 +268,9 @@ def _measure_region(
 
 
 def _measure_cell(
-    network: nn.Module, head: FCOS, images: Tensor, sizes: Tensor, found: Found, number: int
+    network: nn.Module, head: FCOS, images: Tensor, sizes: Tensor, found: Instances, number: int
 ) -> Measure:
-    """The logit of the cell that gave the box, in other pictures."""
+    """The logit of the cell that gave the box, in other images."""
     class_id = int(found.class_ids[number])
     with torch.no_grad():
         levels = [level.detach() for level in _levels(network, head, images)]
@@ -295,7 +295,7 @@ def _measure_cell(
     return measure
 
 
-def _measure_overlap(network: nn.Module, sizes: Tensor, found: Found, number: int) -> Measure:
+def _measure_overlap(network: nn.Module, sizes: Tensor, found: Instances, number: int) -> Measure:
     """How surely something of the class is still found there: overlap (IoU) times score."""
     wanted, class_id = found.boxes[number], found.class_ids[number]
 
@@ -310,10 +310,10 @@ def _measure_overlap(network: nn.Module, sizes: Tensor, found: Found, number: in
     return measure
 
 
-def _find(network: nn.Module, images: Tensor, sizes: Tensor) -> list[Found]:
+def _find(network: nn.Module, images: Tensor, sizes: Tensor) -> list[Instances]:
     """What a network finds in each image."""
     decode: Any = network.decode
-    found: list[Found] = decode(network(images, sizes))
+    found: list[Instances] = decode(network(images, sizes))
     return found
 
 
@@ -323,7 +323,7 @@ def _levels(network: nn.Module, head: RCNN | FCOS, images: Tensor) -> list[Tenso
 
 
 def _find_candidate(
-    boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], found: Found, number: int
+    boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], found: Instances, number: int
 ) -> int:
     """Row of the candidate that was told as a box: the surest of those at its place."""
     class_id = int(found.class_ids[number])

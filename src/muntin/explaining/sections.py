@@ -11,7 +11,7 @@ __all__ = ["SECTIONS", "Section"]
 Section = Literal["cut", "positions", "attention", "decision", "features", "cost", "comparison"]
 
 SECTIONS: dict[Section, str] = {
-    "cut": "How the picture is cut",
+    "cut": "How the image is cut",
     "positions": "What the model knows of places",
     "attention": "Who looks at whom",
     "decision": "What decided",

@@ -97,32 +97,32 @@ class Sheet:
         self,
         row: int,
         column: int,
-        picture: NDArray[np.float32],
+        image: NDArray[np.float32],
         title: str = "",
         *,
         mark: tuple[float, float, float, float] | None = None,
         low: float | None = None,
         high: float | None = None,
     ) -> None:
-        """Show a picture in a panel.
+        """Show an image in a panel.
 
         Args:
             row: Of the panel.
             column: Of the panel.
-            picture: Colours (h, w, 3), or values (h, w) from `low` to `high`.
+            image: Colours (h, w, 3), or values (h, w) from `low` to `high`.
             title: Above it, as many lines as there is room for.
-            mark: Edges (left, top, right, bottom) in pixels of the picture of what is marked: by a
+            mark: Edges (left, top, right, bottom) in pixels of the image of what is marked: by a
                 frame, or by a ring around it where it is small.
             low: Value of the darkest colour.
             high: Value of the brightest colour.
         """
-        wide, high_px = picture.shape[1], picture.shape[0]
+        wide, high_px = image.shape[1], image.shape[0]
         unit = min((self.wide - _GAP) / wide, (self.high - self.extra - _GAP) / high_px)
         left = column * self.wide + (self.wide - wide * unit) / 2
         top = row * self.high + self.extra
         extent = (left, left + wide * unit, top + high_px * unit, top)
         self.axes.imshow(
-            picture, extent=extent, interpolation="nearest", aspect="auto", cmap="viridis",
+            image, extent=extent, interpolation="nearest", aspect="auto", cmap="viridis",
             vmin=low, vmax=high,
         )  # fmt: skip
         middle = left + wide * unit / 2

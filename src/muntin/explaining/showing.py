@@ -20,7 +20,7 @@ from muntin.explaining.arguments import (
     check_sections,
     check_target,
     list_images,
-    name_pictures,
+    name_images,
 )
 from muntin.explaining.attending import show_attention
 from muntin.explaining.comparing import show_comparison
@@ -47,7 +47,7 @@ from muntin.explaining.pointing import find_point
 from muntin.explaining.saving import clean_stem, save_exhibit, staged
 from muntin.explaining.subject import Subject
 from muntin.explaining.targeting import NotThere
-from muntin.prediction.predictor import Picture
+from muntin.prediction.sources import ImageLike
 from muntin.results import SURE, Detections, Poses
 from muntin.shapes import Size
 
@@ -56,17 +56,17 @@ __all__ = ["MAKERS", "Asked", "Maker", "Page", "explain"]
 Shown = Sequence[Exhibit | Missing]
 
 Needs = Literal["", "folder", "other"]
-"""Pictures in a folder, or another model; empty for nothing."""
+"""Images in a folder, or another model; empty for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Asked:
-    """What is asked for beside a model and a picture.
+    """What is asked for beside a model and an image.
 
     Attributes:
-        folder: Pictures among which neighbours are looked for; empty for none.
+        folder: Images among which neighbours are looked for; empty for none.
         other: A second model; None for none.
-        libraries: The embedded folder, once it has been read: it is the same for every picture.
+        libraries: The embedded folder, once it has been read: it is the same for every image.
     """
 
     folder: str = ""
@@ -85,11 +85,11 @@ class Maker:
     Attributes:
         section: Where it stands.
         title: What is missing where it fails.
-        show: Makes it, of one picture, or of as many as it is for.
-        sees: Whether the network must be able to see the picture.
+        show: Makes it, of one image, or of as many as it is for.
+        sees: Whether the network must be able to see the image.
         asks: Whether it is about the target.
         inside: Whether it looks at the modules of a network, which an exported file has not.
-        of: "picture": each picture has its own; "model": the same for every picture; "pictures":
+        of: "image": each image has its own; "model": the same for every image; "images":
             one for all of them.
         needs: What must be asked for.
     """
@@ -119,7 +119,7 @@ def _show_folder(asked: Asked, subjects: Sequence[Subject]) -> Shown:
 
 
 def _show_other(asked: Asked, subjects: Sequence[Subject]) -> Shown:
-    """The other model sees the same pixels: the same part of a large picture."""
+    """The other model sees the same pixels: the same part of a large image."""
     assert asked.other is not None, "nothing is compared without another model"
     others = [open_subject(asked.other, subject.pixels) for subject in subjects]
     return show_comparison(
@@ -129,7 +129,7 @@ def _show_other(asked: Asked, subjects: Sequence[Subject]) -> Shown:
 
 
 MAKERS: tuple[Maker, ...] = (
-    Maker(section="cut", title="How the picture is cut", show=_one(show_cut), sees=False),
+    Maker(section="cut", title="How the image is cut", show=_one(show_cut), sees=False),
     Maker(
         section="positions", title="Positions", show=_one(show_positions), sees=False, of="model",
     ),
@@ -139,7 +139,7 @@ MAKERS: tuple[Maker, ...] = (
     ),
     Maker(section="features", title="The maps", show=_one(show_features)),
     Maker(
-        section="features", title="Pictures that are alike", show=_show_folder, needs="folder",
+        section="features", title="Images that are alike", show=_show_folder, needs="folder",
     ),
     Maker(
         section="cost", title="What it costs", show=_one(show_cost), sees=False, inside=False,
@@ -153,7 +153,7 @@ MAKERS: tuple[Maker, ...] = (
 """In the order of the page."""
 
 _OFFERS = {
-    "folder": "Give a folder of pictures (--folder DIR) to see this.",
+    "folder": "Give a folder of images (--folder DIR) to see this.",
     "other": "Give another model or run (--compare RUN) to see this.",
 }
 
@@ -166,7 +166,7 @@ class Page:
         path: The page.
         files: Every other file: figures and the data behind them.
         missing: What could not be shown, and why.
-        left_out: Pictures that could not be read.
+        left_out: Images that could not be read.
     """
 
     path: Path
@@ -177,7 +177,7 @@ class Page:
 
 def explain(
     model: Source,
-    images: Picture | Sequence[Picture],
+    images: ImageLike | Sequence[ImageLike],
     out: Path | str = "explain/",
     *,
     point: tuple[float, float] | None = None,
@@ -189,37 +189,37 @@ def explain(
     img_size: Size | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Page:
-    """Show what a model sees: a page of pictures with a few plain words and a formula beside each.
+    """Show what a model sees: a page of images with a few plain words and a formula beside each.
 
     The page, ``page.html``, holds everything and opens from disk with the network off. Each figure
-    also lies beside it as PNG and SVG, the data behind it as npz and JSON, in a folder a picture.
+    also lies beside it as PNG and SVG, the data behind it as npz and JSON, in a folder an image.
     The model is left as it is, to the bit.
 
     Args:
         model: A run folder, an exported file, the name of a classifier in the zoo, or what
             `muntin.load` or `muntin.create_model` gave. Files that were exported have no modules
             inside; the page says what cannot be shown of them.
-        images: A path, a PIL picture, an (H, W, 3) uint8 RGB array, or a list of them.
+        images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or a list of them.
         out: A folder; files of the same names in it are replaced, all at the end: where something
             goes wrong it is left as it was.
-        point: (x, y) from 0 to 1 in the picture that is looked from; the middle when left out.
+        point: (x, y) from 0 to 1 in the image that is looked from; the middle when left out.
         target: Name or number of the class or keypoint, or number of the box, that is asked about;
             what the model is surest of when left out.
-        compare: Another model, or another checkpoint, shown beside it on the same pictures.
-        folder: A folder of pictures, best of class folders, among which neighbours are found.
+        compare: Another model, or another checkpoint, shown beside it on the same images.
+        folder: A folder of images, best of class folders, among which neighbours are found.
         sections: One or some of `muntin.explaining.exhibits.SECTIONS`; all when empty.
         weights: For a name of the zoo: a file, folder or hub id; fresh ones when left out.
-        img_size: (height, width) in pixels at which pictures are seen; the model's own when left
+        img_size: (height, width) in pixels at which images are seen; the model's own when left
             out.
         say: Told what goes on.
 
     Returns:
-        Where everything is, and what could not be shown. Of several pictures those that cannot be
+        Where everything is, and what could not be shown. Of several images those that cannot be
         read are left out with a warning.
 
     Raises:
         ConfigError: A model, section, class or keypoint is unknown, or the point is outside.
-        DataError: No picture can be read.
+        DataError: No image can be read.
         RunError: The run is incomplete, or the folder cannot be written.
         WeightError: The weights cannot be read or do not fit.
 
@@ -235,9 +235,9 @@ def explain(
     names = check_sections(sections)
     check_point(point)
     check_target(target)
-    pictures = list_images(images)
+    batch_images = list_images(images)
     if folder and not Path(folder).exists():
-        message = f"folder must be one of pictures, got {str(folder)!r}, which is not there."
+        message = f"folder must be one of images, got {str(folder)!r}, which is not there."
         raise DataError(message)
     to = Path(out)
     # What is made in inference mode can never take part in gradients.
@@ -248,7 +248,7 @@ def explain(
         wanted = [maker for maker in MAKERS if not names or maker.section in names]
         writer = _Writer(opened, asked, wanted, stage, say)
         with evaluating(opened.network), evaluating((other or opened).network):
-            left_out = writer.show_all(pictures, point, target)
+            left_out = writer.show_all(batch_images, point, target)
         page = save_bytes(writer.page.finish().encode(), stage / "page.html")
     return Page(
         path=to / page.name,
@@ -259,7 +259,7 @@ def explain(
 
 
 class _Writer:
-    """Shows picture after picture; keeps of each what the page needs."""
+    """Shows image after image; keeps of each what the page needs."""
 
     def __init__(
         self,
@@ -279,12 +279,15 @@ class _Writer:
         self.first: Chapter | None = None
 
     def show_all(
-        self, images: Sequence[Picture], point: tuple[float, float] | None, target: str | int | None
+        self,
+        images: Sequence[ImageLike],
+        point: tuple[float, float] | None,
+        target: str | int | None,
     ) -> list[str]:
-        """Show every picture; give those that could not be read."""
+        """Show every image; give those that could not be read."""
         left_out = []
         absent: list[NotThere] = []
-        for image, title in zip(images, name_pictures(images), strict=True):
+        for image, title in zip(images, name_images(images), strict=True):
             try:
                 subject, reason = self.open(image, point, target, absent)
             except DataError as error:
@@ -297,7 +300,7 @@ class _Writer:
         if absent and len(absent) == len(images) - len(left_out):
             raise absent[0]
         if self.first is None:
-            message = f"there must be a picture that can be read, got none among {len(images)}."
+            message = f"there must be an image that can be read, got none among {len(images)}."
             raise DataError(message)
         for maker in self.makers:
             if maker.of == "pictures":
@@ -306,12 +309,12 @@ class _Writer:
 
     def open(
         self,
-        image: Picture,
+        image: ImageLike,
         point: tuple[float, float] | None,
         target: str | int | None,
         absent: list[NotThere],
     ) -> tuple[Subject, str]:
-        """Open a picture; without the target, and with the reason, where that is not in it."""
+        """Open an image; without the target, and with the reason, where that is not in it."""
         try:
             return open_subject(self.model, image, point=point, target=target), ""
         except NotThere as error:
@@ -319,10 +322,10 @@ class _Writer:
             return open_subject(self.model, image, point=point), str(error)
 
     def show_one(self, subject: Subject, title: str, absent: str) -> None:
-        """Show one picture.
+        """Show one image.
 
         Args:
-            subject: The picture.
+            subject: The image.
             title: Its name.
             absent: Why the target cannot be asked about.
         """
@@ -336,7 +339,7 @@ class _Writer:
             self.page.notes = tell_notes(self.model)
             self.first = chapter
         answer = None if blind else draw_result(subject.pixels, _sure(found))
-        self.page.add_picture(chapter, subject, answer)
+        self.page.add_image(chapter, subject, answer)
         for maker in self.makers:
             if maker.of == "picture" or (maker.of == "model" and first):
                 self.run(maker, [subject], chapter, _find_reason(maker, blind, absent))
@@ -364,7 +367,7 @@ class _Writer:
 
 
 def _find_reason(maker: Maker, blind: str, absent: str) -> str:
-    """Why an explanation of this picture cannot be made; empty where it can be tried."""
+    """Why an explanation of this image cannot be made; empty where it can be tried."""
     if maker.sees and blind:
         can = dict.fromkeys(SECTIONS[row.section] for row in MAKERS if not row.sees)
         return f"{blind} What can still be shown: {', '.join(can)}."

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A model and the picture it is asked about, as every explanation reads them."""
+"""A model and the image it is asked about, as every explanation reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from muntin.data.batches import pad_images
 from muntin.data.transforms import Preprocessing
 from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
-from muntin.tasks.task import Glance, Task, View
+from muntin.tasks.task import ImageMeta, InferenceBatch, Task
 
 __all__ = ["Subject", "pad_shown"]
 
@@ -25,20 +25,20 @@ class Subject:
 
     Attributes:
         name: Of the model, for headings.
-        network: In evaluation mode, on the processor; backbone and head, or an exported file's
+        network: In evaluation mode, on the CPU; backbone and head, or an exported file's
             engine, which has no modules inside to look at.
         task: What its output means.
         classes: What it tells apart.
-        pre: What happened to the picture first.
-        pixels: The original picture, (H, W, 3) uint8.
+        pre: What happened to the image first.
+        pixels: The original image, (H, W, 3) uint8.
         shown: What the network sees of it, fitted and not yet normalised.
         images: The same as the network reads it: normalised, a batch of one, perhaps padded at
             the right and at the bottom.
-        path: The picture's file; empty when it came as an array.
+        path: The image's file; empty when it came as an array.
         trained: Whether the weights are more than fresh ones.
         target: Number of the class, or of the box, region or keypoint, that is asked about; None
             for what the network is surest of.
-        point: (x, y) in the original picture, from 0 to 1, that is looked from; None for the
+        point: (x, y) in the original image, from 0 to 1, that is looked from; None for the
             middle.
     """
 
@@ -63,18 +63,18 @@ class Subject:
 
     @property
     def size(self) -> Size:
-        """(height, width) of the original picture in pixels."""
+        """(height, width) of the original image in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
     def shown_size(self) -> Size:
-        """(height, width) of the picture as the network sees it, without padding."""
+        """(height, width) of the image as the network sees it, without padding."""
         return self.shown.shape[1], self.shown.shape[2]
 
-    def glance(self) -> Glance:
+    def inputs(self) -> InferenceBatch:
         """Give what `muntin.tasks.task.Task.see` takes."""
-        view = View(path=self.path, size=self.size, shown=self.shown_size)
-        return Glance(
+        view = ImageMeta(path=self.path, size=self.size, shown=self.shown_size)
+        return InferenceBatch(
             network=self.network,
             images=pad_shown(self.shown, self.pre),
             views=[view],
@@ -84,11 +84,11 @@ class Subject:
         )
 
     def with_network(self, network: nn.Module) -> Subject:
-        """Give the same picture with another network, as sanity checks do."""
+        """Give the same image with another network, as sanity checks do."""
         return replace(self, network=network)
 
 
 def pad_shown(shown: UInt8[Tensor, "C h w"], pre: Preprocessing) -> UInt8[Tensor, "1 C Hi Wi"]:
-    """Give a picture as a batch of one, padded right and below as prediction does."""
+    """Give an image as a batch of one, padded right and below as prediction does."""
     fills = pre.fit in ("center_crop", "instance_crop")
     return shown[None] if fills else pad_images([shown])

@@ -16,14 +16,14 @@ __all__ = ["NotThere", "find_target", "look"]
 
 
 class NotThere(ConfigError):
-    """The box that is asked about is not among those that the model finds in this picture."""
+    """The box that is asked about is not among those that the model finds in this image."""
 
 
 def find_target(subject: Subject, target: str | int | None) -> int | None:
     """Find the number of what is asked about.
 
     Args:
-        subject: The picture and the model.
+        subject: The image and the model.
         target: Name or number of a class or keypoint, or number of a box.
 
     Returns:
@@ -31,7 +31,7 @@ def find_target(subject: Subject, target: str | int | None) -> int | None:
 
     Raises:
         ConfigError: There is no such class or keypoint.
-        NotThere: There is no such box in this picture.
+        NotThere: There is no such box in this image.
     """
     if target is None:
         return None
@@ -67,7 +67,7 @@ def _require_box(subject: Subject, number: int) -> None:
     if not 0 <= number < count:
         known = f"from 0 to {count - 1}" if count else "of which there is none"
         message = (
-            f"target must be the number of a box, {known} in {subject.path or 'the picture'}, got "
+            f"target must be the number of a box, {known} in {subject.path or 'the image'}, got "
             f"{number}. Leave it out for what the model is surest of."
         )
         raise NotThere(message)
@@ -82,14 +82,14 @@ def _find_box(subject: Subject, class_id: int) -> int:
         name = subject.classes.names[class_id]
         message = (
             f"target must be something that the model finds, got {name!r}, of which it finds none "
-            f"in {subject.path or 'the picture'}. Leave it out for what the model is surest of."
+            f"in {subject.path or 'the image'}. Leave it out for what the model is surest of."
         )
         raise NotThere(message)
     return int(places[0])
 
 
 def look(subject: Subject) -> Any:  # noqa: ANN401 (one of muntin.results)
-    """Give what the model says of the picture: a result of `muntin.results`."""
-    glance = subject.glance()
+    """Give what the model says of the image: a result of `muntin.results`."""
+    inputs = subject.inputs()
     with torch.no_grad():
-        return subject.task.decode(subject.task.see(glance), glance.views, subject.classes)[0]
+        return subject.task.decode(subject.task.see(inputs), inputs.views, subject.classes)[0]

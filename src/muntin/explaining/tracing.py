@@ -26,7 +26,7 @@ __all__ = ["trace"]
 def trace(
     backbone: nn.Module, images: Float[Tensor, "1 in_chans H W"]
 ) -> tuple[AttentionLayer, ...]:
-    """Show a picture to a backbone and note what its attention layers read.
+    """Show an image to a backbone and note what its attention layers read.
 
     Args:
         backbone: One of ours, or the timm adapter around a ViT or a Swin V1. It is left as it was:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Windows and shifted windows on the picture, the cyclic shift, and the mask that it needs.
+"""Windows and shifted windows on the image, the cyclic shift, and the mask that it needs.
 
 Letters: H, W sides of the padded map in tokens, N tokens of a window.
 """
@@ -78,7 +78,7 @@ def show_windows(subject: Subject, layers: Sequence[AttentionLayer]) -> list[Exh
     """Show the windows of every stage, the cyclic shift and its mask.
 
     Args:
-        subject: The model and its picture.
+        subject: The model and its image.
         layers: All of its layers.
     """
     windowed = [layer for layer in layers if layer.layout is not None]
@@ -104,7 +104,7 @@ def _show_windows(
 ) -> Exhibit:
     text = (
         "Tokens look at each other inside windows only; each line is the border of one. Every "
-        "stage has fewer tokens, so a window of as many tokens covers more of the picture. "
+        "stage has fewer tokens, so a window of as many tokens covers more of the image. "
     )
     if shifted:
         text += (
@@ -154,7 +154,7 @@ def _show_units(subject: Subject, layers: Sequence[AttentionLayer]) -> Exhibit:
     text = (
         "In the first blocks tokens look at each other inside mask units only; each line is the "
         "border of one. Where queries are pooled, the map and its units shrink together (8 x 8 "
-        "tokens, then 4 x 4), so that a unit covers the same part of the picture: it is what one "
+        "tokens, then 4 x 4), so that a unit covers the same part of the image: it is what one "
         "piece is hidden or shown by when such a model is pretrained. Later blocks look at "
         "everything (global). "
     )
@@ -195,26 +195,26 @@ def _draw_units(subject: Subject, groups: Sequence[Sequence[AttentionLayer]]) ->
 def _draw_windows(
     subject: Subject, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Figure:
-    picture = see(subject)
+    image = see(subject)
     figure, panels = subplots(len(stages), 4, ratio=panel_ratio(subject.shown_size), extra=0.42)
     for line, (stage, layer) in zip(panels, stages.items(), strict=True):
         layout = _layout(layer)
         words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
         count = f"{layout.num_windows} window{'s' * (layout.num_windows > 1)}"
         words += f"{count} on {layer.grid[0]} x {layer.grid[1]} tokens"
-        _draw_rolled(line[0], picture, layer, words)
+        _draw_rolled(line[0], image, layer, words)
         if stage not in shifted:
-            set_panel(line[1], np.ones_like(picture))
+            set_panel(line[1], np.ones_like(image))
             line[1].text(
-                picture.shape[1] / 2, picture.shape[0] / 2,
+                image.shape[1] / 2, image.shape[0] / 2,
                 "not shifted:\none window\ncovers the map", ha="center", va="center", fontsize=9,
                 color=INK,
             )  # fmt: skip
             continue
         other = shifted[stage]
         down, across = _layout(other).shift
-        _draw_in_place(line[1], picture, other, f"shifted by {down} and {across} tokens\nin place")
-        _draw_rolled(line[2], picture, other, "as computed:\nrolled up and left")
+        _draw_in_place(line[1], image, other, f"shifted by {down} and {across} tokens\nin place")
+        _draw_rolled(line[2], image, other, "as computed:\nrolled up and left")
         _draw_regions(line[3], other)
         _align(list(line))
     return figure
@@ -229,20 +229,18 @@ def _align(line: Sequence[Axes]) -> None:
         axes.set_ylim(high, 0)
 
 
-def fit_canvas(picture: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
-    """Bring a picture to a size in pixels: grey right and below, or cut off."""
+def fit_canvas(image: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
+    """Bring an image to a size in pixels: grey right and below, or cut off."""
     canvas = np.full((*size, 3), _PAD, np.float32)
-    height, width = min(size[0], len(picture)), min(size[1], picture.shape[1])
-    canvas[:height, :width] = picture[:height, :width]
+    height, width = min(size[0], len(image)), min(size[1], image.shape[1])
+    canvas[:height, :width] = image[:height, :width]
     return canvas
 
 
-def _draw_rolled(
-    axes: Axes, picture: NDArray[np.float32], layer: AttentionLayer, words: str
-) -> None:
-    """The picture as windows are cut from it, with padding and the borders of windows."""
+def _draw_rolled(axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str) -> None:
+    """The image as windows are cut from it, with padding and the borders of windows."""
     stride, (rows, columns) = layer.stride, layer.grid
-    canvas = fit_canvas(picture, (rows * stride, columns * stride))
+    canvas = fit_canvas(image, (rows * stride, columns * stride))
     pieces = canvas.reshape(rows, stride, columns, stride, 3).swapaxes(1, 2)
     pieces = pieces.reshape(rows * columns, stride, stride, 3)
     numbers = number_rolled(layer)
@@ -262,9 +260,9 @@ def _draw_rolled(
 
 
 def _draw_in_place(
-    axes: Axes, picture: NDArray[np.float32], layer: AttentionLayer, words: str
+    axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str
 ) -> None:
-    """The picture as it is, with the borders of windows that were cut from the rolled map."""
+    """The image as it is, with the borders of windows that were cut from the rolled map."""
     layout, stride = _layout(layer), layer.stride
     numbers = number_rolled(layer)
     count = layer.grid[0] * layer.grid[1]
@@ -274,7 +272,7 @@ def _draw_in_place(
     windows = windows + np.arange(wide)[None] // layout.window[1]
     known = numbers >= 0
     window[numbers[known]], region[numbers[known]] = windows[known], find_regions(layout)[known]
-    canvas = fit_canvas(picture, (layer.grid[0] * stride, layer.grid[1] * stride))
+    canvas = fit_canvas(image, (layer.grid[0] * stride, layer.grid[1] * stride))
     set_panel(axes, canvas, words)
     _tint(axes, region.reshape(layer.grid), stride)
     _draw_borders(axes, (window * 4 + region).reshape(layer.grid), stride)
@@ -285,8 +283,8 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
     layout, stride = _layout(layer), layer.stride
     regions = find_regions(layout)
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
-    picture = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
-    set_panel(axes, picture, "regions that may\nlook at each other")
+    image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
+    set_panel(axes, image, "regions that may\nlook at each other")
     high, wide = regions.shape
     windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
     windows = windows + np.arange(wide)[None] // layout.window[1]
@@ -302,7 +300,7 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
 
 
 def _tint(axes: Axes, regions: NDArray[np.int64], stride: int) -> None:
-    """Colour the regions other than 0, through which the picture is seen."""
+    """Colour the regions other than 0, through which the image is seen."""
     high, wide = regions.shape
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[regions]
     colours[..., 3] = np.where(regions > 0, 0.45, 0)
@@ -379,7 +377,7 @@ def _show_mask(layer: AttentionLayer) -> Exhibit:
         text=(
             f"Rows are the {layout.num_tokens} queries of a window, columns its keys, in the order "
             f"of rows of tokens ({layer.title}). Yellow pairs may look at each other; black pairs "
-            f"come from different ends of the picture: 100 is taken from their score, so that the "
+            f"come from different ends of the image: 100 is taken from their score, so that the "
             f"softmax gives them nothing. Windows in the middle need no mask."
         ),
         figure=figure,

@@ -25,7 +25,7 @@ from muntin.engines.network import EngineNetwork
 from muntin.engines.table import FORMATS, Format, require
 from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantising import Quantised, quantise
-from muntin.exporting.verification import Row, compare, require_equal, show_pictures
+from muntin.exporting.verification import Row, compare, require_equal, show_images
 from muntin.heads.network import Network
 from muntin.outside_errors import cannot_write
 from muntin.prediction.thresholds import find_threshold
@@ -50,7 +50,7 @@ class Exported:
 
     Attributes:
         path: The file.
-        size: (height, width) of the pictures that it takes, in pixels; any number at a time.
+        size: (height, width) of the images that it takes, in pixels; any number at a time.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
         rows: Its answers beside those of the network.
@@ -83,7 +83,7 @@ def export(
 ) -> Exported:
     """Write a run, or a model of the zoo, as a file that engines run; refuse if answers differ.
 
-    The file reads pixels from 0 to 255 (uint8, RGB, (B, C, H, W)), any number of pictures of one
+    The file reads pixels from 0 to 255 (uint8, RGB, (B, C, H, W)), any number of images of one
     size. It holds class names, preprocessing and config, so that `muntin.load` opens it.
 
     Args:
@@ -93,7 +93,7 @@ def export(
         precision: "fp32", "bf16" (computed in; openvino and torch) or "int8" (onnx and openvino).
         img_size: (height, width) in pixels; that of the run when left out.
         weights: For a model of the zoo, what `create_model` takes.
-        data: Pictures with labels. int8 needs them: its ranges are chosen on the training part, and
+        data: Images with labels. int8 needs them: its ranges are chosen on the training part, and
             its loss is measured on the test or validation part. Otherwise they are compared on.
         max_loss: Of int8, points (hundredths) that the task's figure may fall by.
         finished: Whether what the task makes of the raw output (probabilities, labels of pixels,
@@ -152,16 +152,16 @@ def export(
 
 
 def _difference(task: Task, canvas: Size) -> str:
-    """What a fixed size means for tasks that else see pictures at sizes of their own."""
+    """What a fixed size means for tasks that else see images at sizes of their own."""
     high, wide = canvas
     if task.detects:
         return (
-            f"pictures will be padded to {high}x{wide}, so figures may differ a little from the "
+            f"images will be padded to {high}x{wide}, so figures may differ a little from the "
             f"run's, which pads less"
         )
     if task.kind == "segmentation":
         return (
-            f"pictures will be seen in windows of {high}x{wide}, so figures may differ a little "
+            f"images will be seen in windows of {high}x{wide}, so figures may differ a little "
             f"from the run's, which sees more at once"
         )
     return ""
@@ -203,15 +203,15 @@ class _Maker:
                 self.network,
                 engine,
                 self.pre,
-                pictures,
+                examples,
                 finds=self.run.task.detects,
                 precision=precision,
             )
-            for pictures in show_pictures(store, self.pre, canvas)
+            for examples in show_images(store, self.pre, canvas)
         ]
 
     def compare_elsewhere(self, kind: Format, canvas: Size, precision: Precision) -> list[Row]:
-        """The same for pictures of another size, whose file is thrown away."""
+        """The same for images of another size, whose file is thrown away."""
         other = (canvas[0] + 32, canvas[1])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"other{kind.suffix}"
@@ -246,7 +246,7 @@ def _check_precision(kind: Format, precision: str, data: Path | str) -> None:
         raise ConfigError(message)
     if precision == "int8" and not data:
         message = (
-            "int8 needs pictures with labels, on which ranges are chosen and the loss is measured, "
+            "int8 needs images with labels, on which ranges are chosen and the loss is measured, "
             "got none. Give them with --data."
         )
         raise ConfigError(message)
@@ -300,18 +300,18 @@ def _note(
 
 
 def _read_data(run: Run, data: Path | str) -> tuple[Listing, Listing] | None:
-    """Pictures to choose ranges on, and others to score on; None without data."""
+    """Images to choose ranges on, and others to score on; None without data."""
     source = data or run.config.val or run.config.data
     if not data and not (source and Path(source).exists()):
         return None
-    scored = pick_part(run.task, source, run.classes, run.config.reading)
-    parts = run.task.list_data(source, run.classes, run.config.reading)
+    scored = pick_part(run.task, source, run.classes, run.config.data_config)
+    parts = run.task.list_data(source, run.classes, run.config.data_config)
     learnt = parts.train if parts.train is not None and len(parts.train) else scored
     return learnt, scored
 
 
 def _thin(listing: Listing, most: int) -> Listing:
-    """At most so many pictures, evenly spread."""
+    """At most so many images, evenly spread."""
     step = -(-len(listing) // most)
     return replace(listing, entries=listing.entries[::step])
 
@@ -328,20 +328,20 @@ def _quantise(
     canvas: Size = (graph.example[0].shape[2], graph.example[0].shape[3])
     task, pre = make.run.task, make.pre
     calibrated = ImageCache(_thin(sets[0], MOST_CALIBRATED), pre, DataConfig(cache_mib=0))
-    pictures = []
+    examples = []
     for batch in EvalLoader(calibrated, batch_size=1):
         high, wide = (min(a, b) for a, b in zip(canvas, batch.images.shape[2:], strict=True))
         images = torch.zeros(1, pre.in_chans, *canvas, dtype=torch.uint8)
         images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
         more = (batch.sizes.numpy(),) if task.detects else ()
-        pictures.append((images.numpy(), *more))
+        examples.append((images.numpy(), *more))
     scored = ImageCache(_thin(sets[1], MOST_SCORED), pre, DataConfig(), full_labels=True)
 
     def judge(runner: Runner) -> float:
         found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)
         return task.goal(found.figures)[1]
 
-    return quantise(graph, kind.name, path, note, pictures=pictures, judge=judge, max_loss=max_loss)
+    return quantise(graph, kind.name, path, note, images=examples, judge=judge, max_loss=max_loss)
 
 
 class _unfinished:  # noqa: N801 (a context, used like a function)

@@ -32,7 +32,7 @@ __all__ = ["Quantised", "quantise"]
 
 PARTS_KEPT = (0.0, 0.125, 0.25, 0.5)
 MOST_RANKED = 32
-"""Pictures on which layers are compared."""
+"""Images on which layers are compared."""
 
 AT_A_TIME, ROUNDS = 8, 6
 """Of the measurement of speed."""
@@ -47,7 +47,7 @@ class Quantised:
         after: The same of what was written.
         layers: Linear layers and convolutions.
         kept: Those of them that stayed in float32.
-        speeds: Pictures a second before and after, eight at a time.
+        speeds: Images a second before and after, eight at a time.
     """
 
     before: float
@@ -63,7 +63,7 @@ def quantise(
     path: Path,
     note: str,
     *,
-    pictures: Sequence[tuple[NDArray[Any], ...]],
+    images: Sequence[tuple[NDArray[Any], ...]],
     judge: Callable[[Runner], float],
     max_loss: float,
     parts: Sequence[float] = PARTS_KEPT,
@@ -75,7 +75,7 @@ def quantise(
         kind: "onnx" or "openvino".
         path: The file to write.
         note: What is put inside.
-        pictures: Inputs of the graph, one picture each, by which ranges are chosen.
+        images: Inputs of the graph, one image each, by which ranges are chosen.
         judge: From a runner to the figure that must not fall.
         max_loss: By how much it may fall, in the units of the figure.
         parts: Which parts of the layers stay in float32, tried in turn.
@@ -84,8 +84,8 @@ def quantise(
         ConfigError: It falls by more, with the last part of the layers in float32.
     """
     maker: _OpenVino | _Onnx = _OpenVino(graph) if kind == "openvino" else _Onnx(graph, note)
-    ranking = _rank(graph, pictures[:MOST_RANKED])
-    rows = [dict(zip(graph.inputs, row, strict=True)) for row in pictures]
+    ranking = _rank(graph, images[:MOST_RANKED])
+    rows = [dict(zip(graph.inputs, row, strict=True)) for row in images]
     plain = maker.start(maker.model)
     before, losses = judge(plain), []
     for part in parts:
@@ -101,7 +101,7 @@ def quantise(
                 after=after,
                 layers=len(ranking),
                 kept=len(kept),
-                speeds=_measure(plain, runner, pictures),
+                speeds=_measure(plain, runner, images),
             )
     message = (
         f"the network must lose at most {100 * max_loss:g} points in 8 bits, got "
@@ -112,10 +112,10 @@ def quantise(
 
 
 def _measure(
-    plain: Runner, runner: Runner, pictures: Sequence[tuple[NDArray[Any], ...]]
+    plain: Runner, runner: Runner, images: Sequence[tuple[NDArray[Any], ...]]
 ) -> tuple[float, float]:
-    """Pictures a second of both, in turns."""
-    rows = [pictures[number % len(pictures)] for number in range(AT_A_TIME)]
+    """Images a second of both, in turns."""
+    rows = [images[number % len(images)] for number in range(AT_A_TIME)]
     inputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
@@ -128,7 +128,7 @@ def _measure(
 
 
 @torch.no_grad()
-def _rank(graph: Graph, pictures: Sequence[tuple[NDArray[Any], ...]]) -> list[float]:
+def _rank(graph: Graph, images: Sequence[tuple[NDArray[Any], ...]]) -> list[float]:
     """Fingerprints of the weights of all layers, those that 8 bits hurt most first."""
     harm: dict[str, float] = {}
     marks: dict[str, float] = {}
@@ -151,7 +151,7 @@ def _rank(graph: Graph, pictures: Sequence[tuple[NDArray[Any], ...]]) -> list[fl
     ]
     handles = [layer.register_forward_hook(watch(name)) for name, layer in watched]
     try:
-        for row in pictures:
+        for row in images:
             graph.module(*map(torch.from_numpy, row))
     finally:
         for handle in handles:

@@ -19,11 +19,11 @@ from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.engines.graphs import Precision
 from muntin.engines.network import EngineNetwork
 from muntin.errors import RunError
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 
-__all__ = ["Row", "compare", "require_equal", "show_pictures"]
+__all__ = ["Row", "compare", "require_equal", "show_images"]
 
 BATCHES = (1, 3, 8)
 
@@ -31,7 +31,7 @@ LIMITS: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": float("inf"
 """Largest difference, as a part of the largest value. int8 answers for its loss on data instead."""
 
 LIMIT_FOUND = 1e-3
-"""Of scores and masks of objects, and of edges of boxes as a part of the picture's longer side."""
+"""Of scores and masks of objects, and of edges of boxes as a part of the image's longer side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,16 +39,16 @@ class Row:
     """One comparison.
 
     Attributes:
-        size: (height, width) of the pictures.
-        batch: Pictures at a time.
-        pictures: "random", "drawn" or "real".
+        size: (height, width) of the images.
+        batch: Images at a time.
+        examples: "random", "drawn" or "real".
         difference: The largest one, as a part of the largest value.
         limit: What is allowed.
     """
 
     size: Size
     batch: int
-    pictures: str
+    examples: str
     difference: float
     limit: float
 
@@ -58,10 +58,10 @@ class Row:
         return self.difference <= self.limit
 
 
-def show_pictures(
+def show_images(
     store: ImageCache | None, pre: Preprocessing, canvas: Size
 ) -> Iterator[tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]]:
-    """Give pictures to compare on, in batches of 1, 3 and 8: random pixels, and real pictures.
+    """Give images to compare on, in batches of 1, 3 and 8: random pixels, and real images.
 
     Where there is no set, drawn scenes take the place of the real ones.
     """
@@ -105,22 +105,22 @@ def compare(
     network: Network,
     engine: EngineNetwork,
     pre: Preprocessing,
-    pictures: tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]],
+    examples: tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]],
     *,
     finds: bool,
     precision: Precision,
 ) -> Row:
-    """Show pictures to both.
+    """Show images to both.
 
     Args:
-        network: Reads normalised pictures.
+        network: Reads normalised images.
         engine: Reads pixels.
         pre: How they are normalised.
-        pictures: Of `show_pictures`.
+        examples: Of `show_images`.
         finds: Whether both tell objects.
         precision: Of the engine.
     """
-    kind, images, sizes = pictures
+    kind, images, sizes = examples
     inside = sizes if finds else None
     truth = network.decode(network(normalise(images, pre, inside), inside))
     said = engine.decode(engine(images, inside))
@@ -134,10 +134,10 @@ def compare(
         scale = max(float(truth.abs().max()), 1e-6)
         difference = float((truth - said).abs().max()) / scale
     limit = LIMIT_FOUND if finds and precision == "fp32" else LIMITS[precision]
-    return Row(size=size, batch=len(images), pictures=kind, difference=difference, limit=limit)
+    return Row(size=size, batch=len(images), examples=kind, difference=difference, limit=limit)
 
 
-def _difference_of_found(truth: Found, said: Found, side: int) -> float:
+def _difference_of_found(truth: Instances, said: Instances, side: int) -> float:
     """The largest difference between objects that belong together; 1 where one has no partner."""
     worst = 0.0
     last = float(truth.scores.min()) if len(truth.scores) else 0.0
@@ -169,7 +169,7 @@ def require_equal(rows: Sequence[Row], what: str) -> None:
     worst: Any = max(failed, key=lambda row: (row.difference != row.difference, row.difference))
     message = (
         f"{what} must say what the network says, to {worst.limit:g} of the largest value, got a "
-        f"difference of {worst.difference:.2g} on {worst.pictures} pictures of "
+        f"difference of {worst.difference:.2g} on {worst.examples} images of "
         f"{worst.size[0]}x{worst.size[1]}, {worst.batch} at a time. Nothing was written."
     )
     raise RunError(message)

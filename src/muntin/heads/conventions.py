@@ -35,9 +35,10 @@ class SelectConfig:
         score_threshold: Least score.
         iou: Overlap from which two boxes of a class are one.
         suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
-            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3).
+            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3); "none" keeps
+            both, for heads that learn to find each object once (Carion et al. 2020, DETR).
         class_agnostic: Whether boxes of different classes suppress each other.
-        max_detections: Most boxes of a picture.
+        max_detections: Most boxes of an image.
     """
 
     score_threshold: float = 0.05
@@ -67,10 +68,10 @@ class RCNNConfig(HeadConfig):
         rounded_anchors: Whether their edges are rounded to pixels, and their steps to whole parts
             of the image, which differ from the stride where a level has half a cell too much.
         rpn_convs: Convolutions before the proposals' classifier.
-        rpn_batch: Anchors of a picture that are learnt from, half of them positive at most.
+        rpn_batch: Anchors of an image that are learnt from, half of them positive at most.
         rpn_iou: Overlap with an object above which an anchor is positive, below which negative.
         pre_nms: Proposals a level before suppression, in training and afterwards.
-        proposals: Proposals a picture, in training and afterwards.
+        proposals: Proposals an image, in training and afterwards.
         proposal_iou: Overlap from which two proposals are one.
         stage_ious: Overlap with an object above which a region is positive, for each stage; three
             of them make a Cascade R-CNN.
@@ -78,7 +79,7 @@ class RCNNConfig(HeadConfig):
         stage_weights: Factor on the losses of each stage.
         stage_average: What of the stages is averaged for the answer: "scores" (detectron2), or the
             "logits" that they are made from (OpenMMLab).
-        roi_batch: Regions of a picture that are learnt from.
+        roi_batch: Regions of an image that are learnt from.
         roi_positive: Part of them that is positive at most.
         aligned: Whether regions are read at the middles of pixels ("RoIAlign v2").
         sampling: Samples along each side of a cell of a region; 0 = as many as it has pixels.

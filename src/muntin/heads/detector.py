@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from muntin.features import Features
 from muntin.heads.conventions import SelectConfig
-from muntin.heads.found import Candidates, Found, select_boxes, select_fixed
+from muntin.heads.found import Candidates, Instances, select_boxes, select_fixed
 from muntin.heads.head import Head
 from muntin.shapes import Float, Int
 
@@ -53,7 +53,7 @@ class Detector(Head):
         boxes, scores = self.candidates(levels, features.sizes)
         return Candidates(levels, boxes, scores, self.decode)
 
-    def decode(self, raw: Candidates) -> list[Found]:
+    def decode(self, raw: Candidates) -> list[Instances]:
         """Choose what was found in each image, and add masks or keypoints."""
         found = [
             select_boxes(boxes, scores, self.select)
@@ -72,7 +72,7 @@ class Detector(Head):
         """
         return self.with_fixed_masks(raw.levels, *select_fixed(raw.boxes, raw.scores, self.select))
 
-    def with_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+    def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
         """Add masks, where the detector has them."""
         return found
 

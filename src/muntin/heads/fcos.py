@@ -89,9 +89,9 @@ SMALL_FCOS = FCOSConfig(
 
 
 FEW_CELLS = 8
-"""Least cells with an object that a picture counts for: one small object has about as many.
+"""Least cells with an object that an image counts for: one small object has about as many.
 
-Pictures without objects would otherwise weigh a hundred times as much as others.
+Images without objects would otherwise weigh a hundred times as much as others.
 """
 
 
@@ -139,7 +139,7 @@ class FCOS(Detector):
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 1 4"], Float[Tensor, "B Q K"]]:
-        """Give boxes and scores of the best cells of each level, equally many in each picture."""
+        """Give boxes and scores of the best cells of each level, equally many in each image."""
         parts, values = [], []
         for level, stride in zip(levels, self.strides, strict=True):
             logits, distances, centredness = self._look(level)
@@ -182,7 +182,7 @@ class FCOS(Detector):
             assign_cells(points, self.strides, target, self.config.radius, self.config.reach)
             for target in targets
         ]
-        # Shared by all pictures, so that each object counts the same wherever it is.
+        # Shared by all images, so that each object counts the same wherever it is.
         positives = sum(int((row >= 0).sum()) for row in matched)
         share = len(targets) / max(positives, FEW_CELLS * len(targets))
         rows = []

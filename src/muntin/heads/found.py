@@ -15,11 +15,11 @@ from muntin.heads.conventions import SelectConfig
 from muntin.ops.boxes import suppress, suppress_groups
 from muntin.shapes import Float, Int
 
-__all__ = ["Candidates", "Found", "select_boxes", "select_fixed"]
+__all__ = ["Candidates", "Instances", "select_boxes", "select_fixed"]
 
 
-class Found(NamedTuple):
-    """Boxes of one picture, best first, in pixels of the image that the network saw.
+class Instances(NamedTuple):
+    """Boxes of one image, best first, in pixels of the image that the network saw.
 
     Attributes:
         boxes: Left, top, right and bottom edge.
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     points: Tensor | None = None
 
 
-class Candidates(Sequence[Found]):
+class Candidates(Sequence[Instances]):
     """Raw output of a detector for a batch. Read as a sequence it is what was found in each image.
 
     Args:
@@ -52,18 +52,18 @@ class Candidates(Sequence[Found]):
         levels: list[Tensor],
         boxes: Float[Tensor, "B Q S 4"],
         scores: Float[Tensor, "B Q K"],
-        decode: Callable[[Candidates], list[Found]],
+        decode: Callable[[Candidates], list[Instances]],
     ) -> None:
         self.levels, self.boxes, self.scores = levels, boxes, scores
         self._decode = decode
-        self._found: list[Found] | None = None
+        self._found: list[Instances] | None = None
         # Whoever reads this later may have left the caller's no_grad or autocast.
         self._grad, kind = torch.is_grad_enabled(), boxes.device.type
         self._half = torch.is_autocast_enabled(kind)
         self._dtype = torch.get_autocast_dtype(kind)
 
     @property
-    def found(self) -> list[Found]:
+    def found(self) -> list[Instances]:
         """What was found in each image."""
         if self._found is None:
             with (
@@ -78,20 +78,20 @@ class Candidates(Sequence[Found]):
         return self.boxes.shape[0]
 
     @overload
-    def __getitem__(self, index: int) -> Found: ...
+    def __getitem__(self, index: int) -> Instances: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Found]: ...
+    def __getitem__(self, index: slice) -> list[Instances]: ...
 
-    def __getitem__(self, index: int | slice) -> Found | list[Found]:
+    def __getitem__(self, index: int | slice) -> Instances | list[Instances]:
         """What was found in an image."""
         return self.found[index]
 
 
 def select_boxes(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
-) -> Found:
-    """Choose what is told of one picture.
+) -> Instances:
+    """Choose what is told of one image.
 
     Args:
         boxes: Box of each candidate for each class, or one for all (S = 1).
@@ -113,13 +113,13 @@ def select_boxes(
         most=config.max_detections,
         least_score=config.score_threshold,
     )
-    return Found(boxes=places[kept], scores=values, class_ids=class_ids[kept])
+    return Instances(boxes=places[kept], scores=values, class_ids=class_ids[kept])
 
 
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
 ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
-    """Choose what is told of each picture, always equally many: for exported graphs.
+    """Choose what is told of each image, always equally many: for exported graphs.
 
     Args:
         boxes: Box of each candidate for each class, or one for all (S = 1).
@@ -132,9 +132,9 @@ def select_fixed(
     Raises:
         ConfigError: Soft suppression is wanted, which has no fixed number of steps.
     """
-    if config.suppression != "hard":
+    if config.suppression == "soft":
         message = (
-            f'select.suppression must be "hard" in an exported detector, got '
+            f'select.suppression must be "hard" or "none" in an exported detector, got '
             f"{config.suppression!r}. Set it before exporting."
         )
         raise ConfigError(message)
@@ -148,12 +148,14 @@ def select_fixed(
     chosen = boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4))  # B, count, 4
     whole = ((chosen[..., 2:] - chosen[..., :2]) >= 1e-2).all(dim=2)
     told = whole & (best > config.score_threshold)
-    image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
-    groups = image if config.class_agnostic else image * classes + class_ids
-    # What is not told takes part behind everything else.
-    ranked = torch.where(told, best, best - 2)
-    kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
-    alive = torch.zeros_like(told.flatten()).index_fill(0, kept, True).view_as(told) & told
+    alive = told
+    if config.suppression == "hard":
+        image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
+        groups = image if config.class_agnostic else image * classes + class_ids
+        # What is not told takes part behind everything else.
+        ranked = torch.where(told, best, best - 2)
+        kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
+        alive = torch.zeros_like(told.flatten()).index_fill(0, kept, True).view_as(told) & told
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
     return (
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),

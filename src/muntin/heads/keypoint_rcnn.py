@@ -21,7 +21,7 @@ from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypo
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import MASK_RCNN, SMALL_RCNN, RCNNConfig
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.rcnn import RCNN, number_rows
 from muntin.targets import BoxTargets
 
@@ -54,7 +54,7 @@ class KeypointRCNN(RCNN):
         matched: list[Tensor],
         targets: list[BoxTargets],
     ) -> dict[str, list[Tensor]]:
-        """Give the loss of the heatmaps of each picture."""
+        """Give the loss of the heatmaps of each image."""
         places = [box[match >= 0] for box, match in zip(boxes, matched, strict=True)]
         rows = [match[match >= 0] for match in matched]
         logits = self._heatmaps(levels, places).split([len(part) for part in places])
@@ -69,7 +69,7 @@ class KeypointRCNN(RCNN):
             losses.append(keypointrcnn_loss(logit, [place], [edges], [row]))
         return {"keypoints": losses}
 
-    def with_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+    def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
         """Find the keypoints inside each box."""
         boxes = [one.boxes for one in found]
         if not sum(map(len, boxes)):
@@ -92,7 +92,7 @@ class KeypointRCNN(RCNN):
             ConfigError: Always.
         """
         message = (
-            "an exported run must have a head whose graph is the same for all pictures, got "
+            "an exported run must have a head whose graph is the same for all images, got "
             "keypoint_rcnn, which resizes each subject to its box. Train with another --head."
         )
         raise ConfigError(message)

@@ -7,7 +7,7 @@ Source:
     it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
     with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
 
-Letters: B subjects, P keypoints, H and W sides of the picture, h and w those of a heatmap.
+Letters: B subjects, P keypoints, H and W sides of the image, h and w those of a heatmap.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PoseConfig(HeadConfig):
 
 
 class PoseHead(Head):
-    """Heatmaps of one subject a picture.
+    """Heatmaps of one subject an image.
 
     Args:
         backbone: Its spec says what is read.

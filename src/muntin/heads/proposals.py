@@ -62,10 +62,10 @@ class ProposalHead(nn.Module):
 
         Args:
             levels: The pyramid.
-            sizes: (height, width) of the picture inside each padded image, in pixels.
+            sizes: (height, width) of the image inside each padded image, in pixels.
 
         Returns:
-            The best boxes of each picture, always equally many, best first; which of them are
+            The best boxes of each image, always equally many, best first; which of them are
             boxes and not filling; the anchors of each level; and score (B, N) and offsets
             (B, N, 4) of all anchors.
         """
@@ -125,7 +125,7 @@ class ProposalHead(nn.Module):
         value, level = torch.cat(values, 1), torch.cat(numbers, 1)
         count = boxes.shape[1]
         sides = boxes[..., 2:] - boxes[..., :2]
-        # One suppression for all: pictures and levels do not see each other.
+        # One suppression for all: images and levels do not see each other.
         image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
         group = (image * len(anchors) + level).flatten()
         whole = (sides >= 1e-3).all(dim=2)
@@ -146,7 +146,7 @@ class ProposalHead(nn.Module):
         offsets: Float[Tensor, "B N 4"],
         targets: list[BoxTargets],
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Loss of each picture: is something there, and where exactly."""
+        """Loss of each image: is something there, and where exactly."""
         places = torch.cat(anchors)
         objectness, boxes = [], []
         for score, offset, target in zip(scores, offsets, targets, strict=True):
@@ -216,6 +216,6 @@ def sample_balanced(
 
 
 def clip_to(boxes: Float[Tensor, "B N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
-    """Cut boxes off at the edges of their pictures, (height, width) each."""
+    """Cut boxes off at the edges of their images, (height, width) each."""
     limits = sizes.flip(1).to(boxes).repeat(1, 2)[:, None]  # B, 1, 4: width, height, width, height
     return torch.minimum(boxes.clamp(min=0), limits)

@@ -25,7 +25,7 @@ from torchvision.ops import generalized_box_iou_loss
 from muntin.features import Backbone, Features
 from muntin.heads.conventions import RCNNConfig, SelectConfig
 from muntin.heads.detector import Detector
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
@@ -41,7 +41,7 @@ from muntin.targets import BoxTargets
 __all__ = ["RCNN", "number_rows"]
 
 MASKS_AT_ONCE = 256
-"""Objects whose masks are drawn together: a tiled picture may have a thousand in every tile."""
+"""Objects whose masks are drawn together: a tiled image may have a thousand in every tile."""
 
 
 class RCNN(Detector):
@@ -94,7 +94,7 @@ class RCNN(Detector):
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """Add masks, equally many in each picture."""
+        """Add masks, equally many in each image."""
         if not self.mask_heads:
             return boxes, scores, class_ids
         regions = self._read(levels, boxes, 2 * self.config.roi_size)
@@ -104,13 +104,13 @@ class RCNN(Detector):
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q S 4"], Float[Tensor, "B Q K"]]:
-        """Give boxes (of each class, or one for all) and scores, equally many in each picture.
+        """Give boxes (of each class, or one for all) and scores, equally many in each image.
 
-        Where a picture has fewer proposals than others, filling has score 0.
+        Where an image has fewer proposals than others, filling has score 0.
         """
         boxes, valid, *_ = self.rpn(levels, sizes)
         if not torch.compiler.is_exporting():
-            most = int(valid.sum(dim=1).max())  # filling that no picture needs is left out
+            most = int(valid.sum(dim=1).max())  # filling that no image needs is left out
             boxes, valid = boxes[:, :most], valid[:, :most]
         batch, count = boxes.shape[:2]
         averages_scores = self.config.stage_average == "scores"
@@ -141,7 +141,7 @@ class RCNN(Detector):
             levels[: len(strides)], strides, boxes, images, side=side, config=self.config
         )
 
-    def with_masks(self, levels: list[Tensor], found: list[Found]) -> list[Found]:
+    def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
         """Draw each object inside its box."""
         if not self.mask_heads:
             return found
@@ -225,12 +225,12 @@ class RCNN(Detector):
         matched: list[Tensor],
         targets: list[BoxTargets],
     ) -> dict[str, list[Tensor]]:
-        """Give further losses of each picture, by name, from the regions of the last stage."""
+        """Give further losses of each image, by name, from the regions of the last stage."""
         return {}
 
     @torch.no_grad()
     def _draw(self, number: int, proposals: Tensor, target: BoxTargets) -> tuple[Tensor, Tensor]:
-        """Regions of one picture to learn from, and the object that each belongs to."""
+        """Regions of one image to learn from, and the object that each belongs to."""
         iou = self.config.stage_ious[number]
         boxes = torch.cat([proposals, target.boxes])
         matched = match_objects(boxes, target, iou, iou)
@@ -241,7 +241,7 @@ class RCNN(Detector):
         return boxes[rows], matched[rows]
 
     def _compare(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
-        """Box loss of one picture's positive regions, summed."""
+        """Box loss of one image's positive regions, summed."""
         coder = self._coders[number]
         if self.config.box_loss == "giou":
             said = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
@@ -257,7 +257,7 @@ class RCNN(Detector):
         matched: list[Tensor],
         targets: list[BoxTargets],
     ) -> list[Tensor]:
-        """Mask loss of each picture."""
+        """Mask loss of each image."""
         head = self.mask_heads[number if len(self.mask_heads) > 1 else 0]
         places, rows = [], []
         for box, match, target in zip(boxes, matched, targets, strict=True):
@@ -284,7 +284,7 @@ class RCNN(Detector):
 
 
 def number_rows(parts: list[Tensor]) -> Int[Tensor, " Q"]:
-    """Give the number of the picture that each row of all pictures belongs to."""
+    """Give the number of the image that each row of all images belongs to."""
     return torch.cat(
         [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]
     )

@@ -6,7 +6,7 @@ Source:
     Girshick 2015 (arXiv 1504.08083), He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), on a pyramid
     as in Lin et al. 2017 (arXiv 1612.03144).
 
-Letters: Q regions of all pictures, K classes, C channels.
+Letters: Q regions of all images, K classes, C channels.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class SemanticHead(Head):
 
 
 def _fit_cells(logits: Float[Tensor, "B K h w"], size: Size) -> Float[Tensor, "B K high wide"]:
-    """Drop the cells that only cover padding; repeat the last where the picture was cropped."""
+    """Drop the cells that only cover padding; repeat the last where the image was cropped."""
     logits = logits[:, :, : size[0], : size[1]]
     short = (size[0] - logits.shape[2], size[1] - logits.shape[3])
     return F.pad(logits, (0, short[1], 0, short[0]), mode="replicate") if any(short) else logits

@@ -25,7 +25,7 @@ __all__ = ["FromPixels", "build_inference"]
 
 @torch.no_grad()
 def build_inference(network: Network, size: Size) -> Network:
-    """Give a network that computes the same for pictures of one size, with fewer steps.
+    """Give a network that computes the same for images of one size, with fewer steps.
 
     Norms, the scale of queries and the factors of branches become part of the layers beside them;
     position biases, masks and positions are computed once; Swin's tokens stay in the order of its
@@ -33,10 +33,10 @@ def build_inference(network: Network, size: Size) -> Network:
 
     Args:
         network: Backbone and head; it is left as it is.
-        size: (height, width) in pixels of the pictures.
+        size: (height, width) in pixels of the images.
 
     Returns:
-        A network for any number of pictures of this size, in evaluation mode, without gradients.
+        A network for any number of images of this size, in evaluation mode, without gradients.
 
     Example:
         >>> import torch
@@ -59,11 +59,11 @@ class FromPixels(nn.Module):
     """A network that reads pixels from 0 to 255, of any type, instead of normalised ones.
 
     Args:
-        network: Reads normalised pictures; it is left as it is.
+        network: Reads normalised images; it is left as it is.
         mean: Of each channel, in [0, 1].
         std: The same.
-        size: (height, width) of the pictures; decides where the normalisation is done.
-        padded: Whether the network also takes the sizes of the pictures inside the images; what
+        size: (height, width) of the images; decides where the normalisation is done.
+        padded: Whether the network also takes the sizes of the images inside the images; what
             is beyond them becomes 0.
     """
 
@@ -83,7 +83,7 @@ class FromPixels(nn.Module):
         self.mean: Tensor
         self.scale: Tensor | None
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
-        # Zeros are added around normalised pictures: then the mean cannot be in the bias.
+        # Zeros are added around normalised images: then the mean cannot be in the bias.
         self.padded = padded
         even = (
             not padded

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A function of tensors whose launches are recorded once and replayed: CUDA graphs, by batch size.
 
-A recorded graph has its own memory for what it reads and gives, and a fixed number of pictures. So
-pictures are copied into the next larger of a few batch sizes, and the answers are cut out.
+A recorded graph has its own memory for what it reads and gives, and a fixed number of images. So
+images are copied into the next larger of a few batch sizes, and the answers are cut out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from muntin.errors import ConfigError, RunError, ShapeError
 __all__ = ["BUCKETS", "Capture", "GraphRunner", "capture_cuda", "replay_plainly"]
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Numbers of pictures that graphs are recorded for."""
+"""Numbers of images that graphs are recorded for."""
 
 _WARM_UPS = 3
 
@@ -46,11 +46,11 @@ class GraphRunner:
     """Call a function through recorded graphs. Several threads may call; they take turns.
 
     Args:
-        function: From tensors, whose first side counts pictures, to a tensor or to a sequence of
-            tensors of the same first side. Pictures must not see each other, shapes must depend on
+        function: From tensors, whose first side counts images, to a tensor or to a sequence of
+            tensors of the same first side. Images must not see each other, shapes must depend on
             the shapes of the inputs only, and nothing may wait for the GPU inside.
         device: Where it computes; inputs may come from anywhere.
-        buckets: Numbers of pictures that graphs are made for, rising. More pictures than the last
+        buckets: Numbers of images that graphs are made for, rising. More images than the last
             one are shown in parts.
         most: Graphs that are kept; the one that was not used for longest goes.
         capture: What records; None takes CUDA graphs.
@@ -70,7 +70,7 @@ class GraphRunner:
     ) -> None:
         if [*buckets] != sorted(set(buckets)) or not buckets or buckets[0] < 1 or most < 1:
             message = (
-                f"buckets must be numbers of pictures that rise, and most 1 or more, got "
+                f"buckets must be numbers of images that rise, and most 1 or more, got "
                 f"{tuple(buckets)} and {most}. Leave them out for {BUCKETS}."
             )
             raise ConfigError(message)
@@ -99,7 +99,7 @@ class GraphRunner:
         counts = {len(part) for part in inputs}
         if len(counts) != 1:
             message = (
-                f"inputs must hold equally many pictures, got {[len(part) for part in inputs]}. "
+                f"inputs must hold equally many images, got {[len(part) for part in inputs]}. "
                 f"Show all of them at once."
             )
             raise ShapeError(message)
@@ -157,7 +157,7 @@ class GraphRunner:
             sides = "x".join(map(str, inputs[0].shape[1:]))
             said = str(error).splitlines()[0]
             message = (
-                f"the memory of {self.device} must hold a batch of {bucket} pictures ({sides}), "
+                f"the memory of {self.device} must hold a batch of {bucket} images ({sides}), "
                 f"and does not: {said} Show fewer at a time, with buckets up to "
                 f"{max(bucket // 2, 1)}."
             )

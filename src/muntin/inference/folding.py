@@ -84,7 +84,7 @@ def fold_pixels(
     """Give a convolution that reads pixels from 0 to 255 instead of normalised ones.
 
     Args:
-        proj: Reads normalised pictures.
+        proj: Reads normalised images.
         mean: Of each channel, in [0, 1].
         std: The same.
         reads_mean: Whether the mean is still to be subtracted; else the caller has done it.

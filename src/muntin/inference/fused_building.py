@@ -40,7 +40,7 @@ def build_fused(
     pixels: Pixels | None = None,
     backend: LayerBackend = "auto",
 ) -> Network:
-    """Give a network that computes the same for pictures of one size, in few and wide steps.
+    """Give a network that computes the same for images of one size, in few and wide steps.
 
     Every layer takes in its neighbours: norms, GELU, shortcuts, the merging of tokens and the
     normalisation of pixels. What is computed beforehand is computed in float64. The head stays as
@@ -48,14 +48,14 @@ def build_fused(
 
     Args:
         network: Backbone and head; it is left as it is.
-        size: (height, width) in pixels of the pictures.
+        size: (height, width) in pixels of the images.
         dtype: Of the tokens between the blocks and of the weights; sums are float32.
         pixels: The backbone reads pixels from 0 to 255 of any type, and normalises them so; None:
-            it reads normalised pictures. Families without a fused form ignore it.
+            it reads normalised images. Families without a fused form ignore it.
         backend: "auto" takes a kernel where it qualifies, "plain" none, "fused" insists.
 
     Returns:
-        A network for any number of pictures of this size, on the same device, in evaluation mode,
+        A network for any number of images of this size, on the same device, in evaluation mode,
         without gradients. Move it with ``.to(device)``; a change of its type would also change
         what must stay float32.
 
@@ -85,9 +85,9 @@ class FusedFromPixels(nn.Module):
     Args:
         network: Backbone and head; left as it is.
         pixels: How they are normalised.
-        size: (height, width) of the pictures.
+        size: (height, width) of the images.
         dtype: As in `build_fused`.
-        padded: Whether it also takes the sizes of the pictures inside the images; what is beyond
+        padded: Whether it also takes the sizes of the images inside the images; what is beyond
             them becomes 0 behind the normalisation.
         backend: As in `build_fused`.
     """
@@ -103,7 +103,7 @@ class FusedFromPixels(nn.Module):
         backend: LayerBackend = "auto",
     ) -> None:
         super().__init__()
-        # What is beyond a picture inside the image is no pixel, so it cannot be told by pixels.
+        # What is beyond an image inside the image is no pixel, so it cannot be told by pixels.
         self.reads_pixels = not padded and has_fused_form(network)
         self.network = build_fused(
             network, size, dtype=dtype, backend=backend,

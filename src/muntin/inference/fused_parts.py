@@ -53,7 +53,7 @@ class Fusing:
         dtype: Of the tokens between the blocks, and of the weights.
         backend: Of the layers; see `muntin.ops.fused_layers.apply_linear`.
         pixels: The network reads pixels from 0 to 255 and normalises them so; None: it reads
-            normalised pictures.
+            normalised images.
     """
 
     dtype: torch.dtype
@@ -186,14 +186,14 @@ class FusedMerging(nn.Module):
 
 
 class FusedPatches(nn.Module):
-    """Makes tokens of pictures of one size.
+    """Makes tokens of images of one size.
 
     Args:
         proj: The convolution that is replaced: its steps are as long as its sides.
         norm: Norm behind, if there is one.
-        size: (height, width) of the pictures in pixels.
+        size: (height, width) of the images in pixels.
         grid: Patches down and across; pixels beyond them are not read, and what patches have
-            beyond the picture is zero behind the normalisation.
+            beyond the image is zero behind the normalisation.
         how: The types, and the normalisation.
     """
 
@@ -231,7 +231,7 @@ class FusedPatches(nn.Module):
         """
         if tuple(images.shape[2:]) != self.size:
             message = (
-                f"pictures must be {self.size[0]}x{self.size[1]} pixels (height x width), for "
+                f"images must be {self.size[0]}x{self.size[1]} pixels (height x width), for "
                 f"which the network was fused, got {images.shape[2]}x{images.shape[3]}. Fuse it "
                 f"for this size."
             )

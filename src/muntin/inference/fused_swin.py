@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A Swin (V1, V2) for pictures of one size on a GPU: four or five kernels a block.
+"""A Swin (V1, V2) for images of one size on a GPU: four or five kernels a block.
 
 Tokens keep the order of the map, since the fused attention reads it as it lies: norm and qkv,
 attention from the map to the map, projection and shortcut, MLP with norm and shortcut.
@@ -31,11 +31,11 @@ __all__ = ["FusedSwin"]
 
 
 class FusedSwin(InferenceBackbone):
-    """The same function as a backbone, for one size of pictures.
+    """The same function as a backbone, for one size of images.
 
     Args:
         model: The backbone; it is left as it is.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
         how: The types, and whether it reads pixels.
     """
 

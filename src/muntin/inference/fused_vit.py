@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ViT for pictures of one size on a GPU: attention is PyTorch's, everything else is fused.
+"""A ViT for images of one size on a GPU: attention is PyTorch's, everything else is fused.
 
 Letters: B images, N tokens, C channels, h heads, d width of a head.
 """
@@ -26,11 +26,11 @@ __all__ = ["FusedViT"]
 
 
 class FusedViT(InferenceViT):
-    """The same function as a backbone, for one size of pictures.
+    """The same function as a backbone, for one size of images.
 
     Args:
         model: The backbone; it is left as it is.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
         how: The types, and whether it reads pixels.
     """
 

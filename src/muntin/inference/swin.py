@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A Swin (V1, V2) for pictures of one size, with everything computed that does not depend on them.
+"""A Swin (V1, V2) for images of one size, with everything computed that does not depend on them.
 
 Tokens stay in the order of the windows from block to block: one gather takes them from the windows
 of a block to the shifted ones of the next, or to the neighbourhoods that are merged. So shift, cut
-and the way back cost one copy a block. Where windows do not cover the map evenly, tokens keep the
+and their reversal cost one copy a block. Where windows do not cover the map evenly, tokens keep the
 order of the map and are gathered into windows and out of them.
 
 Letters: B images, L tokens of a map, N tokens of a window, nW windows of an image, C channels, h
@@ -39,11 +39,11 @@ __all__ = ["InferenceSwin", "lay_out_stages"]
 
 
 class InferenceSwin(InferenceBackbone):
-    """The same function as a backbone, for one size of pictures.
+    """The same function as a backbone, for one size of images.
 
     Args:
         model: The backbone; it is left as it is.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
     """
 
     positions: Tensor | None
@@ -273,7 +273,7 @@ class _Merging(nn.Module):
 
 
 class _Out(nn.Module):
-    """A map that is given: its norm, and the way back to rows and columns."""
+    """A map that is given: its norm, and the backward pass to rows and columns."""
 
     gather: Tensor
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ViT for pictures of one size, with everything computed that does not depend on them.
+"""A ViT for images of one size, with everything computed that does not depend on them.
 
 Letters: B images, N tokens, C channels, h heads, d width of a head.
 """
@@ -23,11 +23,11 @@ __all__ = ["InferenceViT"]
 
 
 class InferenceViT(InferenceBackbone):
-    """The same function as a backbone, for one size of pictures.
+    """The same function as a backbone, for one size of images.
 
     Args:
         model: The backbone; it is left as it is.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
     """
 
     prefix: Tensor | None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How well pictures are classified: one label a picture, or any number of them."""
+"""How well images are classified: one label an image, or any number of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["ClassificationMetric"]
 class ClassificationMetric:
     """Collects logits and targets of any batch size; the figures do not depend on it.
 
-    Figures, all in [0, 1]. One label a picture: `top1`, `top5` (of as many classes as there are,
+    Figures, all in [0, 1]. One label an image: `top1`, `top5` (of as many classes as there are,
     if fewer), `macro_f1`, and per class `recall`, `precision`, `f1`. Any number of labels: `map`
     (mean average precision over classes that occur), `macro_f1`, `micro_f1` and `exact_match` at
     a score of 0.5, and per class `average_precision`. Always `num_images`.
 
     Args:
         num_classes: Classes.
-        multi_label: Whether a picture may have any number of labels.
+        multi_label: Whether an image may have any number of labels.
     """
 
     def __init__(self, num_classes: int, *, multi_label: bool = False) -> None:
@@ -68,7 +68,7 @@ class ClassificationMetric:
 
     @property
     def confusion(self) -> Tensor:
-        """Counts (true class, predicted class); only with one label a picture."""
+        """Counts (true class, predicted class); only with one label an image."""
         matrix: Tensor = self._parts["confusion"].compute()
         return matrix
 
@@ -97,7 +97,7 @@ class ClassificationMetric:
 
     def _compute_many(self) -> dict[str, Any]:
         with warnings.catch_warnings():
-            # Of classes without pictures, which are left out below.
+            # Of classes without images, which are left out below.
             warnings.filterwarnings("ignore", "No positive samples found")
             values = self._parts.compute()
         known = self._occurrences > 0

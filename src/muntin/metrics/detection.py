@@ -81,13 +81,13 @@ class DetectionMetric:
       `box_ap50` and `box_ap75` at one overlap; `box_ap_small`, `box_ap_medium`, `box_ap_large` of
       objects by `Objects.areas` (up to 32 x 32 pixels, up to 96 x 96, more).
     - `box_ar`: average recall with all detections; `box_ar1` and `box_ar10` with so many of a
-      class in a picture; `box_ar_small`, `box_ar_medium`, `box_ar_large`.
+      class in an image; `box_ar_small`, `box_ar_medium`, `box_ar_large`.
     - `box_ap_per_class` and `box_ap50_per_class`: lists in the order of the classes.
     - The same with `mask_`, if masks are judged.
     - `best_threshold`, `best_f1`: see `PrecisionRecall`; of masks, if those are judged.
     - `max_detections`, `num_images`.
 
-    Pictures without objects count: what is found there lowers precision. So do pictures in which
+    Images without objects count: what is found there lowers precision. So do images in which
     nothing is found. A class without truth enters no mean, whatever is found of it; only
     `best_threshold` and `best_f1` take that for the mistake it is. Detections whose box or score
     is no finite number, as of a network gone astray, are left out.
@@ -98,8 +98,8 @@ class DetectionMetric:
     Source:
         Lin et al., Microsoft COCO (2014), with pycocotools doing the counting; compared with its
         use through files in tests/metrics/test_detection.py. Differs: COCO counts the 100 best
-        detections of a class in a picture, which caps the recall of dense pictures. Here it is as
-        many as the fullest picture of the truth has objects, if that is more than 100.
+        detections of a class in an image, which caps the recall of dense images. Here it is as
+        many as the fullest image of the truth has objects, if that is more than 100.
 
     Args:
         class_names: Name of each class number.
@@ -109,21 +109,21 @@ class DetectionMetric:
     def __init__(self, class_names: Sequence[str], *, masks: bool) -> None:
         self.class_names = tuple(class_names)
         self.masks = masks
-        self._pictures: list[tuple[Detections, Objects]] = []
+        self._images: list[tuple[Detections, Objects]] = []
         self._judged: dict[Kind, _Judged] = {}
 
     @property
     def num_images(self) -> int:
-        """Pictures seen."""
-        return len(self._pictures)
+        """Images seen."""
+        return len(self._images)
 
     @property
     def max_detections(self) -> int:
-        """Detections of a class that count in a picture."""
-        return max([100, *(len(objects) for _, objects in self._pictures)])
+        """Detections of a class that count in an image."""
+        return max([100, *(len(objects) for _, objects in self._images)])
 
     def update(self, found: Sequence[Detections], truth: Sequence[Objects]) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
             found: What was found in each.
@@ -136,11 +136,11 @@ class DetectionMetric:
         if len(found) != len(truth):
             message = f"found and truth must be equally long, got {len(found)} and {len(truth)}."
             raise ShapeError(message)
-        for picture, objects in zip(found, truth, strict=True):
-            self._check(picture, objects)
-            whole = np.isfinite(picture.boxes).all(axis=1) & np.isfinite(picture.scores)
-            kept = picture if whole.all() else picture.select(np.flatnonzero(whole))
-            self._pictures.append((kept, objects))
+        for image, objects in zip(found, truth, strict=True):
+            self._check(image, objects)
+            whole = np.isfinite(image.boxes).all(axis=1) & np.isfinite(image.scores)
+            kept = image if whole.all() else image.select(np.flatnonzero(whole))
+            self._images.append((kept, objects))
         self._judged = {}
 
     def compute(self) -> dict[str, Any]:
@@ -178,21 +178,21 @@ class DetectionMetric:
             wrong = ids.min() if ids.min() < 0 else ids.max()
             message = (
                 f"class_ids must be 0 to {len(self.class_names) - 1}, got {wrong} for "
-                f"{found.path or 'a picture'}. Give the class names of the truth."
+                f"{found.path or 'a image'}. Give the class names of the truth."
             )
             raise DataError(message)
         if self.masks and found.masks is None and len(found):
             message = (
-                f"found must have masks, got boxes alone for {found.path or 'a picture'}. Set "
+                f"found must have masks, got boxes alone for {found.path or 'a image'}. Set "
                 f"masks=False to judge boxes."
             )
             raise DataError(message)
 
     def _judge(self, kind: Kind) -> _Judged:
         if kind not in self._judged:
-            # Equal scores are ranked in the order of the pictures, so that must be fixed.
-            pictures = sorted(self._pictures, key=_address)
-            evaluation = _evaluate(kind, pictures, len(self.class_names), self.max_detections)
+            # Equal scores are ranked in the order of the images, so that must be fixed.
+            images = sorted(self._images, key=_address)
+            evaluation = _evaluate(kind, images, len(self.class_names), self.max_detections)
             self._judged[kind] = _Judged(
                 precision=evaluation.eval["precision"][..., -1],
                 recall=evaluation.eval["recall"],
@@ -201,25 +201,25 @@ class DetectionMetric:
         return self._judged[kind]
 
 
-def _address(picture: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
-    """Order pictures by path; those without one by what is in them."""
-    found, truth = picture
+def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
+    """Order images by path; those without one by what is in them."""
+    found, truth = image
     columns = (found.scores, found.boxes, found.class_ids, truth.boxes, truth.class_ids)
     return (found.path, *(column.tobytes() for column in columns))
 
 
 def _evaluate(
-    kind: Kind, pictures: Sequence[tuple[Detections, Objects]], num_classes: int, most: int
+    kind: Kind, images: Sequence[tuple[Detections, Objects]], num_classes: int, most: int
 ) -> Any:  # noqa: ANN401 (pycocotools is untyped)
     """Let COCOeval compare everything, without files and without its printing."""
     truth_rows, found_rows = [], []
-    for image_id, (found, truth) in enumerate(pictures):
+    for image_id, (found, truth) in enumerate(images):
         truth_rows += list(_truth_rows(kind, truth, found, image_id))
         found_rows += list(_found_rows(kind, found, image_id))
     shared = {
         "images": [
             {"id": number, "height": found.size[0], "width": found.size[1]}
-            for number, (found, _) in enumerate(pictures)
+            for number, (found, _) in enumerate(images)
         ],
         "categories": [{"id": class_id} for class_id in range(num_classes)],
     }
@@ -289,7 +289,7 @@ def _curves(evaluation: Any) -> PrecisionRecall:  # noqa: ANN401 (pycocotools is
     num_images, num_areas = len(params.imgIds), len(params.areaRng)
     rows, num_objects = [], []
     for place in range(len(params.catIds)):
-        # One row a picture, of this class and of objects of any area.
+        # One row an image, of this class and of objects of any area.
         start = (place * num_areas + _ALL) * num_images
         judged = [row for row in evaluation.evalImgs[start : start + num_images] if row]
         num_objects.append(sum(int(np.sum(row["gtIgnore"] == 0)) for row in judged))

@@ -33,7 +33,7 @@ _PCK = 0.02
 _MOST = 100
 _AREA_RULE = (
     "0.53 of the box; without a box, of the tight box of the visible keypoints, whose sides are at "
-    "least 0.05 of the picture's diagonal"
+    "least 0.05 of the image's diagonal"
 )
 
 
@@ -42,7 +42,7 @@ class Subject:
     """What is true of an answer.
 
     Attributes:
-        path: The picture.
+        path: The image.
         size: Its (height, width) in pixels, where it is known.
         objects: All subjects in it.
         row: The one that the answer is about; -1 when it is about all of them.
@@ -89,7 +89,7 @@ class PoseMetric:
 
     @property
     def num_images(self) -> int:
-        """Pictures seen."""
+        """Images seen."""
         return len(self._truth)
 
     @property

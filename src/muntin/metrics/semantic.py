@@ -18,12 +18,12 @@ __all__ = ["SemanticMetric", "count_pixels"]
 
 
 class SemanticMetric:
-    """Collects maps and the truth, picture by picture, as one table of counts.
+    """Collects maps and the truth, image by image, as one table of counts.
 
     Figures, all in [0, 1]: `miou` (mean intersection over union), `mean_accuracy` and, per class,
     `iou` and `accuracy`; `pixel_accuracy` over all pixels. A class without a pixel in the truth is
     None in the lists and part of no mean; `num_classes_scored` counts the others. Pixels that the
-    truth ignores count nowhere. `num_images` counts pictures.
+    truth ignores count nowhere. `num_images` counts images.
 
     Args:
         class_names: In the order of the class numbers.
@@ -38,7 +38,7 @@ class SemanticMetric:
     def update(
         self, answers: Sequence[SemanticMap], truth: Sequence[Int[np.ndarray, "H W"]]
     ) -> None:
-        """Add pictures: what was said, and the class of each pixel (below 0: ignored)."""
+        """Add images: what was said, and the class of each pixel (below 0: ignored)."""
         for said, there in zip(answers, truth, strict=True):
             self.confusion += count_pixels(said.labels, there, len(self.class_names))
             self.num_images += 1
@@ -68,7 +68,7 @@ class SemanticMetric:
 def count_pixels(
     said: Int[np.ndarray, "H W"], there: Int[np.ndarray, "h w"], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count the pixels of one picture by true class and class that was said.
+    """Count the pixels of one image by true class and class that was said.
 
     Raises:
         ShapeError: The maps are of different sizes.

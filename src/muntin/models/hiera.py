@@ -10,7 +10,7 @@ Source:
     arXiv 2306.00989: section 3 (what is left of MViTv2, mask unit attention), table 2 (variants).
     Compared live with timm 1.0.31 and transformers 5.23 in tests/parity/test_hiera_parity.py:
     logits and input gradients within 1e-5.
-    Differs: tokens stay a map and are never re-ordered; pictures of any size are accepted: they are
+    Differs: tokens stay a map and are never re-ordered; images of any size are accepted: they are
     padded to whole mask units, and position embeddings are resized on the fly.
 
 Letters: B images, H and W sides of a map in tokens, C channels, h heads, N tokens of a window.
@@ -41,7 +41,7 @@ from muntin.ops.windows import (
     fit_patches,
     join_heads,
 )
-from muntin.shapes import Float, Int, Size
+from muntin.shapes import Bool, Float, Int, Size
 
 __all__ = ["Hiera", "HieraConfig"]
 
@@ -70,7 +70,7 @@ class HieraConfig:
         out_indices: Stages whose maps `forward` gives.
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
-        size_rule: How position embeddings are resized for other pictures; a key of
+        size_rule: How position embeddings are resized for other images; a key of
             `muntin.ops.windows.SIZE_RULES`.
     """
 
@@ -121,7 +121,7 @@ class HieraConfig:
 
     @property
     def unit_px(self) -> int:
-        """Side of a mask unit in pixels; pictures are padded to multiples of it."""
+        """Side of a mask unit in pixels; images are padded to multiples of it."""
         return self.mask_unit * _STRIDE
 
     @property
@@ -275,13 +275,23 @@ class Hiera(Backbone):
         Args:
             images: Normalised images of any height and width; sides of the maps round up.
             sizes: As in `Backbone.features`.
-            mask: The same.
+            mask: Mask units that are kept; the others are not computed, or become its fill.
 
         Returns:
             One map a stage of `out_indices`; the vector is the normalised mean of the last one.
         """
-        self._refuse_mask(mask)
-        maps = self._run(images)
+        maps = self._run(images, mask)
+        if mask is not None and mask.fill is None:
+            # One row of units: every part is there, in another order.
+            last, units = maps[-1].permute(0, 2, 3, 1), mask.keep[0].sum()  # B, h, n*h, C
+            tokens = last.unflatten(2, (int(units), -1)).transpose(1, 2).flatten(1, 3)
+            return Features(
+                images,
+                sizes=sizes,
+                maps=mask.refuse_maps,
+                vector=lambda: self.norm(tokens.mean(dim=1)),
+                tokens=lambda: tokens,
+            )
         return Features(
             images,
             sizes=sizes,
@@ -290,15 +300,26 @@ class Hiera(Backbone):
             tokens=lambda: maps[-1].flatten(2).transpose(1, 2),
         )
 
-    def _run(self, images: Tensor) -> list[Tensor]:
-        """The maps (B, C, H, W), without the padding."""
+    def mask_grid(self, image_size: Size) -> Size:
+        """Mask units down and across in images of this size."""
+        unit = self.config.unit_px
+        return -(-image_size[0] // unit), -(-image_size[1] // unit)
+
+    def _run(self, images: Tensor, mask: TokenMask | None) -> list[Tensor]:
+        """The maps (B, C, H, W) without the padding, or of one row of the units that are kept."""
         config = self.config
         height, width = images.shape[-2:]
-        x = self.patch_embed(fit_patches(images, config.unit_px, "pad"))  # B, H, W, C
+        images = fit_patches(images, config.unit_px, "pad")
+        x = self.patch_embed(images if mask is None else self._hide(images, mask))  # B, H, W, C
         size = (x.shape[1], x.shape[2])
         how = SIZE_RULES[config.size_rule].positions
         positions = resample_grid(self.pos_embed, old=config.grid, new=size, how=how)
+        if mask is not None and mask.fill is not None:
+            x = torch.where(self._spread(mask, size, 1)[..., None], x, mask.fill.to(x.dtype))
         x = x + positions.view(1, *size, -1)
+        if mask is not None and mask.fill is None:
+            x = self._drop_units(x, mask)
+            height, width = x.shape[1] * _STRIDE, x.shape[2] * _STRIDE
         maps = []
         for block in self.blocks:
             x = block(x)
@@ -307,6 +328,29 @@ class Hiera(Backbone):
                 inside = x[:, : -(-height // stride), : -(-width // stride)]  # without the padding
                 maps.append(inside.permute(0, 3, 1, 2))  # B, C, H, W
         return maps
+
+    def _hide(self, images: Tensor, mask: TokenMask) -> Tensor:
+        """Make pixels of units that are not kept 0: patches overlap, and would show them."""
+        size = (images.shape[2], images.shape[3])
+        mask.check(images.shape[0], self.mask_grid(size))
+        return images.masked_fill(~self._spread(mask, size, _STRIDE)[:, None], 0.0)
+
+    def _spread(self, mask: TokenMask, size: Size, scale: int) -> Bool[Tensor, "B H W"]:
+        """Whether each token (scale 1) or pixel belongs to a unit that is kept."""
+        side = self.config.mask_unit * scale
+        keep = mask.keep.unflatten(1, (size[0] // side, size[1] // side))
+        return keep.repeat_interleave(side, 1).repeat_interleave(side, 2)
+
+    def _drop_units(self, x: Float[Tensor, "B H W C"], mask: TokenMask) -> Tensor:
+        """Lay the units that are kept side by side: B, unit, n*unit, C.
+
+        Attention inside units, and pooling, do not see what lies beside a unit; global attention
+        sees every token wherever it lies.
+        """
+        side = self.config.mask_unit
+        units = x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+        kept = mask.drop(units.flatten(3).flatten(1, 2))  # B, n, side*side*C
+        return kept.unflatten(2, (side, side, -1)).transpose(1, 2).flatten(2, 3)
 
     def layer_of(self, name: str) -> int:
         """Number the layer of a parameter; see `muntin.features.Backbone`."""

@@ -73,7 +73,7 @@ class SwinConfig:
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         window_size: Side of a window in tokens, one for all stages or one a stage.
-        img_size: (height, width) in pixels of the pictures it is meant for. Others are accepted.
+        img_size: (height, width) in pixels of the images it is meant for. Others are accepted.
             It sizes the absolute position embedding, and the size rule "timm" reads it.
         in_chans: Channels of an image.
         patch_size: Side of a patch in pixels.
@@ -182,7 +182,7 @@ SWIN_S3_TINY = _preset(96, 6, (3, 6, 12, 24), window_size=(7, 7, 14, 7))
 SWIN_S3_SMALL = _preset(96, 18, (3, 6, 12, 24), window_size=(14, 14, 14, 7), drop_path_rate=0.3)
 SWIN_S3_BASE = _preset(96, 30, (3, 6, 12, 24), window_size=(7, 7, 14, 7), drop_path_rate=0.5)
 
-# Ours, for small pictures and sets of few pictures; not published.
+# Ours, for small images and sets of few images; not published.
 SWIN_NANO_32 = SwinConfig(embed_dim=48, depths=(2, 2, 2), num_heads=(3, 6, 12), window_size=4,
     img_size=(32, 32), patch_size=2, out_indices=(0, 1, 2), drop_path_rate=0.0)  # fmt: skip
 SWIN_NANO_64 = replace(SWIN_NANO_32, img_size=(64, 64), patch_size=4)
@@ -383,16 +383,16 @@ class Swin(Backbone):
             images: Normalised images of any height and width; sides of the maps round up, or as
                 the size rule says.
             sizes: As in `Backbone.features`.
-            mask: The same.
+            mask: Patches that are kept; the others become its fill, since windows need all places.
 
         Returns:
             One map a stage of `out_indices`; the vector is the mean of the last one.
 
         Raises:
-            ShapeError: The size rule refuses this height and width.
+            ShapeError: The size rule refuses this height and width, or the mask does not fit.
+            ConfigError: The mask has no fill.
         """
-        self._refuse_mask(mask)
-        outputs = self._run(images)
+        outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices
         # Both parts read the last map; the norms of the others are for those who read maps.
         last = self._normalise(outputs[coarsest], coarsest).permute(0, 3, 1, 2)  # B, C, H, W
@@ -406,11 +406,31 @@ class Swin(Backbone):
             vector=lambda: last.mean(dim=(2, 3)),
         )
 
-    def _run(self, images: Tensor) -> dict[int, Tensor]:
+    def mask_grid(self, image_size: Size) -> Size:
+        """Patches down and across in images of this size."""
+        config = self.config
+        blank = torch.empty(1, 1, *image_size, device="meta")
+        fitted = fit_patches(blank, config.patch_size, SIZE_RULES[config.size_rule].patch)
+        return fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
+
+    def _put_fill(self, x: Float[Tensor, "B H W C"], mask: TokenMask) -> Float[Tensor, "B H W C"]:
+        if mask.fill is None:
+            message = (
+                "a mask must have a fill for a Swin, whose windows need a token at every place, "
+                "got none. Give it a mask token, or choose a ViT or a Hiera."
+            )
+            raise ConfigError(message)
+        size = (x.shape[1], x.shape[2])
+        mask.check(x.shape[0], size)
+        return mask.put_fill(x.flatten(1, 2)).unflatten(1, size)
+
+    def _run(self, images: Tensor, mask: TokenMask | None) -> dict[int, Tensor]:
         """The map (B, H, W, C) as each stage of `out_indices` leaves it."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
         x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, H, W, C
+        if mask is not None:
+            x = self._put_fill(x, mask)
         if config.absolute_pos_embed:
             size = (x.shape[1], x.shape[2])
             positions = resample_grid(

@@ -77,7 +77,7 @@ def swin_v2_preset(
     Args:
         size: "tiny", "small", "base" or "large".
         window: Window side in tokens.
-        side: Picture side in pixels.
+        side: Image side in pixels.
         drop_path_rate: Of the published config.
         pretrained: Whether it was pre-trained at 192 pixels with windows of 12.
     """

@@ -12,7 +12,7 @@ Source:
     attention of the performer variants is that of Choromanski et al. 2021 (arXiv 2009.14794),
     section 2.4. There is no peer to install: compared with a slow twin, written with loops, in
     tests/models/test_t2t_vit.py, within 1e-5, and with the published parameter counts.
-    Differs: pictures of any size are accepted; position embeddings are resized on the fly.
+    Differs: images of any size are accepted; position embeddings are resized on the fly.
 
 Letters: B images, H and W sides of a map in tokens, N tokens, C channels, F random features.
 """

@@ -37,7 +37,7 @@ class TimmConfig:
 
     Attributes:
         name: Its name in timm, without a tag.
-        img_size: (height, width) in pixels of the pictures it is meant for.
+        img_size: (height, width) in pixels of the images it is meant for.
         in_chans: Channels of an image.
         out_indices: Maps that `forward` gives, counted as timm does; the last four when empty.
         drop_path_rate: Stochastic depth, for models that have it.

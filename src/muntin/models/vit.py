@@ -19,7 +19,7 @@ Source:
     test_deit_parity.py: logits and input gradients within 1e-5.
     ViTPose from Xu et al. 2022 (arXiv 2204.12484), compared with transformers in
     tests/heads/test_pose_parity.py.
-    Differs: pictures of any size are accepted; position embeddings are resized for them on the
+    Differs: images of any size are accepted; position embeddings are resized for them on the
     fly and the model is left as it was.
 
 Letters: B images, H and W sides of the grid in tokens, N tokens, C channels, h heads.
@@ -61,7 +61,7 @@ class ViTConfig:
         depth: Blocks.
         num_heads: Attention heads.
         patch_size: Side of a patch in pixels.
-        patch_padding: Pixels of zeros around the picture before it is cut into patches.
+        patch_padding: Pixels of zeros around the image before it is cut into patches.
         img_size: (height, width) in pixels that the position embedding is made for. Others are
             accepted.
         in_chans: Channels of an image.
@@ -87,7 +87,7 @@ class ViTConfig:
         out_indices: Blocks whose tokens `forward` gives as maps; -1 is the last block.
         out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm
             and gives every map as the block leaves it.
-        size_rule: What happens at sizes that the model was not made for: whether pictures that
+        size_rule: What happens at sizes that the model was not made for: whether images that
             are no multiple of the patch are padded, cropped or refused, and how positions are
             resized.
     """
@@ -173,7 +173,7 @@ class ViTConfig:
 def vit_preset(
     size: Literal["tiny", "small", "medium", "base", "large", "huge"], patch: int, side: int
 ) -> ViTConfig:
-    """One row of the papers' tables of variants, for a patch and a picture side in pixels."""
+    """One row of the papers' tables of variants, for a patch and an image side in pixels."""
     embed_dim, depth, num_heads = {
         "tiny": (192, 12, 3),
         "small": (384, 12, 6),
@@ -235,11 +235,15 @@ class SelfAttention(nn.Module):
             self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
     def forward(
-        self, x: Float[Tensor, "B N C"], grid: Size, norm: nn.Module | None = None
+        self,
+        x: Float[Tensor, "B N C"],
+        grid: Size,
+        norm: nn.Module | None = None,
+        kept: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B N C"]:
         """Let every token, normalised before if there is a norm, look at every other.
 
-        `grid` is where the patches among them lie.
+        `grid` is where the patches among them lie, and `kept` the places of those that a mask left.
         """
         batch, tokens, dim = x.shape
         if isinstance(self.qkv, BiasedLinear):
@@ -250,6 +254,8 @@ class SelfAttention(nn.Module):
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
         bias = self.spread(grid).to(q.dtype) if self.has_positions else None
+        if bias is not None and kept is not None:
+            bias = bias[:, kept[:, :, None], kept[:, None, :]].transpose(0, 1)  # B, h, N, N
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
@@ -295,11 +301,13 @@ class ViTBlock(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "B N C"], grid: Size) -> Float[Tensor, "B N C"]:
-        """Refine the tokens."""
+    def forward(
+        self, x: Float[Tensor, "B N C"], grid: Size, kept: Int[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """Refine the tokens; `kept` are the places of those that a mask left, if any."""
 
         def attend(x: Tensor) -> Tensor:
-            return self.ls1(self.dropout(self.attn(x, grid, norm=self.norm1)))
+            return self.ls1(self.dropout(self.attn(x, grid, norm=self.norm1, kept=kept)))
 
         x = self.drop_path.add(x, attend)
         return self.drop_path.add(x, lambda x: self.ls2(self.mlp(x, self.norm2)))
@@ -385,7 +393,7 @@ class ViT(Backbone):
         Args:
             images: Normalised images of any height and width.
             sizes: As in `Backbone.features`.
-            mask: The same.
+            mask: Patches that are kept; the others are not computed, or become its fill.
 
         Returns:
             The patch tokens of each block of `out_indices` as a map, all at the same stride. The
@@ -393,17 +401,20 @@ class ViT(Backbone):
             mean of the patch tokens.
 
         Raises:
-            ShapeError: The size rule refuses this height and width.
+            ShapeError: The size rule refuses this height and width, or the mask does not fit.
         """
-        self._refuse_mask(mask)
-        tokens, grid = self._run(images)
+        tokens, grid = self._run(images, mask)
+
+        def to_maps() -> list[Tensor]:
+            if mask is not None and mask.fill is None:
+                return mask.refuse_maps()
+            # B, C, H, W
+            return [x[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid) for x in tokens]
+
         return Features(
             images,
             sizes=sizes,
-            maps=lambda: [
-                x[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid)  # B, C, H, W
-                for x in tokens
-            ],
+            maps=to_maps,
             vector=lambda: self._pool(tokens[-1]),
             tokens=lambda: tokens[-1],
         )
@@ -414,7 +425,17 @@ class ViT(Backbone):
         pooled = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix :].mean(dim=1)
         return self.fc_norm(pooled)
 
-    def _run(self, images: Tensor) -> tuple[list[Tensor], Size]:
+    def mask_grid(self, image_size: Size) -> Size:
+        """Patches down and across in images of this size."""
+        config, rule = self.config, SIZE_RULES[self.config.size_rule]
+        blank = torch.empty(1, 1, *image_size, device="meta")
+        fitted = fit_patches(blank, config.patch_size, rule.patch_vit or rule.patch)
+        high, wide = (
+            (side + 2 * config.patch_padding) // config.patch_size for side in fitted.shape[2:]
+        )
+        return high, wide
+
+    def _run(self, images: Tensor, mask: TokenMask | None) -> tuple[list[Tensor], Size]:
         """Tokens (B, N, C) after each wanted block, and the grid of the patches among them."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
@@ -422,14 +443,31 @@ class ViT(Backbone):
         x = self.patch_embed(images)  # B, C, H, W
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # B, N, C
-        x = self.pos_drop(self.add_tokens(x, size))
+        kept = None
+        if mask is None:
+            x = self.add_tokens(x, size)
+        else:
+            mask.check(x.shape[0], size)
+            # Positions are added to all tokens first: each kept one must get its own.
+            x = self.add_tokens(mask.put_fill(x), size)
+            kept = self._find_kept(mask)
+            x = torch.cat([x[:, : self.num_prefix], mask.drop(x[:, self.num_prefix :])], dim=1)
+        x = self.pos_drop(x)
         tokens = []
         for index, block in enumerate(self.blocks):
-            x = block(x, size)
+            x = block(x, size) if kept is None else block(x, size, kept)
             if index in config.blocks_out:
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
+
+    def _find_kept(self, mask: TokenMask) -> Int[Tensor, "B n"] | None:
+        """The places of the tokens that are computed, where a relative position bias asks."""
+        if mask.fill is not None or not self.config.relative_pos_bias:
+            return None
+        prefix = mask.keep.new_ones(mask.keep.shape[0], self.num_prefix)
+        keep = torch.cat([prefix, mask.keep], dim=1)
+        return keep.nonzero()[:, 1].view(keep.shape[0], -1)
 
     def add_tokens(self, x: Float[Tensor, "B n C"], grid: Size) -> Float[Tensor, "B N C"]:
         """Put the learned tokens before those of the patches, and add the positions."""

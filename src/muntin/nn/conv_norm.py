@@ -29,7 +29,7 @@ class ChannelNorm(nn.LayerNorm):
 class MapNorm(nn.BatchNorm2d):
     """Batch norm that goes by its running figures where a channel has one value only.
 
-    Of one picture pooled to one cell there is nothing to take a spread from.
+    Of one image pooled to one cell there is nothing to take a spread from.
     """
 
     def learns_from(self, maps: Float[Tensor, "B C_in H W"]) -> bool:
@@ -69,7 +69,7 @@ class ConvNorm(nn.Module):
         norm: After the convolution, which then has no bias.
         activation: Whether a ReLU follows.
         recompute: Whether training with "batch" and a ReLU remembers the input alone and convolves
-            again on the way back: for large maps.
+            again on the backward pass: for large maps.
     """
 
     def __init__(

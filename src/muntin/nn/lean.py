@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that remember less for the way back: what is cheap is computed again.
+"""Layers that remember less for the backward pass: what is cheap is computed again.
 
 The plain formulas stand where these are called (`muntin.nn.linears`, `muntin.nn.mlp`,
 `muntin.nn.drop_path`), and tests compare both. Gradients are exact.

@@ -14,7 +14,7 @@ __all__ = ["start_mimetic"]
 
 @torch.no_grad()
 def start_mimetic(network: nn.Module, seed: int) -> int:
-    """Start the attention layers where trained ones end up, which helps most on few pictures.
+    """Start the attention layers where trained ones end up, which helps most on few images.
 
     The product of query and key weights begins near the identity (tokens look for tokens like
     themselves), that of value and output weights near its negative. Where there is a relative

@@ -20,7 +20,7 @@ class GatheringConv(nn.Conv2d):
     """Enlarge maps to the size of the first, put them behind one another, and convolve.
 
     A convolution is a sum over its input channels, so each map has a slice of the weight to itself:
-    nothing is put together, and what was enlarged is enlarged again on the way back.
+    nothing is put together, and what was enlarged is enlarged again on the backward pass.
 
     Args:
         widths: Channels of each map.

@@ -28,7 +28,7 @@ __all__ = [
     "suppress_groups",
 ]
 
-Suppression = Literal["hard", "soft"]
+Suppression = Literal["hard", "soft", "none"]
 
 
 def make_anchors(
@@ -157,7 +157,7 @@ def suppress(
         iou: Two boxes that overlap more than this are one ("hard"); from here on scores fall with
             the overlap ("soft").
         kind: "hard" is non-maximum suppression; "soft" lowers the scores of overlapping boxes by
-            (1 - IoU) instead of dropping them.
+            (1 - IoU) instead of dropping them; "none" keeps all boxes.
         class_agnostic: Whether boxes of different classes suppress each other.
         most: Boxes to keep.
         least_score: Boxes that fall below it are dropped.
@@ -168,6 +168,10 @@ def suppress(
     Source:
         Bodla et al. 2017 (arXiv 1704.04503), the linear rule.
     """
+    if kind == "none":
+        order = scores.argsort(descending=True, stable=True)
+        order = order[scores[order] >= least_score][:most]
+        return order, scores[order]
     groups = torch.zeros_like(class_ids) if class_agnostic else class_ids
     if kind == "hard":
         keep = suppress_groups(boxes.float(), scores, groups, iou)
@@ -204,12 +208,12 @@ def paste_mask(
 
     Args:
         mask: Scores in [0, 1] on a grid over the box.
-        box: In pixels of the picture.
-        size: (height, width) of the picture.
+        box: In pixels of the image.
+        size: (height, width) of the image.
 
     Returns:
-        The part of the picture that the box covers, set where the score at the middle of a pixel
-        is at least 0.5; and the row and column of the picture at which it begins.
+        The part of the image that the box covers, set where the score at the middle of a pixel
+        is at least 0.5; and the row and column of the image at which it begins.
 
     Source:
         He et al. 2017 (arXiv 1703.06870), section 3.1: the m x m output is resized to the box. As

@@ -33,11 +33,11 @@ _LEAST = 1e-6
 
 
 class MapLosses(NamedTuple):
-    """Losses of each picture; 0 for one whose pixels are all ignored.
+    """Losses of each image; 0 for one whose pixels are all ignored.
 
     Attributes:
         cross_entropy: Mean over the pixels, weighted by class where weights are given.
-        dice: 1 - the Dice coefficient, mean over the classes that are in the picture.
+        dice: 1 - the Dice coefficient, mean over the classes that are in the image.
     """
 
     cross_entropy: Float[Tensor, " B"]
@@ -181,7 +181,7 @@ class _MapLosses(torch.autograd.Function):
 
 
 def _strip_sums(strip: _Strip, weights: Tensor, smoothing: float) -> list[Tensor]:
-    """What both losses need of a strip: sums over its pixels, of each picture (and class)."""
+    """What both losses need of a strip: sums over its pixels, of each image (and class)."""
     log_scores = strip.logits.log_softmax(dim=1)
     loss = -log_scores.gather(1, strip.target)[:, 0]
     weight = weights[strip.target[:, 0]] * strip.known

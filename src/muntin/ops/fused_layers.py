@@ -288,7 +288,7 @@ def _takes_kernel(backend: LayerBackend, why_not: str, weight: Tensor) -> bool:
 
 
 def _reaches(device: torch.device) -> bool:
-    """Whether kernels run on a device: a GPU, or in Triton's interpreter the processor."""
+    """Whether kernels run on a device: a GPU, or in Triton's interpreter the CPU."""
     if device.type == "cuda":
         return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
     return _INTERPRETED and device.type == "cpu"

@@ -15,7 +15,7 @@ Source:
     Differs: near the border, where a blur would read what is not there, DARK looks at the map
     itself, and at three cells beside the border where the highest cell lies on it.
 
-Letters: B pictures, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the middle of
+Letters: B images, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the middle of
 the first cell.
 """
 
@@ -117,12 +117,12 @@ def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
 def mirror_heatmaps(
     maps: Float[Tensor, "B P h w"], partners: tuple[int, ...], *, coding: Coding
 ) -> Float[Tensor, "B P h w"]:
-    """Bring the maps of mirrored pictures back to those of the pictures.
+    """Bring the maps of mirrored images back to those of the images.
 
     Args:
-        maps: Of the mirrored pictures.
+        maps: Of the mirrored images.
         partners: The keypoint that each one becomes in the mirror.
-        coding: The cells of "msra" are not mirrored about the middle of the picture: the result
+        coding: The cells of "msra" are not mirrored about the middle of the image: the result
             is moved by a cell, as published.
     """
     back = maps[:, list(partners)].flip(3)

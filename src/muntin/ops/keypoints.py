@@ -20,7 +20,7 @@ DEFAULT_SIGMA = 0.05
 """Of keypoints for which a data set says nothing."""
 
 _SHARE = 0.53  # of its box that a person covers in COCO, as OpenMMLab has it
-_LEAST_SIDE = 0.05  # of the picture's diagonal
+_LEAST_SIDE = 0.05  # of the image's diagonal
 
 
 def similarity(
@@ -54,7 +54,7 @@ def guess_area(
         points: (N, 2), the known ones.
         box: Left, top, right and bottom edge; None takes the tight box of the points, with sides of
             at least 0.05 of the diagonal.
-        diagonal: Of the picture in pixels.
+        diagonal: Of the image in pixels.
     """
     if box is not None:
         return _SHARE * float((box[2:] - box[:2]).prod())
@@ -63,7 +63,7 @@ def guess_area(
 
 
 def clip_points(points: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
-    """Move points (..., 2) that lie outside a picture of (height, width) to its nearest pixel."""
+    """Move points (..., 2) that lie outside an image of (height, width) to its nearest pixel."""
     return np.clip(points, 0.0, [size[1] - 1.0, size[0] - 1.0])
 
 

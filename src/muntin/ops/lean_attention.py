@@ -34,7 +34,7 @@ def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> T
 
 
 class _LeanAttention(torch.autograd.Function):
-    """The formula of the reference: one copy in, one copy out, and the same on the way back."""
+    """The formula of the reference: one copy in, one copy out, in both passes."""
 
     @staticmethod
     def forward(

@@ -50,7 +50,7 @@ def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
     if count < FEWEST_EXAMPLES:
         message = (
             f"features must be of at least {FEWEST_EXAMPLES} examples, got {count}. Compare more "
-            f"pictures, or larger ones."
+            f"images, or larger ones."
         )
         raise ShapeError(message)
     values = features.double() - features.double().mean(dim=0)  # against cancellation only

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A map of logits of a picture of any size, seen through windows, given out strip by strip.
+"""A map of logits of an image of any size, seen through windows, given out strip by strip.
 
 Windows overlap. Near its edges a window counts for nothing, where two overlap one fades into the
 other, and weights add up to 1, so there are no seams: where the network looks at nearby pixels
-only, the result is that of the whole picture. Logits of cells are kept for as many rows as a window
-is high, never of the whole picture.
+only, the result is that of the whole image. Logits of cells are kept for as many rows as a window
+is high, never of the whole image.
 
 Letters: B windows, C channels, K classes, h and w cells, H and W pixels.
 """
@@ -25,7 +25,7 @@ from muntin.shapes import Float, Size, UInt8
 __all__ = ["Strip", "slide"]
 
 ALIGN = 32
-"""Windows begin at multiples of this many pixels, so that their cells are cells of the picture."""
+"""Windows begin at multiples of this many pixels, so that their cells are cells of the image."""
 
 STRIP_VALUES = 2**24
 """Logits of pixels that are in memory at a time; 64 MiB in float32."""
@@ -55,7 +55,7 @@ class _Window(NamedTuple):
 
 
 def slide(
-    picture: UInt8[Tensor, "C H W"],
+    image: UInt8[Tensor, "C H W"],
     look: Look,
     window: Size,
     out_size: Size,
@@ -65,12 +65,12 @@ def slide(
     batch_size: int = 1,
     rows: int = 0,
 ) -> Iterator[Strip]:
-    """Give the logits of every pixel of a picture, from the top to the bottom.
+    """Give the logits of every pixel of an image, from the top to the bottom.
 
     Args:
-        picture: At the scale at which the network sees it.
+        image: At the scale at which the network sees it.
         look: The network; its map has one cell for every so many pixels, rounded up.
-        window: (height, width) of what the network sees at a time; smaller pictures are seen whole.
+        window: (height, width) of what the network sees at a time; smaller images are seen whole.
         out_size: (height, width) of the result.
         stride: Pixels of a cell.
         overlap: Part of a window that the next one sees too.
@@ -80,19 +80,19 @@ def slide(
     Yields:
         Strips that cover the result without overlap.
     """
-    covered = [side / stride for side in picture.shape[1:]]
-    picture = _fill_up(picture, stride)
-    height, width = picture.shape[1:]
+    covered = [side / stride for side in image.shape[1:]]
+    image = _fill_up(image, stride)
+    height, width = image.shape[1:]
     lines = _cut(height, window[0], overlap, stride)
     columns = _cut(width, window[1], overlap, stride)
     cells = (-(-height // stride), -(-width // stride))
     weights = _total(lines, cells[0])[:, None] * _total(columns, cells[1])
     down = bilinear_mixing(out_size[0], cells[0], covered=covered[0])
-    across = bilinear_mixing(out_size[1], cells[1], covered=covered[1], device=picture.device)
+    across = bilinear_mixing(out_size[1], cells[1], covered=covered[1], device=image.device)
     band: Tensor | None = None  # K, rows, w: logits of the rows from `base` on
     base = done = 0
     for number, line in enumerate(lines):
-        found = _look_along(picture, look, line, columns, batch_size, cells[1])
+        found = _look_along(image, look, line, columns, batch_size, cells[1])
         last = number == len(lines) - 1
         ready = cells[0] if last else lines[number + 1].first
         end = line.first + len(line.weights)
@@ -117,14 +117,14 @@ def slide(
             band, base = band[:, needed - base :].clone(), needed
 
 
-def _fill_up(picture: Tensor, stride: int) -> Tensor:
+def _fill_up(image: Tensor, stride: int) -> Tensor:
     """Repeat the last row and column until both sides are whole cells."""
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     if height % stride == 0 and width % stride == 0:
-        return picture
-    rows = torch.arange(-(-height // stride) * stride, device=picture.device).clamp(max=height - 1)
-    columns = torch.arange(-(-width // stride) * stride, device=picture.device)
-    return picture[:, rows][:, :, columns.clamp(max=width - 1)]
+        return image
+    rows = torch.arange(-(-height // stride) * stride, device=image.device).clamp(max=height - 1)
+    columns = torch.arange(-(-width // stride) * stride, device=image.device)
+    return image[:, rows][:, :, columns.clamp(max=width - 1)]
 
 
 def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]:
@@ -160,7 +160,7 @@ def _total(windows: list[_Window], cells: int) -> Tensor:
 
 
 def _look_along(
-    picture: Tensor, look: Look, line: _Window, columns: list[_Window], batch_size: int, wide: int
+    image: Tensor, look: Look, line: _Window, columns: list[_Window], batch_size: int, wide: int
 ) -> Tensor:
     """Weighted logits of the cells of one row of windows."""
     by_size: dict[int, list[_Window]] = defaultdict(list)
@@ -170,7 +170,7 @@ def _look_along(
     for alike in by_size.values():
         for start in range(0, len(alike), batch_size):
             part = alike[start : start + batch_size]
-            views = [picture[:, line.start : line.end, c.start : c.end] for c in part]
+            views = [image[:, line.start : line.end, c.start : c.end] for c in part]
             logits = look(torch.stack(views)).float()
             if found is None:
                 found = logits.new_zeros(logits.shape[1], logits.shape[2], wide)

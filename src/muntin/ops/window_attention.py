@@ -6,8 +6,8 @@ Letters: B images, H and W sides of the map in tokens, C channels, h heads, d wi
 windows of an image, N tokens of a window.
 
 The entry reads the map as the qkv projection leaves it and writes the map as the output
-projection wants it, so a back end may do shift, cut, bias, mask, softmax and the way back in one
-go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean`
+projection wants it, so a back end may do shift, partition, bias, mask, softmax and the reversal in
+one go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean`
 (`lean_attention.py`) is the formula with its gradient written out; `fused` (`triton/window_*.py`)
 is one kernel. A new back end is a function with the same arguments and a row in `BACKENDS`.
 """

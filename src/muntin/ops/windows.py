@@ -70,7 +70,7 @@ class SizeRule:
         shrink: When the window becomes smaller. "never"; "side": a side of the window that is
             longer than that side of the map shrinks to it; "both": when the shorter side of the map
             is not longer than the window, both sides of the window become that side;
-            "built": as "side", but decided once from `img_size`, whatever picture comes.
+            "built": as "side", but decided once from `img_size`, whatever image comes.
         shift: When the shift is left out. "never"; "side": along a side that one window covers;
             "both": along both sides as soon as the shorter side of the map is not longer than the
             window.

@@ -12,9 +12,9 @@ from muntin.training.budget import word_shortage, word_ways_out
 from muntin.training.footprint import Footprint, Line
 from muntin.training.preparation import Prepared
 
-__all__ = ["MOST_PICTURES", "Demand", "advise"]
+__all__ = ["MOST_IMAGES", "Demand", "advise"]
 
-MOST_PICTURES = 4096
+MOST_IMAGES = 4096
 """Larger batches are not told apart."""
 
 GIB = 2**30
@@ -26,9 +26,9 @@ class Demand:
 
     Attributes:
         footprint: Of a step.
-        looking: Of validation, beyond the weights, by pictures at a time.
+        looking: Of validation, beyond the weights, by images at a time.
         weights: What of the weights is there in validation.
-        looks: Pictures at a time in validation, by the batch.
+        looks: Images at a time in validation, by the batch.
         room: What there is.
         most: Largest batch that is of interest.
     """
@@ -50,7 +50,7 @@ class Demand:
         return max(step, self.validation(batch)) <= self.room
 
     def largest(self, again: int) -> int:
-        """Largest batch that fits, at most `most`; 0 where one picture does not."""
+        """Largest batch that fits, at most `most`; 0 where one image does not."""
         low, high = 0, self.most
         while low < high:
             middle = (low + high + 1) // 2
@@ -75,7 +75,7 @@ def advise(prepared: Prepared, demand: Demand, again: int) -> tuple[str, ...]:
         notes.append(f"does not fit: {short}. {word_ways_out(prepared, batch=bool(fits))}")
     if (need := demand.validation(batch)) > room:
         notes.append(
-            f"does not fit: validation looks at {demand.looks(batch)} pictures at a time, which "
+            f"does not fit: validation looks at {demand.looks(batch)} images at a time, which "
             f"needs {need / GIB:.2f} GiB, {_word_missing(need - room)} more than there is"
         )
     blocks = footprint.fit_blocks(batch, room)
@@ -92,19 +92,19 @@ def advise(prepared: Prepared, demand: Demand, again: int) -> tuple[str, ...]:
     elif limit := _find_limit(demand, batch, tuned.memory_gib):
         notes.append(
             f"fits with --set train.memory_gib={limit:g}: validation then looks at no more "
-            f"pictures at a time than a step"
+            f"images at a time than a step"
         )
     else:
-        notes.append("not even one picture fits: lower --img-size or take a smaller model")
+        notes.append("not even one image fits: lower --img-size or take a smaller model")
     return tuple(notes)
 
 
 def _word_largest(fits: int, most: int, count: int) -> str:
-    if fits >= MOST_PICTURES:
-        return f"fits; steps of {MOST_PICTURES} and more pictures would"
+    if fits >= MOST_IMAGES:
+        return f"fits; steps of {MOST_IMAGES} and more images would"
     if fits >= most:
-        return f"fits; a step of all {count} pictures would" if fits == count else "fits"
-    return f"fits; up to {fits} pictures a step would"
+        return f"fits; a step of all {count} images would" if fits == count else "fits"
+    return f"fits; up to {fits} images a step would"
 
 
 def _word_missing(count: float) -> str:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will take: memory by what it is for, and time, from steps of a picture or two."""
+"""What a run will take: memory by what it is for, and time, from steps of an image or two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, find_shortage, free_bytes, resident_mib
 from muntin.errors import ConfigError
-from muntin.planning.advice import MOST_PICTURES, Demand, advise
+from muntin.planning.advice import MOST_IMAGES, Demand, advise
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.shapes import Size
 from muntin.training.preparation import Prepared, Request, prepare
@@ -33,7 +33,7 @@ class Plan:
         task: Name of the task.
         model: In the zoo.
         img_size: (height, width) in pixels.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         accumulate: Steps a weight change.
         precision: Of the products.
         device: Where.
@@ -44,20 +44,20 @@ class Plan:
         gradients: What there is of them at the worst moment.
         optimizer: Moments.
         averaged: Averaged weights.
-        activations: What is remembered for the way back at the worst moment, by part: "patches",
-            "stage 1" and so on; 0 where nothing is yet, or no longer.
+        activations: What is kept for the backward pass at the peak, by part: "patches", "stage 1"
+            and so on; 0 where nothing is yet, or no longer.
         workspace: What else tensors hold then.
         holes: What the C library cannot give again then, in pieces between tensors that nothing
             fits into, about half of activations, gradients and workspace; 0 on a GPU.
-        process: What the process holds beside tensors of a step, decoded pictures included; 0 on a
+        process: What the process holds beside tensors of a step, decoded images included; 0 on a
             GPU, where what is allocated there is counted.
         peak: All of that, in training.
         inference: The same in validation, a batch of `inference_batch` at a time.
-        inference_batch: Pictures that validation looks at at a time.
+        inference_batch: Images that validation looks at at a time.
         room: What there is; with train.memory_gib, that and the process.
         memory_gib: The setting train.memory_gib; 0 = no limit.
-        largest_batch: Largest batch that fits, in training and in validation; 0 where one picture
-            does not. Beyond the training pictures, or 4096, nobody looks.
+        largest_batch: Largest batch that fits, in training and in validation; 0 where one image
+            does not. Beyond the training images, or 4096, nobody looks.
         largest_batch_again: The same with every block computed again.
         step_s: A step.
         steps: Of an epoch.
@@ -127,18 +127,18 @@ def plan(
 ) -> Plan:
     """Predict memory and time of training before it starts.
 
-    Steps of very few pictures are taken, which change nothing; everything else follows from how
+    Steps of very few images are taken, which change nothing; everything else follows from how
     their memory and time grow with the batch.
 
     Args:
         task: As for `muntin.train`; the other arguments too.
-        data: Training pictures.
+        data: Training images.
         model: A name of `list_models`; chosen when empty.
         head: Name of a head.
-        val: Validation pictures.
+        val: Validation images.
         weights: "auto", "none", a file, a hub id or a run folder.
         recipe: Name of a preset, or "auto".
-        batch_size: Pictures a step; 0 chooses.
+        batch_size: Images a step; 0 chooses.
         img_size: Side, or (height, width), in pixels; 0 keeps the model's.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
@@ -146,10 +146,10 @@ def plan(
 
     Returns:
         The forecast: peak resident memory of the process on a CPU, peak allocated memory on a GPU.
-        Steps are not compiled for it, and pictures have full size.
+        Steps are not compiled for it, and images have full size.
 
     Raises:
-        ConfigError: A name or a setting is wrong, or not even the few pictures that are measured
+        ConfigError: A name or a setting is wrong, or not even the few images that are measured
             fit into memory.
         DataError: The data cannot be used.
         WeightError: Weights that were asked for cannot be had.
@@ -175,7 +175,7 @@ def plan(
             raise
         wanted = f", and {shortage} were asked for at once" if shortage else ""
         message = (
-            f"memory must hold the steps of 1 to 4 pictures that a plan is drawn from, got "
+            f"memory must hold the steps of 1 to 4 images that a plan is drawn from, got "
             f"{free_bytes(_kind(request)) / 2**30:.1f} GiB that are free{wanted}. Lower --img-size "
             f"or take a smaller model."
         )
@@ -227,13 +227,13 @@ def forecast(prepared: Prepared) -> Plan:
         weights=held["parameters"] + held["averaged"] + held["optimizer"],
         looks=partial(_looks, prepared, tuned),
         room=room,
-        most=max(tuned.batch_size, min(MOST_PICTURES, len(prepared.train))),
+        most=max(tuned.batch_size, min(MOST_IMAGES, len(prepared.train))),
     )
     return _write_plan(prepared, _Weighed(demand, held, process, again), timing)
 
 
 def _looks(prepared: Prepared, tuned: TrainConfig, batch: int) -> int:
-    """Pictures that validation looks at at a time, where a step takes a batch."""
+    """Images that validation looks at at a time, where a step takes a batch."""
     wanted = replace(tuned, batch_size=batch).validation_batch
     looks = evaluation_batch(prepared.run.preprocessing, wanted)
     return min(looks, max(1, len(prepared.val)))
@@ -259,7 +259,7 @@ def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
         name = f"stage {part.stage}" if part.stage else "patches"
         stages[name] = stages.get(name, 0.0) + value / MIB
     steps = -(-len(prepared.train) // batch)
-    # What is computed again costs as much as on the way forward, a third of a step.
+    # What is computed again costs as much as on the forward pass, a third of a step.
     slower = 1 + again / max(footprint.num_blocks, 1) / 3
     step = timing.step.at(batch) * slower
     read = timing.reading * batch / max(machine.workers, 1)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from muntin.prediction.batch import PreparedBatch, RawBatch
     from muntin.prediction.from_run import load
     from muntin.prediction.predictor import Predictor, draw
-    from muntin.prediction.sources import Picture, find_images
+    from muntin.prediction.sources import ImageLike, find_images
 
 __all__ = [
-    "Picture",
+    "ImageLike",
     "Predictor",
     "PreparedBatch",
     "RawBatch",
@@ -30,6 +30,6 @@ __getattr__, __dir__ = resolve_lazily(
         "batch": "PreparedBatch RawBatch",
         "from_run": "load",
         "predictor": "Predictor draw",
-        "sources": "Picture find_images",
+        "sources": "ImageLike find_images",
     },
 )

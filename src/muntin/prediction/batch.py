@@ -16,7 +16,7 @@ from muntin.data.image_fitting import fit
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.prediction.sources import LoadedImage
 from muntin.shapes import Size, UInt8
-from muntin.tasks.task import View
+from muntin.tasks.task import ImageMeta
 
 __all__ = [
     "Crop",
@@ -43,7 +43,7 @@ class Crop(NamedTuple):
     """
 
     pixels: UInt8[Tensor, "C h w"]
-    meta: View
+    meta: ImageMeta
 
 
 class CroppedImage(NamedTuple):
@@ -72,7 +72,7 @@ class Part:
     """
 
     images: UInt8[Tensor, "B C H W"]
-    metas: tuple[View, ...]
+    metas: tuple[ImageMeta, ...]
     places: tuple[int, ...]
 
 
@@ -104,7 +104,7 @@ class RawPart(NamedTuple):
     """Raw output of a network for a `Part`: what `muntin.tasks.Task.see` returned, and for what."""
 
     raw: Any
-    metas: tuple[View, ...]
+    metas: tuple[ImageMeta, ...]
     places: tuple[int, ...]
 
 
@@ -156,7 +156,7 @@ def fit_image(image: LoadedImage, pre: Preprocessing) -> Crop:
     """Resize an image, or a tile of one, as the preprocessing asks for."""
     pixels = fit(to_tensor(image.pixels, pre.in_chans), image.size, pre)
     shown = (pixels.shape[1], pixels.shape[2])
-    return Crop(pixels, View(path=image.path, size=image.size, shown=shown))
+    return Crop(pixels, ImageMeta(path=image.path, size=image.size, shown=shown))
 
 
 def whole_image(image: LoadedImage, pre: Preprocessing) -> CroppedImage:

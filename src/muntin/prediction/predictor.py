@@ -30,15 +30,15 @@ from muntin.prediction.batch import (
     stack_crops,
     whole_image,
 )
-from muntin.prediction.sources import LoadedImage, Picture, read_images
+from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
 from muntin.prediction.top_down import crop_instances, find_boxes
 from muntin.results import SURE
 from muntin.samples import Classes
 from muntin.tasks.pose import skeleton_of
-from muntin.tasks.task import Glance, Task
+from muntin.tasks.task import InferenceBatch, Task
 
-__all__ = ["Picture", "Predictor", "draw", "refuse_detector"]
+__all__ = ["Predictor", "draw", "refuse_detector"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +138,7 @@ class Predictor:
 
     def __call__(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageLike | Iterable[ImageLike],
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
@@ -169,7 +169,7 @@ class Predictor:
 
     def stream(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageLike | Iterable[ImageLike],
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
@@ -209,7 +209,7 @@ class Predictor:
 
     def prepare(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageLike | Iterable[ImageLike],
         *,
         tta: bool = False,
         tile: int | Literal["auto"] | None = None,
@@ -253,7 +253,7 @@ class Predictor:
         """
         parts = []
         for part in batch.parts:
-            glance = Glance(
+            inputs = InferenceBatch(
                 network=self.network,
                 images=part.images,
                 views=part.metas,
@@ -264,7 +264,7 @@ class Predictor:
                 tile=batch.tile,
                 scales=batch.scales,
             )
-            parts.append(RawPart(self.task.see(glance), part.metas, part.places))
+            parts.append(RawPart(self.task.see(inputs), part.metas, part.places))
         return RawBatch(parts=tuple(parts), merges=batch.merges)
 
     @torch.no_grad()
@@ -414,7 +414,7 @@ def refuse_detector(task: Task, other: Task) -> None:
         raise ConfigError(message)
 
 
-def draw(image: Picture, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
+def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
     """Draw a result on its image.
 
     Args:

@@ -18,9 +18,9 @@ from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size
 
-__all__ = ["LoadedImage", "Picture", "check_boxes", "find_images", "read_images"]
+__all__ = ["ImageLike", "LoadedImage", "check_boxes", "find_images", "read_images"]
 
-Picture = str | Path | Image.Image | NDArray[np.uint8]
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
 
 
@@ -60,7 +60,7 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
     for text in places:
         place = Path(text)
         if not str(text).strip():
-            message = f"there must be a path to pictures, got {str(text)!r}. Check the command."
+            message = f"there must be a path to images, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
             here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -73,14 +73,17 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
         if not here:
             what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
-            message = f"there must be a picture at {str(place)!r}, got {what}. Check the path."
+            message = f"there must be an image at {str(place)!r}, got {what}. Check the path."
             raise DataError(message)
         found += here
     return found
 
 
 def read_images(
-    images: Picture | Iterable[Picture], boxes: Iterable[Any] | None = None, *, strict: bool = True
+    images: ImageLike | Iterable[ImageLike],
+    boxes: Iterable[Any] | None = None,
+    *,
+    strict: bool = True,
 ) -> Iterator[LoadedImage]:
     """Read images one at a time, in order; nothing is read before it is asked for.
 
@@ -98,23 +101,23 @@ def read_images(
     single = isinstance(images, (str, Path, Image.Image, np.ndarray))
     if not single and not isinstance(images, Iterable):
         message = (
-            f"images must be a path, a PIL picture, a uint8 array or a list of them, got "
+            f"images must be a path, a PIL image, a uint8 array or a list of them, got "
             f"{type(images).__name__}."
         )
         raise DataError(message)
-    many = cast("Iterable[Picture]", [images] if single else images)
+    many = cast("Iterable[ImageLike]", [images] if single else images)
     given = None if boxes is None else iter([boxes] if single else boxes)
     return _read(many, given, strict)
 
 
 def _read(
-    images: Iterable[Picture], given: Iterator[Any] | None, strict: bool
+    images: Iterable[ImageLike], given: Iterator[Any] | None, strict: bool
 ) -> Iterator[LoadedImage]:
     for image in images:
         path = str(image) if isinstance(image, (str, Path)) else ""
         boxes = None if given is None else next(given, None)
         if given is not None and boxes is None:
-            message = f"boxes must be given for every picture, got too few: {image!r} has none."
+            message = f"boxes must be given for every image, got too few: {image!r} has none."
             raise DataError(message)
         try:
             pixels = open_image(image)
@@ -124,7 +127,7 @@ def _read(
             warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=4)
             continue
         yield LoadedImage(
-            path, pixels, None if boxes is None else check_boxes(boxes, path or "a picture")
+            path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
         )
 
 

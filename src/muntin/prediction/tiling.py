@@ -37,7 +37,7 @@ AS_SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a picture, in pixels."""
+    """A part of an image, in pixels."""
 
     top: int
     left: int
@@ -45,7 +45,7 @@ class Window:
     width: int
 
     def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Give this part of a picture (H, W, C)."""
+        """Give this part of an image (H, W, C)."""
         rows = slice(self.top, self.top + self.height)
         return pixels[rows, self.left : self.left + self.width]
 
@@ -124,11 +124,11 @@ def _merge(
 
 
 def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window]:
-    """Lay tiles over a picture, evenly, so that neighbours overlap.
+    """Lay tiles over an image, evenly, so that neighbours overlap.
 
     Args:
-        size: (height, width) of the picture in pixels.
-        tile: (height, width) of a tile in pixels; smaller pictures are one tile.
+        size: (height, width) of the image in pixels.
+        tile: (height, width) of a tile in pixels; smaller images are one tile.
         overlap: Least part of a tile's side that it shares with its neighbour.
 
     Returns:
@@ -155,7 +155,7 @@ def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window
 
 
 def place_in(found: Detections, window: Window, size: Size) -> Detections:
-    """Bring boxes of a part of a picture to the pixels of the picture; masks stay as they are.
+    """Bring boxes of a part of an image to the pixels of the image; masks stay as they are.
 
     Most of what tiles see is dropped when they are merged, so masks are moved after that.
     """
@@ -164,7 +164,7 @@ def place_in(found: Detections, window: Window, size: Size) -> Detections:
 
 
 def mirror_back(found: Detections) -> Detections:
-    """Bring what was found in the mirror image to the pixels of the picture."""
+    """Bring what was found in the mirror image to the pixels of the image."""
     width = found.size[1]
     boxes = found.boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1]) + np.array([width, 0, width, 0])
     masks = found.masks
@@ -176,14 +176,14 @@ def mirror_back(found: Detections) -> Detections:
 def merge_views(
     views: Sequence[Detections], windows: Sequence[Window], select: SelectConfig, most: int
 ) -> Detections:
-    """Make one result of several views of a picture.
+    """Make one result of several views of an image.
 
     A box that ends at the inner edge of a tile is a piece; it is dropped when a larger box of its
     class that is about as sure holds most of it. What two views see is told once.
 
     Args:
         views: What was found in each, as `place_in` gives it.
-        windows: The part of the picture that each view shows.
+        windows: The part of the image that each view shows.
         select: How boxes suppress each other.
         most: Boxes that are told.
     """
@@ -198,7 +198,8 @@ def merge_views(
         torch.from_numpy(every.scores).float(),
         torch.from_numpy(every.class_ids),
         iou=select.iou,
-        kind=select.suppression,
+        # Two tiles that share an object find it twice, even where a head finds each once.
+        kind="hard" if select.suppression == "none" else select.suppression,
         class_agnostic=select.class_agnostic,
         most=most,
         least_score=select.score_threshold,
@@ -209,7 +210,7 @@ def merge_views(
 
 
 def _place_masks(found: Detections, windows: Sequence[Window]) -> Detections:
-    """Bring the masks of parts to the size of the picture."""
+    """Bring the masks of parts to the size of the image."""
     if found.masks is None:
         return found
     masks = tuple(
@@ -237,7 +238,7 @@ def _join(views: Sequence[Detections]) -> Detections:
 
 
 def _are_pieces(found: Detections, window: Window) -> NDArray[np.bool_]:
-    """Which boxes end at an edge of the window that is no edge of the picture."""
+    """Which boxes end at an edge of the window that is no edge of the image."""
     height, width = found.size
     left, top, right, bottom = found.boxes.T
     ends = [

@@ -22,7 +22,7 @@ from muntin.prediction.sources import LoadedImage
 from muntin.results import Poses
 from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
-from muntin.tasks.task import View
+from muntin.tasks.task import ImageMeta
 
 __all__ = ["Boxes", "Detector", "crop_instances", "find_boxes"]
 
@@ -84,7 +84,7 @@ def find_boxes(
             warned = True
             text = (
                 "the run was trained on boxes of subjects; without a detector (--detector RUN) or "
-                "boxes the whole picture is taken for one subject"
+                "boxes the whole image is taken for one subject"
             )
             warnings.warn(text, MuntinWarning, stacklevel=5)
         for image in batch:
@@ -128,7 +128,7 @@ def _cut(image: LoadedImage, boxes: Sequence[Edges | None], pre: Preprocessing) 
     for box in boxes:
         frame = crop_box(box or (0.0, 0.0, float(wide), float(high)), pre)
         region = crop_region(pixels, frame, pre)
-        meta = View(path=image.path, size=image.size, shown=pre.img_size, box=box)
+        meta = ImageMeta(path=image.path, size=image.size, shown=pre.img_size, box=box)
         yield Crop(warp_crop(region.pixels, region.move_frame(frame), pre), meta)
 
 

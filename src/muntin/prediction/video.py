@@ -35,7 +35,7 @@ def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                message = f"{str(path)!r} must be a video, got a file without pictures."
+                message = f"{str(path)!r} must be a video, got a file without images."
                 raise DataError(message)
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
@@ -81,12 +81,12 @@ def predict_video(
         yield from zip(waiting, predict(waiting), strict=True)
 
 
-def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fraction) -> Path:
-    """Write pictures of one size as a video.
+def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction) -> Path:
+    """Write images of one size as a video.
 
     Args:
         path: The new file, ``.mp4`` say.
-        pictures: Its frames, all brought to the size of the first: cut, or filled with white. Odd
+        images: Its frames, all brought to the size of the first: cut, or filled with white. Odd
             sides lose their last row or column, as encoders want it.
         rate: Frames a second.
 
@@ -103,11 +103,11 @@ def write_video(path: str | Path, pictures: Iterable[Image.Image], rate: Fractio
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(partial), mode="w") as container:
             stream: Any = None
-            for picture in pictures:
+            for image in images:
                 if stream is None:
-                    stream = _add_stream(av, container, picture, rate)
+                    stream = _add_stream(av, container, image, rate)
                 sheet = Image.new("RGB", (stream.width, stream.height), "white")
-                sheet.paste(picture)
+                sheet.paste(image)
                 frame = av.VideoFrame.from_ndarray(np.asarray(sheet), format="rgb24")
                 for packet in stream.encode(frame):
                     container.mux(packet)

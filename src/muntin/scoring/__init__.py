@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A network, a data set and a metric: one table of figures, and the pictures that go with it."""
+"""A network, a data set and a metric: one table of figures, and the images that go with it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def pick_part(
     parts = task.list_data(data, classes, reading or DataConfig())
     listing = parts.test or parts.val or parts.train
     if listing is None or not len(listing):
-        message = f"{data} must hold pictures, got none. See: muntin check {task.name} {data}"
+        message = f"{data} must hold images, got none. See: muntin check {task.name} {data}"
         raise DataError(message)
     if parts.fault:
         message = f"{parts.fault}. See: muntin check {task.name} {data}"
@@ -45,7 +45,7 @@ def pick_part(
         warnings.warn(text, MuntinWarning, stacklevel=3)
     if task.dense is None and listing.multi_label and not classes.multi_label:
         message = (
-            f"{data} must have one class a picture, as the run was trained with, got pictures "
+            f"{data} must have one class an image, as the run was trained with, got images "
             f"with none or several. Evaluate a run that was trained on several."
         )
         raise DataError(message)
@@ -53,7 +53,7 @@ def pick_part(
 
 
 def _warn_of_learnt(listing: Listing, run: Run) -> None:
-    """Say so when a run is scored on pictures that it learnt from, having split the set itself."""
+    """Say so when a run is scored on images that it learnt from, having split the set itself."""
     try:
         split = read_json(run.path / "split.json")
         source, kept = split["val"]
@@ -74,7 +74,7 @@ def _warn_of_boxes(listing: Listing, run: Run) -> None:
     """Say so when a run that learnt from boxes has to do without."""
     if run.task.top_down and run.preprocessing.padding != 1 and is_whole(listing):
         text = (
-            "the run was trained on boxes of subjects, but this data has none: whole pictures are "
+            "the run was trained on boxes of subjects, but this data has none: whole images are "
             "taken for subjects, which makes the figures worse. Give --detector RUN"
         )
         warnings.warn(text, MuntinWarning, stacklevel=3)
@@ -86,7 +86,7 @@ def evaluate(
     *,
     batch_size: int = 0,
     device: str = "auto",
-    pictures: bool = True,
+    images: bool = True,
     detector: str | Path = "",
     tta: bool = False,
     settings: Mapping[str, object] | None = None,
@@ -96,13 +96,13 @@ def evaluate(
     Args:
         run: A run folder.
         data: What `DATA` may be; its test part if it has one, else its validation part, else all.
-        batch_size: Pictures at a time; 0 chooses by their size.
+        batch_size: Images at a time; 0 chooses by their size.
         device: "auto" takes a GPU when there is one.
-        pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
+        images: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
         detector: For keypoints, a run that has to find the subjects first; their annotated boxes
             are taken when it is left out. `muntin.metrics.pose.PoseMetric` says how what it finds
             is compared.
-        tta: Whether mirrored pictures are seen too, and both answers become one.
+        tta: Whether mirrored images are seen too, and both answers become one.
         settings: How this data is read, where it is otherwise than in training:
             ``{"data.ignored": "background"}``.
 
@@ -112,16 +112,16 @@ def evaluate(
     Raises:
         RunError: The run folder is incomplete.
         DataError: The data cannot be read, or has other classes.
-        ConfigError: A run that finds things in whole pictures cannot be scored with `tta`.
+        ConfigError: A run that finds things in whole images cannot be scored with `tta`.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if detector:
         scored = score_detected(run, data, detector, device=device, tta=tta)
-        if pictures:
+        if images:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
-    reading = change_reading(run.config.reading, settings or {})
+    reading = change_reading(run.config.data_config, settings or {})
     listing = pick_part(run.task, data, run.classes, reading)
     _warn_of_learnt(listing, run)
     _warn_of_boxes(listing, run)
@@ -140,6 +140,6 @@ def evaluate(
         device=where,
         tta=tta,
     )
-    if pictures:
+    if images:
         draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures

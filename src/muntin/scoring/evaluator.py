@@ -19,20 +19,20 @@ from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
-from muntin.tasks.task import Metric, Task, View
+from muntin.tasks.task import ImageMeta, Metric, Task
 
 __all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
-    """What a network said about the pictures of a listing that could be read.
+    """What a network said about the images of a listing that could be read.
 
     Attributes:
-        answers: What the task's metric takes, one row a picture: a tensor or a list.
+        answers: What the task's metric takes, one row an image: a tensor or a list.
         truth: What it is compared with, likewise.
-        losses: Loss of each picture; empty where the task has none.
-        indices: Place of each picture in the listing.
+        losses: Loss of each image; empty where the task has none.
+        indices: Place of each image in the listing.
     """
 
     answers: Any
@@ -54,7 +54,7 @@ class Scored:
         figures: Named numbers; those of a class are lists in the order of the classes.
         metric: The collector (it holds the confusion matrix, say).
         outputs: What the network said.
-        listing: The pictures.
+        listing: The images.
     """
 
     figures: dict[str, Any]
@@ -80,14 +80,14 @@ def run_network(
 
     Args:
         network: Left in the mode it was in.
-        batches: Pictures; those with weight 0 are left out.
+        batches: Images; those with weight 0 are left out.
         task: What they are for.
         classes: What the network tells apart.
-        listing: Where the pictures are from.
+        listing: Where the images are from.
         pre: How they are normalised.
         device: Where the network is.
         autocast: Makes the context that sets the precision; as the weights are when left out.
-        tta: Whether mirrored pictures are seen too.
+        tta: Whether mirrored images are seen too.
 
     Returns:
         Everything on the CPU.
@@ -129,7 +129,7 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
     """What `Predictor.prepare` would make of these images, had they not been kept fitted."""
     rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
     metas = tuple(
-        View(
+        ImageMeta(
             path=listing.entries[index].path,
             size=tuple(original),
             shown=tuple(shown),
@@ -162,10 +162,10 @@ def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listi
     """Compute the figures of outputs.
 
     Args:
-        parts: What a network said; of several processes, each about pictures of its own.
-        task: What the pictures are for.
+        parts: What a network said; of several processes, each about images of its own.
+        task: What the images are for.
         classes: What the network tells apart.
-        listing: The pictures.
+        listing: The images.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.
@@ -193,13 +193,13 @@ def score(
 
     Args:
         network: Backbone and head.
-        store: The pictures.
+        store: The images.
         task: What they are for.
         classes: What the network was trained to tell apart.
-        batch_size: Pictures at a time; the figures do not depend on it.
+        batch_size: Images at a time; the figures do not depend on it.
         device: Where the network is; the CPU when left out.
         workers: Processes that decode.
-        tta: Whether mirrored pictures are seen too.
+        tta: Whether mirrored images are seen too.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of an evaluation: plots, and the best and worst answers beside the truth."""
+"""Images of an evaluation: plots, and the best and worst answers beside the truth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muntin.drawing.detections import draw_pair
 from muntin.drawing.maps import draw_maps_side_by_side
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
 from muntin.drawing.poses import draw_errors, draw_pose_pair, poses_of
-from muntin.drawing.saving import save_figure, save_picture
+from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.metrics.classification import ClassificationMetric
 from muntin.metrics.detection import DetectionMetric
@@ -64,26 +64,26 @@ def _(
     if classes.multi_label or not len(outputs.indices):
         return
     counts = metric.confusion.numpy()
-    title = f"{name} {value:.3f} on {figures['num_images']} pictures"
+    title = f"{name} {value:.3f} on {figures['num_images']} images"
     save_figure(draw_confusion(counts, classes.names, title), folder / "confusion.png")
     tiles = []
     scores = outputs.answers.softmax(dim=1)
     for row in outputs.losses.argsort(descending=True)[:24].tolist():
         said, truth = int(scores[row].argmax()), int(outputs.truth[row])
         index = int(outputs.indices[row])
-        picture = store.image(index)
-        if said == truth or picture is None:
+        image = store.image(index)
+        if said == truth or image is None:
             continue
         lines = (
             f"true: {classes.names[truth]} {float(scores[row, truth]):.2f}",
             f"said: {classes.names[said]} {float(scores[row, said]):.2f}",
             "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
-        shown = picture.expand(3, -1, -1).permute(1, 2, 0).numpy()
-        tiles.append(Tile(picture=shown, lines=lines, good=False))
+        shown = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+        tiles.append(Tile(pixels=shown, lines=lines, good=False))
     if tiles:
         sheet = draw_sheet(tiles, "Worst mistakes: the true class least likely first")
-        save_picture(sheet, folder / "worst_mistakes.png")
+        save_image(sheet, folder / "worst_mistakes.png")
 
 
 @_draw.register
@@ -94,7 +94,7 @@ def _(
     classes: Classes,
     folder: Path,
 ) -> None:
-    """Precision against recall, per-class figures, and the best and worst pictures."""
+    """Precision against recall, per-class figures, and the best and worst images."""
     figures = scored.figures
     if not figures["num_images"]:
         return
@@ -113,9 +113,9 @@ def _(
     rows = _rank(scored, threshold)
     for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
         tiles = [_pair(scored, classes, row, quality, threshold) for quality, row in chosen]
-        title = f"{name.capitalize()} pictures: truth, and what was found above {threshold:.2f}"
+        title = f"{name.capitalize()} images: truth, and what was found above {threshold:.2f}"
         sheet = draw_sheet(tiles, title, columns=2, side=560)
-        save_picture(sheet, folder / f"{name}.png")
+        save_image(sheet, folder / f"{name}.png")
 
 
 def _told(value: float | None) -> str:
@@ -123,9 +123,9 @@ def _told(value: float | None) -> str:
 
 
 def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
-    """F1 at an overlap of 0.5, class by class, and row of each picture; worst first.
+    """F1 at an overlap of 0.5, class by class, and row of each image; worst first.
 
-    Of pictures that are equally good those with more objects say more, and come last.
+    Of images that are equally good those with more objects say more, and come last.
     """
     rows = []
     pairs = zip(scored.outputs.answers, scored.outputs.truth, strict=True)
@@ -162,7 +162,7 @@ def _pair(scored: Scored, classes: Classes, row: int, quality: float, threshold:
     found = outputs.answers[row].above(threshold)
     drawn = draw_pair(pixels, outputs.truth[row], found, classes.names)
     lines = (f"F1 {quality:.2f}", "/".join(Path(path).parts[-2:]))
-    return Tile(picture=np.asarray(drawn), lines=lines)
+    return Tile(pixels=np.asarray(drawn), lines=lines)
 
 
 @_draw.register
@@ -173,7 +173,7 @@ def _(
     classes: Classes,
     folder: Path,
 ) -> None:
-    """Confusion matrix, per-class figures, and the best and worst pictures."""
+    """Confusion matrix, per-class figures, and the best and worst images."""
     figures, outputs, listing = scored.figures, scored.outputs, scored.listing
     if not figures["num_images"]:
         return
@@ -195,11 +195,11 @@ def _(
             pixels = decode(read_bytes(listing.source, path), where=path)
             drawn = draw_maps_side_by_side(pixels, outputs.truth[row], outputs.answers[row])
             lines = (f"{right:.1%} of the pixels right", "/".join(Path(path).parts[-3:]))
-            tiles.append(Tile(picture=np.asarray(drawn), lines=lines))
+            tiles.append(Tile(pixels=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
-            tiles, f"{name.capitalize()} pictures: truth and answer", columns=2, side=560
+            tiles, f"{name.capitalize()} images: truth and answer", columns=2, side=560
         )
-        save_picture(sheet, folder / f"{name}.png")
+        save_image(sheet, folder / f"{name}.png")
 
 
 @_draw.register
@@ -232,8 +232,8 @@ def _(
             wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
             drawn = draw_pose_pair(pixels, poses_of(truth.objects, wanted, metric.skeleton), said)
             lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
-            tiles.append(Tile(picture=np.asarray(drawn), lines=lines))
+            tiles.append(Tile(pixels=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
             tiles, f"{name.capitalize()} subjects: truth and answer", columns=2, side=560
         )
-        save_picture(sheet, folder / f"{name}.png")
+        save_image(sheet, folder / f"{name}.png")

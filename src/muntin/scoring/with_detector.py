@@ -28,7 +28,7 @@ MIN_SCORE = 0.05
 def score_detected(
     run: Run, data: Path | str, detector: Run | Path | str, *, device: str, tta: bool = False
 ) -> Scored:
-    """Find the subjects of every picture, those without any included, and score their keypoints.
+    """Find the subjects of every image, those without any included, and score their keypoints.
 
     Average precision is of every box; distances are of the subjects that prediction tells, see
     `PoseMetric`.
@@ -50,7 +50,7 @@ def score_detected(
     parts = list_pose(data, classes=run.classes, whole=True)
     listing = parts.test or parts.val or parts.train
     if listing is None or not len(listing):
-        message = f"{data} must hold pictures, got none. See: muntin check {run.task.name} {data}"
+        message = f"{data} must hold images, got none. See: muntin check {run.task.name} {data}"
         raise DataError(message)
     finder = detector if isinstance(detector, Run) else Run.open(detector)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)

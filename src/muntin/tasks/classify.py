@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Classification: one label a picture, or any number of them."""
+"""Classification: one label an image, or any number of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muntin.metrics.classification import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
-from muntin.tasks.task import Glance, Task, TrainBatch, View, count_pictures
+from muntin.tasks.task import ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["CLASSIFY"]
 
@@ -73,16 +73,18 @@ def _compare(logits: Float[Tensor, "B K"], targets: Tensor, classes: Classes) ->
     return class_losses(logits, targets, multi_label=classes.multi_label)
 
 
-def _see(glance: Glance) -> Float[Tensor, "B K"]:
-    logits: Tensor = glance.look(glance.images)
-    return (logits + glance.look(glance.images.flip(-1))) / 2 if glance.tta else logits
+def _see(inputs: InferenceBatch) -> Float[Tensor, "B K"]:
+    logits: Tensor = inputs.look(inputs.images)
+    return (logits + inputs.look(inputs.images.flip(-1))) / 2 if inputs.tta else logits
 
 
-def _answers(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classes) -> Tensor:
+def _answers(logits: Float[Tensor, "B K"], views: Sequence[ImageMeta], classes: Classes) -> Tensor:
     return logits.float().cpu()
 
 
-def _decode(logits: Float[Tensor, "B K"], views: Sequence[View], classes: Classes) -> list[Labels]:
+def _decode(
+    logits: Float[Tensor, "B K"], views: Sequence[ImageMeta], classes: Classes
+) -> list[Labels]:
     logits = logits.double().cpu()
     scores = logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
     scores, ids = scores.sort(dim=1, descending=True, stable=True)
@@ -120,7 +122,7 @@ CLASSIFY = Task(
     decode=_decode,
     compare=_compare,
     metric=_metric,
-    counts=count_pictures,
+    counts=count_images,
     goals=("top1", "map", "macro_f1"),
     kind="classification",
     finish=("probabilities", _finish),

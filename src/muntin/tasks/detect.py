@@ -20,7 +20,7 @@ from muntin.data.detection_checking import check_detect
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.head import Head, HeadConfig
 from muntin.metrics.detection import DetectionMetric
 from muntin.ops.boxes import paste_mask
@@ -29,13 +29,13 @@ from muntin.run_lengths import encode_mask
 from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
 from muntin.targets import BoxTargets
-from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View, count_pictures
+from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["DETECT", "INSTANCE"]
 
 
 class _Truth:
-    """Annotated objects by the place of their picture."""
+    """Annotated objects by the place of their image."""
 
     def __init__(self, listing: Listing) -> None:
         self._objects = [entry.objects for entry in listing.entries]
@@ -79,17 +79,19 @@ def _losses(
     return losses
 
 
-def _see(glance: Glance) -> Sequence[Found]:
-    network: Any = glance.network
-    found: Sequence[Found] = network.decode(glance.look(glance.images, glance.sizes))
+def _see(inputs: InferenceBatch) -> Sequence[Instances]:
+    network: Any = inputs.network
+    found: Sequence[Instances] = network.decode(inputs.look(inputs.images, inputs.sizes))
     return found
 
 
-def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Detections]:
+def _decode(
+    raw: Sequence[Instances], views: Sequence[ImageMeta], classes: Classes
+) -> list[Detections]:
     return [_to_result(found, view, classes) for found, view in zip(raw, views, strict=True)]
 
 
-def _to_result(found: Found, view: View, classes: Classes) -> Detections:
+def _to_result(found: Instances, view: ImageMeta, classes: Classes) -> Detections:
     """Boxes and masks in pixels of the original."""
     height, width = view.size
     scale = found.boxes.new_tensor([width / view.shown[1], height / view.shown[0]] * 2).double()
@@ -153,7 +155,7 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
         decode=_decode,
         compare=_compare,
         metric=partial(_metric, masks=masks),
-        counts=count_pictures,
+        counts=count_images,
         goals=goals,
         kind="detection",
         dense=dense,

@@ -29,7 +29,7 @@ from muntin.results import Poses
 from muntin.samples import Classes, DataSets, Listing, Skeleton
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
-from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View, count_pictures
+from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["POSE", "skeleton_of"]
 
@@ -102,15 +102,15 @@ def _losses(
     return losses
 
 
-def _see(glance: Glance) -> list[NDArray[np.float64]]:
+def _see(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     """(P, 3) x, y and height of the peak of each keypoint, in pixels of the originals."""
-    head: Any = glance.network.head
+    head: Any = inputs.network.head
     coding = head.config.coding
-    images = glance.images
-    maps = glance.look(images)
-    if glance.tta:
-        partners = _partners(skeleton_of(glance.classes))
-        mirrored = glance.look(images.flip(3))
+    images = inputs.images
+    maps = inputs.look(images)
+    if inputs.tta:
+        partners = _partners(skeleton_of(inputs.classes))
+        mirrored = inputs.look(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
     shown = (images.shape[2], images.shape[3])
@@ -119,9 +119,9 @@ def _see(glance: Glance) -> list[NDArray[np.float64]]:
     points = to_pixels(peaks.points.double(), shown, size, coding=coding).cpu().numpy()
     scores = peaks.scores.double().cpu().numpy()
     found = []
-    for row, view in enumerate(glance.views):
+    for row, view in enumerate(inputs.views):
         box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
-        back = crop_transform(crop_box(box, glance.pre), glance.pre).inverse
+        back = crop_transform(crop_box(box, inputs.pre), inputs.pre).inverse
         told = clip_points(back(points[row]), view.size)
         found.append(np.concatenate([told, scores[row][:, None]], axis=1))
     return found
@@ -147,7 +147,7 @@ def _partners(skeleton: Skeleton) -> tuple[int, ...]:
 
 
 def _decode(
-    raw: Sequence[NDArray[np.float64]], views: Sequence[View], classes: Classes
+    raw: Sequence[NDArray[np.float64]], views: Sequence[ImageMeta], classes: Classes
 ) -> list[Poses]:
     skeleton = skeleton_of(classes)
     return [
@@ -204,7 +204,7 @@ POSE = Task(
     decode=_decode,
     compare=_compare,
     metric=_metric,
-    counts=count_pictures,
+    counts=count_images,
     goals=("oks_ap", "pck"),
     kind="keypoints",
     top_down=True,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pose in one go: subjects and their keypoints are found together, in whole pictures."""
+"""Pose in one go: subjects and their keypoints are found together, in whole images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from muntin.data.pose import list_pose
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.conventions import RCNNConfig
-from muntin.heads.found import Found
+from muntin.heads.found import Instances
 from muntin.heads.head import HeadConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.metrics.pose import PoseMetric
@@ -27,7 +27,7 @@ from muntin.samples import Classes, DataSets
 from muntin.shapes import Size
 from muntin.tasks.detect import DETECT
 from muntin.tasks.pose import POSE, skeleton_of
-from muntin.tasks.task import Dense, View
+from muntin.tasks.task import Dense, ImageMeta
 
 __all__ = ["POSE_AT_ONCE"]
 
@@ -46,7 +46,7 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
 
 
-def _decode(raw: Sequence[Found], views: Sequence[View], classes: Classes) -> list[Poses]:
+def _decode(raw: Sequence[Instances], views: Sequence[ImageMeta], classes: Classes) -> list[Poses]:
     skeleton = skeleton_of(classes)
     results = []
     for found, view in zip(raw, views, strict=True):

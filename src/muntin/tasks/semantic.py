@@ -30,7 +30,7 @@ from muntin.results import SemanticMap
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
-from muntin.tasks.task import Dense, Glance, Task, TrainBatch, View
+from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch
 
 __all__ = ["SEMANTIC"]
 
@@ -39,7 +39,7 @@ WIDER = 2
 
 
 class _Truth:
-    """The masks of a listing by the place of their picture, read when they are asked for."""
+    """The masks of a listing by the place of their image, read when they are asked for."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -94,38 +94,38 @@ def _losses(
     return losses
 
 
-def _see(glance: Glance) -> list[NDArray[np.int16]]:
+def _see(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
     """The class of each pixel of the originals."""
     maps = []
-    for image, view in zip(glance.images, glance.views, strict=True):
-        picture = image[:, : view.shown[0], : view.shown[1]]
+    for image, view in zip(inputs.images, inputs.views, strict=True):
+        pixels = image[:, : view.shown[0], : view.shown[1]]
         labels = np.empty(view.size, np.int16)
-        for top, scores in _strips(glance, picture, view.size):
+        for top, scores in _strips(inputs, pixels, view.size):
             found = scores.argmax(dim=0).to(torch.int16).cpu().numpy()
             labels[top : top + len(found)] = found
         maps.append(labels)
     return maps
 
 
-def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
+def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
     """Scores of each class for some rows at a time."""
 
     def look(windows: Tensor) -> Tensor:
-        logits: Tensor = glance.look(windows)
+        logits: Tensor = inputs.look(windows)
         return logits
 
-    window = glance.canvas or (WIDER * glance.pre.img_size[0], WIDER * glance.pre.img_size[1])
-    if glance.tile is not None:
-        window = (glance.tile, glance.tile)
-    elif glance.canvas is None and picture[0].numel() <= window[0] * window[1]:
-        window = (picture.shape[1], picture.shape[2])
-    head: Any = glance.network.head
+    window = inputs.canvas or (WIDER * inputs.pre.img_size[0], WIDER * inputs.pre.img_size[1])
+    if inputs.tile is not None:
+        window = (inputs.tile, inputs.tile)
+    elif inputs.canvas is None and pixels[0].numel() <= window[0] * window[1]:
+        window = (pixels.shape[1], pixels.shape[2])
+    head: Any = inputs.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
-    mirrors = (False, True) if glance.tta else (False,)
-    ways = [(scale, mirrored) for scale in glance.scales for mirrored in mirrors]
+    mirrors = (False, True) if inputs.tta else (False,)
+    ways = [(scale, mirrored) for scale in inputs.scales for mirrored in mirrors]
     streams = [
         slide(
-            _show(picture, *way, glance.pre), look, window, size, stride=head.stride,
+            _show(pixels, *way, inputs.pre), look, window, size, stride=head.stride,
             batch_size=count,
         )
         for way in ways
@@ -141,9 +141,9 @@ def _strips(glance: Glance, picture: Tensor, size: Size) -> Iterator[tuple[int, 
         yield strips[0].top, cast(Tensor, total)
 
 
-def _show(picture: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> Tensor:
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[2] * scale)))
-    seen = resize(picture, size, pre.interpolation)
+def _show(pixels: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> Tensor:
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[2] * scale)))
+    seen = resize(pixels, size, pre.interpolation)
     return seen.flip(2) if mirrored else seen
 
 
@@ -153,7 +153,7 @@ def _finish(logits: Tensor, size: Size, head: object, classes: Classes) -> Tenso
 
 
 def _decode(
-    raw: Sequence[NDArray[np.int16]], views: Sequence[View], classes: Classes
+    raw: Sequence[NDArray[np.int16]], views: Sequence[ImageMeta], classes: Classes
 ) -> list[SemanticMap]:
     return [
         SemanticMap(

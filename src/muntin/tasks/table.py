@@ -28,7 +28,7 @@ def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
     Args:
         name: Of the task.
         head: Its name or config, where it is known: Keypoint R-CNN finds subjects in whole
-            pictures, other heads of "pose" see one at a time.
+            images, other heads of "pose" see one at a time.
 
     Raises:
         ConfigError: There is no task of this name.

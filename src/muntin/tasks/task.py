@@ -21,19 +21,19 @@ from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "Glance", "Metric", "Task", "TrainBatch", "View", "count_pictures"]
+__all__ = ["Dense", "ImageMeta", "InferenceBatch", "Metric", "Task", "TrainBatch", "count_images"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class View:
-    """A picture that a network saw.
+class ImageMeta:
+    """An image that a network saw.
 
     Attributes:
         path: The file; empty when it came as an array.
         size: (height, width) of the original in pixels.
         shown: (height, width) at which the network saw it, without padding.
         box: Edges of the subject in pixels of the original, where one was cut out of it; None where
-            the whole picture was taken for one.
+            the whole image was taken for one.
     """
 
     path: str
@@ -43,24 +43,24 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Glance:
-    """Pictures that a network is to look at.
+class InferenceBatch:
+    """Images that a network is to look at.
 
     Attributes:
         network: In evaluation mode.
         images: As `Preprocessing` fits them; of several sizes, padded.
-        views: The picture inside each.
+        views: The image inside each.
         pre: How they are normalised.
         classes: What the network tells apart.
         device: Where the network is.
-        tta: Whether the mirrored picture is seen too, where one answer can be made of both.
-        tile: Side in pixels of the windows in which a picture is seen; None chooses.
-        scales: Factors of the size at which a picture is seen, all of which make the answer.
+        tta: Whether the mirrored image is seen too, where one answer can be made of both.
+        tile: Side in pixels of the windows in which an image is seen; None chooses.
+        scales: Factors of the size at which an image is seen, all of which make the answer.
     """
 
     network: nn.Module
     images: UInt8[Tensor, "B C H W"]
-    views: Sequence[View]
+    views: Sequence[ImageMeta]
     pre: Preprocessing
     classes: Classes
     device: torch.device
@@ -75,7 +75,7 @@ class Glance:
 
         Args:
             images: Perhaps padded.
-            sizes: Of the pictures inside, where the network takes them.
+            sizes: Of the images inside, where the network takes them.
         """
         images = images.to(self.device)
         if not getattr(self.network, "reads_pixels", False):
@@ -90,7 +90,7 @@ class Glance:
 
     @property
     def sizes(self) -> Int[Tensor, "B 2"]:
-        """(height, width) of the picture inside each image."""
+        """(height, width) of the image inside each image."""
         return torch.tensor([view.shown for view in self.views], device=self.device)
 
 
@@ -99,9 +99,9 @@ class TrainBatch(NamedTuple):
 
     Attributes:
         images: Normalised and padded.
-        sizes: (height, width) of the picture inside each image.
+        sizes: (height, width) of the image inside each image.
         labels: Rows of what `Task.table` gave, where the task has labels.
-        targets: What is known of each picture otherwise: its objects, or the classes of its pixels.
+        targets: What is known of each image otherwise: its objects, or the classes of its pixels.
         class_weights: Factor on the loss of each class.
         label_smoothing: Part of the target spread over all classes.
     """
@@ -120,7 +120,7 @@ class Metric(Protocol):
 
     @property
     def num_images(self) -> int:
-        """Pictures that were added."""
+        """Images that were added."""
 
     def update(self, answers: Any, truth: Any) -> None:  # noqa: ANN401 (each task has its own)
         """Add a batch."""
@@ -131,12 +131,12 @@ class Metric(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dense:
-    """What tasks need that speak of places in the picture.
+    """What tasks need that speak of places in the image.
 
     Attributes:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
-        merges: Whether answers of several views of a picture, tiles of it say, become one.
+        merges: Whether answers of several views of an image, tiles of it say, become one.
         example: What the head's losses take beside the features of an image of a size (height,
             width), of the kind that takes most memory. Empty where the loss takes none to speak of.
     """
@@ -157,21 +157,21 @@ class Task:
         check_data: Reads every file and reports what is wrong.
         classes: What a listing asks for.
         build_head: Makes the head for a backbone, from its config where the task has several.
-        table: What is known of the pictures of a listing, by place: labels for the loss, or the
+        table: What is known of the images of a listing, by place: labels for the loss, or the
             truth for the metric.
         losses: From the head, the features and what is known of a batch to the loss of each image,
             by name.
-        see: Raw output of a network for pictures, in evaluation and prediction.
+        see: Raw output of a network for images, in evaluation and prediction.
         answers: From raw output to what the metric takes.
         decode: From raw output to results.
-        compare: Loss of each picture from answers and truth; None where only training has one.
+        compare: Loss of each image from answers and truth; None where only training has one.
         metric: A fresh collector.
         counts: How often each class is there in a listing.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
         kind: What is predicted.
         top_down: Whether keypoints are found in one instance at a time, cropped out of its image;
             otherwise networks see whole images.
-        dense: What tasks need that speak of places in the picture; None for the others.
+        dense: What tasks need that speak of places in the image; None for the others.
         outputs: Names of the raw output in an exported graph.
         finish: Name and maker of one more output of such a graph, for those who read it without
             muntin: from raw output, size of the images, head and classes. None where the raw
@@ -185,9 +185,9 @@ class Task:
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
     table: Callable[[Listing, Classes], Any]
     losses: Callable[[Head, Features, TrainBatch, Classes], dict[str, Float[Tensor, " B"]]]
-    see: Callable[[Glance], Any]
-    answers: Callable[[Any, Sequence[View], Classes], Any]
-    decode: Callable[[Any, Sequence[View], Classes], list[Any]]
+    see: Callable[[InferenceBatch], Any]
+    answers: Callable[[Any, Sequence[ImageMeta], Classes], Any]
+    decode: Callable[[Any, Sequence[ImageMeta], Classes], list[Any]]
     compare: Callable[[Any, Any, Classes], Tensor | None]
     metric: Callable[[Classes], Metric]
     counts: Callable[[Listing], Tensor]
@@ -214,6 +214,6 @@ class Task:
         return name, float(figures[name]) if name else 0.0
 
 
-def count_pictures(listing: Listing) -> Tensor:
-    """Pictures of each class."""
+def count_images(listing: Listing) -> Tensor:
+    """Images of each class."""
     return torch.tensor(listing.class_counts, dtype=torch.float32)

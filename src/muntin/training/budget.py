@@ -70,7 +70,7 @@ def word_shortage(
         tuned: How it is taken.
         again: Leading blocks that are computed again.
         room: Bytes that there are.
-        fits: Largest batch that fits; 0 where one picture does not.
+        fits: Largest batch that fits; 0 where one image does not.
     """
     gib = 2**30
     holder = f"train.memory_gib={tuned.memory_gib:g}"
@@ -80,9 +80,9 @@ def word_shortage(
     every = footprint.num_blocks and again >= footprint.num_blocks
     least = footprint.peak(1, again).total / gib
     return (
-        f"{holder} must hold a step of {tuned.batch_size} pictures, which needs {need / gib:.2f} "
+        f"{holder} must hold a step of {tuned.batch_size} images, which needs {need / gib:.2f} "
         f"GiB{' with every block computed again' if every else ''} "
-        f"({f'--batch-size {fits} does' if fits else f'one picture needs {least:.2f}'}); "
+        f"({f'--batch-size {fits} does' if fits else f'one image needs {least:.2f}'}); "
         f"{(need - room) / gib:.2f} GiB are missing"
     )
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is chosen when nobody says: model by pictures, recipe by their number, device, precision."""
+"""What is chosen when nobody says: model by images, recipe by their number, device, precision."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """What Lightning Fabric calls them."""
 
 FEW = 100_000
-"""Below so many training pictures a fresh model takes the small-data recipe."""
+"""Below so many training images a fresh model takes the small-data recipe."""
 
 FEW_SCENES = 20_000
-"""The same for pictures with objects, which hold many examples each."""
+"""The same for images with objects, which hold many examples each."""
 
 
 def typical_size(listing: Listing, most: int = 32) -> Size:
-    """Median (height, width) of some pictures, in pixels."""
+    """Median (height, width) of some images, in pixels."""
     sizes = []
     for index in range(0, len(listing), max(1, len(listing) // most)):
         entry = listing.entries[index]
@@ -52,10 +52,10 @@ def typical_size(listing: Listing, most: int = 32) -> Size:
             sizes.append(entry.size)
             continue
         try:
-            picture = decode(read_bytes(listing.source, entry.path), where=entry.path)
+            image = decode(read_bytes(listing.source, entry.path), where=entry.path)
         except (DataError, OSError):
             continue
-        sizes.append(picture.shape[:2])
+        sizes.append(image.shape[:2])
     if not sizes:
         return 224, 224
     height, width = np.median(np.array(sizes), axis=0)
@@ -63,7 +63,7 @@ def typical_size(listing: Listing, most: int = 32) -> Size:
 
 
 def default_model(size: Size, weights: str, device: str) -> tuple[str, int]:
-    """Name and picture side in pixels for pictures of a size, given `--weights` and the device."""
+    """Name and image side in pixels for images of a size, given `--weights` and the device."""
     side = min(size)
     if side <= 48:
         return "swin_nano_patch2_window4_32", max(16, -(-side // 8) * 8)
@@ -86,7 +86,7 @@ def can_be_had(name: str) -> bool:
 def default_recipe(
     count: int, *, pretrained: bool, kind: TaskKind = "classification"
 ) -> tuple[str, str]:
-    """Name of the recipe for so many training pictures, and why."""
+    """Name of the recipe for so many training images, and why."""
     few = FEW if kind == "classification" else FEW_SCENES
     unit = "instances" if kind == "keypoints" else "images"
     if pretrained and (kind == "classification" or count < few):
@@ -103,7 +103,7 @@ def default_recipe(
 
 
 def is_small(model: BackboneConfig) -> bool:
-    """Whether pictures are too small to cut a border off."""
+    """Whether images are too small to cut a border off."""
     return min(model.img_size) < 128
 
 
@@ -114,9 +114,9 @@ def choose_preprocessing(
     kind: TaskKind,
     typical: Size,
 ) -> Preprocessing:
-    """What the weights expect; small pictures are resized without bicubic's overshoot.
+    """What the weights expect; small images are resized without bicubic's overshoot.
 
-    Pictures with objects are scaled to fit inside, those whose pixels are classified by `scale` or
+    Images with objects are scaled to fit inside, those whose pixels are classified by `scale` or
     `short_side`; others are cropped.
     """
     if kind == "segmentation":

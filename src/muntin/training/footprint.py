@@ -21,7 +21,7 @@ from muntin.training.timeline import Part, Span, list_parts, record_spans
 
 __all__ = ["Footprint", "Line", "Peak", "measure_footprint"]
 
-MOST_PICTURES = 2**16
+MOST_IMAGES = 2**16
 """Nobody asks for larger batches."""
 
 
@@ -30,7 +30,7 @@ class Line(NamedTuple):
 
     Attributes:
         fixed: Whatever the batch.
-        each: For each picture.
+        each: For each image.
     """
 
     fixed: float
@@ -46,8 +46,8 @@ class Moment(NamedTuple):
 
     Attributes:
         part: Name of the part at work; empty elsewhere.
-        backward: Whether on the way back.
-        done: Parts whose way forward is behind and whose way back is ahead.
+        backward: Whether on the backward pass.
+        done: Parts whose way forward is behind and whose backward pass is ahead.
         most: The most that tensors hold in it.
     """
 
@@ -84,7 +84,7 @@ class Footprint:
         gradients: Bytes of all gradients.
         parts: Of the network.
         moments: In the order of time.
-        remembered: What each part remembers for the way back.
+        remembered: What each part remembers for the backward pass.
         outputs: What each part gives.
         hole_share: What the holes between tensors take of memory, as a share of what a step holds
             beyond `held`.
@@ -107,7 +107,7 @@ class Footprint:
         """Predict the worst moment of a step.
 
         Args:
-            batch: Pictures.
+            batch: Images.
             again: Leading blocks that are computed again instead of remembered.
         """
         kept = [line.at(batch) for line in self.remembered]
@@ -126,13 +126,13 @@ class Footprint:
         return worst
 
     def name_moment(self, number: int) -> str:
-        """Say where a moment is, as "on the way back, in stage 1"."""
+        """Say where a moment is, as "on the backward pass, in stage 1"."""
         moment = self.moments[number]
         if number == len(self.moments) - 1:
             return "at the end of a step, when the weights change"
         stages = {part.name: part.stage for part in self.parts}
         if not moment.part:
-            return "in the head" if moment.done == len(self.parts) else "on the way forward"
+            return "in the head" if moment.done == len(self.parts) else "on the forward pass"
         stage = stages[moment.part]
         place = f"stage {stage}" if stage else "the patches"
         return f"on the way {'back' if moment.backward else 'forward'}, in {place}"
@@ -157,8 +157,8 @@ class Footprint:
         return self.num_blocks
 
     def fit_batch(self, room: float, again: int = 0) -> int:
-        """Largest batch whose step fits; 0 where one picture does not."""
-        low, high = 0, MOST_PICTURES
+        """Largest batch whose step fits; 0 where one image does not."""
+        low, high = 0, MOST_IMAGES
         while low < high:
             middle = (low + high + 1) // 2
             if self.peak(middle, again).total <= room:
@@ -179,11 +179,11 @@ def measure_footprint(
 
     Args:
         network: That learns.
-        step: Takes a whole step with so many pictures and leaves no gradient behind. Another step
+        step: Takes a whole step with so many images and leaves no gradient behind. Another step
             was taken before, so that the optimiser has its moments.
         held: As in `Footprint`.
         device: Where.
-        batches: Two numbers of pictures, rising.
+        batches: Two numbers of images, rising.
 
     Raises:
         ConfigError: The two steps do not consist of the same parts.
@@ -192,7 +192,7 @@ def measure_footprint(
     if [span[:2] for span in few] != [span[:2] for span in many]:
         message = (
             f"{type(network).__name__} must work in the same way on {batches[0]} and "
-            f"{batches[1]} pictures for its memory to be predicted, and does not."
+            f"{batches[1]} images for its memory to be predicted, and does not."
         )
         raise ConfigError(message)
     parts = list_parts(network)

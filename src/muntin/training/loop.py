@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: steps, epochs, validation, checkpoints, on one device or several.
 
-Everything random depends on (seed, epoch, step or picture) alone, so a run that is stopped at any
+Everything random depends on (seed, epoch, step or image) alone, so a run that is stopped at any
 step and resumed has the same bits as one that never stopped (one device, no time limit).
 """
 
@@ -42,7 +42,7 @@ VALIDATION_SHARE = 0.04
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stores:
-    """Pictures to learn from and to validate with."""
+    """Images to learn from and to validate with."""
 
     train: ImageCache
     val: ImageCache
@@ -56,8 +56,8 @@ class Position:
         epoch: Epochs that have ended.
         step: Steps of the present epoch that have ended.
         elapsed_s: Seconds trained in earlier sittings.
-        loss_sum: Loss summed over the pictures of the present epoch.
-        num_seen: Pictures of the present epoch.
+        loss_sum: Loss summed over the images of the present epoch.
+        num_seen: Images of the present epoch.
         best: Best value of the goal so far; None before the first validation.
         best_epoch: Epoch that had it, counted from 1.
         stale: Epochs validated since then.
@@ -113,7 +113,7 @@ def fit(
         fabric: Devices and precision, launched.
         run: Its config tells everything; its batch size is resolved.
         network: Changed.
-        stores: The pictures.
+        stores: The images.
         reporter: Shows progress.
         objective: What is learnt.
         started: `time.monotonic` when the command began; a time limit counts from there.
@@ -153,7 +153,7 @@ class _Loop:
         self.objective = objective
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
-        balanced = run.config.reading.sampler == "balanced"
+        balanced = run.config.data_config.sampler == "balanced"
         self.loader = TrainLoader(
             stores.train,
             run.config.augment,
@@ -216,10 +216,10 @@ class _Loop:
         return True
 
     def _train_at(self, size: Size, interruption: Interruption) -> tuple[bool, Size | None]:
-        """Train at one size of pictures; give whether to go on, and the next size in this epoch."""
+        """Train at one size of images; give whether to go on, and the next size in this epoch."""
         position, accumulate = self.position, self.config.accumulate
         total, progress = len(self.loader), self.progress()
-        since, pictures = time.monotonic(), 0
+        since, images = time.monotonic(), 0
         for batch in self.loader.batches(position.epoch, position.step, size):
             first = position.step - position.step % accumulate
             last = position.step + 1 == min(first + accumulate, total)
@@ -232,8 +232,8 @@ class _Loop:
             position.step += 1
             position.loss_sum += value
             position.num_seen += int(batch.weights.sum())
-            pictures += batch.num_real
-            self._images_per_s = pictures / (time.monotonic() - since)
+            images += batch.num_real
+            self._images_per_s = images / (time.monotonic() - since)
             progress = self.progress()
             self._show(size, progress)
             # Gradients that wait for their weight change are not part of a checkpoint.

@@ -12,14 +12,14 @@ from muntin.training.choices import can_be_had
 __all__ = ["choose_scale", "default_map_model"]
 
 MOST_WINDOWS = 6
-"""On a CPU, a typical picture is made smaller until it has so many times the area of a window."""
+"""On a CPU, a typical image is made smaller until it has so many times the area of a window."""
 
 
 def default_map_model(size: Size, weights: str, device: str) -> tuple[str, Size]:
     """Name of the model, and (height, width) in pixels of the part that it sees at a time.
 
     Args:
-        size: (height, width) of the pictures.
+        size: (height, width) of the images.
         weights: As `--weights`.
         device: Where it runs.
     """
@@ -31,7 +31,7 @@ def default_map_model(size: Size, weights: str, device: str) -> tuple[str, Size]
 
 
 def choose_scale(typical: Size, window: Size, device: str) -> float:
-    """Factor by which pictures are seen: 1, or less where small machines would see too much.
+    """Factor by which images are seen: 1, or less where small machines would see too much.
 
     Example:
         >>> choose_scale((400, 400), (256, 256), "cpu")

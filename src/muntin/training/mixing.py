@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup and CutMix: pictures of a batch are blended, and their labels with them."""
+"""Mixup and CutMix: images of a batch are blended, and their labels with them."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def freeze_stages(network: Network, freeze: int) -> list[str]:
 
 
 def scaled_rate(config: TrainConfig, batch_size: int) -> float:
-    """Learning rate at the effective batch (pictures a weight change)."""
+    """Learning rate at the effective batch (images a weight change)."""
     if config.lr_batch == 0:
         return config.learning_rate
     return config.learning_rate * batch_size * config.accumulate / config.lr_batch

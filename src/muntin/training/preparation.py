@@ -64,8 +64,8 @@ class Prepared:
     Attributes:
         run: Everything resolved; nothing is written yet.
         network: With its first weights.
-        train: Pictures to learn from.
-        val: Pictures to validate with.
+        train: Images to learn from.
+        val: Images to validate with.
         notes: What was chosen and why, one line each.
     """
 
@@ -96,7 +96,7 @@ def prepare(request: Request) -> Prepared:
     base, settings = request.base, sort_settings(request.settings)
     refuse_mistakes(request, settings)
     seed = _choose_seed(request, settings["train"])
-    reading = with_texts(base.reading if base else DataConfig(), settings["data"])
+    reading = with_texts(base.data_config if base else DataConfig(), settings["data"])
     task = task_of(request)
     asked = with_texts(request.machine, settings["machine"])
     machine = resolve_machine(asked, notes, compiles=not task.detects)
@@ -135,7 +135,7 @@ def prepare(request: Request) -> Prepared:
             model_name=name,
             model=model,
             head=cast(AnyHeadConfig | None, head),
-            reading=reading,
+            data_config=reading,
             machine=machine,
         ),
         classes=task.classes(train),
@@ -223,7 +223,7 @@ def _list_parts(
         notes.append(data.note)
     train, val = data.train, data.val or data.test
     if train is None:
-        message = f"{request.data} must have training pictures, got only {data.note}."
+        message = f"{request.data} must have training images, got only {data.note}."
         raise DataError(message)
     if data.fault:
         message = f"{data.fault}. See: muntin check {task.name} {request.data}"
@@ -233,7 +233,7 @@ def _list_parts(
         val = parts.val or parts.test or parts.train
         if val is not None and val.multi_label and not train.multi_label:
             message = (
-                f"validation pictures must have one class each, as those to train on, got some "
+                f"validation images must have one class each, as those to train on, got some "
                 f"with none or several in {request.val}."
             )
             raise DataError(message)
@@ -244,8 +244,8 @@ def _list_parts(
         notes.append(describe_split(train, val))
     if not len(val):
         message = (
-            f"validation needs at least one picture, got none from {len(train)} in "
-            f"{request.data}. Add pictures, raise data.val_fraction, or pass --val."
+            f"validation needs at least one image, got none from {len(train)} in "
+            f"{request.data}. Add images, raise data.val_fraction, or pass --val."
         )
         raise DataError(message)
     return train, val
@@ -260,7 +260,7 @@ def _adapt_reading(
     machine: MachineConfig,
     notes: list[str],
 ) -> DataConfig:
-    """Choose what depends on model and pictures, and was not set."""
+    """Choose what depends on model and images, and was not set."""
     if scenes is None:
         if is_small(model) and "crop_fraction" not in dict(settings):
             return replace(reading, crop_fraction=1.0)
@@ -269,7 +269,7 @@ def _adapt_reading(
         return reading
     scale = choose_scale(scenes.typical, model.img_size, machine.device)
     if scale < 1:
-        notes.append(f"pictures are seen at {scale:g} of their size (data.scale)")
+        notes.append(f"images are seen at {scale:g} of their size (data.scale)")
     return replace(reading, scale=scale)
 
 
@@ -304,11 +304,11 @@ def _choose_model(
         if not any(request.img_size):
             usual, changed["img_size"] = shown, enlarge_for(scenes, shown)
             pixels = "x".join(map(str, changed["img_size"]))
-            notes.append(f"model {name} at {pixels} pixels, by pictures and objects (--img-size)")
+            notes.append(f"model {name} at {pixels} pixels, by images and objects (--img-size)")
     elif not name:
         name, side = default_model(typical_size(train), request.weights, machine.device)
         changed["img_size"] = (side, side)
-        notes.append(f"model {name} at {side} pixels, by the size of the pictures (--model)")
+        notes.append(f"model {name} at {side} pixels, by the size of the images (--model)")
     name = ALIASES.get(name, name)
     entry = find_model(name)
     if "img_size" not in changed:  # otherwise it was said with its size
@@ -372,7 +372,7 @@ def _tune(
     if config.batch_size == 0:
         room = 128 if max(img_size) <= 64 else 64 if machine.device == "cuda" else 16
         config = replace(config, batch_size=room)
-    # A handful of pictures should still give a few steps an epoch, unless somebody asked.
+    # A handful of images should still give a few steps an epoch, unless somebody asked.
     most = max(min(count, 4), count // 8)
     asked = _asked_for_batch(request, settings)
     if not asked and config.batch_size > most:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Steps as a run would take them, on a few of its pictures: what a plan is drawn from."""
+"""Steps as a run would take them, on a few of its images: what a plan is drawn from."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Timing(NamedTuple):
 
     Attributes:
         step: Of a step without reading, by its batch.
-        reading: To read and change a picture.
+        reading: To read and change an image.
         looking: To look at one in validation.
-        batches: Pictures of the two steps that were taken.
+        batches: Images of the two steps that were taken.
         taken: Of these steps.
     """
 
@@ -62,7 +62,7 @@ class Timing(NamedTuple):
     def measured(self) -> tuple[tuple[str, float], ...]:
         """What was measured, by name."""
         steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.taken, strict=True)]
-        return (*steps, ("reading a picture", self.reading), ("looking at one", self.looking))
+        return (*steps, ("reading an image", self.reading), ("looking at one", self.looking))
 
 
 class Rehearsal:
@@ -85,7 +85,7 @@ class Rehearsal:
             if isinstance(part, DropPath):
                 part.eval()
         self.listing = _choose(prepared.train, 4 * batches[1])
-        reading = self.run.config.reading
+        reading = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, reading, approximate=True)
         with _quiet_fabric():
             self.fabric = Fabric(
@@ -102,7 +102,7 @@ class Rehearsal:
         return self.fabric.device
 
     def load(self, count: int) -> Batch:
-        """Read and change so many pictures."""
+        """Read and change so many images."""
         config = self.run.config
         loader = TrainLoader(
             self.store, config.augment, batch_size=count, seed=config.train.seed, workers=0
@@ -115,10 +115,10 @@ class Rehearsal:
         self.trainer.change_weights(0.0)
 
     def look(self, count: int) -> None:
-        """Say what is in so many pictures, as validation does."""
+        """Say what is in so many images, as validation does."""
         run = self.run
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = ImageCache(listing, run.preprocessing, run.config.reading, full_labels=True)
+        store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
         loader = EvalLoader(store, batch_size=count)
         self.trainer.objective.evaluate(
             self.trainer.best_network, loader, self.device, self.fabric.autocast
@@ -185,13 +185,13 @@ class Rehearsal:
         )
 
     def kept_bytes(self, *counts: int) -> int:
-        """Bytes of decoded pictures that stay in memory: its own, or of sets of so many."""
-        pictures = [self.store.load(i) for i in range(len(self.listing))]
-        sizes = [0 if one is None else one.pixels.nbytes for one in pictures]
+        """Bytes of decoded images that stay in memory: its own, or of sets of so many."""
+        images = [self.store.load(i) for i in range(len(self.listing))]
+        sizes = [0 if one is None else one.pixels.nbytes for one in images]
         if not counts:
             return sum(sizes) if self.store.in_memory else 0
         mean = sum(sizes) / len(sizes)
-        most = self.run.config.reading.cache_mib * 2**20
+        most = self.run.config.data_config.cache_mib * 2**20
         return sum(int(mean * count) for count in counts if mean * count <= most)
 
     def _median(self, work: Callable[[], object]) -> float:
@@ -222,7 +222,7 @@ def _quiet_fabric() -> Iterator[None]:
 
 
 def _choose(listing: Listing, most: int) -> Listing:
-    """Some pictures of a listing, evenly, and again from the start where there are too few."""
+    """Some images of a listing, evenly, and again from the start where there are too few."""
     count = len(listing)
     if count < most:
         return listing.select(i % count for i in range(most))

@@ -28,16 +28,16 @@ class Request:
 
     Attributes:
         task: Name of the task.
-        data: Training pictures, perhaps with validation beside them.
+        data: Training images, perhaps with validation beside them.
         out: The run folder.
-        val: Validation pictures.
+        val: Validation images.
         model: Name in the zoo.
         head: Name of a head, for tasks that have several.
         weights: "auto", "none", a file or a hub id.
         recipe: Name of a preset.
         epochs: Passes over the data.
         max_time_s: Wall time in seconds.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         img_size: (height, width) in pixels; (0, 0) chooses.
         seed: Of everything random.
         machine: Where to run.
@@ -80,10 +80,10 @@ def task_of(request: Request) -> Task:
 
 
 LEAST_SIDE = 32
-"""Pixels; smaller pictures leave no cell of a pyramid."""
+"""Pixels; smaller images leave no cell of a pyramid."""
 
 MOST_SIDE = 2**15
-"""Pixels; nobody's memory holds what a network makes of larger pictures."""
+"""Pixels; nobody's memory holds what a network makes of larger images."""
 
 
 def _refuse_other_heads(name: str, task: Task) -> None:
@@ -126,7 +126,7 @@ def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str
         find_head(request.head, task.dense.heads)
     if task.dense and any(request.img_size) and min(request.img_size) < LEAST_SIDE:
         message = (
-            f"img_size must be at least {LEAST_SIDE} pixels to find things in pictures, got "
+            f"img_size must be at least {LEAST_SIDE} pixels to find things in images, got "
             f"{request.img_size}. Make it larger."
         )
         raise ConfigError(message)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many pictures fit into memory in a step of training, found by looking at one."""
+"""How many images fit into memory in a step of training, found by looking at one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit_batch(
     Args:
         network: Of a dense task; its weights are not changed.
         config: Its batch size is what the recipe wants.
-        img_size: (height, width) of the pictures in pixels.
+        img_size: (height, width) of the images in pixels.
         example: As in `muntin.tasks.task.Dense`.
         device: "cuda", "cpu" or "mps".
         notes: A line is added when the batch changes.
@@ -58,14 +58,14 @@ def fit_batch(
         return config
     steps = -(-config.batch_size // fits)
     notes.append(
-        f"batch {fits} instead of {config.batch_size}, {steps} steps a weight change: one picture "
+        f"batch {fits} instead of {config.batch_size}, {steps} steps a weight change: one image "
         f"takes {each / 2**20:.0f} MiB, and {room / 2**20:.0f} MiB are free (--batch-size)"
     )
     return replace(config, batch_size=fits, accumulate=steps * config.accumulate)
 
 
 def saved_bytes(network: Network, img_size: Size, example: Callable[[Size], dict[str, Any]]) -> int:
-    """Bytes that a network remembers of one picture on the way forward."""
+    """Bytes that a network remembers of one image on the forward pass."""
     stride = 32
     high, wide = (-(-side // stride) * stride for side in img_size)
     in_chans = getattr(network.backbone.config, "in_chans", 3)

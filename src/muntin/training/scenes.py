@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is chosen for pictures with objects when nobody says: sizes and head, by the objects."""
+"""What is chosen for images with objects when nobody says: sizes and head, by the objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 OBJECT_SIDE = 28.0
-"""Pictures are enlarged until half of the objects have at least this side, in pixels."""
+"""Images are enlarged until half of the objects have at least this side, in pixels."""
 
 MOST_ENLARGED = 2.0
 """But by no more than this factor, and to no more than `LONGEST`."""
@@ -40,13 +40,13 @@ LONGEST = 768
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenes:
-    """What the pictures and objects of a training set are like.
+    """What the images and objects of a training set are like.
 
     Attributes:
         side: Median side of an object (root of its area) relative to the longer side of its
-            picture; 0 = unknown.
-        crowded: Objects in the picture that has most.
-        typical: Median (height, width) of the pictures in pixels.
+            image; 0 = unknown.
+        crowded: Objects in the image that has most.
+        typical: Median (height, width) of the images in pixels.
     """
 
     side: float
@@ -55,7 +55,7 @@ class Scenes:
 
 
 def look_at_scenes(listing: Listing) -> Scenes:
-    """Measure the pictures and objects of a training set."""
+    """Measure the images and objects of a training set."""
     sides: list[float] = []
     crowded = 0
     for entry in listing.entries:
@@ -69,9 +69,9 @@ def look_at_scenes(listing: Listing) -> Scenes:
 
 
 def default_dense_model(size: Size, weights: str, device: str) -> tuple[str, Size]:
-    """Name and size (height, width) in pixels for pictures in which things are to be found.
+    """Name and size (height, width) in pixels for images in which things are to be found.
 
-    With trained weights and a GPU, pictures are shown as published detectors saw them; on a CPU the
+    With trained weights and a GPU, images are shown as published detectors saw them; on a CPU the
     longer side has at most 384 pixels (512 with trained weights).
     """
     published = "swin_tiny_patch4_window7_224"
@@ -85,11 +85,11 @@ def default_dense_model(size: Size, weights: str, device: str) -> tuple[str, Siz
 
 
 def enlarge_for(scenes: Scenes, size: Size) -> Size:
-    """Make pictures larger where objects would be too small to be told apart.
+    """Make images larger where objects would be too small to be told apart.
 
     Args:
         scenes: What the objects are like.
-        size: (height, width) in pixels at which pictures would be shown.
+        size: (height, width) in pixels at which images would be shown.
 
     Example:
         >>> enlarge_for(Scenes(side=0.05, crowded=60), (256, 256))
@@ -106,7 +106,7 @@ def enlarge_for(scenes: Scenes, size: Size) -> Size:
 def choose_window(
     augment: DetectionAugmentConfig, img_size: Size, usual: Size, notes: list[str]
 ) -> DetectionAugmentConfig:
-    """Learn from parts of enlarged pictures, so that a step costs what it would have cost.
+    """Learn from parts of enlarged images, so that a step costs what it would have cost.
 
     Args:
         augment: Of the recipe.
@@ -118,7 +118,7 @@ def choose_window(
         return augment
     window = round(max(usual) / max(img_size), 3)
     notes.append(
-        f"objects are small: pictures are enlarged to {'x'.join(map(str, img_size))}, and steps "
+        f"objects are small: images are enlarged to {'x'.join(map(str, img_size))}, and steps "
         f"learn from parts of {window:g} of each side (augment.window)"
     )
     return replace(augment, window=window)
@@ -140,7 +140,7 @@ def choose_head(
         base: That of a run that is repeated or gone on from.
         task: Knows the heads.
         small: Whether the backbone is small.
-        crowded: Objects in the fullest picture, for which there shall be room; 0 = no matter.
+        crowded: Objects in the fullest image, for which there shall be room; 0 = no matter.
         settings: Fields that were set.
         notes: What was chosen is added.
 
@@ -164,14 +164,14 @@ def choose_head(
     roomy = _make_room(head, crowded)
     if isinstance(roomy, DetectorConfig) and roomy != head:
         notes.append(
-            f"up to {roomy.select.max_detections} objects a picture are told: there are "
+            f"up to {roomy.select.max_detections} objects an image are told: there are "
             f"{crowded} in one (head.select.max_detections)"
         )
     return with_texts(roomy, settings)
 
 
 def _make_room(head: HeadConfig, crowded: int) -> HeadConfig:
-    """Let a head tell half as many objects again as the fullest picture has, 1,000 at most."""
+    """Let a head tell half as many objects again as the fullest image has, 1,000 at most."""
     most = min(1000, -(-3 * crowded // 200) * 100)
     if not isinstance(head, DetectorConfig):
         return head

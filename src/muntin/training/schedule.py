@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What changes as training goes on: the learning rate and the size of the pictures."""
+"""What changes as training goes on: the learning rate and the size of the images."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def rate_factor(config: TrainConfig, progress: float) -> float:
 
 
 def size_at(config: TrainConfig, full: Size, step: int, progress: float) -> Size:
-    """Size of training pictures: from `start_size` of the full size, in steps of `step` pixels.
+    """Size of training images: from `start_size` of the full size, in steps of `step` pixels.
 
     Args:
         config: Gives `start_size` and `full_size_from`.
-        full: (height, width) of full-size pictures in pixels.
+        full: (height, width) of full-size images in pixels.
         step: Sizes are multiples of it (the stride of the coarsest map, so that maps stay whole).
         progress: Part of the training that is done, 0 to 1.
 

@@ -28,7 +28,7 @@ from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
 from muntin.scoring.figures import draw_scored
 from muntin.shapes import Size
-from muntin.training.batch_pictures import draw_batch
+from muntin.training.batch_images import draw_batch
 from muntin.training.budget import fit_memory
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.choices import PRECISIONS
@@ -48,7 +48,7 @@ class TrainedRun:
 
     Attributes:
         path: The run folder.
-        metrics: Figures of the best epoch on the validation pictures.
+        metrics: Figures of the best epoch on the validation images.
         epochs: Epochs that were trained.
         seconds: How long it took.
         interrupted: Whether it was stopped by Ctrl-C; go on with ``resume=True``.
@@ -73,7 +73,7 @@ class _Job:
     started: float
     stop_after: int
     quiet: bool
-    pictures: bool
+    images: bool
 
 
 def train(
@@ -99,7 +99,7 @@ def train(
     config: str | Path | RunConfig | None = None,
     quiet: bool = False,
     stop_after: int = 0,
-    pictures: bool = True,
+    images: bool = True,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -108,12 +108,12 @@ def train(
             each pixel) or "pose" (keypoints).
         data: For "classify" a folder of class folders; train and val folders of those; a .zip or
             .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
-            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" pictures and masks, for
+            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" images and masks, for
             "pose" COCO keypoints or CSV files of DeepLabCut.
-        model: A name of `list_models`; chosen by the size of the pictures when empty.
+        model: A name of `list_models`; chosen by the size of the images when empty.
         head: "fcos", "mask_rcnn", "upernet", "vitpose" and others, but for "classify"; chosen by
             the size of the model when empty.
-        val: Validation pictures, when `data` has none; else a part is split off.
+        val: Validation images, when `data` has none; else a part is split off.
         weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
             else a file, a hub id, or a run folder, whose model and head are taken too unless
             they are named.
@@ -121,7 +121,7 @@ def train(
             "coco-pose"; "auto" chooses.
         epochs: Passes over the data; the recipe's when 0.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
-        batch_size: Pictures a step; 0 chooses.
+        batch_size: Images a step; 0 chooses.
         img_size: Side, or (height, width), in pixels; 0 keeps the model's.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
@@ -133,7 +133,7 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Show nothing.
         stop_after: End after so many steps, as if interrupted; 0 = never.
-        pictures: Whether a batch, the curves and the best and worst images are drawn into the
+        images: Whether a batch, the curves and the best and worst images are drawn into the
             run's ``pictures``.
 
     Returns:
@@ -188,10 +188,10 @@ def train(
         started=started,
         stop_after=stop_after,
         quiet=quiet,
-        pictures=pictures,
+        images=images,
     )
     fitted = _launch(job)
-    if pictures and (lines := read_journal(run.path)):
+    if images and (lines := read_journal(run.path)):
         goal, _ = run.task.goal(fitted.figures)
         save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     return _finish(run, fitted, reporter)
@@ -248,7 +248,7 @@ def _work_beside_others(
 def _work(fabric: Fabric, job: _Job) -> Fitted:
     """What each process does."""
     run = job.run
-    reading = run.config.reading
+    reading = run.config.data_config
     if fabric.world_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     stores = Stores(
@@ -256,7 +256,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
         val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
-    if first and job.pictures and not job.resume:
+    if first and job.images and not job.resume:
         draw_batch(run, stores.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
         fitted = fit(
@@ -270,7 +270,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
             resume=job.resume,
             stop_after=job.stop_after,
         )
-    if job.pictures and fitted.best is not None:
+    if job.images and fitted.best is not None:
         draw_scored(fitted.best, stores.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
@@ -379,7 +379,7 @@ def _read_config(path: str | Path) -> RunConfig:
 
 
 def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
-    """The pictures of a resumed run are those that it began with, wherever they lie now."""
+    """The images of a resumed run are those that it began with, wherever they lie now."""
     before = read_json(folder / "split.json")
     same = (
         before["train"][1:] == [len(train)]
@@ -388,7 +388,7 @@ def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> 
     )
     if not same:
         message = (
-            f"a run must be resumed on the pictures it began with, got others in {train.source} "
+            f"a run must be resumed on the images it began with, got others in {train.source} "
             f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
         )
         raise RunError(message)

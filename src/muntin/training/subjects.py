@@ -60,17 +60,17 @@ def _round(side: float) -> int:
 def cut_subjects(
     pre: Preprocessing, head: HeadConfig | None, listing: Listing, notes: list[str]
 ) -> Preprocessing:
-    """Say how subjects are cut out of their pictures.
+    """Say how subjects are cut out of their images.
 
     Args:
         pre: Everything else.
         head: Its coding says how pixels are placed.
-        listing: Whole pictures are read without a margin.
+        listing: Whole images are read without a margin.
         notes: What was chosen is added.
     """
     whole = is_whole(listing)
     if whole:
-        notes.append("every picture is one subject: no boxes are needed")
+        notes.append("every image is one subject: no boxes are needed")
     alignment = head.coding if isinstance(head, PoseConfig) else pre.alignment
     return replace(
         pre,

@@ -43,10 +43,10 @@ class Span(NamedTuple):
 
     Attributes:
         part: Name of the part at work; empty between two of them, and in the head.
-        backward: Whether on the way back.
+        backward: Whether on the backward pass.
         live: At its beginning.
         most: The most until its end.
-        output: Bytes of what the part before gave, where the way forward leaves a part.
+        output: Bytes of what the part before gave, where the forward pass leaves a part.
     """
 
     part: str

@@ -49,7 +49,7 @@ class Fit:
 
     Attributes:
         values: The model's name to what it shall hold.
-        resized: The model's names of tensors that had another window or picture size.
+        resized: The model's names of tensors that had another window or image size.
         reset: The model's names of parameters to be left as they are.
         ignored: Their names of what the model does not need.
         homeless: Their names that belong nowhere.
@@ -260,7 +260,7 @@ def _assign(
 
 @dataclass(frozen=True, slots=True)
 class _Resizer:
-    """Brings tensors of another window, picture size, patch or channel count to the model's."""
+    """Brings tensors of another window, image size, patch or channel count to the model's."""
 
     config: Any
     dialect: str

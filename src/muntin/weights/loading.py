@@ -60,7 +60,7 @@ class LoadReport:
         dialect: The dialect that the weights were written in.
         source: Where they came from.
         renamed: (their name, our name) of every tensor whose name differs.
-        resized: Our names of tensors that were brought to another window or picture size.
+        resized: Our names of tensors that were brought to another window or image size.
         reset: Our names of parameters that were left as they were: a head for other classes.
         ignored: Their names of what the model does not need: derived buffers, a head or stages
             that were not built.

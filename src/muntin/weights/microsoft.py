@@ -4,7 +4,7 @@
 
 Source:
     microsoft/Swin-Transformer@f82860b, models/swin_transformer.py and swin_transformer_v2.py. Its
-    files also hold the attention masks and offsets of the picture size that it was built for; they
+    files also hold the attention masks and offsets of the image size that it was built for; they
     are ignored. microsoft/SimMIM@d3e29bc puts "encoder." before the names and adds a decoder. The
     forks for detection (@c7b2011) and segmentation (@87e6f90) put "backbone." there, have a norm
     for each map, and never shrink a window.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors that belong to another window or picture size, brought to the one at hand."""
+"""Tensors that belong to another window or image size, brought to the one at hand."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def resample_table(
 def resample_positions(
     embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, how: Resampling
 ) -> Float[Tensor, "1 N2 C"]:
-    """Resize the position embeddings of a square picture to another grid.
+    """Resize the position embeddings of a square image to another grid.
 
     Raises:
         ShapeError: The tokens are not `num_prefix` plus a square.
@@ -167,7 +167,7 @@ def resample_patches(
 def fit_channels(
     kernel: Float[Tensor, "C in_chans p1 p2"], in_chans: int
 ) -> Float[Tensor, "C new_chans p1 p2"]:
-    """Bring a patch projection to pictures with another number of channels.
+    """Bring a patch projection to images with another number of channels.
 
     One channel is read as the same grey three times over: the kernel's channels are added. More
     channels take the kernel's in turn, scaled so that tokens keep their size.

@@ -188,7 +188,7 @@ KEY_MAPS: KeyMaps = {
 
 
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Its Swin V2 decides once, when it is built; its Swin anew for each picture.
+    """Its Swin V2 decides once, when it is built; its Swin anew for each image.
 
     As the backbone of something else, its Swin always shifts, whatever the size of the map.
     """

@@ -38,7 +38,7 @@ _PARTS: tuple[tuple[str, Part], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Multiply-accumulates of one part of one stage, for one picture.
+    """Multiply-accumulates of one part of one stage, for one image.
 
     Attributes:
         stage: Counted from 0; -1 for what belongs to none (patches of a ViT, head).
@@ -53,7 +53,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Multiply-accumulates of a model at a picture size.
+    """Multiply-accumulates of a model at an image size.
 
     Attributes:
         img_size: (height, width) in pixels.
@@ -65,7 +65,7 @@ class Costs:
 
     @property
     def macs(self) -> int:
-        """All of them, for one picture."""
+        """All of them, for one image."""
         return sum(row.macs for row in self.rows)
 
     def of(self, part: Part) -> int:
@@ -75,7 +75,7 @@ class Costs:
 
 @torch.no_grad()
 def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None = None) -> Costs:
-    """Count the multiply-accumulates of a forward pass of one picture.
+    """Count the multiply-accumulates of a forward pass of one image.
 
     Matrix products and convolutions are counted where they happen, those of attention and of Swin
     V2's position bias included; additions, norms and activations are not.

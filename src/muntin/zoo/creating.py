@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.conventions import CONVENTIONS, RCNNConfig
@@ -17,10 +17,9 @@ from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import find_head
 from muntin.samples import Classes, Skeleton, TaskKind
+from muntin.tasks.table import find_task
+from muntin.tasks.task import Task
 from muntin.zoo.building import build_dense_backbone, create_model, load_into
-
-if TYPE_CHECKING:
-    from muntin.tasks.task import Task
 
 __all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
 
@@ -70,9 +69,6 @@ def create(
         ConfigError: A name or a field is unknown, or the arguments do not go together.
         WeightError: The weights cannot be read or do not fit.
     """
-    # Tasks bring data and metrics along, which a classifier or a backbone can do without.
-    from muntin.tasks.table import find_task
-
     row = find_task(task, head)
     _refuse_unused(row, head, num_keypoints, conventions)
     count = _USUAL_CLASSES[row.kind] if num_classes is None else num_classes
@@ -137,7 +133,7 @@ def create_detector(
     Returns:
         The detector, in training mode. It is called with images, padded at the right and at the
         bottom to one size, and optionally the (height, width) of the image in each, and gives
-        `muntin.heads.found.Candidates`, which read as a list of `muntin.heads.found.Found`. Losses:
+        `muntin.heads.found.Candidates`, a sequence of `muntin.heads.found.Instances`. Losses:
         ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:

@@ -33,7 +33,7 @@ def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any
         img_size: Side in pixels to count the multiply-accumulates at; 0 is each model's own.
 
     Returns:
-        One dictionary a model; `params` with 1000 classes, `macs` of one picture.
+        One dictionary a model; `params` with 1000 classes, `macs` of one image.
 
     Raises:
         ConfigError: Nothing matches, or the size is none.

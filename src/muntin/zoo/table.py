@@ -15,7 +15,7 @@ from muntin.zoo.families import BackboneConfig
 __all__ = ["ALIASES", "MODELS", "ModelEntry"]
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# The published ViT weights were trained on pictures scaled to [-1, 1].
+# The published ViT weights were trained on images scaled to [-1, 1].
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _NON_COMMERCIAL = "CC-BY-NC-4.0"
 

@@ -23,7 +23,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.fixture(autouse=True)
 def _device() -> Iterator[None]:
-    """The GPU where there is one; Triton's interpreter on the processor elsewhere."""
+    """The GPU where there is one; Triton's interpreter on the CPU elsewhere."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         yield
 

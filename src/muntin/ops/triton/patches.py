@@ -89,7 +89,7 @@ def run_patches(
         images: B, channels, height, width, of any number type and any strides.
         weight: N, channels * patch * patch, contiguous; its type is that of the tokens.
         bias: N, float32, as are all vectors.
-        fill: What a pixel beyond the picture counts as, one a channel.
+        fill: What a pixel beyond the image counts as, one a channel.
         gamma: Scale of the norm behind, if there is one.
         beta: Its shift.
         patch: Side of a patch in pixels.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The way back of window attention for windows of at most 64 tokens.
+"""The backward pass of window attention for windows of at most 64 tokens.
 
 Scores and weights are made again from what the forward pass read. A program takes one window after
 another for one head and sums the gradients of bias, padding and temperature as it goes, in an

@@ -90,7 +90,7 @@ def attend_backward(
     learns_bias: bool,
     learns_fill: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launch the way back.
+    """Launch the backward pass.
 
     Args:
         grad: Gradient of the output: B, H, W, hd.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The way back of window attention for windows of more than 64 tokens, tile by tile.
+"""The backward pass of window attention for windows of more than 64 tokens, tile by tile.
 
 Three kernels, each with one kind of sum in registers: queries (and what the softmax of each row
 needs), keys and values, bias. Each makes the scores again; none adds to what another wrote.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training pictures as the network sees them, drawn before the first step."""
+"""Training images as the network sees them, drawn before the first step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from muntin.data.loading import TrainLoader
 from muntin.drawing.detections import draw_objects
 from muntin.drawing.maps import draw_labels
 from muntin.drawing.poses import draw_poses
-from muntin.drawing.saving import save_picture
+from muntin.drawing.saving import save_image
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
@@ -28,7 +28,7 @@ __all__ = ["draw_batch"]
 
 
 def draw_batch(run: Run, store: ImageCache) -> None:
-    """Draw some training pictures, changed at random as in training, with what is to be learnt."""
+    """Draw some training images, changed at random as in training, with what is to be learnt."""
     config = run.config
     count, side = (12, 280) if run.task.dense else (24, 150)
     loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
@@ -36,39 +36,39 @@ def draw_batch(run: Run, store: ImageCache) -> None:
     tiles = []
     for row, (high, wide) in enumerate(batch.sizes.tolist()):
         image = batch.images[row, :, :high, :wide]
-        picture = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         target = None if batch.targets is None else batch.targets[row]
         ids = store.listing.entries[int(batch.indices[row])].class_ids
-        tiles.append(_draw_tile(target, picture, run, ids))
-    sheet = draw_sheet(tiles, "Training pictures as the network sees them", side=side)
-    save_picture(sheet, run.path / "pictures" / "batch.png")
+        tiles.append(_draw_tile(target, pixels, run, ids))
+    sheet = draw_sheet(tiles, "Training images as the network sees them", side=side)
+    save_image(sheet, run.path / "pictures" / "batch.png")
 
 
 @singledispatch
 def _draw_tile(
-    target: object, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+    target: object, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
 ) -> Tile:
     """One image with its annotations, by their kind; without any, with the names of its classes."""
     names = run.classes.names
-    return Tile(picture=picture, lines=(", ".join(names[i] for i in class_ids) or "none",))
+    return Tile(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
 
 
 @_draw_tile.register
-def _(target: LabelMap, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+def _(target: LabelMap, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
     labels = target.labels.numpy()
-    return Tile(picture=np.asarray(draw_labels(picture, labels, run.classes.names)))
+    return Tile(pixels=np.asarray(draw_labels(pixels, labels, run.classes.names)))
 
 
 @_draw_tile.register
-def _(target: Keypoints, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
-    return Tile(picture=np.asarray(draw_poses(picture, _as_poses(target, run))))
+def _(target: Keypoints, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+    return Tile(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
 
 
 @_draw_tile.register
-def _(target: BoxTargets, picture: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+def _(target: BoxTargets, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
     objects = _as_objects(target)
-    drawn = np.asarray(draw_objects(picture, objects, run.classes.names))
-    return Tile(picture=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
+    drawn = np.asarray(draw_objects(pixels, objects, run.classes.names))
+    return Tile(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:
