@@ -74,10 +74,12 @@ def summary(answer: Answer) -> Any:
         return None
     if answer.kind == "numbers":
         array = np.asarray(value.detach() if isinstance(value, torch.Tensor) else value, np.float64)
-        flat = array.ravel()
+        holes = int(np.isnan(array).sum())  # places of a map that nothing is said about
+        flat = np.nan_to_num(array.ravel())
         places = np.linspace(0, max(len(flat) - 1, 0), min(SAMPLES, len(flat))).astype(int)
         return {
             "shape": list(array.shape),
+            **({"holes": holes} if holes else {}),
             "scale": _round(np.abs(flat).max(initial=0)),
             "mean_square": _round(np.square(flat).mean() if len(flat) else 0),
             "values": [_round(one) for one in flat[places]],
@@ -117,8 +119,9 @@ def _compare_values(fresh: list[float], stored: list[float], rel: float, absolut
 
 
 def _compare_numbers(fresh: Any, stored: Any, tolerance: float) -> str:
-    if fresh["shape"] != stored["shape"]:
-        return f"shape {fresh['shape']} instead of {stored['shape']}"
+    for name in ("shape", "holes"):
+        if fresh.get(name) != stored.get(name):
+            return f"{name} {fresh.get(name)} instead of {stored.get(name)}"
     room = tolerance * stored["scale"]
     problem = _compare_values(fresh["values"], stored["values"], 0.0, room)
     pair = [fresh["mean_square"]], [stored["mean_square"]]

@@ -187,7 +187,8 @@ def ask_training(name: str, layout: Layout, folder: Path, *, bits: bool = True) 
     run = train_case(case, folder / name, weights=weights)
     lines = read_lines(run.path)
     state = read_state(run.path / "weights.safetensors")
-    tolerance = 1e-2 if case.augmented else 2e-4
+    # Resizing rounds to whole grey values, which may change which regions are sampled.
+    tolerance = 5e-2 if case.augmented else 2e-4
     losses = [line["train_loss"] for line in lines]
     answers = {
         "layout": Answer("same", _unlike(layout, layout_of(state))),

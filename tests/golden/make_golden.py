@@ -7,7 +7,7 @@
     python tests/golden/make_golden.py --compare before.json after.json
     python tests/golden/make_golden.py --only fcos --exact one.json
 
-    python tests/golden/make_golden.py --write                 # replaces the stored answers
+    python tests/golden/make_golden.py --write [--only NAME]   # replaces stored answers
     python tests/golden/make_golden.py --write-old             # replaces the stored runs and files
 
 Stored answers and runs are what this package answered once: they are replaced only where its
@@ -95,6 +95,11 @@ def questions(folder: Path, *, bits: bool = True) -> Iterator[tuple[str, Callabl
         yield f"command/{name}", lambda name=name: ask_command(name)
     for name in EXPLAINED_RUNS:
         yield f"explain/{name}", lambda name=name: ask_explain(name, folder)
+
+
+def question_of(key: str) -> str:
+    """The question that an answer belongs to."""
+    return "/".join(key.split("/")[:2])
 
 
 def say(line: str) -> None:
@@ -255,9 +260,10 @@ def main() -> int:
         write_old()
         write_layouts()
     if asked.write:
-        answers = ask_all()
-        kept = {name: one for name, one in answers.items() if one.kind != "bits"}
-        write(ANSWERS, {name: summary(one) for name, one in kept.items()})
+        stored = json.loads(ANSWERS.read_text()) if asked.only else {}
+        kept = {key: one for key, one in stored.items() if asked.only not in question_of(key)}
+        fresh = {key: one for key, one in ask_all(asked.only).items() if one.kind != "bits"}
+        write(ANSWERS, {**kept, **{key: summary(one) for key, one in fresh.items()}})
     if asked.exact:
         answers = ask_all(asked.only, strict=False)
         rows = {name: _exact(one) for name, one in answers.items()}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights and images that are the same on every machine, and every internal import in one place.
+"""Weights and images that are the same on every machine.
 
 Nothing here draws from torch: its normal numbers differ in the last bit between CPUs, and fresh
 weights hang on the order in which layers are built. Raw bits of PCG64, seeded by a name, do not.
@@ -23,9 +23,6 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor, nn
-
-# The only internal names that golden answers use, and only when the stored images are written.
-from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
@@ -112,6 +109,9 @@ def write_data(folder: Path = DATA) -> None:
     Their validation images are the first of their training images, so that tiny networks, which
     learn by heart, have figures above zero.
     """
+    # The only internal names here; nothing but the writing of the stored images needs them.
+    from muntin.data.shape_sets import write_classify, write_coco, write_frames, write_maps
+
     classify = folder / "classify"
     write_classify(
         classify, num_train_per_class=1, num_val_per_class=0, size=(32, 32), usual_colours=1.0
