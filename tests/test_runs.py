@@ -125,10 +125,10 @@ def test_json(tmp_path):
 
 
 def test_json_errors(tmp_path):
-    with pytest.raises(RunError, match=r"must hold a.json, got none. Is it a run of muntin train"):
+    with pytest.raises(RunError, match=r"a\.json, which is missing"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(RunError, match=r"a.json must be JSON, .*a list instead of an object"):
+    with pytest.raises(RunError, match=r"a\.json .*a list instead of an object"):
         read_json(tmp_path / "a.json")
     (tmp_path / "b.json").mkdir()
     with pytest.raises(RunError, match=r"b.json could not be written"):

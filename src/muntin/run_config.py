@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""All that a run was asked for, as it is written to ``config.json`` and read back."""
+"""The resolved config of a run, as it is written to ``config.json`` and read back."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from muntin.configs import KIND, from_dict, replace, to_dict
 from muntin.data.augmentations import AnyAugmentConfig
 from muntin.data.cache import DataConfig
 from muntin.data.transforms import AugmentConfig
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, unknown_name
 from muntin.heads.conventions import RCNNConfig
 from muntin.heads.fcos import FCOSConfig
 from muntin.heads.pose import PoseConfig
 from muntin.heads.semantic import SemanticConfig
 from muntin.heads.table import AnyHeadConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
-from muntin.tasks.table import find_task
+from muntin.samples import TaskKind
 from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
 
 __all__ = ["RunConfig"]
 
 SCHEMA = 2
-"""Of `RunConfig.to_dict`.
+"""Version of the format that `RunConfig.to_dict` writes.
 
-Schema 1 is still read: it named no kinds of heads and augmentations, and `data_config` "reading".
+Schema 1 is still read: it had no `kind` in heads and augmentations, and called `data_config`
+"reading".
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """All that a run was asked for, resolved; ``config.json``.
+    """The resolved config of a run; ``config.json``.
 
     Attributes:
         task: Name of the task.
         data: Folder, archive or CSV with the training images.
-        val: The same for validation; empty when `data` has it or it was split off.
-        model_name: Name in the zoo that the architecture started from.
-        model: The architecture.
-        head: That of the head, for tasks that have several.
-        weights: Where the weights came from; empty = fresh.
+        val: Validation images; empty if `data` includes them or they were split off.
+        model_name: Name of the model in the zoo.
+        model: Config of the backbone.
+        head: Config of the head; None if the task has only one.
+        weights: Source of the initial weights; empty if they are random.
         license: Licence of these weights.
-        train: How it is learned.
-        augment: What is done to training images.
+        train: Training config.
+        augment: Augmentation of training images.
         data_config: How images are read; `--set data.x` on the command line.
-        machine: Where it runs.
+        machine: Device, precision and processes.
     """
 
     task: str
@@ -64,14 +65,14 @@ class RunConfig:
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Convert to a dictionary that JSON can hold."""
         return {"schema": SCHEMA, **to_dict(self), "model": config_to_dict(self.model)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "") -> RunConfig:
-        """Read what `to_dict` gave, today or in schema 1.
+        """Read the output of `to_dict`, in the current schema or in schema 1.
 
-        An augmentation that is left out is the default one of the task.
+        A missing augmentation becomes the default of the task.
 
         Raises:
             ConfigError: A key is unknown or missing, or a value is of another type.
@@ -92,11 +93,31 @@ class RunConfig:
         if schema == 1 and isinstance(values.get("head"), Mapping):
             rest["head"] = _name_head(values["head"], str(values.get("task")))
         config = from_dict(cls, rest, where=where)
-        # Only the task and its head say what may be done to the images.
-        usual = AUGMENTS[find_task(config.task, config.head).recipe_kind]
+        if schema == SCHEMA and augment:
+            return replace(config, {"augment": augment}, where=where)
+        default = _default_augmentation(config, where)
         if schema == 1 and isinstance(augment, Mapping):
-            augment = _name_augmentation(augment, usual)
-        return replace(config, {"augment": augment or usual()}, where=where)
+            augment = _name_augmentation(augment, default)
+        return replace(config, {"augment": augment or default()}, where=where)
+
+
+_FIRST_TASKS: Mapping[str, TaskKind] = {
+    "classify": "classification",
+    "detect": "detection",
+    "instance": "detection",
+    "semantic": "segmentation",
+    "pose": "keypoints",
+}
+"""Tasks whose files may lack an augmentation or its kind. This is history: add no new ones."""
+
+
+def _default_augmentation(config: RunConfig, where: str) -> type[AnyAugmentConfig]:
+    if config.task not in _FIRST_TASKS:
+        place = f" in {where}" if where else ""
+        raise ConfigError(unknown_name(f"task{place}", config.task, _FIRST_TASKS))
+    # Keypoint R-CNN trains on whole images, as detectors do.
+    detects = isinstance(config.head, RCNNConfig)
+    return AUGMENTS["detection" if detects else _FIRST_TASKS[config.task]]
 
 
 _FIRST_HEADS: Mapping[str, tuple[type[AnyHeadConfig], ...]] = {
@@ -105,25 +126,25 @@ _FIRST_HEADS: Mapping[str, tuple[type[AnyHeadConfig], ...]] = {
     "semantic": (SemanticConfig,),
     "pose": (PoseConfig, RCNNConfig),
 }
-"""Heads that each task had in schema 1. They are history: new ones do not belong here."""
+"""Heads that each task had in schema 1. This is history: add no new ones."""
 
 
 def _name_head(values: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    """Name the kind of a head of schema 1: of those of its task, the one with most of its keys."""
+    """Add the kind to a head of schema 1: the head of its task that shares most keys with it."""
     shared = {
         kind: len(values.keys() & {field.name for field in fields(kind)})
         for kind in _FIRST_HEADS.get(task, ())
     }
-    # Counting keys, and not trying to read them, leaves a misspelt key to the reader's message.
+    # Keys are counted, not parsed, so that the reader still reports a misspelt key by name.
     return {KIND: max(shared, key=lambda kind: shared[kind]).kind, **values} if shared else values
 
 
 def _name_augmentation(
-    values: Mapping[str, Any], usual: type[AnyAugmentConfig]
+    values: Mapping[str, Any], default: type[AnyAugmentConfig]
 ) -> Mapping[str, Any] | None:
-    """Name the kind of an augmentation of schema 1; None for one that never was of its task."""
-    # `muntin convert --to run` wrote the default of classification whatever the task was.
+    """Add the kind to an augmentation of schema 1; None if it belongs to another task."""
+    # `muntin convert --to run` used to write the default of classification for every task.
     others = {field.name for field in fields(AugmentConfig)}
-    if usual is not AugmentConfig and values.keys() == others:
+    if default is not AugmentConfig and values.keys() == others:
         return None
-    return {KIND: usual.kind, **values}
+    return {KIND: default.kind, **values}

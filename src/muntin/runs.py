@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The run folder: what is in it, how it is written and read. Nothing in it is ever unpickled.
+"""The run folder: its files, and how they are written and read. Nothing in it is ever unpickled.
 
-``config.json``         everything that was asked for and resolved
+``config.json``         the resolved config
 ``weights.safetensors`` the best weights
-``results.json``        the figures of these weights in validation
-``last.ckpt/``          everything that resuming needs
+``results.json``        validation metrics of these weights
+``last.ckpt/``          the training state, for resuming
 ``classes.json``, ``preprocessing.json``, ``journal.jsonl``, ``pictures/``
 
-A file of `muntin export` holds the small files in its note, and its weights run in an engine.
+A file that `muntin export` wrote holds the small JSON files as metadata.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
-    """What validation found of the weights that a run keeps; ``results.json``.
+    """Validation results of the weights in a run; ``results.json``.
 
     Attributes:
-        epoch: That the weights are of, counted from 1; 0 where nothing was validated.
-        figures: By name.
-        score_threshold: Score from which on F1 was best; None where validation found none.
+        epoch: Epoch of the weights, counted from 1; 0 if nothing was validated.
+        figures: Metrics by name.
+        score_threshold: Score threshold with the best F1; None if validation found none.
     """
 
     epoch: int = 0
@@ -75,7 +75,7 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run folder and what its small files say.
+    """A run folder and the contents of its small files.
 
     Attributes:
         path: The folder.
@@ -95,7 +95,7 @@ class Run:
 
         Raises:
             RunError: It is neither, or a file is missing or broken.
-            MissingExtra: What runs the file is not installed.
+            MissingExtra: The library that runs the file is not installed.
         """
         path = Path(path)
         kind = find_format(path)
@@ -103,63 +103,64 @@ class Run:
             return ExportedRun.read(path, kind)
         if not path.is_dir():
             message = (
-                f"a run must be a folder that muntin train wrote, or a file of muntin export, got "
-                f"{str(path)!r}."
+                f"a run must be a folder written by muntin train or a file written by muntin "
+                f"export, got {str(path)!r}."
             )
             raise RunError(message)
         try:
             config = RunConfig.from_dict(read_json(path / "config.json"), where="config.json")
+            find_task(config.task, config.head)  # an unknown task is a broken run
             classes = from_dict(Classes, read_json(path / "classes.json"), where="classes.json")
             preprocessing = from_dict(
                 Preprocessing, read_json(path / "preprocessing.json"), where="preprocessing.json"
             )
         except ConfigError as error:
-            message = f"{path} is not a run that can be read: {error}"
+            message = f"{path} is not a readable run: {error}"
             raise RunError(message) from error
         return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
 
     @property
     def folder(self) -> Path:
-        """Where what is made of the run is put."""
+        """Folder for files that are derived from the run."""
         return self.path
 
     @property
     def task(self) -> Task:
-        """Row of the run's task."""
+        """Entry of the run's task in the task table."""
         return find_task(self.config.task, self.config.head)
 
     def write(self) -> None:
         """Write the small files.
 
         Raises:
-            RunError: The disk refuses.
+            RunError: They cannot be written.
         """
         write_json(self.path / "config.json", self.config.to_dict())
         write_json(self.path / "classes.json", to_dict(self.classes))
         write_json(self.path / "preprocessing.json", to_dict(self.preprocessing))
 
     def build_network(self) -> Network:
-        """Build backbone and head, with fresh weights."""
+        """Build backbone and head, randomly initialised."""
         backbone = build_backbone(self.config.model)
         head = self.task.build_head(backbone, self.classes, self.config.head)
         return Network(backbone, head)
 
     def load_network(self) -> nn.Module:
-        """Build the network with the best weights of the run, ready to be used.
+        """Build the network with the best weights of the run, in evaluation mode.
 
-        Attention that was forced to be "fused" in training is "auto" here, since this may be
-        another machine.
+        Attention that was set to "fused" in training becomes "auto", since this may be another
+        machine.
 
         Raises:
-            RunError: There are no weights, or they were trained for other classes.
-            WeightError: They cannot be read or do not fit.
+            RunError: The weights are missing, or were trained for other classes.
+            WeightError: The weights cannot be read or do not fit.
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
             message = (
-                f"{self.path} must hold {WEIGHTS}, got none. The first epoch may not have ended: "
-                f"go on with: muntin train {self.config.task} {self.config.data} "
-                f"--resume --out {self.path}"
+                f"{self.path} must contain {WEIGHTS}, which is missing. Training may have stopped "
+                f"before the end of the first epoch; resume it with: muntin train "
+                f"{self.config.task} {self.config.data} --resume --out {self.path}"
             )
             raise RunError(message)
         model = free_attention(self.config.model)
@@ -167,9 +168,9 @@ class Run:
         report = load_weights(network, weights, dialect="muntin")
         if report.reset:
             message = (
-                f"{weights} must have a head for the {len(self.classes.names)} classes of "
-                f"{self.path / 'classes.json'}, got another one. Restore the file of the two that "
-                f"was changed."
+                f"{weights} must have a head for the {len(self.classes.names)} classes in "
+                f"{self.path / 'classes.json'}, but its head has a different shape. Restore the "
+                f"original version of the changed file."
             )
             raise RunError(message)
         return network.eval()
@@ -177,12 +178,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedRun(Run):
-    """A file of `muntin export`: a run whose network an engine runs.
+    """An exported file: a run whose network is executed by an inference engine.
 
     Attributes:
-        runner: Runs the network for any number of images.
-        note: What else is known: `canvas`, (height, width) of its images; `precision`; `stride`
-            of the map that it gives; `threshold` from which objects count.
+        runner: Runs the network on any number of images.
+        note: Metadata of the file: `canvas`, (height, width) of its images in pixels;
+            `precision`; `stride` of the output map; `threshold`, the score threshold.
     """
 
     runner: Runner = field(repr=False)
@@ -190,11 +191,11 @@ class ExportedRun(Run):
 
     @classmethod
     def read(cls, path: Path, kind: Format) -> ExportedRun:
-        """Open a file.
+        """Open an exported file.
 
         Raises:
-            RunError: It is broken, or `muntin export` did not write it.
-            MissingExtra: What runs it is not installed.
+            RunError: The file is broken, or was not written by `muntin export`.
+            MissingExtra: The library that runs it is not installed.
         """
         require(kind.readers, f"running {path.name}")
         runner, text = kind.open(path, "fp32")
@@ -205,9 +206,9 @@ class ExportedRun(Run):
             pre = from_dict(Preprocessing, note["preprocessing"], where=path.name)
         except (ValueError, KeyError, TypeError) as error:
             message = (
-                f"{path} must be a file that muntin export wrote, with what it knows of classes "
-                f"and images inside, got one without or of another version ({error}). Export "
-                f"it again."
+                f"{path} must be a file written by muntin export, with classes and preprocessing "
+                f"as metadata; they are missing or from another version ({error}). Export the "
+                f"run again."
             )
             raise RunError(message) from error
         if note["precision"] == "bf16":
@@ -218,11 +219,11 @@ class ExportedRun(Run):
 
     @property
     def folder(self) -> Path:
-        """A folder beside the file, named as it is."""
+        """A folder next to the file, with the same name without suffix."""
         return self.path.with_suffix("")
 
     def load_network(self) -> nn.Module:
-        """Give what calls the engine."""
+        """Build a module that calls the engine."""
         canvas = tuple(self.note["canvas"])
         return EngineNetwork(
             lambda size, count: self.runner,
@@ -234,12 +235,12 @@ class ExportedRun(Run):
 
 
 def is_run(path: str) -> bool:
-    """Whether a path is that of a run folder, going by the files in it."""
+    """Whether a path is a run folder, judged by the files in it."""
     return all((Path(path) / name).is_file() for name in ("config.json", "classes.json"))
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of a journal; those that were cut off or damaged are left out."""
+    """Read the lines of ``journal.jsonl``; truncated or damaged lines are skipped."""
     path = folder / JOURNAL
     if not path.is_file():
         return []
@@ -253,10 +254,10 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
-    """Write the figures of the weights that are kept.
+    """Write the validation metrics of the saved weights.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The file cannot be written.
     """
     threshold = figures.get("best_threshold")
     values = {"epoch": epoch, "score_threshold": threshold, "figures": dict(figures)}
@@ -264,9 +265,9 @@ def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
 
 
 def read_results(run: Run) -> Results:
-    """Read the figures of the weights that a run keeps.
+    """Read the validation metrics of the weights in a run.
 
-    Older runs have no file of them; theirs are in the line of the journal with the best goal.
+    Runs of earlier versions have no ``results.json``; there the best epoch of the journal counts.
 
     Raises:
         RunError: The file is broken.
@@ -294,7 +295,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run.
 
     Raises:
-        RunError: It is missing or broken.
+        RunError: The file is missing or is not a JSON object.
     """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -302,19 +303,19 @@ def read_json(path: Path) -> dict[str, Any]:
             message = f"a {type(values).__name__} instead of an object"
             raise ValueError(message)
     except FileNotFoundError as error:
-        message = f"{path.parent} must hold {path.name}, got none. Is it a run of muntin train?"
+        message = f"{path.parent} must contain {path.name}, which is missing. Is it a run folder?"
         raise RunError(message) from error
     except (OSError, ValueError) as error:
-        message = f"{path} must be JSON, got something else ({error}). Restore it or train again."
+        message = f"{path} must be a JSON object ({error}). Restore the file or train again."
         raise RunError(message) from error
     return values
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file: whole or not at all.
+    """Write a JSON file atomically.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The file cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
