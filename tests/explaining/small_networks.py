@@ -14,7 +14,7 @@ import muntin
 from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.engines.network import EngineNetwork, Front
-from muntin.explaining.subject import Subject
+from muntin.explaining.context import Context
 from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton
 from muntin.tasks.table import find_task
@@ -50,7 +50,7 @@ def build(family: str, *, in_chans: int = 3, seed: int = 0) -> nn.Module:
     return network
 
 
-def make_subject(
+def make_context(
     network: nn.Module,
     *,
     task: str = "classify",
@@ -59,7 +59,7 @@ def make_subject(
     index: int = 0,
     fit: str = "center_crop",
     **more: Any,
-) -> Subject:
+) -> Context:
     """A generated scene as a network sees it, padded at the right and below where it must be."""
     size = (160, 160) if isinstance(getattr(network, "backbone", None), TimmBackbone) else size
     scene = make_scene(5, index, size=(max(16, size[0]), max(16, size[1])), max_objects=3)
@@ -80,7 +80,7 @@ def make_subject(
     classes = Classes(names=NAMES, skeleton=skeleton if task == "pose" else None)
     row = find_task(task, getattr(getattr(network, "head", None), "config", None))
     options: dict[str, Any] = {"name": "tiny", "task": row, "classes": classes, "pre": pre, **more}
-    return Subject(
+    return Context(
         network=network, pixels=pixels, shown=shown, images=images,
         **options,
     )  # fmt: skip

@@ -18,11 +18,11 @@ from muntin.data.synthetic_sets import write_coco, write_frames, write_maps
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining.arguments import check_point, check_target, list_images
-from muntin.explaining.exhibits import SECTIONS
-from muntin.explaining.inputs import is_fresh, open_model, open_subject, tell_notes
-from muntin.explaining.saving import clean_stem
-from muntin.explaining.showing import MAKERS
-from muntin.explaining.targeting import look
+from muntin.explaining.explanation import EXPLAINERS
+from muntin.explaining.explanation_figure import SECTIONS
+from muntin.explaining.figure_files import clean_stem
+from muntin.explaining.inputs import is_fresh, model_notes, open_context, open_model
+from muntin.explaining.target_selection import look
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
@@ -174,20 +174,20 @@ def test_several_images(run, data, tmp_path):
 
 def test_what_a_model_sees_is_what_prediction_shows_it(run, data):
     path = data / "cedar" / "1.png"
-    subject = open_subject(open_model(run), path)
+    context = open_context(open_model(run), path)
     (result,) = muntin.load(run, device="cpu")(path)
-    found = look(subject)
+    found = look(context)
     np.testing.assert_array_equal(found.class_ids, result.class_ids)
     np.testing.assert_allclose(found.scores, result.scores, rtol=1e-6)
-    assert torch.equal(subject.network(subject.images), subject.network(subject.images))
+    assert torch.equal(context.network(context.images), context.network(context.images))
 
 
 def test_points():
     pixels = np.zeros((40, 100, 3), np.uint8)
-    subject = open_subject(open_model("swin_nano"), pixels, point=(0.35, 0.5))
-    assert subject.point == (0.35, 0.5)
+    context = open_context(open_model("swin_nano"), pixels, point=(0.35, 0.5))
+    assert context.point == (0.35, 0.5)
     with pytest.raises(ConfigError, match=r"point .*1\.1,0\.5"):
-        open_subject(open_model("swin_nano"), pixels, point=(1.1, 0.5))
+        open_context(open_model("swin_nano"), pixels, point=(1.1, 0.5))
 
 
 @pytest.mark.parametrize("size", [(300, 500), (64, 64)])
@@ -198,15 +198,15 @@ def test_a_large_map_is_explained_in_a_window(size, data, run):
     )
     model = replace(model, pre=pre, task=find_task("semantic"))
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
-    subject = open_subject(model, pixels, point=(0.9, 0.5))
+    context = open_context(model, pixels, point=(0.9, 0.5))
     if size == (64, 64):
-        assert subject.shown_size == (32, 32)
-        assert subject.size == size
+        assert context.shown_size == (32, 32)
+        assert context.size == size
         return
-    assert subject.shown_size == (64, 64)
-    assert subject.size == (128, 128)
-    np.testing.assert_array_equal(subject.pixels, pixels[86:214, 372:500])
-    assert subject.point == pytest.approx((78 / 128, 64 / 128), abs=0.02)
+    assert context.shown_size == (64, 64)
+    assert context.size == (128, 128)
+    np.testing.assert_array_equal(context.pixels, pixels[86:214, 372:500])
+    assert context.point == pytest.approx((78 / 128, 64 / 128), abs=0.02)
 
 
 def test_fresh_weights_are_told_and_are_the_same_each_time(tmp_path):
@@ -220,13 +220,13 @@ def test_fresh_weights_are_told_and_are_the_same_each_time(tmp_path):
 
 def test_targets(run, data):
     model, path = open_model(run), data / "ash" / "0.png"
-    assert open_subject(model, path, target="birch").target == 1
-    assert open_subject(model, path, target="2").target == 2
-    assert open_subject(model, path, target=0).target == 0
+    assert open_context(model, path, target="birch").target == 1
+    assert open_context(model, path, target="2").target == 2
+    assert open_context(model, path, target=0).target == 0
     with pytest.raises(ConfigError, match=r"'brich'.*'birch'"):
-        open_subject(model, path, target="brich")
+        open_context(model, path, target="brich")
     with pytest.raises(ConfigError, match=r"0 to 2.*\b3\b"):
-        open_subject(model, path, target=3)
+        open_context(model, path, target=3)
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
@@ -241,12 +241,14 @@ def test_a_grey_model(name, tmp_path):
 
 
 def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path):
-    kept = tuple(maker for maker in MAKERS if maker.section != "cost")
+    kept = tuple(explainer for explainer in EXPLAINERS if explainer.section != "cost")
     network = muntin.create_model("swin_nano", num_classes=2, in_chans=13, **SMALL["swin_nano"])
     pixels = np.asarray(image(0, 0, 40))
     page = muntin.explain(network, pixels, tmp_path, sections=NOT_COST)
     told = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
-    assert len(told) == len([maker for maker in kept if maker.sees and not maker.needs])
+    assert len(told) == len(
+        [explainer for explainer in kept if explainer.needs_forward and not explainer.requires]
+    )
     assert all(SECTIONS["cut"] in reason for reason in told)
 
 
@@ -273,7 +275,7 @@ def test_nothing_is_left_where_it_stops(error, run, data, tmp_path):
     before = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
 
     def stop(line):
-        if line.endswith("Positions"):
+        if line.endswith("PositionEmbedding"):
             raise error("in the middle")
 
     for out in (tmp_path / "new", old.path.parent):
@@ -286,7 +288,7 @@ def test_nothing_is_left_where_it_stops(error, run, data, tmp_path):
 
 
 def test_only_what_is_made_is_announced(whole, run, exported, data, tmp_path):
-    asked = {maker.title for maker in MAKERS if maker.needs}
+    asked = {explainer.title for explainer in EXPLAINERS if explainer.requires}
 
     def titles(model, **more):
         said = []
@@ -295,17 +297,21 @@ def test_only_what_is_made_is_announced(whole, run, exported, data, tmp_path):
         muntin.explain(model, path, tmp_path / "out", sections=sections, say=said.append, **more)
         return {line.partition(": ")[2] for line in said}
 
-    assert titles(run) == {maker.title for maker in MAKERS if maker.section == "cut"} | {
-        maker.title for maker in MAKERS if maker.section == "features" and not maker.needs
+    assert titles(run) == {
+        explainer.title for explainer in EXPLAINERS if explainer.section == "cut"
+    } | {
+        explainer.title
+        for explainer in EXPLAINERS
+        if explainer.section == "features" and not explainer.requires
     }
     _, said = whole
     assert {line.partition(": ")[2] for line in said} == {
-        maker.title for maker in MAKERS if maker.section != "cost"
+        explainer.title for explainer in EXPLAINERS if explainer.section != "cost"
     }
     assert asked < {line.partition(": ")[2] for line in said}
     _, said = exported
     assert [line.partition(": ")[2] for line in said] == [
-        maker.title for maker in MAKERS if maker.section == "decision"
+        explainer.title for explainer in EXPLAINERS if explainer.section == "decision"
     ]
 
 
@@ -415,7 +421,7 @@ def test_an_export_shows_what_it_can(exported):
 
 
 def test_names_of_folders():
-    assert clean_stem("\u732b") == "picture"
+    assert clean_stem("\u732b") == "image"
     taken = {"cat"}
     assert clean_stem("CAT", taken) == "CAT-2"
 
@@ -495,4 +501,4 @@ def test_a_page_of_a_fresh_predictor_warns():
     for source in (Predictor(network, find_task("classify"), classes, pre, device="cpu"), network):
         model = open_model(source)
         assert not model.trained
-        assert any("fresh" in note for note in tell_notes(model))
+        assert any("fresh" in note for note in model_notes(model))

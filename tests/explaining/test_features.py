@@ -17,15 +17,15 @@ from sklearn.neighbors import NearestNeighbors
 from muntin.data.decoding import open_image
 from muntin.data.transforms import center_crop, normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
-from muntin.explaining.exhibits import Missing
-from muntin.explaining.gathering import embed_folder, gather
-from muntin.explaining.mapping import find_components, show_features, title_maps
-from muntin.explaining.neighbours import (
+from muntin.explaining.embeddings import embed_folder, query_gallery
+from muntin.explaining.explanation_figure import MissingFigure
+from muntin.explaining.feature_pca import find_components, show_features, title_maps
+from muntin.explaining.retrieval import (
     place_by_components,
     show_embeddings,
     show_neighbours,
 )
-from tests.explaining.small_networks import FAMILIES, build, in_engine, make_subject
+from tests.explaining.small_networks import FAMILIES, build, in_engine, make_context
 from tests.small import image, write_images
 
 # Maps in colours.
@@ -64,18 +64,18 @@ def test_one_cell_is_grey() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shows_every_family(family: str) -> None:
-    subject = make_subject(build(family), size=(50, 70))
-    (exhibit,) = show_features(subject)
-    spec = subject.backbone.spec
-    assert exhibit.facts["strides"] == list(spec.strides)
-    assert len(exhibit.arrays) == len(spec.strides)
-    assert len(exhibit.figure.axes) == 2 * (1 + len(spec.strides))
+    context = make_context(build(family), size=(50, 70))
+    (result,) = show_features(context)
+    spec = context.backbone.spec
+    assert result.facts["strides"] == list(spec.strides)
+    assert len(result.arrays) == len(spec.strides)
+    assert len(result.figure.axes) == 2 * (1 + len(spec.strides))
 
 
 def test_padding_is_not_shown() -> None:
-    subject = make_subject(build("swin"), size=(50, 70), fit="letterbox")
-    assert subject.images.shape[2:] == (64, 96)
-    assert show_features(subject)[0].facts["grids"] == [[13, 18], [7, 9], [4, 5]]
+    context = make_context(build("swin"), size=(50, 70), fit="letterbox")
+    assert context.images.shape[2:] == (64, 96)
+    assert show_features(context)[0].facts["grids"] == [[13, 18], [7, 9], [4, 5]]
 
 
 def test_maps_of_one_stride_are_named_by_their_blocks() -> None:
@@ -85,18 +85,18 @@ def test_maps_of_one_stride_are_named_by_their_blocks() -> None:
 
 @pytest.mark.parametrize("in_chans", [1, 13])
 def test_other_channels(in_chans: int) -> None:
-    subject = make_subject(build("swin", in_chans=in_chans), in_chans=in_chans, size=(16, 19))
-    assert show_features(subject)[0].figure.axes
+    context = make_context(build("swin", in_chans=in_chans), in_chans=in_chans, size=(16, 19))
+    assert show_features(context)[0].figure.axes
 
 
 def test_exported_files_have_no_maps() -> None:
-    subject = make_subject(build("swin"))
-    engine = in_engine(subject.network, subject.pre, (64, 96), finds=False)
-    subject = subject.with_network(engine)
+    context = make_context(build("swin"))
+    engine = in_engine(context.network, context.pre, (64, 96), finds=False)
+    context = context.with_network(engine)
     for found in (
-        show_features(subject), show_neighbours(subject, None), show_embeddings(subject, None),
+        show_features(context), show_neighbours(context, None), show_embeddings(context, None),
     ):  # fmt: skip
-        assert isinstance(found[0], Missing)
+        assert isinstance(found[0], MissingFigure)
 
 
 # An image among others.
@@ -108,27 +108,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
-    subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, embed_folder(subject, folder))
+    context = make_context(build("swin"), size=(48, 64))
+    found = query_gallery(context, embed_folder(context, folder))
     assert len(found) == 15
     assert found.class_names == ("ash", "birch", "cedar")
     assert found.class_ids.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     for number in (0, 7):
-        seen = center_crop(to_tensor(open_image(Path(found.paths[number]))), subject.pre)
+        seen = center_crop(to_tensor(open_image(Path(found.paths[number]))), context.pre)
         with torch.no_grad():
-            vector = subject.backbone.embed(normalise(seen[None], subject.pre))[0].numpy()
+            vector = context.backbone.embed(normalise(seen[None], context.pre))[0].numpy()
         np.testing.assert_allclose(
             found.vectors[number], vector / np.linalg.norm(vector), atol=1e-5
         )
 
 
 def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
-    subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, embed_folder(subject, folder))
-    (exhibit,) = show_neighbours(subject, found)
+    context = make_context(build("swin"), size=(48, 64))
+    found = query_gallery(context, embed_folder(context, folder))
+    (result,) = show_neighbours(context, found)
     peer = NearestNeighbors(n_neighbors=9, metric="cosine").fit(found.vectors)
     distances, places = peer.kneighbors(found.own[None])
-    nearest = exhibit.facts["nearest"]
+    nearest = result.facts["nearest"]
     assert [row["path"] for row in nearest] == [found.paths[i] for i in places[0]]
     assert [row["similarity"] for row in nearest] == pytest.approx(1 - distances[0], abs=1e-5)
 
@@ -138,50 +138,50 @@ def test_finds_itself_and_leaves_itself_out(folder: Path) -> None:
     Image.open(own).save(folder / "cedar" / "copy.png")
     pixels = open_image(own)
     network = build("swin")
-    subject = make_subject(network, size=(40, 40))
+    context = make_context(network, size=(40, 40))
     shown = to_tensor(pixels)
-    values = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
-    images = normalise(shown[None], subject.pre)
-    subject = type(subject)(
+    values = {name: getattr(context, name) for name in context.__dataclass_fields__}
+    images = normalise(shown[None], context.pre)
+    context = type(context)(
         **{**values, "pixels": pixels, "shown": shown, "images": images, "path": str(own)}
     )
-    (exhibit,) = show_neighbours(subject, gather(subject, embed_folder(subject, folder)))
-    first = exhibit.facts["nearest"][0]
+    (result,) = show_neighbours(context, query_gallery(context, embed_folder(context, folder)))
+    first = result.facts["nearest"][0]
     assert Path(first["path"]).name == "copy.png"
     assert first["similarity"] == pytest.approx(1, abs=1e-5)
-    assert str(own) not in [row["path"] for row in exhibit.facts["nearest"]]
+    assert str(own) not in [row["path"] for row in result.facts["nearest"]]
 
 
 def test_a_folder_without_classes(tmp_path: Path) -> None:
     for number in range(5):
         image(0, number, 30 + number).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    subject = make_subject(build("vit"), size=(48, 64), fit="letterbox")
+    context = make_context(build("vit"), size=(48, 64), fit="letterbox")
     with pytest.warns(MuntinWarning, match=r"broken\.png"):
-        found = gather(subject, embed_folder(subject, tmp_path))
+        found = query_gallery(context, embed_folder(context, tmp_path))
     assert found.class_ids.tolist() == [-1] * 5
-    assert show_neighbours(subject, found)[0].facts["num_images"] == 5
-    (exhibit,) = show_embeddings(subject, found)
-    assert exhibit.arrays["components"].shape == (6, 2)
+    assert show_neighbours(context, found)[0].facts["num_images"] == 5
+    (result,) = show_embeddings(context, found)
+    assert result.arrays["components"].shape == (6, 2)
 
 
 def test_some_of_many(folder: Path) -> None:
-    subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, embed_folder(subject, folder, most=6))
+    context = make_context(build("swin"), size=(48, 64))
+    found = query_gallery(context, embed_folder(context, folder, most=6))
     assert len(found) == 6
     assert set(found.class_ids.tolist()) == {0, 1, 2}
-    text = show_neighbours(subject, found)[0].text
+    text = show_neighbours(context, found)[0].text
     assert "6 of 15" in text
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    subject = make_subject(build("swin"))
+    context = make_context(build("swin"))
     with pytest.raises(DataError):
-        embed_folder(subject, tmp_path)
+        embed_folder(context, tmp_path)
 
 
 def test_places_are_those_of_scikit_learn(folder: Path) -> None:
-    vectors = embed_folder(make_subject(build("swin")), folder).vectors
+    vectors = embed_folder(make_context(build("swin")), folder).vectors
     flat, shares = place_by_components(vectors)
     peer = PCA(2).fit(vectors)
     np.testing.assert_allclose(np.abs(flat), np.abs(peer.transform(vectors)), atol=1e-5)
@@ -189,23 +189,23 @@ def test_places_are_those_of_scikit_learn(folder: Path) -> None:
 
 
 def test_the_map_of_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = make_subject(build("swin"), size=(48, 64))
-    found = gather(subject, embed_folder(subject, folder))
-    (exhibit,) = show_embeddings(subject, found)
-    again = show_embeddings(subject, found)[0]
-    assert exhibit.arrays["neighbours"].shape == (16, 2)
-    assert np.array_equal(exhibit.arrays["neighbours"], again.arrays["neighbours"])
+    context = make_context(build("swin"), size=(48, 64))
+    found = query_gallery(context, embed_folder(context, folder))
+    (result,) = show_embeddings(context, found)
+    again = show_embeddings(context, found)[0]
+    assert result.arrays["neighbours"].shape == (16, 2)
+    assert np.array_equal(result.arrays["neighbours"], again.arrays["neighbours"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    exhibit, missing = show_embeddings(subject, found)
-    assert "neighbours" not in exhibit.arrays
-    assert isinstance(missing, Missing)
+    result, missing = show_embeddings(context, found)
+    assert "neighbours" not in result.arrays
+    assert isinstance(missing, MissingFigure)
     assert "muntin[explain]" in missing.reason
 
 
 def test_too_few_for_a_map(tmp_path: Path) -> None:
     for number in range(2):
         image(0, number).save(tmp_path / f"{number}.png")
-    subject = make_subject(build("swin"))
-    (missing,) = show_embeddings(subject, gather(subject, embed_folder(subject, tmp_path)))
-    assert isinstance(missing, Missing)
+    context = make_context(build("swin"))
+    (missing,) = show_embeddings(context, query_gallery(context, embed_folder(context, tmp_path)))
+    assert isinstance(missing, MissingFigure)
     assert "3" in missing.reason

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from muntin.explaining import explain
-from muntin.explaining.exhibits import Exhibit, Missing, PointLayer
-from muntin.explaining.inputs import open_model, open_subject
-from muntin.explaining.page import Chapter, PageMaker
-from muntin.explaining.saving import save_exhibit
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure, PointLayer
+from muntin.explaining.figure_files import save_figure
+from muntin.explaining.inputs import open_context, open_model
+from muntin.explaining.page import ImageEntry, PageBuilder
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -119,10 +119,10 @@ def mirror_layer(title: str, *, even: bool = False) -> PointLayer:
     )  # fmt: skip
 
 
-def exhibit(name: str, *, layers=()) -> Exhibit:
+def result(name: str, *, layers=()) -> ExplanationFigure:
     figure = Figure(figsize=(4, 2))
     figure.subplots().plot([0, 1])
-    return Exhibit(
+    return ExplanationFigure(
         name=name, section="attention", title=f"{name} {NASTY}", text="What is seen.",
         figure=figure, layers=layers, formula=LONG, source="A paper",
         arrays={"x": np.arange(3)}, facts={"nan": float("nan"), "many": np.arange(2)},
@@ -131,22 +131,22 @@ def exhibit(name: str, *, layers=()) -> Exhibit:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A page with two images, each with an exhibit to click on, and something missing."""
+    """A page with two images, each with a figure to click on, and something missing."""
     folder = tmp_path_factory.mktemp("page")
     model = open_model("swin_nano", img_size=(48, 64))
-    maker = PageMaker(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
+    explainer = PageBuilder(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
     for number in range(2):
         pixels = np.full((48, 64, 3), 200 - 100 * number, np.uint8)
-        subject = open_subject(model, pixels)
+        context = open_context(model, pixels)
         name = f"image{number}"
-        chapter = Chapter(name=name, title=NASTY, size=subject.shown_size, at=(2.0, 2.0))
-        maker.add_image(chapter, subject, None)
+        entry = ImageEntry(name=name, title=NASTY, size=context.shown_size, at=(2.0, 2.0))
+        explainer.add_image(entry, context, None)
         layers = (mirror_layer(FIRST), mirror_layer("second", even=True))
-        for one in (exhibit("points", layers=layers), exhibit("plain")):
-            maker.add(one, save_exhibit(one, folder / name), chapter, always=False)
-        missing = Missing(section="cost", title="Cost", reason=f"Not counted: {NASTY}")
-        maker.add(missing, None, chapter, always=number == 0)
-    (folder / "page.html").write_text(maker.finish(), encoding="utf-8")
+        for one in (result("points", layers=layers), result("plain")):
+            explainer.add(one, save_figure(one, folder / name), entry, always=False)
+        missing = MissingFigure(section="cost", title="Cost", reason=f"Not counted: {NASTY}")
+        explainer.add(missing, None, entry, always=number == 0)
+    (folder / "page.html").write_text(explainer.finish(), encoding="utf-8")
     return folder
 
 
@@ -173,7 +173,7 @@ def test_links_lead_somewhere_and_names_are_only_text(folder):
     assert len(links.ids) == len(set(links.ids))
     assert "injected" not in links.ids
     files = [href for href in links.hrefs if not href.startswith(("#", "data:"))]
-    assert len(files) == 2 * 2 * 4, "two images, two exhibits, four files"
+    assert len(files) == 2 * 2 * 4, "two images, two results, four files"
     for href in files:
         assert (folder / unquote(href)).stat().st_size > 0
     for href in links.hrefs:
@@ -278,8 +278,8 @@ def test_it_can_be_read_on_a_narrow_screen(browser, folder):
 
 def test_files_are_written_anew_with_the_same_bytes(tmp_path):
     torch.manual_seed(0)
-    first = save_exhibit(exhibit("a"), tmp_path / "one")
-    again = save_exhibit(exhibit("a"), tmp_path / "two")
+    first = save_figure(result("a"), tmp_path / "one")
+    again = save_figure(result("a"), tmp_path / "two")
     assert [path.suffix for path in first.files] == [".png", ".svg", ".npz", ".json"]
     for left, right in zip(first.files, again.files, strict=True):
         assert left.suffix == ".npz" or left.read_bytes() == right.read_bytes()

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.explaining.exhibits import Exhibit, Missing
-from muntin.explaining.offsetting import find_biases
-from muntin.explaining.placing import compare_positions, find_positions, show_positions
-from muntin.explaining.tracing import trace
+from muntin.explaining.attention_trace import trace
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.position_embedding import compare_positions, find_positions, show_positions
+from muntin.explaining.relative_position_bias import find_biases
 from muntin.models.swin import SWIN_NANO_256, Swin
 from muntin.models.swin_v2 import SwinV2
 from muntin.models.vit import ViT
 from muntin.ops.positions import spread_bias
-from tests.explaining.small_subjects import BUILDERS, SWIN_V2, build, make_subject, timm_body
+from tests.explaining.small_contexts import BUILDERS, SWIN_V2, build, make_context, timm_body
 from tests.parity.peers import VIT, images, perturb
 from tests.parity.test_swin_v2_parity import timm_peer as timm_swin_v2
 
@@ -32,16 +32,20 @@ WANTED = {
 }
 
 
-def exhibits(subject):
-    return {shown.name: shown for shown in show_positions(subject) if isinstance(shown, Exhibit)}
+def results(context):
+    return {
+        shown.name: shown
+        for shown in show_positions(context)
+        if isinstance(shown, ExplanationFigure)
+    }
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_family_shows_what_it_has(name):
-    found = exhibits(make_subject(build(name), (46, 58)))
+    found = results(make_context(build(name), (46, 58)))
     assert found.keys() == WANTED[name]
-    for exhibit in found.values():
-        exhibit.figure.canvas.draw()
+    for result in found.values():
+        result.figure.canvas.draw()
 
 
 def test_cosines_are_those_of_a_loop():
@@ -65,10 +69,10 @@ def test_resized_positions_are_those_that_the_model_adds(size):
 
 
 def test_the_grid_is_shown_as_made_and_resized():
-    native = exhibits(make_subject(build("vit"), (32, 32)))["positions-similarity"]
+    native = results(make_context(build("vit"), (32, 32)))["positions-similarity"]
     assert native.arrays["native"].shape == (4, 4, 4, 4)
     assert native.arrays["resized"].shape == (8, 8, 8, 8)
-    other = exhibits(make_subject(build("vit"), (40, 128)))["positions-similarity"]
+    other = results(make_context(build("vit"), (40, 128)))["positions-similarity"]
     assert other.arrays["resized"].shape == (5, 8, 5, 16)
     for row in range(4):
         for column in range(4):
@@ -77,7 +81,7 @@ def test_the_grid_is_shown_as_made_and_resized():
 
 def test_the_class_token_is_compared_with_every_patch():
     body = build("vit")
-    found = exhibits(make_subject(body))["positions-class-token"].arrays["similarity"]
+    found = results(make_context(body))["positions-class-token"].arrays["similarity"]
     table = body.pos_embed.detach()[0]
     expected = torch.cosine_similarity(table[:1], table[1:], dim=1).view(4, 4)
     assert np.allclose(found[0], expected, atol=1e-6)
@@ -99,7 +103,7 @@ def test_the_class_token_is_compared_with_every_patch():
     ],
 )
 def test_kin_of_vit(changes, names):
-    found = exhibits(make_subject(perturb(ViT(replace(VIT, **changes)))))
+    found = results(make_context(perturb(ViT(replace(VIT, **changes)))))
     assert found.keys() == names
     if "distillation_token" in changes:
         told = found["positions-class-token"].facts["tokens"]
@@ -108,7 +112,7 @@ def test_kin_of_vit(changes, names):
 
 def test_absolute_positions_of_a_swin():
     config = replace(SWIN_NANO_256, embed_dim=12, img_size=(64, 64), num_heads=(1, 2, 4))
-    found = exhibits(make_subject(perturb(Swin(config))))
+    found = results(make_context(perturb(Swin(config))))
     assert found.keys() == {"positions-similarity", "positions-relative-bias"}
     assert found["positions-similarity"].facts["native grid"] == [16, 16]
 
@@ -137,10 +141,10 @@ def test_a_key_on_the_right_is_on_the_right(name):
 
 
 def test_the_continuous_bias_goes_through_the_table():
-    subject = make_subject(build("swin_v2"), (64, 64))
-    found = exhibits(subject)["positions-continuous-bias"].arrays
-    layers = trace(subject.backbone, subject.images)
-    table = find_biases(subject.backbone, layers)[1].values[:, 3]  # h, 7: the row of the query
+    context = make_context(build("swin_v2"), (64, 64))
+    found = results(context)["positions-continuous-bias"].arrays
+    layers = trace(context.backbone, context.images)
+    table = find_biases(context.backbone, layers)[1].values[:, 3]  # h, 7: the row of the query
     offsets, values = found["offsets_stage_1"], found["bias_stage_1"]
     for place, offset in enumerate(range(-3, 4)):
         read = values[:, int(np.flatnonzero(offsets == offset)[0])]
@@ -165,7 +169,7 @@ def test_the_bias_of_swin_v2_is_that_of_timm():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
 def test_models_of_timm(name):
-    found = exhibits(make_subject(timm_body(name), (224, 224)))
+    found = results(make_context(timm_body(name), (224, 224)))
     if name[0] == "s":
         assert found["positions-relative-bias"].arrays["table_01"].shape == (3, 13, 13)
     else:
@@ -173,7 +177,7 @@ def test_models_of_timm(name):
 
 
 def test_what_knows_no_places_says_so():
-    (shown,) = show_positions(make_subject(None))
-    assert isinstance(shown, Missing)
-    (shown,) = show_positions(make_subject(timm_body("convnext_atto"), (64, 64)))
-    assert isinstance(shown, Missing)
+    (shown,) = show_positions(make_context(None))
+    assert isinstance(shown, MissingFigure)
+    (shown,) = show_positions(make_context(timm_body("convnext_atto"), (64, 64)))
+    assert isinstance(shown, MissingFigure)

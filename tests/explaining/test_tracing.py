@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from muntin.errors import ShapeError
-from muntin.explaining.tracing import trace
+from muntin.explaining.attention_trace import trace
 from muntin.models.hiera import MaskUnitAttention
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, SwinV2
@@ -19,7 +19,7 @@ from muntin.models.t2t_vit import TokenAttention, TokenPerformer
 from muntin.models.vit import SelfAttention, ViT
 from muntin.ops.windows import cut_heads, join_heads
 from muntin.weights.loading import load_weights
-from tests.explaining.small_subjects import (
+from tests.explaining.small_contexts import (
     BUILDERS,
     SWIN_V2,
     assert_untouched,
@@ -35,7 +35,7 @@ ODD = [(32, 32), (40, 64), (46, 58), (6, 10)]
 
 def weights_of(layer):
     """All heads: G, h, Q, N."""
-    return torch.stack(list(layer.weigh()), dim=1)
+    return torch.stack(list(layer.attention_weights()), dim=1)
 
 
 def listen(peer):
@@ -203,7 +203,7 @@ def test_rows_sum_to_1_and_every_token_asks_once(name, size):
         asked = layer.queries[layer.queries >= 0].sort().values
         assert torch.equal(asked, torch.arange(layer.query_grid[0] * layer.query_grid[1]))
         average = weights_of(layer).mean(dim=1)
-        assert torch.allclose(layer.average(), average, atol=1e-6)
+        assert torch.allclose(layer.mean_attention(), average, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["muntin", "timm", "torchvision", "transformers", "openmmlab"])
@@ -254,7 +254,7 @@ def test_nothing_changes(name):
     assert_untouched(before, body)
     with torch.inference_mode():
         layers = trace(body, images.clone())
-        sums = [layer.average().sum(dim=-1) for layer in layers]
+        sums = [layer.mean_attention().sum(dim=-1) for layer in layers]
     with torch.no_grad():
         second = body(images)
     assert all(map(torch.equal, first, second))
@@ -263,7 +263,7 @@ def test_nothing_changes(name):
 
 def test_gradients_stay_on_for_a_caller_between_two_heads():
     (layer, *_) = trace(build("vit"), batch_images((32, 32), 1))
-    for _ in layer.weigh():
+    for _ in layer.attention_weights():
         assert torch.is_grad_enabled()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
-    from muntin.explaining.showing import Page, explain
+    from muntin.explaining.explanation import Page, explain
 
 __all__ = [
     "Page",
@@ -19,6 +19,6 @@ __all__ = [
 __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
-        "showing": "Page explain",
+        "explanation": "Page explain",
     },
 )

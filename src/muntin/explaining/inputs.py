@@ -20,8 +20,8 @@ from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
-from muntin.explaining.subject import Subject, pad_shown
-from muntin.explaining.targeting import find_target, look
+from muntin.explaining.context import Context, pad_shown
+from muntin.explaining.target_selection import find_target, look
 from muntin.heads.linear import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
@@ -39,11 +39,11 @@ __all__ = [
     "Source",
     "evaluating",
     "is_fresh",
+    "model_facts",
+    "model_notes",
+    "open_context",
     "open_model",
-    "open_subject",
-    "tell_facts",
-    "tell_notes",
-    "try_look",
+    "try_predict",
 ]
 
 Source = Run | Predictor | Network | Path | str
@@ -237,13 +237,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def open_subject(
+def open_context(
     model: OpenedModel,
     image: ImageLike,
     *,
     point: tuple[float, float] | None = None,
     target: str | int | None = None,
-) -> Subject:
+) -> Context:
     """Fit an image as prediction does, and resolve what is asked about it.
 
     Args:
@@ -253,13 +253,13 @@ def open_subject(
         target: Name or number of a class or keypoint, or number of a box, that is asked about.
 
     Returns:
-        The subject. Of an image that is seen in windows its `pixels` are one of them: that around
+        The context. Of an image that is seen in windows its `pixels` are one of them: that around
         the point, or in the middle.
 
     Raises:
         DataError: The image cannot be read.
         ConfigError: The point is outside, or there is no such class or keypoint.
-        NotThere: There is no such box in this image.
+        TargetNotFound: There is no such box in this image.
     """
     check_point(point)
     pixels = open_image(image)
@@ -270,7 +270,7 @@ def open_subject(
     images = normalise(padded, pre, torch.tensor([shown.shape[1:]]))
     if not model.reads_images:
         images = images[:, [channel % 3 for channel in range(model.in_chans)]]
-    subject = Subject(
+    context = Context(
         name=model.name,
         network=model.network,
         task=model.task,
@@ -283,7 +283,7 @@ def open_subject(
         trained=model.trained,
         point=None if point is None else _move_point(point, seen, pixels),
     )
-    return replace(subject, target=find_target(subject, target))
+    return replace(context, target=find_target(context, target))
 
 
 Part = tuple[int, int, int, int]
@@ -338,7 +338,7 @@ def _move_point(
     return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
 
 
-def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
+def try_predict(model: OpenedModel, context: Context) -> tuple[Any, str]:
     """Give what the model says of the image, or None and the reason why it cannot see it."""
     if not model.reads_images:
         return None, (
@@ -346,18 +346,18 @@ def try_look(model: OpenedModel, subject: Subject) -> tuple[Any, str]:
             f"nothing can be said of what it sees."
         )
     try:
-        return look(subject), ""
+        return look(context), ""
     except MuntinError as error:
         return None, f"The model cannot see this image: {error}"
 
 
-def tell_facts(
-    model: OpenedModel, subject: Subject, other: OpenedModel | None = None
+def model_facts(
+    model: OpenedModel, context: Context, other: OpenedModel | None = None
 ) -> dict[str, str]:
     """Give what is known of a model, by name, and of another that it is compared with."""
     count = sum(parameter.numel() for parameter in model.network.parameters())
-    high, wide = subject.shown_size
-    inner = type(subject.backbone).__name__ if subject.backbone is not None else "an exported file"
+    high, wide = context.shown_size
+    inner = type(context.backbone).__name__ if context.backbone is not None else "an exported file"
     facts = {
         "Model": f"{model.name}, {inner}",
         "Weights": model.origin,
@@ -371,7 +371,7 @@ def tell_facts(
     return facts
 
 
-def tell_notes(model: OpenedModel) -> tuple[str, ...]:
+def model_notes(model: OpenedModel) -> tuple[str, ...]:
     """Give what a reader must know first."""
     if model.trained:
         return ()

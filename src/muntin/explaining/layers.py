@@ -18,14 +18,14 @@ from torch import Tensor
 from muntin.ops.windows import WindowLayout
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["MOST_PAIRS", "AttentionLayer", "Pairs"]
+__all__ = ["MAX_PAIRS", "AttentionLayer", "QueriesAndKeys"]
 
-MOST_PAIRS = 2**25
+MAX_PAIRS = 2**25
 """Pairs of tokens of one head that are computed at a time; 128 MiB of weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Pairs:
+class QueriesAndKeys:
     """Queries and keys of a layer.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pairs:
     mask: Float[Tensor, "G Q N"] | None = None
     linear: bool = False
 
-    def weigh(self, head: int) -> Float[Tensor, "G Q N"]:
+    def attention_weights(self, head: int) -> Float[Tensor, "G Q N"]:
         """Give the attention of one head; rows sum to 1."""
         scores = self.queries[head] @ self.keys[head].transpose(1, 2)
         if self.linear:
@@ -85,7 +85,7 @@ class AttentionLayer:
     prefix: tuple[str, ...]
     queries: Int[Tensor, "G Q"]
     keys: Int[Tensor, "G N"]
-    pair: Callable[[], Pairs]
+    pair: Callable[[], QueriesAndKeys]
     layout: WindowLayout | None = None
     pooled: int = 1
     scores: Literal["product", "biased", "cosine"] = "product"
@@ -113,18 +113,18 @@ class AttentionLayer:
         """Whether every token looks at every other."""
         return len(self.keys) == 1 and int((self.keys >= 0).sum()) == self.grid[0] * self.grid[1]
 
-    def weigh(self) -> Iterator[Float[Tensor, "G Q N"]]:
+    def attention_weights(self) -> Iterator[Float[Tensor, "G Q N"]]:
         """Give the attention of one head after another; rows (queries) sum to 1."""
         with torch.inference_mode(False), torch.no_grad():
             pairs = self.pair()
         for head in range(self.num_heads):
             with torch.inference_mode(False), torch.no_grad():
-                weights = pairs.weigh(head)
+                weights = pairs.attention_weights(head)
             yield weights
 
-    def average(self) -> Float[Tensor, "G Q N"]:
+    def mean_attention(self) -> Float[Tensor, "G Q N"]:
         """Give the mean over the heads."""
-        heads = self.weigh()
+        heads = self.attention_weights()
         total = next(heads)
         for weights in heads:
             total += weights

@@ -14,14 +14,14 @@
   system.addEventListener("change", nameTheme);
   nameTheme();
 
-  // ---- one picture at a time
+  // ---- one image at a time
   const buttons = [...document.querySelectorAll(".picker button")];
-  const choose = (picture) => {
+  const choose = (image) => {
     for (const button of buttons) {
-      button.setAttribute("aria-pressed", String(button.dataset.show === picture));
+      button.setAttribute("aria-pressed", String(button.dataset.show === image));
     }
-    for (const part of document.querySelectorAll("[data-picture]")) {
-      part.hidden = part.dataset.picture !== picture;
+    for (const part of document.querySelectorAll("[data-image]")) {
+      part.hidden = part.dataset.image !== image;
     }
   };
   for (const button of buttons) {
@@ -58,7 +58,7 @@
     const said = explorer.querySelector("output");
     const most = explorer.querySelector(".most");
     const pen = canvas.getContext("2d");
-    const picture = new Image();
+    const image = new Image();
     const [height, width] = [Number(canvas.dataset.height), Number(canvas.dataset.width)];
     const zoom = canvas.width / width;
     let [x, y] = [Number(canvas.dataset.x), Number(canvas.dataset.y)];
@@ -87,7 +87,7 @@
         const [top, bottom] = [r, r + 1].map((place) => Math.round(place * step[0] * zoom));
         return [left, top, right - left, bottom - top];
       };
-      pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+      pen.drawImage(image, 0, 0, canvas.width, canvas.height);
       pen.fillStyle = "rgb(0 0 0 / 0.55)";
       pen.fillRect(0, 0, canvas.width, canvas.height);
       let [best, inside, elsewhere, all] = [-1, 0, 0, 0];
@@ -108,7 +108,7 @@
       pen.strokeRect(left, top, wide, high);
       const percent = (part) => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
       const where = (key) => `row ${Math.floor(key / layer.grid[1]) + 1}, column ${key % layer.grid[1] + 1}`;
-      let text = `Token in ${where(token)} of ${layer.grid[0]} x ${layer.grid[1]} shares its attention among ${inside} tokens of the picture.`;
+      let text = `Token in ${where(token)} of ${layer.grid[0]} x ${layer.grid[1]} shares its attention among ${inside} tokens of the image.`;
       if (best >= 0) {
         text += ` Most, ${percent(largest * weights[best] / 255)}, goes to ${keys[best] === token ? "itself" : where(keys[best])}.`;
       }
@@ -147,7 +147,7 @@
         draw();
       });
     }
-    picture.addEventListener("load", draw);
-    picture.src = document.getElementById(canvas.dataset.source).src;
+    image.addEventListener("load", draw);
+    image.src = document.getElementById(canvas.dataset.source).src;
   }
 })();

@@ -23,12 +23,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin._version import __version__
-from muntin.explaining.exhibits import SECTIONS, Exhibit, Missing, PointLayer, Section
-from muntin.explaining.saving import DPI, Saved
-from muntin.explaining.subject import Subject
+from muntin.explaining.context import Context
+from muntin.explaining.explanation_figure import (
+    SECTIONS,
+    ExplanationFigure,
+    MissingFigure,
+    PointLayer,
+    Section,
+)
+from muntin.explaining.figure_files import DPI, SavedFigure
 from muntin.shapes import Size
 
-__all__ = ["Chapter", "PageMaker"]
+__all__ = ["ImageEntry", "PageBuilder"]
 
 CSS_PIXELS = 96
 """Pixels of an inch on a page."""
@@ -38,7 +44,7 @@ WIDEST_CANVAS = 640
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chapter:
+class ImageEntry:
     """What the page says of one image.
 
     Attributes:
@@ -55,7 +61,7 @@ class Chapter:
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class PageMaker:
+class PageBuilder:
     """Collects the parts of a page, image by image, as text; figures are not kept.
 
     Attributes:
@@ -77,44 +83,49 @@ class PageMaker:
     _buttons: list[str] = field(default_factory=list)
     _tables: dict[str, str] = field(default_factory=dict)
 
-    def add_image(self, chapter: Chapter, subject: Subject, answer: Image.Image | None) -> None:
+    def add_image(self, entry: ImageEntry, context: Context, answer: Image.Image | None) -> None:
         """Show an image and what the model says of it."""
-        seen = image_of(subject)
+        seen = image_of(context)
         small = seen.copy()
         small.thumbnail((160, 160))
-        name = escape(chapter.title)
+        name = escape(entry.title)
         self._buttons.append(
-            f'<button type="button" data-show="{chapter.name}" aria-pressed="false">'
+            f'<button type="button" data-show="{entry.name}" aria-pressed="false">'
             f'<img src="{_embed(small, "jpeg")}" alt=""><span>{name}</span></button>'
         )
         shown = seen if answer is None else answer.copy()
         shown.thumbnail((720, 720))
         what = "The image" if answer is None else "The image and what the model says of it"
         self._images.append(
-            f'<div class="answer" data-image="{chapter.name}"><h3>{name}</h3>'
+            f'<div class="answer" data-image="{entry.name}"><h3>{name}</h3>'
             f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
             f'height="{shown.height}" alt="{what}: {name}"></div>'
-            f'<img id="seen-{chapter.name}" src="{_embed(seen, "png")}" alt="" hidden></div>'
+            f'<img id="seen-{entry.name}" src="{_embed(seen, "png")}" alt="" hidden></div>'
         )
 
     def add(
-        self, shown: Exhibit | Missing, saved: Saved | None, chapter: Chapter, *, always: bool
+        self,
+        shown: ExplanationFigure | MissingFigure,
+        saved: SavedFigure | None,
+        entry: ImageEntry,
+        *,
+        always: bool,
     ) -> None:
-        """Put an exhibit, or the reason why there is none, into its section.
+        """Put a figure, or the reason why there is none, into its section.
 
         Args:
             shown: Either of them.
-            saved: The files of an exhibit.
-            chapter: The image that it is about.
+            saved: The files of a figure.
+            entry: The image that it is about.
             always: Whether it stands there whichever image is chosen.
         """
-        whose = "" if always else f' data-image="{chapter.name}"'
-        if isinstance(shown, Missing) or saved is None:
-            reason = shown.reason if isinstance(shown, Missing) else ""
+        whose = "" if always else f' data-image="{entry.name}"'
+        if isinstance(shown, MissingFigure) or saved is None:
+            reason = shown.reason if isinstance(shown, MissingFigure) else ""
             said = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
             self._parts[shown.section].append(f'<div class="missing"{whose}>{said}</div>')
             return
-        place = f"{chapter.name}-{shown.name}"
+        place = f"{entry.name}-{shown.name}"
         self._contents[shown.section][place] = (
             f'<li{whose}><a href="#{place}">{escape(shown.title)}</a></li>'
         )
@@ -132,13 +143,13 @@ class PageMaker:
             f'<div class="formula">{shown.formula}</div>' if shown.formula else "",
             f'<div class="card"><img src="data:image/png;base64,{_to_text(saved.png)}" '
             f'width="{wide}" height="{high}" alt="{escape(alt)}"></div>',
-            self._explorer(shown.layers, chapter) if shown.layers else "",
+            self._explorer(shown.layers, entry) if shown.layers else "",
             f'<p class="source">Source: {escape(shown.source)}</p>' if shown.source else "",
             f'<p class="files">Files: {links}</p></article>',
         ]
         self._parts[shown.section].append("\n".join(part for part in parts if part))
 
-    def _explorer(self, layers: Sequence[PointLayer], chapter: Chapter) -> str:
+    def _explorer(self, layers: Sequence[PointLayer], entry: ImageEntry) -> str:
         """What is clicked on; `page.js` draws it."""
         rows = [
             {
@@ -153,17 +164,17 @@ class PageMaker:
             for layer in layers
         ]
         options = "".join(f"<option>{escape(layer.title)}</option>" for layer in layers)
-        zoom = WIDEST_CANVAS / max(chapter.size)
+        zoom = WIDEST_CANVAS / max(entry.size)
         return Template(_EXPLORER).substitute(
-            name=chapter.name,
+            name=entry.name,
             options=options,
             rows=json.dumps(rows),
-            canvas_width=round(chapter.size[1] * zoom),
-            canvas_height=round(chapter.size[0] * zoom),
-            width=chapter.size[1],
-            height=chapter.size[0],
-            x=f"{chapter.at[0]:.2f}",
-            y=f"{chapter.at[1]:.2f}",
+            canvas_width=round(entry.size[1] * zoom),
+            canvas_height=round(entry.size[0] * zoom),
+            width=entry.size[1],
+            height=entry.size[0],
+            x=f"{entry.at[0]:.2f}",
+            y=f"{entry.at[1]:.2f}",
         )
 
     def _table(self, values: NDArray[Any]) -> str:
@@ -174,7 +185,7 @@ class PageMaker:
             self._tables[name] = _to_text(zlib.compress(data, 9))
         return name
 
-    def finish(self) -> str:
+    def render(self) -> str:
         """Give the page."""
         here = files("muntin.explaining")
         told = [section for section, parts in self._parts.items() if parts]
@@ -229,9 +240,9 @@ aria-label="The image with the attention of one token. Click or use the arrow ke
 </div>"""
 
 
-def image_of(subject: Subject) -> Image.Image:
+def image_of(context: Context) -> Image.Image:
     """Give what the network sees as an image."""
-    pixels = subject.shown.permute(1, 2, 0).numpy()
+    pixels = context.shown.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.explaining.exhibits import PointLayer
+from muntin.explaining.explanation_figure import PointLayer
 from muntin.explaining.layers import AttentionLayer
 from muntin.shapes import Float, Int
 
@@ -51,7 +51,7 @@ def look_from(layer: AttentionLayer, row: int) -> Float[Tensor, "h N"]:
     """
     group, query = divmod(row, layer.queries.shape[1])
     # A copy, or the whole of each head would be kept.
-    return torch.stack([weights[group, query].clone() for weights in layer.weigh()])
+    return torch.stack([weights[group, query].clone() for weights in layer.attention_weights()])
 
 
 def lay_on_map(
@@ -102,7 +102,7 @@ def make_point_layers(
         shared = keys.numpy()
         title = f"{layer.title}, mean of {layer.num_heads} heads"
         title = layer.title if layer.num_heads == 1 else title
-        weights = layer.average().flatten(0, 1)[rows]  # T, N
+        weights = layer.mean_attention().flatten(0, 1)[rows]  # T, N
         if kept[place] < weights.shape[1]:
             weights, chosen = weights.topk(kept[place], dim=1)
             shared = keys.gather(1, chosen).numpy()
@@ -110,7 +110,7 @@ def make_point_layers(
         if place in with_heads:
             tables += [
                 _make_table(layer, f"{layer.title}, head {head}", shared, each.flatten(0, 1)[rows])
-                for head, each in enumerate(layer.weigh(), 1)
+                for head, each in enumerate(layer.attention_weights(), 1)
             ]
     return tuple(tables)
 

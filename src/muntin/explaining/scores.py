@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from muntin.errors import ConfigError, shorten
-from muntin.explaining.recording import record, replace_output
-from muntin.explaining.subject import Subject
+from muntin.explaining.activation_recorder import record, replace_output
+from muntin.explaining.context import Context
 from muntin.heads.fcos import FCOS
 from muntin.heads.found import Instances
 from muntin.heads.rcnn import RCNN
 from muntin.ops.heatmaps import read_heatmaps, to_pixels
 from muntin.shapes import Bool, Float
 
-__all__ = ["Asked", "NothingFound", "ask", "class_name", "find_region"]
+__all__ = ["NothingFound", "OutputTarget", "ask", "class_name", "find_region"]
 
 LEAST_SHARE = 0.01
 """Part of the cells that a class must have won to be asked about without being named."""
@@ -44,7 +44,7 @@ class NothingFound(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Asked:
+class OutputTarget:
     """One number of the output.
 
     Attributes:
@@ -67,35 +67,35 @@ class Asked:
     region: NDArray[np.bool_] | None = None
 
 
-def ask(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
-    """Find the number that a subject's target asks about.
+def ask(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
+    """Find the number that a context's target asks about.
 
     Args:
-        subject: Its task says of what kind the output is.
+        context: Its task says of what kind the output is.
         network: Backbone and head, able to take part in gradients; or an exported file's engine,
             whose number has none.
         images: What the network reads, (1, C, Hi, Wi): normalised, or the pixels for an engine.
 
     Returns:
-        What the network is surest of, where the subject has no target.
+        What the network is surest of, where the context has no target.
 
     Raises:
         ConfigError: There is no such class, box or keypoint.
         NothingFound: There is nothing in this image to ask about.
     """
-    task = subject.task
+    task = context.task
     if task.detects:
-        return _ask_object(subject, network, images)
+        return _ask_object(context, network, images)
     if task.top_down:
-        return _ask_keypoint(subject, network, images)
+        return _ask_keypoint(context, network, images)
     if task.kind == "segmentation":
-        return _ask_region(subject, network, images)
-    return _ask_class(subject, network, images)
+        return _ask_region(context, network, images)
+    return _ask_class(context, network, images)
 
 
-def class_name(subject: Subject, class_id: int) -> str:
+def class_name(context: Context, class_id: int) -> str:
     """Give the name of a class; its number where nobody named it."""
-    names = subject.classes.names
+    names = context.classes.names
     return names[class_id] if class_id < len(names) else f"class {class_id}"
 
 
@@ -117,17 +117,17 @@ def choose(target: int | None, best: int, names: Sequence[str], what: str) -> in
     raise ConfigError(message)
 
 
-def _names_of(subject: Subject, count: int) -> list[str]:
+def _names_of(context: Context, count: int) -> list[str]:
     """Names of so many classes."""
-    return [class_name(subject, number) for number in range(count)]
+    return [class_name(context, number) for number in range(count)]
 
 
-def _ask_class(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+def _ask_class(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
     with torch.no_grad():
         logits = network(images)
-    names = _names_of(subject, logits.shape[1])
-    number = choose(subject.target, int(logits[0].argmax()), names, "class")
-    return Asked(
+    names = _names_of(context, logits.shape[1])
+    number = choose(context.target, int(logits[0].argmax()), names, "class")
+    return OutputTarget(
         title=f"the logit of '{names[number]}'",
         value=float(logits[0, number]),
         measure=lambda images: network(images)[:, number],
@@ -135,22 +135,22 @@ def _ask_class(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
     )
 
 
-def _ask_keypoint(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+def _ask_keypoint(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
     with torch.no_grad():
         maps = network(images)
     count, high, wide = maps.shape[1:]
-    skeleton = subject.classes.skeleton
+    skeleton = context.classes.skeleton
     names = [f"keypoint {number}" for number in range(count)]
     names = names if skeleton is None else list(skeleton.names)
     heights, cells = maps[0].flatten(1).max(dim=1)
-    number = choose(subject.target, int(heights.argmax()), names, "keypoint")
+    number = choose(context.target, int(heights.argmax()), names, "keypoint")
     row, column = divmod(int(cells[number]), wide)
     head: Any = network.head
     coding = head.config.coding
     peaks = read_heatmaps(maps.float(), coding=coding)
     shown = (images.shape[2], images.shape[3])
     x, y = to_pixels(peaks.points, shown, (high, wide), coding=coding)[0, number].tolist()
-    return Asked(
+    return OutputTarget(
         title=f"the peak of the heatmap of '{names[number]}'",
         value=float(heights[number]),
         measure=lambda images: network(images)[:, number, row, column],
@@ -160,12 +160,12 @@ def _ask_keypoint(subject: Subject, network: nn.Module, images: Tensor) -> Asked
 
 
 def find_region(
-    subject: Subject, logits: Float[Tensor, "K h w"]
+    context: Context, logits: Float[Tensor, "K h w"]
 ) -> tuple[int, Bool[Tensor, "h w"]]:
     """Choose a class of pixels and the cells where it won.
 
     Args:
-        subject: Its target is the class; the one that won its cells most clearly without one.
+        context: Its target is the class; the one that won its cells most clearly without one.
         logits: Of each cell, without padding.
 
     Raises:
@@ -179,8 +179,8 @@ def find_region(
         sure[won == k].mean() if counts[k] >= LEAST_SHARE * won.numel() else sure.new_tensor(-1.0)
         for k in range(len(logits))
     ])  # fmt: skip
-    names = _names_of(subject, len(logits))
-    number = choose(subject.target, int(means.argmax()), names, "class")
+    names = _names_of(context, len(logits))
+    number = choose(context.target, int(means.argmax()), names, "class")
     if not counts[number]:
         there = shorten((names[k] for k in range(len(names)) if counts[k]), most=12)
         message = f"no pixel of this image was taken for '{names[number]}', but for: {there}"
@@ -188,13 +188,13 @@ def find_region(
     return number, won == number
 
 
-def _ask_region(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
+def _ask_region(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
     with torch.no_grad():
         logits = network(images)
-    high, wide = subject.shown_size
+    high, wide = context.shown_size
     step_y, step_x = images.shape[2] / logits.shape[2], images.shape[3] / logits.shape[3]
     rows, columns = int(np.ceil(high / step_y)), int(np.ceil(wide / step_x))
-    number, region = find_region(subject, logits[0, :, :rows, :columns])
+    number, region = find_region(context, logits[0, :, :rows, :columns])
     places = region.nonzero(as_tuple=True)
 
     def measure(images: Tensor) -> Tensor:
@@ -203,8 +203,8 @@ def _ask_region(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
 
     at_row = (np.arange(high) / step_y).astype(int)
     at_column = (np.arange(wide) / step_x).astype(int)
-    return Asked(
-        title=f"the mean logit of '{class_name(subject, number)}' where it won",
+    return OutputTarget(
+        title=f"the mean logit of '{class_name(context, number)}' where it won",
         value=float(logits[0, number][places].mean()),
         measure=measure,
         number=number,
@@ -212,16 +212,16 @@ def _ask_region(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
     )
 
 
-def _ask_object(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
-    sizes = torch.tensor([subject.shown_size])
+def _ask_object(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
+    sizes = torch.tensor([context.shown_size])
     with torch.no_grad():
         found: Instances = _find(network, images, sizes)[0]
     if not len(found.boxes):
         message = "nothing was found in this image"
         raise NothingFound(message)
     said = zip(found.class_ids.tolist(), found.scores.tolist(), strict=True)
-    names = [f"{class_name(subject, class_id)} ({score:.2f})" for class_id, score in said]
-    number = choose(subject.target, int(found.scores.argmax()), names, "box")
+    names = [f"{class_name(context, class_id)} ({score:.2f})" for class_id, score in said]
+    number = choose(context.target, int(found.scores.argmax()), names, "box")
     head = network.head
     if isinstance(head, RCNN):
         measure = _measure_region(network, head, images, sizes, found, number)
@@ -233,7 +233,7 @@ def _ask_object(subject: Subject, network: nn.Module, images: Tensor) -> Asked:
         value = float(measure(images)[0])
     left, top, right, bottom = found.boxes[number].tolist()
     kind = "log-odds" if isinstance(head, (RCNN, FCOS)) else "score"
-    return Asked(
+    return OutputTarget(
         title=f"the {kind} of box {number}, {names[number]}",
         value=value,
         measure=measure,

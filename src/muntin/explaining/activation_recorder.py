@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What modules give while a network runs, without changing what it computes.
+
+Nobody needs to know the name of a layer: a map of the backbone is found again among everything
+that its modules gave, by its values.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.shapes import Float, Size
+
+__all__ = ["as_map", "find_map", "record", "replace_output", "tensors_in", "with_gradients"]
+
+MAX_PREFIX = 16
+"""Learned tokens that may stand before those of the patches: class, distillation, registers."""
+
+
+@contextmanager
+def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]]:
+    """Collect what modules give, in the order in which they end, until the block is left.
+
+    Args:
+        modules: Of any network.
+    """
+    outputs: list[tuple[nn.Module, Any]] = []
+
+    def keep(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (each has its own)
+        outputs.append((module, output))
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replace_output(module: nn.Module, output: Any) -> Iterator[None]:  # noqa: ANN401 (each has its own)
+    """Let a module give something else until the block is left."""
+    handle = module.register_forward_hook(lambda *_: output)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (each module has its own)
+    """List the tensors in what a module gave."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, (list, tuple)):
+        return [tensor for part in output for tensor in tensors_in(part)]
+    return []
+
+
+def as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"] | None:
+    """See tokens as a map.
+
+    Args:
+        tensor: (B, H, W, C) or (B, C, H, W), perhaps padded at the right and at the bottom; or
+            (B, N, C), where learned tokens may stand before those of the map.
+        grid: (height, width) of the map in cells.
+        channels: C.
+
+    Returns:
+        A view of the tensor, without padding and learned tokens; None where it is no such map.
+    """
+    high, wide = grid
+    if tensor.ndim == 4 and tensor.shape[3] == channels:
+        padded = (tensor.shape[1], tensor.shape[2])
+        if padded == grid or (padded[0] >= high and padded[1] >= wide):
+            return tensor[:, :high, :wide].permute(0, 3, 1, 2)
+    if tensor.ndim == 4 and tuple(tensor.shape[1:]) == (channels, high, wide):
+        return tensor
+    if tensor.ndim == 3 and tensor.shape[2] == channels:
+        prefix = tensor.shape[1] - high * wide
+        if 0 <= prefix <= MAX_PREFIX:
+            return tensor[:, prefix:].transpose(1, 2).unflatten(2, grid)
+    return None
+
+
+def find_map(
+    wanted: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
+) -> Tensor | None:
+    """Find the tensor that a map was made of: the first one with the same values, or nearly so.
+
+    Args:
+        wanted: A map that the backbone gave for the same images.
+        outputs: What `record` collected.
+
+    Returns:
+        The tensor as its module gave it (see `as_map`); None where no module gave it.
+    """
+    grid = (wanted.shape[2], wanted.shape[3])
+    alike = []
+    for _, output in outputs:
+        for tensor in tensors_in(output):
+            found = as_map(tensor.detach(), grid, wanted.shape[1])
+            if found is not None and found.shape == wanted.shape:
+                if torch.equal(found, wanted):
+                    return tensor
+                alike.append((tensor, found))
+    near = (t for t, found in alike if torch.allclose(found, wanted, rtol=1e-4, atol=1e-5))
+    return next(near, None)
+
+
+def with_gradients(network: nn.Module) -> nn.Module:
+    """Give a network whose parameters may take part in gradients.
+
+    It is the same one, unless it was built under `torch.inference_mode`, whose tensors never may:
+    then it is a copy.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if not any(tensor.is_inference() for tensor in tensors):
+        return network
+    with torch.inference_mode(False):
+        memo: dict[int, Any] = {
+            id(tensor): nn.Parameter(tensor.clone(), requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else tensor.clone()
+            for tensor in tensors
+        }
+        return copy.deepcopy(network, memo)

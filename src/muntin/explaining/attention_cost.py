@@ -1,0 +1,411 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What attention costs: everywhere (MSA) against in windows (W-MSA), as the image grows.
+
+Counted on real models that are built without memory (on the meta device), beside the formulas of
+the Swin paper, and timed for one layer.
+
+Letters: h, w sides of the map in tokens, C channels, M window side.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from muntin.errors import MuntinError
+from muntin.explaining.activation_memory import (
+    activation_bytes,
+    msa_macs,
+    window_msa_macs,
+    with_global_windows,
+)
+from muntin.explaining.context import Context
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.models.swin import SWIN_TINY, WindowAttention
+from muntin.models.vit import SelfAttention, ViTConfig
+from muntin.ops.windows import SIZE_RULES, lay_out
+from muntin.shapes import Size
+from muntin.zoo.building import model_config
+from muntin.zoo.costs import Costs, Part, count_costs
+from muntin.zoo.families import BackboneConfig
+
+__all__ = ["show_cost"]
+
+SIDES = (224, 448, 896)
+"""Sides in pixels at which models are counted; every map of Swin-T is whole windows."""
+
+MAP_SIDES = (14, 28, 56, 84, 112)
+"""Sides in tokens of the maps on which one layer is timed."""
+
+LONGEST_S = 0.8
+"""A layer that takes so long is not timed on a larger map, nor again."""
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+PART_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
+SOURCE = "Liu et al. 2021 (arXiv 2103.14030), section 3.2, equations 1 and 2"
+_OPEN, _CLOSE = "<mo stretchy='false'>(</mo>", "<mo stretchy='false'>)</mo>"
+_TOKENS = "<mi>h</mi><mi>w</mi>"
+_TOKENS_SQUARED = f"<msup><mrow>{_OPEN}{_TOKENS}{_CLOSE}</mrow><mn>2</mn></msup>"
+_PROJECTIONS = f"<mo>=</mo><mn>4</mn>{_TOKENS}<msup><mi>C</mi><mn>2</mn></msup><mo>+</mo><mn>2</mn>"
+_WINDOW = "<msup><mi>M</mi><mn>2</mn></msup>"
+FORMULA = (
+    "<math display='block'><mtable columnalign='left'>"
+    f"<mtr><mtd><mi>&#937;</mi>{_OPEN}<mtext>MSA</mtext>{_CLOSE}{_PROJECTIONS}"
+    f"{_TOKENS_SQUARED}<mi>C</mi></mtd></mtr>"
+    f"<mtr><mtd><mi>&#937;</mi>{_OPEN}<mtext>W-MSA</mtext>{_CLOSE}{_PROJECTIONS}"
+    f"{_WINDOW}{_TOKENS}<mi>C</mi></mtd></mtr></mtable></math>"
+)
+FORMULA_OF_WEIGHTS = (
+    "<math display='block'><mrow><mtext>weights a head:</mtext><mspace width='0.6em'/>"
+    f"{_TOKENS_SQUARED}<mspace width='0.6em'/><mtext>against</mtext><mspace width='0.6em'/>"
+    f"{_WINDOW}{_TOKENS}</mrow></math>"
+)
+
+
+def show_cost(
+    context: Context, *, sides: Sequence[int] = SIDES, map_sides: Sequence[int] = MAP_SIDES
+) -> list[ExplanationFigure | MissingFigure]:
+    """Show what attention costs everywhere and in windows, and what this model costs.
+
+    Args:
+        context: Its model is counted too, from its config; it is not run.
+        sides: In pixels, at which models are counted.
+        map_sides: In tokens, of the maps on which one layer is timed.
+
+    Returns:
+        Multiply-adds, memory, time; of an exported file a reason why it is not counted.
+
+    Source:
+        Liu et al. 2021 (arXiv 2103.14030), equations 1 and 2. Counts and formulas are compared in
+        tests/explaining/test_attention_cost.py; they are equal for sides that are whole windows.
+    """
+    shown: list[ExplanationFigure | MissingFigure] = [
+        _show_macs(sides),
+        _show_memory(sides),
+        _show_time(map_sides),
+    ]
+    config = getattr(context.backbone, "config", None)
+    if config is None:
+        reason = (
+            "An exported file holds a graph, not a model that can be built at other sizes. Explain "
+            "the run that it was exported from to see this; what attention costs in general is "
+            "shown above."
+        )
+        return [
+            *shown,
+            MissingFigure(section="cost", title=f"What {context.name} costs", reason=reason),
+        ]
+    return [_show_own(context.name, config, context), *shown]
+
+
+def _of_attention(costs: Costs) -> int:
+    return costs.of("attention") + costs.of("projections")
+
+
+def _swin_formula(side: int, *, everywhere: bool) -> int:
+    total = 0
+    for stage, depth in enumerate(SWIN_TINY.depths):
+        cells, dim = side // (4 * 2**stage), SWIN_TINY.dim(stage)
+        window = SWIN_TINY.windows[stage]
+        each = (
+            msa_macs(cells, cells, dim)
+            if everywhere
+            else window_msa_macs(cells, cells, dim, window)
+        )
+        total += depth * each
+    return total
+
+
+def _vit_small() -> ViTConfig:
+    config = model_config("vit_small")
+    assert isinstance(config, ViTConfig), "vit_small is a ViT"
+    return config
+
+
+def _show_macs(sides: Sequence[int]) -> ExplanationFigure:
+    vit = _vit_small()
+    rows = {
+        "msa": [_of_attention(count_costs(with_global_windows(SWIN_TINY, s), s)) for s in sides],
+        "window_msa": [_of_attention(count_costs(SWIN_TINY, s)) for s in sides],
+        "vit_small": [_of_attention(count_costs(vit, s)) for s in sides],
+    }
+    fine = np.linspace(sides[0], sides[-1], 60)
+    side = np.array([round(value / 32) * 32 for value in fine])
+    lines = {
+        "msa": [_swin_formula(int(s), everywhere=True) for s in side],
+        "window_msa": [_swin_formula(int(s), everywhere=False) for s in side],
+        "vit_small": [
+            vit.depth * msa_macs((int(s) // 16) ** 2 + 1, 1, vit.embed_dim) for s in side
+        ],
+    }
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        for name, (label, colour, mark) in _LABELS.items():
+            axes.plot(side, np.array(lines[name]) / 1e9, color=colour, label=label)
+            axes.plot(sides, np.array(rows[name]) / 1e9, mark, color=colour, ms=6)
+        _finish(axes, "image side in pixels", "billions of multiply-adds in attention layers")
+    left.set_title("linear scale", fontsize=10)
+    left.set_ylim(0, 1.15 * max(rows["vit_small"]) / 1e9)
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    right.set_title("logarithmic scale", fontsize=10)
+    right.legend(
+        frameon=False, fontsize=8, loc="lower right", title="lines: formula; marks: counted"
+    )
+    times = rows["msa"][0] / rows["window_msa"][0], rows["msa"][-1] / rows["window_msa"][-1]
+    return ExplanationFigure(
+        name="cost-multiply-adds",
+        section="cost",
+        title="Attention everywhere against attention in windows: multiply-adds",
+        text=(
+            "When every token looks at every other (MSA), work grows with the square of the "
+            "number of tokens; when tokens look only inside windows of M x M (W-MSA), it grows "
+            "with their number. Lines are the formulas, dots are counted on the real networks: "
+            "Swin-T, the same Swin-T with windows as large as its maps, and ViT-S. Swin-T's own "
+            f"windows save a factor of {times[0]:.0f} at {sides[0]} pixels and of {times[1]:.0f} "
+            f"at {sides[-1]}. ViT-S starts with patches of 16 pixels instead of 4, so it has 16 "
+            "times fewer tokens to begin with, and no fine maps."
+        ),
+        formula=FORMULA,
+        source=SOURCE,
+        figure=figure,
+        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
+        facts={
+            "unit": "multiply-adds of attention layers, one image",
+            "img_side": tuple(sides),
+            **rows,
+        },
+    )
+
+
+_LABELS = {
+    "msa": ("MSA in Swin-T", ORANGE, "s"),
+    "window_msa": ("W-MSA: Swin-T", BLUE, "o"),
+    "vit_small": ("MSA: ViT-S/16", GREEN, "^"),
+}
+
+
+def _show_memory(sides: Sequence[int]) -> ExplanationFigure:
+    builders: dict[str, Callable[[int], BackboneConfig]] = {
+        "msa": lambda side: with_global_windows(SWIN_TINY, side),
+        "window_msa": lambda side: SWIN_TINY,
+        "vit_small": lambda side: _vit_small(),
+    }
+    plain = {
+        name: [activation_bytes(make(s), (s, s)) / 2**30 for s in sides]
+        for name, make in builders.items()
+    }
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for name, (label, colour, mark) in _LABELS.items():
+        axes.plot(sides, plain[name], marker=mark, color=colour, label=label)
+        axes.annotate(
+            f"{plain[name][-1]:,.1f} GiB", (sides[-1], plain[name][-1]), fontsize=8,
+            xytext=(6, 0), textcoords="offset points", va="center", color=colour,
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(sides[0] - 30, sides[-1] + 150)
+    _finish(axes, "image side in pixels", "GiB kept for the backward pass")
+    axes.legend(frameon=False, fontsize=8)
+    return ExplanationFigure(
+        name="cost-memory",
+        section="cost",
+        title="Attention everywhere against attention in windows: activation memory",
+        text=(
+            "What a training step must keep of one image (float32) when attention is computed as "
+            "it is written, weights and all: counted on the real networks, tensor by tensor. "
+            "Everywhere, each head keeps a weight for every pair of tokens, (hw)^2 of them; in "
+            "windows, M^2 for each token. Fused attention does not keep these weights; it computes "
+            "them twice instead."
+        ),
+        formula=FORMULA_OF_WEIGHTS,
+        source=SOURCE,
+        figure=figure,
+        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in plain.items()}},
+        facts={"unit": "GiB, one image, float32", "img_side": tuple(sides), **plain},
+    )
+
+
+def _show_time(map_sides: Sequence[int]) -> ExplanationFigure:
+    dim, heads, window = SWIN_TINY.dim(0), SWIN_TINY.num_heads[0], SWIN_TINY.windows[0]
+    with torch.random.fork_rng(devices=[]):
+        everywhere = SelfAttention(replace(_vit_small(), embed_dim=dim, num_heads=heads)).eval()
+        inside = WindowAttention(dim, heads, window, qkv_bias=True).eval()
+    rule = SIZE_RULES[SWIN_TINY.size_rule]
+
+    def run_window(side: int) -> None:
+        layout = lay_out((side, side), (window, window), False, rule, built_size=(side, side))
+        inside(torch.zeros(1, side, side, dim), layout)
+
+    def run_global(side: int) -> None:
+        everywhere(torch.zeros(1, side * side, dim), (side, side))
+
+    with torch.inference_mode():
+        timed = {"msa": _time(run_global, map_sides), "window_msa": _time(run_window, map_sides)}
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    macs = {
+        "msa": [msa_macs(s, s, dim) for s in map_sides],
+        "window_msa": [window_msa_macs(s, s, dim, window) for s in map_sides],
+    }
+    for name, label, colour in (("msa", "MSA", ORANGE), ("window_msa", "W-MSA, 7 x 7", BLUE)):
+        there = map_sides[: len(timed[name])]
+        left.plot(there, 1000 * np.array(timed[name]), "o-", color=colour, label=label)
+        right.plot(map_sides, np.array(macs[name]) / 1e9, "o-", color=colour, label=label)
+    for axes, title, unit in (
+        (left, "measured on this machine", "milliseconds"),
+        (right, "by the formulas", "billions of multiply-adds"),
+    ):
+        axes.set_title(title, fontsize=10)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        _finish(axes, "side of the map in tokens", unit)
+    left.legend(frameon=False, fontsize=8)
+    return ExplanationFigure(
+        name="cost-time",
+        section="cost",
+        title="One attention layer, measured",
+        text=(
+            f"The time of one attention layer ({dim} channels, {heads} heads, one image) on this "
+            f"machine with {_count_threads()}, the fastest of a few runs, beside "
+            "what the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
+            "pixels. On small maps what is not counted (copies, many small products) takes much of "
+            "the time; then the square wins."
+        ),
+        source=SOURCE,
+        figure=figure,
+        arrays={
+            "map_side": np.array(map_sides),
+            **{f"{name}_s": np.array(values) for name, values in timed.items()},
+            **{f"{name}_macs": np.array(values) for name, values in macs.items()},
+        },
+        facts={
+            "unit": "seconds",
+            "map_side": tuple(map_sides),
+            "threads": torch.get_num_threads(),
+            **timed,
+        },
+    )
+
+
+def _count_threads() -> str:
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
+    """Seconds of the fastest run for each side, as long as it does not take too long."""
+    seconds = []
+    for side in map_sides:
+        taken = []
+        for _ in range(5):
+            start = time.perf_counter()
+            run(side)
+            taken.append(time.perf_counter() - start)
+            if taken[-1] > LONGEST_S / 4:
+                break
+        seconds.append(min(taken))
+        if taken[-1] > LONGEST_S:
+            break
+    return seconds
+
+
+def _show_own(
+    name: str, config: BackboneConfig, context: Context
+) -> ExplanationFigure | MissingFigure:
+    base: Size = (context.images.shape[2], context.images.shape[3])
+    counted: dict[Size, Costs] = {}
+    refused = ""
+    for factor in (1.0, 2.0):
+        size = base
+        if factor != 1:
+            size = tuple(max(32, round(factor * side / 32) * 32) for side in base)  # type: ignore[assignment]
+        try:
+            counted[size] = count_costs(config, size)
+        except MuntinError as error:
+            refused = str(error)
+    if base not in counted:
+        return MissingFigure(section="cost", title=f"What {name} costs", reason=refused)
+    kept = _keep_or_none(config, base)
+    return _draw_own(name, base, counted, kept)
+
+
+def _keep_or_none(config: BackboneConfig, size: Size) -> float | None:
+    """MiB that a training step keeps; None where a model cannot run without memory."""
+    try:
+        return activation_bytes(config, size) / 2**20
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _draw_own(
+    name: str, base: Size, counted: dict[Size, Costs], kept: float | None
+) -> ExplanationFigure:
+    sizes = sorted(counted)
+    every: tuple[Part, ...] = get_args(Part)
+    parts = [part for part in every if any(counted[size].of(part) for size in sizes)]
+    table = np.array([[counted[size].of(part) for size in sizes] for part in parts])
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    bottom = np.zeros(len(sizes))
+    places = np.arange(len(sizes))
+    for part, row, colour in zip(parts, table / 1e9, PART_COLOURS, strict=False):
+        left.bar(places, row, bottom=bottom, color=colour, label=part, width=0.7)
+        bottom += row
+    for place, total in zip(places, bottom, strict=True):
+        left.text(place, total, f"{total:.3g}", ha="center", va="bottom", fontsize=8)
+    left.set_xticks(places, [f"{size[0]} x {size[1]}" for size in sizes])
+    _finish(left, "image (height x width) in pixels", "billions of multiply-adds")
+    left.legend(frameon=False, fontsize=8)
+    here = table[:, sizes.index(base)]
+    order: list[int] = np.argsort(here).tolist()
+    right.barh(
+        [parts[i] for i in order], here[order] / here.sum(), color=[PART_COLOURS[i] for i in order]
+    )
+    for row, number in enumerate(order):
+        share = here[number] / here.sum()
+        right.text(share + 0.01, row, f"{share:.1%}", va="center", fontsize=8)
+    right.set_xlim(0, 1.15 * here.max() / here.sum())
+    right.set_title(f"shares at {base[0]} x {base[1]}", fontsize=10)
+    right.tick_params(labelsize=8)
+    right.spines[["top", "right"]].set_visible(False)
+    costs = counted[base]
+    memory = (
+        ""
+        if kept is None
+        else f" A plain training step keeps {kept:,.0f} MiB of activations for the backward pass."
+    )
+    return ExplanationFigure(
+        name="cost-of-the-model",
+        section="cost",
+        title=f"What {name} costs",
+        text=(
+            f"One image of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
+            f"multiply-adds in the backbone and a classifier.{memory} Bars show where they go as "
+            "the image grows: projections and MLP grow with the number of tokens; the products "
+            "of attention do so only where windows keep them small."
+        ),
+        figure=figure,
+        arrays={"sizes": np.array(sizes), "macs": table},
+        facts={"parts": parts, "img_size": base, "macs": costs.macs, "kept_mib": kept},
+    )
+
+
+def _finish(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, axis="y", alpha=0.3)

@@ -1,0 +1,337 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the attention layers of each family are read: queries, keys, and where tokens lie.
+
+Every reader is the plain formula of its family; nothing of the back end that ran is used.
+
+Letters: h heads, d width of a head, nW windows, G groups (windows) of tokens that look at each
+other, N tokens of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from muntin.explaining.layers import AttentionLayer, QueriesAndKeys
+from muntin.features import name_blocks
+from muntin.models.hiera import MaskUnitAttention
+from muntin.models.swin import WindowAttention
+from muntin.models.swin_v2 import CosineWindowAttention
+from muntin.models.t2t_vit import SPLITS, TokenAttention, TokenPerformer, unfolded_size
+from muntin.models.vit import SelfAttention
+from muntin.nn.linears import BiasedLinear, without_key_bias
+from muntin.ops.positions import spread_bias
+from muntin.ops.windows import WindowLayout, cut_heads, shift_mask
+from muntin.shapes import Int, Size
+
+__all__ = ["Call", "Reader", "find_reader"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Call:
+    """One layer at work.
+
+    Attributes:
+        backbone: The whole.
+        name: Of the module in it.
+        module: The layer.
+        args: What it was given.
+        kwargs: The same, by name.
+        size: Height and width in pixels of the image.
+    """
+
+    backbone: Any
+    name: str
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    size: Size
+
+    @property
+    def tokens(self) -> Tensor:
+        """What attends: what the layer was given, normalised where it was given a norm too."""
+        norm: nn.Module | None = self.kwargs.get("norm")
+        with torch.inference_mode(False), torch.no_grad():
+            return self.args[0] if norm is None else norm(self.args[0])
+
+
+Reader = Callable[[Call], AttentionLayer | None]
+
+
+def find_reader(module: nn.Module) -> Reader | None:
+    """Give what reads this module; None for what is no attention layer, or an unknown one."""
+    kind = type(module)
+    return READERS.get(kind) or TIMM_READERS.get(f"{kind.__module__}.{kind.__name__}")
+
+
+def _number(layout: WindowLayout) -> Int[Tensor, "G N"]:
+    """Numbers of the tokens in each window; -1 for padding."""
+    count = layout.size[0] * layout.size[1]
+    # 0 is what padding holds.
+    numbers = torch.arange(1, count + 1, dtype=torch.float64).view(1, *layout.size, 1)
+    return cut_heads(numbers, layout, 1, 1)[0, 0, :, 0, :, 0].long() - 1
+
+
+def _split(x: Tensor, layout: WindowLayout, heads: int, fill: Tensor | None) -> list[Tensor]:
+    """Queries and keys, h, nW, N, d each."""
+    parts = cut_heads(x, layout, 3, heads, fill)[:2, 0]  # 2, nW, h, N, d
+    return list(parts.transpose(1, 2).float().unbind(0))
+
+
+def _place(call: Call) -> tuple[int, int]:
+    """Stage, and block in it, from 1; all blocks of a plain ViT are one stage."""
+    backbone = call.backbone
+    block: int = backbone.layer_of(call.name)
+    if backbone.stage_unit == "block":
+        return 1, block
+    stage: int = backbone.stage_of(call.name)
+    return stage, block - sum(backbone.stage_of(one) < stage for one in name_blocks(backbone))
+
+
+def _window_layer(
+    call: Call,
+    layout: WindowLayout,
+    num_heads: int,
+    patch_size: int,
+    pair: Callable[[], QueriesAndKeys],
+) -> AttentionLayer:
+    stage, block = _place(call)
+    shifted = " (shifted)" if any(layout.shift) else ""
+    numbers = _number(layout)
+    return AttentionLayer(
+        name=call.name,
+        title=f"stage {stage}, block {block}{shifted}",
+        stage=stage,
+        num_heads=num_heads,
+        grid=layout.size,
+        stride=patch_size * 2 ** (stage - 1),
+        prefix=(),
+        queries=numbers,
+        keys=numbers,
+        layout=layout,
+        pair=pair,
+        scores="cosine" if isinstance(call.module, CosineWindowAttention) else "biased",
+    )
+
+
+def _read_window(call: Call) -> AttentionLayer:
+    module: WindowAttention = call.module
+    x, layout = call.tokens, call.args[1]
+
+    def pair() -> QueriesAndKeys:
+        q, k = _split(module.qkv(x), layout, module.num_heads, module.qkv.bias)
+        bias = spread_bias(
+            module.relative_position_bias_table.float(),
+            table_window=(module.window, module.window),
+            window=layout.window,
+        )
+        return QueriesAndKeys(queries=q * module.scale, keys=k, bias=bias, mask=shift_mask(layout))
+
+    return _window_layer(call, layout, module.num_heads, call.backbone.config.patch_size, pair)
+
+
+def _read_cosine(call: Call) -> AttentionLayer:
+    module: CosineWindowAttention = call.module
+    x, layout = call.args[:2]
+
+    def pair() -> QueriesAndKeys:
+        fill = None if module.qv_bias is None else without_key_bias(module.qv_bias)
+        q, k = _split(module.qkv(x, fill), layout, module.num_heads, fill)
+        return QueriesAndKeys(
+            queries=F.normalize(q, dim=-1) * module.temperature[:, None].float(),
+            keys=F.normalize(k, dim=-1),
+            bias=module.spread(layout).float(),
+            mask=shift_mask(layout),
+        )
+
+    return _window_layer(call, layout, module.num_heads, call.backbone.config.patch_size, pair)
+
+
+def _read_timm_window(call: Call) -> AttentionLayer:
+    """A block of timm's Swin V1: it knows the shift and reads the whole map, its layer does not."""
+    block, (x,) = call.module, call.args
+    attention = block.attn
+    size: Size = (x.shape[1], x.shape[2])
+    window, shift = tuple(block.window_size), tuple(block.shift_size)
+    layout = WindowLayout(
+        size=size,
+        window=window,
+        shift=shift,
+        pad=(-size[0] % window[0], -size[1] % window[1]),
+        pad_first=False,
+        built_window=window,
+    )
+
+    def pair() -> QueriesAndKeys:
+        qkv = attention.qkv(block.norm1(x))
+        q, k = _split(qkv, layout, attention.num_heads, attention.qkv.bias)
+        bias = spread_bias(
+            attention.relative_position_bias_table.float(), table_window=window, window=window
+        )
+        return QueriesAndKeys(
+            queries=q * attention.scale, keys=k, bias=bias, mask=shift_mask(layout)
+        )
+
+    patch_size = call.backbone.net.patch_embed.patch_size[0]
+    return _window_layer(call, layout, attention.num_heads, patch_size, pair)
+
+
+def _global_layer(
+    call: Call,
+    num_heads: int,
+    grid: Size,
+    stride: int,
+    prefix: tuple[str, ...],
+    pair: Callable[[], QueriesAndKeys],
+) -> AttentionLayer:
+    before = torch.full((1, len(prefix)), -1)
+    numbers = torch.cat([before, torch.arange(grid[0] * grid[1])[None]], dim=1)
+    return AttentionLayer(
+        name=call.name,
+        title=f"block {_place(call)[1]}",
+        stage=1,
+        num_heads=num_heads,
+        grid=grid,
+        stride=stride,
+        prefix=prefix,
+        queries=numbers,
+        keys=numbers,
+        pair=pair,
+    )
+
+
+def _read_self(call: Call) -> AttentionLayer:
+    module: SelfAttention = call.module
+    x, grid = call.tokens, call.args[1]
+    prefix = ("class token", "distillation token")[: x.shape[1] - grid[0] * grid[1]]
+
+    def pair() -> QueriesAndKeys:
+        given = isinstance(module.qkv, BiasedLinear)
+        qkv = module.qkv(x, without_key_bias(module.qv_bias)) if given else module.qkv(x)
+        q, k, _ = qkv[0].unflatten(-1, (3, module.num_heads, -1)).float().permute(1, 2, 0, 3)
+        bias = module.spread(grid).float() if module.has_positions else None
+        return QueriesAndKeys(queries=q[:, None] * q.shape[-1] ** -0.5, keys=k[:, None], bias=bias)
+
+    stride = call.backbone.spec.strides[0]
+    return _global_layer(call, module.num_heads, grid, stride, prefix, pair)
+
+
+def _read_timm_self(call: Call) -> AttentionLayer | None:
+    module, x, net = call.module, call.args[0], call.backbone.net
+    embed: Any = getattr(net, "patch_embed", None)
+    count = getattr(net, "num_prefix_tokens", -1)
+    masked = any(value is not None and value is not False for value in call.kwargs.values())
+    inside = any(call.name.startswith(f"{block}.") for block in name_blocks(call.backbone))
+    if not hasattr(embed, "dynamic_feat_size") or not inside or masked:
+        return None
+    grid: Size = tuple(embed.dynamic_feat_size(call.size))
+    if x.ndim != 3 or x.shape[1] != count + grid[0] * grid[1]:
+        return None
+    named = ("class token",) if getattr(net, "cls_token", None) is not None else ()
+    prefix = (*named, *(f"extra token {n + 1}" for n in range(count - len(named))))
+
+    def pair() -> QueriesAndKeys:
+        q, k, _ = module.qkv(x)[0].unflatten(-1, (3, module.num_heads, -1)).permute(1, 2, 0, 3)
+        q, k = module.q_norm(q).float(), module.k_norm(k).float()
+        return QueriesAndKeys(queries=q[:, None] * module.scale, keys=k[:, None])
+
+    return _global_layer(call, module.num_heads, grid, embed.patch_size[0], prefix, pair)
+
+
+def _read_mask_unit(call: Call) -> AttentionLayer:
+    module: MaskUnitAttention = call.module
+    backbone, (x, window) = call.backbone, call.args
+    pooled = 2 if module.pools else 1
+    layout = _whole_windows((x.shape[1], x.shape[2]), window)
+    asking = _whole_windows(
+        (x.shape[1] // pooled, x.shape[2] // pooled), (window[0] // pooled, window[1] // pooled)
+    )
+
+    def pair() -> QueriesAndKeys:
+        q, k = _split(module.qkv(x), layout, module.num_heads, None)
+        if module.pools:  # the largest of each 2 x 2 neighbourhood of a window
+            rows, columns = asking.window
+            q = q.unflatten(2, (rows, 2, columns, 2)).amax(dim=(3, 5)).flatten(2, 3)
+        return QueriesAndKeys(queries=q * q.shape[-1] ** -0.5, keys=k)
+
+    block = backbone.layer_of(call.name)
+    steps: list[Any] = list(backbone.blocks[: block - 1])
+    stage = backbone.stage_of(call.name)
+    where = "global" if layout.num_windows == 1 else "mask units"
+    pools = ", pooled queries" if module.pools else ""
+    finest = backbone.spec.strides[0] // 2 ** backbone.config.halvings(
+        backbone.config.out_indices[0]
+    )
+    return AttentionLayer(
+        name=call.name,
+        title=f"stage {stage}, block {block} ({where}{pools})",
+        stage=stage,
+        num_heads=module.num_heads,
+        grid=layout.size,
+        stride=finest * 2 ** sum(step.attn.pools for step in steps),
+        prefix=(),
+        queries=_number(asking),
+        keys=_number(layout),
+        layout=layout,
+        pooled=pooled,
+        pair=pair,
+    )
+
+
+def _whole_windows(size: Size, window: Size) -> WindowLayout:
+    return WindowLayout(
+        size=size, window=window, shift=(0, 0), pad=(0, 0), pad_first=True, built_window=window
+    )
+
+
+def _read_tokens(call: Call) -> AttentionLayer:
+    module: TokenAttention | TokenPerformer = call.module
+    (x,) = call.args
+    step = 1 if "attention1" in call.name else 2
+    size, stride = call.size, 1
+    for split in SPLITS[:step]:
+        size, stride = unfolded_size(size, split), stride * split[1]
+
+    def pair() -> QueriesAndKeys:
+        if isinstance(module, TokenAttention):
+            q, k, _ = module.qkv(x).float().chunk(3, dim=-1)
+            return QueriesAndKeys(queries=q[None] * module.scale, keys=k[None])
+        k, q, _ = module.kqv(module.norm1(x)).float().chunk(3, dim=-1)
+        q, k = module.features(q), module.features(k)
+        return QueriesAndKeys(queries=q[None], keys=k[None], linear=True)
+
+    numbers = torch.arange(size[0] * size[1])[None]
+    return AttentionLayer(
+        name=call.name,
+        title=f"tokens to token, step {step}",
+        stage=0,
+        num_heads=1,
+        grid=size,
+        stride=stride,
+        prefix=(),
+        queries=numbers,
+        keys=numbers,
+        pair=pair,
+    )
+
+
+READERS: dict[type[nn.Module], Reader] = {
+    WindowAttention: _read_window,
+    CosineWindowAttention: _read_cosine,
+    SelfAttention: _read_self,
+    MaskUnitAttention: _read_mask_unit,
+    TokenAttention: _read_tokens,
+    TokenPerformer: _read_tokens,
+}
+
+# By name, since timm is not installed everywhere.
+TIMM_READERS: dict[str, Reader] = {
+    "timm.layers.attention.Attention": _read_timm_self,
+    "timm.models.swin_transformer.SwinTransformerBlock": _read_timm_window,
+}

@@ -1,0 +1,340 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the image is cut: patches, windows and their shift, and the stages between merges.
+
+Letters: h, w sides of the image in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrow, Rectangle
+from numpy.typing import NDArray
+from torch import nn
+
+from muntin.data.batches import PAD_TO
+from muntin.explaining.attention_trace import trace
+from muntin.explaining.context import Context
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.layers import AttentionLayer
+from muntin.explaining.token_plotting import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    panel_ratio,
+    see,
+    set_panel,
+    subplots,
+)
+from muntin.explaining.window_partition import draw_grid, fit_canvas, show_windows
+from muntin.models.hiera import Hiera
+from muntin.models.swin import Swin
+from muntin.models.t2t_vit import SPLITS, T2TViT, unfolded_size
+from muntin.shapes import Size
+
+__all__ = ["show_patches"]
+
+_PATCHES = (
+    "<math display='block'><mrow><mi>N</mi><mo>=</mo><mo>&#8968;</mo><mfrac><mi>H</mi><mi>P</mi>"
+    "</mfrac><mo>&#8969;</mo><mo>&#183;</mo><mo>&#8968;</mo><mfrac><mi>W</mi><mi>P</mi></mfrac>"
+    "<mo>&#8969;</mo></mrow></math>"
+)
+_MERGE = (
+    "<math display='block'><mrow><mi>H</mi><mo>&#215;</mo><mi>W</mi><mo>&#215;</mo><mi>C</mi>"
+    "<mo>&#8594;</mo><mo>&#8968;</mo><mfrac><mi>H</mi><mn>2</mn></mfrac><mo>&#8969;</mo>"
+    "<mo>&#215;</mo><mo>&#8968;</mo><mfrac><mi>W</mi><mn>2</mn></mfrac><mo>&#8969;</mo>"
+    "<mo>&#215;</mo><mn>4</mn><mi>C</mi><mo>&#8594;</mo><mo>&#8968;</mo><mfrac><mi>H</mi>"
+    "<mn>2</mn></mfrac><mo>&#8969;</mo><mo>&#215;</mo><mo>&#8968;</mo><mfrac><mi>W</mi>"
+    "<mn>2</mn></mfrac><mo>&#8969;</mo><mo>&#215;</mo><mn>2</mn><mi>C</mi></mrow></math>"
+)
+_SHOWN_PATCHES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """The map at one scale.
+
+    Attributes:
+        title: Of the stage.
+        grid: Tokens down and across.
+        stride: Pixels of a token.
+        channels: Of a token; 0 where they are not known.
+        kernel: Pixels that a token is made from at first; more than the stride where they overlap.
+    """
+
+    title: str
+    grid: Size
+    stride: int
+    channels: int
+    kernel: int
+
+
+def show_patches(context: Context) -> list[ExplanationFigure | MissingFigure]:
+    """Show how the image becomes tokens, and which of them belong together.
+
+    Args:
+        context: The model and its image.
+
+    Returns:
+        Patches; windows, their cyclic shift and its mask; the stages of a hierarchical model.
+
+    Raises:
+        ShapeError: The backbone refuses this height and width.
+    """
+    title = "Patches and windows"
+    backbone = context.backbone
+    if backbone is None:
+        reason = (
+            "An exported file does not tell how its network cuts the image. Explain the run that "
+            "it was exported from; what decided can be seen here."
+        )
+        return [MissingFigure(section="cut", title=title, reason=reason)]
+    layers = trace(backbone, context.images)
+    if not layers:
+        reason = (
+            f"{context.name} is of a kind whose patches cannot be read (ViT, Swin, Hiera, T2T-ViT; "
+            f"of timm, ViT and Swin V1), or has none. What its maps hold can be seen."
+        )
+        return [MissingFigure(section="cut", title=title, reason=reason)]
+    steps = _find_steps(backbone, layers)
+    shown = [_show_patches(context, steps[0]), *show_windows(context, layers)]
+    if len(steps) > 1:
+        shown.append(_show_steps(context, steps))
+    return shown
+
+
+def _find_steps(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[Step]:
+    if isinstance(backbone, T2TViT):
+        size: Size = (layers[0].grid[0], layers[0].grid[1])
+        channels = (backbone.config.token_dim, backbone.config.token_dim, backbone.config.embed_dim)
+        steps, stride = [], 1
+        for number, (split, width) in enumerate(zip(SPLITS, channels, strict=True), 1):
+            size = layers[0].grid if number == 1 else unfolded_size(size, split)
+            stride *= split[1]
+            kernel = SPLITS[0][0] if number == 1 else stride
+            steps.append(
+                Step(
+                    title=f"unfolding {number}", grid=size, stride=stride, channels=width,
+                    kernel=kernel,
+                )
+            )  # fmt: skip
+        return steps
+    stages = {layer.stage: layer for layer in layers}  # its last layer: pooled before, if at all
+    return [
+        Step(
+            title=f"stage {stage}" if len(stages) > 1 else "patches",
+            grid=layer.query_grid,
+            stride=layer.stride * layer.pooled,
+            channels=_count_channels(backbone, stage),
+            kernel=7 if isinstance(backbone, Hiera) else layer.stride,
+        )
+        for stage, layer in stages.items()
+    ]
+
+
+def _count_channels(backbone: nn.Module, stage: int) -> int:
+    config = getattr(backbone, "config", None)
+    if isinstance(backbone, Swin | Hiera):
+        return backbone.config.dim(stage - 1)
+    facts = getattr(getattr(backbone, "net", None), "feature_info", None)
+    if facts is not None:
+        return int(list(facts)[stage - 1]["num_chs"])
+    return int(getattr(config, "embed_dim", 0))
+
+
+def _show_patches(context: Context, step: Step) -> ExplanationFigure:
+    height, width = context.images.shape[2:]
+    covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
+    channels = context.images.shape[1]
+    overlap = step.kernel - step.stride
+    enlarged = (height, width) != context.shown_size
+    padded = f", padded to {height} x {width}" if enlarged else ""
+    text = (
+        f"The image, {context.shown_size[0]} x {context.shown_size[1]} pixels (height x width)"
+        f"{padded}, becomes {step.grid[0]} x {step.grid[1]} tokens. One is made from "
+        f"{step.kernel} x {step.kernel} pixels: {step.kernel**2 * channels} values become "
+        f"{step.channels} channels by one linear map, the same for every patch. "
+    )
+    text += (
+        f"Patches overlap: one begins every {step.stride} pixels. "
+        if overlap > 0
+        else "Patches do not overlap. "
+    )
+    if covered[0] > context.shown_size[0] or covered[1] > context.shown_size[1]:
+        why = "whole tokens come out"
+        if enlarged:
+            why = f"sides are multiples of {PAD_TO} pixels, as the stride of the coarsest map asks"
+        text += f"Hatched: padding, added right and below so that {why}."
+    elif covered[0] < height or covered[1] < width:
+        text += "Hatched: pixels that fill no whole patch and are left out."
+    return ExplanationFigure(
+        name="cut-patches",
+        section="cut",
+        title="Patches: the tokens that a model reads",
+        text=text,
+        figure=_draw_patches(context, step),
+        formula=_PATCHES,
+        source="Dosovitskiy et al. 2021, arXiv 2010.11929, equation 1",
+        facts={
+            "picture": list(context.shown_size),
+            "read": [height, width],
+            "patch": step.kernel,
+            "stride": step.stride,
+            "grid": list(step.grid),
+            "tokens": step.grid[0] * step.grid[1],
+            "channels": step.channels,
+        },
+    )
+
+
+def _draw_patches(context: Context, step: Step) -> Figure:
+    image = see(context)
+    covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
+    canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
+    figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
+    whole, near = panels[0]
+    set_panel(whole, canvas, f"{step.grid[0]} x {step.grid[1]} tokens of {step.stride} pixels")
+    draw_grid(whole, step.grid, step.stride, 0.5)
+    side = min(_SHOWN_PATCHES, *step.grid)
+    rows, columns = ((count - side) // 2 for count in step.grid)
+    left, top, extent = columns * step.stride, rows * step.stride, side * step.stride
+    whole.add_patch(
+        Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2, zorder=3)
+    )
+    set_panel(near, canvas, f"the middle {side} x {side}")
+    draw_grid(near, step.grid, step.stride, 1.2)
+    over = (step.kernel - step.stride) / 2
+    middle = side // 2 * step.stride
+    box = (left + middle - over, top + middle - over)
+    near.add_patch(
+        Rectangle(box, step.kernel, step.kernel, fill=False, edgecolor=RED, linewidth=3, zorder=3)
+    )
+    near.set_xlim(left, left + extent)
+    near.set_ylim(top + extent, top)
+    height, width = context.shown_size
+    for axes in (whole, near):
+        hatch_outside(axes, (min(height, covered[0]), min(width, covered[1])), canvas.shape[:2])
+    return figure
+
+
+def hatch_outside(axes: Axes, inner: Size, outer: Sequence[int]) -> None:
+    """Hatch what of a canvas lies right of and below a part, in pixels."""
+    boxes = (
+        (0, inner[0], outer[1], outer[0] - inner[0]),
+        (inner[1], 0, outer[1] - inner[1], inner[0]),
+    )
+    for left, top, width, height in boxes:
+        if width > 0 and height > 0:
+            axes.add_patch(
+                Rectangle(
+                    (left, top), width, height, fill=False, hatch="////", edgecolor="#777777",
+                    linewidth=0,
+                )
+            )  # fmt: skip
+
+
+def _show_steps(context: Context, steps: Sequence[Step]) -> ExplanationFigure:
+    merges = "merging joins 2 x 2 neighbours: 4C channels side by side, mapped to 2C"
+    backbone = context.backbone
+    if isinstance(backbone, Hiera):
+        merges = "queries are pooled, the largest of 2 x 2 neighbours, and get twice the channels"
+    elif isinstance(backbone, T2TViT):
+        merges = "overlapping pieces of 3 x 3 tokens are unfolded and become one"
+    odd = any(side % 2 for step in steps[:-1] for side in step.grid)
+    text = (
+        f"Between stages {merges}. So each stage has a quarter of the tokens, and a token stands "
+        f"for more of the image: the panels show the image as coarse as the tokens are. The "
+        f"stages are a pyramid that detectors and segmenters read."
+    )
+    if odd and isinstance(backbone, Swin):
+        text += " A side that is odd gets a row or column of zeros first."
+    merging = not isinstance(backbone, Hiera | T2TViT)
+    return ExplanationFigure(
+        name="cut-stages",
+        section="cut",
+        title="Stages: fewer and wider tokens",
+        text=text,
+        figure=_draw_steps(context, steps, merging=merging),
+        formula=_MERGE if merging else "",
+        source="Liu et al. 2021, arXiv 2103.14030, section 3.1" if merging else "",
+        facts={
+            "stages": [
+                {
+                    "stage": step.title,
+                    "grid": list(step.grid),
+                    "tokens": step.grid[0] * step.grid[1],
+                    "channels": step.channels,
+                    "stride": step.stride,
+                }
+                for step in steps
+            ]
+        },
+    )
+
+
+def _draw_steps(context: Context, steps: Sequence[Step], *, merging: bool) -> Figure:
+    image = see(context)
+    ratio = panel_ratio(context.shown_size)
+    width = 9.0
+    high = width / len(steps) * ratio + 0.6
+    figure = Figure(figsize=(width, high + (1.5 if merging else 0)), layout="constrained")
+    rows = figure.add_gridspec(2 if merging else 1, 1, height_ratios=(high, 1.5)[: 1 + merging])
+    line = rows[0].subgridspec(1, len(steps))
+    for place, step in enumerate(steps):
+        axes = figure.add_subplot(line[place])
+        axes.set_axis_off()
+        words = (
+            f"{step.title}: {step.grid[0]} x {step.grid[1]} tokens\n"
+            f"{step.channels} channels, {step.stride} pixels a token"
+        )
+        set_panel(axes, _coarsen(image, step), words)
+    if merging:
+        _draw_merging(figure.add_subplot(rows[1]), steps[0].channels)
+    return figure
+
+
+def _coarsen(image: NDArray[np.float32], step: Step) -> NDArray[np.float32]:
+    """Mean colour of the pixels of each token, as large as the image."""
+    height, width = image.shape[:2]
+    rows = np.minimum(np.arange(height) // step.stride, step.grid[0] - 1)
+    columns = np.minimum(np.arange(width) // step.stride, step.grid[1] - 1)
+    numbers = rows[:, None] * step.grid[1] + columns[None]
+    counts = np.bincount(numbers.ravel(), minlength=step.grid[0] * step.grid[1])
+    sums = [
+        np.bincount(numbers.ravel(), image[..., channel].ravel(), minlength=len(counts))
+        for channel in range(3)
+    ]
+    means = np.stack(sums, axis=-1) / np.maximum(counts, 1)[:, None]
+    return means[numbers].astype(np.float32)
+
+
+def _draw_merging(axes: Axes, channels: int) -> None:
+    """Four neighbours, side by side, one token."""
+    axes.set_axis_off()
+    axes.set_xlim(0, 18)
+    axes.set_ylim(3, 0)
+    axes.set_aspect("equal")
+    colours = (BLUE, ORANGE, GREEN, PURPLE)  # (0,0), (1,0), (0,1), (1,1)
+    for number, colour in enumerate(colours):
+        column, row = divmod(number, 2)
+        axes.add_patch(Rectangle((0.5 + column, 0.4 + row), 0.94, 0.94, color=colour))
+        axes.add_patch(Rectangle((5 + 1.1 * number, 1.1), 1.1, 0.6, color=colour))
+    axes.add_patch(Rectangle((13, 1.1), 2.2, 0.6, color=SKY))
+    for start, length in ((3, 1.5), (9.9, 2.6)):
+        axes.add_patch(FancyArrow(start, 1.4, length, 0, width=0.06, head_width=0.35, color=INK))
+    for x, y, words in (
+        (1.5, 2.75, "2 x 2 neighbours"),
+        (7.2, 2.35, f"side by side: {4 * channels}"),
+        (11.1, 1.15, "linear"),
+        (14.1, 2.35, f"one token: {2 * channels}"),
+    ):
+        axes.text(x, y, words, ha="center", va="bottom", fontsize=8, color=INK)

@@ -1,0 +1,390 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Windows and shifted windows on the image, the cyclic shift, and the mask that it needs.
+
+Letters: H, W sides of the padded map in tokens, N tokens of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from muntin.explaining.context import Context
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.layers import AttentionLayer
+from muntin.explaining.token_plotting import (
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    panel_ratio,
+    see,
+    set_panel,
+    subplots,
+)
+from muntin.ops.windows import WindowLayout, shift_mask
+from muntin.shapes import Size
+
+__all__ = ["draw_grid", "find_regions", "fit_canvas", "number_rolled", "show_windows"]
+
+_PAD = 0.62
+_REGIONS = ("#F4F4F4", SKY, ORANGE, PURPLE)
+_MASK = (
+    "<math display='block'><mrow><msub><mi>M</mi><mrow><mi>i</mi><mi>j</mi></mrow></msub><mo>=</mo>"
+    "<mrow><mo>{</mo><mtable><mtr><mtd><mn>0</mn></mtd><mtd><mtext>same region</mtext></mtd></mtr>"
+    "<mtr><mtd><mrow><mo>&#8722;</mo><mn>100</mn></mrow></mtd><mtd><mtext>otherwise</mtext></mtd>"
+    "</mtr></mtable></mrow></mrow></math>"
+)
+_SOURCE = "Liu et al. 2021, arXiv 2103.14030, section 3.2, figures 2 and 4"
+
+
+def number_rolled(layer: AttentionLayer) -> NDArray[np.int64]:
+    """Give the numbers of the tokens in the padded and rolled map, (H, W); -1 for padding."""
+    layout = _layout(layer)
+    windows = layer.keys.numpy().reshape(*layout.grid, *layout.window)
+    rows, columns = layout.grid[0] * layout.window[0], layout.grid[1] * layout.window[1]
+    return windows.transpose(0, 2, 1, 3).reshape(rows, columns)
+
+
+def find_regions(layout: WindowLayout) -> NDArray[np.int64]:
+    """Give the number of the region of each token in the padded and rolled map, (H, W).
+
+    Tokens of one window may look at each other if they are of one region: 1 came round from the
+    left, 2 from the top, 3 from both.
+    """
+    sides = []
+    for axis in (0, 1):
+        length = layout.size[axis] + layout.pad[axis]
+        sides.append((np.arange(length) >= length - layout.shift[axis]).astype(np.int64))
+    return 2 * sides[0][:, None] + sides[1][None]
+
+
+def _layout(layer: AttentionLayer) -> WindowLayout:
+    assert layer.layout is not None, "a layer with windows"
+    return layer.layout
+
+
+def show_windows(
+    context: Context, layers: Sequence[AttentionLayer]
+) -> list[ExplanationFigure | MissingFigure]:
+    """Show the windows of every stage, the cyclic shift and its mask.
+
+    Args:
+        context: The model and its image.
+        layers: All of its layers.
+    """
+    windowed = [layer for layer in layers if layer.layout is not None]
+    if not windowed:
+        reason = (
+            f"{context.name} has no windows: in every layer each token looks at all others. What "
+            f"that costs, and what tokens look at, can be seen."
+        )
+        return [MissingFigure(section="cut", title="Windows", reason=reason)]
+    shifts = [layer for layer in windowed if any(_layout(layer).shift)]
+    if windowed[0].scores == "product":
+        return [_show_units(context, windowed)]
+    stages = {layer.stage: layer for layer in windowed if layer not in shifts}
+    shifted = {layer.stage: layer for layer in shifts}
+    shown: list[ExplanationFigure | MissingFigure] = [_show_windows(context, stages, shifted)]
+    if shifts:
+        shown.append(_show_mask(shifts[0]))
+    return shown
+
+
+def _show_windows(
+    context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
+) -> ExplanationFigure:
+    text = (
+        "Tokens look at each other inside windows only; each line is the border of one. Every "
+        "stage has fewer tokens, so a window of as many tokens covers more of the image. "
+    )
+    if shifted:
+        text += (
+            "Every second block shifts the windows by half their side, so that neighbours across "
+            "a border meet. Instead of cutting smaller windows at the border, the map is rolled up "
+            "and left: what leaves at the top and left (coloured) comes in at the bottom and "
+            "right, and a mask keeps regions of different numbers apart. "
+        )
+    if any(any(_layout(layer).pad) for layer in (*stages.values(), *shifted.values())):
+        text += "Hatched: tokens of padding, which make windows whole."
+    return ExplanationFigure(
+        name="cut-windows",
+        section="cut",
+        title="Windows and shifted windows",
+        text=text,
+        figure=_draw_windows(context, stages, shifted),
+        source=_SOURCE,
+        arrays={
+            f"regions_stage_{stage}": find_regions(_layout(layer))
+            for stage, layer in shifted.items()
+        },
+        facts={
+            "stages": [_tell_stage(layer, shifted.get(stage)) for stage, layer in stages.items()]
+        },
+    )
+
+
+def _tell_stage(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
+    """Plain numbers of a stage's windows, and of those that are shifted."""
+    layout = _layout(layer)
+    return {
+        "stage": layer.stage,
+        "tokens": list(layer.grid),
+        "window": list(layout.window),
+        "windows": list(layout.grid),
+        "padding": list(layout.pad),
+        "shift": [0, 0] if other is None else list(_layout(other).shift),
+    }
+
+
+def _show_units(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
+    """Hiera: units that shrink with the map, then everything."""
+    kinds: dict[tuple[Size, Size], list[AttentionLayer]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.grid, _layout(layer).window), []).append(layer)
+    groups = list(kinds.values())
+    text = (
+        "In the first blocks tokens look at each other inside mask units only; each line is the "
+        "border of one. Where queries are pooled, the map and its units shrink together (8 x 8 "
+        "tokens, then 4 x 4), so that a unit covers the same part of the image: it is what one "
+        "piece is hidden or shown by when such a model is pretrained. Later blocks look at "
+        "everything (global). "
+    )
+    if any(any(_layout(layer).pad) for layer in layers):
+        text += "Hatched: tokens of padding, which make units whole."
+    return ExplanationFigure(
+        name="cut-windows",
+        section="cut",
+        title="Mask units",
+        text=text,
+        figure=_draw_units(context, groups),
+        source="Ryali et al. 2023, arXiv 2306.00989, section 3",
+        facts={
+            "stages": [
+                {**_tell_stage(group[0]), "blocks": [layer.title for layer in group]}
+                for group in groups
+            ]
+        },
+    )
+
+
+def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) -> Figure:
+    titles = []
+    for group in groups:
+        layout = _layout(group[0])
+        blocks = [layer.title.split(" (")[0].rpartition(" ")[2] for layer in group]
+        named = f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]} to {blocks[-1]}"
+        sides = f"{layout.window[0]} x {layout.window[1]} tokens"
+        one = layout.num_windows == 1
+        words = f"global: {sides}" if one else f"{layout.num_windows} units of {sides}"
+        titles.append(f"{named}\n{words}")
+    figure, panels = subplots(1, len(groups), ratio=panel_ratio(context.shown_size), extra=0.42)
+    for axes, group, words in zip(panels[0], groups, titles, strict=True):
+        _draw_rolled(axes, see(context), group[0], words)
+    return figure
+
+
+def _draw_windows(
+    context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
+) -> Figure:
+    image = see(context)
+    figure, panels = subplots(len(stages), 4, ratio=panel_ratio(context.shown_size), extra=0.42)
+    for line, (stage, layer) in zip(panels, stages.items(), strict=True):
+        layout = _layout(layer)
+        words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
+        count = f"{layout.num_windows} window{'s' * (layout.num_windows > 1)}"
+        words += f"{count} on {layer.grid[0]} x {layer.grid[1]} tokens"
+        _draw_rolled(line[0], image, layer, words)
+        if stage not in shifted:
+            set_panel(line[1], np.ones_like(image))
+            line[1].text(
+                image.shape[1] / 2, image.shape[0] / 2,
+                "not shifted:\none window\ncovers the map", ha="center", va="center", fontsize=9,
+                color=INK,
+            )  # fmt: skip
+            continue
+        other = shifted[stage]
+        down, across = _layout(other).shift
+        _draw_in_place(line[1], image, other, f"shifted by {down} and {across} tokens\nin place")
+        _draw_rolled(line[2], image, other, "as computed:\nrolled up and left")
+        _draw_regions(line[3], other)
+        _align(list(line))
+    return figure
+
+
+def _align(line: Sequence[Axes]) -> None:
+    """Show panels of several sizes at one scale: the room of the largest for each."""
+    wide = max(axes.get_xlim()[1] for axes in line)
+    high = max(axes.get_ylim()[0] for axes in line)
+    for axes in line:
+        axes.set_xlim(0, wide)
+        axes.set_ylim(high, 0)
+
+
+def fit_canvas(image: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
+    """Bring an image to a size in pixels: grey right and below, or cut off."""
+    canvas = np.full((*size, 3), _PAD, np.float32)
+    height, width = min(size[0], len(image)), min(size[1], image.shape[1])
+    canvas[:height, :width] = image[:height, :width]
+    return canvas
+
+
+def _draw_rolled(axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str) -> None:
+    """The image as windows are cut from it, with padding and the borders of windows."""
+    stride, (rows, columns) = layer.stride, layer.grid
+    canvas = fit_canvas(image, (rows * stride, columns * stride))
+    pieces = canvas.reshape(rows, stride, columns, stride, 3).swapaxes(1, 2)
+    pieces = pieces.reshape(rows * columns, stride, stride, 3)
+    numbers = number_rolled(layer)
+    rolled = np.where(
+        (numbers >= 0)[..., None, None, None], pieces[numbers], np.float32(_PAD)
+    )  # H, W, stride, stride, 3
+    high, wide = numbers.shape
+    rolled = rolled.swapaxes(1, 2).reshape(high * stride, wide * stride, 3)
+    set_panel(axes, rolled, words)
+    layout = _layout(layer)
+    regions = find_regions(layout)
+    if any(layout.shift):
+        _tint(axes, np.where(numbers >= 0, regions, 0), stride)
+    _hatch(axes, numbers < 0, stride)
+    window = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
+    _draw_borders(axes, window + np.arange(wide)[None] // layout.window[1], stride)
+
+
+def _draw_in_place(
+    axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str
+) -> None:
+    """The image as it is, with the borders of windows that were cut from the rolled map."""
+    layout, stride = _layout(layer), layer.stride
+    numbers = number_rolled(layer)
+    count = layer.grid[0] * layer.grid[1]
+    window, region = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    high, wide = numbers.shape
+    windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
+    windows = windows + np.arange(wide)[None] // layout.window[1]
+    known = numbers >= 0
+    window[numbers[known]], region[numbers[known]] = windows[known], find_regions(layout)[known]
+    canvas = fit_canvas(image, (layer.grid[0] * stride, layer.grid[1] * stride))
+    set_panel(axes, canvas, words)
+    _tint(axes, region.reshape(layer.grid), stride)
+    _draw_borders(axes, (window * 4 + region).reshape(layer.grid), stride)
+
+
+def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
+    """Numbers of the regions, a colour each."""
+    layout, stride = _layout(layer), layer.stride
+    regions = find_regions(layout)
+    colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
+    image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
+    set_panel(axes, image, "regions that may\nlook at each other")
+    high, wide = regions.shape
+    windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
+    windows = windows + np.arange(wide)[None] // layout.window[1]
+    _hatch(axes, number_rolled(layer) < 0, stride)
+    _draw_borders(axes, windows, stride, INK)
+    for number in np.unique(regions):
+        rows, columns = np.nonzero(regions == number)
+        axes.text(
+            (columns.mean() + 0.5) * stride, (rows.mean() + 0.5) * stride, str(number),
+            ha="center", va="center", fontsize=9, color=INK, fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        )  # fmt: skip
+
+
+def _tint(axes: Axes, regions: NDArray[np.int64], stride: int) -> None:
+    """Colour the regions other than 0, through which the image is seen."""
+    high, wide = regions.shape
+    colours = matplotlib.colors.to_rgba_array(_REGIONS)[regions]
+    colours[..., 3] = np.where(regions > 0, 0.45, 0)
+    axes.imshow(colours, extent=(0, wide * stride, high * stride, 0), interpolation="nearest")
+
+
+def _hatch(axes: Axes, wanted: NDArray[np.bool_], stride: int) -> None:
+    """Hatch the box around the tokens that are wanted, strip by strip."""
+    rows, columns = np.asarray(wanted.all(axis=1)), np.asarray(wanted.all(axis=0))
+    high, wide = wanted.shape
+    for start, stop in _runs(rows):
+        _hatch_box(axes, 0, start * stride, wide * stride, (stop - start) * stride)
+    for start, stop in _runs(columns):
+        _hatch_box(axes, start * stride, 0, (stop - start) * stride, high * stride)
+
+
+def _runs(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def _hatch_box(axes: Axes, left: float, top: float, width: float, height: float) -> None:
+    axes.add_patch(
+        Rectangle(
+            (left, top), width, height, fill=False, hatch="/////", edgecolor="#333333", linewidth=0
+        )
+    )
+
+
+def _draw_borders(
+    axes: Axes, groups: NDArray[np.int64], stride: int, colour: str = "white"
+) -> None:
+    """Draw lines between neighbours of different groups."""
+    high, wide = groups.shape
+    rows = np.flatnonzero((groups[1:] != groups[:-1]).any(axis=1)) + 1
+    columns = np.flatnonzero((groups[:, 1:] != groups[:, :-1]).any(axis=0)) + 1
+    for width, shade in ((1.8, INK), (0.9, colour)) if colour == "white" else ((1.0, colour),):
+        axes.hlines(rows * stride, 0, wide * stride, colors=shade, linewidths=width)
+        axes.vlines(columns * stride, 0, high * stride, colors=shade, linewidths=width)
+
+
+def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
+    """Draw the borders of tokens."""
+    high, wide = grid[0] * stride, grid[1] * stride
+    rows, columns = np.arange(grid[0] + 1) * stride, np.arange(grid[1] + 1) * stride
+    axes.hlines(rows, 0, wide, colors="white", linewidths=width, alpha=0.6)
+    axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
+
+
+def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
+    layout = _layout(layer)
+    mask = shift_mask(layout)
+    assert mask is not None, "a shifted layer"
+    down, across = layout.grid
+    places = {
+        "a window in the middle": 0,
+        "at the right edge": across - 1,
+        "at the bottom edge": (down - 1) * across,
+        "in the corner": down * across - 1,
+    }
+    figure, panels = subplots(1, 4, ratio=1.0, extra=0.5)
+    colours = ListedColormap(["#1A1A1A", "#F0E442"])
+    for axes, (words, place) in zip(panels[0], places.items(), strict=True):
+        allowed = (mask[place] == 0).numpy()
+        axes.imshow(allowed, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(f"{words}\nmay look: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
+        axes.add_patch(
+            Rectangle((-0.5, -0.5), *allowed.shape[::-1], fill=False, edgecolor=RED, linewidth=0.8)
+        )
+    return ExplanationFigure(
+        name="cut-shift-mask",
+        section="cut",
+        title="The mask of the shift",
+        text=(
+            f"Rows are the {layout.num_tokens} queries of a window, columns its keys, in the order "
+            f"of rows of tokens ({layer.title}). Yellow pairs may look at each other; black pairs "
+            f"come from different ends of the image: 100 is taken from their score, so that the "
+            f"softmax gives them nothing. Windows in the middle need no mask."
+        ),
+        figure=figure,
+        formula=_MASK,
+        source=_SOURCE,
+        arrays={"mask": mask.numpy()},
+        facts={"windows": dict(places), "layer": layer.title},
+    )

@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What attention costs: formulas beside counts, counts beside runs with real memory."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from muntin.explaining.activation_memory import (
+    activation_bytes,
+    msa_macs,
+    window_msa_macs,
+    with_global_windows,
+)
+from muntin.explaining.attention_cost import show_cost
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.inputs import open_context, open_model
+from muntin.models.swin import SWIN_TINY
+from muntin.zoo import build_backbone, count_costs, model_config
+
+
+def of_attention(config, side):
+    costs = count_costs(config, side)
+    return costs.of("attention") + costs.of("projections")
+
+
+@pytest.mark.parametrize("side", [224, 448])
+def test_counts_equal_the_formulas(side):
+    window, everywhere = 0, 0
+    for stage, depth in enumerate((2, 2, 6, 2)):
+        cells, dim = side // 4 // 2**stage, 96 * 2**stage
+        window += depth * window_msa_macs(cells, cells, dim, 7)
+        everywhere += depth * msa_macs(cells, cells, dim)
+    assert of_attention(SWIN_TINY, side) == window
+    assert of_attention(with_global_windows(SWIN_TINY, side), side) == everywhere
+    vit = model_config("vit_small")
+    assert of_attention(vit, side) == 12 * msa_macs((side // 16) ** 2 + 1, 1, 384)
+
+
+def test_formulas_by_hand():
+    # One layer, counted product by product: qkv and output, then scores and averages.
+    h, w, c, m = 14, 21, 8, 7
+    tokens = h * w
+    products = tokens * c * 3 * c + tokens * c * c
+    assert msa_macs(h, w, c) == products + 2 * tokens * tokens * c
+    windows = (h // m) * (w // m)
+    assert window_msa_macs(h, w, c, m) == products + windows * 2 * (m * m) ** 2 * c
+
+
+@pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
+def test_what_is_kept_is_what_a_run_with_memory_keeps(name):
+    config = model_config(name, {"img_size": 64} if name == "swin_nano" else {"img_size": (48, 64)})
+    config = replace(config, drop_path_rate=0.0)
+    config = replace(config, attention="reference") if name == "swin_nano" else config
+    size = (48, 64)
+    body = build_backbone(config)
+    own = {parameter.data_ptr() for parameter in body.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    # Who is watched computes layer by layer, and remembers all of it.
+    watcher = register_module_forward_pre_hook(lambda module, inputs: None)
+    with (
+        watcher,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        body(torch.zeros(1, 3, *size))
+    assert activation_bytes(config, size) == sum(one.nbytes() for one in kept.values())
+
+
+def test_memory_grows_as_said():
+    window = [activation_bytes(SWIN_TINY, (side, side)) for side in (224, 448)]
+    assert window[1] / window[0] == pytest.approx(4, rel=0.05)
+    twins = [
+        activation_bytes(with_global_windows(SWIN_TINY, side), (side, side)) for side in (224, 448)
+    ]
+    assert twins[1] / twins[0] > 12
+    # The weights alone of the first stage: 2 layers, 3 heads, 3136 tokens squared, 4 bytes.
+    assert twins[0] - window[0] > 2 * 3 * 3136**2 * 4 * 0.98
+
+
+def context_of(name, **fields):
+    return open_context(open_model(name, **fields), np.zeros((40, 60, 3), np.uint8))
+
+
+def test_exhibits():
+    context = context_of("swin_nano", img_size=(40, 60))
+    shown = show_cost(context, sides=(224, 320), map_sides=(7, 14))
+    assert all(isinstance(one, ExplanationFigure) for one in shown)
+    names = [one.name for one in shown]
+    assert len(set(names)) == len(names) == 4
+    own = next(one for one in shown if one.name == "cost-of-the-model")
+    assert own.facts["img_size"] == (40, 60)
+    assert own.facts["macs"] == count_costs(model_config("swin_nano"), (40, 60)).macs
+    assert (
+        own.arrays["macs"].sum(axis=0)[list(map(tuple, own.arrays["sizes"])).index((40, 60))]
+        == (own.facts["macs"])
+    )
+    timed = next(one for one in shown if one.name == "cost-time")
+    assert (timed.arrays["msa_s"] > 0).all()
+    gc.collect()
+
+
+def test_threads_are_counted_in_words(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert costing._count_threads() == "1 thread"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert costing._count_threads() == "2 threads"
+
+
+def test_an_export_is_not_counted():
+    context = context_of("swin_nano").with_network(torch.nn.Identity())
+    shown = show_cost(context, sides=(224,), map_sides=(7,))
+    assert [one.section for one in shown if isinstance(one, MissingFigure)] == ["cost"]

@@ -1,0 +1,322 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two models on the same images: how alike their layers are, and whether they agree."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import muntin
+from muntin.errors import ConfigError, ShapeError
+from muntin.explaining.comparison import block_maps, compare_layers, show_comparison
+from muntin.explaining.context import Context
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.prediction_agreement import MAX_BOXES, agreement, show_prediction_agreement
+from muntin.explaining.target_selection import look
+from muntin.ops.similarity import linear_cka
+from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
+from muntin.samples import Classes
+from tests.detectors import tiny_detector
+from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_context
+
+# Layers.
+
+
+def _slow_cka(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Song et al. 2012, equation 5, term by term."""
+
+    def hsic(k, m):
+        n = len(k)
+        k, m = k.clone().fill_diagonal_(0), m.clone().fill_diagonal_(0)
+        one = torch.ones(n, dtype=torch.float64)
+        middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+        return (torch.trace(k @ m) + middle - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+
+    k, m = first.double() @ first.double().T, second.double() @ second.double().T
+    return float(hsic(k, m) / (hsic(k, k) * hsic(m, m)).sqrt())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (9, 5, 700), (60, 8, 8)])
+def test_cka_is_that_of_the_paper(shape: tuple[int, int, int]) -> None:
+    count, channels, others = shape
+    first = torch.randn(count, channels) + 1
+    second = torch.randn(count, others) + (first @ torch.randn(channels, others))
+    assert linear_cka(first, second) == pytest.approx(_slow_cka(first, second), rel=1e-6)
+
+
+def test_cka_sees_past_rotation_and_scale() -> None:
+    first = torch.randn(30, 12)
+    turned = 7 * first @ torch.linalg.qr(torch.randn(12, 12))[0] + 3
+    assert linear_cka(first, turned) == pytest.approx(1, abs=1e-6)
+    # The plain estimate of Kornblith et al. would be about 0.98 for these.
+    apart = [linear_cka(torch.randn(20, 1000), torch.randn(20, 1000)) for _ in range(5)]
+    assert max(map(abs, apart)) < 0.15
+    assert linear_cka(first, torch.ones(30, 4)) == 0
+    with pytest.raises(ShapeError, match=r"\b4\b.*\b3\b"):
+        linear_cka(first[:3], first[:3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [(48, 80), (37, 61)])
+def test_reads_the_blocks_of_every_family(family: str, size: tuple[int, int]) -> None:
+    context = make_context(build(family), size=size)
+    layers = block_maps(context)
+    with torch.no_grad():
+        maps = context.backbone(context.images)
+    assert len(layers) >= len(maps)
+    ratio = context.images.shape[2] / context.images.shape[3]
+    for one in layers.values():
+        assert 0.5 * ratio <= one.shape[1] / one.shape[2] <= 2 * ratio
+    # A map that no norm touches is one of them, cell by cell.
+    if len(maps) > 1:
+        alike = [x for x in layers.values() if x.shape[0] == maps[0].shape[1]]
+        high, wide = maps[0].shape[2:]
+        assert any(torch.equal(x[:, :high, :wide], maps[0][0]) for x in alike)
+
+
+def test_names_blocks_by_stage() -> None:
+    assert [*block_maps(make_context(build("swin")))] == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2"]
+    assert [*block_maps(make_context(build("vit")))] == ["1", "2", "3"]
+
+
+def _images(network, count: int = 3, **more) -> list[Context]:
+    return [make_context(network, index=i, **more) for i in range(count)]
+
+
+def test_a_model_is_like_itself_and_unlike_another() -> None:
+    network = build("swin")
+    rows, columns, values, count = compare_layers(_images(network), _images(network))
+    assert rows == columns
+    assert count == 3 * 3 * 5  # the coarsest map of three images
+    np.testing.assert_allclose(np.diag(values), 1, atol=1e-9)
+    np.testing.assert_allclose(values, values.T, atol=1e-9)
+    _, _, others, _ = compare_layers(_images(network), _images(build("swin", seed=1)))
+    assert np.diag(others).max() < 0.999
+
+
+def test_compares_other_families_and_sizes() -> None:
+    first = _images(build("swin"), size=(48, 80))
+    second = _images(build("vit"), size=(48, 80))
+    rows, columns, values, _ = compare_layers(first, second)
+    assert values.shape == (len(rows), len(columns)) == (6, 3)
+    assert np.isfinite(values).all()
+
+
+def test_one_tiny_image_is_too_little() -> None:
+    contexts = _images(build("swin"), 1, size=(16, 16))
+    layers, answers = show_comparison(contexts, contexts)
+    assert isinstance(layers, MissingFigure)
+    assert "4" in layers.reason
+    assert answers.facts["agreement"] == 1
+
+
+# Answers.
+
+
+def test_shows_the_images_on_which_two_models_differ() -> None:
+    network = build("swin")
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.fc.bias[1] += 2
+    first, second = _images(network, 6), _images(other, 6, name="other")
+    said = [
+        [int(one.network(one.images).argmax()) for one in contexts] for contexts in (first, second)
+    ]
+    same = np.equal(*said)
+    _, answers = show_comparison(first, second)
+    assert answers.facts["agreement"] == pytest.approx(same.mean())
+    assert len(answers.facts["differ"]) == int((~same).sum())
+    assert answers.arrays["agreement"].tolist() == same.astype(float).tolist()
+
+
+def _boxes(*rows: tuple[float, float, float, float, str, float]) -> Detections:
+    return Detections(
+        path="", size=(100, 100), boxes=np.array([row[:4] for row in rows], float).reshape(-1, 4),
+        class_ids=np.zeros(len(rows), np.int64), scores=np.array([row[5] for row in rows], float),
+        class_names=tuple(row[4] for row in rows),
+    )  # fmt: skip
+
+
+def test_boxes_agree_in_pairs() -> None:
+    one = _boxes((0, 0, 10, 10, "cat", 0.9), (50, 50, 60, 60, "dog", 0.8), (0, 0, 9, 9, "x", 0.1))
+    other = _boxes((1, 1, 10, 10, "cat", 0.9), (50, 50, 60, 60, "cat", 0.8))
+    assert agreement(one, other) == 0.5  # the class of the second differs, the third is not told
+    assert agreement(one, one) == agreement(_boxes(), _boxes()) == 1
+    assert agreement(one, _boxes()) == 0
+    # Two boxes on the same object are one pair.
+    twice = _boxes((0, 0, 10, 10, "cat", 0.9), (0, 0, 10, 11, "cat", 0.9))
+    assert agreement(_boxes((0, 0, 10, 10, "cat", 0.9)), twice) == pytest.approx(2 / 3)
+
+
+def test_pixels_agree_by_the_names_of_their_classes() -> None:
+    labels = np.array([[0, 1, 1], [2, 2, 0]], np.int16)
+    one = SemanticMap(path="", size=(2, 3), labels=labels, class_names=("a", "b", "c"))
+    other = SemanticMap(path="", size=(2, 3), labels=labels, class_names=("a", "c", "d"))
+    assert agreement(one, one) == 1
+    assert agreement(one, other) == pytest.approx(2 / 6)
+
+
+def test_keypoints_agree_where_they_are_near() -> None:
+    def pose(*points: tuple[float, float]) -> Poses:
+        rows = np.array([[*point, 1.0] for point in points])[None]
+        names = ("nose", "tail")
+        return Poses(path="", size=(300, 400), keypoints=rows, scores=np.ones(1),
+                     keypoint_names=names)  # fmt: skip
+
+    assert agreement(pose((10, 10), (50, 50)), pose((15, 10), (50, 70))) == 0.5  # 2 % are 10 pixels
+
+
+def test_labels_agree_by_name() -> None:
+    def labels(*names: str) -> Labels:
+        ids = np.arange(len(names))
+        return Labels(path="", size=(1, 1), class_ids=ids, scores=1.0 - ids / 9, class_names=names)
+
+    assert agreement(labels("a", "b"), labels("a", "c")) == 1
+    assert agreement(labels("a", "b"), labels("b", "a")) == 0
+    with pytest.raises(TypeError, match=r"of muntin\.results"):
+        agreement(3, 3)
+
+
+@pytest.mark.parametrize("kind", ["detect", "instance", "semantic", "pose"])
+def test_shows_every_kind_of_answer(kind: str) -> None:
+    options = {"size": (50, 70), "fit": "letterbox"}
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        if kind == "semantic":
+            made = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **TINY)
+            options["fit"] = "sliding_window"
+        elif kind == "pose":
+            made = muntin.create_pose_estimator(
+                "swin_nano", num_keypoints=3, head="light_pose_small", **TINY
+            )
+            options |= {"fit": "instance_crop", "size": (48, 64)}
+        else:
+            head = "fcos_small" if kind == "detect" else "mask_rcnn_small"
+            made = tiny_detector(head, 3, task=kind, seed=seed)
+        networks.append(made.eval())
+    first, second = (_images(network, 2, task=kind, **options) for network in networks)
+    (result,) = show_prediction_agreement(first, second)
+    assert 0 <= result.facts["agreement"] <= 1
+    assert result.figure.axes
+
+
+def _fit(figure) -> None:
+    """Refuse words that stick out of a figure, or lie on each other."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    words = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    words += [axes.title for axes in figure.axes]
+    boxes = [text.get_window_extent(renderer) for text in words if text.get_text()]
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    for axes in figure.axes:
+        inside = axes.get_window_extent(renderer)
+        assert not any(inside.overlaps(box) for box in boxes)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_answers_are_not_cut_off(count: int) -> None:
+    sizes = ((64, 64), (40, 100), (100, 40), (48, 80), (64, 64))[:count]
+    name = "a run whose name is long (swin_small_patch4_window7_224 of the tenth of May, again)"
+    networks = [build("swin"), build("swin", seed=3)]
+    first, second = (
+        [make_context(network, size=size, index=k, name=f"{number} {name}")
+         for k, size in enumerate(sizes)]
+        for number, network in enumerate(networks)
+    )  # fmt: skip
+    (result,) = show_prediction_agreement(first, second)
+    _fit(result.figure)
+
+
+def test_models_of_other_classes_are_compared_by_their_layers_alone() -> None:
+    network = build("swin")
+    first = _images(network)
+    others = [_named(one, "fir", "oak", "yew") for one in first]
+    layers, answers = show_comparison(first, others)
+    assert layers.facts["mean_of_diagonal"] == pytest.approx(1)
+    assert isinstance(answers, MissingFigure)
+    numbers = [_named(one, "class 0", "class 1", "class 2", "class 3") for one in first]
+    assert isinstance(show_prediction_agreement(numbers, others)[0], MissingFigure)
+    fewer = [_named(one, "class 0", "class 1", "class 2") for one in first]
+    assert isinstance(show_prediction_agreement(fewer, numbers)[0], MissingFigure), (
+        "numbers of two lists"
+    )
+    assert isinstance(show_prediction_agreement(fewer, fewer)[0], ExplanationFigure)
+    some = [_named(one, "birch", "cedar", "fir") for one in first]
+    (shown,) = show_prediction_agreement(first, some)
+    assert re.search(r"\b2\b.*\b3\b.*\b3\b", shown.text)
+
+
+def _named(context: Context, *names: str) -> Context:
+    return replace(context, classes=Classes(names=names))
+
+
+def test_fresh_weights_are_told_and_nothing_is_concluded() -> None:
+    first = _images(build("swin"))
+    other = [replace(one, name="new", trained=False) for one in _images(build("swin", seed=1))]
+    layers, answers = show_comparison(first, other)
+    learnt = [replace(one, trained=True) for one in other]
+    for shown, again in zip((layers, answers), show_comparison(first, learnt), strict=True):
+        assert "fresh" in shown.text
+        assert "fresh" not in again.text
+
+
+def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
+    network = tiny_detector("fcos_small", 3, task="detect")
+    with torch.no_grad():
+        network.head.classes.bias.fill_(4)
+    contexts = _images(network, 1, task="detect", size=(50, 70), fit="letterbox")
+    (result,) = show_prediction_agreement(contexts, contexts)
+    said = look(contexts[0])
+    assert len(said.above(SURE)) > 0
+    for panel in result.figure.axes:
+        assert len(panel.patches) == 2 * min(len(said.above(SURE)), MAX_BOXES)
+
+
+# What cannot be compared.
+
+
+def test_refuses_other_images() -> None:
+    network = build("swin")
+    contexts = _images(network, 2)
+    with pytest.raises(ConfigError, match="2 and 1"):
+        show_comparison(contexts, contexts[:1])
+    with pytest.raises(ConfigError, match="0 and 0"):
+        show_comparison([], [])
+    with pytest.raises(ConfigError):
+        show_comparison(contexts, contexts[::-1])
+    detector = tiny_detector("fcos_small", 3, task="detect")
+    others = _images(detector, 2, task="detect")
+    with pytest.raises(ConfigError, match="classify and detect"):
+        show_comparison(contexts, others)
+
+
+def test_exported_files_are_compared_by_their_answers() -> None:
+    contexts = _images(build("swin"), 2)
+    engine = in_engine(contexts[0].network, contexts[0].pre, (64, 96), finds=False)
+    exported = [context.with_network(engine) for context in contexts]
+    layers, answers = show_comparison(contexts, exported)
+    assert isinstance(layers, MissingFigure)
+    assert answers.facts["num_images"] == 2
+
+
+def test_leaves_no_hook() -> None:
+    network = build("swin")
+    contexts = _images(network, 2)
+    before = network(contexts[0].images)
+    with torch.inference_mode():
+        show_comparison(contexts, contexts)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert torch.equal(before, network(contexts[0].images))

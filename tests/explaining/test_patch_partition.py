@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches, windows, shifts and stages as they are told, beside loops."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from muntin.explaining.attention_trace import trace
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.patch_partition import show_patches
+from muntin.explaining.window_partition import find_regions, number_rolled
+from muntin.models.swin import Swin
+from muntin.models.vit import ViT
+from muntin.ops.windows import SIZE_RULES, lay_out, shift_mask
+from tests.explaining.small_contexts import BUILDERS, build, make_context, timm_body
+from tests.parity.peers import SWIN, VIT, images, perturb
+
+WANTED = {
+    "vit": {"cut-patches"},
+    "swin": {"cut-patches", "cut-windows", "cut-shift-mask", "cut-stages"},
+    "swin_v2": {"cut-patches", "cut-windows", "cut-shift-mask", "cut-stages"},
+    "hiera": {"cut-patches", "cut-windows", "cut-stages"},
+    "t2t": {"cut-patches", "cut-stages"},
+    "t2t_quadratic": {"cut-patches", "cut-stages"},
+}
+
+
+def results(context):
+    return {
+        shown.name: shown for shown in show_patches(context) if isinstance(shown, ExplanationFigure)
+    }
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_family_shows_what_it_has(name):
+    shown = show_patches(make_context(build(name), (46, 58)))
+    found = {each.name: each for each in shown if isinstance(each, ExplanationFigure)}
+    assert found.keys() == WANTED[name]
+    if name in ("swin", "hiera", "t2t"):
+        for result in found.values():
+            result.figure.canvas.draw()
+    assert ("cut-windows" in found) != any(isinstance(each, MissingFigure) for each in shown)
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2", "hiera", "t2t"])
+def test_stages_are_those_of_the_maps(name):
+    context = make_context(build(name), (46, 58))
+    with torch.no_grad():
+        maps = context.backbone(context.images)
+    stages = results(context)["cut-stages"].facts["stages"]
+    if name == "t2t":
+        assert [row["grid"] for row in stages] == [[11, 14], [6, 7], [3, 4]]
+        stages = stages[-1:]
+    assert [row["channels"] for row in stages] == [each.shape[1] for each in maps]
+    if name != "hiera":  # whose maps are given without the padding
+        assert [tuple(row["grid"]) for row in stages] == [each.shape[2:] for each in maps]
+    assert [row["stride"] for row in stages] == list(context.backbone.spec.strides)
+
+
+@pytest.mark.parametrize("rule", ["muntin", "timm", "torchvision", "openmmlab"])
+@pytest.mark.parametrize("size", [(8, 8), (13, 21), (4, 9), (3, 2)])
+def test_regions_say_what_the_mask_does(size, rule):
+    layout = lay_out(size, (4, 4), True, SIZE_RULES[rule])
+    regions = find_regions(layout)
+    mask = shift_mask(layout)
+    if mask is None:
+        assert not regions.any()
+        return
+    (rows, columns), (wh, ww) = layout.grid, layout.window
+    for window in range(rows * columns):
+        top, left = window // columns * wh, window % columns * ww
+        inside = regions[top : top + wh, left : left + ww].ravel()
+        apart = inside[:, None] != inside[None]
+        assert np.array_equal(apart, mask[window].numpy() != 0)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (46, 58)])
+def test_the_rolled_map_is_the_map_rolled(size):
+    for layer in trace(build("swin"), images(size, 1)):
+        layout = layer.layout
+        numbers = np.arange(layer.grid[0] * layer.grid[1]).reshape(layer.grid)
+        padded = np.pad(numbers, [(0, layout.pad[0]), (0, layout.pad[1])], constant_values=-1)
+        rolled = np.roll(padded, (-layout.shift[0], -layout.shift[1]), (0, 1))
+        assert np.array_equal(number_rolled(layer), rolled)
+
+
+def test_mask_units_cover_the_same_part_until_everything_is_seen():
+    result = results(make_context(build("hiera"), (64, 96)))["cut-windows"]
+    rows = result.facts["stages"]
+    assert [row["windows"] for row in rows] == [[2, 3], [2, 3], [1, 1], [1, 1]]
+    assert [row["window"] for row in rows] == [[8, 8], [4, 4], [4, 6], [2, 3]]
+    layers = trace(build("hiera"), images((64, 96), 1))
+    assert [title for row in rows for title in row["blocks"]] == [one.title for one in layers]
+    titles = [axes.get_title() for axes in result.figure.axes]
+    assert titles[0] == "blocks 1 to 2\n6 units of 8 x 8 tokens"
+    assert titles[-1].endswith("global: 2 x 3 tokens")
+
+
+def test_padding_of_a_detector_is_told_apart():
+    context = make_context(build("vit"), (48, 56))
+    enlarged = torch.nn.functional.pad(context.images, (0, 8, 0, 16))
+    text = results(replace(context, images=enlarged))["cut-patches"].text
+    assert re.search(r"48 x 56.*64 x 64.*8 x 8.*\b32\b", text)
+
+
+@pytest.mark.parametrize("size", [(46, 58), (32, 32)])
+def test_panels_of_windows_are_drawn_at_one_scale(size):
+    figure = results(make_context(build("swin"), size))["cut-windows"].figure
+    figure.canvas.draw()
+    for start in range(0, len(figure.axes), 4):
+        line = [axes for axes in figure.axes[start : start + 4] if axes.images]
+        assert len({(axes.get_xlim(), axes.get_ylim()) for axes in line}) == 1
+        titles = [axes.get_title() for axes in line]
+        assert " 1 windows" not in titles[0]
+        assert "\n1 windows" not in titles[0]
+
+
+def test_padding_and_windows_are_told():
+    facts = results(make_context(build("swin"), (46, 58)))["cut-windows"].facts
+    assert facts["stages"][0] == {
+        "stage": 1,
+        "tokens": [23, 29],
+        "window": [4, 4],
+        "windows": [6, 8],
+        "padding": [1, 3],
+        "shift": [2, 2],
+    }
+
+
+def test_patches_that_are_cut_off_are_told():
+    body = perturb(ViT(replace(VIT, size_rule="transformers")))
+    patches = results(make_context(body, (45, 60)))["cut-patches"]
+    assert patches.facts["grid"] == [5, 7]
+    patches = results(make_context(build("vit"), (45, 60)))["cut-patches"]
+    assert patches.facts["grid"] == [6, 8]
+
+
+def test_a_image_smaller_than_a_window():
+    found = results(make_context(build("swin"), (3, 5)))
+    assert found.keys() == {"cut-patches", "cut-windows", "cut-stages"}
+    for result in found.values():
+        result.figure.canvas.draw()
+
+
+def test_stages_that_are_not_given_are_shown_all_the_same():
+    body = perturb(Swin(replace(SWIN, out_indices=(2,))))
+    stages = results(make_context(body))["cut-stages"].facts["stages"]
+    assert [row["channels"] for row in stages] == [16, 32, 64]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+def test_models_of_timm(name):
+    found = results(make_context(timm_body(name), (224, 224)))
+    assert found["cut-patches"].facts["tokens"] == {"s": 3136, "v": 196}[name[0]]
+    if name[0] == "s":
+        channels = [row["channels"] for row in found["cut-stages"].facts["stages"]]
+        assert channels == [96, 192, 384, 768]
+
+
+def test_what_cannot_be_cut_says_so():
+    (shown,) = show_patches(make_context(None))
+    assert isinstance(shown, MissingFigure)
+    (shown,) = show_patches(make_context(timm_body("convnext_atto"), (64, 64)))
+    assert isinstance(shown, MissingFigure)
