@@ -69,16 +69,19 @@ class ExplainOptions:
     Attributes:
         folder: Images to retrieve neighbours from; empty to skip retrieval.
         other: Second model to compare with.
-        libraries: Cache of the embedded folder, shared by all images.
+        galleries: Cache of the embedded folder, shared by all images.
     """
 
     folder: str = ""
     other: OpenedModel | None = None
-    libraries: dict[str, Gallery] = field(default_factory=dict)
+    galleries: dict[str, Gallery] = field(default_factory=dict)
 
     def satisfies(self, requires: Requirement) -> bool:
         """Whether the option that an explainer requires was given."""
         return bool(self.folder if requires == "folder" else self.other if requires else True)
+
+
+Run = Callable[[ExplainOptions, Sequence[Context]], Results]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,7 +101,7 @@ class Explainer:
 
     section: Section
     title: str
-    run: Callable[[ExplainOptions, Sequence[Context]], Results]
+    run: Run
     needs_forward: bool = True
     uses_target: bool = False
     needs_modules: bool = True
@@ -106,9 +109,7 @@ class Explainer:
     requires: Requirement = ""
 
 
-def _per_context(
-    show: Callable[[Context], Results],
-) -> Callable[[ExplainOptions, Sequence[Context]], Results]:
+def _per_context(show: Callable[[Context], Results]) -> Run:
     return lambda options, contexts: show(contexts[0])
 
 
@@ -116,9 +117,9 @@ def _show_retrieval(options: ExplainOptions, contexts: Sequence[Context]) -> Res
     (context,) = contexts
     found = None
     if context.backbone is not None:
-        if not options.libraries:
-            options.libraries[options.folder] = embed_folder(context, options.folder)
-        found = query_gallery(context, options.libraries[options.folder])
+        if not options.galleries:
+            options.galleries[options.folder] = embed_folder(context, options.folder)
+        found = query_gallery(context, options.galleries[options.folder])
     return [*show_neighbours(context, found), *show_embeddings(context, found)]
 
 
@@ -134,7 +135,7 @@ def _show_comparison(options: ExplainOptions, contexts: Sequence[Context]) -> Re
 
 EXPLAINERS: tuple[Explainer, ...] = (
     Explainer(
-        section="cut", title="Patches and windows", run=_per_context(show_cut),
+        section="cut", title="Patches and windows", run=_per_context(show_patches),
         needs_forward=False,
     ),
     Explainer(
@@ -143,7 +144,7 @@ EXPLAINERS: tuple[Explainer, ...] = (
     ),
     Explainer(section="attention", title="Attention", run=_per_context(show_attention)),
     Explainer(
-        section="decision", title="Attribution", run=_per_context(show_decision),
+        section="decision", title="Attribution", run=_per_context(show_attribution),
         uses_target=True, needs_modules=False,
     ),
     Explainer(section="features", title="Feature maps", run=_per_context(show_features)),
@@ -310,9 +311,7 @@ class _Session:
         if absent and len(absent) == len(images) - len(left_out):
             raise absent[0]
         if self.first_entry is None:
-            message = (
-                f"images must contain at least one readable image, got {len(images)} unreadable."
-            )
+            message = f"images must hold a readable image, got {len(images)} unreadable ones."
             raise DataError(message)
         for explainer in self.explainers:
             if explainer.scope == "images":
