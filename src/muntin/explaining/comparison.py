@@ -19,7 +19,7 @@ from muntin.errors import ConfigError
 from muntin.explaining.activation_recorder import MAX_PREFIX, record, tensors_in
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.image_overlays import INK, cut_words
+from muntin.explaining.image_overlays import INK, truncate
 from muntin.explaining.prediction_agreement import show_prediction_agreement
 from muntin.features import name_blocks
 from muntin.ops.similarity import FEWEST_EXAMPLES, centred_gram, compare_grams
@@ -263,7 +263,7 @@ def _draw_layers(
         step = -(-len(labels) // 24)
         set_ticks(range(0, len(labels), step), labels[::step], fontsize=8)
     axes.tick_params(axis="x", rotation=90)
-    across, down = (cut_words(f"blocks of {name}", room) for name, room in zip(
+    across, down = (truncate(f"blocks of {name}", room) for name, room in zip(
         names[::-1], (figure.get_figwidth() - 1.0, figure.get_figheight() - 0.2), strict=True
     ))  # fmt: skip
     axes.set_xlabel(across, fontsize=9, color=INK)

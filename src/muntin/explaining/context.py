@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A model and the image it is asked about, as every explanation reads them."""
+"""The model and the image that an explanation is about: input of every explainer."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
 from muntin.tasks.task import ImageMeta, InferenceBatch, Task
 
-__all__ = ["Context", "pad_shown"]
+__all__ = ["Context", "pad_image"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Context:
-    """What is explained.
+    """A model, an image, and what to explain of its prediction.
 
     Attributes:
-        name: Of the model, for headings.
-        network: In evaluation mode, on the CPU; backbone and head, or an exported file's
-            engine, which has no modules inside to look at.
-        task: What its output means.
-        classes: What it tells apart.
-        pre: What happened to the image first.
-        pixels: The original image, (H, W, 3) uint8.
-        shown: What the network sees of it, fitted and not yet normalised.
-        images: The same as the network reads it: normalised, a batch of one, perhaps padded at
-            the right and at the bottom.
-        path: The image's file; empty when it came as an array.
-        trained: Whether the weights are more than fresh ones.
-        target: Number of the class, or of the box, region or keypoint, that is asked about; None
-            for what the network is surest of.
-        point: (x, y) in the original image, from 0 to 1, that is looked from; None for the
-            middle.
+        name: Name of the model, for headings.
+        network: Backbone and head, or the engine of an exported file (which exposes no
+            modules), in evaluation mode on the CPU.
+        task: Task that decodes the output.
+        classes: Class names and keypoint skeleton.
+        pre: Preprocessing of the image.
+        pixels: The original image, (H, W, 3) uint8, RGB.
+        shown: The resized or cropped image, before padding and normalisation.
+        images: The network's input: normalised, a batch of one, possibly padded at the right and
+            bottom.
+        path: Image file; empty for an array.
+        trained: False if the weights are randomly initialised.
+        target: Number of the class, box, region or keypoint to explain; None for the prediction
+            with the highest score.
+        point: (x, y) from 0 to 1 in the original image: query of the attention maps; None for
+            the centre.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Context:
 
     @property
     def backbone(self) -> nn.Module | None:
-        """The backbone; None where the network is an engine's."""
+        """The backbone; None for an exported file."""
         backbone: nn.Module | None = getattr(self.network, "backbone", None)
         return backbone
 
@@ -68,15 +68,15 @@ class Context:
 
     @property
     def shown_size(self) -> Size:
-        """(height, width) of the image as the network sees it, without padding."""
+        """(height, width) of the network's input in pixels, without padding."""
         return self.shown.shape[1], self.shown.shape[2]
 
     def inputs(self) -> InferenceBatch:
-        """Give what `muntin.tasks.task.Task.see` takes."""
+        """Build the input of the task's prediction step."""
         view = ImageMeta(path=self.path, size=self.size, shown=self.shown_size)
         return InferenceBatch(
             network=self.network,
-            images=pad_shown(self.shown, self.pre),
+            images=pad_image(self.shown, self.pre),
             views=[view],
             pre=self.pre,
             classes=self.classes,
@@ -84,11 +84,11 @@ class Context:
         )
 
     def with_network(self, network: nn.Module) -> Context:
-        """Give the same image with another network, as sanity checks do."""
+        """Copy the context with another network, as sanity checks of attributions need it."""
         return replace(self, network=network)
 
 
-def pad_shown(shown: UInt8[Tensor, "C h w"], pre: Preprocessing) -> UInt8[Tensor, "1 C Hi Wi"]:
-    """Give an image as a batch of one, padded right and below as prediction does."""
+def pad_image(shown: UInt8[Tensor, "C h w"], pre: Preprocessing) -> UInt8[Tensor, "1 C Hi Wi"]:
+    """Make a batch of one, padded at the right and bottom as in prediction."""
     fills = pre.fit in ("center_crop", "instance_crop")
     return shown[None] if fills else pad_images([shown])

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -93,7 +93,7 @@ class Explainer:
         title: Heading when it fails.
         run: Makes the figures from the contexts that its scope covers.
         needs_forward: Whether the network must be able to process the image.
-        uses_target: Whether its result depends on the target.
+        uses_target: Whether it depends on the target.
         needs_modules: Whether it reads modules of the network; exported files have none.
         scope: How often it runs.
         requires: Option without which it does not run.
@@ -349,7 +349,9 @@ class _Session:
             self.page.facts = model_facts(self.model, context, self.options.other)
             self.page.notes = model_notes(self.model)
             self.first_entry = entry
-        answer = None if unreadable else draw_result(context.pixels, _confident(found))
+        if isinstance(found, Detections | Poses):
+            found = found.above(SURE)
+        answer = None if unreadable else draw_result(context.pixels, found)
         self.page.add_image(entry, context, answer)
         for explainer in self.explainers:
             if explainer.scope == "image" or (explainer.scope == "model" and first):
@@ -396,7 +398,3 @@ def _run(
             reason = str(error)
     if reason:
         yield MissingFigure(section=explainer.section, title=explainer.title, reason=reason)
-
-
-def _confident(result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
-    return result.above(SURE) if isinstance(result, Detections | Poses) else result

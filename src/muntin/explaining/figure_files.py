@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exhibits as files: PNG and SVG of the figure, the data behind it as npz and JSON."""
+"""Figures as files: PNG and SVG, with their data as npz and JSON."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 DPI = 120
-"""Pixels of an inch of a figure."""
+"""Pixels per inch of a figure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
     """Write a figure's files into a folder, each whole or not at all.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The folder is not writable.
     """
     stem = folder / result.name
     png, size = _draw_png(result.figure)
@@ -102,8 +102,8 @@ def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
 
 
 def _draw_svg(figure: Figure) -> bytes:
-    """The figure as lines; what it shows does not depend on the day."""
-    figure.set_layout_engine("none")  # laid out already
+    """Render as SVG without a date, so that equal figures give equal files."""
+    figure.set_layout_engine("none")  # the layout of the PNG is kept
     data = io.BytesIO()
     with _quiet(), mpl.rc_context({"svg.hashsalt": "muntin"}):
         figure.savefig(data, format="svg", facecolor="white", metadata={"Date": None})
@@ -111,7 +111,7 @@ def _draw_svg(figure: Figure) -> bytes:
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 (a context, used like a function)
-    """A letter that the font lacks becomes a box; that is seen in the image."""
+    """Ignore warnings about missing glyphs: the figure shows a box for each."""
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -119,7 +119,7 @@ class _quiet(warnings.catch_warnings):  # noqa: N801 (a context, used like a fun
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (whatever facts hold)
-    """Turn facts into what JSON can hold: numpy into numbers and lists, no number into null.
+    """Convert facts to JSON types: numpy to numbers and lists, NaN and infinity to null.
 
     Example:
         >>> to_plain({"a": np.float32(0.5), "b": (1, math.nan)})
@@ -139,7 +139,7 @@ def to_plain(value: Any) -> Any:  # noqa: ANN401 (whatever facts hold)
 
 
 def clean_stem(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
-    """Give a name for a folder that every system and every address can hold.
+    """Turn a name into a folder name that is valid on every file system and in URLs.
 
     Example:
         >>> clean_stem("a photo #1"), clean_stem("cat", {"cat"}), clean_stem("..")
@@ -151,10 +151,10 @@ def clean_stem(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, and refuse one in which nothing can be written, before the work begins.
+    """Create a folder and check that it is writable, before the work begins.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The folder is not writable.
     """
     trial = folder / ".muntin-trial"
     try:
@@ -167,15 +167,15 @@ def require_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Give a folder whose files come into another one once the block is left without an error.
+    """Yield a temporary folder whose files move to their destination if the block succeeds.
 
-    Whatever goes wrong, Ctrl-C included, nothing is left, and files from before stay as they were.
+    After any error, Ctrl-C included, nothing is left behind and existing files are unchanged.
 
     Args:
-        folder: Where the files belong; made where it is not there.
+        folder: The destination; created if missing.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The folder is not writable.
     """
     fresh = not folder.exists()
     require_writable(folder)
@@ -186,12 +186,12 @@ def staged(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if fresh:
-            with contextlib.suppress(OSError):  # it is kept where something lies in it
+            with contextlib.suppress(OSError):  # keep it if it is not empty
                 folder.rmdir()
 
 
 def _move_files(stage: Path, folder: Path) -> None:
-    """Move every file to its place, the page, which points to all others, last."""
+    """Move all files, the page last: it links to all others."""
     paths = [path for path in stage.rglob("*") if path.is_file()]
     for path in sorted(paths, key=lambda path: (path.suffix == ".html", path)):
         place = folder / path.relative_to(stage)

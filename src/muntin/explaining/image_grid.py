@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Many equal panels on one set of axes: axes for each would take seconds to make."""
+"""A grid of equal panels on one set of axes: separate axes would take seconds to create."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ __all__ = ["ImageGrid", "fit_titles", "name_heads"]
 _WIDTH = 9.0  # inches
 _GAP = 0.06
 _SCALE = 0.45
-_LETTER = 0.066  # on average, in the size of titles
+_LETTER = 0.066  # mean width of a character of a title
 _LINE = 0.14
-_LEAST = 0.1  # sides of a box; what is smaller gets a ring
+_MIN_FRAME = 0.1  # side of a marked box; smaller ones get a ring instead of a frame
 
 
 def fit_titles(titles: Sequence[str], columns: int) -> tuple[list[str], float]:
-    """Break titles into lines that are no wider than their panels.
+    """Wrap titles to the width of their panels.
 
     Args:
-        titles: Above panels, each of one or more lines.
-        columns: Panels beside each other.
+        titles: Titles of the panels, each of one or more lines.
+        columns: Panels per row.
 
     Returns:
-        The same in more lines, and the inches that a row needs for them.
+        The wrapped titles, and the height in inches that a row needs for them.
     """
-    most = int(((_WIDTH - _SCALE) / columns - _GAP) / _LETTER)
+    max_chars = int(((_WIDTH - _SCALE) / columns - _GAP) / _LETTER)
     broken = [
-        "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, most) or [""])
+        "\n".join(
+            part for line in title.split("\n") for part in textwrap.wrap(line, max_chars) or [""]
+        )
         for title in titles
     ]
     lines = max((title.count("\n") + 1 for title in broken), default=0)
@@ -44,7 +46,7 @@ def fit_titles(titles: Sequence[str], columns: int) -> tuple[list[str], float]:
 
 
 def name_heads(first: int, count: int) -> str:
-    """Name heads that stand beside each other, counted from 1.
+    """Name consecutive heads, counted from 1.
 
     Example:
         >>> name_heads(0, 1), name_heads(8, 3)
@@ -54,14 +56,14 @@ def name_heads(first: int, count: int) -> str:
 
 
 class ImageGrid:
-    """A figure of equal panels in rows and columns, and a bar of the colours beside them.
+    """A figure with equal panels in rows and columns and a colour bar.
 
     Args:
-        rows: Panels below each other.
-        columns: Panels beside each other.
-        ratio: Height of a panel as a share of its width.
+        rows: Rows of panels.
+        columns: Panels per row.
+        ratio: Height of a panel divided by its width.
         extra: Inches above each row for titles.
-        ends: Names of the ends of the bar.
+        ends: Labels of the lower and upper end of the colour bar.
     """
 
     def __init__(
@@ -107,12 +109,12 @@ class ImageGrid:
         """Show an image in a panel.
 
         Args:
-            row: Of the panel.
-            column: Of the panel.
+            row: Row of the panel.
+            column: Column of the panel.
             image: Colours (h, w, 3), or values (h, w) from `low` to `high`.
-            title: Above it, as many lines as there is room for.
-            mark: Edges (left, top, right, bottom) in pixels of the image of what is marked: by a
-                frame, or by a ring around it where it is small.
+            title: Title above it; `extra` must leave room for its lines.
+            mark: Edges (left, top, right, bottom) in pixels of the image of a marked box; small
+                boxes get a ring instead of a frame.
             low: Value of the darkest colour.
             high: Value of the brightest colour.
         """
@@ -136,7 +138,7 @@ class ImageGrid:
         middle = (across[0] + wide / 2, down[0] + high / 2)
         size = 8 if self.wide > 1.4 else 5
         for colour, width in (("white", size / 2.5), (RED, size / 5)):
-            if min(wide, high) >= _LEAST:
+            if min(wide, high) >= _MIN_FRAME:
                 self.axes.add_patch(
                     Rectangle(
                         (across[0], down[0]), wide, high, fill=False, edgecolor=colour,
@@ -147,6 +149,6 @@ class ImageGrid:
                 self.axes.plot(*middle, "o", ms=size, mfc="none", mec=colour, mew=width)
 
     def name(self, row: int, words: str) -> None:
-        """Write above a row."""
+        """Set the title of a row."""
         top = row * self.high + self.extra - 0.05
         self.axes.text(_GAP / 2, top, words, fontsize=8, color=INK, va="bottom")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Panels with images: the image itself, heat over it, and marks."""
+"""Figures with image panels: the image, heatmaps over it, and marks."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from torch import Tensor
 
 from muntin.shapes import Size, UInt8
 
-__all__ = ["INK", "blend", "cut_words", "mark_box", "mark_point", "panels", "to_rgb"]
+__all__ = ["INK", "blend", "mark_box", "mark_point", "panels", "to_rgb", "truncate"]
 
 INK = "#222222"
 VERMILION, SKY = "#D55E00", "#56B4E9"
-"""Of Okabe and Ito."""
+"""Colours of the palette of Okabe and Ito."""
 
 
 def to_rgb(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.uint8]:
-    """Give (h, w, 3) of an image of any number of channels: the first three, or grey."""
+    """Convert an image of any number of channels to (h, w, 3): the first three, or grey."""
     values = shown.numpy()
     chosen = values[:3] if len(values) >= 3 else np.repeat(values[:1], 3, axis=0)
     return np.ascontiguousarray(chosen.transpose(1, 2, 0))
 
 
-def cut_words(words: str, inches: float, points: float = 9.0) -> str:
-    """Cut what is too long for so much room off a line, in a size of letters.
+def truncate(text: str, inches: float, points: float = 9.0) -> str:
+    """Truncate a line to a width in inches at a font size in points.
 
     Example:
-        >>> cut_words("a run of a long name", 1.0), cut_words("short", 1.0)
+        >>> truncate("a run of a long name", 1.0), truncate("short", 1.0)
         ('a run of...', 'short')
     """
-    most = max(4, int(inches * 72 / (0.6 * points)))
-    return words if len(words) <= most else words[: most - 3].rstrip() + "..."
+    max_chars = max(4, int(inches * 72 / (0.6 * points)))
+    return text if len(text) <= max_chars else text[: max_chars - 3].rstrip() + "..."
 
 
 def panels(
     count: int, size: Size, *, columns: int = 0, width: float = 2.1
 ) -> tuple[Figure, list[Axes]]:
-    """Give a figure with so many empty panels in the proportions of an image.
+    """Create a figure of empty panels with the aspect ratio of an image.
 
     Args:
-        count: Panels.
+        count: Number of panels.
         size: (height, width) of the image.
-        columns: Panels beside each other; as many as a width of 9 inches holds when 0.
-        width: Of a panel in inches; less where the image is high.
+        columns: Panels per row; if 0, as many as fit into 9 inches.
+        width: Width of a panel in inches; less for tall images.
     """
     shape = size[0] / size[1]
     width = max(min(width, 3.2 / shape), 1.4)
@@ -72,20 +72,20 @@ def blend(
     heat: NDArray[np.floating[Any]],
     *,
     colours: str = "inferno",
-    least: float = 0.1,
-    most: float = 0.75,
+    min_alpha: float = 0.1,
+    max_alpha: float = 0.75,
 ) -> NDArray[np.uint8]:
-    """Lay heat over an image in grey.
+    """Overlay a heatmap on the greyscale image.
 
     Args:
         image: (h, w, 3).
         heat: (h, w), 0 to 1.
-        colours: Name of a perceptually uniform map.
-        least: How much of the colours is seen where there is no heat.
-        most: The same where it is greatest.
+        colours: Name of a perceptually uniform colour map.
+        min_alpha: Opacity of the colours where the heat is 0.
+        max_alpha: Opacity of the colours where the heat is 1.
     """
     grey = image.astype(np.float64).mean(axis=2, keepdims=True) / 255
-    strength = (least + (most - least) * np.clip(heat, 0, 1))[..., None]
+    strength = (min_alpha + (max_alpha - min_alpha) * np.clip(heat, 0, 1))[..., None]
     coloured = mpl.colormaps[colours](np.clip(heat, 0, 1))[..., :3]
     return np.round(255 * ((1 - strength) * grey + strength * coloured)).astype(np.uint8)
 
@@ -93,7 +93,7 @@ def blend(
 def mark_box(
     axes: Axes, box: Sequence[float], colour: str | tuple[float, float, float] = SKY
 ) -> None:
-    """Draw the edges of a box, in pixels."""
+    """Draw the outline of a box given in pixels."""
     left, top, right, bottom = box
     for width, line in ((3.5, "white"), (1.8, colour)):
         axes.add_patch(
@@ -105,7 +105,7 @@ def mark_box(
 
 
 def mark_point(axes: Axes, x: float, y: float, colour: str = SKY) -> None:
-    """Draw a ring around a point, in pixels."""
+    """Draw a ring around a point given in pixels."""
     for width, line in ((3.2, "white"), (1.6, colour)):
         axes.plot(
             [x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=line,

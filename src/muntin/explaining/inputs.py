@@ -20,7 +20,7 @@ from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
-from muntin.explaining.context import Context, pad_shown
+from muntin.explaining.context import Context, pad_image
 from muntin.explaining.target_selection import find_target, look
 from muntin.heads.linear import DistilledHead, LinearHead
 from muntin.heads.network import Network
@@ -266,7 +266,7 @@ def open_context(
     shown, seen = _show(pixels, model, point)
     pre = model.pre
     part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
-    padded = pad_shown(shown, pre)
+    padded = pad_image(shown, pre)
     images = normalise(padded, pre, torch.tensor([shown.shape[1:]]))
     if not model.reads_images:
         images = images[:, [channel % 3 for channel in range(model.in_chans)]]

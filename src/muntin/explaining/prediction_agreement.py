@@ -21,7 +21,7 @@ from muntin.drawing.fonts import clean_label
 from muntin.errors import shorten
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.image_overlays import INK, cut_words, mark_box
+from muntin.explaining.image_overlays import INK, mark_box, truncate
 from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
 
 __all__ = ["agreement", "show_prediction_agreement"]
@@ -242,7 +242,7 @@ def _draw_labels(
             )  # fmt: skip
     room = size[0] - 0.8
     handles = [
-        Patch(color=colour, label=cut_words(name, room))
+        Patch(color=colour, label=truncate(name, room))
         for colour, name in zip((FIRST, SECOND), names, strict=True)
     ]
     if (shares < 1).any():
@@ -270,7 +270,7 @@ def _draw_pairs(
     for row, context, pair, share in zip(grid, contexts, said, shares, strict=True):
         for panel, result, name in zip(row, pair, names, strict=False):
             _draw(result, panel, context.pixels)
-            panel.set_title(cut_words(name, width - 0.1), fontsize=9, color=INK)
+            panel.set_title(truncate(name, width - 0.1), fontsize=9, color=INK)
         if maps:
             grey = np.repeat(context.pixels.mean(axis=2, keepdims=True), 3, axis=2) / 255
             differing = _differing(*pair)[..., None]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the name or number that a user gives to the number of what is asked about."""
+"""Resolve a target, given by name or number, to the number of a class, box or keypoint."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["TargetNotFound", "find_target", "look"]
 
 
 class TargetNotFound(ConfigError):
-    """The box that is asked about is not among those that the model finds in this image."""
+    """The model does not detect the target in this image."""
 
 
 def find_target(context: Context, target: str | int | None) -> int | None:
-    """Find the number of what is asked about.
+    """Resolve a target to its number.
 
     Args:
         context: The image and the model.
         target: Name or number of a class or keypoint, or number of a box.
 
     Returns:
-        The number; None for what the network is surest of.
+        The number; None for the prediction with the highest score.
 
     Raises:
-        ConfigError: There is no such class or keypoint.
-        TargetNotFound: There is no such box in this image.
+        ConfigError: The class or keypoint is unknown.
+        TargetNotFound: No such box is detected in this image.
     """
     if target is None:
         return None
@@ -44,13 +44,13 @@ def find_target(context: Context, target: str | int | None) -> int | None:
         number = names.index(target)
         return _find_box(context, number) if task.detects else number
     if isinstance(target, str) and not target.strip().isdecimal():
-        hint = "Leave the target out for what the model is surest of."
+        hint = "Omit the target to explain the prediction with the highest score."
         raise ConfigError(unknown_name(kind, target, names, hint=hint))
     number = int(target)
     if not 0 <= number < len(names) and not task.detects:
         message = (
-            f"target must be a {kind}, by name or by its number from 0 to {len(names) - 1}, got "
-            f"{target}. Leave it out for what the model is surest of."
+            f"target must be a {kind}: a name, or a number from 0 to {len(names) - 1}, got "
+            f"{target}. Omit it to explain the prediction with the highest score."
         )
         raise ConfigError(message)
     if task.detects:
@@ -59,37 +59,37 @@ def find_target(context: Context, target: str | int | None) -> int | None:
 
 
 def _require_box(context: Context, number: int) -> None:
-    """Refuse the number of a box that is not there; what cannot be looked at is told elsewhere."""
+    """Raise `TargetNotFound` for a box that is not detected."""
     try:
         count = len(look(context))
     except MuntinError:
-        return
+        return  # the explainers report an image that the network cannot process
     if not 0 <= number < count:
-        known = f"from 0 to {count - 1}" if count else "of which there is none"
+        known = f"a number from 0 to {count - 1}" if count else "but none was detected"
         message = (
-            f"target must be the number of a box, {known} in {context.path or 'the image'}, got "
-            f"{number}. Leave it out for what the model is surest of."
+            f"target must be a detected box, {known} in {context.path or 'the image'}, got "
+            f"{number}. Omit it to explain the prediction with the highest score."
         )
         raise TargetNotFound(message)
 
 
 def _find_box(context: Context, class_id: int) -> int:
-    """The surest box of a class."""
+    """Number of the box of a class with the highest score."""
     found = look(context)
     class_ids = getattr(found, "class_ids", np.zeros(len(found), np.int64))
     places = np.flatnonzero(class_ids == class_id)
     if not len(places):
         name = context.classes.names[class_id]
         message = (
-            f"target must be something that the model finds, got {name!r}, of which it finds none "
-            f"in {context.path or 'the image'}. Leave it out for what the model is surest of."
+            f"target must be a class that is detected in {context.path or 'the image'}, got "
+            f"{name!r}. Omit it to explain the prediction with the highest score."
         )
         raise TargetNotFound(message)
     return int(places[0])
 
 
 def look(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
-    """Give what the model says of the image: a result of `muntin.results`."""
+    """Predict the image of a context: a result of `muntin.results`."""
     inputs = context.inputs()
     with torch.no_grad():
         return context.task.decode(context.task.see(inputs), inputs.views, context.classes)[0]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a point of the original image to the token that it lies in."""
+"""Map a point of the original image to the token that contains it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ __all__ = ["cell_at", "find_point", "token_at"]
 
 
 def find_point(context: Context) -> tuple[float, float]:
-    """Find the point that is looked from in the image as the network sees it.
+    """Map the query point of a context to the network's input.
 
     Args:
-        context: Its `point` is a share of the original image, or None for the middle.
+        context: Its `point` is relative to the original image; None for the centre.
 
     Returns:
-        (x, y) in pixels of `context.shown`; what was cut off is brought to the nearest edge.
+        (x, y) in pixels of `context.shown`. Points that preprocessing cropped off are clamped to
+        the nearest edge.
     """
     (height, width), (rows, columns) = context.size, context.shown_size
     x, y = context.point or (0.5, 0.5)
-    if context.pre.fit == "instance_crop":  # the whole image is its box
+    if context.pre.fit == "instance_crop":  # the box is the whole image
         left, top, right, bottom = crop_box((-0.5, -0.5, width - 0.5, height - 0.5), context.pre)
         x = (x * width - 0.5 - left) / (right - left) * (columns - 1)
         y = (y * height - 0.5 - top) / (bottom - top) * (rows - 1)
-    elif context.pre.fit == "center_crop":  # from the middle of the image, once it is resized
+    elif context.pre.fit == "center_crop":  # relative to the centre of the resized image
         scale = max(rows / height, columns / width) / context.pre.crop_fraction
         x = columns / 2 + (x - 0.5) * max(columns, round(width * scale))
         y = rows / 2 + (y - 0.5) * max(rows, round(height * scale))
@@ -38,11 +39,11 @@ def find_point(context: Context) -> tuple[float, float]:
 
 
 def token_at(layer: AttentionLayer, point: tuple[float, float]) -> int:
-    """Give the number of the token of a layer, row by row, that holds a point.
+    """Row-major index of the token of a layer that contains a point.
 
     Args:
-        layer: Its tokens cover the image from the left top corner.
-        point: (x, y) in pixels of the image as the network sees it.
+        layer: Its tokens cover the image from the top left corner.
+        point: (x, y) in pixels of the network's input.
     """
     column = min(int(point[0] // layer.stride), layer.grid[1] - 1)
     row = min(int(point[1] // layer.stride), layer.grid[0] - 1)
@@ -50,12 +51,12 @@ def token_at(layer: AttentionLayer, point: tuple[float, float]) -> int:
 
 
 def cell_at(layer: AttentionLayer, point: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Give the edges (left, top, right, bottom) in pixels of what asks where a point lies.
+    """Edges (left, top, right, bottom) in pixels of the query that contains a point.
 
     Args:
-        layer: Its tokens cover the image from the left top corner; where some ask as one, they
-            are one cell.
-        point: (x, y) in pixels of the image as the network sees it.
+        layer: Its tokens cover the image from the top left corner. Tokens whose queries are
+            pooled share one cell.
+        point: (x, y) in pixels of the network's input.
     """
     row, column = divmod(token_at(layer, point), layer.grid[1])
     row, column = row - row % layer.pooled, column - column % layer.pooled

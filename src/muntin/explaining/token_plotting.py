@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The image below what is drawn on it, and maps of tokens laid over it.
+"""Figures of token maps over an image.
 
-Letters: H, W sides of a map in tokens; h, w those of the image in pixels.
+Letters: H, W height and width of a map in tokens; h, w of the image in pixels.
 """
 
 from __future__ import annotations
@@ -27,29 +27,25 @@ __all__ = [
     "RED",
     "SKY",
     "blend",
+    "fade",
     "note_on_weights",
     "panel_ratio",
     "see",
     "set_panel",
     "subplots",
-    "turn_pale",
 ]
 
-# Okabe and Ito: told apart by people who do not see every colour.
+# Okabe and Ito: distinguishable with colour-vision deficiency.
 BLUE, RED, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, INK = "#E69F00", "#56B4E9", "#222222"
 PALETTE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
-
 _SHADE = 0.14
-"""How far black and white of an image darken and lighten the colours on it."""
+"""How strongly the image's luminance modulates the colours over it."""
 
 
 def see(context: Context) -> NDArray[np.float32]:
-    """Give the image as the network sees it, (h, w, 3) from 0 to 1.
-
-    What has not three channels becomes their mean, in grey.
-    """
+    """Give the network's input image, (h, w, 3) from 0 to 1; grey unless it has three channels."""
     values: NDArray[np.float32] = (context.shown.permute(1, 2, 0).float() / 255).numpy()
     if values.shape[2] == 3:
         return values
@@ -57,12 +53,12 @@ def see(context: Context) -> NDArray[np.float32]:
 
 
 def note_on_weights(context: Context) -> str:
-    """Give a sentence to add where weights are fresh; empty where they are trained."""
-    return "" if context.trained else " The weights are fresh: this is what chance looks like."
+    """Give a caption note for randomly initialised weights; empty for trained ones."""
+    return "" if context.trained else " The weights are randomly initialised: this is chance level."
 
 
-def turn_pale(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make an image grey and light, so that colours on top of it can be read."""
+def fade(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make an image pale grey, so that colours on top of it stand out."""
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
     return (0.45 + 0.55 * grey).astype(np.float32)
 
@@ -74,13 +70,13 @@ def blend(
     *,
     largest: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Lay a map of tokens over an image.
+    """Overlay a token map on an image.
 
     Args:
         image: (h, w, 3) from 0 to 1.
-        weights: (H, W), from 0; NaN where nothing is looked at, and the image stays pale.
-        stride: Pixels of a token.
-        largest: What the brightest colour stands for; the largest weight if 0.
+        weights: (H, W), non-negative; NaN for tokens outside the attention, shown as pale image.
+        stride: Pixels per token.
+        largest: Value of the brightest colour; the largest weight if 0.
 
     Returns:
         (h, w, 3) from 0 to 1.
@@ -93,23 +89,23 @@ def blend(
     top = largest or float(values[known].max(initial=0.0)) or 1.0
     shares = np.where(known, values, 0) / top
     colours = matplotlib.colormaps["viridis"](np.clip(shares, 0, 1))[..., :3]
-    # The image shines through a little, or the colours would not be those of the scale.
+    # Only faintly: a stronger image would shift the colours off the colour bar.
     grey = image.mean(axis=2, keepdims=True)
     shade = _SHADE * (2 * (grey - grey.min()) / max(float(np.ptp(grey)), 1e-6) - 1)
     mixed = colours + np.where(shade > 0, shade * (1 - colours), shade * colours)
-    return np.where(known[..., None], mixed, turn_pale(image)).astype(np.float32)
+    return np.where(known[..., None], mixed, fade(image)).astype(np.float32)
 
 
 def subplots(
     rows: int, columns: int, *, width: float = 9.0, ratio: float = 1.0, extra: float = 0.3
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """Make a figure of equal panels without ticks.
+    """Create a figure of equal panels without ticks.
 
     Args:
-        rows: Panels below each other.
-        columns: Panels beside each other.
-        width: Of the figure in inches.
-        ratio: Height of a panel as a share of its width.
+        rows: Rows of panels.
+        columns: Panels per row.
+        width: Width of the figure in inches.
+        ratio: Height of a panel divided by its width.
         extra: Inches above each row for titles.
 
     Returns:
@@ -131,7 +127,7 @@ def set_panel(
     *,
     extent: tuple[float, float, float, float] | None = None,
 ) -> None:
-    """Show an image whose pixels keep their edges; (0, 0) is the left top corner of the first."""
+    """Show an image without interpolation; (0, 0) is the top left corner of its first pixel."""
     height, width = image.shape[:2]
     axes.imshow(image, extent=extent or (0, width, height, 0), interpolation="nearest")
     axes.set_autoscale_on(False)
@@ -139,5 +135,5 @@ def set_panel(
 
 
 def panel_ratio(size: Size) -> float:
-    """Height of an image as a share of its width, within what a figure can bear."""
+    """Height divided by width of an image, clipped to what fits a figure."""
     return float(np.clip(size[0] / size[1], 0.3, 2.5))
