@@ -128,7 +128,7 @@ def _time_training(options: argparse.Namespace, *, compiled: bool) -> dict[str, 
     network, images = _draw(model, batch, options.device)
     ours: dict[str, nn.Module] = {"muntin": copy.deepcopy(network)}
     lean = copy.deepcopy(network)
-    from muntin.training.checkpointing import checkpoint_blocks
+    from muntin.training.recompute import checkpoint_blocks
 
     checkpoint_blocks(lean.backbone)
     ours["muntin lean"] = lean

@@ -64,7 +64,7 @@ def test_figures_against_numpy(run, data):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_figures_do_not_depend_on_the_batch_size(run, data, batch_size):
     one, other = (
-        muntin.evaluate(run, data, batch_size=size, images=False) for size in (batch_size, 64)
+        muntin.evaluate(run, data, batch_size=size, pictures=False) for size in (batch_size, 64)
     )
     assert one.pop("loss") == pytest.approx(other.pop("loss"), rel=1e-5)
     assert one == other
@@ -96,16 +96,16 @@ def test_other_classes_are_an_error(run, tmp_path):
 def test_the_test_part_is_taken_first(run, tmp_path):
     for part, each in (("train", 1), ("val", 2), ("test", 3)):
         write_images(tmp_path / "parts" / part, each=each)
-    assert muntin.evaluate(run, tmp_path / "parts", images=False)["num_images"] == 9
+    assert muntin.evaluate(run, tmp_path / "parts", pictures=False)["num_images"] == 9
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
 def test_what_cannot_be_read_does_not_count(run, tmp_path):
     data = write_images(tmp_path / "trees", each=3)
-    before = muntin.evaluate(run, data, batch_size=2, images=False)
+    before = muntin.evaluate(run, data, batch_size=2, pictures=False)
     (data / "ash" / "zero.png").write_bytes(b"")
     (data / "birch" / "cut.png").write_bytes((data / "birch" / "0.png").read_bytes()[:99])
-    after = muntin.evaluate(run, data, batch_size=2, images=False)
+    after = muntin.evaluate(run, data, batch_size=2, pictures=False)
     # The batches are cut elsewhere now, which may change the last bit of the loss.
     assert after.pop("loss") == pytest.approx(before.pop("loss"), rel=1e-5)
     assert after == before
@@ -127,7 +127,7 @@ def test_the_network_is_left_in_its_mode(run, data):
 
 def test_images_that_were_learnt_from_are_told(run, data):
     with pytest.warns(MuntinWarning, match=r"\d+ of .*\d+ "):
-        muntin.evaluate(run, data, images=False)
+        muntin.evaluate(run, data, pictures=False)
 
 
 def test_only_subjects_that_are_told_are_drawn(tmp_path):

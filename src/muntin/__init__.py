@@ -11,7 +11,7 @@ from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
     from muntin.demonstration import demo
-    from muntin.explaining.showing import explain
+    from muntin.explaining.explanation import explain
     from muntin.exporting.exporting import export
     from muntin.planning.forecast import Plan, plan
     from muntin.prediction.from_run import load
@@ -54,7 +54,7 @@ __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
         "demonstration": "demo",
-        "explaining.showing": "explain",
+        "explaining.explanation": "explain",
         "exporting.exporting": "export",
         "planning.forecast": "Plan plan",
         "prediction.from_run": "load",

@@ -38,7 +38,7 @@ def run(data, tmp_path_factory):
     return train_small(data, tmp_path_factory.mktemp("runs") / "trees").path
 
 
-@pytest.mark.filterwarnings("ignore:the run was trained on")
+@pytest.mark.filterwarnings("ignore::muntin.errors.MuntinWarning")
 def test_a_run_from_beginning_to_end(muntin, data, tmp_path):
     out = tmp_path / "run"
     code, said, _ = muntin("train", "classify", data, "--out", out, "--epochs=2", *SMALL)
@@ -55,7 +55,7 @@ def test_a_run_from_beginning_to_end(muntin, data, tmp_path):
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
 
 
-@pytest.mark.filterwarnings("ignore:the run was trained on")
+@pytest.mark.filterwarnings("ignore::muntin.errors.MuntinWarning")
 def test_json_is_all_there_is_on_stdout(muntin, run, data):
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert {"top1", "top5", "num_images"} <= figures.keys()
@@ -89,7 +89,7 @@ def test_models(muntin):
     assert refuses(muntin("models", "swim_tiny"), "'swim_tiny'", "'swin_tiny'")
 
 
-@pytest.mark.filterwarnings("always:left out")
+@pytest.mark.filterwarnings("always::muntin.errors.MuntinWarning")
 def test_predict_leaves_out_what_cannot_be_read(muntin, run, tmp_path):
     data = write_images(tmp_path / "trees")
     (data / "ash" / "zero.png").write_bytes(b"")

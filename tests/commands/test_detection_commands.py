@@ -90,7 +90,7 @@ def test_what_is_left_out_is_said_when_a_run_is_scored(run, data, tmp_path):
     content["annotations"][0]["category_id"] = 99
     path.write_text(json.dumps(content))
     with pytest.warns(MuntinWarning, match="1 annotation"):
-        evaluate(run, copy, images=False)
+        evaluate(run, copy, pictures=False)
 
 
 def test_tiles_are_advised_where_images_are_shrunk_a_lot(muntin, run, tmp_path):

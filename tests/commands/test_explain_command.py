@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from muntin.commands import explain
-from muntin.explaining import exhibits
+from muntin.explaining import explanation_figure
 from muntin.explaining.sections import SECTIONS
 from tests.commands.refusing import refuses
 from tests.small import train_small, write_images
@@ -36,7 +36,7 @@ def test_a_page_of_a_run(muntin, run, data, tmp_path):
     assert (out / "page.html").is_file()
 
 
-@pytest.mark.filterwarnings("always:left out")
+@pytest.mark.filterwarnings("always::muntin.errors.MuntinWarning")
 def test_what_cannot_be_read_is_left_out(muntin, run, data, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
     places = [data / "ash" / "0.png", tmp_path / "broken.png"]
@@ -65,7 +65,7 @@ def test_a_mistake_is_one_line(muntin, run, data, tmp_path):
 
 
 def test_sections_are_those_of_the_page():
-    assert explain.SECTIONS is exhibits.SECTIONS is SECTIONS
+    assert explain.SECTIONS is explanation_figure.SECTIONS is SECTIONS
 
 
 def test_sections_are_refused_before_anything_heavy_is_imported(muntin, monkeypatch):

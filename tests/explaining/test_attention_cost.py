@@ -95,7 +95,7 @@ def context_of(name, **fields):
     return open_context(open_model(name, **fields), np.zeros((40, 60, 3), np.uint8))
 
 
-def test_exhibits():
+def test_figures():
     context = context_of("swin_nano", img_size=(40, 60))
     shown = show_cost(context, sides=(224, 320), map_sides=(7, 14))
     assert all(isinstance(one, ExplanationFigure) for one in shown)

@@ -127,7 +127,7 @@ def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
     found = query_gallery(context, embed_folder(context, folder))
     (result,) = show_neighbours(context, found)
     peer = NearestNeighbors(n_neighbors=9, metric="cosine").fit(found.vectors)
-    distances, places = peer.kneighbors(found.own[None])
+    distances, places = peer.kneighbors(found.query[None])
     nearest = result.facts["nearest"]
     assert [row["path"] for row in nearest] == [found.paths[i] for i in places[0]]
     assert [row["similarity"] for row in nearest] == pytest.approx(1 - distances[0], abs=1e-5)
@@ -167,7 +167,7 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
 
 def test_some_of_many(folder: Path) -> None:
     context = make_context(build("swin"), size=(48, 64))
-    found = query_gallery(context, embed_folder(context, folder, most=6))
+    found = query_gallery(context, embed_folder(context, folder, limit=6))
     assert len(found) == 6
     assert set(found.class_ids.tolist()) == {0, 1, 2}
     text = show_neighbours(context, found)[0].text

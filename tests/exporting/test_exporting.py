@@ -137,7 +137,7 @@ def test_images_of_other_shapes_are_seen_in_windows(exported, size):
 def test_files_are_scored_like_runs(run_of, exported, data):
     run, done = run_of("classify"), exported("classify", "onnx")
     figures = muntin.evaluate(done.path, data, device="cpu")
-    truth = muntin.evaluate(run.path, data, device="cpu", images=False)
+    truth = muntin.evaluate(run.path, data, device="cpu", pictures=False)
     assert figures["top1"] == truth["top1"]
     assert figures["loss"] == pytest.approx(truth["loss"], abs=1e-5)
     assert (done.path.with_suffix("") / "pictures" / "eval").is_dir()

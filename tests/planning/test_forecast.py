@@ -16,7 +16,7 @@ from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
 from muntin.planning.advice import Demand
 from muntin.recipes import TrainConfig
-from muntin.training.footprint import Footprint, Line, Moment
+from muntin.training.memory_model import Footprint, Line, Moment
 from tests.small import MODEL, SETTINGS, write_images
 
 SMALL = {**SETTINGS, "train.start_size": 1}

@@ -107,7 +107,7 @@ def test_results_do_not_depend_on_the_batch(head):
 def test_prediction_is_what_evaluation_sees(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=4, num_val=4, size=(50, 75))
     run = train_detector("instance", data, tmp_path / "run", epochs=1).path
-    figures = muntin.evaluate(run, data, images=False)
+    figures = muntin.evaluate(run, data, pictures=False)
     listing = find_task("instance").list_data(data, None, DataConfig()).val
     results = muntin.load(run)([data / entry.path for entry in listing.entries])
     metric = find_task("instance").metric(Classes(names=listing.class_names))

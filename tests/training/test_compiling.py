@@ -77,7 +77,7 @@ def test_training_where_there_is_no_compiler(tmp_path, capsys):
     settings = {**SETTINGS, "machine.compile": "on", "train.start_size": 1}
     run = train(
         "classify", data, model=MODEL, img_size=16, epochs=1, batch_size=8, device="cpu",
-        precision="fp32", out=tmp_path / "run", settings=settings, images=False,
+        precision="fp32", out=tmp_path / "run", settings=settings, pictures=False,
     )  # fmt: skip
     assert Run.open(run.path).config.machine.compile == "off"
     assert "machine.compile" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from muntin.recipes import MachineConfig
 from muntin.runs import Run
 from muntin.targets import BoxTargets
 from muntin.training.journal import read_journal
-from muntin.training.preparation import prepare
+from muntin.training.setup import prepare
 from muntin.training.request import Request
 from tests.detectors import (
     BODY,
@@ -70,7 +70,7 @@ def test_every_head_learns(data, tmp_path, task, head):
         assert {"batch.png", "curves.png", "val"} <= names
         names = {path.name for path in (run.path / "pictures" / "val").iterdir()}
         assert {"best.png", "worst.png", "precision_recall_box.png"} <= names
-    figures = muntin.evaluate(run.path, data, images=False)
+    figures = muntin.evaluate(run.path, data, pictures=False)
     assert figures["num_images"] == 4
     for name in wanted:
         assert figures[name] == pytest.approx(run.metrics[name], abs=0.02)
@@ -161,7 +161,7 @@ def test_a_run_goes_on_from_another_one(mixed, data, tmp_path):
     before = Run.open(first.path).config
     run = muntin.train(
         "detect", data, out=tmp_path / "run", weights=str(first.path), epochs=1, quiet=True,
-        settings={"machine.workers": 0}, images=False,
+        settings={"machine.workers": 0}, pictures=False,
     )  # fmt: skip
     after = Run.open(run.path).config
     assert (after.model_name, after.head) == (before.model_name, before.head)
@@ -208,7 +208,7 @@ def test_no_object_anywhere(tmp_path):
     empty_images(data, "val", {0, 1})
     run = train_detector("instance", data, tmp_path / "run", epochs=1)
     assert run.metrics["box_ap"] is None
-    assert muntin.evaluate(run.path, data, images=False)["mask_ap"] is None
+    assert muntin.evaluate(run.path, data, pictures=False)["mask_ap"] is None
 
 
 def test_a_class_without_objects_in_val(tmp_path):
@@ -263,7 +263,7 @@ def test_a_plain_transformer(data, tmp_path, head):
     )  # fmt: skip
     network = Run.open(run.path).build_network()
     assert type(network.head.neck).__name__ == "SimplePyramid"
-    assert muntin.evaluate(run.path, data, images=False)["num_images"] == 4
+    assert muntin.evaluate(run.path, data, pictures=False)["num_images"] == 4
 
 
 WRONG = {

@@ -46,7 +46,7 @@ def test_every_head_learns(frames, tmp_path, head):
     losses = [line["train_loss"] for line in read_journal(run.path)]
     assert np.mean(losses[-3:]) < losses[0]
     assert {"oks_ap", "pck", "mean_pixel_error", "pck_per_keypoint"} <= run.metrics.keys()
-    figures = muntin.evaluate(run.path, frames, images=False)
+    figures = muntin.evaluate(run.path, frames, pictures=False)
     assert figures["mean_pixel_error"] == pytest.approx(run.metrics["mean_pixel_error"], abs=1e-4)
     names = {path.name for path in (run.path / "pictures").rglob("*.png")}
     wanted = {"best.png", "worst.png", "errors.png", "per_keypoint.png", "batch.png", "curves.png"}
@@ -72,9 +72,9 @@ def test_boxes_and_a_detector(scenes, tmp_path):
     body = {**BODY_SETTINGS, "head.neck.channels": 16}
     detector = muntin.train(
         "detect", scenes, out=tmp_path / "boxes", quiet=True, settings=body, model=BODY, epochs=1,
-        img_size=64, batch_size=4, weights="none", precision="fp32", device="cpu", images=False,
+        img_size=64, batch_size=4, weights="none", precision="fp32", device="cpu", pictures=False,
     )  # fmt: skip
-    figures = muntin.evaluate(run.path, scenes, detector=detector.path, images=False)
+    figures = muntin.evaluate(run.path, scenes, detector=detector.path, pictures=False)
     assert figures["num_images"] == 4
     assert {"oks_ap", "pck"} <= figures.keys()
     predictor = muntin.load(run.path, detector=detector.path, least=0.0)
@@ -100,7 +100,7 @@ def test_subjects_and_keypoints_in_one_go(scenes, tmp_path):
     run = muntin.train(
         "pose", scenes, out=tmp_path / "run", quiet=True, head="keypoint_rcnn_small", model=BODY,
         img_size=64, epochs=1, batch_size=4, weights="none", precision="fp32", device="cpu",
-        settings=settings, images=False,
+        settings=settings, pictures=False,
     )  # fmt: skip
     assert {"oks_ap", "pck", "mean_pixel_error"} <= run.metrics.keys()
     assert run.metrics["num_images"] == 4
@@ -110,14 +110,14 @@ def test_subjects_and_keypoints_in_one_go(scenes, tmp_path):
     assert found.keypoints.shape == (len(found), 5, 3)
     assert len(found) > 0
     assert (found.keypoints[:, :, 2] <= 1).all()
-    figures = muntin.evaluate(run.path, scenes, images=False)
+    figures = muntin.evaluate(run.path, scenes, pictures=False)
     assert figures["num_images"] == 4
     for options in ({"tta": True}, {"tile": 64}):
         with pytest.raises(ConfigError, match=r"tta|tile"):
             predictor([image], **options)
     again = muntin.train(
         "pose", scenes, out=tmp_path / "again", quiet=True, weights=str(run.path), epochs=1,
-        img_size=64, batch_size=4, precision="fp32", device="cpu", images=False,
+        img_size=64, batch_size=4, precision="fp32", device="cpu", pictures=False,
     )  # fmt: skip
     assert Run.open(again.path).config.head == Run.open(run.path).config.head
 

@@ -10,7 +10,7 @@ from PIL import Image
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
-from muntin.training.preparation import prepare
+from muntin.training.setup import prepare
 from muntin.training.request import Request
 from tests.detectors import train_detector
 

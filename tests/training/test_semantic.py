@@ -50,11 +50,11 @@ def run(data, tmp_path_factory) -> Path:
 )
 def test_every_head_learns(data, tmp_path, head):
     settings = {"augment.scale": "1,1", "train.learning_rate": 3e-3}
-    run = train_maps(data, tmp_path / "run", head=head, epochs=15, settings=settings, images=True)
+    run = train_maps(data, tmp_path / "run", head=head, epochs=15, settings=settings, pictures=True)
     losses = [line["train_loss"] for line in read_journal(run.path)]
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
     assert {"miou", "pixel_accuracy", "iou"} <= run.metrics.keys()
-    figures = muntin.evaluate(run.path, data, images=False)
+    figures = muntin.evaluate(run.path, data, pictures=False)
     assert figures["miou"] == pytest.approx(run.metrics["miou"], abs=1e-6)
     names = {path.name for path in (run.path / "pictures" / "val").iterdir()}
     assert {"best.png", "worst.png", "confusion.png", "per_class.png"} <= names
@@ -147,7 +147,7 @@ def test_a_run_knows_its_colours(data, tmp_path):
     classes = Run.open(run.path).classes
     assert classes.names == ("ground", "thing")
     (colored / "classes.json").unlink()
-    figures = muntin.evaluate(run.path, colored, images=False)  # without a table: that of the run
+    figures = muntin.evaluate(run.path, colored, pictures=False)  # without a table: that of the run
     assert figures["class_names"] == ["ground", "thing"]
     found = muntin.load(run.path)(colored / "images" / "val" / "00000.jpg")[0]
     assert found.colors == ((10, 20, 30), (200, 100, 0))

@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    return train_small(data, tmp_path_factory.mktemp("runs") / "trees", settings=PLAIN, images=True)
+    return train_small(data, tmp_path_factory.mktemp("runs") / "trees", settings=PLAIN, pictures=True)
 
 
 def test_everything_in_the_folder(trained):
@@ -68,7 +68,7 @@ def same_bits(one, other):
 
 
 def test_nothing_is_drawn_unless_it_is_wanted(data, trained, tmp_path):
-    plain = train_small(data, tmp_path / "plain", settings=PLAIN, images=False)
+    plain = train_small(data, tmp_path / "plain", settings=PLAIN, pictures=False)
     assert not (plain.path / "pictures").exists()
     assert same_bits(trained, plain)
 
@@ -194,7 +194,7 @@ def test_every_family_is_trained_and_used(data, tmp_path, name):
     settings = {f"model.{field}": value for field, value in FAMILIES[name].items()}
     run = muntin.train(
         "classify", data, out=tmp_path / "run", model=name, weights="none", epochs=1, img_size=32,
-        settings={**settings, "machine.workers": 0}, device="cpu", quiet=True, images=False,
+        settings={**settings, "machine.workers": 0}, device="cpu", quiet=True, pictures=False,
     )  # fmt: skip
     assert len(muntin.load(run.path)(data / "ash" / "0.png")[0].scores) == 3
 
@@ -202,7 +202,7 @@ def test_every_family_is_trained_and_used(data, tmp_path, name):
 def test_choices_for_small_images(data, tmp_path, capsys):
     muntin.train(
         "classify", data, out=tmp_path / "run", epochs=1, stop_after=1, device="cpu",
-        images=False,
+        pictures=False,
     )  # fmt: skip
     said = capsys.readouterr().out
     for figure in ("18", "--model", "small-data", "learning rate"):
@@ -301,7 +301,7 @@ def test_several_labels_a_image(tmp_path):
     settings = {**PLAIN, "augment.mixup": 0.5, "augment.cutmix": 0.5, "train.class_weights": True}
     run = train_small(table, tmp_path / "run", settings={**settings, "data.sampler": "balanced"})
     assert 0 <= run.metrics["map"] <= 1
-    figures = muntin.evaluate(run.path, table, images=False)
+    figures = muntin.evaluate(run.path, table, pictures=False)
     assert figures["num_images"] == 24
     assert {"map", "macro_f1", "micro_f1", "exact_match", "average_precision"} <= figures.keys()
     (result,) = muntin.load(run.path)(table.parent / "0.png")
@@ -329,7 +329,7 @@ def test_grey_images(data, tmp_path):
     opened = Run.open(run.path)
     assert opened.preprocessing.in_chans == 1
     assert len(opened.preprocessing.mean) == 1
-    assert muntin.evaluate(run.path, data, images=False)["num_images"] == 18
+    assert muntin.evaluate(run.path, data, pictures=False)["num_images"] == 18
     grey = np.full((9, 20), 77, np.uint8)
     results = muntin.load(run.path)([grey, Image.fromarray(grey), data / "ash" / "0.png"])
     assert [len(result) for result in results] == [3, 3, 3]
@@ -339,9 +339,9 @@ def test_a_vit_trains(data, tmp_path):
     settings = {"model.embed_dim": 12, "model.depth": 1, "machine.workers": 0}
     run = muntin.train(
         "classify", data, model="vit_tiny", img_size=32, epochs=1, weights="none", device="cpu",
-        settings=settings, out=tmp_path / "run", quiet=True, precision="fp32", images=False,
+        settings=settings, out=tmp_path / "run", quiet=True, precision="fp32", pictures=False,
     )  # fmt: skip
-    assert muntin.evaluate(run.path, data, images=False)["num_images"] == 18
+    assert muntin.evaluate(run.path, data, pictures=False)["num_images"] == 18
 
 
 def test_reduced_precision_and_model_name(data, tmp_path):

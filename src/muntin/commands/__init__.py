@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one file a verb, no logic; errors and exit codes in one place.
+"""The command line: one file per verb, no logic; errors and exit codes in one place.
 
-Exit codes: 0 fine, 1 the input is wrong (one line on stderr), 2 a bug.
+Exit codes: 0 success, 1 wrong input (one line on stderr), 2 a bug in muntin.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ def _show_version(wanted: bool) -> bool:
 def _muntin(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Take the options that belong to no verb."""
+    """Handle the options that belong to no verb."""
 
 
 app.command("demo")(demo.demo)
@@ -76,70 +78,70 @@ app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 
 
-# What the system says when a disk is full or a place cannot be written or read.
-_OF_THE_MACHINE = (
+# Full disks, and paths that cannot be read or written: caused by the machine, not by muntin.
+_SYSTEM_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 
-# What click raises for a wrong option; typer brings its own copy of click and names only the leaf.
+# What click raises for a wrong option; typer vendors click and exports only the subclass.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
-    """Run the command line and leave with its exit code.
+    """Run the command line and exit with its exit code.
 
     Args:
-        arguments: Words after the name of the program; those of the process when None.
-        verbs: What they may call.
+        arguments: Arguments after the program name; `sys.argv[1:]` when None.
+        verbs: The commands.
     """
     warnings.showwarning = _show_warning
-    # Before PyTorch is imported: its C++ parts warn developers of it on stderr.
+    # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = verbs(arguments, standalone_mode=False)
     except MuntinError as error:
-        _complain(str(error))
+        _print_error(str(error))
         code = 1
     except _UsageError as error:
-        said = error.format_message().rstrip(". ")  # type: ignore[attr-defined]
+        text = error.format_message().rstrip(". ")  # type: ignore[attr-defined]
         context = getattr(error, "ctx", None)
         verb = f" {context.info_name}" if context is not None and context.parent else ""
-        if said:  # nothing is said when the help was shown
-            _complain(f"{said}. See: muntin{verb} --help")
+        if text:  # empty after the help was printed
+            _print_error(f"{text}. See: muntin{verb} --help")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped.")
+        _print_error("interrupted.")
         code = 1
     except BrokenPipeError:
-        # The reader of our output went away (muntin models | head).
+        # The reader of the pipe closed it (muntin models | head).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        code = _explain(error)
+        code = _report(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> int:
-    """Say what went wrong, in a line if it is the machine's doing, and give the exit code."""
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+def _report(error: Exception) -> int:
+    """Print the error, in one line if the machine caused it, and return the exit code."""
+    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
         place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{error.strerror}. Check that there is room and that access is allowed.")
+        _print_error(f"{place}{error.strerror}. Check free disk space and permissions.")
         return 1
     from muntin.devices import find_shortage
 
     if (shortage := find_shortage(error)) is not None:
-        asked = f": {shortage} were asked for at once" if shortage else ""
-        _complain(f"there is not enough memory{asked}. Lower --batch-size or --img-size.")
+        request = f" (tried to allocate {shortage})" if shortage else ""
+        _print_error(f"out of memory{request}. Reduce --batch-size or --img-size.")
         return 1
     import traceback
 
     traceback.print_exception(error)
-    _complain("this is a bug in muntin, not in your input. Please report the lines above.")
+    _print_error("this is a bug in muntin, not in your input. Please report the traceback above.")
     return 2
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"muntin: {' '.join(text.split())}\n")
 
 
@@ -151,6 +153,6 @@ def _show_warning(
     file: Any = None,  # noqa: ANN401 (the signature of the warnings module)
     line: str | None = None,
 ) -> None:
-    """Show our own warnings as one line; those of libraries are for developers."""
+    """Print muntin's warnings as one line each; warnings of libraries are for developers."""
     if issubclass(category, MuntinWarning):
-        _complain(f"warning: {message}")
+        _print_error(f"warning: {message}")

@@ -16,21 +16,25 @@ __all__ = ["bench"]
 
 def bench(
     what: Annotated[
-        str, typer.Argument(help="inference, training, memory, data, attention, area")
+        str, typer.Argument(help="inference, training, memory, data, attention or area.")
     ] = "inference",
-    model: Annotated[str, typer.Option(help="A name of: muntin models")] = "swin_tiny",
+    model: Annotated[str, typer.Option(help="Model name; see: muntin models.")] = "swin_tiny",
     peers: Annotated[
-        str, typer.Option(help="Who else takes part, if installed; none for nobody.")
+        str, typer.Option(help="Libraries to compare with, if installed, or none.")
     ] = "timm,torchvision,transformers,onnxruntime,openvino",
-    batch_size: Annotated[int, typer.Option(help="Images at a time; 1 for latency.")] = 8,
-    img_size: Annotated[str, typer.Option(help="N or HxW; what the model is made for.")] = "",
-    rounds: Annotated[int, typer.Option(help="Turns of each contestant.")] = 9,
+    batch_size: Annotated[int, typer.Option(help="Images per batch; 1 measures latency.")] = 8,
+    img_size: Annotated[
+        str, typer.Option(help="N or HxW in pixels; default: the model's own.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds per competitor.")] = 9,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile too; takes minutes.")
+        bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
 ) -> None:
-    """Measure a model beside its peers: same weights, same inputs, in turns."""
+    """Benchmark a model against other libraries: same weights and inputs, interleaved runs."""
     from muntin.benching.request import bench_by_name
 
     names = [] if peers == "none" else [name.strip() for name in peers.split(",") if name.strip()]
@@ -54,11 +58,11 @@ def _show(found: dict[str, Any]) -> None:
     from muntin.benching.showing import show_rows
 
     if "sides" in found:
-        least, most = found["sides"][0], found["sides"][-1]
-        shape = f"from {least}x{least} to {most}x{most}, equal pixels a batch"
+        smallest, largest = found["sides"][0], found["sides"][-1]
+        shape = f"from {smallest}x{smallest} to {largest}x{largest}, same pixels per batch"
     else:
-        high, wide = found["img_size"]
-        shape = f"at {high}x{wide}, batch {found['batch_size']}"
+        height, width = found["img_size"]
+        shape = f"at {height}x{width}, batch {found['batch_size']}"
     typer.echo(f"{found['model']} {shape}, {found['threads']} threads")
     ceilings = found.get("ceilings", {})
     if ceilings:
@@ -66,7 +70,7 @@ def _show(found: dict[str, Any]) -> None:
             f"{ceilings[p]:.0f} GFLOP/s {p}" for p in ("fp32", "bf16", "int8") if p in ceilings
         )
         typer.echo(
-            f"this machine at best: {limits}, copies {ceilings['copy_gb_s']:.0f} GB/s; an image "
-            f"costs {found['gmacs']:.2f} GMACs"
+            f"machine limits: {limits}, memory copy {ceilings['copy_gb_s']:.0f} GB/s; "
+            f"{found['gmacs']:.2f} GMACs per image"
         )
     show_table(*show_rows(found))

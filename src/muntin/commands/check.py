@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-SHOWN = 10
-"""Problems of one kind that are named on the terminal."""
+MAX_ALIKE = 10
+"""Problems of one kind that are printed on the terminal."""
 
 
 def check(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
-    data: Annotated[str, typer.Argument(help="As for train.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")],
+    data: Annotated[str, typer.Argument(help="Same as for train.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="As for train: data.colors=road:#6EC1E4.")
+        list[str] | None, typer.Option("--set", help="Same as for train: data.colors=road:#6EC1E4.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
 ) -> int:
-    """Read a data set and name every faulty file; exit code 1 if any would break training."""
+    """Validate a data set and list every faulty file; exit code 1 on errors."""
     from muntin.data.cache import DataConfig, change_reading
     from muntin.tasks.table import find_task
 
@@ -49,19 +51,19 @@ def check(
 
 def _judge(report: Report) -> str:
     if not report.ok:
-        return "not fit for training as it is: see the errors above"
+        return "cannot be used for training: see the errors above"
     count = len(report.problems)
-    return f"fine but for {count} warning{'s' * (count != 1)} above" if count else "fine"
+    return f"ok, {count} warning{'s' * (count != 1)} (see above)" if count else "ok"
 
 
 def _shorten(problems: Iterable[Problem]) -> Iterator[str]:
-    """A line a problem; of many that differ in names and numbers only, the first ones."""
+    """One line per problem; only the first few of those that differ in names and numbers."""
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kind = re.sub(r"'[^']*'|-?\d[\d.]*", "#", problem.what)
         kinds.setdefault((problem.severity, kind), []).append(problem)
     for (severity, _), alike in kinds.items():
-        for problem in alike[:SHOWN]:
+        for problem in alike[:MAX_ALIKE]:
             yield f"{severity}: {problem.file}: {problem.what}"
-        if len(alike) > SHOWN:
-            yield f"{severity}: and {len(alike) - SHOWN} more like these (all with --json)"
+        if len(alike) > MAX_ALIKE:
+            yield f"{severity}: {len(alike) - MAX_ALIKE} more like these (--json lists all)"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""``muntin predict``: videos, and tables of poses."""
+"""``muntin predict``: videos, and CSV tables of poses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["predict_clips", "split_clips", "write_table"]
 
 
 def split_clips(places: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell videos from everything else by their names."""
+    """Separate videos from other inputs by their suffix."""
     from muntin.prediction.video import VIDEO_SUFFIXES
 
     clips = [place for place in places if place.lower().endswith(VIDEO_SUFFIXES)]
@@ -25,10 +25,10 @@ def split_clips(places: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def predict_clips(
-    see: Callable[[list[Any]], list[Any]],
+    predict: Callable[[list[Any]], list[Any]],
     clips: Sequence[str],
     out: str,
-    least: float,
+    min_score: float,
     *,
     scorer: str,
     strict: bool,
@@ -37,18 +37,17 @@ def predict_clips(
     """Predict every frame of videos.
 
     Args:
-        see: The predictor.
+        predict: The predictor.
         clips: The videos.
-        out: Folder for the videos with their results and, of poses, their tables; "" = none.
-        least: Score from which results are told.
+        out: Folder for annotated videos and, for poses, CSV tables; "" writes nothing.
+        min_score: Minimum score of results.
         scorer: Name of the run.
-        strict: Whether a video that cannot be read is an error; else it is left out with a
-            warning that names it.
-        document: Gets a result a frame, whose path is that of the video and #0, #1 ...; None for
-            none.
+        strict: Whether an unreadable video is an error; else it is skipped with a warning.
+        document: Receives one result per frame, with path ``VIDEO#0``, ``VIDEO#1`` ...; may be
+            None.
 
     Returns:
-        How many frames each video has.
+        Number of frames of each video.
     """
     from muntin.errors import DataError, MuntinWarning
 
@@ -56,18 +55,18 @@ def predict_clips(
     for clip in clips:
         mark = None if document is None else document.mark()
         try:
-            found[clip] = _predict_clip(see, clip, out, least, scorer, document)
+            found[clip] = _predict_clip(predict, clip, out, min_score, scorer, document)
         except DataError as error:
             if document is not None and mark is not None:
                 document.cut(mark)
             if strict:
                 raise
-            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
     return found
 
 
 def _predict_clip(
-    see: Callable[[list[Any]], list[Any]],
+    predict: Callable[[list[Any]], list[Any]],
     clip: str,
     out: str,
     min_score: float,
@@ -83,7 +82,7 @@ def _predict_clip(
 
     def frames() -> Iterator[tuple[Any, Any]]:
         nonlocal count
-        for pixels, found in predict_video(see, clip):
+        for pixels, found in predict_video(predict, clip):
             result = dataclasses.replace(found.above(min_score), path=f"{clip}#{count}")
             count += 1
             if document is not None:
@@ -104,12 +103,12 @@ def _predict_clip(
 
 
 def write_table(poses: Sequence[Any], out: str, *, scorer: str) -> None:
-    """Write the poses of images into ``poses.csv``, which names them as seen from its folder."""
-    _write(poses, Path(out) / "poses.csv", scorer, [_seen_from(out, one.path) for one in poses])
+    """Write the poses of images to ``poses.csv``, with paths relative to its folder."""
+    _write(poses, Path(out) / "poses.csv", scorer, [_relative_to(out, one.path) for one in poses])
 
 
-def _seen_from(folder: str, path: str) -> str:
-    """A path as a file in a folder names it, with forward slashes."""
+def _relative_to(folder: str, path: str) -> str:
+    """A path relative to a folder, with forward slashes."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # on another drive

@@ -14,26 +14,33 @@ __all__ = ["convert"]
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="File, folder, run or hub id.")],
-    target: Annotated[
-        str, typer.Argument(metavar="OUT", help=".safetensors, .pth, .npz; a folder for a run.")
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="Weights: a file, folder, run or hub id.")
     ],
-    model: Annotated[str, typer.Option(help="See: muntin models.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="A .safetensors, .pth or .npz file; for a run, a folder."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Model name; see: muntin models.")],
     to: Annotated[
         str,
         typer.Option(
-            help="timm, torchvision, transformers, microsoft, openmmlab, detectron2, google; run."
+            help="timm, torchvision, transformers, microsoft, openmmlab, detectron2, google or run."
         ),
     ],
-    from_: Annotated[str, typer.Option("--from", help="The same; auto recognises it.")] = "auto",
+    from_: Annotated[str, typer.Option("--from", help="Format of IN; auto detects it.")] = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="How it was built: img_size=96.")
+        list[str] | None, typer.Option("--set", help="Fields of the model config: img_size=96.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     head: Annotated[str, typer.Option(help="With --to run: mask_rcnn, upernet ...")] = "",
-    classes: Annotated[str, typer.Option(help="With --to run: class names, one a line.")] = "",
+    classes: Annotated[
+        str, typer.Option(help="With --to run: text file with one class name per line.")
+    ] = "",
 ) -> None:
-    """Write weights for another ecosystem, bit by bit; or a whole published model as a run."""
+    """Convert weights between libraries without loss, or a published model to a run."""
     from muntin.zoo.converting import convert_weights
 
     if to == "run" or head:
@@ -50,9 +57,7 @@ def convert(
     )
     typer.echo(f"read: {done.report.summary()}")
     head = f"{done.num_classes} classes" if done.num_classes else "no classifier"
-    typer.echo(
-        f"written: {done.path} ({to}, {done.num_tensors} tensors, {head}); read again: equal"
-    )
+    typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {head}); read back: equal")
     if done.report.license:
         typer.echo(f"licence: {done.report.license}")
 
@@ -72,8 +77,8 @@ def _write_run(
 
     if to != "run" or not head:
         message = (
-            f"a run is written with --to run and --head, got --to {to} and --head "
-            f"{head or 'nothing'}. Give both."
+            f"writing a run requires both --to run and --head, got --to {to} and --head "
+            f"{head or 'nothing'}."
         )
         raise ConfigError(message)
     run, report = open_published(
@@ -81,7 +86,7 @@ def _write_run(
         target,
         model=model,
         head=head,
-        # Heads are built as OpenMMLab's and Microsoft's are, unless another origin is named.
+        # Heads follow the conventions of OpenMMLab and Microsoft unless another origin is given.
         conventions="" if origin in ("auto", "microsoft", "openmmlab") else origin,
         class_names=read_class_names(classes) if classes else (),
         settings=parse_settings(settings),

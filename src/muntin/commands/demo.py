@@ -12,12 +12,12 @@ __all__ = ["demo"]
 
 
 def demo(
-    task: Annotated[str, typer.Argument(help="A task, as for train.")] = "classify",
-    out: Annotated[
-        str, typer.Option(help="Folder for data and run; demo-TASK when left out.")
-    ] = "",
+    task: Annotated[
+        str, typer.Argument(help="classify, detect, instance, semantic or pose.")
+    ] = "classify",
+    out: Annotated[str, typer.Option(help="Folder for data and run; default: demo-TASK.")] = "",
 ) -> None:
-    """Generate images, train on them for minutes, and show what came out."""
+    """Generate images, train on them for a few minutes, and show the results."""
     from muntin.demonstration import demo as run_demo
 
     run_demo(task, out=out)

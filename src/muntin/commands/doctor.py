@@ -14,9 +14,11 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
 ) -> int:
-    """Say what this machine has and whether muntin works on it."""
+    """Report hardware, library versions, and whether muntin works on this machine."""
     from muntin.diagnosis import diagnose
 
     facts = diagnose()

@@ -16,19 +16,23 @@ __all__ = ["evaluate"]
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
-    data: Annotated[str, typer.Argument(help="As for train; its test part if it has one.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images at a time; 0 chooses.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    data: Annotated[str, typer.Argument(help="Same as for train; the test split if present.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images per batch; 0: automatic.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     detector: Annotated[
-        str, typer.Option(help="For keypoints: a run that finds the subjects.")
+        str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
     ] = "",
-    tta: Annotated[bool, typer.Option("--tta", help="See mirrored images too.")] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Test-time augmentation: average with mirrored images.")
+    ] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="As for train: data.ignored=background.")
+        list[str] | None, typer.Option("--set", help="Same as for train: data.ignored=background.")
     ] = None,
 ) -> None:
-    """Score a run on a data set; images go into the run's pictures/eval."""
+    """Compute metrics of a run on a data set; plots go to RUN/pictures/eval."""
     from muntin.runs import Run
     from muntin.scoring.evaluation import evaluate as run_evaluation
 
@@ -66,8 +70,8 @@ def evaluate(
         show_table((kind, *per_class), zip(names, *columns, strict=True))
     if "threshold" in figures:
         typer.echo(
-            f"{figures['num_found']} of {figures['num_subjects']} subjects were found with a score "
-            f"of {figures['threshold']:.2f} or more; the others are wrong in pck and have no pixel "
-            f"errors"
+            f"{figures['num_found']} of {figures['num_subjects']} instances were matched at score "
+            f"threshold {figures['threshold']:.2f}; the others count as wrong in pck and have no "
+            f"pixel error"
         )
-    typer.echo(f"images: {opened.folder / 'pictures' / 'eval'}")
+    typer.echo(f"plots: {opened.folder / 'pictures' / 'eval'}")

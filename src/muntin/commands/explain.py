@@ -17,31 +17,37 @@ __all__ = ["explain"]
 
 def explain(
     model: Annotated[
-        str, typer.Argument(metavar="RUN|MODEL", help="A run folder, an exported file, or a name.")
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL", help="A run folder, an exported file, or a model name."
+        ),
     ],
-    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
     out: Annotated[str, typer.Option(help="Folder for the page and its files.")] = "explain/",
     point: Annotated[
-        str, typer.Option(help="X,Y from 0 to 1 in the image: who looks at whom from there.")
+        str, typer.Option(help="X,Y in [0, 1]: show attention from and to this point.")
     ] = "",
     target: Annotated[
-        str, typer.Option(help="Name or number of a class or keypoint, number of a box.")
+        str, typer.Option(help="Class or keypoint (name or number), or number of a box.")
     ] = "",
     compare: Annotated[
-        str, typer.Option(metavar="RUN|MODEL", help="Another model on the same images.")
+        str,
+        typer.Option(metavar="RUN|MODEL", help="Compare with another model on the same images."),
     ] = "",
-    folder: Annotated[str, typer.Option(help="Images among which neighbours are found.")] = "",
+    folder: Annotated[str, typer.Option(help="Images to search for nearest neighbours.")] = "",
     sections: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help=f"Some of {', '.join(SECTIONS)}: names with commas."),
+        typer.Option(metavar="NAMES", help=f"Comma-separated subset of {', '.join(SECTIONS)}."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="Of a MODEL: file, folder or hub id.")] = "",
-    img_size: Annotated[str, typer.Option(help="N or HxW at which images are seen.")] = "",
+    weights: Annotated[str, typer.Option(help="For MODEL: file, folder or hub id.")] = "",
+    img_size: Annotated[
+        str, typer.Option(help="N or HxW in pixels; default: that of the run.")
+    ] = "",
 ) -> int:
-    """Show what a model sees, on one page that opens from disk."""
+    """Explain predictions of a model on one offline HTML page."""
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)
     try:
-        from muntin.explaining.showing import explain as show
+        from muntin.explaining.explanation import explain as show
         from muntin.prediction.sources import find_images
 
         page = show(
@@ -58,7 +64,7 @@ def explain(
             say=lambda line: typer.echo(line, err=True),
         )
     except KeyboardInterrupt:
-        typer.echo(f"muntin: stopped; {out} is as it was.", err=True)
+        typer.echo(f"muntin: interrupted; {out} is unchanged.", err=True)
         return 130
     for missing in page.missing:
         typer.echo(f"not shown: {missing.title}. {missing.reason}")
@@ -67,17 +73,17 @@ def explain(
 
 
 def _parse_sections(text: str | None) -> tuple[str, ...]:
-    """Read names with commas between them; all where nothing was given.
+    """Parse comma-separated names; no names mean all sections.
 
     Raises:
-        ConfigError: There is no such section, or none was named.
+        ConfigError: A section is unknown, or the list is empty.
     """
     if text is None:
         return ()
     names = parse_names(text)
     if not names:
         message = (
-            f"--sections must be some of {', '.join(SECTIONS)}, got {text!r}. Leave it out for all."
+            f"--sections must name some of {', '.join(SECTIONS)}, got {text!r}. Omit it for all."
         )
         raise ConfigError(message)
     for name in names:

@@ -19,28 +19,36 @@ __all__ = ["export"]
 
 
 def export(
-    source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a name.")],
-    out: Annotated[str, typer.Argument(help="The file; a suffix is added when left out.")],
-    format: Annotated[str, typer.Option("--format", help="onnx, openvino, torch.")] = "onnx",
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model name.")
+    ],
+    out: Annotated[str, typer.Argument(help="Output file; a missing suffix is added.")],
+    format: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="fp32; bf16 (openvino, torch); int8 (onnx, openvino).")
+        str, typer.Option(help="fp32, bf16 (openvino, torch) or int8 (onnx, openvino).")
     ] = "fp32",
-    data: Annotated[str, typer.Option(help="Images with labels; int8 needs them.")] = "",
+    data: Annotated[str, typer.Option(help="Labelled images; required for int8.")] = "",
     max_loss: Annotated[
-        float, typer.Option(help="Of int8: points that the figure may fall by.", min=0, max=100)
+        float,
+        typer.Option(
+            help="int8 only: allowed drop of the metric in percentage points.", min=0, max=100
+        ),
     ] = 0.5,
-    img_size: Annotated[str, typer.Option(help="N or HxW; that of the run.")] = "",
-    weights: Annotated[str, typer.Option(help="Of a MODEL: file, folder or hub id.")] = "",
+    img_size: Annotated[
+        str, typer.Option(help="N or HxW in pixels; default: that of the run.")
+    ] = "",
+    weights: Annotated[str, typer.Option(help="For MODEL: file, folder or hub id.")] = "",
     finished: Annotated[
-        bool, typer.Option("--postprocess", help="Give probabilities, labels, keypoints too.")
+        bool,
+        typer.Option("--postprocess", help="Also output probabilities, label maps or keypoints."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
-    """Write a file for ONNX Runtime, OpenVINO or torch.export, if it says what the network says."""
+    """Export to ONNX, OpenVINO or torch.export; fails if outputs differ from the network's."""
     from muntin.exporting.exporting import export as write
 
-    # What is half written is removed on the way out; the system's word to end is no way out.
-    signal.signal(signal.SIGTERM, _leave)
+    # SIGTERM would kill the process before `finally` blocks remove partial files.
+    signal.signal(signal.SIGTERM, _exit)
     options: dict[str, Any] = {"precision": precision}
     done = write(
         source,
@@ -58,13 +66,13 @@ def export(
     _show(done)
 
 
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
 def _show(done: Exported) -> None:
     show_table(
-        ("pictures", "size", "batch", "largest difference", "allowed"),
+        ("images", "size", "batch", "max difference", "tolerance"),
         [
             (
                 row.examples,
@@ -79,14 +87,14 @@ def _show(done: Exported) -> None:
     if done.quantised is not None:
         found = done.quantised
         typer.echo(
-            f"8 bits: {found.layers - found.kept} of {found.layers} layers; the file's figure on "
-            f"the data {found.before:.4f} before, {found.after:.4f} after; "
-            f"{found.speeds[0]:.0f} pictures/s before, {found.speeds[1]:.0f} after"
+            f"int8: {found.layers - found.kept} of {found.layers} layers; metric "
+            f"{found.before:.4f} -> {found.after:.4f}, speed "
+            f"{found.speeds[0]:.0f} -> {found.speeds[1]:.0f} images/s"
         )
-    high, wide = done.size
+    height, width = done.size
     typer.echo(
-        f"written: {done.path}; reads {', '.join(done.inputs)}: uint8 pixels, any number of "
-        f"images, fixed at {high}x{wide}; gives {', '.join(done.outputs)}"
+        f"written: {done.path}; inputs: {', '.join(done.inputs)} (uint8, any batch size, "
+        f"{height}x{width}); outputs: {', '.join(done.outputs)}"
     )
     if done.note:
         typer.echo(done.note)

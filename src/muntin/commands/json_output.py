@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One JSON list on stdout, of any length, written when all of it is known."""
+"""A JSON list of any length, printed on stdout once it is complete."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from muntin.commands.values import to_json
 
 __all__ = ["JsonList"]
 
-IN_MEMORY = 2**24
-"""Characters that are held in memory; more go into a temporary file."""
+MAX_BUFFER = 2**24
+"""Characters held in memory; longer lists go to a temporary file."""
 
 
 class JsonList:
@@ -26,11 +26,11 @@ class JsonList:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", newline="")  # noqa: SIM115 (closed by __exit__)
+        self._file = tempfile.SpooledTemporaryFile(MAX_BUFFER, "w+", encoding="utf-8", newline="")  # noqa: SIM115 (closed by __exit__)
         self._count = 0
 
     def __enter__(self) -> JsonList:
-        """Give itself; the temporary file goes at the end of the block."""
+        """Return the list; the temporary file is deleted at the end of the block."""
         return self
 
     def __exit__(
@@ -49,11 +49,11 @@ class JsonList:
         self._count += 1
 
     def mark(self) -> tuple[int, int]:
-        """Give the present end, for `cut`."""
+        """Return the current end, for `cut`."""
         return self._file.tell(), self._count
 
     def cut(self, mark: tuple[int, int]) -> None:
-        """Drop what was added after a mark."""
+        """Remove everything added after a mark."""
         place, self._count = mark
         self._file.seek(place)
         self._file.truncate()

@@ -15,13 +15,15 @@ __all__ = ["models"]
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="Such as 'swin*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Glob pattern, such as 'swin*'.")] = "*",
     img_size: Annotated[
-        int, typer.Option(help="Side in pixels to count GMACs at; each model's own unless given.")
+        int, typer.Option(help="Side in pixels for counting GMACs; default: that of each model.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
 ) -> None:
-    """List the models."""
+    """List models with parameters, GMACs and published accuracy."""
     from muntin.zoo.describing import describe_models
 
     rows = describe_models(pattern, img_size)
@@ -41,4 +43,4 @@ def models(
         for row in rows
     )
     show_table(("model", "alias", "params (M)", "GMACs", "size", "window", "top-1 (%)"), cells)
-    typer.echo("GMACs: counted, at that size; top-1: published, on ImageNet-1k (sources: --json)")
+    typer.echo("GMACs: counted at this size; top-1: published, ImageNet-1k (sources: --json)")

@@ -17,38 +17,40 @@ if TYPE_CHECKING:
 __all__ = ["plan", "show_plan"]
 
 _SETTINGS = (
-    "As for train. train.memory_gib=4 is the room, in GiB, for what training adds to the process "
-    "(which takes about 0.9 GiB more on a CPU); 0 is no limit."
+    "Same as for train. train.memory_gib=4 is the memory budget in GiB of training, on top of the "
+    "process itself (about 0.9 GiB on a CPU); 0: no limit."
 )
 
 
 def plan(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
-    data: Annotated[str, typer.Argument(help="As for train.")],
-    val: Annotated[str, typer.Option(help="Validation images, if DATA has none.")] = "",
-    model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
-    head: Annotated[str, typer.Option(help="As for train.")] = "",
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")],
+    data: Annotated[str, typer.Argument(help="Same as for train.")],
+    val: Annotated[str, typer.Option(help="Validation data, if DATA has none.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Model name (see: muntin models); default: automatic.")
+    ] = "",
+    head: Annotated[str, typer.Option(help="Same as for train.")] = "",
     weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
     recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images a step, or auto.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images per step, or auto.")] = "auto",
     img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help=_SETTINGS)] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout: memory in MiB, time in s.")
+        bool, typer.Option("--json", help="Print one JSON document on stdout; MiB and seconds.")
     ] = False,
 ) -> int:
-    """Predict memory and time of training before it starts; exit code 1 if it does not fit."""
+    """Predict memory and time of training; exit code 1 if it does not fit."""
     batch, side, fields = (
         parse_batch(batch_size),
         parse_size(img_size),
         parse_settings(settings or []),
     )
-    typer.echo("measuring a few steps, which may take a minute ...", err=True)
-    from muntin.planning.forecast import plan as draw_up
+    typer.echo("measuring a few steps; this may take a minute ...", err=True)
+    from muntin.planning.forecast import plan as make_plan
 
-    found = draw_up(
+    found = make_plan(
         task,
         data,
         val=val,
@@ -70,7 +72,7 @@ def plan(
 
 
 def show_plan(plan: Plan) -> None:
-    """Print a plan: what was chosen, memory by what it is for, and times."""
+    """Print a plan: choices, memory by part, and times."""
     for note in plan.notes:
         typer.echo(note)
     rows = [
@@ -80,28 +82,32 @@ def show_plan(plan: Plan) -> None:
         ("averaged weights", plan.averaged),
         *((f"activations, {name}", value) for name, value in plan.activations),
         ("workspace", plan.workspace),
-        ("holes between tensors", plan.holes),
+        ("fragmentation", plan.holes),
         ("process", plan.process),
         ("training, peak", plan.peak),
-        (f"validation, {plan.inference_batch} at a time", plan.inference),
-        (f"there is{_word_room(plan)}", plan.room),
+        (f"validation, batch {plan.inference_batch}", plan.inference),
+        (f"available{_describe_budget(plan)}", plan.room),
     ]
     if plan.num_blocks:
-        typer.echo(f"blocks computed again: {plan.recomputed_blocks} of {plan.num_blocks}")
-    typer.echo(f"the worst moment of a step is {plan.moment}; this is there then")
+        typer.echo(
+            f"activation checkpointing: {plan.recomputed_blocks} of {plan.num_blocks} blocks"
+        )
+    typer.echo(f"memory peaks {plan.moment}; at that point:")
     show_table(
-        ("memory, predicted", "MiB"), ((name, f"{value:.0f}") for name, value in rows if value)
+        ("predicted memory", "MiB"), ((name, f"{value:.0f}") for name, value in rows if value)
     )
     times = [
-        ("a step, predicted", plan.step_s),
-        (f"an epoch of {plan.steps} steps and validation, predicted", plan.epoch_s),
+        ("step, predicted", plan.step_s),
+        (f"epoch of {plan.steps} steps with validation, predicted", plan.epoch_s),
         *((f"{name}, measured", value) for name, value in plan.measured),
     ]
     show_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))
 
 
-def _word_room(plan: Plan) -> str:
+def _describe_budget(plan: Plan) -> str:
     if not plan.memory_gib:
-        return " (free now, and what the process has)" if plan.process else " (free on the GPU)"
+        return (
+            " (free now + already held by this process)" if plan.process else " (free on the GPU)"
+        )
     process = f"process {plan.process:.0f} + " if plan.process else ""
     return f" ({process}train.memory_gib {plan.memory_gib:g} GiB)"

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["show_table"]
 
-# Nobody's model names are longer than this; a pipe has no width of its own.
+# Wide enough for every model name; a pipe has no width.
 _PIPE_WIDTH = 240
 
 
 def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; a cell that a narrow terminal has no room for is folded, never cut."""
+    """Print a table; cells that exceed a narrow terminal are wrapped, never truncated."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

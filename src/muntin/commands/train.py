@@ -14,33 +14,33 @@ __all__ = ["train"]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic, pose.")],
+    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")],
     data: Annotated[
-        str, typer.Argument(help="Class folders, CSV; COCO, VOC, YOLO; masks; DeepLabCut; .zip.")
+        str, typer.Argument(help="Class folders, CSV, COCO, VOC, YOLO, masks, DeepLabCut; .zip.")
     ],
-    val: Annotated[str, typer.Option(help="Validation images, if DATA has none.")] = "",
-    model: Annotated[str, typer.Option(help="See: muntin models. Chosen when left out.")] = "",
-    head: Annotated[
-        str, typer.Option(help="fcos, upernet, vitpose ... Chosen when left out.")
+    val: Annotated[str, typer.Option(help="Validation data, if DATA has none.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Model name (see: muntin models); default: automatic.")
     ] = "",
+    head: Annotated[str, typer.Option(help="fcos, upernet, vitpose ...; default: automatic.")] = "",
     weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
     recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
-    max_time: Annotated[str, typer.Option(help="Wall time for everything: 90s, 15m, 2h.")] = "",
-    batch_size: Annotated[str, typer.Option(help="Images a step, or auto.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,
+    max_time: Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")] = "",
+    batch_size: Annotated[str, typer.Option(help="Images per step, or auto.")] = "auto",
     img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes, one a device.", min=1)] = 1,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", min=0)] = None,
-    out: Annotated[str, typer.Option(help="The run folder; runs/NAME when left out.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Number of devices (one process each).", min=1)] = 1,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", min=0)] = None,
+    out: Annotated[str, typer.Option(help="Run folder; default: runs/NAME.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any field: train.learning_rate=1e-4.")
+        list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")
     ] = None,
-    config: Annotated[str, typer.Option(help="config.json of a run to repeat.")] = "",
+    config: Annotated[str, typer.Option(help="Repeat a run from its config.json.")] = "",
 ) -> int:
-    """Train a model on your own images."""
+    """Train a model on your images."""
     from muntin.training.session import train as run_training
 
     run = run_training(

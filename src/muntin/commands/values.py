@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Words of the command line as values."""
+"""Parsers of command-line values."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_time(text: str) -> float:
-    """Read 90, 90s, 15m or 2h as seconds; empty is 0.
+    """Parse 90, 90s, 15m or 2h to seconds; empty is 0.
 
     Raises:
-        ConfigError: It is none of these, or not above 0.
+        ConfigError: The text has another form, or is not above 0.
     """
     if not text:
         return 0.0
@@ -42,10 +42,10 @@ def parse_time(text: str) -> float:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read 224 or 224x320 (height x width) as pixels; empty is (0, 0).
+    """Parse 224 or 224x320 (height x width) to pixels; empty is (0, 0).
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The text has another form.
     """
     if not text:
         return 0, 0
@@ -57,24 +57,24 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_batch(text: str) -> int:
-    """Read a number of images; auto is 0.
+    """Parse a batch size; auto is 0.
 
     Raises:
-        ConfigError: It is neither a number above 0 nor auto.
+        ConfigError: The text is neither a positive integer nor auto.
     """
     if text == "auto":
         return 0
     if not text.isdecimal() or int(text) == 0:
-        message = f"--batch-size must be a number of images from 1 on, or auto, got {text!r}."
+        message = f"--batch-size must be a positive integer or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)
 
 
 def parse_tile(text: str) -> int | Literal["auto"] | None:
-    """Read a side in pixels, or auto; empty is None.
+    """Parse a side in pixels, or auto; empty is None.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The text is neither.
     """
     if not text:
         return None
@@ -87,10 +87,10 @@ def parse_tile(text: str) -> int | Literal["auto"] | None:
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Read factors with commas between them; empty is 1.
+    """Parse comma-separated scale factors; empty is 1.
 
     Raises:
-        ConfigError: One is no number.
+        ConfigError: A factor is not a number.
     """
     try:
         return tuple(float(part) for part in text.split(",")) if text else (1.0,)
@@ -100,10 +100,10 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 
 def parse_point(text: str) -> tuple[float, float] | None:
-    """Read x,y as a place in an image, from 0 to 1 each; empty is None.
+    """Parse x,y in [0, 1] as a point of an image; empty is None.
 
     Raises:
-        ConfigError: It is no such place.
+        ConfigError: The text is not such a point.
     """
     if not text:
         return None
@@ -112,21 +112,21 @@ def parse_point(text: str) -> tuple[float, float] | None:
     except ValueError:
         x, y = -1.0, -1.0
     if not (0 <= x <= 1 and 0 <= y <= 1):
-        message = f"--point must be x,y from 0 to 1, such as 0.5,0.25, got {text!r}."
+        message = f"--point must be x,y in [0, 1], such as 0.5,0.25, got {text!r}."
         raise ConfigError(message)
     return x, y
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Read names with commas between them; empty is none."""
+    """Parse comma-separated names; empty is ()."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, str]:
-    """Read ``name=value`` words.
+    """Parse ``name=value`` arguments.
 
     Raises:
-        ConfigError: A word has no ``=``.
+        ConfigError: An argument has no ``=``.
     """
     settings = {}
     for text in texts:
@@ -140,5 +140,5 @@ def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, str
 
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
-    """Write one JSON document."""
+    """Format one JSON document."""
     return json.dumps(values, indent=2)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model sees, as images with a few plain words and a formula beside each."""
+"""Explanations of a model: attention, attribution, features and cost, as figures on a page."""
 
 from __future__ import annotations
 

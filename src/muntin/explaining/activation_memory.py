@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What attention takes: the formulas of the Swin paper, and what networks keep, counted.
+"""Cost of attention: the FLOP formulas of the Swin paper, and activation memory.
 
-Networks are built without memory, on the meta device.
+Memory is counted on networks that are built on the meta device, without allocating anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["activation_bytes", "msa_macs", "window_msa_macs", "with_global_windo
 
 
 def msa_macs(height: int, width: int, dim: int) -> int:
-    """Multiply-adds of attention among all tokens of a map, projections included (equation 1).
+    """Multiply-adds of global attention over a map, including projections (equation 1).
 
     Example:
         >>> msa_macs(56, 56, 96)
@@ -33,7 +33,7 @@ def msa_macs(height: int, width: int, dim: int) -> int:
 
 
 def window_msa_macs(height: int, width: int, dim: int, window: int) -> int:
-    """Multiply-adds of attention inside windows, projections included (equation 2).
+    """Multiply-adds of window attention over a map, including projections (equation 2).
 
     Example:
         >>> window_msa_macs(56, 56, 96, 7)
@@ -43,41 +43,45 @@ def window_msa_macs(height: int, width: int, dim: int, window: int) -> int:
 
 
 def with_global_windows(config: SwinConfig, side: int) -> SwinConfig:
-    """Give a Swin whose windows are as large as its maps: it attends everywhere.
+    """Enlarge the windows of a Swin to its whole maps, so that its attention is global.
 
     Args:
-        config: A Swin.
-        side: Of the image in pixels; a multiple of the coarsest stride.
+        config: The Swin to change.
+        side: Image side in pixels; a multiple of the coarsest stride.
     """
     maps = tuple(side // (config.patch_size * 2**stage) for stage in range(len(config.depths)))
     return replace(config, img_size=(side, side), window_size=maps)
 
 
 def activation_bytes(config: BackboneConfig, size: Size) -> int:
-    """Count what a training step keeps of one image for the backward pass, in bytes (float32).
+    """Count the activations that autograd saves for the backward pass of one image.
 
-    Layers are computed as written in the papers, the weights of attention kept: a step of
-    `muntin train`, which computes some of it again on the backward pass, keeps less. Tensors that
-    autograd keeps are counted once each, parameters are not.
+    Attention is computed as in the papers, with its weights saved; a step of `muntin train`, which
+    recomputes some activations, saves less. Each storage is counted once; parameters are excluded.
 
     Args:
-        config: Of a backbone, which is built without memory.
+        config: Config of the backbone, which is built on the meta device.
         size: (height, width) of the image in pixels.
+
+    Returns:
+        Bytes in float32.
     """
     fields = {"drop_path_rate": 0.0, "attention": "reference"}
     known = {name: value for name, value in fields.items() if hasattr(config, name)}
     with torch.device("meta"):
         body = build_backbone(replace(config, **known))  # type: ignore[arg-type]
     own = {parameter.untyped_storage()._cdata for parameter in body.parameters()}
-    kept: dict[int, Any] = {}
+    saved: dict[int, Any] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
+        # Views share one storage, which autograd holds once however often it is saved.
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage
+            saved[storage._cdata] = storage
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    # Only the math backend materialises attention weights as the papers' formulas assume.
+    hooks = torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor)
     with torch.enable_grad(), hooks, sdpa_kernel(SDPBackend.MATH):
         body(torch.empty(1, config.in_chans, *size, device="meta"))
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked for, checked before anything is computed, and names for the images."""
+"""Validation of the arguments of `explain`, before anything is computed, and image names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["check_point", "check_sections", "check_target", "list_images", "name
 
 
 def check_sections(sections: str | Sequence[str]) -> tuple[str, ...]:
-    """Give the names of the sections that are wanted; a text is one of them.
+    """Validate section names; a string is one name.
 
     Raises:
-        ConfigError: There is no such section.
+        ConfigError: A section is unknown.
 
     Example:
         >>> check_sections("cut"), check_sections(["cut", "cost"])
@@ -37,10 +37,10 @@ def check_sections(sections: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def check_point(point: Any) -> None:  # noqa: ANN401 (whatever a user gives)
-    """Refuse what is not (x, y) from 0 to 1, nor None.
+    """Check that a point is None or (x, y), both in [0, 1].
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is not.
     """
     if point is None:
         return
@@ -49,18 +49,19 @@ def check_point(point: Any) -> None:  # noqa: ANN401 (whatever a user gives)
     except (TypeError, ValueError):
         x = y = math.nan
     if not (0 <= x <= 1 and 0 <= y <= 1):
-        said = repr(point) if math.isnan(x) else f"{x:g},{y:g}"
+        got = repr(point) if math.isnan(x) else f"{x:g},{y:g}"
         message = (
-            f"point must be x,y from 0 to 1 in the image, got {said}. Leave it out for the middle."
+            f"point must be x,y with both in [0, 1], relative to the image, got {got}. "
+            f"Omit it to use the centre."
         )
         raise ConfigError(message)
 
 
 def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
-    """Refuse what is neither a name nor a whole number, nor None.
+    """Check that a target is None, a name or an integer.
 
     Raises:
-        ConfigError: It is none of these.
+        ConfigError: It is not.
     """
     if target is None or isinstance(target, str):
         return
@@ -70,32 +71,32 @@ def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
         whole = False
     if not whole:
         message = (
-            f"target must be the name of a class or keypoint, or a whole number, got {target!r}. "
-            f"Leave it out for what the model is surest of."
+            f"target must be the name of a class or keypoint, or an integer, got {target!r}. "
+            f"Omit it to use the highest-scoring prediction."
         )
         raise ConfigError(message)
 
 
 def list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user gives)
-    """Give a list of images, of whatever was given.
+    """Normalise one image or an iterable of images to a list.
 
     Raises:
-        DataError: There is none, or it is of a kind that is not taken.
+        DataError: The list is empty, or an element has an unsupported type.
     """
     if _is_image(images):
         return [images]
     single = hasattr(images, "shape") or not isinstance(images, Iterable)
     found = [images] if single else list(images)
     if not found:
-        message = "there must be an image to explain, got none. Give a path, or several."
+        message = "images must not be empty, got none. Pass one or more images to explain."
         raise DataError(message)
     for image in found:
         if not _is_image(image):
             shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
             message = (
-                f"an image must be a path, a PIL image or an (H, W, 3) uint8 RGB array, or a "
-                f"list of them, got {type(image).__name__}{shape}. Of a tensor (3, H, W) uint8 "
-                f"give tensor.permute(1, 2, 0).numpy()."
+                f"images must be paths, PIL images or (H, W, 3) uint8 RGB arrays, got "
+                f"{type(image).__name__}{shape}. For a (3, H, W) uint8 tensor, pass "
+                f"tensor.permute(1, 2, 0).numpy()."
             )
             raise DataError(message)
     return found
@@ -106,7 +107,7 @@ def _is_image(image: object) -> bool:
 
 
 def name_images(images: Sequence[Any]) -> list[str]:
-    """Name images for people: files by their names, those of one name by their folders too.
+    """Give each image a display name: the file name, with parent folders where it is ambiguous.
 
     Example:
         >>> name_images(["a/ring/0.png", "a/disc/0.png", "b/1.png"])

@@ -30,25 +30,25 @@ from muntin.shapes import Float
 
 __all__ = ["Gallery", "QueriedGallery", "embed_folder", "query_gallery"]
 
-MOST = 300
-"""Images of a folder that are looked at."""
+MAX_IMAGES = 300
+"""Maximum number of images of a folder that are embedded."""
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 THUMBNAIL = 96
 """Pixels of the longer side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Gallery:
-    """The images of a folder.
+    """Embeddings and thumbnails of the images of a folder.
 
     Attributes:
-        paths: Their files.
-        vectors: (N, C) What `muntin.features.Backbone.embed` gives for each, of length 1.
-        class_ids: (N) Class of each; -1 where nobody says it.
-        class_names: Their names.
-        thumbnails: (h, w, 3) uint8 each.
-        num_total: Images in the folder, of which `MOST` at most are looked at.
+        paths: Paths of the images.
+        vectors: (N, C) `muntin.features.Backbone.embed` of each image, normalised to length 1.
+        class_ids: (N) Class of each image; -1 if unknown.
+        class_names: Names of the classes.
+        thumbnails: One (h, w, 3) uint8 array per image.
+        num_total: Number of images in the folder; at most `MAX_IMAGES` of them are embedded.
     """
 
     paths: tuple[str, ...]
@@ -59,80 +59,81 @@ class Gallery:
     num_total: int
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self.paths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QueriedGallery(Gallery):
-    """The other images of a folder, beside the one that is explained.
+    """A gallery without the explained image, which is its query.
 
     Attributes:
-        own: (C) The vector of the image that is explained.
+        query: (C) Embedding of the explained image.
     """
 
-    own: Float[np.ndarray, " C"]
+    query: Float[np.ndarray, " C"]
 
     @property
     def similarities(self) -> Float[np.ndarray, " N"]:
-        """Cosine similarity of each image with the one that is explained."""
-        return self.vectors @ self.own
+        """Cosine similarity of each image with the query."""
+        return self.vectors @ self.query
 
 
-def query_gallery(context: Context, library: Gallery) -> QueriedGallery:
-    """Put the image that is explained beside the images of a folder.
+def query_gallery(context: Context, gallery: Gallery) -> QueriedGallery:
+    """Embed the explained image as the query of a gallery.
 
     Args:
-        context: The model that embedded the folder, and the image; where that lies in the folder,
-            it is left out of it.
-        library: What `embed_folder` gave.
+        context: The model that embedded the folder, and the explained image, which is removed
+            from the gallery if it is part of the folder.
+        gallery: The result of `embed_folder`.
 
     Raises:
-        DataError: No image is left.
+        DataError: The gallery has no other image.
     """
-    here = Path(context.path).resolve() if context.path else None
-    kept = [place for place, path in enumerate(library.paths) if Path(path).resolve() != here]
+    own_path = Path(context.path).resolve() if context.path else None
+    kept = [i for i, path in enumerate(gallery.paths) if Path(path).resolve() != own_path]
     if not kept:
-        message = "there must be an image in the folder beside the explained one, got none."
+        message = "folder must contain an image other than the explained one, got none."
         raise DataError(message)
     return QueriedGallery(
-        paths=tuple(library.paths[place] for place in kept),
-        vectors=library.vectors[kept],
-        own=_to_unit(_look(context, context.images))[0],
-        class_ids=library.class_ids[kept],
-        class_names=library.class_names,
-        thumbnails=tuple(library.thumbnails[place] for place in kept),
-        num_total=library.num_total - (len(library) - len(kept)),
+        paths=tuple(gallery.paths[i] for i in kept),
+        vectors=gallery.vectors[kept],
+        query=_to_unit(_embed_batch(context, context.images))[0],
+        class_ids=gallery.class_ids[kept],
+        class_names=gallery.class_names,
+        thumbnails=tuple(gallery.thumbnails[i] for i in kept),
+        num_total=gallery.num_total - (len(gallery) - len(kept)),
     )
 
 
-def embed_folder(context: Context, folder: Path | str, *, most: int = MOST) -> Gallery:
-    """Read the images of a folder and embed them.
+def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGES) -> Gallery:
+    """Embed the images of a folder.
 
     Args:
-        context: Its model, which must have a backbone.
-        folder: Class folders, also as parts or packed, a CSV as `muntin train classify` takes it,
-            or any folder of images.
-        most: Images that are looked at; of more, every so many-th.
+        context: Provides the model, which must have a backbone.
+        folder: Any dataset that `muntin train classify` reads (class folders, with or without
+            splits, an archive, a CSV file), or any folder of images.
+        limit: Maximum number of images; from larger folders, evenly spaced ones are taken.
 
     Returns:
-        The images in the order of their paths.
+        The images, sorted by path.
 
     Raises:
-        DataError: There are no images.
+        DataError: The folder contains no readable image.
     """
     rows, class_names = _list(folder)
-    chosen = [rows[place] for place in _spread(len(rows), most)]
+    chosen = [rows[place] for place in _spread(len(rows), limit)]
     pre = context.pre
     paths: list[str] = []
     ids: list[int] = []
     thumbnails: list[NDArray[np.uint8]] = []
+    # Without a fixed size, images of equal shape are batched together.
     groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
     for source, path, class_id in chosen:
         try:
             pixels = decode(read_bytes(source, path), where=path)
         except DataError as error:
-            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=2)
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
             continue
         image = to_tensor(pixels, pre.in_chans)
         fitted = fit(image, (pixels.shape[0], pixels.shape[1]), pre)
@@ -141,7 +142,7 @@ def embed_folder(context: Context, folder: Path | str, *, most: int = MOST) -> G
         paths.append(str(Path(source) / path))
         ids.append(class_id)
     if not paths:
-        message = f"there must be an image in {str(folder)!r} that can be read, got none."
+        message = f"folder must contain a readable image, got none in {str(folder)!r}."
         raise DataError(message)
     return Gallery(
         paths=tuple(paths),
@@ -154,7 +155,7 @@ def embed_folder(context: Context, folder: Path | str, *, most: int = MOST) -> G
 
 
 def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ...]]:
-    """(source, path in it, class) of every image, and the names of the classes."""
+    """(source, path in it, class) of every image, and the class names."""
     try:
         sets = list_classify(folder)
     except DataError:
@@ -170,9 +171,9 @@ def _class_of(entry: Entry) -> int:
     return entry.class_ids[0] if entry.class_ids else -1
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """Evenly spread places."""
-    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
+def _spread(count: int, limit: int) -> list[int]:
+    """At most `limit` evenly spaced indices."""
+    return sorted(set(np.linspace(0, count - 1, min(count, limit)).round().astype(int).tolist()))
 
 
 def _embed(
@@ -180,17 +181,17 @@ def _embed(
 ) -> NDArray[np.float32]:
     vectors: dict[int, NDArray[np.float32]] = {}
     for group in groups.values():
-        for start in range(0, len(group), AT_ONCE):
-            part = group[start : start + AT_ONCE]
+        for start in range(0, len(group), BATCH_SIZE):
+            part = group[start : start + BATCH_SIZE]
             stacked = stack_images([image for _, image in part], context.pre)
             sizes = torch.tensor([image.shape[1:] for _, image in part])
-            found = _look(context, normalise(stacked, context.pre, sizes))
+            found = _embed_batch(context, normalise(stacked, context.pre, sizes))
             unit = _to_unit(found)
             vectors.update({place: row for (place, _), row in zip(part, unit, strict=True)})
     return np.stack([vectors[place] for place in range(count)])
 
 
-def _look(context: Context, images: Tensor) -> Tensor:
+def _embed_batch(context: Context, images: Tensor) -> Tensor:
     backbone: Any = context.backbone
     with torch.inference_mode():
         vectors: Tensor = backbone.embed(images.to(context.images.device))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an explanation is made of: figures with words and data, and reasons where there is none."""
+"""The parts of an explanation: figures with text and data, or the reason why one is missing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["SECTIONS", "ExplanationFigure", "MissingFigure", "PointLayer", "Sect
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PointLayer:
-    """How one layer attends, for every point that a reader may click.
+    """Attention of one layer from every token, for the clickable image of the page.
 
     Attributes:
-        title: Of the layer, such as "stage 1, block 2 (shifted), mean of 3 heads".
-        grid: (rows, columns) of tokens that cover the image.
-        covered: (height, width) in pixels of the image as shown that the grid covers; it may
-            be more than the image where tokens were padded.
-        keys: For each token its keys: (T, N) numbers of the tokens (row * columns + column) it
-            attends to; -1 where a key is padding or a class token. T = rows * columns.
-        weights: (T, N) attention to each key, uint8; 255 is the largest weight of the row.
-        largest: (T) The weight that 255 stands for, in each row.
+        title: Title of the layer, such as "stage 1, block 2 (shifted), mean of 3 heads".
+        grid: (rows, columns) of the tokens that cover the image.
+        covered: (height, width) in pixels that the grid covers on the displayed image; larger
+            than the image where tokens were padded.
+        keys: (T, N) index (row * columns + column) of each key that a token attends to; -1 for
+            padding and class tokens. T = rows * columns.
+        weights: (T, N) attention to each key, uint8, scaled so that 255 is the row's maximum.
+        largest: (T) maximum weight of each row, i.e. the value of 255.
         elsewhere: What keys of -1 are, such as "the class token" or "padding".
     """
 
@@ -44,7 +44,7 @@ class PointLayer:
     elsewhere: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse tables that do not belong together."""
+        """Check that the shapes of the tables match."""
         tokens = self.grid[0] * self.grid[1]
         shapes = (self.keys.shape, self.weights.shape, self.largest.shape)
         if shapes != ((tokens, self.keys.shape[-1]),) * 2 + ((tokens,),):
@@ -57,20 +57,20 @@ class PointLayer:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExplanationFigure:
-    """Something to see.
+    """One figure of the page with its caption and data.
 
     Attributes:
-        name: Stem of its files, in lower case with hyphens, unique on a page.
-        section: Where it stands.
+        name: Stem of its file names, lower case with hyphens, unique on a page.
+        section: Section of the page that contains it.
         title: A short heading.
-        text: What is seen and how to read it, in two to five plain sentences.
-        figure: Drawn with matplotlib objects, without global state, colours that everybody can
-            tell apart, readable on light and on dark pages.
+        text: Caption: what the figure shows and how to read it, in two to five sentences.
+        figure: A matplotlib figure made without pyplot's global state, in a colour-blind safe
+            palette that is readable on light and dark pages.
         formula: MathML between <math> tags, or empty.
         source: Paper and equation, or empty.
-        arrays: The data behind it, written as .npz.
-        facts: Plain numbers and texts, written as .json.
-        layers: Attention for a point that a reader clicks, if that is what it shows.
+        arrays: The plotted data, written as .npz.
+        facts: Numbers and strings, written as .json.
+        layers: Attention per token for the clickable image; empty for other figures.
     """
 
     name: str
@@ -87,12 +87,12 @@ class ExplanationFigure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingFigure:
-    """Something that cannot be shown of this model.
+    """A figure that is not available for this model.
 
     Attributes:
-        section: Where it would stand.
-        title: What it would be.
-        reason: Why not, and what can be seen instead.
+        section: Section of the page that would contain it.
+        title: Heading of the figure.
+        reason: Why it is not available, and which figure to use instead.
     """
 
     section: Section

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attention layer of a network: what it read, where its tokens lie, who looks at whom.
+"""One attention layer of a network: queries, keys, attention weights and token positions.
 
-Letters: h heads, d width of a head, G groups (windows) of tokens that look at each other, Q queries
-and N keys of a group.
+Letters: h heads, d width of a head, G groups (windows) of tokens that attend to each other,
+Q queries and N keys of a group.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from muntin.shapes import Float, Int, Size
 __all__ = ["MAX_PAIRS", "AttentionLayer", "QueriesAndKeys"]
 
 MAX_PAIRS = 2**25
-"""Pairs of tokens of one head that are computed at a time; 128 MiB of weights."""
+"""Maximum number of token pairs of one head that are computed at once; 128 MiB of weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,12 +29,12 @@ class QueriesAndKeys:
     """Queries and keys of a layer.
 
     Attributes:
-        queries: Multiplied by the scale already.
-        keys: What they are compared with.
-        bias: Added to the scores of each head.
-        mask: Added to the scores of each group.
-        linear: Whether weights are the products themselves over their sum (performers) and not the
-            softmax of scores.
+        queries: Already multiplied by the scale.
+        keys: Keys.
+        bias: Bias of each head, added to the scores.
+        mask: Mask of each group, added to the scores.
+        linear: Whether weights are the products divided by their sum (Performers) instead of the
+            softmax of the scores.
     """
 
     queries: Float[Tensor, "h G Q d"]
@@ -44,7 +44,8 @@ class QueriesAndKeys:
     linear: bool = False
 
     def attention_weights(self, head: int) -> Float[Tensor, "G Q N"]:
-        """Give the attention of one head; rows sum to 1."""
+        """Compute the attention weights of one head; rows sum to 1."""
+        # One head at a time: all heads together would take num_heads times MAX_PAIRS values.
         scores = self.queries[head] @ self.keys[head].transpose(1, 2)
         if self.linear:
             return scores / scores.sum(dim=-1, keepdim=True).clamp(min=1e-30)
@@ -57,23 +58,23 @@ class QueriesAndKeys:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AttentionLayer:
-    """One attention layer: what it read, and where its tokens lie in the image.
+    """One attention layer and the positions of its tokens in the image.
 
     Attributes:
-        name: Of the module in the backbone.
-        title: For readers, such as "stage 1, block 2 (shifted)".
-        stage: Counted from 1; a plain ViT has one; 0 for layers before the blocks.
-        num_heads: Heads.
-        grid: Tokens down and across that are looked at.
-        stride: Pixels from one of them to the next.
-        pooled: How many of them, down and across each, ask as one.
-        prefix: Tokens without a place, which come first: class token, distillation token.
-        queries: Number (row by row) of each query in its grid; -1 for padding and prefix.
-        keys: Number of each key in `grid`; -1 for padding and prefix.
-        layout: Where the windows lie; None without windows.
+        name: Module name in the backbone.
+        title: Display title, such as "stage 1, block 2 (shifted)".
+        stage: Stage, from 1; a plain ViT has one; 0 for layers before the blocks.
+        num_heads: Number of heads.
+        grid: (rows, columns) of the keys.
+        stride: Pixels between neighbouring keys.
+        pooled: Query pooling factor of each side; 1 without pooling.
+        prefix: Names of the tokens before the patches: class token, distillation token.
+        queries: Row-major index of each query in `query_grid`; -1 for padding and prefix.
+        keys: Row-major index of each key in `grid`; -1 for padding and prefix.
+        layout: Layout of the windows; None without windows.
         pair: Computes queries and keys.
-        scores: What the softmax is taken of: products of queries and keys, the same with a bias of
-            position and a mask, or cosines with both.
+        scores: Argument of the softmax: scaled dot products, the same plus position bias and mask,
+            or scaled cosines plus both.
     """
 
     name: str
@@ -92,17 +93,17 @@ class AttentionLayer:
 
     @property
     def query_grid(self) -> Size:
-        """Queries down and across."""
+        """(rows, columns) of the queries."""
         return self.grid[0] // self.pooled, self.grid[1] // self.pooled
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of tokens that look at each other, padding included."""
+        """Number of token pairs that attend to each other, including padding."""
         return self.queries.numel() * self.keys.shape[1]
 
     @property
     def elsewhere(self) -> str:
-        """What attention can go to that has no place in the image, for readers; or nothing."""
+        """Display name of the keys outside the image (prefix tokens, padding); may be empty."""
         names = list(self.prefix)
         if int((self.keys < 0).sum()) > len(self.prefix) * len(self.keys):
             names.append("padding")
@@ -110,11 +111,11 @@ class AttentionLayer:
 
     @property
     def is_global(self) -> bool:
-        """Whether every token looks at every other."""
+        """Whether every token attends to every other."""
         return len(self.keys) == 1 and int((self.keys >= 0).sum()) == self.grid[0] * self.grid[1]
 
     def attention_weights(self) -> Iterator[Float[Tensor, "G Q N"]]:
-        """Give the attention of one head after another; rows (queries) sum to 1."""
+        """Yield the attention weights of each head; rows (queries) sum to 1."""
         with torch.inference_mode(False), torch.no_grad():
             pairs = self.pair()
         for head in range(self.num_heads):
@@ -123,7 +124,7 @@ class AttentionLayer:
             yield weights
 
     def mean_attention(self) -> Float[Tensor, "G Q N"]:
-        """Give the mean over the heads."""
+        """Compute the mean attention over the heads."""
         heads = self.attention_weights()
         total = next(heads)
         for weights in heads:

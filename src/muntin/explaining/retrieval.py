@@ -103,7 +103,7 @@ def show_embeddings(
             f"similar ones are shown."
         )
         return [MissingFigure(section="features", title=title, reason=reason)]
-    vectors = np.concatenate([found.vectors, found.own[None]])
+    vectors = np.concatenate([found.vectors, found.query[None]])
     flat, shares = place_by_components(vectors)
     places = {"components": flat}
     rest: list[ExplanationFigure | MissingFigure] = []

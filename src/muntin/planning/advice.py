@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from muntin.training.budget import word_shortage, word_ways_out
-from muntin.training.footprint import Footprint, Line
-from muntin.training.preparation import Prepared
+from muntin.training.memory_budget import word_shortage, word_ways_out
+from muntin.training.memory_model import Footprint, Line
+from muntin.training.setup import Prepared
 
 __all__ = ["MOST_IMAGES", "Demand", "advise"]
 

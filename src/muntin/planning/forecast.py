@@ -17,8 +17,8 @@ from muntin.errors import ConfigError
 from muntin.planning.advice import MOST_IMAGES, Demand, advise
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.shapes import Size
-from muntin.training.preparation import Prepared, Request, prepare
-from muntin.training.rehearsal import Rehearsal, Timing
+from muntin.training.setup import Prepared, Request, prepare
+from muntin.training.profiling import Rehearsal, Timing
 
 __all__ = ["Plan", "plan"]
 

@@ -86,7 +86,7 @@ def evaluate(
     *,
     batch_size: int = 0,
     device: str = "auto",
-    images: bool = True,
+    pictures: bool = True,
     detector: str | Path = "",
     tta: bool = False,
     settings: Mapping[str, object] | None = None,
@@ -98,7 +98,7 @@ def evaluate(
         data: What `DATA` may be; its test part if it has one, else its validation part, else all.
         batch_size: Images at a time; 0 chooses by their size.
         device: "auto" takes a GPU when there is one.
-        images: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
+        pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
         detector: For keypoints, a run that has to find the subjects first; their annotated boxes
             are taken when it is left out. `muntin.metrics.pose.PoseMetric` says how what it finds
             is compared.
@@ -117,7 +117,7 @@ def evaluate(
     run = run if isinstance(run, Run) else Run.open(run)
     if detector:
         scored = score_detected(run, data, detector, device=device, tta=tta)
-        if images:
+        if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
@@ -140,6 +140,6 @@ def evaluate(
         device=where,
         tta=tta,
     )
-    if images:
+    if pictures:
         draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures

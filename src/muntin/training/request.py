@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user asks for, and what is wrong with it before any data is read."""
+"""A request for a run, and the checks that need no data."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from muntin.tasks.task import Task
 from muntin.zoo.building import model_config
 from muntin.zoo.table import ALIASES
 
-__all__ = ["Request", "refuse_mistakes", "sort_settings", "task_of"]
+__all__ = ["Request", "check_request", "group_settings", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a user asked for; empty, 0 and "auto" leave the choice to `prepare`.
+    """A requested run; `prepare` resolves empty values, 0 and "auto".
 
     Attributes:
         task: Name of the task.
-        data: Training images, perhaps with validation beside them.
+        data: Training images, and validation images if it has such a split.
         out: The run folder.
         val: Validation images.
         model: Name in the zoo.
-        head: Name of a head, for tasks that have several.
-        weights: "auto", "none", a file or a hub id.
+        head: Name of the head, for tasks with several.
+        weights: "auto", "none", a file, a run folder or a hub id.
         recipe: Name of a preset.
         epochs: Passes over the data.
         max_time_s: Wall time in seconds.
-        batch_size: Images a step.
-        img_size: (height, width) in pixels; (0, 0) chooses.
-        seed: Of everything random.
-        machine: Where to run.
+        batch_size: Images per step.
+        img_size: (height, width) in pixels; (0, 0) = automatic.
+        seed: Random seed; -1 = the default of the recipe.
+        machine: Device, precision, workers.
         settings: Dotted names of config fields and their values as text.
-        base: A run's config to start from instead of a recipe.
+        base: Config of an earlier run to start from instead of a recipe.
     """
 
     task: str
@@ -64,11 +64,11 @@ class Request:
 
 
 def task_of(request: Request) -> Task:
-    """Give the row of the task that is asked for, which may depend on the head.
+    """Return the requested task, which may depend on the head.
 
     Raises:
-        ConfigError: There is no such task.
-        RunError: The run that weights are taken from cannot be read.
+        ConfigError: The task is unknown.
+        RunError: The run given as weights cannot be read.
     """
     head: HeadConfig | str | None = request.head or None
     if head is None and request.base is not None:
@@ -79,80 +79,86 @@ def task_of(request: Request) -> Task:
     return find_task(request.task, head)
 
 
-LEAST_SIDE = 32
-"""Pixels; smaller images leave no cell of a pyramid."""
+MIN_SIDE = 32
+"""Pixels; smaller images leave no cell in the coarsest level of a pyramid."""
 
-MOST_SIDE = 2**15
-"""Pixels; nobody's memory holds what a network makes of larger images."""
+MAX_SIDE = 2**15
+"""Pixels; activations of larger images fit into no memory."""
 
 
-def _refuse_other_heads(name: str, task: Task) -> None:
+def _check_head_of_other_task(name: str, task: Task) -> None:
     for other in TASKS.values():
         if other.dense and other is not task and name in other.dense.heads:
-            message = f"head {name!r} is for muntin train {other.name}, got {task.name}. Use that."
+            message = (
+                f"head {name!r} belongs to task {other.name}, got task {task.name}. "
+                f"Use: muntin train {other.name}"
+            )
             raise ConfigError(message)
 
 
-def _refuse_two_choices(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
-    """Blocks computed again are either counted by somebody or chosen by the memory."""
+def _check_recompute_settings(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Check that the user does not set what `train.memory_gib` chooses."""
     start = TrainConfig() if request.base is None else request.base.train
     tuned: TrainConfig = with_texts(start, settings["train"])
-    counted = "recomputed_blocks" in dict(settings["train"]) and tuned.recomputed_blocks
-    if counted and tuned.memory_gib:
+    explicit = "recomputed_blocks" in dict(settings["train"]) and tuned.recomputed_blocks
+    if explicit and tuned.memory_gib:
         message = (
-            f"train.memory_gib chooses how many blocks are computed again, got "
-            f"train.memory_gib={tuned.memory_gib:g} with train.recomputed_blocks="
-            f"{tuned.recomputed_blocks}. Take one of them."
+            f"train.memory_gib chooses train.recomputed_blocks, got both: "
+            f"train.memory_gib={tuned.memory_gib:g}, train.recomputed_blocks="
+            f"{tuned.recomputed_blocks}. Set only one of them."
         )
         raise ConfigError(message)
 
 
-def refuse_mistakes(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
-    """Find what is wrong with the words before any data is read.
+def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Check names and settings before any data is read.
 
     Raises:
-        ConfigError: A name or a setting is wrong.
+        ConfigError: A name or a setting is invalid.
     """
     task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipe_kind)
-    _refuse_two_choices(request, settings)
+    _check_recompute_settings(request, settings)
     with_texts(AUGMENTS[task.recipe_kind](), settings["augment"])
     if request.head and task.dense is None:
-        message = f"{task.name} has one head, got head={request.head!r}. Leave it out."
+        message = f"{task.name} has one head, got head={request.head!r}. Omit it."
         raise ConfigError(message)
     if request.head and task.dense:
-        _refuse_other_heads(request.head, task)
+        _check_head_of_other_task(request.head, task)
         find_head(request.head, task.dense.heads)
-    if task.dense and any(request.img_size) and min(request.img_size) < LEAST_SIDE:
+    if task.dense and any(request.img_size) and min(request.img_size) < MIN_SIDE:
         message = (
-            f"img_size must be at least {LEAST_SIDE} pixels to find things in images, got "
-            f"{request.img_size}. Make it larger."
+            f"img_size must be at least {MIN_SIDE} pixels for {task.name}, got "
+            f"{request.img_size}. Increase it."
         )
         raise ConfigError(message)
-    if max(request.img_size) > MOST_SIDE:
+    if max(request.img_size) > MAX_SIDE:
         message = (
-            f"img_size must be at most {MOST_SIDE} pixels a side, got {request.img_size}. Make it "
-            f"smaller."
+            f"img_size must be at most {MAX_SIDE} pixels per side, got {request.img_size}. Reduce it."
         )
         raise ConfigError(message)
-    idle = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if idle and (task.detects or task.top_down):
-        message = f"{task.name} has no use for train.{min(idle)}. Leave it out."
+    unused = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
+    if unused and (task.detects or task.top_down):
+        message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
         raise ConfigError(message)
     if request.model:
         with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
 
 
-def sort_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
-    """Sort ``train.epochs``-like names by their first word."""
-    rooms: dict[str, list[tuple[str, str]]] = {
-        room: [] for room in ("train", "augment", "data", "machine", "model", "head")
+def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
+    """Group settings such as ``train.epochs`` by the word before the dot.
+
+    Raises:
+        ConfigError: The first word is none of the configs.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {
+        group: [] for group in ("train", "augment", "data", "machine", "model", "head")
     }
     for path, text in settings:
-        room, _, field = path.partition(".")
-        if room not in rooms or not field:
-            hint = "Settings are such as train.epochs=10."
-            raise ConfigError(unknown_name("group of settings", room, rooms, hint=hint))
-        rooms[room].append((field, text))
-    return rooms
+        group, _, field = path.partition(".")
+        if group not in groups or not field:
+            hint = "Write settings like train.epochs=10."
+            raise ConfigError(unknown_name("group of settings", group, groups, hint=hint))
+        groups[group].append((field, text))
+    return groups

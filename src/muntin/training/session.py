@@ -28,14 +28,14 @@ from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
 from muntin.samples import Listing
 from muntin.scoring.figures import draw_scored
 from muntin.shapes import Size
-from muntin.training.batch_images import draw_batch
-from muntin.training.budget import fit_memory
+from muntin.training.batch_preview import draw_batch
+from muntin.training.memory_budget import fit_memory
 from muntin.training.checkpoint import read_checkpoint
-from muntin.training.choices import PRECISIONS
+from muntin.training.defaults import PRECISIONS
 from muntin.training.interruption import leave_to_others
 from muntin.training.journal import read_journal
 from muntin.training.loop import Fitted, Stores, fit
-from muntin.training.preparation import Request, prepare
+from muntin.training.setup import Request, prepare
 from muntin.training.progress import Reporter, as_time
 from muntin.training.supervision import build_objective
 
@@ -73,7 +73,7 @@ class _Job:
     started: float
     stop_after: int
     quiet: bool
-    images: bool
+    pictures: bool
 
 
 def train(
@@ -99,7 +99,7 @@ def train(
     config: str | Path | RunConfig | None = None,
     quiet: bool = False,
     stop_after: int = 0,
-    images: bool = True,
+    pictures: bool = True,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -133,7 +133,7 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Show nothing.
         stop_after: End after so many steps, as if interrupted; 0 = never.
-        images: Whether a batch, the curves and the best and worst images are drawn into the
+        pictures: Whether a batch, the curves and the best and worst images are drawn into the
             run's ``pictures``.
 
     Returns:
@@ -188,10 +188,10 @@ def train(
         started=started,
         stop_after=stop_after,
         quiet=quiet,
-        images=images,
+        pictures=pictures,
     )
     fitted = _launch(job)
-    if images and (lines := read_journal(run.path)):
+    if pictures and (lines := read_journal(run.path)):
         goal, _ = run.task.goal(fitted.figures)
         save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     return _finish(run, fitted, reporter)
@@ -256,7 +256,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
         val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
-    if first and job.images and not job.resume:
+    if first and job.pictures and not job.resume:
         draw_batch(run, stores.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
         fitted = fit(
@@ -270,7 +270,7 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
             resume=job.resume,
             stop_after=job.stop_after,
         )
-    if job.images and fitted.best is not None:
+    if job.pictures and fitted.best is not None:
         draw_scored(fitted.best, stores.val, run.classes, run.path / "pictures" / "val")
     return fitted
 

@@ -12,7 +12,7 @@ from muntin.data.transforms import AugmentConfig
 from muntin.objectives.supervised import Supervised, SupervisedTask
 from muntin.runs import Run
 from muntin.samples import Listing
-from muntin.training.mixing import build_mixing
+from muntin.training.mixup import build_mixing
 
 __all__ = ["balanced_shares", "build_objective"]
 

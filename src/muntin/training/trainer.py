@@ -19,7 +19,7 @@ from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
 from muntin.recipes import TrainConfig
-from muntin.training.checkpointing import checkpoint_blocks, narrow_residual
+from muntin.training.recompute import checkpoint_blocks, narrow_residual
 from muntin.training.optimization import build_optimizers, freeze_stages
 
 __all__ = ["Trainer"]

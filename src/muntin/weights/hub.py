@@ -9,7 +9,7 @@ from pathlib import Path
 
 from muntin.errors import WeightError, shorten
 
-__all__ = ["fetch", "is_hub_id", "license_of"]
+__all__ = ["fetch", "is_available", "is_hub_id", "license_of"]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _PATIENCE_S = 4.0
@@ -93,6 +93,15 @@ def fetch(hub_id: str, *, patience_s: float = _PATIENCE_S) -> Path:
         f"Download the file and give its path."
     )
     raise WeightError(message)
+
+
+def is_available(hub_id: str) -> bool:
+    """Whether the weights are in the local cache, or can be downloaded; downloads them."""
+    try:
+        fetch(hub_id)
+    except WeightError:
+        return False
+    return True
 
 
 def _in_cache(repo: str, revision: str) -> Path | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from muntin.data.transforms import AugmentConfig
-from muntin.training.mixing import build_mixing
+from muntin.training.mixup import build_mixing
 
 
 def test_nothing_to_mix():

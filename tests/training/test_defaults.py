@@ -5,7 +5,7 @@ import pytest
 
 from muntin.errors import ConfigError
 from muntin.recipes import MachineConfig
-from muntin.training.choices import default_model, default_recipe, refuse_attention
+from muntin.training.defaults import default_model, default_recipe, refuse_attention
 from muntin.zoo import model_config
 
 

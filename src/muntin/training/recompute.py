@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Less memory in training: what is inside a block is computed again, what is between is halved."""
+"""Activation checkpointing of blocks, and a residual stream in half precision."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from muntin.errors import ConfigError
 __all__ = ["checkpoint_blocks", "narrow_residual"]
 
 
-def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
-    """Make blocks of a backbone forget what is inside them until it is needed.
+def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
+    """Apply activation checkpointing to the leading blocks of a backbone.
 
     Args:
-        backbone: Changed; its outputs and gradients stay the same, bit for bit.
-        most: How many, from the first one on; all when left out.
+        backbone: Changed in place; outputs and gradients stay bit-equal.
+        count: Number of leading blocks; None = all.
 
     Returns:
-        Number of blocks that were changed.
+        Number of blocks that are checkpointed.
 
     Raises:
-        ConfigError: There are no blocks, or fewer than that.
+        ConfigError: The backbone has no blocks, or fewer than `count`.
 
     Source:
         Chen et al. 2016 (arXiv 1604.06174); `torch.utils.checkpoint`.
@@ -39,61 +39,63 @@ def checkpoint_blocks(backbone: nn.Module, most: int | None = None) -> int:
     if not blocks:
         message = (
             f"train.checkpointing needs a backbone with blocks, got {type(backbone).__name__}. "
-            f"Leave it off."
+            f"Turn it off."
         )
         raise ConfigError(message)
-    if most is not None and most > len(blocks):
+    if count is not None and count > len(blocks):
         message = (
-            f"train.recomputed_blocks must be at most {len(blocks)}, the blocks of this "
-            f"{type(backbone).__name__}, got {most}. Lower it, or set train.checkpointing=true."
+            f"train.recomputed_blocks must be at most {len(blocks)}, the number of blocks of this "
+            f"{type(backbone).__name__}, got {count}. Lower it, or set train.checkpointing=true."
         )
         raise ConfigError(message)
-    for block in blocks[:most]:
+    for block in blocks[:count]:
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
         block.forward = partial(_recompute, block.forward, norms)
-    return len(blocks[:most])
+    return len(blocks[:count])
 
 
 def _recompute(
     forward: Callable[..., Any], norms: list[_BatchNorm], *args: Any, **options: Any
 ) -> Any:  # noqa: ANN401 (any block)
-    if torch.compiler.is_compiling():  # what a compiled block does in place is done once
+    if torch.compiler.is_compiling():  # the compiler removes in-place changes by itself
         return checkpoint(forward, *args, use_reentrant=False, **options)
-    kept = _copy_lists(args)  # whoever gave a list may change it (DenseNet), or the block (HRNet)
-    before = [one._version for one in args if isinstance(one, Tensor)]
+    # The caller (DenseNet) or the block (HRNet) may change a list before it is used again.
+    inputs = _copy_lists(args)
+    versions = [arg._version for arg in args if isinstance(arg, Tensor)]
     context = partial(_contexts, norms) if norms else noop_context_fn
     output = checkpoint(
-        lambda *again: forward(*_copy_lists(again), **options),
-        *kept,
+        lambda *saved: forward(*_copy_lists(saved), **options),
+        *inputs,
         use_reentrant=False,
         context_fn=context,
     )
-    if before != [one._version for one in args if isinstance(one, Tensor)]:
-        # Computed again, it would read what it has overwritten, and gradients would be wrong.
+    if versions != [arg._version for arg in args if isinstance(arg, Tensor)]:
+        # The second forward would read the overwritten input: gradients would be wrong.
         message = (
-            "train.checkpointing needs blocks that leave their input as it is, got one that "
-            "changes it in place. Leave it off."
+            "train.checkpointing needs blocks that do not modify their input in place, got one "
+            "that does. Turn it off."
         )
         raise ConfigError(message)
     return output
 
 
 def _copy_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(list(one) if isinstance(one, list) else one for one in args)
+    return tuple(list(arg) if isinstance(arg, list) else arg for arg in args)
 
 
 def _contexts(
     norms: list[_BatchNorm],
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _count_nothing(norms)
+    return nullcontext(), _freeze_statistics(norms)
 
 
 @contextmanager
-def _count_nothing(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Leave running statistics alone: the first forward has counted this batch already."""
+def _freeze_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Do not update running statistics: the first forward pass has counted this batch."""
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        # Not track_running_stats=False: then it would save fewer tensors than the first time.
+        # Not track_running_stats=False: the number of saved tensors would differ from the first
+        # forward pass, which torch.utils.checkpoint refuses.
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
@@ -103,18 +105,18 @@ def _count_nothing(norms: list[_BatchNorm]) -> Iterator[None]:
 
 
 def narrow_residual(backbone: nn.Module) -> None:
-    """Keep the map between blocks in the precision of the products while training under autocast.
+    """Run the residual stream between blocks in half precision, in training under autocast.
 
     Args:
-        backbone: Changed; what it gives in evaluation stays the same.
+        backbone: Changed in place; its outputs in evaluation mode stay the same.
 
     Raises:
-        ConfigError: Its tokens do not pass a `pos_drop` before the first block.
+        ConfigError: The backbone has no `pos_drop` module before its first block.
     """
     start: nn.Module | None = getattr(backbone, "pos_drop", None)
     if start is None:
         kind = type(backbone).__name__
-        message = f"train.residual=half needs a Swin or a ViT, got {kind}. Leave it out."
+        message = f"train.residual=half needs a Swin or a ViT, got {kind}. Omit it."
         raise ConfigError(message)
     start.register_forward_hook(_narrow)
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.training.checkpointing import checkpoint_blocks
-from muntin.training.footprint import Footprint, Line, Moment, measure_footprint
-from muntin.training.timeline import Part, list_parts, record_spans
+from muntin.training.recompute import checkpoint_blocks
+from muntin.training.memory_model import Footprint, Line, Moment, measure_footprint
+from muntin.training.memory_trace import Part, list_parts, record_spans
 from muntin.zoo import create_model
 
 CPU = torch.device("cpu")

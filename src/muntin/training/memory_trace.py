@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much tensors hold while a network learns, from one part of it to the next."""
+"""Trace of tensor memory during a training step, by part of the network."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 from muntin.features import name_blocks
 
-__all__ = ["Part", "Span", "list_parts", "record_spans"]
+__all__ = ["NetworkPart", "Span", "list_parts", "record_spans"]
 
 _MARK = "muntin:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """A part of a network whose memory is told apart.
+class NetworkPart:
+    """A module whose memory is reported separately.
 
     Attributes:
         name: Of the module in the network.
-        stage: Counted from 1; 0 for what comes before the blocks.
-        is_block: Whether it may be computed again instead of remembered.
+        stage: From 1; 0 for modules before the first block (stem, patch embedding).
+        is_block: Whether activation checkpointing can be applied to it.
     """
 
     name: str
@@ -39,25 +39,25 @@ class Part:
 
 
 class Span(NamedTuple):
-    """What tensors held from one moment to the next, in bytes beyond what was there before.
+    """Tensor memory between two marks, in bytes above the memory before the step.
 
     Attributes:
-        part: Name of the part at work; empty between two of them, and in the head.
-        backward: Whether on the backward pass.
-        live: At its beginning.
-        most: The most until its end.
-        output: Bytes of what the part before gave, where the forward pass leaves a part.
+        part: Name of the running part; empty between two parts and in the head.
+        backward: Whether in the backward pass.
+        live: Bytes at the start of the span.
+        peak: Largest number of bytes until its end.
+        output: Bytes of the output of the part that has just ended in the forward pass, else 0.
     """
 
     part: str
     backward: bool
     live: int
-    most: int
+    peak: int
     output: int = 0
 
 
-def list_parts(network: nn.Module) -> tuple[Part, ...]:
-    """Name the parts of a backbone, in the order in which they run; none where it has no blocks."""
+def list_parts(network: nn.Module) -> tuple[NetworkPart, ...]:
+    """List the parts of the backbone in forward order; empty for networks without blocks."""
     backbone: Any = getattr(network, "backbone", None)
     if backbone is None:
         return ()
@@ -67,18 +67,19 @@ def list_parts(network: nn.Module) -> tuple[Part, ...]:
         stage = backbone.stage_of(name)
         if backbone.stage_unit == "block":  # a plain ViT is one stage
             stage = min(stage, 1)
-        found.append(Part(name=f"backbone.{name}", stage=stage, is_block=name in blocks))
+        found.append(NetworkPart(name=f"backbone.{name}", stage=stage, is_block=name in blocks))
     return tuple(found)
 
 
 def _split(backbone: Any, blocks: set[str], name: str) -> Iterator[str]:  # noqa: ANN401 (any family)
-    """The blocks, and the largest modules with parameters before and between them."""
+    """Yield the blocks, and the largest modules with parameters before and between them."""
     if name in blocks:
         yield name
         return
     module = backbone.get_submodule(name)
     inside = [key for key, _ in module.named_parameters(prefix=name)]
     layers = {backbone.layer_of(key) for key in inside}
+    # A module between blocks is one part if all its parameters belong to one layer.
     whole = name and len(layers) == 1 and not any(b.startswith(f"{name}.") for b in blocks)
     if whole and layers <= set(range(len(blocks) + 1)):
         yield name
@@ -90,24 +91,24 @@ def _split(backbone: Any, blocks: set[str], name: str) -> Iterator[str]:  # noqa
 def record_spans(
     network: nn.Module, step: Callable[[], None], device: torch.device
 ) -> tuple[Span, ...]:
-    """Take a step and tell what tensors held meanwhile.
+    """Run a step and record tensor memory at the boundaries of the parts.
 
     Args:
-        network: That learns; it is watched at its parts, and left as it was.
-        step: Goes forward and back; what it allocates is counted.
-        device: Where.
+        network: The network in training mode; hooks are added and removed again.
+        step: Runs the forward and the backward pass; its allocations are recorded.
+        device: Device of the network.
 
     Returns:
-        Spans in the order of time, without gaps.
+        Consecutive spans in the order of time.
     """
-    watch = _watch_gpu if device.type == "cuda" else _watch_cpu
+    record = _record_gpu if device.type == "cuda" else _record_cpu
     parts = list_parts(network)
-    with watch() as (mark, spans):
+    with record() as (mark, spans):
         handles = []
         for name in (part.name for part in parts):
             module = network.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(_beginning(name, mark)))
-            handles.append(module.register_forward_hook(_ending(name, mark)))
+            handles.append(module.register_forward_pre_hook(_start_hook(name, mark)))
+            handles.append(module.register_forward_hook(_end_hook(name, mark)))
         try:
             mark("", False, 0)
             step()
@@ -120,22 +121,23 @@ def record_spans(
 Mark = Callable[[str, bool, int], None]
 
 
-def _beginning(name: str, mark: Mark) -> Callable[..., None]:
+def _start_hook(name: str, mark: Mark) -> Callable[..., None]:
     return lambda *_: mark(name, False, 0)
 
 
-def _ending(name: str, mark: Mark) -> Callable[..., None]:
+def _end_hook(name: str, mark: Mark) -> Callable[..., None]:
     def end(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401 (each has its own)
         known = isinstance(output, Tensor)
         mark("", False, output.nbytes if known else 0)
         if known and output.requires_grad:
+            # The gradient of the output arrives just before the backward pass of this part.
             output.register_hook(lambda grad: mark(name, True, 0))
 
     return end
 
 
 @contextmanager
-def _watch_gpu() -> Iterator[tuple[Mark, list[Span]]]:
+def _record_gpu() -> Iterator[tuple[Mark, list[Span]]]:
     spans: list[Span] = []
     base = torch.cuda.memory_allocated()
     marks: list[tuple[str, bool, int, int]] = []
@@ -143,8 +145,8 @@ def _watch_gpu() -> Iterator[tuple[Mark, list[Span]]]:
     def close() -> None:
         if marks:
             name, backward, live, output = marks[-1]
-            most = max(live, torch.cuda.max_memory_allocated() - base)
-            spans.append(Span(name, backward, live, most, output))
+            peak = max(live, torch.cuda.max_memory_allocated() - base)
+            spans.append(Span(name, backward, live, peak, output))
 
     def mark(name: str, backward: bool, output: int) -> None:
         close()
@@ -156,16 +158,17 @@ def _watch_gpu() -> Iterator[tuple[Mark, list[Span]]]:
 
 
 @contextmanager
-def _watch_cpu() -> Iterator[tuple[Mark, list[Span]]]:
+def _record_cpu() -> Iterator[tuple[Mark, list[Span]]]:
     spans: list[Span] = []
     marks: list[tuple[str, bool, int]] = []
 
     def mark(name: str, backward: bool, output: int) -> None:
         marks.append((name, backward, output))
+        # An empty range: its time stamp orders the mark among the allocations of the trace.
         with torch.profiler.record_function(f"{_MARK}{len(marks) - 1}"):
             pass
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells stderr that it begins and ends
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it logs start and end to stderr
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         yield mark, spans
@@ -177,24 +180,24 @@ def _read_trace(profile: torch.profiler.profile, marks: list[tuple[str, bool, in
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    happened: list[tuple[float, int, int]] = []  # when, which mark or -1, bytes
+    timeline: list[tuple[float, int, int]] = []  # time, index of the mark or -1, bytes
     for event in events:
         name = event.get("name", "")
         if name == "[memory]":
-            happened.append((event["ts"], -1, event["args"]["Bytes"]))
+            timeline.append((event["ts"], -1, event["args"]["Bytes"]))
         elif name.startswith(_MARK) and event.get("ph") == "X":
-            happened.append((event["ts"], int(name.removeprefix(_MARK)), 0))
+            timeline.append((event["ts"], int(name.removeprefix(_MARK)), 0))
     spans: list[Span] = []
-    live = most = start = 0
+    live = peak = start = 0
     current = -1
-    for _, number, count in sorted(happened):
+    for _, number, count in sorted(timeline):
         if number >= 0:
             if current >= 0:
                 name, backward, output = marks[current]
-                spans.append(Span(name, backward, start, most, output))
-            current, start, most = number, live, live
+                spans.append(Span(name, backward, start, peak, output))
+            current, start, peak = number, live, live
         live += count
-        most = max(most, live)
+        peak = max(peak, live)
     name, backward, output = marks[current]
-    spans.append(Span(name, backward, start, most, output))
+    spans.append(Span(name, backward, start, peak, output))
     return spans

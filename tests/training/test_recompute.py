@@ -15,9 +15,9 @@ from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
 from muntin.tasks.table import find_task
-from muntin.training.checkpointing import checkpoint_blocks
+from muntin.training.recompute import checkpoint_blocks
 from muntin.training.journal import read_journal
-from muntin.training.room import SHARE, fit_batch, saved_bytes
+from muntin.training.auto_batch import SHARE, fit_batch, saved_bytes
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 

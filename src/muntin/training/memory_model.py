@@ -1,0 +1,255 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of a training step as a function of the batch size, fitted to two small steps.
+
+At any point of a step tensor memory grows linearly with the batch, but which point is the peak
+depends on the batch: the model has one line for each phase of a step, and the peak is the highest
+of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from muntin.errors import ConfigError
+from muntin.training.memory_trace import NetworkPart, Span, list_parts, record_spans
+
+__all__ = ["LinearFit", "MemoryModel", "PeakMemory", "Phase", "fit_memory_model"]
+
+MAX_BATCH = 2**16
+"""Upper limit of the search for the largest batch."""
+
+
+class LinearFit(NamedTuple):
+    """A quantity (bytes, seconds) as a linear function of the batch size.
+
+    Attributes:
+        fixed: Part that does not depend on the batch.
+        each: Part for each image.
+    """
+
+    fixed: float
+    each: float
+
+    def at(self, batch: int) -> float:
+        """Value for a batch of so many images."""
+        return self.fixed + self.each * batch
+
+
+class Phase(NamedTuple):
+    """A part of a step between two marks of the memory trace.
+
+    Attributes:
+        part: Name of the running part; empty elsewhere.
+        backward: Whether in the backward pass.
+        num_saved: Number of leading parts whose activations are saved at this point: their
+            forward pass is done, their backward pass is not.
+        peak: Largest number of bytes during the phase.
+    """
+
+    part: str
+    backward: bool
+    num_saved: int
+    peak: LinearFit
+
+
+class PeakMemory(NamedTuple):
+    """Predicted peak memory of a step, in bytes.
+
+    Attributes:
+        total: All tensors, weights and optimizer included, and fragmentation.
+        saved: Saved activations of each part at the peak.
+        gradients: Gradients that exist at the peak, an estimate.
+        phase: Index of the phase with the peak.
+        fragmentation: Memory lost between tensors.
+    """
+
+    total: float
+    saved: tuple[float, ...]
+    gradients: float
+    phase: int = 0
+    fragmentation: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryModel:
+    """Memory of a training step.
+
+    Attributes:
+        persistent: Bytes of parameters, buffers, optimizer state and averaged weights.
+        gradients: Bytes of all gradients.
+        parts: Parts of the network, in forward order.
+        phases: In the order of time.
+        saved: Activations that each part saves for the backward pass.
+        outputs: Output of each part.
+        fragmentation_share: Fragmentation as a share of the memory beyond `persistent`.
+    """
+
+    persistent: int
+    gradients: int
+    parts: tuple[NetworkPart, ...]
+    phases: tuple[Phase, ...]
+    saved: tuple[LinearFit, ...]
+    outputs: tuple[LinearFit, ...]
+    fragmentation_share: float = 0.0
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks that can be recomputed."""
+        return sum(part.is_block for part in self.parts)
+
+    def peak(self, batch: int, num_recomputed: int = 0) -> PeakMemory:
+        """Predict the peak memory of a step.
+
+        Args:
+            batch: Images per step.
+            num_recomputed: Leading blocks with activation checkpointing.
+        """
+        full = [line.at(batch) for line in self.saved]
+        peak = PeakMemory(0.0, (0.0,) * len(full), 0.0)
+        reduced = self._recomputed(full, batch, num_recomputed)
+        for index, phase in enumerate(self.phases):
+            # The trace has no recomputation: subtract what the recomputed blocks no longer save.
+            # Recomputing a block needs its activations again, but only when its own backward pass
+            # begins, and there it is not subtracted: `num_saved` counts the parts before it.
+            freed = sum(full[: phase.num_saved]) - sum(reduced[: phase.num_saved])
+            beyond = phase.peak.at(batch) - freed
+            fragmentation = self.fragmentation_share * beyond
+            if (total := self.persistent + beyond + fragmentation) > peak.total:
+                saved = tuple(
+                    value if place < phase.num_saved else 0.0 for place, value in enumerate(reduced)
+                )
+                # Gradients are the memory of the backward pass that does not grow with the batch.
+                fixed = max(0.0, phase.peak.fixed)
+                gradients = min(self.gradients, fixed) if phase.backward else 0.0
+                peak = PeakMemory(total, saved, gradients, index, fragmentation)
+        return peak
+
+    def describe_phase(self, index: int) -> str:
+        """Describe when a phase is, such as "in the backward pass of stage 1"."""
+        phase = self.phases[index]
+        if index == len(self.phases) - 1:
+            return "at the end of a step, in the optimizer"
+        stages = {part.name: part.stage for part in self.parts}
+        if not phase.part:
+            after = phase.num_saved == len(self.parts)
+            return "in the head" if after else "in the forward pass"
+        stage = stages[phase.part]
+        place = f"stage {stage}" if stage else "the patch embedding"
+        return f"in the {'backward' if phase.backward else 'forward'} pass of {place}"
+
+    def _recomputed(self, full: list[float], batch: int, num_recomputed: int) -> list[float]:
+        """Bytes that each part saves if the leading blocks save only their output."""
+        reduced, left = [], num_recomputed
+        for part, value, output in zip(self.parts, full, self.outputs, strict=True):
+            recomputes = part.is_block and left > 0
+            left -= recomputes
+            reduced.append(min(value, output.at(batch)) if recomputes else value)
+        return reduced
+
+    def fit_blocks(self, batch: int, budget: float) -> int:
+        """Smallest number of recomputed leading blocks with which a step fits; all if none do.
+
+        Leading blocks, as they have the largest maps and cost no more time than the others.
+        """
+        for count in range(self.num_blocks + 1):
+            if self.peak(batch, count).total <= budget:
+                return count
+        return self.num_blocks
+
+    def fit_batch(self, budget: float, num_recomputed: int = 0) -> int:
+        """Largest batch whose step fits; 0 if a single image does not."""
+        low, high = 0, MAX_BATCH
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.peak(middle, num_recomputed).total <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def fit_memory_model(
+    network: nn.Module,
+    step: Callable[[int], None],
+    persistent: int,
+    device: torch.device,
+    batches: tuple[int, int] = (1, 2),
+) -> MemoryModel:
+    """Record two small steps, and fit a line to each phase.
+
+    Args:
+        network: The network in training mode.
+        step: Runs a whole step with the given number of images and leaves no gradient behind. An
+            earlier step must have created the state of the optimizer.
+        persistent: As in `MemoryModel`.
+        device: Device of the network.
+        batches: Two batch sizes, ascending.
+
+    Raises:
+        ConfigError: The two steps do not run the same parts in the same order.
+    """
+    few, many = (record_spans(network, partial(step, count), device) for count in batches)
+    if [span[:2] for span in few] != [span[:2] for span in many]:
+        message = (
+            f"{type(network).__name__} must run the same modules for {batches[0]} and "
+            f"{batches[1]} images, got different ones: its memory cannot be predicted."
+        )
+        raise ConfigError(message)
+    parts = list_parts(network)
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    names = [part.name for part in parts]
+    saved, outputs = _fit_saved(names, few, many, batches)
+    return MemoryModel(
+        persistent=persistent,
+        gradients=sum(p.numel() * p.element_size() for p in trainable),
+        parts=parts,
+        phases=_fit_phases(names, few, many, batches),
+        saved=saved,
+        outputs=outputs,
+    )
+
+
+def _fit(low: float, high: float, batches: tuple[int, int]) -> LinearFit:
+    """Line through two points; flat if it would fall."""
+    each = max(0.0, (high - low) / (batches[1] - batches[0]))
+    return LinearFit(high - each * batches[1], each)
+
+
+def _fit_phases(
+    names: list[str], few: tuple[Span, ...], many: tuple[Span, ...], batches: tuple[int, int]
+) -> tuple[Phase, ...]:
+    phases = []
+    num_saved, backward = 0, False
+    for small, large in zip(few, many, strict=True):
+        if small.backward:
+            backward = True
+            num_saved = names.index(small.part)
+        elif small.part:
+            num_saved = names.index(small.part)
+        elif small.output and not backward:
+            num_saved += 1
+        phases.append(
+            Phase(small.part, backward, num_saved, _fit(small.peak, large.peak, batches))
+        )
+    return tuple(phases)
+
+
+def _fit_saved(
+    names: list[str], few: tuple[Span, ...], many: tuple[Span, ...], batches: tuple[int, int]
+) -> tuple[tuple[LinearFit, ...], tuple[LinearFit, ...]]:
+    """Bytes that remain of each part after its forward pass, and bytes of its output."""
+    fits = {name: (LinearFit(0, 0), LinearFit(0, 0)) for name in names}
+    for place, span in enumerate(few[:-1]):
+        if not span.part or span.backward:
+            continue
+        low, high = (spans[place + 1].live - spans[place].live for spans in (few, many))
+        output = _fit(few[place + 1].output, many[place + 1].output, batches)
+        fits[span.part] = _fit(low, high, batches), output
+    return tuple(saved for saved, _ in fits.values()), tuple(output for _, output in fits.values())

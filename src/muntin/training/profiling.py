@@ -1,0 +1,236 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measured memory and time of a few small training steps of a run."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+
+from muntin.configs import replace as replace_fields
+from muntin.data.batches import Batch
+from muntin.data.cache import ImageCache
+from muntin.data.loading import EvalLoader, TrainLoader
+from muntin.nn.drop_path import DropPath
+from muntin.samples import Listing
+from muntin.training.machine import PRECISIONS
+from muntin.training.memory_model import LinearFit, MemoryModel, fit_memory_model
+from muntin.training.memory_trace import record_spans
+from muntin.training.prepared_run import PreparedRun
+from muntin.training.supervision import build_objective
+from muntin.training.trainer import Trainer
+
+__all__ = ["StepProfiler", "Timing"]
+
+REPEATS = 3
+"""Number of timed runs; their median is used."""
+
+FRAGMENTATION_SHARE = 0.55
+"""Fragmentation of the CPU allocator, as a share of the tensor memory of a step.
+
+Fitted to thirteen measured runs, glibc 2.36 (docs/adr/0022, `benchmarks/bench_plan.py`).
+"""
+
+
+class Timing(NamedTuple):
+    """Measured times in seconds.
+
+    Attributes:
+        step: Of a step without data loading, by its batch size.
+        loading: To read and augment one image.
+        validation: To evaluate one image.
+        batches: Batch sizes of the two measured steps.
+        steps: Times of these two steps.
+    """
+
+    step: LinearFit
+    loading: float
+    validation: float
+    batches: tuple[int, int]
+    steps: tuple[float, float]
+
+    @property
+    def measured(self) -> tuple[tuple[str, float], ...]:
+        """The measured times by name."""
+        steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.steps, strict=True)]
+        loading, validation = ("reading an image", self.loading), self.validation
+        return (*steps, loading, ("looking at one", validation))
+
+
+class StepProfiler:
+    """Runs a few small steps of a run, and measures their memory and time.
+
+    Drop path is off, so that steps are comparable and memory is that of the largest step. The
+    weights do not change, as the learning rate is 0.
+
+    Args:
+        prepared: The run; its network is put into training mode and gets the state of a step.
+    """
+
+    def __init__(self, prepared: PreparedRun) -> None:
+        batches = (1, 2) if prepared.run.config.train.batch_size <= 4 else (2, 4)
+        self.batches: tuple[int, int] = batches
+        machine = replace_fields(prepared.run.config.machine, {"compile": "off", "workers": 0})
+        self.run = replace(prepared.run, config=replace(prepared.run.config, machine=machine))
+        self.network = prepared.network.train()
+        for part in self.network.modules():
+            if isinstance(part, DropPath):
+                part.eval()
+        self.listing = _subset(prepared.train, 4 * batches[1])
+        data = self.run.config.data_config
+        self.store = ImageCache(self.listing, self.run.preprocessing, data, approximate=True)
+        with _quiet_fabric():
+            self.fabric = Fabric(
+                accelerator=machine.device,
+                devices=1,
+                precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+            )
+        objective = build_objective(self.run, self.listing, self.fabric.device)
+        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the steps."""
+        return self.fabric.device
+
+    def load_batch(self, count: int) -> Batch:
+        """Read and augment `count` images."""
+        config = self.run.config
+        loader = TrainLoader(
+            self.store, config.augment, batch_size=count, seed=config.train.seed, workers=0
+        )
+        return next(loader.batches(0, 0, self.run.preprocessing.img_size))
+
+    def train_step(self, batch: Batch) -> None:
+        """Run a training step with learning rate 0."""
+        self.trainer.accumulate_gradients((batch,), 0, 0, share=1.0, last=True)
+        self.trainer.change_weights(0.0)
+
+    def validate(self, count: int) -> None:
+        """Run inference on `count` images, as validation does."""
+        run = self.run
+        listing = self.listing.select(i % len(self.listing) for i in range(count))
+        store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
+        loader = EvalLoader(store, batch_size=count)
+        self.trainer.objective.evaluate(
+            self.trainer.best_network, loader, self.device, self.fabric.autocast
+        )
+
+    def warmup(self) -> None:
+        """Run a step and an inference, so that kernels are chosen and optimizer state exists."""
+        self.train_step(self.load_batch(self.batches[1]))
+        self.validate(self.batches[1])
+
+    def measure_memory(self) -> MemoryModel:
+        """Fit the memory model; call `warmup` before."""
+        model = fit_memory_model(
+            self.network,
+            lambda count: self.train_step(self.load_batch(count)),
+            sum(self.persistent_bytes().values()),
+            self.device,
+            self.batches,
+        )
+        return replace(model, fragmentation_share=FRAGMENTATION_SHARE if self.device.type == "cpu" else 0.0)
+
+    def persistent_bytes(self) -> dict[str, int]:
+        """Bytes that live from step to step: parameters, optimizer state, averaged weights."""
+        state = self.trainer.state()
+        weights = [*self.network.parameters(), *self.network.buffers()]
+        averaged = state["averaged"] or {}
+        moments = [
+            value
+            for optimizer in state["optimizers"]
+            for row in optimizer["state"].values()
+            for value in row.values()
+        ]
+        return {
+            "parameters": _bytes(weights),
+            "optimizer": _bytes(moments),
+            "averaged": _bytes(averaged.values()),
+        }
+
+    def measure_validation_memory(self) -> LinearFit:
+        """Measure peak tensor memory of inference beyond the weights, in bytes."""
+        peaks = []
+        for count in self.batches:
+            spans = record_spans(self.network, partial(self.validate, count), self.device)
+            peaks.append(max(span.peak for span in spans))
+        each = max(0.0, (peaks[1] - peaks[0]) / (self.batches[1] - self.batches[0]))
+        return LinearFit(peaks[1] - each * self.batches[1], each)
+
+    def time_steps(self) -> Timing:
+        """Measure the times of steps, data loading and inference."""
+        steps, loading = [], 0.0
+        for count in self.batches:
+            batch = self.load_batch(count)
+            loading = self._median(partial(self.load_batch, count)) / count
+            steps.append(self._median(partial(self.train_step, batch)))
+        low, high = steps
+        each = max(0.0, (high - low) / (self.batches[1] - self.batches[0]))
+        # Noise may make the smaller step nearly free: an image costs at most its share of a step.
+        each = min(each, high / self.batches[1])
+        return Timing(
+            step=LinearFit(high - each * self.batches[1], each),
+            loading=loading,
+            validation=self._median(partial(self.validate, self.batches[1])) / self.batches[1],
+            batches=self.batches,
+            steps=(low, high),
+        )
+
+    def cached_bytes(self, *counts: int) -> int:
+        """Bytes of cached decoded images: of this profiler, or of sets of so many images."""
+        images = [self.store.load(i) for i in range(len(self.listing))]
+        sizes = [0 if one is None else one.pixels.nbytes for one in images]
+        if not counts:
+            return sum(sizes) if self.store.in_memory else 0
+        mean = sum(sizes) / len(sizes)
+        limit = self.run.config.data_config.cache_mib * 2**20
+        # A set that exceeds the limit is not cached at all.
+        return sum(int(mean * count) for count in counts if mean * count <= limit)
+
+    def _median(self, work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(REPEATS):
+            self._synchronize()
+            start = time.perf_counter()
+            work()
+            self._synchronize()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+@contextmanager
+def _quiet_fabric() -> Iterator[None]:
+    """Silence Fabric's log line about the precision, which the notes of a run already name."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _subset(listing: Listing, size: int) -> Listing:
+    """`size` images of a listing, spread evenly; repeated where the listing is smaller."""
+    count = len(listing)
+    if count < size:
+        return listing.select(i % count for i in range(size))
+    return listing.select(i * count // size for i in range(size))
+
+
+def _bytes(tensors: Iterable[object]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
