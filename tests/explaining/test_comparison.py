@@ -19,7 +19,7 @@ from muntin.explaining.comparison import block_maps, compare_layers, show_compar
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.prediction_agreement import MAX_BOXES, agreement, show_prediction_agreement
-from muntin.explaining.target_selection import look
+from muntin.explaining.target_selection import predict
 from muntin.ops.similarity import linear_cka
 from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
 from muntin.samples import Classes
@@ -279,7 +279,7 @@ def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
         network.head.classes.bias.fill_(4)
     contexts = _images(network, 1, task="detect", size=(50, 70), fit="letterbox")
     (result,) = show_prediction_agreement(contexts, contexts)
-    said = look(contexts[0])
+    said = predict(contexts[0])
     assert len(said.above(SURE)) > 0
     for panel in result.figure.axes:
         assert len(panel.patches) == 2 * min(len(said.above(SURE)), MAX_BOXES)

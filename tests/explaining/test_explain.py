@@ -22,7 +22,7 @@ from muntin.explaining.explanation import EXPLAINERS
 from muntin.explaining.explanation_figure import SECTIONS
 from muntin.explaining.figure_files import clean_stem
 from muntin.explaining.inputs import is_fresh, model_notes, open_context, open_model
-from muntin.explaining.target_selection import look
+from muntin.explaining.target_selection import predict
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
@@ -176,7 +176,7 @@ def test_what_a_model_sees_is_what_prediction_shows_it(run, data):
     path = data / "cedar" / "1.png"
     context = open_context(open_model(run), path)
     (result,) = muntin.load(run, device="cpu")(path)
-    found = look(context)
+    found = predict(context)
     np.testing.assert_array_equal(found.class_ids, result.class_ids)
     np.testing.assert_allclose(found.scores, result.scores, rtol=1e-6)
     assert torch.equal(context.network(context.images), context.network(context.images))

@@ -21,7 +21,7 @@ from muntin.explaining.embeddings import embed_folder, query_gallery
 from muntin.explaining.explanation_figure import MissingFigure
 from muntin.explaining.feature_pca import find_components, show_features, title_maps
 from muntin.explaining.retrieval import (
-    place_by_components,
+    project_by_pca,
     show_embeddings,
     show_neighbours,
 )
@@ -182,7 +182,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_places_are_those_of_scikit_learn(folder: Path) -> None:
     vectors = embed_folder(make_context(build("swin")), folder).vectors
-    flat, shares = place_by_components(vectors)
+    flat, shares = project_by_pca(vectors)
     peer = PCA(2).fit(vectors)
     np.testing.assert_allclose(np.abs(flat), np.abs(peer.transform(vectors)), atol=1e-5)
     np.testing.assert_allclose(shares, peer.explained_variance_ratio_, rtol=1e-4)

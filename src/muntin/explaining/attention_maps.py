@@ -23,7 +23,7 @@ from muntin.explaining.image_grid import ImageGrid, fit_titles, name_heads
 from muntin.explaining.layers import MAX_PAIRS, AttentionLayer
 from muntin.explaining.point_layers import asking_rows, lay_on_map, look_from, make_point_layers
 from muntin.explaining.token_lookup import cell_at, find_point, token_at
-from muntin.explaining.token_plotting import blend, note_on_weights, panel_ratio, see
+from muntin.explaining.token_plotting import blend, input_image, note_on_weights, panel_ratio
 from muntin.shapes import Float
 
 __all__ = ["show_attention"]
@@ -282,7 +282,7 @@ def _spread(count: int, most: int) -> list[int]:
 def _draw_layers(
     context: Context, looks: Sequence[Look], point: tuple[float, float] | None, name: str
 ) -> Figure:
-    image = see(context)
+    image = input_image(context)
     chosen = [looks[place] for place in _spread(len(looks), _MAX_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
     boxes, titles = [], [name]
@@ -347,7 +347,7 @@ def _enlarge(
 def _draw_heads(
     context: Context, looks: Sequence[Look], point: tuple[float, float] | None
 ) -> Figure:
-    image = see(context)
+    image = input_image(context)
     parts = [
         (looks[place], first)
         for place in _choose_heads(looks)

@@ -26,9 +26,9 @@ from muntin.explaining.token_plotting import (
     INK,
     RED,
     blend,
+    input_image,
     note_on_weights,
     panel_ratio,
-    see,
 )
 from muntin.ops.windows import shift_mask
 from muntin.shapes import Bool, Float, Size
@@ -187,7 +187,7 @@ def _draw_rollout(
     last: np.ndarray,
     maps: np.ndarray,
 ) -> Figure:
-    image = see(context)
+    image = input_image(context)
     image_grid = ImageGrid(1, 5, ratio=panel_ratio(context.shown_size), extra=0.4)
     cell = cell_at(layer, point)
     image_grid.show(0, 0, image, "the image", mark=cell)

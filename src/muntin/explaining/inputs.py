@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Open what a user gives, a model and images, for explanations."""
+"""Open the model and the images to explain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
 from muntin.explaining.context import Context, pad_image
-from muntin.explaining.target_selection import find_target, look
+from muntin.explaining.target_selection import find_target, predict
 from muntin.heads.linear import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
@@ -47,26 +47,25 @@ __all__ = [
 ]
 
 Source = Run | Predictor | Network | Path | str
-"""A run (its folder, a file exported from it), the name of a classifier of the zoo, or a model."""
+"""A run (or its folder), an exported file, the name of a classifier in the zoo, or a model."""
 
 MAX_WINDOW = 2
-"""Sides of the largest window that is explained at a time, in those of the training images: as in
-prediction."""
+"""Largest explained window, as a multiple of the training image size; as in prediction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OpenedModel:
-    """A model that is explained.
+    """The model to explain.
 
     Attributes:
-        name: For headings.
-        network: Backbone and head, or an exported file's engine.
-        task: What its output means.
-        classes: What it tells apart.
-        pre: What happens to an image first.
-        in_chans: Channels that it reads; `pre` knows images of 1 and 3 only.
-        trained: Whether the weights are more than fresh ones.
-        origin: Where the weights are from, in a few words.
+        name: Display name.
+        network: Backbone and head, or the engine of an exported file.
+        task: Task of the model.
+        classes: Classes of the model.
+        pre: Preprocessing of the images.
+        in_chans: Input channels of the network; `pre` supports only 1 and 3.
+        trained: False if the weights are freshly initialised.
+        origin: Short description of where the weights come from.
     """
 
     name: str
@@ -80,33 +79,32 @@ class OpenedModel:
 
     @property
     def reads_images(self) -> bool:
-        """Whether an image has the channels that the model reads."""
+        """Whether preprocessed images have the number of channels that the network expects."""
         return self.in_chans == self.pre.in_chans
 
 
 def open_model(
     source: Source, *, weights: str | Path | None = None, img_size: Size | None = None
 ) -> OpenedModel:
-    """Open what is to be explained.
+    """Open the model to explain.
 
     Args:
-        source: A run, or the name of a classifier in the zoo, or what `muntin.load` and
-            `muntin.create_model` gave.
-        weights: For a name of the zoo: what `create_model` takes. Fresh ones when left out.
-        img_size: (height, width) in pixels at which images are seen; what the model is meant for
-            when left out.
+        source: A run, the name of a classifier in the zoo, or the result of `muntin.load` or
+            `muntin.create_model`.
+        weights: For a zoo name only: `weights` of `create_model`. Default: fresh initialisation.
+        img_size: (height, width) in pixels to which images are resized. Default: the model's own.
 
     Returns:
-        The model. A network that is not on the CPU in float32 is copied.
+        The model; its network is a copy unless it already is on the CPU in float32.
 
     Raises:
-        ConfigError: There is no such model, or weights are given for something that has its own.
+        ConfigError: The name is unknown, or weights are given for a source that has its own.
         RunError: The run is incomplete.
-        WeightError: The weights cannot be read or do not fit.
-        MissingExtra: What runs the file is not installed.
+        WeightError: The weights cannot be read or do not match the network.
+        MissingExtra: The engine of the exported file is not installed.
     """
     if weights is not None and not _is_name(source):
-        message = f"weights are for a model of the zoo, got them for {source}. Leave them out."
+        message = f"weights require a model name from the zoo, got {source}, which has its own. Omit weights."
         raise ConfigError(message)
     if isinstance(source, Predictor):
         opened = OpenedModel(
@@ -131,7 +129,7 @@ def open_model(
 
 
 def _is_name(source: Source) -> bool:
-    """Whether a text is to be looked up in the zoo: not what exists or looks like a path."""
+    """Whether a string is a zoo name: it contains no slash and no such path exists."""
     return isinstance(source, str) and not Path(source).exists() and "/" not in source
 
 
@@ -150,7 +148,7 @@ def _open_run(run: Run) -> OpenedModel:
 
 def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> OpenedModel:
     entry = find_model(name)
-    # Ours see images of any size as they are; many of timm are made for one.
+    # Our models accept any size; many timm models are built for one.
     fixed = img_size is not None and isinstance(entry.config, TimmConfig)
     made_for: dict[str, Any] = {"img_size": img_size} if fixed else {}
     with torch.random.fork_rng(devices=[]):
@@ -164,21 +162,21 @@ def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> 
         name=name,
         pre=pre,
         trained=not fresh,
-        origin="fresh: drawn at random, nothing was learned" if fresh else f"from {weights}",
+        origin="freshly initialised, untrained" if fresh else f"from {weights}",
     )
 
 
 def _open_network(network: nn.Module) -> OpenedModel:
     head: Any = getattr(network, "head", None)
     if not isinstance(head, LinearHead | DistilledHead) or not head.num_classes:
-        got = "a network whose head is not a classifier's"
+        got = f"a network with the head {type(head).__name__}"
         if head is None:
-            got = "one without a head"
+            got = "a network without a head"
         elif isinstance(head, LinearHead | DistilledHead):
             got = "one with num_classes=0"
         message = (
-            f"a network must be a classifier with classes, such as muntin.create_model gives, got "
-            f"{got}. For other tasks give the run, or what muntin.load made of it."
+            f"network must be a classifier with num_classes > 0, as muntin.create_model returns, "
+            f"got {got}. For other tasks, pass the run or the result of muntin.load."
         )
         raise ConfigError(message)
     backbone: Any = network.backbone
@@ -209,11 +207,11 @@ def _on_cpu(network: nn.Module) -> nn.Module:
 
 
 def is_fresh(network: nn.Module) -> bool:
-    """Whether nothing was learned yet: no weights were loaded, no step was taken.
+    """Whether a network is untrained: no weights were loaded and no optimizer step was taken.
 
-    The scale and the shift of each norm start as one number for all channels. Loaded weights and
-    the first step of an optimiser give every channel its own. A network without such norms, or an
-    exported file, is taken for a trained one.
+    Scale and shift of a norm are initialised to the same value for all channels; loaded weights
+    or the first optimizer step make them differ. A network without such norms, or an exported
+    file, counts as trained.
     """
     found = [
         parameter
@@ -227,7 +225,7 @@ def is_fresh(network: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and every module of it back into its own afterwards."""
+    """Switch a network to evaluation mode, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -244,28 +242,28 @@ def open_context(
     point: tuple[float, float] | None = None,
     target: str | int | None = None,
 ) -> Context:
-    """Fit an image as prediction does, and resolve what is asked about it.
+    """Preprocess an image as prediction does, and resolve the target.
 
     Args:
-        model: Sees it.
+        model: The opened model.
         image: A path, a PIL image or an (H, W, 3) uint8 RGB array.
-        point: (x, y) from 0 to 1 in the image, that is looked from.
-        target: Name or number of a class or keypoint, or number of a box, that is asked about.
+        point: (x, y), both in [0, 1], relative to the image: the query of attention figures.
+        target: Output to explain: name or number of a class or keypoint, or number of a box.
 
     Returns:
-        The context. Of an image that is seen in windows its `pixels` are one of them: that around
-        the point, or in the middle.
+        The context. With sliding windows, `pixels` are one window: around the point, or in the
+        centre.
 
     Raises:
         DataError: The image cannot be read.
-        ConfigError: The point is outside, or there is no such class or keypoint.
+        ConfigError: The point is outside the image, or the class or keypoint is unknown.
         TargetNotFound: There is no such box in this image.
     """
     check_point(point)
     pixels = open_image(image)
-    shown, seen = _show(pixels, model, point)
+    shown, region = _prepare(pixels, model, point)
     pre = model.pre
-    part = pixels[seen[1] : seen[3], seen[0] : seen[2]]
+    part = pixels[region[1] : region[3], region[0] : region[2]]
     padded = pad_image(shown, pre)
     images = normalise(padded, pre, torch.tensor([shown.shape[1:]]))
     if not model.reads_images:
@@ -281,25 +279,25 @@ def open_context(
         images=images,
         path=str(image) if isinstance(image, str | Path) else "",
         trained=model.trained,
-        point=None if point is None else _move_point(point, seen, pixels),
+        point=None if point is None else _to_region(point, region, pixels),
     )
     return replace(context, target=find_target(context, target))
 
 
-Part = tuple[int, int, int, int]
-"""Left, top, right and bottom edge of a part of an image in pixels."""
+Region = tuple[int, int, int, int]
+"""Left, top, right and bottom edge of an image region in pixels."""
 
 
-def _show(
+def _prepare(
     pixels: NDArray[np.uint8], model: OpenedModel, point: tuple[float, float] | None
-) -> tuple[UInt8[Tensor, "C h w"], Part]:
-    """What prediction would give the network of an image, and which part of the image that is."""
+) -> tuple[UInt8[Tensor, "C h w"], Region]:
+    """The network input that prediction would prepare, and the image region that it covers."""
     pre = model.pre
     high, wide = pixels.shape[:2]
-    whole: Part = (0, 0, wide, high)
-    with evaluating(model.network):  # a predictor switches the mode of its network
+    whole: Region = (0, 0, wide, high)
+    with evaluating(model.network):  # Predictor switches the mode of its network
         predictor = Predictor(model.network, model.task, model.classes, pre, device="cpu")
-    # An explanation is about one instance: the whole image, whatever a detector would find.
+    # Top-down: the whole image counts as one instance; no detector runs here.
     batch = predictor.prepare(pixels, boxes=[whole] if model.task.top_down else None)
     (part,) = batch.parts
     shown = part.images[0, :, : part.metas[0].shown[0], : part.metas[0].shown[1]].contiguous()
@@ -307,54 +305,54 @@ def _show(
     if pre.fit == "sliding_window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
         scale = shown.shape[1] / high
         sides = min(pre.img_size[0], shown.shape[1]), min(pre.img_size[1], shown.shape[2])
-        left, top, *_ = _place(sides, (shown.shape[1], shown.shape[2]), point or (0.5, 0.5))
+        left, top, *_ = _window_around(sides, (shown.shape[1], shown.shape[2]), point or (0.5, 0.5))
         shown = shown[:, top : top + sides[0], left : left + sides[1]].contiguous()
         edges = (left / scale, top / scale, (left + sides[1]) / scale, (top + sides[0]) / scale)
-        return shown, _inside(edges, (high, wide))
+        return shown, _clip_region(edges, (high, wide))
     return shown, whole
 
 
-def _place(sides: tuple[float, float], size: Size, middle: tuple[float, float]) -> Part:
-    """A part with these sides (height, width) around a point, moved until it is inside."""
+def _window_around(sides: tuple[float, float], size: Size, middle: tuple[float, float]) -> Region:
+    """A region of these sides (height, width) around a point, shifted to lie inside the image."""
     high, wide = min(sides[0], size[0]), min(sides[1], size[1])
     left = min(max(middle[0] * size[1] - wide / 2, 0.0), size[1] - wide)
     top = min(max(middle[1] * size[0] - high / 2, 0.0), size[0] - high)
-    return _inside((left, top, left + wide, top + high), size)
+    return _clip_region((left, top, left + wide, top + high), size)
 
 
-def _inside(edges: tuple[float, float, float, float], size: Size) -> Part:
+def _clip_region(edges: tuple[float, float, float, float], size: Size) -> Region:
     left, top = min(round(edges[0]), size[1] - 1), min(round(edges[1]), size[0] - 1)
     right, bottom = min(round(edges[2]), size[1]), min(round(edges[3]), size[0])
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _move_point(
-    point: tuple[float, float], seen: Part, pixels: NDArray[np.uint8]
+def _to_region(
+    point: tuple[float, float], region: Region, pixels: NDArray[np.uint8]
 ) -> tuple[float, float]:
-    """Bring a point of the image to the part of it that is explained."""
-    left, top, right, bottom = seen
+    """Convert a point relative to the image to one relative to the explained region, clamped."""
+    left, top, right, bottom = region
     x = (point[0] * pixels.shape[1] - left) / (right - left)
     y = (point[1] * pixels.shape[0] - top) / (bottom - top)
     return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
 
 
 def try_predict(model: OpenedModel, context: Context) -> tuple[Any, str]:
-    """Give what the model says of the image, or None and the reason why it cannot see it."""
+    """Predict the image; returns None and the reason if the model cannot process it."""
     if not model.reads_images:
         return None, (
-            f"The model reads {model.in_chans} channels and an image has {model.pre.in_chans}, so "
-            f"nothing can be said of what it sees."
+            f"The model expects {model.in_chans} channels and an image has {model.pre.in_chans}, "
+            f"so predictions are not available."
         )
     try:
-        return look(context), ""
+        return predict(context), ""
     except MuntinError as error:
-        return None, f"The model cannot see this image: {error}"
+        return None, f"The model cannot process this image: {error}"
 
 
 def model_facts(
     model: OpenedModel, context: Context, other: OpenedModel | None = None
 ) -> dict[str, str]:
-    """Give what is known of a model, by name, and of another that it is compared with."""
+    """Collect the facts about a model, and a second one to compare with, for the page header."""
     count = sum(parameter.numel() for parameter in model.network.parameters())
     high, wide = context.shown_size
     inner = type(context.backbone).__name__ if context.backbone is not None else "an exported file"
@@ -362,7 +360,7 @@ def model_facts(
         "Model": f"{model.name}, {inner}",
         "Weights": model.origin,
         "Task": model.task.name,
-        "Seen at": f"{high} x {wide} pixels (height x width), {model.in_chans} channels",
+        "Input size": f"{high} x {wide} pixels (height x width), {model.in_chans} channels",
     }
     if count:
         facts["Parameters"] = f"{count / 1e6:.2f} million"
@@ -372,10 +370,10 @@ def model_facts(
 
 
 def model_notes(model: OpenedModel) -> tuple[str, ...]:
-    """Give what a reader must know first."""
+    """Notes for the top of the page."""
     if model.trained:
         return ()
     return (
-        "These weights are fresh: nothing was learned yet. What follows shows how the model is "
-        "built, not what it knows. Give a run, or weights, to see that.",
+        "The weights are freshly initialised: the figures show the architecture, not anything "
+        "learned. Pass a run or weights to explain a trained model.",
     )

@@ -29,7 +29,7 @@
   }
   if (buttons.length) choose(buttons[0].dataset.show);
 
-  // ---- who a clicked token attends to
+  // ---- attention of the clicked token
   const VIRIDIS = [
     [68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140],
     [40, 174, 128], [94, 201, 98], [173, 220, 48], [253, 231, 37],
@@ -55,14 +55,14 @@
     const layers = JSON.parse(explorer.querySelector("script").textContent);
     const canvas = explorer.querySelector("canvas");
     const select = explorer.querySelector("select");
-    const said = explorer.querySelector("output");
-    const most = explorer.querySelector(".most");
+    const caption = explorer.querySelector("output");
+    const scaleEnd = explorer.querySelector(".scale-end");
     const pen = canvas.getContext("2d");
     const image = new Image();
     const [height, width] = [Number(canvas.dataset.height), Number(canvas.dataset.width)];
     const zoom = canvas.width / width;
     let [x, y] = [Number(canvas.dataset.x), Number(canvas.dataset.y)];
-    let turn = 0;
+    let lastDraw = 0;
 
     const cellOf = (layer) => {
       const step = [layer.covered[0] / layer.grid[0], layer.covered[1] / layer.grid[1]];
@@ -72,10 +72,10 @@
     };
 
     const draw = async () => {
-      const mine = ++turn;
+      const mine = ++lastDraw;
       const layer = layers[select.selectedIndex];
       const data = await Promise.all([layer.keys, layer.weights, layer.largest].map(unpack));
-      if (mine !== turn) return;
+      if (mine !== lastDraw) return;
       const { row, column, step, token } = cellOf(layer);
       const count = layer.count;
       const keys = new Int32Array(data[0], token * count * 4, count);
@@ -108,13 +108,13 @@
       pen.strokeRect(left, top, wide, high);
       const percent = (part) => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
       const where = (key) => `row ${Math.floor(key / layer.grid[1]) + 1}, column ${key % layer.grid[1] + 1}`;
-      let text = `Token in ${where(token)} of ${layer.grid[0]} x ${layer.grid[1]} shares its attention among ${inside} tokens of the image.`;
+      let text = `The token in ${where(token)} of ${layer.grid[0]} x ${layer.grid[1]} attends to ${inside} tokens of the image.`;
       if (best >= 0) {
-        text += ` Most, ${percent(largest * weights[best] / 255)}, goes to ${keys[best] === token ? "itself" : where(keys[best])}.`;
+        text += ` The largest weight, ${percent(largest * weights[best] / 255)}, is on ${keys[best] === token ? "itself" : `the token in ${where(keys[best])}`}.`;
       }
-      if (elsewhere) text += ` ${percent(elsewhere / all)} goes to ${layer.elsewhere}.`;
-      said.textContent = text;
-      most.textContent = percent(largest);
+      if (elsewhere) text += ` ${percent(elsewhere / all)} of the attention is on ${layer.elsewhere}.`;
+      caption.textContent = text;
+      scaleEnd.textContent = percent(largest);
       canvas.dataset.token = `${row},${column}`;
       canvas.dataset.drawn = String(mine);
     };
@@ -125,10 +125,10 @@
       draw();
     };
     canvas.addEventListener("click", (event) => {
-      const seen = canvas.getBoundingClientRect();
+      const bounds = canvas.getBoundingClientRect();
       move(
-        (event.clientX - seen.left) / seen.width * width,
-        (event.clientY - seen.top) / seen.height * height,
+        (event.clientX - bounds.left) / bounds.width * width,
+        (event.clientY - bounds.top) / bounds.height * height,
       );
     });
     const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

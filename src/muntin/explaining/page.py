@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML page that holds everything: it opens from disk, needs no network, light or dark."""
+"""A self-contained HTML page with light and dark themes; opens offline."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from muntin.shapes import Size
 __all__ = ["ImageEntry", "PageBuilder"]
 
 CSS_PIXELS = 96
-"""Pixels of an inch on a page."""
+"""CSS pixels per inch."""
 
-WIDEST_CANVAS = 640
-"""Pixels of the longer side of an image that is clicked on."""
+MAX_CANVAS = 640
+"""Longer side of a clickable image in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEntry:
-    """What the page says of one image.
+    """One image of the page.
 
     Attributes:
-        name: Of the image, unique, fit for an address.
-        title: For people.
-        size: (height, width) in pixels as the network sees it.
-        at: (x, y) in these pixels of the token that is shown before anybody clicks.
+        name: Unique name, valid in a URL.
+        title: Displayed name.
+        size: (height, width) of the network's input in pixels.
+        at: (x, y) in these pixels of the initially selected token.
     """
 
     name: str
@@ -62,13 +62,13 @@ class ImageEntry:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class PageBuilder:
-    """Collects the parts of a page, image by image, as text; figures are not kept.
+    """Builds a page image by image. Holds HTML only, no figures, to bound memory.
 
     Attributes:
-        folder: Where the page will lie: links begin there.
-        title: Above it.
-        facts: What is known of the model, by name.
-        notes: What a reader must know first.
+        folder: Folder of the page, which its links are relative to.
+        title: Title of the page.
+        facts: Properties of the model by name.
+        notes: Warnings at the top of the page.
     """
 
     folder: Path
@@ -84,7 +84,7 @@ class PageBuilder:
     _tables: dict[str, str] = field(default_factory=dict)
 
     def add_image(self, entry: ImageEntry, context: Context, answer: Image.Image | None) -> None:
-        """Show an image and what the model says of it."""
+        """Add an image and its prediction."""
         seen = image_of(context)
         small = seen.copy()
         small.thumbnail((160, 160))
@@ -95,7 +95,7 @@ class PageBuilder:
         )
         shown = seen if answer is None else answer.copy()
         shown.thumbnail((720, 720))
-        what = "The image" if answer is None else "The image and what the model says of it"
+        what = "The image" if answer is None else "The image with its prediction"
         self._images.append(
             f'<div class="answer" data-image="{entry.name}"><h3>{name}</h3>'
             f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
@@ -111,19 +111,19 @@ class PageBuilder:
         *,
         always: bool,
     ) -> None:
-        """Put a figure, or the reason why there is none, into its section.
+        """Add a figure, or the reason why it is missing, to its section.
 
         Args:
-            shown: Either of them.
-            saved: The files of a figure.
-            entry: The image that it is about.
-            always: Whether it stands there whichever image is chosen.
+            shown: The figure or the reason.
+            saved: Files of the figure.
+            entry: The image that it belongs to.
+            always: Whether it is visible whichever image is selected.
         """
         whose = "" if always else f' data-image="{entry.name}"'
         if isinstance(shown, MissingFigure) or saved is None:
             reason = shown.reason if isinstance(shown, MissingFigure) else ""
-            said = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
-            self._parts[shown.section].append(f'<div class="missing"{whose}>{said}</div>')
+            reason_html = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
+            self._parts[shown.section].append(f'<div class="missing"{whose}>{reason_html}</div>')
             return
         place = f"{entry.name}-{shown.name}"
         self._contents[shown.section][place] = (
@@ -150,7 +150,7 @@ class PageBuilder:
         self._parts[shown.section].append("\n".join(part for part in parts if part))
 
     def _explorer(self, layers: Sequence[PointLayer], entry: ImageEntry) -> str:
-        """What is clicked on; `page.js` draws it."""
+        """HTML of the clickable attention map, which `page.js` draws."""
         rows = [
             {
                 "grid": layer.grid,
@@ -159,12 +159,12 @@ class PageBuilder:
                 "keys": self._table(layer.keys.astype("<i4")),
                 "weights": self._table(layer.weights),
                 "largest": self._table(layer.largest.astype("<f4")),
-                "elsewhere": layer.elsewhere or "what has no place",
+                "elsewhere": layer.elsewhere or "tokens outside the image",
             }
             for layer in layers
         ]
         options = "".join(f"<option>{escape(layer.title)}</option>" for layer in layers)
-        zoom = WIDEST_CANVAS / max(entry.size)
+        zoom = MAX_CANVAS / max(entry.size)
         return Template(_EXPLORER).substitute(
             name=entry.name,
             options=options,
@@ -178,7 +178,7 @@ class PageBuilder:
         )
 
     def _table(self, values: NDArray[Any]) -> str:
-        """Keep an array, packed; equal ones once. Gives its name."""
+        """Embed an array, compressed; equal arrays are embedded once. Returns its name."""
         data = np.ascontiguousarray(values).tobytes()
         name = hashlib.sha256(data).hexdigest()[:16]
         if name not in self._tables:
@@ -186,19 +186,19 @@ class PageBuilder:
         return name
 
     def render(self) -> str:
-        """Give the page."""
+        """Render the page as HTML."""
         here = files("muntin.explaining")
-        told = [section for section, parts in self._parts.items() if parts]
+        used = [section for section, parts in self._parts.items() if parts]
         sections = [
             f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
             + "\n".join(self._parts[section])
             + "</section>"
-            for section in told
+            for section in used
         ]
         contents = "".join(
             f'<li><a href="#{section}">{escape(SECTIONS[section])}</a>'
             f"<ol>{''.join(self._contents[section].values())}</ol></li>"
-            for section in told
+            for section in used
         )
         facts = "".join(
             f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in self.facts.items()
@@ -224,7 +224,7 @@ class PageBuilder:
 
 
 _EXPLORER = """<div class="explorer">
-<p><strong>Choose a token:</strong> click on the image, or move with the arrow keys.</p>
+<p><strong>Select a token:</strong> click on the image or use the arrow keys.</p>
 <div class="controls">
 <label>Layer <select>$options</select></label>
 <button type="button" data-step="-1">Previous</button>
@@ -232,16 +232,16 @@ _EXPLORER = """<div class="explorer">
 </div>
 <canvas width="$canvas_width" height="$canvas_height" data-width="$width" data-height="$height"
 data-x="$x" data-y="$y" data-source="seen-$name" tabindex="0" role="img"
-aria-label="The image with the attention of one token. Click or use the arrow keys to choose it.">
+aria-label="Attention of one token over the image. Click or use the arrow keys to select it.">
 </canvas>
-<div class="scale"><span>0 %</span><i></i><span class="most"></span></div>
+<div class="scale"><span>0 %</span><i></i><span class="scale-end"></span></div>
 <output aria-live="polite"></output>
 <script type="application/json">$rows</script>
 </div>"""
 
 
 def image_of(context: Context) -> Image.Image:
-    """Give what the network sees as an image."""
+    """Convert the network's input to a PIL image."""
     pixels = context.shown.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
 

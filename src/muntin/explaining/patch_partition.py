@@ -30,8 +30,8 @@ from muntin.explaining.token_plotting import (
     PURPLE,
     RED,
     SKY,
+    input_image,
     panel_ratio,
-    see,
     set_panel,
     subplots,
 )
@@ -197,7 +197,7 @@ def _show_patches(context: Context, step: Step) -> ExplanationFigure:
 
 
 def _draw_patches(context: Context, step: Step) -> Figure:
-    image = see(context)
+    image = input_image(context)
     covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
     canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
     figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
@@ -282,7 +282,7 @@ def _show_steps(context: Context, steps: Sequence[Step]) -> ExplanationFigure:
 
 
 def _draw_steps(context: Context, steps: Sequence[Step], *, merging: bool) -> Figure:
-    image = see(context)
+    image = input_image(context)
     ratio = panel_ratio(context.shown_size)
     width = 9.0
     high = width / len(steps) * ratio + 0.6

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""An image among those of a folder: what the model finds most like it, and a map of all."""
+"""Image retrieval in a folder: nearest neighbours of an image, and a 2D map of embeddings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from muntin.explaining.embeddings import QueriedGallery
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.image_overlays import INK, to_rgb
 
-__all__ = ["place_by_components", "place_by_neighbours", "show_embeddings", "show_neighbours"]
+__all__ = ["project_by_pca", "project_by_tsne", "show_embeddings", "show_neighbours"]
 
-NEAREST = 9
-MOST_THUMBNAILS = 40
-MOST_NAMED = 10
-"""Classes that have a colour of their own; the others are grey."""
+NUM_NEIGHBOURS = 9
+MAX_THUMBNAILS = 40
+MAX_COLOURS = 10
+"""Classes with a colour of their own; the others are grey."""
 
 GREY = "#999999"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -41,25 +41,26 @@ _COSINE = (
 def show_neighbours(
     context: Context, found: QueriedGallery | None
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show the images of a folder that a model finds most like the explained one.
+    """Show the images of a folder that are most similar to the explained one.
 
     Args:
         context: The image and the model.
-        found: The folder's other images; None for an exported file, which has no embedding.
+        found: Embeddings of the folder's other images; None for an exported file, which gives
+            no embeddings.
 
     Returns:
-        One figure, or why there is none.
+        One figure, or the reason why it is missing.
     """
     title = "The most similar images"
     if found is None:
         return [_missing(title)]
     similarities = found.similarities
-    nearest = np.argsort(-similarities, kind="stable")[:NEAREST]
+    nearest = np.argsort(-similarities, kind="stable")[:NUM_NEIGHBOURS]
     text = (
-        f"Every image becomes one vector: what the classifier reads. These {len(nearest)} of "
-        f"{len(found)} images of the folder have the vectors that point most nearly the same way "
-        f"as that of the image (cosine similarity, 1 = the same way). What they have in common "
-        f"is what the model goes by, be it what they show or only a background."
+        f"Nearest neighbours by cosine similarity (1 = same direction) of the pooled feature "
+        f"vector, which is the classifier's input: the top {len(nearest)} of {len(found)} images "
+        f"of the folder. What they share is what the model encodes, which may be the object or "
+        f"only its background."
     )
     classes = [_name(found, int(place)) for place in nearest]
     return [
@@ -67,7 +68,7 @@ def show_neighbours(
             name="features-neighbours",
             section="features",
             title=title,
-            text=text + _count_left_out(found),
+            text=text + _describe_sampling(found),
             figure=_draw_neighbours(context, found, nearest),
             formula=_COSINE,
             arrays={"similarities": similarities},
@@ -85,56 +86,55 @@ def show_neighbours(
 def show_embeddings(
     context: Context, found: QueriedGallery | None
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show the images of a folder as a map on which similar ones lie together.
+    """Show a 2D map of the embeddings of a folder.
 
     Args:
         context: The image, which is marked, and the model.
-        found: The folder's other images; None for an exported file, which has no embedding.
+        found: Embeddings of the folder's other images; None for an exported file, which gives
+            no embeddings.
 
     Returns:
-        Their two main components and, with scikit-learn, t-SNE beside it.
+        The first two principal components and, with scikit-learn, t-SNE.
     """
-    title = "A map of the folder"
+    title = "Embedding map of the folder"
     if found is None:
         return [_missing(title)]
     if len(found) < 3:
         reason = (
-            f"A map needs at least 3 images beside the explained one, got {len(found)}. The most "
-            f"similar ones are shown."
+            f"An embedding map requires at least 3 images besides the explained one, got "
+            f"{len(found)}. The nearest neighbours are still available."
         )
         return [MissingFigure(section="features", title=title, reason=reason)]
     vectors = np.concatenate([found.vectors, found.query[None]])
-    flat, shares = place_by_components(vectors)
+    flat, shares = project_by_pca(vectors)
     places = {"components": flat}
     rest: list[ExplanationFigure | MissingFigure] = []
     if importlib.util.find_spec("sklearn") is None:
         reason = (
-            "t-SNE needs scikit-learn, which is not installed. Run: pip install 'muntin[explain]'. "
-            "The map by main components is shown."
+            "t-SNE requires scikit-learn, which is not installed. Run: "
+            "pip install 'muntin[explain]'. The map by PCA is still available."
         )
-        rest = [
-            MissingFigure(section="features", title="A map of the folder by t-SNE", reason=reason)
-        ]
+        rest = [MissingFigure(section="features", title="Embedding map by t-SNE", reason=reason)]
     else:
-        places["neighbours"] = place_by_neighbours(vectors)
+        places["neighbours"] = project_by_tsne(vectors)
     text = (
-        f"Each dot is an image of the folder, by the vector that the classifier reads; the star "
-        f"is the explained image. Main components keep {100 * shares.sum():.0f} % of the "
-        f"variance: distances are true as far as that goes. Classes that lie apart are easy to "
-        f"tell apart."
+        f"Each dot is the pooled feature vector of an image of the folder; the star is the "
+        f"explained image. The first two principal components explain "
+        f"{100 * shares.sum():.0f} % of the variance, so distances are reliable to that extent. "
+        f"Well-separated clusters indicate classes that are easy to distinguish."
     )
     if not rest:
         text += (
-            " t-SNE, on the right, keeps who is next to whom, and nothing else: neither the size "
-            "of a cluster nor the distance of two clusters means anything."
+            " t-SNE (right) preserves local neighbourhoods only: neither the size of a cluster "
+            "nor the distance between clusters is meaningful."
         )
     return [
         ExplanationFigure(
             name="features-folder",
             section="features",
             title=title,
-            text=text + _count_left_out(found),
-            figure=_draw_places(found, places, to_rgb(context.shown)),
+            text=text + _describe_sampling(found),
+            figure=_draw_maps(found, places, to_rgb(context.shown)),
             source="van der Maaten and Hinton 2008, t-SNE (JMLR 9), by scikit-learn",
             arrays={**places, "class_ids": found.class_ids},
             facts={
@@ -147,22 +147,23 @@ def show_embeddings(
     ]
 
 
-def place_by_components(
+def project_by_pca(
     vectors: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give (N, 2) places by the two main components, and the part of the variance of each."""
+    """Project to the first two principal components: (N, 2), and their shares of the variance."""
     rows = vectors.astype(np.float64)
     rows = rows - rows.mean(axis=0)
     _, lengths, directions = np.linalg.svd(rows, full_matrices=False)
     directions = directions[:2]
+    # The sign of a singular vector is arbitrary: fix it, or the map flips between machines.
     largest = np.abs(directions).argmax(axis=1)
     directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
     total = max(float((lengths**2).sum()), 1e-30)
     return rows @ directions.T, lengths[:2] ** 2 / total
 
 
-def place_by_neighbours(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Give (N, 2) places by t-SNE, the same for the same vectors; scikit-learn must be there."""
+def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Project to (N, 2) by t-SNE, deterministically; requires scikit-learn."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
@@ -172,16 +173,16 @@ def place_by_neighbours(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _missing(title: str) -> MissingFigure:
     reason = (
-        "An exported file gives answers and no embedding. It can be seen of the run that the file "
-        "was exported from."
+        "An exported file gives predictions but no embeddings. Explain the run that it was "
+        "exported from instead."
     )
     return MissingFigure(section="features", title=title, reason=reason)
 
 
-def _count_left_out(found: QueriedGallery) -> str:
+def _describe_sampling(found: QueriedGallery) -> str:
     if found.num_total <= len(found):
         return ""
-    return f" Looked at are {len(found)} of {found.num_total} images, evenly spread."
+    return f" Computed from {len(found)} of {found.num_total} images, sampled evenly."
 
 
 def _name(found: QueriedGallery, place: int) -> str:
@@ -206,10 +207,10 @@ def _draw_neighbours(context: Context, found: QueriedGallery, nearest: NDArray[n
     return figure
 
 
-def _draw_places(
+def _draw_maps(
     found: QueriedGallery, places: dict[str, NDArray[np.float64]], own: NDArray[np.uint8]
 ) -> Figure:
-    titles = {"components": "main components", "neighbours": "t-SNE"}
+    titles = {"components": "principal components", "neighbours": "t-SNE"}
     figure = Figure(figsize=(4.4 * len(places) + 0.2, 4.9), layout="constrained", facecolor="white")
     axes = np.atleast_1d(figure.subplots(1, len(places)))
     for panel, (kind, flat) in zip(axes, places.items(), strict=True):
@@ -230,7 +231,7 @@ def _draw_places(
 def _draw_dots(axes: Axes, found: QueriedGallery, flat: NDArray[np.float64]) -> None:
     dots = flat[:-1]
     counts = np.bincount(found.class_ids[found.class_ids >= 0], minlength=1)
-    named = np.argsort(-counts, kind="stable")[:MOST_NAMED]
+    named = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     named = np.sort(named[counts[named] > 0])
     others = ~np.isin(found.class_ids, named)
     for number, class_id in enumerate(named.tolist()):
@@ -245,7 +246,7 @@ def _draw_dots(axes: Axes, found: QueriedGallery, flat: NDArray[np.float64]) -> 
         label = "other classes" if len(named) else "images of the folder"
         axes.scatter(dots[others, 0], dots[others, 1], s=20, color=GREY, linewidths=0, label=label)
     ranks = {class_id: number for number, class_id in enumerate(named.tolist())}
-    for place in _apart(flat, MOST_THUMBNAILS):
+    for place in _non_overlapping(flat, MAX_THUMBNAILS):
         rank = ranks.get(int(found.class_ids[place]))
         edge = GREY if rank is None else _colour(rank)
         _draw_thumbnail(axes, found.thumbnails[place], dots[place], edge)
@@ -266,8 +267,8 @@ def _draw_thumbnail(
     axes.add_artist(box)
 
 
-def _apart(flat: NDArray[np.float64], most: int) -> Sequence[int]:
-    """Dots whose thumbnails do not cover each other, nor the last dot, which is the star."""
+def _non_overlapping(flat: NDArray[np.float64], limit: int) -> Sequence[int]:
+    """Pick dots whose thumbnails overlap neither each other nor the last dot, the query."""
     spread = np.maximum(flat.max(axis=0) - flat.min(axis=0), 1e-12)
     scaled = flat / spread
     chosen: list[int] = []
@@ -275,7 +276,7 @@ def _apart(flat: NDArray[np.float64], most: int) -> Sequence[int]:
         taken = scaled[[*chosen, len(flat) - 1]]
         if (np.abs(taken - scaled[place]).max(axis=1) > 0.11).all():
             chosen.append(place)
-        if len(chosen) == most:
+        if len(chosen) == limit:
             break
     return chosen
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of an explanation. Imports nothing heavy: the command line reads it for its help."""
+"""Sections of the page. Free of heavy imports, because the command line's help lists them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["SECTIONS", "Section"]
 Section = Literal["cut", "positions", "attention", "decision", "features", "cost", "comparison"]
 
 SECTIONS: dict[Section, str] = {
-    "cut": "How the image is cut",
-    "positions": "What the model knows of places",
-    "attention": "Who looks at whom",
-    "decision": "What decided",
-    "features": "What the maps hold",
-    "cost": "What it costs",
-    "comparison": "How two models differ",
+    "cut": "Patches and windows",
+    "positions": "Position information",
+    "attention": "Attention",
+    "decision": "Attribution of the prediction",
+    "features": "Features",
+    "cost": "Compute and memory",
+    "comparison": "Comparison of two models",
 }
-"""Headings of the page by name, in order."""
+"""Names of the sections and their headings, in the order of the page."""

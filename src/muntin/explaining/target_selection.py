@@ -12,7 +12,7 @@ import torch
 from muntin.errors import ConfigError, MuntinError, unknown_name
 from muntin.explaining.context import Context
 
-__all__ = ["TargetNotFound", "find_target", "look"]
+__all__ = ["TargetNotFound", "find_target", "predict"]
 
 
 class TargetNotFound(ConfigError):
@@ -61,7 +61,7 @@ def find_target(context: Context, target: str | int | None) -> int | None:
 def _require_box(context: Context, number: int) -> None:
     """Raise `TargetNotFound` for a box that is not detected."""
     try:
-        count = len(look(context))
+        count = len(predict(context))
     except MuntinError:
         return  # the explainers report an image that the network cannot process
     if not 0 <= number < count:
@@ -75,7 +75,7 @@ def _require_box(context: Context, number: int) -> None:
 
 def _find_box(context: Context, class_id: int) -> int:
     """Number of the box of a class with the highest score."""
-    found = look(context)
+    found = predict(context)
     class_ids = getattr(found, "class_ids", np.zeros(len(found), np.int64))
     places = np.flatnonzero(class_ids == class_id)
     if not len(places):
@@ -88,7 +88,7 @@ def _find_box(context: Context, class_id: int) -> int:
     return int(places[0])
 
 
-def look(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
+def predict(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
     """Predict the image of a context: a result of `muntin.results`."""
     inputs = context.inputs()
     with torch.no_grad():

@@ -28,9 +28,9 @@ __all__ = [
     "SKY",
     "blend",
     "fade",
+    "input_image",
     "note_on_weights",
     "panel_ratio",
-    "see",
     "set_panel",
     "subplots",
 ]
@@ -44,7 +44,7 @@ _SHADE = 0.14
 """How strongly the image's luminance modulates the colours over it."""
 
 
-def see(context: Context) -> NDArray[np.float32]:
+def input_image(context: Context) -> NDArray[np.float32]:
     """Give the network's input image, (h, w, 3) from 0 to 1; grey unless it has three channels."""
     values: NDArray[np.float32] = (context.shown.permute(1, 2, 0).float() / 255).numpy()
     if values.shape[2] == 3:

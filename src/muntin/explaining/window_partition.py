@@ -27,8 +27,8 @@ from muntin.explaining.token_plotting import (
     PURPLE,
     RED,
     SKY,
+    input_image,
     panel_ratio,
-    see,
     set_panel,
     subplots,
 )
@@ -190,14 +190,14 @@ def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) ->
         titles.append(f"{named}\n{words}")
     figure, panels = subplots(1, len(groups), ratio=panel_ratio(context.shown_size), extra=0.42)
     for axes, group, words in zip(panels[0], groups, titles, strict=True):
-        _draw_rolled(axes, see(context), group[0], words)
+        _draw_rolled(axes, input_image(context), group[0], words)
     return figure
 
 
 def _draw_windows(
     context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Figure:
-    image = see(context)
+    image = input_image(context)
     figure, panels = subplots(len(stages), 4, ratio=panel_ratio(context.shown_size), extra=0.42)
     for line, (stage, layer) in zip(panels, stages.items(), strict=True):
         layout = _layout(layer)
