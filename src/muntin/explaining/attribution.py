@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What decided: the places of the image that one number of the output comes from."""
+"""Attribution figures: which locations of the image one output of the network depends on."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ _OCCLUSION_FORMULA = (
 YELLOW = np.array([240, 228, 66])
 """Of Okabe and Ito."""
 
-_FRESH = " The weights are fresh ones, so nothing here was learnt."
+_FRESH = " The weights are freshly initialised, so nothing here was learned."
 
 
 def show_attribution(
     context: Context, *, steps: int = 0
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show which places of an image decided.
+    """Show which locations of an image the target output depends on.
 
     Args:
-        context: Its target says what is asked about: a class, box or keypoint; what the network
-            is surest of without one.
-        steps: Of the integral; 0 chooses fewer for larger images.
+        context: Its target is the explained class, box or keypoint. Default: the highest-scoring
+            prediction.
+        steps: Integration steps; 0 picks a default that shrinks with the image area.
 
     Returns:
-        Gradient-weighted activation on every map of the backbone, and integrated gradients of the
-        pixels. Of an exported file, which has no gradients, what covered patches change.
+        Gradient-weighted activation on every feature map, and integrated gradients of the pixels.
+        For an exported file, which has no gradients, occlusion.
 
     Raises:
-        ConfigError: There is no such class, box or keypoint.
+        ConfigError: The class, box or keypoint does not exist.
 
     Source:
         See `muntin.explaining.attribution_methods`.
@@ -94,27 +94,27 @@ def show_attribution(
             network = with_gradients(context.network)
             context = context.with_network(network)
             images = context.images.detach().clone()
-            asked = ask(context, network, images)
+            output = ask(context, network, images)
             return [
-                _show_activation(context, asked, images),
-                _show_integral(context, asked, images, steps),
+                _show_activation(context, output, images),
+                _show_integral(context, output, images, steps),
             ]
     except NothingFound as nothing:
-        reason = f"{nothing}. What the maps hold, below, needs no answer."
-        return [MissingFigure(section="decision", title="What decided", reason=_sentence(reason))]
+        reason = f"{nothing}. The feature maps below do not depend on a prediction."
+        return [MissingFigure(section="decision", title="Attribution", reason=_sentence(reason))]
 
 
 def _show_activation(
-    context: Context, asked: OutputTarget, images: Tensor
+    context: Context, output: OutputTarget, images: Tensor
 ) -> ExplanationFigure | MissingFigure:
     backbone = context.backbone
-    assert backbone is not None, "an exported file is shown otherwise"
-    maps = hires_cam(backbone, asked.measure, images)
-    title = "Where the maps speak for it"
+    assert backbone is not None, "exported files are explained by occlusion"
+    maps = hires_cam(backbone, output.measure, images)
+    title = "Gradient-weighted feature maps"
     if not maps:
         reason = (
-            "No module of this backbone gives its maps as they are, so they have no gradients. "
-            "Integrated gradients of the pixels show what decided."
+            "No module of this backbone outputs its feature maps, so their gradients are not "
+            "available. Use the integrated gradients of the pixels instead."
         )
         return MissingFigure(section="decision", title=title, reason=reason)
     main = maps[-1]
@@ -124,8 +124,8 @@ def _show_activation(
         name="decision-activation",
         section="decision",
         title=title,
-        text=_tell_activation(context, asked, main, empty=not heats[-1].any()),
-        figure=_draw_activation(context, asked, maps, heats),
+        text=_describe_activation(context, output, main, empty=not heats[-1].any()),
+        figure=_draw_activation(context, output, maps, heats),
         formula=_ACTIVATION_FORMULA,
         source=(
             "Selvaraju et al. 2017, Grad-CAM, arXiv 1610.02391, equations 1 and 2, with the "
@@ -136,7 +136,7 @@ def _show_activation(
             for number, one in enumerate(maps)
         },
         facts={
-            **_asked_facts(asked),
+            **_output_facts(output),
             "strides": [one.stride for one in maps],
             "modules": [one.name for one in maps],
             "peak": _find_peak(heats[-1]),
@@ -144,37 +144,37 @@ def _show_activation(
     )
 
 
-def _tell_activation(
-    context: Context, asked: OutputTarget, main: MapAttribution, *, empty: bool
+def _describe_activation(
+    context: Context, output: OutputTarget, main: MapAttribution, *, empty: bool
 ) -> str:
     text = (
-        f"Asked about {asked.title}, which is {asked.value:.2f}. {_tell_region(asked)}"
-        f"Every cell of a map is multiplied with the gradient of that number: bright places speak "
-        f"for it, and would lower it if they were gone. Each map is scaled to its maximum. "
+        f"Explained output: {output.title}, {output.value:.2f}. {_describe_region(output)}"
+        f"Each cell of a feature map is multiplied by the gradient of this output: bright cells "
+        f"increase it, and removing them would lower it. Each map is scaled to its maximum. "
     )
     if context.task.dense is None:
         text += (
-            f"The coarsest map (stride {main.stride}) is what the answer is made of; finer maps "
-            f"show edges and texture on the way there. Attention carries what it saw from cell to "
-            f"cell, so the brightest cell may lie beside the object; what each pixel adds tells."
+            f"The classifier reads the coarsest map (stride {main.stride}); finer maps show "
+            f"intermediate edges and textures. Attention moves information between cells, so the "
+            f"brightest cell may lie beside the object; the attribution of pixels is more precise."
         )
     else:
         text += (
-            f"The answer is made of all maps; the coarsest (stride {main.stride}) says what is "
-            f"there, finer ones say where exactly."
+            f"The head reads all maps: the coarsest (stride {main.stride}) determines the class, "
+            f"finer ones the exact location."
         )
     if main.early:
         text += (
-            f" The answer is read from {_name_tokens(context)} alone, so the last map has no say; "
-            f"shown is what the last block reads ({main.name})."
+            f" The classifier reads only {_name_tokens(context)}, so the last map has no gradient; "
+            f"the input of the last block is shown instead ({main.name})."
         )
     if empty:
-        text += " Here nothing in the coarsest map speaks for it."
+        text += " Here no cell of the coarsest map increases the output."
     return text if context.trained else text + _FRESH
 
 
 def _name_tokens(context: Context) -> str:
-    """The learned tokens that a classifier reads."""
+    """Display name of the tokens that the classifier reads."""
     spec: Any = getattr(context.backbone, "spec", None)
     distilled = getattr(getattr(context.backbone, "net", None), "dist_token", None) is not None
     if distilled or getattr(spec, "embed_parts", 1) > 1:
@@ -183,59 +183,61 @@ def _name_tokens(context: Context) -> str:
 
 
 def _draw_activation(
-    context: Context, asked: OutputTarget, maps: list[MapAttribution], heats: list[NDArray[Any]]
+    context: Context, output: OutputTarget, maps: list[MapAttribution], heats: list[NDArray[Any]]
 ) -> Figure:
     image = to_rgb(context.shown)
     figure, axes = panels(1 + len(maps), context.shown_size, width=min(2.6, 8.9 / (1 + len(maps))))
-    _draw_asked(axes[0], image, asked)
+    _draw_image(axes[0], image, output)
     shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
     for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
         panel.imshow(blend(image, heat / max(float(heat.max()), 1e-12)))
-        panel.set_title(title + ("" if heat.any() else ": nothing"), fontsize=9, color=INK)
-        if asked.box is not None:
-            mark_box(panel, asked.box)
-    main = f"{shown[-1][0]} (main)" + ("" if heats[-1].any() else ": nothing")
+        panel.set_title(title + ("" if heat.any() else ": all zero"), fontsize=9, color=INK)
+        if output.box is not None:
+            mark_box(panel, output.box)
+    main = f"{shown[-1][0]} (main)" + ("" if heats[-1].any() else ": all zero")
     axes[1].set_title(main, fontsize=9, color=INK, fontweight="bold")
-    _add_scale(figure, axes, "speaks for it: part of the map's maximum", "inferno", (0, 1))
+    _add_scale(
+        figure, axes, "increases the output: fraction of the map's maximum", "inferno", (0, 1)
+    )
     return figure
 
 
 def _show_integral(
-    context: Context, asked: OutputTarget, images: Tensor, steps: int
+    context: Context, output: OutputTarget, images: Tensor, steps: int
 ) -> ExplanationFigure | MissingFigure:
-    title = "How much each pixel adds"
+    title = "Integrated gradients of the pixels"
     if not has_captum():
         reason = (
-            "Integrated gradients need captum, which is not installed. Run: pip install "
-            "'muntin[explain]'. The gradient-weighted maps show what decided without it."
+            "Integrated gradients require captum, which is not installed. Run: pip install "
+            "'muntin[explain]'. The gradient-weighted feature maps do not need it."
         )
         return MissingFigure(section="decision", title=title, reason=reason)
-    integral = integrated_gradients(asked.measure, images, steps)
+    integral = integrated_gradients(output.measure, images, steps)
     high, wide = context.shown_size
     signed = integral.pixels.sum(dim=0)[:high, :wide]
     patches = _smooth(signed)
     text = (
-        f"Asked about {asked.title}. {_tell_region(asked)}"
-        f"The image is faded in from an empty one in one colour, the mean colour of the "
-        f"preprocessing (which becomes zero), in {integral.steps} steps, and what each pixel adds "
-        f"on the way is summed up: orange adds, purple takes away, and what differs much from that "
-        f"colour weighs more. All of it together must be what the number gained "
-        f"(completeness): {integral.start:.2f} became {integral.end:.2f}, and the pixels add up to "
+        f"Explained output: {output.title}. {_describe_region(output)}"
+        f"Gradients are integrated in {integral.steps} steps from a uniform baseline in the mean "
+        f"colour of the preprocessing (zero after normalisation) to the image: orange pixels "
+        f"increase the output, purple pixels decrease it, and pixels that differ more from the "
+        f"baseline weigh more. By completeness, the attributions sum to the change of the output: "
+        f"it goes from {integral.start:.2f} to {integral.end:.2f}, and the pixels sum to "
         f"{integral.total:.2f}."
     )
     if integral.relative_error > 0.05:
-        text += " They miss it by more than 5 %: so many steps are few for this network."
+        text += " The sum is off by more than 5 %: this network needs more integration steps."
     return ExplanationFigure(
         name="decision-pixels",
         section="decision",
         title=title,
         text=text if context.trained else text + _FRESH,
-        figure=_draw_integral(context, asked, signed.numpy(), patches.numpy(), integral),
+        figure=_draw_integral(context, output, signed.numpy(), patches.numpy(), integral),
         formula=_INTEGRAL_FORMULA,
         source="Sundararajan et al. 2017, arXiv 1703.01365, equation 1 and proposition 1",
         arrays={"pixels": integral.pixels[:, :high, :wide].numpy()},
         facts={
-            **_asked_facts(asked),
+            **_output_facts(output),
             "steps": integral.steps,
             "value_of_empty_image": integral.start,
             "sum_of_pixels": integral.total,
@@ -247,7 +249,7 @@ def _show_integral(
 
 
 def _smooth(signed: Tensor) -> Tensor:
-    """Average over about a tenth of the shorter side, without what is beyond the edges."""
+    """Average over a tenth of the shorter side, ignoring values beyond the edges."""
     side = max(1, min(signed.shape) // 10) | 1
     return F.avg_pool2d(
         signed[None, None], side, stride=1, padding=side // 2, count_include_pad=False
@@ -256,93 +258,93 @@ def _smooth(signed: Tensor) -> Tensor:
 
 def _draw_integral(
     context: Context,
-    asked: OutputTarget,
+    output: OutputTarget,
     signed: NDArray[np.float32],
     patches: NDArray[np.float32],
     integral: PixelAttribution,
 ) -> Figure:
     image = to_rgb(context.shown)
     figure, axes = panels(3, context.shown_size, width=2.8)
-    _draw_asked(axes[0], image, asked)
+    _draw_image(axes[0], image, output)
     limit = max(float(np.percentile(np.abs(signed), 99.5)), 1e-12)
     axes[1].imshow(signed, cmap="PuOr_r", vmin=-limit, vmax=limit)
-    axes[1].set_title(f"every pixel: 1 is {limit:.2g}", fontsize=9, color=INK)
+    axes[1].set_title(f"per pixel: 1 is {limit:.2g}", fontsize=9, color=INK)
     limit = max(float(np.abs(patches).max()), 1e-12)
     axes[2].imshow(image.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
     strength = np.sqrt(np.clip(np.abs(patches) / limit, 0, 1))
     axes[2].imshow(patches, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
-    axes[2].set_title(f"averaged around: 1 is {limit:.2g}", fontsize=9, color=INK)
-    if asked.box is not None:
+    axes[2].set_title(f"local average: 1 is {limit:.2g}", fontsize=9, color=INK)
+    if output.box is not None:
         for panel in axes[1:]:
-            mark_box(panel, asked.box)
-    label = f"takes away | adds: part of each panel's scale    (all pixels: {integral.total:+.2f})"
+            mark_box(panel, output.box)
+    label = f"decreases | increases: fraction of each scale    (all pixels: {integral.total:+.2f})"
     _add_scale(figure, axes, label, "PuOr_r", (-1, 1))
     return figure
 
 
-def _show_occlusion(context: Context, asked: OutputTarget) -> ExplanationFigure:
-    """Cover patches in the mean colour: all that can be done without looking inside."""
+def _show_occlusion(context: Context, output: OutputTarget) -> ExplanationFigure:
+    """Occlusion in the mean colour; needs only the outputs of an exported file."""
     colour = [round(255 * value) for value in context.pre.mean]
-    falls = occlusion(asked.measure, context.shown, colour)
+    falls = occlusion(output.measure, context.shown, colour)
     size = context.shown_size
     side = -(-max(size) // max(falls.shape))
     heat = upsample_map(falls, side, size, smooth=False).numpy()
     text = (
-        f"An exported file holds no gradients, so patches of {side} pixels are covered one after "
-        f"the other, in the mean colour of the preprocessing. Asked about {asked.title}, which is "
-        f"{asked.value:.2f}: it falls most where the covered patch is orange, and rises where it "
-        f"is purple. {_tell_region(asked)}Maps and gradients can be seen of the run that the file "
-        f"was exported from."
+        f"An exported file has no gradients, so patches of {side} pixels are occluded one at a "
+        f"time with the mean colour of the preprocessing. Explained output: {output.title}, "
+        f"{output.value:.2f}. Occluding an orange patch decreases it, occluding a purple patch "
+        f"increases it. {_describe_region(output)}Explain the run that the file was exported from "
+        f"to see feature maps and gradients."
     )
     return ExplanationFigure(
         name="decision-occlusion",
         section="decision",
-        title="What it cannot do without",
+        title="Occlusion",
         text=text,
-        figure=_draw_occlusion(context, asked, heat),
+        figure=_draw_occlusion(context, output, heat),
         formula=_OCCLUSION_FORMULA,
         source="Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2",
         arrays={"falls": falls.numpy()},
-        facts={**_asked_facts(asked), "patch_px": side, "peak": _find_peak(heat)},
+        facts={**_output_facts(output), "patch_px": side, "peak": _find_peak(heat)},
     )
 
 
-def _draw_occlusion(context: Context, asked: OutputTarget, heat: NDArray[Any]) -> Figure:
+def _draw_occlusion(context: Context, output: OutputTarget, heat: NDArray[Any]) -> Figure:
     image = to_rgb(context.shown)
     figure, axes = panels(2, context.shown_size, width=3.0)
-    _draw_asked(axes[0], image, asked)
+    _draw_image(axes[0], image, output)
     limit = max(float(np.abs(heat).max()), 1e-12)
     axes[1].imshow(image.mean(axis=2), cmap="gray", vmin=-255, vmax=255)
     strength = np.clip(np.abs(heat) / limit, 0, 0.85)
     axes[1].imshow(heat, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
-    axes[1].set_title("covered patches", fontsize=9, color=INK)
-    if asked.box is not None:
-        mark_box(axes[1], asked.box)
-    _add_scale(figure, axes, "rises | falls when covered", "PuOr_r", (-limit, limit))
+    axes[1].set_title("occluded patches", fontsize=9, color=INK)
+    if output.box is not None:
+        mark_box(axes[1], output.box)
+    _add_scale(figure, axes, "increases | decreases when occluded", "PuOr_r", (-limit, limit))
     return figure
 
 
-def _tell_region(asked: OutputTarget) -> str:
-    return "" if asked.region is None else "Yellow in the image: the pixels that it won. "
+def _describe_region(output: OutputTarget) -> str:
+    return "" if output.region is None else "Yellow: the pixels predicted as this class. "
 
 
-def _draw_asked(axes: Axes, image: NDArray[np.uint8], asked: OutputTarget) -> None:
-    """The image with what is asked about."""
-    title = "the image"
-    if asked.region is not None:
-        tint = (0.4 * asked.region + 0.6 * _find_edge(asked.region))[..., None]
+def _draw_image(axes: Axes, image: NDArray[np.uint8], output: OutputTarget) -> None:
+    """Show the image, with the target marked."""
+    title = "image"
+    if output.region is not None:
+        tint = (0.4 * output.region + 0.6 * _find_edge(output.region))[..., None]
         image = np.round((1 - tint) * image + tint * YELLOW).astype(np.uint8)
-        title += "; yellow: where it won"
+        title += "; yellow: predicted class"
     axes.imshow(image)
-    if asked.box is not None:
-        mark_box(axes, asked.box)
-    if asked.point is not None:
-        mark_point(axes, *asked.point)
+    if output.box is not None:
+        mark_box(axes, output.box)
+    if output.point is not None:
+        mark_point(axes, *output.point)
     axes.set_title(title, fontsize=9, color=INK)
 
 
 def _find_edge(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a region beside which another begins; the image's own edges are none."""
+    """Pixels on the boundary of a region; the image border is not a boundary."""
     padded = np.pad(region, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge: NDArray[np.bool_] = region & ~inner
@@ -360,19 +362,19 @@ def _add_scale(
     figure.set_figheight(high + 0.55)
 
 
-def _asked_facts(asked: OutputTarget) -> dict[str, Any]:
+def _output_facts(output: OutputTarget) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "asked": asked.title, "number": asked.number, "value": asked.value,
+        "asked": output.title, "number": output.number, "value": output.value,
     }  # fmt: skip
-    if asked.box is not None:
-        facts["box_xyxy"] = list(asked.box)
-    if asked.point is not None:
-        facts["keypoint"] = list(asked.point)
+    if output.box is not None:
+        facts["box_xyxy"] = list(output.box)
+    if output.point is not None:
+        facts["keypoint"] = list(output.point)
     return facts
 
 
 def _find_peak(heat: NDArray[Any]) -> list[float]:
-    """X and y of the highest place, from 0 to 1 of the image as shown; its middle if all is 0."""
+    """(x, y) of the maximum, in [0, 1] of the displayed image; its centre if all values are 0."""
     size: Size = (heat.shape[0], heat.shape[1])
     if not heat.any():
         return [0.5, 0.5]

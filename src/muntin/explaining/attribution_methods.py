@@ -1,17 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which places of an image a number of the output comes from, in three ways.
+"""Attribution of one output to locations of the image, by three methods.
 
-- `hires_cam`: gradient times activation on the maps of the backbone, one backward pass;
-- `integrated_gradients`: integrated gradients, which add up to what the number differs from that of an empty
-  image (the axiom of completeness);
-- `occlusion`: patches are covered one after the other, which needs nothing but the output.
+- `hires_cam`: gradient times activation on the feature maps, in one backward pass;
+- `integrated_gradients`: attribution of pixels, which sums to the difference between the outputs
+  of the image and of the baseline (the completeness axiom);
+- `occlusion`: occludes one patch at a time; needs only the output.
 
 Source:
-    Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391), with the gradient of each place instead of
+    Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391), with the gradient of each cell instead of
     its mean over the map (Draelos and Carin 2020, arXiv 2011.08891, "HiResCAM"), so that one box or
-    one region of many is told apart. Both are equal where the map's mean is classified, as in Swin
-    and Hiera. Sundararajan et al. 2017, "Axiomatic Attribution" (arXiv 1703.01365), by captum.
+    region can be attributed among many. Both are equal where the mean of the map is classified, as
+    in Swin and Hiera.
+    Sundararajan et al. 2017, "Axiomatic Attribution" (arXiv 1703.01365), by captum.
     Zeiler and Fergus 2014 (arXiv 1311.2901), section 4.2: occlusion.
 """
 
@@ -41,26 +42,26 @@ __all__ = [
 ]
 
 STEPS = 24
-"""Images between the empty and the real one that are looked at, at 224 x 224 pixels."""
+"""Integration steps between baseline and image, at 224 x 224 pixels."""
 
 MIN_STEPS, MAX_STEPS = 8, 64
-AT_ONCE = 224 * 224 * 4
-"""Pixels of the images whose gradients are computed together."""
+MAX_BATCH_PIXELS = 224 * 224 * 4
+"""Maximum number of pixels in one batch of integrated gradients."""
 
 CELLS = 10
-"""Patches that are covered along the longer side."""
+"""Occluded patches along the longer side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MapAttribution:
-    """What one map says.
+    """Attribution of one feature map.
 
     Attributes:
-        stride: Pixels of a cell.
-        name: The module that gave the map.
-        signed: (H, W) Gradient times activation, summed over the channels.
-        early: Whether it is the map before the last block, since the class token alone is read
-            after it.
+        stride: Side of a cell in pixels.
+        name: Name of the module whose output is the map.
+        signed: (H, W) gradient times activation, summed over the channels.
+        early: True if the map is the input of the last block, because only the class token is
+            read from its output.
     """
 
     stride: int
@@ -70,19 +71,19 @@ class MapAttribution:
 
     @property
     def heat(self) -> Float[Tensor, "H W"]:
-        """What speaks for the number."""
+        """Positive part of the attribution."""
         return self.signed.clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PixelAttribution:
-    """What integrated gradients say.
+    """Integrated gradients of the pixels.
 
     Attributes:
-        pixels: (C, Hi, Wi) share of each value of the image in the number.
-        start: The number of the empty image.
-        end: That of the image.
-        steps: Images in between.
+        pixels: (C, Hi, Wi) attribution of each input value.
+        start: Output for the baseline.
+        end: Output for the image.
+        steps: Number of integration steps.
     """
 
     pixels: Float[Tensor, "C Hi Wi"]
@@ -92,37 +93,39 @@ class PixelAttribution:
 
     @property
     def total(self) -> float:
-        """What the shares add up to."""
+        """Sum of the attributions."""
         return float(self.pixels.double().sum())
 
     @property
     def error(self) -> float:
-        """By how much they miss the difference that they should add up to."""
+        """Completeness error: `total` minus the difference of the outputs."""
         return self.total - (self.end - self.start)
 
     @property
     def relative_error(self) -> float:
-        """The same as a part of the difference."""
+        """Absolute completeness error relative to the difference of the outputs."""
         return abs(self.error) / max(abs(self.end - self.start), 1e-6)
 
 
 def hires_cam(
     backbone: nn.Module, measure: Callable[[Tensor], Tensor], images: Float[Tensor, "1 C Hi Wi"]
 ) -> list[MapAttribution]:
-    """Multiply the maps of a backbone with the gradients of a number.
+    """Compute gradient times activation on every feature map of a backbone.
 
     Args:
-        backbone: Follows `muntin.features.Backbone`; `measure` runs it.
-        measure: From images to one number each.
-        images: Normalised.
+        backbone: A `muntin.features.Backbone`, which `measure` runs.
+        measure: Maps images to one scalar output each.
+        images: Normalised images.
 
     Returns:
-        One a map, finest first; none for a map that no module gives as it is.
+        One attribution per map, finest first; maps that are no module's output are skipped.
     """
     spec: Any = backbone.spec
     with torch.no_grad():
         maps = backbone(images)
     names = {module: name for name, module in backbone.named_modules()}
+    # Maps may be views or normalised copies, so the tensor to differentiate is looked up among the
+    # recorded module outputs by its values.
     with record(backbone.modules()) as outputs:
         score = measure(images.detach().clone().requires_grad_())
     given = [(names[m], tensor) for m, output in outputs for tensor in tensors_in(output)]
@@ -144,11 +147,11 @@ def hires_cam(
 
 
 def _multiply(tensor: Tensor, slope: Tensor | None, grid: Size, channels: int) -> Tensor | None:
-    """(H, W) Gradient times activation; None where the number does not depend on the map."""
+    """(H, W) gradient times activation; None if the output does not depend on the map."""
     if slope is None:
         return None
     values, slopes = as_map(tensor.detach(), grid, channels), as_map(slope, grid, channels)
-    assert values is not None, "it was seen as a map before"
+    assert values is not None, "find_map found the tensor in this layout"
     assert slopes is not None, "a gradient has the shape of its tensor"
     return (values * slopes)[0].sum(dim=0) if bool(slopes.any()) else None
 
@@ -156,7 +159,9 @@ def _multiply(tensor: Tensor, slope: Tensor | None, grid: Size, channels: int) -
 def _find_earlier(
     last: Tensor, given: Sequence[tuple[str, Tensor]], score: Tensor, grid: Size, channels: int
 ) -> tuple[Tensor, Tensor]:
-    """The latest tokens of the same kind that the number depends on, and what they say."""
+    """The last tensor of the same shape that the output depends on, and its attribution."""
+    # A classifier on the class token ignores the patch tokens of the last block; those that it
+    # reads through attention are the input of that block.
     alike = [t for _, t in given if t.shape == last.shape and t.requires_grad]
     slopes = torch.autograd.grad(score.sum(), alike, retain_graph=True, allow_unused=True)
     for tensor, slope in zip(reversed(alike), reversed(slopes), strict=True):
@@ -174,12 +179,12 @@ def has_captum() -> bool:
 def integrated_gradients(
     measure: Callable[[Tensor], Tensor], images: Float[Tensor, "1 C Hi Wi"], steps: int = 0
 ) -> PixelAttribution:
-    """Integrate gradients along the way from the mean colour to the image.
+    """Integrate gradients along the straight path from the mean colour to the image.
 
     Args:
-        measure: From images to one number each.
-        images: Normalised, so that zero is the mean colour.
-        steps: Images on the way; 0 chooses fewer for larger images.
+        measure: Maps images to one scalar output each.
+        images: Normalised images, so that the zero baseline is the mean colour.
+        steps: Integration steps; 0 picks a default that shrinks with the image area.
 
     Raises:
         MissingExtra: captum is not installed.
@@ -196,7 +201,7 @@ def integrated_gradients(
         images.detach().clone().requires_grad_(),
         baselines=empty,
         n_steps=steps,
-        internal_batch_size=max(1, AT_ONCE // area),
+        internal_batch_size=max(1, MAX_BATCH_PIXELS // area),
     )
     with torch.no_grad():
         start, end = measure(torch.cat([empty, images])).tolist()
@@ -209,19 +214,19 @@ def occlusion(
     colour: Sequence[int],
     *,
     cells: int = CELLS,
-    at_once: int = 8,
+    batch_size: int = 8,
 ) -> Float[Tensor, "rows columns"]:
-    """Cover patches of an image, one at a time.
+    """Occlude one patch of an image at a time.
 
     Args:
-        measure: From images (B, C, h, w) uint8 to one number each.
+        measure: Maps (B, C, h, w) uint8 images to one scalar output each.
         shown: The image.
-        colour: What a patch is covered with, one value a channel.
-        cells: Patches along the longer side.
-        at_once: Images at a time.
+        colour: Fill colour of an occluded patch, one value per channel.
+        cells: Number of patches along the longer side.
+        batch_size: Occluded images per batch.
 
     Returns:
-        By how much the number falls when each patch is covered.
+        Decrease of the output when each patch is occluded.
     """
     high, wide = shown.shape[1:]
     side = max(1, -(-max(high, wide) // cells))
@@ -230,8 +235,8 @@ def occlusion(
     whole = measure(shown[None])[0]
     places = [(row * side, column * side) for row in range(rows) for column in range(columns)]
     numbers = []
-    for start in range(0, len(places), at_once):
-        part = places[start : start + at_once]
+    for start in range(0, len(places), batch_size):
+        part = places[start : start + batch_size]
         covered = shown[None].repeat(len(part), 1, 1, 1)
         for image, (top, left) in zip(covered, part, strict=True):
             image[:, top : top + side, left : left + side] = paint
@@ -242,15 +247,16 @@ def occlusion(
 def upsample_map(
     heat: Float[Tensor, "H W"], stride: float, size: Size, *, smooth: bool = True
 ) -> Float[Tensor, "h w"]:
-    """Lay a map over the image.
+    """Upsample a map to the image.
 
     Args:
         heat: The map.
-        stride: Pixels of a cell.
-        size: (height, width) of the image in pixels; what the map covers beyond is cut off, and
-            where it ends before, nothing is.
-        smooth: Whether values between the middles of cells are interpolated.
+        stride: Side of a cell in pixels.
+        size: (height, width) of the image in pixels; a larger map is cropped, a smaller one padded
+            with zeros.
+        smooth: Bilinear interpolation if True, nearest otherwise.
     """
+    # Upsampled to the area that the cells cover, then cropped: padding shifts no cell.
     covered = (round(heat.shape[0] * stride), round(heat.shape[1] * stride))
     mode: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if smooth else {}
     large = F.interpolate(heat[None, None].float(), covered, **mode)[0, 0]

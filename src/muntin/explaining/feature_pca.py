@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the maps hold: their cells in colours that are alike where their features are."""
+"""Principal components of a backbone's feature maps, shown as colours."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ _FORMULA = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Components:
-    """The directions in which the cells of a map differ most.
+    """The first three principal components of the cells of a feature map.
 
     Attributes:
-        values: (H, W, 3) How far each cell lies along each of them; 0 where a map has fewer.
-        shares: (3) Part of the variance that each one explains.
+        values: (H, W, 3) Projection of each cell on each component; 0 where a map has fewer than
+            three.
+        shares: (3) Fraction of the variance that each component explains.
     """
 
     values: Float[np.ndarray, "H W 3"]
@@ -44,33 +45,31 @@ class Components:
 
     @property
     def colours(self) -> NDArray[np.float64]:
-        """(H, W, 3) The same from 0 to 1; the outermost 1 % at each end is cut off."""
+        """(H, W, 3) `values` scaled to [0, 1]; the outer 1 % at both ends is clipped."""
         low, high = np.percentile(self.values, (1, 99), axis=(0, 1))
-        there = self.shares > 1e-9
-        spread = np.where(there, np.maximum(high - low, 1e-12), 1.0)
-        colours: NDArray[np.float64] = np.clip((self.values - low) / spread, 0, 1)
-        return np.where(there, colours, 0.5)
+        present = self.shares > 1e-9
+        span = np.where(present, np.maximum(high - low, 1e-12), 1.0)
+        colours: NDArray[np.float64] = np.clip((self.values - low) / span, 0, 1)
+        return np.where(present, colours, 0.5)
 
 
 def find_components(cells: Float[Tensor, "C H W"]) -> Components:
-    """Find the three main components of the cells of a map.
+    """Compute the first three principal components of the cells of a feature map.
 
-    A component has the sign with which its largest loading is positive, so that two runs, and two
-    machines, show the same colours.
+    The sign of each component makes its largest loading positive, so that colours are the same in
+    every run and on every machine.
 
     Args:
-        cells: One image's map.
-
-    Returns:
-        Values and shares.
+        cells: The map of one image.
 
     Source:
-        Principal components by the singular values of the centred cells; compared with
+        Singular value decomposition of the centred cells; compared with
         scikit-learn's PCA in tests/explaining/test_features.py.
     """
     high, wide = cells.shape[1:]
     rows = cells.flatten(1).T.double()  # H*W, C
     rows = rows - rows.mean(dim=0)
+    # In float64, so that colours do not depend on the order in which a machine sums.
     _, lengths, directions = torch.linalg.svd(rows, full_matrices=False)
     count = min(COLOURS, len(lengths))
     directions = directions[:count]
@@ -80,26 +79,26 @@ def find_components(cells: Float[Tensor, "C H W"]) -> Components:
     values[:, :count] = rows @ directions.T
     shares = torch.zeros(COLOURS, dtype=torch.float64)
     total = lengths.square().sum()
-    # Beside what the cells are made of, what is left after centring is rounding.
+    # If all cells are equal, only rounding errors remain after centring: no component then.
     if total > 1e-12 * max(float(cells.double().square().sum()), 1e-30):
         shares[:count] = lengths[:count].square() / total
     return Components(values=values.view(high, wide, COLOURS).numpy(), shares=shares.numpy())
 
 
 def show_features(context: Context) -> list[ExplanationFigure | MissingFigure]:
-    """Show the maps of a backbone as colours, beside each other.
+    """Show the principal components of every feature map of a backbone.
 
     Args:
         context: The image and the model.
 
     Returns:
-        One figure; what is missing of an exported file, which gives no maps.
+        One figure; a reason for an exported file, which has no feature maps.
     """
-    title = "The maps in colours"
+    title = "Principal components of the feature maps"
     if context.backbone is None:
         reason = (
-            "An exported file gives answers and no maps. They can be seen of the run that it was "
-            "exported from."
+            "An exported file does not expose its feature maps. Explain the run that it was "
+            "exported from to see them."
         )
         return [MissingFigure(section="features", title=title, reason=reason)]
     spec: Any = context.backbone.spec
@@ -112,14 +111,17 @@ def show_features(context: Context) -> list[ExplanationFigure | MissingFigure]:
     found = [find_components(one) for one in inside]
     titles = title_maps(context.backbone)
     text = (
-        "Each cell of a map is a vector. Its three main components, the directions in which the "
-        "cells of this image differ most, are shown as red, green and blue: cells of one colour "
-        "have features alike, whatever the colour is. Fine maps part edges and textures, coarse "
-        "ones things. The row below is the first component alone, dark to bright. Colours of "
-        "different maps cannot be compared."
+        "Each cell of a feature map is a vector. Its first three principal components over the "
+        "cells of this image are shown as red, green and blue: cells of similar colour have "
+        "similar features; the colour itself has no meaning. Fine maps separate edges and "
+        "textures, coarse maps separate objects. The bottom row shows the first component alone, "
+        "from dark to bright. Colours of different maps are not comparable."
     )
     if not context.trained:
-        text += " The weights are fresh ones: what is seen is the image itself, not learnt."
+        text += (
+            " The weights are freshly initialised: the structure comes from the image, not from "
+            "training."
+        )
     return [
         ExplanationFigure(
             name="features-maps",
@@ -144,14 +146,14 @@ def show_features(context: Context) -> list[ExplanationFigure | MissingFigure]:
 
 
 def title_maps(backbone: Any) -> list[str]:  # noqa: ANN401 (any backbone)
-    """Name the maps of a backbone: by their strides, or by blocks where all have one stride."""
+    """Title each feature map by its stride, or by its block where strides repeat."""
     strides = backbone.spec.strides
     if len(set(strides)) == len(strides):
         return [f"stride {stride}" for stride in strides]
     blocks = getattr(backbone.config, "blocks_out", None) or range(len(strides))
-    what = "block" if hasattr(backbone.config, "blocks_out") else "map"
+    unit = "block" if hasattr(backbone.config, "blocks_out") else "map"
     pairs = zip(blocks, strides, strict=True)
-    return [f"{what} {block + 1}, stride {stride}" for block, stride in pairs]
+    return [f"{unit} {block + 1}, stride {stride}" for block, stride in pairs]
 
 
 def _without_padding(cells: Float[Tensor, "C H W"], stride: int, shown: Size) -> Tensor:
@@ -167,10 +169,10 @@ def _draw(
     columns = 1 + len(found)
     figure, axes = panels(2 * columns, context.shown_size, columns=columns, width=8.9 / columns)
     axes[0].imshow(image)
-    axes[0].set_title("the image", fontsize=9, color=INK)
+    axes[0].set_title("image", fontsize=9, color=INK)
     axes[columns].axis("off")
     axes[columns].text(
-        0.98, 0.5, "first component\nalone, and its\npart of the\nvariance", ha="right",
+        0.98, 0.5, "first component\nand its share\nof the variance", ha="right",
         va="center", fontsize=9, color=INK, transform=axes[columns].transAxes,
     )  # fmt: skip
     for place, (title, one, stride) in enumerate(zip(titles, found, strides, strict=True), 1):

@@ -104,7 +104,10 @@ def open_model(
         MissingExtra: The engine of the exported file is not installed.
     """
     if weights is not None and not _is_name(source):
-        message = f"weights require a model name from the zoo, got {source}, which has its own. Omit weights."
+        message = (
+            f"weights require the name of a zoo model, got {source}, which has its own weights. "
+            f"Omit weights."
+        )
         raise ConfigError(message)
     if isinstance(source, Predictor):
         opened = OpenedModel(
