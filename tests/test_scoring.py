@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import muntin
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
 from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
@@ -21,8 +22,8 @@ from muntin.errors import DataError, MuntinWarning
 from muntin.metrics.pose import PoseMetric, Subject
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.scoring.evaluator import Outputs, Scored
 from muntin.scoring.figures import draw_scored
+from muntin.scoring.outputs import Outputs, Scored
 from tests.small import CLASSES, image, train_small, write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")
@@ -112,7 +113,8 @@ def test_what_cannot_be_read_does_not_count(run, tmp_path):
 
 
 def test_the_network_is_left_in_its_mode(run, data):
-    from muntin.data.cache import DataConfig, ImageCache
+    from muntin.data.cache import ImageCache
+    from muntin.data.data_config import DataConfig
     from muntin.scoring import pick_part, score
 
     opened = Run.open(run)

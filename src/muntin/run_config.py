@@ -10,7 +10,7 @@ from typing import Any
 
 from muntin.configs import KIND, from_dict, replace, to_dict
 from muntin.data.augmentations import AnyAugmentConfig
-from muntin.data.cache import DataConfig
+from muntin.data.data_config import DataConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.conventions import RCNNConfig

@@ -17,7 +17,8 @@ from muntin.data.batches import (
     padded_size,
     split_by_size,
 )
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.detection import list_detect
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.loading import EvalLoader, TrainLoader, gather_shapes

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checking import Report, check_classify
+from muntin.data.checking import check_classify
+from muntin.data.report import Report
 
 
 def save(place: Path, seed: int, size: tuple[int, int] = (16, 20)) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checking import Report
 from muntin.data.detection_checking import check_detect
+from muntin.data.report import Report
 from muntin.data.synthetic_sets import write_coco
 from muntin.run_lengths import encode_mask
 

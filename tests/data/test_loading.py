@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.transforms import AugmentConfig, Preprocessing

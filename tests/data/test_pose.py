@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.pose_checking import check_pose
 from muntin.data.skeletons import COCO_PERSON

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.loading import EvalLoader
 from muntin.data.semantic import list_semantic, propose_table

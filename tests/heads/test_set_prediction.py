@@ -10,10 +10,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torchvision.ops import box_convert
 
-from muntin.heads.conventions import SelectConfig
 from muntin.heads.detector import Detector, FixedDetector
 from muntin.heads.found import Candidates
 from muntin.heads.network import Network
+from muntin.heads.select_config import SelectConfig
 from muntin.targets import BoxTargets
 from muntin.zoo import create_backbone
 

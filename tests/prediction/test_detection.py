@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import muntin
-from muntin.data.cache import DataConfig
+from muntin.data.data_config import DataConfig
 from muntin.data.synthetic_scenes import make_scene
 from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing

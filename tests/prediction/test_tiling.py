@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from muntin.errors import ConfigError
-from muntin.heads.conventions import SelectConfig
+from muntin.heads.select_config import SelectConfig
 from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask

@@ -26,7 +26,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from muntin.benching.entrants import OURS, choose_peers, compare_rows, refuse_compiled, spread
 from muntin.benching.rounds import Contestant, take_turns
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.synthetic_scenes import make_scene

@@ -13,7 +13,7 @@ import typer
 from muntin.commands.values import parse_settings, to_json
 
 if TYPE_CHECKING:
-    from muntin.data.checking import Report
+    from muntin.data.report import Report
     from muntin.samples import Problem
 
 __all__ = ["check"]
@@ -33,7 +33,7 @@ def check(
     ] = False,
 ) -> int:
     """Validate a data set and list every faulty file; exit code 1 on errors."""
-    from muntin.data.cache import DataConfig, change_reading
+    from muntin.data.data_config import DataConfig, change_reading
     from muntin.tasks.table import find_task
 
     reading = change_reading(DataConfig(), parse_settings(settings or []))

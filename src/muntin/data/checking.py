@@ -12,20 +12,20 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 
 from muntin.data.archives import read_bytes
-from muntin.data.cache import DataConfig
+from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageFacts, decode_with_facts
 from muntin.data.listing import list_classify
+from muntin.data.report import Report
 from muntin.data.splitting import split
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
 
 __all__ = [
-    "Report",
     "Seen",
     "check_classify",
     "count_images",
@@ -48,41 +48,6 @@ _SUFFIX_FORMATS = {
     "tif": "TIFF",
     "pgm": "PPM",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What a check found.
-
-    Attributes:
-        task: The task that the data set was read for.
-        source: The path that was given.
-        lines: The data set in a few lines, for the terminal.
-        counts: The same as numbers, (name, count) each.
-        problems: Errors first, then warnings.
-    """
-
-    task: str
-    source: str
-    lines: tuple[str, ...] = ()
-    counts: tuple[tuple[str, int], ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether training can use the data set as it is."""
-        return not any(problem.severity == "error" for problem in self.problems)
-
-    def to_dict(self) -> dict[str, object]:
-        """Give plain values for JSON."""
-        return {
-            "task": self.task,
-            "source": self.source,
-            "ok": self.ok,
-            "lines": list(self.lines),
-            "counts": dict(self.counts),
-            "problems": [asdict(problem) for problem in self.problems],
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +140,7 @@ def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Probl
         if len(twins) == 1:
             continue
         first, *others = twins
-        names = shorten((repr(one.entry.path) for one in others), most=3)
+        names = shorten((repr(one.entry.path) for one in others), limit=3)
         parts = {one.part: None for one in twins}
         if len(parts) > 1:
             what = f"the same image is in {' and '.join(parts)}: {names}"
@@ -263,7 +228,7 @@ def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
             f"{name} {count}"
             for name, count in zip(listing.class_names, listing.class_counts, strict=True)
         ]
-        yield f"{part}: {len(listing)} images; {shorten(counts, most=12)}"
+        yield f"{part}: {len(listing)} images; {shorten(counts, limit=12)}"
         groups = {entry.group for entry in listing.entries if entry.group}
         if groups:
             yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of images"

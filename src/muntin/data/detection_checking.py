@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from muntin.data.checking import (
-    Report,
     Seen,
     count_images,
     describe_images,
@@ -22,6 +21,7 @@ from muntin.data.checking import (
     read_all,
 )
 from muntin.data.detection import list_detect
+from muntin.data.report import Report
 from muntin.data.segmentations import box_of
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import mask_area, to_run_lengths
@@ -125,7 +125,7 @@ def _judge_classes(parts: dict[str, Listing]) -> Iterator[Problem]:
     counts = _objects_of_classes(listing)
     without = [name for name in listing.class_names if not counts[name]]
     if without:
-        what = f"no objects in {part} of {shorten(without, most=12)}: nothing to learn for them"
+        what = f"no objects in {part} of {shorten(without, limit=12)}: nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 
@@ -142,7 +142,7 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
     for part, listing in parts.items():
         every = [entry.objects for entry in listing.entries if entry.objects is not None]
         counts = _objects_of_classes(listing)
-        classes = shorten((f"{name} {counts[name]}" for name in listing.class_names), most=12)
+        classes = shorten((f"{name} {counts[name]}" for name in listing.class_names), limit=12)
         total = sum(len(objects) for objects in every)
         yield f"{part}: {len(listing)} images, {total} objects; {classes}"
         if not total:

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 
 from muntin.data.checking import (
-    Report,
     count_images,
     describe_images,
     find_tiny,
@@ -21,6 +20,7 @@ from muntin.data.checking import (
     read_all,
 )
 from muntin.data.pose import list_pose
+from muntin.data.report import Report
 from muntin.errors import DataError, shorten
 from muntin.samples import Listing, Problem
 
@@ -99,7 +99,7 @@ def _judge_keypoints(parts: dict[str, Listing]) -> Iterator[Problem]:
     counts = _visible(listing).sum(axis=0)
     never = [name for name, count in zip(_names(listing), counts, strict=True) if not count]
     if never and len(listing):
-        what = f"never visible in {part}: {shorten(never, most=12)}; nothing to learn for them"
+        what = f"never visible in {part}: {shorten(never, limit=12)}; nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 

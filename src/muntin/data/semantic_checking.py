@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from muntin.data.checking import (
-    Report,
     Seen,
     count_images,
     describe_images,
@@ -22,6 +21,7 @@ from muntin.data.checking import (
     read_all,
 )
 from muntin.data.label_files import count_values, read_mask
+from muntin.data.report import Report
 from muntin.data.semantic import list_semantic, name_value
 from muntin.errors import DataError, shorten
 from muntin.samples import Classes, Listing, Problem
@@ -127,7 +127,7 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
     if found.strange:
         total = sum(found.strange.values()) / found.labels.size
         values = shorten(
-            (name_value(value, encoding.kind) for value in sorted(found.strange)), most=5
+            (name_value(value, encoding.kind) for value in sorted(found.strange)), limit=5
         )
         what = f"{total:.1%} of the pixels have a value of no class, ignored: {values}"
         problems.append(Problem(file=file, what=what, severity="warning"))
@@ -146,7 +146,7 @@ def _judge_classes(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Ite
         what = "no pixel has a class: nothing to learn"
         yield Problem(file=part, what=what, severity="error")
     elif without:
-        what = f"no pixels in {part} of {shorten(without, most=12)}: nothing to learn for them"
+        what = f"no pixels in {part} of {shorten(without, limit=12)}: nothing to learn for them"
         yield Problem(file=part, what=what, severity="warning")
 
 
@@ -159,6 +159,6 @@ def _describe(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Iterator
             for number, name in enumerate(listing.class_names)
         )
         yield (
-            f"{part}: {len(listing)} images; pixels: {shorten(shares, most=16)}; ignored "
+            f"{part}: {len(listing)} images; pixels: {shorten(shares, limit=16)}; ignored "
             f"{tally.pixels[-1] / total:.1%}"
         )

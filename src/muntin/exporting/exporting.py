@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from muntin.configs import to_dict
-from muntin.data.cache import DataConfig, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing
 from muntin.engines.building import canvas_of, front_of, make_graph

@@ -16,42 +16,14 @@ from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.heads.head import HeadConfig
 from muntin.heads.necks import NeckConfig
+from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import NormName
-from muntin.ops.boxes import Suppression
 
 __all__ = [
     "CONVENTIONS",
     "SMALL_RCNN",
     "RCNNConfig",
-    "SelectConfig",
 ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SelectConfig:
-    """Which of the boxes that were found are told.
-
-    Attributes:
-        score_threshold: Least score.
-        iou: Overlap from which two boxes of a class are one.
-        suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
-            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3); "none" keeps
-            both, for heads that learn to find each object once (Carion et al. 2020, DETR).
-        class_agnostic: Whether boxes of different classes suppress each other.
-        max_detections: Most boxes of an image.
-    """
-
-    score_threshold: float = 0.05
-    iou: float = 0.5
-    suppression: Suppression = "hard"
-    class_agnostic: bool = False
-    max_detections: int = 100
-
-    def __post_init__(self) -> None:
-        """Refuse what selects nothing."""
-        check_range("select.score_threshold", self.score_threshold, 0, 1)
-        check_range("select.iou", self.iou, 0, 1)
-        check_range("select.max_detections", self.max_detections, 1, 100_000)
 
 
 _STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))

@@ -7,9 +7,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from muntin.features import Features
-from muntin.heads.conventions import SelectConfig
 from muntin.heads.found import Candidates, Instances, select_boxes, select_fixed
 from muntin.heads.head import Head
+from muntin.heads.select_config import SelectConfig
 from muntin.shapes import Float, Int
 
 __all__ = ["Detector", "FixedDetector"]

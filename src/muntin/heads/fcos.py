@@ -26,11 +26,11 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.conventions import SelectConfig
 from muntin.heads.detector import Detector
 from muntin.heads.head import HeadConfig
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_to
+from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import covered_share, grid_points
 from muntin.shapes import Float, Int, Size

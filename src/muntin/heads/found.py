@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from muntin.errors import ConfigError
-from muntin.heads.conventions import SelectConfig
+from muntin.heads.select_config import SelectConfig
 from muntin.ops.boxes import suppress, suppress_groups
 from muntin.shapes import Float, Int
 

@@ -23,7 +23,7 @@ from torchvision.models.detection import _utils as detection
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
-from muntin.heads.conventions import RCNNConfig, SelectConfig
+from muntin.heads.conventions import RCNNConfig
 from muntin.heads.detector import Detector
 from muntin.heads.found import Instances
 from muntin.heads.necks import build_neck
@@ -35,6 +35,7 @@ from muntin.heads.proposals import (
     sample_balanced,
 )
 from muntin.heads.regions import BoxHead, MaskHead, read_regions
+from muntin.heads.select_config import SelectConfig
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 

@@ -18,7 +18,8 @@ from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.samples import Classes, Listing
-from muntin.scoring.evaluator import Outputs, Scored, judge, run_network
+from muntin.scoring.evaluator import judge, run_network
+from muntin.scoring.outputs import Outputs, Scored
 from muntin.shapes import Float
 from muntin.tasks.task import Task, TrainBatch
 

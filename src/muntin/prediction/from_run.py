@@ -44,7 +44,7 @@ def load(
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
         select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
             ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
-            `muntin.heads.conventions.SelectConfig`.
+            `muntin.heads.select_config.SelectConfig`.
         detector: For top-down poses, a run that finds the instances, of any class that both know.
         detector_threshold: Score of its boxes from which they count; None takes the one at which
             the detector's F1 was best in its validation.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from muntin.data.batches import evaluation_batch
-from muntin.data.cache import DataConfig, ImageCache, change_reading
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.pose import is_whole
 from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError

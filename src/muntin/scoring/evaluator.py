@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,48 +18,10 @@ from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
-from muntin.tasks.task import ImageMeta, Metric, Task
+from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
+from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["Outputs", "Scored", "join_outputs", "judge", "run_network", "score"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outputs:
-    """What a network said about the images of a listing that could be read.
-
-    Attributes:
-        answers: What the task's metric takes, one row an image: a tensor or a list.
-        truth: What it is compared with, likewise.
-        losses: Loss of each image; empty where the task has none.
-        indices: Place of each image in the listing.
-    """
-
-    answers: Any
-    truth: Any
-    losses: Tensor
-    indices: Tensor
-
-    @property
-    def mean_loss(self) -> dict[str, float]:
-        """The mean `loss`, where there is one."""
-        return {"loss": self.losses.mean().item()} if len(self.losses) else {}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
-    """Figures, and what they were computed from.
-
-    Attributes:
-        figures: Named numbers; those of a class are lists in the order of the classes.
-        metric: The collector (it holds the confusion matrix, say).
-        outputs: What the network said.
-        listing: The images.
-    """
-
-    figures: dict[str, Any]
-    metric: Metric
-    outputs: Outputs
-    listing: Listing
+__all__ = ["judge", "run_network", "score"]
 
 
 @torch.no_grad()
@@ -111,8 +72,8 @@ def run_network(
         return Outputs(answers=empty, truth=empty, losses=empty, indices=empty)
     answers, truth, losses, indices = zip(*rows, strict=True)
     return Outputs(
-        answers=_join(answers),
-        truth=_join(truth),
+        answers=join_rows(answers),
+        truth=join_rows(truth),
         losses=torch.cat([part for part in losses if part is not None] or [torch.empty(0)]),
         indices=torch.cat(indices),
     )
@@ -139,23 +100,6 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
     )
     part = Part(images=batch.images, metas=metas, places=tuple(range(len(metas))))
     return PreparedBatch(parts=(part,), merges=(), tta=tta)
-
-
-def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts))
-    return [row for part in parts for row in part]
-
-
-def join_outputs(parts: Sequence[Outputs]) -> Outputs:
-    """Concatenate the outputs of several processes, each about images of its own."""
-    full = [part for part in parts if len(part.indices)] or list(parts[:1])
-    return Outputs(
-        answers=_join([part.answers for part in full]),
-        truth=_join([part.truth for part in full]),
-        losses=torch.cat([part.losses for part in full]),
-        indices=torch.cat([part.indices for part in full]),
-    )
 
 
 def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:

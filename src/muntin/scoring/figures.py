@@ -27,7 +27,7 @@ from muntin.metrics.detection import DetectionMetric
 from muntin.metrics.pose import PoseMetric
 from muntin.metrics.semantic import SemanticMetric, count_pixels
 from muntin.samples import Classes
-from muntin.scoring.evaluator import Scored
+from muntin.scoring.outputs import Scored
 
 __all__ = ["draw_scored"]
 

@@ -16,7 +16,7 @@ from muntin.metrics.pose import PoseMetric, Subject
 from muntin.prediction.from_run import load
 from muntin.prediction.thresholds import find_threshold
 from muntin.runs import Run
-from muntin.scoring.evaluator import Outputs, Scored
+from muntin.scoring.outputs import Outputs, Scored
 from muntin.tasks.pose import skeleton_of
 
 __all__ = ["score_detected"]

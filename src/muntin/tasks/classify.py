@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from muntin.data.cache import DataConfig
-from muntin.data.checking import Report, check_classify
+from muntin.data.checking import check_classify
+from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
+from muntin.data.report import Report
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
 from muntin.heads.linear import build_classifier, class_losses

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.cache import DataConfig
-from muntin.data.checking import Report
+from muntin.data.data_config import DataConfig
 from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import list_pose
 from muntin.data.pose_checking import check_pose
+from muntin.data.report import Report
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
@@ -157,7 +157,7 @@ def _decode(
             keypoints=_cut(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
-            links=skeleton.edges,
+            edges=skeleton.edges,
             boxes=None if view.box is None else np.array([view.box]),
         )
         for points, view in zip(raw, views, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from muntin.data.cache import DataConfig
+from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError
 from muntin.features import Backbone
@@ -22,7 +22,7 @@ from muntin.heads.head import HeadConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.metrics.pose import PoseMetric
 from muntin.ops.keypoints import clip_points
-from muntin.results import SURE, Poses
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, DataSets
 from muntin.shapes import Size
 from muntin.tasks.detect import DETECT
@@ -61,7 +61,7 @@ def _decode(raw: Sequence[Instances], views: Sequence[ImageMeta], classes: Class
                 keypoints=points,
                 scores=found.scores.double().cpu().numpy(),
                 keypoint_names=skeleton.names,
-                links=skeleton.edges,
+                edges=skeleton.edges,
                 boxes=found.boxes.double().cpu().numpy() * np.tile(scale, 2),
             )
         )
@@ -75,7 +75,7 @@ def _example(size: Size) -> dict[str, Any]:
 
 
 def _metric(classes: Classes) -> PoseMetric:
-    return PoseMetric(skeleton_of(classes), least=SURE)
+    return PoseMetric(skeleton_of(classes), least=DEFAULT_SCORE_THRESHOLD)
 
 
 POSE_AT_ONCE = replace(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muntin.configs import with_texts
-from muntin.data.cache import DataConfig
+from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing

@@ -23,7 +23,7 @@ from muntin.devices import memory_mib
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, Run, write_results
-from muntin.scoring.evaluator import Outputs, Scored
+from muntin.scoring.outputs import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption

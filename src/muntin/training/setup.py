@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from muntin.configs import with_texts
-from muntin.data.cache import DataConfig
+from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
 from muntin.errors import ConfigError, DataError
@@ -195,8 +195,9 @@ def _describe(config: RunConfig) -> str:
     effective = tuned.batch_size * tuned.accumulate
     scaled = f" ({tuned.learning_rate:g} x {effective}/{tuned.lr_batch})" if tuned.lr_batch else ""
     accumulated = f" x {tuned.accumulate}" if tuned.accumulate > 1 else ""
+    rate = scaled_learning_rate(tuned, tuned.batch_size)
     return (
-        f"{tuned.optimizer}, learning rate {scaled_learning_rate(tuned, tuned.batch_size):.2g}{scaled}, "
+        f"{tuned.optimizer}, learning rate {rate:.2g}{scaled}, "
         f"batch {tuned.batch_size}{accumulated}, {machine.precision} on {machine.device}"
     )
 

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The options of reading a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from muntin.configs import check_range, with_texts
+
+__all__ = ["DataConfig", "change_reading"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Options of reading a data set.
+
+    Attributes:
+        strict: Whether an image that cannot be read is an error; otherwise it is left out, with
+            a count and a warning.
+        val_fraction: Part of the training images kept for validation when the set has no part
+            of its own.
+        crop_fraction: Part of the resized image's side that evaluation reads from its middle; all
+            of it for models of less than 128 pixels unless it is set.
+        sampler: "shuffle" shows every image once an epoch; "balanced" draws classes evenly.
+        cache_mib: Memory for decoded images; sets that need more are decoded as they are read.
+        scale: Factor by which images are seen whose pixels are classified; 0 chooses.
+        short_side: Pixels that their shorter side is brought to instead; 0 = `scale`.
+        colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
+            the data or the masks themselves define them otherwise.
+        ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
+    """
+
+    strict: bool = False
+    val_fraction: float = 0.1
+    crop_fraction: float = 0.9
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    cache_mib: int = 2048
+    scale: float = 0.0
+    short_side: int = 0
+    colors: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse fractions that leave nothing."""
+        check_range("data.val_fraction", self.val_fraction, 0.001, 0.9)
+        check_range("data.crop_fraction", self.crop_fraction, 0.1, 1)
+        check_range("data.cache_mib", self.cache_mib, 0, 10**9)
+        check_range("data.scale", self.scale, 0, 10)
+        check_range("data.short_side", self.short_side, 0, 10**5)
+
+
+def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataConfig:
+    """Give a copy with some fields set: ``{"data.ignored": "255"}``.
+
+    Raises:
+        ConfigError: There is no such field, or a value does not fit it.
+    """
+    texts = [(name.removeprefix("data."), str(value)) for name, value in settings.items()]
+    changed: DataConfig = with_texts(reading, texts)
+    return changed
