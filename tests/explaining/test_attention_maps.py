@@ -17,10 +17,10 @@ from muntin.explaining.attention_rollout import can_roll_out, measure_distances,
 from muntin.explaining.attention_trace import trace
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.point_layers import (
-    asking_rows,
-    lay_on_map,
-    look_from,
     make_point_layers,
+    query_attention,
+    query_rows,
+    weights_to_map,
 )
 from muntin.explaining.token_lookup import cell_at, find_point, token_at
 from muntin.explaining.token_plotting import blend
@@ -112,7 +112,7 @@ def test_clicking_shows_what_the_token_of_that_place_takes(name):
 def test_tables_fit_their_room_and_keep_the_largest_weights():
     context = make_context(build("vit"), (128, 128))
     layers = trace(context.backbone, context.images)
-    tables = make_point_layers(layers, most_bytes=3 * 256 * 30)
+    tables = make_point_layers(layers, max_bytes=3 * 256 * 30)
     assert len(tables) == 3
     for table, layer in zip(tables, layers, strict=True):
         assert table.weights.shape == (256, 30)
@@ -120,14 +120,14 @@ def test_tables_fit_their_room_and_keep_the_largest_weights():
         assert np.allclose(table.largest, best.values[:, 0])
         chosen = layer.keys[0][best.indices[:, :30]]
         assert torch.equal(chosen.sort().values, torch.from_numpy(table.keys).long().sort().values)
-    whole = make_point_layers(layers, most_bytes=4 * 256 * 257 + 3 * 256 * 257)
+    whole = make_point_layers(layers, max_bytes=4 * 256 * 257 + 3 * 256 * 257)
     assert sum(table.weights.nbytes for table in whole) <= 7 * 256 * 257
     assert [table.title for table in whole if "head" in table.title.split(", ")[-1][:4]] == [
         "block 3, head 1",
         "block 3, head 2",
         "block 3, head 3",
     ]
-    assert make_point_layers(layers, most_bytes=256 * 10) == ()
+    assert make_point_layers(layers, max_bytes=256 * 10) == ()
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])
@@ -135,14 +135,14 @@ def test_a_shifted_window_is_put_back_to_its_place(name):
     context = make_context(build(name), (64, 64))
     layer = trace(context.backbone, context.images)[1]
     assert layer.layout.shift == (2, 2)
-    row = int(asking_rows(layer)[5 * 32 + 9])
-    found = lay_on_map(layer, look_from(layer, row), row).isfinite().all(dim=0)
+    row = int(query_rows(layer)[5 * 32 + 9])
+    found = weights_to_map(layer, query_attention(layer, row), row).isfinite().all(dim=0)
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[2:6, 6:10] = True
     assert torch.equal(found, expected)
     # At the corner only what really lies there is looked at, not the other end of the image.
-    row = int(asking_rows(layer)[0])
-    found = lay_on_map(layer, look_from(layer, row), row).isfinite().all(dim=0)
+    row = int(query_rows(layer)[0])
+    found = weights_to_map(layer, query_attention(layer, row), row).isfinite().all(dim=0)
     expected[:] = False
     expected[:2, :2] = True
     assert torch.equal(found, expected)
@@ -175,7 +175,7 @@ def test_the_marked_cell_is_the_token_that_is_asked(name):
     context = make_context(build(name), (64, 96), point=(0.5, 0.5))
     for layer in trace(context.backbone, context.images):
         left, top, right, bottom = cell_at(layer, find_point(context))
-        row = int(asking_rows(layer)[token_at(layer, find_point(context))])
+        row = int(query_rows(layer)[token_at(layer, find_point(context))])
         number = int(layer.queries.flatten()[row])
         side = layer.stride * layer.pooled
         down, across = divmod(number, layer.query_grid[1])

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What modules give while a network runs, without changing what it computes.
+"""Record the outputs of modules with forward hooks, without changing what a network computes.
 
-Nobody needs to know the name of a layer: a map of the backbone is found again among everything
-that its modules gave, by its values.
+Layer names are not needed: the module output that a feature map was made of is found by its values.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from muntin.shapes import Float, Size
 __all__ = ["as_map", "find_map", "record", "replace_output", "tensors_in", "with_gradients"]
 
 MAX_PREFIX = 16
-"""Learned tokens that may stand before those of the patches: class, distillation, registers."""
+"""Largest number of prefix tokens: class token, distillation token, registers."""
 
 
 @contextmanager
 def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]]:
-    """Collect what modules give, in the order in which they end, until the block is left.
+    """Collect the outputs of modules in execution order while the context is active.
 
     Args:
-        modules: Of any network.
+        modules: Modules of any network.
     """
     outputs: list[tuple[nn.Module, Any]] = []
 
-    def keep(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (each has its own)
+    def keep(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (any module)
         outputs.append((module, output))
 
     handles = [module.register_forward_hook(keep) for module in modules]
@@ -45,8 +44,8 @@ def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]
 
 
 @contextmanager
-def replace_output(module: nn.Module, output: Any) -> Iterator[None]:  # noqa: ANN401 (each has its own)
-    """Let a module give something else until the block is left."""
+def replace_output(module: nn.Module, output: Any) -> Iterator[None]:  # noqa: ANN401 (any module)
+    """Replace the output of a module while the context is active."""
     handle = module.register_forward_hook(lambda *_: output)
     try:
         yield
@@ -54,8 +53,8 @@ def replace_output(module: nn.Module, output: Any) -> Iterator[None]:  # noqa: A
         handle.remove()
 
 
-def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (each module has its own)
-    """List the tensors in what a module gave."""
+def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (any module)
+    """Flatten an output of nested lists and tuples to its tensors."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, (list, tuple)):
@@ -64,16 +63,16 @@ def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (each module has it
 
 
 def as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"] | None:
-    """See tokens as a map.
+    """View tokens as a feature map.
 
     Args:
-        tensor: (B, H, W, C) or (B, C, H, W), perhaps padded at the right and at the bottom; or
-            (B, N, C), where learned tokens may stand before those of the map.
+        tensor: (B, H, W, C) or (B, C, H, W), possibly padded at the right and bottom; or
+            (B, N, C), possibly with prefix tokens.
         grid: (height, width) of the map in cells.
         channels: C.
 
     Returns:
-        A view of the tensor, without padding and learned tokens; None where it is no such map.
+        A view of the tensor without padding and prefix tokens; None if the shape does not match.
     """
     high, wide = grid
     if tensor.ndim == 4 and tensor.shape[3] == channels:
@@ -92,14 +91,14 @@ def as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"
 def find_map(
     wanted: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
 ) -> Tensor | None:
-    """Find the tensor that a map was made of: the first one with the same values, or nearly so.
+    """Find the module output that a map was made of: the first with equal or close values.
 
     Args:
-        wanted: A map that the backbone gave for the same images.
-        outputs: What `record` collected.
+        wanted: A map that the backbone computed from the same images.
+        outputs: Outputs collected by `record`.
 
     Returns:
-        The tensor as its module gave it (see `as_map`); None where no module gave it.
+        The output in its own layout (see `as_map`); None if no module computed it.
     """
     grid = (wanted.shape[2], wanted.shape[3])
     alike = []
@@ -115,10 +114,10 @@ def find_map(
 
 
 def with_gradients(network: nn.Module) -> nn.Module:
-    """Give a network whose parameters may take part in gradients.
+    """Give a network whose parameters can take part in autograd.
 
-    It is the same one, unless it was built under `torch.inference_mode`, whose tensors never may:
-    then it is a copy.
+    Returns the network itself, or a copy if it was built under `torch.inference_mode`: inference
+    tensors can never require gradients.
     """
     tensors = [*network.parameters(), *network.buffers()]
     if not any(tensor.is_inference() for tensor in tensors):

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the attention layers of each family are read: queries, keys, and where tokens lie.
+"""Extractors of attention, one per kind of layer: queries, keys, and positions of the tokens.
 
-Every reader is the plain formula of its family; nothing of the back end that ran is used.
+Each extractor computes the plain formula of its family, independent of the attention backend.
 
-Letters: h heads, d width of a head, nW windows, G groups (windows) of tokens that look at each
+Letters: h heads, d width of a head, nW windows, G groups (windows) of tokens that attend to each
 other, N tokens of a group.
 """
 
@@ -30,20 +30,20 @@ from muntin.ops.positions import spread_bias
 from muntin.ops.windows import WindowLayout, cut_heads, shift_mask
 from muntin.shapes import Int, Size
 
-__all__ = ["Call", "Reader", "find_reader"]
+__all__ = ["AttentionExtractor", "LayerCall", "find_extractor"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Call:
-    """One layer at work.
+class LayerCall:
+    """One recorded call of an attention layer.
 
     Attributes:
-        backbone: The whole.
-        name: Of the module in it.
+        backbone: The backbone of the layer.
+        name: Name of the module in the backbone.
         module: The layer.
-        args: What it was given.
-        kwargs: The same, by name.
-        size: Height and width in pixels of the image.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+        size: (height, width) of the image in pixels.
     """
 
     backbone: Any
@@ -55,37 +55,37 @@ class Call:
 
     @property
     def tokens(self) -> Tensor:
-        """What attends: what the layer was given, normalised where it was given a norm too."""
+        """The layer's input, normalised if the norm is one of its arguments."""
         norm: nn.Module | None = self.kwargs.get("norm")
         with torch.inference_mode(False), torch.no_grad():
             return self.args[0] if norm is None else norm(self.args[0])
 
 
-Reader = Callable[[Call], AttentionLayer | None]
+AttentionExtractor = Callable[[LayerCall], AttentionLayer | None]
 
 
-def find_reader(module: nn.Module) -> Reader | None:
-    """Give what reads this module; None for what is no attention layer, or an unknown one."""
+def find_extractor(module: nn.Module) -> AttentionExtractor | None:
+    """Find the extractor of a module; None unless it is a known kind of attention layer."""
     kind = type(module)
-    return READERS.get(kind) or TIMM_READERS.get(f"{kind.__module__}.{kind.__name__}")
+    return EXTRACTORS.get(kind) or TIMM_EXTRACTORS.get(f"{kind.__module__}.{kind.__name__}")
 
 
 def _number(layout: WindowLayout) -> Int[Tensor, "G N"]:
-    """Numbers of the tokens in each window; -1 for padding."""
+    """Row-major indices of the tokens of each window; -1 for padding."""
     count = layout.size[0] * layout.size[1]
-    # 0 is what padding holds.
+    # Counted from 1: padding is filled with 0, which becomes -1.
     numbers = torch.arange(1, count + 1, dtype=torch.float64).view(1, *layout.size, 1)
     return cut_heads(numbers, layout, 1, 1)[0, 0, :, 0, :, 0].long() - 1
 
 
 def _split(x: Tensor, layout: WindowLayout, heads: int, fill: Tensor | None) -> list[Tensor]:
-    """Queries and keys, h, nW, N, d each."""
+    """Split into queries and keys, (h, nW, N, d) each."""
     parts = cut_heads(x, layout, 3, heads, fill)[:2, 0]  # 2, nW, h, N, d
     return list(parts.transpose(1, 2).float().unbind(0))
 
 
-def _place(call: Call) -> tuple[int, int]:
-    """Stage, and block in it, from 1; all blocks of a plain ViT are one stage."""
+def _place(call: LayerCall) -> tuple[int, int]:
+    """Stage and block within it, counted from 1; all blocks of a plain ViT form one stage."""
     backbone = call.backbone
     block: int = backbone.layer_of(call.name)
     if backbone.stage_unit == "block":
@@ -95,7 +95,7 @@ def _place(call: Call) -> tuple[int, int]:
 
 
 def _window_layer(
-    call: Call,
+    call: LayerCall,
     layout: WindowLayout,
     num_heads: int,
     patch_size: int,
@@ -120,7 +120,7 @@ def _window_layer(
     )
 
 
-def _read_window(call: Call) -> AttentionLayer:
+def _extract_window(call: LayerCall) -> AttentionLayer:
     module: WindowAttention = call.module
     x, layout = call.tokens, call.args[1]
 
@@ -136,7 +136,7 @@ def _read_window(call: Call) -> AttentionLayer:
     return _window_layer(call, layout, module.num_heads, call.backbone.config.patch_size, pair)
 
 
-def _read_cosine(call: Call) -> AttentionLayer:
+def _extract_cosine(call: LayerCall) -> AttentionLayer:
     module: CosineWindowAttention = call.module
     x, layout = call.args[:2]
 
@@ -153,8 +153,8 @@ def _read_cosine(call: Call) -> AttentionLayer:
     return _window_layer(call, layout, module.num_heads, call.backbone.config.patch_size, pair)
 
 
-def _read_timm_window(call: Call) -> AttentionLayer:
-    """A block of timm's Swin V1: it knows the shift and reads the whole map, its layer does not."""
+def _extract_timm_window(call: LayerCall) -> AttentionLayer:
+    """Timm's Swin V1: only the block, not its attention, has the shift and the whole map."""
     block, (x,) = call.module, call.args
     attention = block.attn
     size: Size = (x.shape[1], x.shape[2])
@@ -183,7 +183,7 @@ def _read_timm_window(call: Call) -> AttentionLayer:
 
 
 def _global_layer(
-    call: Call,
+    call: LayerCall,
     num_heads: int,
     grid: Size,
     stride: int,
@@ -206,7 +206,7 @@ def _global_layer(
     )
 
 
-def _read_self(call: Call) -> AttentionLayer:
+def _extract_self(call: LayerCall) -> AttentionLayer:
     module: SelfAttention = call.module
     x, grid = call.tokens, call.args[1]
     prefix = ("class token", "distillation token")[: x.shape[1] - grid[0] * grid[1]]
@@ -222,7 +222,7 @@ def _read_self(call: Call) -> AttentionLayer:
     return _global_layer(call, module.num_heads, grid, stride, prefix, pair)
 
 
-def _read_timm_self(call: Call) -> AttentionLayer | None:
+def _extract_timm_self(call: LayerCall) -> AttentionLayer | None:
     module, x, net = call.module, call.args[0], call.backbone.net
     embed: Any = getattr(net, "patch_embed", None)
     count = getattr(net, "num_prefix_tokens", -1)
@@ -244,7 +244,7 @@ def _read_timm_self(call: Call) -> AttentionLayer | None:
     return _global_layer(call, module.num_heads, grid, embed.patch_size[0], prefix, pair)
 
 
-def _read_mask_unit(call: Call) -> AttentionLayer:
+def _extract_mask_unit(call: LayerCall) -> AttentionLayer:
     module: MaskUnitAttention = call.module
     backbone, (x, window) = call.backbone, call.args
     pooled = 2 if module.pools else 1
@@ -255,12 +255,13 @@ def _read_mask_unit(call: Call) -> AttentionLayer:
 
     def pair() -> QueriesAndKeys:
         q, k = _split(module.qkv(x), layout, module.num_heads, None)
-        if module.pools:  # the largest of each 2 x 2 neighbourhood of a window
+        if module.pools:  # max pooling over 2 x 2 tokens of a window
             rows, columns = asking.window
             q = q.unflatten(2, (rows, 2, columns, 2)).amax(dim=(3, 5)).flatten(2, 3)
         return QueriesAndKeys(queries=q * q.shape[-1] ** -0.5, keys=k)
 
     block = backbone.layer_of(call.name)
+    # Each block before this one that pools its queries halved the grid.
     steps: list[Any] = list(backbone.blocks[: block - 1])
     stage = backbone.stage_of(call.name)
     where = "global" if layout.num_windows == 1 else "mask units"
@@ -290,7 +291,7 @@ def _whole_windows(size: Size, window: Size) -> WindowLayout:
     )
 
 
-def _read_tokens(call: Call) -> AttentionLayer:
+def _extract_tokens(call: LayerCall) -> AttentionLayer:
     module: TokenAttention | TokenPerformer = call.module
     (x,) = call.args
     step = 1 if "attention1" in call.name else 2
@@ -321,17 +322,17 @@ def _read_tokens(call: Call) -> AttentionLayer:
     )
 
 
-READERS: dict[type[nn.Module], Reader] = {
-    WindowAttention: _read_window,
-    CosineWindowAttention: _read_cosine,
-    SelfAttention: _read_self,
-    MaskUnitAttention: _read_mask_unit,
-    TokenAttention: _read_tokens,
-    TokenPerformer: _read_tokens,
+EXTRACTORS: dict[type[nn.Module], AttentionExtractor] = {
+    WindowAttention: _extract_window,
+    CosineWindowAttention: _extract_cosine,
+    SelfAttention: _extract_self,
+    MaskUnitAttention: _extract_mask_unit,
+    TokenAttention: _extract_tokens,
+    TokenPerformer: _extract_tokens,
 }
 
-# By name, since timm is not installed everywhere.
-TIMM_READERS: dict[str, Reader] = {
-    "timm.layers.attention.Attention": _read_timm_self,
-    "timm.models.swin_transformer.SwinTransformerBlock": _read_timm_window,
+# By name: timm is an optional dependency.
+TIMM_EXTRACTORS: dict[str, AttentionExtractor] = {
+    "timm.layers.attention.Attention": _extract_timm_self,
+    "timm.models.swin_transformer.SwinTransformerBlock": _extract_timm_window,
 }

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who looks at whom: attention from a point and from the class token, and what follows from it.
+"""Attention maps of a point and of the class token, by layer and by head.
 
 Letters: h heads, H, W sides of a grid of tokens.
 """
@@ -21,7 +21,12 @@ from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.image_grid import ImageGrid, fit_titles, name_heads
 from muntin.explaining.layers import MAX_PAIRS, AttentionLayer
-from muntin.explaining.point_layers import asking_rows, lay_on_map, look_from, make_point_layers
+from muntin.explaining.point_layers import (
+    make_point_layers,
+    query_attention,
+    query_rows,
+    weights_to_map,
+)
 from muntin.explaining.token_lookup import cell_at, find_point, token_at
 from muntin.explaining.token_plotting import blend, input_image, note_on_weights, panel_ratio
 from muntin.shapes import Float
@@ -32,9 +37,9 @@ _COLUMNS = 5
 _HEAD_COLUMNS = 8
 _MAX_LAYERS = 14
 _MAX_HEADS = 24
-_TOLD = 0.005
-_EVEN = 0.6
-"""Smallest weight as a part of the largest from which on panels look alike."""
+_MIN_ELSEWHERE = 0.005
+_UNIFORM_RATIO = 0.6
+"""Ratio of smallest to largest weight above which a map is nearly uniform."""
 
 _PRODUCT = (
     "<mfrac><mrow><mi>Q</mi><msup><mi>K</mi><mi>T</mi></msup></mrow>"
@@ -62,13 +67,13 @@ _FORMULAS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Look:
-    """What one token of a layer takes of the others.
+class QueryAttention:
+    """Attention of one query token in one layer.
 
     Attributes:
         layer: The layer.
-        maps: NaN where nothing is looked at.
-        elsewhere: Share, mean of the heads, that goes to padding and to tokens without a place.
+        maps: Weights of each head on the grid of keys; NaN where the query cannot attend.
+        elsewhere: Fraction of the attention, mean over heads, on padding and prefix tokens.
     """
 
     layer: AttentionLayer
@@ -84,32 +89,32 @@ class Look:
 def show_attention(
     context: Context, *, max_pairs: int = MAX_PAIRS
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show who looks at whom.
+    """Show the attention of a point and of the class token, rollout and attention distances.
 
     Args:
-        context: Looked from its `point`.
-        max_pairs: Pairs of tokens up to which a layer is shown.
+        context: Its `point` is the query.
+        max_pairs: Maximum number of token pairs of a layer; larger layers are skipped.
 
     Returns:
-        Attention from the point in every layer (with tables for clicking) and in single heads,
-        attention from the class token, rollout, and mean attention distances, each as far as the
-        network has it.
+        Attention of the point in every layer (with tables for the clickable image) and by head,
+        attention of the class token, rollout, and mean attention distances, as far as the network
+        has them.
 
     Raises:
-        ShapeError: The backbone refuses this height and width.
+        ShapeError: The backbone does not accept this image size.
     """
     title = "Attention maps"
     if context.backbone is None:
         reason = (
-            "An exported file holds no attention to look at: its engine runs one graph and gives "
-            "its output. Explain the run that it was exported from; what decided can be seen here."
+            "An exported file does not expose its attention weights. Explain the run that it was "
+            "exported from; attribution by occlusion is available here."
         )
         return [MissingFigure(section="attention", title=title, reason=reason)]
     layers = trace(context.backbone, context.images)
     if not layers:
         reason = (
-            f"{context.name} has no attention layers of a kind that can be read (ViT, Swin, Hiera, "
-            f"T2T-ViT; of timm, ViT and Swin V1). What decided and what the maps hold can be seen."
+            f"{context.name} has no supported attention layers (ViT, Swin, Hiera, T2T-ViT; from "
+            f"timm, ViT and Swin V1). Attribution and feature maps are available."
         )
         return [MissingFigure(section="attention", title=title, reason=reason)]
     small = [layer for layer in layers if layer.num_pairs <= max_pairs]
@@ -119,18 +124,18 @@ def show_attention(
         shown += show_rollout(context, layers, find_point(context))
         shown += show_distances(context, small)
     if len(small) < len(layers):
-        left_out = ", ".join(layer.title for layer in layers if layer not in small)
-        reason = f"Too many tokens at this size: {left_out}. A smaller image shows them."
+        skipped = ", ".join(layer.title for layer in layers if layer not in small)
+        reason = f"Too many tokens at this image size: {skipped}. Use a smaller image to see them."
         shown.append(MissingFigure(section="attention", title=title, reason=reason))
     return shown
 
 
-def _look(layer: AttentionLayer, row: int) -> Look:
-    weights = look_from(layer, row)
+def _attention_of(layer: AttentionLayer, row: int) -> QueryAttention:
+    weights = query_attention(layer, row)
     away = layer.keys[row // layer.queries.shape[1]] < 0
-    return Look(
+    return QueryAttention(
         layer=layer,
-        maps=lay_on_map(layer, weights, row),
+        maps=weights_to_map(layer, weights, row),
         elsewhere=float(weights[:, away].sum(dim=1).mean()),
     )
 
@@ -139,37 +144,37 @@ def _show_point(
     context: Context, layers: Sequence[AttentionLayer]
 ) -> list[ExplanationFigure | MissingFigure]:
     point = find_point(context)
-    rows = [int(asking_rows(layer)[token_at(layer, point)]) for layer in layers]
-    looks = [_look(layer, row) for layer, row in zip(layers, rows, strict=True)]
+    rows = [int(query_rows(layer)[token_at(layer, point)]) for layer in layers]
+    attentions = [_attention_of(layer, row) for layer, row in zip(layers, rows, strict=True)]
     text = (
-        "Each image shows one layer: how much the marked token takes of every other, mean "
-        "over the heads. Bright is much; the largest weight is written above, and all weights of "
-        "a token sum to 1. "
+        "Each panel shows the attention of the marked token in one layer, averaged over the "
+        "heads. Brighter means more attention; the maximum weight is given in the title, and the "
+        "weights of a token sum to 1. "
     )
     if any(layer.layout is not None for layer in layers):
-        text += "Where the image stays pale the token cannot look: windows end there. "
+        text += "Pale areas are outside the window of the token, which cannot attend to them. "
     if any(layer.layout is not None and any(layer.layout.shift) for layer in layers):
         text += (
-            "Windows of shifted blocks are put back to where they lie in the image; at its "
-            "border they are cut, because tokens that the shift brought from the other side are "
+            "Windows of shifted blocks are drawn at their position in the image; they are cut at "
+            "its border, because tokens that the cyclic shift moved from the opposite side are "
             "masked. "
         )
-    if any(look.elsewhere >= _TOLD for look in looks):
+    if any(one.elsewhere >= _MIN_ELSEWHERE for one in attentions):
         names = dict.fromkeys(layer.elsewhere for layer in layers if layer.elsewhere)
-        text += f"Elsewhere is what goes to {' or '.join(names)}. "
-    text += _note_on_evenness(looks)
-    text += "In the page, click any point of the image to look from there."
+        text += f"Elsewhere: attention on {' or '.join(names)}. "
+    text += _note_on_evenness(attentions)
+    text += "On the page, click the image to choose another query."
     formula, source = _FORMULAS[layers[-1].scores]
-    arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
-    facts = _facts(context, looks)
+    arrays = {f"layer_{n:02}": one.maps.numpy() for n, one in enumerate(attentions, 1)}
+    facts = _facts(context, attentions)
     facts["point"] = [round(value, 2) for value in point]
     return [
         ExplanationFigure(
             name="attention-point",
             section="attention",
-            title="What a point looks at",
+            title="Attention of a point",
             text=text + note_on_weights(context),
-            figure=_draw_layers(context, looks, point, "looked from here"),
+            figure=_draw_layers(context, attentions, point, "query"),
             formula=formula,
             source=source,
             arrays=arrays,
@@ -179,13 +184,13 @@ def _show_point(
         ExplanationFigure(
             name="attention-point-heads",
             section="attention",
-            title="What single heads look at from there",
+            title="Attention of a point, by head",
             text=(
-                "The same point, head by head, in some of the layers. Heads of one layer read "
-                "different parts of the features: some look nearby, some at what is alike, some "
-                "at nearly everything. Each image has its own scale." + note_on_weights(context)
+                "The same query, head by head, in some of the layers. Heads of one layer "
+                "specialise: some attend locally, some to similar features, some almost "
+                "uniformly. Each panel has its own scale." + note_on_weights(context)
             ),
-            figure=_draw_heads(context, looks, point),
+            figure=_draw_heads(context, attentions, point),
             formula=formula,
             source=source,
             arrays=arrays,
@@ -198,37 +203,37 @@ def _show_class_token(
     context: Context, layers: Sequence[AttentionLayer]
 ) -> list[ExplanationFigure | MissingFigure]:
     layers = [layer for layer in layers if layer.prefix]
-    title = "What the class token looks at"
+    title = "Attention of the class token"
     if not layers:
         read = (
-            "its classifier reads the mean over the map"
+            "its classifier reads the mean of the feature map"
             if context.task.dense is None
-            else "its head reads the maps"
+            else "its head reads the feature maps"
         )
         reason = (
-            f"{context.name} has no class token: {read}. What a point looks at, and what decided, "
-            f"can be seen."
+            f"{context.name} has no class token: {read}. The attention of a point and attribution "
+            f"are available."
         )
         return [MissingFigure(section="attention", title=title, reason=reason)]
-    looks = [_look(layer, 0) for layer in layers]
+    attentions = [_attention_of(layer, 0) for layer in layers]
     results: list[ExplanationFigure | MissingFigure] = []
     text = (
-        "The class token has no place in the image; it collects what the classifier reads. Each "
-        "image shows how much it takes of every patch in one layer, mean over the heads. What "
-        "goes to itself and to others without a place is written as elsewhere. "
+        "The class token has no position in the image; it aggregates what the classifier reads. "
+        "Each panel shows its attention to the patches in one layer, averaged over the heads. "
+        "Elsewhere: attention on itself and on other prefix tokens. "
     )
     if len(layers[-1].prefix) > 1:
-        text += f"Beside it stand: {', '.join(layers[-1].prefix[1:])}. "
-    text += _note_on_evenness(looks)
-    arrays = {f"layer_{n:02}": look.maps.numpy() for n, look in enumerate(looks, 1)}
+        text += f"Other prefix tokens: {', '.join(layers[-1].prefix[1:])}. "
+    text += _note_on_evenness(attentions)
+    arrays = {f"layer_{n:02}": one.maps.numpy() for n, one in enumerate(attentions, 1)}
     for name, heading, words, figure in (
-        ("attention-class-token", title, text, _draw_layers(context, looks, None, "the image")),
+        ("attention-class-token", title, text, _draw_layers(context, attentions, None, "image")),
         (
             "attention-class-token-heads",
-            "What single heads look at from the class token",
-            "The class token's attention, head by head, in some of the layers; the last row is "
-            "closest to the answer. Each image has its own scale.",
-            _draw_heads(context, looks, None),
+            "Attention of the class token, by head",
+            "The attention of the class token, head by head, in some of the layers; the last row "
+            "is closest to the output. Each panel has its own scale.",
+            _draw_heads(context, attentions, None),
         ),
     ):
         results.append(
@@ -241,67 +246,70 @@ def _show_class_token(
                 formula=_FORMULAS["product"][0],
                 source="Dosovitskiy et al. 2021, arXiv 2010.11929, appendix A",
                 arrays=arrays,
-                facts=_facts(context, looks),
+                facts=_facts(context, attentions),
             )
         )
     return results
 
 
-def _note_on_evenness(looks: Sequence[Look]) -> str:
-    """Say that the scale begins at 0 where that makes panels look alike."""
-    means = [look.mean.numpy() for look in looks]
-    even = sum(float(np.nanmin(one) / np.nanmax(one)) > _EVEN for one in means)
-    if 2 * even < len(looks):
+def _note_on_evenness(attentions: Sequence[QueryAttention]) -> str:
+    """A note on the colour scale, if most maps are nearly uniform."""
+    means = [one.mean.numpy() for one in attentions]
+    even = sum(float(np.nanmin(one) / np.nanmax(one)) > _UNIFORM_RATIO for one in means)
+    if 2 * even < len(attentions):
         return ""
     return (
-        "Colours begin at 0, so layers that look at everything nearly alike, as most do here, are "
-        "bright all over. "
+        "The colour scale starts at 0, so layers with nearly uniform attention, as most here, are "
+        "bright everywhere. "
     )
 
 
-def _facts(context: Context, looks: Sequence[Look]) -> dict[str, object]:
+def _facts(context: Context, attentions: Sequence[QueryAttention]) -> dict[str, object]:
     rows = [
         {
-            "layer": look.layer.title,
+            "layer": one.layer.title,
             "array": f"layer_{number:02}",
-            "heads": look.layer.num_heads,
-            "grid": list(look.layer.grid),
-            "stride": look.layer.stride,
-            "elsewhere": round(look.elsewhere, 4),
+            "heads": one.layer.num_heads,
+            "grid": list(one.layer.grid),
+            "stride": one.layer.stride,
+            "elsewhere": round(one.elsewhere, 4),
         }
-        for number, look in enumerate(looks, 1)
+        for number, one in enumerate(attentions, 1)
     ]
     return {"size": list(context.shown_size), "layers": rows}
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many places, the first and the last among them, evenly between."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+def _spread(count: int, limit: int) -> list[int]:
+    """At most `limit` evenly spaced indices, including the first and the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, limit))})
 
 
 def _draw_layers(
-    context: Context, looks: Sequence[Look], point: tuple[float, float] | None, name: str
+    context: Context,
+    attentions: Sequence[QueryAttention],
+    point: tuple[float, float] | None,
+    name: str,
 ) -> Figure:
     image = input_image(context)
-    chosen = [looks[place] for place in _spread(len(looks), _MAX_LAYERS)]
+    chosen = [attentions[place] for place in _spread(len(attentions), _MAX_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
     boxes, titles = [], [name]
-    for look in chosen:
-        weights = look.mean.numpy()
-        box, factor = _enlarge(image, weights, look.layer.stride)
-        words = f"{look.layer.title}\nlargest\u00a0{np.nanmax(weights):.2g}"
-        if look.elsewhere >= _TOLD:
-            words += f", elsewhere\u00a0{look.elsewhere:.0%}"
+    for one in chosen:
+        weights = one.mean.numpy()
+        box, factor = _enlarge(image, weights, one.layer.stride)
+        words = f"{one.layer.title}\nmax\u00a0{np.nanmax(weights):.2g}"
+        if one.elsewhere >= _MIN_ELSEWHERE:
+            words += f", elsewhere\u00a0{one.elsewhere:.0%}"
         boxes.append(box)
-        titles.append(words + (f", {factor}\u00a0x\u00a0larger" if factor > 1 else ""))
+        titles.append(words + (f", {factor}\u00a0x\u00a0zoom" if factor > 1 else ""))
     (name, *titles), extra = fit_titles(titles, _COLUMNS)
     image_grid = ImageGrid(rows, _COLUMNS, ratio=panel_ratio(context.shown_size), extra=extra)
     cell = None if point is None else cell_at(chosen[0].layer, point)
     image_grid.show(0, 0, image, name, mark=cell)
-    for place, (look, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
-        weights = look.mean.numpy()
+    for place, (one, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
+        weights = one.mean.numpy()
         _show_part(
-            image_grid, divmod(place, _COLUMNS), image, weights, look.layer, box, point, words
+            image_grid, divmod(place, _COLUMNS), image, weights, one.layer, box, point, words
         )
     return image_grid.figure
 
@@ -316,7 +324,7 @@ def _show_part(
     point: tuple[float, float] | None,
     words: str = "",
 ) -> None:
-    """Show weights over the part of an image inside a box: left, top, right, bottom."""
+    """Overlay weights on the region of an image inside a box (left, top, right, bottom)."""
     left, top, right, bottom = box
     painted = blend(image, weights, layer.stride)[top:bottom, left:right]
     mark = None
@@ -329,7 +337,7 @@ def _show_part(
 def _enlarge(
     image: NDArray[np.float32], weights: NDArray[np.float32], stride: int
 ) -> tuple[tuple[int, int, int, int], int]:
-    """The part of an image around a small window, in pixels, and how much larger it is shown."""
+    """The image region around a small window, in pixels, and its zoom factor."""
     size = image.shape[:2]
     places = np.isfinite(weights).nonzero()
     longest = max(int(np.ptp(each)) + 1 for each in places) * stride
@@ -345,29 +353,29 @@ def _enlarge(
 
 
 def _draw_heads(
-    context: Context, looks: Sequence[Look], point: tuple[float, float] | None
+    context: Context, attentions: Sequence[QueryAttention], point: tuple[float, float] | None
 ) -> Figure:
     image = input_image(context)
     parts = [
-        (looks[place], first)
-        for place in _choose_heads(looks)
-        for first in range(0, min(looks[place].layer.num_heads, _MAX_HEADS), _HEAD_COLUMNS)
+        (attentions[place], first)
+        for place in _choose_heads(attentions)
+        for first in range(0, min(attentions[place].layer.num_heads, _MAX_HEADS), _HEAD_COLUMNS)
     ]
     image_grid = ImageGrid(
         len(parts), _HEAD_COLUMNS, ratio=panel_ratio(context.shown_size), extra=0.25
     )
-    for row, (look, first) in enumerate(parts):
-        maps = look.maps[first : min(first + _HEAD_COLUMNS, _MAX_HEADS)].numpy()
-        box, _ = _enlarge(image, maps[0], look.layer.stride)
+    for row, (one, first) in enumerate(parts):
+        maps = one.maps[first : min(first + _HEAD_COLUMNS, _MAX_HEADS)].numpy()
+        box, _ = _enlarge(image, maps[0], one.layer.stride)
         for column, weights in enumerate(maps):
-            _show_part(image_grid, (row, column), image, weights, look.layer, box, point)
-        image_grid.name(row, f"{look.layer.title}, {name_heads(first, len(maps))}")
+            _show_part(image_grid, (row, column), image, weights, one.layer, box, point)
+        image_grid.name(row, f"{one.layer.title}, {name_heads(first, len(maps))}")
     return image_grid.figure
 
 
-def _choose_heads(looks: Sequence[Look]) -> list[int]:
-    """The last layer of each stage; of one stage, four layers."""
-    stages = [look.layer.stage for look in looks]
+def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
+    """Indices of the last layer of each stage; of four layers if there is one stage."""
+    stages = [one.layer.stage for one in attentions]
     if len({*stages} - {0}) == 1:
         blocks = [place for place, stage in enumerate(stages) if stage]
         return [blocks[place] for place in _spread(len(blocks), 4)]

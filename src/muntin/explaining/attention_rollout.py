@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention through all layers at once (rollout), and how far heads look (mean distance).
+"""Attention rollout through all layers, and the mean attention distance of heads.
 
-Letters: T tokens with those before the patches, R rows, h heads, G groups of tokens that look at
-each other, Q queries and N keys of a group.
+Letters: T tokens including prefix tokens, R rows, h heads, G groups (windows) of tokens that attend
+to each other, Q queries and N keys of a group.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ _DISTANCE = (
 
 
 def can_roll_out(layers: Sequence[AttentionLayer]) -> bool:
-    """Whether every layer lets the same tokens look at all others, as rollout assumes."""
+    """Whether all layers have the same tokens and global attention, as rollout assumes."""
     kinds = {(layer.grid, layer.prefix, layer.pooled) for layer in layers}
     return len(kinds) == 1 and all(layer.is_global for layer in layers)
 
 
 def roll_out(layers: Sequence[AttentionLayer], start: Float[Tensor, "R T"]) -> Float[Tensor, "R T"]:
-    """Follow attention from the last layer to the patches, shortcuts included.
+    """Propagate attention from the last layer back to the patches, residual paths included.
 
     Args:
-        layers: All of a network, in order; `can_roll_out` says whether they go together.
-        start: Where to look from, after the last layer: shares of the tokens, which sum to 1.
+        layers: All layers of a network, in order; see `can_roll_out`.
+        start: Weights of the output tokens to start from; rows sum to 1.
 
     Returns:
-        Shares of the tokens before the first layer; rows sum to 1.
+        Weights of the input tokens of the first layer; rows sum to 1.
 
     Source:
         Abnar and Zuidema 2020 (arXiv 2005.00928), section 3, attention rollout: the product of
-        (A + 1) / 2 over the layers, A the mean over heads. Compared with the product of whole
-        matrices in tests/explaining/test_attention_maps.py. Differs: only the rows that are asked for
-        are computed.
+        (A + I) / 2 over the layers, A the mean over heads. Compared with the product of whole
+        matrices in tests/explaining/test_attention_maps.py. Differs: only the rows in `start` are
+        computed.
     """
     rows = start
     for layer in reversed(layers):
@@ -80,19 +80,19 @@ def roll_out(layers: Sequence[AttentionLayer], start: Float[Tensor, "R T"]) -> F
 
 
 def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float]:
-    """Measure how far each head looks: distance of keys to their query, weighted by attention.
+    """Mean attention distance of each head: distance of keys to their query, by attention weight.
 
     Args:
-        layer: The layer. Padding and tokens without a place do not count: the weights of the
-            others are brought to a sum of 1 first.
+        layer: The layer. Padding and prefix tokens are excluded: the remaining weights are
+            renormalised to sum to 1.
 
     Returns:
-        Mean over the queries, in pixels of the image as the network sees it, for each head; and
-        what it would be if every token looked equally at all that it can reach.
+        Mean over the queries in pixels of the network's input, for each head; and the value for
+        uniform attention over all reachable keys.
 
     Source:
         Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D.7 and figure 7 (right). Differs:
-        weights are brought to a sum of 1 without the class token.
+        weights are renormalised without the class token.
     """
     asks = layer.queries >= 0  # G, Q
     away = torch.cdist(
@@ -110,14 +110,14 @@ def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float
 
 
 def _reachable(layer: AttentionLayer) -> Bool[Tensor, "G Q N"]:
-    """Pairs that may look at each other and whose key has a place."""
+    """Pairs that the shift mask permits and whose key has a position in the image."""
     inside = (layer.keys >= 0)[:, None].expand(-1, layer.queries.shape[1], -1)
     mask = None if layer.layout is None else shift_mask(layer.layout)
     return inside if mask is None else inside & (mask == 0)
 
 
 def _centres(numbers: Tensor, grid: Size, stride: int) -> Float[Tensor, "G n 2"]:
-    """(row, column) of the middles of tokens, in pixels."""
+    """(row, column) of the centres of tokens in pixels."""
     places = torch.stack([numbers // grid[1], numbers % grid[1]], dim=-1)
     return (places.float() + 0.5) * stride
 
@@ -125,24 +125,25 @@ def _centres(numbers: Tensor, grid: Size, stride: int) -> Float[Tensor, "G n 2"]
 def show_rollout(
     context: Context, layers: Sequence[AttentionLayer], point: tuple[float, float]
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show what reaches the end of a global network, all layers together.
+    """Show attention rollout of a network with global attention.
 
     Args:
-        context: The model and its image.
-        layers: All of its layers.
-        point: (x, y) in pixels of the image as the network sees it.
+        context: The model and the image.
+        layers: All attention layers of the model.
+        point: (x, y) in pixels of the network's input.
     """
-    title = "Attention through all layers (rollout)"
-    layers = [layer for layer in layers if layer.stage]
+    title = "Attention rollout"
+    layers = [layer for layer in layers if layer.stage]  # without tokens-to-token steps
     if not can_roll_out(layers):
         reason = (
-            f"Rollout multiplies the attention of all layers, which must have the same tokens; "
-            f"those of {context.name} change from stage to stage or stay inside windows. Each "
-            f"layer's attention and the mean attention distance can be seen instead."
+            f"Rollout multiplies the attention matrices of all layers, so all layers must attend "
+            f"globally to the same tokens; {context.name} merges tokens between stages or attends "
+            f"inside windows. Attention by layer and the mean attention distance are still "
+            f"available."
         )
         return [MissingFigure(section="attention", title=title, reason=reason)]
     if layers[0].num_pairs > MAX_PAIRS:
-        reason = "Too many tokens at this size. A smaller image shows it."
+        reason = "Too many tokens at this image size. Use a smaller img_size."
         return [MissingFigure(section="attention", title=title, reason=reason)]
     first, before = layers[0], len(layers[0].prefix)
     start = torch.zeros(2, first.queries.shape[1])
@@ -161,10 +162,10 @@ def show_rollout(
             section="attention",
             title=title,
             text=(
-                f"What one layer looks at are tokens that have looked around themselves before. "
-                f"Rollout follows attention from {asked}, and from the point, down through all "
-                f"layers to the patches; half of each step goes through the shortcut, which "
-                f"changes nothing. It shows what could have been mixed in, not what decided."
+                f"Tokens of a deep layer already mix information from other patches. Rollout "
+                f"propagates attention from {asked}, and from the point, back through all layers "
+                f"to the patches; half of each step follows the residual connection. It shows "
+                f"which patches could have contributed, not which ones determined the prediction."
                 + note_on_weights(context)
             ),
             figure=_draw_rollout(context, first, asked, point, last, maps),
@@ -207,34 +208,34 @@ def _draw_rollout(
 def show_distances(
     context: Context, layers: Sequence[AttentionLayer]
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show how far each head of each layer looks.
+    """Show the mean attention distance of each head of each layer.
 
     Args:
-        context: The model and its image.
-        layers: Those that are measured.
+        context: The model and the image.
+        layers: The layers to measure.
     """
     measured = [measure_distances(layer) for layer in layers]
     height, width = context.shown_size
     text = (
-        f"Each dot is a head: how far from its query, in pixels, lies what it takes, on average "
-        f"over the image ({height} x {width} pixels). The dash is where a head would be that "
-        f"looks equally at everything it can reach; heads below it look at their neighbourhood. "
+        f"Each dot is a head: the distance in pixels between query and key, weighted by attention "
+        f"and averaged over the image ({height} x {width} pixels). The dash marks uniform "
+        f"attention over all reachable tokens; heads below it attend locally. "
     )
     if any(layer.layout is not None for layer in layers):
         text += (
-            "Windows keep every head close, but a window of a later stage covers more of the "
-            "image, so the field of view grows with depth by construction."
+            "Windows bound the distance of every head, but a window of a later stage covers more "
+            "of the image, so the receptive field grows with depth by construction."
         )
     else:
         text += (
-            "In trained ViTs some heads of the first layers look nearby, as a convolution would, "
-            "and others everywhere from the start."
+            "In trained ViTs, some heads of the first layers attend locally, as a convolution "
+            "would, and others globally."
         )
     return [
         ExplanationFigure(
             name="attention-distance",
             section="attention",
-            title="How far heads look (mean attention distance)",
+            title="Mean attention distance",
             text=text + note_on_weights(context),
             figure=_draw_distances(layers, measured),
             formula=_DISTANCE,
@@ -269,11 +270,11 @@ def _draw_distances(
         colour, marker = kinds[kind]
         axes.scatter(
             np.full(len(distances), place), distances.numpy(), s=22, c=colour, marker=marker,
-            alpha=0.75, linewidths=0, label=None if kind in named else f"a head, {kind}",
+            alpha=0.75, linewidths=0, label=None if kind in named else f"head, {kind}",
         )  # fmt: skip
         axes.plot(
             [place - 0.35, place + 0.35], [uniform] * 2, color=INK, linewidth=1.4,
-            label=None if named else "a head that looks at all equally",
+            label=None if named else "uniform attention",
         )  # fmt: skip
         named.add(kind)
     names = [layer.title.split(" (")[0].replace(", ", "\n") for layer in layers]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How two models differ: layer by layer, and in what they say of the same images."""
+"""Comparison of two models on the same images: similarity of layers, and of predictions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from muntin.shapes import Float, Size
 __all__ = ["block_maps", "compare_layers", "show_comparison"]
 
 MAX_CELLS = 8
-"""Along each side of the grid on which layers are compared."""
+"""Maximum side of the grid to which feature maps are pooled for the comparison."""
 
 MAX_EXAMPLES = 1024
 _FORMULA = (
@@ -45,18 +45,17 @@ _FORMULA = (
 def show_comparison(
     first: Sequence[Context], second: Sequence[Context]
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show where two models, or two checkpoints of one, differ.
+    """Compare two models, or two checkpoints of one model.
 
     Args:
-        first: The images as one model sees them.
-        second: The same images, in the same order, as the other sees them.
+        first: The images, opened for the first model.
+        second: The same images in the same order, opened for the second model.
 
     Returns:
-        How alike their layers are, and what each says of the images, those on which they differ
-        most first.
+        Similarity of the layers, and predictions side by side, worst agreement first.
 
     Raises:
-        ConfigError: The images are not the same, there are none, or the tasks are of two kinds.
+        ConfigError: The images differ or are empty, or the tasks differ.
     """
     _check_pairs(first, second)
     return [_show_layers(first, second), *show_prediction_agreement(first, second)]
@@ -65,20 +64,20 @@ def show_comparison(
 def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
     if not first or len(first) != len(second):
         message = (
-            f"two models must be compared on the same images, at least one, got {len(first)} and "
-            f"{len(second)}."
+            f"a comparison needs the same images for both models, and at least one, got "
+            f"{len(first)} and {len(second)}."
         )
         raise ConfigError(message)
     for one, other in zip(first, second, strict=True):
         if not np.array_equal(one.pixels, other.pixels):
             message = (
-                f"two models must be compared on the same images, got {one.path!r} and "
-                f"{other.path!r}, which differ."
+                f"a comparison needs the same images for both models, got {one.path!r} and "
+                f"{other.path!r}."
             )
             raise ConfigError(message)
     if first[0].task.name != second[0].task.name:
         message = (
-            f"two models must have one task to be compared, got {first[0].task.name} and "
+            f"models must have the same task to be compared, got {first[0].task.name} and "
             f"{second[0].task.name}."
         )
         raise ConfigError(message)
@@ -87,44 +86,43 @@ def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
 def _show_layers(
     first: Sequence[Context], second: Sequence[Context]
 ) -> ExplanationFigure | MissingFigure:
-    title = "How alike the layers are"
+    title = "Similarity of layers"
     names = (first[0].name, second[0].name)
     if first[0].backbone is None or second[0].backbone is None:
         reason = (
-            "An exported file has no layers to look into. What both say of the images is shown, "
-            "and the layers can be compared between the runs that were exported."
+            "An exported file does not expose its layers. Predictions are compared; compare the "
+            "exported runs to see the similarity of layers."
         )
         return MissingFigure(section="comparison", title=title, reason=reason)
     compared = compare_layers(first, second)
     if compared is None:
         reason = (
-            f"Layers are compared by their cells, of which there must be at least "
-            f"{FEWEST_EXAMPLES} in all images together. Give more images, or larger ones."
+            f"CKA needs at least {FEWEST_EXAMPLES} feature map cells in all images together. Pass "
+            f"more or larger images."
         )
         return MissingFigure(section="comparison", title=title, reason=reason)
     rows, columns, values, count = compared
     best = values.argmax(axis=1)
     mean = float(np.diag(values).mean()) if rows == columns else None
     text = (
-        f"Each square compares a block of {names[0]} (down) with a block of {names[1]} (across) by "
-        f"linear CKA on {count} cells of {len(first)} image{'s' * (len(first) > 1)}: 1 = the "
-        f"same features up to rotation and scale, 0 = nothing in common. The ring marks the block "
-        f"of {names[1]} that is most like each block of {names[0]}."
+        f"Linear CKA between the blocks of {names[0]} (rows) and of {names[1]} (columns), on "
+        f"{count} feature map cells of {len(first)} image{'s' * (len(first) > 1)}: 1 = the same "
+        f"features up to rotation and scale, 0 = unrelated features. Rings mark the block of "
+        f"{names[1]} that is most similar to each block of {names[0]}."
     )
     fresh = [side[0].name for side in (first, second) if not side[0].trained]
     if fresh:
         text += (
-            f" The weights of {' and of '.join(fresh)} are fresh: nothing was learnt there, so "
-            f"differences do not tell what was learnt, and what is alike comes from how the models "
-            f"are built."
+            f" The weights of {' and of '.join(fresh)} are freshly initialised, so similarity "
+            f"reflects the architectures and not what was learned."
         )
     else:
         text += (
-            " Two trainings of one model are bright along the diagonal; where it darkens, they "
-            "have learnt different things."
+            " Two training runs of one architecture are bright along the diagonal; dark cells on "
+            "it mark layers that learned different features."
         )
     if count < 100:
-        text += " So few cells say little: compare more images."
+        text += " Estimates from so few cells are noisy: compare more images."
     return ExplanationFigure(
         name="comparison-layers",
         section="comparison",
@@ -155,23 +153,24 @@ def compare_layers(
     """Compare every block of a model with every block of another.
 
     Args:
-        first: Images as one model sees them.
-        second: The same as the other sees them.
+        first: The images, opened for the first model.
+        second: The same images, opened for the second model.
 
     Returns:
-        The blocks of both, the linear CKA of each pair, and the number of cells that it was
-        computed from; None where there are too few.
+        Block names of both, the linear CKA of each pair, and the number of cells used; None if
+        they are fewer than `FEWEST_EXAMPLES`.
     """
     per_side = min(MAX_CELLS, max(1, math.isqrt(MAX_EXAMPLES // len(first))))
     sides: tuple[dict[str, list[Tensor]], ...] = ({}, {})
     for pair in zip(first, second, strict=True):
         layers = [block_maps(context) for context in pair]
         grids = [tuple(one.shape[1:]) for side in layers for one in side.values()]
+        # Blocks of both models are pooled to one grid, so that rows of the Gram matrices match.
         high, wide = (min(per_side, *(sizes[axis] for sizes in grids)) for axis in (0, 1))
-        for kept, side in zip(sides, layers, strict=True):
+        for pooled, side in zip(sides, layers, strict=True):
             for name, one in side.items():
                 cells = F.adaptive_avg_pool2d(one[None].float(), (high, wide))[0]
-                kept.setdefault(name, []).append(cells.flatten(1).T)
+                pooled.setdefault(name, []).append(cells.flatten(1).T)
     count = sum(len(part) for part in next(iter(sides[0].values())))
     if count < FEWEST_EXAMPLES:
         return None
@@ -183,15 +182,15 @@ def compare_layers(
 
 
 def block_maps(context: Context) -> dict[str, Float[Tensor, "C H W"]]:
-    """Give the map after every block of a backbone, in order.
+    """Compute the feature map after every block of a backbone.
 
     Args:
-        context: Its backbone names its blocks.
+        context: The image and the model.
 
     Returns:
-        Maps by the numbers of the blocks, such as "3.2" for the second of the third stage; those
-        that the backbone gives, "map 1" and so on, where it has no blocks, or where their tokens
-        are in an order of their own.
+        Maps by block number in order of computation, such as "3.2" for the second block of the
+        third stage. The maps that the backbone returns ("map 1", ...) if it has no blocks, or if
+        its blocks reorder tokens.
     """
     backbone: Any = context.backbone
     blocks = dict(zip(backbone.blocks, _number_blocks(name_blocks(backbone)), strict=True))
@@ -201,9 +200,11 @@ def block_maps(context: Context) -> dict[str, Float[Tensor, "C H W"]]:
     grids = [(one.shape[2], one.shape[3]) for one in maps]
     found: dict[str, Tensor] = {}
     for module, output in outputs:
-        seen = _see_as_map(tensors_in(output)[0], image, grids)
-        if seen is not None:
-            found[blocks[module]] = seen
+        as_map = _to_map(tensors_in(output)[0], image, grids)
+        if as_map is not None:
+            found[blocks[module]] = as_map
+    # Flattened tokens may be permuted (Hiera's mask units). They are in raster order only if one
+    # of them equals a map that the backbone returns.
     flat = any(tensors_in(output)[0].ndim == 3 for _, output in outputs)
     if not found or (
         flat and len(maps) > 1 and not any(_is_one_of(one[0], found.values()) for one in maps)
@@ -213,20 +214,20 @@ def block_maps(context: Context) -> dict[str, Float[Tensor, "C H W"]]:
 
 
 def _number_blocks(names: Sequence[str]) -> list[str]:
-    """The numbers in the names of blocks, from 1; counted through where names have no such."""
+    """Numbers in the block names, from 1; a running count if these are not unique."""
     numbers = [[int(word) + 1 for word in name.split(".") if word.isdigit()] for name in names]
     labels = [".".join(map(str, one)) for one in numbers]
     return labels if len(set(labels)) == len(names) else [str(n + 1) for n in range(len(names))]
 
 
 def _is_one_of(wanted: Tensor, layers: Iterable[Tensor]) -> bool:
-    """Whether a map is what a block gave, but for padding at the right and at the bottom."""
+    """Whether a map equals the output of a block, ignoring padding at the right and bottom."""
     high, wide = wanted.shape[1:]
     return any(torch.equal(one[:, :high, :wide], wanted) for one in layers)
 
 
-def _see_as_map(tensor: Tensor, image: Size, grids: Sequence[Size]) -> Tensor | None:
-    """(C, H, W) of what a block gave for one image: the layout whose cells are square."""
+def _to_map(tensor: Tensor, image: Size, grids: Sequence[Size]) -> Tensor | None:
+    """(C, H, W) map of a block's output for one image, in the layout whose cells are squarest."""
     if tensor.ndim == 4:
         last, first = tensor[0].permute(2, 0, 1), tensor[0]
         return min((last, first), key=lambda one: _skew(image, (one.shape[1], one.shape[2])))

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of every token of a layer, small enough to be part of a page.
+"""Attention tables of all tokens of a layer, compact enough to embed in the page.
 
-Letters: T tokens of a grid, h heads, H, W sides of the grid, G groups of tokens that look at each
-other, Q queries and N keys of a group.
+Letters: T tokens of a grid, h heads, H, W rows and columns of the grid, G groups (windows) of
+tokens that attend to each other, Q queries and N keys of a group.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from muntin.explaining.explanation_figure import PointLayer
 from muntin.explaining.layers import AttentionLayer
 from muntin.shapes import Float, Int
 
-__all__ = ["lay_on_map", "look_from", "make_point_layers"]
+__all__ = ["make_point_layers", "query_attention", "weights_to_map"]
 
-MOST_BYTES = 4 * 2**20
-"""Weights of all layers together, one byte each."""
+MAX_BYTES = 4 * 2**20
+"""Budget for the weights of all layers, one byte each."""
 
-FEWEST_KEYS = 16
-"""Of a token; a layer for which there is less room is left out."""
+MIN_KEYS = 16
+"""Keys per token below which a layer is omitted."""
 
-_UNREACHABLE = 1e-30  # a pair that the shift mask keeps apart has less
+_UNREACHABLE = 1e-30  # pairs that the shift mask separates have smaller weights
 
 
-def asking_rows(layer: AttentionLayer) -> Int[Tensor, " T"]:
-    """Give for each token of the grid the row, among all G * Q, in which it asks."""
+def query_rows(layer: AttentionLayer) -> Int[Tensor, " T"]:
+    """Index of the query of each token of the grid, among all G * Q."""
     numbers = layer.queries.flatten()  # G*Q
     known = numbers >= 0
     rows = torch.empty(int(known.sum()), dtype=torch.long)
@@ -42,30 +42,30 @@ def asking_rows(layer: AttentionLayer) -> Int[Tensor, " T"]:
     return rows.view(layer.query_grid)[down[:, None], across[None]].flatten()
 
 
-def look_from(layer: AttentionLayer, row: int) -> Float[Tensor, "h N"]:
-    """Give what one query takes of each key of its group, head by head.
+def query_attention(layer: AttentionLayer, row: int) -> Float[Tensor, "h N"]:
+    """Attention of one query to each key of its group, by head.
 
     Args:
         layer: The layer.
-        row: Which one, among all G * Q; those of `asking_rows`, or that of a class token.
+        row: Index of the query among all G * Q: from `query_rows`, or that of a class token.
     """
     group, query = divmod(row, layer.queries.shape[1])
-    # A copy, or the whole of each head would be kept.
+    # Cloned: a view would keep the weights of the whole head alive.
     return torch.stack([weights[group, query].clone() for weights in layer.attention_weights()])
 
 
-def lay_on_map(
+def weights_to_map(
     layer: AttentionLayer, weights: Float[Tensor, "h N"], row: int
 ) -> Float[Tensor, "h H W"]:
-    """Put weights where their keys lie in the image.
+    """Scatter weights to the positions of their keys.
 
     Args:
         layer: The layer.
-        weights: As `look_from` gives them.
-        row: The same.
+        weights: Result of `query_attention`.
+        row: Index of the query, as for `query_attention`.
 
     Returns:
-        Weights; NaN where nothing is looked at.
+        Weights; NaN for tokens that the query cannot attend to.
     """
     keys = layer.keys[row // layer.queries.shape[1]]
     found = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
@@ -77,34 +77,34 @@ def lay_on_map(
 
 
 def make_point_layers(
-    layers: Sequence[AttentionLayer], most_bytes: int = MOST_BYTES
+    layers: Sequence[AttentionLayer], max_bytes: int = MAX_BYTES
 ) -> tuple[PointLayer, ...]:
-    """Make tables for clicking: the mean over heads of each layer, and single heads if they fit.
+    """Build the tables of the clickable maps: the mean over heads, and single heads if they fit.
 
-    Where not even the means fit, each token keeps its largest weights only; so does a layer that
-    would take more than an eighth of the room. A layer for which
-    fewer than 16 keys a token would be left is left out.
+    If the means exceed the budget, each token keeps its largest weights only; so does a layer that
+    would take more than an eighth of the budget. Layers with fewer than `MIN_KEYS` remaining keys
+    per token are omitted.
 
     Args:
-        layers: In order.
-        most_bytes: Weights of all tables together.
+        layers: Layers in execution order.
+        max_bytes: Budget for the weights of all tables.
 
     Returns:
         Tables in the order of the layers; heads follow their mean.
     """
-    kept, with_heads = _plan(layers, most_bytes)
+    included, with_heads = _plan(layers, max_bytes)
     tables = []
     for place, layer in enumerate(layers):
-        if place not in kept:
+        if place not in included:
             continue
-        rows = asking_rows(layer)
+        rows = query_rows(layer)
         keys = layer.keys[rows // layer.queries.shape[1]].to(torch.int32)  # T, N
         shared = keys.numpy()
         title = f"{layer.title}, mean of {layer.num_heads} heads"
         title = layer.title if layer.num_heads == 1 else title
         weights = layer.mean_attention().flatten(0, 1)[rows]  # T, N
-        if kept[place] < weights.shape[1]:
-            weights, chosen = weights.topk(kept[place], dim=1)
+        if included[place] < weights.shape[1]:
+            weights, chosen = weights.topk(included[place], dim=1)
             shared = keys.gather(1, chosen).numpy()
         tables.append(_make_table(layer, title, shared, weights))
         if place in with_heads:
@@ -115,28 +115,30 @@ def make_point_layers(
     return tuple(tables)
 
 
-def _plan(layers: Sequence[AttentionLayer], most_bytes: int) -> tuple[dict[int, int], set[int]]:
-    """Keys that each token of a layer keeps, and the layers whose heads are kept as well."""
+def _plan(layers: Sequence[AttentionLayer], max_bytes: int) -> tuple[dict[int, int], set[int]]:
+    """Number of keys per token of each included layer, and the layers that include heads."""
     tokens = [layer.grid[0] * layer.grid[1] for layer in layers]
     whole = [count * layer.keys.shape[1] for count, layer in zip(tokens, layers, strict=True)]
-    left, kept = most_bytes, {}
-    most = max(most_bytes // 8, most_bytes // max(len(layers), 1))  # or one fine layer takes all
+    left, included = max_bytes, {}
+    # Without a limit per layer, one layer with a fine grid would use up the budget.
+    limit = max(max_bytes // 8, max_bytes // max(len(layers), 1))
     waiting = sorted(range(len(layers)), key=lambda place: whole[place])
     for done, place in enumerate(waiting):
         num_keys = layers[place].keys.shape[1]
-        share = min(most, left // (len(waiting) - done))
+        share = min(limit, left // (len(waiting) - done))
         count = min(num_keys, share // tokens[place])
-        if count >= min(num_keys, FEWEST_KEYS):
-            kept[place] = count
+        if count >= min(num_keys, MIN_KEYS):
+            included[place] = count
             left -= count * tokens[place]
     with_heads = set()
+    # The last layers first: their heads are the most specialised.
     for place in reversed(range(len(layers))):
         heads = layers[place].num_heads
-        full = kept.get(place) == layers[place].keys.shape[1]
+        full = included.get(place) == layers[place].keys.shape[1]
         if full and heads > 1 and whole[place] * heads <= left:
             with_heads.add(place)
             left -= whole[place] * heads
-    return kept, with_heads
+    return included, with_heads
 
 
 def _make_table(

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model knows of places: position embeddings, and biases of relative position.
+"""Position information of a model: position embeddings and relative position biases.
 
-Letters: N tokens of a grid, P tokens without a place before them, C channels, S positions that are
-compared, h heads, H, W sides of a table of offsets.
+Letters: N tokens of a grid, C channels, S sampled positions, H, W height and width of a grid.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from muntin.shapes import Float, Int, Size
 
 __all__ = ["PositionEmbedding", "compare_positions", "find_positions", "show_positions"]
 
-_MOST_SAMPLES = 8  # down and across
+_MAX_SAMPLES = 8  # per axis
 _COSINE = (
     "<math display='block'><mrow><msub><mi>S</mi><mrow><mi>i</mi><mi>j</mi></mrow></msub><mo>=</mo>"
     "<mfrac><mrow><msub><mi>p</mi><mi>i</mi></msub><mo>&#183;</mo><msub><mi>p</mi><mi>j</mi></msub>"
@@ -46,14 +45,14 @@ _COSINE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PositionEmbedding:
-    """Position embeddings of a model.
+    """Absolute position embedding of a model.
 
     Attributes:
-        table: Tokens without a place, then the grid row by row.
-        grid: Tokens down and across that it was made for.
-        prefix: Tokens of the table that have no place.
-        how: How the model resizes it.
-        learned: Whether it is part of what was trained.
+        table: Prefix tokens, then the grid row by row.
+        grid: (rows, columns) of tokens that it was built for.
+        prefix: Number of prefix tokens, such as the class token, which have no position.
+        how: Interpolation by which the model resizes it.
+        learned: False for a fixed sinusoidal embedding.
     """
 
     table: Float[Tensor, "1 N C"]
@@ -63,7 +62,7 @@ class PositionEmbedding:
     learned: bool = True
 
     def resize(self, grid: Size) -> Float[Tensor, "N2 C"]:
-        """Give the embeddings of another grid, as the model makes them; those of the grid only."""
+        """Resize to another grid as the model does; prefix tokens are dropped."""
         table = resample_grid(
             self.table, old=self.grid, new=grid, num_prefix=self.prefix, how=self.how
         )
@@ -71,7 +70,7 @@ class PositionEmbedding:
 
 
 def find_positions(backbone: nn.Module) -> PositionEmbedding | None:
-    """Find the position embeddings that a backbone adds to its tokens; None if it adds none."""
+    """Find the absolute position embedding of a backbone; None if it has none."""
     if isinstance(backbone, T2TViT):
         return PositionEmbedding(
             table=backbone.pos_embed.detach(),
@@ -88,7 +87,7 @@ def find_positions(backbone: nn.Module) -> PositionEmbedding | None:
         how = SIZE_RULES[config.size_rule].positions
         prefix = table.shape[1] - config.grid[0] * config.grid[1]
         return PositionEmbedding(table=table.detach(), grid=config.grid, prefix=prefix, how=how)
-    net = getattr(backbone, "net", None)
+    net = getattr(backbone, "net", None)  # the adapter around a timm model
     table = getattr(net, "pos_embed", None)
     grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
     if not isinstance(table, Tensor) or table.ndim != 3 or grid is None:
@@ -104,29 +103,29 @@ def find_positions(backbone: nn.Module) -> PositionEmbedding | None:
 def compare_positions(
     embeddings: Float[Tensor, "N C"], chosen: Int[Tensor, " S"]
 ) -> Float[Tensor, "S N"]:
-    """Compare some positions with all: cosines of their embeddings, from -1 to 1."""
+    """Cosine similarity of the chosen embeddings with all embeddings."""
     unit = F.normalize(embeddings.float(), dim=1)
     return unit[chosen] @ unit.t()
 
 
 def show_positions(context: Context) -> list[ExplanationFigure | MissingFigure]:
-    """Show what a model knows of places before it has seen anything.
+    """Show the position information in the weights, independent of the image content.
 
     Args:
-        context: The model; of the image only the size counts.
+        context: The model; only the size of the image matters.
 
     Returns:
-        Similarity of position embeddings, at the size they were made for and at another; of the
-        class token's with them; biases of relative position, each as far as the model has it.
+        Similarity of the position embeddings at their own and at another grid size, similarity of
+        the class token's embedding to them, and relative position biases, where available.
 
     Raises:
-        ShapeError: The backbone refuses this height and width.
+        ShapeError: The backbone does not accept this height and width.
     """
     title = "Position embeddings"
     if context.backbone is None:
         reason = (
-            "An exported file does not tell its position embeddings apart from other numbers. "
-            "Explain the run that it was exported from."
+            "The graph of an exported file does not identify its position embeddings. Explain the "
+            "run that it was exported from instead."
         )
         return [MissingFigure(section="positions", title=title, reason=reason)]
     layers = trace(context.backbone, context.images)
@@ -137,17 +136,17 @@ def show_positions(context: Context) -> list[ExplanationFigure | MissingFigure]:
     shown += show_relative_bias(context, layers)
     if not shown:
         reason = (
-            f"{context.name} has no table of positions that can be read. What a token looks at, "
-            f"or what decided, can be seen."
+            f"{context.name} has neither a position embedding nor a relative position bias that "
+            f"can be read. Attention and attribution are still available."
         )
         return [MissingFigure(section="positions", title=title, reason=reason)]
     return shown
 
 
 def _sample(grid: Size) -> tuple[Size, Int[Tensor, " S"]]:
-    """Positions spread evenly over a grid: how many down and across, and their numbers."""
+    """Evenly spaced positions of a grid: (rows, columns) sampled, and their row-major indices."""
     rows, columns = (
-        np.unique(np.linspace(0, side - 1, min(side, _MOST_SAMPLES)).round().astype(np.int64))
+        np.unique(np.linspace(0, side - 1, min(side, _MAX_SAMPLES)).round().astype(np.int64))
         for side in grid
     )
     numbers = rows[:, None] * grid[1] + columns[None]
@@ -157,27 +156,28 @@ def _sample(grid: Size) -> tuple[Size, Int[Tensor, " S"]]:
 def _show_similarity(
     context: Context, positions: PositionEmbedding, layers: Sequence[AttentionLayer]
 ) -> list[ExplanationFigure | MissingFigure]:
-    seen = layers[-1].grid if isinstance(context.backbone, T2TViT) else None
-    seen = seen or (layers[0].grid if layers else positions.grid)
-    other = seen if seen != positions.grid else (2 * positions.grid[0], 2 * positions.grid[1])
-    why = "of this image" if seen == other else "of an image of twice the side"
+    # T2T-ViT adds the embedding after its tokens-to-token steps, so its last layer has the grid.
+    used = layers[-1].grid if isinstance(context.backbone, T2TViT) else None
+    used = used or (layers[0].grid if layers else positions.grid)
+    other = used if used != positions.grid else (2 * positions.grid[0], 2 * positions.grid[1])
+    label = "this image" if used == other else "an image of twice the height and width"
     parts = []
-    for grid, words in ((positions.grid, "as made"), (other, why)):
+    for grid, words in ((positions.grid, "original"), (other, label)):
         samples, numbers = _sample(grid)
         found = compare_positions(positions.resize(grid), numbers).numpy()
         parts.append((grid, samples, found, f"{grid[0]} x {grid[1]} tokens, {words}"))
-    kind = "learned" if positions.learned else "fixed (sines and cosines, numbered row by row)"
+    kind = "learned" if positions.learned else "fixed (sinusoidal, in row-major order)"
     shown: list[ExplanationFigure | MissingFigure] = [
         ExplanationFigure(
             name="positions-similarity",
             section="positions",
-            title="Which positions resemble each other",
+            title="Similarity of position embeddings",
             text=(
-                f"Every small map belongs to one position and shows how much its embedding "
-                f"resembles those of all others: 1 is itself. The embeddings are {kind}. In "
-                f"trained models neighbours are alike, and whole rows and columns are too: the "
-                f"model has found out that the image has two dimensions. On the right the same "
-                f"after resizing to another grid, as the model does for such an image."
+                f"Each small map shows the cosine similarity of one position's embedding to the "
+                f"embeddings of all positions; 1 is the position itself. The embeddings are "
+                f"{kind}. In trained models, neighbouring positions and those of the same row or "
+                f"column are similar: the model has learned the 2D layout. Right: the same after "
+                f"interpolation to another grid, as the model does for such an image."
                 + (note_on_weights(context) if positions.learned else "")
             ),
             figure=_draw_similarity(parts),
@@ -222,7 +222,7 @@ def _draw_similarity(
 
 
 def _join_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Put maps (rows, columns, H, W) beside each other with gaps of NaN."""
+    """Tile maps (rows, columns, H, W) into one, separated by NaN."""
     rows, columns, high, wide = maps.shape
     gap = max(1, round(0.1 * max(high, wide)))
     padded = np.pad(maps, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
@@ -231,7 +231,7 @@ def _join_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _label_samples(axes: Axes, grid: Size, samples: Size) -> None:
-    """Write row and column of the position that each small map belongs to."""
+    """Label each small map with the row and column of its position."""
     gap = max(1, round(0.1 * max(grid)))
     places = []
     for side, count in zip(grid, samples, strict=True):
@@ -251,7 +251,7 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationF
     maps = cosines[:, positions.prefix :].unflatten(1, positions.grid).numpy()
     shared = bool(getattr(getattr(context.backbone, "config", None), "shared_position", False))
     names = ["class token", "distillation token"]
-    names = ["added to all patches"] if shared else names
+    names = ["shared by all patches"] if shared else names
     names += [f"extra token {number}" for number in range(1, positions.prefix)]
     figure = Figure(figsize=(min(9.0, 3.6 * len(maps) + 0.8), 3.3), layout="constrained")
     for number, (found, name) in enumerate(zip(maps, names, strict=False)):
@@ -267,12 +267,12 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationF
     return ExplanationFigure(
         name="positions-class-token",
         section="positions",
-        title="The class token's position beside those of the patches",
+        title="Position embedding of the class token",
         text=(
-            "The class token has a position embedding too, though it lies nowhere. The map shows "
-            "how much it resembles that of each patch; the ring marks the most alike. Usually it "
-            "resembles none (values near 0, or all of one sign), so attention can tell it apart. "
-            "Mind the scale: it is the map's own." + note_on_weights(context)
+            "The class token has a position embedding although it has no position. The map shows "
+            "its cosine similarity to the embedding of each patch; the ring marks the maximum. "
+            "Usually it is similar to none (values near 0, or all of one sign), so attention can "
+            "distinguish it. Each map has its own colour scale." + note_on_weights(context)
         ),
         figure=figure,
         formula=_COSINE,

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Biases of relative position: learned tables (Swin, SimMIM) and continuous ones (Swin V2).
+"""Relative position biases: learned tables (Swin, SimMIM) and continuous ones (Swin V2).
 
-Letters: h heads, H, W sides of a table of offsets, n offsets.
+Letters: h heads, H, W height and width of a bias table, n offsets.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _CONTINUOUS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BiasTable:
-    """The bias of one layer.
+    """Relative position bias of one layer.
 
     Attributes:
         layer: The layer.
-        values: For each head, what is added to the score of a key that lies so far from its query;
-            the query is in the middle, a key to the right is on the right.
+        values: Bias of each head by offset from query to key. The query is the centre; keys to
+            its right are on the right.
     """
 
     layer: AttentionLayer
@@ -62,16 +62,16 @@ class BiasTable:
 
 
 def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTable]:  # noqa: ANN401
-    """Find the bias tables of the layers that have one.
+    """Read the bias tables of the layers that have one.
 
     Args:
-        backbone: Whose layers they are.
-        layers: As traced.
+        backbone: The backbone of the layers.
+        layers: Attention layers from `muntin.explaining.attention_trace.trace`.
     """
     found = []
     for layer in layers:
         module = backbone.get_submodule(layer.name)
-        module = getattr(module, "attn", module)  # a block of timm's
+        module = getattr(module, "attn", module)  # timm's reader hooks the block, not its attention
         values = _read_table(module, layer)
         if values is not None:
             found.append(BiasTable(layer=layer, values=values))
@@ -82,7 +82,7 @@ def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTab
 def _read_table(module: Any, layer: AttentionLayer) -> Tensor | None:  # noqa: ANN401
     if isinstance(module, CosineWindowAttention):
         assert layer.layout is not None, "Swin V2 has windows"
-        return _unspread(module.spread(layer.layout).detach(), layer.layout.window)
+        return _table_from_pairs(module.spread(layer.layout).detach(), layer.layout.window)
     table = getattr(module, "relative_position_bias_table", None)
     if table is None:
         return None
@@ -93,13 +93,14 @@ def _read_table(module: Any, layer: AttentionLayer) -> Tensor | None:  # noqa: A
     else:
         window = tuple(module.window_size)
     grid = table.detach().float().t().unflatten(1, (2 * window[0] - 1, 2 * window[1] - 1))
-    return grid.flip(1, 2)  # rows of the table are query minus key
+    return grid.flip(1, 2)  # the table is indexed by query minus key
 
 
-def _unspread(bias: Float[Tensor, "h N N"], window: Size) -> Float[Tensor, "h H W"]:
-    """Read the table off the matrix of all pairs: an offset each has one value."""
+def _table_from_pairs(bias: Float[Tensor, "h N N"], window: Size) -> Float[Tensor, "h H W"]:
+    """Recover the table from the matrix of all pairs, in which an offset has one value."""
     rows, columns = (2 * side - 1 for side in window)
     numbers = torch.arange(rows * columns, dtype=torch.float64)[:, None]
+    # Expanding the numbers of the cells tells from which cell each pair got its value.
     index = spread_bias(numbers, table_window=window, window=window)[0].long().flatten()
     table = bias.new_zeros(len(bias), rows * columns)
     table[:, index] = bias.flatten(1)
@@ -109,11 +110,11 @@ def _unspread(bias: Float[Tensor, "h N N"], window: Size) -> Float[Tensor, "h H 
 def show_relative_bias(
     context: Context, layers: Sequence[AttentionLayer]
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show the biases of relative position of a model; nothing if it has none.
+    """Show the relative position biases of a model; empty if it has none.
 
     Args:
         context: The model.
-        layers: As traced.
+        layers: Attention layers from `muntin.explaining.attention_trace.trace`.
     """
     biases = find_biases(context.backbone, layers)
     if not biases:
@@ -127,17 +128,17 @@ def show_relative_bias(
 
 def _show_tables(context: Context, biases: Sequence[BiasTable]) -> ExplanationFigure:
     cosine = biases[0].layer.scores == "cosine"
-    made = "made by a small network from the offset" if cosine else "learned, one number an offset"
+    made = "computed by a small MLP from the offset" if cosine else "learned, one value per offset"
     return ExplanationFigure(
         name="positions-relative-bias",
         section="positions",
-        title="Bias of relative position, head by head",
+        title="Relative position bias by head",
         text=(
-            f"The query sits in the middle of each image; a pixel is a key that lies so many "
-            f"tokens from it, and its colour is what is added to their score before the softmax: "
-            f"bright keys are preferred. The biases are {made}, and the same at every place of the "
-            f"map. Trained heads prefer neighbours, a row, a column or a direction. Each layer "
-            f"has its own scale, given above it." + note_on_weights(context)
+            f"Each panel shows one head, with the query at its centre. A pixel is the key at that "
+            f"offset, and its colour the bias added to the attention logit before the softmax: "
+            f"bright keys are favoured. The biases are {made} and shared by all positions of the "
+            f"map. Trained heads favour neighbours, a row, a column or a direction. Each layer has "
+            f"its own scale, given above it." + note_on_weights(context)
         ),
         figure=_draw_tables(biases),
         formula=_CONTINUOUS if cosine else _TABLE,
@@ -179,7 +180,7 @@ def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
 
 def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
     stages = list({layer.stage: layer for layer in layers}.values())
-    curves = [_follow(context.backbone, layer) for layer in stages]
+    curves = [_sample_bias(context.backbone, layer) for layer in stages]
     figure = Figure(figsize=(9, 2.9), layout="constrained")
     panels = figure.subplots(1, len(stages), squeeze=False)[0]
     for axes, layer, (offsets, values) in zip(panels, stages, curves, strict=True):
@@ -191,7 +192,7 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Expl
             whole = offsets % 1 == 0
             axes.plot(offsets[whole], line[whole], ".", color=PALETTE[head], ms=3.5)
         axes.set_title(f"stage {layer.stage}", fontsize=9, color=INK)
-        axes.set_xlabel("tokens to the right", fontsize=8)
+        axes.set_xlabel("offset to the right, tokens", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, alpha=0.3)
@@ -200,13 +201,12 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Expl
     return ExplanationFigure(
         name="positions-continuous-bias",
         section="positions",
-        title="The bias goes on beyond the window",
+        title="Continuous position bias beyond the window",
         text=(
-            "The bias of a key in the same row, against how many tokens it lies to the right of "
-            "its query, for the first heads of the last block of each stage. Dots are offsets "
-            "that there are; grey is the window. The network is defined between and beyond them, "
-            "on a logarithmic scale, so the same weights work with larger windows."
-            + note_on_weights(context)
+            "Bias of a key in the row of its query against the horizontal offset in tokens, for "
+            "the first heads of the last block of each stage. Dots are integer offsets; the window "
+            "is shaded in grey. The MLP takes log-spaced offsets and extrapolates beyond the window, "
+            "so the same weights work with larger windows." + note_on_weights(context)
         ),
         figure=figure,
         formula=_CONTINUOUS,
@@ -220,8 +220,8 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Expl
 
 
 @torch.no_grad()
-def _follow(backbone: Any, layer: AttentionLayer) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
-    """Offsets along a row, to twice the window, and the bias of each head there."""
+def _sample_bias(backbone: Any, layer: AttentionLayer) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+    """Sample the bias of each head along a row, up to twice the window."""
     module = backbone.get_submodule(layer.name)
     assert layer.layout is not None, "Swin V2 has windows"
     fixed = module.pretrained_window
@@ -230,7 +230,7 @@ def _follow(backbone: Any, layer: AttentionLayer) -> tuple[np.ndarray, np.ndarra
     offsets = torch.linspace(-reach, reach, 16 * reach + 1)
     scaled = 8 * offsets / max(known - 1, 1)
     logs = scaled.sign() * torch.log2(scaled.abs() + 1) / 3
-    # Rows of the network's input are (down, right), query minus key.
+    # The MLP's input is (down, right), query minus key: hence the sign.
     pairs = torch.stack([torch.zeros_like(logs), -logs], dim=1)
     weight = next(module.cpb_mlp.parameters())
     values = 16 * torch.sigmoid(module.cpb_mlp(pairs.to(weight)))  # n, h
