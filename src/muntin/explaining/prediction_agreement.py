@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far the answers of two models agree, by the kind of answer."""
+"""Agreement of the predictions of two models, by result type."""
 
 from __future__ import annotations
 
@@ -22,63 +22,67 @@ from muntin.errors import shorten
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.image_overlays import INK, mark_box, truncate
-from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 
 __all__ = ["agreement", "show_prediction_agreement"]
 
 FIRST, SECOND = "#0072B2", "#D55E00"
-"""Of Okabe and Ito: colours of the two models."""
+"""Colours of the two models, from the Okabe-Ito palette."""
 
 MAX_LABELLED = 12
 MAX_DRAWN = 4
 MAX_BOXES = 15
-_HOW = {
-    Labels: "for so many images the best class is the same",
-    Detections: f"so many boxes, from a score of {SURE} on, have a partner of the same class that "
-    "overlaps (IoU) by half at least",
-    SemanticMap: "so many pixels have the same class",
-    Poses: "so many keypoints of the first instance lie within 2 % of the image's diagonal of "
-    "each other",
+_AGREEMENT = {
+    Labels: "fraction of images with the same top class",
+    Detections: f"fraction of boxes with score >= {DEFAULT_SCORE_THRESHOLD} that match a box of "
+    "the same class with IoU >= 0.5",
+    SemanticMap: "fraction of pixels of the same class",
+    Poses: "fraction of keypoints of the first instance that differ by at most 2 % of the image "
+    "diagonal",
 }
 
 
 def show_prediction_agreement(
     first: Sequence[Context], second: Sequence[Context]
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show what two models say of the same images, those on which they differ most first.
+    """Show the predictions of two models side by side, worst agreement first.
 
     Args:
-        first: Images as one model sees them.
-        second: The same as the other sees them.
+        first: The images, opened for the first model.
+        second: The same images, opened for the second model.
 
     Returns:
-        One figure; why there is none where the two tell nothing in common apart.
+        One figure; a reason if the models share no class.
     """
-    title = "What both say"
+    title = "Predictions of both models"
     names = (first[0].name, second[0].name)
-    said = [(_answer(one), _answer(other)) for one, other in zip(first, second, strict=True)]
-    lists = [_list_names(side[0], one) for side, one in zip((first, second), said[0], strict=True)]
+    predictions = [
+        (_predict(one), _predict(other)) for one, other in zip(first, second, strict=True)
+    ]
+    lists = [
+        _list_names(side[0], one) for side, one in zip((first, second), predictions[0], strict=True)
+    ]
     shared = _share_names(*lists)
     if not shared:
         reason = (
-            f"The classes differ, so the answers cannot be compared: {names[0]} tells "
-            f"{shorten(lists[0], most=3)} apart, {names[1]} {shorten(lists[1], most=3)}. How alike "
-            f"the layers are does not depend on the classes."
+            f"The models share no class, so predictions cannot be compared: {names[0]} has "
+            f"{shorten(lists[0], limit=3)}, {names[1]} has {shorten(lists[1], limit=3)}. The "
+            f"similarity of layers does not depend on classes."
         )
         return [MissingFigure(section="comparison", title=title, reason=reason)]
-    shares = np.array([agreement(*pair) for pair in said])
+    shares = np.array([agreement(*pair) for pair in predictions])
     order = np.argsort(shares, kind="stable").tolist()
-    kind = type(said[0][0])
+    kind = type(predictions[0][0])
     labels = kind is Labels
-    most = MAX_LABELLED if labels else MAX_DRAWN
-    shown = order[:most]
+    limit = MAX_LABELLED if labels else MAX_DRAWN
+    shown = order[:limit]
     differ = int((shares < 1).sum())
     text = (
-        f"{names[0]} and {names[1]} agree to {100 * shares.mean():.0f} %: {_HOW[kind]}. "
+        f"Agreement of {names[0]} and {names[1]}: {shares.mean():.0%} ({_AGREEMENT[kind]}). "
         f"They differ on {differ} of {len(shares)} image{'s' * (len(shares) > 1)}"
         f"{'' if len(shown) == len(shares) else f'; the {len(shown)} worst are shown'}."
     )
-    text += _tell_limits(first, second, lists, shared, differ=differ > 0)
+    text += _describe_limits(first, second, lists, shared, differ=differ > 0)
     draw = _draw_labels if labels else _draw_pairs
     return [
         ExplanationFigure(
@@ -86,7 +90,9 @@ def show_prediction_agreement(
             section="comparison",
             title=title,
             text=text,
-            figure=draw([first[i] for i in shown], [said[i] for i in shown], shares[shown], names),
+            figure=draw(
+                [first[i] for i in shown], [predictions[i] for i in shown], shares[shown], names
+            ),
             arrays={"agreement": shares},
             facts={
                 "first": names[0],
@@ -100,12 +106,12 @@ def show_prediction_agreement(
 
 
 def _list_names(context: Context, result: object) -> tuple[str, ...]:
-    """Names of all that a model tells apart."""
+    """Names of the classes or keypoints of a model."""
     return result.keypoint_names if isinstance(result, Poses) else context.classes.names
 
 
 def _share_names(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """Names that two models share; none where lists differ that are mere numbers."""
+    """Names that two models share; none if the lists differ and one is just numbered."""
     if first == second:
         return tuple(first) or ("numbers",)
     numbered = (tuple(f"class {k}" for k in range(len(names))) for names in (first, second))
@@ -114,7 +120,7 @@ def _share_names(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]
     return tuple(name for name in first if name in set(second))
 
 
-def _tell_limits(
+def _describe_limits(
     first: Sequence[Context],
     second: Sequence[Context],
     lists: Sequence[Sequence[str]],
@@ -122,22 +128,25 @@ def _tell_limits(
     *,
     differ: bool,
 ) -> str:
-    """What follows from a difference, and what does not."""
+    """Caveats of the comparison: partly shared classes, untrained weights."""
     fresh = [side[0].name for side in (first, second) if not side[0].trained]
     text = ""
     if set(lists[0]) != set(lists[1]):
         text += (
-            f" They have {len(shared)} classes in common, of {len(lists[0])} and {len(lists[1])}; "
-            f"where one has no name for what the other says, they cannot agree."
+            f" They share {len(shared)} classes, of {len(lists[0])} and {len(lists[1])}; on other "
+            f"classes they cannot agree."
         )
     elif differ and not fresh:
-        text += " Look at these first: at least one of the two is wrong there."
+        text += " Check these first: at least one of the models is wrong on them."
     if fresh:
-        text += f" The weights of {' and of '.join(fresh)} are fresh: its answers are chance."
+        text += (
+            f" The weights of {' and of '.join(fresh)} are freshly initialised: predictions are at "
+            f"chance level."
+        )
     return text
 
 
-def _answer(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
+def _predict(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
     inputs = context.inputs()
     with torch.inference_mode():
         raw = context.task.see(inputs)
@@ -146,13 +155,13 @@ def _answer(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
 
 @singledispatch
 def agreement(first: object, second: object) -> float:
-    """Say how far two results for one image agree, from 0 to 1.
+    """Agreement of two results for one image, in [0, 1].
 
-    Classes and keypoints are compared by name, so that they may be numbered otherwise.
+    Classes and keypoints are compared by name, so their numbering may differ.
 
     Args:
-        first: One of `muntin.results`.
-        second: Another of the same kind.
+        first: A result of `muntin.results`.
+        second: A result of the same type.
     """
     message = f"results must be of muntin.results, got {type(first).__name__}."
     raise TypeError(message)
@@ -165,12 +174,13 @@ def _(first: Labels, second: Labels) -> float:
 
 @agreement.register
 def _(first: Detections, second: Detections) -> float:
-    first, second = first.above(SURE), second.above(SURE)
+    first, second = first.above(DEFAULT_SCORE_THRESHOLD), second.above(DEFAULT_SCORE_THRESHOLD)
     if not len(first) or not len(second):
         return float(len(first) == len(second))
     overlaps = box_iou(torch.from_numpy(first.boxes), torch.from_numpy(second.boxes)).numpy()
     same = np.array([[a == b for b in second.class_names] for a in first.class_names])
     overlaps = np.where(same, overlaps, 0)
+    # Greedy one-to-one matching, highest overlap first.
     pairs = 0
     while overlaps.size and overlaps.max() >= 0.5:
         row, column = np.unravel_index(int(overlaps.argmax()), overlaps.shape)
@@ -200,7 +210,7 @@ def _(first: Poses, second: Poses) -> float:
 
 
 def _differing(first: SemanticMap, second: SemanticMap) -> NDArray[np.bool_]:
-    """Pixels whose classes have different names."""
+    """Mask of the pixels whose class names differ."""
     numbers = {name: number for number, name in enumerate(first.class_names)}
     table = np.array([numbers.get(name, -1) for name in second.class_names], np.int16)
     differing: NDArray[np.bool_] = first.labels != table[second.labels]
@@ -209,11 +219,11 @@ def _differing(first: SemanticMap, second: SemanticMap) -> NDArray[np.bool_]:
 
 def _draw_labels(
     contexts: Sequence[Context],
-    said: Sequence[tuple[Any, Any]],
+    predictions: Sequence[tuple[Any, Any]],
     shares: NDArray[np.float64],
     names: tuple[str, str],
 ) -> Figure:
-    """Each image above two lines, framed where the two differ; everything has its place."""
+    """Each image above both labels, framed if they differ."""
     columns = min(4, max(len(contexts), 2))
     rows = -(-len(contexts) // columns)
     shape = max(min(context.size[0] / context.size[1], 1.4) for context in contexts)
@@ -221,7 +231,7 @@ def _draw_labels(
     high, head = side * shape + 0.62, 0.22 * 3 + 0.1
     figure = Figure(figsize=(wide * columns, high * rows + head), facecolor="white")
     size = (wide * columns, high * rows + head)
-    for place, (context, pair, share) in enumerate(zip(contexts, said, shares, strict=True)):
+    for place, (context, pair, share) in enumerate(zip(contexts, predictions, shares, strict=True)):
         row, column = divmod(place, columns)
         bottom = (rows - 1 - row) * high + 0.5
         left = column * wide + (wide - side) / 2
@@ -240,9 +250,8 @@ def _draw_labels(
                 (left + side / 2) / size[0], (bottom - down) / size[1],
                 f"{name} {labels.scores[0]:.2f}", ha="center", va="top", fontsize=9, color=colour,
             )  # fmt: skip
-    room = size[0] - 0.8
     handles = [
-        Patch(color=colour, label=truncate(name, room))
+        Patch(color=colour, label=truncate(name, size[0] - 0.8))
         for colour, name in zip((FIRST, SECOND), names, strict=True)
     ]
     if (shares < 1).any():
@@ -253,12 +262,12 @@ def _draw_labels(
 
 def _draw_pairs(
     contexts: Sequence[Context],
-    said: Sequence[tuple[Any, Any]],
+    predictions: Sequence[tuple[Any, Any]],
     shares: NDArray[np.float64],
     names: tuple[str, str],
 ) -> Figure:
-    """Both answers on the image, beside each other; where pixels differ, a third panel."""
-    maps = isinstance(said[0][0], SemanticMap)
+    """Both predictions drawn on the image, side by side; for maps, a third panel of differences."""
+    maps = isinstance(predictions[0][0], SemanticMap)
     columns = 3 if maps else 2
     width = 2.95 if maps else 4.2
     shapes = [min(context.size[0] / context.size[1], 1.4) for context in contexts]
@@ -267,7 +276,7 @@ def _draw_pairs(
         layout="constrained", facecolor="white",
     )  # fmt: skip
     grid = figure.subplots(len(contexts), columns, squeeze=False, height_ratios=shapes)
-    for row, context, pair, share in zip(grid, contexts, said, shares, strict=True):
+    for row, context, pair, share in zip(grid, contexts, predictions, shares, strict=True):
         for panel, result, name in zip(row, pair, names, strict=False):
             _draw(result, panel, context.pixels)
             panel.set_title(truncate(name, width - 0.1), fontsize=9, color=INK)
@@ -280,12 +289,12 @@ def _draw_pairs(
             panel.set_xticks([])
             panel.set_yticks([])
     if maps:
-        _name_classes(figure, [result for pair in said for result in pair])
+        _name_classes(figure, [result for pair in predictions for result in pair])
     return figure
 
 
 def _name_classes(figure: Figure, results: Sequence[SemanticMap]) -> None:
-    """A legend of the classes that occur."""
+    """Add a legend of the classes that occur."""
     numbers = {name: number for number, name in enumerate(results[0].class_names)}
     seen = {one.class_names[k] for one in results for k in np.flatnonzero(one.counts).tolist()}
     named = sorted((numbers[name], name) for name in seen if name in numbers)[:12]
@@ -304,7 +313,7 @@ def _draw(result: object, axes: Axes, pixels: NDArray[np.uint8]) -> None:
 @_draw.register
 def _(result: Detections, axes: Axes, pixels: NDArray[np.uint8]) -> None:
     axes.imshow(pixels)
-    sure = result.above(SURE)
+    sure = result.above(DEFAULT_SCORE_THRESHOLD)
     rows = zip(sure.boxes, sure.class_ids.tolist(), sure.scores, sure.class_names, strict=True)
     for box, class_id, score, name in list(rows)[:MAX_BOXES]:
         colour = _colour(class_id)
@@ -327,13 +336,13 @@ def _(result: SemanticMap, axes: Axes, pixels: NDArray[np.uint8]) -> None:
 def _(result: Poses, axes: Axes, pixels: NDArray[np.uint8]) -> None:
     axes.imshow(pixels)
     for pose in result.keypoints[:MAX_BOXES]:
-        for start, end in result.links:
+        for start, end in result.edges:
             ends = pose[[start, end]]
             axes.plot(ends[:, 0], ends[:, 1], color="white", linewidth=1.5)
         for number, (x, y, score) in enumerate(pose):
             axes.plot(
                 x, y, marker="o", markersize=6, color=_colour(number), markeredgecolor="white",
-                alpha=1.0 if score >= SURE else 0.4,
+                alpha=1.0 if score >= DEFAULT_SCORE_THRESHOLD else 0.4,
             )  # fmt: skip
 
 
