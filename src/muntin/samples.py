@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from muntin.errors import ShapeError
+from muntin.errors import ConfigError, ShapeError
 from muntin.run_lengths import Segmentation
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -31,6 +31,7 @@ __all__ = [
     "Skeleton",
     "TaskKind",
     "rename_keys",
+    "skeleton_of",
 ]
 
 
@@ -148,6 +149,18 @@ class Classes:
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give the values of an older ``classes.json`` in today's words."""
         return rename_keys(values, {"coding": "encoding"})
+
+
+def skeleton_of(classes: Classes) -> Skeleton:
+    """Give the skeleton of pose classes.
+
+    Raises:
+        ConfigError: The classes have none.
+    """
+    if classes.skeleton is None:
+        message = "pose needs a skeleton of keypoints, got classes.json without one. Restore it."
+        raise ConfigError(message)
+    return classes.skeleton
 
 
 def rename_keys(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from muntin.data.transforms import Preprocessing
 from muntin.errors import RunError
 from muntin.heads.detectors import DETECTORS
-from muntin.prediction.thresholds import find_threshold
-from muntin.results import SURE
+from muntin.prediction.from_run import find_threshold
+from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import Results, Run, RunConfig, read_results, write_results
 from muntin.samples import Classes
 from muntin.training.journal import append_line
@@ -56,15 +56,15 @@ def test_an_older_run_has_a_journal_alone(run):
 
 def test_a_run_that_was_never_validated(run):
     assert read_results(run) == Results()
-    assert find_threshold(run).score == SURE
+    assert find_threshold(run).score == DEFAULT_SCORE_THRESHOLD
     append_line(run.path, {"epoch": 1, "train_loss": 0.1})
-    assert find_threshold(run).score == SURE
+    assert find_threshold(run).score == DEFAULT_SCORE_THRESHOLD
 
 
 def test_validation_found_nothing(run):
     write_journal(run)
     write_results(run.path, 1, {"box_ap": 0.0, "best_threshold": None})
-    assert find_threshold(run).score == SURE
+    assert find_threshold(run).score == DEFAULT_SCORE_THRESHOLD
 
 
 def test_broken_results(run):

@@ -69,8 +69,7 @@ def predict(
     tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
     sizes = parse_scales(scales)
     from muntin.errors import ConfigError
-    from muntin.prediction.from_run import load
-    from muntin.prediction.thresholds import find_threshold
+    from muntin.prediction.from_run import find_threshold, load
     from muntin.runs import Run
 
     clips, others = split_clips(images)
@@ -174,8 +173,8 @@ def _find_all(places: list[str]) -> tuple[list[Path], bool]:
 
 def _describe_thresholds(detector: str, threshold: float | None) -> None:
     """Print the score thresholds of instances and keypoints."""
-    from muntin.prediction.thresholds import find_threshold
-    from muntin.results import SURE
+    from muntin.prediction.from_run import find_threshold
+    from muntin.results import DEFAULT_SCORE_THRESHOLD
     from muntin.runs import Run
 
     if detector:
@@ -185,7 +184,7 @@ def _describe_thresholds(detector: str, threshold: float | None) -> None:
         typer.echo(f"score threshold of boxes: {score:.2f}{source} (change: --threshold)")
     elif threshold is not None:
         typer.echo(f"score threshold of instances: {threshold:g} (mean of their keypoints)")
-    typer.echo(f"score threshold of keypoints: {SURE:g}; others are not drawn")
+    typer.echo(f"score threshold of keypoints: {DEFAULT_SCORE_THRESHOLD:g}; others are not drawn")
 
 
 def _draw(number: int, result: Any, out: str, min_score: float) -> None:  # noqa: ANN401 (one of muntin.results)
@@ -203,14 +202,14 @@ def _draw(number: int, result: Any, out: str, min_score: float) -> None:  # noqa
 
 def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """One line: the best classes, or the number of objects of each class."""
-    from muntin.results import SURE, Detections, Poses, SemanticMap
+    from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses, SemanticMap
 
     if isinstance(result, Poses):
         poses = result.above(min_score)
-        points = int((poses.keypoints[:, :, 2] >= SURE).sum())
+        points = int((poses.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD).sum())
         return (
             f"{len(poses)} instance{'s' * (len(poses) != 1)}, "
-            f"{points} keypoint{'s' * (points != 1)} with score >= {SURE:g}"
+            f"{points} keypoint{'s' * (points != 1)} with score >= {DEFAULT_SCORE_THRESHOLD:g}"
         )
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size

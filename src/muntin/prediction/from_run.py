@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -18,10 +18,29 @@ from muntin.engines.table import EngineName
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.prediction.predictor import Predictor, refuse_detector
-from muntin.prediction.thresholds import find_threshold
-from muntin.runs import ExportedRun, Run
+from muntin.results import DEFAULT_SCORE_THRESHOLD
+from muntin.runs import ExportedRun, Run, read_results
 
-__all__ = ["load", "select_otherwise"]
+__all__ = ["Threshold", "find_threshold", "load", "select_otherwise"]
+
+
+class Threshold(NamedTuple):
+    """A score threshold, and a phrase that gives its origin."""
+
+    score: float
+    why: str
+
+
+def find_threshold(run: Run) -> Threshold:
+    """Give the score at which the F1 of a run with a detector was best in validation."""
+    if isinstance(run, ExportedRun):
+        return Threshold(*run.note["threshold"])
+    best = read_results(run).score_threshold
+    if not best:
+        return Threshold(DEFAULT_SCORE_THRESHOLD, "the default: validation found no best threshold")
+    # The score of a detection varies slightly with the composition of the batch; without this
+    # margin the detection that set the threshold could be lost.
+    return Threshold(max(0.0, float(best) - 1e-4), "the best F1 in validation")
 
 
 def load(

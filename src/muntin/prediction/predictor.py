@@ -33,9 +33,8 @@ from muntin.prediction.batch import (
 from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
 from muntin.prediction.top_down import crop_instances, find_boxes
-from muntin.results import SURE
-from muntin.samples import Classes
-from muntin.tasks.pose import skeleton_of
+from muntin.results import DEFAULT_SCORE_THRESHOLD
+from muntin.samples import Classes, skeleton_of
 from muntin.tasks.task import InferenceBatch, Task
 
 __all__ = ["Predictor", "draw", "refuse_detector"]
@@ -80,7 +79,7 @@ class Predictor:
             they are large.
         detector: For top-down poses: finds the instances whose keypoints are wanted.
         detector_threshold: Score from 0 to 1 from which its boxes count; None takes
-            `muntin.results.SURE`.
+            `muntin.results.DEFAULT_SCORE_THRESHOLD`.
         least: Former name of `detector_threshold`.
 
     Raises:
@@ -117,7 +116,7 @@ class Predictor:
         least: float | None = None,
     ) -> None:
         threshold = least if detector_threshold is None else detector_threshold
-        threshold = SURE if threshold is None else threshold
+        threshold = DEFAULT_SCORE_THRESHOLD if threshold is None else threshold
         check_range("batch_size", batch_size, 1, 10**6)
         check_range("detector_threshold", threshold, 0, 1)
         self.task: Task = task

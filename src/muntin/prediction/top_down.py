@@ -151,7 +151,7 @@ def _merge(
         keypoints=np.concatenate([np.zeros((0, count, 3)), *(one.keypoints for one in poses)]),
         scores=np.concatenate([np.zeros(0), *(one.scores for one in poses)]) * boxes.scores,
         keypoint_names=skeleton.names,
-        links=skeleton.edges,
+        edges=skeleton.edges,
         boxes=boxes.edges,
         box_scores=None if boxes.given else boxes.scores,
     )

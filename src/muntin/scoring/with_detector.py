@@ -13,11 +13,10 @@ from muntin.data.decoding import decode
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError, DataError
 from muntin.metrics.pose import PoseMetric, Subject
-from muntin.prediction.from_run import load
-from muntin.prediction.thresholds import find_threshold
+from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run
+from muntin.samples import skeleton_of
 from muntin.scoring.outputs import Outputs, Scored
-from muntin.tasks.pose import skeleton_of
 
 __all__ = ["score_detected"]
 

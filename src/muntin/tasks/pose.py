@@ -26,12 +26,12 @@ from muntin.metrics.pose import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
 from muntin.results import Poses
-from muntin.samples import Classes, DataSets, Listing, Skeleton
+from muntin.samples import Classes, DataSets, Listing, Skeleton, skeleton_of
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
 from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
-__all__ = ["POSE", "skeleton_of"]
+__all__ = ["POSE"]
 
 
 class _Truth:
@@ -61,18 +61,6 @@ def _check_data(path: Path | str, reading: DataConfig) -> Report:
 
 def _classes(listing: Listing) -> Classes:
     return Classes(names=listing.class_names, skeleton=listing.skeleton)
-
-
-def skeleton_of(classes: Classes) -> Skeleton:
-    """Give the skeleton of a run.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    if classes.skeleton is None:
-        message = "pose needs the skeleton of the keypoints, got none. Was classes.json changed?"
-        raise ConfigError(message)
-    return classes.skeleton
 
 
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:

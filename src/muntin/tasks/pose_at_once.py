@@ -23,10 +23,10 @@ from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.metrics.pose import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
-from muntin.samples import Classes, DataSets
+from muntin.samples import Classes, DataSets, skeleton_of
 from muntin.shapes import Size
 from muntin.tasks.detect import DETECT
-from muntin.tasks.pose import POSE, skeleton_of
+from muntin.tasks.pose import POSE
 from muntin.tasks.task import Dense, ImageMeta
 
 __all__ = ["POSE_AT_ONCE"]
