@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What attention costs: everywhere (MSA) against in windows (W-MSA), as the image grows.
+"""Cost of global attention (MSA) and window attention (W-MSA) against image size.
 
-Counted on real models that are built without memory (on the meta device), beside the formulas of
-the Swin paper, and timed for one layer.
+Counted on real models built on the meta device, next to the formulas of the Swin paper, and timed
+for one layer.
 
 Letters: h, w sides of the map in tokens, C channels, M window side.
 """
@@ -34,20 +34,20 @@ from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo.building import model_config
 from muntin.zoo.costs import Costs, Part, count_costs
 from muntin.zoo.families import BackboneConfig
+from muntin.zoo.model_building import model_config
 
 __all__ = ["show_cost"]
 
 SIDES = (224, 448, 896)
-"""Sides in pixels at which models are counted; every map of Swin-T is whole windows."""
+"""Image sides in pixels; every map of Swin-T divides into whole windows at these."""
 
 MAP_SIDES = (14, 28, 56, 84, 112)
-"""Sides in tokens of the maps on which one layer is timed."""
+"""Sides in tokens of the maps on which a single layer is timed."""
 
-LONGEST_S = 0.8
-"""A layer that takes so long is not timed on a larger map, nor again."""
+MAX_SECONDS = 0.8
+"""A layer slower than this is neither timed again nor on larger maps."""
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 PART_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
@@ -65,8 +65,8 @@ FORMULA = (
     f"{_WINDOW}{_TOKENS}<mi>C</mi></mtd></mtr></mtable></math>"
 )
 FORMULA_OF_WEIGHTS = (
-    "<math display='block'><mrow><mtext>weights a head:</mtext><mspace width='0.6em'/>"
-    f"{_TOKENS_SQUARED}<mspace width='0.6em'/><mtext>against</mtext><mspace width='0.6em'/>"
+    "<math display='block'><mrow><mtext>weights per head:</mtext><mspace width='0.6em'/>"
+    f"{_TOKENS_SQUARED}<mspace width='0.6em'/><mtext>vs.</mtext><mspace width='0.6em'/>"
     f"{_WINDOW}{_TOKENS}</mrow></math>"
 )
 
@@ -74,15 +74,15 @@ FORMULA_OF_WEIGHTS = (
 def show_cost(
     context: Context, *, sides: Sequence[int] = SIDES, map_sides: Sequence[int] = MAP_SIDES
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show what attention costs everywhere and in windows, and what this model costs.
+    """Show the cost of global and window attention, and the cost of this model.
 
     Args:
-        context: Its model is counted too, from its config; it is not run.
-        sides: In pixels, at which models are counted.
-        map_sides: In tokens, of the maps on which one layer is timed.
+        context: Its model is counted from its config and not run.
+        sides: Image sides in pixels at which models are counted.
+        map_sides: Sides in tokens of the maps on which a single layer is timed.
 
     Returns:
-        Multiply-adds, memory, time; of an exported file a reason why it is not counted.
+        The model's own cost (a reason for an exported file), multiply-adds, memory and time.
 
     Source:
         Liu et al. 2021 (arXiv 2103.14030), equations 1 and 2. Counts and formulas are compared in
@@ -96,13 +96,13 @@ def show_cost(
     config = getattr(context.backbone, "config", None)
     if config is None:
         reason = (
-            "An exported file holds a graph, not a model that can be built at other sizes. Explain "
-            "the run that it was exported from to see this; what attention costs in general is "
-            "shown above."
+            "An exported file is a graph of a fixed size, which cannot be rebuilt at other sizes. "
+            "Explain the run that it was exported from; the general cost of attention is shown "
+            "above."
         )
         return [
             *shown,
-            MissingFigure(section="cost", title=f"What {context.name} costs", reason=reason),
+            MissingFigure(section="cost", title=f"Cost of {context.name}", reason=reason),
         ]
     return [_show_own(context.name, config, context), *shown]
 
@@ -111,14 +111,14 @@ def _of_attention(costs: Costs) -> int:
     return costs.of("attention") + costs.of("projections")
 
 
-def _swin_formula(side: int, *, everywhere: bool) -> int:
+def _swin_macs(side: int, *, global_attention: bool) -> int:
     total = 0
     for stage, depth in enumerate(SWIN_TINY.depths):
         cells, dim = side // (4 * 2**stage), SWIN_TINY.dim(stage)
         window = SWIN_TINY.windows[stage]
         each = (
             msa_macs(cells, cells, dim)
-            if everywhere
+            if global_attention
             else window_msa_macs(cells, cells, dim, window)
         )
         total += depth * each
@@ -141,8 +141,8 @@ def _show_macs(sides: Sequence[int]) -> ExplanationFigure:
     fine = np.linspace(sides[0], sides[-1], 60)
     side = np.array([round(value / 32) * 32 for value in fine])
     lines = {
-        "msa": [_swin_formula(int(s), everywhere=True) for s in side],
-        "window_msa": [_swin_formula(int(s), everywhere=False) for s in side],
+        "msa": [_swin_macs(int(s), global_attention=True) for s in side],
+        "window_msa": [_swin_macs(int(s), global_attention=False) for s in side],
         "vit_small": [
             vit.depth * msa_macs((int(s) // 16) ** 2 + 1, 1, vit.embed_dim) for s in side
         ],
@@ -153,28 +153,27 @@ def _show_macs(sides: Sequence[int]) -> ExplanationFigure:
         for name, (label, colour, mark) in _LABELS.items():
             axes.plot(side, np.array(lines[name]) / 1e9, color=colour, label=label)
             axes.plot(sides, np.array(rows[name]) / 1e9, mark, color=colour, ms=6)
-        _finish(axes, "image side in pixels", "billions of multiply-adds in attention layers")
+        _finish(axes, "image side in pixels", "multiply-adds of attention layers (billions)")
     left.set_title("linear scale", fontsize=10)
     left.set_ylim(0, 1.15 * max(rows["vit_small"]) / 1e9)
     right.set_yscale("log")
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     right.set_title("logarithmic scale", fontsize=10)
     right.legend(
-        frameon=False, fontsize=8, loc="lower right", title="lines: formula; marks: counted"
+        frameon=False, fontsize=8, loc="lower right", title="lines: formula; markers: counted"
     )
     times = rows["msa"][0] / rows["window_msa"][0], rows["msa"][-1] / rows["window_msa"][-1]
     return ExplanationFigure(
         name="cost-multiply-adds",
         section="cost",
-        title="Attention everywhere against attention in windows: multiply-adds",
+        title="Global and window attention: multiply-adds",
         text=(
-            "When every token looks at every other (MSA), work grows with the square of the "
-            "number of tokens; when tokens look only inside windows of M x M (W-MSA), it grows "
-            "with their number. Lines are the formulas, dots are counted on the real networks: "
-            "Swin-T, the same Swin-T with windows as large as its maps, and ViT-S. Swin-T's own "
-            f"windows save a factor of {times[0]:.0f} at {sides[0]} pixels and of {times[1]:.0f} "
-            f"at {sides[-1]}. ViT-S starts with patches of 16 pixels instead of 4, so it has 16 "
-            "times fewer tokens to begin with, and no fine maps."
+            "Global attention (MSA) grows quadratically with the number of tokens; attention in "
+            "windows of M x M (W-MSA) grows linearly. Lines are the formulas, markers are counted "
+            "on the real networks: Swin-T, the same Swin-T with windows as large as its maps, and "
+            f"ViT-S. Windows save a factor of {times[0]:.0f} at {sides[0]} pixels and of "
+            f"{times[1]:.0f} at {sides[-1]}. ViT-S has patches of 16 pixels instead of 4, hence 16 "
+            "times fewer tokens, and no fine feature maps."
         ),
         formula=FORMULA,
         source=SOURCE,
@@ -202,8 +201,8 @@ def _show_memory(sides: Sequence[int]) -> ExplanationFigure:
         "vit_small": lambda side: _vit_small(),
     }
     plain = {
-        name: [activation_bytes(make(s), (s, s)) / 2**30 for s in sides]
-        for name, make in builders.items()
+        name: [activation_bytes(build(s), (s, s)) / 2**30 for s in sides]
+        for name, build in builders.items()
     }
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -216,18 +215,17 @@ def _show_memory(sides: Sequence[int]) -> ExplanationFigure:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(sides[0] - 30, sides[-1] + 150)
-    _finish(axes, "image side in pixels", "GiB kept for the backward pass")
+    _finish(axes, "image side in pixels", "activations saved for backward (GiB)")
     axes.legend(frameon=False, fontsize=8)
     return ExplanationFigure(
         name="cost-memory",
         section="cost",
-        title="Attention everywhere against attention in windows: activation memory",
+        title="Global and window attention: activation memory",
         text=(
-            "What a training step must keep of one image (float32) when attention is computed as "
-            "it is written, weights and all: counted on the real networks, tensor by tensor. "
-            "Everywhere, each head keeps a weight for every pair of tokens, (hw)^2 of them; in "
-            "windows, M^2 for each token. Fused attention does not keep these weights; it computes "
-            "them twice instead."
+            "Activations that a training step saves per image (float32) when attention weights "
+            "are materialised, counted tensor by tensor on the real networks. Global attention "
+            "saves (hw)^2 weights per head, one per pair of tokens; window attention saves M^2 per "
+            "token. Fused attention recomputes these weights in the backward pass instead."
         ),
         formula=FORMULA_OF_WEIGHTS,
         source=SOURCE,
@@ -240,7 +238,9 @@ def _show_memory(sides: Sequence[int]) -> ExplanationFigure:
 def _show_time(map_sides: Sequence[int]) -> ExplanationFigure:
     dim, heads, window = SWIN_TINY.dim(0), SWIN_TINY.num_heads[0], SWIN_TINY.windows[0]
     with torch.random.fork_rng(devices=[]):
-        everywhere = SelfAttention(replace(_vit_small(), embed_dim=dim, num_heads=heads)).eval()
+        global_attention = SelfAttention(
+            replace(_vit_small(), embed_dim=dim, num_heads=heads)
+        ).eval()
         inside = WindowAttention(dim, heads, window, qkv_bias=True).eval()
     rule = SIZE_RULES[SWIN_TINY.size_rule]
 
@@ -249,7 +249,7 @@ def _show_time(map_sides: Sequence[int]) -> ExplanationFigure:
         inside(torch.zeros(1, side, side, dim), layout)
 
     def run_global(side: int) -> None:
-        everywhere(torch.zeros(1, side * side, dim), (side, side))
+        global_attention(torch.zeros(1, side * side, dim), (side, side))
 
     with torch.inference_mode():
         timed = {"msa": _time(run_global, map_sides), "window_msa": _time(run_window, map_sides)}
@@ -260,12 +260,12 @@ def _show_time(map_sides: Sequence[int]) -> ExplanationFigure:
         "window_msa": [window_msa_macs(s, s, dim, window) for s in map_sides],
     }
     for name, label, colour in (("msa", "MSA", ORANGE), ("window_msa", "W-MSA, 7 x 7", BLUE)):
-        there = map_sides[: len(timed[name])]
-        left.plot(there, 1000 * np.array(timed[name]), "o-", color=colour, label=label)
+        timed_sides = map_sides[: len(timed[name])]
+        left.plot(timed_sides, 1000 * np.array(timed[name]), "o-", color=colour, label=label)
         right.plot(map_sides, np.array(macs[name]) / 1e9, "o-", color=colour, label=label)
     for axes, title, unit in (
-        (left, "measured on this machine", "milliseconds"),
-        (right, "by the formulas", "billions of multiply-adds"),
+        (left, "measured on this machine", "time (ms)"),
+        (right, "formulas", "multiply-adds (billions)"),
     ):
         axes.set_title(title, fontsize=10)
         axes.set_yscale("log")
@@ -276,13 +276,13 @@ def _show_time(map_sides: Sequence[int]) -> ExplanationFigure:
     return ExplanationFigure(
         name="cost-time",
         section="cost",
-        title="One attention layer, measured",
+        title="Time of one attention layer",
         text=(
-            f"The time of one attention layer ({dim} channels, {heads} heads, one image) on this "
-            f"machine with {_count_threads()}, the fastest of a few runs, beside "
-            "what the formulas say. The first stage of Swin-T has a map of 56 x 56 tokens at 224 "
-            "pixels. On small maps what is not counted (copies, many small products) takes much of "
-            "the time; then the square wins."
+            f"Time of one attention layer ({dim} channels, {heads} heads, one image) on this "
+            f"machine with {_count_threads()}, the fastest of a few runs, next to the "
+            "multiply-adds. The first stage of Swin-T has a map of 56 x 56 tokens at 224 pixels. "
+            "On small maps overhead (copies, many small matrix products) dominates; on large maps "
+            "the quadratic term does."
         ),
         source=SOURCE,
         figure=figure,
@@ -306,7 +306,7 @@ def _count_threads() -> str:
 
 
 def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
-    """Seconds of the fastest run for each side, as long as it does not take too long."""
+    """Fastest run in seconds for each side, until one exceeds `MAX_SECONDS`."""
     seconds = []
     for side in map_sides:
         taken = []
@@ -314,10 +314,10 @@ def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
             start = time.perf_counter()
             run(side)
             taken.append(time.perf_counter() - start)
-            if taken[-1] > LONGEST_S / 4:
+            if taken[-1] > MAX_SECONDS / 4:
                 break
         seconds.append(min(taken))
-        if taken[-1] > LONGEST_S:
+        if taken[-1] > MAX_SECONDS:
             break
     return seconds
 
@@ -337,13 +337,13 @@ def _show_own(
         except MuntinError as error:
             refused = str(error)
     if base not in counted:
-        return MissingFigure(section="cost", title=f"What {name} costs", reason=refused)
-    kept = _keep_or_none(config, base)
-    return _draw_own(name, base, counted, kept)
+        return MissingFigure(section="cost", title=f"Cost of {name}", reason=refused)
+    saved = _saved_mib(config, base)
+    return _draw_own(name, base, counted, saved)
 
 
-def _keep_or_none(config: BackboneConfig, size: Size) -> float | None:
-    """MiB that a training step keeps; None where a model cannot run without memory."""
+def _saved_mib(config: BackboneConfig, size: Size) -> float | None:
+    """Saved activations in MiB; None if the model cannot run on the meta device."""
     try:
         return activation_bytes(config, size) / 2**20
     except (RuntimeError, NotImplementedError):
@@ -351,7 +351,7 @@ def _keep_or_none(config: BackboneConfig, size: Size) -> float | None:
 
 
 def _draw_own(
-    name: str, base: Size, counted: dict[Size, Costs], kept: float | None
+    name: str, base: Size, counted: dict[Size, Costs], saved: float | None
 ) -> ExplanationFigure:
     sizes = sorted(counted)
     every: tuple[Part, ...] = get_args(Part)
@@ -367,7 +367,7 @@ def _draw_own(
     for place, total in zip(places, bottom, strict=True):
         left.text(place, total, f"{total:.3g}", ha="center", va="bottom", fontsize=8)
     left.set_xticks(places, [f"{size[0]} x {size[1]}" for size in sizes])
-    _finish(left, "image (height x width) in pixels", "billions of multiply-adds")
+    _finish(left, "image size (height x width)", "multiply-adds (billions)")
     left.legend(frameon=False, fontsize=8)
     here = table[:, sizes.index(base)]
     order: list[int] = np.argsort(here).tolist()
@@ -384,22 +384,22 @@ def _draw_own(
     costs = counted[base]
     memory = (
         ""
-        if kept is None
-        else f" A plain training step keeps {kept:,.0f} MiB of activations for the backward pass."
+        if saved is None
+        else f" A plain training step saves {saved:,.0f} MiB of activations for the backward pass."
     )
     return ExplanationFigure(
         name="cost-of-the-model",
         section="cost",
-        title=f"What {name} costs",
+        title=f"Cost of {name}",
         text=(
             f"One image of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
-            f"multiply-adds in the backbone and a classifier.{memory} Bars show where they go as "
-            "the image grows: projections and MLP grow with the number of tokens; the products "
-            "of attention do so only where windows keep them small."
+            f"multiply-adds in the backbone and a classifier.{memory} Bars show the breakdown by "
+            "image size: projections and MLP grow linearly with the number of tokens; the matrix "
+            "products of attention do so only in windows."
         ),
         figure=figure,
         arrays={"sizes": np.array(sizes), "macs": table},
-        facts={"parts": parts, "img_size": base, "macs": costs.macs, "kept_mib": kept},
+        facts={"parts": parts, "img_size": base, "macs": costs.macs, "kept_mib": saved},
     )
 
 

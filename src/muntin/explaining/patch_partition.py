@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the image is cut: patches, windows and their shift, and the stages between merges.
+"""Figures of how an image becomes tokens: patches, windows and their shift, and stages.
 
 Letters: h, w sides of the image in pixels.
 """
@@ -60,15 +60,16 @@ _SHOWN_PATCHES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """The map at one scale.
+class StageGrid:
+    """The token grid of one stage.
 
     Attributes:
-        title: Of the stage.
-        grid: Tokens down and across.
-        stride: Pixels of a token.
-        channels: Of a token; 0 where they are not known.
-        kernel: Pixels that a token is made from at first; more than the stride where they overlap.
+        title: Title of the stage.
+        grid: (rows, columns) of tokens.
+        stride: Pixels between neighbouring tokens.
+        channels: Channels of a token; 0 if unknown.
+        kernel: Side in pixels of the patch that becomes a token; larger than the stride if patches
+            overlap.
     """
 
     title: str
@@ -79,7 +80,7 @@ class Step:
 
 
 def show_patches(context: Context) -> list[ExplanationFigure | MissingFigure]:
-    """Show how the image becomes tokens, and which of them belong together.
+    """Show how the image is split into tokens and windows.
 
     Args:
         context: The model and its image.
@@ -88,31 +89,31 @@ def show_patches(context: Context) -> list[ExplanationFigure | MissingFigure]:
         Patches; windows, their cyclic shift and its mask; the stages of a hierarchical model.
 
     Raises:
-        ShapeError: The backbone refuses this height and width.
+        ShapeError: The backbone does not accept this image size.
     """
     title = "Patches and windows"
     backbone = context.backbone
     if backbone is None:
         reason = (
-            "An exported file does not tell how its network cuts the image. Explain the run that "
-            "it was exported from; what decided can be seen here."
+            "An exported file does not expose its patches and windows. Explain the run that it "
+            "was exported from; attribution by occlusion is available here."
         )
         return [MissingFigure(section="cut", title=title, reason=reason)]
     layers = trace(backbone, context.images)
     if not layers:
         reason = (
-            f"{context.name} is of a kind whose patches cannot be read (ViT, Swin, Hiera, T2T-ViT; "
-            f"of timm, ViT and Swin V1), or has none. What its maps hold can be seen."
+            f"{context.name} has no patches, or its architecture is not supported (ViT, Swin, "
+            f"Hiera, T2T-ViT; from timm, ViT and Swin V1). Its feature maps are available."
         )
         return [MissingFigure(section="cut", title=title, reason=reason)]
-    steps = _find_steps(backbone, layers)
+    steps = _find_stages(backbone, layers)
     shown = [_show_patches(context, steps[0]), *show_windows(context, layers)]
     if len(steps) > 1:
-        shown.append(_show_steps(context, steps))
+        shown.append(_show_stages(context, steps))
     return shown
 
 
-def _find_steps(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[Step]:
+def _find_stages(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[StageGrid]:
     if isinstance(backbone, T2TViT):
         size: Size = (layers[0].grid[0], layers[0].grid[1])
         channels = (backbone.config.token_dim, backbone.config.token_dim, backbone.config.embed_dim)
@@ -122,15 +123,17 @@ def _find_steps(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[S
             stride *= split[1]
             kernel = SPLITS[0][0] if number == 1 else stride
             steps.append(
-                Step(
+                StageGrid(
                     title=f"unfolding {number}", grid=size, stride=stride, channels=width,
                     kernel=kernel,
                 )
             )  # fmt: skip
         return steps
-    stages = {layer.stage: layer for layer in layers}  # its last layer: pooled before, if at all
+    stages = {
+        layer.stage: layer for layer in layers
+    }  # the last layer of each: pooling is in the first
     return [
-        Step(
+        StageGrid(
             title=f"stage {stage}" if len(stages) > 1 else "patches",
             grid=layer.query_grid,
             stride=layer.stride * layer.pooled,
@@ -151,7 +154,7 @@ def _count_channels(backbone: nn.Module, stage: int) -> int:
     return int(getattr(config, "embed_dim", 0))
 
 
-def _show_patches(context: Context, step: Step) -> ExplanationFigure:
+def _show_patches(context: Context, step: StageGrid) -> ExplanationFigure:
     height, width = context.images.shape[2:]
     covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
     channels = context.images.shape[1]
@@ -160,26 +163,26 @@ def _show_patches(context: Context, step: Step) -> ExplanationFigure:
     padded = f", padded to {height} x {width}" if enlarged else ""
     text = (
         f"The image, {context.shown_size[0]} x {context.shown_size[1]} pixels (height x width)"
-        f"{padded}, becomes {step.grid[0]} x {step.grid[1]} tokens. One is made from "
-        f"{step.kernel} x {step.kernel} pixels: {step.kernel**2 * channels} values become "
-        f"{step.channels} channels by one linear map, the same for every patch. "
+        f"{padded}, is split into {step.grid[0]} x {step.grid[1]} tokens. Each patch of "
+        f"{step.kernel} x {step.kernel} pixels ({step.kernel**2 * channels} values) is projected "
+        f"to {step.channels} channels by one shared linear layer. "
     )
     text += (
-        f"Patches overlap: one begins every {step.stride} pixels. "
+        f"Patches overlap: the stride is {step.stride} pixels. "
         if overlap > 0
         else "Patches do not overlap. "
     )
     if covered[0] > context.shown_size[0] or covered[1] > context.shown_size[1]:
-        why = "whole tokens come out"
+        why = "to a whole number of patches"
         if enlarged:
-            why = f"sides are multiples of {PAD_TO} pixels, as the stride of the coarsest map asks"
-        text += f"Hatched: padding, added right and below so that {why}."
+            why = f"to multiples of {PAD_TO} pixels, the stride of the coarsest map"
+        text += f"Hatched: padding on the right and bottom, {why}."
     elif covered[0] < height or covered[1] < width:
-        text += "Hatched: pixels that fill no whole patch and are left out."
+        text += "Hatched: pixels beyond the last whole patch, which are ignored."
     return ExplanationFigure(
         name="cut-patches",
         section="cut",
-        title="Patches: the tokens that a model reads",
+        title="Patches",
         text=text,
         figure=_draw_patches(context, step),
         formula=_PATCHES,
@@ -196,7 +199,7 @@ def _show_patches(context: Context, step: Step) -> ExplanationFigure:
     )
 
 
-def _draw_patches(context: Context, step: Step) -> Figure:
+def _draw_patches(context: Context, step: StageGrid) -> Figure:
     image = input_image(context)
     covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
     canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
@@ -210,7 +213,7 @@ def _draw_patches(context: Context, step: Step) -> Figure:
     whole.add_patch(
         Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2, zorder=3)
     )
-    set_panel(near, canvas, f"the middle {side} x {side}")
+    set_panel(near, canvas, f"central {side} x {side}")
     draw_grid(near, step.grid, step.stride, 1.2)
     over = (step.kernel - step.stride) / 2
     middle = side // 2 * step.stride
@@ -227,7 +230,7 @@ def _draw_patches(context: Context, step: Step) -> Figure:
 
 
 def hatch_outside(axes: Axes, inner: Size, outer: Sequence[int]) -> None:
-    """Hatch what of a canvas lies right of and below a part, in pixels."""
+    """Hatch the area of a canvas to the right of and below an inner size, in pixels."""
     boxes = (
         (0, inner[0], outer[1], outer[0] - inner[0]),
         (inner[1], 0, outer[1] - inner[1], inner[0]),
@@ -242,28 +245,28 @@ def hatch_outside(axes: Axes, inner: Size, outer: Sequence[int]) -> None:
             )  # fmt: skip
 
 
-def _show_steps(context: Context, steps: Sequence[Step]) -> ExplanationFigure:
-    merges = "merging joins 2 x 2 neighbours: 4C channels side by side, mapped to 2C"
+def _show_stages(context: Context, steps: Sequence[StageGrid]) -> ExplanationFigure:
+    merges = "patch merging concatenates 2 x 2 neighbours (4C channels) and projects them to 2C"
     backbone = context.backbone
     if isinstance(backbone, Hiera):
-        merges = "queries are pooled, the largest of 2 x 2 neighbours, and get twice the channels"
+        merges = "queries are max-pooled over 2 x 2 neighbours, and channels double"
     elif isinstance(backbone, T2TViT):
-        merges = "overlapping pieces of 3 x 3 tokens are unfolded and become one"
+        merges = "overlapping neighbourhoods of 3 x 3 tokens are unfolded into one token"
     odd = any(side % 2 for step in steps[:-1] for side in step.grid)
     text = (
-        f"Between stages {merges}. So each stage has a quarter of the tokens, and a token stands "
-        f"for more of the image: the panels show the image as coarse as the tokens are. The "
-        f"stages are a pyramid that detectors and segmenters read."
+        f"Between stages {merges}. Each stage has a quarter of the tokens of the one before, and "
+        f"each token covers more of the image: the panels show the image at the resolution of the "
+        f"tokens. The stages form a feature pyramid for detection and segmentation heads."
     )
     if odd and isinstance(backbone, Swin):
-        text += " A side that is odd gets a row or column of zeros first."
+        text += " Odd sides are padded with one row or column of zeros first."
     merging = not isinstance(backbone, Hiera | T2TViT)
     return ExplanationFigure(
         name="cut-stages",
         section="cut",
-        title="Stages: fewer and wider tokens",
+        title="Stages: fewer tokens, more channels",
         text=text,
-        figure=_draw_steps(context, steps, merging=merging),
+        figure=_draw_stages(context, steps, merging=merging),
         formula=_MERGE if merging else "",
         source="Liu et al. 2021, arXiv 2103.14030, section 3.1" if merging else "",
         facts={
@@ -281,7 +284,7 @@ def _show_steps(context: Context, steps: Sequence[Step]) -> ExplanationFigure:
     )
 
 
-def _draw_steps(context: Context, steps: Sequence[Step], *, merging: bool) -> Figure:
+def _draw_stages(context: Context, steps: Sequence[StageGrid], *, merging: bool) -> Figure:
     image = input_image(context)
     ratio = panel_ratio(context.shown_size)
     width = 9.0
@@ -294,7 +297,7 @@ def _draw_steps(context: Context, steps: Sequence[Step], *, merging: bool) -> Fi
         axes.set_axis_off()
         words = (
             f"{step.title}: {step.grid[0]} x {step.grid[1]} tokens\n"
-            f"{step.channels} channels, {step.stride} pixels a token"
+            f"{step.channels} channels, {step.stride} pixels per token"
         )
         set_panel(axes, _coarsen(image, step), words)
     if merging:
@@ -302,8 +305,8 @@ def _draw_steps(context: Context, steps: Sequence[Step], *, merging: bool) -> Fi
     return figure
 
 
-def _coarsen(image: NDArray[np.float32], step: Step) -> NDArray[np.float32]:
-    """Mean colour of the pixels of each token, as large as the image."""
+def _coarsen(image: NDArray[np.float32], step: StageGrid) -> NDArray[np.float32]:
+    """Mean colour of each token's pixels, at the size of the image."""
     height, width = image.shape[:2]
     rows = np.minimum(np.arange(height) // step.stride, step.grid[0] - 1)
     columns = np.minimum(np.arange(width) // step.stride, step.grid[1] - 1)
@@ -318,7 +321,7 @@ def _coarsen(image: NDArray[np.float32], step: Step) -> NDArray[np.float32]:
 
 
 def _draw_merging(axes: Axes, channels: int) -> None:
-    """Four neighbours, side by side, one token."""
+    """Draw patch merging: four neighbours, concatenated, one token."""
     axes.set_axis_off()
     axes.set_xlim(0, 18)
     axes.set_ylim(3, 0)
@@ -333,7 +336,7 @@ def _draw_merging(axes: Axes, channels: int) -> None:
         axes.add_patch(FancyArrow(start, 1.4, length, 0, width=0.06, head_width=0.35, color=INK))
     for x, y, words in (
         (1.5, 2.75, "2 x 2 neighbours"),
-        (7.2, 2.35, f"side by side: {4 * channels}"),
+        (7.2, 2.35, f"concatenated: {4 * channels}"),
         (11.1, 1.15, "linear"),
         (14.1, 2.35, f"one token: {2 * channels}"),
     ):
