@@ -31,7 +31,7 @@ from torch import nn
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.detection import list_detect
-from muntin.metrics.detection import DetectionMetric
+from muntin.metrics.detection_metric import DetectionMetric
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, Objects

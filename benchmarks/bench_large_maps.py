@@ -155,7 +155,7 @@ def predict(run: str, image: str) -> dict[str, float]:
 def compare(run: Path, folder: Path) -> dict[str, Any]:
     """Score images that are seen at once and in windows."""
     import muntin
-    from muntin.metrics.semantic import SemanticMetric
+    from muntin.metrics.semantic_metric import SemanticMetric
 
     predictor = muntin.load(run)
     metrics = {"at once": SemanticMetric(("ground", "thing"))}

@@ -33,7 +33,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.pose import list_pose
-from muntin.metrics.pose import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseMetric, Subject
 from muntin.results import Poses
 from muntin.samples import Listing
 

@@ -130,7 +130,7 @@ def build_theirs() -> nn.Module:
 def build_ours() -> nn.Module:
     """Build that of muntin."""
     import muntin
-    from muntin.heads.semantic import SemanticConfig
+    from muntin.heads.semantic_head import SemanticConfig
 
     config = SemanticConfig(dropout=0.0)
     return muntin.create_segmenter(

@@ -15,7 +15,7 @@ from muntin.configs import with_texts
 from muntin.data.synthetic_sets import write_coco
 from muntin.heads.network import Network
 from muntin.samples import Classes
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
 from muntin.zoo import create_backbone
 

@@ -9,7 +9,7 @@ import pytest
 from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.demonstration import demo
 from muntin.errors import RunError
-from muntin.tasks.table import TASKS
+from muntin.tasks.task_table import TASKS
 
 
 def _few_classes(folder):

@@ -14,8 +14,8 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.published import COCO_NAMES, open_published, read_class_names
 from muntin.runs import Run
-from muntin.tasks.table import find_task
-from muntin.weights.files import write_weights
+from muntin.tasks.task_table import find_task
+from muntin.weights.weight_files import write_weights
 
 NAMES = ("cat", "dog")
 

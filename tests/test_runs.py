@@ -14,10 +14,10 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
 from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.errors import ConfigError, RunError
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS
+from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
-from muntin.heads.pose import POSE_HEADS
-from muntin.heads.semantic import MAP_HEADS
+from muntin.heads.pose_head import POSE_HEADS
+from muntin.heads.semantic_head import MAP_HEADS
 from muntin.recipes import RECIPES
 from muntin.runs import RunConfig, read_json, write_json
 from muntin.zoo import model_config

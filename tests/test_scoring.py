@@ -17,12 +17,12 @@ from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
 from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
-from muntin.drawing.poses import poses_of
+from muntin.drawing.pose_drawing import poses_of
 from muntin.errors import DataError, MuntinWarning
-from muntin.metrics.pose import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseMetric, Subject
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.scoring.figures import draw_scored
+from muntin.scoring.evaluation_plots import draw_scored
 from muntin.scoring.outputs import Outputs, Scored
 from tests.small import CLASSES, image, train_small, write_images
 

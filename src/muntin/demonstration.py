@@ -19,15 +19,15 @@ from muntin.data.label_files import read_mask
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
-from muntin.drawing.detections import draw_pair
-from muntin.drawing.maps import draw_maps_side_by_side
-from muntin.drawing.poses import draw_pose_pair, poses_of
+from muntin.drawing.detection_drawing import draw_pair
+from muntin.drawing.pose_drawing import draw_pose_pair, poses_of
 from muntin.drawing.saving import save_image
+from muntin.drawing.semantic_drawing import draw_maps_side_by_side
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
 from muntin.scoring.evaluation import evaluate
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
 
 __all__ = ["demo"]

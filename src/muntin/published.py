@@ -15,13 +15,13 @@ from muntin.errors import ConfigError, DataError, RunError
 from muntin.recipes import AUGMENTS
 from muntin.runs import WEIGHTS, Run, RunConfig
 from muntin.samples import Classes
-from muntin.tasks.table import task_of_head
 from muntin.tasks.task import Task
-from muntin.weights.files import write_weights
-from muntin.weights.loading import LoadReport, load_weights
-from muntin.zoo.building import find_model
+from muntin.tasks.task_table import task_of_head
+from muntin.weights.weight_files import write_weights
+from muntin.weights.weight_loading import LoadReport, load_weights
 from muntin.zoo.creating import create
-from muntin.zoo.table import ALIASES, ModelEntry
+from muntin.zoo.model_building import find_model
+from muntin.zoo.model_zoo import ALIASES, ModelEntry
 
 __all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 

@@ -13,11 +13,11 @@ from muntin.data.augmentations import AnyAugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.conventions import RCNNConfig
 from muntin.heads.fcos import FCOSConfig
-from muntin.heads.pose import PoseConfig
-from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import AnyHeadConfig
+from muntin.heads.head_table import AnyHeadConfig
+from muntin.heads.pose_head import PoseConfig
+from muntin.heads.rcnn_config import RCNNConfig
+from muntin.heads.semantic_head import SemanticConfig
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
 from muntin.samples import TaskKind
 from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict

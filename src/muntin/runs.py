@@ -34,9 +34,9 @@ from muntin.heads.network import Network
 from muntin.outside_errors import cannot_write
 from muntin.run_config import RunConfig
 from muntin.samples import Classes
-from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
-from muntin.weights.loading import load_weights
+from muntin.tasks.task_table import find_task
+from muntin.weights.weight_loading import load_weights
 from muntin.zoo.families import build_backbone, free_attention
 
 __all__ = [

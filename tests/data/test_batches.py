@@ -26,7 +26,7 @@ from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.samples import Entry, Listing
 from muntin.scoring import run_network
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from tests.data.scenes import targets_of
 from tests.detectors import mixed_sizes, tiny_detector
 

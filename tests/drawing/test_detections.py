@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.drawing.detections import draw_detections, draw_objects, draw_pair
+from muntin.drawing.detection_drawing import draw_detections, draw_objects, draw_pair
 from muntin.drawing.outlines import cut_mask
 from muntin.drawing.plots import draw_precision_recall
-from muntin.drawing.results import draw_result
+from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure
 from muntin.results import Detections
 from muntin.run_lengths import encode_mask

@@ -10,7 +10,7 @@ from torch import nn
 
 from muntin.data.transforms import Preprocessing, center_crop, normalise, to_tensor
 from muntin.explaining.context import Context
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.hiera import Hiera, HieraConfig
 from muntin.models.swin import Swin
@@ -19,7 +19,7 @@ from muntin.models.t2t_vit import T2TViT, T2TViTConfig
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.models.vit import ViT
 from muntin.samples import Classes
-from muntin.tasks.classify import CLASSIFY
+from muntin.tasks.classification_task import CLASSIFY
 from tests.parity.peers import SWIN, VIT, perturb
 
 SWIN_V2 = SwinV2Config(

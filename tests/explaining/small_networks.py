@@ -17,7 +17,7 @@ from muntin.engines.network import EngineNetwork, Front
 from muntin.explaining.context import Context
 from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 
 NORMAL = {"mean": (0.485, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
 NAMES = ("ash", "birch", "cedar")

@@ -25,7 +25,7 @@ from muntin.explaining.point_layers import (
 from muntin.explaining.token_lookup import cell_at, find_point, token_at
 from muntin.explaining.token_plotting import blend
 from muntin.models.vit import ViT
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from tests.explaining.small_contexts import (
     BUILDERS,
     assert_untouched,

@@ -28,11 +28,11 @@ from muntin.explaining.attribution_methods import (
 )
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.scores import ask
+from muntin.explaining.output_target import select_output
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
 from muntin.heads.network import Network
 from muntin.samples import Classes, Skeleton
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, NAMES, TINY, build, in_engine, make_context
 
@@ -254,7 +254,7 @@ def test_odds_are_those_of_the_score_that_is_told(head: str) -> None:
         sizes = torch.tensor([context.shown_size])
         with torch.no_grad():
             found = context.network(context.images, sizes)[0]
-        asked = ask(context, context.network, context.images)
+        asked = select_output(context, context.network, context.images)
         assert torch.tensor(asked.value).sigmoid().item() == pytest.approx(
             float(found.scores[number]), rel=1e-3
         )
@@ -268,7 +268,7 @@ def test_a_cell_has_the_logit_that_its_score_is_made_of() -> None:
     context = _detector("fcos_small", target=2)
     with torch.no_grad():
         found = context.network(context.images, torch.tensor([context.shown_size]))[0]
-    asked = ask(context, context.network, context.images)
+    asked = select_output(context, context.network, context.images)
     score = float(found.scores[2])
     # The told score is the geometric mean of this and of the centredness, which is at most 1.
     assert 0 < score**2 / torch.tensor(asked.value).sigmoid().item() <= 1
@@ -286,7 +286,7 @@ def test_asks_about_the_region_of_a_class() -> None:
     logits = context.network(context.images)[0].detach()
     won = logits.argmax(dim=0)
     for class_id in won.unique().tolist():
-        asked = ask(_mapper(target=class_id), context.network, context.images)
+        asked = select_output(_mapper(target=class_id), context.network, context.images)
         assert asked.value == pytest.approx(float(logits[class_id][won == class_id].mean()))
         assert asked.region.shape == context.shown_size
         assert asked.region[10, 20] == (won[10 // 4, 20 // 4] == class_id)
@@ -294,7 +294,7 @@ def test_asks_about_the_region_of_a_class() -> None:
 
 def test_the_region_is_marked_on_the_image_as_it_is() -> None:
     context = _mapper()
-    asked = ask(context, context.network, context.images)
+    asked = select_output(context, context.network, context.images)
     panel = show_attribution(context)[0].figure.axes[0]
     drawn = panel.images[0].get_array()
     shown = context.shown.permute(1, 2, 0).numpy()
@@ -327,7 +327,7 @@ def test_says_on_the_map_that_nothing_speaks_for_it() -> None:
 def test_asks_about_a_keypoint() -> None:
     context = _pose(target=1)
     maps = context.network(context.images)[0].detach()
-    asked = ask(context, context.network, context.images)
+    asked = select_output(context, context.network, context.images)
     assert asked.value == pytest.approx(float(maps[1].max()))
     row, column = divmod(int(maps[1].argmax()), maps.shape[2])
     assert np.allclose(asked.point, (column * 63 / 15, row * 47 / 11), atol=4)

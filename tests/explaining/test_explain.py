@@ -26,7 +26,7 @@ from muntin.explaining.target_selection import predict
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.explaining.small_networks import build
 from tests.small import CLASSES, image, train_small, write_images

@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from muntin.heads.conventions import CONVENTIONS, RCNNConfig
+from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.targets import BoxTargets
 
 NUM_CLASSES = 4

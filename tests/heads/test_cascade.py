@@ -19,10 +19,10 @@ import torch.nn.functional as F
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.heads.conventions import CONVENTIONS, RCNNConfig
-from muntin.heads.detectors import MASK_DETECTORS
+from muntin.heads.detector_table import MASK_DETECTORS
 from muntin.heads.necks import NeckConfig
-from muntin.heads.regions import read_regions
+from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.heads.roi_heads import read_regions
 from muntin.targets import BoxTargets
 from tests.heads.peers import objects
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from muntin.heads.conventions import RCNNConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.heads.network import Network
+from muntin.heads.rcnn_config import RCNNConfig
 from muntin.targets import BoxTargets
 from muntin.zoo import create_backbone
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from muntin.errors import ConfigError
-from muntin.heads.detectors import DETECTORS, build_detector
-from muntin.heads.linear import build_classifier
+from muntin.heads.classification_head import build_classifier
+from muntin.heads.detector_table import DETECTORS, build_detector
 from muntin.heads.network import Network
-from muntin.heads.semantic import MAP_HEADS, SemanticHead
+from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
 from muntin.zoo import create_backbone
 
 

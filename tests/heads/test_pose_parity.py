@@ -12,7 +12,7 @@ from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEst
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.heads.pose import POSE_HEADS, PoseConfig
+from muntin.heads.pose_head import POSE_HEADS, PoseConfig
 
 DIM, DEPTH, HEADS, POINTS = 48, 3, 4, 9
 

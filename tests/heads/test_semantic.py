@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
 from muntin.heads.network import Network
-from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
+from muntin.heads.semantic_head import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.ops.dense_losses import IGNORED
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from muntin.zoo import create_backbone
 
 DIM, CLASSES = 24, 7

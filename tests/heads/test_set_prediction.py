@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import box_convert
 
 from muntin.heads.detector import Detector, FixedDetector
-from muntin.heads.found import Candidates
+from muntin.heads.instances import Candidates
 from muntin.heads.network import Network
 from muntin.heads.select_config import SelectConfig
 from muntin.targets import BoxTargets

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.metrics.classification import ClassificationMetric
+from muntin.metrics.classification_metric import ClassificationMetric
 
 
 def collect(logits, targets, batch_size, **options):

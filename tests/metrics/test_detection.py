@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from muntin.errors import ConfigError, DataError, ShapeError
-from muntin.metrics.detection import DetectionMetric
+from muntin.metrics.detection_metric import DetectionMetric
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, mask_area, to_run_lengths
 from muntin.samples import Objects

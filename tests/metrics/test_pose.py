@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from muntin.data.skeletons import COCO_PERSON
-from muntin.metrics.pose import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseMetric, Subject
 from muntin.ops.keypoints import guess_area, similarity, suppress_poses
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton

@@ -10,7 +10,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from muntin.errors import ShapeError
-from muntin.metrics.semantic import SemanticMetric
+from muntin.metrics.semantic_metric import SemanticMetric
 from muntin.results import SemanticMap
 
 NAMES = ("a", "b", "c", "d")

@@ -12,7 +12,7 @@ import torch
 from muntin.configs import from_dict, to_dict
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.vit import ViT, ViTConfig

@@ -21,10 +21,10 @@ import torch
 
 from muntin.configs import from_dict, to_dict
 from muntin.errors import ConfigError, ShapeError
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 
 TOLERANCE = 1e-5
 NUM_CLASSES = 5

@@ -19,15 +19,15 @@ from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import TokenMask
 from muntin.heads.network import Network
-from muntin.heads.reconstruction import PixelDecoder, cut_patches
-from muntin.objectives.reconstruction import MaskedReconstruction, draw_masks
+from muntin.heads.reconstruction_head import PixelDecoder, cut_patches
+from muntin.objectives.reconstruction_objective import MaskedReconstruction, draw_masks
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.runs import Run, RunConfig, read_journal
 from muntin.samples import Classes
-from muntin.training.loop import Stores, fit
+from muntin.training.loop import ImageCaches, fit
 from muntin.training.progress import Reporter
-from muntin.zoo.building import model_config
 from muntin.zoo.families import build_backbone
+from muntin.zoo.model_building import model_config
 
 SIDE, PATCH = 32, 8
 PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -112,7 +112,7 @@ def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
             path=out, config=config, classes=Classes(names=data.train.class_names),
             preprocessing=PRE,
         )  # fmt: skip
-        stores = Stores(
+        stores = ImageCaches(
             train=ImageCache(data.train, PRE, config.data_config),
             val=ImageCache(data.val, PRE, config.data_config),
         )

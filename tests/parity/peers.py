@@ -14,7 +14,7 @@ from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.vit import ViT, ViTConfig

@@ -14,12 +14,12 @@ from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
-from muntin.heads.linear import build_classifier
+from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT, deit3_preset, vit_preset
 from muntin.weights.dialects import to_dialect
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import (
     NUM_CLASSES,
     SWIN,

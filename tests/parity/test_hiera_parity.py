@@ -12,11 +12,11 @@ import torch
 import transformers
 from timm.models.hiera import Hiera as TimmHiera
 
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.hiera import HIERA_TINY, Hiera, HieraConfig
 from muntin.weights.dialects import to_dialect
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import (
     NUM_CLASSES,
     TOLERANCE,

@@ -14,11 +14,11 @@ import transformers
 from timm.models.swin_transformer_v2 import SwinTransformerV2 as TimmSwinV2
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.weights.dialects import to_dialect
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import NUM_CLASSES, assert_equal_outputs, batch_images, perturb, run_peer
 
 pytestmark = pytest.mark.parity

@@ -24,7 +24,7 @@ from muntin.prediction import Predictor
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from tests.detectors import tiny_detector, train_detector
 
 ROOT = Path(__file__).resolve().parents[2]

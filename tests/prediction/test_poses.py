@@ -24,7 +24,7 @@ from muntin.prediction.pose_csv import write_poses
 from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
-from muntin.tasks.table import TASKS
+from muntin.tasks.task_table import TASKS
 
 SKELETON = Skeleton(
     names=("red", "green", "blue"), flip_pairs=((0, 1),), mirrored=True, sigmas=(0.05,) * 3

@@ -20,7 +20,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError
 from muntin.prediction import Predictor
 from muntin.samples import Classes
-from muntin.tasks.table import find_task
+from muntin.tasks.task_table import find_task
 from tests.prediction import test_poses as poses
 from tests.prediction.test_detection import predictor_of, scene
 

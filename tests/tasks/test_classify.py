@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from muntin.errors import ConfigError
 from muntin.features import Features
-from muntin.heads.linear import LinearHead
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.samples import Classes, Entry, Listing
-from muntin.tasks.table import TASKS, find_task
 from muntin.tasks.task import ImageMeta, TrainBatch
+from muntin.tasks.task_table import TASKS, find_task
 from muntin.zoo import create_backbone
 
 CLASSIFY = TASKS["classify"]

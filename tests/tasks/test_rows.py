@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.run_lengths import decode_mask, encode_mask
 from muntin.samples import Classes, Entry, Listing, Objects, Skeleton
-from muntin.tasks.table import TASKS, find_task
 from muntin.tasks.task import ImageMeta
+from muntin.tasks.task_table import TASKS, find_task
 
 SIZE, SHOWN = (40, 60), (20, 30)
 SKELETON = Skeleton(names=("nose", "left", "right"), flip_pairs=((1, 2),), sigmas=(0.1,) * 3)

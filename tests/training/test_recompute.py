@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Less memory: smaller batches that are gathered, and blocks that are computed again."""
+"""Less memory: smaller batches with accumulated gradients, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
-from muntin.tasks.table import find_task
-from muntin.training.recompute import checkpoint_blocks
+from muntin.tasks.task_table import find_task
+from muntin.training.auto_batch import saved_bytes
 from muntin.training.journal import read_journal
-from muntin.training.auto_batch import SHARE, fit_batch, saved_bytes
+from muntin.training.recompute import checkpoint_blocks
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 
@@ -31,9 +31,9 @@ def detector(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_looking_at_a_image_changes_nothing(head):
+def test_measuring_saved_bytes_changes_nothing(head):
     network = detector(head)
-    # Batch norms count what they see; the network must not.
+    # Batch norms update their statistics in training mode; the network must not change.
     network.head.extra = torch.nn.BatchNorm2d(3)
     network.backbone.register_forward_pre_hook(lambda _, inputs: (network.head.extra(*inputs),))
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -64,15 +64,15 @@ def test_small_memory_makes_small_batches():
     weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
     config = TrainConfig(batch_size=8)
     for images, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
-        free = int((images * each + weights) / SHARE["cpu"])
+        free = int((images * each + weights) / MEMORY_SHARE["cpu"])
         notes: list[str] = []
-        fitted = fit_batch(network, config, (64, 64), EXAMPLE, "cpu", notes, free=free)
+        fitted = fit_batch_size(network, config, (64, 64), EXAMPLE, "cpu", notes, free=free)
         assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
         assert bool(notes) == (batch != 8)
         assert fitted.batch_size * fitted.accumulate >= config.batch_size
     twice = TrainConfig(batch_size=8, accumulate=2)
-    gathered = fit_batch(network, twice, (64, 64), EXAMPLE, "cpu", [], free=free)
-    assert (gathered.batch_size, gathered.accumulate) == (1, 16)
+    accumulated = fit_batch_size(network, twice, (64, 64), EXAMPLE, "cpu", [], free=free)
+    assert (accumulated.batch_size, accumulated.accumulate) == (1, 16)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
@@ -81,7 +81,7 @@ def test_a_run_with_little_memory(monkeypatch, tmp_path):
     read = Path.read_text
 
     def read_text(path, *args, **more):
-        """What the system says of its memory: nothing is free."""
+        """Report that no memory is free."""
         return "MemAvailable: 0 kB" if path == Path("/proc/meminfo") else read(path, *args, **more)
 
     monkeypatch.setattr(Path, "read_text", read_text)
@@ -103,7 +103,7 @@ def gradients_of(network, images, sizes, targets):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])
-def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
+def test_recomputed_blocks_have_the_same_gradients(head, drop_path):
     network = detector(head).train()
     for module in network.modules():
         if type(module).__name__ == "DropPath":
@@ -123,7 +123,7 @@ def test_computing_blocks_again_gives_the_same_gradients(head, drop_path):
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
-def test_computing_blocks_of_timm_again_gives_the_same(name):
+def test_recomputed_timm_blocks_have_the_same_gradients(name):
     pytest.importorskip("timm")
     network = create_model(f"timm:{name}", num_classes=3).train()
     other = copy.deepcopy(network)
@@ -138,14 +138,14 @@ def test_computing_blocks_of_timm_again_gives_the_same(name):
         assert value.equal(network.state_dict()[key]), key
 
 
-def test_computing_blocks_again_saves_memory():
+def test_recomputed_blocks_save_memory():
     network = detector("mask_rcnn_small")
     before = saved_bytes(network, (128, 128), EXAMPLE)
     checkpoint_blocks(network.backbone)
     assert saved_bytes(network, (128, 128), EXAMPLE) < before
 
 
-def test_a_copy_computes_its_own_blocks_again():
+def test_a_copy_recomputes_its_own_blocks():
     """Averaged weights are a copy of a network whose blocks were changed."""
     network = detector("fcos_small").train()
     checkpoint_blocks(network.backbone)
@@ -160,27 +160,27 @@ def test_a_copy_computes_its_own_blocks_again():
         assert left.abs().max() > 0.1
 
 
-class Careless(torch.nn.Module):
-    """A block that changes what it is given."""
+class InPlaceBlock(torch.nn.Module):
+    """A block that modifies its input in place."""
 
     def forward(self, x):
         return x.mul_(2).sigmoid()
 
 
-def test_a_block_that_changes_its_input_is_refused():
+def test_blocks_with_in_place_input_changes_are_refused():
     backbone = torch.nn.Module()
-    backbone.blocks = torch.nn.ModuleList([Careless()])
+    backbone.blocks = torch.nn.ModuleList([InPlaceBlock()])
     checkpoint_blocks(backbone)
-    with pytest.raises(ConfigError, match=r"train\.checkpointing needs blocks that leave"):
+    with pytest.raises(ConfigError, match=r"train\.checkpointing.*in place"):
         backbone.blocks[0](torch.ones(3, requires_grad=True) * 2)
 
 
-def test_what_has_no_blocks():
+def test_a_module_without_blocks_is_refused():
     with pytest.raises(ConfigError, match="Linear"):
         checkpoint_blocks(torch.nn.Linear(2, 2))
 
 
-def test_a_run_that_computes_blocks_again_is_the_same_run(tmp_path):
+def test_a_run_with_checkpointing_has_the_same_losses(tmp_path):
     data = write_coco(tmp_path / "shapes", num_train=4, num_val=1, size=(64, 64))
     losses = []
     for checkpointing in ("false", "true"):

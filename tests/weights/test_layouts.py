@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 from muntin.errors import WeightError
-from muntin.heads.linear import build_classifier
+from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.vit import ViT
 from muntin.weights.dialects import to_dialect
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import (
     NUM_CLASSES,
     SWIN,

@@ -9,10 +9,10 @@ import torch
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS
+from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
-from muntin.heads.pose import PoseHead
-from muntin.tasks.table import TASKS
+from muntin.heads.pose_head import PoseHead
+from muntin.tasks.task_table import TASKS
 
 SMALL = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
 

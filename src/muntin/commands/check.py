@@ -34,7 +34,7 @@ def check(
 ) -> int:
     """Validate a data set and list every faulty file; exit code 1 on errors."""
     from muntin.data.data_config import DataConfig, change_reading
-    from muntin.tasks.table import find_task
+    from muntin.tasks.task_table import find_task
 
     reading = change_reading(DataConfig(), parse_settings(settings or []))
     report = find_task(task).check_data(data, reading)

@@ -17,7 +17,7 @@ from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import ENGINES, find_engine
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.heads.network import Network
 from muntin.inference.building import FromPixels, build_inference
 from muntin.inference.fused_building import FusedFromPixels

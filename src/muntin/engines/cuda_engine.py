@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from muntin.engines.graphs import Graph, Precision, Runner, to_arrays
 from muntin.errors import ConfigError
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.inference.cuda_graphs import Capture, GraphRunner
 
 __all__ = ["find_lack", "start_cuda", "start_recorded"]

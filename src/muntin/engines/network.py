@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from muntin.engines.graphs import Runner
 from muntin.errors import ShapeError
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.shapes import Int, Size, UInt8
 
 __all__ = ["EngineNetwork", "Front"]

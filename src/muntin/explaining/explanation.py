@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from muntin.drawing.results import draw_result
+from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import DataError, MuntinError, MuntinWarning
 from muntin.explaining.arguments import (
@@ -48,7 +48,7 @@ from muntin.explaining.retrieval import show_embeddings, show_neighbours
 from muntin.explaining.target_selection import TargetNotFound
 from muntin.explaining.token_lookup import find_point
 from muntin.prediction.sources import ImageLike
-from muntin.results import SURE, Detections, Poses
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
 
 __all__ = ["EXPLAINERS", "ExplainOptions", "Explainer", "Page", "explain"]
@@ -350,7 +350,7 @@ class _Session:
             self.page.notes = model_notes(self.model)
             self.first_entry = entry
         if isinstance(found, Detections | Poses):
-            found = found.above(SURE)
+            found = found.above(DEFAULT_SCORE_THRESHOLD)
         answer = None if unreadable else draw_result(context.pixels, found)
         self.page.add_image(entry, context, answer)
         for explainer in self.explainers:

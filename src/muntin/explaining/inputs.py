@@ -22,7 +22,7 @@ from muntin.errors import ConfigError, MuntinError
 from muntin.explaining.arguments import check_point
 from muntin.explaining.context import Context, pad_image
 from muntin.explaining.target_selection import find_target, predict
-from muntin.heads.linear import DistilledHead, LinearHead
+from muntin.heads.classification_head import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
 from muntin.prediction.predictor import Predictor
@@ -30,9 +30,9 @@ from muntin.prediction.sources import ImageLike
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size, UInt8
-from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
-from muntin.zoo.building import create_model, find_model
+from muntin.tasks.task_table import find_task
+from muntin.zoo.model_building import create_model, find_model
 
 __all__ = [
     "OpenedModel",

@@ -19,7 +19,7 @@ from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.engines.graphs import Precision
 from muntin.engines.network import EngineNetwork
 from muntin.errors import RunError
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from muntin.features import Features
-from muntin.heads.found import Candidates, Instances, select_boxes, select_fixed
 from muntin.heads.head import Head
+from muntin.heads.instances import Candidates, Instances, select_boxes, select_fixed
 from muntin.heads.select_config import SelectConfig
 from muntin.shapes import Float, Int
 

@@ -15,7 +15,7 @@ __all__ = ["Head", "HeadConfig"]
 
 
 class HeadConfig:
-    """What the config of every head says; `muntin.heads.table` lists the classes."""
+    """What the config of every head says; `muntin.heads.head_table` lists the classes."""
 
     __slots__ = ()
     kind: ClassVar[str]

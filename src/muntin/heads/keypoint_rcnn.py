@@ -20,9 +20,9 @@ from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypo
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.conventions import MASK_RCNN, SMALL_RCNN, RCNNConfig
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.heads.rcnn import RCNN, number_rows
+from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
 from muntin.targets import BoxTargets
 
 __all__ = ["KEYPOINT_DETECTORS", "KeypointRCNN"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import _utils as detection
 from torchvision.ops import box_iou
 
-from muntin.heads.conventions import RCNNConfig
+from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm
 from muntin.ops.boxes import covered_share, make_anchors, suppress_groups
 from muntin.shapes import Bool, Float, Int, Size

@@ -23,9 +23,8 @@ from torchvision.models.detection import _utils as detection
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
-from muntin.heads.conventions import RCNNConfig
 from muntin.heads.detector import Detector
-from muntin.heads.found import Instances
+from muntin.heads.instances import Instances
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
@@ -34,7 +33,8 @@ from muntin.heads.proposals import (
     match_objects,
     sample_balanced,
 )
-from muntin.heads.regions import BoxHead, MaskHead, read_regions
+from muntin.heads.rcnn_config import RCNNConfig
+from muntin.heads.roi_heads import BoxHead, MaskHead, read_regions
 from muntin.heads.select_config import SelectConfig
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets

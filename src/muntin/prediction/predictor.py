@@ -19,7 +19,7 @@ from muntin.data.batches import evaluation_batch
 from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
-from muntin.drawing.results import draw_result
+from muntin.drawing.result_drawing import draw_result
 from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
@@ -89,7 +89,7 @@ class Predictor:
         >>> import numpy as np
         >>> from muntin.data.transforms import Preprocessing
         >>> from muntin.samples import Classes
-        >>> from muntin.tasks.table import find_task
+        >>> from muntin.tasks.task_table import find_task
         >>> from muntin.zoo import create_model
         >>> predictor = Predictor(
         ...     create_model("swin_nano", num_classes=2), find_task("classify"),

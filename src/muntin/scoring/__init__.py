@@ -10,8 +10,8 @@ from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
     from muntin.scoring.evaluation import evaluate, pick_part
+    from muntin.scoring.evaluation_plots import draw_scored
     from muntin.scoring.evaluator import judge, run_network, score
-    from muntin.scoring.figures import draw_scored
     from muntin.scoring.outputs import Outputs, Scored
 
 __all__ = [

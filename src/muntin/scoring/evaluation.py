@@ -17,9 +17,9 @@ from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
+from muntin.scoring.evaluation_plots import draw_scored
 from muntin.scoring.evaluator import score
-from muntin.scoring.figures import draw_scored
-from muntin.scoring.with_detector import score_detected
+from muntin.scoring.top_down_evaluation import score_detected
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
@@ -101,7 +101,7 @@ def evaluate(
         device: "auto" takes a GPU when there is one.
         pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
         detector: For keypoints, a run that has to find the subjects first; their annotated boxes
-            are taken when it is left out. `muntin.metrics.pose.PoseMetric` says how what it finds
+            are taken when it is left out. `muntin.metrics.pose_metric.PoseMetric` says how what it finds
             is compared.
         tta: Whether mirrored images are seen too, and both answers become one.
         settings: How this data is read, where it is otherwise than in training:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training images as the network sees them, drawn before the first step."""
+"""Preview of a training batch after augmentation, drawn before the first step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
-from muntin.drawing.detections import draw_objects
-from muntin.drawing.maps import draw_labels
-from muntin.drawing.poses import draw_poses
+from muntin.drawing.detection_drawing import draw_objects
+from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
+from muntin.drawing.semantic_drawing import draw_labels
 from muntin.drawing.sheets import Tile, draw_sheet
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
@@ -28,7 +28,7 @@ __all__ = ["draw_batch"]
 
 
 def draw_batch(run: Run, store: ImageCache) -> None:
-    """Draw some training images, changed at random as in training, with what is to be learnt."""
+    """Draw augmented training images with their targets into ``pictures/batch.png``."""
     config = run.config
     count, side = (12, 280) if run.task.dense else (24, 150)
     loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
@@ -40,7 +40,7 @@ def draw_batch(run: Run, store: ImageCache) -> None:
         target = None if batch.targets is None else batch.targets[row]
         ids = store.listing.entries[int(batch.indices[row])].class_ids
         tiles.append(_draw_tile(target, pixels, run, ids))
-    sheet = draw_sheet(tiles, "Training images as the network sees them", side=side)
+    sheet = draw_sheet(tiles, "Training images after augmentation", side=side)
     save_image(sheet, run.path / "pictures" / "batch.png")
 
 
@@ -48,7 +48,7 @@ def draw_batch(run: Run, store: ImageCache) -> None:
 def _draw_tile(
     target: object, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
 ) -> Tile:
-    """One image with its annotations, by their kind; without any, with the names of its classes."""
+    """Draw an image with its targets; in classification, with the names of its classes."""
     names = run.classes.names
     return Tile(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
 
@@ -81,17 +81,17 @@ def _as_poses(target: Keypoints, run: Run) -> Poses:
         keypoints=points[None].double().numpy(),
         scores=np.ones(1),
         keypoint_names=skeleton.names,
-        links=skeleton.edges,
+        edges=skeleton.edges,
     )
 
 
 def _as_objects(targets: BoxTargets) -> Objects:
     boxes = np.concatenate([targets.boxes.numpy(), targets.ignored.numpy()])
-    single, count = len(targets.boxes), len(boxes)
+    num_objects, count = len(targets.boxes), len(boxes)
     return Objects(
         boxes=boxes,
-        class_ids=np.r_[targets.class_ids.numpy(), np.zeros(count - single, np.int64)],
-        crowd=np.arange(count) >= single,
+        class_ids=np.r_[targets.class_ids.numpy(), np.zeros(count - num_objects, np.int64)],
+        crowd=np.arange(count) >= num_objects,
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
         masks=_masks(targets, count) if len(targets.layers) else (),
     )
@@ -101,6 +101,6 @@ def _masks(targets: BoxTargets, count: int) -> tuple[Segmentation | None, ...]:
     masks: list[Segmentation | None] = [None] * count
     for number, layer in enumerate(targets.layer_of.tolist()):
         if layer >= 0:
-            seen: NDArray[np.bool_] = (targets.layers[layer] == number + 1).numpy()
-            masks[number] = encode_mask(seen)
+            mask: NDArray[np.bool_] = (targets.layers[layer] == number + 1).numpy()
+            masks[number] = encode_mask(mask)
     return tuple(masks)

@@ -16,16 +16,16 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
-from muntin.heads.conventions import RCNNConfig
-from muntin.heads.detectors import DetectorConfig
+from muntin.heads.detector_table import DetectorConfig
 from muntin.heads.head import HeadConfig
-from muntin.heads.pose import PoseConfig
-from muntin.heads.table import find_head
+from muntin.heads.head_table import find_head
+from muntin.heads.pose_head import PoseConfig
+from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.weights.hub import is_available
 from muntin.zoo.families import BackboneConfig
-from muntin.zoo.table import MODELS, ModelEntry
+from muntin.zoo.model_zoo import MODELS, ModelEntry
 
 if TYPE_CHECKING:
     from muntin.tasks.task import Task

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from muntin.configs import with_texts
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.head import HeadConfig
-from muntin.heads.table import find_head
+from muntin.heads.head_table import find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.shapes import Size
-from muntin.tasks.table import TASKS, find_task
 from muntin.tasks.task import Task
-from muntin.zoo.building import model_config
-from muntin.zoo.table import ALIASES
+from muntin.tasks.task_table import TASKS, find_task
+from muntin.zoo.model_building import model_config
+from muntin.zoo.model_zoo import ALIASES
 
 __all__ = ["Request", "check_request", "group_settings", "task_of"]
 
@@ -96,7 +96,7 @@ def _check_head_of_other_task(name: str, task: Task) -> None:
             raise ConfigError(message)
 
 
-def _check_recompute_settings(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Check that the user does not set what `train.memory_gib` chooses."""
     start = TrainConfig() if request.base is None else request.base.train
     tuned: TrainConfig = with_texts(start, settings["train"])
@@ -119,7 +119,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
     task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipe_kind)
-    _check_recompute_settings(request, settings)
+    _check_recompute(request, settings)
     with_texts(AUGMENTS[task.recipe_kind](), settings["augment"])
     if request.head and task.dense is None:
         message = f"{task.name} has one head, got head={request.head!r}. Omit it."
@@ -134,9 +134,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
         )
         raise ConfigError(message)
     if max(request.img_size) > MAX_SIDE:
-        message = (
-            f"img_size must be at most {MAX_SIDE} pixels per side, got {request.img_size}. Reduce it."
-        )
+        message = f"img_size must be at most {MAX_SIDE} pixels a side, got {request.img_size}."
         raise ConfigError(message)
     unused = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
     if unused and (task.detects or task.top_down):

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One call from data to a run folder: `train`."""
+"""Training from data to a run folder: `train`."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,32 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
-from muntin.configs import from_dict, to_dict
 from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
-from muntin.errors import ConfigError, MuntinError, RunError, shorten
+from muntin.errors import MuntinError, RunError, shorten
 from muntin.heads.network import Network
-from muntin.recipes import MachineConfig
-from muntin.runs import WEIGHTS, Run, RunConfig, read_json, write_json
+from muntin.runs import Run, RunConfig, write_json
 from muntin.samples import Listing
-from muntin.scoring.figures import draw_scored
+from muntin.scoring.evaluation_plots import draw_scored
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
-from muntin.training.memory_budget import fit_memory
 from muntin.training.checkpoint import read_checkpoint
-from muntin.training.defaults import PRECISIONS
-from muntin.training.interruption import leave_to_others
+from muntin.training.interruption import defer_interrupts
 from muntin.training.journal import read_journal
-from muntin.training.loop import Fitted, Stores, fit
-from muntin.training.setup import Request, prepare
-from muntin.training.progress import Reporter, as_time
+from muntin.training.loop import FitResult, ImageCaches, fit
+from muntin.training.machine import PRECISIONS
+from muntin.training.memory_budget import fit_memory_budget
+from muntin.training.progress import Reporter, format_duration
+from muntin.training.request import Request
+from muntin.training.resume import (
+    check_same_data,
+    choose_machine,
+    read_config,
+    repeat_request,
+    resume_request,
+)
+from muntin.training.setup import prepare
 from muntin.training.supervision import build_objective
 
 __all__ = ["TrainedRun", "train"]
@@ -44,14 +50,14 @@ __all__ = ["TrainedRun", "train"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:
-    """What `train` gives back.
+    """What `train` returns.
 
     Attributes:
         path: The run folder.
-        metrics: Figures of the best epoch on the validation images.
-        epochs: Epochs that were trained.
-        seconds: How long it took.
-        interrupted: Whether it was stopped by Ctrl-C; go on with ``resume=True``.
+        metrics: Metrics of the best epoch on the validation images.
+        epochs: Number of trained epochs.
+        seconds: Duration of the training.
+        interrupted: Whether Ctrl-C stopped it; continue with ``resume=True``.
     """
 
     path: Path
@@ -63,7 +69,7 @@ class TrainedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
-    """What every process of a run needs; it is pickled when there are several."""
+    """What each process of a run needs; pickled for runs on several devices."""
 
     run: Run
     network: Network
@@ -110,46 +116,46 @@ def train(
             .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
             COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" images and masks, for
             "pose" COCO keypoints or CSV files of DeepLabCut.
-        model: A name of `list_models`; chosen by the size of the images when empty.
-        head: "fcos", "mask_rcnn", "upernet", "vitpose" and others, but for "classify"; chosen by
-            the size of the model when empty.
-        val: Validation images, when `data` has none; else a part is split off.
-        weights: "auto" takes published weights when they can be had; "none" or None starts fresh;
-            else a file, a hub id, or a run folder, whose model and head are taken too unless
-            they are named.
+        model: A name of `list_models`; empty = by the size of the images.
+        head: "fcos", "mask_rcnn", "upernet", "vitpose" and others (not for "classify"); empty = by
+            the size of the model.
+        val: Validation images; empty = the validation split of `data`, or a random part of it.
+        weights: "auto" loads published weights if available; "none" or None trains from scratch;
+            else a file, a hub id, or a run folder, whose model and head are used too unless
+            `model` and `head` are given.
         recipe: "finetune", "small-data" or, by task, "imagenet", "coco-3x", "ade20k" or
-            "coco-pose"; "auto" chooses.
-        epochs: Passes over the data; the recipe's when 0.
+            "coco-pose"; "auto" = by the number of images.
+        epochs: Passes over the data; 0 = as in the recipe.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
-        batch_size: Images a step; 0 chooses.
-        img_size: Side, or (height, width), in pixels; 0 keeps the model's.
+        batch_size: Images per step; 0 = automatic.
+        img_size: Side, or (height, width), in pixels; 0 = the default of the model.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
-        devices: Processes, one a device.
-        seed: Of everything random; 0 unless given.
-        out: The run folder; ``runs/NAME`` of the data, numbered, when empty.
-        resume: Go on with the run in `out`.
+        devices: Number of devices, each with its own process.
+        seed: Random seed; -1 = 0, or that of `config`.
+        out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
+        resume: Continue the run in `out`.
         settings: Any field of the configs, such as ``{"train.learning_rate": 1e-4}``.
         config: ``config.json`` of a run to repeat.
-        quiet: Show nothing.
-        stop_after: End after so many steps, as if interrupted; 0 = never.
+        quiet: Print nothing.
+        stop_after: Stop after this many steps, as if interrupted; 0 = never.
         pictures: Whether a batch, the curves and the best and worst images are drawn into the
             run's ``pictures``.
 
     Returns:
-        The run folder and the figures of its best epoch.
+        The run folder and the metrics of its best epoch.
 
     Raises:
-        ConfigError: A name or a setting is wrong.
+        ConfigError: A name or a setting is invalid.
         DataError: The data cannot be used.
-        WeightError: Weights that were asked for cannot be had.
-        TrainingError: The loss is not a number.
+        WeightError: The requested weights are not available.
+        TrainingError: The loss is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
     started = time.monotonic()
     reporter = Reporter(None if quiet else Console())
-    base = _read_config(config) if isinstance(config, (str, Path)) else config
-    folder = Path(out) if out else _fresh_folder(Path(data))
+    base = read_config(config) if isinstance(config, (str, Path)) else config
+    folder = Path(out) if out else _new_folder(Path(data))
     request = Request(
         task=task,
         data=str(data),
@@ -164,20 +170,20 @@ def train(
         batch_size=batch_size,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
         seed=seed,
-        machine=_machine(base, precision, device, devices),
+        machine=choose_machine(base, precision, device, devices),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         base=base,
     )
-    request = _resumed(request, bool(out)) if resume else _repeated(request)
+    request = resume_request(request, bool(out)) if resume else repeat_request(request)
     prepared = prepare(request)
     if not resume and prepared.run.config.train.memory_gib:
-        prepared = fit_memory(prepared, keep_batch=bool(batch_size))
+        prepared = fit_memory_budget(prepared, keep_batch=bool(batch_size))
     run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
     if resume:
-        _refuse_other_data(folder, run, prepared.train, prepared.val)
+        check_same_data(folder, run, prepared.train, prepared.val)
     else:
         _write_start(run, prepared.train, prepared.val)
-    for note in prepared.notes if not resume else (f"going on with {folder}",):
+    for note in prepared.notes if not resume else (f"resuming {folder}",):
         reporter.note(note)
     job = _Job(
         run=run,
@@ -197,24 +203,24 @@ def train(
     return _finish(run, fitted, reporter)
 
 
-def _launch(job: _Job) -> Fitted:
+def _launch(job: _Job) -> FitResult:
     machine = job.run.config.machine
     several = machine.devices > 1
     fabric = Fabric(
         accelerator=machine.device,
         devices=machine.devices,
-        # Processes are spawned: no script is run twice, and one device needs no process group.
+        # Spawned, so that no script runs twice; one device needs no process group.
         strategy="ddp_spawn" if several else "auto",
         precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
     )
     return _launch_several(fabric, job) if several else _work(fabric, job)
 
 
-def _launch_several(fabric: Fabric, job: _Job) -> Fitted:
+def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
     failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    with leave_to_others() as interrupted:
+    with defer_interrupts() as interrupted:
         try:
-            # In a partial, Fabric leaves the job as it is; it cannot look into frozen dataclasses.
+            # In a partial: Fabric would try to move the fields of a frozen dataclass to the device.
             epochs, seconds, stopped = fabric.launch(
                 partial(_work_beside_others, job=job, failures=failures)
             )
@@ -224,9 +230,9 @@ def _launch_several(fabric: Fabric, job: _Job) -> Fitted:
             if interrupted:
                 raise KeyboardInterrupt from error
             raise
-    # Not through a pipe: figures of many classes would fill it before anybody reads.
+    # From the file, not through the pipe of the process: large metrics would fill it and block.
     figures = read_checkpoint(job.run.path)["position"]["figures"]
-    return Fitted(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
+    return FitResult(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
 
 
 def _work_beside_others(
@@ -235,9 +241,10 @@ def _work_beside_others(
     job: _Job,
     failures: Any,  # noqa: ANN401 (a queue)
 ) -> tuple[int, float, bool]:
-    """Work, and tell the process that launched this one why it could not be done."""
+    """Train in a spawned process, and pass an error to the process that launched it."""
     try:
-        # Tensors of a pickled network lie in memory that the processes share.
+        # Tensors of a pickled network are in shared memory: without a copy all processes would
+        # train the same weights.
         fitted = _work(fabric, replace(job, network=copy.deepcopy(job.network)))
     except MuntinError as error:
         failures.put(error)
@@ -245,13 +252,14 @@ def _work_beside_others(
     return fitted.epochs, fitted.seconds, fitted.interrupted
 
 
-def _work(fabric: Fabric, job: _Job) -> Fitted:
-    """What each process does."""
+def _work(fabric: Fabric, job: _Job) -> FitResult:
+    """Train in one process."""
     run = job.run
     reading = run.config.data_config
     if fabric.world_size > 1:
+        # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-    stores = Stores(
+    stores = ImageCaches(
         train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
         val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
@@ -275,17 +283,18 @@ def _work(fabric: Fabric, job: _Job) -> Fitted:
     return fitted
 
 
-def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
+def _finish(run: Run, fitted: FitResult, reporter: Reporter) -> TrainedRun:
     goal, value = run.task.goal(fitted.figures)
+    duration = format_duration(fitted.seconds)
     if fitted.interrupted:
         reporter.note(
-            f"Stopped after {as_time(fitted.seconds)}; nothing is lost. Go on with: muntin train "
+            f"Stopped after {duration}; nothing is lost. Resume with: muntin train "
             f"{run.config.task} {run.config.data} --resume --out {run.path}"
         )
     elif goal:
-        if unseen := _unscored(run, fitted.figures):
-            reporter.note(f"mean over the other classes: no pixel of {unseen} in validation")
-        reporter.note(f"best {goal} {value:.4f} in {as_time(fitted.seconds)}; run: {run.path}")
+        if missing := _unscored(run, fitted.figures):
+            reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
+        reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
     return TrainedRun(
         path=run.path,
         metrics=fitted.figures,
@@ -296,7 +305,7 @@ def _finish(run: Run, fitted: Fitted, reporter: Reporter) -> TrainedRun:
 
 
 def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
-    """Classes of pixels that validation says nothing about."""
+    """Names of the segmentation classes without a pixel in the validation images."""
     if run.task.kind != "segmentation":
         return ""
     rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
@@ -304,7 +313,7 @@ def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
 
 
 def _write_start(run: Run, train: Listing, val: Listing) -> None:
-    """Write what is known before the first step, the split included."""
+    """Write config, classes, preprocessing and split before the first step."""
     run.write()
     paths = {
         "train": [train.source, len(train)],
@@ -313,90 +322,11 @@ def _write_start(run: Run, train: Listing, val: Listing) -> None:
     write_json(run.path / "split.json", paths)
 
 
-def _fresh_folder(data: Path) -> Path:
+def _new_folder(data: Path) -> Path:
     name = data.name.partition(".")[0] or "run"
     for number in range(1, 10_000):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         if not folder.exists():
             return folder
-    message = f"runs/ must have room for one more run of {name!r}. Pass --out."
+    message = f"runs/ must have fewer than 10,000 runs of {name!r}. Pass --out."
     raise RunError(message)
-
-
-def _resumed(request: Request, named: bool) -> Request:
-    """Ask for what the run in `out` was asked for, and for nothing else."""
-    plain = Request(
-        task=request.task,
-        data=request.data,
-        out=request.out,
-        val=request.val,
-        machine=MachineConfig(),
-    )
-    given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
-    if given:
-        message = (
-            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Leave out "
-            f"what sets them, or start a new run with --config and another --out."
-        )
-        raise ConfigError(message)
-    if not named:
-        message = "resume needs the run to go on with, got no --out. Pass the run folder as --out."
-        raise ConfigError(message)
-    base = Run.open(request.out).config
-    val = request.val or base.val
-    return replace(request, val=val, weights="none", machine=base.machine, base=base)
-
-
-def _repeated(request: Request) -> Request:
-    """Fill in what a run that is repeated began with; leave a new one as it is."""
-    folder, base = Path(request.out), request.base
-    # What was stopped before its first step has nothing to lose, and is begun anew.
-    if any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old", WEIGHTS)):
-        message = (
-            f"out must be a new folder, got {folder}, which holds a run. Pass another --out, or "
-            f"--resume to go on with it."
-        )
-        raise RunError(message)
-    if base is None:
-        return request
-    if request.recipe != "auto":
-        message = f"a config has its recipe, got recipe {request.recipe!r} too. Leave one out."
-        raise ConfigError(message)
-    weights = (base.weights or "none") if request.weights == "auto" else request.weights
-    val = request.val or (base.val if base.data == request.data else "")
-    return replace(request, weights=weights, val=val)
-
-
-def _read_config(path: str | Path) -> RunConfig:
-    if not Path(path).is_file():
-        message = f"config must be the config.json of a run, found no file at {str(path)!r}."
-        raise ConfigError(message)
-    try:
-        return RunConfig.from_dict(read_json(Path(path)), where=str(path))
-    except RunError as error:
-        message = f"config must be the config.json of a run, got something else in {str(path)!r}."
-        raise ConfigError(message) from error
-
-
-def _refuse_other_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
-    """The images of a resumed run are those that it began with, wherever they lie now."""
-    before = read_json(folder / "split.json")
-    same = (
-        before["train"][1:] == [len(train)]
-        and before["val"][1:] == [[entry.path for entry in val.entries]]
-        and Run.open(folder).classes == run.classes
-    )
-    if not same:
-        message = (
-            f"a run must be resumed on the images it began with, got others in {train.source} "
-            f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
-        )
-        raise RunError(message)
-
-
-def _machine(base: RunConfig | None, precision: str, device: str, devices: int) -> MachineConfig:
-    wanted: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
-    if base is not None:
-        asked = {key: value for key, value in wanted.items() if value not in ("auto", 1)}
-        wanted = {**to_dict(base.machine), **asked}
-    return from_dict(MachineConfig, wanted, where="the command")

@@ -17,8 +17,8 @@ from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
 from muntin.errors import ConfigError, DataError
+from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import Network
-from muntin.heads.table import AnyHeadConfig
 from muntin.nn.mimetic import start_mimetic
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
@@ -53,9 +53,9 @@ from muntin.training.optimization import check_freeze, scaled_learning_rate
 from muntin.training.prepared_run import PreparedRun
 from muntin.training.recompute import checkpoint_blocks
 from muntin.training.request import Request, check_request, group_settings, task_of
-from muntin.zoo.building import dense_config, find_model, model_config
 from muntin.zoo.families import BackboneConfig, free_attention
-from muntin.zoo.table import ALIASES, ModelEntry
+from muntin.zoo.model_building import dense_config, find_model, model_config
+from muntin.zoo.model_zoo import ALIASES, ModelEntry
 
 __all__ = ["prepare"]
 

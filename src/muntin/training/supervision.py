@@ -1,29 +1,33 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a run and its listings to the objective that it minimises."""
+"""Objective and sampling weights of a run."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from muntin.data.transforms import AugmentConfig
-from muntin.objectives.supervised import Supervised, SupervisedTask
-from muntin.runs import Run
+from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.samples import Listing
-from muntin.training.mixup import build_mixing
+from muntin.training.mixup import build_mixup
 
-__all__ = ["balanced_shares", "build_objective"]
+if TYPE_CHECKING:
+    from muntin.runs import Run
+
+__all__ = ["build_objective", "class_balanced_shares"]
 
 
 def build_objective(run: Run, train: Listing, device: torch.device) -> Supervised:
-    """Make the objective of a run: its task, learnt from the annotations of `train`.
+    """Build the objective of a run: its task, supervised by the annotations of `train`.
 
     Args:
-        run: Its config says how.
-        train: Labels and class weights come from here.
-        device: Where the network is.
+        run: Gives task, classes and loss settings.
+        train: Training images; give labels and class weights.
+        device: Device of the network.
     """
     config, task = run.config.train, run.task
     labels = None if task.dense else task.table(train, run.classes).to(device)
@@ -33,7 +37,7 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
         class_weights = (weights / weights.mean()).to(device)
     mixing = None
     if isinstance(run.config.augment, AugmentConfig):
-        mixing = build_mixing(run.config.augment, len(run.classes.names))
+        mixing = build_mixup(run.config.augment, len(run.classes.names))
     row = SupervisedTask(
         task=task,
         classes=run.classes,
@@ -44,10 +48,13 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
     return Supervised({"head": row}, run.preprocessing, mixing)
 
 
-def balanced_shares(listing: Listing) -> NDArray[np.float64]:
-    """Shares that draw every class equally often; an image of several counts as its rarest."""
+def class_balanced_shares(listing: Listing) -> NDArray[np.float64]:
+    """Sampling shares with which each class is drawn equally often, shape (images,).
+
+    An image with several classes gets the share of its rarest class, one without any the mean.
+    """
     counts = torch.tensor(listing.class_counts, dtype=torch.float32).clamp(min=1)
-    wanted = (1 / counts).tolist()
-    usual = sum(wanted) / len(wanted)
-    shares = [max((wanted[i] for i in entry.class_ids), default=usual) for entry in listing.entries]
+    rarity = (1 / counts).tolist()
+    mean = sum(rarity) / len(rarity)
+    shares = [max((rarity[i] for i in entry.class_ids), default=mean) for entry in listing.entries]
     return np.array(shares)

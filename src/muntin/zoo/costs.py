@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from muntin.configs import check_range
 from muntin.features import count_stages
-from muntin.heads.linear import build_classifier
+from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.shapes import Size
 from muntin.weights.dialects import backbone_of

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.conventions import CONVENTIONS, RCNNConfig
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig
+from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig
 from muntin.heads.head import HeadConfig
+from muntin.heads.head_table import find_head
 from muntin.heads.network import Network
-from muntin.heads.pose import PoseConfig
-from muntin.heads.semantic import SemanticConfig
-from muntin.heads.table import find_head
+from muntin.heads.pose_head import PoseConfig
+from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.heads.semantic_head import SemanticConfig
 from muntin.samples import Classes, Skeleton, TaskKind
-from muntin.tasks.table import find_task
 from muntin.tasks.task import Task
-from muntin.zoo.building import build_dense_backbone, create_model, load_into
+from muntin.tasks.task_table import find_task
+from muntin.zoo.model_building import build_dense_backbone, create_model, load_into
 
 __all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
 
@@ -133,7 +133,7 @@ def create_detector(
     Returns:
         The detector, in training mode. It is called with images, padded at the right and at the
         bottom to one size, and optionally the (height, width) of the image in each, and gives
-        `muntin.heads.found.Candidates`, a sequence of `muntin.heads.found.Instances`. Losses:
+        `muntin.heads.instances.Candidates`, a sequence of `muntin.heads.instances.Instances`. Losses:
         ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:

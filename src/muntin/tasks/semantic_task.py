@@ -23,8 +23,8 @@ from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.semantic import MAP_HEADS, SemanticConfig, SemanticHead
-from muntin.metrics.semantic import SemanticMetric
+from muntin.heads.semantic_head import MAP_HEADS, SemanticConfig, SemanticHead
+from muntin.metrics.semantic_metric import SemanticMetric
 from muntin.ops.sliding import slide
 from muntin.results import SemanticMap
 from muntin.samples import Classes, DataSets, Listing

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.head import HeadConfig
-from muntin.tasks.classify import CLASSIFY
-from muntin.tasks.detect import DETECT, INSTANCE
-from muntin.tasks.pose import POSE
-from muntin.tasks.pose_at_once import POSE_AT_ONCE
-from muntin.tasks.semantic import SEMANTIC
+from muntin.tasks.classification_task import CLASSIFY
+from muntin.tasks.detection_task import DETECT, INSTANCE
+from muntin.tasks.pose_task import POSE
+from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
+from muntin.tasks.whole_image_pose_task import POSE_AT_ONCE
 
 __all__ = ["TASKS", "Task", "find_task", "task_of_head"]
 

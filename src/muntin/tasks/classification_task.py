@@ -15,9 +15,9 @@ from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.report import Report
 from muntin.features import Backbone, Features
+from muntin.heads.classification_head import build_classifier, class_losses
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.linear import build_classifier, class_losses
-from muntin.metrics.classification import ClassificationMetric
+from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size

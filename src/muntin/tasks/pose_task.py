@@ -21,8 +21,8 @@ from muntin.data.report import Report
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.pose import POSE_HEADS, PoseConfig, PoseHead
-from muntin.metrics.pose import PoseMetric, Subject
+from muntin.heads.pose_head import POSE_HEADS, PoseConfig, PoseHead
+from muntin.metrics.pose_metric import PoseMetric, Subject
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
 from muntin.results import Poses

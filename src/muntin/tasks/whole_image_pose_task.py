@@ -16,17 +16,17 @@ from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.conventions import RCNNConfig
-from muntin.heads.found import Instances
 from muntin.heads.head import HeadConfig
+from muntin.heads.instances import Instances
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
-from muntin.metrics.pose import PoseMetric
+from muntin.heads.rcnn_config import RCNNConfig
+from muntin.metrics.pose_metric import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, DataSets, skeleton_of
 from muntin.shapes import Size
-from muntin.tasks.detect import DETECT
-from muntin.tasks.pose import POSE
+from muntin.tasks.detection_task import DETECT
+from muntin.tasks.pose_task import POSE
 from muntin.tasks.task import Dense, ImageMeta
 
 __all__ = ["POSE_AT_ONCE"]

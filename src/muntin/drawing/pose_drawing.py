@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label
 from muntin.drawing.panels import add_legend, put_side_by_side
-from muntin.results import SURE, Poses
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Objects, Skeleton
 
 __all__ = ["draw_errors", "draw_pose_pair", "draw_poses", "poses_of"]
@@ -25,7 +25,11 @@ _MOST_NAMED = 30
 
 
 def draw_poses(
-    pixels: NDArray[np.uint8], found: Poses, *, least: float = SURE, largest: int = _LARGEST
+    pixels: NDArray[np.uint8],
+    found: Poses,
+    *,
+    least: float = DEFAULT_SCORE_THRESHOLD,
+    largest: int = _LARGEST,
 ) -> Image.Image:
     """Draw keypoints that are sure enough; lines where both ends are.
 
@@ -77,7 +81,7 @@ def poses_of(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses
         keypoints=points,
         scores=np.ones(len(chosen)),
         keypoint_names=skeleton.names,
-        links=skeleton.edges,
+        edges=skeleton.edges,
     )
 
 
@@ -131,7 +135,7 @@ def _draw_subject(
     if found.boxes is not None:
         left, top, right, bottom = (found.boxes[row] * scale).tolist()
         pen.rectangle((left, top, right, bottom), outline=(230, 230, 230), width=1)
-    for first, second in found.links:
+    for first, second in found.edges:
         if shown[first] and shown[second]:
             line = [*points[first].tolist(), *points[second].tolist()]
             width = max(2, round(radius * 0.6))

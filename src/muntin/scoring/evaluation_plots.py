@@ -16,16 +16,16 @@ from torchvision.ops import box_iou
 from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
 from muntin.data.decoding import decode
-from muntin.drawing.detections import draw_pair
-from muntin.drawing.maps import draw_maps_side_by_side
+from muntin.drawing.detection_drawing import draw_pair
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
-from muntin.drawing.poses import draw_errors, draw_pose_pair, poses_of
+from muntin.drawing.pose_drawing import draw_errors, draw_pose_pair, poses_of
 from muntin.drawing.saving import save_figure, save_image
+from muntin.drawing.semantic_drawing import draw_maps_side_by_side
 from muntin.drawing.sheets import Tile, draw_sheet
-from muntin.metrics.classification import ClassificationMetric
-from muntin.metrics.detection import DetectionMetric
-from muntin.metrics.pose import PoseMetric
-from muntin.metrics.semantic import SemanticMetric, count_pixels
+from muntin.metrics.classification_metric import ClassificationMetric
+from muntin.metrics.detection_metric import DetectionMetric
+from muntin.metrics.pose_metric import PoseMetric
+from muntin.metrics.semantic_metric import SemanticMetric, count_pixels
 from muntin.samples import Classes
 from muntin.scoring.outputs import Scored
 

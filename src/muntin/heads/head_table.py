@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.detectors import DetectorConfig
+from muntin.heads.detector_table import DetectorConfig
 from muntin.heads.head import HeadConfig
-from muntin.heads.pose import PoseConfig
-from muntin.heads.semantic import SemanticConfig
+from muntin.heads.pose_head import PoseConfig
+from muntin.heads.semantic_head import SemanticConfig
 
 __all__ = ["AnyHeadConfig", "find_head"]
 

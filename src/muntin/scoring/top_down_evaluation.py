@@ -12,7 +12,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError, DataError
-from muntin.metrics.pose import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseMetric, Subject
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run
 from muntin.samples import skeleton_of

@@ -19,10 +19,10 @@ from muntin.data.detection_checking import check_detect
 from muntin.data.report import Report
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.detectors import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
-from muntin.heads.found import Instances
+from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.head import Head, HeadConfig
-from muntin.metrics.detection import DetectionMetric
+from muntin.heads.instances import Instances
+from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.results import Detections
 from muntin.run_lengths import encode_mask

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from muntin.drawing.detections import draw_detections
+from muntin.drawing.detection_drawing import draw_detections
 from muntin.drawing.fonts import load_font
-from muntin.drawing.maps import draw_map
-from muntin.drawing.poses import draw_poses
+from muntin.drawing.pose_drawing import draw_poses
+from muntin.drawing.semantic_drawing import draw_map
 from muntin.results import Detections, Labels, Poses, SemanticMap
 
 __all__ = ["draw_result"]

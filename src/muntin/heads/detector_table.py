@@ -10,9 +10,9 @@ from torch import nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.conventions import CONVENTIONS, SMALL_RCNN, RCNNConfig
 from muntin.heads.fcos import FCOS, SMALL_FCOS, FCOSConfig
 from muntin.heads.rcnn import RCNN
+from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN, RCNNConfig
 
 __all__ = ["DETECTORS", "MASK_DETECTORS", "DetectorConfig", "build_detector"]
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from muntin.heads.conventions import RCNNConfig
+from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm
 from muntin.nn.upsampling import Upsample
 from muntin.ops.boxes import assign_levels

@@ -1,0 +1,275 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a name to a model: the functions that build."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from torch import nn
+
+from muntin.configs import replace
+from muntin.errors import ConfigError, unknown_name
+from muntin.features import Backbone
+from muntin.heads.classification_head import build_classifier
+from muntin.heads.network import Network
+from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
+from muntin.zoo.families import BackboneConfig, build_backbone
+from muntin.zoo.model_zoo import ALIASES, MODELS, ModelEntry
+
+__all__ = [
+    "change_model",
+    "create_backbone",
+    "create_model",
+    "dense_config",
+    "find_model",
+    "list_models",
+    "load_into",
+    "model_config",
+]
+
+
+TIMM = "timm:"
+"""What stands before the name of a model that is timm's own."""
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models, short aliases included, that match a shell pattern; sorted.
+
+    A pattern that begins with ``timm:`` lists the models of timm, where it is installed.
+
+    Example:
+        >>> list_models("swin_t*")
+        ['swin_tiny', 'swin_tiny_patch4_window7_224']
+    """
+    if pattern.startswith(TIMM):
+        return [f"{TIMM}{name}" for name in list_timm(pattern.removeprefix(TIMM))]
+    return sorted(fnmatch.filter([*MODELS, *ALIASES], pattern))
+
+
+def find_model(name: str) -> ModelEntry:
+    """Give the row of a model.
+
+    Raises:
+        ConfigError: There is no such model; the nearest name is suggested.
+    """
+    if name.startswith(TIMM):
+        return _find_timm(name.removeprefix(TIMM))
+    row = MODELS.get(ALIASES.get(name, name))
+    if row is None:
+        near = difflib.get_close_matches(name, [*MODELS, *ALIASES])
+        hint = "List them with: muntin models, or some with: muntin models 'swin*'"
+        raise ConfigError(unknown_name("model", name, near, hint=hint))
+    return row
+
+
+def _find_timm(name: str) -> ModelEntry:
+    facts = describe_timm(name)
+    size = facts.get("input_size") or (3, 224, 224)
+    entry = ModelEntry(
+        config=TimmConfig(name=name, img_size=(size[1], size[2])),
+        weights=facts.get("hf_hub_id") or "",
+        license=facts.get("license") or "",
+    )
+    if "mean" not in facts:
+        return entry
+    return dataclasses.replace(entry, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
+
+
+def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
+    """Give the config of a model with some fields changed.
+
+    Raises:
+        ConfigError: The model or a field is unknown, or the fields do not go together.
+    """
+    config, changed = find_model(name).config, dict(fields_changed or {})
+    if "attention" in changed and not hasattr(config, "attention"):
+        message = (
+            f"attention is for models with windows (Swin and Swin V2), got {name!r}, whose "
+            f"attention is always PyTorch's own. Leave it out."
+        )
+        raise ConfigError(message)
+    depths = changed.get("depths", ())
+    if isinstance(config, SwinConfig) and len(depths) not in (0, len(config.depths)):
+        # Another number of stages: all of them are given, unless somebody chose.
+        changed.setdefault("out_indices", tuple(range(len(depths))))
+        if isinstance(config, SwinV2Config):
+            changed.setdefault("pretrained_windows", (0,) * len(depths))
+    return replace(config, changed, where=name)
+
+
+def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
+    """Give the config of a backbone as detectors use it: every map, each with a norm of its own.
+
+    Args:
+        config: Of a classifier, say.
+        finest: Stride in pixels of the finest map that is wanted; finer ones are not given.
+    """
+    changed: dict[str, Any] = {}
+    if hasattr(config, "depths"):
+        stages = len(config.depths)
+        first = getattr(config, "patch_size", 4)
+        wanted = [stage for stage in range(stages) if first * 2**stage >= finest]
+        changed["out_indices"] = tuple(wanted) or (stages - 1,)
+    if isinstance(config, SwinConfig):
+        changed["out_norm"] = "each"
+    return replace(config, changed)
+
+
+def build_dense_backbone(
+    name: str, architecture: Mapping[str, Any], *, finest: int = 4
+) -> Backbone:
+    """Build a fresh backbone as `dense_config` describes it, but for what was asked for.
+
+    Args:
+        name: In the zoo.
+        architecture: Fields of its config.
+        finest: As in `dense_config`.
+    """
+    body = dense_config(model_config(name, architecture), finest=finest)
+    kept = {key: architecture[key] for key in ("out_indices", "out_norm") if key in architecture}
+    return build_backbone(replace(body, kept, where=name))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> Network:
+    """Build a classifier: images (B, in_chans, H, W) float to logits (B, num_classes).
+
+    Args:
+        name: A name of `list_models`, or ``timm:`` and the name of any model of timm.
+        num_classes: Classes; 0 gives the pooled vector instead of logits.
+        in_chans: Channels of an image.
+        weights: None for fresh ones; a local file or folder; or a hub id such as
+            "timm/swin_tiny_patch4_window7_224.ms_in1k".
+        architecture: Fields of the model's config, such as ``img_size=256`` or
+            ``drop_path_rate=0.1``.
+
+    Returns:
+        The model, in training mode.
+
+    Raises:
+        ConfigError: The model or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> import torch
+        >>> model = create_model("swin_tiny", num_classes=10)
+        >>> model(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 10])
+    """
+    config = model_config(name, {"in_chans": in_chans, **architecture})
+    if num_classes < 0:
+        message = f"num_classes must be 0 or more, got {num_classes}, for {name!r}."
+        raise ConfigError(message)
+    backbone = build_backbone(config)
+    model = Network(backbone, build_classifier(backbone, num_classes))
+    if weights is not None:
+        load_into(model, weights, architecture)
+    return model
+
+
+def change_model(model: M, **architecture: Any) -> M:
+    """Give a copy of a model with other fields of its architecture, and the weights carried over.
+
+    Relative-position tables, position embeddings, patches and input channels are resized as
+    `muntin.load_weights` does; what has the same size stays exact. The model itself is left alone.
+
+    Args:
+        model: A network or a backbone, such as `create_model` and `create_backbone` give.
+        architecture: Fields of its config, such as ``window_size=12`` or ``img_size=384``.
+
+    Returns:
+        A new model of the same kind, in the same mode.
+
+    Raises:
+        ConfigError: A field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be carried over: another width or depth, say.
+
+    Example:
+        >>> model = create_model("swin_nano", num_classes=3)
+        >>> change_model(model, window_size=8).backbone.config.window_size
+        8
+    """
+    from muntin.weights.dialects import backbone_of
+    from muntin.weights.weight_loading import load_weights
+
+    backbone_of(model)  # refuses what is none of ours
+    old: Any = model.backbone if isinstance(model, Network) else model
+    config = replace(old.config, architecture, where=type(old).__name__)
+    fresh: Any = build_backbone(config)
+    load_weights(fresh, old.state_dict(), dialect="muntin")
+    parameter = next(old.parameters())
+    fresh.to(parameter.device, parameter.dtype).train(old.training)
+    if not isinstance(model, Network):
+        return cast("M", fresh)
+    changed = Network(fresh, copy.deepcopy(model.head))
+    return cast("M", changed.train(model.training))
+
+
+def create_backbone(
+    name: str,
+    *,
+    out_indices: tuple[int, ...] | None = None,
+    in_chans: int = 3,
+    weights: str | Path | None = None,
+    **architecture: Any,
+) -> nn.Module:
+    """Build a backbone: images of any height and width to a list of maps, finest first.
+
+    Args:
+        name: A name of `list_models`.
+        out_indices: Stages (Swin) or blocks (ViT) whose maps are wanted; all stages of a Swin and
+            the last block of a ViT when left out.
+        in_chans: Channels of an image.
+        weights: As in `create_model`; the classifier's head is left aside.
+        architecture: Fields of the model's config.
+
+    Returns:
+        The backbone; ``.spec`` tells channels and strides. Maps are as the stages leave them,
+        without a final norm, unless ``out_norm="last"``.
+
+    Raises:
+        ConfigError: The model or a field is unknown, or the fields do not go together.
+        WeightError: The weights cannot be read or do not fit.
+
+    Example:
+        >>> import torch
+        >>> body = create_backbone("swin_tiny")
+        >>> [tuple(m.shape) for m in body(torch.zeros(1, 3, 64, 96))]
+        [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
+    """
+    changed = {"in_chans": in_chans, **architecture}
+    if hasattr(find_model(name).config, "out_norm"):
+        changed.setdefault("out_norm", "none")
+    if out_indices is not None:
+        changed["out_indices"] = out_indices
+    backbone = build_backbone(model_config(name, changed))
+    if weights is not None:
+        load_into(backbone, weights, architecture)
+    return backbone
+
+
+def load_into(model: nn.Module, weights: str | Path, asked: Mapping[str, Any]) -> None:
+    """Load; a size rule that was asked for stays."""
+    from muntin.weights.weight_loading import load_weights
+
+    load_weights(model, weights)
+    if "size_rule" in asked:
+        body: Any = model.backbone if isinstance(model, Network) else model
+        body.config = dataclasses.replace(body.config, size_rule=asked["size_rule"])
