@@ -64,15 +64,15 @@ def test_text_of_a_config_inside():
 
 
 WRONG = {
-    "an int is no text": ({"count": "x"}, r"count in set must be a whole number, got 'x'"),
-    "nor a fraction": ({"count": 1.5}, r"count in set must be a whole number, got 1.5"),
-    "nor a truth": ({"count": True}, r"count in set must be a whole number, got True"),
-    "a truth is no number": ({"flag": 1}, r"flag in set must be true or false, got 1"),
-    "a word of a few": ({"kind": "fanci"}, r"Unknown value of kind in set: 'fanci'. Did you mean"),
-    "too many": ({"size": [1, 2, 3]}, r"size in set must be 2 values, got \[1, 2, 3\]"),
-    "none of two": ({"window": "a"}, r"window in set must be a whole number or a list \(a whole"),
+    "an int is no text": ({"count": "x"}, "count in set .*'x'"),
+    "nor a fraction": ({"count": 1.5}, "count in set .*1.5"),
+    "nor a truth": ({"count": True}, "count in set .*True"),
+    "a truth is no number": ({"flag": 1}, "flag in set .* 1"),
+    "a word of a few": ({"kind": "fanci"}, "kind in set.*'fanci'.*'fancy'"),
+    "too many": ({"size": [1, 2, 3]}, r"size in set .*\[1, 2, 3\]"),
+    "none of two": ({"window": "a"}, "window in set .*'a'"),
     "inside": ({"inner": {"rates": 1}}, r"'rates'. Did you mean 'rate'"),
-    "no config": ({"inner": 3}, r"inner in set must be Inner, got 3"),
+    "no config": ({"inner": 3}, "inner in set .* 3"),
     "unknown": ({"cuont": 3}, r"Unknown option in set 'cuont'. Did you mean 'count'"),
 }
 
@@ -85,11 +85,11 @@ def test_wrong_values(case):
 
 
 def test_missing_and_unknown():
-    with pytest.raises(ConfigError, match="Outer needs count, which the file lacks"):
+    with pytest.raises(ConfigError, match=r"Outer .*count.* the file"):
         from_dict(Outer, {}, where="the file")
     with pytest.raises(ConfigError, match=r"Unknown option in --set 'nmae'. Did you mean 'name'"):
         with_texts(Outer(count=1), [("nmae", "x")])
-    with pytest.raises(ConfigError, match=r"count is a single value, so 'count.x' does not exist"):
+    with pytest.raises(ConfigError, match=r"'count\.x'"):
         with_texts(Outer(count=1), [("count.x", "1")])
 
 

@@ -11,8 +11,8 @@ from muntin.devices import (
     choose_device,
     choose_precision,
     has_compiler,
+    measure_matmul_rate,
     memory_mib,
-    multiply_rate,
 )
 from muntin.errors import ConfigError
 
@@ -27,7 +27,7 @@ def test_devices():
 def test_precision_and_measures():
     assert choose_precision(torch.device("cpu")) in ("fp32", "bf16")
     assert choose_precision(torch.device("meta")) == "fp32"
-    assert multiply_rate(torch.float32, seconds=0.01) > 1e6
+    assert measure_matmul_rate(torch.float32, seconds=0.01) > 1e6
     assert memory_mib() > 10
 
 

@@ -15,11 +15,14 @@ from muntin.errors import shorten, unknown_name
 from muntin.outside_errors import cannot_write
 
 ADVICE = {
-    "full disk": (OSError(errno.ENOSPC, "No space left on device"), "Free some space."),
-    "full disk, said by a library": (RuntimeError("I/O error (os error 28)"), "Free some space."),
+    "full disk": (OSError(errno.ENOSPC, "No space left on device"), "Free disk space."),
+    "full disk, from a library": (
+        RuntimeError("I/O error (os error 28)"),
+        "Free disk space.",
+    ),
     "file in the way": (FileExistsError(errno.EEXIST, "File exists"), "move it."),
-    "not allowed": (PermissionError(errno.EACCES, "denied"), "Choose a place that can be written."),
-    "unknown": (RuntimeError("broken"), "(broken). Choose a place that can be written."),
+    "not allowed": (PermissionError(errno.EACCES, "denied"), "Choose a writable location."),
+    "unknown": (RuntimeError("broken"), "(broken). Choose a writable location."),
 }
 
 

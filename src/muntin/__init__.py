@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from muntin.scoring.evaluation import evaluate
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
-    from muntin.weights.loading import LoadReport, load_weights
-    from muntin.zoo.building import change_model, create_backbone, create_model, list_models
+    from muntin.weights.weight_loading import LoadReport, load_weights
     from muntin.zoo.costs import count_costs
     from muntin.zoo.creating import create, create_detector, create_pose_estimator, create_segmenter
+    from muntin.zoo.model_building import change_model, create_backbone, create_model, list_models
 
 __all__ = [
     "LoadReport",
@@ -49,7 +49,7 @@ __all__ = [
     "to_dialect",
     "train",
 ]
-# torch is large: a name is imported when it is first asked for.
+# Names are imported on first use, because importing torch takes seconds.
 __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
@@ -62,8 +62,8 @@ __getattr__, __dir__ = resolve_lazily(
         "scoring.evaluation": "evaluate",
         "training.session": "TrainedRun train",
         "weights.dialects": "to_dialect",
-        "weights.loading": "LoadReport load_weights",
-        "zoo.building": "change_model create_backbone create_model list_models",
+        "weights.weight_loading": "LoadReport load_weights",
+        "zoo.model_building": "change_model create_backbone create_model list_models",
         "zoo.costs": "count_costs",
         "zoo.creating": "create create_detector create_pose_estimator create_segmenter",
     },

@@ -3,13 +3,13 @@
 """One strict reader and one writer for every config.
 
 A config is a frozen dataclass whose fields are numbers, strings, booleans, tuples of them,
-`Literal`s or other configs. `to_dict` gives what JSON can hold; `from_dict` takes it back, refuses
-keys that do not exist and values of another type, and names the nearest key; `with_texts` sets
-fields from the text of a command line.
+`Literal`s or other configs. `to_dict` converts it to a dictionary that JSON can hold; `from_dict`
+reads it back, rejects unknown keys and wrong types, and suggests the closest key; `with_texts`
+sets fields from command-line text.
 
-Where a field may hold one of several configs, each of their classes names its kind
-(``kind: ClassVar[str] = "detection"``). It is written beside the fields, and the reader takes the
-class that it names: a mistake in a field is then a mistake in that class, never another class.
+If a field is a union of configs, each class has a tag (``kind: ClassVar[str] = "detection"``),
+which is written with the fields and selects the class on reading. A misspelt field is therefore
+reported for that class, and never makes the reader try another class.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["check_range", "from_dict", "kind_of", "pick_kind", "replace", "to_di
 C = TypeVar("C")
 
 KIND = "kind"
-"""The key that says which of several configs a dictionary holds."""
+"""Key of the tag that selects a class of a union."""
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside [low, high].
+    """Check that a number is in [low, high].
 
     Raises:
-        ConfigError: The value is outside, or not a number.
+        ConfigError: The value is outside, or NaN.
     """
     if not low <= value <= high:  # false for nan too
         message = f"{name} must be from {low} to {high}, got {value}."
@@ -43,9 +43,9 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def kind_of(config: object) -> str | None:
-    """Name the kind of a config or of its class; None for those that are the only one of theirs."""
+    """Return the tag of a config or config class; None if it has none."""
     kind = getattr(config if isinstance(config, type) else type(config), KIND, None)
-    # A field of this name has a default here, or the descriptor of a slot, and is no kind.
+    # A dataclass field named "kind" has a default or a slot descriptor here, and is not a tag.
     is_field = any(field.name == KIND for field in dataclasses.fields(config))  # type: ignore[arg-type]
     return kind if isinstance(kind, str) and not is_field else None
 
@@ -53,20 +53,20 @@ def kind_of(config: object) -> str | None:
 def pick_kind(
     values: Mapping[str, Any], kinds: Mapping[str, type[C]], *, key: str = KIND, where: str = ""
 ) -> C:
-    """Build the one of several configs that a dictionary names.
+    """Build a config of a union from a tagged dictionary.
 
     Args:
-        values: Its fields, and the name of its kind.
-        kinds: Name to dataclass.
-        key: Under which the name is.
-        where: Where the dictionary came from, for messages.
+        values: The fields and the tag.
+        kinds: Maps tags to dataclasses.
+        key: Key of the tag.
+        where: Origin of the dictionary, for messages.
 
     Raises:
-        ConfigError: The name is missing or unknown, or `from_dict` refuses the fields.
+        ConfigError: The tag is missing or unknown, or `from_dict` rejects the fields.
     """
     name = values.get(key)
     if name is None:
-        message = f"{where or 'the values'} must name a {key} ({', '.join(kinds)}), got none."
+        message = f"{where or 'the values'} must have a {key} ({', '.join(kinds)}), got none."
         raise ConfigError(message)
     if not isinstance(name, str) or name not in kinds:
         place = f" in {where}" if where else ""
@@ -76,7 +76,7 @@ def pick_kind(
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """Give a config as a dictionary that JSON can hold; tuples become lists."""
+    """Convert a config to a dictionary that JSON can hold; tuples become lists."""
     kind = kind_of(config)
     values: dict[str, Any] = {} if kind is None else {KIND: kind}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
@@ -92,17 +92,16 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
 
     Args:
         kind: The dataclass.
-        values: Its fields; those with a default may be missing. It may name the kind of the
-            dataclass.
-        where: Where the dictionary came from, for messages.
+        values: The fields; those with a default may be missing. The tag is optional.
+        where: Origin of the dictionary, for messages.
 
     Returns:
         The config, validated.
 
     Raises:
-        ConfigError: A key is unknown, a field is missing, or a value is of another type.
+        ConfigError: A key is unknown, a field is missing, or a value has the wrong type.
     """
-    # Files of earlier versions have other names: classes whose names changed read them too.
+    # Classes whose fields were renamed translate the files of earlier versions.
     upgrade = getattr(kind, "upgrade", None)
     if upgrade is not None:
         values = upgrade(values)
@@ -127,33 +126,32 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
     ]
     if missing:
         message = (
-            f"{kind.__name__} needs {', '.join(missing)}, which {where or 'the values'} lacks."
+            f"{kind.__name__} requires {', '.join(missing)}, missing in {where or 'the values'}."
         )
         raise ConfigError(message)
     return kind(**arguments)
 
 
 def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
-    """Give a copy with some fields changed; keys and types are checked as in `from_dict`."""
+    """Return a copy with some fields changed; keys and types are checked as in `from_dict`."""
     return from_dict(type(config), {**_shallow(config), **values}, where=where)
 
 
 def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--set") -> C:
-    """Give a copy with fields set from text, all at once: some only go together.
+    """Return a copy with fields set from text, all at once since some depend on each other.
 
     Args:
         config: The config.
-        texts: Name of a field (``outer.inner`` reaches into a config that is a field), and its
-            value as typed: a number, ``true``, a word, or numbers joined by commas. The last one
-            of a name counts.
-        where: Where they came from, for messages.
+        texts: Field name (``outer.inner`` for a nested config) and value as text: a number,
+            ``true``, a word, or comma-separated numbers. The last value of a name wins.
+        where: Origin of the texts, for messages.
 
     Returns:
         The changed copy.
 
     Raises:
-        ConfigError: There is no such field, a text does not fit its type, or the fields do not
-            go together.
+        ConfigError: A field is unknown, a text does not match its type, or fields contradict
+            each other.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -174,9 +172,7 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--s
         elif dataclasses.is_dataclass(getattr(config, first)):
             inner.setdefault(first, []).append((rest, text))
         else:
-            message = (
-                f"{first} is a single value, so {path!r} does not exist. Set {first!r} itself."
-            )
+            message = f"{first} has no fields, got {path!r} in {where}. Set {first!r} itself."
             raise ConfigError(message)
     for first, rows in inner.items():
         values[first] = with_texts(getattr(config, first), rows, where=where)
@@ -187,7 +183,7 @@ def _shallow(config: object) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
 
 
-def _read(text: str) -> Any:  # noqa: ANN401 (whatever the text says)
+def _read(text: str) -> Any:  # noqa: ANN401 (any JSON value)
     if "," in text:
         return [_read(part) for part in text.strip("()[] ").split(",") if part.strip()]
     try:
@@ -197,7 +193,7 @@ def _read(text: str) -> Any:  # noqa: ANN401 (whatever the text says)
 
 
 def _coerce(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (types are values here)
-    """Give the value as the annotation wants it, or say what was expected."""
+    """Convert a value to the annotated type, or raise an error that names the expected type."""
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _coerce_union(options, value, where)
@@ -240,7 +236,7 @@ def _coerce_union(options: tuple[Any, ...], value: Any, where: str) -> Any:  # n
 def _coerce_tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
     many = len(options) == 2 and options[1] is Ellipsis
     if not isinstance(value, (list, tuple)):
-        # One number stands for a square, or for a tuple of one.
+        # A scalar is repeated to a fixed length, or becomes a tuple of length one.
         value = (value,) if many else (value,) * len(options)
     if not many and len(value) != len(options):
         _refuse(where, f"{len(options)} values", value)
@@ -248,11 +244,11 @@ def _coerce_tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any
     return tuple(_coerce(kind, item, where) for kind, item in zip(kinds, value, strict=True))
 
 
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
 def _name(kind: Any) -> str:  # noqa: ANN401
-    """What a user would call a type."""
+    """Name a type in the user's terms."""
     origin, options = get_origin(kind), get_args(kind)
     if origin is tuple and options[-1] is Ellipsis:
         return f"a list ({_name(options[0])} each)"

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 import muntin
-from muntin.devices import choose_device, choose_precision, has_compiler, multiply_rate
+from muntin.devices import choose_device, choose_precision, has_compiler, measure_matmul_rate
 from muntin.engines.table import ENGINES, Engine, is_installed
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
-from muntin.zoo.building import create_model
+from muntin.zoo.model_building import create_model
 
 __all__ = ["diagnose"]
 
@@ -45,8 +45,8 @@ def diagnose() -> dict[str, Any]:
     for name in ("timm", "transformers"):
         facts[name] = _version(name)
     facts["device"] = torch.cuda.get_device_name() if device.type == "cuda" else device.type
-    facts["fp32 GFLOP/s"] = round(multiply_rate(torch.float32) / 1e9)
-    facts["bf16 GFLOP/s"] = round(multiply_rate(torch.bfloat16) / 1e9)
+    facts["fp32 GFLOP/s"] = round(measure_matmul_rate(torch.float32) / 1e9)
+    facts["bf16 GFLOP/s"] = round(measure_matmul_rate(torch.bfloat16) / 1e9)
     facts["precision chosen"] = choose_precision(device)
     facts["C++ compiler"] = "found" if has_compiler() else "none: steps are not compiled"
     for engine in ENGINES.values():

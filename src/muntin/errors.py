@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The error family, and the functions that word messages about names.
+"""Exception classes, and functions that format messages.
 
-Every message says, in this order: what must hold, what came, where it came from, what to do.
-Users can catch `MuntinError`, or the builtin that they expect.
+Every message states, in this order: the requirement, the value received, its origin, the remedy.
+Users can catch `MuntinError`, or the matching builtin exception.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ __all__ = [
 
 
 class MuntinError(Exception):
-    """Root of every error that muntin raises on purpose: the input is wrong, not the program."""
+    """Base class of all errors of muntin: the input is wrong, not the program."""
 
 
 class MuntinWarning(UserWarning):
-    """Something was left out or done otherwise; the work goes on."""
+    """Something was skipped or handled differently; the operation continues."""
 
 
 class ConfigError(MuntinError, ValueError):
-    """A setting is unknown, out of range, or has no effect in this path."""
+    """A setting is unknown, out of range, or without effect here."""
 
 
 class ShapeError(MuntinError, ValueError):
-    """A tensor does not have the sides that the operation needs."""
+    """A tensor has the wrong shape for the operation."""
 
 
 class DataError(MuntinError, ValueError):
-    """A data set, an image or an annotation cannot be used as it is."""
+    """A data set, an image or an annotation is invalid."""
 
 
 class WeightError(MuntinError, RuntimeError):
-    """Weights do not fit the model, or their file cannot be read."""
+    """Weights do not fit the model, or cannot be read."""
 
 
 class RunError(MuntinError, RuntimeError):
@@ -55,28 +55,28 @@ class RunError(MuntinError, RuntimeError):
 
 
 class TrainingError(MuntinError, RuntimeError):
-    """Training cannot go on (the loss is not a number, the data ran out)."""
+    """Training cannot continue (the loss is NaN, no data is left)."""
 
 
 class MissingExtra(MuntinError, ImportError):
-    """An optional library is needed and is not installed."""
+    """A required optional library is not installed."""
 
 
-_OTHER_WORDS = {"gpu": "cuda", "nvidia": "cuda"}
-"""What people call things whose name is another."""
+_SYNONYMS = {"gpu": "cuda", "nvidia": "cuda"}
+"""Common names of accepted values."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> str:
-    """Word the message for a name that is not in a table.
+    """Format the message for an unknown name.
 
     Args:
-        kind: What the name stands for, as a user would say it ("model", "option").
-        name: What came.
-        known: Every accepted name.
-        hint: Where the whole list can be seen; one sentence.
+        kind: What the name refers to, in the user's terms ("model", "option").
+        name: The unknown name.
+        known: All accepted names.
+        hint: One sentence on where to find the whole list.
 
     Returns:
-        One or two sentences that suggest the nearest accepted name when there is one.
+        One or two sentences, with the closest accepted name if there is one.
 
     Example:
         >>> unknown_name("model", "swin_tiney", ["swin_tiny", "vit_base"])
@@ -85,27 +85,27 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     names = sorted(known)
     lower = {each.lower(): each for each in names}
     text = str(name).lower()
-    near = [word for word in (_OTHER_WORDS.get(text),) if word in lower]
+    near = [word for word in (_SYNONYMS.get(text),) if word in lower]
     near = near or difflib.get_close_matches(text, lower, n=1, cutoff=0.6)
     near = near or [each for each in lower if len(text) > 2 and each.startswith(text)][:1]
     parts = [f"Unknown {kind} {name!r}."]
     if near:
         parts.append(f"Did you mean {lower[near[0]]!r}?")
     elif names:
-        parts.append(f"Known: {shorten(names, most=12)}.")
+        parts.append(f"Known: {shorten(names, limit=12)}.")
     if hint:
         parts.append(hint)
     return " ".join(parts)
 
 
-def shorten(items: Iterable[object], *, most: int = 5) -> str:
-    """List the first items and count the rest.
+def shorten(items: Iterable[object], *, limit: int = 5) -> str:
+    """Join the first items and count the rest.
 
     Example:
-        >>> shorten(["a", "b", "c"], most=2)
+        >>> shorten(["a", "b", "c"], limit=2)
         'a, b and 1 more'
     """
     every = [str(item) for item in items]
-    shown = ", ".join(every[:most])
-    rest = len(every) - most
+    shown = ", ".join(every[:limit])
+    rest = len(every) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown

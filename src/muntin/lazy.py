@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of a package that are imported when first asked for: torch takes seconds to load."""
+"""Lazy attributes of a package: torch takes seconds to import."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["resolve_lazily"]
 def resolve_lazily(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and the ``__dir__`` of a package.
+    """Build ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
     Args:
         package: Its ``__name__``.
-        modules: Module below the package -> the names that it defines, separated by blanks.
+        modules: Submodule -> names that it defines, separated by spaces.
     """
     homes = {name: module for module, names in modules.items() for name in names.split()}
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors whose cause lies outside: the system will not write, a library is not installed."""
+"""Messages for errors caused by the system or by a missing library."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from muntin.errors import MissingExtra
 
 __all__ = ["cannot_write", "missing_extra"]
 
-# What the system says when there is no room, and when something of another kind is in the way.
+# Error numbers for a full disk, and for a file where a folder is needed or vice versa.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_WRONG_KIND = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def cannot_write(path: object, error: Exception) -> str:
-    """Word the message for a file that the system, or a library, could not write.
+    """Format the message for a file that could not be written.
 
     Args:
         path: The file or folder.
-        error: What was raised; what to do depends on its `errno`.
+        error: The exception; the advice depends on its `errno`.
 
     Example:
         >>> cannot_write("a.png", OSError(errno.ENOSPC, "No space left on device"))
-        'a.png could not be written (No space left on device). Free some space.'
+        'a.png could not be written (No space left on device). Free disk space.'
     """
-    said = getattr(error, "strerror", None) or str(error)
-    # Libraries written in Rust raise errors of their own, with the number in the text.
-    number = re.search(r"os error (\d+)", said)
+    reason = getattr(error, "strerror", None) or str(error)
+    # Libraries written in Rust raise their own exceptions, with the error number in the text.
+    number = re.search(r"os error (\d+)", reason)
     code = int(number[1]) if number else getattr(error, "errno", None)
     if code in _FULL:
-        advice = "Free some space"
-    elif code in _IN_THE_WAY:
-        advice = "A file lies where a folder must be, or a folder where a file must be: move it"
+        advice = "Free disk space"
+    elif code in _WRONG_KIND:
+        advice = "A file is where a folder is needed, or vice versa; move it"
     else:
-        advice = "Choose a place that can be written"
-    return f"{path} could not be written ({said}). {advice}."
+        advice = "Choose a writable location"
+    return f"{path} could not be written ({reason}). {advice}."
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:

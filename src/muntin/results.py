@@ -15,9 +15,9 @@ from muntin.errors import ShapeError
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 
-__all__ = ["SURE", "Detections", "Labels", "Poses", "SemanticMap"]
+__all__ = ["DEFAULT_SCORE_THRESHOLD", "Detections", "Labels", "Poses", "SemanticMap"]
 
-SURE = 0.3
+DEFAULT_SCORE_THRESHOLD = 0.3
 """Score from which a keypoint is drawn, and an object is told where nobody knows a better one."""
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.recipes import MachineConfig
 from muntin.run_lengths import decode_mask
-from muntin.training.setup import prepare
 from muntin.training.request import Request
+from muntin.training.setup import prepare
 from tests.commands.refusing import refuses
 from tests.detectors import BODY, BODY_SETTINGS, train_dense
 

@@ -21,7 +21,7 @@ from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigur
 from muntin.explaining.prediction_agreement import MAX_BOXES, agreement, show_prediction_agreement
 from muntin.explaining.target_selection import predict
 from muntin.ops.similarity import linear_cka
-from muntin.results import SURE, Detections, Labels, Poses, SemanticMap
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 from muntin.samples import Classes
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_context
@@ -280,9 +280,9 @@ def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
     contexts = _images(network, 1, task="detect", size=(50, 70), fit="letterbox")
     (result,) = show_prediction_agreement(contexts, contexts)
     said = predict(contexts[0])
-    assert len(said.above(SURE)) > 0
+    assert len(said.above(DEFAULT_SCORE_THRESHOLD)) > 0
     for panel in result.figure.axes:
-        assert len(panel.patches) == 2 * min(len(said.above(SURE)), MAX_BOXES)
+        assert len(panel.patches) == 2 * min(len(said.above(DEFAULT_SCORE_THRESHOLD)), MAX_BOXES)
 
 
 # What cannot be compared.

@@ -128,9 +128,9 @@ def _report(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename else ""
         _print_error(f"{place}{error.strerror}. Check free disk space and permissions.")
         return 1
-    from muntin.devices import find_shortage
+    from muntin.devices import parse_out_of_memory
 
-    if (shortage := find_shortage(error)) is not None:
+    if (shortage := parse_out_of_memory(error)) is not None:
         request = f" (tried to allocate {shortage})" if shortage else ""
         _print_error(f"out of memory{request}. Reduce --batch-size or --img-size.")
         return 1

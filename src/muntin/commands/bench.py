@@ -35,7 +35,7 @@ def bench(
     ] = False,
 ) -> None:
     """Benchmark a model against other libraries: same weights and inputs, interleaved runs."""
-    from muntin.benching.request import bench_by_name
+    from muntin.benching.bench_request import bench_by_name
 
     names = [] if peers == "none" else [name.strip() for name in peers.split(",") if name.strip()]
     found = bench_by_name(
@@ -55,7 +55,7 @@ def bench(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from muntin.benching.showing import show_rows
+    from muntin.benching.report_tables import show_rows
 
     if "sides" in found:
         smallest, largest = found["sides"][0], found["sides"][-1]

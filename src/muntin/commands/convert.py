@@ -41,7 +41,7 @@ def convert(
     ] = "",
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
-    from muntin.zoo.converting import convert_weights
+    from muntin.zoo.weight_conversion import convert_weights
 
     if to == "run" or head:
         _write_run(source, target, model, to, head, from_, classes, settings or [])

@@ -24,7 +24,7 @@ def models(
     ] = False,
 ) -> None:
     """List models with parameters, GMACs and published accuracy."""
-    from muntin.zoo.describing import describe_models
+    from muntin.zoo.model_table import describe_models
 
     rows = describe_models(pattern, img_size)
     if as_json:

@@ -170,7 +170,7 @@ def _list_set(tree: _Folder, source: str, class_names: Sequence[str] | None) -> 
     if tree.loose:
         message = (
             f"{len(tree.loose)} images are outside class folders in {where} "
-            f"({shorten(tree.loose, most=2)}). {EXPECTED}"
+            f"({shorten(tree.loose, limit=2)}). {EXPECTED}"
         )
         raise DataError(message)
     found = tree.by_top()

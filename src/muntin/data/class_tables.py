@@ -69,7 +69,7 @@ def read_table(place: Path) -> list[Row]:
     if missing:
         message = (
             f"Every path in {str(place)!r} must be a file, seen from the folder of the CSV; "
-            f"{len(missing)} of {len(rows)} are not: {shorten(missing, most=3)}. Correct the paths."
+            f"{len(missing)} of {len(rows)} are not: {shorten(missing, limit=3)}. Correct the paths."
         )
         raise DataError(message)
     return rows
@@ -80,7 +80,7 @@ def _require_columns(columns: dict[str, str], place: Path) -> None:
         return
     message = (
         f"{str(place)!r} must have the columns path and class, separated by commas, "
-        f"got {shorten(columns, most=8) or 'an empty file'}. Correct its first line."
+        f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
     )
     raise DataError(message)
 

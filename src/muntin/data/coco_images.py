@@ -94,7 +94,7 @@ def find_images(
         )
         raise DataError(message)
     if missing:
-        first = shorten((repr(name) for name in missing), most=2)
+        first = shorten((repr(name) for name in missing), limit=2)
         findings.notes.append(f"{len(missing)} images of {json_path} are not there ({first})")
     found: dict[Id, ImageRecord] = {}
     by_path: dict[str, ImageRecord] = {}

@@ -124,7 +124,7 @@ def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
     head = {row[0]: row for row in rows[:count] if row}
     first = next((i for i, cell in enumerate(head.get("coords", [])) if cell in ("x", "y")), 0)
     if not {"bodyparts", "coords"} <= head.keys() <= set(_HEAD) or not first:
-        got = shorten(head, most=5) or "none"
+        got = shorten(head, limit=5) or "none"
         if not {"scorer", "bodyparts", "coords"} <= head.keys():
             got = f"a file that {_describe_head(rows)}" if rows else "an empty file"
         message = (

@@ -97,7 +97,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         listings = {"train": next(iter(listings.values()))}
     counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
     note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {counts} images"
-    note += f", {len(names)} classes: {shorten(names, most=8)}"
+    note += f", {len(names)} classes: {shorten(names, limit=8)}"
     problems = _problems(pairs, seen, encoding)
     left_out = _summary(pairs, problems)
     return DataSets(
@@ -188,7 +188,7 @@ def _decide(
     if table.kind == "index" and seen.colored:
         message = (
             f"{table.origin} gives class numbers, but the masks in {source!r} hold colours: "
-            f"{shorten(map(_hex, sorted(seen.counts)), most=6)}. Give a colour to each class, in a "
+            f"{shorten(map(_hex, sorted(seen.counts)), limit=6)}. Give a colour to each class, in a "
             f"classes.json beside the masks or by --set data.colors=NAME:#RRGGBB,..."
         )
         raise DataError(message)
@@ -196,7 +196,7 @@ def _decide(
     if table.kind == "color" and unnamed and all(map(_is_grey, seen.counts)):
         message = (
             f"{table.origin} gives colours, but the masks in {source!r} hold numbers: "
-            f"{shorten(sorted(value & 255 for value in seen.counts), most=6)}. "
+            f"{shorten(sorted(value & 255 for value in seen.counts), limit=6)}. "
             f"Give numbers: road:1."
         )
         raise DataError(message)
@@ -275,7 +275,7 @@ def _follow(
     if unknown := [name for name in names if name not in wanted]:
         message = (
             f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, most=12)}), got also {shorten(unknown)} in {source!r}. "
+            f"({shorten(wanted, limit=12)}), got also {shorten(unknown)} in {source!r}. "
             f"Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
         )
         raise DataError(message)
@@ -313,7 +313,7 @@ def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem
     share = sum(seen.counts[value] for value in strange) / total
     what = (
         f"{share:.1%} of the pixels of the sampled masks have values of no "
-        f"class, and are ignored: {shorten(shown, most=8)}, such as {shown[0]} in "
+        f"class, and are ignored: {shorten(shown, limit=8)}, such as {shown[0]} in "
         f"{seen.first[strange[0]]!r}. "
     )
     if len(strange) > MAX_COLORS:

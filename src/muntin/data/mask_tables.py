@@ -224,7 +224,7 @@ def _distinct(names: Sequence[Any], origin: str) -> tuple[str, ...]:
     cleaned = tuple(clean_class_name(str(name)) for name in names)
     if not cleaned or len(set(cleaned)) < len(cleaned) or not all(cleaned):
         message = (
-            f"{origin} must name every class once, got {shorten(cleaned, most=12)}. Correct it."
+            f"{origin} must name every class once, got {shorten(cleaned, limit=12)}. Correct it."
         )
         raise DataError(message)
     return cleaned

@@ -96,7 +96,7 @@ def gather_objects(
             points.append(known)
     if beyond:
         most = max(excess for _, excess in beyond)
-        names = shorten((where for where, _ in beyond), most=3)
+        names = shorten((where for where, _ in beyond), limit=3)
         what = f"boxes reach up to {most:.4g} pixels over the edge of the image, cut ({names})"
         findings.warn(file, what)
     findings.num_masks += len(kept) if masks else 0
@@ -133,7 +133,7 @@ def _look_at_points(
     """Forget points outside the image; name those, and an instance that has none in its box."""
     outside = hide_outside(points, size)
     if len(outside):
-        there = shorten((names[number] for number in outside), most=5)
+        there = shorten((names[number] for number in outside), limit=5)
         what = (
             f"{one.where}: {there} outside the image of {size[0]} x {size[1]} pixels (height x "
             f"width), not used"

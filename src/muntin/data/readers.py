@@ -136,7 +136,7 @@ def find_reader(
     place = Path(path)
     files = [reader.file for reader in readers if reader.file]
     accepted = ", ".join(["a folder", *files])
-    accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, most=9)})"
+    accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, limit=9)})"
     if not str(path).strip() or not place.exists():
         message = f"DATA must be {accepted}, found nothing at {str(path)!r}. Check the path."
         raise DataError(message)

@@ -50,7 +50,7 @@ def list_object_masks(
     if wanted is not None and BACKGROUND not in wanted and not ignored:
         message = (
             f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, most=12)}), but in {str(path)!r} what no object covers is "
+            f"({shorten(wanted, limit=12)}), but in {str(path)!r} what no object covers is "
             f"{BACKGROUND!r}. Leave it out: --set data.ignored={BACKGROUND}"
         )
         raise DataError(message)

@@ -159,8 +159,8 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
         raise DataError(message)
     if values.get("keypoints", list(names)) != list(names):
         message = (
-            f"the keypoints of {path!r} must be those of the data, {shorten(names, most=20)}, got "
-            f"{shorten(map(str, values['keypoints']), most=20)}."
+            f"the keypoints of {path!r} must be those of the data, {shorten(names, limit=20)}, got "
+            f"{shorten(map(str, values['keypoints']), limit=20)}."
         )
         raise DataError(message)
     return values

@@ -29,7 +29,7 @@ from muntin.explaining.attribution_methods import (
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.image_overlays import INK, blend, mark_box, mark_point, panels, to_rgb
-from muntin.explaining.scores import NothingFound, OutputTarget, ask
+from muntin.explaining.output_target import EmptyPrediction, OutputTarget, select_output
 from muntin.shapes import Size
 
 __all__ = ["show_attribution"]
@@ -88,18 +88,20 @@ def show_attribution(
         if context.backbone is None:
             with torch.no_grad():
                 return [
-                    _show_occlusion(context, ask(context, context.network, context.shown[None]))
+                    _show_occlusion(
+                        context, select_output(context, context.network, context.shown[None])
+                    )
                 ]
         with torch.inference_mode(False), torch.enable_grad():
             network = with_gradients(context.network)
             context = context.with_network(network)
             images = context.images.detach().clone()
-            output = ask(context, network, images)
+            output = select_output(context, network, images)
             return [
                 _show_activation(context, output, images),
                 _show_integral(context, output, images, steps),
             ]
-    except NothingFound as nothing:
+    except EmptyPrediction as nothing:
         reason = f"{nothing}. The feature maps below do not depend on a prediction."
         return [MissingFigure(section="decision", title="Attribution", reason=_sentence(reason))]
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will take: memory by what it is for, and time, from steps of an image or two."""
+"""Predicted memory (by purpose) and time of a run, from a few tiny training steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from muntin.data.batches import evaluation_batch
-from muntin.devices import choose_device, find_shortage, free_bytes, resident_mib
+from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
 from muntin.errors import ConfigError
-from muntin.planning.advice import MOST_IMAGES, Demand, advise
+from muntin.planning.advice import MAX_IMAGES, MemoryRequirements, advise
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.shapes import Size
-from muntin.training.setup import Prepared, Request, prepare
-from muntin.training.profiling import Rehearsal, Timing
+from muntin.training.prepared_run import PreparedRun
+from muntin.training.profiling import StepProfiler, Timing
+from muntin.training.request import Request
+from muntin.training.setup import prepare
 
 __all__ = ["Plan", "plan"]
 
@@ -27,43 +29,44 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a run will take; memory in MiB, time in seconds.
+    """Predicted memory and time of a run; memory in MiB, time in seconds.
 
     Attributes:
         task: Name of the task.
-        model: In the zoo.
+        model: Name of the model.
         img_size: (height, width) in pixels.
-        batch_size: Images a step.
-        accumulate: Steps a weight change.
-        precision: Of the products.
-        device: Where.
-        recomputed_blocks: Leading blocks that are computed again instead of remembered.
-        num_blocks: Blocks there are.
+        batch_size: Images per step.
+        accumulate: Steps per weight update.
+        precision: Precision of the matrix products.
+        device: "cpu", "cuda" or "mps".
+        recomputed_blocks: Leading blocks with activation checkpointing.
+        num_blocks: Blocks of the backbone.
+        moment: When in a step memory peaks, such as "in the backward pass of stage 1"; gradients,
+            activations, workspace and holes are those of that moment.
         parameters: Weights and buffers.
-        moment: The worst of a step, in words; where there are parts of a sum, they are of then.
-        gradients: What there is of them at the worst moment.
-        optimizer: Moments.
+        gradients: Gradients.
+        optimizer: Optimizer state.
         averaged: Averaged weights.
-        activations: What is kept for the backward pass at the peak, by part: "patches", "stage 1"
-            and so on; 0 where nothing is yet, or no longer.
-        workspace: What else tensors hold then.
-        holes: What the C library cannot give again then, in pieces between tensors that nothing
-            fits into, about half of activations, gradients and workspace; 0 on a GPU.
-        process: What the process holds beside tensors of a step, decoded images included; 0 on a
-            GPU, where what is allocated there is counted.
-        peak: All of that, in training.
-        inference: The same in validation, a batch of `inference_batch` at a time.
-        inference_batch: Images that validation looks at at a time.
-        room: What there is; with train.memory_gib, that and the process.
+        activations: Activations saved for the backward pass, by part: "patches", "stage 1" and so
+            on; 0 for parts that are not saved yet, or no longer.
+        workspace: All other tensors of the step.
+        holes: Fragmentation of the CPU allocator, about half of activations, gradients and
+            workspace; 0 on a GPU.
+        process: Memory of the process besides the tensors of a step, cached images included; 0
+            on a GPU, where only allocations on the device count.
+        peak: Total in training.
+        inference: Total in validation, with `inference_batch` images per batch.
+        inference_batch: Images per batch in validation.
+        room: Available memory; with train.memory_gib, that limit and the process.
         memory_gib: The setting train.memory_gib; 0 = no limit.
-        largest_batch: Largest batch that fits, in training and in validation; 0 where one image
-            does not. Beyond the training images, or 4096, nobody looks.
-        largest_batch_again: The same with every block computed again.
-        step_s: A step.
-        steps: Of an epoch.
-        epoch_s: An epoch, validation included.
-        measured: What was measured for it, by a few steps on this machine.
-        notes: What was chosen, and what would fit.
+        largest_batch: Largest batch that fits in training and validation; 0 if a single image
+            does not. At most the number of training images, and 4096.
+        largest_batch_again: The same with activation checkpointing of every block.
+        step_s: Time of a step.
+        steps: Steps per epoch.
+        epoch_s: Time of an epoch, validation included.
+        measured: Times measured on this machine, by name.
+        notes: What was chosen automatically, and what would fit.
     """
 
     task: str
@@ -103,7 +106,7 @@ class Plan:
         return max(self.peak, self.inference) <= self.room
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values: the fields, and `fits`."""
+        """The fields and `fits` as values for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         parts = {name: dict(values.pop(name)) for name in ("activations", "measured")}
         sides = list(values.pop("img_size"))
@@ -127,32 +130,31 @@ def plan(
 ) -> Plan:
     """Predict memory and time of training before it starts.
 
-    Steps of very few images are taken, which change nothing; everything else follows from how
-    their memory and time grow with the batch.
+    Runs a few tiny training steps without updating the weights, and extrapolates their memory and
+    time to the batch size.
 
     Args:
-        task: As for `muntin.train`; the other arguments too.
+        task: This and all other arguments as in `muntin.train`.
         data: Training images.
-        model: A name of `list_models`; chosen when empty.
+        model: A name of `list_models`; empty = automatic.
         head: Name of a head.
         val: Validation images.
         weights: "auto", "none", a file, a hub id or a run folder.
         recipe: Name of a preset, or "auto".
-        batch_size: Images a step; 0 chooses.
-        img_size: Side, or (height, width), in pixels; 0 keeps the model's.
+        batch_size: Images per step; 0 = automatic.
+        img_size: Side, or (height, width), in pixels; 0 = the default of the model.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
-        settings: Any field of the configs; ``train.memory_gib`` is the room to fit.
+        settings: Any field of the configs; ``train.memory_gib`` is the memory budget.
 
     Returns:
-        The forecast: peak resident memory of the process on a CPU, peak allocated memory on a GPU.
-        Steps are not compiled for it, and images have full size.
+        The prediction: peak resident memory of the process on a CPU, peak allocated memory on a
+        GPU; for steps that are not compiled, and images of full size.
 
     Raises:
-        ConfigError: A name or a setting is wrong, or not even the few images that are measured
-            fit into memory.
+        ConfigError: A name or a setting is invalid, or the measured steps do not fit into memory.
         DataError: The data cannot be used.
-        WeightError: Weights that were asked for cannot be had.
+        WeightError: The requested weights are not available.
     """
     request = Request(
         task=task,
@@ -171,13 +173,13 @@ def plan(
     try:
         return forecast(prepare(request))
     except (MemoryError, RuntimeError) as error:
-        if (shortage := find_shortage(error)) is None:
+        if (shortage := parse_out_of_memory(error)) is None:
             raise
-        wanted = f", and {shortage} were asked for at once" if shortage else ""
+        failed = f", and an allocation of {shortage} failed" if shortage else ""
         message = (
-            f"memory must hold the steps of 1 to 4 images that a plan is drawn from, got "
-            f"{free_bytes(_kind(request)) / 2**30:.1f} GiB that are free{wanted}. Lower --img-size "
-            f"or take a smaller model."
+            f"memory must hold training steps of 1 to 4 images to predict larger ones, got "
+            f"{free_bytes(_kind(request)) / 2**30:.1f} GiB free{failed}. Lower --img-size or "
+            f"choose a smaller model."
         )
         raise ConfigError(message) from error
 
@@ -194,8 +196,8 @@ def _kind(request: Request) -> str:
     return choose_device(request.machine.device).type
 
 
-def forecast(prepared: Prepared) -> Plan:
-    """Predict memory and time of a prepared run; its network is left alone."""
+def forecast(prepared: PreparedRun) -> Plan:
+    """Predict memory and time of a prepared run; its network is not changed."""
     run, tuned = prepared.run, prepared.run.config.train
     plain = replace(tuned, checkpointing=False, recomputed_blocks=0)
     copied = replace(
@@ -203,69 +205,71 @@ def forecast(prepared: Prepared) -> Plan:
         run=replace(run, config=replace(run.config, train=plain)),
         network=copy.deepcopy(prepared.network),
     )
-    rehearsal = Rehearsal(copied)
-    rehearsal.warm_up()
-    timing = rehearsal.time_steps()
-    held = rehearsal.held()
-    kind = rehearsal.device.type
-    # Before anything is recorded, which takes memory of its own.
+    profiler = StepProfiler(copied)
+    profiler.warmup()
+    timing = profiler.time_steps()
+    persistent = profiler.persistent_bytes()
+    kind = profiler.device.type
+    # Read before memory is recorded, as the recording itself needs memory.
     resident = resident_mib() * MIB if kind == "cpu" else 0.0
     process = 0.0
     if kind == "cpu":
         copies = sum(p.numel() * p.element_size() for p in prepared.network.parameters())
-        process = resident - sum(held.values()) - copies - rehearsal.kept_bytes()
-        process += rehearsal.kept_bytes(len(prepared.train), len(prepared.val))
+        process = resident - sum(persistent.values()) - copies - profiler.cached_bytes()
+        process += profiler.cached_bytes(len(prepared.train), len(prepared.val))
     process = max(process, 0.0)
-    footprint, asked = rehearsal.weigh(), tuned.memory_gib * 2**30
-    again = footprint.num_blocks if tuned.checkpointing else tuned.recomputed_blocks
-    if asked:  # as training does
-        again = max(again, footprint.fit_blocks(tuned.batch_size, asked))
-    room = asked or free_bytes(kind) + resident - process
-    demand = Demand(
-        footprint=footprint,
-        looking=rehearsal.weigh_looking(),
-        weights=held["parameters"] + held["averaged"] + held["optimizer"],
-        looks=partial(_looks, prepared, tuned),
-        room=room,
-        most=max(tuned.batch_size, min(MOST_IMAGES, len(prepared.train))),
+    model, limit = profiler.measure_memory(), tuned.memory_gib * 2**30
+    num_recomputed = model.num_blocks if tuned.checkpointing else tuned.recomputed_blocks
+    if limit:  # as training does
+        num_recomputed = max(num_recomputed, model.fit_blocks(tuned.batch_size, limit))
+    budget = limit or free_bytes(kind) + resident - process
+    requirements = MemoryRequirements(
+        model=model,
+        validation_memory=profiler.measure_validation_memory(),
+        weights=sum(persistent.values()),
+        validation_batch=partial(_validation_batch, prepared, tuned),
+        budget=budget,
+        max_batch=max(tuned.batch_size, min(MAX_IMAGES, len(prepared.train))),
     )
-    return _write_plan(prepared, _Weighed(demand, held, process, again), timing)
+    measured = _MeasuredMemory(requirements, persistent, process, num_recomputed)
+    return _write_plan(prepared, measured, timing)
 
 
-def _looks(prepared: Prepared, tuned: TrainConfig, batch: int) -> int:
-    """Images that validation looks at at a time, where a step takes a batch."""
+def _validation_batch(prepared: PreparedRun, tuned: TrainConfig, batch: int) -> int:
+    """Images per batch in validation, for a training batch of `batch` images."""
     wanted = replace(tuned, batch_size=batch).validation_batch
-    looks = evaluation_batch(prepared.run.preprocessing, wanted)
-    return min(looks, max(1, len(prepared.val)))
+    count = evaluation_batch(prepared.run.preprocessing, wanted)
+    return min(count, max(1, len(prepared.val)))
 
 
-class _Weighed(NamedTuple):
-    """What is known of the memory; bytes."""
+class _MeasuredMemory(NamedTuple):
+    """Measured and modelled memory of a run; bytes."""
 
-    demand: Demand
-    held: dict[str, int]
+    requirements: MemoryRequirements
+    persistent: dict[str, int]
     process: float
-    again: int
+    num_recomputed: int
 
 
-def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
+def _write_plan(prepared: PreparedRun, measured: _MeasuredMemory, timing: Timing) -> Plan:
     run = prepared.run
     tuned, machine = run.config.train, run.config.machine
-    demand, held, process, again = weighed
-    footprint, batch = demand.footprint, tuned.batch_size
-    peak = footprint.peak(batch, again)
+    requirements, persistent, process, num_recomputed = measured
+    model, batch = requirements.model, tuned.batch_size
+    peak = model.peak(batch, num_recomputed)
     stages: dict[str, float] = {}
-    for part, value in zip(footprint.parts, peak.remembered, strict=True):
+    for part, value in zip(model.parts, peak.saved, strict=True):
         name = f"stage {part.stage}" if part.stage else "patches"
         stages[name] = stages.get(name, 0.0) + value / MIB
     steps = -(-len(prepared.train) // batch)
-    # What is computed again costs as much as on the forward pass, a third of a step.
-    slower = 1 + again / max(footprint.num_blocks, 1) / 3
+    # Recomputing costs another forward pass, which is about a third of a step.
+    slower = 1 + num_recomputed / max(model.num_blocks, 1) / 3
     step = timing.step.at(batch) * slower
-    read = timing.reading * batch / max(machine.workers, 1)
-    step = max(step, read) if machine.workers else step + read
-    known = sum(peak.remembered) + peak.grown + peak.holes + sum(held.values())
-    memory = {name: count / MIB for name, count in held.items()}
+    # Workers load images while the step runs: the slower of the two counts.
+    load = timing.loading * batch / max(machine.workers, 1)
+    step = max(step, load) if machine.workers else step + load
+    known = sum(peak.saved) + peak.gradients + peak.fragmentation + sum(persistent.values())
+    memory = {name: count / MIB for name, count in persistent.items()}
     return Plan(
         task=run.config.task,
         model=run.config.model_name,
@@ -274,25 +278,25 @@ def _write_plan(prepared: Prepared, weighed: _Weighed, timing: Timing) -> Plan:
         accumulate=tuned.accumulate,
         precision=machine.precision,
         device=machine.device,
-        recomputed_blocks=again,
-        num_blocks=footprint.num_blocks,
-        moment=footprint.name_moment(peak.moment),
+        recomputed_blocks=num_recomputed,
+        num_blocks=model.num_blocks,
+        moment=model.describe_phase(peak.phase),
         **memory,
-        gradients=peak.grown / MIB,
+        gradients=peak.gradients / MIB,
         activations=tuple(stages.items()),
         workspace=max(0.0, peak.total - known) / MIB,
-        holes=peak.holes / MIB,
+        holes=peak.fragmentation / MIB,
         process=process / MIB,
         peak=(peak.total + process) / MIB,
-        inference=(demand.validation(batch) + process) / MIB,
-        inference_batch=demand.looks(batch),
-        room=(demand.room + process) / MIB,
+        inference=(requirements.validation(batch) + process) / MIB,
+        inference_batch=requirements.validation_batch(batch),
+        room=(requirements.budget + process) / MIB,
         memory_gib=tuned.memory_gib,
-        largest_batch=demand.largest(again),
-        largest_batch_again=demand.largest(footprint.num_blocks),
+        largest_batch=requirements.largest(num_recomputed),
+        largest_batch_again=requirements.largest(model.num_blocks),
         step_s=step,
         steps=steps,
-        epoch_s=steps * step + len(prepared.val) * timing.looking,
+        epoch_s=steps * step + len(prepared.val) * timing.validation,
         measured=timing.measured,
-        notes=(*prepared.notes, *advise(prepared, demand, again)),
+        notes=(*prepared.notes, *advise(prepared, requirements, num_recomputed)),
     )

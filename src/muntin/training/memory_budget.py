@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from muntin.devices import give_back_memory
+from muntin.devices import release_memory
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.training.memory_model import MemoryModel
@@ -40,7 +40,7 @@ def fit_memory_budget(prepared: PreparedRun, *, keep_batch: bool) -> PreparedRun
     profiler.warmup()
     model = profiler.measure_memory()
     del copied, profiler
-    give_back_memory()
+    release_memory()
     budget = config.memory_gib * GIB
     blocks = model.fit_blocks(config.batch_size, budget)
     batch = config.batch_size
@@ -80,11 +80,12 @@ def describe_shortage(
         limit = f"the free memory of {max(budget, 0) / GIB:.2f} GiB"
     needed = model.peak(config.batch_size, num_recomputed).total
     every = model.num_blocks and num_recomputed >= model.num_blocks
+    recomputed = " with activation checkpointing of every block" if every else ""
     single = model.peak(1, num_recomputed).total / GIB
     alternative = f"--batch-size {max_batch} fits" if max_batch else f"one image needs {single:.2f}"
     return (
         f"a step of {config.batch_size} images must fit into {limit}, but needs "
-        f"{needed / GIB:.2f} GiB{' with activation checkpointing of every block' if every else ''}, "
+        f"{needed / GIB:.2f} GiB{recomputed}, "
         f"{(needed - budget) / GIB:.2f} GiB too much ({alternative})"
     )
 
