@@ -14,7 +14,7 @@ import torch
 from muntin.explaining.attention_trace import trace
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.patch_partition import show_patches
-from muntin.explaining.window_partition import find_regions, number_rolled
+from muntin.explaining.window_partition import find_regions, shifted_indices
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT
 from muntin.ops.windows import SIZE_RULES, lay_out, shift_mask
@@ -87,7 +87,7 @@ def test_the_rolled_map_is_the_map_rolled(size):
         numbers = np.arange(layer.grid[0] * layer.grid[1]).reshape(layer.grid)
         padded = np.pad(numbers, [(0, layout.pad[0]), (0, layout.pad[1])], constant_values=-1)
         rolled = np.roll(padded, (-layout.shift[0], -layout.shift[1]), (0, 1))
-        assert np.array_equal(number_rolled(layer), rolled)
+        assert np.array_equal(shifted_indices(layer), rolled)
 
 
 def test_mask_units_cover_the_same_part_until_everything_is_seen():

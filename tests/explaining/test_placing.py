@@ -153,7 +153,7 @@ def test_the_continuous_bias_goes_through_the_table():
 
 @pytest.mark.parity
 def test_the_bias_of_swin_v2_is_that_of_timm():
-    from muntin.weights.loading import load_weights
+    from muntin.weights.weight_loading import load_weights
 
     peer = perturb(timm_swin_v2(SWIN_V2))
     model = SwinV2(replace(SWIN_V2, size_rule="timm")).eval()

@@ -18,7 +18,7 @@ from muntin.models.swin_v2 import CosineWindowAttention, SwinV2
 from muntin.models.t2t_vit import TokenAttention, TokenPerformer
 from muntin.models.vit import SelfAttention, ViT
 from muntin.ops.windows import cut_heads, join_heads
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from tests.explaining.small_contexts import (
     BUILDERS,
     SWIN_V2,

@@ -175,7 +175,9 @@ def find_region(
     counts = assigned.flatten().bincount(minlength=len(logits))
     confidence = logits.softmax(dim=0).amax(dim=0)
     means = torch.stack([
-        confidence[assigned == k].mean() if counts[k] >= MIN_SHARE * assigned.numel() else confidence.new_tensor(-1.0)
+        confidence[assigned == k].mean()
+        if counts[k] >= MIN_SHARE * assigned.numel()
+        else confidence.new_tensor(-1.0)
         for k in range(len(logits))
     ])  # fmt: skip
     names = _names_of(context, len(logits))

@@ -205,8 +205,8 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Expl
         text=(
             "Bias of a key in the row of its query against the horizontal offset in tokens, for "
             "the first heads of the last block of each stage. Dots are integer offsets; the window "
-            "is shaded in grey. The MLP takes log-spaced offsets and extrapolates beyond the window, "
-            "so the same weights work with larger windows." + note_on_weights(context)
+            "is shaded in grey. The MLP takes log-spaced offsets and extrapolates beyond the "
+            "window, so the same weights work with larger windows." + note_on_weights(context)
         ),
         figure=figure,
         formula=_CONTINUOUS,

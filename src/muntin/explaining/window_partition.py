@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Windows and shifted windows on the image, the cyclic shift, and the mask that it needs.
+"""Windows and shifted windows on the image, the cyclic shift, and its attention mask.
 
-Letters: H, W sides of the padded map in tokens, N tokens of a window.
+Letters: H, W height and width of the padded map in tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from muntin.explaining.token_plotting import (
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 
-__all__ = ["draw_grid", "find_regions", "fit_canvas", "number_rolled", "show_windows"]
+__all__ = ["draw_grid", "find_regions", "fit_canvas", "shifted_indices", "show_windows"]
 
 _PAD = 0.62
 _REGIONS = ("#F4F4F4", SKY, ORANGE, PURPLE)
@@ -48,8 +48,8 @@ _MASK = (
 _SOURCE = "Liu et al. 2021, arXiv 2103.14030, section 3.2, figures 2 and 4"
 
 
-def number_rolled(layer: AttentionLayer) -> NDArray[np.int64]:
-    """Give the numbers of the tokens in the padded and rolled map, (H, W); -1 for padding."""
+def shifted_indices(layer: AttentionLayer) -> NDArray[np.int64]:
+    """Row-major token indices in the padded and shifted map, (H, W); -1 for padding."""
     layout = _layout(layer)
     windows = layer.keys.numpy().reshape(*layout.grid, *layout.window)
     rows, columns = layout.grid[0] * layout.window[0], layout.grid[1] * layout.window[1]
@@ -57,10 +57,10 @@ def number_rolled(layer: AttentionLayer) -> NDArray[np.int64]:
 
 
 def find_regions(layout: WindowLayout) -> NDArray[np.int64]:
-    """Give the number of the region of each token in the padded and rolled map, (H, W).
+    """Region of each token in the padded and shifted map, (H, W).
 
-    Tokens of one window may look at each other if they are of one region: 1 came round from the
-    left, 2 from the top, 3 from both.
+    Tokens of a window attend to each other only within one region: 1 wrapped around from the left,
+    2 from the top, 3 from both, 0 not at all.
     """
     sides = []
     for axis in (0, 1):
@@ -77,17 +77,17 @@ def _layout(layer: AttentionLayer) -> WindowLayout:
 def show_windows(
     context: Context, layers: Sequence[AttentionLayer]
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show the windows of every stage, the cyclic shift and its mask.
+    """Show the windows of every stage, the cyclic shift and its attention mask.
 
     Args:
-        context: The model and its image.
-        layers: All of its layers.
+        context: The model and the image.
+        layers: All attention layers of the model.
     """
     windowed = [layer for layer in layers if layer.layout is not None]
     if not windowed:
         reason = (
-            f"{context.name} has no windows: in every layer each token looks at all others. What "
-            f"that costs, and what tokens look at, can be seen."
+            f"{context.name} has no windows: every layer attends globally. Attention maps and "
+            f"their cost are still available."
         )
         return [MissingFigure(section="cut", title="Windows", reason=reason)]
     shifts = [layer for layer in windowed if any(_layout(layer).shift)]
@@ -105,18 +105,19 @@ def _show_windows(
     context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> ExplanationFigure:
     text = (
-        "Tokens look at each other inside windows only; each line is the border of one. Every "
-        "stage has fewer tokens, so a window of as many tokens covers more of the image. "
+        "Tokens attend only within windows, whose borders are drawn. Each stage has fewer tokens, "
+        "so a window of the same number of tokens covers more of the image. "
     )
     if shifted:
         text += (
-            "Every second block shifts the windows by half their side, so that neighbours across "
-            "a border meet. Instead of cutting smaller windows at the border, the map is rolled up "
-            "and left: what leaves at the top and left (coloured) comes in at the bottom and "
-            "right, and a mask keeps regions of different numbers apart. "
+            "Every second block shifts the windows by half their size, which connects tokens "
+            "across window borders. Instead of creating smaller windows at the image border, the "
+            "map is cyclically shifted up and left: tokens that leave at the top and left "
+            "(coloured) re-enter at the bottom and right, and a mask blocks attention between "
+            "regions of different numbers. "
         )
     if any(any(_layout(layer).pad) for layer in (*stages.values(), *shifted.values())):
-        text += "Hatched: tokens of padding, which make windows whole."
+        text += "Hatched: padding tokens, which complete the last windows."
     return ExplanationFigure(
         name="cut-windows",
         section="cut",
@@ -129,13 +130,13 @@ def _show_windows(
             for stage, layer in shifted.items()
         },
         facts={
-            "stages": [_tell_stage(layer, shifted.get(stage)) for stage, layer in stages.items()]
+            "stages": [_stage_facts(layer, shifted.get(stage)) for stage, layer in stages.items()]
         },
     )
 
 
-def _tell_stage(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
-    """Plain numbers of a stage's windows, and of those that are shifted."""
+def _stage_facts(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
+    """Sizes of a stage's windows and of their shift."""
     layout = _layout(layer)
     return {
         "stage": layer.stage,
@@ -148,20 +149,19 @@ def _tell_stage(layer: AttentionLayer, other: AttentionLayer | None = None) -> d
 
 
 def _show_units(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
-    """Hiera: units that shrink with the map, then everything."""
+    """Hiera: mask units that shrink with the map, then global attention."""
     kinds: dict[tuple[Size, Size], list[AttentionLayer]] = {}
     for layer in layers:
         kinds.setdefault((layer.grid, _layout(layer).window), []).append(layer)
     groups = list(kinds.values())
     text = (
-        "In the first blocks tokens look at each other inside mask units only; each line is the "
-        "border of one. Where queries are pooled, the map and its units shrink together (8 x 8 "
-        "tokens, then 4 x 4), so that a unit covers the same part of the image: it is what one "
-        "piece is hidden or shown by when such a model is pretrained. Later blocks look at "
-        "everything (global). "
+        "In the first blocks, tokens attend only within mask units, whose borders are drawn. Query "
+        "pooling shrinks the map and its units together (8 x 8 tokens, then 4 x 4), so a unit "
+        "always covers the same part of the image: it is the unit of masking in pretraining. "
+        "Later blocks attend globally. "
     )
     if any(any(_layout(layer).pad) for layer in layers):
-        text += "Hatched: tokens of padding, which make units whole."
+        text += "Hatched: padding tokens, which complete the last units."
     return ExplanationFigure(
         name="cut-windows",
         section="cut",
@@ -171,7 +171,7 @@ def _show_units(context: Context, layers: Sequence[AttentionLayer]) -> Explanati
         source="Ryali et al. 2023, arXiv 2306.00989, section 3",
         facts={
             "stages": [
-                {**_tell_stage(group[0]), "blocks": [layer.title for layer in group]}
+                {**_stage_facts(group[0]), "blocks": [layer.title for layer in group]}
                 for group in groups
             ]
         },
@@ -190,7 +190,7 @@ def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) ->
         titles.append(f"{named}\n{words}")
     figure, panels = subplots(1, len(groups), ratio=panel_ratio(context.shown_size), extra=0.42)
     for axes, group, words in zip(panels[0], groups, titles, strict=True):
-        _draw_rolled(axes, input_image(context), group[0], words)
+        _draw_shifted(axes, input_image(context), group[0], words)
     return figure
 
 
@@ -204,7 +204,7 @@ def _draw_windows(
         words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
         count = f"{layout.num_windows} window{'s' * (layout.num_windows > 1)}"
         words += f"{count} on {layer.grid[0]} x {layer.grid[1]} tokens"
-        _draw_rolled(line[0], image, layer, words)
+        _draw_shifted(line[0], image, layer, words)
         if stage not in shifted:
             set_panel(line[1], np.ones_like(image))
             line[1].text(
@@ -216,14 +216,14 @@ def _draw_windows(
         other = shifted[stage]
         down, across = _layout(other).shift
         _draw_in_place(line[1], image, other, f"shifted by {down} and {across} tokens\nin place")
-        _draw_rolled(line[2], image, other, "as computed:\nrolled up and left")
+        _draw_shifted(line[2], image, other, "as computed:\nshifted up and left")
         _draw_regions(line[3], other)
         _align(list(line))
     return figure
 
 
 def _align(line: Sequence[Axes]) -> None:
-    """Show panels of several sizes at one scale: the room of the largest for each."""
+    """Give panels of different sizes one scale: that of the largest."""
     wide = max(axes.get_xlim()[1] for axes in line)
     high = max(axes.get_ylim()[0] for axes in line)
     for axes in line:
@@ -232,20 +232,22 @@ def _align(line: Sequence[Axes]) -> None:
 
 
 def fit_canvas(image: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
-    """Bring an image to a size in pixels: grey right and below, or cut off."""
+    """Pad an image with grey at the right and bottom, or crop it, to a size in pixels."""
     canvas = np.full((*size, 3), _PAD, np.float32)
     height, width = min(size[0], len(image)), min(size[1], image.shape[1])
     canvas[:height, :width] = image[:height, :width]
     return canvas
 
 
-def _draw_rolled(axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str) -> None:
-    """The image as windows are cut from it, with padding and the borders of windows."""
+def _draw_shifted(
+    axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str
+) -> None:
+    """Draw the padded and shifted image with the borders of its windows."""
     stride, (rows, columns) = layer.stride, layer.grid
     canvas = fit_canvas(image, (rows * stride, columns * stride))
     pieces = canvas.reshape(rows, stride, columns, stride, 3).swapaxes(1, 2)
     pieces = pieces.reshape(rows * columns, stride, stride, 3)
-    numbers = number_rolled(layer)
+    numbers = shifted_indices(layer)
     rolled = np.where(
         (numbers >= 0)[..., None, None, None], pieces[numbers], np.float32(_PAD)
     )  # H, W, stride, stride, 3
@@ -264,9 +266,9 @@ def _draw_rolled(axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, 
 def _draw_in_place(
     axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str
 ) -> None:
-    """The image as it is, with the borders of windows that were cut from the rolled map."""
+    """Draw the unshifted image with the borders of the shifted windows."""
     layout, stride = _layout(layer), layer.stride
-    numbers = number_rolled(layer)
+    numbers = shifted_indices(layer)
     count = layer.grid[0] * layer.grid[1]
     window, region = np.zeros(count, np.int64), np.zeros(count, np.int64)
     high, wide = numbers.shape
@@ -281,16 +283,16 @@ def _draw_in_place(
 
 
 def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
-    """Numbers of the regions, a colour each."""
+    """Draw the numbered regions in one colour each."""
     layout, stride = _layout(layer), layer.stride
     regions = find_regions(layout)
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
     image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
-    set_panel(axes, image, "regions that may\nlook at each other")
+    set_panel(axes, image, "regions that attend\nto themselves only")
     high, wide = regions.shape
     windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
     windows = windows + np.arange(wide)[None] // layout.window[1]
-    _hatch(axes, number_rolled(layer) < 0, stride)
+    _hatch(axes, shifted_indices(layer) < 0, stride)
     _draw_borders(axes, windows, stride, INK)
     for number in np.unique(regions):
         rows, columns = np.nonzero(regions == number)
@@ -302,25 +304,26 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
 
 
 def _tint(axes: Axes, regions: NDArray[np.int64], stride: int) -> None:
-    """Colour the regions other than 0, through which the image is seen."""
+    """Overlay regions other than 0 in semi-transparent colours."""
     high, wide = regions.shape
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[regions]
     colours[..., 3] = np.where(regions > 0, 0.45, 0)
     axes.imshow(colours, extent=(0, wide * stride, high * stride, 0), interpolation="nearest")
 
 
-def _hatch(axes: Axes, wanted: NDArray[np.bool_], stride: int) -> None:
-    """Hatch the box around the tokens that are wanted, strip by strip."""
-    rows, columns = np.asarray(wanted.all(axis=1)), np.asarray(wanted.all(axis=0))
-    high, wide = wanted.shape
+def _hatch(axes: Axes, mask: NDArray[np.bool_], stride: int) -> None:
+    """Hatch the full rows and columns of a mask of tokens."""
+    rows, columns = np.asarray(mask.all(axis=1)), np.asarray(mask.all(axis=0))
+    high, wide = mask.shape
     for start, stop in _runs(rows):
         _hatch_box(axes, 0, start * stride, wide * stride, (stop - start) * stride)
     for start, stop in _runs(columns):
         _hatch_box(axes, start * stride, 0, (stop - start) * stride, high * stride)
 
 
-def _runs(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    # Differences of the padded mask are non-zero at the start and end of each run.
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
@@ -335,7 +338,7 @@ def _hatch_box(axes: Axes, left: float, top: float, width: float, height: float)
 def _draw_borders(
     axes: Axes, groups: NDArray[np.int64], stride: int, colour: str = "white"
 ) -> None:
-    """Draw lines between neighbours of different groups."""
+    """Draw lines between neighbouring tokens of different groups."""
     high, wide = groups.shape
     rows = np.flatnonzero((groups[1:] != groups[:-1]).any(axis=1)) + 1
     columns = np.flatnonzero((groups[:, 1:] != groups[:, :-1]).any(axis=0)) + 1
@@ -345,7 +348,7 @@ def _draw_borders(
 
 
 def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
-    """Draw the borders of tokens."""
+    """Draw the borders between tokens."""
     high, wide = grid[0] * stride, grid[1] * stride
     rows, columns = np.arange(grid[0] + 1) * stride, np.arange(grid[1] + 1) * stride
     axes.hlines(rows, 0, wide, colors="white", linewidths=width, alpha=0.6)
@@ -368,19 +371,19 @@ def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
     for axes, (words, place) in zip(panels[0], places.items(), strict=True):
         allowed = (mask[place] == 0).numpy()
         axes.imshow(allowed, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(f"{words}\nmay look: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
+        axes.set_title(f"{words}\nallowed: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
         axes.add_patch(
             Rectangle((-0.5, -0.5), *allowed.shape[::-1], fill=False, edgecolor=RED, linewidth=0.8)
         )
     return ExplanationFigure(
         name="cut-shift-mask",
         section="cut",
-        title="The mask of the shift",
+        title="Attention mask of the shifted windows",
         text=(
-            f"Rows are the {layout.num_tokens} queries of a window, columns its keys, in the order "
-            f"of rows of tokens ({layer.title}). Yellow pairs may look at each other; black pairs "
-            f"come from different ends of the image: 100 is taken from their score, so that the "
-            f"softmax gives them nothing. Windows in the middle need no mask."
+            f"Rows are the {layout.num_tokens} queries of a window and columns its keys, both in "
+            f"row-major order ({layer.title}). Yellow pairs may attend; black pairs come from "
+            f"opposite sides of the image: -100 is added to their logit, which makes their softmax "
+            f"weight negligible. Windows in the interior need no mask."
         ),
         figure=figure,
         formula=_MASK,
