@@ -48,7 +48,7 @@ from muntin.training.trainer import Trainer
 
 task, data, model, side, batch, out, device, precision, again = sys.argv[1:]
 ends, peaks = [], []
-plain = Trainer.change_weights
+plain = Trainer.update_weights
 
 def peak():
     if torch.cuda.is_available() and device != "cpu":
@@ -62,7 +62,7 @@ def change(self, factor):
     ends.append(time.perf_counter())
     peaks.append(peak())
 
-Trainer.change_weights = change
+Trainer.update_weights = change
 if __name__ == "__main__":
     train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
           device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,

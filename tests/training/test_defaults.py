@@ -5,7 +5,8 @@ import pytest
 
 from muntin.errors import ConfigError
 from muntin.recipes import MachineConfig
-from muntin.training.defaults import default_model, default_recipe, refuse_attention
+from muntin.training.defaults import default_model, default_recipe
+from muntin.training.machine import check_attention
 from muntin.zoo import model_config
 
 
@@ -19,11 +20,11 @@ from muntin.zoo import model_config
         ((480, 640), ("swin_nano_patch4_window4_64", 128)),
     ],
 )
-def test_fresh_model_by_the_shorter_side(size, expected):
+def test_default_model_without_pretrained_weights(size, expected):
     assert default_model(size, "none", "cpu") == expected
 
 
-def test_large_images_take_published_weights_only_where_they_can_be_had():
+def test_auto_uses_pretrained_weights_only_if_available():
     # The tests have no network and an empty cache: "auto" must not end in a large fresh model.
     assert default_model((480, 640), "auto", "cpu")[0] == "swin_nano_patch4_window4_64"
     assert default_model((480, 640), "weights.safetensors", "cpu")[0] == (
@@ -35,13 +36,13 @@ def test_large_images_take_published_weights_only_where_they_can_be_had():
     ("count", "pretrained", "expected"),
     [(50, True, "finetune"), (50, False, "small-data"), (10**6, False, "imagenet")],
 )
-def test_recipe(count, pretrained, expected):
+def test_default_recipe(count, pretrained, expected):
     assert default_recipe(count, pretrained=pretrained)[0] == expected
 
 
 @pytest.mark.usefixtures("no_fused_kernels")
-def test_kernels_that_cannot_run_are_refused_before_a_run_begins():
+def test_unavailable_fused_kernels_are_refused():
     fused = model_config("swin_nano", {"attention": "fused"})
     with pytest.raises(ConfigError, match=r"model\.attention=fused"):
-        refuse_attention(fused, MachineConfig(device="cpu"))
-    refuse_attention(model_config("swin_nano"), MachineConfig(device="cpu"))
+        check_attention(fused, MachineConfig(device="cpu"))
+    check_attention(model_config("swin_nano"), MachineConfig(device="cpu"))

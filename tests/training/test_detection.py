@@ -18,8 +18,8 @@ from muntin.recipes import MachineConfig
 from muntin.runs import Run
 from muntin.targets import BoxTargets
 from muntin.training.journal import read_journal
-from muntin.training.setup import prepare
 from muntin.training.request import Request
+from muntin.training.setup import prepare
 from tests.detectors import (
     BODY,
     empty_images,

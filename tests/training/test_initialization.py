@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import WeightError
 from muntin.recipes import MachineConfig
-from muntin.training.setup import Request, prepare
+from muntin.training.request import Request
 from muntin.training.session import train
+from muntin.training.setup import prepare
 from tests.detectors import BODY, BODY_SETTINGS, head_settings, train_detector
 from tests.small import write_images
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C asks first, and insists the second time."""
+"""The first Ctrl-C requests a stop, the second one interrupts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import pytest
 from lightning_fabric import Fabric
 
-from muntin.training.interruption import Interruption, leave_to_others
+from muntin.training.interruption import Interruption, defer_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +20,26 @@ def fabric():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_one_asks(fabric, number):
+def test_the_first_signal_requests_a_stop(fabric, number):
     before = signal.getsignal(number)
     with Interruption() as interruption:
-        assert not interruption.wanted(fabric)
+        assert not interruption.requested(fabric)
         os.kill(os.getpid(), number)
-        assert interruption.wanted(fabric)
-        assert interruption.wanted(fabric)
-        assert signal.getsignal(number) is before, "the second one is as ever"
+        assert interruption.requested(fabric)
+        assert interruption.requested(fabric)
+        assert signal.getsignal(number) is before, "the second signal acts as usual"
     assert signal.getsignal(number) is before
 
 
 def test_after_some_steps(fabric):
     with Interruption(3) as interruption:
-        assert [interruption.wanted(fabric) for _ in range(5)] == [False, False, True, True, True]
+        assert [interruption.requested(fabric) for _ in range(5)] == [
+            False,
+            False,
+            True,
+            True,
+            True,
+        ]
 
 
 def test_other_threads_leave_signals_alone(fabric):
@@ -41,8 +47,8 @@ def test_other_threads_leave_signals_alone(fabric):
     seen = []
 
     def work():
-        with Interruption(1) as interruption, leave_to_others():
-            seen.append((interruption.wanted(fabric), signal.getsignal(signal.SIGINT)))
+        with Interruption(1) as interruption, defer_interrupts():
+            seen.append((interruption.requested(fabric), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -50,7 +56,7 @@ def test_other_threads_leave_signals_alone(fabric):
     assert seen == [(True, before)]
 
 
-def test_the_parent_of_several_leaves_it_to_them():
-    with leave_to_others() as seen:
+def test_the_parent_process_defers_to_its_children():
+    with defer_interrupts() as received:
         os.kill(os.getpid(), signal.SIGINT)
-    assert seen == [signal.SIGINT]
+    assert received == [signal.SIGINT]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training inside a memory that somebody names."""
+"""Training within a memory budget."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import muntin
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
-from muntin.training.recompute import checkpoint_blocks, narrow_residual
 from muntin.training.journal import read_journal
+from muntin.training.recompute import checkpoint_blocks, narrow_residual
 from muntin.zoo import create_model
 from tests.small import MODEL, SETTINGS, train_small, write_images
 
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 DEEP = {"model.depths": "8,1", "train.start_size": 1}
 
 
-def test_a_run_in_little_memory_is_the_same_run(data, tmp_path):
+def test_a_budget_does_not_change_the_losses(data, tmp_path):
     options = {"model": MODEL, "img_size": 64, "precision": "fp32", "device": "cpu"}
     plan = muntin.plan(
         "classify", data, batch_size=16, weights="none", settings={**SETTINGS, **DEEP}, **options
@@ -44,16 +44,16 @@ def test_a_run_in_little_memory_is_the_same_run(data, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_batch_that_cannot_fit_says_what_would(data, tmp_path):
+def test_the_error_names_a_batch_that_fits(data, tmp_path):
     options = {"batch_size": 16, "img_size": 64}
-    words = r"16.*--batch-size \d+"
-    with pytest.raises(ConfigError, match=words):
+    expected = r"16.*--batch-size \d+"
+    with pytest.raises(ConfigError, match=expected):
         train_small(data, tmp_path / "run", settings={"train.memory_gib": 0.004}, **options)
     with pytest.raises(ConfigError, match=r"0\.\d+"):
         train_small(data, tmp_path / "run", settings={"train.memory_gib": 1e-5}, **options)
 
 
-def test_leading_blocks_alone():
+def test_recompute_leading_blocks():
     backbone = create_model("swin_nano").backbone
     assert checkpoint_blocks(backbone, 2) == 2
     with pytest.raises(ConfigError, match=r"6.*Swin.*7"):
@@ -62,7 +62,7 @@ def test_leading_blocks_alone():
     assert changed == [True, True, False, False, False, False]
 
 
-def test_half_a_residual(data, tmp_path):
+def test_residual_in_half_precision(data, tmp_path):
     model = create_model("swin_nano").train()
     narrow_residual(model.backbone)
     seen = []

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of a step: recorded as it is, drawn as lines, and what is computed again."""
+"""Memory of a step: the trace, the fitted model, and recomputation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
+from muntin.training.memory_model import LinearFit, MemoryModel, Phase, fit_memory_model
+from muntin.training.memory_trace import NetworkPart, list_parts, record_spans
 from muntin.training.recompute import checkpoint_blocks
-from muntin.training.memory_model import Footprint, Line, Moment, measure_footprint
-from muntin.training.memory_trace import Part, list_parts, record_spans
 from muntin.zoo import create_model
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ class ToyBackbone(Backbone):
 
 
 class Toy(nn.Module):
-    """A network whose memory is known by heart: blocks of a megabyte an image."""
+    """A network of known memory: each block needs one MiB an image."""
 
     def __init__(self, blocks=2):
         super().__init__()
@@ -50,7 +50,7 @@ def toy_step(network, count):
     network(x).sum().backward()
 
 
-def test_spans_of_a_known_network():
+def test_spans_of_a_toy_network():
     network = Toy()
     spans = record_spans(network, partial(toy_step, network, 3), CPU)
     names = [(span.part, span.backward) for span in spans]
@@ -62,13 +62,13 @@ def test_spans_of_a_known_network():
     live = [round(span.live / MIB) for span in spans]
     assert live[:5] == [0, 3, 6, 6, 9]
     assert spans[2].output == spans[4].output == 3 * MIB
-    assert max(span.most for span in spans) >= 9 * MIB
+    assert max(span.peak for span in spans) >= 9 * MIB
     assert not any(block._forward_hooks for block in network.backbone.blocks)
 
 
 def test_parts_of_real_networks():
     swin = list_parts(create_model("swin_nano"))
-    assert swin[0] == Part(name="backbone.patch_embed", stage=0, is_block=False)
+    assert swin[0] == NetworkPart(name="backbone.patch_embed", stage=0, is_block=False)
     assert [part.stage for part in swin if part.is_block] == [1, 1, 2, 2, 3, 3]
     assert [part.stage for part in swin if "downsample" in part.name] == [1, 2]
     vit = list_parts(create_model("vit_tiny"))
@@ -89,7 +89,7 @@ def test_parts_of_networks_of_timm():
     assert [part.stage for part in caformer if part.is_block].count(3) == 9
 
 
-def footprint_of(network, side=64, batches=(2, 4)):
+def model_of(network, side=64, batches=(2, 4)):
     images = torch.randn(8, 3, side, side)
 
     def step(count):
@@ -97,70 +97,70 @@ def footprint_of(network, side=64, batches=(2, 4)):
         network.zero_grad()
 
     step(1)
-    held = sum(p.numel() * p.element_size() for p in network.parameters())
-    return measure_footprint(network, step, held, CPU, batches), step
+    persistent = sum(p.numel() * p.element_size() for p in network.parameters())
+    return fit_memory_model(network, step, persistent, CPU, batches), step
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-def test_two_small_steps_tell_a_larger_one(name):
+def test_two_small_steps_predict_a_larger_one(name):
     fields = {"embed_dim": 48, "depth": 3} if name == "vit_tiny" else {}
     network = create_model(name, img_size=(64, 64), drop_path_rate=0.0, **fields).train()
-    footprint, step = footprint_of(network)
+    model, step = model_of(network)
     for batch in (6, 8):
         spans = record_spans(network, partial(step, batch), CPU)
-        real = footprint.held + max(span.most for span in spans)
-        assert footprint.peak(batch).total == pytest.approx(real, rel=0.05)
+        real = model.persistent + max(span.peak for span in spans)
+        assert model.peak(batch).total == pytest.approx(real, rel=0.05)
 
 
-def test_what_computing_again_saves_is_predicted():
+def test_savings_by_recomputation_are_predicted():
     network = create_model("swin_nano", img_size=(64, 64), drop_path_rate=0.0).train()
-    footprint, step = footprint_of(network)
-    assert footprint.num_blocks == 6
-    totals = [footprint.peak(8, again).total for again in range(7)]
+    model, step = model_of(network)
+    assert model.num_blocks == 6
+    totals = [model.peak(8, count).total for count in range(7)]
     assert totals == sorted(totals, reverse=True)
     checkpoint_blocks(network.backbone, 2)
     spans = record_spans(network, partial(step, 8), CPU)
-    real = footprint.held + max(span.most for span in spans)
+    real = model.persistent + max(span.peak for span in spans)
     assert totals[2] == pytest.approx(real, rel=0.12)
     assert totals[2] < 0.95 * totals[0]
 
 
-def lines(*moments, blocks=2):
-    """Two blocks that remember 3 an image and give 1, and the moments given."""
-    return Footprint(
-        held=10,
+def model_with(*phases, blocks=2):
+    """Two blocks that save 3 bytes an image and output 1, with the given phases."""
+    return MemoryModel(
+        persistent=10,
         gradients=4,
-        parts=tuple(Part(name=str(n), stage=1, is_block=True) for n in range(blocks)),
-        moments=moments,
-        remembered=(Line(0, 3),) * blocks,
-        outputs=(Line(0, 1),) * blocks,
+        parts=tuple(NetworkPart(name=str(n), stage=1, is_block=True) for n in range(blocks)),
+        phases=phases,
+        saved=(LinearFit(0, 3),) * blocks,
+        outputs=(LinearFit(0, 1),) * blocks,
     )
 
 
 def test_the_peak_is_the_highest_line():
-    early = Moment(part="", backward=False, done=2, most=Line(0, 6))
-    late = Moment(part="0", backward=True, done=0, most=Line(20, 1))
-    footprint = lines(early, late)
-    assert footprint.peak(1).total == 10 + 21
-    assert footprint.peak(1).grown == 4
-    assert footprint.peak(1).remembered == (0, 0)
-    assert footprint.peak(10).total == 10 + 60
-    assert footprint.peak(10).remembered == (30, 30)
-    # Computed again, blocks remember what they give; the end of the backward pass stays.
-    assert footprint.peak(10, 1).total == 10 + 60 - 20
-    assert footprint.peak(10, 2).total == 10 + 30
-    assert footprint.peak(10, 2).remembered == (0, 0)
+    early = Phase(part="", backward=False, num_saved=2, peak=LinearFit(0, 6))
+    late = Phase(part="0", backward=True, num_saved=0, peak=LinearFit(20, 1))
+    model = model_with(early, late)
+    assert model.peak(1).total == 10 + 21
+    assert model.peak(1).gradients == 4
+    assert model.peak(1).saved == (0, 0)
+    assert model.peak(10).total == 10 + 60
+    assert model.peak(10).saved == (30, 30)
+    # Recomputed blocks save only their output; the end of the backward pass does not change.
+    assert model.peak(10, 1).total == 10 + 60 - 20
+    assert model.peak(10, 2).total == 10 + 30
+    assert model.peak(10, 2).saved == (0, 0)
 
 
-def test_what_fits():
-    footprint = lines(Moment(part="", backward=False, done=2, most=Line(0, 6)))
-    assert footprint.fit_batch(10 + 60) == 10
-    assert footprint.fit_batch(10 + 59.9) == 9
-    assert footprint.fit_batch(15) == 0
-    assert footprint.fit_batch(10 + 60, 1) == 15
-    assert footprint.fit_blocks(10, 100) == 0
-    assert footprint.fit_blocks(10, 50) == 1
-    assert footprint.fit_blocks(10, 1) == 2
+def test_largest_batch_and_fewest_blocks():
+    model = model_with(Phase(part="", backward=False, num_saved=2, peak=LinearFit(0, 6)))
+    assert model.fit_batch(10 + 60) == 10
+    assert model.fit_batch(10 + 59.9) == 9
+    assert model.fit_batch(15) == 0
+    assert model.fit_batch(10 + 60, 1) == 15
+    assert model.fit_blocks(10, 100) == 0
+    assert model.fit_blocks(10, 50) == 1
+    assert model.fit_blocks(10, 1) == 2
 
 
 def test_steps_that_differ_are_refused():
@@ -171,4 +171,4 @@ def test_steps_that_differ_are_refused():
             toy_step(network, 1)
 
     with pytest.raises(ConfigError, match=r"Toy.*1 and 2"):
-        measure_footprint(network, step, 0, CPU)
+        fit_memory_model(network, step, 0, CPU)

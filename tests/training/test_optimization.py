@@ -13,7 +13,7 @@ from muntin.training.optimization import (
     build_optimizers,
     freeze_stages,
     group_parameters,
-    scaled_rate,
+    scaled_learning_rate,
 )
 from muntin.zoo import create_model
 
@@ -167,8 +167,10 @@ def test_groups_carry_rate_and_decay():
 
 def test_learning_rate_follows_the_effective_batch():
     config = TrainConfig(learning_rate=1e-3, lr_batch=512, accumulate=4)
-    assert scaled_rate(config, 64) == pytest.approx(1e-3 * 256 / 512)
-    assert scaled_rate(TrainConfig(learning_rate=1e-3, lr_batch=0, accumulate=4), 64) == 1e-3
+    assert scaled_learning_rate(config, 64) == pytest.approx(1e-3 * 256 / 512)
+    assert (
+        scaled_learning_rate(TrainConfig(learning_rate=1e-3, lr_batch=0, accumulate=4), 64) == 1e-3
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
 from muntin.tasks.task_table import find_task
-from muntin.training.auto_batch import saved_bytes
+from muntin.training.auto_batch import MEMORY_SHARE, fit_batch_size, saved_bytes
 from muntin.training.journal import read_journal
 from muntin.training.recompute import checkpoint_blocks
 from tests.data.scenes import scene_of

@@ -10,8 +10,8 @@ from PIL import Image
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
-from muntin.training.setup import prepare
 from muntin.training.request import Request
+from muntin.training.setup import prepare
 from tests.detectors import train_detector
 
 

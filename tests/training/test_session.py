@@ -31,7 +31,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    return train_small(data, tmp_path_factory.mktemp("runs") / "trees", settings=PLAIN, pictures=True)
+    return train_small(
+        data, tmp_path_factory.mktemp("runs") / "trees", settings=PLAIN, pictures=True
+    )
 
 
 def test_everything_in_the_folder(trained):
@@ -167,7 +169,7 @@ def test_unknown_task(data, tmp_path):
 
 def test_weights_for_another_model(data, trained, tmp_path):
     settings = {**PLAIN, "model.embed_dim": 32}
-    with pytest.raises(muntin.weights.loading.WeightError, match="Swin"):
+    with pytest.raises(muntin.weights.weight_loading.WeightError, match="Swin"):
         train_small(data, tmp_path / "run", settings=settings, weights=str(trained.path))
     assert not (tmp_path / "run").exists()
 

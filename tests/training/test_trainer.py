@@ -130,7 +130,7 @@ def test_clipping_bounds_the_gradient(whole):
     optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.stack([g.norm() for g in gradients(trainer)]).norm())
     )
-    trainer.change_weights(1.0)
+    trainer.update_weights(1.0)
     assert before > 1e-2
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
 
@@ -138,7 +138,7 @@ def test_clipping_bounds_the_gradient(whole):
 def test_the_rate_is_peak_times_factor(whole):
     trainer = make()
     trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
-    trainer.change_weights(0.25)
+    trainer.update_weights(0.25)
     assert trainer.learning_rate == pytest.approx(0.25e-2)
 
 
@@ -147,7 +147,7 @@ def test_averaged_weights_follow_the_formula(whole):
     expected = None
     for step in range(6):
         trainer.accumulate_gradients((whole,), 0, step, share=1.0, last=True)
-        trainer.change_weights(1.0)
+        trainer.update_weights(1.0)
         now = trainer.network.head.fc.weight.detach().clone()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = now if expected is None else decay * expected + (1 - decay) * now
@@ -164,7 +164,7 @@ def test_averaged_weights_of_a_short_run_forget_the_start(whole, decay):
     start = trainer.network.head.fc.weight.detach().clone()
     for step in range(30):
         trainer.accumulate_gradients((whole,), 0, step, share=1.0, last=True)
-        trainer.change_weights(1.0)
+        trainer.update_weights(1.0)
     moved = (trainer.network.head.fc.weight - start).norm()
     assert (trainer.best_network.head.fc.weight - start).norm() > 0.5 * moved
 
@@ -173,7 +173,7 @@ def test_frozen_weights_stay(whole):
     trainer = make(TrainConfig(batch_size=8, freeze=1, lr_batch=0, learning_rate=1e-2))
     before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
     trainer.accumulate_gradients((whole,), 0, 0, share=1.0, last=True)
-    trainer.change_weights(1.0)
+    trainer.update_weights(1.0)
     for name, parameter in trainer.network.named_parameters():
         stays = name.startswith(("backbone.layers.0.", "backbone.patch_embed."))
         assert parameter.equal(before[name]) == stays, name

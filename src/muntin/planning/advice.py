@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What fits into a memory, in training and in validation, and what to say where it does not."""
+"""Whether training and validation fit into memory, and which settings would make them fit."""
 
 from __future__ import annotations
 
@@ -8,113 +8,124 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from muntin.training.memory_budget import word_shortage, word_ways_out
-from muntin.training.memory_model import Footprint, Line
-from muntin.training.setup import Prepared
+from muntin.training.memory_budget import describe_remedies, describe_shortage
+from muntin.training.memory_model import LinearFit, MemoryModel
+from muntin.training.prepared_run import PreparedRun
 
-__all__ = ["MOST_IMAGES", "Demand", "advise"]
+__all__ = ["MAX_IMAGES", "MemoryRequirements", "advise"]
 
-MOST_IMAGES = 4096
-"""Larger batches are not told apart."""
+MAX_IMAGES = 4096
+"""Upper limit of the search for the largest batch."""
 
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Demand:
-    """Memory of a run beyond the process, and what there is of it; bytes.
+class MemoryRequirements:
+    """Memory of a run beyond the process, and the available memory; bytes.
 
     Attributes:
-        footprint: Of a step.
-        looking: Of validation, beyond the weights, by images at a time.
-        weights: What of the weights is there in validation.
-        looks: Images at a time in validation, by the batch.
-        room: What there is.
-        most: Largest batch that is of interest.
+        model: Memory of a training step.
+        validation_memory: Memory of validation beyond the weights, by images per batch.
+        weights: Bytes of weights and optimizer state during validation.
+        validation_batch: Images per batch in validation, given the training batch.
+        budget: Available memory.
+        max_batch: Upper limit of the search for the largest batch.
     """
 
-    footprint: Footprint
-    looking: Line
+    model: MemoryModel
+    validation_memory: LinearFit
     weights: float
-    looks: Callable[[int], int]
-    room: float
-    most: int
+    validation_batch: Callable[[int], int]
+    budget: float
+    max_batch: int
 
     def validation(self, batch: int) -> float:
-        """What validation needs."""
-        return self.weights + self.looking.at(self.looks(batch))
+        """Memory of validation, given the training batch."""
+        return self.weights + self.validation_memory.at(self.validation_batch(batch))
 
-    def fits(self, batch: int, again: int) -> bool:
-        """Whether a step and validation fit, with so many leading blocks computed again."""
-        step = self.footprint.peak(batch, again).total
-        return max(step, self.validation(batch)) <= self.room
+    def fits(self, batch: int, num_recomputed: int) -> bool:
+        """Whether training and validation fit, with so many recomputed leading blocks."""
+        step = self.model.peak(batch, num_recomputed).total
+        return max(step, self.validation(batch)) <= self.budget
 
-    def largest(self, again: int) -> int:
-        """Largest batch that fits, at most `most`; 0 where one image does not."""
-        low, high = 0, self.most
+    def largest(self, num_recomputed: int) -> int:
+        """Largest batch that fits, at most `max_batch`; 0 if a single image does not."""
+        low, high = 0, self.max_batch
         while low < high:
             middle = (low + high + 1) // 2
-            if self.fits(middle, again):
+            if self.fits(middle, num_recomputed):
                 low = middle
             else:
                 high = middle - 1
         return low
 
 
-def advise(prepared: Prepared, demand: Demand, again: int) -> tuple[str, ...]:
-    """Say whether a prepared run fits; if not, what is missing and what would fit."""
-    config = prepared.run.config
-    tuned, footprint, room = config.train, demand.footprint, demand.room
-    batch, count = tuned.batch_size, len(prepared.train)
-    fits = demand.largest(again)
-    if demand.fits(batch, again):
-        return (_word_largest(fits, demand.most, count),)
+def advise(
+    prepared: PreparedRun, requirements: MemoryRequirements, num_recomputed: int
+) -> tuple[str, ...]:
+    """Report whether a run fits; if not, by how much it exceeds memory and what would fit."""
+    train = prepared.run.config.train
+    model, budget, batch = requirements.model, requirements.budget, train.batch_size
+    max_batch = requirements.largest(num_recomputed)
+    if requirements.fits(batch, num_recomputed):
+        return (_describe_largest(max_batch, requirements.max_batch, len(prepared.train)),)
     notes = []
-    if footprint.peak(batch, again).total > room:
-        short = word_shortage(footprint, tuned, again, room, fits)
-        notes.append(f"does not fit: {short}. {word_ways_out(prepared, batch=bool(fits))}")
-    if (need := demand.validation(batch)) > room:
+    if model.peak(batch, num_recomputed).total > budget:
+        shortage = describe_shortage(model, train, num_recomputed, budget, max_batch)
+        remedies = describe_remedies(prepared, batch=bool(max_batch))
+        notes.append(f"does not fit: {shortage}. {remedies}")
+    if (needed := requirements.validation(batch)) > budget:
         notes.append(
-            f"does not fit: validation looks at {demand.looks(batch)} images at a time, which "
-            f"needs {need / GIB:.2f} GiB, {_word_missing(need - room)} more than there is"
+            f"does not fit: validation with {requirements.validation_batch(batch)} images per "
+            f"batch needs {needed / GIB:.2f} GiB, {_format_bytes(needed - budget)} more than "
+            f"available"
         )
-    blocks = footprint.fit_blocks(batch, room)
-    if blocks > again and demand.fits(batch, blocks):
+    blocks = model.fit_blocks(batch, budget)
+    if blocks > num_recomputed and requirements.fits(batch, blocks):
+        # Recomputing a block costs its forward pass again, about a third of its part of a step.
+        slower = 100 * blocks / max(model.num_blocks, 1) / 3
         notes.append(
-            f"fits with {blocks} of {footprint.num_blocks} blocks computed again: --set "
-            f"train.recomputed_blocks={blocks}, slower by about "
-            f"{100 * blocks / max(footprint.num_blocks, 1) / 3:.0f} %"
+            f"fits with activation checkpointing of {blocks} of {model.num_blocks} blocks: --set "
+            f"train.recomputed_blocks={blocks}, about {slower:.0f} % slower"
         )
-    if fits:
-        notes.append(f"fits with --batch-size {fits}")
-    elif less := demand.largest(footprint.num_blocks):
-        notes.append(f"fits with --batch-size {less} --set train.checkpointing=true")
-    elif limit := _find_limit(demand, batch, tuned.memory_gib):
+    if max_batch:
+        notes.append(f"fits with --batch-size {max_batch}")
+    elif smaller := requirements.largest(model.num_blocks):
+        notes.append(f"fits with --batch-size {smaller} --set train.checkpointing=true")
+    elif limit := _find_limit(requirements, batch, train.memory_gib):
         notes.append(
-            f"fits with --set train.memory_gib={limit:g}: validation then looks at no more "
-            f"images at a time than a step"
+            f"fits with --set train.memory_gib={limit:g}, which also limits the validation batch "
+            f"to the training batch"
         )
     else:
-        notes.append("not even one image fits: lower --img-size or take a smaller model")
+        notes.append("a single image does not fit: lower --img-size or choose a smaller model")
     return tuple(notes)
 
 
-def _word_largest(fits: int, most: int, count: int) -> str:
-    if fits >= MOST_IMAGES:
-        return f"fits; steps of {MOST_IMAGES} and more images would"
-    if fits >= most:
-        return f"fits; a step of all {count} images would" if fits == count else "fits"
-    return f"fits; up to {fits} images a step would"
+def _describe_largest(max_batch: int, limit: int, num_images: int) -> str:
+    if max_batch >= MAX_IMAGES:
+        return f"fits, even with {MAX_IMAGES} images per step or more"
+    if max_batch >= limit:
+        return (
+            f"fits, even all {num_images} images in a step" if max_batch == num_images else "fits"
+        )
+    return f"fits, up to {max_batch} images per step"
 
 
-def _word_missing(count: float) -> str:
+def _format_bytes(count: float) -> str:
     return f"{count / GIB:.2f} GiB" if count >= 0.01 * GIB else f"{count / 2**20:.2g} MiB"
 
 
-def _find_limit(demand: Demand, batch: int, asked: float) -> float:
-    """A train.memory_gib that makes validation fit; 0 where there is none."""
-    limit = math.floor(100 * demand.room / GIB) / 100
-    footprint = demand.footprint
-    step = footprint.peak(batch, footprint.fit_blocks(batch, limit * GIB)).total
-    fits = max(step, demand.weights + demand.looking.at(batch)) <= limit * GIB
-    return limit if fits and not asked else 0.0
+def _find_limit(requirements: MemoryRequirements, batch: int, memory_gib: float) -> float:
+    """Find a `train.memory_gib` with which training and validation fit; 0 if none does.
+
+    Without that setting validation runs at least 64 small images per batch, with it no more than
+    a step: a limit equal to the available memory may therefore be all that is missing.
+    """
+    limit = math.floor(100 * requirements.budget / GIB) / 100
+    model = requirements.model
+    step = model.peak(batch, model.fit_blocks(batch, limit * GIB)).total
+    validation = requirements.weights + requirements.validation_memory.at(batch)
+    fits = max(step, validation) <= limit * GIB
+    return limit if fits and not memory_gib else 0.0

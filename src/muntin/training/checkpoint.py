@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""``last.ckpt/``: everything that resuming needs, as safetensors and JSON.
+"""The checkpoint folder ``last.ckpt/``: the state that resuming needs, as safetensors and JSON.
 
-Tensors of every part go to ``state.safetensors`` under ``part/path/to/it``; everything else to
-``state.json`` in the same shape. The folder is written beside the old one and then takes its
-place, so a full disk or a pulled plug leaves the old one whole.
+Tensors are stored in ``state.safetensors`` under the path of their keys, everything else in
+``state.json`` with the same nesting. A new checkpoint is written beside the old one and then
+renamed, so that a full disk or a power failure leaves the old one intact.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
     Args:
         run: The run folder.
         parts: Nested dictionaries and lists of tensors, numbers, strings, booleans and None. Keys
-            are strings or whole numbers.
+            are strings or integers.
 
     Raises:
-        RunError: The disk refuses; the checkpoint from before is still there.
+        RunError: The folder cannot be written; the previous checkpoint is kept.
     """
     final, fresh, old = run / FOLDER, run / (FOLDER + ".new"), run / (FOLDER + ".old")
     tensors: dict[str, Tensor] = {}
@@ -45,7 +45,8 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
         safetensors.torch.save_file(tensors, fresh / "state.safetensors")
-        (fresh / "state.safetensors").chmod(0o644)  # as every other file of the run
+        (fresh / "state.safetensors").chmod(0o644)  # like the other files of the run
+        # A folder cannot be replaced atomically: between the two renames `old` is the checkpoint.
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
@@ -55,17 +56,18 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         if old.exists() and not final.exists():
             old.rename(final)
-        message = f"{cannot_write(final, error)} The one from before is kept: use --resume then."
+        message = f"{cannot_write(final, error)} The previous one is kept; --resume uses it."
         raise RunError(message) from error
 
 
 def read_checkpoint(run: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote.
+    """Read the checkpoint of a run.
 
     Raises:
-        RunError: There is none, or it is broken.
+        RunError: It does not exist or is corrupt.
     """
     folder = run / FOLDER
+    # Interrupted between the two renames of `write_checkpoint`.
     if not folder.is_dir() and (run / (FOLDER + ".old")).is_dir():
         folder = run / (FOLDER + ".old")
     try:
@@ -73,15 +75,13 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
         tensors = safetensors.torch.load_file(folder / "state.safetensors")
         parts: dict[str, Any] = _put_tensors(rest, tensors)
         if not isinstance(rest, dict) or "position" not in rest:
-            message = "state.json does not hold the state of a run"
+            message = "state.json has no training state"
             raise ValueError(message)
     except FileNotFoundError as error:
-        message = (
-            f"{run} must hold {FOLDER} to be resumed, got none. Train anew into another folder."
-        )
+        message = f"{run} must contain {FOLDER} to be resumed. Start a new run in another folder."
         raise RunError(message) from error
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        message = f"{folder} is broken ({error}). Train anew into another folder."
+        message = f"{folder} is corrupt ({error}). Start a new run in another folder."
         raise RunError(message) from error
     return parts
 
@@ -91,7 +91,7 @@ _NUMBERED = "@numbered"
 
 
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
-    """Move tensors into `tensors`, leaving their names; mark dictionaries with number keys."""
+    """Replace tensors by their names, and mark dictionaries with integer keys, which JSON lacks."""
     if isinstance(value, Tensor):
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}

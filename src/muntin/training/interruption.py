@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C: the step at hand ends, the state is saved, nothing is lost."""
+"""Ctrl-C: the current step ends, the state is saved, nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-__all__ = ["Interruption", "leave_to_others"]
+__all__ = ["Interruption", "defer_interrupts"]
 
 
 @contextmanager
-def leave_to_others() -> Iterator[list[int]]:
-    """Let the processes that this one launched answer Ctrl-C, which reaches them too.
+def defer_interrupts() -> Iterator[list[int]]:
+    """Let the launched processes handle Ctrl-C, which they receive too.
 
     Yields:
-        Grows when Ctrl-C comes.
+        Signal numbers received so far.
     """
-    seen: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield seen
+        yield received
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
-        yield seen
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 class Interruption:
-    """While it is entered, the first Ctrl-C only asks to stop; the second one is as ever.
+    """Context in which the first Ctrl-C requests a stop, and the second one acts as usual.
 
     Args:
-        stop_after: Ask by itself after so many steps; 0 = never.
+        stop_after: Request a stop after this many steps; 0 = never.
     """
 
     def __init__(self, stop_after: int = 0) -> None:
         self._left = stop_after
-        self._asked = False
-        self._before: Any = None
+        self._requested = False
+        self._previous: Any = None
 
     def __enter__(self) -> Interruption:
-        """Listen for Ctrl-C and for a polite kill."""
+        """Handle SIGINT and SIGTERM (main thread only: Python allows it nowhere else)."""
         if threading.current_thread() is threading.main_thread():
-            self._before = [
-                (number, signal.signal(number, self._ask))
+            self._previous = [
+                (number, signal.signal(number, self._request))
                 for number in (signal.SIGINT, signal.SIGTERM)
             ]
         return self
@@ -61,20 +61,20 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Hand the signals back."""
-        for number, handler in self._before or ():
+        """Restore the signal handlers."""
+        for number, handler in self._previous or ():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        for handled, handler in self._before:
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+        for handled, handler in self._previous:
             signal.signal(handled, handler)
 
-    def wanted(self, fabric: Fabric) -> bool:
-        """Whether to stop now, after the step that has just ended; all processes agree."""
+    def requested(self, fabric: Fabric) -> bool:
+        """Whether to stop after the current step; the same answer in all processes."""
         if self._left:
             self._left -= 1
-            self._asked = self._asked or self._left == 0
+            self._requested = self._requested or self._left == 0
         if fabric.world_size == 1:
-            return self._asked
-        return bool(fabric.strategy.reduce_boolean_decision(self._asked, all=False))
+            return self._requested
+        return bool(fabric.strategy.reduce_boolean_decision(self._requested, all=False))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One line an epoch, for people and programs: ``journal.jsonl`` and TensorBoard events."""
+"""Metrics of each epoch: ``journal.jsonl`` (one JSON object per line) and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["append_line", "drop_lines_from", "read_journal", "write_events"]
 
 
 def append_line(folder: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to the journal.
+    """Append a line to the journal.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The file cannot be written.
     """
     try:
         with (folder / FILE).open("a", encoding="utf-8") as file:
@@ -33,10 +33,10 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
 
 
 def drop_lines_from(folder: Path, epoch: int) -> None:
-    """Forget epochs from `epoch` (counted from 1) on: a resumed run will write them again.
+    """Remove the epochs from `epoch` (from 1) on, which a resumed run writes again.
 
     Raises:
-        RunError: The disk refuses; the journal is as it was.
+        RunError: The file cannot be written; the journal is unchanged.
     """
     kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
     text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -51,10 +51,10 @@ def drop_lines_from(folder: Path, epoch: int) -> None:
 
 
 def write_events(folder: Path, line: Mapping[str, Any]) -> None:
-    """Add the numbers of a line to the TensorBoard events in the folder.
+    """Append the numbers of a line to the TensorBoard events of the run.
 
     Raises:
-        RunError: The disk refuses.
+        RunError: The file cannot be written.
     """
     from torch.utils.tensorboard import SummaryWriter
 

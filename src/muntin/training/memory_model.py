@@ -235,9 +235,7 @@ def _fit_phases(
             num_saved = names.index(small.part)
         elif small.output and not backward:
             num_saved += 1
-        phases.append(
-            Phase(small.part, backward, num_saved, _fit(small.peak, large.peak, batches))
-        )
+        phases.append(Phase(small.part, backward, num_saved, _fit(small.peak, large.peak, batches)))
     return tuple(phases)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup and CutMix: images of a batch are blended, and their labels with them."""
+"""Mixup and CutMix: images of a batch and their labels are blended."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torchvision.transforms import v2
 
 from muntin.data.transforms import AugmentConfig
 
-__all__ = ["build_mixing"]
+__all__ = ["build_mixup"]
 
 
-def build_mixing(
+def build_mixup(
     config: AugmentConfig, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Make the function that mixes a batch; either kind equally often when both are on.
+    """Build the function that mixes a batch; if both are on, each is drawn half of the time.
 
     Args:
-        config: Gives the alphas.
-        num_classes: Classes; class numbers become shares of each.
+        config: Gives the alpha of the beta distribution of each, 0 = off.
+        num_classes: Number of classes; class ids become class shares.
 
     Returns:
-        From images and targets to mixed ones; None when nothing is to be mixed.
+        Maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes;
+        None if both are off.
     """
     kinds: list[v2.Transform] = []
     if config.mixup:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameter learns how: weight decay, layer decay, freezing, and the optimisers."""
+"""Optimizers and their parameter groups: weight decay, layer decay, freezing."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 
 __all__ = [
-    "Group",
+    "ParameterGroup",
     "build_optimizers",
     "check_freeze",
     "freeze_stages",
     "group_parameters",
-    "scaled_rate",
+    "scaled_learning_rate",
 ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """Parameters that learn alike.
+class ParameterGroup:
+    """Parameters with the same optimizer settings.
 
     Attributes:
-        names: Their names in the network.
+        names: Names of the parameters in the network.
         decays: Whether weight decay applies.
         scale: Factor on the learning rate.
-        matrix: Whether they are matrices inside the blocks, which muon may update.
+        matrix: Whether they are matrices in the blocks, which muon may update.
     """
 
     names: tuple[str, ...]
@@ -41,19 +41,19 @@ class Group:
     matrix: bool
 
 
-def group_parameters(network: Network, layer_decay: float) -> list[Group]:
-    """Sort the learning parameters of a network.
+def group_parameters(network: Network, layer_decay: float) -> list[ParameterGroup]:
+    """Group the trainable parameters of a network.
 
-    Layers are counted in the order of the network: patches and positions are 0, each block one
-    more, the way to the next stage belongs to the block before it, and what follows the last
-    block (norm, head) is one more again.
+    Layers are counted in forward order: patch and position embedding are layer 0, each block is
+    the next layer, downsampling belongs to the block before it, and everything after the last
+    block (norm, head) is one layer more.
 
     Args:
-        network: Its backbone says which layer a parameter belongs to.
-        layer_decay: Factor on the learning rate from a layer to the one before.
+        network: Its backbone maps parameters to layers (`Backbone.layer_of`).
+        layer_decay: Factor on the learning rate from each layer to the one before it.
 
     Returns:
-        Groups that together hold every parameter that requires a gradient, once.
+        Groups that together contain each parameter that requires a gradient exactly once.
 
     Source:
         Layers as in SimMIM and MAE fine-tuning; no decay on biases, norms, position embeddings
@@ -66,31 +66,32 @@ def group_parameters(network: Network, layer_decay: float) -> list[Group]:
         if not parameter.requires_grad:
             continue
         inner = name.removeprefix("backbone.")
-        outside = inner == name  # of the backbone
+        outside = inner == name  # not part of the backbone: a head
         layer = blocks + 1 if outside else backbone.layer_of(inner)
         decays = parameter.ndim > 1 and (outside or backbone.decays(inner))
+        # Muon orthogonalises matrices of hidden layers; embeddings and heads stay with adamw.
         matrix = decays and 0 < layer <= blocks and parameter.ndim == 2
         key = (decays, layer_decay ** (blocks + 1 - layer), matrix)
         groups.setdefault(key, []).append(name)
     return [
-        Group(names=tuple(members), decays=decays, scale=scale, matrix=matrix)
+        ParameterGroup(names=tuple(members), decays=decays, scale=scale, matrix=matrix)
         for (decays, scale, matrix), members in groups.items()
     ]
 
 
 def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any family)
-    """Refuse to freeze more than a backbone has.
+    """Check the number of frozen stages.
 
     Args:
-        backbone: Names its stages.
+        backbone: Gives the number of stages.
         freeze: As in `freeze_stages`.
 
     Raises:
-        ConfigError: It has fewer stages.
+        ConfigError: The backbone has fewer stages.
     """
     if freeze > (count := count_stages(backbone)):
         message = (
-            f"train.freeze must be at most {count}, the {backbone.stage_unit}s of this "
+            f"train.freeze must be at most {count}, the number of {backbone.stage_unit}s of this "
             f"{type(backbone).__name__}, got {freeze}. Lower it, or freeze the whole backbone "
             f"with -1."
         )
@@ -98,12 +99,12 @@ def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any famil
 
 
 def freeze_stages(network: Network, freeze: int) -> list[str]:
-    """Stop the leading stages of the backbone from learning.
+    """Freeze the leading stages of the backbone.
 
     Args:
-        network: Changed: its frozen parameters no longer require a gradient.
-        freeze: Stages, or blocks where the backbone has only one stage, patches included; -1 for
-            the whole backbone; 0 for nothing.
+        network: Changed in place: frozen parameters no longer require a gradient.
+        freeze: Number of stages (blocks for backbones with one stage), the patch embedding
+            included; -1 = the whole backbone, 0 = none.
 
     Returns:
         Names of the frozen parameters.
@@ -121,8 +122,8 @@ def freeze_stages(network: Network, freeze: int) -> list[str]:
     return frozen
 
 
-def scaled_rate(config: TrainConfig, batch_size: int) -> float:
-    """Learning rate at the effective batch (images a weight change)."""
+def scaled_learning_rate(config: TrainConfig, batch_size: int) -> float:
+    """Learning rate for the effective batch, `batch_size * accumulate` images."""
     if config.lr_batch == 0:
         return config.learning_rate
     return config.learning_rate * batch_size * config.accumulate / config.lr_batch
@@ -131,19 +132,26 @@ def scaled_rate(config: TrainConfig, batch_size: int) -> float:
 def build_optimizers(
     network: Network, config: TrainConfig, batch_size: int
 ) -> list[torch.optim.Optimizer]:
-    """Make the optimisers. Each group remembers its full rate as ``peak``.
+    """Build the optimizers. Each group stores its full learning rate as ``peak``.
+
+    Args:
+        network: Network with frozen parameters already marked.
+        config: Optimizer settings.
+        batch_size: Images per step over all devices.
 
     Raises:
-        ConfigError: Nothing is left to learn.
+        ConfigError: All parameters are frozen.
     """
     parameters = dict(network.named_parameters())
     groups = group_parameters(network, config.layer_decay)
     if not groups:
-        message = f"train.freeze={config.freeze} must leave something to learn, got nothing."
+        message = (
+            f"train.freeze={config.freeze} must leave parameters to train, got none. Lower it."
+        )
         raise ConfigError(message)
-    rate = scaled_rate(config, batch_size)
-    by_muon: list[dict[str, Any]] = []
-    by_adamw: list[dict[str, Any]] = []
+    rate = scaled_learning_rate(config, batch_size)
+    muon_rows: list[dict[str, Any]] = []
+    adamw_rows: list[dict[str, Any]] = []
     for group in groups:
         uses_muon = config.optimizer == "muon" and group.matrix
         peak = (config.muon_learning_rate if uses_muon else rate) * group.scale
@@ -153,14 +161,18 @@ def build_optimizers(
             "lr": peak,
             "peak": peak,
         }
-        (by_muon if uses_muon else by_adamw).append(row)
+        (muon_rows if uses_muon else adamw_rows).append(row)
     optimizers: list[torch.optim.Optimizer] = []
-    if by_adamw:
-        optimizers.append(torch.optim.AdamW(by_adamw, lr=rate, betas=config.betas, fused=_fuses()))
-    if by_muon:
-        # Steps as large as adamw's, whatever the shape of the matrix (arXiv 2502.16982).
+    if adamw_rows:
         optimizers.append(
-            torch.optim.Muon(by_muon, lr=config.muon_learning_rate, adjust_lr_fn="match_rms_adamw")
+            torch.optim.AdamW(adamw_rows, lr=rate, betas=config.betas, fused=_fuses())
+        )
+    if muon_rows:
+        # Updates of the size of adamw's, whatever the shape of the matrix (arXiv 2502.16982).
+        optimizers.append(
+            torch.optim.Muon(
+                muon_rows, lr=config.muon_learning_rate, adjust_lr_fn="match_rms_adamw"
+            )
         )
     return optimizers
 

@@ -63,7 +63,7 @@ class Timing(NamedTuple):
         """The measured times by name."""
         steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.steps, strict=True)]
         loading, validation = ("reading an image", self.loading), self.validation
-        return (*steps, loading, ("looking at one", validation))
+        return (*steps, loading, ("validating an image", validation))
 
 
 class StepProfiler:
@@ -113,7 +113,7 @@ class StepProfiler:
     def train_step(self, batch: Batch) -> None:
         """Run a training step with learning rate 0."""
         self.trainer.accumulate_gradients((batch,), 0, 0, share=1.0, last=True)
-        self.trainer.change_weights(0.0)
+        self.trainer.update_weights(0.0)
 
     def validate(self, count: int) -> None:
         """Run inference on `count` images, as validation does."""
@@ -139,7 +139,9 @@ class StepProfiler:
             self.device,
             self.batches,
         )
-        return replace(model, fragmentation_share=FRAGMENTATION_SHARE if self.device.type == "cpu" else 0.0)
+        return replace(
+            model, fragmentation_share=FRAGMENTATION_SHARE if self.device.type == "cpu" else 0.0
+        )
 
     def persistent_bytes(self) -> dict[str, int]:
         """Bytes that live from step to step: parameters, optimizer state, averaged weights."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What people see while a model trains: a live bar, or a line now and then."""
+"""Progress of a training: a live bar in a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.text import Text
 
-__all__ = ["Reporter", "as_time"]
+__all__ = ["Reporter", "format_duration"]
 
 LINE_EVERY_S = 30.0
 
 
-def as_time(seconds: float) -> str:
-    """Write a duration briefly.
+def format_duration(seconds: float) -> str:
+    """Format a duration in seconds.
 
     Example:
-        >>> as_time(9), as_time(75), as_time(3700)
+        >>> format_duration(9), format_duration(75), format_duration(3700)
         ('9s', '1m15s', '1h01m')
     """
     seconds = max(0, round(seconds))
@@ -34,19 +34,19 @@ def as_time(seconds: float) -> str:
 
 
 class _Facts(ProgressColumn):
-    """The changing figures behind the bar."""
+    """Column with the current metrics behind the bar."""
 
     def render(self, task: Any) -> Text:  # noqa: ANN401 (rich's own type is not generic)
-        """Give the text of the column."""
+        """Render the column."""
         return Text(task.fields["facts"])
 
 
 class Reporter:
-    """Shows progress on a terminal as a bar, elsewhere as a line every half minute.
+    """Reports progress: a bar in a terminal, a line every half minute elsewhere.
 
     Args:
-        console: Where to write; None is silent (other processes than the first).
-        line_every_s: Seconds between two lines where there is no terminal.
+        console: Output; None = silent (all processes but the first).
+        line_every_s: Seconds between two lines outside a terminal.
     """
 
     def __init__(self, console: Console | None, line_every_s: float = LINE_EVERY_S) -> None:
@@ -76,22 +76,22 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
     def note(self, text: str, *, style: str | None = None) -> None:
-        """Write a line that stays."""
+        """Print a line, above the bar if it is active."""
         if self._console is not None:
             self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
-        """Show where training is.
+        """Report the progress after a step.
 
         Args:
-            title: Such as "epoch 3/30".
-            done: Part of the whole training, 0 to 1.
-            facts: Named figures, already written out.
+            title: Title, such as "epoch 3/30".
+            done: Finished part of the training, in [0, 1].
+            facts: Metrics by name, formatted.
         """
         if self._console is None:
             return

@@ -139,8 +139,8 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Print nothing.
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
-        pictures: Whether a batch, the curves and the best and worst images are drawn into the
-            run's ``pictures``.
+        pictures: Whether to draw a batch, the curves and the best and worst images into the
+            ``pictures`` of the run.
 
     Returns:
         The run folder and the metrics of its best epoch.
@@ -259,19 +259,19 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-    stores = ImageCaches(
+    caches = ImageCaches(
         train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
         val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
     if first and job.pictures and not job.resume:
-        draw_batch(run, stores.train)
+        draw_batch(run, caches.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
         fitted = fit(
             fabric,
             run,
             job.network,
-            stores,
+            caches,
             reporter,
             build_objective(run, job.train, fabric.device),
             started=job.started,
@@ -279,7 +279,7 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
             stop_after=job.stop_after,
         )
     if job.pictures and fitted.best is not None:
-        draw_scored(fitted.best, stores.val, run.classes, run.path / "pictures" / "val")
+        draw_scored(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training one step at a time, with all the state that a step changes."""
+"""Training steps, and the state that they change."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
 from muntin.recipes import TrainConfig
-from muntin.training.recompute import checkpoint_blocks, narrow_residual
 from muntin.training.optimization import build_optimizers, freeze_stages
+from muntin.training.recompute import checkpoint_blocks, narrow_residual
 
 __all__ = ["Trainer"]
 
@@ -29,18 +29,18 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential average whose decay rises to `decay`, so that short runs forget the start.
+    """Exponential moving average whose decay rises to `decay`: short runs forget the start too.
 
     Source:
-        The rise (1 + n) / (10 + n) after n changes is that of TensorFlow's
+        The rise (1 + n) / (10 + n) after n updates is that of TensorFlow's
         ExponentialMovingAverage with `num_updates`.
     """
 
     @torch.no_grad()
-    def average(kept: Tensors, current: Tensors, count: Tensor | int) -> None:
-        changes = int(count)
-        weight = 1 - min(decay, (1 + changes) / (10 + changes))
-        torch._foreach_lerp_(kept, current, weight)
+    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        updates = int(count)
+        weight = 1 - min(decay, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(averaged, current, weight)
 
     return average
 
@@ -50,10 +50,10 @@ class Trainer:
 
     Args:
         fabric: Devices and precision, launched.
-        config: Its batch size is resolved.
-        network: Changed by training.
-        objective: What is learnt.
-        compiled: Whether steps go through `torch.compile`.
+        config: With a resolved batch size.
+        network: Trained in place.
+        objective: Computes inputs and losses.
+        compiled: Whether steps are compiled by `torch.compile`.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Trainer:
         self.network, self.objective = network, objective
         freeze_stages(network, config.freeze)
         optimizers = build_optimizers(network, config, config.batch_size)
+        # Before compilation and DDP, which must see the wrapped blocks.
         if config.checkpointing or config.recomputed_blocks:
             count = None if config.checkpointing else config.recomputed_blocks
             checkpoint_blocks(network.backbone, count)
@@ -84,7 +85,7 @@ class Trainer:
 
     @property
     def best_network(self) -> Network:
-        """The weights to evaluate and keep: the averaged ones where there are any."""
+        """Network with the weights to evaluate and save: averaged ones with `ema_decay`."""
         if self._averaged is None:
             return self.network
         averaged: Any = self._averaged.module
@@ -92,7 +93,7 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first group of parameters."""
+        """Current learning rate of the first parameter group."""
         rate: float = self._optimizers[0].param_groups[0]["lr"]
         return rate
 
@@ -102,11 +103,11 @@ class Trainer:
         """Run the forward and the backward pass on a batch.
 
         Args:
-            views: Images of this process, one batch for each view that the objective asks for.
-            epoch: From 0; with `step` it determines everything random.
+            views: Images of this process, one batch for each view that the objective needs.
+            epoch: From 0; epoch and step seed all random numbers.
             step: Of the epoch, from 0.
-            share: Share of the weight change that this batch accounts for.
-            last: Whether the weights change after it, so that processes must agree.
+            share: Weight of this batch in the accumulated gradient.
+            last: Whether a weight update follows, so that gradients must be synchronised.
 
         Returns:
             Loss summed over the images of this process.
@@ -121,29 +122,33 @@ class Trainer:
         with fabric.no_backward_sync(self._step, enabled=not last):
             losses = self._step(inputs)
             total = (sum(losses.values()) * weights).sum()
-            # Gradients are averaged over processes: the factor makes that the mean over the images
-            # of the whole batch, however many of them each process has.
+            # DDP averages gradients over processes. Times world_size / num_real this becomes the
+            # mean over the images of the whole batch, even if processes have different numbers.
             fabric.backward(total * (share * fabric.world_size / views[0].num_real))
         value = float(total.detach())
         if not math.isfinite(value):
             message = (
                 f"the loss must stay finite, got {value} at epoch {epoch + 1}, step {step + 1}. "
                 f"Lower train.learning_rate (now {self.config.learning_rate:g}), or use "
-                f"--precision fp32. The best weights so far are kept."
+                f"--precision fp32. The best weights so far are saved."
             )
             raise TrainingError(message)
         return value
 
-    def change_weights(self, rate_factor: float) -> None:
-        """Change the weights by the gradients accumulated since the last change."""
+    def update_weights(self, lr_factor: float) -> None:
+        """Update the weights with the accumulated gradients.
+
+        Args:
+            lr_factor: Factor on the full learning rate of each group.
+        """
         for optimizer in self._optimizers:
-            # Muon normalises its updates: clipping would change nothing.
+            # Muon normalises its updates: clipping would have no effect.
             if self.config.clip_grad and isinstance(optimizer.optimizer, torch.optim.AdamW):
                 self.fabric.clip_gradients(
                     self._step, optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
                 )
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate_factor
+                group["lr"] = group["peak"] * lr_factor
             optimizer.step()
             optimizer.zero_grad()
         if self._averaged is not None:
@@ -151,19 +156,19 @@ class Trainer:
         self.objective.after_step(self.network)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a step changes."""
+        """State that steps change, for a checkpoint."""
         state = {
             "network": self.network.state_dict(),
             "averaged": None if self._averaged is None else self._averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "precision": self.fabric.strategy.precision.state_dict(),
         }
-        # Absent where there is none, so that checkpoints of older runs resume.
-        own = self.objective.state()
-        return {**state, "objective": own} if own else state
+        # Only if not empty: checkpoints of older runs have no such key.
+        objective = self.objective.state()
+        return {**state, "objective": objective} if objective else state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore a state returned by `state`."""
         self.network.load_state_dict(state["network"])
         if self._averaged is not None:
             self._averaged.load_state_dict(state["averaged"])

@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `muntin.training.setup.prepare` returns: a run with every field resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from muntin.heads.network import Network
+    from muntin.runs import Run
+    from muntin.samples import Listing
+
+__all__ = ["PreparedRun"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run that is ready to start.
+
+    Attributes:
+        run: The resolved run; nothing is written yet.
+        network: The network with its initial weights.
+        train: Training images.
+        val: Validation images.
+        notes: What was chosen automatically and why, one line each.
+    """
+
+    run: Run
+    network: Network
+    train: Listing
+    val: Listing
+    notes: tuple[str, ...]
