@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from muntin.commands import explain
-from muntin.explaining import explanation_figure
+from muntin.explaining import explanation
 from muntin.explaining.sections import SECTIONS
 from tests.commands.refusing import refuses
 from tests.small import train_small, write_images
@@ -65,7 +65,7 @@ def test_a_mistake_is_one_line(muntin, run, data, tmp_path):
 
 
 def test_sections_are_those_of_the_page():
-    assert explain.SECTIONS is explanation_figure.SECTIONS is SECTIONS
+    assert explain.SECTIONS is explanation.SECTIONS is SECTIONS
 
 
 def test_sections_are_refused_before_anything_heavy_is_imported(muntin, monkeypatch):

@@ -55,7 +55,7 @@ def test_formulas_by_hand():
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-def test_what_is_kept_is_what_a_run_with_memory_keeps(name):
+def test_activation_bytes_match_a_real_forward(name):
     config = model_config(name, {"img_size": 64} if name == "swin_nano" else {"img_size": (48, 64)})
     config = replace(config, drop_path_rate=0.0)
     config = replace(config, attention="reference") if name == "swin_nano" else config
@@ -80,7 +80,7 @@ def test_what_is_kept_is_what_a_run_with_memory_keeps(name):
     assert activation_bytes(config, size) == sum(one.nbytes() for one in kept.values())
 
 
-def test_memory_grows_as_said():
+def test_memory_scaling():
     window = [activation_bytes(SWIN_TINY, (side, side)) for side in (224, 448)]
     assert window[1] / window[0] == pytest.approx(4, rel=0.05)
     twins = [
@@ -113,14 +113,14 @@ def test_figures():
     gc.collect()
 
 
-def test_threads_are_counted_in_words(monkeypatch):
+def test_number_of_threads_is_formatted(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert costing._count_threads() == "1 thread"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert costing._count_threads() == "2 threads"
 
 
-def test_an_export_is_not_counted():
+def test_exported_file_has_no_cost():
     context = context_of("swin_nano").with_network(torch.nn.Identity())
     shown = show_cost(context, sides=(224,), map_sides=(7,))
     assert [one.section for one in shown if isinstance(one, MissingFigure)] == ["cost"]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a point and the class token look at, rollout and distances, beside loops."""
+"""Attention of a point and of the class token, rollout and distances, against loops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def missing(context):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_every_family_shows_what_it_has(name):
+def test_figures_of_every_family(name):
     context = make_context(build(name))
     found = results(context)
     wanted = {"attention-point", "attention-point-heads", "attention-distance"}
@@ -68,7 +68,7 @@ def test_every_family_shows_what_it_has(name):
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
-def test_explaining_changes_nothing(name):
+def test_network_is_unchanged(name):
     context = make_context(build(name), (46, 58))
     with torch.no_grad():
         first = context.network(context.images)
@@ -84,7 +84,7 @@ def test_explaining_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_clicking_shows_what_the_token_of_that_place_takes(name):
+def test_point_layers_match_attention_weights(name):
     context = make_context(build(name), (46, 58))
     layers = trace(context.backbone, context.images)
     tables = make_point_layers(layers)
@@ -109,7 +109,7 @@ def test_clicking_shows_what_the_token_of_that_place_takes(name):
                     assert np.abs(read - weights[group, query].numpy()).max() <= 0.51 * step
 
 
-def test_tables_fit_their_room_and_keep_the_largest_weights():
+def test_tables_fit_the_limit_and_keep_the_largest_weights():
     context = make_context(build("vit"), (128, 128))
     layers = trace(context.backbone, context.images)
     tables = make_point_layers(layers, max_bytes=3 * 256 * 30)
@@ -131,7 +131,7 @@ def test_tables_fit_their_room_and_keep_the_largest_weights():
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])
-def test_a_shifted_window_is_put_back_to_its_place(name):
+def test_shifted_window_is_drawn_in_place(name):
     context = make_context(build(name), (64, 64))
     layer = trace(context.backbone, context.images)[1]
     assert layer.layout.shift == (2, 2)
@@ -159,7 +159,7 @@ def _boxes(image_grid):
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 128)])
 @pytest.mark.parametrize("name", ["hiera", "swin", "t2t"])
-def test_titles_do_not_lie_on_each_other(name, size):
+def test_titles_do_not_overlap(name, size):
     found = results(make_context(build(name), size))
     for result in ("attention-point", "attention-point-heads"):
         figure = found[result].figure
@@ -171,7 +171,7 @@ def test_titles_do_not_lie_on_each_other(name, size):
 
 
 @pytest.mark.parametrize("name", ["vit", "swin", "hiera"])
-def test_the_marked_cell_is_the_token_that_is_asked(name):
+def test_marked_cell_is_the_query_token(name):
     context = make_context(build(name), (64, 96), point=(0.5, 0.5))
     for layer in trace(context.backbone, context.images):
         left, top, right, bottom = cell_at(layer, find_point(context))
@@ -183,7 +183,7 @@ def test_the_marked_cell_is_the_token_that_is_asked(name):
         assert (right, bottom) == (left + side, top + side)
 
 
-def test_even_attention_is_told():
+def test_uniform_attention_is_noted():
     context = make_context(build("vit"))
     layers = context.backbone.blocks
     told = results(context)["attention-point"].text
@@ -194,7 +194,7 @@ def test_even_attention_is_told():
     assert results(context)["attention-point"].text != told
 
 
-def test_colours_are_those_of_the_scale():
+def test_colours_match_the_scale():
     image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
     brightest = blend(image, np.ones((2, 2), np.float32), 4)
     yellow = np.array([0.993, 0.906, 0.144])
@@ -205,7 +205,7 @@ def test_colours_are_those_of_the_scale():
 @pytest.mark.parametrize(("name", "words"), [
     ("vit", "the class token"), ("swin", "padding"), ("hiera", ""),
 ])  # fmt: skip
-def test_where_else_attention_goes_is_named(name, words):
+def test_attention_outside_the_image_is_named(name, words):
     size = (46, 58) if name == "swin" else (64, 64)
     context = make_context(build(name), size)
     assert {table.elsewhere for table in make_point_layers(
@@ -214,13 +214,13 @@ def test_where_else_attention_goes_is_named(name, words):
     assert trace(context.backbone, context.images)[0].elsewhere == words
 
 
-def test_a_head_that_reads_maps_is_no_classifier():
+def test_reason_depends_on_the_head():
     context = replace(make_context(build("swin")), task=find_task("semantic"))
     (mapper, _), (classifier, _) = missing(context), missing(make_context(build("swin")))
     assert mapper.reason != classifier.reason
 
 
-def test_padding_is_told():
+def test_padding_is_mentioned():
     context = make_context(perturb(build("swin")), (46, 58), point=(1.0, 1.0))
     facts = results(context)["attention-point"].facts
     assert facts["layers"][0]["elsewhere"] > 0.05
@@ -228,7 +228,7 @@ def test_padding_is_told():
 
 
 @pytest.mark.parametrize("name", ["vit", "t2t"])
-def test_rollout_is_the_product_of_whole_matrices(name):
+def test_rollout_equals_the_product_of_full_matrices(name):
     context = make_context(build(name))
     layers = [layer for layer in trace(context.backbone, context.images) if layer.stage]
     assert can_roll_out(layers)
@@ -244,7 +244,7 @@ def test_rollout_is_the_product_of_whole_matrices(name):
     assert np.allclose(shown[1].ravel(), product[1 + place, 1:], atol=1e-6)
 
 
-def test_without_a_class_token_rollout_begins_with_all_tokens():
+def test_rollout_without_class_token_starts_from_all_tokens():
     body = perturb(ViT(replace(VIT, class_token=False, pool="mean", pool_norm="after")))
     shown = results(make_context(body))
     assert shown["attention-rollout"].facts["rows"][0] == "the mean of all tokens"
@@ -252,7 +252,7 @@ def test_without_a_class_token_rollout_begins_with_all_tokens():
 
 
 @pytest.mark.parametrize("name", ["vit", "swin", "hiera"])
-def test_distances_are_those_of_a_loop(name):
+def test_distances_equal_a_loop(name):
     context = make_context(build(name), (22, 30))
     for layer in trace(context.backbone, context.images)[:3]:
         distances, uniform = measure_distances(layer)
@@ -296,14 +296,14 @@ def test_the_point_follows_the_crop():
     assert find_point(replace(wide, pre=cut, point=(0.5, 0.5))) == pytest.approx((27.5, 19.5), 0.02)
 
 
-def test_what_has_no_attention_says_so():
+def test_reason_without_attention():
     (shown,) = show_attention(make_context(None))
     assert isinstance(shown, MissingFigure)
     (shown,) = show_attention(make_context(timm_body("convnext_atto"), (64, 64)))
     assert isinstance(shown, MissingFigure)
 
 
-def test_too_many_tokens_are_left_out_and_named():
+def test_layers_with_too_many_tokens_are_skipped_and_named():
     context = make_context(build("t2t"), (64, 64))
     found = show_attention(context, max_pairs=1000)
     assert "step 1" in found[-1].reason
@@ -311,7 +311,7 @@ def test_too_many_tokens_are_left_out_and_named():
     assert len(distances.facts["layers"]) == 2
 
 
-def test_one_channel_and_a_image_smaller_than_a_window():
+def test_one_channel_and_an_image_smaller_than_a_window():
     body = perturb(ViT(replace(VIT, in_chans=1)))
     pre = replace(make_context(build("vit")).pre, in_chans=1, mean=(0.5,), std=(0.25,))
     grey = make_context(None, (40, 56))

@@ -111,7 +111,7 @@ def test_equals_captum_on_every_map(family: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 80), (37, 61), (9, 70)])
-def test_what_a_swin_classifies_adds_up_to_its_logit(size: tuple[int, int]) -> None:
+def test_swin_attribution_sums_to_the_logit(size: tuple[int, int]) -> None:
     context = _context("swin", size=size)
     network = context.network
     rows = hires_cam(context.backbone, lambda x: network(x)[:, 2], context.images)
@@ -119,7 +119,7 @@ def test_what_a_swin_classifies_adds_up_to_its_logit(size: tuple[int, int]) -> N
     torch.testing.assert_close(rows[-1].signed.sum(), logit.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_is_grad_cam_where_the_mean_is_classified() -> None:
+def test_equals_grad_cam_with_mean_pooling() -> None:
     context = _context("swin")
     network = context.network
     last = hires_cam(context.backbone, lambda x: network(x)[:, 0], context.images)[-1]
@@ -144,7 +144,7 @@ class _Back(nn.Module):
 
 
 @pytest.mark.parametrize("family", ["vit", "deit", "t2t", "timm_vit"])
-def test_before_the_last_block_where_the_class_token_is_read(family: str) -> None:
+def test_class_token_models_use_the_input_of_the_last_block(family: str) -> None:
     context = _context(family)
     network = context.network
     (*_, last) = hires_cam(context.backbone, lambda x: network(x)[:, 0], context.images)
@@ -155,7 +155,7 @@ def test_before_the_last_block_where_the_class_token_is_read(family: str) -> Non
     assert ("distillation token" in result.text) == (family == "deit")
 
 
-def test_enlarge_covers_what_the_map_covers() -> None:
+def test_upsample_map_crops_and_pads() -> None:
     heat = torch.tensor([[0.0, 1.0, 0.0]])
     assert (
         upsample_map(heat, 4, (4, 10), smooth=False)[0].tolist()
@@ -169,7 +169,7 @@ def test_enlarge_covers_what_the_map_covers() -> None:
 
 
 @pytest.mark.parametrize("family", ["swin", "vit", "hiera"])
-def test_pixels_add_up(family: str) -> None:
+def test_completeness(family: str) -> None:
     context = _context(family)
     network = context.network
     integral = integrated_gradients(lambda x: network(x)[:, 1], context.images, 100)
@@ -184,7 +184,7 @@ def test_pixels_add_up(family: str) -> None:
     assert integrated_gradients(lambda x: network(x)[:, 1], context.images, 1).relative_error > 0.03
 
 
-def test_integrates_as_a_plain_loop_does() -> None:
+def test_integrated_gradients_equal_a_loop() -> None:
     context = _context("swin")
     network, images = context.network, context.images
     total = torch.zeros_like(images)
@@ -210,7 +210,7 @@ def test_fewer_steps_for_larger_images(monkeypatch: pytest.MonkeyPatch) -> None:
 # What covered patches change.
 
 
-def test_occlusion_falls_where_it_counts() -> None:
+def test_occlusion_decreases_where_it_matters() -> None:
     shown = torch.randint(60, 255, (3, 23, 50), dtype=torch.uint8)
 
     def measure(images):
@@ -226,7 +226,7 @@ def test_occlusion_falls_where_it_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_asks_every_task(kind: str) -> None:
+def test_every_task(kind: str) -> None:
     context = TASKS[kind]()
     results = decide(context)
     assert [e.name for e in results] == ["decision-activation", "decision-pixels"]
@@ -248,7 +248,7 @@ def test_asks_every_task(kind: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["faster_rcnn_small", "cascade_rcnn_small"])
-def test_odds_are_those_of_the_score_that_is_told(head: str) -> None:
+def test_log_odds_match_the_score(head: str) -> None:
     for number in (0, 3):
         context = _detector(head, target=number)
         sizes = torch.tensor([context.shown_size])
@@ -264,7 +264,7 @@ def test_odds_are_those_of_the_score_that_is_told(head: str) -> None:
         assert float(both[1]) == pytest.approx(asked.value, rel=1e-3, abs=1e-4)
 
 
-def test_a_cell_has_the_logit_that_its_score_is_made_of() -> None:
+def test_logit_of_a_cell_matches_its_score() -> None:
     context = _detector("fcos_small", target=2)
     with torch.no_grad():
         found = context.network(context.images, torch.tensor([context.shown_size]))[0]
@@ -277,11 +277,11 @@ def test_a_cell_has_the_logit_that_its_score_is_made_of() -> None:
         assert float(asked.measure(context.images)[0]) == pytest.approx(asked.value + 1, rel=1e-5)
 
 
-def test_a_keypoint_rcnn_is_asked_about_its_boxes() -> None:
+def test_keypoint_rcnn_target_is_a_box() -> None:
     assert "the log-odds of box 0, " in decide(_keypoint_rcnn())[0].facts["asked"]
 
 
-def test_asks_about_the_region_of_a_class() -> None:
+def test_target_is_the_region_of_a_class() -> None:
     context = _mapper()
     logits = context.network(context.images)[0].detach()
     won = logits.argmax(dim=0)
@@ -292,7 +292,7 @@ def test_asks_about_the_region_of_a_class() -> None:
         assert asked.region[10, 20] == (won[10 // 4, 20 // 4] == class_id)
 
 
-def test_the_region_is_marked_on_the_image_as_it_is() -> None:
+def test_region_is_marked_on_the_image() -> None:
     context = _mapper()
     asked = select_output(context, context.network, context.images)
     panel = show_attribution(context)[0].figure.axes[0]
@@ -302,13 +302,13 @@ def test_the_region_is_marked_on_the_image_as_it_is() -> None:
     assert not np.array_equal(drawn[asked.region], shown[asked.region])
 
 
-def test_the_scale_of_the_pixels_is_told() -> None:
+def test_pixel_scale_is_in_the_title() -> None:
     result = decide(_context("swin"))[1]
     largest = np.percentile(np.abs(result.arrays["pixels"].sum(axis=0)), 99.5)
     assert f"{largest:.2g}" in result.figure.axes[1].get_title()
 
 
-def test_says_on_the_map_that_nothing_speaks_for_it() -> None:
+def test_empty_map_is_labelled() -> None:
     usual, context = decide(_pose())[0], _pose()
     *_, last = (part for part in context.network.head.modules() if isinstance(part, nn.Conv2d))
     nn.init.zeros_(last.weight)  # the answer does not depend on the image
@@ -324,7 +324,7 @@ def test_says_on_the_map_that_nothing_speaks_for_it() -> None:
     assert result.text != usual.text
 
 
-def test_asks_about_a_keypoint() -> None:
+def test_target_is_a_keypoint() -> None:
     context = _pose(target=1)
     maps = context.network(context.images)[0].detach()
     asked = select_output(context, context.network, context.images)
@@ -346,20 +346,20 @@ def test_asks_about_a_keypoint() -> None:
         ("pose", r"0 to 2\b.*\b9\b.*0 nose, 1 left, 2 right"),
     ],
 )
-def test_refuses_what_is_not_there(kind: str, match: str) -> None:
+def test_unknown_targets_are_refused(kind: str, match: str) -> None:
     context = TASKS[kind](target=99 if kind == "faster_rcnn" else 9)
     with pytest.raises(ConfigError, match=match):
         show_attribution(context)
 
 
-def test_says_that_nothing_was_found() -> None:
+def test_reason_without_detections() -> None:
     network = tiny_detector("faster_rcnn_small", 3, task="detect", threshold=0.999)
     context = make_context(network, task="detect", fit="letterbox")
     (missing,) = show_attribution(context)
     assert isinstance(missing, MissingFigure)
 
 
-def test_says_that_a_class_won_nowhere() -> None:
+def test_reason_if_a_class_is_predicted_nowhere() -> None:
     context = _mapper(target=1)
     context.network.head.classifier.bias.data[1] = -1e3
     (missing,) = show_attribution(context)
@@ -368,7 +368,7 @@ def test_says_that_a_class_won_nowhere() -> None:
     assert "ash" in missing.reason
 
 
-def test_maps_are_shown_without_captum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feature_maps_do_not_need_captum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum", None)
     activation, missing = decide(_context("swin"))
     assert isinstance(activation, ExplanationFigure)
@@ -392,7 +392,7 @@ def test_smaller_than_a_window() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classify", "faster_rcnn", "semantic", "pose"])
-def test_exported_files_are_asked_by_covering(kind: str) -> None:
+def test_exported_files_use_occlusion(kind: str) -> None:
     context = TASKS[kind]()
     canvas = (64, 96)
     finds = context.task.detects
@@ -426,7 +426,7 @@ def _same(before: tuple, after: tuple) -> None:
 
 @pytest.mark.parametrize("kind", ["classify", "fcos", "cascade_mask_rcnn", "semantic"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_changes_nothing(kind: str, mode) -> None:
+def test_network_is_unchanged(kind: str, mode) -> None:
     context = TASKS[kind]()
     network = context.network
     next(network.parameters()).requires_grad_(False)
@@ -446,7 +446,7 @@ def test_changes_nothing(kind: str, mode) -> None:
     _same(state, _state(network))
 
 
-def test_leaves_no_hook_when_the_network_fails() -> None:
+def test_hooks_are_removed_after_an_error() -> None:
     context = _detector("faster_rcnn_small")
     hooks = _state(context.network)[0]
 
@@ -459,7 +459,7 @@ def test_leaves_no_hook_when_the_network_fails() -> None:
     assert _state(context.network)[0] == hooks
 
 
-def test_explains_what_was_built_under_inference_mode() -> None:
+def test_network_built_under_inference_mode() -> None:
     with torch.inference_mode():
         context = _context("swin")
         found = decide(context)

@@ -44,14 +44,14 @@ def _slow_cka(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (9, 5, 700), (60, 8, 8)])
-def test_cka_is_that_of_the_paper(shape: tuple[int, int, int]) -> None:
+def test_cka_matches_the_paper(shape: tuple[int, int, int]) -> None:
     count, channels, others = shape
     first = torch.randn(count, channels) + 1
     second = torch.randn(count, others) + (first @ torch.randn(channels, others))
     assert linear_cka(first, second) == pytest.approx(_slow_cka(first, second), rel=1e-6)
 
 
-def test_cka_sees_past_rotation_and_scale() -> None:
+def test_cka_ignores_rotation_and_scale() -> None:
     first = torch.randn(30, 12)
     turned = 7 * first @ torch.linalg.qr(torch.randn(12, 12))[0] + 3
     assert linear_cka(first, turned) == pytest.approx(1, abs=1e-6)
@@ -65,7 +65,7 @@ def test_cka_sees_past_rotation_and_scale() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [(48, 80), (37, 61)])
-def test_reads_the_blocks_of_every_family(family: str, size: tuple[int, int]) -> None:
+def test_block_maps_of_every_family(family: str, size: tuple[int, int]) -> None:
     context = make_context(build(family), size=size)
     layers = block_maps(context)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def _images(network, count: int = 3, **more) -> list[Context]:
     return [make_context(network, index=i, **more) for i in range(count)]
 
 
-def test_a_model_is_like_itself_and_unlike_another() -> None:
+def test_similarity_to_itself_and_to_another_model() -> None:
     network = build("swin")
     rows, columns, values, count = compare_layers(_images(network), _images(network))
     assert rows == columns
@@ -109,7 +109,7 @@ def test_compares_other_families_and_sizes() -> None:
     assert np.isfinite(values).all()
 
 
-def test_one_tiny_image_is_too_little() -> None:
+def test_too_few_cells() -> None:
     contexts = _images(build("swin"), 1, size=(16, 16))
     layers, answers = show_comparison(contexts, contexts)
     assert isinstance(layers, MissingFigure)
@@ -120,7 +120,7 @@ def test_one_tiny_image_is_too_little() -> None:
 # Answers.
 
 
-def test_shows_the_images_on_which_two_models_differ() -> None:
+def test_images_with_the_worst_agreement_come_first() -> None:
     network = build("swin")
     other = copy.deepcopy(network)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def _boxes(*rows: tuple[float, float, float, float, str, float]) -> Detections:
     )  # fmt: skip
 
 
-def test_boxes_agree_in_pairs() -> None:
+def test_agreement_of_boxes() -> None:
     one = _boxes((0, 0, 10, 10, "cat", 0.9), (50, 50, 60, 60, "dog", 0.8), (0, 0, 9, 9, "x", 0.1))
     other = _boxes((1, 1, 10, 10, "cat", 0.9), (50, 50, 60, 60, "cat", 0.8))
     assert agreement(one, other) == 0.5  # the class of the second differs, the third is not told
@@ -155,7 +155,7 @@ def test_boxes_agree_in_pairs() -> None:
     assert agreement(_boxes((0, 0, 10, 10, "cat", 0.9)), twice) == pytest.approx(2 / 3)
 
 
-def test_pixels_agree_by_the_names_of_their_classes() -> None:
+def test_agreement_of_maps_is_by_class_name() -> None:
     labels = np.array([[0, 1, 1], [2, 2, 0]], np.int16)
     one = SemanticMap(path="", size=(2, 3), labels=labels, class_names=("a", "b", "c"))
     other = SemanticMap(path="", size=(2, 3), labels=labels, class_names=("a", "c", "d"))
@@ -163,7 +163,7 @@ def test_pixels_agree_by_the_names_of_their_classes() -> None:
     assert agreement(one, other) == pytest.approx(2 / 6)
 
 
-def test_keypoints_agree_where_they_are_near() -> None:
+def test_agreement_of_keypoints() -> None:
     def pose(*points: tuple[float, float]) -> Poses:
         rows = np.array([[*point, 1.0] for point in points])[None]
         names = ("nose", "tail")
@@ -173,7 +173,7 @@ def test_keypoints_agree_where_they_are_near() -> None:
     assert agreement(pose((10, 10), (50, 50)), pose((15, 10), (50, 70))) == 0.5  # 2 % are 10 pixels
 
 
-def test_labels_agree_by_name() -> None:
+def test_agreement_of_labels_is_by_name() -> None:
     def labels(*names: str) -> Labels:
         ids = np.arange(len(names))
         return Labels(path="", size=(1, 1), class_ids=ids, scores=1.0 - ids / 9, class_names=names)
@@ -185,7 +185,7 @@ def test_labels_agree_by_name() -> None:
 
 
 @pytest.mark.parametrize("kind", ["detect", "instance", "semantic", "pose"])
-def test_shows_every_kind_of_answer(kind: str) -> None:
+def test_every_result_type(kind: str) -> None:
     options = {"size": (50, 70), "fit": "letterbox"}
     networks = []
     for seed in (0, 1):
@@ -227,7 +227,7 @@ def _fit(figure) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_answers_are_not_cut_off(count: int) -> None:
+def test_labels_are_not_cut_off(count: int) -> None:
     sizes = ((64, 64), (40, 100), (100, 40), (48, 80), (64, 64))[:count]
     name = "a run whose name is long (swin_small_patch4_window7_224 of the tenth of May, again)"
     networks = [build("swin"), build("swin", seed=3)]
@@ -240,7 +240,7 @@ def test_answers_are_not_cut_off(count: int) -> None:
     _fit(result.figure)
 
 
-def test_models_of_other_classes_are_compared_by_their_layers_alone() -> None:
+def test_models_without_shared_classes_compare_layers_only() -> None:
     network = build("swin")
     first = _images(network)
     others = [_named(one, "fir", "oak", "yew") for one in first]
@@ -263,7 +263,7 @@ def _named(context: Context, *names: str) -> Context:
     return replace(context, classes=Classes(names=names))
 
 
-def test_fresh_weights_are_told_and_nothing_is_concluded() -> None:
+def test_fresh_weights_are_noted() -> None:
     first = _images(build("swin"))
     other = [replace(one, name="new", trained=False) for one in _images(build("swin", seed=1))]
     layers, answers = show_comparison(first, other)
@@ -273,7 +273,7 @@ def test_fresh_weights_are_told_and_nothing_is_concluded() -> None:
         assert "fresh" not in again.text
 
 
-def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
+def test_boxes_are_drawn_in_class_colours() -> None:
     network = tiny_detector("fcos_small", 3, task="detect")
     with torch.no_grad():
         network.head.classes.bias.fill_(4)
@@ -288,7 +288,7 @@ def test_sure_boxes_are_drawn_in_the_colours_of_their_classes() -> None:
 # What cannot be compared.
 
 
-def test_refuses_other_images() -> None:
+def test_different_images_are_refused() -> None:
     network = build("swin")
     contexts = _images(network, 2)
     with pytest.raises(ConfigError, match="2 and 1"):
@@ -303,7 +303,7 @@ def test_refuses_other_images() -> None:
         show_comparison(contexts, others)
 
 
-def test_exported_files_are_compared_by_their_answers() -> None:
+def test_exported_files_compare_predictions_only() -> None:
     contexts = _images(build("swin"), 2)
     engine = in_engine(contexts[0].network, contexts[0].pre, (64, 96), finds=False)
     exported = [context.with_network(engine) for context in contexts]
@@ -312,7 +312,7 @@ def test_exported_files_are_compared_by_their_answers() -> None:
     assert answers.facts["num_images"] == 2
 
 
-def test_leaves_no_hook() -> None:
+def test_hooks_are_removed() -> None:
     network = build("swin")
     contexts = _images(network, 2)
     before = network(contexts[0].images)

@@ -19,9 +19,9 @@ from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining.arguments import check_point, check_target, list_images
 from muntin.explaining.explanation import EXPLAINERS
-from muntin.explaining.explanation_figure import SECTIONS
 from muntin.explaining.figure_files import clean_stem
 from muntin.explaining.inputs import is_fresh, model_notes, open_context, open_model
+from muntin.explaining.sections import SECTIONS
 from muntin.explaining.target_selection import predict
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask

@@ -32,7 +32,7 @@ from tests.small import image, write_images
 
 
 @pytest.mark.parametrize("shape", [(16, 6, 9), (40, 3, 4), (2, 5, 5)])
-def test_components_are_those_of_scikit_learn(shape: tuple[int, int, int]) -> None:
+def test_components_match_scikit_learn(shape: tuple[int, int, int]) -> None:
     cells = torch.randn(shape)
     found = find_components(cells)
     count = min(3, shape[0])
@@ -63,7 +63,7 @@ def test_one_cell_is_grey() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shows_every_family(family: str) -> None:
+def test_every_family(family: str) -> None:
     context = make_context(build(family), size=(50, 70))
     (result,) = show_features(context)
     spec = context.backbone.spec
@@ -89,7 +89,7 @@ def test_other_channels(in_chans: int) -> None:
     assert show_features(context)[0].figure.axes
 
 
-def test_exported_files_have_no_maps() -> None:
+def test_exported_files_have_no_feature_maps() -> None:
     context = make_context(build("swin"))
     engine = in_engine(context.network, context.pre, (64, 96), finds=False)
     context = context.with_network(engine)
@@ -107,7 +107,7 @@ def folder(tmp_path: Path) -> Path:
     return write_images(tmp_path / "trees", each=5, side=40)
 
 
-def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
+def test_vectors_match_the_backbone(folder: Path) -> None:
     context = make_context(build("swin"), size=(48, 64))
     found = query_gallery(context, embed_folder(context, folder))
     assert len(found) == 15
@@ -122,7 +122,7 @@ def test_vectors_are_those_of_the_backbone(folder: Path) -> None:
         )
 
 
-def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
+def test_nearest_match_scikit_learn(folder: Path) -> None:
     context = make_context(build("swin"), size=(48, 64))
     found = query_gallery(context, embed_folder(context, folder))
     (result,) = show_neighbours(context, found)
@@ -133,7 +133,7 @@ def test_nearest_are_those_of_scikit_learn(folder: Path) -> None:
     assert [row["similarity"] for row in nearest] == pytest.approx(1 - distances[0], abs=1e-5)
 
 
-def test_finds_itself_and_leaves_itself_out(folder: Path) -> None:
+def test_explained_image_is_removed_from_the_gallery(folder: Path) -> None:
     own = folder / "birch" / "2.png"
     Image.open(own).save(folder / "cedar" / "copy.png")
     pixels = open_image(own)
@@ -165,7 +165,7 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
     assert result.arrays["components"].shape == (6, 2)
 
 
-def test_some_of_many(folder: Path) -> None:
+def test_limit_takes_evenly_spaced_images(folder: Path) -> None:
     context = make_context(build("swin"), size=(48, 64))
     found = query_gallery(context, embed_folder(context, folder, limit=6))
     assert len(found) == 6
@@ -180,7 +180,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         embed_folder(context, tmp_path)
 
 
-def test_places_are_those_of_scikit_learn(folder: Path) -> None:
+def test_positions_match_scikit_learn(folder: Path) -> None:
     vectors = embed_folder(make_context(build("swin")), folder).vectors
     flat, shares = project_by_pca(vectors)
     peer = PCA(2).fit(vectors)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patches, windows, shifts and stages as they are told, beside loops."""
+"""Patches, windows, shifts and stages, against loops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def results(context):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_every_family_shows_what_it_has(name):
+def test_figures_of_every_family(name):
     shown = show_patches(make_context(build(name), (46, 58)))
     found = {each.name: each for each in shown if isinstance(each, ExplanationFigure)}
     assert found.keys() == WANTED[name]
@@ -49,7 +49,7 @@ def test_every_family_shows_what_it_has(name):
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_v2", "hiera", "t2t"])
-def test_stages_are_those_of_the_maps(name):
+def test_stages_match_the_feature_maps(name):
     context = make_context(build(name), (46, 58))
     with torch.no_grad():
         maps = context.backbone(context.images)
@@ -65,7 +65,7 @@ def test_stages_are_those_of_the_maps(name):
 
 @pytest.mark.parametrize("rule", ["muntin", "timm", "torchvision", "openmmlab"])
 @pytest.mark.parametrize("size", [(8, 8), (13, 21), (4, 9), (3, 2)])
-def test_regions_say_what_the_mask_does(size, rule):
+def test_regions_match_the_mask(size, rule):
     layout = lay_out(size, (4, 4), True, SIZE_RULES[rule])
     regions = find_regions(layout)
     mask = shift_mask(layout)
@@ -81,7 +81,7 @@ def test_regions_say_what_the_mask_does(size, rule):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (46, 58)])
-def test_the_rolled_map_is_the_map_rolled(size):
+def test_rolled_map_equals_torch_roll(size):
     for layer in trace(build("swin"), images(size, 1)):
         layout = layer.layout
         numbers = np.arange(layer.grid[0] * layer.grid[1]).reshape(layer.grid)
@@ -90,7 +90,7 @@ def test_the_rolled_map_is_the_map_rolled(size):
         assert np.array_equal(shifted_indices(layer), rolled)
 
 
-def test_mask_units_cover_the_same_part_until_everything_is_seen():
+def test_mask_units_cover_the_same_area_until_attention_is_global():
     result = results(make_context(build("hiera"), (64, 96)))["cut-windows"]
     rows = result.facts["stages"]
     assert [row["windows"] for row in rows] == [[2, 3], [2, 3], [1, 1], [1, 1]]
@@ -102,7 +102,7 @@ def test_mask_units_cover_the_same_part_until_everything_is_seen():
     assert titles[-1].endswith("global: 2 x 3 tokens")
 
 
-def test_padding_of_a_detector_is_told_apart():
+def test_detector_padding_is_explained():
     context = make_context(build("vit"), (48, 56))
     enlarged = torch.nn.functional.pad(context.images, (0, 8, 0, 16))
     text = results(replace(context, images=enlarged))["cut-patches"].text
@@ -121,7 +121,7 @@ def test_panels_of_windows_are_drawn_at_one_scale(size):
         assert "\n1 windows" not in titles[0]
 
 
-def test_padding_and_windows_are_told():
+def test_facts_of_padding_and_windows():
     facts = results(make_context(build("swin"), (46, 58)))["cut-windows"].facts
     assert facts["stages"][0] == {
         "stage": 1,
@@ -133,7 +133,7 @@ def test_padding_and_windows_are_told():
     }
 
 
-def test_patches_that_are_cut_off_are_told():
+def test_cropped_pixels_are_mentioned():
     body = perturb(ViT(replace(VIT, size_rule="transformers")))
     patches = results(make_context(body, (45, 60)))["cut-patches"]
     assert patches.facts["grid"] == [5, 7]
@@ -141,14 +141,14 @@ def test_patches_that_are_cut_off_are_told():
     assert patches.facts["grid"] == [6, 8]
 
 
-def test_a_image_smaller_than_a_window():
+def test_image_smaller_than_a_window():
     found = results(make_context(build("swin"), (3, 5)))
     assert found.keys() == {"cut-patches", "cut-windows", "cut-stages"}
     for result in found.values():
         result.figure.canvas.draw()
 
 
-def test_stages_that_are_not_given_are_shown_all_the_same():
+def test_stages_outside_out_indices_are_shown():
     body = perturb(Swin(replace(SWIN, out_indices=(2,))))
     stages = results(make_context(body))["cut-stages"].facts["stages"]
     assert [row["channels"] for row in stages] == [16, 32, 64]
@@ -156,7 +156,7 @@ def test_stages_that_are_not_given_are_shown_all_the_same():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
-def test_models_of_timm(name):
+def test_timm_models(name):
     found = results(make_context(timm_body(name), (224, 224)))
     assert found["cut-patches"].facts["tokens"] == {"s": 3136, "v": 196}[name[0]]
     if name[0] == "s":
@@ -164,7 +164,7 @@ def test_models_of_timm(name):
         assert channels == [96, 192, 384, 768]
 
 
-def test_what_cannot_be_cut_says_so():
+def test_reason_without_patches():
     (shown,) = show_patches(make_context(None))
     assert isinstance(shown, MissingFigure)
     (shown,) = show_patches(make_context(timm_body("convnext_atto"), (64, 64)))

@@ -116,7 +116,7 @@ def test_swin_attends_as_transformers_does_where_it_pads(size):
     "name",
     ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"],
 )
-def test_models_of_timm_attend_as_they_say(name):
+def test_timm_models_match_their_own_attention(name):
     body = timm_body(name)
     images = batch_images((224, 224), 1)
     layers = trace(body, images)
@@ -127,7 +127,7 @@ def test_models_of_timm_attend_as_they_say(name):
     assert len(layers[0].prefix) == {"v": 1, "d": 2, "s": 0}[name[0]]
 
 
-def test_a_model_of_timm_that_cannot_be_read_gives_nothing():
+def test_unsupported_timm_model_has_no_layers():
     assert trace(timm_body("convnext_atto"), batch_images((64, 64), 1)) == ()
     assert trace(timm_body("cait_xxs24_224"), batch_images((224, 224), 1)) == ()
 
@@ -171,7 +171,7 @@ def attend_by_hand(module, layer, args):
 
 @pytest.mark.parametrize("size", ODD)
 @pytest.mark.parametrize("name", BUILDERS)
-def test_weights_give_what_the_layers_give(name, size):
+def test_weights_reproduce_the_layer_outputs(name, size):
     body = build(name)
     results, arguments = {}, {}
 
@@ -196,7 +196,7 @@ def test_weights_give_what_the_layers_give(name, size):
 
 @pytest.mark.parametrize("size", ODD)
 @pytest.mark.parametrize("name", BUILDERS)
-def test_rows_sum_to_1_and_every_token_asks_once(name, size):
+def test_rows_sum_to_1_and_every_token_is_a_query_once(name, size):
     for layer in trace(build(name), batch_images(size, 1)):
         sums = weights_of(layer).sum(dim=-1)
         assert (sums - 1).abs().max() < 1e-5
@@ -208,7 +208,7 @@ def test_rows_sum_to_1_and_every_token_asks_once(name, size):
 
 @pytest.mark.parametrize("rule", ["muntin", "timm", "torchvision", "transformers", "openmmlab"])
 @pytest.mark.parametrize("size", [(32, 32), (46, 58), (30, 22)])
-def test_keys_lie_where_a_loop_finds_them(size, rule):
+def test_key_positions_equal_a_loop(size, rule):
     body = perturb(network(replace(SWIN, size_rule=rule)).backbone)
     for layer in trace(body, batch_images(size, 1)):
         layout = layer.layout
@@ -244,7 +244,7 @@ def test_strides_and_titles_of_a_hierarchy():
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_nothing_changes(name):
+def test_network_is_unchanged(name):
     body = build(name)
     images = batch_images((46, 58), 1)
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_gradients_stay_on_for_a_caller_between_two_heads():
         assert torch.is_grad_enabled()
 
 
-def test_hooks_are_taken_off_after_an_error():
+def test_hooks_are_removed_after_an_error():
     body = ViT(replace(VIT, size_rule="timm")).eval()
     before = state_of(body)
     with pytest.raises(ShapeError, match=r"patch_size=8.*33"):
@@ -275,7 +275,7 @@ def test_hooks_are_taken_off_after_an_error():
     assert_untouched(before, body)
 
 
-def test_a_bias_of_position_is_part_of_the_weights():
+def test_position_bias_is_part_of_the_weights():
     config = replace(VIT, relative_pos_bias=True, key_bias=False, absolute_pos_embed=False)
     body = perturb(ViT(config))
     outputs = []

@@ -28,7 +28,7 @@ from muntin.explaining.attribution import show_attribution
 from muntin.explaining.comparison import show_comparison
 from muntin.explaining.context import Context
 from muntin.explaining.embeddings import Gallery, embed_folder, query_gallery
-from muntin.explaining.explanation_figure import SECTIONS, ExplanationFigure, MissingFigure, Section
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.feature_pca import show_features
 from muntin.explaining.figure_files import clean_stem, save_figure, staged
 from muntin.explaining.inputs import (
@@ -45,6 +45,7 @@ from muntin.explaining.page import ImageEntry, PageBuilder
 from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import show_embeddings, show_neighbours
+from muntin.explaining.sections import SECTIONS, Section
 from muntin.explaining.target_selection import TargetNotFound
 from muntin.explaining.token_lookup import find_point
 from muntin.prediction.sources import ImageLike

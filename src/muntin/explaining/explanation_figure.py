@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
-from muntin.explaining.sections import SECTIONS, Section
+from muntin.explaining.sections import Section
 from muntin.shapes import Size
 
-__all__ = ["SECTIONS", "ExplanationFigure", "MissingFigure", "PointLayer", "Section"]
+__all__ = ["ExplanationFigure", "MissingFigure", "PointLayer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

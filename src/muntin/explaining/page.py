@@ -24,14 +24,9 @@ from PIL import Image
 
 from muntin._version import __version__
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import (
-    SECTIONS,
-    ExplanationFigure,
-    MissingFigure,
-    PointLayer,
-    Section,
-)
+from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure, PointLayer
 from muntin.explaining.figure_files import DPI, SavedFigure
+from muntin.explaining.sections import SECTIONS, Section
 from muntin.shapes import Size
 
 __all__ = ["ImageEntry", "PageBuilder"]

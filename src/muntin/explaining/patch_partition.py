@@ -106,10 +106,10 @@ def show_patches(context: Context) -> list[ExplanationFigure | MissingFigure]:
             f"Hiera, T2T-ViT; from timm, ViT and Swin V1). Its feature maps are available."
         )
         return [MissingFigure(section="cut", title=title, reason=reason)]
-    steps = _find_stages(backbone, layers)
-    shown = [_show_patches(context, steps[0]), *show_windows(context, layers)]
-    if len(steps) > 1:
-        shown.append(_show_stages(context, steps))
+    stages = _find_stages(backbone, layers)
+    shown = [_show_patches(context, stages[0]), *show_windows(context, layers)]
+    if len(stages) > 1:
+        shown.append(_show_stages(context, stages))
     return shown
 
 
@@ -117,58 +117,57 @@ def _find_stages(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[
     if isinstance(backbone, T2TViT):
         size: Size = (layers[0].grid[0], layers[0].grid[1])
         channels = (backbone.config.token_dim, backbone.config.token_dim, backbone.config.embed_dim)
-        steps, stride = [], 1
+        stages, stride = [], 1
         for number, (split, width) in enumerate(zip(SPLITS, channels, strict=True), 1):
             size = layers[0].grid if number == 1 else unfolded_size(size, split)
             stride *= split[1]
             kernel = SPLITS[0][0] if number == 1 else stride
-            steps.append(
+            stages.append(
                 StageGrid(
                     title=f"unfolding {number}", grid=size, stride=stride, channels=width,
                     kernel=kernel,
                 )
             )  # fmt: skip
-        return steps
-    stages = {
-        layer.stage: layer for layer in layers
-    }  # the last layer of each: pooling is in the first
+        return stages
+    # The last layer of each stage has its output grid: Hiera pools queries in the first one.
+    last_layers = {layer.stage: layer for layer in layers}
     return [
         StageGrid(
-            title=f"stage {stage}" if len(stages) > 1 else "patches",
+            title=f"stage {number}" if len(last_layers) > 1 else "patches",
             grid=layer.query_grid,
             stride=layer.stride * layer.pooled,
-            channels=_count_channels(backbone, stage),
+            channels=_count_channels(backbone, number),
             kernel=7 if isinstance(backbone, Hiera) else layer.stride,
         )
-        for stage, layer in stages.items()
+        for number, layer in last_layers.items()
     ]
 
 
-def _count_channels(backbone: nn.Module, stage: int) -> int:
+def _count_channels(backbone: nn.Module, number: int) -> int:
     config = getattr(backbone, "config", None)
     if isinstance(backbone, Swin | Hiera):
-        return backbone.config.dim(stage - 1)
+        return backbone.config.dim(number - 1)
     facts = getattr(getattr(backbone, "net", None), "feature_info", None)
     if facts is not None:
-        return int(list(facts)[stage - 1]["num_chs"])
+        return int(list(facts)[number - 1]["num_chs"])
     return int(getattr(config, "embed_dim", 0))
 
 
-def _show_patches(context: Context, step: StageGrid) -> ExplanationFigure:
+def _show_patches(context: Context, stage: StageGrid) -> ExplanationFigure:
     height, width = context.images.shape[2:]
-    covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
+    covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
     channels = context.images.shape[1]
-    overlap = step.kernel - step.stride
+    overlap = stage.kernel - stage.stride
     enlarged = (height, width) != context.shown_size
     padded = f", padded to {height} x {width}" if enlarged else ""
     text = (
         f"The image, {context.shown_size[0]} x {context.shown_size[1]} pixels (height x width)"
-        f"{padded}, is split into {step.grid[0]} x {step.grid[1]} tokens. Each patch of "
-        f"{step.kernel} x {step.kernel} pixels ({step.kernel**2 * channels} values) is projected "
-        f"to {step.channels} channels by one shared linear layer. "
+        f"{padded}, is split into {stage.grid[0]} x {stage.grid[1]} tokens. A shared linear layer "
+        f"projects each patch of {stage.kernel} x {stage.kernel} pixels "
+        f"({stage.kernel**2 * channels} values) to {stage.channels} channels. "
     )
     text += (
-        f"Patches overlap: the stride is {step.stride} pixels. "
+        f"Patches overlap: the stride is {stage.stride} pixels. "
         if overlap > 0
         else "Patches do not overlap. "
     )
@@ -184,42 +183,42 @@ def _show_patches(context: Context, step: StageGrid) -> ExplanationFigure:
         section="cut",
         title="Patches",
         text=text,
-        figure=_draw_patches(context, step),
+        figure=_draw_patches(context, stage),
         formula=_PATCHES,
         source="Dosovitskiy et al. 2021, arXiv 2010.11929, equation 1",
         facts={
             "picture": list(context.shown_size),
             "read": [height, width],
-            "patch": step.kernel,
-            "stride": step.stride,
-            "grid": list(step.grid),
-            "tokens": step.grid[0] * step.grid[1],
-            "channels": step.channels,
+            "patch": stage.kernel,
+            "stride": stage.stride,
+            "grid": list(stage.grid),
+            "tokens": stage.grid[0] * stage.grid[1],
+            "channels": stage.channels,
         },
     )
 
 
-def _draw_patches(context: Context, step: StageGrid) -> Figure:
+def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     image = input_image(context)
-    covered = (step.grid[0] * step.stride, step.grid[1] * step.stride)
+    covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
     canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
     figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
     whole, near = panels[0]
-    set_panel(whole, canvas, f"{step.grid[0]} x {step.grid[1]} tokens of {step.stride} pixels")
-    draw_grid(whole, step.grid, step.stride, 0.5)
-    side = min(_SHOWN_PATCHES, *step.grid)
-    rows, columns = ((count - side) // 2 for count in step.grid)
-    left, top, extent = columns * step.stride, rows * step.stride, side * step.stride
+    set_panel(whole, canvas, f"{stage.grid[0]} x {stage.grid[1]} tokens of {stage.stride} pixels")
+    draw_grid(whole, stage.grid, stage.stride, 0.5)
+    side = min(_SHOWN_PATCHES, *stage.grid)
+    rows, columns = ((count - side) // 2 for count in stage.grid)
+    left, top, extent = columns * stage.stride, rows * stage.stride, side * stage.stride
     whole.add_patch(
         Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2, zorder=3)
     )
     set_panel(near, canvas, f"central {side} x {side}")
-    draw_grid(near, step.grid, step.stride, 1.2)
-    over = (step.kernel - step.stride) / 2
-    middle = side // 2 * step.stride
+    draw_grid(near, stage.grid, stage.stride, 1.2)
+    over = (stage.kernel - stage.stride) / 2
+    middle = side // 2 * stage.stride
     box = (left + middle - over, top + middle - over)
     near.add_patch(
-        Rectangle(box, step.kernel, step.kernel, fill=False, edgecolor=RED, linewidth=3, zorder=3)
+        Rectangle(box, stage.kernel, stage.kernel, fill=False, edgecolor=RED, linewidth=3, zorder=3)
     )
     near.set_xlim(left, left + extent)
     near.set_ylim(top + extent, top)
@@ -245,14 +244,14 @@ def hatch_outside(axes: Axes, inner: Size, outer: Sequence[int]) -> None:
             )  # fmt: skip
 
 
-def _show_stages(context: Context, steps: Sequence[StageGrid]) -> ExplanationFigure:
+def _show_stages(context: Context, stages: Sequence[StageGrid]) -> ExplanationFigure:
     merges = "patch merging concatenates 2 x 2 neighbours (4C channels) and projects them to 2C"
     backbone = context.backbone
     if isinstance(backbone, Hiera):
         merges = "queries are max-pooled over 2 x 2 neighbours, and channels double"
     elif isinstance(backbone, T2TViT):
         merges = "overlapping neighbourhoods of 3 x 3 tokens are unfolded into one token"
-    odd = any(side % 2 for step in steps[:-1] for side in step.grid)
+    odd = any(side % 2 for stage in stages[:-1] for side in stage.grid)
     text = (
         f"Between stages {merges}. Each stage has a quarter of the tokens of the one before, and "
         f"each token covers more of the image: the panels show the image at the resolution of the "
@@ -266,52 +265,52 @@ def _show_stages(context: Context, steps: Sequence[StageGrid]) -> ExplanationFig
         section="cut",
         title="Stages: fewer tokens, more channels",
         text=text,
-        figure=_draw_stages(context, steps, merging=merging),
+        figure=_draw_stages(context, stages, merging=merging),
         formula=_MERGE if merging else "",
         source="Liu et al. 2021, arXiv 2103.14030, section 3.1" if merging else "",
         facts={
             "stages": [
                 {
-                    "stage": step.title,
-                    "grid": list(step.grid),
-                    "tokens": step.grid[0] * step.grid[1],
-                    "channels": step.channels,
-                    "stride": step.stride,
+                    "stage": stage.title,
+                    "grid": list(stage.grid),
+                    "tokens": stage.grid[0] * stage.grid[1],
+                    "channels": stage.channels,
+                    "stride": stage.stride,
                 }
-                for step in steps
+                for stage in stages
             ]
         },
     )
 
 
-def _draw_stages(context: Context, steps: Sequence[StageGrid], *, merging: bool) -> Figure:
+def _draw_stages(context: Context, stages: Sequence[StageGrid], *, merging: bool) -> Figure:
     image = input_image(context)
     ratio = panel_ratio(context.shown_size)
     width = 9.0
-    high = width / len(steps) * ratio + 0.6
+    high = width / len(stages) * ratio + 0.6
     figure = Figure(figsize=(width, high + (1.5 if merging else 0)), layout="constrained")
     rows = figure.add_gridspec(2 if merging else 1, 1, height_ratios=(high, 1.5)[: 1 + merging])
-    line = rows[0].subgridspec(1, len(steps))
-    for place, step in enumerate(steps):
+    line = rows[0].subgridspec(1, len(stages))
+    for place, stage in enumerate(stages):
         axes = figure.add_subplot(line[place])
         axes.set_axis_off()
         words = (
-            f"{step.title}: {step.grid[0]} x {step.grid[1]} tokens\n"
-            f"{step.channels} channels, {step.stride} pixels per token"
+            f"{stage.title}: {stage.grid[0]} x {stage.grid[1]} tokens\n"
+            f"{stage.channels} channels, {stage.stride} pixels per token"
         )
-        set_panel(axes, _coarsen(image, step), words)
+        set_panel(axes, _coarsen(image, stage), words)
     if merging:
-        _draw_merging(figure.add_subplot(rows[1]), steps[0].channels)
+        _draw_merging(figure.add_subplot(rows[1]), stages[0].channels)
     return figure
 
 
-def _coarsen(image: NDArray[np.float32], step: StageGrid) -> NDArray[np.float32]:
+def _coarsen(image: NDArray[np.float32], stage: StageGrid) -> NDArray[np.float32]:
     """Mean colour of each token's pixels, at the size of the image."""
     height, width = image.shape[:2]
-    rows = np.minimum(np.arange(height) // step.stride, step.grid[0] - 1)
-    columns = np.minimum(np.arange(width) // step.stride, step.grid[1] - 1)
-    numbers = rows[:, None] * step.grid[1] + columns[None]
-    counts = np.bincount(numbers.ravel(), minlength=step.grid[0] * step.grid[1])
+    rows = np.minimum(np.arange(height) // stage.stride, stage.grid[0] - 1)
+    columns = np.minimum(np.arange(width) // stage.stride, stage.grid[1] - 1)
+    numbers = rows[:, None] * stage.grid[1] + columns[None]
+    counts = np.bincount(numbers.ravel(), minlength=stage.grid[0] * stage.grid[1])
     sums = [
         np.bincount(numbers.ravel(), image[..., channel].ravel(), minlength=len(counts))
         for channel in range(3)
