@@ -66,10 +66,10 @@ def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
     if target is None or isinstance(target, str):
         return
     try:
-        whole = not isinstance(target, bool) and operator.index(target) is not None
+        is_integer = not isinstance(target, bool) and operator.index(target) is not None
     except TypeError:
-        whole = False
-    if not whole:
+        is_integer = False
+    if not is_integer:
         message = (
             f"target must be the name of a class or keypoint, or an integer, got {target!r}. "
             f"Omit it to use the highest-scoring prediction."
@@ -116,9 +116,9 @@ def name_images(images: Sequence[Any]) -> list[str]:
     parts = [Path(one).parts if isinstance(one, str | Path) else () for one in images]
     names = [own[-1] if own else f"image {number}" for number, own in enumerate(parts, 1)]
     for depth in range(2, max(map(len, parts), default=0) + 1):
-        alike = [name for name in names if names.count(name) > 1]
+        ambiguous = [name for name in names if names.count(name) > 1]
         names = [
-            "/".join(own[-depth:]) if name in alike else name
+            "/".join(own[-depth:]) if name in ambiguous else name
             for name, own in zip(names, parts, strict=True)
         ]
     return names

@@ -88,7 +88,7 @@ def show_cost(
         Liu et al. 2021 (arXiv 2103.14030), equations 1 and 2. Counts and formulas are compared in
         tests/explaining/test_attention_cost.py; they are equal for sides that are whole windows.
     """
-    shown: list[ExplanationFigure | MissingFigure] = [
+    general: list[ExplanationFigure | MissingFigure] = [
         _show_macs(sides),
         _show_memory(sides),
         _show_time(map_sides),
@@ -101,10 +101,10 @@ def show_cost(
             "above."
         )
         return [
-            *shown,
+            *general,
             MissingFigure(section="cost", title=f"Cost of {context.name}", reason=reason),
         ]
-    return [_show_own(context.name, config, context), *shown]
+    return [_show_own(context.name, config, context), *general]
 
 
 def _of_attention(costs: Costs) -> int:

@@ -118,16 +118,16 @@ def show_attention(
         )
         return [MissingFigure(section="attention", title=title, reason=reason)]
     small = [layer for layer in layers if layer.num_pairs <= max_pairs]
-    shown: list[ExplanationFigure | MissingFigure] = []
+    figures: list[ExplanationFigure | MissingFigure] = []
     if small:
-        shown += [*_show_point(context, small), *_show_class_token(context, small)]
-        shown += show_rollout(context, layers, find_point(context))
-        shown += show_distances(context, small)
+        figures += [*_show_point(context, small), *_show_class_token(context, small)]
+        figures += show_rollout(context, layers, find_point(context))
+        figures += show_distances(context, small)
     if len(small) < len(layers):
         skipped = ", ".join(layer.title for layer in layers if layer not in small)
         reason = f"Too many tokens at this image size: {skipped}. Use a smaller image to see them."
-        shown.append(MissingFigure(section="attention", title=title, reason=reason))
-    return shown
+        figures.append(MissingFigure(section="attention", title=title, reason=reason))
+    return figures
 
 
 def _attention_of(layer: AttentionLayer, row: int) -> QueryAttention:
@@ -162,7 +162,7 @@ def _show_point(
     if any(one.elsewhere >= _MIN_ELSEWHERE for one in attentions):
         names = dict.fromkeys(layer.elsewhere for layer in layers if layer.elsewhere)
         text += f"Elsewhere: attention on {' or '.join(names)}. "
-    text += _note_on_evenness(attentions)
+    text += _note_on_uniformity(attentions)
     text += "On the page, click the image to choose another query."
     formula, source = _FORMULAS[layers[-1].scores]
     arrays = {f"layer_{n:02}": one.maps.numpy() for n, one in enumerate(attentions, 1)}
@@ -224,7 +224,7 @@ def _show_class_token(
     )
     if len(layers[-1].prefix) > 1:
         text += f"Other prefix tokens: {', '.join(layers[-1].prefix[1:])}. "
-    text += _note_on_evenness(attentions)
+    text += _note_on_uniformity(attentions)
     arrays = {f"layer_{n:02}": one.maps.numpy() for n, one in enumerate(attentions, 1)}
     for name, heading, words, figure in (
         ("attention-class-token", title, text, _draw_layers(context, attentions, None, "image")),
@@ -252,7 +252,7 @@ def _show_class_token(
     return results
 
 
-def _note_on_evenness(attentions: Sequence[QueryAttention]) -> str:
+def _note_on_uniformity(attentions: Sequence[QueryAttention]) -> str:
     """A note on the colour scale, if most maps are nearly uniform."""
     means = [one.mean.numpy() for one in attentions]
     even = sum(float(np.nanmin(one) / np.nanmax(one)) > _UNIFORM_RATIO for one in means)

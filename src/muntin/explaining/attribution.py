@@ -190,13 +190,13 @@ def _draw_activation(
     image = to_rgb(context.shown)
     figure, axes = panels(1 + len(maps), context.shown_size, width=min(2.6, 8.9 / (1 + len(maps))))
     _draw_image(axes[0], image, output)
-    shown = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
-    for panel, (title, heat) in zip(axes[1:], reversed(shown), strict=True):
+    titled = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
+    for panel, (title, heat) in zip(axes[1:], reversed(titled), strict=True):
         panel.imshow(blend(image, heat / max(float(heat.max()), 1e-12)))
         panel.set_title(title + ("" if heat.any() else ": all zero"), fontsize=9, color=INK)
         if output.box is not None:
             mark_box(panel, output.box)
-    main = f"{shown[-1][0]} (main)" + ("" if heats[-1].any() else ": all zero")
+    main = f"{titled[-1][0]} (main)" + ("" if heats[-1].any() else ": all zero")
     axes[1].set_title(main, fontsize=9, color=INK, fontweight="bold")
     _add_scale(
         figure, axes, "increases the output: fraction of the map's maximum", "inferno", (0, 1)

@@ -162,9 +162,9 @@ def _find_earlier(
     """The last tensor of the same shape that the output depends on, and its attribution."""
     # A classifier on the class token ignores the patch tokens of the last block; those that it
     # reads through attention are the input of that block.
-    alike = [t for _, t in given if t.shape == last.shape and t.requires_grad]
-    slopes = torch.autograd.grad(score.sum(), alike, retain_graph=True, allow_unused=True)
-    for tensor, slope in zip(reversed(alike), reversed(slopes), strict=True):
+    same_shape = [t for _, t in given if t.shape == last.shape and t.requires_grad]
+    slopes = torch.autograd.grad(score.sum(), same_shape, retain_graph=True, allow_unused=True)
+    for tensor, slope in zip(reversed(same_shape), reversed(slopes), strict=True):
         signed = _multiply(tensor, slope, grid, channels)
         if signed is not None:
             return tensor, signed
@@ -210,7 +210,7 @@ def integrated_gradients(
 
 def occlusion(
     measure: Callable[[Tensor], Tensor],
-    shown: UInt8[Tensor, "C h w"],
+    image: UInt8[Tensor, "C h w"],
     colour: Sequence[int],
     *,
     cells: int = CELLS,
@@ -220,7 +220,7 @@ def occlusion(
 
     Args:
         measure: Maps (B, C, h, w) uint8 images to one scalar output each.
-        shown: The image.
+        image: The image.
         colour: Fill colour of an occluded patch, one value per channel.
         cells: Number of patches along the longer side.
         batch_size: Occluded images per batch.
@@ -228,20 +228,20 @@ def occlusion(
     Returns:
         Decrease of the output when each patch is occluded.
     """
-    high, wide = shown.shape[1:]
+    high, wide = image.shape[1:]
     side = max(1, -(-max(high, wide) // cells))
     rows, columns = -(-high // side), -(-wide // side)
-    paint = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
-    whole = measure(shown[None])[0]
+    fill = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    reference = measure(image[None])[0]
     places = [(row * side, column * side) for row in range(rows) for column in range(columns)]
     numbers = []
     for start in range(0, len(places), batch_size):
         part = places[start : start + batch_size]
-        covered = shown[None].repeat(len(part), 1, 1, 1)
-        for image, (top, left) in zip(covered, part, strict=True):
-            image[:, top : top + side, left : left + side] = paint
-        numbers.append(measure(covered))
-    return (whole - torch.cat(numbers)).view(rows, columns).float()
+        occluded = image[None].repeat(len(part), 1, 1, 1)
+        for one, (top, left) in zip(occluded, part, strict=True):
+            one[:, top : top + side, left : left + side] = fill
+        numbers.append(measure(occluded))
+    return (reference - torch.cat(numbers)).view(rows, columns).float()
 
 
 def upsample_map(

@@ -107,10 +107,10 @@ def show_patches(context: Context) -> list[ExplanationFigure | MissingFigure]:
         )
         return [MissingFigure(section="cut", title=title, reason=reason)]
     stages = _find_stages(backbone, layers)
-    shown = [_show_patches(context, stages[0]), *show_windows(context, layers)]
+    figures = [_show_patches(context, stages[0]), *show_windows(context, layers)]
     if len(stages) > 1:
-        shown.append(_show_stages(context, stages))
-    return shown
+        figures.append(_show_stages(context, stages))
+    return figures
 
 
 def _find_stages(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[StageGrid]:
@@ -203,27 +203,29 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
     canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
     figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
-    whole, near = panels[0]
-    set_panel(whole, canvas, f"{stage.grid[0]} x {stage.grid[1]} tokens of {stage.stride} pixels")
-    draw_grid(whole, stage.grid, stage.stride, 0.5)
+    overview, detail = panels[0]
+    set_panel(
+        overview, canvas, f"{stage.grid[0]} x {stage.grid[1]} tokens of {stage.stride} pixels"
+    )
+    draw_grid(overview, stage.grid, stage.stride, 0.5)
     side = min(_SHOWN_PATCHES, *stage.grid)
     rows, columns = ((count - side) // 2 for count in stage.grid)
     left, top, extent = columns * stage.stride, rows * stage.stride, side * stage.stride
-    whole.add_patch(
+    overview.add_patch(
         Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2, zorder=3)
     )
-    set_panel(near, canvas, f"central {side} x {side}")
-    draw_grid(near, stage.grid, stage.stride, 1.2)
+    set_panel(detail, canvas, f"central {side} x {side}")
+    draw_grid(detail, stage.grid, stage.stride, 1.2)
     over = (stage.kernel - stage.stride) / 2
     middle = side // 2 * stage.stride
     box = (left + middle - over, top + middle - over)
-    near.add_patch(
+    detail.add_patch(
         Rectangle(box, stage.kernel, stage.kernel, fill=False, edgecolor=RED, linewidth=3, zorder=3)
     )
-    near.set_xlim(left, left + extent)
-    near.set_ylim(top + extent, top)
+    detail.set_xlim(left, left + extent)
+    detail.set_ylim(top + extent, top)
     height, width = context.shown_size
-    for axes in (whole, near):
+    for axes in (overview, detail):
         hatch_outside(axes, (min(height, covered[0]), min(width, covered[1])), canvas.shape[:2])
     return figure
 

@@ -75,12 +75,12 @@ def show_prediction_agreement(
     kind = type(predictions[0][0])
     labels = kind is Labels
     limit = MAX_LABELLED if labels else MAX_DRAWN
-    shown = order[:limit]
+    worst = order[:limit]
     differ = int((shares < 1).sum())
     text = (
         f"Agreement of {names[0]} and {names[1]}: {shares.mean():.0%} ({_AGREEMENT[kind]}). "
         f"They differ on {differ} of {len(shares)} image{'s' * (len(shares) > 1)}"
-        f"{'' if len(shown) == len(shares) else f'; the {len(shown)} worst are shown'}."
+        f"{'' if len(worst) == len(shares) else f'; the {len(worst)} worst are shown'}."
     )
     text += _describe_limits(first, second, lists, shared, differ=differ > 0)
     draw = _draw_labels if labels else _draw_pairs
@@ -91,7 +91,7 @@ def show_prediction_agreement(
             title=title,
             text=text,
             figure=draw(
-                [first[i] for i in shown], [predictions[i] for i in shown], shares[shown], names
+                [first[i] for i in worst], [predictions[i] for i in worst], shares[worst], names
             ),
             arrays={"agreement": shares},
             facts={
@@ -296,8 +296,8 @@ def _draw_pairs(
 def _name_classes(figure: Figure, results: Sequence[SemanticMap]) -> None:
     """Add a legend of the classes that occur."""
     numbers = {name: number for number, name in enumerate(results[0].class_names)}
-    seen = {one.class_names[k] for one in results for k in np.flatnonzero(one.counts).tolist()}
-    named = sorted((numbers[name], name) for name in seen if name in numbers)[:12]
+    present = {one.class_names[k] for one in results for k in np.flatnonzero(one.counts).tolist()}
+    named = sorted((numbers[name], name) for name in present if name in numbers)[:12]
     handles = [
         Patch(color=_colour(number), label=clean_label(name, number)) for number, name in named
     ]
