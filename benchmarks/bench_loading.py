@@ -34,7 +34,7 @@ def child(what: str, path: str) -> None:
     """Load once and print seconds and extra MiB."""
     import safetensors.torch
 
-    from muntin.weights.loading import load_weights
+    from muntin.weights.weight_loading import load_weights
     from muntin.zoo import create_model
 
     model = create_model(NAME)
@@ -61,7 +61,7 @@ def main() -> None:
     if options.child:
         child(*options.child)
         return
-    from muntin.weights.files import write_weights
+    from muntin.weights.weight_files import write_weights
     from muntin.zoo import create_model
 
     contestants = ("bare", "bare and copied", "muntin")

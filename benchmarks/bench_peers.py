@@ -10,7 +10,7 @@ import sys
 
 import record
 
-from muntin.benching.request import KINDS, bench_by_name
+from muntin.benching.bench_request import KINDS, bench_by_name
 
 
 def main() -> None:

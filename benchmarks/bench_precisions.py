@@ -21,7 +21,7 @@ import record
 import torch
 
 import muntin
-from muntin.benching.rounds import Contestant, take_turns
+from muntin.benching.interleaving import Contestant, take_turns
 
 FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 BATCH = 64

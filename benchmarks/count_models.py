@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 
-from muntin.zoo.describing import FACTS, count_facts
-from muntin.zoo.table import MODELS
+from muntin.zoo.model_table import FACTS, count_facts
+from muntin.zoo.model_zoo import MODELS
 
 if __name__ == "__main__":
     counted = {name: count_facts(name) for name in sorted(MODELS)}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from muntin.benching.attention import bench_attention
-from muntin.benching.attention_rivals import Pass, Problem
+from muntin.benching.attention_peers import Pass, Problem
 from muntin.ops.positions import spread_bias
 from muntin.ops.window_attention import window_attention
 from muntin.ops.windows import SIZE_RULES, cut_heads, join_heads, lay_out, shift_mask

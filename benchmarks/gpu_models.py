@@ -24,11 +24,11 @@ from bench_plan import compare
 from torch import Tensor, nn
 
 import muntin
-from muntin.benching.entrants import make_deterministic
-from muntin.benching.rivals import Logits, build_peer
+from muntin.benching.competitors import make_deterministic
+from muntin.benching.peers import Logits, build_peer
 from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
 from muntin.inference.fused_building import build_fused
-from muntin.zoo.table import ALIASES
+from muntin.zoo.model_zoo import ALIASES
 
 PEERS = ("timm", "torchvision", "transformers")
 FUSED_TIMM = "timm with TIMM_FUSED_ATTN=2"

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has, and whether the package works on it."""
+"""Report of this machine, and whether the package works on it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["diagnose"]
 
 
 def diagnose() -> dict[str, Any]:
-    """Gather versions, devices and measured speeds, and run a small model forward and back.
+    """Collect versions, devices and measured speeds, and run a small model forward and backward.
 
     Returns:
-        Named facts; ``works`` is "yes", or what went wrong.
+        Facts by name; ``works`` is "yes", or the error.
     """
     device = choose_device("auto")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -48,26 +48,26 @@ def diagnose() -> dict[str, Any]:
     facts["fp32 GFLOP/s"] = round(measure_matmul_rate(torch.float32) / 1e9)
     facts["bf16 GFLOP/s"] = round(measure_matmul_rate(torch.bfloat16) / 1e9)
     facts["precision chosen"] = choose_precision(device)
-    facts["C++ compiler"] = "found" if has_compiler() else "none: steps are not compiled"
+    facts["C++ compiler"] = "found" if has_compiler() else "none: torch.compile is disabled"
     for engine in ENGINES.values():
-        facts[f"engine {engine.name}"] = _word_lack(partial(_find_lack, engine))
-    facts["fused attention"] = _word_lack(partial(find_missing, "cuda"))
+        facts[f"engine {engine.name}"] = _describe_missing(partial(_find_missing, engine))
+    facts["fused attention"] = _describe_missing(partial(find_missing, "cuda"))
     facts["works"] = _try_model(device)
     return facts
 
 
-def _find_lack(engine: Engine) -> str:
+def _find_missing(engine: Engine) -> str:
     missing = [name for name in engine.packages if not is_installed(name)]
     return f"{', '.join(missing)} not installed" if missing else engine.lacks()
 
 
-def _word_lack(find: Callable[[], str]) -> str:
-    """Say what is missing; a wrong setting of the environment is."""
+def _describe_missing(find: Callable[[], str]) -> str:
+    """Format missing requirements; an invalid environment variable counts as missing."""
     try:
-        lack = find()
+        missing = find()
     except ConfigError as error:
-        lack = str(error)
-    return f"no: {lack}" if lack else "can run"
+        missing = str(error)
+    return f"no: {missing}" if missing else "can run"
 
 
 def _version(name: str) -> str:
@@ -83,4 +83,4 @@ def _try_model(device: torch.device) -> str:
         logits.sum().backward()
     except RuntimeError as error:
         return f"no: {error}"
-    return "yes" if bool(logits.isfinite().all()) else "no: the output is not a number"
+    return "yes" if bool(logits.isfinite().all()) else "no: the output is NaN or infinite"

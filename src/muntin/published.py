@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A published model of a dense task as a run folder: to predict, evaluate and train on from."""
+"""Published models of dense tasks as run folders, for prediction, evaluation and fine-tuning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plan
 toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,
 clock,vase,scissors,teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
 )
-"""The 80 classes of COCO in the order of their category ids."""
+"""The 80 classes of COCO by category id."""
 
 
 def open_published(
@@ -47,36 +47,35 @@ def open_published(
     class_names: tuple[str, ...] = (),
     settings: dict[str, str] | None = None,
 ) -> tuple[Run, LoadReport]:
-    """Write a run folder from the weights of a whole published model of a dense task.
+    """Write a run folder from the weights of a published model of a dense task.
 
     Args:
-        source: What `load_weights` takes.
+        source: A source that `load_weights` accepts.
         path: The new run folder.
         model: Name of the backbone.
         head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet"; for the
             17 keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
-        conventions: Of a published R-CNN, the origin of its weights: "openmmlab" (also
-            Microsoft's), "detectron2" or "torchvision"; the head's own when empty.
-        class_names: In the order of the class numbers, without "nothing"; COCO's for a detector
-            when left out.
-        settings: Fields of the backbone's config as text, where it differs from the zoo's.
+        conventions: Origin of the weights of an R-CNN: "openmmlab" (also Microsoft), "detectron2"
+            or "torchvision"; default: that of the head.
+        class_names: Class names by number, without background; default for detectors: COCO.
+        settings: Fields of the backbone config, as text, that differ from the zoo.
 
     Returns:
-        The run, and how the weights were read.
+        The run, and the report of loading the weights.
 
     Raises:
-        RunError: The folder exists, or cannot be written.
+        RunError: The folder exists or cannot be written.
         ConfigError: A name or a field is unknown.
-        WeightError: The weights do not fit, the classes included.
+        WeightError: The weights do not fit.
     """
     path = Path(path)
     if path.exists():
-        message = f"OUT must be a new folder, got {path}, which exists. Choose another."
+        message = f"OUT must be a new folder, got {path}, which exists. Choose another folder."
         raise RunError(message)
     name = ALIASES.get(model, model)
     entry = find_model(name)
     task = task_of_head(head)
-    class_names = class_names or _usual_names(task)
+    class_names = class_names or _default_names(task)
     skeleton = COCO_PERSON if task.kind == "keypoints" else None
     network = create(
         task.name,
@@ -90,8 +89,8 @@ def open_published(
     report = load_weights(network, source)
     if report.reset:
         message = (
-            f"{source} must have the {len(class_names)} classes that were named, got others "
-            f"({', '.join(report.reset[:2])}). Name them with --classes."
+            f"{source} must have {len(class_names)} classes, but the shapes of "
+            f"{', '.join(report.reset[:2])} differ. Pass the class names with --classes."
         )
         raise ConfigError(message)
     body: Any = network.backbone
@@ -115,7 +114,7 @@ def open_published(
 
 
 def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  # noqa: ANN401
-    """How published models of a task saw their images."""
+    """Preprocessing of published models of a task."""
     plain = Preprocessing(
         img_size=(512, 512), mean=entry.mean, std=entry.std, interpolation="bilinear"
     )
@@ -126,37 +125,39 @@ def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  
     return replace(plain, fit="sliding_window", short_side=512)
 
 
-def _usual_names(task: Task) -> tuple[str, ...]:
+def _default_names(task: Task) -> tuple[str, ...]:
     if task.kind == "keypoints":
         return ("person",)
     if task.detects:
         return COCO_NAMES
     message = (
-        "class_names must be given for a head that tells the class of each pixel (--classes FILE, "
-        "a name a line, in the order of the numbers), got none."
+        "class_names are required for segmentation heads, got none. Pass --classes FILE with one "
+        "name per line, by class number."
     )
     raise ConfigError(message)
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one a line.
+    """Read class names, one per line.
 
     Raises:
-        DataError: There is no such file, or it names nothing.
+        DataError: The file cannot be read, or is empty.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        message = f"--classes must be a text file with one name a line, got {str(path)!r}: {error}."
+        message = (
+            f"--classes must be a text file with one name per line, got {str(path)!r}: {error}."
+        )
         raise DataError(message) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        message = f"--classes must name at least one class, got none in {str(path)!r}."
+        message = f"--classes must list at least one class, got none in {str(path)!r}."
         raise DataError(message)
     return names
 
 
 def _as_fields(config: object, settings: dict[str, str]) -> dict[str, Any]:
-    """Fields that differ from a config's, as values."""
+    """Parse text settings to values of config fields."""
     changed = with_texts(config, settings.items())
     return {name: getattr(changed, name) for name in settings}

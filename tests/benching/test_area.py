@@ -9,8 +9,8 @@ import json
 import pytest
 
 from muntin.benching.area import bench_area
-from muntin.benching.request import bench_by_name
-from muntin.benching.showing import show_rows
+from muntin.benching.bench_request import bench_by_name
+from muntin.benching.report_tables import show_rows
 from muntin.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 
-from muntin.benching import attention_rivals
+from muntin.benching import attention_peers
 from muntin.benching.attention import bench_attention
 from muntin.errors import ConfigError
 from muntin.ops.positions import spread_bias
@@ -83,7 +83,7 @@ def test_peers_that_cut_otherwise_are_left_out_with_a_word():
 def test_a_projection_that_is_left_out_still_asks_for_a_gradient():
     x = torch.randn(2, 3, requires_grad=True)
     given = torch.randn(2, 9, requires_grad=True)
-    out = attention_rivals._FreeLinear(given)(x)
+    out = attention_peers._FreeLinear(given)(x)
     assert torch.equal(out, given)
     of_x, of_given = torch.autograd.grad(out, (x, given), torch.ones(2, 9))
     assert of_x.shape == x.shape

@@ -13,7 +13,7 @@ import muntin
 from muntin.data.transforms import Preprocessing
 from muntin.runs import WEIGHTS, Run, RunConfig
 from muntin.samples import Classes, Skeleton
-from muntin.weights.files import write_weights
+from muntin.weights.weight_files import write_weights
 
 SMALL = {"depths": (1, 1), "num_heads": (1, 2), "embed_dim": 16, "out_indices": (0, 1)}
 NORMAL = {"mean": (0.485, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

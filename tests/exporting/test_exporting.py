@@ -16,7 +16,7 @@ import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
 from muntin.exporting.verification import Row, require_equal
 from muntin.runs import WEIGHTS, Run
-from muntin.weights.files import write_weights
+from muntin.weights.weight_files import write_weights
 from tests.exporting.runs import write_run
 from tests.small import write_images
 

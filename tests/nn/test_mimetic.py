@@ -65,7 +65,7 @@ def test_products_lean_to_the_identity(family):
 
 
 def test_loaded_weights_stay(tmp_path):
-    from muntin.weights.files import write_weights
+    from muntin.weights.weight_files import write_weights
     from tests.small import train_small, write_images
 
     data = write_images(tmp_path / "trees")

@@ -14,7 +14,7 @@ import transformers
 
 from muntin.models.swin import SWIN_S3_TINY, SWIN_TINY, Swin
 from muntin.weights.dialects import to_dialect
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import (
     SWIN,
     SWINS,
@@ -181,7 +181,7 @@ def test_way_back_into_a_timm_model_with_smaller_tables(name):
 def test_way_back_into_transformers_is_a_folder_it_opens(tmp_path):
     from safetensors.torch import load_file
 
-    from muntin.weights.files import write_weights
+    from muntin.weights.weight_files import write_weights
 
     model, peer = loaded("transformers")
     peer.save_pretrained(tmp_path / "theirs")

@@ -12,7 +12,7 @@ import torch
 
 from muntin.errors import ConfigError, MissingExtra, WeightError
 from muntin.weights.dialects import to_dialect
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_loading import load_weights
 from muntin.zoo import create_backbone, create_model, describe_models, find_model, list_models
 from tests.parity.peers import assert_equal_outputs, batch_images, distance, perturb
 

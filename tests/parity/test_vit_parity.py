@@ -13,8 +13,8 @@ import transformers
 
 from muntin.models.vit import ViT, vit_preset
 from muntin.weights.dialects import to_dialect
-from muntin.weights.files import write_weights
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_files import write_weights
+from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import (
     TOLERANCE,
     VIT,

@@ -43,8 +43,8 @@ LONGER_FUNCTIONS = {
         "published.py open_published",
         "scoring/evaluation.py evaluate",
         "training/session.py train",
-        "weights/loading.py load_weights",
-        "zoo/converting.py convert_weights",
+        "weights/weight_loading.py load_weights",
+        "zoo/weight_conversion.py convert_weights",
     },
     "a kernel of Triton, whose parts cannot be functions without a cost": {
         "ops/triton/linear.py linear_kernel",

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from muntin.errors import WeightError
-from muntin.weights.files import write_weights
 from muntin.weights.hub import fetch, is_hub_id
+from muntin.weights.weight_files import write_weights
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.weights.test_detectors import (
+from tests.weights.test_detector_keys import (
     MICROSOFT_BLOCK,
     OPENMMLAB_BLOCK,
     SMALL,

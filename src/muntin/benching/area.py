@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.benching.entrants import OURS, compare_rows, refuse_compiled, spread
+from muntin.benching.competitors import OURS, compare_rows, refuse_compiled, spread
+from muntin.benching.interleaving import Contestant, take_turns
 from muntin.benching.memory import measure_in_a_process
-from muntin.benching.rounds import Contestant, take_turns
 from muntin.errors import ConfigError
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo.building import create_model
+from muntin.zoo.model_building import create_model
 
 __all__ = ["SIDES", "bench_area"]
 

@@ -21,16 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.benching.attention_rivals import ATTENTIONS, Pass, Problem
-from muntin.benching.entrants import OURS, choose_peers, compare_rows, refuse_compiled, spread
-from muntin.benching.rounds import Contestant, Timing, take_turns
+from muntin.benching.attention_peers import ATTENTIONS, Pass, Problem
+from muntin.benching.competitors import OURS, choose_peers, compare_rows, refuse_compiled, spread
+from muntin.benching.interleaving import Contestant, Timing, take_turns
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import spread_bias
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
-from muntin.zoo.building import find_model
+from muntin.zoo.model_building import find_model
 
 __all__ = ["bench_attention"]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
-from muntin.benching.entrants import OURS, choose_peers, compare_rows, refuse_compiled, spread
-from muntin.benching.rounds import Contestant, take_turns
+from muntin.benching.competitors import OURS, choose_peers, compare_rows, refuse_compiled, spread
+from muntin.benching.interleaving import Contestant, take_turns
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
@@ -34,7 +34,7 @@ from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import AugmentConfig, Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.shapes import Size
-from muntin.zoo.building import find_model
+from muntin.zoo.model_building import find_model
 
 __all__ = ["bench_data", "write_jpegs"]
 

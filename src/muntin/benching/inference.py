@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.ceilings import measure_ceilings
-from muntin.benching.entrants import OURS, choose_peers, enter_peers
-from muntin.benching.rivals import PEERS
-from muntin.benching.rounds import Contestant, Timing, take_turns
+from muntin.benching.competitors import OURS, choose_peers, enter_peers
+from muntin.benching.interleaving import Contestant, Timing, take_turns
+from muntin.benching.peers import PEERS
+from muntin.benching.roofline import measure_ceilings
 from muntin.engines.eight_bits import to_eight_bits
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.openvino_engine import (
@@ -29,9 +29,9 @@ from muntin.engines.openvino_engine import (
 from muntin.engines.table import ENGINES, is_installed
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo.building import create_model, find_model
 from muntin.zoo.costs import count_costs
-from muntin.zoo.table import ALIASES
+from muntin.zoo.model_building import create_model, find_model
+from muntin.zoo.model_zoo import ALIASES
 
 __all__ = ["bench_inference"]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.entrants import (
+from muntin.benching.competitors import (
     OURS,
     choose_peers,
     compare_rows,
@@ -25,13 +25,13 @@ from muntin.benching.entrants import (
     refuse_compiled,
     spread,
 )
-from muntin.benching.rounds import Contestant, take_turns
+from muntin.benching.interleaving import Contestant, take_turns
 from muntin.benching.training import TRAINERS, make_optimizer
 from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.building import build_inference
 from muntin.shapes import Size
-from muntin.zoo.building import create_model, find_model
+from muntin.zoo.model_building import create_model, find_model
 
 __all__ = ["bench_memory", "measure_in_a_process", "measure_once"]
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.entrants import (
+from muntin.benching.competitors import (
     OURS,
     Entrant,
     choose_peers,
@@ -23,10 +23,10 @@ from muntin.benching.entrants import (
     make_deterministic,
     spread,
 )
-from muntin.benching.rounds import Contestant, take_turns
+from muntin.benching.interleaving import Contestant, take_turns
 from muntin.devices import has_compiler
 from muntin.shapes import Size
-from muntin.zoo.building import create_model, find_model
+from muntin.zoo.model_building import create_model, find_model
 
 __all__ = ["bench_training"]
 

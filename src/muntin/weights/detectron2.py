@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from muntin.models.swin import SwinConfig
-from muntin.weights.detectors import DETECTOR_NAMES
-from muntin.weights.microsoft import PLAIN_BLOCK
-from muntin.weights.renaming import KeyMap, KeyMaps, Row, first_key, square_index
+from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, square_index
+from muntin.weights.shared_keys import DETECTRON2_DETECTOR, SWIN_BLOCK
 
 __all__ = ["KEY_MAPS", "recognise"]
 
 _BODY = "backbone.bottom_up."
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 _NAMES = (
-    *(row.ours for row in PLAIN_BLOCK),
+    *(row.ours for row in SWIN_BLOCK),
     "patch_embed.proj.{p}",
     "patch_embed.norm.{p}",
     "absolute_pos_embed",
@@ -42,7 +41,7 @@ KEY_MAPS: KeyMaps = {
             ),
         ),
         # Pyramid, proposals and heads, where the model is no detector.
-        unused=DETECTOR_NAMES["detectron2"].zone,
+        unused=DETECTRON2_DETECTOR,
     ),
 }
 

@@ -25,11 +25,11 @@ from muntin.weights import (
     torchvision,
     transformers,
 )
-from muntin.weights.detectors import DETECTOR_NAMES, with_heads
-from muntin.weights.poses import with_poses
-from muntin.weights.renaming import KeyMap, KeyMaps, first_key, match
-from muntin.weights.resizing import crop_table
-from muntin.weights.segmenters import with_maps
+from muntin.weights.detector_keys import DETECTOR_NAMES, with_heads
+from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
+from muntin.weights.parameter_resizing import crop_table
+from muntin.weights.pose_keys import with_poses
+from muntin.weights.segmenter_keys import with_maps
 
 __all__ = [
     "DIALECTS",

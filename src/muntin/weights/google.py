@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from muntin.models.vit import ViTConfig
-from muntin.weights.renaming import AS_IS, KeyMap, KeyMaps, Row, Transform, first_key
+from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform, first_key
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
 

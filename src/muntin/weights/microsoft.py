@@ -17,51 +17,15 @@ from collections.abc import Collection
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.ops.windows import SizeRuleName
-from muntin.weights.renaming import STACKED, KeyMap, KeyMaps, Row, first_key, square_index
+from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, square_index
+from muntin.weights.shared_keys import DENSE_TASKS, SWIN_BLOCK, SWIN_V2_BLOCK, same_names
 
-__all__ = ["KEY_MAPS", "OTHER_TASKS", "PLAIN_BLOCK", "PLAIN_BLOCK_V2", "recognise", "size_rule"]
+__all__ = ["KEY_MAPS", "recognise", "size_rule"]
 
 _BLOCK = "layers.{i}.blocks.{j}."
 
-OTHER_TASKS = (
-    r"^(neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|auxiliary_head|keypoint_head"
-    r"|proposal_generator|roi_heads|sem_seg_head|data_preprocessor)\."
-)
-"""Names of what detectors and segmenters hold beside their backbone."""
-
-
-def _plain(*names: str) -> tuple[Row, ...]:
-    return tuple(Row((name,), name) for name in names)
-
-
-# The parts of a block have the same names in every plain dialect.
-PLAIN_BLOCK = _plain(
-    _BLOCK + "norm1.{p}",
-    _BLOCK + "attn.relative_position_bias_table",
-    _BLOCK + "attn.qkv.{p}",
-    _BLOCK + "attn.proj.{p}",
-    _BLOCK + "norm2.{p}",
-    _BLOCK + "mlp.fc1.{p}",
-    _BLOCK + "mlp.fc2.{p}",
-)
-PLAIN_BLOCK_V2 = (
-    *_plain(
-        _BLOCK + "norm1.{p}",
-        _BLOCK + "attn.logit_scale",
-        _BLOCK + "attn.cpb_mlp.{k}.{p}",
-        _BLOCK + "attn.qkv.{p}",
-        _BLOCK + "attn.proj.{p}",
-        _BLOCK + "norm2.{p}",
-        _BLOCK + "mlp.fc1.{p}",
-        _BLOCK + "mlp.fc2.{p}",
-    ),
-    Row((_BLOCK + "attn.q_bias", _BLOCK + "attn.v_bias"), _BLOCK + "attn.qv_bias", STACKED),
-    # Files of SimMIM from before the name settled.
-    Row((_BLOCK + "attn.rpe_mlp.{k}.{p}",), _BLOCK + "attn.cpb_mlp.{k}.{p}"),
-)
-
 _AROUND = (
-    *_plain(
+    *same_names(
         "patch_embed.proj.{p}",
         "patch_embed.norm.{p}",
         "absolute_pos_embed",
@@ -76,12 +40,12 @@ _AROUND = (
 )
 
 _WRAPPERS = ("encoder.", "backbone.")
-_UNUSED = rf"{OTHER_TASKS}|^decoder\."
+_UNUSED = rf"{DENSE_TASKS}|^decoder\."
 
 KEY_MAPS: KeyMaps = {
     SwinConfig: KeyMap(
         (
-            *PLAIN_BLOCK,
+            *SWIN_BLOCK,
             Row(
                 (_BLOCK + "attn.relative_position_index",),
                 _BLOCK + "attn.relative_position_bias_table",
@@ -94,7 +58,7 @@ KEY_MAPS: KeyMaps = {
     ),
     SwinV2Config: KeyMap(
         (
-            *PLAIN_BLOCK_V2,
+            *SWIN_V2_BLOCK,
             Row((_BLOCK + "attn.relative_position_index",), ""),
             Row((_BLOCK + "attn.relative_coords_table",), ""),
             *_AROUND,
@@ -124,7 +88,7 @@ def recognise(keys: Collection[str]) -> str:
     if buffer or simmim or second:
         return buffer or simmim or second
     fork = (
-        first_key(keys, OTHER_TASKS) if first_key(keys, r"^backbone\.layers\.\d+\.blocks") else ""
+        first_key(keys, DENSE_TASKS) if first_key(keys, r"^backbone\.layers\.\d+\.blocks") else ""
     )
     head = first_key(keys, r"^head\.weight$") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
     return fork or head

@@ -22,8 +22,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.windows import SizeRuleName
-from muntin.weights.microsoft import OTHER_TASKS
-from muntin.weights.renaming import (
+from muntin.weights.key_maps import (
     AS_IS,
     STACKED,
     KeyMap,
@@ -33,6 +32,7 @@ from muntin.weights.renaming import (
     first_key,
     square_index,
 )
+from muntin.weights.shared_keys import DENSE_TASKS
 
 __all__ = ["KEY_MAPS", "recognise", "size_rule"]
 
@@ -86,7 +86,7 @@ def _swin(config: SwinConfig) -> KeyMap:
             *_around(config),
         ),
         prefix="backbone.",
-        unused=f"{OTHER_TASKS}|attn_mask$|^backbone\\.norm\\d",
+        unused=f"{DENSE_TASKS}|attn_mask$|^backbone\\.norm\\d",
     )
 
 
@@ -106,7 +106,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             *_around(config),
         ),
         prefix="backbone.",
-        unused=f"{OTHER_TASKS}|attn_mask$|^backbone\\.norm\\d",
+        unused=f"{DENSE_TASKS}|attn_mask$|^backbone\\.norm\\d",
     )
 
 
@@ -145,7 +145,7 @@ def _vit(config: ViTConfig) -> KeyMap:
             *_VITPOSE,
         ),
         prefix="backbone.",
-        unused=OTHER_TASKS,
+        unused=DENSE_TASKS,
     )
 
 
@@ -181,7 +181,7 @@ KEY_MAPS: KeyMaps = {
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     """Detectors and segmenters always shift; classifiers do where a map is larger than a window."""
     del config
-    dense = first_key(keys, OTHER_TASKS) or first_key(keys, r"(^|\.)norm0\.")
+    dense = first_key(keys, DENSE_TASKS) or first_key(keys, r"(^|\.)norm0\.")
     return "openmmlab" if dense else "mmpretrain"
 
 

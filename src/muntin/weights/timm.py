@@ -23,8 +23,8 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
-from muntin.weights.microsoft import PLAIN_BLOCK, PLAIN_BLOCK_V2
-from muntin.weights.renaming import STACKED, KeyMap, KeyMaps, Reading, Row, first_key
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Reading, Row, first_key
+from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK, same_names
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
 
@@ -34,14 +34,10 @@ _MERGING = tuple(
 )
 
 
-def _plain(*names: str) -> tuple[Row, ...]:
-    return tuple(Row((name,), name) for name in names)
-
-
 def _swin(block: tuple[Row, ...]) -> KeyMap:
     return KeyMap(
         (
-            *_plain("patch_embed.proj.{p}", "patch_embed.norm.{p}"),
+            *same_names("patch_embed.proj.{p}", "patch_embed.norm.{p}"),
             *block,
             *_MERGING,
             Row(("norm.{p}",), "norm.{p}"),
@@ -57,7 +53,7 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
     )
 
 
-_VIT_BLOCK = _plain(
+_VIT_BLOCK = same_names(
     "blocks.{j}.norm1.{p}",
     "blocks.{j}.attn.qkv.{p}",
     "blocks.{j}.attn.proj.{p}",
@@ -69,13 +65,13 @@ _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
 _OURS: KeyMaps = {
-    SwinConfig: _swin(PLAIN_BLOCK),
-    SwinV2Config: _swin(PLAIN_BLOCK_V2),
+    SwinConfig: _swin(SWIN_BLOCK),
+    SwinV2Config: _swin(SWIN_V2_BLOCK),
     ViTConfig: KeyMap(
         (
-            *_plain("cls_token", "dist_token", "pos_embed", "patch_embed.proj.{p}"),
+            *same_names("cls_token", "dist_token", "pos_embed", "patch_embed.proj.{p}"),
             *_VIT_BLOCK,
-            *_plain("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
+            *same_names("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
             Row(("head_dist.{p}",), "head.fc_dist.{p}"),
             # facebookresearch/deit, DeiT III.
@@ -101,7 +97,7 @@ _OURS: KeyMaps = {
     ),
     T2TViTConfig: KeyMap(
         (
-            *_plain(
+            *same_names(
                 "cls_token",
                 "pos_embed",
                 _LAYER + "norm1.{p}",
@@ -123,7 +119,7 @@ _OURS: KeyMaps = {
     ),
     HieraConfig: KeyMap(
         (
-            *_plain("pos_embed", "patch_embed.proj.{p}"),
+            *same_names("pos_embed", "patch_embed.proj.{p}"),
             *_VIT_BLOCK,
             Row(("blocks.{j}.proj.{p}",), "blocks.{j}.proj.{p}"),
             Row(("head.norm.{p}",), "norm.{p}"),

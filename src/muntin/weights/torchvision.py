@@ -25,8 +25,8 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.ops.offsets import log_offsets
-from muntin.weights.detectors import DETECTOR_NAMES
-from muntin.weights.renaming import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
+from muntin.weights.key_maps import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
+from muntin.weights.shared_keys import TORCHVISION_DETECTOR
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
 
@@ -122,7 +122,7 @@ def _resnet(config: TimmConfig) -> KeyMap:
 
 # Detectors.
 _WRAPPERS = ("backbone.body.",)
-_UNUSED = DETECTOR_NAMES["torchvision"].zone
+_UNUSED = TORCHVISION_DETECTOR
 
 KEY_MAPS: KeyMaps = {
     TimmConfig: _resnet,

@@ -18,7 +18,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.windows import SizeRuleName
-from muntin.weights.renaming import STACKED, KeyMap, KeyMaps, Row, first_key
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, first_key
 
 __all__ = ["KEY_MAPS", "recognise", "size_rule"]
 

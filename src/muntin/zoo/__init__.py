@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING
 from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
-    from muntin.zoo.building import (
-        change_model,
-        create_backbone,
-        create_model,
-        dense_config,
-        find_model,
-        list_models,
-        model_config,
-    )
     from muntin.zoo.costs import Cost, Costs, count_costs, count_parameters
     from muntin.zoo.creating import create, create_detector, create_pose_estimator, create_segmenter
-    from muntin.zoo.describing import describe_models
     from muntin.zoo.families import (
         FAMILIES,
         BackboneConfig,
@@ -31,7 +21,17 @@ if TYPE_CHECKING:
         family_of,
         free_attention,
     )
-    from muntin.zoo.table import ALIASES, MODELS, ModelEntry
+    from muntin.zoo.model_building import (
+        change_model,
+        create_backbone,
+        create_model,
+        dense_config,
+        find_model,
+        list_models,
+        model_config,
+    )
+    from muntin.zoo.model_table import describe_models
+    from muntin.zoo.model_zoo import ALIASES, MODELS, ModelEntry
 
 __all__ = [
     "ALIASES",
@@ -66,17 +66,17 @@ __all__ = [
 __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
-        "building": (
+        "model_building": (
             "change_model create_backbone create_model dense_config find_model list_models "
             "model_config"
         ),
         "costs": "Cost Costs count_costs count_parameters",
         "creating": "create create_detector create_pose_estimator create_segmenter",
-        "describing": "describe_models",
+        "model_table": "describe_models",
         "families": (
             "BackboneConfig FAMILIES Family build_backbone config_from_dict config_to_dict "
             "family_of free_attention"
         ),
-        "table": "ALIASES MODELS ModelEntry",
+        "model_zoo": "ALIASES MODELS ModelEntry",
     },
 )

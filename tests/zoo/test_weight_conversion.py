@@ -15,10 +15,10 @@ from muntin.commands import main
 from muntin.errors import ConfigError, WeightError
 from muntin.models.swin_v2 import SwinV2
 from muntin.weights.dialects import to_dialect
-from muntin.weights.files import read_weights, write_weights
-from muntin.weights.loading import load_weights
+from muntin.weights.weight_files import read_weights, write_weights
+from muntin.weights.weight_loading import load_weights
 from muntin.zoo import change_model, create_backbone, create_model, find_model
-from muntin.zoo.converting import convert_weights
+from muntin.zoo.weight_conversion import convert_weights
 
 NANO = "swin_nano_patch4_window4_64"
 

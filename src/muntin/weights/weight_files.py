@@ -23,7 +23,7 @@ from torch import Tensor
 
 from muntin.errors import WeightError, shorten
 from muntin.outside_errors import cannot_write
-from muntin.weights.pickles import load_listed, read_numpy_pickle
+from muntin.weights.safe_unpickling import load_listed, read_numpy_pickle
 
 __all__ = [
     "SUFFIXES",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.benching.entrants import (
+from muntin.benching.competitors import (
     choose_peers,
     compare_rows,
     enter_peers,

@@ -15,10 +15,10 @@ from typing import Any
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError, unknown_name
-from muntin.zoo.building import find_model, list_models, model_config
 from muntin.zoo.costs import count_costs, count_parameters
 from muntin.zoo.families import family_of
-from muntin.zoo.table import ALIASES, MODELS
+from muntin.zoo.model_building import find_model, list_models, model_config
+from muntin.zoo.model_zoo import ALIASES, MODELS
 
 __all__ = ["FACTS", "count_facts", "describe_models", "known_facts"]
 

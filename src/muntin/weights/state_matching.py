@@ -19,7 +19,7 @@ from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
 from muntin.ops.windows import SIZE_RULES, SizeRuleName
-from muntin.weights.detectors import class_rows
+from muntin.weights.detector_keys import class_rows
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -28,9 +28,8 @@ from muntin.weights.dialects import (
     family_name,
     head_of,
 )
-from muntin.weights.poses import pose_rows
-from muntin.weights.renaming import KeyMap, Reading
-from muntin.weights.resizing import (
+from muntin.weights.key_maps import KeyMap, Reading
+from muntin.weights.parameter_resizing import (
     Stretching,
     embed_table,
     fit_channels,
@@ -38,7 +37,8 @@ from muntin.weights.resizing import (
     resample_positions,
     resample_table,
 )
-from muntin.weights.segmenters import map_rows
+from muntin.weights.pose_keys import pose_rows
+from muntin.weights.segmenter_keys import map_rows
 
 __all__ = ["Fit", "class_tensors", "fit", "misfits", "place"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
+from muntin.benching.competitors import spread
 from muntin.benching.data import bench_data
-from muntin.benching.entrants import spread
-from muntin.benching.showing import show_rows
+from muntin.benching.report_tables import show_rows
 
 
 def row(name, **more):

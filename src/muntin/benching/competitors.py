@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from muntin.benching.rivals import PEERS, Logits, build_peer
+from muntin.benching.peers import PEERS, Logits, build_peer
 from muntin.engines.table import is_installed
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.network import Network
 from muntin.shapes import Size
-from muntin.zoo.table import ALIASES
+from muntin.zoo.model_zoo import ALIASES
 
 __all__ = [
     "OURS",

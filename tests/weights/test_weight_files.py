@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from muntin.errors import WeightError
-from muntin.weights.files import read_weights, unwrap, write_weights
+from muntin.weights.weight_files import read_weights, unwrap, write_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3)}
 

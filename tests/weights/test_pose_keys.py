@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import muntin
-from tests.weights.test_detectors import OPENMMLAB_BLOCK, SMALL, Lists, same, snapshot, swin
+from tests.weights.test_detector_keys import OPENMMLAB_BLOCK, SMALL, Lists, same, snapshot, swin
 
 DIM, DEPTH, POINTS = 48, 3, 17
 

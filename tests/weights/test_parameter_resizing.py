@@ -12,7 +12,7 @@ from timm.models import adapt_input_conv
 
 from muntin.errors import ShapeError
 from muntin.ops.positions import spread_bias
-from muntin.weights.resizing import (
+from muntin.weights.parameter_resizing import (
     crop_table,
     embed_table,
     fit_channels,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from muntin.weights.renaming import (
+from muntin.weights.key_maps import (
     STACKED,
     KeyMap,
     Row,

@@ -78,7 +78,7 @@ def resample_table(
     Source:
         Bicubic, align_corners=False, as microsoft/Swin-Transformer@f82860b (utils.py) does when it
         fine-tunes with another window; the geometric sequence as microsoft/SimMIM@d3e29bc and timm
-        1.0.31 (`resize_rel_pos_bias_table`), compared in tests/weights/test_resizing.py.
+        1.0.31 (`resize_rel_pos_bias_table`), compared in tests/weights/test_parameter_resizing.py.
     """
     span = round(table.shape[0] ** 0.5)
     if span * span != table.shape[0] or span % 2 == 0:
@@ -151,7 +151,7 @@ def resample_patches(
     Source:
         Beyer et al. 2023, "FlexiViT" (arXiv 2212.08013), section 3.4: the pseudo-inverse of the
         bicubic resize of a patch. Compared with timm 1.0.31 (`resample_patch_embed`) in
-        tests/weights/test_resizing.py.
+        tests/weights/test_parameter_resizing.py.
     """
     old = (kernel.shape[2], kernel.shape[3])
     if old == size:
@@ -173,7 +173,7 @@ def fit_channels(
     channels take the kernel's in turn, scaled so that tokens keep their size.
 
     Source:
-        As timm 1.0.31 (`adapt_input_conv`); compared in tests/weights/test_resizing.py.
+        As timm 1.0.31 (`adapt_input_conv`); compared in tests/weights/test_parameter_resizing.py.
     """
     known = kernel.shape[1]
     if in_chans == known:

@@ -19,9 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from muntin.errors import WeightError
+
 __all__ = [
     "AS_IS",
     "STACKED",
+    "HeadMap",
     "KeyMap",
     "KeyMaps",
     "Reading",
@@ -181,6 +184,51 @@ class KeyMap:
             f for theirs in self.rows[row].theirs if (f := match(theirs, bare)) is not None
         )
         return [prefix + fill(theirs, fields) for theirs in self.rows[row].theirs]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMap(KeyMap):
+    """Names of a backbone with neck and heads; the rows are those of neck and heads.
+
+    Attributes:
+        body: Names of the backbone.
+        before: As in `DetectorNames`.
+        zone: The same.
+        refusal: Why weights of this ecosystem cannot be read by the detector's heads, if so.
+    """
+
+    body: KeyMap = field(default_factory=lambda: KeyMap(()))
+    before: str = ""
+    zone: str = ""
+    refusal: str = ""
+
+    def read(self, state: Mapping[str, Tensor]) -> Reading:
+        """Rename theirs to ours; a file without any of our heads is read as that of a backbone."""
+        outside = {key: tensor for key, tensor in state.items() if re.search(self.zone, key)}
+        heads = KeyMap.read(self, outside)
+        if not heads.pairs and not heads.missing:
+            return self.body.read(state)
+        if self.refusal:
+            raise WeightError(self.refusal)
+        body = self.body.read({key: state[key] for key in state if key not in outside})
+        return Reading(
+            tensors=body.tensors | heads.tensors,
+            pairs=body.pairs + heads.pairs,
+            ignored=body.ignored + heads.ignored,
+            unclaimed=body.unclaimed + heads.unclaimed,
+            missing=body.missing + heads.missing,
+            twice=body.twice + heads.twice,
+        )
+
+    def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Rename ours to theirs."""
+        if self.refusal:
+            raise WeightError(self.refusal)
+        heads = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+        bare = {name: tensor for name, tensor in tensors.items() if name not in heads}
+        body, homeless = self.body.write(bare)
+        written, more = KeyMap.write(self, heads)
+        return {self.before + key: body[key] for key in body} | written, homeless + more
 
 
 KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]

@@ -83,7 +83,7 @@ def show_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Give titles and rows of a table.
 
     Args:
-        found: What a function of `muntin.benching.request.KINDS` gave; its contestants have one
+        found: What a function of `muntin.benching.bench_request.KINDS` gave; its contestants have one
             measure at least. Columns that no contestant has a value for are left out.
 
     Returns:

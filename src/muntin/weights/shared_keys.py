@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Key patterns and rows that several dialects share; they depend on no model and no head."""
+
+from __future__ import annotations
+
+from muntin.weights.key_maps import STACKED, Row
+
+__all__ = [
+    "DENSE_TASKS",
+    "DETECTRON2_DETECTOR",
+    "NORM_BUFFERS",
+    "SWIN_BLOCK",
+    "SWIN_V2_BLOCK",
+    "TORCHVISION_DETECTOR",
+    "same_names",
+]
+
+DENSE_TASKS = (
+    r"^(neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|auxiliary_head|keypoint_head"
+    r"|proposal_generator|roi_heads|sem_seg_head|data_preprocessor)\."
+)
+"""Keys of necks and heads of detectors, segmenters and pose estimators (OpenMMLab, Microsoft)."""
+
+TORCHVISION_DETECTOR = r"^(backbone\.fpn|rpn|roi_heads|head\.(classification|regression)_head)\."
+"""Keys of necks and heads of torchvision's detectors."""
+
+DETECTRON2_DETECTOR = (
+    r"^backbone\.(fpn|simfp)_|^(proposal_generator|roi_heads|sem_seg_head|pixel_\w+)\b"
+)
+"""Keys of necks and heads of detectron2's detectors."""
+
+NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of a batch norm."""
+
+_BLOCK = "layers.{i}.blocks.{j}."
+
+
+def same_names(*names: str) -> tuple[Row, ...]:
+    """Rows of tensors that the dialect and muntin call by the same name."""
+    return tuple(Row((name,), name) for name in names)
+
+
+# Microsoft, timm and detectron2 name the parts of a Swin block alike.
+SWIN_BLOCK = same_names(
+    _BLOCK + "norm1.{p}",
+    _BLOCK + "attn.relative_position_bias_table",
+    _BLOCK + "attn.qkv.{p}",
+    _BLOCK + "attn.proj.{p}",
+    _BLOCK + "norm2.{p}",
+    _BLOCK + "mlp.fc1.{p}",
+    _BLOCK + "mlp.fc2.{p}",
+)
+SWIN_V2_BLOCK = (
+    *same_names(
+        _BLOCK + "norm1.{p}",
+        _BLOCK + "attn.logit_scale",
+        _BLOCK + "attn.cpb_mlp.{k}.{p}",
+        _BLOCK + "attn.qkv.{p}",
+        _BLOCK + "attn.proj.{p}",
+        _BLOCK + "norm2.{p}",
+        _BLOCK + "mlp.fc1.{p}",
+        _BLOCK + "mlp.fc2.{p}",
+    ),
+    Row((_BLOCK + "attn.q_bias", _BLOCK + "attn.v_bias"), _BLOCK + "attn.qv_bias", STACKED),
+    # SimMIM's earliest checkpoints call the bias MLP `rpe_mlp`.
+    Row((_BLOCK + "attn.rpe_mlp.{k}.{p}",), _BLOCK + "attn.cpb_mlp.{k}.{p}"),
+)
