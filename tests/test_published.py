@@ -96,22 +96,22 @@ def test_a_keypoint_rcnn_from_the_command_line(tmp_path, capsys):
 
 
 def test_other_classes_are_an_error(weights, tmp_path):
-    with pytest.raises(ConfigError, match=r"must have the 80 classes that were named"):
+    with pytest.raises(ConfigError, match=r"80 classes.*--classes"):
         open_published(weights, tmp_path / "run", model="swin_nano", head="faster_rcnn")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_exists_is_an_error(weights, tmp_path):
-    with pytest.raises(RunError, match=r"OUT must be a new folder"):
+    with pytest.raises(RunError, match="OUT"):
         open_published(weights, tmp_path, model="swin_nano", head="faster_rcnn")
 
 
 def test_class_names(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("\n")
-    with pytest.raises(DataError, match=r"at least one class"):
+    with pytest.raises(DataError, match=r"--classes.*names\.txt"):
         read_class_names(path)
-    with pytest.raises(DataError, match=r"one name a line"):
+    with pytest.raises(DataError, match=r"--classes.*none\.txt"):
         read_class_names(tmp_path / "none.txt")
 
 
@@ -120,7 +120,7 @@ def test_a_published_segmenter(tmp_path):
     network = muntin.create_segmenter("swin_nano", head="upernet", num_classes=2).eval()
     write_weights(tmp_path / "a.safetensors", muntin.to_dialect(network, "openmmlab"), {})
     options = {"model": "swin_nano", "head": "upernet"}
-    with pytest.raises(ConfigError, match="class_names must be given"):
+    with pytest.raises(ConfigError, match="--classes"):
         open_published(tmp_path / "a.safetensors", tmp_path / "run", **options)
     run, _ = open_published(
         tmp_path / "a.safetensors", tmp_path / "run", class_names=NAMES, **options
@@ -130,5 +130,5 @@ def test_a_published_segmenter(tmp_path):
     found = muntin.load(run.path)(image)[0]
     assert found.size == (40, 60)
     assert found.class_names == NAMES
-    with pytest.raises(ConfigError, match="Unknown head 'upernett'"):
+    with pytest.raises(ConfigError, match="upernett"):
         open_published("a", tmp_path / "other", model="swin_nano", head="upernett")

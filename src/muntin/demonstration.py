@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: generated images, a model trained on them, its figures and what to try next."""
+"""The demo: generates images, trains and evaluates a model, and prints the next commands."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from muntin.data.label_files import read_mask
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
-from muntin.drawing.detection_drawing import draw_pair
-from muntin.drawing.pose_drawing import draw_pose_pair, poses_of
+from muntin.drawing.detection_drawing import draw_detection_pair
+from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_image
-from muntin.drawing.semantic_drawing import draw_maps_side_by_side
-from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.drawing.semantic_drawing import draw_semantic_pair
+from muntin.drawing.sheets import Thumbnail, draw_sheet
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
 from muntin.scoring.evaluation import evaluate
@@ -35,13 +35,13 @@ __all__ = ["demo"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Demo:
-    """What the demo of a task does.
+    """The demo of a task.
 
     Attributes:
         write_data: Generates the data in a folder.
-        draw: Draws predictions beside the truth, given the run, the data and the figures.
-        figures: Names of the figures to tell.
-        max_time_s: Time for training.
+        draw: Draws predictions next to the ground truth, from run, data and metrics.
+        figures: Names of the metrics to print.
+        max_time_s: Seconds of training.
     """
 
     write_data: Callable[[Path], object]
@@ -57,27 +57,29 @@ def demo(
     write_data: Callable[[Path], object] | None = None,
     max_time_s: float = 0.0,
 ) -> TrainedRun:
-    """Show everything once, in a few minutes on two CPU cores.
+    """Run the whole workflow once, in a few minutes on two CPU cores.
 
     Args:
         task: "classify", "detect", "instance", "semantic" or "pose".
         out: Folder for the generated data and the run; ``demo-TASK`` when empty.
-        write_data: Writes the data set into a folder; hundreds of images when left out.
-        max_time_s: Seconds for training; some minutes when 0.
+        write_data: Writes the data set to a folder; default: hundreds of images.
+        max_time_s: Seconds of training; 0: a few minutes.
 
     Returns:
         The trained run.
 
     Raises:
-        ConfigError: There is no such task.
-        RunError: The folder already holds a run.
+        ConfigError: The task is unknown.
+        RunError: The folder already contains a run.
     """
     plan = _DEMOS[find_task(task).name]
     console = Console()
     out = Path(out or f"demo-{task}")
     data, run_folder = out / "data", out / "run"
     if run_folder.exists():
-        message = f"out must be a new folder, got {out}, which holds a run. Pass another --out."
+        message = (
+            f"--out must be a new folder, got {out}, which contains a run. Choose another folder."
+        )
         raise RunError(message)
     console.print(f"Generating images of shapes in {data} ...", highlight=False)
     (write_data or plan.write_data)(data)
@@ -88,26 +90,26 @@ def demo(
     figures = evaluate(run_folder, data)
     plan.draw(run_folder, data, figures)
     image = _images(data)[0]
-    console.print(f"\nOn images it has not seen ({figures['num_images']}):", highlight=False)
+    console.print(f"\nResults on {figures['num_images']} validation images:", highlight=False)
     for name in plan.figures:
         console.print(f"  {name:10} {figures[name]:.3f}", highlight=False)
-    console.print(f"Run folder: {run_folder}  (look into {run_folder / 'pictures'})")
+    console.print(f"Run folder: {run_folder}  (plots: {run_folder / 'pictures'})")
     console.print("Try next:", highlight=False)
-    drawn = f" --out {out / 'drawn'}" if find_task(task).dense else ""
-    console.print(f"  muntin predict {run_folder} {image}{drawn}", highlight=False, soft_wrap=True)
+    option = f" --out {out / 'drawn'}" if find_task(task).dense else ""
+    console.print(f"  muntin predict {run_folder} {image}{option}", highlight=False, soft_wrap=True)
     console.print(f"  muntin eval {run_folder} {data}", highlight=False, soft_wrap=True)
     return run
 
 
 def _images(data: Path) -> list[Path]:
-    """Images that were not trained on."""
+    """Validation images."""
     found = (path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))
     parts = ((path, path.relative_to(data).parts) for path in found)
     return sorted(path for path, names in parts if "val" in names and "masks" not in names)
 
 
 def _write_classify(folder: Path) -> object:
-    # Not too hard for two minutes: objects stand nearly upright and most have their colour.
+    # Easy enough for two minutes: objects are nearly upright, and most have their usual colour.
     return write_classify(
         folder,
         num_train_per_class=600,
@@ -143,8 +145,8 @@ def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     for path, result in zip(images, load(run_folder)(images), strict=True):
         truth = path.parent.name
         lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
-        tiles.append(Tile(pixels=open_image(path), lines=lines, good=result.best == truth))
-    sheet = draw_sheet(tiles, "Predictions beside the truth")
+        tiles.append(Thumbnail(pixels=open_image(path), lines=lines, good=result.best == truth))
+    sheet = draw_sheet(tiles, "Predictions and ground truth")
     save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
@@ -152,15 +154,17 @@ def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
     listing = list_detect(data, masks="mask_ap" in figures).val
     assert listing is not None, "the generated set has images to validate with"
     predictor = load(run_folder)
-    sure = figures["best_threshold"] or 0.5
+    threshold = figures["best_threshold"] or 0.5
     tiles = []
     for entry in listing.entries[:8]:
         assert entry.objects is not None, "the generated images have objects"
         pixels = open_image(Path(listing.source) / entry.path)
-        found = predictor(pixels)[0].above(sure)
-        drawn = draw_pair(pixels, entry.objects, found, listing.class_names)
-        tiles.append(Tile(pixels=np.asarray(drawn)))
-    sheet = draw_sheet(tiles, f"Truth, and what was found above {sure:.2f}", columns=2, side=520)
+        found = predictor(pixels)[0].above(threshold)
+        drawn = draw_detection_pair(pixels, entry.objects, found, listing.class_names)
+        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
+    sheet = draw_sheet(
+        tiles, f"Ground truth, and detections with score >= {threshold:.2f}", columns=2, side=520
+    )
     save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
@@ -172,25 +176,27 @@ def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     for entry in listing.entries[:8]:
         pixels = open_image(Path(listing.source) / entry.path)
         truth = read_mask(listing, entry).labels
-        drawn = draw_maps_side_by_side(pixels, truth, predictor(pixels)[0])
-        tiles.append(Tile(pixels=np.asarray(drawn)))
-    sheet = draw_sheet(tiles, f"Truth and answer, mIoU {figures['miou']:.3f}", columns=2, side=520)
+        drawn = draw_semantic_pair(pixels, truth, predictor(pixels)[0])
+        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
+    sheet = draw_sheet(
+        tiles, f"Ground truth and prediction, mIoU {figures['miou']:.3f}", columns=2, side=520
+    )
     save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
-def _draw_subjects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
+def _draw_instances(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_pose(data, whole=True).val
     assert listing is not None, "the generated set has images to validate with"
-    assert listing.skeleton is not None, "subjects have a skeleton"
+    assert listing.skeleton is not None, "instances have a skeleton"
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:8]:
-        assert entry.objects is not None, "the generated images have subjects"
+        assert entry.objects is not None, "the generated images have instances"
         pixels = open_image(Path(listing.source) / entry.path)
         found = predictor(pixels)[0]
-        truth = poses_of(entry.objects, range(len(entry.objects)), listing.skeleton)
-        tiles.append(Tile(pixels=np.asarray(draw_pose_pair(pixels, truth, found))))
-    title = f"Truth and answer, PCK {figures['pck']:.3f}"
+        truth = annotated_poses(entry.objects, range(len(entry.objects)), listing.skeleton)
+        tiles.append(Thumbnail(pixels=np.asarray(draw_pose_pair(pixels, truth, found))))
+    title = f"Ground truth and prediction, PCK {figures['pck']:.3f}"
     sheet = draw_sheet(tiles, title, columns=2, side=520)
     save_image(sheet, run_folder / "pictures" / "predictions.png")
 
@@ -216,7 +222,7 @@ _DEMOS = {
     ),
     "pose": _Demo(
         write_data=_write_frames,
-        draw=_draw_subjects,
+        draw=_draw_instances,
         figures=("oks_ap", "pck", "mean_pixel_error"),
         max_time_s=180.0,
     ),

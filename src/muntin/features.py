@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a backbone promises: channels and strides of its maps, and the features of a batch."""
+"""The base class of backbones, and the features of a batch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """The maps that a backbone gives, finest first.
+    """The feature maps of a backbone, finest first.
 
     Attributes:
         channels: Channels of each map.
-        strides: Step between neighbouring cells of each map, in pixels of the image.
-        embed_parts: Equal parts of the vector that have a classifier each: 2 for class and
-            distillation token of a DeiT.
+        strides: Stride of each map in pixels.
+        embed_parts: Equal parts of the vector with a classifier each: 2 for the class and the
+            distillation token of DeiT.
     """
 
     channels: tuple[int, ...]
@@ -43,81 +43,80 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenMask:
-    """Which parts of each image a backbone sees, as masked pre-training needs it.
+    """Which patches of each image a backbone processes, for masked pre-training.
 
     Attributes:
-        keep: True for each part that is kept, row by row over the grid that `Backbone.mask_grid`
-            gives: patches, or the mask units of a Hiera. Equally many are kept in every image.
-        fill: Token that replaces the others; None leaves them out of the computation.
+        keep: True for each patch that is kept, in row-major order of `Backbone.mask_grid`
+            (Hiera: mask units). Every image keeps the same number.
+        fill: Mask token that replaces the other tokens; None drops them.
 
     Raises:
-        ShapeError: Images keep different numbers of parts, or none.
+        ShapeError: Images keep different numbers of patches, or none.
     """
 
     keep: Bool[Tensor, "B N"]
     fill: Float[Tensor, " C"] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what gives no batch."""
+        """Check that the kept tokens form a batch."""
         counts = sorted(set(self.keep.sum(dim=1).tolist()))
         if len(counts) != 1 or not counts[0]:
             message = (
-                f"keep must keep 1 part or more and equally many in every image, got {counts}. "
-                f"Draw the same number for all images of a batch."
+                f"keep must have the same number of True values, 1 or more, in every image, got "
+                f"{counts}. Sample the same number for all images of a batch."
             )
             raise ShapeError(message)
 
     def check(self, batch: int, grid: Size) -> None:
-        """Make sure that the mask is one for these images.
+        """Check that the mask has the batch size and the grid of the images.
 
         Raises:
-            ShapeError: It is one for other images.
+            ShapeError: It does not.
         """
         wanted = (batch, grid[0] * grid[1])
         if tuple(self.keep.shape) != wanted:
             message = (
-                f"keep must have a row for each of {batch} images and a flag for each of "
-                f"{grid[0]} x {grid[1]} parts, so {wanted}, got {tuple(self.keep.shape)}. Ask "
-                f"mask_grid of the backbone."
+                f"keep must have shape {wanted} for {batch} images with {grid[0]} x {grid[1]} "
+                f"patches, got {tuple(self.keep.shape)}. Call mask_grid of the backbone for the grid."
             )
             raise ShapeError(message)
 
     def put_fill(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Replace the tokens that are not kept, where there is a fill."""
+        """Replace tokens that are not kept by the mask token, if `fill` is set."""
         if self.fill is None:
             return tokens
         return torch.where(self.keep[:, :, None], tokens, self.fill.to(tokens.dtype))
 
     def drop(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B n C"]:
-        """Give the tokens that are kept, in their order; all of them where there is a fill."""
+        """Select the kept tokens, in their order; all tokens if `fill` is set."""
         if self.fill is not None:
             return tokens
         return tokens[self.keep].view(tokens.shape[0], -1, tokens.shape[2])
 
     def refuse_maps(self) -> list[Tensor]:
-        """Stand for the maps of a network that left tokens out.
+        """Raise the error for maps of a network that dropped tokens.
 
         Raises:
             ConfigError: Always.
         """
         message = (
-            "maps must be made from every patch, got a mask that leaves some out. Read tokens, or "
-            "give the mask a fill."
+            "maps require all patches, got a mask that drops some. Use tokens, or set fill of the "
+            "mask."
         )
         raise ConfigError(message)
 
 
 class Features:
-    """What a backbone computed for one batch; each part is computed when first read, then kept.
+    """The features of one batch; each part is computed on first access and cached.
 
     Args:
-        images: The batch; only its shape and its device are read.
+        images: The batch; only its shape and device are used.
         maps: Computes the maps.
         vector: Computes the vector.
-        tokens: Computes the tokens; None where the family has none.
-        both: Computes maps and vector in one pass, in a family where the two ways take one each.
-        sizes: (height, width) of the real image inside each padded one; all of it when None.
-        mask: Patches that were kept; None for all of them.
+        tokens: Computes the tokens; None if the family has none.
+        both: Computes maps and vector in one pass, for families where each alone takes one.
+        sizes: (height, width) of each image inside its padding; None without padding.
+        mask: The mask that was applied; None without masking.
     """
 
     def __init__(
@@ -132,9 +131,9 @@ class Features:
         mask: TokenMask | None = None,
     ) -> None:
         self.image_size: Size = (images.shape[2], images.shape[3])
-        """(height, width) of the images as the backbone got them."""
+        """(height, width) of the images passed to the backbone."""
         self.mask = mask
-        """Patches that the backbone was given; None for all of them."""
+        """The mask that was applied; None without masking."""
         self._count, self._device = images.shape[0], images.device
         self._make_maps, self._make_vector = maps, vector
         self._make_tokens, self._make_both = tokens, both
@@ -152,24 +151,24 @@ class Features:
 
     @property
     def vector(self) -> Float[Tensor, "B C"]:
-        """One vector an image: what the family's paper classifies from."""
+        """One vector per image: the input of the classifier in the family's paper."""
         if self._vector is None:
             self._vector = self._make_vector()
         return self._vector
 
     @property
     def tokens(self) -> Float[Tensor, "B N C"]:
-        """The tokens after the last block, prefix tokens first, then the patches row by row.
+        """The tokens after the last block: prefix tokens, then patches in row-major order.
 
-        Under a mask that leaves tokens out, those that are kept; of a Hiera unit by unit.
+        With a mask that drops tokens, only the kept ones; for Hiera, grouped by mask unit.
 
         Raises:
             ConfigError: The family has no sequence of tokens.
         """
         if self._make_tokens is None:
             message = (
-                "tokens must come from a ViT, a DeiT, a T2T-ViT or a Hiera, got a backbone that "
-                "gives maps and a vector only. Read those, or choose another model."
+                "tokens require a ViT, DeiT, T2T-ViT or Hiera, got a backbone with maps and vector "
+                "only. Use those, or choose another model."
             )
             raise ConfigError(message)
         if self._tokens is None:
@@ -178,26 +177,26 @@ class Features:
 
     @property
     def sizes(self) -> Int[Tensor, "B 2"]:
-        """(height, width) of the real image inside each padded one."""
+        """(height, width) of each image inside its padding."""
         if self._sizes is None:
             self._sizes = torch.tensor([self.image_size] * self._count, device=self._device)
         return self._sizes
 
     def compute_both(self) -> None:
-        """Compute maps and vector, in one pass where reading them one by one would take two."""
+        """Compute maps and vector, in one pass where separate access would take two."""
         if self._make_both is not None and self._maps is None and self._vector is None:
             self._maps, self._vector = self._make_both()
 
 
 class Backbone(nn.Module):
-    """From images to features, at any height and width. A family writes `features`."""
+    """Maps images of any height and width to features. A family implements `features`."""
 
     blocks: nn.ModuleList | Sequence[nn.Module]
-    """All blocks, in the order in which they are computed."""
+    """All blocks in order of computation."""
 
     @property
     def spec(self) -> FeatureSpec:
-        """Channels and strides of the maps, in the order in which `forward` gives them."""
+        """Channels and strides of the maps, in the order of `forward`."""
         raise NotImplementedError
 
     @property
@@ -216,62 +215,64 @@ class Backbone(nn.Module):
 
         Args:
             images: Normalised, B, in_chans, H, W.
-            sizes: (height, width) of the real image inside each padded one, for heads that ask.
-            mask: Patches that are kept; all of them when left out.
+            sizes: (height, width) of each image inside its padding, for heads that need it.
+            mask: Patches to keep; default: all.
 
         Raises:
-            ShapeError: The size rule refuses this height and width, or the mask does not fit.
-            ConfigError: The family cannot be masked.
+            ShapeError: The size rule does not allow this height and width, or the mask has another
+                shape.
+            ConfigError: The family does not support masks.
         """
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Give the maps, B, C, H/stride, W/stride each, finest first."""
+        """Compute the maps, B, C, H/stride, W/stride each, finest first."""
         return self.features(images).maps
 
     def embed(self, images: Tensor) -> Float[Tensor, "B C"]:
-        """Give one vector an image: what the family's paper classifies from."""
+        """Compute one vector per image: the input of the classifier in the family's paper."""
         return self.features(images).vector
 
     def mask_grid(self, image_size: Size) -> Size:
-        """Give rows and columns of the parts that a `TokenMask` keeps or not.
+        """Return rows and columns of the grid that `TokenMask.keep` refers to.
 
         Args:
             image_size: (height, width) of the images in pixels.
 
         Raises:
-            ConfigError: The family cannot be masked.
-            ShapeError: The size rule refuses this height and width.
+            ConfigError: The family does not support masks.
+            ShapeError: The size rule does not allow this height and width.
         """
         raise self._mask_error()
 
     def _refuse_mask(self, mask: TokenMask | None) -> None:
-        """Raise an error where there is a mask: for families that always compute everything."""
+        """Raise an error for any mask, in families that do not support masks."""
         if mask is not None:
             raise self._mask_error()
 
     def _mask_error(self) -> ConfigError:
         return ConfigError(
-            f"masks need a ViT, a DeiT, a Hiera, a Swin or a Swin V2, got a {type(self).__name__}, "
-            f"which cannot leave patches out. Choose another model."
+            f"masks require a ViT, DeiT, Hiera, Swin or Swin V2, got {type(self).__name__}. Choose "
+            f"another model."
         )
 
     @property
     def stage_unit(self) -> Literal["stage", "block"]:
-        """What `stage_of` counts: the stages of a hierarchy, or the blocks of a plain ViT."""
+        """Unit of `stage_of`: stages of a hierarchical backbone, or blocks of a plain ViT."""
         raise NotImplementedError
 
     def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter or module, by its name in the backbone.
+        """Return the layer number of a parameter or module, by its name in the backbone.
 
         Returns:
-            0 for what comes before the blocks (patches, positions, tokens), k for the k-th block
-            and the downsampling after it, ``len(blocks) + 1`` for what follows the last block.
+            0 for everything before the blocks (patch embedding, positions, tokens), k for the k-th
+            block and the downsampling after it, ``len(blocks) + 1`` for everything after the last
+            block.
         """
         raise NotImplementedError
 
     def stage_of(self, name: str) -> int:
-        """The same by `stage_unit`; what `TrainConfig.freeze` counts."""
+        """Return the stage number, in `stage_unit`; `TrainConfig.freeze` counts these."""
         raise NotImplementedError
 
     def decays(self, name: str) -> bool:
@@ -280,37 +281,37 @@ class Backbone(nn.Module):
 
 
 def name_blocks(backbone: Backbone) -> list[str]:
-    """Names of the blocks in their backbone, in the order of `Backbone.blocks`."""
+    """Module names of the blocks, in the order of `Backbone.blocks`."""
     names = {module: name for name, module in backbone.named_modules()}
     return [names[block] for block in backbone.blocks]
 
 
 def count_stages(backbone: Backbone) -> int:
-    """How many stages, or blocks where `stage_unit` says so, a backbone has."""
+    """Number of stages of a backbone (of blocks if `stage_unit` is "block")."""
     return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
 def find_output_problem(
     out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
 ) -> str:
-    """Say what is wrong with the outputs that a backbone's config asks for.
+    """Validate the output fields of a backbone config.
 
     Args:
         out_indices: Stages or blocks; negative ones count from the end.
-        count: How many there are.
-        out_norm: The config's field of that name.
-        drop_path_rate: The same.
+        count: Number of stages or blocks.
+        out_norm: Field of the config.
+        drop_path_rate: Field of the config.
 
     Returns:
-        A clause for a message, or an empty string.
+        The problem, as a clause of a message; empty if there is none.
     """
     known = [index % count for index in out_indices if -count <= index < count]
     if not out_indices or len(known) < len(out_indices):
         return f"out_indices must be from 0 to {count - 1}, got {out_indices}"
     if known != sorted(set(known)):
-        return f"out_indices must rise, got {out_indices}"
+        return f"out_indices must be strictly increasing, got {out_indices}"
     if out_norm == "last" and known[-1] != count - 1:
-        return f'out_norm="last" needs the last of {count} in out_indices, got {out_indices}'
+        return f'out_norm="last" requires index {count - 1} in out_indices, got {out_indices}'
     if not 0 <= drop_path_rate < 1:
         return f"drop_path_rate must be in [0, 1), got {drop_path_rate}"
     return ""

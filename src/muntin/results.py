@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user gets: numpy and plain numbers, in pixels of the original image."""
+"""Results of prediction: numpy arrays and numbers, in pixels of the original image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muntin.shapes import Size
 __all__ = ["DEFAULT_SCORE_THRESHOLD", "Detections", "Labels", "Poses", "SemanticMap"]
 
 DEFAULT_SCORE_THRESHOLD = 0.3
-"""Score from which a keypoint is drawn, and an object is told where nobody knows a better one."""
+"""Score threshold of keypoints in drawings, and of objects where validation found none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -26,11 +26,11 @@ class Labels:
     """The classes of an image, best first.
 
     Attributes:
-        path: The image's file; empty when it came as an array.
+        path: Path of the image; empty if it was passed as an array.
         size: (height, width) of the original image in pixels.
         class_ids: Class numbers.
-        scores: Score of each in [0, 1], falling.
-        class_names: Name of each.
+        scores: Scores in [0, 1], descending.
+        class_names: Class names.
     """
 
     path: str
@@ -40,16 +40,16 @@ class Labels:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse columns that do not belong together."""
+        """Check that all columns have equal length."""
         if not len(self.class_ids) == len(self.scores) == len(self.class_names):
             message = (
-                f"class_ids, scores and class_names must be equally long, got "
+                f"class_ids, scores and class_names must have equal length, got "
                 f"{len(self.class_ids)}, {len(self.scores)} and {len(self.class_names)}."
             )
             raise ShapeError(message)
 
     def __len__(self) -> int:
-        """Classes given."""
+        """Number of classes."""
         return len(self.class_ids)
 
     @property
@@ -58,7 +58,7 @@ class Labels:
         return self.class_names[0] if self.class_names else ""
 
     def above(self, threshold: float) -> Labels:
-        """Keep the classes whose score is at least `threshold`."""
+        """Keep classes with a score of `threshold` or more."""
         keep = self.scores >= threshold
         return Labels(
             path=self.path,
@@ -69,7 +69,7 @@ class Labels:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Convert to a dictionary that JSON can hold."""
         rows = zip(self.class_names, self.class_ids, self.scores, strict=True)
         return {
             "path": self.path,
@@ -82,7 +82,7 @@ class Labels:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Labels:
-        """Read what `to_dict` gave."""
+        """Read the output of `to_dict`."""
         rows: Sequence[Mapping[str, Any]] = values["classes"]
         height, width = values["size"]
         return cls(
@@ -99,14 +99,14 @@ class Detections:
     """The objects found in an image, best first.
 
     Attributes:
-        path: The image's file; empty when it came as an array.
+        path: Path of the image; empty if it was passed as an array.
         size: (height, width) of the original image in pixels.
         boxes: Left, top, right and bottom edge of each object in pixels of the original.
-        class_ids: Class number of each.
-        scores: Score of each in [0, 1], falling.
-        class_names: Name of each.
-        masks: Mask of each as COCO's run lengths: a dictionary with `size` (height, width) and
-            `counts` (a text); None when only boxes were asked for.
+        class_ids: Class number of each object.
+        scores: Scores in [0, 1], descending.
+        class_names: Class names.
+        masks: Mask of each object as COCO RLE: a dictionary with `size` (height, width) and
+            `counts` (a string); None if the model predicts boxes only.
     """
 
     path: str
@@ -118,27 +118,27 @@ class Detections:
     masks: tuple[dict[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse columns that do not belong together."""
+        """Check that all columns have equal length."""
         lengths = [len(self.class_ids), len(self.scores), len(self.class_names)]
         if self.masks is not None:
             lengths.append(len(self.masks))
         if any(length != len(self.boxes) for length in lengths):
             message = (
-                f"boxes, class_ids, scores, class_names and masks must be equally long, got "
+                f"boxes, class_ids, scores, class_names and masks must have equal length, got "
                 f"{len(self.boxes)} and {', '.join(map(str, lengths))}."
             )
             raise ShapeError(message)
 
     def __len__(self) -> int:
-        """Objects found."""
+        """Number of objects."""
         return len(self.boxes)
 
     def above(self, threshold: float) -> Detections:
-        """Keep the objects whose score is at least `threshold`."""
+        """Keep objects with a score of `threshold` or more."""
         return self.select(np.flatnonzero(self.scores >= threshold))
 
     def select(self, rows: NDArray[np.int64]) -> Detections:
-        """Keep the objects at these places, in this order."""
+        """Select objects by index, in this order."""
         return replace(
             self,
             boxes=self.boxes[rows],
@@ -149,7 +149,7 @@ class Detections:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Convert to a dictionary that JSON can hold."""
         boxes = []
         for index, name in enumerate(self.class_names):
             row: dict[str, Any] = {
@@ -165,7 +165,7 @@ class Detections:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Detections:
-        """Read what `to_dict` gave."""
+        """Read the output of `to_dict`."""
         rows: Sequence[Mapping[str, Any]] = values["boxes"]
         height, width = values["size"]
         masks = tuple(row["mask"] for row in rows) if rows and "mask" in rows[0] else None
@@ -185,11 +185,11 @@ class SemanticMap:
     """The class of every pixel of an image.
 
     Attributes:
-        path: The image's file; empty when it came as an array.
+        path: Path of the image; empty if it was passed as an array.
         size: (height, width) of the original image in pixels.
         labels: Class number of each pixel, int16.
-        class_names: Name of every class of the run, in the order of the class numbers.
-        colors: Colour (red, green, blue) of every class where its data set says one; else empty.
+        class_names: Names of all classes of the run, by class number.
+        colors: (red, green, blue) of every class if the data set defines them; else empty.
     """
 
     path: str
@@ -199,7 +199,7 @@ class SemanticMap:
     colors: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a map of another size than its image."""
+        """Check that the map has the size of its image."""
         if self.labels.shape != self.size:
             message = (
                 f"labels must have the size of the image, {self.size}, got {self.labels.shape}."
@@ -207,25 +207,25 @@ class SemanticMap:
             raise ShapeError(message)
 
     def __len__(self) -> int:
-        """Classes that occur."""
+        """Number of classes that occur."""
         return int((self.counts > 0).sum())
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Pixels of each class."""
+        """Number of pixels of each class."""
         total = np.zeros(len(self.class_names), np.int64)
-        for start in range(0, len(self.labels), 256):  # counting makes 64 bits of every label
+        for start in range(0, len(self.labels), 256):  # bincount converts labels to int64
             total += np.bincount(
                 self.labels[start : start + 256].ravel(), minlength=len(self.class_names)
             )
         return total
 
     def above(self, threshold: float) -> SemanticMap:
-        """Stay as it is: every pixel has a class."""
+        """Return self: every pixel has a class, whatever the threshold."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold: the mask of each class that occurs, as COCO's run lengths."""
+        """Convert to a dictionary that JSON can hold: the mask of each class as COCO RLE."""
         counts = self.counts
         return {
             "path": self.path,
@@ -245,24 +245,24 @@ class SemanticMap:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Poses:
-    """The subjects of an image and their keypoints.
+    """The instances in an image and their keypoints.
 
-    They come best first, or in the order of the boxes that somebody gave.
+    Instances are sorted by descending score, or follow the order of given boxes.
 
     Attributes:
-        path: The image's file; empty when it came as an array.
+        path: Path of the image; empty if it was passed as an array.
         size: (height, width) of the original image in pixels.
-        keypoints: x, y and score of each keypoint of each subject, in pixels of the original;
-            (0, 0) is the middle of the first pixel; points lie inside the image. The score is the
-            height of the heatmap there, 0 to 1, where 1 is as sharp a peak as an annotated point
-            has in training; it is no probability.
-        scores: Of each subject: the mean height of its heatmaps that reach 0.2, cut at 1, times
-            the score of its box.
-        boxes: Left, top, right and bottom edge of each subject; None where the whole image was
-            taken for one.
-        box_scores: Score that a detector gave to each box; None where there was no detector.
-        keypoint_names: Name of each keypoint.
-        links: Pairs of keypoints, counted from 0, that are drawn joined by a line.
+        keypoints: x, y and score of each keypoint of each instance, in pixels of the original;
+            (0, 0) is the centre of the first pixel; points lie inside the image. The score is the
+            heatmap value in [0, 1], where 1 is the peak of an annotated point in training; it is
+            not a probability.
+        scores: Score of each instance: mean of its heatmap peaks of 0.2 or more, clipped to 1,
+            times the score of its box.
+        boxes: Left, top, right and bottom edge of each instance; None if the whole image is
+            treated as one instance.
+        box_scores: Detector score of each box; None without a detector.
+        keypoint_names: Names of the keypoints.
+        edges: Pairs of keypoints, counted from 0, that drawings join by a line.
     """
 
     path: str
@@ -270,35 +270,40 @@ class Poses:
     keypoints: NDArray[np.float64]
     scores: NDArray[np.float64]
     keypoint_names: tuple[str, ...]
-    links: tuple[tuple[int, int], ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
     boxes: NDArray[np.float64] | None = None
     box_scores: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse columns that do not belong together."""
+        """Check that all columns have equal length."""
         shape = (len(self.scores), len(self.keypoint_names), 3)
         boxes = len(self.scores) if self.boxes is None else len(self.boxes)
         if self.keypoints.shape != shape or boxes != len(self.scores):
             message = (
-                f"keypoints must be (subjects, keypoints, 3) = {shape}, with as many boxes, got "
-                f"{self.keypoints.shape} and {boxes} boxes."
+                f"keypoints must be (instances, keypoints, 3) = {shape} with a box per instance, "
+                f"got {self.keypoints.shape} and {boxes} boxes."
             )
             raise ShapeError(message)
 
     def __len__(self) -> int:
-        """Subjects found."""
+        """Number of instances."""
         return len(self.scores)
 
-    def above(self, threshold: float) -> Poses:
-        """Keep the subjects whose box scores at least `threshold`.
+    @property
+    def links(self) -> tuple[tuple[int, int], ...]:
+        """Former name of `edges`."""
+        return self.edges
 
-        Where no detector found them, it is their own score that counts.
+    def above(self, threshold: float) -> Poses:
+        """Keep instances with a box score of `threshold` or more.
+
+        Without a detector, the score of the instance itself is compared.
         """
         scores = self.scores if self.box_scores is None else self.box_scores
         return self.select(np.flatnonzero(scores >= threshold))
 
     def select(self, rows: NDArray[np.int64]) -> Poses:
-        """Keep the subjects at these places, in this order."""
+        """Select instances by index, in this order."""
         return replace(
             self,
             keypoints=self.keypoints[rows],
@@ -308,7 +313,7 @@ class Poses:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what JSON can hold."""
+        """Convert to a dictionary that JSON can hold."""
         poses = []
         for row in range(len(self)):
             pose: dict[str, Any] = {

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of objects as run lengths, the form in which COCO keeps them.
+"""Object masks in COCO's run-length encoding (RLE).
 
-A run-length mask is ``{"size": [H, W], "counts": text}``; the text is pycocotools' compressed form
-of the lengths, column by column. It is small however large the image is.
+An RLE mask is ``{"size": [H, W], "counts": string}``; the string is pycocotools' compressed form of
+the run lengths in column-major order. Its size hardly depends on that of the image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 RunLengths = dict[str, Any]
 
 Segmentation = list[list[float]] | dict[str, Any]
-"""A mask as COCO writes it: polygons (x, y, x, y ...), or run lengths with `size` and `counts`."""
+"""A mask of a COCO file: polygons (x, y, x, y ...), or RLE with `size` and `counts`."""
 
 
 def encode_mask(
@@ -38,32 +38,32 @@ def encode_mask(
     """Encode a mask, or a part of a larger mask that is empty elsewhere.
 
     Args:
-        bitmap: The part that may be set.
-        size: (height, width) of the whole mask; of `bitmap` when left out.
-        top: Row of the whole mask at which `bitmap` begins.
-        left: The same for columns.
+        bitmap: The part.
+        size: (height, width) of the whole mask; default: that of `bitmap`.
+        top: Row of the whole mask at which `bitmap` starts.
+        left: Column of the whole mask at which `bitmap` starts.
 
     Returns:
-        The run lengths of the whole mask. The cost grows with the part, not with the whole.
+        The RLE of the whole mask. The cost depends on the size of the part only.
 
     Example:
         >>> whole = encode_mask(np.ones((1, 2), bool), size=(3, 4), top=1, left=1)
         >>> decode_mask(whole).astype(int).tolist()
         [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    high, wide = bitmap.shape
-    height, width = size or (high, wide)
-    # A row of zeros below ends every run inside its column.
-    padded = np.zeros((high + 2, wide), np.int8)
+    part_height, part_width = bitmap.shape
+    height, width = size or (part_height, part_width)
+    # A row of zeros above and below keeps every run inside its column.
+    padded = np.zeros((part_height + 2, part_width), np.int8)
     padded[1:-1] = bitmap
     steps = np.diff(padded.ravel(order="F"))
-    # Place p of the padded columns is row p % (high + 2) - 1 of column p // (high + 2).
+    # Flat index p of the padded columns is row p % stride - 1 of column p // stride. `diff` shifts
+    # indices by one, which cancels the padding row above.
+    stride = part_height + 2
     starts, ends = (np.flatnonzero(steps == step) for step in (1, -1))
-    runs = [
-        (place // (high + 2) + left) * height + place % (high + 2) + top for place in (starts, ends)
-    ]
+    runs = [(index // stride + left) * height + index % stride + top for index in (starts, ends)]
     begin, end = runs[0].astype(np.int64), runs[1].astype(np.int64)
-    # A run to the foot of a column and one from the head of the next are one run.
+    # A run to the bottom of a column and one from the top of the next column are one run.
     joined = begin[1:] == end[:-1]
     begin, end = begin[np.r_[True, ~joined][: len(begin)]], end[np.r_[~joined, True][: len(end)]]
     edges = np.stack([begin, end], axis=1).ravel()
@@ -75,7 +75,7 @@ def encode_mask(
 
 
 def decode_mask(mask: RunLengths) -> Bool[np.ndarray, "H W"]:
-    """Give the bitmap of run lengths."""
+    """Decode an RLE mask."""
     bitmap: NDArray[np.uint8] = coco_mask.decode(mask)
     return bitmap.astype(bool)
 
@@ -86,21 +86,21 @@ def mask_area(mask: RunLengths) -> int:
 
 
 def mask_iou(first: list[RunLengths], second: list[RunLengths]) -> NDArray[np.float64]:
-    """Intersection over union of every mask of one list with every one of another."""
+    """Pairwise intersection over union of two lists of masks."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    shares: NDArray[np.float64] = coco_mask.iou(first, second, [False] * len(second))
-    return shares
+    ious: NDArray[np.float64] = coco_mask.iou(first, second, [False] * len(second))
+    return ious
 
 
 def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengths:
-    """Place a mask in a larger image.
+    """Move a mask into a larger image.
 
     Args:
-        mask: Of a part of the image.
+        mask: Mask of a part of the image.
         size: (height, width) of the image.
-        top: Row at which the part begins.
-        left: The same for columns.
+        top: Row at which the part starts.
+        left: Column at which the part starts.
 
     Returns:
         The mask of the whole image.
@@ -109,14 +109,14 @@ def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengt
 
 
 def to_run_lengths(segmentation: Segmentation, size: Size) -> RunLengths:
-    """Bring a mask as COCO files write it to compressed run lengths.
+    """Convert a mask of a COCO file to compressed RLE.
 
     Args:
-        segmentation: Polygons, or run lengths, compressed or not.
+        segmentation: Polygons, or RLE, compressed or not.
         size: (height, width) of the image.
 
     Returns:
-        The run lengths; polygons of one object are joined.
+        The RLE; polygons of one object are merged.
 
     Example:
         >>> mask_area(to_run_lengths([[0, 0, 2, 0, 2, 2, 0, 2]], (4, 4)))

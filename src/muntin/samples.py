@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: where each image is and what is annotated in it.
+"""Data sets: the location of each image and its annotations.
 
-A `Listing` names images without opening them. It does not depend on the layout: a folder, an
-archive, a CSV and a COCO file give the same listing.
+A `Listing` indexes images without opening them. It does not depend on the layout: a folder, an
+archive, a CSV and a COCO file of the same data produce the same listing.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ TaskKind = Literal["classification", "detection", "segmentation", "keypoints"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Objects:
-    """What is annotated in one image, one row an object, in pixels of the original image.
+    """Annotations of one image, one row per object, in pixels of the original image.
 
     Attributes:
-        boxes: Left, top, right and bottom edge of each; (0, 0) is the outer corner of the image.
-        class_ids: Class number of each.
-        crowd: Whether a row is a group of objects (COCO: iscrowd): never trained on,
-            and neither right nor wrong when it is found.
-        areas: Area of each, for COCO's small, medium and large: of the mask if there is one.
-            0 if unknown (instances with keypoints only).
-        masks: Mask of each as it was written, None where there is none; empty when no object of
-            the set has one.
-        keypoints: x, y and visibility of each keypoint of each object: 2 seen, 1 covered, 0
-            unknown; (0, 0) is the middle of the first pixel. None where the task has no keypoints.
+        boxes: Left, top, right and bottom edge; (0, 0) is the outer corner of the image.
+        class_ids: Class numbers.
+        crowd: Whether a row is a group of objects (COCO: iscrowd), which is excluded from
+            training, and whose detections are neither correct nor wrong.
+        areas: Areas, for COCO's small, medium and large; of the mask if available. 0 if unknown
+            (instances with keypoints only).
+        masks: Masks as annotated, None for objects without; empty if no object of the set has
+            one.
+        keypoints: x, y and visibility of each keypoint of each object: 2 visible, 1
+            occluded, 0 unknown; (0, 0) is the centre of the first pixel. None without keypoints.
     """
 
     boxes: Float[np.ndarray, "N 4"]
@@ -64,15 +64,15 @@ class Objects:
     keypoints: Float[np.ndarray, "N P 3"] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse columns that do not belong together."""
+        """Check that all columns have equal length."""
         count = len(self.boxes)
         lengths = [len(self.class_ids), len(self.crowd), len(self.areas)]
         if self.keypoints is not None and len(self.keypoints) != count:
-            message = f"boxes and keypoints must be equally long, got {count} and "
+            message = f"boxes and keypoints must have equal length, got {count} and "
             raise ShapeError(message + f"{len(self.keypoints)}.")
         if lengths != [count] * 3 or len(self.masks) not in (0, count):
             message = (
-                f"boxes, class_ids, crowd, areas and masks must be equally long, got {count}, "
+                f"boxes, class_ids, crowd, areas and masks must have equal length, got {count}, "
                 f"{', '.join(map(str, lengths))} and {len(self.masks)}."
             )
             raise ShapeError(message)
@@ -84,13 +84,13 @@ class Objects:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskEncoding:
-    """The classes that values of mask files encode.
+    """How the values of mask files encode classes.
 
     Attributes:
         kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
-            blue; "objects": there are no files, pixels have the class numbers of objects.
-        values: The value of each class, in the order of the class numbers.
-        ignored: Values of pixels that are neither learnt from nor scored.
+            blue; "objects": no files, masks are rasterised from annotated objects.
+        values: The value of each class, by class number.
+        ignored: Values of pixels that are excluded from training and scoring.
     """
 
     kind: Literal["index", "color", "objects"]
@@ -100,15 +100,15 @@ class MaskEncoding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skeleton:
-    """The keypoints of an instance and how they belong together; numbers count from 0.
+    """The keypoints of an instance and their relations; numbers count from 0.
 
     Attributes:
         names: Name of each keypoint.
         edges: Pairs of keypoints that drawings join by a line.
-        flip_pairs: Pairs of left and right, which are swapped in a mirrored image.
-        mirrored: Whether a mirror image is an image of the same kind.
-        sigmas: How far people who mark the same point lie apart, one a keypoint, relative to the
-            size of the instance (the root of its area): what OKS is measured by.
+        flip_pairs: Pairs of left and right keypoints, which are swapped in a mirrored image.
+        mirrored: Whether a mirrored image is valid training data.
+        sigmas: Standard deviation of human annotation of each keypoint, relative to the size of
+            the instance (square root of its area); used by OKS.
     """
 
     names: tuple[str, ...]
@@ -119,25 +119,25 @@ class Skeleton:
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give the values of an older ``classes.json`` in today's words."""
+        """Translate keys of ``classes.json`` files of earlier versions."""
         return rename_keys(values, {"links": "edges", "pairs": "flip_pairs"})
 
     @property
     def partners(self) -> tuple[int, ...]:
-        """The keypoint that each one becomes in the mirror."""
+        """Index of the keypoint that each one becomes in a mirrored image."""
         partner = dict(self.flip_pairs) | {right: left for left, right in self.flip_pairs}
         return tuple(partner.get(number, number) for number in range(len(self.names)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classes:
-    """What a data set asks for: ``classes.json`` of a run folder.
+    """Classes of a data set; ``classes.json`` of a run folder.
 
     Attributes:
-        names: Class names in the order of the class numbers.
-        multi_label: Whether an image may have any number of them.
-        encoding: The classes that values of mask files encode; None if there are none.
-        skeleton: The keypoints of each instance; None where the task has none.
+        names: Class names by class number.
+        multi_label: Whether an image may have any number of classes.
+        encoding: Encoding of mask files; None without masks.
+        skeleton: The keypoints of an instance; None without keypoints.
     """
 
     names: tuple[str, ...]
@@ -147,7 +147,7 @@ class Classes:
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give the values of an older ``classes.json`` in today's words."""
+        """Translate keys of ``classes.json`` files of earlier versions."""
         return rename_keys(values, {"coding": "encoding"})
 
 
@@ -164,26 +164,25 @@ def skeleton_of(classes: Classes) -> Skeleton:
 
 
 def rename_keys(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Rename keys from old names to new ones; a key that has its new name already wins."""
+    """Rename keys; a key that already has the new name takes precedence."""
     renamed = {names.get(key, key): value for key, value in values.items()}
     return {**renamed, **{key: values[key] for key in names.values() if key in values}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One image and what is known about it.
+    """One image and its annotations.
 
     Attributes:
         path: The file, relative to the source of its listing, with forward slashes.
-        class_ids: One number for single-label data, none to all for multi-label data and for
+        class_ids: One number for single-label data; any number for multi-label data and for
             images with objects.
-        group: Images of one group (a patient, a video) stay in one set of a split; "" = none.
-        size: (height, width) in pixels, if the annotations have it.
-        objects: What is annotated in it; None where the task has no objects.
-        mask: The mask file, likewise relative; "" if the task has
-            none.
-        instance: Which of the objects the entry is about, where an image has one entry for each;
-            -1 = all of them.
+        group: Images of one group (patient, video) stay in the same split; "" = none.
+        size: (height, width) in pixels, if annotated.
+        objects: Annotated objects; None if the task has none.
+        mask: The mask file, also relative; "" if the task has none.
+        instance: Index of the object that the entry describes, if each object has its own entry;
+            -1 = all objects.
     """
 
     path: str
@@ -196,7 +195,7 @@ class Entry:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """Left, top, right and bottom edge of the instance in pixels; None without one."""
+        """Left, top, right and bottom edge of the instance in pixels; None if `instance` is -1."""
         if self.instance < 0 or self.objects is None:
             return None
         left, top, right, bottom = self.objects.boxes[self.instance].tolist()
@@ -208,12 +207,12 @@ class Listing:
     """The images of one set, in a fixed order.
 
     Attributes:
-        source: The folder or archive that the paths of the entries are in.
+        source: The folder or archive that contains the files.
         entries: The images.
         class_names: Name of each class number.
         multi_label: Whether an image may have any number of classes.
-        encoding: The classes that values of mask files encode; None if there are none.
-        skeleton: The keypoints of each instance; None where the task has none.
+        encoding: Encoding of mask files; None without masks.
+        skeleton: The keypoints of an instance; None without keypoints.
     """
 
     source: str
@@ -229,7 +228,7 @@ class Listing:
 
     @property
     def kind(self) -> TaskKind:
-        """What is annotated: keypoints only where an entry is one instance."""
+        """Kind of the annotations; "keypoints" only if each entry is one instance."""
         if self.encoding is not None:
             return "segmentation"
         first = self.entries[0] if self.entries else None
@@ -239,34 +238,33 @@ class Listing:
 
     @property
     def unit(self) -> str:
-        """What an entry is about, in the plural: "images", or "instances" of images."""
+        """What an entry describes: "images", or "instances"."""
         return "instances" if any(entry.instance >= 0 for entry in self.entries) else "images"
 
     @property
     def num_classes(self) -> int:
-        """Count the classes, those without images included."""
+        """Number of classes, including those without images."""
         return len(self.class_names)
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """Images of each class, in the order of `class_names`."""
+        """Number of images of each class."""
         counts = Counter(class_id for entry in self.entries for class_id in entry.class_ids)
         return tuple(counts[class_id] for class_id in range(len(self.class_names)))
 
     def select(self, indices: Iterable[int]) -> Listing:
-        """Keep the entries at these positions, in this order."""
+        """Select entries by index, in this order."""
         return replace(self, entries=tuple(self.entries[index] for index in indices))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """Something wrong with a data set.
+    """A problem of a data set.
 
     Attributes:
-        file: The file, relative to the source; for what concerns more than a file, the class, the
-            set or the source.
-        what: What is wrong, one line.
-        severity: "error" when training cannot use it, "warning" when it can but should not.
+        file: The file, relative to the source; or the class, split or source.
+        what: Description, one line.
+        severity: "error" if it prevents training, else "warning".
     """
 
     file: str
@@ -276,15 +274,15 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSets:
-    """The sets of a data set.
+    """The splits of a data set.
 
     Attributes:
-        train: What to learn from, or the only set there is.
-        val: What to select the model on.
-        test: What to report on.
-        note: What was found, in one line.
-        problems: Annotations that were left out, and others worth a warning.
-        left_out: How many annotations were left out and why, in one line; "" when none was.
+        train: Training split, or the only split.
+        val: Validation split, for model selection.
+        test: Test split, for reported metrics.
+        note: Summary of the layout, one line.
+        problems: Skipped annotations and other warnings.
+        left_out: Number of skipped annotations and the reasons, one line; "" if none.
     """
 
     train: Listing | None
@@ -296,12 +294,12 @@ class DataSets:
 
     @property
     def parts(self) -> dict[str, Listing]:
-        """The sets that are there, by name."""
+        """The existing splits by name."""
         every = {"train": self.train, "val": self.val, "test": self.test}
         return {name: listing for name, listing in every.items() if listing is not None}
 
     @property
     def fault(self) -> str:
-        """The first problem that leaves nothing to learn from or to score on; "" if none does."""
+        """The first error, which prevents training or scoring; "" if none."""
         errors = (one for one in self.problems if one.severity == "error")
         return next((f"{one.file}: {one.what}" for one in errors), "")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Targets of a head, in pixels of the image that the network sees."""
+"""Targets of heads, in pixels of the network input."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from muntin.shapes import Bool, Float, Int, Size
 __all__ = ["IGNORED", "BoxTargets", "Keypoints", "LabelMap", "Target"]
 
 IGNORED = -1
-"""Label of pixels that are neither learnt from nor scored."""
+"""Label of pixels that are excluded from training and scoring."""
 
 
 class BoxTargets(NamedTuple):
     """The objects of one image.
 
-    Masks are kept in layers: a layer holds, at each pixel, 1 + the number of the object that is
-    there, and objects that overlap lie in different layers. Hundreds of objects that hardly
-    overlap take two or three layers.
+    Masks are stored in layers. A layer holds 1 + the index of the object at each pixel, and
+    overlapping objects are in different layers, so hundreds of objects with little overlap need
+    two or three layers.
 
     Attributes:
         boxes: Left, top, right and bottom edge.
-        class_ids: Class number of each.
-        ignored: Boxes of crowds: detections there are neither right nor wrong.
-        layers: Objects at each pixel; L is 0 where there are no masks.
-        layer_of: Layer that holds the mask of each object; -1 when it has none.
-        points: x, y and visibility of each keypoint of each object, (N, P, 3), with (0, 0) in the
-            middle of the first pixel; None where the task has none.
+        class_ids: Class numbers.
+        ignored: Boxes of crowds; detections there are neither correct nor wrong.
+        layers: Objects at each pixel; L is 0 without masks.
+        layer_of: Layer of the mask of each object; -1 if it has none.
+        points: x, y and visibility of each keypoint of each object, (N, P, 3), with (0, 0) at the
+            centre of the first pixel; None without keypoints.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -43,7 +43,7 @@ class BoxTargets(NamedTuple):
 
     @classmethod
     def empty(cls, size: Size) -> BoxTargets:
-        """Give the targets of an image of `size` without objects."""
+        """Build the targets of an image without objects."""
         return cls(
             boxes=torch.zeros(0, 4),
             class_ids=torch.zeros(0, dtype=torch.long),
@@ -54,7 +54,7 @@ class BoxTargets(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """Whether images of one batch differ in size and are padded: they do with boxes."""
+        """Whether images of a batch differ in size and are padded."""
         return True
 
     def to(self, device: torch.device) -> BoxTargets:
@@ -72,16 +72,16 @@ class BoxTargets(NamedTuple):
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int
     ) -> Float[Tensor, "P side side"]:
-        """Read masks of objects on a grid over boxes.
+        """Sample masks of objects on a grid inside boxes.
 
         Args:
-            boxes: In pixels.
-            rows: Object whose mask is wanted in each.
-            side: Cells of the grid along each side.
+            boxes: Boxes in pixels.
+            rows: Index of the object for each box.
+            side: Grid cells along each side.
 
         Returns:
-            Share of each cell that the object covers, by 3 x 3 samples: an odd number, so that
-            none is exactly half covered, and masks cut at 0.5 are not too large.
+            Covered fraction of each cell, from 3 x 3 samples. The number is odd so that no cell is
+            covered by exactly one half, which would enlarge masks thresholded at 0.5.
         """
         offsets = (torch.arange(3 * side, device=boxes.device) + 0.5) / (3 * side)
         x = boxes[:, 0, None] + offsets * (boxes[:, 2] - boxes[:, 0])[:, None]  # P, 3*side
@@ -89,28 +89,30 @@ class BoxTargets(NamedTuple):
         height, width = self.layers.shape[1:]
         columns = x.floor().long().clamp(0, width - 1)[:, None, :]
         lines = y.floor().long().clamp(0, height - 1)[:, :, None]
-        seen = self.layers[self.layer_of[rows][:, None, None], lines, columns]  # P, 3*side, 3*side
-        there = (seen == rows[:, None, None] + 1).float()
-        return there.reshape(len(boxes), side, 3, side, 3).mean(dim=(2, 4))
+        indices = self.layers[
+            self.layer_of[rows][:, None, None], lines, columns
+        ]  # P, 3*side, 3*side
+        inside = (indices == rows[:, None, None] + 1).float()
+        return inside.reshape(len(boxes), side, 3, side, 3).mean(dim=(2, 4))
 
 
 class LabelMap(NamedTuple):
     """The class of every pixel of one image.
 
     Attributes:
-        labels: Class numbers, int16; below 0 where a pixel is neither learnt from nor scored.
+        labels: Class numbers, int16; negative for ignored pixels.
     """
 
     labels: Int[Tensor, "H W"]
 
     @classmethod
     def empty(cls, size: Size) -> LabelMap:
-        """Give the labels of an image of `size` with every pixel ignored."""
+        """Build a label map with every pixel ignored."""
         return cls(torch.full(size, IGNORED, dtype=torch.int16))
 
     @property
     def padded(self) -> bool:
-        """Whether images of one batch differ in size and are padded: they do with masks."""
+        """Whether images of a batch differ in size and are padded."""
         return True
 
     def to(self, device: torch.device) -> LabelMap:
@@ -122,9 +124,10 @@ class Keypoints(NamedTuple):
     """The keypoints of one instance.
 
     Attributes:
-        points: x and y of each; anything where it is not known. (0, 0) is the middle of a pixel.
-        known: Which are trained on.
-        frame: Left, top, right and bottom of what is seen of the instance, from point to point.
+        points: x and y; undefined for unknown points. (0, 0) is the centre of the first pixel.
+        known: Which points are trained on.
+        frame: Left, top, right and bottom of the visible part of the instance, in the same
+            coordinates.
     """
 
     points: Float[Tensor, "P 2"]
@@ -133,7 +136,7 @@ class Keypoints(NamedTuple):
 
     @classmethod
     def empty(cls, count: int) -> Keypoints:
-        """Give `count` keypoints that are all unknown."""
+        """Build `count` unknown keypoints."""
         return cls(
             points=torch.zeros(count, 2),
             known=torch.zeros(count, dtype=torch.bool),
@@ -142,7 +145,7 @@ class Keypoints(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """Whether images of one batch differ in size and are padded: crops never do."""
+        """Whether images of a batch differ in size and are padded: crops have equal size."""
         return False
 
     def to(self, device: torch.device) -> Keypoints:
@@ -151,4 +154,4 @@ class Keypoints(NamedTuple):
 
 
 Target = BoxTargets | LabelMap | Keypoints
-"""What is known of one image beyond its label."""
+"""Targets of an image for dense tasks."""
