@@ -77,7 +77,7 @@ class TokenMask:
         if tuple(self.keep.shape) != wanted:
             message = (
                 f"keep must have shape {wanted} for {batch} images with {grid[0]} x {grid[1]} "
-                f"patches, got {tuple(self.keep.shape)}. Call mask_grid of the backbone for the grid."
+                f"patches, got {tuple(self.keep.shape)}. See mask_grid of the backbone."
             )
             raise ShapeError(message)
 
