@@ -33,7 +33,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.pose import list_pose
-from muntin.metrics.pose_metric import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.results import Poses
 from muntin.samples import Listing
 
@@ -267,7 +267,7 @@ def score_rival(network: nn.Module, test: Listing, size: list[int]) -> dict[str,
             scores=np.ones(1),
             keypoint_names=test.skeleton.names,
         )
-        truth = Subject(path=entry.path, size=entry.size, objects=entry.objects, row=0)
+        truth = PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=0)
         metric.update([said], [truth])
     return metric.compute()
 

@@ -17,12 +17,12 @@ from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
 from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
-from muntin.drawing.pose_drawing import poses_of
+from muntin.drawing.pose_drawing import annotated_poses
 from muntin.errors import DataError, MuntinWarning
-from muntin.metrics.pose_metric import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.scoring.evaluation_plots import draw_scored
+from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.outputs import Outputs, Scored
 from tests.small import CLASSES, image, train_small, write_images
 
@@ -136,8 +136,8 @@ def test_only_subjects_that_are_told_are_drawn(tmp_path):
     """Average precision takes hundreds of unsure poses; nobody wants to see them."""
     listing = list_pose(write_coco(tmp_path / "set", num_train=2, num_val=1), whole=True).train
     skeleton, entry = listing.skeleton, listing.entries[0]
-    truth = Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1)
-    sure = poses_of(entry.objects, [0], skeleton)
+    truth = PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=-1)
+    sure = annotated_poses(entry.objects, [0], skeleton)
     found = replace(
         sure,
         keypoints=np.concatenate([np.add(sure.keypoints, [3 * n, 3 * n, 0]) for n in range(9)]),
@@ -149,11 +149,11 @@ def test_only_subjects_that_are_told_are_drawn(tmp_path):
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
     drawn = []
     for name, answer in (("all", found), ("told", found.above(0.85))):
-        metric = PoseMetric(skeleton, least=0.85)
+        metric = PoseMetric(skeleton, score_threshold=0.85)
         metric.update([answer], [truth])
         none = torch.empty(0)
         outputs = Outputs(answers=[answer], truth=[truth], losses=none, indices=torch.arange(1))
         scored = Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)
-        draw_scored(scored, store, Classes(names=("a",), skeleton=skeleton), tmp_path / name)
+        draw_evaluation(scored, store, Classes(names=("a",), skeleton=skeleton), tmp_path / name)
         drawn.append((tmp_path / name / "best.png").read_bytes())
     assert drawn[0] == drawn[1]

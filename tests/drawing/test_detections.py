@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.drawing.detection_drawing import draw_detections, draw_objects, draw_pair
+from muntin.drawing.detection_drawing import draw_detection_pair, draw_detections, draw_objects
 from muntin.drawing.outlines import cut_mask
 from muntin.drawing.plots import draw_precision_recall
 from muntin.drawing.result_drawing import draw_result
@@ -122,7 +122,7 @@ def test_awkward_boxes(box, crowd):
 def test_grey_images(channels):
     original = np.full((100, 200, *channels), 90, np.uint8)
     found, truth = detections([[20, 20, 80, 80]]), objects([[20, 20, 80, 80]])
-    for image in draw_result(original, found), draw_pair(original, truth, found, NAMES):
+    for image in draw_result(original, found), draw_detection_pair(original, truth, found, NAMES):
         assert image.mode == "RGB"
         assert painted(image, ORANGE).any()
 
@@ -220,12 +220,12 @@ def test_the_best_are_on_top():
 
 def test_a_pair_is_side_by_side():
     found = detections(scattered(40), np.arange(40) % 2)
-    sheet = draw_pair(pixels(100, 200), objects([[10, 10, 50, 50]]), found, NAMES)
+    sheet = draw_detection_pair(pixels(100, 200), objects([[10, 10, 50, 50]]), found, NAMES)
     assert sheet.width == 2 * 960 + 8
     assert painted(sheet.crop((0, 0, 960, 510)), ORANGE).any()
     assert not painted(sheet.crop((0, 0, 960, 510)), SKY).any()
     assert painted(sheet.crop((968, 0, sheet.width, 510)), SKY).any()
-    wide = draw_pair(pixels(100, 2000), objects([]), detections([]), NAMES)
+    wide = draw_detection_pair(pixels(100, 2000), objects([]), detections([]), NAMES)
     assert wide.width == 2 * 960 + 8
 
 
@@ -242,7 +242,7 @@ def test_real_images(data_root):
     masks = tuple(row["segmentation"] for row in rows)
     original = np.asarray(Image.open(folder / "images" / image["file_name"]).convert("RGB"))
     found = detections(boxes, masks=masks, size=original.shape[:2])
-    sheet = draw_pair(original, objects(boxes, masks=masks), found, NAMES)
+    sheet = draw_detection_pair(original, objects(boxes, masks=masks), found, NAMES)
     assert painted(sheet, ORANGE).any()
 
 

@@ -12,7 +12,7 @@ from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure, save_image
-from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.drawing.sheets import Thumbnail, draw_sheet
 from muntin.errors import RunError
 from muntin.results import Labels
 
@@ -47,7 +47,7 @@ def test_no_result():
 @pytest.mark.parametrize("count", [0, 1, 24])
 def test_sheet(count):
     tiles = [
-        Tile(
+        Thumbnail(
             pixels=pixels(5 + i, 300),
             lines=("true: " + "long " * 20, "b"),
             good=[None, True][i % 2],

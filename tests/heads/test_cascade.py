@@ -22,7 +22,7 @@ from muntin.errors import ConfigError
 from muntin.heads.detector_table import MASK_DETECTORS
 from muntin.heads.necks import NeckConfig
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
-from muntin.heads.roi_heads import read_regions
+from muntin.heads.roi_heads import pool_regions
 from muntin.targets import BoxTargets
 from tests.heads.peers import objects
 
@@ -97,7 +97,7 @@ def test_regions_are_read_where_the_convention_says(aligned, sampling):
     )
     images = torch.tensor([0, 1, 1, 0])
     config = replace(SMALL, aligned=aligned, sampling=sampling)
-    read = read_regions(levels, strides, boxes, images, side=7, config=config)
+    read = pool_regions(levels, strides, boxes, images, side=7, config=config)
     for box, image, ours in zip(boxes, images.tolist(), read, strict=True):
         number = level_of(box, 3)
         level = levels[number][image].numpy()
@@ -296,7 +296,7 @@ def test_averages_of_scores_and_of_logits_differ():
     images = torch.randn(1, 3, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
         logits = model(images)[0]
-        model.head.adopt(replace(SMALL, stage_average="scores"))
+        model.head.set_config(replace(SMALL, stage_average="scores"))
         scores = model(images)[0]
     assert not torch.allclose(logits.scores[:5], scores.scores[:5], atol=1e-3)
 

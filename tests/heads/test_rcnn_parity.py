@@ -87,7 +87,7 @@ def test_each_convention_is_seen():
     with torch.no_grad():
         expected = detect(theirs, batch)[0]["boxes"]
         for name, value in others.items():
-            model.head.adopt(replace(config, **{name: value}))
+            model.head.set_config(replace(config, **{name: value}))
             found = model(batch.tensors, batch.sizes)[0].boxes
             count = min(len(found), len(expected))
             assert (found[:count] - expected[:count]).abs().max() > 100 * BOX, name

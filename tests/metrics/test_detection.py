@@ -51,7 +51,7 @@ def detections(boxes, scores, class_ids=None, *, masks=None, path="", size=(200,
     )
 
 
-def judge(pairs, num_classes=1, *, masks=False, batch_size=3):
+def compute_metric(pairs, num_classes=1, *, masks=False, batch_size=3):
     metric = DetectionMetric([f"class {i}" for i in range(num_classes)], masks=masks)
     for start in range(0, len(pairs), batch_size):
         found, truth = zip(*pairs[start : start + batch_size], strict=True)
@@ -191,7 +191,7 @@ def test_real_annotations(coco, tmp_path, seed):
         )
         for image, rows in zip(annotations["images"], truth, strict=True)
     ]
-    figures = judge(pairs, 80, masks=True).compute()
+    figures = compute_metric(pairs, 80, masks=True).compute()
     assert figures["max_detections"] == 100
     assert any(rows.crowd.any() for rows in truth)
     for kind, name in (("box", "bbox"), ("mask", "segm")):
@@ -239,7 +239,7 @@ def generated(seed, num_images=12, num_classes=4):
 @pytest.mark.parametrize("seed", range(4))
 def test_generated_annotations(tmp_path, seed):
     annotations, pairs = generated(seed)
-    figures = judge(pairs, 4, masks=True).compute()
+    figures = compute_metric(pairs, 4, masks=True).compute()
     for kind, name in (("box", "bbox"), ("mask", "segm")):
         agree(figures, plainly(annotations, pairs, tmp_path, name), kind)
     assert figures["box_ap_per_class"][3] is None
@@ -250,8 +250,8 @@ def test_neither_order_nor_batch_size_matters():
     _, pairs = generated(7)
     # Equal scores everywhere: then the order of the images would decide.
     pairs = [(detections(f.boxes, [0.5] * len(f), f.class_ids), t) for f, t in pairs]
-    first = judge(pairs, 4, batch_size=1)
-    second = judge(pairs[::-1], 4, batch_size=5)
+    first = compute_metric(pairs, 4, batch_size=1)
+    second = compute_metric(pairs[::-1], 4, batch_size=5)
     assert first.compute() == second.compute()
     first.update(*zip(*pairs[:2], strict=True))
     assert first.compute()["num_images"] == 14
@@ -267,7 +267,7 @@ def test_perfect():
         scores = np.linspace(0.9, 0.8, len(kept))
         columns = truth.boxes[kept], scores, truth.class_ids[kept]
         perfect.append((detections(*columns, masks=masks, size=found.size), truth))
-    metric = judge(perfect, 4, masks=True)
+    metric = compute_metric(perfect, 4, masks=True)
     figures = metric.compute()
     for name in ("box_ap", "box_ar", "mask_ap", "mask_ap75", "mask_ar_small", "best_f1"):
         assert figures[name] == pytest.approx(1.0, abs=1e-9), name
@@ -283,7 +283,7 @@ def test_by_hand():
     a, b, nothing = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
     # Ranked: right, wrong, right. Recall 0.5 at precision 1, then 1.0 at 2/3.
     found = detections([a, nothing, b], [0.9, 0.8, 0.7])
-    metric = judge([(found, objects([a, b]))])
+    metric = compute_metric([(found, objects([a, b]))])
     figures = metric.compute()
     expected = (51 * 1 + 50 * 2 / 3) / 101
     assert figures["box_ap50"] == pytest.approx(expected)
@@ -297,7 +297,7 @@ def test_by_hand():
     assert curves.mean[[0, 50, 51, 100]] == pytest.approx([1, 1, 2 / 3, 2 / 3])
     assert (curves.best_precision, curves.best_recall) == (pytest.approx(2 / 3), 1.0)
     # The overlap is 0.8, so 7 of 10 thresholds hold: 0.50 .. 0.80.
-    loose = judge([(detections([[0, 0, 10, 8]], [0.5]), objects([a]))]).compute()
+    loose = compute_metric([(detections([[0, 0, 10, 8]], [0.5]), objects([a]))]).compute()
     assert loose["box_ap"] == pytest.approx(0.7)
     assert loose["box_ap75"] == pytest.approx(1.0)
 
@@ -306,7 +306,7 @@ def test_the_best_threshold_takes_equal_scores_together_and_counts_every_mistake
     a, b, nothing = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
     # Of class 1 there is no truth: no average precision sees it, who cuts at 0.9 does.
     found = detections([a, nothing, b, nothing], [0.9, 0.9, 0.4, 0.4], [0, 1, 0, 0])
-    figures = judge([(found, objects([a, b]))], 2).compute()
+    figures = compute_metric([(found, objects([a, b]))], 2).compute()
     assert figures["box_ap50_per_class"] == [pytest.approx(1.0), None]
     # At 0.9: 2*1/(2+2) = 1/2; at 0.4: 2*2/(4+2) = 2/3.
     assert (figures["best_threshold"], figures["best_f1"]) == (0.4, pytest.approx(2 / 3))
@@ -317,10 +317,10 @@ def test_a_crowd_is_neither_right_nor_wrong():
     inside = [[30, 30, 40, 40], [50, 50, 60, 60]]
     found = detections([*inside, a], [0.9, 0.8, 0.7])
     truth = objects([a, crowd], crowd=[False, True])
-    figures = judge([(found, truth)]).compute()
+    figures = compute_metric([(found, truth)]).compute()
     assert figures["box_ap"] == pytest.approx(1.0)
     assert figures["best_f1"] == 1.0
-    alone = judge([(found, objects([crowd], crowd=[True]))]).compute()
+    alone = compute_metric([(found, objects([crowd], crowd=[True]))]).compute()
     assert alone["box_ap"] is alone["best_f1"] is alone["best_threshold"] is None
 
 
@@ -328,10 +328,10 @@ def test_images_without_objects_or_detections():
     a = [0, 0, 10, 10]
     right, none = (detections([a], [0.5]), objects([a])), objects([])
     wrong = (detections([a], [0.6]), none)
-    assert judge([right]).compute()["box_ap"] == pytest.approx(1.0)
-    assert judge([right, wrong]).compute()["box_ap"] == pytest.approx(0.5)
+    assert compute_metric([right]).compute()["box_ap"] == pytest.approx(1.0)
+    assert compute_metric([right, wrong]).compute()["box_ap"] == pytest.approx(0.5)
     missed = (detections([], []), objects([a]))
-    half = judge([right, missed]).compute()
+    half = compute_metric([right, missed]).compute()
     assert half["box_ap"] == pytest.approx(51 / 101)
     assert half["box_ar"] == 0.5
 
@@ -339,7 +339,7 @@ def test_images_without_objects_or_detections():
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("images", [0, 1])
 def test_nothing(masks, images):
-    metric = judge([(detections([], []), objects([]))] * images, 2, masks=masks)
+    metric = compute_metric([(detections([], []), objects([]))] * images, 2, masks=masks)
     figures = metric.compute()
     assert figures.pop("num_images") == images
     assert figures.pop("max_detections") == 100
@@ -351,9 +351,9 @@ def test_nothing(masks, images):
 
 
 def test_nothing_found():
-    figures = judge([(detections([], []), objects([[0, 0, 5, 5]]))]).compute()
+    figures = compute_metric([(detections([], []), objects([[0, 0, 5, 5]]))]).compute()
     assert (figures["box_ap"], figures["best_f1"], figures["best_threshold"]) == (0.0, 0.0, None)
-    far = judge([(detections([[9, 9, 12, 12]], [0.9]), objects([[0, 0, 5, 5]]))]).compute()
+    far = compute_metric([(detections([[9, 9, 12, 12]], [0.9]), objects([[0, 0, 5, 5]]))]).compute()
     assert (far["box_ap"], far["best_f1"], far["best_threshold"]) == (0.0, 0.0, None)
 
 
@@ -361,7 +361,7 @@ def test_more_objects_than_coco_counts():
     corners = np.stack(np.meshgrid(np.arange(15), np.arange(10)), axis=-1).reshape(-1, 2) * 12.0
     boxes = np.c_[corners, corners + 10]
     found = detections(boxes, np.linspace(0.9, 0.1, 150))
-    figures = judge([(found, objects(boxes))]).compute()
+    figures = compute_metric([(found, objects(boxes))]).compute()
     assert figures["max_detections"] == 150
     assert figures["box_ap"] == figures["box_ar"] == pytest.approx(1.0)
     assert figures["box_ar10"] == pytest.approx(10 / 150)
@@ -375,10 +375,10 @@ def test_an_object_without_a_mask_is_a_crowd_in_its_box():
     found = detections([b, a], [0.9, 0.8], masks=(inside, square))
     for missing in (None, []):
         truth = objects([a, b], masks=(polygon, missing))
-        figures = judge([(found, truth)], masks=True).compute()
+        figures = compute_metric([(found, truth)], masks=True).compute()
         assert figures["mask_ap"] == pytest.approx(1.0)
         assert figures["box_ap"] == pytest.approx(1.0)
-    figures = judge([(found, objects([a, b]))], masks=True).compute()
+    figures = compute_metric([(found, objects([a, b]))], masks=True).compute()
     assert figures["mask_ap"] is None
     assert figures["box_ap"] == pytest.approx(1.0)
 
@@ -392,7 +392,7 @@ def test_the_area_of_a_found_mask_is_not_that_of_its_box():
     found = detections([[0, 0, 200, 200], [100, 100, 200, 200]], [0.9, 0.5], masks=masks)
     truth = objects([[100, 100, 200, 200]], masks=(square,))
     assert mask_area(masks[0]) == 399
-    figures = judge([(found, truth)], masks=True).compute()
+    figures = compute_metric([(found, truth)], masks=True).compute()
     assert figures["mask_ap_large"] == pytest.approx(1.0)
     assert figures["box_ap_large"] == figures["mask_ap"] == pytest.approx(0.5)
 
@@ -400,16 +400,16 @@ def test_the_area_of_a_found_mask_is_not_that_of_its_box():
 def test_numbers_that_are_none_are_left_out():
     a = [0, 0, 10, 10]
     for box, score in ([np.nan, 0, 10, 10], 0.9), ([0, 0, np.inf, 10], 0.9), (a, np.nan):
-        figures = judge([(detections([box, a], [score, 0.5]), objects([a]))]).compute()
+        figures = compute_metric([(detections([box, a], [score, 0.5]), objects([a]))]).compute()
         assert figures["box_ap"] == pytest.approx(1.0)
         assert figures["best_threshold"] == 0.5
-    astray = judge([(detections([a], [np.nan]), objects([a]))]).compute()
+    astray = compute_metric([(detections([a], [np.nan]), objects([a]))]).compute()
     assert (astray["box_ap"], astray["best_f1"], astray["best_threshold"]) == (0.0, 0.0, None)
 
 
 def test_processes_can_pass_it_on(capsys):
     _, pairs = generated(2, num_images=3)
-    metric = judge(pairs, 4, masks=True)
+    metric = compute_metric(pairs, 4, masks=True)
     fresh = ForkingPickler.loads(ForkingPickler.dumps(metric))
     figures = metric.compute()
     again = ForkingPickler.loads(ForkingPickler.dumps(metric))
@@ -419,7 +419,7 @@ def test_processes_can_pass_it_on(capsys):
 
 
 def test_what_is_refused():
-    metric = judge([], 2)
+    metric = compute_metric([], 2)
     with pytest.raises(ShapeError, match=r"found and truth.*1 and 0"):
         metric.update([detections([], [])], [])
     found = detections([[0, 0, 1, 1]], [0.5], [2], path="a.png")
@@ -430,7 +430,7 @@ def test_what_is_refused():
     with pytest.raises(ConfigError, match=r'kind .*"box"'):
         metric.curves("mask")
     with pytest.raises(DataError, match=r"found .*masks.*a\.png"):
-        judge([(found, objects([]))], 3, masks=True)
+        compute_metric([(found, objects([]))], 3, masks=True)
     assert metric.num_images == 0
 
 

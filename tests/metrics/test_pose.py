@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from muntin.data.skeletons import COCO_PERSON
-from muntin.metrics.pose_metric import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.ops.keypoints import guess_area, similarity, suppress_poses
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
@@ -45,7 +45,7 @@ def truth(keypoints, boxes, *, areas=None, crowd=None, path="1.png", row=-1):
         areas=np.zeros(count) if areas is None else np.array(areas, np.float64),
         keypoints=keypoints.reshape(count, -1, 3) if count else keypoints,
     )
-    return Subject(path=path, size=(200, 200), objects=objects, row=row)
+    return PoseInstance(path=path, size=(200, 200), objects=objects, row=row)
 
 
 def through_files(folder, subjects, answers):
@@ -73,11 +73,11 @@ def through_files(folder, subjects, answers):
     (folder / "found.json").write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()):
         there = COCO(folder / "truth.json")
-        judge = COCOeval(there, there.loadRes(str(folder / "found.json")), "keypoints")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats
+        evaluation = COCOeval(there, there.loadRes(str(folder / "found.json")), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
 
 
 @pytest.mark.parity
@@ -119,7 +119,7 @@ def test_distances_by_hand():
     there = truth([[10, 10, 2], [50, 50, 0], [20, 20, 1], [60, 60, 2]], [[0, 0, 30, 40]] * 2)
     metric = PoseMetric(TWO)
     for row, found in ((0, [[10, 13, 1], [0, 0, 1]]), (1, [[20, 20, 1], [100, 60, 1]])):
-        subject = Subject(path="1.png", size=(200, 200), objects=there.objects, row=row)
+        subject = PoseInstance(path="1.png", size=(200, 200), objects=there.objects, row=row)
         metric.update([poses(found, [1.0])], [subject])
     figures = metric.compute()
     assert figures["mean_pixel_error"] == pytest.approx((3 + 0 + 40) / 3)
@@ -160,7 +160,7 @@ def test_unsure_poses_count_in_average_precision_alone():
         [0.5, 0.4, 0.3],
     )
     found = dataclasses.replace(found, box_scores=np.array([0.9, 0.6, 0.5]))
-    told, every = PoseMetric(TWO, least=0.7), PoseMetric(TWO)
+    told, every = PoseMetric(TWO, score_threshold=0.7), PoseMetric(TWO)
     for metric in (told, every):
         metric.update([found], [there])
     figures, others = told.compute(), every.compute()

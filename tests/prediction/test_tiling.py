@@ -11,7 +11,13 @@ import pytest
 
 from muntin.errors import ConfigError
 from muntin.heads.select_config import SelectConfig
-from muntin.prediction.tiling import Window, cut_windows, merge_views, mirror_back, place_in
+from muntin.prediction.tiling import (
+    Region,
+    cut_tiles,
+    merge_views,
+    shift_detections,
+    unflip_detections,
+)
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask
 
@@ -40,7 +46,7 @@ def fill(box, size):
 @pytest.mark.parametrize("tile", [(64, 64), (100, 300), (512, 512)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 def test_tiles_cover_the_image(size, tile, overlap):
-    windows = cut_windows(size, tile, overlap=overlap)
+    windows = cut_tiles(size, tile, overlap=overlap)
     seen = np.zeros(size, bool)
     for window in windows:
         assert window.top >= 0
@@ -57,41 +63,41 @@ def test_tiles_cover_the_image(size, tile, overlap):
 
 
 def test_a_image_smaller_than_a_tile_is_one():
-    assert cut_windows((40, 50), (100, 100)) == [Window(0, 0, 40, 50)]
-    assert cut_windows((100, 100), (100, 100)) == [Window(0, 0, 100, 100)]
+    assert cut_tiles((40, 50), (100, 100)) == [Region(0, 0, 40, 50)]
+    assert cut_tiles((100, 100), (100, 100)) == [Region(0, 0, 100, 100)]
     with pytest.raises(ConfigError, match=r"tile.*32.*16"):
-        cut_windows((100, 100), (16, 16))
+        cut_tiles((100, 100), (16, 16))
     with pytest.raises(ConfigError, match=r"overlap.*0\.95"):
-        cut_windows((100, 100), (64, 64), overlap=0.95)
+        cut_tiles((100, 100), (64, 64), overlap=0.95)
 
 
 def test_windows_cut_what_they_say():
     pixels = np.arange(20 * 30 * 3, dtype=np.uint32).reshape(20, 30, 3).astype(np.uint8)
-    assert (Window(3, 5, 7, 9).cut(pixels) == pixels[3:10, 5:14]).all()
+    assert (Region(3, 5, 7, 9).cut(pixels) == pixels[3:10, 5:14]).all()
 
 
 def test_placing():
     part = found([[1, 2, 11, 12]], size=(50, 60), masks=True)
-    placed = place_in(part, Window(30, 40, 50, 60), (200, 300))
+    placed = shift_detections(part, Region(30, 40, 50, 60), (200, 300))
     assert placed.size == (200, 300)
     assert placed.boxes.tolist() == [[41, 32, 51, 42]]
     assert placed.masks == part.masks, "moved when it is known which are told"
-    (merged,) = merge_views([placed], [Window(30, 40, 50, 60)], SELECT, 100).masks
+    (merged,) = merge_views([placed], [Region(30, 40, 50, 60)], SELECT, 100).masks
     assert merged == fill([41, 32, 51, 42], (200, 300))
 
 
 def test_mirroring_twice_is_the_same():
     one = found([[1, 2, 11, 12], [250.5, 0, 300, 7.25]], masks=True)
-    other = mirror_back(one)
+    other = unflip_detections(one)
     assert other.boxes.tolist() == [[289, 2, 299, 12], [0, 0, 49.5, 7.25]]
     assert decode_mask(other.masks[0])[2:12, 289:299].all()
-    again = mirror_back(other)
+    again = unflip_detections(other)
     np.testing.assert_allclose(again.boxes, one.boxes)
     assert again.masks == one.masks
 
 
-WHOLE = Window(0, 0, 200, 300)
-LEFT, RIGHT = Window(0, 0, 200, 160), Window(0, 140, 200, 160)
+WHOLE = Region(0, 0, 200, 300)
+LEFT, RIGHT = Region(0, 0, 200, 160), Region(0, 140, 200, 160)
 
 
 def test_what_two_views_see_is_told_once():

@@ -45,11 +45,11 @@ def loss_of(logits, labels, classes, *, smoothing=0.0, class_weights=None):
 
 
 def test_targets():
-    assert CLASSIFY.table(listing((2,), (0,)), ONE).tolist() == [2, 0]
-    several = CLASSIFY.table(listing((0, 2), (), multi_label=True), SEVERAL)
+    assert CLASSIFY.ground_truth(listing((2,), (0,)), ONE).tolist() == [2, 0]
+    several = CLASSIFY.ground_truth(listing((0, 2), (), multi_label=True), SEVERAL)
     assert several.tolist() == [[1, 0, 1], [0, 0, 0]]
     # Single-label data for a run that knows several an image.
-    assert CLASSIFY.table(listing((1,)), SEVERAL).tolist() == [[0, 1, 0]]
+    assert CLASSIFY.ground_truth(listing((1,)), SEVERAL).tolist() == [[0, 1, 0]]
 
 
 def test_losses():
@@ -71,8 +71,8 @@ def test_losses():
 
 def test_comparing_answers_is_the_loss_without_smoothing():
     logits, ids = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
-    views = [ImageMeta(path="", size=(2, 2), shown=(2, 2))] * 4
-    answers = CLASSIFY.answers(logits.bfloat16(), views, ONE)
+    metas = [ImageMeta(path="", size=(2, 2), input_size=(2, 2))] * 4
+    answers = CLASSIFY.answers(logits.bfloat16(), metas, ONE)
     assert answers.dtype == torch.float32
     losses = CLASSIFY.compare(answers, ids, ONE)
     assert losses.equal(F.cross_entropy(answers, ids, reduction="none"))
@@ -81,11 +81,11 @@ def test_comparing_answers_is_the_loss_without_smoothing():
 @pytest.mark.parametrize("classes", [ONE, SEVERAL])
 def test_decoding(classes):
     logits = torch.tensor([[0.0, 2.0, 1.0], [5.0, 5.0, -1.0]])
-    views = [
-        ImageMeta(path="x.png", size=(4, 6), shown=(16, 16)),
-        ImageMeta(path="", size=(2, 2), shown=(16, 16)),
+    metas = [
+        ImageMeta(path="x.png", size=(4, 6), input_size=(16, 16)),
+        ImageMeta(path="", size=(2, 2), input_size=(16, 16)),
     ]
-    results = CLASSIFY.decode(logits, views, classes)
+    results = CLASSIFY.decode(logits, metas, classes)
     assert results[0].class_names == ("b", "c", "a")
     assert results[1].class_names == ("a", "b", "c"), "a tie keeps the order of the classes"
     assert (results[0].path, results[0].size) == ("x.png", (4, 6))

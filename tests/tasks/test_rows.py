@@ -76,8 +76,8 @@ ROWS = {
 
 
 def decode(row, raw):
-    view = ImageMeta(path="a.png", size=SIZE, shown=SHOWN, box=row.box)
-    (result,) = row.task.decode(raw, [view], row.classes)
+    meta = ImageMeta(path="a.png", size=SIZE, input_size=SHOWN, box=row.box)
+    (result,) = row.task.decode(raw, [meta], row.classes)
     assert (result.path, result.size) == ("a.png", SIZE)
     return result
 
@@ -105,13 +105,13 @@ def truth_of(row, count=1):
         source="here", entries=(entry,), class_names=row.classes.names,
         skeleton=row.classes.skeleton,
     )  # fmt: skip
-    return row.task.table(listing, row.classes)[torch.tensor([0])]
+    return row.task.ground_truth(listing, row.classes)[torch.tensor([0])]
 
 
 def figures_of(row, raw, count=1):
     metric = row.task.metric(row.classes)
-    view = ImageMeta(path="a.png", size=SIZE, shown=SHOWN, box=row.box)
-    metric.update(row.task.answers(raw, [view], row.classes), truth_of(row, count))
+    meta = ImageMeta(path="a.png", size=SIZE, input_size=SHOWN, box=row.box)
+    metric.update(row.task.answers(raw, [meta], row.classes), truth_of(row, count))
     assert metric.num_images == 1
     return metric.compute()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_targets import to_box_targets
+from muntin.data.data_config import DataConfig
 from muntin.data.decoding import decode
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
 from muntin.data.label_files import read_mask

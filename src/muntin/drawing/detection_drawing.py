@@ -19,11 +19,11 @@ from PIL import Image, ImageDraw, ImageFont
 from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
-from muntin.drawing.panels import put_side_by_side
+from muntin.drawing.panels import join_panels
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
 
-__all__ = ["draw_detections", "draw_objects", "draw_pair"]
+__all__ = ["draw_detection_pair", "draw_detections", "draw_objects"]
 
 Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
 
@@ -77,7 +77,7 @@ def draw_objects(
     return _draw_panel(original, _truth_marks(objects, class_names), "annotated")
 
 
-def draw_pair(
+def draw_detection_pair(
     original: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
 ) -> Image.Image:
     """Draw what is annotated beside what was found.
@@ -97,7 +97,7 @@ def draw_pair(
         _draw_panel(original, marks, verb, largest=960, busiest=busiest)
         for marks, verb in zip(sides, ("annotated", "found"), strict=True)
     ]
-    return put_side_by_side(panels)
+    return join_panels(panels)
 
 
 def _found_marks(found: Detections) -> list[_Mark]:

@@ -22,7 +22,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(_PLACE), size)
 
 
-def clean_label(name: str, class_id: int, most: int = 24) -> str:
+def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
     """Bring the name of a class to one short line that the font can write; else its number.
 
     Example:
@@ -32,7 +32,7 @@ def clean_label(name: str, class_id: int, most: int = 24) -> str:
     line = " ".join(name.encode("utf-8", "replace").decode().split())
     if not has_glyphs(line):
         return f"class {class_id}"
-    return line if len(line) <= most else line[: most - 3] + "..."
+    return line if len(line) <= max_length else line[: max_length - 3] + "..."
 
 
 def has_glyphs(text: str) -> bool:

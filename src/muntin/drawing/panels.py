@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from muntin.drawing.colours import Colour
 from muntin.drawing.fonts import load_font
 
-__all__ = ["add_legend", "put_side_by_side"]
+__all__ = ["add_legend", "join_panels"]
 
 _INK: Colour = (34, 34, 34)
 _GAP = 8
@@ -19,7 +19,7 @@ _LINE = 22
 _MOST_LINES = 6
 
 
-def put_side_by_side(
+def join_panels(
     panels: Sequence[Image.Image], names: Sequence[str] = ("truth", "found")
 ) -> Image.Image:
     """Put panels beside one another, each under its name."""

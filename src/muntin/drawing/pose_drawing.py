@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label
-from muntin.drawing.panels import add_legend, put_side_by_side
+from muntin.drawing.panels import add_legend, join_panels
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Objects, Skeleton
 
-__all__ = ["draw_errors", "draw_pose_pair", "draw_poses", "poses_of"]
+__all__ = ["annotated_poses", "draw_errors", "draw_pose_pair", "draw_poses"]
 
 _LARGEST, _SMALLEST = 1280, 480  # pixels, of the longer side
 _HALO = (20, 20, 20)
@@ -28,7 +28,7 @@ def draw_poses(
     pixels: NDArray[np.uint8],
     found: Poses,
     *,
-    least: float = DEFAULT_SCORE_THRESHOLD,
+    min_score: float = DEFAULT_SCORE_THRESHOLD,
     largest: int = _LARGEST,
 ) -> Image.Image:
     """Draw keypoints that are sure enough; lines where both ends are.
@@ -36,7 +36,7 @@ def draw_poses(
     Args:
         pixels: (H, W, 3) uint8, or grey: the original that `found` speaks of.
         found: Best subject on top.
-        least: Score of a keypoint from which it is drawn.
+        min_score: Score of a keypoint from which it is drawn.
         largest: Pixels of the longer side of what is given.
 
     Returns:
@@ -52,7 +52,7 @@ def draw_poses(
     pen = ImageDraw.Draw(image)
     radius = max(3.0, max(image.size) / 100)
     for row in range(len(found) - 1, -1, -1):
-        _draw_subject(pen, found, row, scale, radius, least)
+        _draw_instance(pen, found, row, scale, radius, min_score)
     names = found.keypoint_names[:_MOST_NAMED]
     rows = [(colour_of(k), clean_label(name, k)) for k, name in enumerate(names)]
     return add_legend(image, rows, what="keypoints")
@@ -63,13 +63,13 @@ def draw_pose_pair(pixels: NDArray[np.uint8], truth: Poses, found: Poses) -> Ima
 
     Args:
         pixels: (H, W, 3) uint8, or grey: the original that both speak of.
-        truth: The annotation, left; as `poses_of` gives it.
+        truth: The annotation, left; as `annotated_poses` gives it.
         found: The answer, right.
     """
-    return put_side_by_side([draw_poses(pixels, poses, largest=960) for poses in (truth, found)])
+    return join_panels([draw_poses(pixels, poses, largest=960) for poses in (truth, found)])
 
 
-def poses_of(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses:
+def annotated_poses(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses:
     """Give annotated subjects in the form of an answer: visible keypoints score 1, others 0."""
     assert objects.keypoints is not None, "subjects have keypoints"
     chosen = list(rows)
@@ -127,11 +127,11 @@ def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str
     return figure
 
 
-def _draw_subject(
-    pen: ImageDraw.ImageDraw, found: Poses, row: int, scale: float, radius: float, least: float
+def _draw_instance(
+    pen: ImageDraw.ImageDraw, found: Poses, row: int, scale: float, radius: float, min_score: float
 ) -> None:
     points = (found.keypoints[row, :, :2] + 0.5) * scale
-    shown = (found.keypoints[row, :, 2] >= least) & np.isfinite(points).all(axis=1)
+    shown = (found.keypoints[row, :, 2] >= min_score) & np.isfinite(points).all(axis=1)
     if found.boxes is not None:
         left, top, right, bottom = (found.boxes[row] * scale).tolist()
         pen.rectangle((left, top, right, bottom), outline=(230, 230, 230), width=1)

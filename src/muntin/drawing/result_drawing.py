@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from muntin.drawing.detection_drawing import draw_detections
 from muntin.drawing.fonts import load_font
 from muntin.drawing.pose_drawing import draw_poses
-from muntin.drawing.semantic_drawing import draw_map
+from muntin.drawing.semantic_drawing import draw_semantic_map
 from muntin.results import Detections, Labels, Poses, SemanticMap
 
 __all__ = ["draw_result"]
@@ -73,7 +73,7 @@ def _(result: Detections, pixels: NDArray[np.uint8]) -> Image.Image:
 @_draw.register
 def _(result: SemanticMap, pixels: NDArray[np.uint8]) -> Image.Image:
     """The classes over the image; a legend below."""
-    return draw_map(pixels, result)
+    return draw_semantic_map(pixels, result)
 
 
 @_draw.register

@@ -12,18 +12,18 @@ from PIL import Image
 
 from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label
-from muntin.drawing.panels import add_legend, put_side_by_side
+from muntin.drawing.panels import add_legend, join_panels
 from muntin.results import SemanticMap
 from muntin.shapes import Int
 
-__all__ = ["draw_labels", "draw_map", "draw_maps_side_by_side"]
+__all__ = ["draw_labels", "draw_semantic_map", "draw_semantic_pair"]
 
 _LARGEST = 1280  # pixels, of the longer side
 _SMALLEST = 480
 _SHARE = 0.7  # of the colour in what is drawn
 
 
-def draw_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
+def draw_semantic_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
     """Draw what was said of every pixel.
 
     Args:
@@ -72,7 +72,7 @@ def draw_labels(
     return add_legend(image, _legend(counts, labels.size, class_names, palette))
 
 
-def draw_maps_side_by_side(
+def draw_semantic_pair(
     original: NDArray[np.uint8],
     truth: Int[np.ndarray, "H W"],
     found: SemanticMap,
@@ -88,7 +88,7 @@ def draw_maps_side_by_side(
         draw_labels(original, labels, found.class_names, found.colors, largest=960)
         for labels in (truth, found.labels)
     ]
-    return put_side_by_side(panels)
+    return join_panels(panels)
 
 
 def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muntin.drawing.fonts import load_font
 
-__all__ = ["Tile", "draw_sheet"]
+__all__ = ["Thumbnail", "draw_sheet"]
 
 INK = (34, 34, 34)
 GOOD = (0, 114, 178)
@@ -23,7 +23,7 @@ GAP = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tile:
+class Thumbnail:
     """One image of a sheet.
 
     Attributes:
@@ -38,7 +38,7 @@ class Tile:
 
 
 def draw_sheet(
-    tiles: Sequence[Tile], title: str = "", *, columns: int = 0, side: int = 150
+    tiles: Sequence[Thumbnail], title: str = "", *, columns: int = 0, side: int = 150
 ) -> Image.Image:
     """Lay images out in rows.
 

@@ -73,11 +73,11 @@ class Context:
 
     def inputs(self) -> InferenceBatch:
         """Build the input of the task's prediction step."""
-        view = ImageMeta(path=self.path, size=self.size, shown=self.shown_size)
+        meta = ImageMeta(path=self.path, size=self.size, input_size=self.shown_size)
         return InferenceBatch(
             network=self.network,
             images=pad_image(self.shown, self.pre),
-            views=[view],
+            metas=[meta],
             pre=self.pre,
             classes=self.classes,
             device=self.images.device,

@@ -303,7 +303,9 @@ def _prepare(
     # Top-down: the whole image counts as one instance; no detector runs here.
     batch = predictor.prepare(pixels, boxes=[whole] if model.task.top_down else None)
     (part,) = batch.parts
-    shown = part.images[0, :, : part.metas[0].shown[0], : part.metas[0].shown[1]].contiguous()
+    shown = part.images[
+        0, :, : part.metas[0].input_size[0], : part.metas[0].input_size[1]
+    ].contiguous()
     largest = (MAX_WINDOW * pre.img_size[0], MAX_WINDOW * pre.img_size[1])
     if pre.fit == "sliding_window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
         scale = shown.shape[1] / high

@@ -149,8 +149,8 @@ def _describe_limits(
 def _predict(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
     inputs = context.inputs()
     with torch.inference_mode():
-        raw = context.task.see(inputs)
-        return context.task.decode(raw, inputs.views, context.classes)[0]
+        raw = context.task.predict(inputs)
+        return context.task.decode(raw, inputs.metas, context.classes)[0]
 
 
 @singledispatch
@@ -245,7 +245,7 @@ def _draw_labels(
         panel.spines[:].set_linewidth(2.5)
         panel.spines[:].set_color("#cccccc" if share == 1 else "#CC79A7")
         for down, colour, labels in zip((0.09, 0.28), (FIRST, SECOND), pair, strict=True):
-            name = clean_label(labels.best, int(labels.class_ids[0]), most=20)
+            name = clean_label(labels.best, int(labels.class_ids[0]), max_length=20)
             figure.text(
                 (left + side / 2) / size[0], (bottom - down) / size[1],
                 f"{name} {labels.scores[0]:.2f}", ha="center", va="top", fontsize=9, color=colour,

@@ -39,73 +39,73 @@ _COSINE = (
 
 
 def show_neighbours(
-    context: Context, found: QueriedGallery | None
+    context: Context, gallery: QueriedGallery | None
 ) -> list[ExplanationFigure | MissingFigure]:
     """Show the images of a folder that are most similar to the explained one.
 
     Args:
         context: The image and the model.
-        found: Embeddings of the folder's other images; None for an exported file, which gives
+        gallery: Embeddings of the folder's other images; None for an exported file, which gives
             no embeddings.
 
     Returns:
         One figure, or the reason why it is missing.
     """
     title = "The most similar images"
-    if found is None:
+    if gallery is None:
         return [_missing(title)]
-    similarities = found.similarities
+    similarities = gallery.similarities
     nearest = np.argsort(-similarities, kind="stable")[:NUM_NEIGHBOURS]
     text = (
         f"Nearest neighbours by cosine similarity (1 = same direction) of the pooled feature "
-        f"vector, which is the classifier's input: the top {len(nearest)} of {len(found)} images "
+        f"vector, which is the classifier's input: the top {len(nearest)} of {len(gallery)} images "
         f"of the folder. What they share is what the model encodes, which may be the object or "
         f"only its background."
     )
-    classes = [_name(found, int(place)) for place in nearest]
+    classes = [_name(gallery, int(place)) for place in nearest]
     return [
         ExplanationFigure(
             name="features-neighbours",
             section="features",
             title=title,
-            text=text + _describe_sampling(found),
-            figure=_draw_neighbours(context, found, nearest),
+            text=text + _describe_sampling(gallery),
+            figure=_draw_neighbours(context, gallery, nearest),
             formula=_COSINE,
             arrays={"similarities": similarities},
             facts={
                 "nearest": [
-                    {"path": found.paths[i], "similarity": float(similarities[i]), "class": name}
+                    {"path": gallery.paths[i], "similarity": float(similarities[i]), "class": name}
                     for i, name in zip(nearest.tolist(), classes, strict=True)
                 ],
-                "num_images": len(found),
+                "num_images": len(gallery),
             },
         )
     ]
 
 
 def show_embeddings(
-    context: Context, found: QueriedGallery | None
+    context: Context, gallery: QueriedGallery | None
 ) -> list[ExplanationFigure | MissingFigure]:
     """Show a 2D map of the embeddings of a folder.
 
     Args:
         context: The image, which is marked, and the model.
-        found: Embeddings of the folder's other images; None for an exported file, which gives
+        gallery: Embeddings of the folder's other images; None for an exported file, which gives
             no embeddings.
 
     Returns:
         The first two principal components and, with scikit-learn, t-SNE.
     """
     title = "Embedding map of the folder"
-    if found is None:
+    if gallery is None:
         return [_missing(title)]
-    if len(found) < 3:
+    if len(gallery) < 3:
         reason = (
             f"An embedding map requires at least 3 images besides the explained one, got "
-            f"{len(found)}. The nearest neighbours are still available."
+            f"{len(gallery)}. The nearest neighbours are still available."
         )
         return [MissingFigure(section="features", title=title, reason=reason)]
-    vectors = np.concatenate([found.vectors, found.query[None]])
+    vectors = np.concatenate([gallery.vectors, gallery.query[None]])
     flat, shares = project_by_pca(vectors)
     places = {"components": flat}
     rest: list[ExplanationFigure | MissingFigure] = []
@@ -133,13 +133,13 @@ def show_embeddings(
             name="features-folder",
             section="features",
             title=title,
-            text=text + _describe_sampling(found),
-            figure=_draw_maps(found, places, to_rgb(context.shown)),
+            text=text + _describe_sampling(gallery),
+            figure=_draw_maps(gallery, places, to_rgb(context.shown)),
             source="van der Maaten and Hinton 2008, t-SNE (JMLR 9), by scikit-learn",
-            arrays={**places, "class_ids": found.class_ids},
+            arrays={**places, "class_ids": gallery.class_ids},
             facts={
-                "paths": list(found.paths),
-                "class_names": list(found.class_names),
+                "paths": list(gallery.paths),
+                "class_names": list(gallery.class_names),
                 "explained": [round(float(share), 4) for share in shares],
             },
         ),
@@ -179,18 +179,20 @@ def _missing(title: str) -> MissingFigure:
     return MissingFigure(section="features", title=title, reason=reason)
 
 
-def _describe_sampling(found: QueriedGallery) -> str:
-    if found.num_total <= len(found):
+def _describe_sampling(gallery: QueriedGallery) -> str:
+    if gallery.num_total <= len(gallery):
         return ""
-    return f" Computed from {len(found)} of {found.num_total} images, sampled evenly."
+    return f" Computed from {len(gallery)} of {gallery.num_total} images, sampled evenly."
 
 
-def _name(found: QueriedGallery, place: int) -> str:
-    class_id = int(found.class_ids[place])
-    return found.class_names[class_id] if class_id >= 0 else ""
+def _name(gallery: QueriedGallery, place: int) -> str:
+    class_id = int(gallery.class_ids[place])
+    return gallery.class_names[class_id] if class_id >= 0 else ""
 
 
-def _draw_neighbours(context: Context, found: QueriedGallery, nearest: NDArray[np.int64]) -> Figure:
+def _draw_neighbours(
+    context: Context, gallery: QueriedGallery, nearest: NDArray[np.int64]
+) -> Figure:
     columns = (1 + len(nearest) + 1) // 2 if len(nearest) > 4 else 1 + len(nearest)
     rows = -(-(1 + len(nearest)) // columns)
     figure = Figure(figsize=(1.75 * columns, 2.15 * rows), layout="constrained", facecolor="white")
@@ -200,21 +202,21 @@ def _draw_neighbours(context: Context, found: QueriedGallery, nearest: NDArray[n
     axes[0].imshow(to_rgb(context.shown))
     axes[0].set_title("the image", fontsize=9, color=INK, fontweight="bold")
     for panel, place in zip(axes[1:], nearest.tolist(), strict=False):
-        panel.imshow(found.thumbnails[place])
-        name = _name(found, place) or Path(found.paths[place]).name
-        label = clean_label(name, int(found.class_ids[place]), most=18)
-        panel.set_title(f"{found.similarities[place]:.2f}  {label}", fontsize=9, color=INK)
+        panel.imshow(gallery.thumbnails[place])
+        name = _name(gallery, place) or Path(gallery.paths[place]).name
+        label = clean_label(name, int(gallery.class_ids[place]), max_length=18)
+        panel.set_title(f"{gallery.similarities[place]:.2f}  {label}", fontsize=9, color=INK)
     return figure
 
 
 def _draw_maps(
-    found: QueriedGallery, places: dict[str, NDArray[np.float64]], own: NDArray[np.uint8]
+    gallery: QueriedGallery, places: dict[str, NDArray[np.float64]], own: NDArray[np.uint8]
 ) -> Figure:
     titles = {"components": "principal components", "neighbours": "t-SNE"}
     figure = Figure(figsize=(4.4 * len(places) + 0.2, 4.9), layout="constrained", facecolor="white")
     axes = np.atleast_1d(figure.subplots(1, len(places)))
     for panel, (kind, flat) in zip(axes, places.items(), strict=True):
-        _draw_dots(panel, found, flat)
+        _draw_dots(panel, gallery, flat)
         panel.set_title(titles[kind], fontsize=10, color=INK)
         panel.set_xticks([])
         panel.set_yticks([])
@@ -228,28 +230,28 @@ def _draw_maps(
     return figure
 
 
-def _draw_dots(axes: Axes, found: QueriedGallery, flat: NDArray[np.float64]) -> None:
+def _draw_dots(axes: Axes, gallery: QueriedGallery, flat: NDArray[np.float64]) -> None:
     dots = flat[:-1]
-    counts = np.bincount(found.class_ids[found.class_ids >= 0], minlength=1)
+    counts = np.bincount(gallery.class_ids[gallery.class_ids >= 0], minlength=1)
     named = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     named = np.sort(named[counts[named] > 0])
-    others = ~np.isin(found.class_ids, named)
+    others = ~np.isin(gallery.class_ids, named)
     for number, class_id in enumerate(named.tolist()):
-        here = found.class_ids == class_id
+        here = gallery.class_ids == class_id
         axes.scatter(
             dots[here, 0], dots[here, 1], s=26,
             color=_colour(number), marker=MARKS[number % len(MARKS)],
             linewidths=0.4, edgecolors="white",
-            label=clean_label(found.class_names[class_id], class_id),
+            label=clean_label(gallery.class_names[class_id], class_id),
         )  # fmt: skip
     if others.any():
         label = "other classes" if len(named) else "images of the folder"
         axes.scatter(dots[others, 0], dots[others, 1], s=20, color=GREY, linewidths=0, label=label)
     ranks = {class_id: number for number, class_id in enumerate(named.tolist())}
     for place in _non_overlapping(flat, MAX_THUMBNAILS):
-        rank = ranks.get(int(found.class_ids[place]))
+        rank = ranks.get(int(gallery.class_ids[place]))
         edge = GREY if rank is None else _colour(rank)
-        _draw_thumbnail(axes, found.thumbnails[place], dots[place], edge)
+        _draw_thumbnail(axes, gallery.thumbnails[place], dots[place], edge)
     axes.scatter(
         flat[-1, 0], flat[-1, 1], s=230,
         marker="*", color="black", edgecolors="white", linewidths=1.2, zorder=9,

@@ -92,4 +92,4 @@ def predict(context: Context) -> Any:  # noqa: ANN401 (one of muntin.results)
     """Predict the image of a context: a result of `muntin.results`."""
     inputs = context.inputs()
     with torch.no_grad():
-        return context.task.decode(context.task.see(inputs), inputs.views, context.classes)[0]
+        return context.task.decode(context.task.predict(inputs), inputs.metas, context.classes)[0]

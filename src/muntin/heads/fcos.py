@@ -29,7 +29,7 @@ from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector
 from muntin.heads.head import HeadConfig
 from muntin.heads.necks import NeckConfig, build_neck
-from muntin.heads.proposals import IGNORED, clip_to
+from muntin.heads.proposals import IGNORED, clip_boxes
 from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import covered_share, grid_points
@@ -142,7 +142,7 @@ class FCOS(Detector):
         """Give boxes and scores of the best cells of each level, equally many in each image."""
         parts, values = [], []
         for level, stride in zip(levels, self.strides, strict=True):
-            logits, distances, centredness = self._look(level)
+            logits, distances, centredness = self._predict(level)
             scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()  # B, n, K
             points = self._points(level, stride)
             boxes = _boxes_at(points, distances * stride)
@@ -150,9 +150,9 @@ class FCOS(Detector):
             places = best.topk(min(self.config.top, best.shape[1]), dim=1).indices[..., None]
             parts.append(boxes.gather(1, places.expand(-1, -1, 4)))
             values.append(scores.gather(1, places.expand(-1, -1, scores.shape[2])))
-        return clip_to(torch.cat(parts, 1), sizes)[:, :, None], torch.cat(values, 1)
+        return clip_boxes(torch.cat(parts, 1), sizes)[:, :, None], torch.cat(values, 1)
 
-    def _look(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, n, K), edge distances in strides (B, n, 4), centredness (B, n, 1)."""
         said = self.classes(self.class_convs(level))
         maps = self.box_convs(level)
@@ -171,7 +171,7 @@ class FCOS(Detector):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Give the losses of each image: what is there, its box, and how near the middle."""
         levels = self.read_levels(features)
-        looks = [self._look(level) for level in levels]
+        looks = [self._predict(level) for level in levels]
         logits, distances, centredness = (torch.cat(p, 1) for p in zip(*looks, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]
         steps = torch.cat(
@@ -251,10 +251,10 @@ def assign_cells(
     if not len(target.boxes):
         return matched
     counts = [len(part) for part in points]
-    steps = _spread(strides, counts, places)
+    steps = _expand(strides, counts, places)
     last = len(strides) - 1
-    low = _spread([0.0 if i == 0 else s * reach / 2 for i, s in enumerate(strides)], counts, places)
-    high = _spread(
+    low = _expand([0.0 if i == 0 else s * reach / 2 for i, s in enumerate(strides)], counts, places)
+    high = _expand(
         [math.inf if i == last else s * reach for i, s in enumerate(strides)], counts, places
     )
     boxes = target.boxes
@@ -271,7 +271,7 @@ def assign_cells(
     return torch.where(least.isfinite(), owner, matched)
 
 
-def _spread(values: tuple[float, ...] | list[float], counts: list[int], like: Tensor) -> Tensor:
+def _expand(values: tuple[float, ...] | list[float], counts: list[int], like: Tensor) -> Tensor:
     """One value a level, repeated for each of its cells."""
     per_level = torch.tensor(values, dtype=like.dtype, device=like.device)
     return per_level.repeat_interleave(torch.tensor(counts, device=like.device))

@@ -21,7 +21,7 @@ from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypo
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.instances import Instances
-from muntin.heads.rcnn import RCNN, number_rows
+from muntin.heads.rcnn import RCNN, image_indices
 from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
 from muntin.targets import BoxTargets
 
@@ -47,7 +47,7 @@ class KeypointRCNN(RCNN):
         self.keypoint_predictor = KeypointRCNNPredictor(config.mask_dim, num_keypoints)
         self.num_keypoints = num_keypoints
 
-    def learn_more(
+    def extra_losses(
         self,
         levels: list[Tensor],
         boxes: list[Tensor],
@@ -100,7 +100,7 @@ class KeypointRCNN(RCNN):
     def _heatmaps(self, levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Logits of every cell of each box, Q, P, m, m."""
         side = 2 * self.config.roi_size
-        regions = self._read_rows(levels, torch.cat(boxes), number_rows(boxes), side)
+        regions = self._pool_rows(levels, torch.cat(boxes), image_indices(boxes), side)
         logits: Tensor = self.keypoint_predictor(self.keypoint_head(regions))
         return logits.float()
 

@@ -108,7 +108,7 @@ class FeaturePyramid(nn.Module):
         return levels + self.extra(levels[-1])
 
 
-class _Halve(nn.Module):
+class _MaxPool(nn.Module):
     """The largest value of each square of two by two cells."""
 
     def forward(self, level: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class SimplePyramid(nn.Module):
             nn.Sequential(twice, ChannelNorm(dim // 2, eps=1e-6), nn.GELU(), again),
             nn.Sequential(Upsample(dim, dim // 2)),
             nn.Identity(),
-            _Halve(),
+            _MaxPool(),
         ]
         self.scaling = nn.ModuleList(scaling[first:])
         widths = (dim // 4, dim // 2, dim, dim)[first:]

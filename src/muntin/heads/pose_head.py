@@ -108,10 +108,10 @@ class PoseHead(Head):
 
     def forward(self, features: Features) -> Float[Tensor, "B P h w"]:
         """Give heatmaps; a sure keypoint is 1 at its peak."""
-        found = self._look(features)
-        return self._spread(found) if self.config.loss == "entropy" else found
+        found = self._logits(features)
+        return self._normalise_heatmaps(found) if self.config.loss == "entropy" else found
 
-    def _look(self, features: Features) -> Float[Tensor, "B P h w"]:
+    def _logits(self, features: Features) -> Float[Tensor, "B P h w"]:
         """Heatmaps, or the logits of their cells where the loss is "entropy"."""
         maps = features.maps
         if self.config.decoder == "light":
@@ -136,7 +136,7 @@ class PoseHead(Head):
             The mean over the heatmaps of an instance; an unknown keypoint adds nothing.
         """
         config = self.config
-        found = self._look(features)
+        found = self._logits(features)
         size = (found.shape[2], found.shape[3])
         cells = to_cells(points, features.image_size, size, coding=config.coding)
         wanted, useful = draw_heatmaps(
@@ -150,7 +150,7 @@ class PoseHead(Head):
             errors = (found.float() - wanted).square().mean(dim=(2, 3))
         return {"heatmaps": (errors * useful).mean(dim=1)}
 
-    def _spread(self, logits: Tensor) -> Float[Tensor, "B P h w"]:
+    def _normalise_heatmaps(self, logits: Tensor) -> Float[Tensor, "B P h w"]:
         """Make each map a distribution, so high that the Gaussian that is wanted has height 1."""
         shares = logits.float().flatten(2).softmax(dim=2).view(logits.shape)
         return shares * (2 * math.pi * self.config.sigma**2)

@@ -24,7 +24,7 @@ from muntin.ops.boxes import covered_share, make_anchors, suppress_groups
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
-__all__ = ["ProposalHead", "clip_to", "compare_offsets", "match_objects", "sample_balanced"]
+__all__ = ["ProposalHead", "clip_boxes", "match_objects", "offset_loss", "sample_balanced"]
 
 IGNORED = 0.5
 """Boxes that lie this far inside a crowd are not learnt from."""
@@ -69,11 +69,11 @@ class ProposalHead(nn.Module):
             boxes and not filling; the anchors of each level; and score (B, N) and offsets
             (B, N, 4) of all anchors.
         """
-        anchors, scores, offsets = self._look(levels)
+        anchors, scores, offsets = self._predict(levels)
         boxes, valid = self._choose(anchors, scores, offsets, sizes)
         return boxes, valid, anchors, torch.cat(scores, 1), torch.cat(offsets, 1)
 
-    def _look(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _predict(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         anchors, scores, offsets = [], [], []
         finest = levels[0].shape[2] * self.strides[0], levels[0].shape[3] * self.strides[0]
         for level, stride in zip(levels, self.strides, strict=True):
@@ -121,7 +121,7 @@ class ProposalHead(nn.Module):
             parts.append(moved.reshape(score.shape[0], -1, 4))
             values.append(best.sigmoid())
             numbers.append(torch.full_like(places, number))
-        boxes = clip_to(torch.cat(parts, 1), sizes)  # B, N, 4
+        boxes = clip_boxes(torch.cat(parts, 1), sizes)  # B, N, 4
         value, level = torch.cat(values, 1), torch.cat(numbers, 1)
         count = boxes.shape[1]
         sides = boxes[..., 2:] - boxes[..., :2]
@@ -161,12 +161,12 @@ class ProposalHead(nn.Module):
                 / max(len(chosen), 1)
             )
             aims = self._coder.encode_single(target.boxes[matched[positive]], places[positive])
-            loss = compare_offsets(offset[positive], aims, self.config.box_loss)
+            loss = offset_loss(offset[positive], aims, self.config.box_loss)
             boxes.append(loss / max(len(chosen), 1))
         return {"objectness": torch.stack(objectness), "proposals": torch.stack(boxes)}
 
 
-def compare_offsets(said: Tensor, wanted: Tensor, kind: str) -> Tensor:
+def offset_loss(said: Tensor, wanted: Tensor, kind: str) -> Tensor:
     """Sum of the differences of box offsets: absolute, or squared where they are below 1/9."""
     if kind == "smooth_l1":
         return F.smooth_l1_loss(said, wanted, beta=1 / 9, reduction="sum")
@@ -215,7 +215,7 @@ def sample_balanced(
     return torch.where(positive[0])[0], torch.where(negative[0])[0]
 
 
-def clip_to(boxes: Float[Tensor, "B N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
+def clip_boxes(boxes: Float[Tensor, "B N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
     """Cut boxes off at the edges of their images, (height, width) each."""
     limits = sizes.flip(1).to(boxes).repeat(1, 2)[:, None]  # B, 1, 4: width, height, width, height
     return torch.minimum(boxes.clamp(min=0), limits)

@@ -28,20 +28,20 @@ from muntin.heads.instances import Instances
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
-    clip_to,
-    compare_offsets,
+    clip_boxes,
     match_objects,
+    offset_loss,
     sample_balanced,
 )
 from muntin.heads.rcnn_config import RCNNConfig
-from muntin.heads.roi_heads import BoxHead, MaskHead, read_regions
+from muntin.heads.roi_heads import BoxHead, MaskHead, pool_regions
 from muntin.heads.select_config import SelectConfig
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
-__all__ = ["RCNN", "number_rows"]
+__all__ = ["RCNN", "image_indices"]
 
-MASKS_AT_ONCE = 256
+MASK_CHUNK = 256
 """Objects whose masks are drawn together: a tiled image may have a thousand in every tile."""
 
 
@@ -69,14 +69,14 @@ class RCNN(Detector):
         self.box_heads = nn.ModuleList(BoxHead(num_classes, config) for _ in range(stages))
         count = 0 if not masks else stages if config.mask_heads == "each" else 1
         self.mask_heads = nn.ModuleList(MaskHead(num_classes, config) for _ in range(count))
-        self.adopt(config)
+        self.set_config(config)
 
     @property
     def strides(self) -> tuple[float, ...]:
         """Of the levels, in pixels."""
         return self.rpn.strides
 
-    def adopt(self, config: RCNNConfig) -> None:
+    def set_config(self, config: RCNNConfig) -> None:
         """Go over to a config that differs only in fields that shape no parameter.
 
         Args:
@@ -98,7 +98,7 @@ class RCNN(Detector):
         """Add masks, equally many in each image."""
         if not self.mask_heads:
             return boxes, scores, class_ids
-        regions = self._read(levels, boxes, 2 * self.config.roi_size)
+        regions = self._pool(levels, boxes, 2 * self.config.roi_size)
         masks = self._masks(regions, class_ids.flatten())
         return boxes, scores, class_ids, masks.view(*scores.shape, *masks.shape[1:])
 
@@ -111,19 +111,19 @@ class RCNN(Detector):
         """
         boxes, valid, *_ = self.rpn(levels, sizes)
         if not torch.compiler.is_exporting():
-            most = int(valid.sum(dim=1).max())  # filling that no image needs is left out
-            boxes, valid = boxes[:, :most], valid[:, :most]
+            max_valid = int(valid.sum(dim=1).max())  # filling that no image needs is left out
+            boxes, valid = boxes[:, :max_valid], valid[:, :max_valid]
         batch, count = boxes.shape[:2]
         averages_scores = self.config.stage_average == "scores"
         total = boxes.new_zeros(batch, count, self.num_classes + 1)
         for number, head in enumerate(self.box_heads):
-            logits, offsets = head(self._read(levels, boxes, self.config.roi_size))
+            logits, offsets = head(self._pool(levels, boxes, self.config.roi_size))
             moved = self._coders[number].decode_single(
                 offsets.flatten(1), boxes.reshape(-1, 4)
             )  # Q, S, 4
             total = total + (logits.softmax(1) if averages_scores else logits).view_as(total)
             slots = offsets.shape[1]
-            moved = clip_to(moved.reshape(batch, count * slots, 4), sizes)
+            moved = clip_boxes(moved.reshape(batch, count * slots, 4), sizes)
             if number + 1 < len(self.box_heads):
                 boxes = _of_class(moved.view(batch * count, slots, 4), logits[:, :-1].argmax(1))
                 boxes = boxes.view(batch, count, 4)
@@ -131,14 +131,14 @@ class RCNN(Detector):
         scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
         return moved.view(batch, count, slots, 4), scores
 
-    def _read(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
+    def _pool(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
         batch, count = boxes.shape[:2]
         images = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
-        return self._read_rows(levels, boxes.reshape(-1, 4), images, side)
+        return self._pool_rows(levels, boxes.reshape(-1, 4), images, side)
 
-    def _read_rows(self, levels: list[Tensor], boxes: Tensor, images: Tensor, side: int) -> Tensor:
+    def _pool_rows(self, levels: list[Tensor], boxes: Tensor, images: Tensor, side: int) -> Tensor:
         strides = self.roi_strides
-        return read_regions(
+        return pool_regions(
             levels[: len(strides)], strides, boxes, images, side=side, config=self.config
         )
 
@@ -147,14 +147,14 @@ class RCNN(Detector):
         if not self.mask_heads:
             return found
         boxes = torch.cat([one.boxes for one in found])
-        images = number_rows([one.boxes for one in found])
+        images = image_indices([one.boxes for one in found])
         class_ids = torch.cat([one.class_ids for one in found])
         drawn = [
-            self._masks(self._read_rows(levels, rows, numbers, 2 * self.config.roi_size), ids)
+            self._masks(self._pool_rows(levels, rows, numbers, 2 * self.config.roi_size), ids)
             for rows, numbers, ids in zip(
-                boxes.split(MASKS_AT_ONCE),
-                images.split(MASKS_AT_ONCE),
-                class_ids.split(MASKS_AT_ONCE),
+                boxes.split(MASK_CHUNK),
+                images.split(MASK_CHUNK),
+                class_ids.split(MASK_CHUNK),
                 strict=True,
             )
         ]
@@ -175,10 +175,10 @@ class RCNN(Detector):
         losses = self.rpn.losses(anchors, scores, offsets, targets)
         proposals = [row[there] for row, there in zip(boxes, valid, strict=True)]
         for number in range(len(self.box_heads)):
-            proposals = self._learn_stage(number, levels, proposals, sizes, targets, losses)
+            proposals = self._stage_losses(number, levels, proposals, sizes, targets, losses)
         return losses
 
-    def _learn_stage(
+    def _stage_losses(
         self,
         number: int,
         levels: list[Tensor],
@@ -189,10 +189,12 @@ class RCNN(Detector):
     ) -> list[Tensor]:
         """Add the losses of a stage, and give its boxes to the next."""
         config, head = self.config, self.box_heads[number]
-        drawn = [self._draw(number, p, t) for p, t in zip(proposals, targets, strict=True)]
+        drawn = [
+            self._sample_regions(number, p, t) for p, t in zip(proposals, targets, strict=True)
+        ]
         boxes, matched = [row[0] for row in drawn], [row[1] for row in drawn]
-        images = number_rows(boxes)
-        logits, offsets = head(self._read_rows(levels, torch.cat(boxes), images, config.roi_size))
+        images = image_indices(boxes)
+        logits, offsets = head(self._pool_rows(levels, torch.cat(boxes), images, config.roi_size))
         counts = [len(row) for row in boxes]
         said = zip(logits.split(counts), offsets.split(counts), strict=True)
         rows, classes, moved = [], [], []
@@ -202,24 +204,24 @@ class RCNN(Detector):
             chosen = torch.where(wanted == self.num_classes, logit[:, :-1].argmax(1), wanted)
             offset = _of_class(offset, chosen)
             share = config.stage_weights[number] / max(len(box), 1)
-            rows.append(share * self._compare(number, offset[match >= 0], box[match >= 0], aims))
+            rows.append(share * self._box_loss(number, offset[match >= 0], box[match >= 0], aims))
             classes.append(share * F.cross_entropy(logit, wanted, reduction="sum"))
             moved.append(self._coders[number].decode_single(offset.detach(), box))
         _add(losses, "classes", classes)
         _add(losses, "boxes", [config.box_loss_weight * row for row in rows])
         last = number + 1 == len(self.box_heads)
         if self.mask_heads and (last or len(self.mask_heads) > 1):
-            masks = self._learn_masks(number, levels, boxes, matched, targets)
+            masks = self._mask_losses(number, levels, boxes, matched, targets)
             _add(losses, "masks", [config.stage_weights[number] * row for row in masks])
         if last:
-            for name, more in self.learn_more(levels, boxes, matched, targets).items():
+            for name, more in self.extra_losses(levels, boxes, matched, targets).items():
                 _add(losses, name, more)
         clipped = [
-            clip_to(row[None], size[None])[0] for row, size in zip(moved, sizes, strict=True)
+            clip_boxes(row[None], size[None])[0] for row, size in zip(moved, sizes, strict=True)
         ]
         return [row[((row[:, 2:] - row[:, :2]) > 0).all(dim=1)] for row in clipped]
 
-    def learn_more(
+    def extra_losses(
         self,
         levels: list[Tensor],
         boxes: list[Tensor],
@@ -230,7 +232,9 @@ class RCNN(Detector):
         return {}
 
     @torch.no_grad()
-    def _draw(self, number: int, proposals: Tensor, target: BoxTargets) -> tuple[Tensor, Tensor]:
+    def _sample_regions(
+        self, number: int, proposals: Tensor, target: BoxTargets
+    ) -> tuple[Tensor, Tensor]:
         """Regions of one image to learn from, and the object that each belongs to."""
         iou = self.config.stage_ious[number]
         boxes = torch.cat([proposals, target.boxes])
@@ -241,16 +245,16 @@ class RCNN(Detector):
         rows = torch.cat([positive, negative])
         return boxes[rows], matched[rows]
 
-    def _compare(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
+    def _box_loss(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
         """Box loss of one image's positive regions, summed."""
         coder = self._coders[number]
         if self.config.box_loss == "giou":
             said = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
             return generalized_box_iou_loss(said, aims, reduction="sum")
         wanted = coder.encode_single(aims, boxes)
-        return compare_offsets(offsets.reshape(-1, 4), wanted, self.config.box_loss)
+        return offset_loss(offsets.reshape(-1, 4), wanted, self.config.box_loss)
 
-    def _learn_masks(
+    def _mask_losses(
         self,
         number: int,
         levels: list[Tensor],
@@ -270,8 +274,8 @@ class RCNN(Detector):
             places.append(box[drawn])
             rows.append(match[drawn])
         class_ids = torch.cat([t.class_ids[row] for t, row in zip(targets, rows, strict=True)])
-        regions = self._read_rows(
-            levels, torch.cat(places), number_rows(places), 2 * self.config.roi_size
+        regions = self._pool_rows(
+            levels, torch.cat(places), image_indices(places), 2 * self.config.roi_size
         )
         logits = head(regions, class_ids).split([len(row) for row in rows])
         losses = []
@@ -284,7 +288,7 @@ class RCNN(Detector):
         return losses
 
 
-def number_rows(parts: list[Tensor]) -> Int[Tensor, " Q"]:
+def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
     """Give the number of the image that each row of all images belongs to."""
     return torch.cat(
         [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]

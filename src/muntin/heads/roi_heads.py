@@ -24,10 +24,10 @@ from muntin.nn.upsampling import Upsample
 from muntin.ops.boxes import assign_levels
 from muntin.shapes import Float, Int
 
-__all__ = ["BoxHead", "MaskHead", "read_regions"]
+__all__ = ["BoxHead", "MaskHead", "pool_regions"]
 
 
-def read_regions(
+def pool_regions(
     levels: list[Tensor],
     strides: tuple[float, ...],
     boxes: Float[Tensor, "Q 4"],

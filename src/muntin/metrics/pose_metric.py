@@ -24,7 +24,7 @@ from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size
 
-__all__ = ["PCK_AT", "PoseMetric", "Subject"]
+__all__ = ["PCK_AT", "PoseInstance", "PoseMetric"]
 
 PCK_AT = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Distances at which keypoints count as found, relative to the diagonal of the subject's box."""
@@ -38,7 +38,7 @@ _AREA_RULE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Subject:
+class PoseInstance:
     """What is true of an answer.
 
     Attributes:
@@ -74,14 +74,14 @@ class PoseMetric:
 
     Args:
         skeleton: Names and tolerances of the keypoints.
-        least: Score from which poses that had to be found are told (`Poses.above`).
+        score_threshold: Score from which poses that had to be found are told (`Poses.above`).
     """
 
-    def __init__(self, skeleton: Skeleton, *, least: float = 0.0) -> None:
+    def __init__(self, skeleton: Skeleton, *, score_threshold: float = 0.0) -> None:
         self.skeleton = skeleton
-        self.least = least
+        self.score_threshold = score_threshold
         self._found: dict[str, list[Poses]] = defaultdict(list)
-        self._truth: dict[str, Subject] = {}
+        self._truth: dict[str, PoseInstance] = {}
         self._pairs: list[tuple[NDArray[np.float64], NDArray[np.float64], float]] = []
         self._answers = 0
         self.owners: list[int] = []
@@ -106,7 +106,7 @@ class PoseMetric:
             rows[-1][there[:, 2] <= 0] = np.nan
         return np.stack(rows)
 
-    def update(self, answers: Sequence[Poses], truth: Sequence[Subject]) -> None:
+    def update(self, answers: Sequence[Poses], truth: Sequence[PoseInstance]) -> None:
         """Add answers and what is true of each."""
         for said, there in zip(answers, truth, strict=True):
             self._found[there.path].append(said)
@@ -116,7 +116,7 @@ class PoseMetric:
             if there.row >= 0:
                 pairs = {there.row: 0 if len(said) else -1}
             else:
-                said = said.above(self.least)
+                said = said.above(self.score_threshold)
                 pairs = self._match(said, there)
             for row, place in pairs.items():
                 points = objects.keypoints[row]
@@ -127,7 +127,7 @@ class PoseMetric:
                 self.owners.append(self._answers)
             self._answers += 1
 
-    def _match(self, said: Poses, there: Subject) -> dict[int, int]:
+    def _match(self, said: Poses, there: PoseInstance) -> dict[int, int]:
         """The pose that is most like each subject, best poses first; -1 where none is left."""
         points = there.objects.keypoints
         assert points is not None, "subjects have keypoints"
@@ -149,7 +149,7 @@ class PoseMetric:
                 pairs[best] = int(place)
         return pairs
 
-    def _area(self, there: Subject, row: int) -> float:
+    def _area(self, there: PoseInstance, row: int) -> float:
         objects = there.objects
         assert objects.keypoints is not None, "subjects have keypoints"
         if objects.areas[row] > 0:
@@ -189,7 +189,7 @@ class PoseMetric:
             "keypoint_names": list(self.skeleton.names),
             "num_subjects": len(self._pairs),
             "num_found": int(sum(np.isfinite(said).all() for said, _, _ in self._pairs)),
-            **({"threshold": self.least} if self.least else {}),
+            **({"threshold": self.score_threshold} if self.score_threshold else {}),
             "num_images": self.num_images,
         }
 
@@ -223,14 +223,17 @@ class PoseMetric:
                 "categories": [{"id": 1, "name": "subject"}], "info": {},
             }  # fmt: skip
             truth.createIndex()
-            judge = COCOeval(truth, truth.loadRes(results), "keypoints")
-            judge.params.kpt_oks_sigmas = np.array(self.skeleton.sigmas)
-            judge.params.maxDets = [_MOST]
-            judge.params.areaRng = [judge.params.areaRng[0]]
-            judge.params.areaRngLbl = ["all"]
-            judge.evaluate()
-            judge.accumulate()
-        precision, recall = judge.eval["precision"], judge.eval["recall"]  # T,R,1,1,1 and T,1,1,1
+            evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
+            evaluation.params.kpt_oks_sigmas = np.array(self.skeleton.sigmas)
+            evaluation.params.maxDets = [_MOST]
+            evaluation.params.areaRng = [evaluation.params.areaRng[0]]
+            evaluation.params.areaRngLbl = ["all"]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision, recall = (
+            evaluation.eval["precision"],
+            evaluation.eval["recall"],
+        )  # T,R,1,1,1 and T,1,1,1
         return {
             "oks_ap": float(precision[..., 0, 0].mean()),
             "oks_ap50": float(precision[0].mean()),
@@ -238,7 +241,7 @@ class PoseMetric:
             "oks_ar": float(recall.mean()),
         }
 
-    def _as_coco(self, there: Subject, image: int, before: int) -> list[dict[str, Any]]:
+    def _as_coco(self, there: PoseInstance, image: int, before: int) -> list[dict[str, Any]]:
         rows = []
         objects = there.objects
         assert objects.keypoints is not None, "subjects have keypoints"

@@ -18,7 +18,7 @@ from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.samples import Classes, Listing
-from muntin.scoring.evaluator import judge, run_network
+from muntin.scoring.evaluator import compute_figures, run_network
 from muntin.scoring.outputs import Outputs, Scored
 from muntin.shapes import Float
 from muntin.tasks.task import Task, TrainBatch
@@ -36,7 +36,7 @@ class SupervisedTask:
     Attributes:
         task: Row of the task.
         classes: What its head distinguishes.
-        labels: Row of `Task.table` for each entry of the training listing, on the device of the
+        labels: Row of `Task.ground_truth` for each entry of the training listing, on the device of the
             network; None where targets come with the images.
         class_weights: Factor on the loss of each class.
         label_smoothing: Share of the target spread over all classes.
@@ -137,7 +137,7 @@ class Supervised(Objective[dict[str, TrainBatch]]):
 
     def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
         """Compute the figures of the task's metric, and the mean loss where it has one."""
-        return judge(parts, self.first.task, self.first.classes, listing)
+        return compute_figures(parts, self.first.task, self.first.classes, listing)
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the task's main figure."""

@@ -101,7 +101,7 @@ class PreparedBatch:
 
 
 class RawPart(NamedTuple):
-    """Raw output of a network for a `Part`: what `muntin.tasks.Task.see` returned, and for what."""
+    """Raw output of a network for a `Part`: what `muntin.tasks.Task.predict` returned, and for what."""
 
     raw: Any
     metas: tuple[ImageMeta, ...]
@@ -155,8 +155,8 @@ def _stack(pixels: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]
 def fit_image(image: LoadedImage, pre: Preprocessing) -> Crop:
     """Resize an image, or a tile of one, as the preprocessing asks for."""
     pixels = fit(to_tensor(image.pixels, pre.in_chans), image.size, pre)
-    shown = (pixels.shape[1], pixels.shape[2])
-    return Crop(pixels, ImageMeta(path=image.path, size=image.size, shown=shown))
+    input_size = (pixels.shape[1], pixels.shape[2])
+    return Crop(pixels, ImageMeta(path=image.path, size=image.size, input_size=input_size))
 
 
 def whole_image(image: LoadedImage, pre: Preprocessing) -> CroppedImage:

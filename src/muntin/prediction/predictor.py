@@ -255,7 +255,7 @@ class Predictor:
             inputs = InferenceBatch(
                 network=self.network,
                 images=part.images,
-                views=part.metas,
+                metas=part.metas,
                 pre=self.preprocessing,
                 classes=self.classes,
                 device=self.device,
@@ -263,7 +263,7 @@ class Predictor:
                 tile=batch.tile,
                 scales=batch.scales,
             )
-            parts.append(RawPart(self.task.see(inputs), part.metas, part.places))
+            parts.append(RawPart(self.task.predict(inputs), part.metas, part.places))
         return RawBatch(parts=tuple(parts), merges=batch.merges)
 
     @torch.no_grad()
@@ -292,18 +292,20 @@ class Predictor:
                 crops.append(crop)
                 owners.append(pending[-1])
                 if len(crops) == self.batch_size:
-                    self._see(crops, owners, options)
+                    self._run_crops(crops, owners, options)
                     crops, owners, num_images = [], [], 0
             # Also after so many images: those without any instance fill no batch.
             if num_images >= self.batch_size and crops:
-                self._see(crops, owners, options)
+                self._run_crops(crops, owners, options)
                 crops, owners, num_images = [], [], 0
             yield from _merge_complete(pending)
         if crops:
-            self._see(crops, owners, options)
+            self._run_crops(crops, owners, options)
         yield from _merge_complete(pending)
 
-    def _see(self, crops: Sequence[Crop], owners: Sequence[_Pending], options: _Options) -> None:
+    def _run_crops(
+        self, crops: Sequence[Crop], owners: Sequence[_Pending], options: _Options
+    ) -> None:
         # Per thread, and never open across a yield: the caller's own code may compute gradients.
         with torch.inference_mode():
             found = self._decode_crops(self.run(self._batch(crops, (), options)))

@@ -23,7 +23,14 @@ from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, shift_mask
 from muntin.shapes import Size
 
-__all__ = ["Window", "crop_views", "cut_windows", "merge_views", "mirror_back", "place_in"]
+__all__ = [
+    "Region",
+    "crop_views",
+    "cut_tiles",
+    "merge_views",
+    "shift_detections",
+    "unflip_detections",
+]
 
 EDGE = 2.0
 """Pixels from the edge of a tile at which a box is taken for a piece of something larger."""
@@ -36,7 +43,7 @@ AS_SURE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Region:
     """A part of an image, in pixels."""
 
     top: int
@@ -69,21 +76,21 @@ def crop_views(
         tta: Whether each view is mirrored as well.
     """
     tiles = _choose_tiles(image.size, tile, pre)
-    windows = (Window(0, 0, *image.size), *tiles)
+    regions = (Region(0, 0, *image.size), *tiles)
     merge = partial(
         _merge,
-        windows=windows,
+        regions=regions,
         size=image.size,
         select=select,
         # An image of many tiles may hold as many objects in each of them.
         limit=select.max_detections * max(1, len(tiles)),
     )
-    return CroppedImage(len(windows) * (2 if tta else 1), _cut(image, windows, pre, tta), merge)
+    return CroppedImage(len(regions) * (2 if tta else 1), _cut(image, regions, pre, tta), merge)
 
 
 def _choose_tiles(
     size: Size, tile: int | Literal["auto"] | None, pre: Preprocessing
-) -> list[Window]:
+) -> list[Region]:
     """Tiles of an image; none where one tile would hold it."""
     if tile is None:
         return []
@@ -93,16 +100,16 @@ def _choose_tiles(
             return []
     else:
         side = (tile, tile)
-    windows = cut_windows(size, side)
-    return windows if len(windows) > 1 else []
+    regions = cut_tiles(size, side)
+    return regions if len(regions) > 1 else []
 
 
 def _cut(
-    image: LoadedImage, windows: Sequence[Window], pre: Preprocessing, tta: bool
+    image: LoadedImage, regions: Sequence[Region], pre: Preprocessing, tta: bool
 ) -> Iterator[Crop]:
     for mirrored in (False, True) if tta else (False,):
-        for window in windows:
-            pixels = window.cut(image.pixels)
+        for region in regions:
+            pixels = region.cut(image.pixels)
             # Mirrored before it is resized: a resized side is rounded, padding is at the right.
             pixels = pixels[:, ::-1] if mirrored else pixels
             yield fit_image(LoadedImage(image.path, pixels), pre)
@@ -111,19 +118,21 @@ def _cut(
 def _merge(
     found: Sequence[Detections],
     *,
-    windows: Sequence[Window],
+    regions: Sequence[Region],
     size: Size,
     select: SelectConfig,
     limit: int,
 ) -> Detections:
-    count = len(windows)
-    upright = [*found[:count], *(mirror_back(one) for one in found[count:])]
-    seen = [windows[place % count] for place in range(len(found))]
-    placed = [place_in(one, window, size) for one, window in zip(upright, seen, strict=True)]
+    count = len(regions)
+    upright = [*found[:count], *(unflip_detections(one) for one in found[count:])]
+    seen = [regions[place % count] for place in range(len(found))]
+    placed = [
+        shift_detections(one, region, size) for one, region in zip(upright, seen, strict=True)
+    ]
     return merge_views(placed, seen, select, limit)
 
 
-def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window]:
+def cut_tiles(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Region]:
     """Lay tiles over an image, evenly, so that neighbours overlap.
 
     Args:
@@ -138,7 +147,7 @@ def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window
         ConfigError: The tile is too small, or the overlap leaves no step.
 
     Example:
-        >>> [window.left for window in cut_windows((100, 250), (100, 100), overlap=0.25)]
+        >>> [region.left for region in cut_tiles((100, 250), (100, 100), overlap=0.25)]
         [0, 75, 150]
     """
     check_range("tile", min(tile), 32, 10**6)
@@ -151,19 +160,19 @@ def cut_windows(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Window
         count = 1 + -(-(whole - side) // step)
         starts.append([round(i * (whole - side) / max(count - 1, 1)) for i in range(count)])
         sides.append(side)
-    return [Window(top, left, *sides) for top in starts[0] for left in starts[1]]
+    return [Region(top, left, *sides) for top in starts[0] for left in starts[1]]
 
 
-def place_in(found: Detections, window: Window, size: Size) -> Detections:
+def shift_detections(found: Detections, region: Region, size: Size) -> Detections:
     """Bring boxes of a part of an image to the pixels of the image; masks stay as they are.
 
     Most of what tiles see is dropped when they are merged, so masks are moved after that.
     """
-    boxes = found.boxes + np.array([window.left, window.top] * 2)
+    boxes = found.boxes + np.array([region.left, region.top] * 2)
     return replace(found, size=size, boxes=boxes)
 
 
-def mirror_back(found: Detections) -> Detections:
+def unflip_detections(found: Detections) -> Detections:
     """Bring what was found in the mirror image to the pixels of the image."""
     width = found.size[1]
     boxes = found.boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1]) + np.array([width, 0, width, 0])
@@ -174,7 +183,7 @@ def mirror_back(found: Detections) -> Detections:
 
 
 def merge_views(
-    views: Sequence[Detections], windows: Sequence[Window], select: SelectConfig, most: int
+    views: Sequence[Detections], regions: Sequence[Region], select: SelectConfig, most: int
 ) -> Detections:
     """Make one result of several views of an image.
 
@@ -182,13 +191,13 @@ def merge_views(
     class that is about as sure holds most of it. What two views see is told once.
 
     Args:
-        views: What was found in each, as `place_in` gives it.
-        windows: The part of the image that each view shows.
+        views: What was found in each, as `shift_detections` gives it.
+        regions: The part of the image that each view shows.
         select: How boxes suppress each other.
         most: Boxes that are told.
     """
     every = _join(views)
-    pieces = np.concatenate([_are_pieces(v, w) for v, w in zip(views, windows, strict=True)])
+    pieces = np.concatenate([_are_pieces(v, w) for v, w in zip(views, regions, strict=True)])
     seen_in = np.repeat(np.arange(len(views)), [len(view) for view in views])
     # Before suppression, in which a piece may beat the whole that it is a piece of.
     wanted = np.flatnonzero(_are_wanted(every, pieces, select.class_agnostic))
@@ -206,18 +215,18 @@ def merge_views(
     )
     rows = kept.numpy()
     told = replace(every.select(rows), scores=scores.double().numpy())
-    return _place_masks(told, [windows[view] for view in seen_in[rows]])
+    return _place_masks(told, [regions[view] for view in seen_in[rows]])
 
 
-def _place_masks(found: Detections, windows: Sequence[Window]) -> Detections:
+def _place_masks(found: Detections, regions: Sequence[Region]) -> Detections:
     """Bring the masks of parts to the size of the image."""
     if found.masks is None:
         return found
     masks = tuple(
-        shift_mask(mask, size=found.size, top=window.top, left=window.left)
+        shift_mask(mask, size=found.size, top=region.top, left=region.left)
         if tuple(mask["size"]) != found.size
         else mask
-        for mask, window in zip(found.masks, windows, strict=True)
+        for mask, region in zip(found.masks, regions, strict=True)
     )
     return replace(found, masks=masks)
 
@@ -237,15 +246,15 @@ def _join(views: Sequence[Detections]) -> Detections:
     )
 
 
-def _are_pieces(found: Detections, window: Window) -> NDArray[np.bool_]:
-    """Which boxes end at an edge of the window that is no edge of the image."""
+def _are_pieces(found: Detections, region: Region) -> NDArray[np.bool_]:
+    """Which boxes end at an edge of the region that is no edge of the image."""
     height, width = found.size
     left, top, right, bottom = found.boxes.T
     ends = [
-        (left - window.left < EDGE) & (window.left > 0),
-        (top - window.top < EDGE) & (window.top > 0),
-        (window.left + window.width - right < EDGE) & (window.left + window.width < width),
-        (window.top + window.height - bottom < EDGE) & (window.top + window.height < height),
+        (left - region.left < EDGE) & (region.left > 0),
+        (top - region.top < EDGE) & (region.top > 0),
+        (region.left + region.width - right < EDGE) & (region.left + region.width < width),
+        (region.top + region.height - bottom < EDGE) & (region.top + region.height < height),
     ]
     return np.logical_or.reduce(ends)
 

@@ -128,7 +128,7 @@ def _cut(image: LoadedImage, boxes: Sequence[Edges | None], pre: Preprocessing) 
     for box in boxes:
         frame = crop_box(box or (0.0, 0.0, float(wide), float(high)), pre)
         region = crop_region(pixels, frame, pre)
-        meta = ImageMeta(path=image.path, size=image.size, shown=pre.img_size, box=box)
+        meta = ImageMeta(path=image.path, size=image.size, input_size=pre.img_size, box=box)
         yield Crop(warp_crop(region.pixels, region.move_frame(frame), pre), meta)
 
 

@@ -10,16 +10,16 @@ from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
     from muntin.scoring.evaluation import evaluate, pick_part
-    from muntin.scoring.evaluation_plots import draw_scored
-    from muntin.scoring.evaluator import judge, run_network, score
+    from muntin.scoring.evaluation_plots import draw_evaluation
+    from muntin.scoring.evaluator import compute_figures, run_network, score
     from muntin.scoring.outputs import Outputs, Scored
 
 __all__ = [
     "Outputs",
     "Scored",
-    "draw_scored",
+    "compute_figures",
+    "draw_evaluation",
     "evaluate",
-    "judge",
     "pick_part",
     "run_network",
     "score",
@@ -29,7 +29,8 @@ __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
         "evaluation": "evaluate pick_part",
-        "evaluator": "Outputs Scored judge run_network score",
-        "figures": "draw_scored",
+        "evaluator": "compute_figures run_network score",
+        "evaluation_plots": "draw_evaluation",
+        "outputs": "Outputs Scored",
     },
 )

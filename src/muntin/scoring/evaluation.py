@@ -17,7 +17,7 @@ from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
-from muntin.scoring.evaluation_plots import draw_scored
+from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import score
 from muntin.scoring.top_down_evaluation import score_detected
 from muntin.tasks.task import Task
@@ -120,7 +120,7 @@ def evaluate(
         scored = score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
-            draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
+            draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
     reading = change_reading(run.config.data_config, settings or {})
     listing = pick_part(run.task, data, run.classes, reading)
@@ -142,5 +142,5 @@ def evaluate(
         tta=tta,
     )
     if pictures:
-        draw_scored(scored, store, run.classes, run.folder / "pictures" / "eval")
+        draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures

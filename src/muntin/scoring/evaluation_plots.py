@@ -16,12 +16,12 @@ from torchvision.ops import box_iou
 from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
 from muntin.data.decoding import decode
-from muntin.drawing.detection_drawing import draw_pair
+from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
-from muntin.drawing.pose_drawing import draw_errors, draw_pose_pair, poses_of
+from muntin.drawing.pose_drawing import annotated_poses, draw_errors, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
-from muntin.drawing.semantic_drawing import draw_maps_side_by_side
-from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.drawing.semantic_drawing import draw_semantic_pair
+from muntin.drawing.sheets import Thumbnail, draw_sheet
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -29,10 +29,10 @@ from muntin.metrics.semantic_metric import SemanticMetric, count_pixels
 from muntin.samples import Classes
 from muntin.scoring.outputs import Scored
 
-__all__ = ["draw_scored"]
+__all__ = ["draw_evaluation"]
 
 
-def draw_scored(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
+def draw_evaluation(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
     """Draw what goes with the figures into a folder, by the kind of metric."""
     _draw(scored.metric, scored, store, classes, folder)
 
@@ -80,7 +80,7 @@ def _(
             "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
         shown = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
-        tiles.append(Tile(pixels=shown, lines=lines, good=False))
+        tiles.append(Thumbnail(pixels=shown, lines=lines, good=False))
     if tiles:
         sheet = draw_sheet(tiles, "Worst mistakes: the true class least likely first")
         save_image(sheet, folder / "worst_mistakes.png")
@@ -155,14 +155,16 @@ def _count_hits(said: NDArray[np.float64], there: NDArray[np.floating[Any]]) -> 
     return hits
 
 
-def _pair(scored: Scored, classes: Classes, row: int, quality: float, threshold: float) -> Tile:
+def _pair(
+    scored: Scored, classes: Classes, row: int, quality: float, threshold: float
+) -> Thumbnail:
     listing, outputs = scored.listing, scored.outputs
     path = listing.entries[int(outputs.indices[row])].path
     pixels = decode(read_bytes(listing.source, path), where=path)
     found = outputs.answers[row].above(threshold)
-    drawn = draw_pair(pixels, outputs.truth[row], found, classes.names)
+    drawn = draw_detection_pair(pixels, outputs.truth[row], found, classes.names)
     lines = (f"F1 {quality:.2f}", "/".join(Path(path).parts[-2:]))
-    return Tile(pixels=np.asarray(drawn), lines=lines)
+    return Thumbnail(pixels=np.asarray(drawn), lines=lines)
 
 
 @_draw.register
@@ -193,9 +195,9 @@ def _(
         for right, row in chosen:
             path = listing.entries[int(outputs.indices[row])].path
             pixels = decode(read_bytes(listing.source, path), where=path)
-            drawn = draw_maps_side_by_side(pixels, outputs.truth[row], outputs.answers[row])
+            drawn = draw_semantic_pair(pixels, outputs.truth[row], outputs.answers[row])
             lines = (f"{right:.1%} of the pixels right", "/".join(Path(path).parts[-3:]))
-            tiles.append(Tile(pixels=np.asarray(drawn), lines=lines))
+            tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
             tiles, f"{name.capitalize()} images: truth and answer", columns=2, side=560
         )
@@ -227,12 +229,14 @@ def _(
         for row in chosen:
             owner = metric.owners[row]
             truth, said = outputs.truth[owner], outputs.answers[owner]
-            said = said.above(metric.least)
+            said = said.above(metric.score_threshold)
             pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
             wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
-            drawn = draw_pose_pair(pixels, poses_of(truth.objects, wanted, metric.skeleton), said)
+            drawn = draw_pose_pair(
+                pixels, annotated_poses(truth.objects, wanted, metric.skeleton), said
+            )
             lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
-            tiles.append(Tile(pixels=np.asarray(drawn), lines=lines))
+            tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
             tiles, f"{name.capitalize()} subjects: truth and answer", columns=2, side=560
         )

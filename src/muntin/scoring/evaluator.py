@@ -21,7 +21,7 @@ from muntin.samples import Classes, Listing
 from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
 from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["judge", "run_network", "score"]
+__all__ = ["compute_figures", "run_network", "score"]
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def run_network(
     Returns:
         Everything on the CPU.
     """
-    table = task.table(listing, classes)
+    truth_rows = task.ground_truth(listing, classes)
     was_training = network.training
     predictor = Predictor(network, task, classes, pre, device=device)
     rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
@@ -63,7 +63,7 @@ def run_network(
                 raw = predictor.run(_prepared(part, listing, tta=tta))
             (found,) = raw.parts
             answers = task.answers(found.raw, found.metas, classes)
-            truth = part.full_labels or table[part.indices]
+            truth = part.full_labels or truth_rows[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
         network.train(was_training)
@@ -93,16 +93,18 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
         ImageMeta(
             path=listing.entries[index].path,
             size=tuple(original),
-            shown=tuple(shown),
+            input_size=tuple(input_size),
             box=listing.entries[index].box,
         )
-        for index, original, shown in rows
+        for index, original, input_size in rows
     )
     part = Part(images=batch.images, metas=metas, places=tuple(range(len(metas))))
     return PreparedBatch(parts=(part,), merges=(), tta=tta)
 
 
-def judge(parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing) -> Scored:
+def compute_figures(
+    parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing
+) -> Scored:
     """Compute the figures of outputs.
 
     Args:
@@ -158,4 +160,4 @@ def score(
         device=device or torch.device("cpu"),
         tta=tta,
     )
-    return judge([outputs], task, classes, store.listing)
+    return compute_figures([outputs], task, classes, store.listing)

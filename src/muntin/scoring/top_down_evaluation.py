@@ -12,7 +12,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.pose import list_pose
 from muntin.errors import ConfigError, DataError
-from muntin.metrics.pose_metric import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run
 from muntin.samples import skeleton_of
@@ -61,8 +61,8 @@ def score_detected(
     truth = []
     for entry in listing.entries:
         assert entry.objects is not None, "readers of keypoints give objects"
-        truth.append(Subject(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
-    metric = PoseMetric(skeleton_of(run.classes), least=find_threshold(finder).score)
+        truth.append(PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
+    metric = PoseMetric(skeleton_of(run.classes), score_threshold=find_threshold(finder).score)
     metric.update(answers, truth)
     outputs = Outputs(
         answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))

@@ -46,7 +46,7 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return build_classifier(backbone, len(classes.names))
 
 
-def _table(listing: Listing, classes: Classes) -> Tensor:
+def _ground_truth(listing: Listing, classes: Classes) -> Tensor:
     """Class numbers (N), or 0.0 and 1.0 for each class (N, K)."""
     if not classes.multi_label:
         return torch.tensor([entry.class_ids[0] for entry in listing.entries])
@@ -74,17 +74,17 @@ def _compare(logits: Float[Tensor, "B K"], targets: Tensor, classes: Classes) ->
     return class_losses(logits, targets, multi_label=classes.multi_label)
 
 
-def _see(inputs: InferenceBatch) -> Float[Tensor, "B K"]:
-    logits: Tensor = inputs.look(inputs.images)
-    return (logits + inputs.look(inputs.images.flip(-1))) / 2 if inputs.tta else logits
+def _predict(inputs: InferenceBatch) -> Float[Tensor, "B K"]:
+    logits: Tensor = inputs.forward(inputs.images)
+    return (logits + inputs.forward(inputs.images.flip(-1))) / 2 if inputs.tta else logits
 
 
-def _answers(logits: Float[Tensor, "B K"], views: Sequence[ImageMeta], classes: Classes) -> Tensor:
+def _answers(logits: Float[Tensor, "B K"], metas: Sequence[ImageMeta], classes: Classes) -> Tensor:
     return logits.float().cpu()
 
 
 def _decode(
-    logits: Float[Tensor, "B K"], views: Sequence[ImageMeta], classes: Classes
+    logits: Float[Tensor, "B K"], metas: Sequence[ImageMeta], classes: Classes
 ) -> list[Labels]:
     logits = logits.double().cpu()
     scores = logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
@@ -92,13 +92,13 @@ def _decode(
     scores, ids = scores[:, :MOST_NAMED], ids[:, :MOST_NAMED]
     return [
         Labels(
-            path=view.path,
-            size=view.size,
+            path=meta.path,
+            size=meta.size,
             class_ids=row_ids.numpy(),
             scores=row_scores.numpy(),
             class_names=tuple(classes.names[i] for i in row_ids.tolist()),
         )
-        for view, row_ids, row_scores in zip(views, ids, scores, strict=True)
+        for meta, row_ids, row_scores in zip(metas, ids, scores, strict=True)
     ]
 
 
@@ -116,14 +116,14 @@ CLASSIFY = Task(
     check_data=_check_data,
     classes=_classes,
     build_head=_build_head,
-    table=_table,
+    ground_truth=_ground_truth,
     losses=_losses,
-    see=_see,
+    predict=_predict,
     answers=_answers,
     decode=_decode,
     compare=_compare,
     metric=_metric,
-    counts=count_images,
+    class_counts=count_images,
     goals=("top1", "map", "macro_f1"),
     kind="classification",
     finish=("probabilities", _finish),

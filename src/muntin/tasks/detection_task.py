@@ -29,12 +29,12 @@ from muntin.run_lengths import encode_mask
 from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
 from muntin.targets import BoxTargets
-from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["DETECT", "INSTANCE"]
 
 
-class _Truth:
+class _GroundTruth:
     """Annotated objects by the place of their image."""
 
     def __init__(self, listing: Listing) -> None:
@@ -67,8 +67,8 @@ def _build_head(
     return build_detector(backbone, len(classes.names), config, masks=masks)
 
 
-def _table(listing: Listing, classes: Classes) -> _Truth:
-    return _Truth(listing)
+def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
+    return _GroundTruth(listing)
 
 
 def _losses(
@@ -79,34 +79,36 @@ def _losses(
     return losses
 
 
-def _see(inputs: InferenceBatch) -> Sequence[Instances]:
+def _predict(inputs: InferenceBatch) -> Sequence[Instances]:
     network: Any = inputs.network
-    found: Sequence[Instances] = network.decode(inputs.look(inputs.images, inputs.sizes))
+    found: Sequence[Instances] = network.decode(inputs.forward(inputs.images, inputs.sizes))
     return found
 
 
 def _decode(
-    raw: Sequence[Instances], views: Sequence[ImageMeta], classes: Classes
+    raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Classes
 ) -> list[Detections]:
-    return [_to_result(found, view, classes) for found, view in zip(raw, views, strict=True)]
+    return [_to_result(found, meta, classes) for found, meta in zip(raw, metas, strict=True)]
 
 
-def _to_result(found: Instances, view: ImageMeta, classes: Classes) -> Detections:
+def _to_result(found: Instances, meta: ImageMeta, classes: Classes) -> Detections:
     """Boxes and masks in pixels of the original."""
-    height, width = view.size
-    scale = found.boxes.new_tensor([width / view.shown[1], height / view.shown[0]] * 2).double()
+    height, width = meta.size
+    scale = found.boxes.new_tensor(
+        [width / meta.input_size[1], height / meta.input_size[0]] * 2
+    ).double()
     limits = found.boxes.new_tensor([width, height] * 2).double()
     boxes = (found.boxes.double() * scale).clamp(min=0).minimum(limits).cpu()
     masks: tuple[dict[str, Any], ...] | None = None
     if found.masks is not None:
         drawn = found.masks.cpu()
         masks = tuple(
-            _draw_mask(mask, box, view.size) for mask, box in zip(drawn, boxes, strict=True)
+            _draw_mask(mask, box, meta.size) for mask, box in zip(drawn, boxes, strict=True)
         )
     ids = found.class_ids.cpu().numpy().astype(np.int64)
     return Detections(
-        path=view.path,
-        size=view.size,
+        path=meta.path,
+        size=meta.size,
         boxes=boxes.numpy(),
         class_ids=ids,
         scores=found.scores.double().cpu().numpy(),
@@ -141,21 +143,21 @@ def _metric(classes: Classes, *, masks: bool) -> DetectionMetric:
     return DetectionMetric(classes.names, masks=masks)
 
 
-def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Task:
+def _task(name: str, *, masks: bool, dense: DenseTask, goals: tuple[str, ...]) -> Task:
     return Task(
         name=name,
         list_data=partial(_list_data, masks=masks),
         check_data=partial(_check_data, masks=masks),
         classes=_classes,
         build_head=partial(_build_head, masks=masks),
-        table=_table,
+        ground_truth=_ground_truth,
         losses=_losses,
-        see=_see,
+        predict=_predict,
         answers=_decode,
         decode=_decode,
         compare=_compare,
         metric=partial(_metric, masks=masks),
-        counts=count_images,
+        class_counts=count_images,
         goals=goals,
         kind="detection",
         dense=dense,
@@ -166,7 +168,7 @@ def _task(name: str, *, masks: bool, dense: Dense, goals: tuple[str, ...]) -> Ta
 DETECT = _task(
     "detect",
     masks=False,
-    dense=Dense(
+    dense=DenseTask(
         heads=DETECTORS,
         default_head={"small": "fcos_small", "large": "fcos"},
         example=_example,
@@ -178,7 +180,7 @@ DETECT = _task(
 INSTANCE = _task(
     "instance",
     masks=True,
-    dense=Dense(
+    dense=DenseTask(
         heads=MASK_DETECTORS,
         default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"},
         example=_example,

@@ -22,31 +22,33 @@ from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
 from muntin.heads.pose_head import POSE_HEADS, PoseConfig, PoseHead
-from muntin.metrics.pose_metric import PoseMetric, Subject
+from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
 from muntin.results import Poses
 from muntin.samples import Classes, DataSets, Listing, Skeleton, skeleton_of
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
-from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["POSE"]
 
 
-class _Truth:
+class _GroundTruth:
     """Subjects by the place of their entry."""
 
     def __init__(self, listing: Listing) -> None:
         self._entries = listing.entries
 
-    def __getitem__(self, places: Tensor) -> list[Subject]:
+    def __getitem__(self, places: Tensor) -> list[PoseInstance]:
         found = []
         for place in places.tolist():
             entry = self._entries[place]
             assert entry.objects is not None, "pose has subjects"
             found.append(
-                Subject(path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance)
+                PoseInstance(
+                    path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance
+                )
             )
         return found
 
@@ -73,8 +75,8 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return PoseHead(backbone, len(skeleton_of(classes).names), config)
 
 
-def _table(listing: Listing, classes: Classes) -> _Truth:
-    return _Truth(listing)
+def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
+    return _GroundTruth(listing)
 
 
 def _losses(
@@ -90,15 +92,15 @@ def _losses(
     return losses
 
 
-def _see(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
+def _predict(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     """(P, 3) x, y and height of the peak of each keypoint, in pixels of the originals."""
     head: Any = inputs.network.head
     coding = head.config.coding
     images = inputs.images
-    maps = inputs.look(images)
+    maps = inputs.forward(images)
     if inputs.tta:
         partners = _partners(skeleton_of(inputs.classes))
-        mirrored = inputs.look(images.flip(3))
+        mirrored = inputs.forward(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
     shown = (images.shape[2], images.shape[3])
@@ -107,10 +109,10 @@ def _see(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     points = to_pixels(peaks.points.double(), shown, size, coding=coding).cpu().numpy()
     scores = peaks.scores.double().cpu().numpy()
     found = []
-    for row, view in enumerate(inputs.views):
-        box = view.box or (0.0, 0.0, float(view.size[1]), float(view.size[0]))
+    for row, meta in enumerate(inputs.metas):
+        box = meta.box or (0.0, 0.0, float(meta.size[1]), float(meta.size[0]))
         back = crop_transform(crop_box(box, inputs.pre), inputs.pre).inverse
-        told = clip_points(back(points[row]), view.size)
+        told = clip_points(back(points[row]), meta.size)
         found.append(np.concatenate([told, scores[row][:, None]], axis=1))
     return found
 
@@ -135,20 +137,20 @@ def _partners(skeleton: Skeleton) -> tuple[int, ...]:
 
 
 def _decode(
-    raw: Sequence[NDArray[np.float64]], views: Sequence[ImageMeta], classes: Classes
+    raw: Sequence[NDArray[np.float64]], metas: Sequence[ImageMeta], classes: Classes
 ) -> list[Poses]:
     skeleton = skeleton_of(classes)
     return [
         Poses(
-            path=view.path,
-            size=view.size,
+            path=meta.path,
+            size=meta.size,
             keypoints=_cut(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
             edges=skeleton.edges,
-            boxes=None if view.box is None else np.array([view.box]),
+            boxes=None if meta.box is None else np.array([meta.box]),
         )
-        for points, view in zip(raw, views, strict=True)
+        for points, meta in zip(raw, metas, strict=True)
     ]
 
 
@@ -185,18 +187,18 @@ POSE = Task(
     check_data=_check_data,
     classes=_classes,
     build_head=_build_head,
-    table=_table,
+    ground_truth=_ground_truth,
     losses=_losses,
-    see=_see,
+    predict=_predict,
     answers=_decode,
     decode=_decode,
     compare=_compare,
     metric=_metric,
-    counts=count_images,
+    class_counts=count_images,
     goals=("oks_ap", "pck"),
     kind="keypoints",
     top_down=True,
-    dense=Dense(
+    dense=DenseTask(
         heads=POSE_HEADS,
         default_head={"small": "light_pose_small", "large": "light_pose"},
         example=_example,

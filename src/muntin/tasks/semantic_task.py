@@ -30,7 +30,7 @@ from muntin.results import SemanticMap
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
-from muntin.tasks.task import Dense, ImageMeta, InferenceBatch, Task, TrainBatch
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch
 
 __all__ = ["SEMANTIC"]
 
@@ -38,7 +38,7 @@ WIDER = 2
 """Windows of prediction have so many times the sides of those of training: less is seen twice."""
 
 
-class _Truth:
+class _GroundTruth:
     """The masks of a listing by the place of their image, read when they are asked for."""
 
     def __init__(self, listing: Listing) -> None:
@@ -71,8 +71,8 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return SemanticHead(backbone, len(classes.names), config)
 
 
-def _table(listing: Listing, classes: Classes) -> _Truth:
-    return _Truth(listing)
+def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
+    return _GroundTruth(listing)
 
 
 def _losses(
@@ -94,13 +94,13 @@ def _losses(
     return losses
 
 
-def _see(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
+def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
     """The class of each pixel of the originals."""
     maps = []
-    for image, view in zip(inputs.images, inputs.views, strict=True):
-        pixels = image[:, : view.shown[0], : view.shown[1]]
-        labels = np.empty(view.size, np.int16)
-        for top, scores in _strips(inputs, pixels, view.size):
+    for image, meta in zip(inputs.images, inputs.metas, strict=True):
+        pixels = image[:, : meta.input_size[0], : meta.input_size[1]]
+        labels = np.empty(meta.size, np.int16)
+        for top, scores in _strips(inputs, pixels, meta.size):
             found = scores.argmax(dim=0).to(torch.int16).cpu().numpy()
             labels[top : top + len(found)] = found
         maps.append(labels)
@@ -111,7 +111,7 @@ def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tupl
     """Scores of each class for some rows at a time."""
 
     def look(windows: Tensor) -> Tensor:
-        logits: Tensor = inputs.look(windows)
+        logits: Tensor = inputs.forward(windows)
         return logits
 
     window = inputs.canvas or (WIDER * inputs.pre.img_size[0], WIDER * inputs.pre.img_size[1])
@@ -153,14 +153,14 @@ def _finish(logits: Tensor, size: Size, head: object, classes: Classes) -> Tenso
 
 
 def _decode(
-    raw: Sequence[NDArray[np.int16]], views: Sequence[ImageMeta], classes: Classes
+    raw: Sequence[NDArray[np.int16]], metas: Sequence[ImageMeta], classes: Classes
 ) -> list[SemanticMap]:
     return [
         SemanticMap(
-            path=view.path, size=view.size, labels=labels, class_names=classes.names,
+            path=meta.path, size=meta.size, labels=labels, class_names=classes.names,
             colors=_colors(classes),
         )
-        for labels, view in zip(raw, views, strict=True)
+        for labels, meta in zip(raw, metas, strict=True)
     ]  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def _compare(answers: object, truth: object, classes: Classes) -> None:
     """Labels alone have no loss."""
 
 
-def _counts(listing: Listing) -> Tensor:
+def _class_counts(listing: Listing) -> Tensor:
     """Pixels of each class in up to 200 masks."""
     total = torch.zeros(listing.num_classes)
     for entry in listing.entries[:: max(1, len(listing) // 200)]:
@@ -198,20 +198,20 @@ SEMANTIC = Task(
     check_data=_check_data,
     classes=_classes,
     build_head=_build_head,
-    table=_table,
+    ground_truth=_ground_truth,
     losses=_losses,
-    see=_see,
+    predict=_predict,
     answers=_decode,
     decode=_decode,
     compare=_compare,
     metric=_metric,
     goals=("miou", "pixel_accuracy"),
     kind="segmentation",
-    dense=Dense(
+    dense=DenseTask(
         heads=MAP_HEADS,
         default_head={"small": "light_small", "large": "light"},
         example=_example,
     ),
-    counts=_counts,
+    class_counts=_class_counts,
     finish=("labels", _finish),
 )

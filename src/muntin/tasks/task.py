@@ -21,7 +21,15 @@ from muntin.samples import Classes, DataSets, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = ["Dense", "ImageMeta", "InferenceBatch", "Metric", "Task", "TrainBatch", "count_images"]
+__all__ = [
+    "DenseTask",
+    "ImageMeta",
+    "InferenceBatch",
+    "Metric",
+    "Task",
+    "TrainBatch",
+    "count_images",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,14 +39,14 @@ class ImageMeta:
     Attributes:
         path: The file; empty when it came as an array.
         size: (height, width) of the original in pixels.
-        shown: (height, width) at which the network saw it, without padding.
+        input_size: (height, width) at which the network saw it, without padding.
         box: Edges of the subject in pixels of the original, where one was cut out of it; None where
             the whole image was taken for one.
     """
 
     path: str
     size: Size
-    shown: Size
+    input_size: Size
     box: tuple[float, float, float, float] | None = None
 
 
@@ -49,7 +57,7 @@ class InferenceBatch:
     Attributes:
         network: In evaluation mode.
         images: As `Preprocessing` fits them; of several sizes, padded.
-        views: The image inside each.
+        metas: The image inside each.
         pre: How they are normalised.
         classes: What the network tells apart.
         device: Where the network is.
@@ -60,7 +68,7 @@ class InferenceBatch:
 
     network: nn.Module
     images: UInt8[Tensor, "B C H W"]
-    views: Sequence[ImageMeta]
+    metas: Sequence[ImageMeta]
     pre: Preprocessing
     classes: Classes
     device: torch.device
@@ -68,7 +76,7 @@ class InferenceBatch:
     tile: int | None = None
     scales: tuple[float, ...] = (1.0,)
 
-    def look(
+    def forward(
         self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Any:  # noqa: ANN401 (each head has its own)
         """Show images to the network, normalised unless it reads pixels.
@@ -91,7 +99,7 @@ class InferenceBatch:
     @property
     def sizes(self) -> Int[Tensor, "B 2"]:
         """(height, width) of the image inside each image."""
-        return torch.tensor([view.shown for view in self.views], device=self.device)
+        return torch.tensor([meta.input_size for meta in self.metas], device=self.device)
 
 
 class TrainBatch(NamedTuple):
@@ -100,7 +108,7 @@ class TrainBatch(NamedTuple):
     Attributes:
         images: Normalised and padded.
         sizes: (height, width) of the image inside each image.
-        labels: Rows of what `Task.table` gave, where the task has labels.
+        labels: Rows of what `Task.ground_truth` gave, where the task has labels.
         targets: What is known of each image otherwise: its objects, or the classes of its pixels.
         class_weights: Factor on the loss of each class.
         label_smoothing: Part of the target spread over all classes.
@@ -130,13 +138,13 @@ class Metric(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Dense:
+class DenseTask:
     """What tasks need that speak of places in the image.
 
     Attributes:
         heads: Their heads by name.
         default_head: Which of them suits a small network and a large one.
-        merges: Whether answers of several views of an image, tiles of it say, become one.
+        merges: Whether answers of several metas of an image, tiles of it say, become one.
         example: What the head's losses take beside the features of an image of a size (height,
             width), of the kind that takes most memory. Empty where the loss takes none to speak of.
     """
@@ -157,16 +165,16 @@ class Task:
         check_data: Reads every file and reports what is wrong.
         classes: What a listing asks for.
         build_head: Makes the head for a backbone, from its config where the task has several.
-        table: What is known of the images of a listing, by place: labels for the loss, or the
+        ground_truth: What is known of the images of a listing, by place: labels for the loss, or the
             truth for the metric.
         losses: From the head, the features and what is known of a batch to the loss of each image,
             by name.
-        see: Raw output of a network for images, in evaluation and prediction.
+        predict: Raw output of a network for images, in evaluation and prediction.
         answers: From raw output to what the metric takes.
         decode: From raw output to results.
         compare: Loss of each image from answers and truth; None where only training has one.
         metric: A fresh collector.
-        counts: How often each class is there in a listing.
+        class_counts: How often each class is there in a listing.
         goals: Figures by which the best epoch is chosen: the first one that the metric gives.
         kind: What is predicted.
         top_down: Whether keypoints are found in one instance at a time, cropped out of its image;
@@ -183,18 +191,18 @@ class Task:
     check_data: Callable[[Path | str, DataConfig], Report]
     classes: Callable[[Listing], Classes]
     build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
-    table: Callable[[Listing, Classes], Any]
+    ground_truth: Callable[[Listing, Classes], Any]
     losses: Callable[[Head, Features, TrainBatch, Classes], dict[str, Float[Tensor, " B"]]]
-    see: Callable[[InferenceBatch], Any]
+    predict: Callable[[InferenceBatch], Any]
     answers: Callable[[Any, Sequence[ImageMeta], Classes], Any]
     decode: Callable[[Any, Sequence[ImageMeta], Classes], list[Any]]
     compare: Callable[[Any, Any, Classes], Tensor | None]
     metric: Callable[[Classes], Metric]
-    counts: Callable[[Listing], Tensor]
+    class_counts: Callable[[Listing], Tensor]
     goals: tuple[str, ...]
     kind: TaskKind
     top_down: bool = False
-    dense: Dense | None = None
+    dense: DenseTask | None = None
     outputs: tuple[str, ...] = ("logits",)
     finish: tuple[str, Callable[[Tensor, Size, Any, Classes], Tensor]] | None = None
 

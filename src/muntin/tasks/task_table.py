@@ -11,14 +11,14 @@ from muntin.tasks.detection_task import DETECT, INSTANCE
 from muntin.tasks.pose_task import POSE
 from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
-from muntin.tasks.whole_image_pose_task import POSE_AT_ONCE
+from muntin.tasks.whole_image_pose_task import WHOLE_IMAGE_POSE
 
 __all__ = ["TASKS", "Task", "find_task", "task_of_head"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
 
 
-_OTHERWISE: dict[str, Task] = {"pose": POSE_AT_ONCE}
+_OTHERWISE: dict[str, Task] = {"pose": WHOLE_IMAGE_POSE}
 """Rows of tasks that are another matter with some heads."""
 
 

@@ -27,9 +27,9 @@ from muntin.samples import Classes, DataSets, skeleton_of
 from muntin.shapes import Size
 from muntin.tasks.detection_task import DETECT
 from muntin.tasks.pose_task import POSE
-from muntin.tasks.task import Dense, ImageMeta
+from muntin.tasks.task import DenseTask, ImageMeta
 
-__all__ = ["POSE_AT_ONCE"]
+__all__ = ["WHOLE_IMAGE_POSE"]
 
 
 def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
@@ -46,18 +46,18 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
 
 
-def _decode(raw: Sequence[Instances], views: Sequence[ImageMeta], classes: Classes) -> list[Poses]:
+def _decode(raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Classes) -> list[Poses]:
     skeleton = skeleton_of(classes)
     results = []
-    for found, view in zip(raw, views, strict=True):
-        scale = np.array([view.size[1] / view.shown[1], view.size[0] / view.shown[0]])
+    for found, meta in zip(raw, metas, strict=True):
+        scale = np.array([meta.size[1] / meta.input_size[1], meta.size[0] / meta.input_size[0]])
         assert found.points is not None, "a Keypoint R-CNN finds keypoints"
         points = found.points.double().cpu().numpy()
-        points[:, :, :2] = clip_points((points[:, :, :2] + 0.5) * scale - 0.5, view.size)
+        points[:, :, :2] = clip_points((points[:, :, :2] + 0.5) * scale - 0.5, meta.size)
         results.append(
             Poses(
-                path=view.path,
-                size=view.size,
+                path=meta.path,
+                size=meta.size,
                 keypoints=points,
                 scores=found.scores.double().cpu().numpy(),
                 keypoint_names=skeleton.names,
@@ -75,20 +75,20 @@ def _example(size: Size) -> dict[str, Any]:
 
 
 def _metric(classes: Classes) -> PoseMetric:
-    return PoseMetric(skeleton_of(classes), least=DEFAULT_SCORE_THRESHOLD)
+    return PoseMetric(skeleton_of(classes), score_threshold=DEFAULT_SCORE_THRESHOLD)
 
 
-POSE_AT_ONCE = replace(
+WHOLE_IMAGE_POSE = replace(
     POSE,
     list_data=_list_data,
     build_head=_build_head,
     losses=DETECT.losses,
-    see=DETECT.see,
+    predict=DETECT.predict,
     answers=_decode,
     decode=_decode,
     metric=_metric,
     top_down=False,
-    dense=Dense(
+    dense=DenseTask(
         heads=KEYPOINT_DETECTORS,
         default_head={"small": "keypoint_rcnn_small", "large": "keypoint_rcnn"},
         example=_example,

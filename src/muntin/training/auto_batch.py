@@ -41,7 +41,7 @@ def fit_batch_size(
         network: Network of a dense task; not changed.
         config: Its batch size is that of the recipe.
         img_size: (height, width) of the images in pixels.
-        example: As in `muntin.tasks.task.Dense`.
+        example: As in `muntin.tasks.task.DenseTask`.
         device: "cuda", "cpu" or "mps".
         notes: A line is appended if the batch changes.
         free: Free memory in bytes; -1 = query the device.
@@ -70,7 +70,7 @@ def saved_bytes(network: Network, img_size: Size, example: Callable[[Size], dict
     Args:
         network: Left unchanged, batch norm statistics included.
         img_size: (height, width) in pixels.
-        example: As in `muntin.tasks.task.Dense`.
+        example: As in `muntin.tasks.task.DenseTask`.
     """
     stride = 32
     high, wide = (-(-side // stride) * stride for side in img_size)

@@ -17,7 +17,7 @@ from muntin.drawing.detection_drawing import draw_objects
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels
-from muntin.drawing.sheets import Tile, draw_sheet
+from muntin.drawing.sheets import Thumbnail, draw_sheet
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
 from muntin.runs import Run
@@ -47,28 +47,32 @@ def draw_batch(run: Run, store: ImageCache) -> None:
 @singledispatch
 def _draw_tile(
     target: object, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
-) -> Tile:
+) -> Thumbnail:
     """Draw an image with its targets; in classification, with the names of its classes."""
     names = run.classes.names
-    return Tile(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
+    return Thumbnail(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
 
 
 @_draw_tile.register
-def _(target: LabelMap, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+def _(target: LabelMap, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Thumbnail:
     labels = target.labels.numpy()
-    return Tile(pixels=np.asarray(draw_labels(pixels, labels, run.classes.names)))
+    return Thumbnail(pixels=np.asarray(draw_labels(pixels, labels, run.classes.names)))
 
 
 @_draw_tile.register
-def _(target: Keypoints, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
-    return Tile(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
+def _(
+    target: Keypoints, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+) -> Thumbnail:
+    return Thumbnail(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
 
 
 @_draw_tile.register
-def _(target: BoxTargets, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Tile:
+def _(
+    target: BoxTargets, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+) -> Thumbnail:
     objects = _as_objects(target)
     drawn = np.asarray(draw_objects(pixels, objects, run.classes.names))
-    return Tile(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
+    return Thumbnail(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:

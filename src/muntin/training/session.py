@@ -24,7 +24,7 @@ from muntin.errors import MuntinError, RunError, shorten
 from muntin.heads.network import Network
 from muntin.runs import Run, RunConfig, write_json
 from muntin.samples import Listing
-from muntin.scoring.evaluation_plots import draw_scored
+from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
 from muntin.training.checkpoint import read_checkpoint
@@ -279,7 +279,7 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
             stop_after=job.stop_after,
         )
     if job.pictures and fitted.best is not None:
-        draw_scored(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
+        draw_evaluation(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 

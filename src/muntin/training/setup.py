@@ -268,7 +268,7 @@ def _find_origin(request: Request) -> RunConfig | None:
     if request.base is not None or request.model or not is_run(request.weights):
         return request.base
     config = Run.open(request.weights).config
-    # Dense tasks add a norm for each map, which a classifier does not have.
+    # DenseTask tasks add a norm for each map, which a classifier does not have.
     if config.task != request.task and task_of(request).dense is None:
         return None
     return config

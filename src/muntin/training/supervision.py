@@ -30,10 +30,10 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
         device: Device of the network.
     """
     config, task = run.config.train, run.task
-    labels = None if task.dense else task.table(train, run.classes).to(device)
+    labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
     class_weights = None
     if config.class_weights:
-        weights = 1 / task.counts(train).clamp(min=1)
+        weights = 1 / task.class_counts(train).clamp(min=1)
         class_weights = (weights / weights.mean()).to(device)
     mixing = None
     if isinstance(run.config.augment, AugmentConfig):

@@ -111,7 +111,7 @@ def adopt(head: nn.Module, names: DetectorNames | None) -> str:
     if theirs.stage_stds[:stages] != head.config.stage_stds[:stages]:
         changed["stage_stds"] = theirs.stage_stds
     if changed:
-        head.adopt(replace(head.config, **changed))
+        head.set_config(replace(head.config, **changed))
     return ", ".join(f"{name}={value!r}" for name, value in changed.items())
 
 
