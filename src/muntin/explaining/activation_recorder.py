@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record the outputs of modules with forward hooks, without changing what a network computes.
 
-Layer names are not needed: the module output that a feature map was made of is found by its values.
+Layer names are not needed: the module output that a feature map was made of is view by its values.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]
     """
     outputs: list[tuple[nn.Module, Any]] = []
 
-    def keep(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (any module)
+    def append_output(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (any module)
         outputs.append((module, output))
 
-    handles = [module.register_forward_hook(keep) for module in modules]
+    handles = [module.register_forward_hook(append_output) for module in modules]
     try:
         yield outputs
     finally:
@@ -89,27 +89,27 @@ def as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"
 
 
 def find_map(
-    wanted: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
+    feature_map: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
 ) -> Tensor | None:
     """Find the module output that a map was made of: the first with equal or close values.
 
     Args:
-        wanted: A map that the backbone computed from the same images.
+        feature_map: A map that the backbone computed from the same images.
         outputs: Outputs collected by `record`.
 
     Returns:
         The output in its own layout (see `as_map`); None if no module computed it.
     """
-    grid = (wanted.shape[2], wanted.shape[3])
-    alike = []
+    grid = (feature_map.shape[2], feature_map.shape[3])
+    candidates = []
     for _, output in outputs:
         for tensor in tensors_in(output):
-            found = as_map(tensor.detach(), grid, wanted.shape[1])
-            if found is not None and found.shape == wanted.shape:
-                if torch.equal(found, wanted):
+            view = as_map(tensor.detach(), grid, feature_map.shape[1])
+            if view is not None and view.shape == feature_map.shape:
+                if torch.equal(view, feature_map):
                     return tensor
-                alike.append((tensor, found))
-    near = (t for t, found in alike if torch.allclose(found, wanted, rtol=1e-4, atol=1e-5))
+                candidates.append((tensor, view))
+    near = (t for t, view in candidates if torch.allclose(view, feature_map, rtol=1e-4, atol=1e-5))
     return next(near, None)
 
 

@@ -94,7 +94,7 @@ def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float
         Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D.7 and figure 7 (right). Differs:
         weights are renormalised without the class token.
     """
-    asks = layer.queries >= 0  # G, Q
+    is_query = layer.queries >= 0  # G, Q
     away = torch.cdist(
         _centres(layer.queries, layer.query_grid, layer.stride * layer.pooled),
         _centres(layer.keys, layer.grid, layer.stride),
@@ -104,9 +104,9 @@ def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float
     for weights in layer.attention_weights():
         inside = weights * reached
         far = (inside * away).sum(dim=-1) / inside.sum(dim=-1).clamp(min=1e-12)  # G, Q
-        means.append(far[asks].mean())
+        means.append(far[is_query].mean())
     uniform = (reached * away).sum(dim=-1) / reached.sum(dim=-1).clamp(min=1)
-    return torch.stack(means), float(uniform[asks].mean())
+    return torch.stack(means), float(uniform[is_query].mean())
 
 
 def _reachable(layer: AttentionLayer) -> Bool[Tensor, "G Q N"]:
@@ -155,7 +155,7 @@ def show_rollout(
     rows = roll_out(layers, start)
     maps = rows[:, before:].unflatten(1, first.grid).numpy()
     last = (start @ layers[-1].mean_attention()[0])[:, before:].unflatten(1, first.grid).numpy()
-    asked = "the class token" if before else "the mean of all tokens"
+    start_name = "the class token" if before else "the mean of all tokens"
     return [
         ExplanationFigure(
             name="attention-rollout",
@@ -163,17 +163,17 @@ def show_rollout(
             title=title,
             text=(
                 f"Tokens of a deep layer already mix information from other patches. Rollout "
-                f"propagates attention from {asked}, and from the point, back through all layers "
-                f"to the patches; half of each step follows the residual connection. It shows "
-                f"which patches could have contributed, not which ones determined the prediction."
+                f"propagates attention from {start_name}, and from the point, back through all "
+                f"layers to the patches; half of each step follows the residual connection. It "
+                f"shows which patches could have contributed, not which determined the prediction."
                 + note_on_weights(context)
             ),
-            figure=_draw_rollout(context, first, asked, point, last, maps),
+            figure=_draw_rollout(context, first, start_name, point, last, maps),
             formula=_ROLLOUT,
             source="Abnar and Zuidema 2020, arXiv 2005.00928, section 3",
             arrays={"rollout": maps, "last_layer": last},
             facts={
-                "rows": [asked, "the point"],
+                "rows": [start_name, "the point"],
                 "kept by tokens without a place": rows[:, :before].sum(dim=1).tolist(),
             },
         )
@@ -183,7 +183,7 @@ def show_rollout(
 def _draw_rollout(
     context: Context,
     layer: AttentionLayer,
-    asked: str,
+    start_name: str,
     point: tuple[float, float],
     last: np.ndarray,
     maps: np.ndarray,
@@ -192,16 +192,16 @@ def _draw_rollout(
     image_grid = ImageGrid(1, 5, ratio=panel_ratio(context.shown_size), extra=0.4)
     cell = cell_at(layer, point)
     image_grid.show(0, 0, image, "the image", mark=cell)
-    for column, (weights, words, mark) in enumerate(
+    for column, (weights, title, mark) in enumerate(
         (
-            (last[0], f"last layer, from\n{asked}", None),
-            (maps[0], f"rollout, from\n{asked}", None),
+            (last[0], f"last layer, from\n{start_name}", None),
+            (maps[0], f"rollout, from\n{start_name}", None),
             (last[1], "last layer, from\nthe point", cell),
             (maps[1], "rollout, from\nthe point", cell),
         ),
         1,
     ):
-        image_grid.show(0, column, blend(image, weights, layer.stride), words, mark=mark)
+        image_grid.show(0, column, blend(image, weights, layer.stride), title, mark=mark)
     return image_grid.figure
 
 

@@ -70,7 +70,7 @@ class ExplainOptions:
     Attributes:
         folder: Images to retrieve neighbours from; empty to skip retrieval.
         other: Second model to compare with.
-        galleries: Cache of the embedded folder, shared by all images.
+        galleries: The embedded folder, cached for all images.
     """
 
     folder: str = ""
@@ -116,12 +116,12 @@ def _per_context(show: Callable[[Context], Results]) -> Run:
 
 def _show_retrieval(options: ExplainOptions, contexts: Sequence[Context]) -> Results:
     (context,) = contexts
-    found = None
+    gallery = None
     if context.backbone is not None:
         if not options.galleries:
             options.galleries[options.folder] = embed_folder(context, options.folder)
-        found = query_gallery(context, options.galleries[options.folder])
-    return [*show_neighbours(context, found), *show_embeddings(context, found)]
+        gallery = query_gallery(context, options.galleries[options.folder])
+    return [*show_neighbours(context, gallery), *show_embeddings(context, gallery)]
 
 
 def _show_comparison(options: ExplainOptions, contexts: Sequence[Context]) -> Results:
@@ -225,8 +225,7 @@ def explain(
         say: Called with each progress message.
 
     Returns:
-        Paths of all files, and the figures that could not be made. If several images are given,
-        those that cannot be read are skipped with a warning.
+        Paths of all files, and missing figures. Of several images, unreadable ones are skipped.
 
     Raises:
         ConfigError: The model, section, class or keypoint is unknown, or the point is outside the
@@ -345,14 +344,14 @@ class _Session:
         stem = clean_stem(str(Path(title).with_suffix("")), self.stems)
         self.stems.add(stem)
         entry = ImageEntry(name=stem, title=title, size=context.shown_size, at=find_point(context))
-        found, unreadable = try_predict(self.model, context)
+        prediction, unreadable = try_predict(self.model, context)
         if first:
             self.page.facts = model_facts(self.model, context, self.options.other)
             self.page.notes = model_notes(self.model)
             self.first_entry = entry
-        if isinstance(found, Detections | Poses):
-            found = found.above(DEFAULT_SCORE_THRESHOLD)
-        answer = None if unreadable else draw_result(context.pixels, found)
+        if isinstance(prediction, Detections | Poses):
+            prediction = prediction.above(DEFAULT_SCORE_THRESHOLD)
+        answer = None if unreadable else draw_result(context.pixels, prediction)
         self.page.add_image(entry, context, answer)
         for explainer in self.explainers:
             if explainer.scope == "image" or (explainer.scope == "model" and first):

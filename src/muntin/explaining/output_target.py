@@ -98,7 +98,7 @@ def class_name(context: Context, class_id: int) -> str:
     return names[class_id] if class_id < len(names) else f"class {class_id}"
 
 
-def choose(target: int | None, best: int, names: Sequence[str], what: str) -> int:
+def choose(target: int | None, best: int, names: Sequence[str], kind_name: str) -> int:
     """Validate the target, or default to the best one.
 
     Raises:
@@ -110,7 +110,7 @@ def choose(target: int | None, best: int, names: Sequence[str], what: str) -> in
         return target
     known = shorten((f"{number} {name}" for number, name in enumerate(names)), limit=12)
     message = (
-        f"target must be the number of a {what}, from 0 to {len(names) - 1}, got {target}. "
+        f"target must be the number of a {kind_name}, from 0 to {len(names) - 1}, got {target}. "
         f"Available: {known}."
     )
     raise ConfigError(message)
@@ -216,23 +216,23 @@ def _select_region(context: Context, network: nn.Module, images: Tensor) -> Outp
 def _select_object(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
     sizes = torch.tensor([context.shown_size])
     with torch.no_grad():
-        found: Instances = _find(network, images, sizes)[0]
-    if not len(found.boxes):
+        detections: Instances = _find(network, images, sizes)[0]
+    if not len(detections.boxes):
         message = "no detections in this image"
         raise EmptyPrediction(message)
-    predicted = zip(found.class_ids.tolist(), found.scores.tolist(), strict=True)
+    predicted = zip(detections.class_ids.tolist(), detections.scores.tolist(), strict=True)
     names = [f"{class_name(context, class_id)} ({score:.2f})" for class_id, score in predicted]
-    number = choose(context.target, int(found.scores.argmax()), names, "box")
+    number = choose(context.target, int(detections.scores.argmax()), names, "box")
     head = network.head
     if isinstance(head, RCNN):
-        measure = _measure_region(network, head, images, sizes, found, number)
+        measure = _measure_region(network, head, images, sizes, detections, number)
     elif isinstance(head, FCOS):
-        measure = _measure_cell(network, head, images, sizes, found, number)
+        measure = _measure_cell(network, head, images, sizes, detections, number)
     else:
-        measure = _measure_overlap(network, sizes, found, number)
+        measure = _measure_overlap(network, sizes, detections, number)
     with torch.no_grad():
         value = float(measure(images)[0])
-    left, top, right, bottom = found.boxes[number].tolist()
+    left, top, right, bottom = detections.boxes[number].tolist()
     kind = "log-odds" if isinstance(head, (RCNN, FCOS)) else "score"
     return OutputTarget(
         title=f"the {kind} of box {number}, {names[number]}",
@@ -244,13 +244,18 @@ def _select_object(context: Context, network: nn.Module, images: Tensor) -> Outp
 
 
 def _measure_region(
-    network: nn.Module, head: RCNN, images: Tensor, sizes: Tensor, found: Instances, number: int
+    network: nn.Module,
+    head: RCNN,
+    images: Tensor,
+    sizes: Tensor,
+    detections: Instances,
+    number: int,
 ) -> Measure:
     """Log-odds of the proposal that the box came from, classified again in other images."""
-    class_id = int(found.class_ids[number])
+    class_id = int(detections.class_ids[number])
     with torch.no_grad(), record([head.rpn]) as outputs:
         boxes, scores = head.candidates(_levels(network, head, images), sizes)
-    row = _find_candidate(boxes[0], scores[0], found, number)
+    row = _find_candidate(boxes[0], scores[0], detections, number)
     region = outputs[0][1][0][:, row : row + 1]  # 1, 1, 4
     averages_scores = head.config.stage_average == "scores"
 
@@ -270,16 +275,21 @@ def _measure_region(
 
 
 def _measure_cell(
-    network: nn.Module, head: FCOS, images: Tensor, sizes: Tensor, found: Instances, number: int
+    network: nn.Module,
+    head: FCOS,
+    images: Tensor,
+    sizes: Tensor,
+    detections: Instances,
+    number: int,
 ) -> Measure:
     """Logit, in other images, of the cell that the box came from."""
-    class_id = int(found.class_ids[number])
+    class_id = int(detections.class_ids[number])
     with torch.no_grad():
         levels = [level.detach() for level in _levels(network, head, images)]
     with record([head.classes]) as outputs:
         levels = [level.requires_grad_() for level in levels]
         boxes, scores = head.candidates(levels, sizes)
-    row = _find_candidate(boxes[0], scores[0], found, number)
+    row = _find_candidate(boxes[0], scores[0], detections, number)
     maps = [output for _, output in outputs]
     # The score depends on one logit of one cell of one level: the one with a non-zero gradient.
     slopes = torch.autograd.grad(scores[0, row, class_id], maps, allow_unused=True)
@@ -297,16 +307,20 @@ def _measure_cell(
     return measure
 
 
-def _measure_overlap(network: nn.Module, sizes: Tensor, found: Instances, number: int) -> Measure:
+def _measure_overlap(
+    network: nn.Module, sizes: Tensor, detections: Instances, number: int
+) -> Measure:
     """Largest product of score and IoU with the box over detections of its class."""
-    wanted, class_id = found.boxes[number], found.class_ids[number]
+    target_box, class_id = detections.boxes[number], detections.class_ids[number]
 
     def measure(images: Tensor) -> Tensor:
         numbers = []
         for one in _find(network, images, sizes.expand(len(images), -1)):
-            alike = one.class_ids == class_id
-            overlaps = box_iou(one.boxes[alike], wanted[None])[:, 0] * one.scores[alike]
-            numbers.append(overlaps.amax() if len(overlaps) else wanted.new_zeros(()))
+            same_class = one.class_ids == class_id
+            overlaps = (
+                box_iou(one.boxes[same_class], target_box[None])[:, 0] * one.scores[same_class]
+            )
+            numbers.append(overlaps.amax() if len(overlaps) else target_box.new_zeros(()))
         return torch.stack(numbers)
 
     return measure
@@ -315,8 +329,8 @@ def _measure_overlap(network: nn.Module, sizes: Tensor, found: Instances, number
 def _find(network: nn.Module, images: Tensor, sizes: Tensor) -> list[Instances]:
     """Detections of each image."""
     decode: Any = network.decode
-    found: list[Instances] = decode(network(images, sizes))
-    return found
+    detections: list[Instances] = decode(network(images, sizes))
+    return detections
 
 
 def _levels(network: nn.Module, head: RCNN | FCOS, images: Tensor) -> list[Tensor]:
@@ -325,11 +339,11 @@ def _levels(network: nn.Module, head: RCNN | FCOS, images: Tensor) -> list[Tenso
 
 
 def _find_candidate(
-    boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], found: Instances, number: int
+    boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], detections: Instances, number: int
 ) -> int:
     """Row of the candidate that became the detection: the highest score at its position."""
-    class_id = int(found.class_ids[number])
+    class_id = int(detections.class_ids[number])
     slot = class_id if boxes.shape[1] > 1 else 0
-    away = (boxes[:, slot].detach() - found.boxes[number]).abs().amax(dim=1)
+    away = (boxes[:, slot].detach() - detections.boxes[number]).abs().amax(dim=1)
     near = away <= away.min() + 1e-3
     return int(torch.where(near, scores[:, class_id].detach(), -1.0).argmax())

@@ -80,22 +80,22 @@ class PageBuilder:
 
     def add_image(self, entry: ImageEntry, context: Context, answer: Image.Image | None) -> None:
         """Add an image and its prediction."""
-        seen = image_of(context)
-        small = seen.copy()
+        image = image_of(context)
+        small = image.copy()
         small.thumbnail((160, 160))
         name = escape(entry.title)
         self._buttons.append(
             f'<button type="button" data-show="{entry.name}" aria-pressed="false">'
             f'<img src="{_embed(small, "jpeg")}" alt=""><span>{name}</span></button>'
         )
-        shown = seen if answer is None else answer.copy()
+        shown = image if answer is None else answer.copy()
         shown.thumbnail((720, 720))
-        what = "The image" if answer is None else "The image with its prediction"
+        alt = "The image" if answer is None else "The image with its prediction"
         self._images.append(
             f'<div class="answer" data-image="{entry.name}"><h3>{name}</h3>'
             f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
-            f'height="{shown.height}" alt="{what}: {name}"></div>'
-            f'<img id="seen-{entry.name}" src="{_embed(seen, "png")}" alt="" hidden></div>'
+            f'height="{shown.height}" alt="{alt}: {name}"></div>'
+            f'<img id="seen-{entry.name}" src="{_embed(image, "png")}" alt="" hidden></div>'
         )
 
     def add(

@@ -68,12 +68,12 @@ def weights_to_map(
         Weights; NaN for tokens that the query cannot attend to.
     """
     keys = layer.keys[row // layer.queries.shape[1]]
-    found = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
+    weight_map = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
     inside = keys >= 0
-    found[:, keys[inside]] = weights[:, inside]
+    weight_map[:, keys[inside]] = weights[:, inside]
     if layer.layout is not None and any(layer.layout.shift):
-        found[found < _UNREACHABLE] = torch.nan
-    return found.unflatten(1, layer.grid)
+        weight_map[weight_map < _UNREACHABLE] = torch.nan
+    return weight_map.unflatten(1, layer.grid)
 
 
 def make_point_layers(

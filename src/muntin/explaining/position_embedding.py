@@ -162,10 +162,10 @@ def _show_similarity(
     other = used if used != positions.grid else (2 * positions.grid[0], 2 * positions.grid[1])
     label = "this image" if used == other else "an image of twice the height and width"
     parts = []
-    for grid, words in ((positions.grid, "original"), (other, label)):
+    for grid, title in ((positions.grid, "original"), (other, label)):
         samples, numbers = _sample(grid)
-        found = compare_positions(positions.resize(grid), numbers).numpy()
-        parts.append((grid, samples, found, f"{grid[0]} x {grid[1]} tokens, {words}"))
+        similarity = compare_positions(positions.resize(grid), numbers).numpy()
+        parts.append((grid, samples, similarity, f"{grid[0]} x {grid[1]} tokens, {title}"))
     kind = "learned" if positions.learned else "fixed (sinusoidal, in row-major order)"
     shown: list[ExplanationFigure | MissingFigure] = [
         ExplanationFigure(
@@ -203,17 +203,17 @@ def _show_similarity(
 def _draw_similarity(
     parts: Sequence[tuple[Size, Size, NDArray[np.float32], str]],
 ) -> Figure:
-    lowest = min(float(found.min()) for _, _, found, _ in parts)
+    lowest = min(float(similarity.min()) for _, _, similarity, _ in parts)
     ratio = float(np.clip(parts[0][0][0] / parts[0][0][1], 0.4, 2))
     figure = Figure(figsize=(9, 4.0 * ratio + 0.9), layout="constrained")
     panels = figure.subplots(1, 2)
-    for axes, (grid, samples, found, words) in zip(panels, parts, strict=True):
-        mosaic = _join_maps(found.reshape(*samples, *grid))
+    for axes, (grid, samples, similarity, title) in zip(panels, parts, strict=True):
+        mosaic = _join_maps(similarity.reshape(*samples, *grid))
         axes.imshow(
             np.ma.masked_invalid(mosaic), cmap="viridis", vmin=lowest, vmax=1,
             interpolation="nearest",
         )  # fmt: skip
-        axes.set_title(words, fontsize=9, color=INK)
+        axes.set_title(title, fontsize=9, color=INK)
         _label_samples(axes, grid, samples)
     bar = figure.colorbar(panels[0].images[0], ax=panels, fraction=0.025, pad=0.01)
     bar.set_label("cosine similarity", fontsize=8)
@@ -254,13 +254,15 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationF
     names = ["shared by all patches"] if shared else names
     names += [f"extra token {number}" for number in range(1, positions.prefix)]
     figure = Figure(figsize=(min(9.0, 3.6 * len(maps) + 0.8), 3.3), layout="constrained")
-    for number, (found, name) in enumerate(zip(maps, names, strict=False)):
+    for number, (similarity, name) in enumerate(zip(maps, names, strict=False)):
         axes = figure.add_subplot(1, len(maps), number + 1)
-        image = axes.imshow(found, cmap="viridis", interpolation="nearest")
+        image = axes.imshow(similarity, cmap="viridis", interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.plot(*np.unravel_index(found.argmax(), found.shape)[::-1], "o", mfc="none", mec=RED)
+        axes.plot(
+            *np.unravel_index(similarity.argmax(), similarity.shape)[::-1], "o", mfc="none", mec=RED
+        )
         bar = figure.colorbar(image, ax=axes, fraction=0.046)
         bar.set_label("cosine similarity", fontsize=8)
         bar.ax.tick_params(labelsize=8)
@@ -278,5 +280,8 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationF
         formula=_COSINE,
         source="Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1, equation 1",
         arrays={"similarity": maps},
-        facts={"tokens": names[: len(maps)], "mean": [float(found.mean()) for found in maps]},
+        facts={
+            "tokens": names[: len(maps)],
+            "mean": [float(similarity.mean()) for similarity in maps],
+        },
     )

@@ -68,14 +68,14 @@ def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTab
         backbone: The backbone of the layers.
         layers: Attention layers from `muntin.explaining.attention_trace.trace`.
     """
-    found = []
+    tables = []
     for layer in layers:
         module = backbone.get_submodule(layer.name)
         module = getattr(module, "attn", module)  # timm's reader hooks the block, not its attention
         values = _read_table(module, layer)
         if values is not None:
-            found.append(BiasTable(layer=layer, values=values))
-    return found
+            tables.append(BiasTable(layer=layer, values=values))
+    return tables
 
 
 @torch.no_grad()
@@ -173,8 +173,8 @@ def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
         for column, values in enumerate(shown):
             x, y = values.shape[1] // 2, values.shape[0] // 2
             image_grid.show(row, column, values, mark=(x, y, x + 1, y + 1), low=low, high=high)
-        words = f"{bias.layer.title}, {name_heads(first, len(shown))}"
-        image_grid.name(row, f"{words}; {low:.2g} to {high:.2g}")
+        title = f"{bias.layer.title}, {name_heads(first, len(shown))}"
+        image_grid.name(row, f"{title}; {low:.2g} to {high:.2g}")
     return image_grid.figure
 
 
