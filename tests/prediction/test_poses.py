@@ -48,7 +48,7 @@ class Colours(nn.Module):
         self.head.config = _Config(coding)
         self.seen = 0
 
-    def forward(self, images):
+    def forward(self, images, sizes=None):
         self.seen += len(images)
         return nn.functional.avg_pool2d(images, 4)
 
@@ -181,7 +181,7 @@ def test_one_subject_found_twice_is_told_once():
     class Jumping(Colours):
         """Tells every second subject half a cell aside."""
 
-        def forward(self, images):
+        def forward(self, images, sizes=None):
             maps = super().forward(images)
             maps[1::2] = (maps[1::2] + maps[1::2].roll(1, dims=3)) / 2
             return maps
@@ -199,7 +199,7 @@ def test_scores_and_points_stay_in_their_ranges():
     class Sharp(Colours):
         """Peaks higher than those learnt from, and some below 0."""
 
-        def forward(self, images):
+        def forward(self, images, sizes=None):
             maps = 30 * super().forward(images)
             maps[:, 2] = -1
             return maps

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -36,7 +36,15 @@ class Instances(NamedTuple):
     points: Tensor | None = None
 
 
-class Candidates(Sequence[Instances]):
+if TYPE_CHECKING:
+    _Instances = Sequence[Instances]
+else:
+    # Checkers of types at runtime read an item of every argument that is a generic sequence. Here
+    # reading decodes, and decoding takes the candidates as its argument: a check without an end.
+    _Instances = Sequence
+
+
+class Candidates(_Instances):
     """Raw output of a detector for a batch. Read as a sequence it is what was found in each image.
 
     Args:
