@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks of every family with random weights, and an image for them."""
+"""Small networks of every family with random weights, and a context for them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def timm_body(name: str) -> nn.Module:
 
 
 def make_context(backbone: nn.Module | None, size=(40, 56), **changes) -> Context:
-    """An image of random colours that the network sees as it is."""
+    """A context with a random image that needs no resizing."""
     network: nn.Module = nn.Identity()
     if backbone is not None:
         network = Network(backbone, LinearHead(backbone.embed_channels, 3)).eval()

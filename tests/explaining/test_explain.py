@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From models and images as people have them to a page; the model stays as it was."""
+"""From models and images to a page; the model is not modified."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(data, tmp_path_factory):
 
 
 def state_of(network):
-    """All that explaining must leave as it is."""
+    """State of a network that explaining must not change."""
     hooks = [
         (name, kind, len(getattr(module, kind)))
         for name, module in network.named_modules()
@@ -72,7 +72,7 @@ def state_of(network):
         ("vit_tiny", torch.enable_grad),
     ],
 )
-def test_the_model_stays_as_it_was(name, mode, tmp_path):
+def test_model_is_unchanged(name, mode, tmp_path):
     network = muntin.create_model(name, num_classes=3, drop_path_rate=0.1, **SMALL[name])
     network.head.dropout.eval()  # a mode of its own
     for number, parameter in enumerate(network.parameters()):
@@ -108,28 +108,28 @@ def test_the_model_stays_as_it_was(name, mode, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(run, data, tmp_path_factory):
-    """A page with everything but costs on it, and what was told meanwhile; made once."""
-    said = []
+    """A page with all sections but the cost, and its progress messages; built once."""
+    messages = []
     page = muntin.explain(
-        run, data / "ash" / "0.png", tmp_path_factory.mktemp("whole") / "out", say=said.append,
+        run, data / "ash" / "0.png", tmp_path_factory.mktemp("whole") / "out", say=messages.append,
         folder=data / "birch", compare=run, sections=NOT_COST,
     )  # fmt: skip
-    return page, said
+    return page, messages
 
 
 @pytest.fixture(scope="module")
 def exported(run, data, tmp_path_factory):
-    """The same of an exported file."""
-    folder, said = tmp_path_factory.mktemp("exported"), []
+    """The same for an exported file."""
+    folder, messages = tmp_path_factory.mktemp("exported"), []
     file = muntin.export(run, folder / "trees.pt2", format="torch").path
     page = muntin.explain(
         file, data / "ash" / "0.png", folder / "out", folder=data, sections=NOT_COST,
-        say=said.append,
+        say=messages.append,
     )  # fmt: skip
-    return page, said
+    return page, messages
 
 
-def test_files_lie_beside_the_page(whole):
+def test_files_are_stored_next_to_the_page(whole):
     page, _ = whole
     out = page.path.parent
     assert {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"} == set(
@@ -172,7 +172,7 @@ def test_several_images(run, data, tmp_path):
         muntin.explain(run, broken, tmp_path / "out", sections="cut")
 
 
-def test_what_a_model_sees_is_what_prediction_shows_it(run, data):
+def test_input_equals_that_of_prediction(run, data):
     path = data / "cedar" / "1.png"
     context = open_context(open_model(run), path)
     (result,) = muntin.load(run, device="cpu")(path)
@@ -191,7 +191,7 @@ def test_points():
 
 
 @pytest.mark.parametrize("size", [(300, 500), (64, 64)])
-def test_a_large_map_is_explained_in_a_window(size, data, run):
+def test_large_image_is_explained_in_a_window(size, data, run):
     model = open_model(run)
     pre = Preprocessing(
         img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="sliding_window", scale=0.5
@@ -209,7 +209,7 @@ def test_a_large_map_is_explained_in_a_window(size, data, run):
     assert context.point == pytest.approx((78 / 128, 64 / 128), abs=0.02)
 
 
-def test_fresh_weights_are_told_and_are_the_same_each_time(tmp_path):
+def test_random_weights_are_reported_and_reproducible(tmp_path):
     one, other = open_model("swin_nano"), open_model("swin_nano")
     for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(left, right)
@@ -234,26 +234,26 @@ def test_a_grey_model(name, tmp_path):
     network = muntin.create_model(name, num_classes=2, in_chans=1, **SMALL[name])
     sections = ("cut", "attention", "decision", "features")
     page = muntin.explain(network, image(0, 0, 40), tmp_path, sections=sections)
-    told = {
+    reasons = {
         json.loads(path.read_text())["section"] for path in page.files if path.suffix == ".json"
     }
-    assert told == set(sections)
+    assert reasons == set(sections)
 
 
-def test_a_model_of_13_channels_says_what_can_still_be_shown(tmp_path):
+def test_13_channels_report_available_sections(tmp_path):
     kept = tuple(explainer for explainer in EXPLAINERS if explainer.section != "cost")
     network = muntin.create_model("swin_nano", num_classes=2, in_chans=13, **SMALL["swin_nano"])
     pixels = np.asarray(image(0, 0, 40))
     page = muntin.explain(network, pixels, tmp_path, sections=NOT_COST)
-    told = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
-    assert len(told) == len(
+    reasons = [missing.reason for missing in page.missing if "13 channels" in missing.reason]
+    assert len(reasons) == len(
         [explainer for explainer in kept if explainer.needs_forward and not explainer.requires]
     )
-    assert all(SECTIONS["cut"] in reason for reason in told)
+    assert all(SECTIONS["cut"] in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])
-def test_a_image_smaller_than_a_window(name, tmp_path):
+def test_image_smaller_than_a_window(name, tmp_path):
     model = muntin.create_model(name, num_classes=2, **SMALL[name])
     sections = ("cut", "attention")
     pixels = np.zeros((5, 3, 3), np.uint8)
@@ -261,7 +261,7 @@ def test_a_image_smaller_than_a_window(name, tmp_path):
     assert {path.stem.split("-")[0] for path in page.files} == set(sections)
 
 
-def test_a_size_that_a_model_refuses(tmp_path):
+def test_unsupported_image_size(tmp_path):
     network = muntin.create_model("vit_tiny", num_classes=2, size_rule="microsoft", depth=1)
     sections = ("cut", "attention")
     page = muntin.explain(network, image(0, 0, 40), tmp_path, img_size=(30, 40), sections=sections)
@@ -269,7 +269,7 @@ def test_a_size_that_a_model_refuses(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_nothing_is_left_where_it_stops(error, run, data, tmp_path):
+def test_no_files_remain_after_an_error(error, run, data, tmp_path):
     path, sections = data / "ash" / "0.png", ("cut", "positions")
     old = muntin.explain(run, path, tmp_path / "old", sections="cut")
     before = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
@@ -287,15 +287,17 @@ def test_nothing_is_left_where_it_stops(error, run, data, tmp_path):
     assert [one.name for one in (tmp_path / "old").iterdir() if one.name[0] == "."] == []
 
 
-def test_only_what_is_made_is_announced(whole, run, exported, data, tmp_path):
+def test_progress_messages_name_explainers_that_run(whole, run, exported, data, tmp_path):
     asked = {explainer.title for explainer in EXPLAINERS if explainer.requires}
 
     def titles(model, **more):
-        said = []
+        messages = []
         sections = ("cut", "features", "comparison")
         path = data / "ash" / "0.png"
-        muntin.explain(model, path, tmp_path / "out", sections=sections, say=said.append, **more)
-        return {line.partition(": ")[2] for line in said}
+        muntin.explain(
+            model, path, tmp_path / "out", sections=sections, say=messages.append, **more
+        )
+        return {line.partition(": ")[2] for line in messages}
 
     assert titles(run) == {
         explainer.title for explainer in EXPLAINERS if explainer.section == "cut"
@@ -304,19 +306,19 @@ def test_only_what_is_made_is_announced(whole, run, exported, data, tmp_path):
         for explainer in EXPLAINERS
         if explainer.section == "features" and not explainer.requires
     }
-    _, said = whole
-    assert {line.partition(": ")[2] for line in said} == {
+    _, messages = whole
+    assert {line.partition(": ")[2] for line in messages} == {
         explainer.title for explainer in EXPLAINERS if explainer.section != "cost"
     }
-    assert asked < {line.partition(": ")[2] for line in said}
-    _, said = exported
-    assert [line.partition(": ")[2] for line in said] == [
+    assert asked < {line.partition(": ")[2] for line in messages}
+    _, messages = exported
+    assert [line.partition(": ")[2] for line in messages] == [
         explainer.title for explainer in EXPLAINERS if explainer.section == "decision"
     ]
 
 
-def test_what_is_not_taken_is_refused_in_one_line(data, tmp_path):
-    # Asked of the checks themselves: the shapes in the signature of `explain` are executed here.
+def test_invalid_arguments(data, tmp_path):
+    # The checks are called directly: jaxtyping enforces the signature of `explain` in tests.
     tensor = torch.zeros(3, 32, 32, dtype=torch.uint8)
     for images, got in ((None, "NoneType"), (tensor, "Tensor of shape (3, 32, 32)"), ([3], "int")):
         with pytest.raises(DataError, match=re.escape(got)):
@@ -331,7 +333,7 @@ def test_what_is_not_taken_is_refused_in_one_line(data, tmp_path):
         muntin.explain(muntin.create_model("swin_nano", num_classes=0), path, tmp_path)
 
 
-def test_one_section_may_be_a_text(run, data, tmp_path):
+def test_one_section_as_a_string(run, data, tmp_path):
     page = muntin.explain(run, data / "ash" / "0.png", tmp_path, sections="cut")
     assert {path.name.partition("-")[0] for path in page.files} == {"cut"}
     with pytest.raises(ConfigError, match=r"'cuts'.*'cut'"):
@@ -339,7 +341,7 @@ def test_one_section_may_be_a_text(run, data, tmp_path):
 
 
 @pytest.mark.parametrize("target", [99, "square"])
-def test_a_box_that_is_not_there(target, tmp_path):
+def test_missing_box(target, tmp_path):
     names = ("cross", "ring", "square")
     network = tiny_detector("fcos_small", 3, task="detect").eval()
     with torch.no_grad():
@@ -354,7 +356,7 @@ def test_a_box_that_is_not_there(target, tmp_path):
     assert not out.exists()
 
 
-def test_a_box_that_is_missing_in_one_of_several_images(tmp_path):
+def test_box_missing_in_one_of_several_images(tmp_path):
     network = tiny_detector("fcos_small", 3, task="detect").eval()
     pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, fit="letterbox")
     classes = Classes(names=("cross", "ring", "square"))
@@ -379,7 +381,7 @@ def test_a_box_that_is_missing_in_one_of_several_images(tmp_path):
     assert {path.parent.name for path in page.files if path.name[0] == "c"} == {*places}
 
 
-def test_a_model_of_timm_is_made_for_the_size(tmp_path):
+def test_timm_model_is_built_for_the_size(tmp_path):
     page = muntin.explain(
         "timm:test_vit", image(0, 0, 40), tmp_path, img_size=(64, 96), sections="cut"
     )
@@ -391,7 +393,7 @@ def test_a_model_of_timm_is_made_for_the_size(tmp_path):
     assert re.search("vit_tiny_patch16_224.*64 x 64", page.missing[0].reason)
 
 
-def test_refusals(run, data, tmp_path):
+def test_errors(run, data, tmp_path):
     path = data / "ash" / "0.png"
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match=re.escape(str(tmp_path / "file"))):
@@ -412,7 +414,7 @@ def test_refusals(run, data, tmp_path):
         muntin.explain(tmp_path / "nothing", path, tmp_path)
 
 
-def test_an_export_shows_what_it_can(exported):
+def test_exported_file(exported):
     page, _ = exported
     assert page.path.is_file()
     for missing in page.missing:
@@ -420,7 +422,7 @@ def test_an_export_shows_what_it_can(exported):
     assert any(missing.section == "attention" for missing in page.missing)
 
 
-def test_names_of_folders():
+def test_folder_names():
     assert clean_stem("\u732b") == "image"
     taken = {"cat"}
     assert clean_stem("CAT", taken) == "CAT-2"
@@ -448,15 +450,15 @@ def test_every_task(task, tmp_path):
         ).path  # fmt: skip
         images = sorted(p for p in data.rglob("*.png") if "mask" not in str(p))[:2]
     page = muntin.explain(run, images, tmp_path / "out", compare=run, folder=images[0].parent)
-    told = {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"}
-    assert told == set(SECTIONS)
+    reasons = {json.loads(p.read_text())["section"] for p in page.files if p.suffix == ".json"}
+    assert reasons == set(SECTIONS)
     assert {missing.section for missing in page.missing} == {"attention"}, page.missing
-    assert len(set(page.missing)) == len(page.missing), "said once for all images"
+    assert len(set(page.missing)) == len(page.missing), "reported once for all images"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_what_an_instance_run_finds(tmp_path):
+def test_instance_segmentation_run(tmp_path):
     data = write_coco(
         tmp_path / "data", num_train=16, num_val=1, size=(64, 64), max_objects=2,
         classes=("cross", "ring"), usual_colours=1.0, max_angle=0.1,
@@ -475,17 +477,17 @@ def test_what_an_instance_run_finds(tmp_path):
     name = found.class_names[0]
     assert facts["asked"] == f"the log-odds of box 0, {name} ({found.scores[0]:.2f})"
     np.testing.assert_allclose(facts["box_xyxy"], found.boxes[0], atol=0.01)
-    told = json.loads((folder / "comparison-answers.json").read_text())["facts"]
-    assert told["agreement"] == 1
+    reasons = json.loads((folder / "comparison-answers.json").read_text())["facts"]
+    assert reasons["agreement"] == 1
     again = muntin.explain(run, image, tmp_path / "named", target=name, sections="decision")
-    said = json.loads(next(p for p in again.files if p.suffix == ".json").read_text())["facts"]
-    assert said["asked"] == facts["asked"]
+    messages = json.loads(next(p for p in again.files if p.suffix == ".json").read_text())["facts"]
+    assert messages["asked"] == facts["asked"]
     with pytest.raises(ConfigError, match=rf"0 to {len(found) - 1}\b"):
         muntin.explain(run, image, tmp_path / "none", target=len(found), sections="decision")
 
 
 @pytest.mark.parametrize("family", ["swin", "swin_v2", "vit", "deit", "t2t", "hiera"])
-def test_fresh_weights_are_noticed(family):
+def test_random_weights_are_detected(family):
     network = build(family)
     assert is_fresh(network)
     step = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -494,7 +496,7 @@ def test_fresh_weights_are_noticed(family):
     assert not is_fresh(network)
 
 
-def test_a_page_of_a_fresh_predictor_warns():
+def test_page_of_random_predictor_warns():
     network = build("swin")
     pre = Preprocessing(img_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     classes = Classes(names=("ash", "birch", "cedar"))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a browser: nothing is fetched, no complaint is made, and clicks are answered."""
+"""The page in a browser: no requests, no console messages, and working interaction."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def browser():
 
 
 class Visit:
-    """A page that is open, and what it asked for and complained about."""
+    """An open page with its requests and console messages."""
 
     def __init__(self, browser, path: Path, scheme: str = "light") -> None:
         context = browser.new_context(
@@ -53,16 +53,16 @@ class Visit:
         )
         self.tab = context.new_page()
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.on("console", lambda said: self.complaints.append(said.text))
-        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("console", lambda message: self.messages.append(message.text))
+        self.tab.on("pageerror", lambda error: self.messages.append(str(error)))
         self.address = path.resolve().as_uri()
         self.tab.goto(self.address)
         self.wait()
 
     def wait(self) -> None:
-        """Until every visible canvas is drawn."""
+        """Wait until every canvas is drawn."""
         self.tab.wait_for_function(
             "[...document.querySelectorAll('canvas')].every(c => c.dataset.drawn)"
         )
@@ -71,7 +71,7 @@ class Visit:
         return self.tab.eval_on_selector("canvas:visible", "canvas => canvas.toDataURL()")
 
     def colour(self, row: int, column: int) -> tuple[int, ...]:
-        """Of the middle of a token."""
+        """Colour at the centre of a token."""
         with Image.open(io.BytesIO(base64.b64decode(self.drawing().split(",")[1]))) as drawn:
             place = ((column + 0.5) / GRID[1] * drawn.width, (row + 0.5) / GRID[0] * drawn.height)
             return drawn.convert("RGB").getpixel((int(place[0]), int(place[1])))
@@ -91,10 +91,10 @@ class Visit:
         )
 
     def check(self) -> None:
-        """Nothing came from elsewhere, nothing was complained about, every image is there."""
+        """No external request, no console message, and every image decodes."""
         foreign = [url for url in self.requests if url != self.address and url[:5] != "data:"]
         assert foreign == []
-        assert self.complaints == []
+        assert self.messages == []
         sizes = self.tab.evaluate(
             "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
         )
@@ -103,7 +103,7 @@ class Visit:
 
 
 def mirror_layer(title: str, *, even: bool = False) -> PointLayer:
-    """Every token attends to the one across the middle, or to all alike and to a class token."""
+    """Every token attends to its mirror image, or uniformly to all and to a class token."""
     tokens = GRID[0] * GRID[1]
     across = np.arange(tokens, dtype=np.int32)[::-1]
     if not even:
@@ -131,27 +131,27 @@ def result(name: str, *, layers=()) -> ExplanationFigure:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A page with two images, each with a figure to click on, and something missing."""
+    """A page with two images, each with a clickable figure, and a missing figure."""
     folder = tmp_path_factory.mktemp("page")
     model = open_model("swin_nano", img_size=(48, 64))
-    explainer = PageBuilder(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
+    builder = PageBuilder(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
     for number in range(2):
         pixels = np.full((48, 64, 3), 200 - 100 * number, np.uint8)
         context = open_context(model, pixels)
         name = f"image{number}"
         entry = ImageEntry(name=name, title=NASTY, size=context.shown_size, at=(2.0, 2.0))
-        explainer.add_image(entry, context, None)
+        builder.add_image(entry, context, None)
         layers = (mirror_layer(FIRST), mirror_layer("second", even=True))
         for one in (result("points", layers=layers), result("plain")):
-            explainer.add(one, save_figure(one, folder / name), entry, always=False)
+            builder.add(one, save_figure(one, folder / name), entry, always=False)
         missing = MissingFigure(section="cost", title="Cost", reason=f"Not counted: {NASTY}")
-        explainer.add(missing, None, entry, always=number == 0)
-    (folder / "page.html").write_text(explainer.finish(), encoding="utf-8")
+        builder.add(missing, None, entry, always=number == 0)
+    (folder / "page.html").write_text(builder.render(), encoding="utf-8")
     return folder
 
 
 class Links(HTMLParser):
-    """Where a page points to."""
+    """Links, ids and tags of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class Links(HTMLParser):
         self.hrefs += [values["href"]] if "href" in values else []
 
 
-def test_links_lead_somewhere_and_names_are_only_text(folder):
+def test_links_resolve_and_names_are_escaped(folder):
     text = (folder / "page.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(text)
@@ -181,7 +181,7 @@ def test_links_lead_somewhere_and_names_are_only_text(folder):
     assert not re.search(r"(src|href)=.https?:", text)
 
 
-def test_nothing_is_fetched_and_every_image_loads(browser, folder):
+def test_page_is_offline_and_every_image_loads(browser, folder):
     visit = Visit(browser, folder / "page.html")
     visit.check()
     assert "roses" in visit.tab.title()
@@ -189,7 +189,7 @@ def test_nothing_is_fetched_and_every_image_loads(browser, folder):
     assert visit.tab.locator(".missing:visible").count() == 1
 
 
-def test_a_click_shows_what_the_token_attends_to(browser, folder):
+def test_click_shows_attention_of_token(browser, folder):
     visit = Visit(browser, folder / "page.html")
     bright = visit.colour(2, 3)
     assert bright[0] > 200 > 100 > bright[2], "the first token attends to the last: yellow"
@@ -200,13 +200,13 @@ def test_a_click_shows_what_the_token_attends_to(browser, folder):
     assert visit.drawing() != before
     assert visit.colour(2, 0) == bright
     assert max(visit.colour(2, 3)) < 120
-    said = visit.tab.locator("output:visible").inner_text()
-    assert [int(number) for number in re.findall(r"\d+", said)][:2] == [1, 4]
-    assert "100 %" in said
+    caption = visit.tab.locator("output:visible").inner_text()
+    assert [int(number) for number in re.findall(r"\d+", caption)][:2] == [1, 4]
+    assert "100 %" in caption
     visit.check()
 
 
-def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
+def test_keyboard_selects_layers_and_tokens(browser, folder):
     visit = Visit(browser, folder / "page.html")
     before = visit.drawing()
     select = visit.tab.locator("select:visible")
@@ -216,9 +216,9 @@ def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
     visit.tab.wait_for_function(
         "before => document.querySelector('canvas').toDataURL() !== before", arg=before
     )
-    said = visit.tab.locator("output:visible").inner_text()
-    assert "12" in said
-    assert "7.7 %" in said
+    caption = visit.tab.locator("output:visible").inner_text()
+    assert "12" in caption
+    assert "7.7 %" in caption
     canvas = visit.tab.locator("canvas:visible")
     canvas.focus()
     for key, token in (("ArrowRight", "0,1"), ("ArrowDown", "1,1"), ("ArrowUp", "0,1")):
@@ -230,7 +230,7 @@ def test_layers_and_tokens_are_chosen_with_the_keyboard(browser, folder):
     visit.check()
 
 
-def test_images_are_looked_at_one_at_a_time(browser, folder):
+def test_one_image_is_visible_at_a_time(browser, folder):
     visit = Visit(browser, folder / "page.html")
     assert visit.tab.locator("article:visible").count() == 2
     first = visit.drawing()
@@ -259,7 +259,7 @@ def test_light_and_dark(browser, folder, scheme):
     visit.check()
 
 
-def test_it_can_be_read_on_a_narrow_screen(browser, folder):
+def test_narrow_screen_has_no_overflow(browser, folder):
     visit = Visit(browser, folder / "page.html")
     for width in (400, 340):
         visit.tab.set_viewport_size({"width": width, "height": 800})
@@ -276,7 +276,7 @@ def test_it_can_be_read_on_a_narrow_screen(browser, folder):
     assert scrolled >= whole > 340, "a long formula is scrolled to its end"
 
 
-def test_files_are_written_anew_with_the_same_bytes(tmp_path):
+def test_figure_files_are_reproducible(tmp_path):
     torch.manual_seed(0)
     first = save_figure(result("a"), tmp_path / "one")
     again = save_figure(result("a"), tmp_path / "two")

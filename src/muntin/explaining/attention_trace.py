@@ -42,7 +42,7 @@ def trace(
     Source:
         The weights are those of equation 4 of Liu et al. 2021 (arXiv 2103.14030) and of
         Vaswani et al. 2017, equation 1. Compared with timm 1.0.31 (fused attention off) in
-        tests/explaining/test_tracing.py, tolerance 1e-5.
+        tests/explaining/test_attention_trace.py, tolerance 1e-5.
     """
     calls: dict[str, LayerCall] = {}
     handles: list[RemovableHandle] = []

@@ -27,7 +27,7 @@ from PIL import Image
 from muntin.drawing.saving import save_bytes
 from muntin.errors import RunError
 from muntin.explaining.explanation_figure import ExplanationFigure
-from muntin.outside_errors import cannot_write
+from muntin.system_errors import cannot_write
 
 __all__ = [
     "DPI",
