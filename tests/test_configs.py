@@ -55,7 +55,7 @@ def test_text(name):
     assert getattr(with_texts(Outer(count=1), [(name, text)]), name) == value
 
 
-def test_text_of_a_config_inside():
+def test_text_of_a_nested_config():
     config = with_texts(Outer(count=1), [("inner.rate", "2"), ("inner.names", "p,q")])
     assert config.inner == Inner(rate=2.0, names=("p", "q"))
     assert with_texts(config, [("size", "3")]).size == (3, 3)
@@ -121,7 +121,7 @@ class Drawing:
     frame: Inner | None = None
 
 
-def test_one_of_several_configs_keeps_its_kind():
+def test_union_of_configs_round_trip():
     # Circle, the first of the two, could hold these fields as well.
     drawing = Drawing(shape=Square(width=2.0))
     values = to_dict(drawing)
@@ -150,7 +150,7 @@ def test_wrong_kinds(case):
     assert all(part in str(caught.value) for part in ("shape in x.json", *parts))
 
 
-def test_a_kind_is_no_setting():
+def test_kind_cannot_be_set():
     with pytest.raises(ConfigError, match="'kind'"):
         with_texts(Drawing(shape=Circle()), [("shape.kind", "square")])
     with pytest.raises(ConfigError, match="'square'"):
@@ -159,6 +159,6 @@ def test_a_kind_is_no_setting():
     assert kind_of(Outer) is kind_of(Outer(count=1)) is None  # a field of this name
 
 
-def test_a_config_that_may_be_missing_keeps_its_message():
+def test_error_in_an_optional_config():
     with pytest.raises(ConfigError, match=r"'rats'. Did you mean 'rate'"):
         from_dict(Drawing, {"shape": {"kind": "circle"}, "frame": {"rats": 1}})

@@ -12,7 +12,7 @@ import errno
 import pytest
 
 from muntin.errors import shorten, unknown_name
-from muntin.outside_errors import cannot_write
+from muntin.system_errors import cannot_write
 
 ADVICE = {
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), "Free disk space."),
@@ -27,7 +27,7 @@ ADVICE = {
 
 
 @pytest.mark.parametrize("case", ADVICE)
-def test_what_to_do_about_a_file_that_cannot_be_written(case):
+def test_advice_for_unwritable_files(case):
     error, advice = ADVICE[case]
     said = cannot_write("runs/a.png", error)
     assert said.startswith("runs/a.png could not be written (")
@@ -47,7 +47,7 @@ def test_shorten():
     assert shorten("abcdefg") == "a, b, c, d, e and 2 more"
 
 
-def test_a_name_in_capitals_cut_short_or_of_another_type():
+def test_names_in_upper_case_abbreviated_or_of_another_type():
     names = ["cuda", "onnxruntime"]
     assert unknown_name("engine", "CUDA", names) == "Unknown engine 'CUDA'. Did you mean 'cuda'?"
     assert unknown_name("engine", "onnx", names).endswith("Did you mean 'onnxruntime'?")

@@ -105,7 +105,7 @@ def test_the_mirrored_image_too(predictor):
     assert not np.array_equal(one.scores, predictor(image)[0].scores)
 
 
-def test_calls_leave_nothing_behind(predictor):
+def test_calls_share_no_state(predictor):
     image = pixels(0, 3)
     before = predictor(image)[0].scores
     predictor([pixels(1, 1, 300)] * 3)

@@ -33,10 +33,10 @@ def test_above_keeps_the_columns_together():
     assert len(make().above(0.9)) == 0
 
 
-def test_nothing_has_no_best():
+def test_best_of_no_classes():
     assert make().above(1.0).best == ""
 
 
-def test_columns_of_different_length_are_refused():
+def test_columns_of_different_length_are_errors():
     with pytest.raises(ShapeError, match="2, 2 and 1"):
         make(names=("cat",))

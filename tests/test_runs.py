@@ -99,7 +99,7 @@ def test_an_augmentation_is_that_of_its_task(case):
     assert type(RunConfig.from_dict(new).augment) is type(augment)
 
 
-def test_what_converting_wrote_for_every_task_is_mended():
+def test_wrong_augmentation_of_converted_runs_is_corrected():
     assert RunConfig.from_dict(OLD["converted"]).augment == DetectionAugmentConfig()
 
 

@@ -43,7 +43,7 @@ def run(data, tmp_path_factory):
     return train_small(data, tmp_path_factory.mktemp("runs") / "trees", epochs=4).path
 
 
-def test_figures_against_numpy(run, data):
+def test_metrics_equal_numpy(run, data):
     figures = muntin.evaluate(run, data)
     paths = sorted(data.rglob("*.png"))
     truth = np.array([CLASSES.index(path.parent.name) for path in paths])
@@ -63,7 +63,7 @@ def test_figures_against_numpy(run, data):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_figures_do_not_depend_on_the_batch_size(run, data, batch_size):
+def test_metrics_do_not_depend_on_the_batch_size(run, data, batch_size):
     one, other = (
         muntin.evaluate(run, data, batch_size=size, pictures=False) for size in (batch_size, 64)
     )
@@ -101,7 +101,7 @@ def test_the_test_part_is_taken_first(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read:UserWarning")
-def test_what_cannot_be_read_does_not_count(run, tmp_path):
+def test_unreadable_images_are_not_counted(run, tmp_path):
     data = write_images(tmp_path / "trees", each=3)
     before = muntin.evaluate(run, data, batch_size=2, pictures=False)
     (data / "ash" / "zero.png").write_bytes(b"")
@@ -127,12 +127,12 @@ def test_the_network_is_left_in_its_mode(run, data):
     assert torch.is_grad_enabled()
 
 
-def test_images_that_were_learnt_from_are_told(run, data):
+def test_evaluation_on_training_images_warns(run, data):
     with pytest.warns(MuntinWarning, match=r"\d+ of .*\d+ "):
         muntin.evaluate(run, data, pictures=False)
 
 
-def test_only_subjects_that_are_told_are_drawn(tmp_path):
+def test_only_instances_above_the_threshold_are_drawn(tmp_path):
     """Average precision takes hundreds of unsure poses; nobody wants to see them."""
     listing = list_pose(write_coco(tmp_path / "set", num_train=2, num_val=1), whole=True).train
     skeleton, entry = listing.skeleton, listing.entries[0]

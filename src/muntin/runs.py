@@ -31,9 +31,9 @@ from muntin.engines.network import EngineNetwork, Front
 from muntin.engines.table import Format, find_format, require
 from muntin.errors import ConfigError, RunError
 from muntin.heads.network import Network
-from muntin.outside_errors import cannot_write
 from muntin.run_config import RunConfig
 from muntin.samples import Classes
+from muntin.system_errors import cannot_write
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.weights.weight_loading import load_weights

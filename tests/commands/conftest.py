@@ -11,13 +11,13 @@ from muntin.commands import main
 
 @pytest.fixture
 def muntin(capsys, monkeypatch):
-    """Run the command here; give exit code, stdout and stderr."""
-    monkeypatch.setattr("warnings.showwarning", None)  # main puts its own there
+    """Run the command in this process; return exit code, stdout and stderr."""
+    monkeypatch.setattr("warnings.showwarning", None)  # main replaces it
 
     def call(*arguments):
         with pytest.raises(SystemExit) as caught:
             main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return caught.value.code, said.out, said.err
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
 
     return call

@@ -20,7 +20,7 @@ from muntin.commands import main
 from muntin.ops.triton.window_support import find_missing
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.journal import read_journal
-from tests.commands.refusing import refuses
+from tests.commands.cli_errors import fails_with
 from tests.small import CLASSES, MODEL, SETTINGS, train_small, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,24 +39,24 @@ def run(data, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::muntin.errors.MuntinWarning")
-def test_a_run_from_beginning_to_end(muntin, data, tmp_path):
+def test_end_to_end(muntin, data, tmp_path):
     out = tmp_path / "run"
-    code, said, _ = muntin("train", "classify", data, "--out", out, "--epochs=2", *SMALL)
+    code, stdout, _ = muntin("train", "classify", data, "--out", out, "--epochs=2", *SMALL)
     assert code == 0
-    assert "learning rate" in said
-    assert f"muntin predict {out}" in said
-    code, said, _ = muntin("eval", out, data)
+    assert "learning rate" in stdout
+    assert f"muntin predict {out}" in stdout
+    code, stdout, _ = muntin("eval", out, data)
     assert code == 0
-    assert "top1" in said
-    assert "birch" in said
-    code, said, _ = muntin("predict", out, data / "ash", "--out", tmp_path / "drawn", "--tta")
+    assert "top1" in stdout
+    assert "birch" in stdout
+    code, stdout, _ = muntin("predict", out, data / "ash", "--out", tmp_path / "drawn", "--tta")
     assert code == 0
-    assert said.count("ash") >= 6
+    assert stdout.count("ash") >= 6
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
 
 
 @pytest.mark.filterwarnings("ignore::muntin.errors.MuntinWarning")
-def test_json_is_all_there_is_on_stdout(muntin, run, data):
+def test_json_is_the_only_output_on_stdout(muntin, run, data):
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert {"top1", "top5", "num_images"} <= figures.keys()
     results = json.loads(muntin("predict", run, data / "ash" / "0.png", "--json")[1])
@@ -71,59 +71,59 @@ def test_json_is_all_there_is_on_stdout(muntin, run, data):
     assert facts["engine cuda"].split(":")[0] in ("can run", "no")
 
 
-def test_doctor_says_which_setting_is_wrong(muntin, monkeypatch):
+def test_doctor_reports_a_wrong_setting(muntin, monkeypatch):
     monkeypatch.setenv("MUNTIN_FUSED", "2")
     find_missing.cache_clear()
-    code, said, _ = muntin("doctor")
+    code, stdout, _ = muntin("doctor")
     find_missing.cache_clear()
     assert code == 0
-    assert "MUNTIN_FUSED" in said
-    assert "'2'" in said
+    assert "MUNTIN_FUSED" in stdout
+    assert "'2'" in stdout
 
 
 def test_models(muntin):
-    code, said, _ = muntin("models", "swin_tiny*")
+    code, stdout, _ = muntin("models", "swin_tiny*")
     assert code == 0
-    assert "28.29" in said
-    assert "swin_tiny_patch4_window7_224" in said  # a pipe has no width; nothing is cut
-    assert refuses(muntin("models", "swim_tiny"), "'swim_tiny'", "'swin_tiny'")
+    assert "28.29" in stdout
+    assert "swin_tiny_patch4_window7_224" in stdout  # a pipe has no width; nothing is cut
+    assert fails_with(muntin("models", "swim_tiny"), "'swim_tiny'", "'swin_tiny'")
 
 
 @pytest.mark.filterwarnings("always::muntin.errors.MuntinWarning")
-def test_predict_leaves_out_what_cannot_be_read(muntin, run, tmp_path):
+def test_predict_skips_unreadable_images(muntin, run, tmp_path):
     data = write_images(tmp_path / "trees")
     (data / "ash" / "zero.png").write_bytes(b"")
-    code, said, err = muntin("predict", run, data, "--out", tmp_path / "drawn", "--json")
+    code, stdout, err = muntin("predict", run, data, "--out", tmp_path / "drawn", "--json")
     assert code == 1
-    assert len(json.loads(said)) == 18
+    assert len(json.loads(stdout)) == 18
     assert len(err.splitlines()) == 1
     assert "zero.png" in err
     drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
     assert len(drawn) == 18
     assert drawn[0] == "00000_ash_0.png"
-    code, said, err = muntin("predict", run, data / "birch", tmp_path / "gone.png", "--json")
-    assert (code, len(json.loads(said))) == (1, 6)
+    code, stdout, err = muntin("predict", run, data / "birch", tmp_path / "gone.png", "--json")
+    assert (code, len(json.loads(stdout))) == (1, 6)
     assert "gone.png" in err
-    assert refuses(muntin("predict", run, tmp_path / "gone.png"), "gone.png")
+    assert fails_with(muntin("predict", run, tmp_path / "gone.png"), "gone.png")
 
 
 def test_check(muntin, tmp_path):
     data = write_images(tmp_path / "trees")
     assert muntin("check", "classify", data)[0] == 0
     (data / "ash" / "zero.png").write_bytes(b"")
-    code, said, err = muntin("check", "classify", data)
+    code, stdout, err = muntin("check", "classify", data)
     assert code == 1
-    assert "zero.png" in said
+    assert "zero.png" in stdout
     assert not err
     assert muntin("check", "classify", tmp_path / "nothing")[0] == 1
 
 
-def test_check_says_when_too_few_are_there_to_keep_some(muntin, tmp_path):
+def test_check_warns_about_too_few_images(muntin, tmp_path):
     data = write_images(tmp_path / "trees", each=1)
-    code, said, _ = muntin("check", "classify", data)
+    code, stdout, _ = muntin("check", "classify", data)
     assert code == 0
-    assert "warning" in said
-    assert refuses(muntin("train", "classify", data, "--out", tmp_path / "run"), str(data))
+    assert "warning" in stdout
+    assert fails_with(muntin("train", "classify", data, "--out", tmp_path / "run"), str(data))
 
 
 WRONG = {
@@ -162,47 +162,47 @@ WRONG = {
 def test_wrong_options(muntin, data, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     options, text = WRONG[case]
-    assert refuses(muntin("train", "classify", data, *options), text)
+    assert fails_with(muntin("train", "classify", data, *options), text)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [("tarin",), ("train",), ("train", "classify"), ("eval",)])
 def test_wrong_words(muntin, arguments):
-    assert refuses(muntin(*arguments), "See: muntin", "--help")
+    assert fails_with(muntin(*arguments), "See: muntin", "--help")
 
 
 def test_wrong_data(muntin, data, tmp_path):
     train = ("train", "classify")
-    assert refuses(muntin(*train, tmp_path / "nothing"), "nothing")
+    assert fails_with(muntin(*train, tmp_path / "nothing"), "nothing")
     (tmp_path / "empty").mkdir()
-    assert refuses(muntin(*train, tmp_path / "empty"), "empty")
+    assert fails_with(muntin(*train, tmp_path / "empty"), "empty")
     one = write_images(tmp_path / "one", classes=CLASSES[:1])
-    assert refuses(muntin(*train, one), "ash")
+    assert fails_with(muntin(*train, one), "ash")
     (tmp_path / "one" / "birch").mkdir()
-    assert refuses(muntin(*train, one), "birch")
+    assert fails_with(muntin(*train, one), "birch")
     zero = write_images(tmp_path / "zero")
     for path in zero.rglob("*.png"):
         path.write_bytes(b"")
-    assert refuses(muntin(*train, zero, "--out", tmp_path / "run"), "muntin check")
-    assert refuses(muntin("tune", "classify", data), "tune")
-    assert refuses(muntin("train", "clasify", data), "'classify'")
+    assert fails_with(muntin(*train, zero, "--out", tmp_path / "run"), "muntin check")
+    assert fails_with(muntin("tune", "classify", data), "tune")
+    assert fails_with(muntin("train", "clasify", data), "'classify'")
 
 
 def test_wrong_runs(muntin, run, data, tmp_path):
-    assert refuses(muntin("eval", tmp_path, data), "config.json")
-    assert refuses(muntin("predict", tmp_path / "no", data), str(tmp_path / "no"))
-    assert refuses(muntin("train", "classify", data, "--out", run), str(run))
-    assert refuses(muntin("predict", run, tmp_path / "*.png"), "*.png")
+    assert fails_with(muntin("eval", tmp_path, data), "config.json")
+    assert fails_with(muntin("predict", tmp_path / "no", data), str(tmp_path / "no"))
+    assert fails_with(muntin("train", "classify", data, "--out", run), str(run))
+    assert fails_with(muntin("predict", run, tmp_path / "*.png"), "*.png")
     (tmp_path / "empty").mkdir()
-    assert refuses(muntin("predict", run, tmp_path / "empty"), ".jpg")
+    assert fails_with(muntin("predict", run, tmp_path / "empty"), ".jpg")
     other = write_images(tmp_path / "other", classes=("oak", "elm"))
-    assert refuses(muntin("eval", run, other), "elm, oak")
+    assert fails_with(muntin("eval", run, other), "elm, oak")
     wide = ["--set=model.embed_dim=32", "--weights", run]
     result = muntin("train", "classify", data, *SMALL, *wide, "--out", tmp_path / "x")
-    assert refuses(result, "Swin", str(run))
+    assert fails_with(result, "Swin", str(run))
 
 
-def test_a_bug_is_2(capsys):
+def test_exit_code_of_a_bug(capsys):
     verbs = typer.Typer()
 
     @verbs.command()
@@ -219,9 +219,9 @@ def test_a_bug_is_2(capsys):
 
 def test_help(muntin):
     for arguments in (("--help",), ("-h",), ("train", "--help")):
-        code, said, err = muntin(*arguments)
+        code, stdout, err = muntin(*arguments)
         assert code == 0, err
-        assert "Usage: " in said
+        assert "Usage: " in stdout
         assert not err
     code, out, err = muntin()
     assert code == 1
@@ -271,7 +271,7 @@ def test_torch_is_loaded_when_it_is_needed():
     assert not heavy & imported_by(ask)
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, muntin):
+def test_ctrl_c_leaves_a_resumable_run(tmp_path, muntin):
     data = write_images(tmp_path / "trees", each=20)
     out = tmp_path / "run"
     train = ("train", "classify", data, "--out", out)
@@ -280,10 +280,10 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, muntin):
     while not len(read_journal(out)) and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    code, said, err = finished(process)
+    code, stdout, err = finished(process)
     assert code == 1
     assert "Traceback" not in err
-    assert f"muntin train classify {data} --resume --out {out}" in said
+    assert f"muntin train classify {data} --resume --out {out}" in stdout
     position = read_checkpoint(out)["position"]
     assert not list(out.rglob("*.partial"))
     (out / "config.json").write_text(
@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, muntin):
         .read_text()
         .replace('"epochs": 400', f'"epochs": {position["epoch"] + 1}')
     )
-    code, said, _ = muntin(*train, "--resume")
+    code, stdout, _ = muntin(*train, "--resume")
     assert code == 0
     assert [line["epoch"] for line in read_journal(out)] == list(range(1, position["epoch"] + 2))
 

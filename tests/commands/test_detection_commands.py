@@ -14,7 +14,7 @@ from PIL import Image
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import MuntinWarning
 from muntin.scoring import evaluate
-from tests.commands.refusing import refuses
+from tests.commands.cli_errors import fails_with
 from tests.detectors import BODY, BODY_SETTINGS, empty_images, head_settings, train_detector
 
 
@@ -45,24 +45,24 @@ def run(data, tmp_path_factory):
 @pytest.mark.parametrize(
     ("task", "head"), [("detect", "fcos_small"), ("instance", "mask_rcnn_small")]
 )
-def test_a_run_from_beginning_to_end(muntin, data, tmp_path, task, head):
-    code, said, _ = muntin("check", task, data)
+def test_end_to_end(muntin, data, tmp_path, task, head):
+    code, stdout, _ = muntin("check", task, data)
     assert code == 0
     out = tmp_path / "run"
-    code, said, _ = muntin("train", task, data, "--out", out, "--epochs=1", *options(head))
+    code, stdout, _ = muntin("train", task, data, "--out", out, "--epochs=1", *options(head))
     assert code == 0
-    assert f"muntin predict {out}" in said
-    code, said, _ = muntin("eval", out, data)
+    assert f"muntin predict {out}" in stdout
+    code, stdout, _ = muntin("eval", out, data)
     assert code == 0
-    assert "box_ap" in said
-    assert ("mask_ap" in said) == (task == "instance")
+    assert "box_ap" in stdout
+    assert ("mask_ap" in stdout) == (task == "instance")
     drawn = tmp_path / "drawn"
-    code, said, _ = muntin(
+    code, stdout, _ = muntin(
         "predict", out, data / "val", "--out", drawn, "--tta", "--tile=32",
         "--select=suppression=soft",
     )  # fmt: skip
     assert code == 0
-    assert str(drawn) in said
+    assert str(drawn) in stdout
     assert len(list(drawn.glob("*.png"))) == 2
 
 
@@ -83,7 +83,7 @@ def test_json(muntin, run, data):
     assert report["ok"] is True
 
 
-def test_what_is_left_out_is_said_when_a_run_is_scored(run, data, tmp_path):
+def test_evaluation_warns_about_skipped_annotations(run, data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     path = copy / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
@@ -104,9 +104,9 @@ def test_any_image(muntin, run, tmp_path):
     values = rng.integers(0, 255, (300, 41), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "grey.png")
     Image.fromarray(values).convert("RGBA").save(tmp_path / "alpha.png")
-    code, said, _ = muntin("predict", run, tmp_path, "--json", "--tile=auto")
+    code, stdout, _ = muntin("predict", run, tmp_path, "--json", "--tile=auto")
     assert code == 0
-    assert [one["size"] for one in json.loads(said)] == [[300, 41]] * 2
+    assert [one["size"] for one in json.loads(stdout)] == [[300, 41]] * 2
 
 
 def broken(data, how):
@@ -171,17 +171,17 @@ WRONG = {
 def test_wrong_options(muntin, data, tmp_path, case):
     more, text = WRONG[case]
     words = ["train", "instance", data, "--out", tmp_path / "run", "--model", BODY, *more]
-    assert refuses(muntin(*words), text)
+    assert fails_with(muntin(*words), text)
     assert not (tmp_path / "run").exists()
 
 
 def test_wrong_predictions(muntin, run, data):
-    assert refuses(muntin("predict", run, data / "val", "--tile=many"), "--tile")
-    assert refuses(muntin("predict", run, data / "val", "--tile=3"), "tile", "3")
-    assert refuses(muntin("predict", run, data / "val", "--select=iou"), "--select")
-    assert refuses(muntin("predict", run, data / "val", "--select=iuo=0.3"), "'iuo'", "'iou'")
-    assert refuses(muntin("predict", run, data / "val", "--select=iou=a"), "select", "'a'")
-    assert refuses(muntin("eval", run, data / "annotations" / "nothing.json"), "nothing.json")
+    assert fails_with(muntin("predict", run, data / "val", "--tile=many"), "--tile")
+    assert fails_with(muntin("predict", run, data / "val", "--tile=3"), "tile", "3")
+    assert fails_with(muntin("predict", run, data / "val", "--select=iou"), "--select")
+    assert fails_with(muntin("predict", run, data / "val", "--select=iuo=0.3"), "'iuo'", "'iou'")
+    assert fails_with(muntin("predict", run, data / "val", "--select=iou=a"), "select", "'a'")
+    assert fails_with(muntin("eval", run, data / "annotations" / "nothing.json"), "nothing.json")
 
 
 def test_other_classes(muntin, run, tmp_path):
@@ -192,10 +192,10 @@ def test_other_classes(muntin, run, tmp_path):
         for one in values["categories"]:
             one["name"] = f"my {one['name']}"
         file.write_text(json.dumps(values))
-    assert refuses(muntin("eval", run, data), "my ")
+    assert fails_with(muntin("eval", run, data), "my ")
 
 
-def test_many_problems_of_one_kind_are_cut_short(muntin, tmp_path):
+def test_many_problems_of_one_kind_are_shortened(muntin, tmp_path):
     data = write_coco(tmp_path / "data", num_train=15, num_val=1, size=(48, 64))
     path = data / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
@@ -204,10 +204,10 @@ def test_many_problems_of_one_kind_are_cut_short(muntin, tmp_path):
         for i, row in enumerate(content["images"])
     ]
     path.write_text(json.dumps(content))
-    code, said, _ = muntin("check", "detect", data)
+    code, stdout, _ = muntin("check", "detect", data)
     assert code == 0
-    assert said.count("unknown class") < 15
-    assert "5 more" in said
-    assert "--json" in said
+    assert stdout.count("unknown class") < 15
+    assert "5 more" in stdout
+    assert "--json" in stdout
     report = json.loads(muntin("check", "detect", data, "--json")[1])
     assert sum("unknown class" in problem["what"] for problem in report["problems"]) == 15

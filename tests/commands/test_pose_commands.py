@@ -18,7 +18,7 @@ from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.prediction import load
 from muntin.prediction.video import write_video
 from muntin.runs import write_results
-from tests.commands.refusing import refuses
+from tests.commands.cli_errors import fails_with
 from tests.detectors import BODY, BODY_SETTINGS, train_dense, train_detector
 
 OPTIONS = [
@@ -40,42 +40,42 @@ def run(data, tmp_path_factory):
     return train_dense("pose", data, tmp_path_factory.mktemp("runs") / "poses", epochs=1).path
 
 
-def test_from_beginning_to_end(muntin, data, tmp_path):
+def test_end_to_end(muntin, data, tmp_path):
     run = tmp_path / "run"
-    code, said, _ = muntin("check", "pose", data)
+    code, stdout, _ = muntin("check", "pose", data)
     assert code == 0
-    assert "5 keypoints" in said
+    assert "5 keypoints" in stdout
     assert muntin("train", "pose", data, "--out", run, *OPTIONS)[0] == 0
-    code, said, _ = muntin("eval", run, data)
+    code, stdout, _ = muntin("eval", run, data)
     assert code == 0
     for figure in ("oks_ap", "pck", "mean_pixel_error", "centre"):
-        assert figure in said
+        assert figure in stdout
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert figures["keypoint_names"] == ["centre", "top", "right", "bottom", "left"]
     mirrored = json.loads(muntin("eval", run, data, "--json", "--tta")[1])
     assert mirrored["mean_pixel_error"] != figures["mean_pixel_error"]
     drawn = tmp_path / "drawn"
-    code, said, _ = muntin("predict", run, data / "val", "--out", drawn, "--tta")
+    code, stdout, _ = muntin("predict", run, data / "val", "--out", drawn, "--tta")
     assert code == 0
     assert len(list(drawn.glob("*.png"))) == 2
     rows = list(csv.reader((drawn / "poses.csv").read_text().splitlines()))
     assert [row[0] for row in rows[:3]] == ["scorer", "bodyparts", "coords"]
     assert (drawn / rows[3][0]).resolve() == data / "val" / "00000.jpg", "as seen from the table"
     assert all(0 <= float(cell) <= 1 for cell in rows[3][3::3])
-    assert "0.3" in said
+    assert "0.3" in stdout
     again = list_pose(drawn / "poses.csv").train
     assert len(again) == 2, "the table is read where it lies"
     assert (Path(again.source) / again.entries[0].path).is_file()
 
 
-def test_what_is_left_out_is_counted(muntin, data, tmp_path):
+def test_skipped_images_are_counted(muntin, data, tmp_path):
     broken = shutil.copytree(data, tmp_path / "frames")
     table = next(iter(sorted(broken.rglob("*.csv"))))
     lines = table.read_text().splitlines()
     table.write_text("\n".join([*lines[:-1], lines[-1] + ",1"]) + "\n")
-    code, said, _ = muntin("check", "pose", broken)
+    code, stdout, _ = muntin("check", "pose", broken)
     assert code == 0
-    assert "1 warning" in said
+    assert "1 warning" in stdout
 
 
 def test_a_score_for_whole_images(muntin, run, data):
@@ -98,10 +98,10 @@ def test_a_video(muntin, run, tmp_path):
     frames = [Image.new("RGB", (80, 64), (n * 20, 90, 120)) for n in range(6)]
     clip = write_video(tmp_path / "clip.mp4", frames, Fraction(5))
     out = tmp_path / "out"
-    code, said, _ = muntin("predict", run, clip, "--out", out)
+    code, stdout, _ = muntin("predict", run, clip, "--out", out)
     assert code == 0
-    assert "6 frames" in said
-    assert "--out" not in said
+    assert "6 frames" in stdout
+    assert "--out" not in stdout
     assert "--out" in muntin("predict", run, clip)[1]
     rows = list(csv.reader((out / "clip.csv").read_text().splitlines()))
     assert [row[0] for row in rows[3:]] == [str(n) for n in range(6)]
@@ -111,19 +111,19 @@ def test_a_video(muntin, run, tmp_path):
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
-def test_a_video_that_cannot_be_read_is_left_out(muntin, run, data, tmp_path):
+def test_an_unreadable_video_is_skipped(muntin, run, data, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
     clip = write_video(tmp_path / "clip.mp4", [Image.new("RGB", (80, 64))] * 2, Fraction(5))
     image = data / "val" / "00000.jpg"
-    code, said, err = muntin("predict", run, broken, clip, image, "--out", tmp_path / "out")
+    code, stdout, err = muntin("predict", run, broken, clip, image, "--out", tmp_path / "out")
     assert code == 1
-    assert "clip.mp4" in said
-    assert "00000.jpg" in said
+    assert "clip.mp4" in stdout
+    assert "00000.jpg" in stdout
     assert str(broken) in err
     assert "Errno" not in err
     assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["clip.mp4"]
-    assert refuses(muntin("predict", run, broken), str(broken))
+    assert fails_with(muntin("predict", run, broken), str(broken))
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
@@ -152,9 +152,9 @@ def test_a_detector(muntin, tmp_path):
     assert figures["threshold"] == pytest.approx(0.1, abs=1e-3)
     assert "0.10" in muntin(*words[:-1])[1]
     words = ["predict", tmp_path / "pose", scenes / "val", "--detector", tmp_path / "boxes"]
-    said = muntin(*words)[1]
-    assert "0.10" in said
-    assert "--threshold" in said
+    stdout = muntin(*words)[1]
+    assert "0.10" in stdout
+    assert "--threshold" in stdout
     assert load(tmp_path / "pose", detector=tmp_path / "boxes").least == figures["threshold"]
     found = json.loads(muntin(*words, "--threshold=0.99", "--json")[1])
     assert [one["poses"] for one in found] == [[], []]
@@ -162,16 +162,16 @@ def test_a_detector(muntin, tmp_path):
     assert code == 0
     assert "--detector" in err
     words = ["predict", tmp_path / "boxes", scenes / "val", "--detector", tmp_path / "boxes"]
-    assert refuses(muntin(*words), "detector")
-    assert refuses(muntin("eval", tmp_path / "boxes", scenes, "--tta"), "tta")
+    assert fails_with(muntin(*words), "detector")
+    assert fails_with(muntin("eval", tmp_path / "boxes", scenes, "--tta"), "tta")
 
 
 def test_wrong_words(muntin, run, data, tmp_path):
     image = data / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, image, "--detector", run), "detect")
-    assert refuses(muntin("predict", run, image, "--tile=64"), "tile")
-    assert refuses(muntin("predict", run, tmp_path / "none.mp4"), "none.mp4")
+    assert fails_with(muntin("predict", run, image, "--detector", run), "detect")
+    assert fails_with(muntin("predict", run, image, "--tile=64"), "tile")
+    assert fails_with(muntin("predict", run, tmp_path / "none.mp4"), "none.mp4")
     words = ["train", "pose", data, "--out", tmp_path / "other"]
-    assert refuses(muntin(*words, "--head=fcos"), "'fcos'", "detect")
-    assert refuses(muntin("train", "pose", tmp_path / "none"), "none")
-    assert refuses(muntin("train", "pose", data / "val" / "00000.jpg"), "DATA")
+    assert fails_with(muntin(*words, "--head=fcos"), "'fcos'", "detect")
+    assert fails_with(muntin("train", "pose", tmp_path / "none"), "none")
+    assert fails_with(muntin("train", "pose", data / "val" / "00000.jpg"), "DATA")

@@ -16,7 +16,7 @@ from muntin.recipes import MachineConfig
 from muntin.run_lengths import decode_mask
 from muntin.training.request import Request
 from muntin.training.setup import prepare
-from tests.commands.refusing import refuses
+from tests.commands.cli_errors import fails_with
 from tests.detectors import BODY, BODY_SETTINGS, train_dense
 
 OPTIONS = [
@@ -38,21 +38,21 @@ def run(data, tmp_path_factory):
     return train_dense("semantic", data, tmp_path_factory.mktemp("runs") / "maps", epochs=1).path
 
 
-def test_from_beginning_to_end(muntin, data, tmp_path):
+def test_end_to_end(muntin, data, tmp_path):
     assert muntin("check", "semantic", data)[0] == 0
     run = tmp_path / "run"
     assert muntin("train", "semantic", data, "--out", run, *OPTIONS)[0] == 0
-    code, said, _ = muntin("eval", run, data)
+    code, stdout, _ = muntin("eval", run, data)
     assert code == 0
-    assert "miou" in said
-    assert "pixel_accuracy" in said
+    assert "miou" in stdout
+    assert "pixel_accuracy" in stdout
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert {"miou", "pixel_accuracy", "iou", "class_names"} <= figures.keys()
     drawn = tmp_path / "drawn"
     words = ["predict", run, data / "images" / "val", "--out", drawn, "--tta", "--tile=64"]
-    code, said, _ = muntin(*words, "--scales=0.5,1")
+    code, stdout, _ = muntin(*words, "--scales=0.5,1")
     assert code == 0
-    assert str(drawn) in said
+    assert str(drawn) in stdout
     assert len(list(drawn.glob("*_labels.png"))) == 2
     assert len(list(drawn.glob("*.png"))) == 4
 
@@ -66,12 +66,12 @@ def test_json(muntin, run, data):
 
 def test_wrong_words(muntin, run, data, tmp_path):
     image = data / "images" / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, image, "--scales=big"), "--scales", "big")
-    assert refuses(muntin("predict", run, image, "--scales=0"), "scales", "0")
+    assert fails_with(muntin("predict", run, image, "--scales=big"), "--scales", "big")
+    assert fails_with(muntin("predict", run, image, "--scales=0"), "scales", "0")
     words = ["train", "semantic", data, "--out", tmp_path / "other"]
-    assert refuses(muntin(*words, "--head=mask_rcnn"), "mask_rcnn", "instance")
-    assert refuses(muntin(*words, "--set=data.colors=a:#12"), "data.colors")
-    assert refuses(muntin("train", "semantic", tmp_path / "none"), "none")
+    assert fails_with(muntin(*words, "--head=mask_rcnn"), "mask_rcnn", "instance")
+    assert fails_with(muntin(*words, "--set=data.colors=a:#12"), "data.colors")
+    assert fails_with(muntin("train", "semantic", tmp_path / "none"), "none")
 
 
 def broken(root, how):
@@ -107,10 +107,10 @@ BROKEN = {
 def test_broken_data(muntin, tmp_path, how):
     data = broken(tmp_path / "data", how)
     assert muntin("check", "semantic", data)[0] == 1
-    code, _, said = muntin("train", "semantic", data, "--out", tmp_path / "run", *OPTIONS)
+    code, _, stdout = muntin("train", "semantic", data, "--out", tmp_path / "run", *OPTIONS)
     assert code == 1
-    assert BROKEN[how] in said
-    assert "Traceback" not in said
+    assert BROKEN[how] in stdout
+    assert "Traceback" not in stdout
 
 
 def test_masks_of_objects(muntin, tmp_path):
@@ -132,9 +132,10 @@ def test_check_reads_masks_as_training_would(muntin, tmp_path):
         mask[:20] = (0x6E, 0xC1, 0xE4)
         Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
     setting = "--set=data.colors=road:#6EC1E4"
-    said = muntin("check", "semantic", tmp_path, setting, "--set=data.ignored=#000000")[1]
-    assert "road" in said
-    assert refuses(muntin("check", "semantic", tmp_path, "--set=data.colours=a:#123456"), "colors")
+    stdout = muntin("check", "semantic", tmp_path, setting, "--set=data.ignored=#000000")[1]
+    assert "road" in stdout
+    result = muntin("check", "semantic", tmp_path, "--set=data.colours=a:#123456")
+    assert fails_with(result, "colors")
 
 
 def test_labels_are_written_at_full_size(muntin, run, data, tmp_path):
@@ -148,13 +149,13 @@ def test_labels_are_written_at_full_size(muntin, run, data, tmp_path):
         assert ((written == row["id"]) == decode_mask(row["mask"])).all()
 
 
-def test_what_maps_have_no_use_for(muntin, run, data):
+def test_options_without_effect_on_segmentation(muntin, run, data):
     image = data / "images" / "val" / "00000.jpg"
-    assert refuses(muntin("predict", run, image, "--threshold=0.5"), "--threshold")
-    assert refuses(muntin("predict", run, image, "--select=iou=0.5"), "--select")
+    assert fails_with(muntin("predict", run, image, "--threshold=0.5"), "--threshold")
+    assert fails_with(muntin("predict", run, image, "--select=iou=0.5"), "--select")
 
 
-def test_background_that_a_run_does_not_know(muntin, tmp_path):
+def test_unknown_background_class(muntin, tmp_path):
     other = write_coco(tmp_path / "objects", num_train=2, num_val=2, size=(48, 64))
     labels = tmp_path / "maps"
     write_maps(labels, num_train=4, num_val=2, size=(48, 64))
@@ -163,12 +164,12 @@ def test_background_that_a_run_does_not_know(muntin, tmp_path):
     )
     out = tmp_path / "floors"
     train_dense("semantic", labels, out, epochs=1)
-    assert refuses(muntin("eval", out, other), "'background'", "data.ignored=background")
+    assert fails_with(muntin("eval", out, other), "'background'", "data.ignored=background")
     words = ["eval", out, other, "--json"]
     assert muntin(*words, "--set=data.ignored=background")[0] == 0
 
 
-def test_a_run_of_other_classes_gives_all_but_its_last_layer(run, data, tmp_path):
+def test_weights_of_a_run_with_other_classes(run, data, tmp_path):
     other = tmp_path / "other"
     write_maps(other, num_train=4, num_val=2, size=(64, 80))
     names = ("triangle", "background", "cross", "disc", "ring", "square", "star")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from muntin.commands.showing import show_table
+from muntin.commands.console_table import print_table
 from muntin.commands.values import parse_size, to_json
 
 __all__ = ["bench"]
@@ -46,7 +46,7 @@ def bench(
         size=parse_size(img_size) if img_size else None,
         rounds=rounds,
         compiled=compiled,
-        say=lambda line: typer.echo(line, err=True),
+        log=lambda line: typer.echo(line, err=True),
     )
     if as_json:
         typer.echo(to_json(found))
@@ -55,7 +55,7 @@ def bench(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from muntin.benching.report_tables import show_rows
+    from muntin.benching.report_tables import format_rows
 
     if "sides" in found:
         smallest, largest = found["sides"][0], found["sides"][-1]
@@ -73,4 +73,4 @@ def _show(found: dict[str, Any]) -> None:
             f"machine limits: {limits}, memory copy {ceilings['copy_gb_s']:.0f} GB/s; "
             f"{found['gmacs']:.2f} GMACs per image"
         )
-    show_table(*show_rows(found))
+    print_table(*format_rows(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.showing import show_table
+from muntin.commands.console_table import print_table
 from muntin.commands.values import parse_settings, to_json
 
 __all__ = ["evaluate"]
@@ -67,7 +67,7 @@ def evaluate(
             for values in per_class.values()
         ]
         kind = "keypoint" if "keypoint_names" in figures else "class"
-        show_table((kind, *per_class), zip(names, *columns, strict=True))
+        print_table((kind, *per_class), zip(names, *columns, strict=True))
     if "threshold" in figures:
         typer.echo(
             f"{figures['num_found']} of {figures['num_subjects']} instances were matched at score "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muntin.commands.showing import show_table
+from muntin.commands.console_table import print_table
 from muntin.commands.values import parse_size
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _exit(number: int, frame: object) -> None:
 
 
 def _show(done: Exported) -> None:
-    show_table(
+    print_table(
         ("images", "size", "batch", "max difference", "tolerance"),
         [
             (

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.showing import show_table
+from muntin.commands.console_table import print_table
 from muntin.commands.values import to_json
 
 __all__ = ["models"]
@@ -42,5 +42,5 @@ def models(
         )
         for row in rows
     )
-    show_table(("model", "alias", "params (M)", "GMACs", "size", "window", "top-1 (%)"), cells)
+    print_table(("model", "alias", "params (M)", "GMACs", "size", "window", "top-1 (%)"), cells)
     typer.echo("GMACs: counted at this size; top-1: published, ImageNet-1k (sources: --json)")

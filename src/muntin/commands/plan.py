@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muntin.commands.showing import show_table
+from muntin.commands.console_table import print_table
 from muntin.commands.values import parse_batch, parse_settings, parse_size, to_json
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def show_plan(plan: Plan) -> None:
             f"activation checkpointing: {plan.recomputed_blocks} of {plan.num_blocks} blocks"
         )
     typer.echo(f"memory peaks {plan.moment}; at that point:")
-    show_table(
+    print_table(
         ("predicted memory", "MiB"), ((name, f"{value:.0f}") for name, value in rows if value)
     )
     times = [
@@ -101,7 +101,7 @@ def show_plan(plan: Plan) -> None:
         (f"epoch of {plan.steps} steps with validation, predicted", plan.epoch_s),
         *((f"{name}, measured", value) for name, value in plan.measured),
     ]
-    show_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))
+    print_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))
 
 
 def _describe_budget(plan: Plan) -> str:

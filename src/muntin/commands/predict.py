@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from muntin.commands.clips import predict_clips, split_clips, write_table
 from muntin.commands.json_output import JsonList
 from muntin.commands.values import parse_scales, parse_settings, parse_tile
+from muntin.commands.video_prediction import predict_videos, split_videos, write_pose_table
 
 if TYPE_CHECKING:
     from muntin.runs import Run
@@ -72,7 +72,7 @@ def predict(
     from muntin.prediction.from_run import find_threshold, load
     from muntin.runs import Run
 
-    clips, others = split_clips(images)
+    videos, others = split_videos(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
     if threshold is not None and opened.task.kind == "segmentation":
@@ -98,34 +98,34 @@ def predict(
             (result.above(threshold or 0.0) for result in found),
             out=out, min_score=min_score, scorer=scorer, document=document if as_json else None,
         )  # fmt: skip
-        frames = predict_clips(
-            partial(predictor, **passes), clips, out, min_score,
+        frames = predict_videos(
+            partial(predictor, **passes), videos, out, min_score,
             scorer=scorer, strict=strict, document=document if as_json else None,
         )  # fmt: skip
         if as_json:
             document.print()
     if not as_json:
-        for clip, count in frames.items():
-            typer.echo(f"{clip}: {count} frame{'s' * (count != 1)}")
+        for video, count in frames.items():
+            typer.echo(f"{video}: {count} frame{'s' * (count != 1)}")
         if reason:
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
-        _advise(opened, shown.largest, tile, out, has_clips=bool(frames))
-    return int(missing or shown.num_results < len(paths) or len(frames) < len(clips))
+        _advise(opened, shown.largest, tile, out, has_videos=bool(frames))
+    return int(missing or shown.num_results < len(paths) or len(frames) < len(videos))
 
 
-def _advise(run: Run, largest: int, tile: str, out: str, *, has_clips: bool) -> None:
+def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) -> None:
     merges = run.task.dense is not None and run.task.dense.merges
     if merges and not tile and largest > MIN_TILING_RATIO * max(run.preprocessing.img_size):
         typer.echo("large images were downscaled; use --tile auto to detect small objects")
     if out:
         typer.echo(f"written to: {out}")
-    elif has_clips:
+    elif has_videos:
         typer.echo("nothing was written; use --out FOLDER to save annotated videos")
 
 
-class _Shown(NamedTuple):
+class _PredictSummary(NamedTuple):
     """Number of results, and the longer side in pixels of the largest image."""
 
     num_results: int
@@ -134,7 +134,7 @@ class _Shown(NamedTuple):
 
 def _show_results(
     results: Iterable[Any], *, out: str, min_score: float, scorer: str, document: JsonList | None
-) -> _Shown:
+) -> _PredictSummary:
     """Print, draw and write results as they arrive; only poses are collected, for the CSV."""
     from muntin.results import Poses
 
@@ -150,8 +150,8 @@ def _show_results(
             document.add(result.to_dict())
         count, largest = count + 1, max(largest, *result.size)
     if out:
-        write_table(poses, out, scorer=scorer)
-    return _Shown(count, largest)
+        write_pose_table(poses, out, scorer=scorer)
+    return _PredictSummary(count, largest)
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.errors import RunError
-from muntin.outside_errors import cannot_write
+from muntin.system_errors import cannot_write
 
 __all__ = ["save_bytes", "save_figure", "save_image", "save_labels"]
 

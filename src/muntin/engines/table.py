@@ -16,7 +16,7 @@ from muntin.engines.onnx_engine import open_onnx, start_onnx, write_onnx
 from muntin.engines.openvino_engine import open_openvino, start_openvino, write_openvino
 from muntin.engines.torch_engine import open_torch, start_compiled, start_eager, write_torch
 from muntin.errors import ConfigError, unknown_name
-from muntin.outside_errors import missing_extra
+from muntin.system_errors import missing_extra
 
 __all__ = [
     "ENGINES",

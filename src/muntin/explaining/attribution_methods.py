@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.explaining.activation_recorder import as_map, find_map, record, tensors_in
-from muntin.outside_errors import missing_extra
 from muntin.shapes import Float, Size, UInt8
+from muntin.system_errors import missing_extra
 
 __all__ = [
     "MapAttribution",

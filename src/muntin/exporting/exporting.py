@@ -28,13 +28,13 @@ from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantising import Quantised, quantise
 from muntin.exporting.verification import Row, compare, require_equal, show_images
 from muntin.heads.network import Network
-from muntin.outside_errors import cannot_write
 from muntin.prediction.from_run import find_threshold
 from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluator import score
 from muntin.shapes import Size
+from muntin.system_errors import cannot_write
 from muntin.tasks.task import Task
 from muntin.zoo.model_building import create_model, find_model
 from muntin.zoo.model_zoo import ALIASES

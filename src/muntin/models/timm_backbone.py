@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask
-from muntin.outside_errors import missing_extra
 from muntin.shapes import Float, Int, Size
+from muntin.system_errors import missing_extra
 
 __all__ = ["TimmBackbone", "TimmConfig", "describe_timm", "list_timm"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from muntin.errors import RunError
-from muntin.outside_errors import cannot_write
 from muntin.results import Poses
+from muntin.system_errors import cannot_write
 
 __all__ = ["write_poses"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.errors import DataError, RunError
-from muntin.outside_errors import cannot_write
+from muntin.system_errors import cannot_write
 
 __all__ = ["VIDEO_SUFFIXES", "frame_rate", "predict_video", "read_frames", "write_video"]
 

@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from muntin.errors import RunError
-from muntin.outside_errors import cannot_write
+from muntin.system_errors import cannot_write
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 

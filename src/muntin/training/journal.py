@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from muntin.errors import RunError
-from muntin.outside_errors import cannot_write
 from muntin.runs import JOURNAL as FILE
 from muntin.runs import read_journal
+from muntin.system_errors import cannot_write
 
 __all__ = ["append_line", "drop_lines_from", "read_journal", "write_events"]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import WeightError, shorten
-from muntin.outside_errors import cannot_write
+from muntin.system_errors import cannot_write
 from muntin.weights.safe_unpickling import load_listed, read_numpy_pickle
 
 __all__ = [

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["show_table"]
+__all__ = ["print_table"]
 
 # Wide enough for every model name; a pipe has no width.
 _PIPE_WIDTH = 240
 
 
-def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; cells that exceed a narrow terminal are wrapped, never truncated."""
     from rich.console import Console
     from rich.table import Table

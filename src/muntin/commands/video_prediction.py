@@ -13,20 +13,20 @@ from typing import Any
 
 from muntin.commands.json_output import JsonList
 
-__all__ = ["predict_clips", "split_clips", "write_table"]
+__all__ = ["predict_videos", "split_videos", "write_pose_table"]
 
 
-def split_clips(places: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate videos from other inputs by their suffix."""
     from muntin.prediction.video import VIDEO_SUFFIXES
 
-    clips = [place for place in places if place.lower().endswith(VIDEO_SUFFIXES)]
-    return clips, [place for place in places if place not in clips]
+    videos = [place for place in places if place.lower().endswith(VIDEO_SUFFIXES)]
+    return videos, [place for place in places if place not in videos]
 
 
-def predict_clips(
+def predict_videos(
     predict: Callable[[list[Any]], list[Any]],
-    clips: Sequence[str],
+    videos: Sequence[str],
     out: str,
     min_score: float,
     *,
@@ -38,7 +38,7 @@ def predict_clips(
 
     Args:
         predict: The predictor.
-        clips: The videos.
+        videos: The videos.
         out: Folder for annotated videos and, for poses, CSV tables; "" writes nothing.
         min_score: Minimum score of results.
         scorer: Name of the run.
@@ -52,10 +52,10 @@ def predict_clips(
     from muntin.errors import DataError, MuntinWarning
 
     found = {}
-    for clip in clips:
+    for video in videos:
         mark = None if document is None else document.mark()
         try:
-            found[clip] = _predict_clip(predict, clip, out, min_score, scorer, document)
+            found[video] = _predict_video(predict, video, out, min_score, scorer, document)
         except DataError as error:
             if document is not None and mark is not None:
                 document.cut(mark)
@@ -65,9 +65,9 @@ def predict_clips(
     return found
 
 
-def _predict_clip(
+def _predict_video(
     predict: Callable[[list[Any]], list[Any]],
-    clip: str,
+    video: str,
     out: str,
     min_score: float,
     scorer: str,
@@ -82,8 +82,8 @@ def _predict_clip(
 
     def frames() -> Iterator[tuple[Any, Any]]:
         nonlocal count
-        for pixels, found in predict_video(predict, clip):
-            result = dataclasses.replace(found.above(min_score), path=f"{clip}#{count}")
+        for pixels, found in predict_video(predict, video):
+            result = dataclasses.replace(found.above(min_score), path=f"{video}#{count}")
             count += 1
             if document is not None:
                 document.add(result.to_dict())
@@ -95,14 +95,14 @@ def _predict_clip(
         for _ in frames():
             pass
         return count
-    stem = Path(clip).stem
+    stem = Path(video).stem
     drawn = (draw(pixels, result) for pixels, result in frames())
-    write_video(Path(out) / f"{stem}.mp4", drawn, frame_rate(clip))
+    write_video(Path(out) / f"{stem}.mp4", drawn, frame_rate(video))
     _write(poses, Path(out) / f"{stem}.csv", scorer, [])
     return count
 
 
-def write_table(poses: Sequence[Any], out: str, *, scorer: str) -> None:
+def write_pose_table(poses: Sequence[Any], out: str, *, scorer: str) -> None:
     """Write the poses of images to ``poses.csv``, with paths relative to its folder."""
     _write(poses, Path(out) / "poses.csv", scorer, [_relative_to(out, one.path) for one in poses])
 

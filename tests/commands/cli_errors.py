@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every refusal looks like: exit code 1 and one line."""
+"""Every user error exits with code 1 and prints one line."""
 
 from __future__ import annotations
 
 
-def refuses(result, *texts):
+def fails_with(result, *texts):
     code, out, err = result
     assert code == 1
     assert len(err.strip().splitlines()) == 1, err
