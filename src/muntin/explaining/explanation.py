@@ -344,15 +344,15 @@ class _Session:
         stem = clean_stem(str(Path(title).with_suffix("")), self.stems)
         self.stems.add(stem)
         entry = ImageEntry(name=stem, title=title, size=context.shown_size, at=find_point(context))
-        prediction, unreadable = try_predict(self.model, context)
+        result, unreadable = try_predict(self.model, context)
         if first:
             self.page.facts = model_facts(self.model, context, self.options.other)
             self.page.notes = model_notes(self.model)
             self.first_entry = entry
-        if isinstance(prediction, Detections | Poses):
-            prediction = prediction.above(DEFAULT_SCORE_THRESHOLD)
-        answer = None if unreadable else draw_result(context.pixels, prediction)
-        self.page.add_image(entry, context, answer)
+        if isinstance(result, Detections | Poses):
+            result = result.above(DEFAULT_SCORE_THRESHOLD)
+        prediction = None if unreadable else draw_result(context.pixels, result)
+        self.page.add_image(entry, context, prediction)
         for explainer in self.explainers:
             if explainer.scope == "image" or (explainer.scope == "model" and first):
                 self.run(explainer, [context], entry, _find_reason(explainer, unreadable, absent))

@@ -45,13 +45,13 @@ DPI = 120
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SavedFigure:
-    """A figure's files.
+    """A figure and its files.
 
     Attributes:
-        files: PNG, SVG, npz and JSON, as far as there is something to write.
-        png: The figure, for the page.
-        width: Pixels of the figure.
-        height: The same.
+        files: PNG, SVG and JSON, and npz if the figure has arrays.
+        png: Content of the PNG, to embed in the page.
+        width: Width of the PNG in pixels.
+        height: Height of the PNG in pixels.
     """
 
     files: tuple[Path, ...]
@@ -61,7 +61,7 @@ class SavedFigure:
 
 
 def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
-    """Write a figure's files into a folder, each whole or not at all.
+    """Write the files of a figure to a folder, each atomically.
 
     Raises:
         RunError: The folder is not writable.
@@ -75,7 +75,7 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
         arrays: dict[str, Any] = dict(result.arrays)
         np.savez_compressed(packed, **arrays)
         files.append(save_bytes(packed.getvalue(), stem.with_suffix(".npz")))
-    words = {
+    record = {
         "name": result.name,
         "section": result.section,
         "title": result.title,
@@ -84,7 +84,7 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
         "source": result.source,
         "facts": to_plain(result.facts),
     }
-    text = json.dumps(words, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     files.append(save_bytes(text.encode(), stem.with_suffix(".json")))
     return SavedFigure(files=tuple(files), png=png, width=size[0], height=size[1])
 

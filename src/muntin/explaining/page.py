@@ -78,7 +78,9 @@ class PageBuilder:
     _buttons: list[str] = field(default_factory=list)
     _tables: dict[str, str] = field(default_factory=dict)
 
-    def add_image(self, entry: ImageEntry, context: Context, answer: Image.Image | None) -> None:
+    def add_image(
+        self, entry: ImageEntry, context: Context, prediction: Image.Image | None
+    ) -> None:
         """Add an image and its prediction."""
         image = image_of(context)
         small = image.copy()
@@ -88,11 +90,11 @@ class PageBuilder:
             f'<button type="button" data-show="{entry.name}" aria-pressed="false">'
             f'<img src="{_embed(small, "jpeg")}" alt=""><span>{name}</span></button>'
         )
-        shown = image if answer is None else answer.copy()
+        shown = image if prediction is None else prediction.copy()
         shown.thumbnail((720, 720))
-        alt = "The image" if answer is None else "The image with its prediction"
+        alt = "The image" if prediction is None else "The image with its prediction"
         self._images.append(
-            f'<div class="answer" data-image="{entry.name}"><h3>{name}</h3>'
+            f'<div class="prediction" data-image="{entry.name}"><h3>{name}</h3>'
             f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
             f'height="{shown.height}" alt="{alt}: {name}"></div>'
             f'<img id="seen-{entry.name}" src="{_embed(image, "png")}" alt="" hidden></div>'
@@ -114,15 +116,17 @@ class PageBuilder:
             entry: The image that it belongs to.
             always: Whether it is visible whichever image is selected.
         """
-        whose = "" if always else f' data-image="{entry.name}"'
+        visibility = "" if always else f' data-image="{entry.name}"'
         if isinstance(shown, MissingFigure) or saved is None:
             reason = shown.reason if isinstance(shown, MissingFigure) else ""
             reason_html = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
-            self._parts[shown.section].append(f'<div class="missing"{whose}>{reason_html}</div>')
+            self._parts[shown.section].append(
+                f'<div class="missing"{visibility}>{reason_html}</div>'
+            )
             return
         place = f"{entry.name}-{shown.name}"
         self._contents[shown.section][place] = (
-            f'<li{whose}><a href="#{place}">{escape(shown.title)}</a></li>'
+            f'<li{visibility}><a href="#{place}">{escape(shown.title)}</a></li>'
         )
         links = " ".join(
             f'<a href="{quote(path.relative_to(self.folder).as_posix())}">'
@@ -133,7 +137,7 @@ class PageBuilder:
         high = round(saved.height * CSS_PIXELS / DPI)
         alt = f"{shown.title}. {shown.text}"
         parts = [
-            f'<article id="{place}"{whose}><h3>{escape(shown.title)}</h3>',
+            f'<article id="{place}"{visibility}><h3>{escape(shown.title)}</h3>',
             *(f"<p>{escape(text)}</p>" for text in shown.text.split("\n") if text.strip()),
             f'<div class="formula">{shown.formula}</div>' if shown.formula else "",
             f'<div class="card"><img src="data:image/png;base64,{_to_text(saved.png)}" '

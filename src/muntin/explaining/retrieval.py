@@ -51,7 +51,7 @@ def show_neighbours(
     Returns:
         One figure, or the reason why it is missing.
     """
-    title = "The most similar images"
+    title = "Nearest neighbours"
     if gallery is None:
         return [_missing(title)]
     similarities = gallery.similarities
@@ -200,7 +200,7 @@ def _draw_neighbours(
     for panel in axes:
         panel.axis("off")
     axes[0].imshow(to_rgb(context.shown))
-    axes[0].set_title("the image", fontsize=9, color=INK, fontweight="bold")
+    axes[0].set_title("explained image", fontsize=9, color=INK, fontweight="bold")
     for panel, place in zip(axes[1:], nearest.tolist(), strict=False):
         panel.imshow(gallery.thumbnails[place])
         name = _name(gallery, place) or Path(gallery.paths[place]).name
@@ -255,7 +255,7 @@ def _draw_dots(axes: Axes, gallery: QueriedGallery, flat: NDArray[np.float64]) -
     axes.scatter(
         flat[-1, 0], flat[-1, 1], s=230,
         marker="*", color="black", edgecolors="white", linewidths=1.2, zorder=9,
-        label="the image",
+        label="explained image",
     )  # fmt: skip
 
 
