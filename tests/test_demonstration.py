@@ -56,12 +56,12 @@ FIGURES = {
 def test_demo(tmp_path, capsys, task):
     out = tmp_path / "demo"
     run = demo(task, out=out, write_data=SMALL[task], max_time_s=0.1)
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for name in FIGURES[task]:
-        assert name in said
-    shown = said.partition(f"muntin predict {out / 'run'} ")[2].split()[0]
-    assert "val" in shown
-    assert (tmp_path / shown).is_file()
+        assert name in stdout
+    image = stdout.partition(f"muntin predict {out / 'run'} ")[2].split()[0]
+    assert "val" in image
+    assert (tmp_path / image).is_file()
     assert (run.path / "pictures" / "predictions.png").is_file()
     with pytest.raises(RunError, match="demo"):
         demo(task, out=out)

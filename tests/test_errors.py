@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages say what to do, and what to do fits what went wrong: the sentences that are pinned.
+"""Messages give advice that matches the cause: these sentences are pinned.
 
 Everywhere else tests pin the class of an error, the value and the name of the option.
 """
@@ -29,9 +29,9 @@ ADVICE = {
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice_for_unwritable_files(case):
     error, advice = ADVICE[case]
-    said = cannot_write("runs/a.png", error)
-    assert said.startswith("runs/a.png could not be written (")
-    assert said.endswith(advice)
+    message = cannot_write("runs/a.png", error)
+    assert message.startswith("runs/a.png could not be written (")
+    assert message.endswith(advice)
 
 
 def test_nearest_name():

@@ -44,7 +44,7 @@ def test_every_kind_of_image(predictor, tmp_path):
     for result in results:
         assert isinstance(result, Labels)
         assert result.size == (16, 16)
-        # Not to the bit: products on several threads may round by the row they stand in.
+        # Not to the bit: products on several threads may round differently by row.
         np.testing.assert_allclose(result.scores, results[0].scores, rtol=1e-6)
     for single in (path, str(path), image, np.asarray(image)):
         assert len(predictor(single)) == 1

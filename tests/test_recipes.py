@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every recipe can be read, and nonsense is refused."""
+"""Every recipe can be read, and invalid values are errors."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_every_form_of_a_segmentation():
     assert to_run_lengths({**mask, "counts": mask["counts"].encode()}, (6, 7)) == mask
     square = [2.0, 1.0, 5.0, 1.0, 5.0, 4.0, 2.0, 4.0]
     assert to_run_lengths([square], (6, 7)) == mask
-    beside = [0.0, 5.0, 2.0, 5.0, 2.0, 6.0, 0.0, 6.0]
-    two = to_run_lengths([square, beside], (6, 7))
+    adjacent = [0.0, 5.0, 2.0, 5.0, 2.0, 6.0, 0.0, 6.0]
+    two = to_run_lengths([square, adjacent], (6, 7))
     assert mask_area(two) == 9 + 2
     assert mask_area(to_run_lengths([square, square], (6, 7))) == 9, "joined, not added"

@@ -48,15 +48,15 @@ def test_metrics_equal_numpy(run, data):
     paths = sorted(data.rglob("*.png"))
     truth = np.array([CLASSES.index(path.parent.name) for path in paths])
     results = muntin.load(run)(paths)
-    said = np.array([result.class_ids[0] for result in results])
+    predicted = np.array([result.class_ids[0] for result in results])
     assert figures["num_images"] == len(paths) == 37
-    assert figures["top1"] == pytest.approx((said == truth).mean())
+    assert figures["top1"] == pytest.approx((predicted == truth).mean())
     assert figures["top5"] == 1.0
     for class_id in range(3):
-        hits = ((said == class_id) & (truth == class_id)).sum()
+        hits = ((predicted == class_id) & (truth == class_id)).sum()
         assert figures["recall"][class_id] == pytest.approx(hits / (truth == class_id).sum())
-        if (said == class_id).any():
-            expected = hits / (said == class_id).sum()
+        if (predicted == class_id).any():
+            expected = hits / (predicted == class_id).sum()
             assert figures["precision"][class_id] == pytest.approx(expected)
     right = [r.scores[list(r.class_ids).index(t)] for r, t in zip(results, truth, strict=True)]
     assert figures["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
@@ -148,7 +148,7 @@ def test_only_instances_above_the_threshold_are_drawn(tmp_path):
     pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3, fit="instance_crop")
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
     drawn = []
-    for name, answer in (("all", found), ("told", found.above(0.85))):
+    for name, answer in (("all", found), ("above", found.above(0.85))):
         metric = PoseMetric(skeleton, score_threshold=0.85)
         metric.update([answer], [truth])
         none = torch.empty(0)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: exit codes, one line for each mistake, JSON, interruptions."""
+"""The command line: exit codes, one line per error, JSON, interruptions."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_json_is_the_only_output_on_stdout(muntin, run, data):
     assert {"top1", "top5", "num_images"} <= figures.keys()
     results = json.loads(muntin("predict", run, data / "ash" / "0.png", "--json")[1])
     assert [list(result) for result in results] == [["path", "size", "classes"]]
-    most = json.loads(muntin("predict", run, data / "ash", "--json", "--threshold=0.99")[1])
-    assert all(row["score"] >= 0.99 for result in most for row in result["classes"])
+    confident = json.loads(muntin("predict", run, data / "ash", "--json", "--threshold=0.99")[1])
+    assert all(row["score"] >= 0.99 for result in confident for row in result["classes"])
     assert json.loads(muntin("models", "vit_t*", "--json")[1])[0]["name"].startswith("vit_tiny")
     assert json.loads(muntin("check", "classify", data, "--json")[1])["ok"] is True
     facts = json.loads(muntin("doctor", "--json")[1])

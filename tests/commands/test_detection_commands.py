@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line for objects: the whole way, JSON, and one line for each mistake."""
+"""The command line for detection: end to end, JSON, and one line per error."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_json(muntin, run, data):
     assert [list(one) for one in results] == [["path", "size", "boxes"]] * 2
     assert results[0]["size"] == [48, 64]
     assert {"xyxy", "name", "id", "score", "mask"} == results[0]["boxes"][0].keys()
-    least = sorted(row["score"] for row in results[0]["boxes"])[-3]
-    some = json.loads(muntin("predict", run, data / "val", "--json", "--threshold", least)[1])
+    min_score = sorted(row["score"] for row in results[0]["boxes"])[-3]
+    some = json.loads(muntin("predict", run, data / "val", "--json", "--threshold", min_score)[1])
     assert 0 < len(some[0]["boxes"]) <= 4
     many = muntin("predict", run, data / "val", "--json", "--select", "max_detections=2")[1]
     assert [len(one["boxes"]) for one in json.loads(many)] == [2, 2]

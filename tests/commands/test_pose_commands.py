@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line for keypoints: the whole way, tables, videos, and one line for each mistake."""
+"""The command line for keypoints: end to end, CSV, videos, and one line per error."""
 
 from __future__ import annotations
 

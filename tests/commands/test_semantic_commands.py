@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line for maps of classes: the whole way, JSON, and one line for each mistake."""
+"""The command line for segmentation: end to end, JSON, and one line per error."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def broken(root, how):
         if how == "numbers beyond the names":
             Image.fromarray(labels + np.uint8(100)).save(path)
         if how == "broken":
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
         if how == "no masks":
             path.unlink()
     return root
@@ -177,10 +177,10 @@ def test_weights_of_a_run_with_other_classes(run, data, tmp_path):
 
     def prepared(source):
         machine = MachineConfig(device="cpu", precision="fp32")
-        asked = Request(
+        request = Request(
             task="semantic", data=str(source), out="nowhere", weights=str(run), machine=machine
         )
-        return prepare(asked)
+        return prepare(request)
 
     state = load_file(run / "weights.safetensors")
     for source, same in ((data, True), (other, False)):
