@@ -82,7 +82,7 @@ class PageBuilder:
         self, entry: ImageEntry, context: Context, prediction: Image.Image | None
     ) -> None:
         """Add an image and its prediction."""
-        image = image_of(context)
+        image = to_pil(context)
         small = image.copy()
         small.thumbnail((160, 160))
         name = escape(entry.title)
@@ -239,7 +239,7 @@ aria-label="Attention of one token over the image. Click or use the arrow keys t
 </div>"""
 
 
-def image_of(context: Context) -> Image.Image:
+def to_pil(context: Context) -> Image.Image:
     """Convert the network's input to a PIL image."""
     pixels = context.shown.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
