@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from muntin.benching.attention import bench_attention
-from muntin.benching.attention_peers import Pass, Problem
-from muntin.ops.positions import spread_bias
+from muntin.benching.attention_peers import AttentionPass, AttentionProblem
+from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.window_attention import window_attention
 from muntin.ops.windows import SIZE_RULES, cut_heads, join_heads, lay_out, shift_mask
 
@@ -129,17 +129,19 @@ def _error(found: list[Tensor], truth: list[Tensor]) -> float:
 class _Own:
     """A back end of ours, or PyTorch's own function used in the best way we know."""
 
-    problem: Problem
+    problem: AttentionProblem
     backend: str
 
     def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         problem, layout = self.problem, self.problem.layout
         qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
         table = problem.table.to(_wide(dtype), copy=True).requires_grad_()
 
         def forward() -> Tensor:
-            bias = spread_bias(table, table_window=(problem.window,) * 2, window=layout.window)
+            bias = expand_relative_position_bias(
+                table, table_window=(problem.window,) * 2, window=layout.window
+            )
             return window_attention(
                 qkv,
                 bias,
@@ -151,7 +153,7 @@ class _Own:
         return forward, [qkv, table]
 
     def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         return gradient
 
 
@@ -159,10 +161,10 @@ class _Own:
 class _Flex:
     """FlexAttention, compiled: a window is a row of its batch; bias and mask change the scores."""
 
-    problem: Problem
+    problem: AttentionProblem
 
     def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         from torch.nn.attention.flex_attention import flex_attention
 
         problem, layout = self.problem, self.problem.layout
@@ -172,7 +174,9 @@ class _Flex:
         count = layout.num_windows
 
         def forward(qkv: Tensor, table: Tensor) -> Tensor:
-            bias = spread_bias(table, table_window=(problem.window,) * 2, window=layout.window)
+            bias = expand_relative_position_bias(
+                table, table_window=(problem.window,) * 2, window=layout.window
+            )
 
             def change(
                 score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor
@@ -189,7 +193,7 @@ class _Flex:
         return lambda: compiled(qkv, table), [qkv, table]
 
     def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         return gradient
 
 
@@ -197,8 +201,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _others(options: argparse.Namespace) -> dict[str, Callable[[Problem], Pass]]:
-    found: dict[str, Callable[[Problem], Pass]] = {
+def _others(options: argparse.Namespace) -> dict[str, Callable[[AttentionProblem], AttentionPass]]:
+    found: dict[str, Callable[[AttentionProblem], AttentionPass]] = {
         "SDPA, windows as heads": lambda problem: _Own(problem, "sdpa")
     }
     if options.device == "cuda":
@@ -215,7 +219,7 @@ def time_attention(options: argparse.Namespace) -> dict[str, Any]:
         precisions=("bf16",),
         rounds=3 if options.tiny else 9,
         others=_others(options),
-        turn_seconds=0.02,
+        round_seconds=0.02,
     )
     copy = copy_rate(options)
     lines = []
@@ -246,7 +250,7 @@ def time_shift(options: argparse.Namespace) -> dict[str, Any]:
     """Shifted windows beside unshifted ones, ours alone, in turns."""
     arguments: dict[str, Any] = {
         "batch_size": 2 if options.tiny else 256, "device": options.device, "peers": (),
-        "precisions": ("bf16",), "rounds": 3 if options.tiny else 15, "turn_seconds": 0.02,
+        "precisions": ("bf16",), "rounds": 3 if options.tiny else 15, "round_seconds": 0.02,
     }  # fmt: skip
     model = "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny"
     found: dict[str, list[dict[str, Any]]] = {}

@@ -27,7 +27,7 @@ import muntin
 from muntin.benching.competitors import make_deterministic
 from muntin.benching.peers import Logits, build_peer
 from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
-from muntin.inference.fused_building import build_fused
+from muntin.inference.fused_network import build_fused
 from muntin.zoo.model_zoo import ALIASES
 
 PEERS = ("timm", "torchvision", "transformers")
@@ -127,11 +127,11 @@ def _time_training(options: argparse.Namespace, *, compiled: bool) -> dict[str, 
     batch = 4 if options.tiny else 256
     network, images = _draw(model, batch, options.device)
     ours: dict[str, nn.Module] = {"muntin": copy.deepcopy(network)}
-    lean = copy.deepcopy(network)
+    efficient = copy.deepcopy(network)
     from muntin.training.recompute import checkpoint_blocks
 
-    checkpoint_blocks(lean.backbone)
-    ours["muntin lean"] = lean
+    checkpoint_blocks(efficient.backbone)
+    ours["muntin lean"] = efficient
     modules = dict(ours)
     for name in ("timm",) if compiled else PEERS:
         peer = _peer(name, model, network, options)

@@ -12,7 +12,7 @@ from muntin.lazy import resolve_lazily
 if TYPE_CHECKING:
     from muntin.demonstration import demo
     from muntin.explaining.explanation import explain
-    from muntin.exporting.exporting import export
+    from muntin.exporting.run_export import export
     from muntin.planning.forecast import Plan, plan
     from muntin.prediction.from_run import load
     from muntin.prediction.predictor import Predictor, draw

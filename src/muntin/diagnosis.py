@@ -17,7 +17,7 @@ import torch
 
 import muntin
 from muntin.devices import choose_device, choose_precision, has_compiler, measure_matmul_rate
-from muntin.engines.table import ENGINES, Engine, is_installed
+from muntin.engines.engine_table import ENGINES, Engine, is_installed
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.zoo.model_building import create_model

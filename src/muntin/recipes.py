@@ -59,7 +59,7 @@ class TrainConfig:
         class_weights: Whether rare classes count more in the loss.
         ema_decay: Of the averaged weights that are evaluated and kept; 0 = off.
         drop_path_rate: Overrides the model's; "model" keeps it.
-        init: How fresh weights start: as published, or "mimetic" (`muntin.nn.mimetic`).
+        init: How fresh weights start: as published, or "mimetic" (`muntin.nn.mimetic_init`).
         freeze: Leading stages (blocks of a ViT) that do not learn, patches included; -1 freezes
             the whole backbone.
         checkpointing: Whether activations of blocks are recomputed in the backward pass: less

@@ -26,9 +26,9 @@ from torch import nn
 
 from muntin.configs import from_dict, to_dict
 from muntin.data.transforms import Preprocessing
+from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import Runner
-from muntin.engines.network import EngineNetwork, Front
-from muntin.engines.table import Format, find_format, require
 from muntin.errors import ConfigError, RunError
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Window attention alone, ours beside the peers'."""
+"""Window attention alone, compared with peers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from muntin.benching import attention_peers
 from muntin.benching.attention import bench_attention
 from muntin.errors import ConfigError
-from muntin.ops.positions import spread_bias
+from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.window_attention import window_attention
 
 
 @pytest.mark.parity
-def test_all_give_the_same():
-    found = bench_attention("swin_nano", batch_size=2, rounds=2, turn_seconds=0)
+def test_all_implementations_agree():
+    found = bench_attention("swin_nano", batch_size=2, rounds=2, round_seconds=0)
     json.dumps(found)
     assert (found["kind"], found["img_size"]) == ("attention", [64, 64])
     rows = found["contestants"]
@@ -35,7 +35,7 @@ def test_all_give_the_same():
         assert one["against_best_rival"] > 0
 
 
-class Mistaken:
+class WrongSign:
     """Attention whose bias has the wrong sign."""
 
     def __init__(self, problem):
@@ -48,7 +48,7 @@ class Mistaken:
         window = (problem.window, problem.window)
 
         def forward():
-            bias = spread_bias(table, table_window=window, window=layout.window)
+            bias = expand_relative_position_bias(table, table_window=window, window=layout.window)
             return window_attention(qkv, -bias, layout, scale=problem.scale)
 
         return forward, [qkv, table]
@@ -57,9 +57,9 @@ class Mistaken:
         return gradient
 
 
-def test_a_wrong_bias_is_seen():
+def test_a_wrong_bias_is_detected():
     found = bench_attention(
-        "swin_nano", batch_size=1, peers=(), rounds=1, turn_seconds=0, others={"wrong": Mistaken}
+        "swin_nano", batch_size=1, peers=(), rounds=1, round_seconds=0, others={"wrong": WrongSign}
     )
     errors = {name: [row["max_error"] for row in found["contestants"] if row["name"] == name]
               for name in ("muntin", "wrong")}  # fmt: skip
@@ -67,30 +67,30 @@ def test_a_wrong_bias_is_seen():
 
 
 @pytest.mark.parity
-def test_peers_that_cut_otherwise_are_left_out_with_a_word():
-    said = []
+def test_peers_with_another_partition_are_skipped_with_a_message():
+    messages = []
     found = bench_attention(
-        "swin_nano", batch_size=1, size=(64, 72), rounds=1, turn_seconds=0, say=said.append
+        "swin_nano", batch_size=1, size=(64, 72), rounds=1, round_seconds=0, log=messages.append
     )
     # 16 x 18 and 8 x 9 are padded; 4 x 5 is too.
     assert {one["name"] for one in found["contestants"]} == {"muntin"}
-    assert any("timm" in line and "stage 1" in line for line in said)
+    assert any("timm" in line and "stage 1" in line for line in messages)
     assert all(one["against_best_rival"] is None for one in found["contestants"])
     assert max(o["max_error"] for o in found["contestants"] if o["precision"] == "fp32") < 2e-6
 
 
 @pytest.mark.parity
-def test_a_projection_that_is_left_out_still_asks_for_a_gradient():
+def test_a_precomputed_projection_has_a_gradient():
     x = torch.randn(2, 3, requires_grad=True)
     given = torch.randn(2, 9, requires_grad=True)
-    out = attention_peers._FreeLinear(given)(x)
+    out = attention_peers._PrecomputedLinear(given)(x)
     assert torch.equal(out, given)
     of_x, of_given = torch.autograd.grad(out, (x, given), torch.ones(2, 9))
     assert of_x.shape == x.shape
     assert torch.equal(of_given, torch.ones(2, 9))
 
 
-def test_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ConfigError, match="'vit_tiny'"):
         bench_attention("vit_tiny", peers=())
     with pytest.raises(ConfigError, match="'swinv2_tiny_window8_256'"):

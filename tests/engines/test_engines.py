@@ -14,11 +14,11 @@ import torch
 
 import muntin
 from muntin.data.transforms import normalise
-from muntin.engines.building import canvases_of, make_graph
-from muntin.engines.choice import cache_file, start_fastest
 from muntin.engines.cuda_engine import start_recorded
-from muntin.engines.network import EngineNetwork, Front
-from muntin.engines.table import ENGINES, find_engine, find_format
+from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_selection import cache_file, start_fastest
+from muntin.engines.engine_table import ENGINES, find_engine, find_format
+from muntin.engines.graph_building import canvases_of, make_graph
 from muntin.errors import ConfigError, ShapeError
 from muntin.inference.cuda_graphs import replay_plainly
 from tests.exporting.runs import write_run

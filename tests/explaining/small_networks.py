@@ -13,7 +13,7 @@ from torch import nn
 import muntin
 from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.engines.network import EngineNetwork, Front
+from muntin.engines.engine_network import EngineNetwork, Front
 from muntin.explaining.context import Context
 from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton

@@ -17,7 +17,7 @@ from muntin.explaining.relative_position_bias import find_biases
 from muntin.models.swin import SWIN_NANO_256, Swin
 from muntin.models.swin_v2 import SwinV2
 from muntin.models.vit import ViT
-from muntin.ops.positions import spread_bias
+from muntin.ops.positions import expand_relative_position_bias
 from tests.explaining.small_contexts import BUILDERS, SWIN_V2, build, make_context, timm_body
 from tests.parity.peers import VIT, images, perturb
 from tests.parity.test_swin_v2_parity import timm_peer as timm_swin_v2
@@ -125,11 +125,11 @@ def test_bias_table_orientation(name):
         module = body.get_submodule(layer.name)
         window = layer.layout.window
         if name == "swin":
-            pairs = spread_bias(
+            pairs = expand_relative_position_bias(
                 module.relative_position_bias_table, table_window=(4, 4), window=window
             )
         else:
-            pairs = module.spread(layer.layout)
+            pairs = module.relative_position_bias(layer.layout)
         pairs = pairs.detach().numpy()
         middle = [(side - 1) // 2 for side in bias.values.shape[1:]]
         for query in range(window[0] * window[1]):

@@ -12,7 +12,7 @@ from torch import nn
 from muntin.engines.graphs import Graph
 from muntin.engines.openvino_engine import open_openvino
 from muntin.errors import ConfigError
-from muntin.exporting.quantising import _rank, quantise
+from muntin.exporting.quantisation import _rank, quantise
 
 
 class Net(nn.Module):

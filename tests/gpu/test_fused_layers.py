@@ -16,8 +16,8 @@ import muntin
 from muntin.errors import RunError
 from muntin.heads.network import Network
 from muntin.inference.cuda_graphs import GraphRunner
-from muntin.inference.fused_building import FusedFromPixels, build_fused
-from muntin.inference.fused_parts import Pixels
+from muntin.inference.fused_modules import Pixels
+from muntin.inference.fused_network import FusedFromPixels, build_fused
 from muntin.ops.fused_layers import apply_linear, apply_mlp, embed_patches, merge_tokens
 
 pytestmark = pytest.mark.gpu

@@ -13,8 +13,8 @@ from torch import nn
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, ShapeError
 from muntin.heads.network import Network
-from muntin.inference.fused_building import FusedFromPixels, build_fused, has_fused_form
-from muntin.inference.fused_parts import Pixels
+from muntin.inference.fused_modules import Pixels
+from muntin.inference.fused_network import FusedFromPixels, build_fused, has_fused_form
 from muntin.zoo import create_model, create_pose_estimator, create_segmenter
 
 CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [

@@ -79,7 +79,7 @@ def test_a_vit_computes_only_what_is_kept(name):
         x = torch.stack([tokens[place] for place in places])[None]
         for block in body.blocks:
             if body.config.relative_pos_bias:
-                bias = block.attn.spread((4, 4))[:, places][:, :, places]
+                bias = block.attn.relative_position_bias((4, 4))[:, places][:, :, places]
                 normed = block.norm1(x)
                 q, k, v = block.attn.qkv(normed).view(len(places), 3, 2, 16).permute(1, 2, 0, 3)
                 weights = (q @ k.transpose(1, 2) / 4 + bias).softmax(dim=2)

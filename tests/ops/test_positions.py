@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from muntin.errors import ShapeError
-from muntin.ops.positions import resample_grid, spread_bias
+from muntin.ops.positions import expand_relative_position_bias, resample_grid
 
 WINDOWS = [((3, 3), (3, 3)), ((4, 2), (4, 2)), ((7, 7), (7, 7)), ((7, 7), (4, 5)), ((3, 5), (1, 1))]
 
@@ -33,7 +33,7 @@ def make_table(table_window, dtype=torch.float32):
 @pytest.mark.parametrize(("table_window", "window"), WINDOWS)
 def test_bias_and_its_gradient_equal_those_of_an_index(table_window, window):
     table = make_table(table_window, torch.float64)
-    bias = spread_bias(table, table_window=table_window, window=window)
+    bias = expand_relative_position_bias(table, table_window=table_window, window=window)
     expected = table[index_of(table_window, window)].permute(2, 0, 1)
     assert torch.equal(bias, expected)
     upstream = torch.randn_like(bias)
@@ -50,7 +50,11 @@ def test_gradient_is_the_same_bits_in_every_run():
         upstream = torch.randn(24, 144, 144)
         runs = [
             torch.autograd.grad(
-                (spread_bias(table, table_window=(12, 12), window=(12, 12)) * upstream).sum(), table
+                (
+                    expand_relative_position_bias(table, table_window=(12, 12), window=(12, 12))
+                    * upstream
+                ).sum(),
+                table,
             )[0]
             for _ in range(8)
         ]
@@ -64,7 +68,7 @@ def test_gradient_is_the_same_bits_in_every_run():
 )
 def test_table_that_does_not_fit_is_refused(rows, window):
     with pytest.raises(ShapeError, match=rf"\b49\b.*\b{rows}\b"):
-        spread_bias(torch.zeros(rows, 2), table_window=(4, 4), window=window)
+        expand_relative_position_bias(torch.zeros(rows, 2), table_window=(4, 4), window=window)
 
 
 @pytest.mark.parametrize("how", ["antialiased", "bicubic"])

@@ -21,9 +21,9 @@ LONGER_FILES = {
 # What computes the same as a formula that stands beside its call, faster or with less memory: a
 # reader of a model need not read it (docs/adr/0021).
 TWINS = {
-    "muntin.nn.lean": "norm + linear, MLP and drop path that remember less",
-    "muntin.nn.lean_slices": "what those share",
-    "muntin.ops.lean_attention": "window attention with its gradient written out",
+    "muntin.nn.memory_efficient": "norm + linear, MLP and drop path that remember less",
+    "muntin.nn.token_slices": "what those share",
+    "muntin.ops.memory_efficient_attention": "window attention with its gradient written out",
     "muntin.ops.triton.window_support": "the way to the kernels of window attention",
 }
 # Where a function is longer, signature and docstring included: why, and which ones.
@@ -36,7 +36,7 @@ LONGER_FUNCTIONS = {
         "benching/training.py bench_training",
         "commands/predict.py predict",
         "explaining/explanation.py explain",
-        "exporting/exporting.py export",
+        "exporting/run_export.py export",
         "planning/forecast.py plan",
         "prediction/opening.py load",
         "prediction/predictor.py __call__",
@@ -47,7 +47,7 @@ LONGER_FUNCTIONS = {
         "zoo/weight_conversion.py convert_weights",
     },
     "a kernel of Triton, whose parts cannot be functions without a cost": {
-        "ops/triton/linear.py linear_kernel",
+        "ops/triton/fused_linear.py linear_kernel",
         "ops/triton/window_backward.py attend_whole_backward",
         "ops/triton/window_forward.py attend_tiled",
         "ops/triton/window_tiled_backward.py attend_tiled_backward_bias",
@@ -62,7 +62,7 @@ LONGER_FUNCTIONS = {
         "drawing/plots.py draw_precision_recall",
         "explaining/comparison.py _show_layers",
         "explaining/attention_cost.py _show_time",
-        "ops/sliding.py slide",
+        "ops/sliding_windows.py slide",
         "ops/triton/window_calls.py _run_tiled",
         "scoring/running.py run_network",
         "training/setup.py prepare",

@@ -11,7 +11,7 @@ from timm.layers import resample_patch_embed, resize_rel_pos_bias_table
 from timm.models import adapt_input_conv
 
 from muntin.errors import ShapeError
-from muntin.ops.positions import spread_bias
+from muntin.ops.positions import expand_relative_position_bias
 from muntin.weights.parameter_resizing import (
     crop_table,
     embed_table,
@@ -29,8 +29,8 @@ def test_smaller_table_stands_in_the_middle_and_is_what_a_smaller_window_reads(w
     assert full.shape == (169, 3)
     assert torch.equal(crop_table(full, window=window, full=(7, 7)), table)
     assert torch.equal(
-        spread_bias(full, table_window=(7, 7), window=window),
-        spread_bias(table, table_window=window, window=window),
+        expand_relative_position_bias(full, table_window=(7, 7), window=window),
+        expand_relative_position_bias(table, table_window=window, window=window),
     )
     # What lies outside is the value of the nearest position inside.
     assert torch.equal(full[0], table[0])

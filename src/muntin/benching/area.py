@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel costs as images grow, beside a network whose every patch sees every other.
+"""Cost per pixel as images grow, compared with a network with global attention.
 
 Letters: B images, H and W sides in pixels.
 """
@@ -15,21 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.benching.competitors import OURS, compare_rows, refuse_compiled, spread
-from muntin.benching.interleaving import Contestant, take_turns
-from muntin.benching.memory import measure_in_a_process
+from muntin.benching.competitors import OURS, compare_rows, reject_compiled, summarize
+from muntin.benching.interleaving import BenchmarkCase, time_interleaved
+from muntin.benching.memory import measure_in_subprocess
 from muntin.errors import ConfigError
-from muntin.inference.building import build_inference
+from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
 from muntin.zoo.model_building import create_model
 
 __all__ = ["SIDES", "bench_area"]
 
 SIDES = (224, 448, 672, 896, 1344, 1792, 2048)
-"""Sides in pixels; all but the last are cut by patches of 4, windows of 7 and three mergings."""
+"""Sides in pixels; all but the last divide by patches of 4, windows of 7 and three mergings."""
 
 BESIDE = "vit_small"
-"""Attends globally, at about the multiply-adds of Swin-T at 224 x 224."""
+"""Global attention; about as many multiply-adds as Swin-T at 224 x 224."""
 
 
 def bench_area(
@@ -40,56 +40,56 @@ def bench_area(
     peers: Sequence[str] = (),
     rounds: int = 3,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     sides: Sequence[int] = SIDES,
     beside: str = BESIDE,
-    weigh: Callable[[dict[str, Any]], dict[str, float]] = measure_in_a_process,
+    measure_job: Callable[[dict[str, Any]], dict[str, float]] = measure_in_subprocess,
 ) -> dict[str, Any]:
-    """Measure time and memory of a million pixels, of square images of growing size, in fp32.
+    """Measure time and memory per megapixel for square images of growing size, in fp32.
 
     Every batch has about as many pixels as one image of the largest size. Networks are those
-    that prediction runs (`muntin.inference`), in PyTorch. Memory is the most that a process of
-    its own holds, without weights and imports.
+    that prediction runs (`muntin.inference`), in PyTorch. Memory is the peak of a separate
+    process, without weights and imports.
 
     Args:
-        model: In the zoo, of a family that takes any size.
+        model: Name in the zoo; its family must accept any size.
         batch_size: Not used: batches follow from the sides.
-        size: Refused: the sides say it.
-        peers: Not used: the other contestant is `beside`.
-        rounds: Turns of each; memory is measured once.
-        compiled: Refused.
-        say: Told what goes on.
-        sides: In pixels, growing.
-        beside: Another model of the zoo.
-        weigh: Measures the memory of a job, in a process of its own.
+        size: Must be None: `sides` sets the sizes.
+        peers: Not used: the model is compared with `beside`.
+        rounds: Timed rounds per case; memory is measured once.
+        compiled: Must be False: every size would be compiled anew.
+        log: Callback for progress messages.
+        sides: Sides in pixels, increasing.
+        beside: Name of the model to compare with.
+        measure_job: Measures the memory of a job in a separate process.
 
     Returns:
-        The set-up, a row a model and side with ``ms_per_mp`` and ``mib_per_mp``, and for each
-        model how far the sides are from their median (``time_within``, ``memory_within``; 0.1 =
-        10 %).
+        The settings, one row per model and side with ``ms_per_mp`` and ``mib_per_mp``, and per
+        model the largest relative deviation from the median over sides (``time_within``,
+        ``memory_within``; 0.1 = 10 %).
 
     Raises:
-        ConfigError: There is no such model, or `size` or `compiled` is set.
+        ConfigError: A model is unknown, or `size` or `compiled` is set.
     """
-    refuse_compiled(compiled, "area", "where every size would be compiled anew")
+    reject_compiled(compiled, "area", "every size would be compiled anew")
     if size is not None:
-        message = f"size must be left out to bench area, which has sides of its own, got {size}."
+        message = f"size must be None for the benchmark 'area', got {size}. Use sides instead."
         raise ConfigError(message)
     names = list(dict.fromkeys([model, beside]))
     pixels = sides[-1] ** 2
     jobs = [(name, side, max(1, round(pixels / side**2))) for side in sides for name in names]
     contestants = []
     for name, side, count in jobs:
-        say(f"building {name} for {count} of {side} x {side}")
-        contestants.append(_enter(name, side, count, ours=name == model))
-    say(f"taking turns: {len(contestants)} contestants, {rounds} rounds")
-    timings = take_turns(contestants, rounds=rounds)
+        log(f"building {name} for {count} images of {side} x {side}")
+        contestants.append(_make_case(name, side, count, ours=name == model))
+    log(f"timing {len(contestants)} cases in {rounds} interleaved rounds")
+    timings = time_interleaved(contestants, rounds=rounds)
     del contestants
     rows: list[dict[str, Any]] = []
     for (name, side, count), timing in zip(jobs, timings, strict=True):
         millions = count * side * side / 1e6
-        say(f"memory of {name} at {side} x {side}: a process of its own")
-        answer = weigh(
+        log(f"measuring memory of {name} at {side} x {side} in its own process")
+        answer = measure_job(
             {
                 "owner": OURS,
                 "work": "inference",
@@ -106,7 +106,7 @@ def bench_area(
                 "pictures": count,
                 "precision": "fp32",
                 "rival": name != model,
-                "ms_per_mp": spread([1e3 * seconds / millions for seconds in timing.seconds]),
+                "ms_per_mp": summarize([1e3 * seconds / millions for seconds in timing.seconds]),
                 "mib_per_mp": (answer["peak_mib"] - answer["weights_mib"]) / millions,
             }
         )
@@ -129,7 +129,7 @@ def bench_area(
     }
 
 
-def _enter(name: str, side: int, count: int, *, ours: bool) -> Contestant:
+def _make_case(name: str, side: int, count: int, *, ours: bool) -> BenchmarkCase:
     torch.manual_seed(0)
     network = build_inference(create_model(name).eval(), (side, side))
     images = torch.randn(1, 3, side, side).expand(count, -1, -1, -1)
@@ -138,10 +138,10 @@ def _enter(name: str, side: int, count: int, *, ours: bool) -> Contestant:
         with torch.inference_mode():
             return network(images).numpy()
 
-    return Contestant(name=name, precision="fp32", rival=not ours, run=run)
+    return BenchmarkCase(name=name, precision="fp32", rival=not ours, run=run)
 
 
 def _within(values: Sequence[float]) -> float:
-    """Largest distance from the median, as a part of it."""
+    """Largest relative deviation from the median."""
     middle = statistics.median(values)
     return max(abs(value / middle - 1) for value in values)

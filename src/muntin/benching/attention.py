@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Shifted window attention alone, at the maps of a model's stages, beside the peers.
+"""Shifted window attention alone, on feature maps of a model's stages, compared with peers.
 
-What is measured begins where the projection to queries, keys and values ends, and ends where the
-output projection begins: roll, cut, position bias, mask, softmax and the backward pass.
+Measured from the output of the qkv projection to the input of the output projection: roll, window
+partition, relative position bias, mask, softmax and the backward pass.
 
 Letters: B images, H and W sides of the map in tokens, C channels, M window side, N = M*M tokens of
 a window, nW windows of an image, h heads.
@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.benching.attention_peers import ATTENTIONS, Pass, Problem
-from muntin.benching.competitors import OURS, choose_peers, compare_rows, refuse_compiled, spread
-from muntin.benching.interleaving import Contestant, Timing, take_turns
+from muntin.benching.attention_peers import ATTENTIONS, AttentionPass, AttentionProblem
+from muntin.benching.competitors import OURS, compare_rows, reject_compiled, select_peers, summarize
+from muntin.benching.interleaving import BenchmarkCase, Timing, time_interleaved
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import spread_bias
+from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import SIZE_RULES, lay_out
 from muntin.shapes import Size
@@ -43,66 +43,66 @@ def bench_attention(
     peers: Sequence[str] = tuple(ATTENTIONS),
     rounds: int = 5,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-    turn_seconds: float = 0.05,
+    log: Callable[[str], None] = lambda line: None,
+    round_seconds: float = 0.05,
     device: str = "cpu",
     shifted: bool = True,
     precisions: Sequence[str] = ("fp32", "bf16"),
-    others: Mapping[str, Callable[[Problem], Pass]] | None = None,
+    others: Mapping[str, Callable[[AttentionProblem], AttentionPass]] | None = None,
 ) -> dict[str, Any]:
-    """Measure the window attention of a Swin's blocks, ours and theirs.
+    """Measure the window attention of Swin blocks, for muntin and its peers.
 
-    Forward alone without gradients ("inference"), and forward and backward ("training"), in fp32
-    and under bf16 autocast. The projections are left out of the peers' own code: theirs give what
-    was computed beforehand, so that roll and cut still move as many channels as the peer moves.
+    Forward without gradients ("inference"), and forward and backward ("training"), in fp32 and
+    under bf16 autocast. The peers run their own code with projections that return precomputed
+    tensors, so rolling and partitioning still move as many channels as in the peer.
 
     Args:
-        model: In the zoo; a Swin (V1).
-        batch_size: Images at a time.
-        size: (height, width) in pixels; what the model is made for when left out.
-        peers: Who else takes part; those without such a function are left out with a word.
-        rounds: Turns of each.
-        compiled: Refused: peers whose projections are left out cannot be compiled as they are.
-        say: Told what goes on.
-        turn_seconds: A turn is as many passes as ours takes about so long for.
+        model: Name of a Swin (V1) in the zoo.
+        batch_size: Images per batch.
+        size: (height, width) in pixels; default: the model's own.
+        peers: Libraries to compare with; those without window attention are skipped.
+        rounds: Timed rounds per case.
+        compiled: Must be False: peers run with replaced projections, which cannot be compiled.
+        log: Callback for progress messages.
+        round_seconds: Target duration of a round; sets how many passes it has.
         device: "cpu" or "cuda".
-        shifted: Whether the windows are.
-        precisions: Which of "fp32" and "bf16".
-        others: More rivals by name.
+        shifted: Whether windows are shifted.
+        precisions: Any of "fp32" and "bf16".
+        others: More implementations by name.
 
     Returns:
-        The set-up and a row a contestant, stage (from 1), work and precision, with ``ms`` of a
-        pass, ``map`` (height, width in tokens), ``num_heads`` and ``max_error`` from float64: of
-        the output, and in training also of the gradients of queries, keys, values and bias table.
+        The settings and one row per implementation, stage (from 1), work and precision, with
+        ``ms`` per pass, ``map`` (height, width in tokens), ``num_heads`` and ``max_error`` against
+        float64: of the output, and in training also of the gradients of qkv and bias table.
 
     Raises:
-        ConfigError: There is no such model or peer, the model has no shifted windows, or
+        ConfigError: The model or a peer is unknown, the model has no shifted windows, or
             `compiled` is set.
     """
-    refuse_compiled(compiled, "attention", "where peers run without their projections")
-    chosen = choose_peers(peers, tuple(ATTENTIONS), say)
+    reject_compiled(compiled, "attention", "peers run without their projections")
+    chosen = select_peers(peers, tuple(ATTENTIONS), log)
     config = find_model(model).config
     if type(config) is not SwinConfig:
         message = (
-            f"model must be a Swin (V1) to bench its window attention, got {model!r}. "
-            f"Take swin_tiny, say."
+            f"model must be a Swin (V1) for the benchmark 'attention', got {model!r}. "
+            f"Use swin_tiny, for example."
         )
         raise ConfigError(message)
     high, wide = size or config.img_size
     rows: list[dict[str, Any]] = []
     problems = _problems(config, (high, wide), batch_size, shifted, device)
     for stage, problem in enumerate(problems, start=1):
-        passes: dict[str, Pass] = {OURS: _Ours(problem, "auto")}
+        passes: dict[str, AttentionPass] = {OURS: _Ours(problem, "auto")}
         for peer in chosen:
             built = ATTENTIONS[peer](problem)
             if not built:
-                say(f"left out: {peer} at stage {stage}, where it cuts the map otherwise")
+                log(f"skipped {peer} at stage {stage}: it partitions the map differently")
             passes |= built
         passes |= {name: build(problem) for name, build in (others or {}).items()}
         for work in ("inference", "training"):
             for precision in precisions:
-                say(f"stage {stage} {work} {precision}")
-                group = _Group(problem, work, precision, passes, turn_seconds)
+                log(f"stage {stage} {work} {precision}")
+                group = _CaseGroup(problem, work, precision, passes, round_seconds)
                 rows += [{"stage": stage, **row} for row in group.measure(rounds)]
     compare_rows(rows, "ms", better="less")
     return {
@@ -117,8 +117,8 @@ def bench_attention(
 
 def _problems(
     config: SwinConfig, size: Size, batch_size: int, shifted: bool, device: str
-) -> Iterator[Problem]:
-    """What the blocks of every stage have to do, with values as a fresh model has."""
+) -> Iterator[AttentionProblem]:
+    """Generate the inputs of one block per stage, distributed as in a fresh model."""
     generator = torch.Generator().manual_seed(0)
     patch = config.patch_size
     grid, built = (-(-size[0] // patch), -(-size[1] // patch)), config.grid
@@ -126,7 +126,7 @@ def _problems(
         window, heads, dim = config.windows[stage], config.num_heads[stage], config.dim(stage)
         rule = SIZE_RULES[config.size_rule]
         table = torch.randn((2 * window - 1) ** 2, heads, generator=generator).to(device)
-        yield Problem(
+        yield AttentionProblem(
             layout=lay_out(grid, (window, window), shifted, rule, built_size=built),
             window=window,
             num_heads=heads,
@@ -139,13 +139,13 @@ def _problems(
 
 @dataclass(frozen=True, slots=True)
 class _Ours:
-    """Our function, as a block calls it."""
+    """Muntin's function, called as a block does."""
 
-    problem: Problem
+    problem: AttentionProblem
     backend: BackendName
 
     def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         problem, layout = self.problem, self.problem.layout
         qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
         wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -153,34 +153,34 @@ class _Ours:
         window = (problem.window, problem.window)
 
         def forward() -> Tensor:
-            bias = spread_bias(table, table_window=window, window=layout.window)
+            bias = expand_relative_position_bias(table, table_window=window, window=layout.window)
             return window_attention(qkv, bias, layout, scale=problem.scale, backend=self.backend)
 
         return forward, [qkv, table]
 
     def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         return gradient
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """Contestants that do the same and take turns."""
+class _CaseGroup:
+    """Cases of equal work, timed in interleaved rounds."""
 
-    problem: Problem
+    problem: AttentionProblem
     work: str
     precision: str
-    passes: dict[str, Pass]
-    turn_seconds: float
+    passes: dict[str, AttentionPass]
+    round_seconds: float
 
     def measure(self, rounds: int) -> list[dict[str, Any]]:
-        """Give a row a contestant."""
-        truth = self._answer(_Ours(self.problem, "reference"), torch.float64)
+        """Return one row per implementation."""
+        truth = self._compute(_Ours(self.problem, "reference"), torch.float64)
         errors = [self._error(one, truth) for one in self.passes.values()]
-        works = [self._work(one) for one in self.passes.values()]
+        works = [self._make_pass(one) for one in self.passes.values()]
         count = self._count_passes(works[0])
         contestants = [
-            Contestant(
+            BenchmarkCase(
                 name=name,
                 precision=self.precision,
                 rival=name != OURS,
@@ -188,7 +188,7 @@ class _Group:
             )
             for name, work in zip(self.passes, works, strict=True)
         ]
-        timings = take_turns(contestants, rounds=rounds)
+        timings = time_interleaved(contestants, rounds=rounds)
         return [
             self._row(timing, count, error) for timing, error in zip(timings, errors, strict=True)
         ]
@@ -202,19 +202,20 @@ class _Group:
             "map": list(self.problem.layout.size),
             "num_heads": self.problem.num_heads,
             "shift": list(self.problem.layout.shift),
-            "ms": spread([seconds / count * 1e3 for seconds in timing.seconds]),
+            "ms": summarize([seconds / count * 1e3 for seconds in timing.seconds]),
             "max_error": error,
         }
 
-    def _work(self, one: Pass) -> Callable[[], list[Tensor]]:
-        """A pass: the output, and in training the gradients."""
+    def _make_pass(self, one: AttentionPass) -> Callable[[], list[Tensor]]:
+        """Make a function that computes the output and, in training, the gradients."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         return self._bind(one, dtype)
 
-    def _bind(self, one: Pass, dtype: torch.dtype) -> Callable[[], list[Tensor]]:
+    def _bind(self, one: AttentionPass, dtype: torch.dtype) -> Callable[[], list[Tensor]]:
         forward, leaves = one.start(dtype)
         learns = self.work == "training"
-        # Behind the projection, what is computed in bf16 is bf16, and so is its gradient.
+        # The qkv projection outputs bf16 under autocast, and so is the gradient from the output
+        # projection.
         grad = self.problem.grad.to(dtype)
 
         def work() -> list[Tensor]:
@@ -229,18 +230,18 @@ class _Group:
 
         return work
 
-    def _answer(self, one: Pass, dtype: torch.dtype) -> list[Tensor]:
-        """Output and gradients of map and table in float64, without what a peer adds."""
+    def _compute(self, one: AttentionPass, dtype: torch.dtype) -> list[Tensor]:
+        """Output and gradients of qkv and bias table, converted to float64."""
         out, *gradients = self._bind(one, dtype)()
         found = [out]
         if gradients:
             found += [one.to_map(gradients[0]), gradients[1]]
         return [part.detach().double() for part in found]
 
-    def _error(self, one: Pass, truth: list[Tensor]) -> float:
+    def _error(self, one: AttentionPass, truth: list[Tensor]) -> float:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        found = self._answer(one, dtype)
-        # The table's gradient is a sum over all windows, so each part has its own size.
+        found = self._compute(one, dtype)
+        # The table's gradient sums over all windows, so each tensor is scaled by its own maximum.
         return max(
             ((part - right).abs().max() / right.abs().max()).item()
             for part, right in zip(found, truth, strict=True)
@@ -248,7 +249,7 @@ class _Group:
 
     @property
     def _wait(self) -> Callable[[], object] | None:
-        """What waits for a device that works beside the program."""
+        """Function that waits for an asynchronous device."""
         return torch.cuda.synchronize if self.problem.qkv.is_cuda else None
 
     def _count_passes(self, work: Callable[[], object]) -> int:
@@ -256,7 +257,7 @@ class _Group:
         once()
         begun = time.perf_counter()
         once()
-        return max(1, round(self.turn_seconds / (time.perf_counter() - begun)))
+        return max(1, round(self.round_seconds / (time.perf_counter() - begun)))
 
 
 def _repeat(

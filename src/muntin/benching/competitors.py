@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who takes part, with the same weights, and how measures become rows."""
+"""The implementations that are compared, with equal weights, and the rows of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from muntin.benching.peers import PEERS, Logits, build_peer
-from muntin.engines.table import is_installed
+from muntin.engines.engine_table import is_installed
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.network import Network
 from muntin.shapes import Size
@@ -21,28 +21,28 @@ from muntin.zoo.model_zoo import ALIASES
 
 __all__ = [
     "OURS",
-    "Entrant",
-    "choose_peers",
+    "Implementation",
+    "build_peers",
     "compare_rows",
-    "enter_peers",
     "make_deterministic",
-    "refuse_compiled",
-    "spread",
+    "reject_compiled",
+    "select_peers",
+    "summarize",
 ]
 
 OURS = "muntin"
 
 ALIKE = ("precision", "work", "stage", "map", "workers")
-"""Fields of a row that must be equal for two rows to be compared."""
+"""Rows are compared with each other only if these fields are equal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entrant:
-    """A model that takes part.
+class Implementation:
+    """A model as one library implements it.
 
     Attributes:
-        name: Whose.
-        rival: Whether it is somebody else's.
+        name: Name of the library.
+        rival: Whether it is a peer's rather than muntin's.
         module: Images (B, 3, H, W) to logits (B, K), in evaluation mode.
     """
 
@@ -51,78 +51,78 @@ class Entrant:
     module: nn.Module
 
 
-def refuse_compiled(compiled: bool, what: str, why: str) -> None:
-    """Refuse a setting that would change nothing.
+def reject_compiled(compiled: bool, what: str, why: str) -> None:
+    """Reject torch.compile for benchmarks that cannot use it.
 
     Raises:
         ConfigError: `compiled` is set.
     """
     if compiled:
-        message = f"compiled must be False to bench {what}, {why}, got True. Leave it out."
+        message = f"compiled must be False for the benchmark {what!r}: {why}. Remove --compile."
         raise ConfigError(message)
 
 
-def choose_peers(
-    peers: Sequence[str], offered: Sequence[str], say: Callable[[str], None]
+def select_peers(
+    peers: Sequence[str], offered: Sequence[str], log: Callable[[str], None]
 ) -> list[str]:
-    """Give the peers that can take part.
+    """Select the requested peers that are installed and support this benchmark.
 
     Args:
-        peers: Who is asked for.
-        offered: Who does this kind of work.
-        say: Told who is left out and why.
+        peers: Requested names.
+        offered: Names that support this benchmark.
+        log: Callback; receives the reason for every peer that is skipped.
 
     Raises:
-        ConfigError: There is no such peer.
+        ConfigError: A peer is unknown.
     """
     chosen = []
     for name in peers:
         if name not in PEERS:
             raise ConfigError(unknown_name("peer", name, PEERS))
         if name not in offered:
-            say(f"left out: {name}, which does not do this kind of work")
+            log(f"skipped {name}: it does not support this benchmark")
         elif not is_installed(name):
-            say(f"left out: {name}, which is not installed")
+            log(f"skipped {name}: not installed")
         else:
             chosen.append(name)
     return chosen
 
 
-def enter_peers(
-    peers: Sequence[str], model: str, network: Network, size: Size, say: Callable[[str], None]
-) -> list[Entrant]:
-    """Build the peers' models with the weights of ours.
+def build_peers(
+    peers: Sequence[str], model: str, network: Network, size: Size, log: Callable[[str], None]
+) -> list[Implementation]:
+    """Build the peers' models with the weights of muntin's.
 
     Args:
-        peers: As `choose_peers` gives them.
-        model: Its name in the zoo.
-        network: Ours, with a classifier.
-        size: (height, width) in pixels of the images; who refuses them is left out.
-        say: Told who is left out and why.
+        peers: From `select_peers`.
+        model: Name in the zoo.
+        network: Muntin's model, with a classifier.
+        size: (height, width) of the images in pixels; peers that reject it are skipped.
+        log: Callback; receives the reason for every peer that is skipped.
     """
     found = []
     for name in peers:
         built = build_peer(name, ALIASES.get(model, model), network)
         if built is None:
-            say(f"left out: {name}, which does not have this model")
-        elif not _reads(built, size):
-            say(f"left out: {name}, whose model does not read {size[0]} x {size[1]} pixels")
+            log(f"skipped {name}: it does not have this model")
+        elif not _accepts(built, size):
+            log(f"skipped {name}: its model does not accept {size[0]} x {size[1]} pixels")
         else:
-            found.append(Entrant(name=name, rival=True, module=Logits(built)))
+            found.append(Implementation(name=name, rival=True, module=Logits(built)))
     return found
 
 
 @torch.no_grad()
-def _reads(peer: nn.Module, size: Size) -> bool:
+def _accepts(peer: nn.Module, size: Size) -> bool:
     try:
         peer(torch.zeros(1, 3, *size))
-    except (AssertionError, RuntimeError, ValueError):  # each refuses in its own way
+    except (AssertionError, RuntimeError, ValueError):  # libraries raise different types
         return False
     return True
 
 
 def make_deterministic(module: nn.Module) -> nn.Module:
-    """Give the same module in training mode, with gradients, that drops nothing at random."""
+    """Put the module in training mode with gradients, but without dropout and drop path."""
     module.train().requires_grad_(True)
     for part in module.modules():
         name = type(part).__name__
@@ -131,8 +131,8 @@ def make_deterministic(module: nn.Module) -> nn.Module:
     return module
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest of repeated measurements, and their number."""
+def summarize(values: Sequence[float]) -> dict[str, float]:
+    """Median, minimum, maximum and count of repeated measurements."""
     return {
         "median": statistics.median(values),
         "min": min(values),
@@ -144,15 +144,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def compare_rows(
     rows: list[dict[str, Any]], measure: str, *, better: Literal["more", "less"]
 ) -> None:
-    """Add ``against_best_rival`` to every row: above 1 it is better than every rival.
+    """Add ``against_best_rival`` to every row; above 1, the row beats all peers.
 
-    Rows are compared that agree in precision and in what was done. For the best rival itself it
-    is 1; None where there is no rival.
+    Only rows that agree in all fields of `ALIKE` are compared. The best peer has 1; without a
+    peer, the value is None.
 
     Args:
-        rows: With `measure` as `spread` gives it, and ``rival``.
-        measure: Its key.
-        better: Which values are good.
+        rows: Each with ``rival`` and, under the key `measure`, the result of `summarize`.
+        measure: Key of the compared quantity.
+        better: "more" if larger values are better, else "less".
     """
     for row in rows:
         rivals = [

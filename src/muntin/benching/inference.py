@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inference beside the peers: same weights, same images, same threads, in turns."""
+"""Inference compared with peers: same weights, images and threads, interleaved."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.competitors import OURS, choose_peers, enter_peers
-from muntin.benching.interleaving import Contestant, Timing, take_turns
+from muntin.benching.competitors import OURS, build_peers, select_peers
+from muntin.benching.interleaving import BenchmarkCase, Timing, time_interleaved
 from muntin.benching.peers import PEERS
-from muntin.benching.roofline import measure_ceilings
-from muntin.engines.eight_bits import to_eight_bits
+from muntin.benching.roofline import measure_roofline
+from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.int8_quantisation import to_eight_bits
 from muntin.engines.openvino_engine import (
     compile_openvino,
     cut_example,
     to_openvino,
 )
-from muntin.engines.table import ENGINES, is_installed
-from muntin.inference.building import build_inference
+from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
 from muntin.zoo.costs import count_costs
 from muntin.zoo.model_building import create_model, find_model
@@ -36,8 +36,8 @@ from muntin.zoo.model_zoo import ALIASES
 __all__ = ["bench_inference"]
 
 
-CALIBRATED = 8
-"""Batches of noise by which ranges are chosen; speed does not depend on them."""
+NUM_CALIBRATION_BATCHES = 8
+"""Batches of noise for int8 calibration; speed does not depend on the values."""
 
 
 def bench_inference(
@@ -48,46 +48,47 @@ def bench_inference(
     peers: Sequence[str] = PEERS,
     rounds: int = 9,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure images a second of a classifier in every engine, ours and theirs.
+    """Measure images per second of a classifier in every engine, for muntin and its peers.
 
     Args:
-        model: In the zoo; with fresh weights.
-        batch_size: Images at a time; 1 measures latency.
-        size: (height, width) in pixels; what the model is made for when left out.
-        peers: Who else takes part; those that are not installed are left out. ONNX Runtime and
-            OpenVINO run timm's model; OpenVINO also in int8 where NNCF is installed.
-        rounds: Turns of each.
-        compiled: Whether torch.compile takes part, which takes minutes to start.
-        say: Told what goes on.
+        model: Name in the zoo; weights are random.
+        batch_size: Images per batch; 1 measures latency.
+        size: (height, width) in pixels; default: the model's own.
+        peers: Libraries to compare with; those not installed are skipped. ONNX Runtime and
+            OpenVINO run timm's model; OpenVINO also in int8 if NNCF is installed.
+        rounds: Timed rounds per case.
+        compiled: Whether to measure torch.compile too; compilation takes minutes.
+        log: Callback for progress messages.
 
     Returns:
-        Ceilings, cost of an image, and a row a contestant. Rows that are ``aside`` are a peer's
-        model in OpenVINO run as ours is, a part of the images on each core; they are no rivals.
+        Machine limits, cost per image, and one row per case. Rows marked ``aside`` run a peer's
+        model in OpenVINO as muntin runs its own, with the batch split over the cores; they are
+        excluded from comparison.
 
     Raises:
-        ConfigError: There is no such peer or model.
+        ConfigError: The model or a peer is unknown.
     """
     torch.manual_seed(0)
     network = create_model(model).eval().requires_grad_(False)
     high, wide = size or find_model(ALIASES.get(model, model)).config.img_size
     images = torch.randn(batch_size, 3, high, wide)
-    chosen = choose_peers(peers, PEERS, say)
-    say("measuring what the machine could do")
-    ceilings = measure_ceilings()
+    chosen = select_peers(peers, PEERS, log)
+    log("measuring the machine's peak rates")
+    ceilings = measure_roofline()
     with torch.no_grad():
         truth = copy.deepcopy(network).double()(images.double()).numpy()
     fast = build_inference(network, (high, wide))
     engines = ["eager", *(["compile"] if compiled else []), "onnxruntime", "openvino"]
-    contestants = _enter("muntin", fast, images, engines, say)
+    contestants = _make_case("muntin", fast, images, engines, log)
     bodies = [name for name in chosen if name not in ENGINES]
-    for entrant in enter_peers(bodies, model, network, (high, wide), say):
+    for implementation in build_peers(bodies, model, network, (high, wide), log):
         mine = ["eager", *(["compile"] if compiled else [])]
-        if entrant.name == "timm":
+        if implementation.name == "timm":
             mine += [name for name in chosen if name in ENGINES]
-        contestants += _enter(entrant.name, entrant.module, images, mine, say)
-    timings = take_turns(contestants, rounds=rounds, truth=truth)
+        contestants += _make_case(implementation.name, implementation.module, images, mine, log)
+    timings = time_interleaved(contestants, rounds=rounds, truth=truth)
     gmacs = count_costs(network, (high, wide)).macs / 1e9
     return {
         "model": model,
@@ -100,32 +101,32 @@ def bench_inference(
     }
 
 
-def _enter(
+def _make_case(
     owner: str,
     module: nn.Module,
     images: Tensor,
     engines: Sequence[str],
-    say: Callable[[str], None],
-) -> list[Contestant]:
-    """A contestant for each engine and precision."""
+    log: Callable[[str], None],
+) -> list[BenchmarkCase]:
+    """Build a case for each engine and precision."""
     graph = Graph(module=module, example=(images,), inputs=("images",), outputs=("logits",))
     cut = cut_example(graph)
     found = []
     for name in engines:
         engine = ENGINES[name]
         if not engine.installed:
-            say(f"left out: {owner} in {name}, which is not installed")
+            log(f"skipped {owner} in {name}: not installed")
             continue
         precisions: list[Precision] = [*engine.precisions]
         if name == "openvino" and is_installed("nncf"):
             precisions.append("int8")
         for precision in precisions:
-            say(f"starting {owner} {name} {precision}")
+            log(f"starting {owner} {name} {precision}")
             runners = {name: partial(_start, name, graph, precision, ours=owner == OURS)}
             if name == "openvino" and owner != OURS and len(cut.example[0]) < len(images):
-                runners[f"{name} in parts"] = partial(_start, name, cut, precision, ours=False)
+                runners[f"{name} split batch"] = partial(_start, name, cut, precision, ours=False)
             found += [
-                Contestant(
+                BenchmarkCase(
                     name=f"{owner} {title}",
                     precision=precision,
                     rival=owner != OURS,
@@ -138,7 +139,7 @@ def _enter(
 
 
 def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runner:
-    """Each as its users do it: ours by torch.export, a peer in OpenVINO as its guide says."""
+    """Start as the library's users would: muntin by torch.export, peers by OpenVINO's guide."""
     if name != "openvino":
         return ENGINES[name].start(graph, precision)
     import openvino as ov
@@ -153,7 +154,10 @@ def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runn
         model.reshape(list(graph.example[0].shape))
         model.inputs[0].get_tensor().set_names({"images"})
     if precision == "int8":
-        rows = [{"images": torch.randn(graph.example[0].shape).numpy()} for _ in range(CALIBRATED)]
+        rows = [
+            {"images": torch.randn(graph.example[0].shape).numpy()}
+            for _ in range(NUM_CALIBRATION_BATCHES)
+        ]
         model = to_eight_bits(model, rows, smooth=not ours)
     return compile_openvino(model, precision)
 

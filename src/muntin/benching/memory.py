@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of inference and of training steps beside the peers, each in its own process."""
+"""Peak memory of inference and training steps compared with peers, one process each."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from torch import Tensor, nn
 
 from muntin.benching.competitors import (
     OURS,
-    choose_peers,
+    build_peers,
     compare_rows,
-    enter_peers,
     make_deterministic,
-    refuse_compiled,
-    spread,
+    reject_compiled,
+    select_peers,
+    summarize,
 )
-from muntin.benching.interleaving import Contestant, take_turns
+from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 from muntin.benching.training import TRAINERS, make_optimizer
 from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
-from muntin.inference.building import build_inference
+from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
 from muntin.zoo.model_building import create_model, find_model
 
-__all__ = ["bench_memory", "measure_in_a_process", "measure_once"]
+__all__ = ["bench_memory", "measure_in_subprocess", "measure_once"]
 
 MIB = 2**20
 
@@ -46,43 +46,43 @@ def bench_memory(
     peers: Sequence[str] = TRAINERS,
     rounds: int = 5,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-    weigh: Callable[[dict[str, Any]], dict[str, float]] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    measure_job: Callable[[dict[str, Any]], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """Measure peak resident memory in fp32 on the CPU, ours and theirs.
+    """Measure peak resident memory in fp32 on the CPU, for muntin and its peers.
 
-    Every measurement is a process of its own: what it holds after its imports is subtracted from
-    the most that it holds while it works. Weights are included. Ours infers with the network that
-    prediction uses (`muntin.inference`), and trains with the one that is trained.
+    Every measurement is a process of its own; its memory after imports is subtracted from its
+    peak. Weights are included. Muntin infers with the network that prediction uses
+    (`muntin.inference`) and trains with the ordinary one.
 
     Args:
-        model: In the zoo; with fresh weights.
-        batch_size: Images at a time.
-        size: (height, width) in pixels; what the model is made for when left out.
-        peers: Who else takes part; those that cannot are left out with a word.
-        rounds: Processes of each.
-        compiled: Refused: the compiler's own memory would be counted.
-        say: Told what goes on.
-        weigh: Measures a job; `measure_in_a_process` when left out.
+        model: Name in the zoo; weights are random.
+        batch_size: Images per batch.
+        size: (height, width) in pixels; default: the model's own.
+        peers: Libraries to compare with; those that do not support the model are skipped.
+        rounds: Processes per case.
+        compiled: Must be False: the compiler's own memory would be counted.
+        log: Callback for progress messages.
+        measure_job: Measures one job; default: `measure_in_subprocess`.
 
     Returns:
-        The set-up and a row a contestant and work ("inference", "training"), with ``peak_mib``,
-        ``activation_mib`` (what is left of it without weights, gradients and the optimiser's
-        moments), ``weights_mib`` and ``max_error`` (of the loss, from float64).
+        The settings and one row per case and work ("inference", "training"), with ``peak_mib``,
+        ``activation_mib`` (the peak without weights, gradients and optimizer moments),
+        ``weights_mib`` and ``max_error`` (of the loss, against float64).
 
     Raises:
         ConfigError: There is no such model or peer, or `compiled` is set.
     """
-    refuse_compiled(compiled, "memory", "as the compiler's own memory would be counted")
-    chosen = choose_peers(peers, TRAINERS, say)
+    reject_compiled(compiled, "memory", "the compiler's own memory would be counted")
+    chosen = select_peers(peers, TRAINERS, log)
     high, wide = size or find_model(model).config.img_size
-    network, images, targets = _set_up(model, batch_size, (high, wide))
-    entrants = enter_peers(chosen, model, network, (high, wide), say)
+    network, images, targets = _make_inputs(model, batch_size, (high, wide))
+    implementations = build_peers(chosen, model, network, (high, wide), log)
     with torch.no_grad():
         logits = make_deterministic(network.double())(images.double())
         truth = F.cross_entropy(logits, targets).numpy()[None]
-    names = [OURS, *(entrant.name for entrant in entrants)]
-    del entrants, network
+    names = [OURS, *(implementation.name for implementation in implementations)]
+    del implementations, network
     job = {
         "model": model,
         "batch_size": batch_size,
@@ -93,12 +93,12 @@ def bench_memory(
     answers: list[list[dict[str, float]]] = [[] for _ in jobs]
 
     def measure(number: int) -> NDArray[np.float32]:
-        say(f"{jobs[number]['owner']} {jobs[number]['work']}: a process of its own")
-        answers[number].append((weigh or measure_in_a_process)(jobs[number]))
+        log(f"{jobs[number]['owner']} {jobs[number]['work']} in its own process")
+        answers[number].append((measure_job or measure_in_subprocess)(jobs[number]))
         return np.array([answers[number][-1]["loss"]], np.float32)
 
     contestants = [
-        Contestant(
+        BenchmarkCase(
             name=str(one["owner"]),
             precision="fp32",
             rival=one["owner"] != OURS,
@@ -106,15 +106,15 @@ def bench_memory(
         )
         for number, one in enumerate(jobs)
     ]
-    timings = take_turns(contestants, rounds=rounds, truth=truth, warmups=0)
+    timings = time_interleaved(contestants, rounds=rounds, truth=truth, warmups=0)
     rows: list[dict[str, Any]] = [
         {
             "name": timing.contestant.name,
             "work": one["work"],
             "precision": timing.contestant.precision,
             "rival": timing.contestant.rival,
-            "peak_mib": spread([answer["peak_mib"] for answer in found]),
-            "activation_mib": spread(
+            "peak_mib": summarize([answer["peak_mib"] for answer in found]),
+            "activation_mib": summarize(
                 [answer["peak_mib"] - answer["state_mib"] for answer in found]
             ),
             "weights_mib": found[0]["weights_mib"],
@@ -133,27 +133,27 @@ def bench_memory(
     }
 
 
-def _set_up(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
-    """The same weights and images in every process."""
+def _make_inputs(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
+    """Build equal weights and images in every process."""
     torch.manual_seed(0)
     network = create_model(model)
     images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(1))
     return network, images, torch.arange(batch_size) % 1000
 
 
-def measure_in_a_process(job: dict[str, Any]) -> dict[str, float]:
+def measure_in_subprocess(job: dict[str, Any]) -> dict[str, float]:
     """Call `measure_once` in a fresh interpreter."""
     code = (
         "import json, sys; from muntin.benching.memory import measure_once; "
         "sys.stdout.write(json.dumps(measure_once(**json.loads(sys.argv[1]))))"
     )
-    words = [sys.executable, "-c", code, json.dumps(job)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         message = (
-            f"The process that measures {job['owner']} {job['work']} of {job['model']!r} must end "
-            f"with 0, got {done.returncode}: {last}. Take a smaller batch if memory ran out."
+            f"Measuring {job['owner']} {job['work']} of {job['model']!r} failed with exit code "
+            f"{done.returncode}: {last}. Reduce the batch size if memory ran out."
         )
         raise RuntimeError(message)
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -163,34 +163,34 @@ def measure_in_a_process(job: dict[str, Any]) -> dict[str, float]:
 def measure_once(
     *, owner: str, work: str, model: str, batch_size: int, size: Sequence[int], threads: int
 ) -> dict[str, float]:
-    """Work once and tell the peak memory of this process, above what its imports hold.
+    """Run the work once and measure the peak memory of this process above that of its imports.
 
     Args:
         owner: "muntin" or a peer.
-        work: "inference" or "training" (two steps: the first makes the optimiser's moments).
-        model: In the zoo.
-        batch_size: Images at a time.
+        work: "inference" or "training" (two steps: the first allocates the optimizer's moments).
+        model: Name in the zoo.
+        batch_size: Images per batch.
         size: (height, width) in pixels.
-        threads: For PyTorch.
+        threads: Intra-op threads of PyTorch.
 
     Returns:
-        ``peak_mib``, ``weights_mib`` (parameters and buffers), ``state_mib`` (the same and, in
-        training, gradients and the optimiser's two moments) and ``loss``.
+        ``peak_mib``, ``weights_mib`` (parameters and buffers), ``state_mib`` (these and, in
+        training, gradients and the two moments of AdamW) and ``loss``.
     """
     torch.set_num_threads(threads)
-    # Libraries are read, and kernels chosen, before the baseline; whatever the peer imports too.
-    tiny, blank, first = _set_up("swin_nano", 2, (64, 64))
+    # Load libraries, the peer's included, and select kernels before the baseline is taken.
+    tiny, blank, first = _make_inputs("swin_nano", 2, (64, 64))
     WORKS["inference"](tiny, blank, first)
     WORKS["training"](tiny, blank, first)
     if owner != OURS:
-        enter_peers([owner], "vit_tiny", create_model("vit_tiny"), (224, 224), lambda line: None)
+        build_peers([owner], "vit_tiny", create_model("vit_tiny"), (224, 224), lambda line: None)
     del tiny, blank
     before = resident_mib()
     high, wide = size
-    network, images, targets = _set_up(model, batch_size, (high, wide))
+    network, images, targets = _make_inputs(model, batch_size, (high, wide))
     module: nn.Module = network
     if owner != OURS:
-        module = enter_peers([owner], model, network, (high, wide), lambda line: None)[0].module
+        module = build_peers([owner], model, network, (high, wide), lambda line: None)[0].module
     elif work == "inference":
         module = build_inference(network, (high, wide))
     del network

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine could do at best: products of matrices, and copies."""
+"""Peak rates of this machine: matrix products and memory copies."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from muntin.engines.engine_table import is_installed
 from muntin.engines.openvino_engine import shared_core
-from muntin.engines.table import is_installed
 
-__all__ = ["measure_ceilings"]
+__all__ = ["measure_roofline"]
 
 SHAPES = ((6272, 384, 1536), (1568, 768, 3072), (4096, 1024, 1024))
-"""Rows, channels in and channels out: as in an MLP of a small model, and square."""
+"""Rows, input channels and output channels: MLPs of a small model, and a square product."""
 
 
-def measure_ceilings(*, seconds: float = 0.4) -> dict[str, float]:
-    """Measure GFLOP/s of products by precision, and GB/s of a copy.
+def measure_roofline(*, seconds: float = 0.4) -> dict[str, float]:
+    """Measure GFLOP/s of matrix products by precision, and GB/s of a memory copy.
 
-    The best of PyTorch's and, where it is installed, OpenVINO's products over several shapes is
-    the ceiling; numbers of both are given. A copy counts what is read and what is written.
+    The limit of a precision is the best rate of PyTorch and, if installed, OpenVINO over several
+    shapes; the rates of both are returned as well. A copy counts bytes read plus bytes written.
 
     Args:
-        seconds: Time for each shape and library.
+        seconds: Time per shape and library.
     """
     found: dict[str, float] = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         found[f"torch_{precision}"] = max(
-            _rate(_multiply_torch(shape, dtype), shape, seconds) for shape in SHAPES
+            _gflops(_torch_matmul(shape, dtype), shape, seconds) for shape in SHAPES
         )
     if is_installed("openvino"):
         for precision in ("fp32", "bf16", "int8"):
             found[f"openvino_{precision}"] = max(
-                _rate(_multiply_openvino(shape, precision), shape, seconds) for shape in SHAPES
+                _gflops(_openvino_matmul(shape, precision), shape, seconds) for shape in SHAPES
             )
     for precision in ("fp32", "bf16", "int8"):
         best = [value for name, value in found.items() if name.endswith(f"_{precision}")]
@@ -45,18 +45,18 @@ def measure_ceilings(*, seconds: float = 0.4) -> dict[str, float]:
             found[precision] = max(best)
     source = torch.ones(64 * 2**20, dtype=torch.float32)
     target = torch.empty_like(source)
-    turns = _turns(lambda: target.copy_(source), seconds)
-    found["copy_gb_s"] = turns * 2 * source.numel() * 4 / 1e9
+    copies_per_s = _calls_per_s(lambda: target.copy_(source), seconds)
+    found["copy_gb_s"] = copies_per_s * 2 * source.numel() * 4 / 1e9
     return found
 
 
-def _rate(multiply: Callable[[], object], shape: tuple[int, int, int], seconds: float) -> float:
+def _gflops(multiply: Callable[[], object], shape: tuple[int, int, int], seconds: float) -> float:
     rows, inner, columns = shape
-    return _turns(multiply, seconds) * 2 * rows * inner * columns / 1e9
+    return _calls_per_s(multiply, seconds) * 2 * rows * inner * columns / 1e9
 
 
-def _turns(work: Callable[[], object], seconds: float) -> float:
-    """Turns a second; the best of four parts of the time."""
+def _calls_per_s(work: Callable[[], object], seconds: float) -> float:
+    """Calls per second; the best of four intervals, as other processes only ever slow one down."""
     work()
     best = 0.0
     for _ in range(4):
@@ -68,7 +68,7 @@ def _turns(work: Callable[[], object], seconds: float) -> float:
     return best
 
 
-def _multiply_torch(shape: tuple[int, int, int], dtype: torch.dtype) -> Callable[[], object]:
+def _torch_matmul(shape: tuple[int, int, int], dtype: torch.dtype) -> Callable[[], object]:
     rows, inner, columns = shape
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
 
@@ -79,7 +79,7 @@ def _multiply_torch(shape: tuple[int, int, int], dtype: torch.dtype) -> Callable
     return work
 
 
-def _multiply_openvino(shape: tuple[int, int, int], precision: str) -> Callable[[], object]:
+def _openvino_matmul(shape: tuple[int, int, int], precision: str) -> Callable[[], object]:
     import openvino as ov
     from openvino import opset13 as ops
 
@@ -91,7 +91,7 @@ def _multiply_openvino(shape: tuple[int, int, int], precision: str) -> Callable[
         node = ops.fake_quantize(left, *bounds, *bounds, 256)
         edges = [ops.constant(np.float32(edge)) for edge in (-1.27, 1.27)]
         weights = ops.fake_quantize(weights, *edges, *edges, 255)
-    # Only a sum comes out: writing a large result is not what is measured.
+    # Reduced to a vector: writing a large result would be measured too.
     product = ops.reduce_max(ops.matmul(node, weights, False, True), [1])
     hint = "bf16" if precision == "bf16" else "f32"
     compiled = shared_core().compile_model(

@@ -13,7 +13,7 @@ from muntin.commands.console_table import print_table
 from muntin.commands.values import parse_size
 
 if TYPE_CHECKING:
-    from muntin.exporting.exporting import Exported
+    from muntin.exporting.run_export import Exported
 
 __all__ = ["export"]
 
@@ -45,7 +45,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
     """Export to ONNX, OpenVINO or torch.export; fails if outputs differ from the network's."""
-    from muntin.exporting.exporting import export as write
+    from muntin.exporting.run_export import export as write
 
     # SIGTERM would kill the process before `finally` blocks remove partial files.
     signal.signal(signal.SIGTERM, _exit)

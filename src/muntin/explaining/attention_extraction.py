@@ -25,8 +25,8 @@ from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
 from muntin.models.t2t_vit import SPLITS, TokenAttention, TokenPerformer, unfolded_size
 from muntin.models.vit import SelfAttention
-from muntin.nn.linears import BiasedLinear, without_key_bias
-from muntin.ops.positions import spread_bias
+from muntin.nn.linear_layers import BiasedLinear, without_key_bias
+from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.windows import WindowLayout, cut_heads, shift_mask
 from muntin.shapes import Int, Size
 
@@ -126,7 +126,7 @@ def _extract_window(call: LayerCall) -> AttentionLayer:
 
     def pair() -> QueriesAndKeys:
         q, k = _split(module.qkv(x), layout, module.num_heads, module.qkv.bias)
-        bias = spread_bias(
+        bias = expand_relative_position_bias(
             module.relative_position_bias_table.float(),
             table_window=(module.window, module.window),
             window=layout.window,
@@ -146,7 +146,7 @@ def _extract_cosine(call: LayerCall) -> AttentionLayer:
         return QueriesAndKeys(
             queries=F.normalize(q, dim=-1) * module.temperature[:, None].float(),
             keys=F.normalize(k, dim=-1),
-            bias=module.spread(layout).float(),
+            bias=module.relative_position_bias(layout).float(),
             mask=shift_mask(layout),
         )
 
@@ -171,7 +171,7 @@ def _extract_timm_window(call: LayerCall) -> AttentionLayer:
     def pair() -> QueriesAndKeys:
         qkv = attention.qkv(block.norm1(x))
         q, k = _split(qkv, layout, attention.num_heads, attention.qkv.bias)
-        bias = spread_bias(
+        bias = expand_relative_position_bias(
             attention.relative_position_bias_table.float(), table_window=window, window=window
         )
         return QueriesAndKeys(
@@ -215,7 +215,7 @@ def _extract_self(call: LayerCall) -> AttentionLayer:
         given = isinstance(module.qkv, BiasedLinear)
         qkv = module.qkv(x, without_key_bias(module.qv_bias)) if given else module.qkv(x)
         q, k, _ = qkv[0].unflatten(-1, (3, module.num_heads, -1)).float().permute(1, 2, 0, 3)
-        bias = module.spread(grid).float() if module.has_positions else None
+        bias = module.relative_position_bias(grid).float() if module.has_positions else None
         return QueriesAndKeys(queries=q[:, None] * q.shape[-1] ** -0.5, keys=k[:, None], bias=bias)
 
     stride = call.backbone.spec.strides[0]

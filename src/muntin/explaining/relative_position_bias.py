@@ -24,7 +24,7 @@ from muntin.explaining.token_plotting import INK, PALETTE, note_on_weights
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
 from muntin.models.vit import SelfAttention
-from muntin.ops.positions import spread_bias
+from muntin.ops.positions import expand_relative_position_bias
 from muntin.shapes import Float, Size
 
 __all__ = ["BiasTable", "find_biases", "show_relative_bias"]
@@ -82,7 +82,9 @@ def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTab
 def _read_table(module: Any, layer: AttentionLayer) -> Tensor | None:  # noqa: ANN401
     if isinstance(module, CosineWindowAttention):
         assert layer.layout is not None, "Swin V2 has windows"
-        return _table_from_pairs(module.spread(layer.layout).detach(), layer.layout.window)
+        return _table_from_pairs(
+            module.relative_position_bias(layer.layout).detach(), layer.layout.window
+        )
     table = getattr(module, "relative_position_bias_table", None)
     if table is None:
         return None
@@ -101,7 +103,11 @@ def _table_from_pairs(bias: Float[Tensor, "h N N"], window: Size) -> Float[Tenso
     rows, columns = (2 * side - 1 for side in window)
     numbers = torch.arange(rows * columns, dtype=torch.float64)[:, None]
     # Expanding the numbers of the cells tells from which cell each pair got its value.
-    index = spread_bias(numbers, table_window=window, window=window)[0].long().flatten()
+    index = (
+        expand_relative_position_bias(numbers, table_window=window, window=window)[0]
+        .long()
+        .flatten()
+    )
     table = bias.new_zeros(len(bias), rows * columns)
     table[:, index] = bias.flatten(1)
     return table.unflatten(1, (rows, columns)).flip(1, 2)

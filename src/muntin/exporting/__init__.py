@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
-    from muntin.exporting.exporting import Exported, export
+    from muntin.exporting.run_export import Exported, export
 
 __all__ = [
     "Exported",

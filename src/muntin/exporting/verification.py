@@ -16,8 +16,8 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
 from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise, to_tensor
+from muntin.engines.engine_network import EngineNetwork
 from muntin.engines.graphs import Precision
-from muntin.engines.network import EngineNetwork
 from muntin.errors import RunError
 from muntin.heads.instances import Instances
 from muntin.heads.network import Network

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from muntin.features import Features, TokenMask
-from muntin.inference.backbones import InferenceBackbone
-from muntin.inference.fused_parts import FusedLinear, FusedMerging, FusedMlp, FusedPatches, Fusing
-from muntin.inference.swin import lay_out_stages
+from muntin.inference.folded_swin import lay_out_stages
+from muntin.inference.fused_modules import FusedLinear, FusedMerging, FusedMlp, FusedPatches, Fusing
+from muntin.inference.inference_backbone import InferenceBackbone
 from muntin.models.swin import Swin, SwinBlock
 from muntin.models.swin_v2 import SwinV2Block
-from muntin.nn.linears import without_key_bias
-from muntin.ops.positions import resample_grid, spread_bias
+from muntin.nn.linear_layers import without_key_bias
+from muntin.ops.positions import expand_relative_position_bias, resample_grid
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import SIZE_RULES, WindowLayout, fit_patches
 from muntin.shapes import Float, Int, Size, UInt8
@@ -131,7 +131,7 @@ class _Block(nn.Module):
             self.qkv = FusedLinear(attn.qkv.weight, fill, how)
             self.proj = FusedLinear(attn.proj.weight, attn.proj.bias, how, behind=block.norm1)
             self.mlp = FusedMlp(block.mlp, how, behind=block.norm2)
-            bias, temperature = attn.spread(layout), attn.temperature.detach()
+            bias, temperature = attn.relative_position_bias(layout), attn.temperature.detach()
         else:
             self.scale = attn.scale
             # A padded token is zero behind the norm: what it becomes is the bias itself.
@@ -139,7 +139,7 @@ class _Block(nn.Module):
             self.qkv = FusedLinear(attn.qkv.weight, fill, how, before=block.norm1)
             self.proj = FusedLinear(attn.proj.weight, attn.proj.bias, how)
             self.mlp = FusedMlp(block.mlp, how, before=block.norm2)
-            bias = spread_bias(
+            bias = expand_relative_position_bias(
                 attn.relative_position_bias_table,
                 table_window=(attn.window, attn.window),
                 window=layout.window,

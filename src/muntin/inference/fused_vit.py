@@ -10,16 +10,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.inference.fused_parts import (
+from muntin.inference.folded_vit import InferenceViT
+from muntin.inference.fused_modules import (
     FusedLinear,
     FusedMlp,
     FusedPatches,
     Fusing,
     scale_outputs,
 )
-from muntin.inference.vit import InferenceViT
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
-from muntin.nn.linears import BiasedLinear, without_key_bias
+from muntin.nn.linear_layers import BiasedLinear, without_key_bias
 from muntin.shapes import Float, Size
 
 __all__ = ["FusedViT"]
@@ -70,7 +70,11 @@ class _Block(nn.Module):
         weight, bias = scale_outputs(attn.proj.weight, attn.proj.bias, _scale_of(block.ls1))
         self.proj = FusedLinear(weight, bias, how)
         self.mlp = FusedMlp(block.mlp, how, before=block.norm2, scale=_scale_of(block.ls2))
-        added = attn.spread(grid)[None].detach().to(how.dtype) if attn.has_positions else None
+        added = (
+            attn.relative_position_bias(grid)[None].detach().to(how.dtype)
+            if attn.has_positions
+            else None
+        )
         self.register_buffer("bias", added)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:

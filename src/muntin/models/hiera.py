@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linears import start_linears
+from muntin.nn.linear_layers import init_linear_weights
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
 from muntin.ops.windows import (
@@ -247,7 +247,7 @@ class Hiera(Backbone):
         last = config.dim(config.out_indices[-1])
         has_norm = config.out_norm == "last"
         self.norm = nn.LayerNorm(last, eps=config.norm_eps) if has_norm else nn.Identity()
-        start_linears(self)
+        init_linear_weights(self)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -315,7 +315,7 @@ class Hiera(Backbone):
         how = SIZE_RULES[config.size_rule].positions
         positions = resample_grid(self.pos_embed, old=config.grid, new=size, how=how)
         if mask is not None and mask.fill is not None:
-            x = torch.where(self._spread(mask, size, 1)[..., None], x, mask.fill.to(x.dtype))
+            x = torch.where(self._expand_mask(mask, size, 1)[..., None], x, mask.fill.to(x.dtype))
         x = x + positions.view(1, *size, -1)
         if mask is not None and mask.fill is None:
             x = self._drop_units(x, mask)
@@ -333,9 +333,9 @@ class Hiera(Backbone):
         """Make pixels of units that are not kept 0: patches overlap, and would show them."""
         size = (images.shape[2], images.shape[3])
         mask.check(images.shape[0], self.mask_grid(size))
-        return images.masked_fill(~self._spread(mask, size, _STRIDE)[:, None], 0.0)
+        return images.masked_fill(~self._expand_mask(mask, size, _STRIDE)[:, None], 0.0)
 
-    def _spread(self, mask: TokenMask, size: Size, scale: int) -> Bool[Tensor, "B H W"]:
+    def _expand_mask(self, mask: TokenMask, size: Size, scale: int) -> Bool[Tensor, "B H W"]:
         """Whether each token (scale 1) or pixel belongs to a unit that is kept."""
         side = self.config.mask_unit * scale
         keep = mask.keep.unflatten(1, (size[0] // side, size[1] // side))

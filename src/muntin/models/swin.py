@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linears import start_linears, transform_normed
+from muntin.nn.linear_layers import apply_norm_linear, init_linear_weights
 from muntin.nn.mlp import Mlp
-from muntin.ops.positions import resample_grid, spread_bias
+from muntin.ops.positions import expand_relative_position_bias, resample_grid
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import (
     SIZE_RULES,
@@ -226,13 +226,13 @@ class WindowAttention(nn.Module):
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "B H W C"]:
         """Let every token, normalised before if there is a norm, look at those of its window."""
-        bias = spread_bias(
+        bias = expand_relative_position_bias(
             self.relative_position_bias_table,
             table_window=(self.window, self.window),
             window=layout.window,
         )
         x = window_attention(
-            transform_normed(x, norm, self.qkv),
+            apply_norm_linear(x, norm, self.qkv),
             bias,
             layout,
             scale=self.scale,
@@ -270,7 +270,7 @@ class SwinBlock(nn.Module):
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend, norm=self.norm1)
             return self.dropout(attended)
 
-        x = self.drop_path.add(x, attend, apart=True)
+        x = self.drop_path.add(x, attend, chunked=True)
         return self.drop_path.add(x, lambda x: self.mlp(x, self.norm2))
 
 
@@ -284,7 +284,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C2"]:
         """Halve height and width, rounding up."""
-        return transform_normed(merge_neighbours(x), self.norm, self.reduction)
+        return apply_norm_linear(merge_neighbours(x), self.norm, self.reduction)
 
 
 class SwinStage(nn.Module):
@@ -340,7 +340,7 @@ class Swin(Backbone):
         for stage in normed:
             name = "norm" if config.out_norm == "last" else f"norm{stage}"
             self.add_module(name, nn.LayerNorm(config.dim(stage), eps=config.norm_eps))
-        start_linears(self)
+        init_linear_weights(self)
 
     def _build_stage(self, stage: int, rates: list[float]) -> SwinStage:
         config = self.config

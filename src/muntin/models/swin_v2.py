@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.models.swin import Swin, SwinConfig
 from muntin.nn.drop_path import DropPath
-from muntin.nn.linears import BiasedLinear, without_key_bias
+from muntin.nn.linear_layers import BiasedLinear, without_key_bias
 from muntin.nn.mlp import Mlp
-from muntin.ops.offsets import log_offsets
-from muntin.ops.positions import spread_bias
+from muntin.ops.positions import expand_relative_position_bias
+from muntin.ops.relative_offsets import log_offsets
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, merge_neighbours
 from muntin.shapes import Float, Size
@@ -104,12 +104,12 @@ class PositionBias(nn.Sequential):
     def __init__(self, hidden: int, num_heads: int) -> None:
         super().__init__(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, num_heads, bias=False))
 
-    def spread(self, window: Size, reference: Size) -> Float[Tensor, "h N N"]:
+    def relative_position_bias(self, window: Size, reference: Size) -> Float[Tensor, "h N N"]:
         """Give the bias of every pair of tokens of a window; offsets are scaled by `reference`."""
         weight: Tensor = next(self.parameters())
         offsets = log_offsets(window, reference, device=weight.device, dtype=weight.dtype)
         table = _BIAS_RANGE * torch.sigmoid(self(offsets))  # positions, h
-        return spread_bias(table, table_window=window, window=window)
+        return expand_relative_position_bias(table, table_window=window, window=window)
 
 
 class CosineWindowAttention(nn.Module):
@@ -138,7 +138,7 @@ class CosineWindowAttention(nn.Module):
         fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
         x = window_attention(
             self.qkv(x, fill),
-            self.spread(layout),
+            self.relative_position_bias(layout),
             layout,
             scale=1.0,
             fill=fill,
@@ -148,11 +148,11 @@ class CosineWindowAttention(nn.Module):
         )
         return self.proj(x)
 
-    def spread(self, layout: WindowLayout) -> Float[Tensor, "h N N"]:
+    def relative_position_bias(self, layout: WindowLayout) -> Float[Tensor, "h N N"]:
         """Give the bias of every pair of tokens of a window."""
         fixed = (self.pretrained_window,) * 2
         scaled_by = fixed if self.pretrained_window else layout.built_window
-        return self.cpb_mlp.spread(layout.window, scaled_by)
+        return self.cpb_mlp.relative_position_bias(layout.window, scaled_by)
 
     @property
     def temperature(self) -> Float[Tensor, "h 1 1"]:
@@ -188,7 +188,7 @@ class SwinV2Block(nn.Module):
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
             return self.norm1(self.dropout(attended))
 
-        x = self.drop_path.add(x, attend, apart=True)
+        x = self.drop_path.add(x, attend, chunked=True)
         return self.drop_path.add(x, lambda x: self.norm2(self.mlp(x)))
 
 

@@ -32,7 +32,7 @@ from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.drop_path import drop_path_schedule
-from muntin.nn.linears import start_linears
+from muntin.nn.linear_layers import init_linear_weights
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Int, Size
@@ -288,7 +288,7 @@ class T2TViT(Backbone):
         )
         has_norm = config.out_norm == "last"
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity()
-        start_linears(self)
+        init_linear_weights(self)
 
     @property
     def spec(self) -> FeatureSpec:

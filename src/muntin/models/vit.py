@@ -37,15 +37,15 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linears import (
+from muntin.nn.linear_layers import (
     BiasedLinear,
-    start_linears,
-    transform_normed,
+    apply_norm_linear,
+    init_linear_weights,
     without_key_bias,
 )
 from muntin.nn.mlp import Mlp
-from muntin.ops.offsets import resample_offsets
-from muntin.ops.positions import resample_grid, spread_bias
+from muntin.ops.positions import expand_relative_position_bias, resample_grid
+from muntin.ops.relative_offsets import resample_offsets
 from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
@@ -250,24 +250,24 @@ class SelfAttention(nn.Module):
             x = x if norm is None else norm(x)
             qkv = self.qkv(x, without_key_bias(self.qv_bias))
         else:
-            qkv = transform_normed(x, norm, self.qkv)
+            qkv = apply_norm_linear(x, norm, self.qkv)
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
-        bias = self.spread(grid).to(q.dtype) if self.has_positions else None
+        bias = self.relative_position_bias(grid).to(q.dtype) if self.has_positions else None
         if bias is not None and kept is not None:
             bias = bias[:, kept[:, :, None], kept[:, None, :]].transpose(0, 1)  # B, h, N, N
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
 
-    def spread(self, grid: Size) -> Float[Tensor, "h N N"]:
+    def relative_position_bias(self, grid: Size) -> Float[Tensor, "h N N"]:
         """The bias of every pair of tokens, the class token first."""
         table, (to_patch, to_token, itself) = (
             self.relative_position_bias_table[:-3],
             self.relative_position_bias_table[-3:],
         )
         table = resample_offsets(table, old=self.grid, new=grid)
-        pairs = spread_bias(table, table_window=grid, window=grid)  # h, N, N
+        pairs = expand_relative_position_bias(table, table_window=grid, window=grid)  # h, N, N
         heads, count, _ = pairs.shape
         below = torch.cat([to_token.view(heads, 1, 1).expand(-1, count, -1), pairs], dim=2)
         first = torch.cat([itself[:, None], to_patch[:, None].expand(-1, count)], dim=1)
@@ -364,7 +364,7 @@ class ViT(Backbone):
             norm, fc_norm = nn.Identity(), norm
         self.norm = norm
         self.fc_norm = fc_norm if fc_norm is not None else nn.Identity()
-        start_linears(self)
+        init_linear_weights(self)
 
     @property
     def spec(self) -> FeatureSpec:

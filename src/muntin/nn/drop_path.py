@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from muntin.nn import lean
+from muntin.nn import memory_efficient
 from muntin.shapes import Float
 
 __all__ = ["DropPath", "drop_path_schedule"]
@@ -36,14 +36,19 @@ class DropPath(nn.Module):
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
     def add(
-        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], apart: bool = False
+        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], chunked: bool = False
     ) -> Float[Tensor, "B *rest"]:
         """Give ``x + self(branch(x))``; not computed where it is dropped, perhaps in parts."""
-        run = partial(lean.apply_apart, branch) if apart else branch
-        if not self.training or self.rate == 0 or not lean.applies(x) or lean.is_watched(self):
+        run = partial(memory_efficient.apply_in_chunks, branch) if chunked else branch
+        if (
+            not self.training
+            or self.rate == 0
+            or not memory_efficient.applies(x)
+            or memory_efficient.has_hooks(self)
+        ):
             return x + self(run(x))
         kept = torch.rand(x.shape[0], device=x.device) >= self.rate
-        added: Tensor = lean.add_kept(x, run, kept, 1 / (1 - self.rate))
+        added: Tensor = memory_efficient.add_kept(x, run, kept, 1 / (1 - self.rate))
         return added
 
     def extra_repr(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.nn import lean
+from muntin.nn import memory_efficient
 from muntin.shapes import Float
 
 __all__ = ["Mlp"]
@@ -26,7 +26,7 @@ class Mlp(nn.Module):
         self, x: Float[Tensor, "*tokens C"], norm: nn.Module | None = None
     ) -> Float[Tensor, "*tokens C"]:
         """Transform every token, normalised before if there is a norm."""
-        if not self.dropout.p and lean.applies(x, norm, self.fc1, self.fc2):
-            return lean.norm_mlp(x, norm, self.fc1, self.fc2)  # type: ignore[arg-type]
+        if not self.dropout.p and memory_efficient.applies(x, norm, self.fc1, self.fc2):
+            return memory_efficient.norm_mlp(x, norm, self.fc1, self.fc2)  # type: ignore[arg-type]
         x = x if norm is None else norm(x)
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))

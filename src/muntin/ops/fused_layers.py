@@ -306,6 +306,6 @@ def _as(vector: Tensor | None, like: Tensor) -> Tensor | None:
 
 def _operators() -> Any:  # noqa: ANN401 (a module)
     """The kernels; importing them needs triton."""
-    from muntin.ops.triton import operators
+    from muntin.ops.triton import fused_operators
 
-    return operators
+    return fused_operators

@@ -17,13 +17,13 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-__all__ = ["Resampling", "resample_grid", "spread_bias"]
+__all__ = ["Resampling", "expand_relative_position_bias", "resample_grid"]
 
 
 Resampling = Literal["bicubic", "antialiased", "linear"]
 
 
-def spread_bias(
+def expand_relative_position_bias(
     table: Float[Tensor, "positions h"], *, table_window: Size, window: Size
 ) -> Float[Tensor, "h N N"]:
     """Spread a relative-position table over all pairs of tokens in a window.
@@ -60,12 +60,12 @@ def spread_bias(
     wh, ww = window
     grid = table.t().reshape(heads, 2 * th - 1, 2 * tw - 1)
     grid = grid[:, th - wh : th + wh - 1, tw - ww : tw + ww - 1]  # h, 2M-1, 2M-1
-    grid = _spread_axis(grid.transpose(1, 2), wh)  # h, 2Mx-1, My, My'
-    grid = _spread_axis(grid.permute(0, 2, 3, 1), ww)  # h, My, My', Mx, Mx'
+    grid = _expand_axis(grid.transpose(1, 2), wh)  # h, 2Mx-1, My, My'
+    grid = _expand_axis(grid.permute(0, 2, 3, 1), ww)  # h, My, My', Mx, Mx'
     return grid.permute(0, 1, 3, 2, 4).reshape(heads, wh * ww, wh * ww)
 
 
-def _spread_axis(rows: Tensor, side: int) -> Tensor:
+def _expand_axis(rows: Tensor, side: int) -> Tensor:
     """(..., 2M-1) -> (..., M, M): entry [query, key] is rows[query - key + M - 1]."""
     length = 2 * side - 1
     lead = rows.shape[:-1]

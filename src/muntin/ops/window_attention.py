@@ -5,11 +5,16 @@
 Letters: B images, H and W sides of the map in tokens, C channels, h heads, d width of a head, nW
 windows of an image, N tokens of a window.
 
-The entry reads the map as the qkv projection leaves it and writes the map as the output
-projection wants it, so a back end may do shift, partition, bias, mask, softmax and the reversal in
-one go. `reference` says what is meant; `sdpa` gives the same to PyTorch's fused attention; `lean`
-(`lean_attention.py`) is the formula with its gradient written out; `fused` (`triton/window_*.py`)
-is one kernel. A new back end is a function with the same arguments and a row in `BACKENDS`.
+`window_attention` reads the map as the qkv projection leaves it and writes the map as the output
+projection reads it, so a back end can fuse shift, partition, bias, mask, softmax and the reversal:
+
+- `reference` is the definition;
+- `sdpa` calls PyTorch's fused attention;
+- `lean` (`memory_efficient_attention.py`) is the reference with an explicit backward pass, which
+  stores less;
+- `fused` (`triton/window_*.py`) is one Triton kernel.
+
+A new back end is a function with the same arguments and a row in `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -164,11 +169,11 @@ def _sdpa(
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def _lean(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
+def _memory_efficient(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
     scale, fill, dropout = others
     if dropout:  # its gradient is not written out
         return _reference(qkv, bias, layout, scale, fill, dropout)
-    from muntin.ops.lean_attention import attend
+    from muntin.ops.memory_efficient_attention import attend
 
     return attend(qkv, bias, layout, scale, fill)
 
@@ -193,6 +198,6 @@ def _fused(
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "reference": _reference,
     "sdpa": _sdpa,
-    "lean": _lean,
+    "lean": _memory_efficient,
     "fused": _fused,
 }

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from muntin.configs import replace, to_dict, with_texts
-from muntin.engines.building import run_in_engine
+from muntin.engines.engine_table import EngineName
+from muntin.engines.graph_building import run_in_engine
 from muntin.engines.graphs import Precision
-from muntin.engines.table import EngineName
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.prediction.predictor import Predictor, refuse_detector

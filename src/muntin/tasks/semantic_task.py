@@ -25,7 +25,7 @@ from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
 from muntin.heads.semantic_head import MAP_HEADS, SemanticConfig, SemanticHead
 from muntin.metrics.semantic_metric import SemanticMetric
-from muntin.ops.sliding import slide
+from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
 from muntin.samples import Classes, DataSets, Listing
 from muntin.shapes import Float, Size

@@ -19,7 +19,7 @@ from muntin.data.splitting import describe_split, split
 from muntin.errors import ConfigError, DataError
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import Network
-from muntin.nn.mimetic import start_mimetic
+from muntin.nn.mimetic_init import start_mimetic
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run

@@ -24,7 +24,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
-from muntin.ops.offsets import log_offsets
+from muntin.ops.relative_offsets import log_offsets
 from muntin.weights.key_maps import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
 from muntin.weights.shared_keys import TORCHVISION_DETECTOR
 

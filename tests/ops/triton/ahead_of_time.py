@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from muntin.ops.triton import launches, linear, mlp, norms, patches
+from muntin.ops.triton import fused_linear, fused_mlp, fused_norm, fused_patches, launches
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 
@@ -87,7 +87,7 @@ def linear_case(
         "RESIDUAL": residual, "FACTOR": factor, "PRECISION": "ieee",
         "ROWS": launch.rows, "COLUMNS": launch.columns, "DEPTH": launch.depth,
     }  # fmt: skip
-    return measure(linear.linear_kernel, types, constants, launch)
+    return measure(fused_linear.linear_kernel, types, constants, launch)
 
 
 def mlp_case(rows: int, c: int, dtype: torch.dtype, *, post: bool = False) -> dict[str, int]:
@@ -100,7 +100,7 @@ def mlp_case(rows: int, c: int, dtype: torch.dtype, *, post: bool = False) -> di
         "C": c, "D": 4 * c, "PARTS": parts, "WIDTH": c // parts, "POST": post,
         "PRECISION": "ieee", "ROWS": launch.rows, "HIDDEN": launch.columns,
     }  # fmt: skip
-    return measure(mlp.mlp_kernel, types, constants, launch)
+    return measure(fused_mlp.mlp_kernel, types, constants, launch)
 
 
 def norm_case(n: int, dtype: torch.dtype) -> dict[str, int]:
@@ -111,7 +111,7 @@ def norm_case(n: int, dtype: torch.dtype) -> dict[str, int]:
         "N": n, "RESIDUAL": True, "PRECISION": "ieee",
         "ROWS": launch.rows, "COLUMNS": launch.columns,
     }  # fmt: skip
-    return measure(norms.norm_kernel, types, constants, launch)
+    return measure(fused_norm.norm_kernel, types, constants, launch)
 
 
 def patch_case(
@@ -134,7 +134,7 @@ def patch_case(
         "PRECISION": "ieee",
         "ROWS": launch.rows, "COLUMNS": launch.columns, "DEPTH": launch.depth,
     }  # fmt: skip
-    return measure(patches.patch_kernel, types, constants, launch)
+    return measure(fused_patches.patch_kernel, types, constants, launch)
 
 
 def few() -> dict[str, dict[str, int]]:

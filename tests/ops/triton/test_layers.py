@@ -283,7 +283,7 @@ def test_on_the_processor_auto_is_plain():
 
 
 def test_operators_are_sound():
-    from muntin.ops.triton import operators
+    from muntin.ops.triton import fused_operators
 
     x, (weight, sums), bias = (
         spread(5, 16, dtype=torch.float32),
@@ -292,22 +292,22 @@ def test_operators_are_sound():
     )
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
-        operators.linear, (x, weight, bias, sums, None, None, None, None, EPS, True),
+        fused_operators.linear, (x, weight, bias, sums, None, None, None, None, EPS, True),
         test_utils=checks,
     )  # fmt: skip
     wide, shown = torch.zeros(8, 64), spread(1, 3, 5, 16, dtype=torch.float32)
     torch.library.opcheck(
-        operators.merge, (shown, wide, None, None, None, None, EPS), test_utils=checks
+        fused_operators.merge, (shown, wide, None, None, None, None, EPS), test_utils=checks
     )
     square = torch.zeros(64, 16)
     torch.library.opcheck(
-        operators.mlp,
+        fused_operators.mlp,
         (x, square, vector(64), square.T.contiguous(), vector(16), vector(64), None, None, EPS),
         test_utils=checks,
     )
     pixels = torch.zeros(1, 3, 8, 12, dtype=torch.uint8)
     torch.library.opcheck(
-        operators.embed,
+        fused_operators.embed,
         (pixels, torch.zeros(8, 48), None, torch.zeros(3), None, None, 4, 2, 3, EPS),
         test_utils=checks,
     )

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone
 from muntin.heads.network import Network
+from muntin.inference.folded_swin import InferenceSwin
+from muntin.inference.folded_vit import InferenceViT
 from muntin.inference.folding import fold_pixels
-from muntin.inference.swin import InferenceSwin
-from muntin.inference.vit import InferenceViT
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT
 from muntin.shapes import Int, Size, UInt8

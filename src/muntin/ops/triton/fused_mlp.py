@@ -20,7 +20,7 @@ from torch import Tensor
 
 from muntin.ops.triton.gelu import gelu
 from muntin.ops.triton.launches import mlp_launch, parts_of
-from muntin.ops.triton.products import multiply, narrow, precision_of
+from muntin.ops.triton.tile_products import multiply, narrow, precision_of
 
 __all__ = ["run_mlp"]
 

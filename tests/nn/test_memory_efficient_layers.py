@@ -52,17 +52,17 @@ def test_a_perceptron_remembers_less_and_learns_the_same(dtype):
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("size", [(2, 6, 9, 7), (1, 6, 1, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_convolution_done_again(kernel, size, dtype):
+def test_a_convolution_recomputed(kernel, size, dtype):
     torch.manual_seed(0)
-    lean = ConvNorm(6, 8, kernel, norm="batch", activation=True, recompute=True)
-    nn.init.normal_(lean.norm.weight)
-    nn.init.normal_(lean.norm.bias)
-    plain = copy.deepcopy(lean)
+    efficient = ConvNorm(6, 8, kernel, norm="batch", activation=True, recompute=True)
+    nn.init.normal_(efficient.norm.weight)
+    nn.init.normal_(efficient.norm.bias)
+    plain = copy.deepcopy(efficient)
     plain.recompute = False
     x = torch.randn(size, requires_grad=True)
     factors = torch.randn(size[0], 8, *size[2:])
     results = []
-    for module in (lean, plain):
+    for module in (efficient, plain):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             out = module(x)
         inputs = [x, *module.parameters()]
@@ -74,18 +74,18 @@ def test_a_convolution_done_again(kernel, size, dtype):
             atol=1e-5 if dtype == torch.float32 else 0.05,
         )  # fmt: skip
     for (name, left), right in zip(
-        lean.state_dict().items(), plain.state_dict().values(), strict=True
+        efficient.state_dict().items(), plain.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(left, right, msg=name)
-    assert lean.eval()(x).equal(plain.eval()(x))
+    assert efficient.eval()(x).equal(plain.eval()(x))
 
 
-def test_a_convolution_done_again_remembers_less():
+def test_a_convolution_recomputed_remembers_less():
     module = ConvNorm(4, 32, 3, norm="batch", activation=True, recompute=True)
     x = torch.randn(2, 4, 64, 64)
-    lean = saved_mib(lambda: module(x))
+    efficient = saved_mib(lambda: module(x))
     module.recompute = False
-    assert lean < 0.2 * saved_mib(lambda: module(x))
+    assert efficient < 0.2 * saved_mib(lambda: module(x))
 
 
 def test_one_value_a_channel_goes_by_the_running_figures():

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from muntin.ops.triton.fused_linear import norm_rows
 from muntin.ops.triton.launches import patch_launch
-from muntin.ops.triton.linear import norm_rows
-from muntin.ops.triton.products import multiply, narrow, precision_of
+from muntin.ops.triton.tile_products import multiply, narrow, precision_of
 from muntin.shapes import Size
 
 __all__ = ["run_patches"]

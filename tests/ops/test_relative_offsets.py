@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from muntin.ops.offsets import log_offsets, resample_offsets
+from muntin.ops.relative_offsets import log_offsets, resample_offsets
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from muntin.ops.triton.gelu import gelu
 from muntin.ops.triton.launches import linear_launch
-from muntin.ops.triton.products import multiply, narrow, precision_of
+from muntin.ops.triton.tile_products import multiply, narrow, precision_of
 from muntin.shapes import Size
 
 __all__ = ["norm_rows", "run_linear"]

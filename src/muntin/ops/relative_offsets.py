@@ -24,7 +24,7 @@ def resample_offsets(
     """Stretch a relative-position table from one window to another, sides apart.
 
     Args:
-        table: Learned biases; rows as `spread_bias` has them.
+        table: Learned biases; rows as `expand_relative_position_bias` has them.
         old: Window that it was learned for, (height, width) in tokens.
         new: Window wanted.
 
@@ -48,8 +48,8 @@ def log_offsets(
 ) -> Float[Tensor, "positions 2"]:
     """Offsets between the tokens of a window, on a log scale: what Swin V2's bias is made from.
 
-    Rows stand in the order of `spread_bias`; an offset of 0 is 0, and the longest offset of the
-    reference window is log2(9) / 3, about 1.06, either way.
+    Rows are in the order of `expand_relative_position_bias`. An offset of 0 maps to 0, the largest
+    offset of the reference window to +-log2(9) / 3, about 1.06.
 
     Args:
         window: (height, width) in tokens.

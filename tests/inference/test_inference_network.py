@@ -12,7 +12,7 @@ from torch import nn
 
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.heads.network import Network
-from muntin.inference.building import FromPixels, build_inference
+from muntin.inference.inference_network import FromPixels, build_inference
 from muntin.zoo import create_model, create_pose_estimator, create_segmenter
 
 CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone
 from muntin.heads.network import Network
-from muntin.inference.building import build_inference
-from muntin.inference.fused_parts import Fusing, Pixels
+from muntin.inference.fused_modules import Fusing, Pixels
 from muntin.inference.fused_swin import FusedSwin
 from muntin.inference.fused_vit import FusedViT
+from muntin.inference.inference_network import build_inference
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT
 from muntin.ops.fused_layers import LayerBackend

@@ -8,22 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.nn import lean
+from muntin.nn import memory_efficient
 from muntin.shapes import Float
 
-__all__ = ["BiasedLinear", "start_linears", "transform_normed", "without_key_bias"]
+__all__ = ["BiasedLinear", "apply_norm_linear", "init_linear_weights", "without_key_bias"]
 
 
-def transform_normed(
+def apply_norm_linear(
     x: Float[Tensor, "*map C"], norm: nn.Module | None, linear: nn.Linear
 ) -> Float[Tensor, "*map Co"]:
     """Normalise every token, if there is a norm, and transform it."""
-    if norm is not None and lean.applies(x, norm, linear):
-        return lean.norm_linear(x, norm, linear)  # type: ignore[arg-type]
+    if norm is not None and memory_efficient.applies(x, norm, linear):
+        return memory_efficient.norm_linear(x, norm, linear)  # type: ignore[arg-type]
     return linear(x if norm is None else norm(x))
 
 
-def start_linears(module: nn.Module, std: float = 0.02) -> None:
+def init_linear_weights(module: nn.Module, std: float = 0.02) -> None:
     """Draw every linear weight below `module` from a truncated normal, and zero the biases.
 
     Source:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from muntin.ops import sliding
-from muntin.ops.sliding import slide
+from muntin.ops import sliding_windows
+from muntin.ops.sliding_windows import slide
 
 
 class Local(nn.Module):
@@ -98,4 +98,4 @@ def test_logits_of_a_strip_are_all_that_is_held():
     tallest = 0
     for strip in slide(pixels(2000, 128), model, (128, 128), (2000, 128), stride=4):
         tallest = max(tallest, strip.logits.shape[1])
-    assert tallest <= sliding.STRIP_VALUES // (5 * 128)
+    assert tallest <= sliding_windows.STRIP_VALUES // (5 * 128)

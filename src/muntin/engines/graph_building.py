@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from muntin.data.batches import PAD_TO
 from muntin.data.transforms import Preprocessing
-from muntin.engines.choice import start_fastest
+from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_selection import start_fastest
+from muntin.engines.engine_table import ENGINES, find_engine
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.engines.network import EngineNetwork, Front
-from muntin.engines.table import ENGINES, find_engine
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector
 from muntin.heads.instances import Instances
 from muntin.heads.network import Network
-from muntin.inference.building import FromPixels, build_inference
-from muntin.inference.fused_building import FusedFromPixels
-from muntin.inference.fused_parts import Pixels
+from muntin.inference.fused_modules import Pixels
+from muntin.inference.fused_network import FusedFromPixels
+from muntin.inference.inference_network import FromPixels, build_inference
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from muntin.ops.triton.linear import run_linear
-from muntin.ops.triton.mlp import run_mlp
-from muntin.ops.triton.norms import run_norm
-from muntin.ops.triton.patches import run_patches
+from muntin.ops.triton.fused_linear import run_linear
+from muntin.ops.triton.fused_mlp import run_mlp
+from muntin.ops.triton.fused_norm import run_norm
+from muntin.ops.triton.fused_patches import run_patches
 
 __all__ = ["WIDEST_WHOLE_ROW", "embed", "linear", "merge", "mlp"]
 

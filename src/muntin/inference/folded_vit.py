@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Features, TokenMask
-from muntin.inference.backbones import InferenceBackbone
 from muntin.inference.folding import fold_norm, make_linear, make_qkv, make_scaled
+from muntin.inference.inference_backbone import InferenceBackbone
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
-from muntin.nn.linears import BiasedLinear, without_key_bias
+from muntin.nn.linear_layers import BiasedLinear, without_key_bias
 from muntin.ops.windows import SIZE_RULES, fit_patches
 from muntin.shapes import Float, Int, Size
 
@@ -129,7 +129,9 @@ class _Block(nn.Module):
         self.norm2, weight, bias = fold_norm(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias)
         self.fc1 = make_linear(weight, bias)
         self.fc2 = _with_scale(block.mlp.fc2, block.ls2)
-        added = attn.spread(grid)[None].detach().clone() if attn.has_positions else None
+        added = (
+            attn.relative_position_bias(grid)[None].detach().clone() if attn.has_positions else None
+        )
         self.register_buffer("bias", added)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:

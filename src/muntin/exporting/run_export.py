@@ -20,12 +20,12 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing
-from muntin.engines.building import canvas_of, front_of, make_graph
+from muntin.engines.engine_network import EngineNetwork
+from muntin.engines.engine_table import FORMATS, Format, require
+from muntin.engines.graph_building import canvas_of, front_of, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.engines.network import EngineNetwork
-from muntin.engines.table import FORMATS, Format, require
 from muntin.errors import ConfigError, RunError, unknown_name
-from muntin.exporting.quantising import Quantised, quantise
+from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, require_equal, show_images
 from muntin.heads.network import Network
 from muntin.prediction.from_run import find_threshold

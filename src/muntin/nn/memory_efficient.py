@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that remember less for the backward pass: what is cheap is computed again.
 
-The plain formulas stand where these are called (`muntin.nn.linears`, `muntin.nn.mlp`,
+The plain formulas stand where these are called (`muntin.nn.linear_layers`, `muntin.nn.mlp`,
 `muntin.nn.drop_path`), and tests compare both. Gradients are exact.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.nn.lean_slices import (
+from muntin.nn.token_slices import (
     Given,
     Sums,
     cast,
@@ -27,12 +27,12 @@ from muntin.nn.lean_slices import (
 )
 from muntin.shapes import Bool, Float
 
-__all__ = ["add_kept", "applies", "apply_apart", "is_watched", "norm_linear", "norm_mlp"]
+__all__ = ["add_kept", "applies", "apply_in_chunks", "has_hooks", "norm_linear", "norm_mlp"]
 
-APART_TOKENS = 16384
+CHUNK_TOKENS = 16384
 """Tokens that attention takes at a time on a CPU, in whole images, for each byte of a number."""
 
-WIDEST_AGAIN = 96
+WIDEST_RECOMPUTED = 96
 """Channels, a byte of what it gives, up to which the first product of an MLP is computed again."""
 
 
@@ -52,14 +52,14 @@ def applies(x: Tensor, *layers: nn.Module | None) -> bool:
         or (
             type(layer) in (nn.Linear, nn.LayerNorm)
             and layer.training
-            and not is_watched(layer)
+            and not has_hooks(layer)
             and _normalises_channels(layer)
         )
         for layer in layers
     )
 
 
-def is_watched(layer: nn.Module) -> bool:
+def has_hooks(layer: nn.Module) -> bool:
     """Whether there are hooks, which want to see what goes in and out."""
     everyone = torch.nn.modules.module
     return bool(
@@ -98,9 +98,9 @@ def norm_mlp(
     leaves the cache.
     """
     gamma, beta, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    again = fc1.in_features <= WIDEST_AGAIN * _dtype_of_products(x).itemsize
+    recompute = fc1.in_features <= WIDEST_RECOMPUTED * _dtype_of_products(x).itemsize
     given = Given(gamma, beta, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    out: Tensor = _NormMlp.apply(x, eps, again, *given)
+    out: Tensor = _NormMlp.apply(x, eps, recompute, *given)
     return out
 
 
@@ -131,11 +131,11 @@ def add_kept(
     return x.to(dtype).index_add(0, index, part.to(dtype), alpha=scale)
 
 
-def apply_apart(
+def apply_in_chunks(
     branch: Callable[[Tensor], Tensor],
     x: Float[Tensor, "B *rest"],
     *,
-    most_tokens: int = APART_TOKENS,
+    max_tokens: int = CHUNK_TOKENS,
 ) -> Float[Tensor, "B *rest2"]:
     """Apply a branch that works on each image alone, to a few images at a time on a CPU.
 
@@ -144,12 +144,12 @@ def apply_apart(
     Args:
         branch: Works on each image alone.
         x: What it reads.
-        most_tokens: Tokens at a time, for each byte of a number.
+        max_tokens: Tokens at a time, for each byte of a number.
     """
     if x.device.type != "cpu" or not applies(x):
         return branch(x)
     tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
-    count = max(1, most_tokens // _dtype_of_products(x).itemsize // tokens)
+    count = max(1, max_tokens // _dtype_of_products(x).itemsize // tokens)
     return branch(x) if count >= len(x) else torch.cat([branch(part) for part in x.split(count)])
 
 
@@ -215,13 +215,13 @@ class _NormMlp(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 (autograd's own)
         x: Tensor,
         eps: float,
-        again: bool,
+        recompute: bool,
         *parameters: Tensor | None,
     ) -> Tensor:
         given = Given(*parameters)  # type: ignore[arg-type]
         dtype = _dtype_of_products(x)
         tokens = x.reshape(-1, x.shape[-1])
-        keeps = not again and any(ctx.needs_input_grad)
+        keeps = not recompute and any(ctx.needs_input_grad)
         with torch.autocast(x.device.type, enabled=False):
             weight, bias, weight2, bias2 = cast_layers(given, dtype)
             out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
@@ -232,7 +232,7 @@ class _NormMlp(torch.autograd.Function):
                 multiply(read, weight, bias, between)
                 multiply(F.gelu(between), weight2, bias2, out[rows])
         ctx.save_for_backward(x, hidden, *parameters)
-        ctx.eps, ctx.again, ctx.dtype = eps, again, dtype
+        ctx.eps, ctx.recompute, ctx.dtype = eps, recompute, dtype
         return out.view(*x.shape[:-1], len(weight2))
 
     @staticmethod
@@ -251,7 +251,7 @@ class _NormMlp(torch.autograd.Function):
             weight, bias, weight2, _ = cast_layers(given, dtype)
             for rows in cut_slices(tokens, given.weight, dtype):
                 read = normalise(tokens[rows], given, ctx.eps, dtype)
-                between = F.linear(read.normed, weight, bias) if ctx.again else hidden[rows]
+                between = F.linear(read.normed, weight, bias) if ctx.recompute else hidden[rows]
                 piece = grad[rows].to(dtype)
                 sums.add_product(4, piece, F.gelu(between))
                 if not (wants_x or any(wanted[:4])):

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from muntin.nn import lean, lean_slices
+from muntin.nn import memory_efficient, token_slices
 from muntin.nn.drop_path import DropPath
-from muntin.nn.linears import transform_normed
+from muntin.nn.linear_layers import apply_norm_linear
 from muntin.nn.mlp import Mlp
 
-WIDE = 4 * lean.WIDEST_AGAIN + 8  # in float32
+WIDE = 4 * memory_efficient.WIDEST_RECOMPUTED + 8  # in float32
 """So wide that the first product is remembered."""
 
 
@@ -47,7 +47,7 @@ class Lean(Plain):
     """The same through what is tested."""
 
     def forward(self, x):
-        return transform_normed(x, self.norm1, self.linear), self.mlp(x, self.norm2)
+        return apply_norm_linear(x, self.norm1, self.linear), self.mlp(x, self.norm2)
 
 
 def both(shape, hidden=24, out=10, *, bias=True, frozen=(), slices=7):
@@ -84,7 +84,7 @@ def agree(mine, truth, tolerance):
 @pytest.fixture(autouse=True)
 def _short_slices(monkeypatch):
     """Slices that do not come out even, whatever the number of threads."""
-    monkeypatch.setattr(lean_slices, "SLICE_BYTES", 5 * 24 * 4)
+    monkeypatch.setattr(token_slices, "SLICE_BYTES", 5 * 24 * 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
@@ -205,12 +205,12 @@ def test_what_is_put_in_place_of_a_layer_runs():
 def test_evaluation_and_no_gradient_take_the_plain_modules():
     left, _, x, _ = both((2, 3, 8))
     parts = (left.norm2, left.mlp.fc1, left.mlp.fc2)
-    assert lean.applies(x, *parts)
+    assert memory_efficient.applies(x, *parts)
     assert "Norm" in left(x)[1].grad_fn.name()
     with torch.no_grad():
-        assert not lean.applies(x, *parts)
+        assert not memory_efficient.applies(x, *parts)
     left.eval()
-    assert not lean.applies(x, *parts)
+    assert not memory_efficient.applies(x, *parts)
     assert "Norm" not in left(x)[1].grad_fn.name()
 
 
@@ -264,7 +264,7 @@ def test_a_branch_of_kept_images_alone(kept):
 
     x = torch.randn(len(kept), 2, 3, requires_grad=True)
     other = x.detach().clone().requires_grad_()
-    mine = lean.add_kept(x, branch, kept, 4.0)
+    mine = memory_efficient.add_kept(x, branch, kept, 4.0)
     truth = other + layer(other) * (4.0 * kept).view(-1, 1, 1)
     torch.testing.assert_close(mine, truth)
     assert asked == [min(max(int(kept.sum()), 1), len(kept))]
@@ -279,7 +279,9 @@ def test_a_branch_of_kept_images_alone(kept):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 def test_a_branch_in_parts(count):
-    apart = partial(lean.apply_apart, most_tokens=13 * 4)  # two images of six tokens
+    chunked = partial(
+        memory_efficient.apply_in_chunks, max_tokens=13 * 4
+    )  # two images of six tokens
     layer = nn.Linear(3, 4)
     asked = []
 
@@ -288,11 +290,11 @@ def test_a_branch_in_parts(count):
         return layer(x)
 
     x = torch.randn(count, 2, 3, 3, requires_grad=True)
-    mine = apart(branch, x)
+    mine = chunked(branch, x)
     assert asked == {0: [0], 1: [1], 3: [2, 1], 4: [2, 2]}[count]
     torch.testing.assert_close(mine, layer(x))
     with torch.no_grad():
-        apart(branch, x)
+        chunked(branch, x)
     assert asked[-1] == count
 
 
@@ -321,7 +323,7 @@ def test_dropping_where_branches_are_half_precise():
     x = torch.randn(8, 2, 3)
     with torch.autocast("cpu", torch.bfloat16):
         for kept in (torch.ones(8), torch.zeros(8), torch.arange(8) % 2):
-            out = lean.add_kept(x, layer, kept.bool(), 2.0)
+            out = memory_efficient.add_kept(x, layer, kept.bool(), 2.0)
             assert out.dtype == torch.float32
             truth = x + 2 * kept.view(-1, 1, 1) * layer(x).float()
             torch.testing.assert_close(out, truth, rtol=1e-2, atol=1e-2)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.nn.linears import start_linears
-from muntin.nn.mimetic import start_mimetic
+from muntin.nn.linear_layers import init_linear_weights
+from muntin.nn.mimetic_init import start_mimetic
 from muntin.zoo import create_model
 
 BUILD = {
@@ -87,7 +87,7 @@ def test_loaded_weights_stay(tmp_path):
 
 def test_linears():
     layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64, bias=False), nn.LayerNorm(3))
-    start_linears(layers.requires_grad_(False))
+    init_linear_weights(layers.requires_grad_(False))
     assert layers[0].weight.std() == pytest.approx(0.02, rel=0.1)
     assert layers[0].weight.abs().max() <= 2.0
     assert not layers[0].bias.any()

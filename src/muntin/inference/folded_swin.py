@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Features, TokenMask
-from muntin.inference.backbones import InferenceBackbone
 from muntin.inference.folding import PlainNorm, fold_norm, make_linear, make_qkv
+from muntin.inference.inference_backbone import InferenceBackbone
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
-from muntin.nn.linears import without_key_bias
-from muntin.ops.positions import resample_grid, spread_bias
+from muntin.nn.linear_layers import without_key_bias
+from muntin.ops.positions import expand_relative_position_bias, resample_grid
 from muntin.ops.windows import (
     SIZE_RULES,
     WindowLayout,
@@ -137,10 +137,10 @@ class _Attention(nn.Module):
         self.proj = make_linear(attn.proj.weight, attn.proj.bias)
         temperature = None
         if isinstance(attn, CosineWindowAttention):
-            bias = attn.spread(layout)
+            bias = attn.relative_position_bias(layout)
             temperature = attn.temperature
         else:
-            bias = spread_bias(
+            bias = expand_relative_position_bias(
                 attn.relative_position_bias_table,
                 table_window=(attn.window, attn.window),
                 window=layout.window,

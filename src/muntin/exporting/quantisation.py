@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.engines.eight_bits import to_eight_bits
 from muntin.engines.graphs import Graph, Runner
+from muntin.engines.int8_quantisation import to_eight_bits
 from muntin.engines.onnx_engine import open_onnx, write_onnx
 from muntin.engines.openvino_engine import compile_openvino, save_openvino, to_openvino
 from muntin.errors import ConfigError

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
+from muntin.engines.engine_table import ENGINES, Engine
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.engines.table import ENGINES, Engine
 from muntin.errors import MuntinWarning
 
 __all__ = ["cache_file", "start_fastest"]

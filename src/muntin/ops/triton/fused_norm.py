@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from muntin.ops.triton.launches import norm_launch
-from muntin.ops.triton.products import narrow, precision_of
+from muntin.ops.triton.tile_products import narrow, precision_of
 
 __all__ = ["run_norm"]
 
