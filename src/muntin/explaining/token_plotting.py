@@ -53,8 +53,12 @@ def input_image(context: Context) -> NDArray[np.float32]:
 
 
 def note_on_weights(context: Context) -> str:
-    """Give a caption note for randomly initialised weights; empty for trained ones."""
-    return "" if context.trained else " The weights are randomly initialised: this is chance level."
+    """Give a caption note for freshly initialised weights; empty for trained ones."""
+    return (
+        ""
+        if context.trained
+        else " The weights are randomly initialised; no pattern here is learned."
+    )
 
 
 def fade(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -288,7 +288,7 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
     regions = find_regions(layout)
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
     image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
-    set_panel(axes, image, "regions that attend\nto themselves only")
+    set_panel(axes, image, "attention stays\nwithin each region")
     high, wide = regions.shape
     windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
     windows = windows + np.arange(wide)[None] // layout.window[1]
