@@ -69,7 +69,7 @@ def read_table(place: Path) -> list[Row]:
     if missing:
         message = (
             f"Every path in {str(place)!r} must be a file, seen from the folder of the CSV; "
-            f"{len(missing)} of {len(rows)} are not: {shorten(missing, limit=3)}. Correct the paths."
+            f"{len(missing)} of {len(rows)} are not: {shorten(missing, limit=3)}. Fix the paths."
         )
         raise DataError(message)
     return rows
