@@ -54,11 +54,8 @@ def input_image(context: Context) -> NDArray[np.float32]:
 
 def note_on_weights(context: Context) -> str:
     """Give a caption note for freshly initialised weights; empty for trained ones."""
-    return (
-        ""
-        if context.trained
-        else " The weights are randomly initialised; no pattern here is learned."
-    )
+    note = " The weights are freshly initialised, so nothing here was learned."
+    return "" if context.trained else note
 
 
 def fade(image: NDArray[np.float32]) -> NDArray[np.float32]:
