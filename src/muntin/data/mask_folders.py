@@ -188,7 +188,7 @@ def _decide(
     if table.kind == "index" and seen.colored:
         message = (
             f"{table.origin} gives class numbers, but the masks in {source!r} hold colours: "
-            f"{shorten(map(_hex, sorted(seen.counts)), limit=6)}. Give a colour to each class, in a "
+            f"{shorten(map(_hex, sorted(seen.counts)), limit=6)}. Give each class a colour, in a "
             f"classes.json beside the masks or by --set data.colors=NAME:#RRGGBB,..."
         )
         raise DataError(message)
