@@ -20,8 +20,9 @@ from torch import Tensor
 from muntin.benching.attention import bench_attention
 from muntin.benching.attention_peers import AttentionPass, AttentionProblem
 from muntin.ops.positions import expand_relative_position_bias
+from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import window_attention
-from muntin.ops.windows import SIZE_RULES, cut_heads, join_heads, lay_out, shift_mask
+from muntin.ops.windows import cut_heads, join_heads, lay_out, shift_mask
 
 MAPS = ((56, 56), (57, 50), (7, 20), (29, 31), (14, 14))
 TINY_MAPS = ((8, 8), (7, 9))

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from muntin.models.swin import Swin, SwinConfig
+from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import find_obstacle, window_attention
-from muntin.ops.windows import SIZE_RULES, lay_out
+from muntin.ops.windows import lay_out
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from muntin.errors import ConfigError, ShapeError
+from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import BACKENDS, window_attention
-from muntin.ops.windows import SIZE_RULES, cut_windows, join_windows, lay_out, shift_mask
+from muntin.ops.windows import cut_windows, join_windows, lay_out, shift_mask
 
 HEADS, DIM = 2, 6
 # The fused one needs other shapes and a GPU: tests/ops/triton.

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from muntin.errors import ShapeError
+from muntin.ops.size_rules import SIZE_RULES, fit_patches
 from muntin.ops.windows import (
     MASKED,
-    SIZE_RULES,
     WindowLayout,
     cut_windows,
-    fit_patches,
     join_windows,
     lay_out,
     merge_neighbours,

@@ -27,8 +27,9 @@ from muntin.benching.interleaving import BenchmarkCase, Timing, time_interleaved
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import expand_relative_position_bias
+from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import BackendName, window_attention
-from muntin.ops.windows import SIZE_RULES, lay_out
+from muntin.ops.windows import lay_out
 from muntin.shapes import Size
 from muntin.zoo.model_building import find_model
 

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The window attention of other libraries, in their own code, without its projections.
+"""Window attention of other libraries, in their own code, without its projections.
 
-Their blocks roll and cut the map of C channels, and only then project it to 3C. So their input
-projection is replaced by one that gives at once what was computed beforehand, and whose gradient
-costs nothing either; their output projection gives what it gets.
+Their blocks roll and partition the map of C channels and only then project it to 3C. Therefore
+their qkv projection is replaced by one that returns a precomputed tensor, free of cost in both
+directions; their output projection is replaced by the identity.
 
 Letters: B images, H and W sides of the map in tokens, C channels, N tokens of a window, nW windows
 of an image, h heads.
@@ -19,29 +19,23 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from muntin.ops.windows import (
-    SIZE_RULES,
-    SizeRuleName,
-    WindowLayout,
-    cut_windows,
-    join_windows,
-    lay_out,
-)
+from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
+from muntin.ops.windows import WindowLayout, cut_windows, join_windows, lay_out
 from muntin.shapes import Float
 
-__all__ = ["ATTENTIONS", "Pass", "Problem"]
+__all__ = ["ATTENTIONS", "AttentionPass", "AttentionProblem"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Problem:
-    """What the attention of one block has to do.
+class AttentionProblem:
+    """Inputs of the attention of one block.
 
     Attributes:
-        layout: Where the windows lie.
-        window: Side of the window that the block was given, in tokens.
-        num_heads: Attention heads.
-        qkv: What the projection gave.
-        table: Relative position biases.
+        layout: Positions of the windows.
+        window: Configured side of the window, in tokens.
+        num_heads: Number of attention heads.
+        qkv: Output of the qkv projection.
+        table: Relative position bias table.
         grad: Gradient of the output.
     """
 
@@ -54,35 +48,35 @@ class Problem:
 
     @property
     def dim(self) -> int:
-        """Channels."""
+        """C."""
         return self.grad.shape[3]
 
     @property
     def scale(self) -> float:
-        """Factor on the queries."""
+        """Scale of the queries, 1 / sqrt(head dim)."""
         return (self.dim // self.num_heads) ** -0.5
 
 
 @runtime_checkable
-class Pass(Protocol):
-    """One implementation."""
+class AttentionPass(Protocol):
+    """One implementation of window attention."""
 
     def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """Give a forward, and what gradients are wanted of.
+        """Make the forward function and list the tensors whose gradients are measured.
 
         Args:
-            dtype: Of queries, keys and values; the table is float32 unless it is float64.
+            dtype: Type of qkv; the table is float32, or float64 if qkv is.
 
         Returns:
-            The forward, to B, H, W, C; then queries, keys and values, the table, and more.
+            The forward function, to (B, H, W, C); then qkv, the table, and possibly more.
         """
 
     def to_map(self, gradient: Tensor) -> Float[Tensor, "B H W C3"]:
-        """Bring the gradient of queries, keys and values to the order of the map."""
+        """Rearrange the gradient of qkv from the order of windows to that of the map."""
 
 
-class _Free(torch.autograd.Function):
-    """A projection that costs nothing, on the backward pass neither."""
+class _Precomputed(torch.autograd.Function):
+    """A projection without cost, in the forward and the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, given: Tensor) -> Tensor:  # noqa: ANN401 (autograd's own)
@@ -94,61 +88,61 @@ class _Free(torch.autograd.Function):
         return torch.empty(ctx.shape, dtype=ctx.dtype, device=grads[0].device), grads[0]
 
 
-class _FreeLinear(nn.Module):
-    """Stands where a peer projects to queries, keys and values."""
+class _PrecomputedLinear(nn.Module):
+    """Replaces a peer's qkv projection."""
 
     def __init__(self, given: Tensor) -> None:
         super().__init__()
         self.given = given
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give what was computed beforehand."""
-        out: Tensor = _Free.apply(x, self.given)
+        """Return the precomputed tensor, connected to `x` for autograd."""
+        out: Tensor = _Precomputed.apply(x, self.given)
         return out
 
 
-class _FreeWeight(Tensor):
-    """A weight with which ``F.linear`` calls a function instead of multiplying."""
+class _InterceptedWeight(Tensor):
+    """A weight for which ``F.linear`` calls `project` instead of multiplying."""
 
     project: Callable[[Tensor], Tensor]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        """Intercept the product alone."""
+        """Intercept ``F.linear`` only."""
         if func is torch.nn.functional.linear:
             return args[1].project(args[0])
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-class _WeightHolder(nn.Module):
-    """Has a weight and a bias, as a linear layer has."""
+class _InterceptedLinear(nn.Module):
+    """Has a weight and a bias, as torchvision reads them from its linear layers."""
 
     def __init__(self, project: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.weight = torch.empty(0).as_subclass(_FreeWeight)
+        self.weight = torch.empty(0).as_subclass(_InterceptedWeight)
         self.weight.project = project
         self.bias = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Rival:
+class _PeerAttention:
     """A peer's attention.
 
     Attributes:
-        problem: What to do.
-        build: From queries, keys and values of the windows (B*nW, N, 3C) to the function from the
-            map B, H, W, C, and its bias table.
+        problem: Its inputs.
+        build: From qkv of the windows (B*nW, N, 3C) to the function of the map (B, H, W, C) and
+            its bias table.
     """
 
-    problem: Problem
-    build: Callable[[Problem, Tensor], tuple[Callable[[Tensor], Tensor], nn.Parameter]]
+    problem: AttentionProblem
+    build: Callable[[AttentionProblem, Tensor], tuple[Callable[[Tensor], Tensor], nn.Parameter]]
 
     def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         problem = self.problem
         windows = cut_windows(problem.qkv, problem.layout).flatten(0, 1)  # B*nW, N, 3C
         given = windows.to(dtype, copy=True).requires_grad_()
-        # What a norm gives: float32 under autocast.
+        # A norm outputs float32 under autocast.
         x = torch.randn_like(problem.grad).requires_grad_()
         run, table = self.build(problem, given)
         with torch.no_grad():
@@ -156,13 +150,13 @@ class _Rival:
         return lambda: run(x), [given, table, x]
 
     def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `Pass`."""
+        """As in `AttentionPass`."""
         layout = self.problem.layout
         return join_windows(gradient.unflatten(0, (-1, layout.num_windows)), layout)
 
 
-def _agrees(problem: Problem, rule: SizeRuleName) -> bool:
-    """Whether a system cuts the map as we do, without padding."""
+def _has_same_layout(problem: AttentionProblem, rule: SizeRuleName) -> bool:
+    """Whether a library partitions the map as muntin does, without padding."""
     layout = problem.layout
     window = (problem.window, problem.window)
     theirs = lay_out(layout.size, window, any(layout.shift), SIZE_RULES[rule])
@@ -170,12 +164,12 @@ def _agrees(problem: Problem, rule: SizeRuleName) -> bool:
     return same and layout.pad == theirs.pad == (0, 0)
 
 
-def _timm_passes(problem: Problem) -> dict[str, Pass]:
-    if not _agrees(problem, "timm"):
+def _timm_passes(problem: AttentionProblem) -> dict[str, AttentionPass]:
+    if not _has_same_layout(problem, "timm"):
         return {}
 
     def build(
-        problem: Problem, given: Tensor, fused: bool
+        problem: AttentionProblem, given: Tensor, fused: bool
     ) -> tuple[Callable[[Tensor], Tensor], nn.Parameter]:
         from timm.models.swin_transformer import SwinTransformerBlock
 
@@ -187,37 +181,39 @@ def _timm_passes(problem: Problem) -> dict[str, Pass]:
             shift_size=problem.layout.shift[0],
         )
         block.to(given.device).eval()
-        block.attn.add_module("qkv", _FreeLinear(given))
+        block.attn.add_module("qkv", _PrecomputedLinear(given))
         block.attn.add_module("proj", nn.Identity())
         block.attn.fused_attn = fused
         return block._attn, block.attn.relative_position_bias_table
 
     return {
-        "timm": _Rival(problem=problem, build=lambda p, given: build(p, given, False)),
-        "timm fused": _Rival(problem=problem, build=lambda p, given: build(p, given, True)),
+        "timm": _PeerAttention(problem=problem, build=lambda p, given: build(p, given, False)),
+        "timm fused": _PeerAttention(problem=problem, build=lambda p, given: build(p, given, True)),
     }
 
 
-def _torchvision_passes(problem: Problem) -> dict[str, Pass]:
-    # It keeps the full window on smaller maps, and says so by padding.
-    if not _agrees(problem, "torchvision"):
+def _torchvision_passes(problem: AttentionProblem) -> dict[str, AttentionPass]:
+    # torchvision keeps the full window on smaller maps and pads them.
+    if not _has_same_layout(problem, "torchvision"):
         return {}
 
-    def build(problem: Problem, given: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Parameter]:
+    def build(
+        problem: AttentionProblem, given: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], nn.Parameter]:
         from torchvision.models.swin_transformer import ShiftedWindowAttention
 
         side, shift = problem.window, problem.layout.shift[0]
         attn = ShiftedWindowAttention(problem.dim, [side, side], [shift, shift], problem.num_heads)
         attn.to(given.device).eval()
-        attn.qkv = _WeightHolder(lambda x: _Free.apply(x, given))
-        attn.proj = _WeightHolder(lambda x: x)
+        attn.qkv = _InterceptedLinear(lambda x: _Precomputed.apply(x, given))
+        attn.proj = _InterceptedLinear(lambda x: x)
         return attn, attn.relative_position_bias_table
 
-    return {"torchvision": _Rival(problem=problem, build=build)}
+    return {"torchvision": _PeerAttention(problem=problem, build=build)}
 
 
-ATTENTIONS: dict[str, Callable[[Problem], dict[str, Pass]]] = {
+ATTENTIONS: dict[str, Callable[[AttentionProblem], dict[str, AttentionPass]]] = {
     "timm": _timm_passes,
     "torchvision": _torchvision_passes,
 }
-"""From a problem to the ways of a peer; none where it cuts the map otherwise."""
+"""From a problem to a peer's implementations; empty if it partitions the map differently."""

@@ -32,7 +32,8 @@ from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
-from muntin.ops.windows import SIZE_RULES, lay_out
+from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.windows import lay_out
 from muntin.shapes import Size
 from muntin.zoo.costs import Costs, Part, count_costs
 from muntin.zoo.families import BackboneConfig

@@ -29,7 +29,7 @@ from muntin.models.swin import Swin
 from muntin.models.t2t_vit import T2TViT
 from muntin.models.vit import ViT
 from muntin.ops.positions import Resampling, resample_grid
-from muntin.ops.windows import SIZE_RULES
+from muntin.ops.size_rules import SIZE_RULES
 from muntin.shapes import Float, Int, Size
 
 __all__ = ["PositionEmbedding", "compare_positions", "find_positions", "show_positions"]

@@ -24,15 +24,8 @@ from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
 from muntin.nn.linear_layers import without_key_bias
 from muntin.ops.positions import expand_relative_position_bias, resample_grid
-from muntin.ops.windows import (
-    SIZE_RULES,
-    WindowLayout,
-    cut_windows,
-    fit_patches,
-    lay_out,
-    merge_neighbours,
-    shift_mask,
-)
+from muntin.ops.size_rules import SIZE_RULES, fit_patches
+from muntin.ops.windows import WindowLayout, cut_windows, lay_out, merge_neighbours, shift_mask
 from muntin.shapes import Float, Int, Size
 
 __all__ = ["InferenceSwin", "lay_out_stages"]

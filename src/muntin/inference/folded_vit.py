@@ -16,7 +16,7 @@ from muntin.inference.folding import fold_norm, make_linear, make_qkv, make_scal
 from muntin.inference.inference_backbone import InferenceBackbone
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
 from muntin.nn.linear_layers import BiasedLinear, without_key_bias
-from muntin.ops.windows import SIZE_RULES, fit_patches
+from muntin.ops.size_rules import SIZE_RULES, fit_patches
 from muntin.shapes import Float, Int, Size
 
 __all__ = ["InferenceViT"]

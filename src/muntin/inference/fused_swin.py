@@ -23,8 +23,9 @@ from muntin.models.swin import Swin, SwinBlock
 from muntin.models.swin_v2 import SwinV2Block
 from muntin.nn.linear_layers import without_key_bias
 from muntin.ops.positions import expand_relative_position_bias, resample_grid
+from muntin.ops.size_rules import SIZE_RULES, fit_patches
 from muntin.ops.window_attention import BackendName, window_attention
-from muntin.ops.windows import SIZE_RULES, WindowLayout, fit_patches
+from muntin.ops.windows import WindowLayout
 from muntin.shapes import Float, Int, Size, UInt8
 
 __all__ = ["FusedSwin"]

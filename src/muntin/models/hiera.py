@@ -33,14 +33,8 @@ from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import init_linear_weights
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import resample_grid
-from muntin.ops.windows import (
-    SIZE_RULES,
-    SizeRuleName,
-    WindowLayout,
-    cut_heads,
-    fit_patches,
-    join_heads,
-)
+from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
+from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
 
 __all__ = ["Hiera", "HieraConfig"]
@@ -71,7 +65,7 @@ class HieraConfig:
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
         size_rule: How position embeddings are resized for other images; a key of
-            `muntin.ops.windows.SIZE_RULES`.
+            `muntin.ops.size_rules.SIZE_RULES`.
     """
 
     embed_dim: int

@@ -34,16 +34,9 @@ from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import apply_norm_linear, init_linear_weights
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import expand_relative_position_bias, resample_grid
+from muntin.ops.size_rules import SIZE_RULES, SizeRule, SizeRuleName, fit_patches
 from muntin.ops.window_attention import BackendName, window_attention
-from muntin.ops.windows import (
-    SIZE_RULES,
-    SizeRule,
-    SizeRuleName,
-    WindowLayout,
-    fit_patches,
-    lay_out,
-    merge_neighbours,
-)
+from muntin.ops.windows import WindowLayout, lay_out, merge_neighbours
 from muntin.shapes import Float, Int, Size
 
 __all__ = [
@@ -90,7 +83,7 @@ class SwinConfig:
             classifier reads; "each" has a norm for every map, as detectors do; "none" has no norm
             and gives every map as the stage leaves it.
         size_rule: What happens at sizes that do not come out even; a key of
-            `muntin.ops.windows.SIZE_RULES`.
+            `muntin.ops.size_rules.SIZE_RULES`.
         attention: Back end of the window attention.
     """
 

@@ -46,7 +46,7 @@ from muntin.nn.linear_layers import (
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import expand_relative_position_bias, resample_grid
 from muntin.ops.relative_offsets import resample_offsets
-from muntin.ops.windows import SIZE_RULES, SizeRuleName, fit_patches
+from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
 __all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset", "vitpose_preset"]

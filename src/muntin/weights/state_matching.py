@@ -18,7 +18,7 @@ from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
-from muntin.ops.windows import SIZE_RULES, SizeRuleName
+from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
 from muntin.weights.detector_keys import class_rows
 from muntin.weights.dialects import (
     DIALECTS,

@@ -17,7 +17,7 @@ from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
-from muntin.ops.windows import SizeRuleName
+from muntin.ops.size_rules import SizeRuleName
 from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, first_key
 
 __all__ = ["KEY_MAPS", "recognise", "size_rule"]

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import window_attention
-from muntin.ops.windows import SIZE_RULES, WindowLayout, lay_out
+from muntin.ops.windows import WindowLayout, lay_out
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
