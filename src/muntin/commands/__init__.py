@@ -108,7 +108,8 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
         context = getattr(error, "ctx", None)
         verb = f" {context.info_name}" if context is not None and context.parent else ""
         if text:  # empty after the help was printed
-            _print_error(f"{text}. See: muntin{verb} --help")
+            stop = "" if text.endswith("?") else "."
+            _print_error(f"{text}{stop} See: muntin{verb} --help")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         _print_error("interrupted.")
