@@ -105,7 +105,7 @@ def show_cost(
             *general,
             MissingFigure(section="cost", title=f"Cost of {context.name}", reason=reason),
         ]
-    return [_show_own(context.name, config, context), *general]
+    return [_show_model(context.name, config, context), *general]
 
 
 def _of_attention(costs: Costs) -> int:
@@ -323,7 +323,7 @@ def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
     return seconds
 
 
-def _show_own(
+def _show_model(
     name: str, config: BackboneConfig, context: Context
 ) -> ExplanationFigure | MissingFigure:
     base: Size = (context.images.shape[2], context.images.shape[3])
@@ -340,7 +340,7 @@ def _show_own(
     if base not in counted:
         return MissingFigure(section="cost", title=f"Cost of {name}", reason=refused)
     saved = _saved_mib(config, base)
-    return _draw_own(name, base, counted, saved)
+    return _draw_model(name, base, counted, saved)
 
 
 def _saved_mib(config: BackboneConfig, size: Size) -> float | None:
@@ -351,7 +351,7 @@ def _saved_mib(config: BackboneConfig, size: Size) -> float | None:
         return None
 
 
-def _draw_own(
+def _draw_model(
     name: str, base: Size, counted: dict[Size, Costs], saved: float | None
 ) -> ExplanationFigure:
     sizes = sorted(counted)

@@ -22,7 +22,7 @@ from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigur
 from muntin.explaining.image_overlays import INK, truncate
 from muntin.explaining.prediction_agreement import show_prediction_agreement
 from muntin.features import name_blocks
-from muntin.ops.similarity import FEWEST_EXAMPLES, centred_gram, compare_grams
+from muntin.ops.similarity import MIN_EXAMPLES, centred_gram, compare_grams
 from muntin.shapes import Float, Size
 
 __all__ = ["block_maps", "compare_layers", "show_comparison"]
@@ -97,7 +97,7 @@ def _show_layers(
     compared = compare_layers(first, second)
     if compared is None:
         reason = (
-            f"CKA needs at least {FEWEST_EXAMPLES} feature map cells in all images together. Pass "
+            f"CKA needs at least {MIN_EXAMPLES} feature map cells in all images together. Pass "
             f"more or larger images."
         )
         return MissingFigure(section="comparison", title=title, reason=reason)
@@ -158,7 +158,7 @@ def compare_layers(
 
     Returns:
         Block names of both, the linear CKA of each pair, and the number of cells used; None if
-        they are fewer than `FEWEST_EXAMPLES`.
+        they are fewer than `MIN_EXAMPLES`.
     """
     per_side = min(MAX_CELLS, max(1, math.isqrt(MAX_EXAMPLES // len(first))))
     sides: tuple[dict[str, list[Tensor]], ...] = ({}, {})
@@ -172,7 +172,7 @@ def compare_layers(
                 cells = F.adaptive_avg_pool2d(one[None].float(), (high, wide))[0]
                 pooled.setdefault(name, []).append(cells.flatten(1).T)
     count = sum(len(part) for part in next(iter(sides[0].values())))
-    if count < FEWEST_EXAMPLES:
+    if count < MIN_EXAMPLES:
         return None
     grams = [
         {name: centred_gram(torch.cat(parts)) for name, parts in side.items()} for side in sides

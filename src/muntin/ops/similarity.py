@@ -10,9 +10,9 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float
 
-__all__ = ["FEWEST_EXAMPLES", "centred_gram", "compare_grams", "linear_cka"]
+__all__ = ["MIN_EXAMPLES", "centred_gram", "compare_grams", "linear_cka"]
 
-FEWEST_EXAMPLES = 4
+MIN_EXAMPLES = 4
 """The unbiased estimate divides by n (n - 3)."""
 
 
@@ -47,9 +47,9 @@ def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
         ShapeError: There are fewer than 4 examples.
     """
     count = len(features)
-    if count < FEWEST_EXAMPLES:
+    if count < MIN_EXAMPLES:
         message = (
-            f"features must be of at least {FEWEST_EXAMPLES} examples, got {count}. Compare more "
+            f"features must be of at least {MIN_EXAMPLES} examples, got {count}. Compare more "
             f"images, or larger ones."
         )
         raise ShapeError(message)
