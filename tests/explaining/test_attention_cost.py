@@ -33,13 +33,13 @@ def of_attention(config, side):
 
 @pytest.mark.parametrize("side", [224, 448])
 def test_counts_equal_the_formulas(side):
-    window, everywhere = 0, 0
+    window, global_attention = 0, 0
     for stage, depth in enumerate((2, 2, 6, 2)):
         cells, dim = side // 4 // 2**stage, 96 * 2**stage
         window += depth * window_msa_macs(cells, cells, dim, 7)
-        everywhere += depth * msa_macs(cells, cells, dim)
+        global_attention += depth * msa_macs(cells, cells, dim)
     assert of_attention(SWIN_TINY, side) == window
-    assert of_attention(with_global_windows(SWIN_TINY, side), side) == everywhere
+    assert of_attention(with_global_windows(SWIN_TINY, side), side) == global_attention
     vit = model_config("vit_small")
     assert of_attention(vit, side) == 12 * msa_macs((side // 16) ** 2 + 1, 1, 384)
 
@@ -62,11 +62,11 @@ def test_activation_bytes_match_a_real_forward(name):
     size = (48, 64)
     body = build_backbone(config)
     own = {parameter.data_ptr() for parameter in body.parameters()}
-    kept = {}
+    saved = {}
 
     def keep(tensor):
         if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     # Who is watched computes layer by layer, and remembers all of it.
@@ -77,7 +77,7 @@ def test_activation_bytes_match_a_real_forward(name):
         sdpa_kernel(SDPBackend.MATH),
     ):
         body(torch.zeros(1, 3, *size))
-    assert activation_bytes(config, size) == sum(one.nbytes() for one in kept.values())
+    assert activation_bytes(config, size) == sum(one.nbytes() for one in saved.values())
 
 
 def test_memory_scaling():

@@ -186,12 +186,12 @@ def test_marked_cell_is_the_query_token(name):
 def test_uniform_attention_is_noted():
     context = make_context(build("vit"))
     layers = context.backbone.blocks
-    told = results(context)["attention-point"].text
+    text = results(context)["attention-point"].text
     with torch.no_grad():
         for block in layers:
             block.attn.qkv.weight.mul_(1e-3)
             block.attn.qkv.bias.mul_(1e-3)
-    assert results(context)["attention-point"].text != told
+    assert results(context)["attention-point"].text != text
 
 
 def test_colours_match_the_scale():

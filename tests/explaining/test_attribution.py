@@ -87,7 +87,7 @@ TASKS: dict[str, Callable[..., Context]] = {
 }
 
 
-# What the maps say.
+# Attribution of feature maps.
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,7 +162,7 @@ def test_upsample_map_crops_and_pads() -> None:
         == [0.0] * 4 + [1.0] * 4 + [0.0] * 2
     )
     assert upsample_map(heat, 2, (4, 10)).shape == (4, 10)
-    assert not upsample_map(heat, 2, (4, 10))[2:].any()  # nobody said anything of it
+    assert not upsample_map(heat, 2, (4, 10))[2:].any()  # padded with zeros
 
 
 # What the pixels add.
@@ -270,7 +270,7 @@ def test_logit_of_a_cell_matches_its_score() -> None:
         found = context.network(context.images, torch.tensor([context.shown_size]))[0]
     asked = select_output(context, context.network, context.images)
     score = float(found.scores[2])
-    # The told score is the geometric mean of this and of the centredness, which is at most 1.
+    # The reported score is the geometric mean of this and of the centredness, which is at most 1.
     assert 0 < score**2 / torch.tensor(asked.value).sigmoid().item() <= 1
     with torch.no_grad():
         context.network.head.classes.bias[int(found.class_ids[2])] += 1
