@@ -73,7 +73,7 @@ def make_context(backbone: nn.Module | None, size=(40, 56), **changes) -> Contex
 
 
 def state_of(network: nn.Module) -> dict:
-    """What an explanation must leave alone, besides the output."""
+    """State that an explanation must not change."""
     return {
         "training": [part.training for part in network.modules()],
         "learns": [value.requires_grad for value in network.parameters()],

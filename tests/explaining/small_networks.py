@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks of every family and task, each with an image to be asked about."""
+"""Small networks of every family and task, each with an image to explain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build(family: str, *, in_chans: int = 3, seed: int = 0) -> nn.Module:
-    """A classifier of three classes with fresh weights that are not all alike."""
+    """A classifier of three classes with random weights."""
     name, options = FAMILIES[family]
     torch.manual_seed(seed)
     network = muntin.create_model(name, num_classes=3, in_chans=in_chans, **options).eval()
@@ -60,7 +60,7 @@ def make_context(
     fit: str = "center_crop",
     **more: Any,
 ) -> Context:
-    """A generated scene as a network sees it, padded at the right and below where it must be."""
+    """A context with a generated scene, padded at the right and bottom if necessary."""
     size = (160, 160) if isinstance(getattr(network, "backbone", None), TimmBackbone) else size
     scene = make_scene(5, index, size=(max(16, size[0]), max(16, size[1])), max_objects=3)
     pixels = np.ascontiguousarray(scene.image[: size[0], : size[1]])
@@ -87,7 +87,7 @@ def make_context(
 
 
 def in_engine(network: nn.Module, pre: Preprocessing, canvas: tuple[int, int], *, finds: bool):
-    """The network behind arrays, as an exported file has it: pixels in, numbers out."""
+    """Wrap a network as an exported file does: pixel arrays in, output arrays out."""
 
     def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
         pixels, *sizes = map(torch.from_numpy, inputs)

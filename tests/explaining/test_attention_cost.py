@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What attention costs: formulas beside counts, counts beside runs with real memory."""
+"""Cost of attention: formulas against counts, counts against real forward passes."""
 
 from __future__ import annotations
 

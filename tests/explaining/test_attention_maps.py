@@ -149,7 +149,7 @@ def test_shifted_window_is_drawn_in_place(name):
 
 
 def _boxes(image_grid):
-    """Where the words of a figure lie."""
+    """Bounding boxes of the texts of a figure."""
     canvas = FigureCanvasAgg(image_grid)
     canvas.draw()
     renderer = canvas.get_renderer()

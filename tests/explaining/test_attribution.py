@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What decided: equal to captum's own, adding up, on the object, and gone with the weights."""
+"""Attribution: equal to captum, complete, on the object, and sensitive to the weights."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _keypoint_rcnn(**more) -> Context:
 
 
 decide = partial(show_attribution, steps=24)
-"""Quick where the number of steps is not what counts."""
+"""Few integration steps, for tests that do not depend on their number."""
 
 
 TASKS: dict[str, Callable[..., Context]] = {
@@ -479,7 +479,7 @@ LOOKS = {
 
 
 def _plant(number: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with a blue disc, which decides nothing, and an orange square; and where that is."""
+    """Noise with an irrelevant blue disc and an orange square, and the position of the square."""
     generator = np.random.default_rng(number)
     image = generator.normal(0, 0.4, (3, *size))
     rows, columns = np.indices(size)
@@ -492,7 +492,7 @@ def _plant(number: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tens
 
 
 def _hand_built(look: str, size: tuple[int, int], seed: int = 0) -> nn.Module:
-    """A network with fresh weights, whose class 1 is solved for: cells with orange squares."""
+    """A freshly initialised network whose class 1 is fitted to cells with orange squares."""
     name, options = LOOKS[look]
     torch.manual_seed(seed)
     network = muntin.create_model(name, num_classes=2, **options).eval()
@@ -517,7 +517,7 @@ Row = tuple[torch.Tensor, int, torch.Tensor]
 
 
 def _hits(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
-    """How often the peak of the map, and of the pixels, lies on the object.
+    """Pointing game: how often the peak of the map, and of the pixels, lies on the object.
 
     Half a cell, or half of what pixels are averaged over, beside it is on it.
     """
@@ -544,7 +544,7 @@ def _widen(here: torch.Tensor, margin: int) -> torch.Tensor:
 
 
 def _keeps(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
-    """What is left with other weights: hits of the map, and likeness of the pixels' shares.
+    """Sanity check with shuffled weights: hits of the map, and similarity of the pixels' shares.
 
     Pixels that differ much from the mean colour have large shares with any weights, but nothing
     keeps their sign: so it is the correlation that must go.
@@ -566,7 +566,7 @@ def _keeps(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
 
 
 def _shuffle(network: nn.Module, seed: int) -> nn.Module:
-    """The same numbers in every tensor, in another order."""
+    """Shuffle the values of every tensor."""
     shuffled = copy.deepcopy(network)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -593,7 +593,7 @@ def test_finds_planted_evidence(look: str, size: tuple[int, int]) -> None:
 
 @pytest.fixture(scope="module")
 def scenes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images with a cross or a ring, which decides, its place, and things that do not."""
+    """Images with a cross or a ring (the class), its box, and distractors."""
     return _draw_scenes((64, 64), 900, seed=11)
 
 
@@ -650,7 +650,7 @@ LEARNERS = {
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("look", LEARNERS)
 def test_learnt_evidence_lies_on_the_object_that_decides(look: str, scenes) -> None:
-    """Of pixels alone: a network that learnt may carry its answer in any token it attends from."""
+    """Pixels only: a trained network may carry the evidence in any token that attends to it."""
     name, options = LEARNERS[look]
     torch.manual_seed(0)
     network = muntin.create_model(name, num_classes=2, **options)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two models on the same images: how alike their layers are, and whether they agree."""
+"""Two models on the same images: similarity of layers and agreement of predictions."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def test_images_with_the_worst_agreement_come_first() -> None:
     with torch.no_grad():
         other.head.fc.bias[1] += 2
     first, second = _images(network, 6), _images(other, 6, name="other")
-    said = [
+    predicted = [
         [int(one.network(one.images).argmax()) for one in contexts] for contexts in (first, second)
     ]
-    same = np.equal(*said)
+    same = np.equal(*predicted)
     _, answers = show_comparison(first, second)
     assert answers.facts["agreement"] == pytest.approx(same.mean())
     assert len(answers.facts["differ"]) == int((~same).sum())
@@ -147,7 +147,9 @@ def _boxes(*rows: tuple[float, float, float, float, str, float]) -> Detections:
 def test_agreement_of_boxes() -> None:
     one = _boxes((0, 0, 10, 10, "cat", 0.9), (50, 50, 60, 60, "dog", 0.8), (0, 0, 9, 9, "x", 0.1))
     other = _boxes((1, 1, 10, 10, "cat", 0.9), (50, 50, 60, 60, "cat", 0.8))
-    assert agreement(one, other) == 0.5  # the class of the second differs, the third is not told
+    assert (
+        agreement(one, other) == 0.5
+    )  # the class of the second differs, the third has a low score
     assert agreement(one, one) == agreement(_boxes(), _boxes()) == 1
     assert agreement(one, _boxes()) == 0
     # Two boxes on the same object are one pair.
@@ -209,7 +211,7 @@ def test_every_result_type(kind: str) -> None:
 
 
 def _fit(figure) -> None:
-    """Refuse words that stick out of a figure, or lie on each other."""
+    """Check that texts lie inside the figure and do not overlap."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -279,10 +281,12 @@ def test_boxes_are_drawn_in_class_colours() -> None:
         network.head.classes.bias.fill_(4)
     contexts = _images(network, 1, task="detect", size=(50, 70), fit="letterbox")
     (result,) = show_prediction_agreement(contexts, contexts)
-    said = predict(contexts[0])
-    assert len(said.above(DEFAULT_SCORE_THRESHOLD)) > 0
+    predicted = predict(contexts[0])
+    assert len(predicted.above(DEFAULT_SCORE_THRESHOLD)) > 0
     for panel in result.figure.axes:
-        assert len(panel.patches) == 2 * min(len(said.above(DEFAULT_SCORE_THRESHOLD)), MAX_BOXES)
+        assert len(panel.patches) == 2 * min(
+            len(predicted.above(DEFAULT_SCORE_THRESHOLD)), MAX_BOXES
+        )
 
 
 # What cannot be compared.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps in colours, the most similar images of a folder, and the map of it."""
+"""Principal components of feature maps, and retrieval and embeddings of a folder."""
 
 from __future__ import annotations
 
