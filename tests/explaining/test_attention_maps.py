@@ -34,7 +34,7 @@ from tests.explaining.small_contexts import (
     state_of,
     timm_body,
 )
-from tests.parity.peers import VIT, images, perturb
+from tests.parity.peers import VIT, batch_images, perturb
 
 
 def results(context):
@@ -327,6 +327,6 @@ def test_thirteen_channels():
     context = make_context(body)
     many = torch.randint(0, 256, (13, 40, 56), dtype=torch.uint8)
     found = results(
-        replace(context, shown=many, images=images((40, 56), 1).repeat(1, 5, 1, 1)[:, :13])
+        replace(context, shown=many, images=batch_images((40, 56), 1).repeat(1, 5, 1, 1)[:, :13])
     )
     found["attention-point"].figure.canvas.draw()

@@ -19,7 +19,7 @@ from muntin.models.swin_v2 import SwinV2
 from muntin.models.vit import ViT
 from muntin.ops.positions import expand_relative_position_bias
 from tests.explaining.small_contexts import BUILDERS, SWIN_V2, build, make_context, timm_body
-from tests.parity.peers import VIT, images, perturb
+from tests.parity.peers import VIT, batch_images, perturb
 from tests.parity.test_swin_v2_parity import timm_peer as timm_swin_v2
 
 EXPECTED = {
@@ -120,7 +120,7 @@ def test_absolute_positions_of_a_swin():
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])
 def test_bias_table_orientation(name):
     body = build(name)
-    layers = trace(body, images((64, 48), 1))
+    layers = trace(body, batch_images((64, 48), 1))
     for layer, bias in zip(layers, find_biases(body, layers), strict=True):
         module = body.get_submodule(layer.name)
         window = layer.layout.window
@@ -158,7 +158,7 @@ def test_swin_v2_bias_equals_timm():
     peer = perturb(timm_swin_v2(SWIN_V2))
     model = SwinV2(replace(SWIN_V2, size_rule="timm")).eval()
     load_weights(model, peer.state_dict())
-    layers = trace(model, images((32, 32), 1))
+    layers = trace(model, batch_images((32, 32), 1))
     ours = find_biases(model, layers)[0].values
     attention = peer.layers[0].blocks[0].attn
     with torch.no_grad():
