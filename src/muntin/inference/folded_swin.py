@@ -54,6 +54,7 @@ class InferenceSwin(InferenceBackbone):
         order = torch.arange(grid[0] * grid[1])
         positions = None
         if config.absolute_pos_embed:
+            # Resized once: the size of the images is fixed.
             positions = resample_grid(
                 model.absolute_pos_embed, old=config.grid, new=grid, how=rule.positions
             )
@@ -145,6 +146,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
         tokens, channels = x.shape[1:]
+        # Tokens of a window are contiguous: a view, no copy.
         x = x.reshape(-1, self.tokens, channels)  # B*nW, N, C
         q, k, v = (
             linear(x).view(-1, self.tokens, self.heads, channels // self.heads).transpose(1, 2)
@@ -154,6 +156,7 @@ class _Attention(nn.Module):
             q, k = F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1)
         bias = self.bias
         if bias.shape[0] > 1:
+            # Bias plus shift mask differ by window, and windows are the batch: repeat per image.
             bias = bias.repeat(q.shape[0] // self.windows, 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
         return self.proj(x.transpose(1, 2).reshape(-1, tokens, channels))
@@ -173,6 +176,7 @@ class _Block(nn.Module):
         wanted = _window_order(layout)
         padded = layout.pad != (0, 0)
         self.order = order if padded else wanted
+        # No gather where the order of the previous block fits.
         moves = padded or not torch.equal(wanted, order)
         self.register_buffer("gather", _find(wanted, order) if moves else None)
         self.register_buffer("scatter", _find(order, wanted) if padded else None)
@@ -260,6 +264,7 @@ class _Merging(nn.Module):
         channels = x.shape[2]
         if self.padded:
             x = F.pad(x, (0, 0, 0, 1))
+        # B, L/4, 4C: four neighbours side by side.
         x = x.index_select(1, self.gather).view(-1, self.gather.shape[0] // 4, 4 * channels)
         x = self.reduction(x if self.before is None else self.before(x))
         return x if self.after is None else self.after(x)

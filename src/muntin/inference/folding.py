@@ -47,6 +47,7 @@ def fold_norm(
     Returns:
         The norm without them; weight and bias of the layer, float64.
     """
+    # norm(x) = n(x) * g + b, so W norm(x) + c = (W g) n(x) + (W b + c).
     wide = weight.detach().double()
     shift = wide @ norm.bias.detach().double()
     if bias is not None:
@@ -56,6 +57,7 @@ def fold_norm(
 
 def make_scaled(linear: nn.Linear, factor: Float[Tensor, " D"]) -> nn.Linear:
     """Give a layer whose outputs are multiplied, channel by channel."""
+    # Layer scale: g * (W x + b) = (g W) x + g b.
     factor = factor.detach().double()
     wide = linear.weight.detach().double() * factor[:, None]
     bias = None if linear.bias is None else linear.bias.detach().double() * factor
@@ -91,6 +93,7 @@ def fold_pixels(
     """
     shift = torch.tensor(mean, dtype=torch.float64) * 255
     scale = torch.tensor(std, dtype=torch.float64) * 255
+    # conv((x - mean) / std) = conv(x; W / std) - sum(W mean / std).
     weight = proj.weight.detach().double() / scale.view(1, -1, 1, 1)
     bias = torch.zeros(proj.out_channels, dtype=torch.float64)
     if proj.bias is not None:

@@ -150,6 +150,7 @@ class _Block(nn.Module):
         self.register_buffer("temperature", temperature)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        # B, H, W, 3C -> B, H, W, C: shift, partition and reversal happen in the kernel.
         y = window_attention(
             self.qkv(x), self.position_bias, self.layout, scale=self.scale, fill=self.fill,
             temperature=self.temperature, backend=self.backend,

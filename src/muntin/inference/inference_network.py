@@ -46,6 +46,7 @@ def build_inference(network: Network, size: Size) -> Network:
         >>> torch.allclose(model(images), fast(images), atol=1e-5)
         True
     """
+    # The given network stays usable for training.
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     backbone: Backbone = copied.backbone
     if isinstance(backbone, Swin):

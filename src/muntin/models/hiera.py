@@ -164,6 +164,7 @@ class MaskUnitAttention(nn.Module):
         """Let every token look at the tokens of its window."""
         size = (x.shape[1], x.shape[2])
         layout = _whole_windows(size, window)
+        # 3, B, nW, h, N, d -> 3, B, nW*h, N, d: windows are batches of attention.
         q, k, v = cut_heads(self.qkv(x), layout, 3, self.num_heads).flatten(2, 3).unbind(0)
         if self.pools:
             q = _pool(q.unflatten(2, window), 2).flatten(2, 3)  # B, nW*h, N/4, d

@@ -219,6 +219,7 @@ class WindowAttention(nn.Module):
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "B H W C"]:
         """Let every token, normalised before if there is a norm, look at those of its window."""
+        # B in equation 4: 2M - 1 by 2M - 1 offsets to N x N pairs.
         bias = expand_relative_position_bias(
             self.relative_position_bias_table,
             table_window=(self.window, self.window),
@@ -229,6 +230,7 @@ class WindowAttention(nn.Module):
             bias,
             layout,
             scale=self.scale,
+            # Padded tokens are zeros before the projection, so they equal its bias.
             fill=self.qkv.bias,
             dropout=dropout if self.training else 0.0,
             backend=backend,
@@ -263,6 +265,7 @@ class SwinBlock(nn.Module):
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend, norm=self.norm1)
             return self.dropout(attended)
 
+        # Equation 3: z^ = (S)W-MSA(LN(z)) + z, then z = MLP(LN(z^)) + z^.
         x = self.drop_path.add(x, attend, chunked=True)
         return self.drop_path.add(x, lambda x: self.mlp(x, self.norm2))
 
@@ -293,6 +296,7 @@ class SwinStage(nn.Module):
     ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B h w C2"]]:
         """Give the map of this scale, and what the next stage reads."""
         size = (x.shape[1], x.shape[2])
+        # W-MSA and SW-MSA: both layouts once per stage, not per block.
         plain, shifted = (
             lay_out(size, (window, window), shifts, rule, built_size=built_size)
             for shifts in (False, True)
@@ -337,10 +341,12 @@ class Swin(Backbone):
 
     def _build_stage(self, stage: int, rates: list[float]) -> SwinStage:
         config = self.config
+        # Drop path rises over all blocks of the network, not within a stage.
         first = sum(config.depths[:stage])
         last = stage == config.out_indices[-1]
         return SwinStage(
             blocks=(
+                # Every second block shifts (section 3.2).
                 self.block(config, stage, shifted=index % 2 == 1, drop_path=rates[first + index])
                 for index in range(config.depths[stage])
             ),
@@ -421,6 +427,7 @@ class Swin(Backbone):
         """The map (B, H, W, C) as each stage of `out_indices` leaves it."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
+        # Section 3.1: patches of 4 x 4 pixels, projected to C channels.
         x = self.patch_embed(fit_patches(images, config.patch_size, rule.patch))  # B, H, W, C
         if mask is not None:
             x = self._put_fill(x, mask)
@@ -434,14 +441,17 @@ class Swin(Backbone):
         built_size = config.grid
         outputs = {}
         for index, stage in enumerate(self.layers):
+            # `merged` has half the sides and twice the channels; unused after the last stage.
             x, merged = stage(x, config.windows[index], rule, built_size)
             if index in config.out_indices:
                 outputs[index] = x
             x = merged
+            # Ceil division, as merging pads odd sides.
             built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
         return outputs
 
     def _normalise(self, x: Tensor, stage: int) -> Tensor:
+        # Detectors normalise every map; classifiers only the last one, before pooling.
         if self.config.out_norm == "each":
             normed: Tensor = self.get_submodule(f"norm{stage}")(x)
             return normed

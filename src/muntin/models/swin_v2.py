@@ -107,7 +107,9 @@ class PositionBias(nn.Sequential):
     def relative_position_bias(self, window: Size, reference: Size) -> Float[Tensor, "h N N"]:
         """Give the bias of every pair of tokens of a window; offsets are scaled by `reference`."""
         weight: Tensor = next(self.parameters())
+        # Equation 4: sign(d) log(1 + |d|), relative to the pre-training window.
         offsets = log_offsets(window, reference, device=weight.device, dtype=weight.dtype)
+        # Keeps the bias in (0, 16), as the published code does.
         table = _BIAS_RANGE * torch.sigmoid(self(offsets))  # positions, h
         return expand_relative_position_bias(table, table_window=window, window=window)
 
@@ -123,6 +125,7 @@ class CosineWindowAttention(nn.Module):
         self.num_heads = config.num_heads[stage]
         self.qkv = BiasedLinear(dim, 3 * dim)
         self.qv_bias = nn.Parameter(torch.zeros(2 * dim)) if config.qkv_bias else None
+        # One temperature per head, stored as its logarithm; 10 at the start.
         self.logit_scale = nn.Parameter(torch.full((self.num_heads, 1, 1), math.log(10.0)))
         self.cpb_mlp = PositionBias(config.bias_hidden, self.num_heads)
         self.proj = nn.Linear(dim, dim)
@@ -136,6 +139,7 @@ class CosineWindowAttention(nn.Module):
     ) -> Float[Tensor, "B H W C"]:
         """Let every token look at the tokens of its window."""
         fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
+        # Equation 2: cos(q, k) / tau + B. The scale is in the temperature.
         x = window_attention(
             self.qkv(x, fill),
             self.relative_position_bias(layout),
@@ -150,6 +154,7 @@ class CosineWindowAttention(nn.Module):
 
     def relative_position_bias(self, layout: WindowLayout) -> Float[Tensor, "h N N"]:
         """Give the bias of every pair of tokens of a window."""
+        # Published fine-tuned models keep the window of pre-training as the unit.
         fixed = (self.pretrained_window,) * 2
         scaled_by = fixed if self.pretrained_window else layout.built_window
         return self.cpb_mlp.relative_position_bias(layout.window, scaled_by)
@@ -186,6 +191,7 @@ class SwinV2Block(nn.Module):
 
         def attend(x: Tensor) -> Tensor:
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend)
+            # Res-post-norm: LN(MSA(x)), added to x afterwards.
             return self.norm1(self.dropout(attended))
 
         x = self.drop_path.add(x, attend, chunked=True)

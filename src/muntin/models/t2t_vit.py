@@ -194,9 +194,11 @@ class TokenPerformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N token_dim"]:
         """Mix the tokens and make them narrow."""
+        # The published layer orders keys before queries.
         k, q, v = self.kqv(self.norm1(x)).split(self.token_dim, dim=-1)
         with _full_precision(x.device):
             k, q = self.features(k.float()), self.features(q.float())  # B, N, F each
+            # Linear attention: phi(q) (phi(k)^T v) / (phi(q) sum phi(k)), O(N) in the tokens.
             norm = q @ k.sum(dim=1)[..., None]  # B, N, 1
             mixed = q @ (k.transpose(1, 2) @ v.float()) / (norm + _EPSILON)  # B, N, token_dim
         x = v + self.proj(mixed.to(v.dtype))
@@ -204,6 +206,7 @@ class TokenPerformer(nn.Module):
 
     def features(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N F"]:
         """exp(w x - |x|^2 / 2) / sqrt(F): their products estimate exp(q k)."""
+        # Choromanski et al., lemma 1: positive features of the softmax kernel.
         length = x.square().sum(dim=-1, keepdim=True) / 2
         return torch.exp(x @ self.w.float().t() - length) / math.sqrt(self.w.shape[0])
 
@@ -256,8 +259,10 @@ class TokensToToken(nn.Module):
         x = images
         for split, layer in zip(SPLITS, (self.attention1, self.attention2, None), strict=True):
             size = unfolded_size((x.shape[2], x.shape[3]), split)
+            # Soft split: overlapping k x k pieces become tokens of C k^2 channels.
             x = _unfold(x, split)  # B, N, C
             if layer is not None:
+                # Re-structurisation: B, N, C -> B, C, H, W (equation 1).
                 x = layer(x).transpose(1, 2).unflatten(2, size)  # B, C, H, W
         return self.project(x).unflatten(1, size)
 

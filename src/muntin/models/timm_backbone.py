@@ -114,6 +114,7 @@ class TimmBackbone(Backbone):
         self.config = config
         timm = _timm()
         published = describe_timm(config.name).get("input_size") or (3, 224, 224)
+        # num_classes=0 removes the classifier.
         options: dict[str, Any] = {"num_classes": 0, "in_chans": config.in_chans}
         if config.drop_path_rate:
             options["drop_path_rate"] = config.drop_path_rate
@@ -136,6 +137,7 @@ class TimmBackbone(Backbone):
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps."""
+        # feature_info describes every map: channels, stride, module.
         rows = list(self.net.feature_info)
         chosen = [rows[i] for i in self._indices()]
         return FeatureSpec(
@@ -192,6 +194,7 @@ class TimmBackbone(Backbone):
         return vector
 
     def _both(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        # forward_intermediates also returns the final features: maps and vector in one pass.
         with self._refusing(images):
             features, maps = self.net.forward_intermediates(
                 images, indices=self._indices(), output_fmt="NCHW"
@@ -225,6 +228,7 @@ class TimmBackbone(Backbone):
             if layer is not None and layer != above:  # whole, and in no larger module of its layer
                 size = sum(parameter.numel() for parameter in module.parameters())
                 best = largest.get(layer, (0, module))
+                # The block is the module with most parameters, not its norm or scale.
                 largest[layer] = max(best, (size, module), key=operator.itemgetter(0))
         return [_unwrap(largest[layer][1]) for layer in range(1, max(self._layers.values()))]
 

@@ -221,6 +221,7 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_heads
         self.dropout = config.attn_drop_rate
         if config.qkv_bias and not config.key_bias:
+            # BEiT: queries and values have a bias, keys have none.
             self.qkv: nn.Linear = BiasedLinear(dim, 3 * dim)
             self.qv_bias = nn.Parameter(torch.zeros(2 * dim))
         else:
@@ -251,10 +252,12 @@ class SelfAttention(nn.Module):
             qkv = self.qkv(x, without_key_bias(self.qv_bias))
         else:
             qkv = apply_norm_linear(x, norm, self.qkv)
+        # B, N, 3C -> B, N, 3, h, d
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
         bias = self.relative_position_bias(grid).to(q.dtype) if self.has_positions else None
         if bias is not None and kept is not None:
+            # Rows and columns of the tokens that a mask kept: one bias per image.
             bias = bias[:, kept[:, :, None], kept[:, None, :]].transpose(0, 1)  # B, h, N, N
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
@@ -267,6 +270,7 @@ class SelfAttention(nn.Module):
             self.relative_position_bias_table[-3:],
         )
         table = resample_offsets(table, old=self.grid, new=grid)
+        # N x N patches, then one row and one column for the class token.
         pairs = expand_relative_position_bias(table, table_window=grid, window=grid)  # h, N, N
         heads, count, _ = pairs.shape
         below = torch.cat([to_token.view(heads, 1, 1).expand(-1, count, -1), pairs], dim=2)
@@ -309,6 +313,7 @@ class ViTBlock(nn.Module):
         def attend(x: Tensor) -> Tensor:
             return self.ls1(self.dropout(self.attn(x, grid, norm=self.norm1, kept=kept)))
 
+        # Equations 2 and 3: z = MSA(LN(z)) + z, then z = MLP(LN(z)) + z.
         x = self.drop_path.add(x, attend)
         return self.drop_path.add(x, lambda x: self.ls2(self.mlp(x, self.norm2)))
 
@@ -346,6 +351,7 @@ class ViT(Backbone):
         if config.distillation_token:
             self.dist_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
         if config.absolute_pos_embed:
+            # Which tokens before the patches have a position differs between families.
             prefix = self.num_prefix if config.prefix_positions else 0
             prefix += int(config.shared_position)
             positions = torch.empty(1, prefix + config.grid[0] * config.grid[1], dim)
@@ -356,6 +362,7 @@ class ViT(Backbone):
             ViTBlock(config, rate) for rate in rates[: config.blocks_out[-1] + 1]
         )
         has_norm = config.out_norm == "last"
+        # fc_norm normalises the mean, norm all tokens; only one of them exists.
         norm, fc_norm = (
             nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity(),
             None,
@@ -421,6 +428,7 @@ class ViT(Backbone):
 
     def _pool(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B Co"]:
         if self.config.distillation_token:
+            # DeiT: class and distillation token, B, 2C.
             return x[:, :2].flatten(1)
         pooled = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix :].mean(dim=1)
         return self.fc_norm(pooled)
@@ -458,6 +466,7 @@ class ViT(Backbone):
             x = block(x, size) if kept is None else block(x, size, kept)
             if index in config.blocks_out:
                 tokens.append(x)
+        # Equation 4; earlier maps stay as their block leaves them.
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
 
@@ -473,6 +482,7 @@ class ViT(Backbone):
         """Put the learned tokens before those of the patches, and add the positions."""
         if self.config.prefix_positions:
             return self._add_positions(self._add_prefix(x), grid, self.num_prefix)
+        # DeiT III: positions first, so that the class token has none.
         return self._add_prefix(self._add_positions(x, grid, 0))
 
     def _add_prefix(self, x: Tensor) -> Tensor:

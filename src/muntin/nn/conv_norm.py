@@ -54,6 +54,7 @@ def build_norm(name: NormName, channels: int) -> nn.Module:
     if name == "batch":
         return MapNorm(channels)
     if name == "group":
+        # Wu and He 2018 (arXiv 1803.08494): 32 groups.
         groups = next((n for n in (32, 16, 8, 4, 2) if channels % n == 0 and channels > n), 1)
         return nn.GroupNorm(groups, channels)
     return ChannelNorm(channels, eps=1e-6) if name == "layer" else nn.Identity()
@@ -94,6 +95,7 @@ class ConvNorm(nn.Module):
         """Apply all three."""
         norm = self.norm
         if self.recompute and isinstance(norm, MapNorm) and norm.learns_from(maps):
+            # nn.BatchNorm2d counts batches itself; the function below does not.
             cast(Tensor, norm.num_batches_tracked).add_(1)
             out: Tensor = _ConvBatchRelu.apply(
                 maps, self.conv.weight, norm.weight, norm.bias, norm, self.conv.padding
@@ -115,6 +117,7 @@ class _ConvBatchRelu(torch.autograd.Function):
         norm: MapNorm,
         padding: tuple[int, int],
     ) -> Tensor:
+        # `spread` is 1 / sqrt(var + eps), as the backward pass takes it.
         out, mean, spread = torch.native_batch_norm(
             F.conv2d(maps, weight, padding=padding), scale, shift, norm.running_mean,
             norm.running_var, True, norm.momentum or 0.0, norm.eps,

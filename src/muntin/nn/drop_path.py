@@ -31,6 +31,7 @@ class DropPath(nn.Module):
         """Give the branch back unchanged outside training."""
         if not self.training or self.rate == 0:
             return branch
+        # One draw per image; 1 / (1 - rate) keeps the expectation of the branch.
         kept = torch.rand(branch.shape[0], device=branch.device) >= self.rate
         scale = kept.to(branch.dtype) / (1 - self.rate)
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
@@ -39,6 +40,7 @@ class DropPath(nn.Module):
         self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], chunked: bool = False
     ) -> Float[Tensor, "B *rest"]:
         """Give ``x + self(branch(x))``; not computed where it is dropped, perhaps in parts."""
+        # Chunks lower the peak memory of attention on a CPU; the result is the same.
         run = partial(memory_efficient.apply_in_chunks, branch) if chunked else branch
         if (
             not self.training
@@ -47,6 +49,7 @@ class DropPath(nn.Module):
             or memory_efficient.has_hooks(self)
         ):
             return x + self(run(x))
+        # Same draw as in `forward`, so both paths consume the generator alike.
         kept = torch.rand(x.shape[0], device=x.device) >= self.rate
         added: Tensor = memory_efficient.add_kept(x, run, kept, 1 / (1 - self.rate))
         return added

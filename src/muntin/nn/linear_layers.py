@@ -18,6 +18,7 @@ def apply_norm_linear(
     x: Float[Tensor, "*map C"], norm: nn.Module | None, linear: nn.Linear
 ) -> Float[Tensor, "*map Co"]:
     """Normalise every token, if there is a norm, and transform it."""
+    # Recomputes the normalised tokens in the backward pass instead of storing them.
     if norm is not None and memory_efficient.applies(x, norm, linear):
         return memory_efficient.norm_linear(x, norm, linear)  # type: ignore[arg-type]
     return linear(x if norm is None else norm(x))
@@ -52,5 +53,6 @@ class BiasedLinear(nn.Linear):
 
 def without_key_bias(qv_bias: Float[Tensor, " C2"]) -> Float[Tensor, " C3"]:
     """Put zeros for the keys between the biases of queries and values."""
+    # BEiT and Swin V2: a bias of the keys cancels in the softmax (of plain products).
     query, value = qv_bias.chunk(2)
     return torch.cat([query, torch.zeros_like(query), value])

@@ -43,8 +43,10 @@ def applies(x: Tensor, *layers: nn.Module | None) -> bool:
         x: What they read.
         layers: `nn.LayerNorm` and `nn.Linear`, or what was put in their place.
     """
+    # Compiled graphs plan their own recomputation; without gradients nothing is stored anyway.
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.is_meta:
         return False
+    # Slices depend on the number of tokens: a recorded graph must not.
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     return all(
@@ -123,8 +125,10 @@ def add_kept(
     """
     index = kept.nonzero()[:, 0]
     if len(index) == len(kept):
+        # No image was dropped: no gather, one fused multiply-add.
         return torch.add(x, branch(x), alpha=scale)
     if not len(index):
+        # One branch with factor 0, so that its parameters get a zero gradient, not None.
         index, scale = kept.new_zeros(1, dtype=torch.long), 0.0
     part = branch(x.index_select(0, index))
     dtype = torch.promote_types(x.dtype, part.dtype)
@@ -148,6 +152,7 @@ def apply_in_chunks(
     """
     if x.device.type != "cpu" or not applies(x):
         return branch(x)
+    # Tokens of one image: everything but batch and channels.
     tokens = max(1, x[:1].numel() // max(x.shape[-1], 1))
     count = max(1, max_tokens // _dtype_of_products(x).itemsize // tokens)
     return branch(x) if count >= len(x) else torch.cat([branch(part) for part in x.split(count)])
@@ -175,6 +180,7 @@ class _NormLinear(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.eps, ctx.dtype = eps, dtype
         tokens = x.reshape(-1, x.shape[-1])
+        # Types are chosen explicitly: autocast would cast each slice again.
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = given.weight.to(dtype), cast(given.bias, dtype)
             out = tokens.new_empty(len(tokens), len(weight), dtype=dtype)
@@ -192,10 +198,12 @@ class _NormLinear(torch.autograd.Function):
             return plain[0], None, *plain[1:]
         wants_x, _, *wanted = ctx.needs_input_grad
         sums = Sums(given, (*wanted, False, False))
+        # *tokens, C -> N, C: all leading axes are one.
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grad_x = torch.empty_like(tokens) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             weight = given.weight.to(ctx.dtype)
+            # Recompute the norm of a slice, then d(linear) and d(norm) while it is in the cache.
             for rows in cut_slices(tokens, given.weight, ctx.dtype):
                 read = normalise(tokens[rows], given, ctx.eps, ctx.dtype)
                 piece = grad[rows].to(ctx.dtype)
@@ -221,10 +229,12 @@ class _NormMlp(torch.autograd.Function):
         given = Given(*parameters)  # type: ignore[arg-type]
         dtype = _dtype_of_products(x)
         tokens = x.reshape(-1, x.shape[-1])
+        # Wide layers store fc1(x): recomputing that product would cost more than the memory.
         keeps = not recompute and any(ctx.needs_input_grad)
         with torch.autocast(x.device.type, enabled=False):
             weight, bias, weight2, bias2 = cast_layers(given, dtype)
             out = tokens.new_empty(len(tokens), len(weight2), dtype=dtype)
+            # N, hidden or 0, hidden: an empty tensor when it is recomputed.
             hidden = tokens.new_empty(len(tokens) if keeps else 0, len(weight), dtype=dtype)
             for rows in cut_slices(tokens, given.weight, dtype):
                 read = normalise(tokens[rows], given, eps, dtype).normed
@@ -251,11 +261,13 @@ class _NormMlp(torch.autograd.Function):
             weight, bias, weight2, _ = cast_layers(given, dtype)
             for rows in cut_slices(tokens, given.weight, dtype):
                 read = normalise(tokens[rows], given, ctx.eps, dtype)
+                # The input of GELU, stored or recomputed.
                 between = F.linear(read.normed, weight, bias) if ctx.recompute else hidden[rows]
                 piece = grad[rows].to(dtype)
                 sums.add_product(4, piece, F.gelu(between))
                 if not (wants_x or any(wanted[:4])):
                     continue
+                # d fc2, then d GELU: N, C -> N, hidden.
                 piece = torch.ops.aten.gelu_backward(piece @ weight2, between)
                 sums.add_product(2, piece, read.normed)
                 if wants_x or wanted[0] or wanted[1]:

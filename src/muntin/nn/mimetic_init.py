@@ -44,6 +44,7 @@ def start_mimetic(network: nn.Module, seed: int) -> int:
         count += 1
         dim, heads = qkv.in_features, int(part.num_heads)  # type: ignore[arg-type]
         _start_queries(qkv.weight, heads, generator)
+        # V and output weights: W_v W_o begins close to -0.4 I.
         left, sizes, right = _near_identity(dim, 0.4, -0.4, generator)
         qkv.weight[2 * dim :] = sizes.sqrt()[:, None] * right
         proj.weight.copy_(left * sizes.sqrt())
@@ -68,6 +69,7 @@ def _start_queries(weight: Tensor, heads: int, generator: torch.Generator) -> No
     width = dim // heads
     for head in range(heads):
         left, sizes, right = _near_identity(dim, 0.7, 0.7, generator)
+        # Split the singular values evenly between queries and keys.
         root = sizes[:width].sqrt()
         rows = slice(head * width, (head + 1) * width)
         weight[:dim][rows] = root[:, None] * left[:, :width].T

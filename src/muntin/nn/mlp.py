@@ -26,6 +26,7 @@ class Mlp(nn.Module):
         self, x: Float[Tensor, "*tokens C"], norm: nn.Module | None = None
     ) -> Float[Tensor, "*tokens C"]:
         """Transform every token, normalised before if there is a norm."""
+        # Dropout masks are not stored in the memory-efficient form.
         if not self.dropout.p and memory_efficient.applies(x, norm, self.fc1, self.fc2):
             return memory_efficient.norm_mlp(x, norm, self.fc1, self.fc2)  # type: ignore[arg-type]
         x = x if norm is None else norm(x)

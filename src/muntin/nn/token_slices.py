@@ -69,6 +69,7 @@ def normalise(part: Tensor, given: Given, eps: float, dtype: torch.dtype) -> Rea
     """Give what a product of this precision reads: normalised tokens, or plain ones."""
     if given.gamma is None:
         return Read(part.to(dtype), part)
+    # Norms are computed in the type of their parameters, as nn.LayerNorm under autocast.
     part = part.to(given.gamma.dtype)
     channels = (part.shape[1],)
     normed, mean, rstd = torch.native_layer_norm(part, channels, given.gamma, given.beta, eps)
@@ -95,6 +96,7 @@ class Sums:
         """Add to a weight (at `place`) and to the bias after it."""
         total, (dtype, dtype_bias) = self.totals[place], self.dtypes[place : place + 2]
         if total is not None and dtype == grad.dtype:
+            # In place: no temporary of the size of the weight for each slice.
             total.addmm_(grad.t(), read)
         elif dtype is not None:
             self.add(place, grad.t() @ read)
@@ -130,6 +132,7 @@ def place_rows(found: Tensor | None, rows: slice, whole: Tensor | None) -> Tenso
         return whole
     if len(found) == len(whole):
         return found.to(whole.dtype)
+    # Written into the preallocated gradient: slices are never concatenated.
     whole[rows] = found
     return whole
 
@@ -163,6 +166,7 @@ def cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def cut_slices(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Iterator[slice]:
     """Yield the rows to take at a time where they are multiplied with a weight."""
     on_cpu = tokens.device.type == "cpu"
+    # Rows whose product fills the caches of all threads.
     at_once = SLICE_BYTES * torch.get_num_threads() // (len(weight) * dtype.itemsize)
     step = max(at_once, 1) if on_cpu else SLICE_TOKENS_GPU
     for start in range(0, len(tokens), step):

@@ -41,9 +41,11 @@ class GatheringConv(nn.Conv2d):
         slices = self.weight.split(self.widths, dim=1)
         total: Tensor | None = None
         for part, weight in zip(maps, slices, strict=True):
+            # Exported graphs hold standard operators only.
             if torch.compiler.is_exporting():
                 value = F.conv2d(_enlarge(part, size), weight, padding=weight.shape[2] // 2)
             else:
+                # conv(cat(maps)) = sum of conv(map, slice of the weight).
                 value = _EnlargeAndConvolve.apply(part, weight, size)
             total = value if total is None else total.add_(value)
         assert total is not None, "there is at least one map"

@@ -61,6 +61,7 @@ def make_anchors(
     high = torch.tensor(ratios, dtype=torch.float32, device=device).sqrt()
     wide = side / high
     high = side * high
+    # Corners relative to the centre: (-w/2, -h/2, w/2, h/2).
     shapes = torch.stack([-wide, -high, wide, high], dim=1) / 2  # A, 4
     if rounded:
         shapes = shapes.round()
@@ -109,6 +110,7 @@ def assign_levels(
     """
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     scale = (width * height).clamp(min=0).sqrt() / side * 16 / strides[0]
+    # The epsilon keeps a box of exactly `side` pixels on its level despite rounding.
     levels = torch.floor(torch.log2(scale + 1e-6))
     return levels.clamp(0, len(strides) - 1).long()
 
@@ -133,6 +135,7 @@ def suppress_groups(
     """
     if not torch.compiler.is_exporting():
         return batched_nms(boxes, scores, groups, iou)
+    # NMS has no groups in an exported graph: shift each group beyond the extent of all boxes.
     apart = groups.to(boxes) * (boxes.max() + 1)
     return nms(boxes + apart[:, None], scores, iou)
 
@@ -169,6 +172,7 @@ def suppress(
         Bodla et al. 2017 (arXiv 1704.04503), the linear rule.
     """
     if kind == "none":
+        # Stable: equal scores keep the order of the boxes on every device.
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] >= least_score][:most]
         return order, scores[order]
@@ -194,6 +198,7 @@ def _suppress_softly(
         kept.append(best)
         values.append(value)
         overlap = box_iou(boxes[best : best + 1], boxes)[0]
+        # Linear Soft-NMS (equation 2): s <- s (1 - IoU) for boxes above the threshold.
         touched = (overlap > iou) & (groups == groups[best])
         scores = torch.where(touched, scores * (1 - overlap), scores)
         scores[best] = -torch.inf
@@ -225,6 +230,7 @@ def paste_mask(
     high, wide = max(0, last_row - first_row), max(0, last_column - first_column)
     if not high or not wide:
         return torch.zeros(0, 0, dtype=torch.bool), first_row, first_column
+    # Pixel centres in the [-1, 1] coordinates of grid_sample.
     y = (torch.arange(first_row, last_row) + 0.5 - top) / max(bottom - top, 1e-6) * 2 - 1
     x = (torch.arange(first_column, last_column) + 0.5 - left) / max(right - left, 1e-6) * 2 - 1
     grid = torch.stack([x.repeat(high, 1), y[:, None].repeat(1, wide)], dim=2)  # h, w, 2

@@ -99,6 +99,7 @@ def _strips(logits: Tensor, labels: Tensor, strip_values: int) -> Iterator[_Stri
     columns = bilinear_matrix(width, wide, device=logits.device)
     step = max(1, strip_values // (batch * classes * width))
     for start in range(0, height, step):
+        # Each row of pixels mixes two rows of cells, so a strip needs few of them.
         part = rows[start : start + step]
         touched = torch.where(part.any(dim=0))[0]
         cells = slice(int(touched[0]), int(touched[-1]) + 1)
@@ -107,6 +108,7 @@ def _strips(logits: Tensor, labels: Tensor, strip_values: int) -> Iterator[_Stri
         yield _Strip(
             cells=cells,
             rows=part[:, cells],
+            # Separable: columns first, then rows; B, K, rows, W.
             logits=part[:, cells] @ (logits[:, :, cells].float() @ columns.T),
             target=torch.where(known, found, 0).long()[:, None],
             known=known,
@@ -135,6 +137,7 @@ class _MapLosses(torch.autograd.Function):
                 )
         assert totals is not None, "labels have at least one row"
         wrong, weight, shared, said, there = totals
+        # Only the coarse logits and sums per image are stored, never a strip.
         ctx.save_for_backward(logits, labels, weights, *totals[1:])
         ctx.smoothing, ctx.strip_values = smoothing, strip_values
         ctx.set_materialize_grads(False)
@@ -154,6 +157,7 @@ class _MapLosses(torch.autograd.Function):
         with torch.autocast(logits.device.type, enabled=False):
             scale = torch.zeros_like(weight) if for_entropy is None else for_entropy
             scale = scale / weight.clamp(min=_LEAST)
+            # d CE / d logits = softmax - target, with the label-smoothed target.
             spread = ctx.smoothing / classes
             total = (there > 0).sum(dim=1, keepdim=True).clamp(min=1)
             parts = (said + there).clamp(min=_LEAST)
@@ -171,11 +175,13 @@ class _MapLosses(torch.autograd.Function):
                 if ctx.smoothing:
                     slope -= spread * weights[:, None, None] * factor[:, None]
                 if for_dice is not None:
+                    # d Dice / d softmax, then through the softmax: p * (g - sum(p * g)).
                     by_score = others[:, :, None, None].expand_as(scores).clone()
                     chosen = own[:, :, None, None].expand_as(scores).gather(1, strip.target)
                     by_score.scatter_add_(1, strip.target, chosen)
                     mean = (scores * by_score).sum(dim=1, keepdim=True)
                     slope += scores * (by_score - mean) * strip.known[:, None]
+                # Transpose of the bilinear enlargement; strips overlap by a row of cells.
                 result[:, :, strip.cells] += strip.rows.T @ slope @ columns
         return result.to(logits.dtype), None, None, None, None
 

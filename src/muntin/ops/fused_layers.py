@@ -63,6 +63,7 @@ def why_not_fused(x: Tensor, weight: Tensor, *, segment: int) -> str:
         One clause, such as "there is no triton here"; empty if nothing does.
     """
     reason = ""
+    # From the cheapest check to the one that depends on the tensors.
     if _FORBIDDEN:
         reason = "the environment variable MUNTIN_FUSED is 0"
     elif not _HAS_TRITON:
@@ -115,6 +116,7 @@ def apply_linear(
     Raises:
         ConfigError: "fused" is asked for where it cannot be.
     """
+    # Kernels convert nothing: tokens and weights must have one type.
     why = why_not_fused(x, weight, segment=weight.shape[1])
     if not why and x.dtype != weight.dtype:
         why = f"tokens are {x.dtype} and weights {weight.dtype}"
@@ -122,6 +124,7 @@ def apply_linear(
         why = "a factor behind a norm has no kernel"
     if _takes_kernel(backend, why, weight):
         return _operators().linear(x, weight, bias, sums, gamma, beta, factor, residual, eps, gelu)
+    # Reference: the same steps as separate PyTorch operations.
     y = x if sums is None else F.layer_norm(x, x.shape[-1:], eps=eps)
     y = F.linear(y, weight, _as(bias, weight))
     if gelu:
@@ -173,6 +176,7 @@ def apply_mlp(
     d, c = weight1.shape
     why = why_not_fused(x, weight1, segment=c)
     takes = _takes_kernel(backend, why, weight1)
+    # One kernel if a tile holds whole rows; otherwise two products with h written.
     if takes and c <= widest and d % 16 == 0 and _splits(c):
         return _operators().mlp(x, weight1, bias1, weight2, bias2, sums, gamma, beta, eps)
     hidden = apply_linear(x, weight1, bias1, sums=sums, eps=eps, gelu=True, backend=backend)
@@ -263,10 +267,12 @@ def embed_patches(
     high, wide = grid[0] * patch, grid[1] * patch
     x = images[:, :, :high, :wide].to(weight.dtype)
     height, width = x.shape[2:]
+    # Patches beyond the image read `fill`, which normalises to 0.
     if (height, width) != (high, wide):
         spread = fill.to(x.dtype).view(1, -1, 1, 1).expand(x.shape[0], -1, high, wide).clone()
         spread[:, :, :height, :width] = x
         x = spread
+    # N, in_chans * p * p -> N, in_chans, p, p
     kernel = weight.view(weight.shape[0], x.shape[1], patch, patch)
     y = F.conv2d(x, kernel, _as(bias, weight), stride=patch).permute(0, 2, 3, 1)  # B, H, W, N
     if gamma is None:
@@ -282,6 +288,7 @@ def _takes_kernel(backend: LayerBackend, why_not: str, weight: Tensor) -> bool:
             f'{why_not}. Choose backend="auto", which takes plain operations here.'
         )
         raise ConfigError(message)
+    # Float32 has no tensor cores here: PyTorch is as fast.
     if backend == "auto":
         return not why_not and weight.is_cuda and weight.dtype != torch.float32
     return backend == "fused"

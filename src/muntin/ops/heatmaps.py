@@ -95,7 +95,9 @@ def draw_heatmaps(
         near = (line - cells[..., axis, None]).abs() <= reach
         return torch.exp(-(distance**2) / (2 * sigma**2)) * near
 
+    # A Gaussian is separable: two profiles of B, P, w and B, P, h instead of a full map.
     across, down = profile(width, 0), profile(height, 1)
+    # A Gaussian whose support misses the map carries no signal.
     limits = cells.new_tensor([width - 1, height - 1])
     useful = ((cells + reach >= 0) & (cells - reach <= limits)).all(dim=-1) & known
     maps = down[..., :, None] * across[..., None, :]
@@ -157,6 +159,7 @@ def _steps(after: Size, before: Size, coding: Coding) -> list[float]:
 def _quarter(maps: Tensor, cells: Tensor) -> Tensor:
     """A quarter of a cell towards the higher neighbour; as published, none on the border."""
     around = _around(maps, cells)
+    # Sign of the difference of the neighbours, along x and y.
     slope = torch.stack(
         [around[..., 1, 2] - around[..., 1, 0], around[..., 2, 1] - around[..., 0, 1]], dim=-1
     )
@@ -184,6 +187,7 @@ def _dark(maps: Tensor, cells: Tensor) -> Tensor:
 
 def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
     """From the middle cell to the top; nothing where there is no hill."""
+    # log of a Gaussian is a paraboloid: one Newton step from the middle cell is exact.
     v = heights.clamp(_LEAST, _MOST).log()
     middle = v[..., 1, 1]
     dx, dy = (v[..., 1, 2] - v[..., 1, 0]) / 2, (v[..., 2, 1] - v[..., 0, 1]) / 2
@@ -193,6 +197,7 @@ def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
         v[..., 2, 2] - v[..., 1, 2] - v[..., 2, 1] + 2 * middle
         - v[..., 1, 0] - v[..., 0, 1] + v[..., 0, 0]
     ) / 2  # fmt: skip
+    # Negative definite Hessian: a maximum, not a saddle or a ridge.
     determinant = dxx * dyy - dxy**2
     is_hill = (determinant > 1e-12) & (dxx < 0)
     steps = torch.stack([dyy * dx - dxy * dy, dxx * dy - dxy * dx], dim=-1)
@@ -202,6 +207,7 @@ def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
 
 def _around(maps: Tensor, cells: Tensor) -> Float[Tensor, "B P 3 3"]:
     """The cells around each cell; beyond the border those on it."""
+    # Replicated borders, so that slopes at the border are one-sided.
     padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
     wide = padded.shape[3]
     corner = cells[..., 1] * wide + cells[..., 0]

@@ -46,6 +46,8 @@ def bilinear_mixing(
         device: Where to.
     """
     length = before if covered is None else covered
+    # Pixel-centre convention: centre i + 0.5 maps to (i + 0.5) * scale - 0.5. Float64, so
+    # that rounding does not pick a wrong neighbour on long lines.
     places = (torch.arange(after, dtype=torch.float64) + 0.5) * (length / after) - 0.5
     places = places.clamp(0, before - 1)
     low = places.floor().long()
@@ -70,6 +72,7 @@ def bilinear_matrix(
     """
     low, high, share = bilinear_mixing(after, before)
     matrix = torch.zeros(after, before)
+    # Added, not assigned: at the borders low and high are the same point.
     matrix.scatter_add_(1, low[:, None], (1 - share)[:, None])
     matrix.scatter_add_(1, high[:, None], share[:, None])
     return matrix.to(device)

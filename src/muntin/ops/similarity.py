@@ -54,6 +54,7 @@ def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
         )
         raise ShapeError(message)
     values = features.double() - features.double().mean(dim=0)  # against cancellation only
+    # Zero diagonal: a sample paired with itself biases HSIC (Song et al. 2012).
     gram = (values @ values.T).fill_diagonal_(0)
     sums = gram.sum(dim=0)
     centred = (

@@ -86,14 +86,17 @@ def slide(
     lines = _cut(height, window[0], overlap, stride)
     columns = _cut(width, window[1], overlap, stride)
     cells = (-(-height // stride), -(-width // stride))
+    # Separable weights: the total at (y, x) is the product of both lines.
     weights = _total(lines, cells[0])[:, None] * _total(columns, cells[1])
     down = bilinear_mixing(out_size[0], cells[0], covered=covered[0])
     across = bilinear_mixing(out_size[1], cells[1], covered=covered[1], device=image.device)
     band: Tensor | None = None  # K, rows, w: logits of the rows from `base` on
     base = done = 0
+    # One row of windows at a time; `band` holds rows of cells that later windows still change.
     for number, line in enumerate(lines):
         found = _look_along(image, look, line, columns, batch_size, cells[1])
         last = number == len(lines) - 1
+        # Rows above the next row of windows are final.
         ready = cells[0] if last else lines[number + 1].first
         end = line.first + len(line.weights)
         if band is None:
@@ -104,15 +107,18 @@ def slide(
         step = rows or max(1, STRIP_VALUES // (band.shape[0] * out_size[1]))
         while done < out_size[0]:
             stop = min(done + step, out_size[0])
+            # A pixel row mixes two rows of cells; both must be final.
             if int(down.high[stop - 1]) >= ready and not last:
                 break
             low, high = int(down.low[done]), int(down.high[stop - 1]) + 1
             part = band[:, low - base : high - base] / weights[low:high].to(band)
+            # Enlarge columns, then rows: K, rows, w -> K, rows, W.
             mixed = _mix(part, across.low, across.high, across.share, dim=2)
             first, second, share = (part[done:stop].to(band.device) for part in down)
             yield Strip(done, _mix(mixed, first - low, second - low, share, dim=1))
             done = stop
         if done < out_size[0]:
+            # Drop rows of cells that no further pixel reads.
             needed = min(int(down.low[done]), ready)
             band, base = band[:, needed - base :].clone(), needed
 
@@ -129,6 +135,7 @@ def _fill_up(image: Tensor, stride: int) -> Tensor:
 
 def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]:
     """Cut a line into windows."""
+    # Whole multiples of ALIGN, so that cells of windows and of the image coincide.
     window = window if length <= window else max(ALIGN * 2, window // ALIGN * ALIGN)
     if length <= window:
         return [_Window(0, length, 0, torch.ones(-(-length // stride)))]
@@ -165,6 +172,7 @@ def _look_along(
     """Weighted logits of the cells of one row of windows."""
     by_size: dict[int, list[_Window]] = defaultdict(list)
     for column in columns:
+        # The last window may be narrower; only equal sizes can share a batch.
         by_size[column.end - column.start].append(column)
     found: Tensor | None = None
     for alike in by_size.values():

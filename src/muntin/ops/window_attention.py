@@ -88,6 +88,7 @@ def window_attention(
         backend = _choose(qkv, bias, layout, dropout)
     elif torch.compiler.is_exporting() and backend == "fused":
         backend = "reference"
+    # The kernel normalises queries and keys itself, with their lengths in registers.
     if backend == "fused":
         return _fused(qkv, bias, layout, scale, fill, dropout, temperature)
     if temperature is not None:

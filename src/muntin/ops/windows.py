@@ -102,15 +102,18 @@ def lay_out(
         >>> lay_out((8, 20), (7, 7), True, SIZE_RULES["torchvision"]).pad
         (6, 1)
     """
+    # "built" rules decide from the map the block was built for, whatever map comes.
     built_size = built_size or size
     decisive = built_size if rule.shrink == "built" else size
     fits = min(decisive) <= min(window)
     wh, ww = _shrink(window, decisive, rule)
+    # Python: -a % b is what a lacks to the next multiple of b.
     pad = (-size[0] % wh, -size[1] % ww)
     sh, sw = (window[0] // 2, window[1] // 2) if shifted else (0, 0)
     if rule.shift == "side":
         padded = (size[0] + pad[0], size[1] + pad[1])
         covered = decisive if rule.shrink == "built" else padded
+        # One window covers the axis: a shift would only wrap it around.
         sh = 0 if covered[0] <= wh else sh
         sw = 0 if covered[1] <= ww else sw
     elif rule.shift == "both" and fits:
@@ -157,6 +160,7 @@ def shift_mask(
         wrapped = (position >= length - layout.shift[axis]) & (layout.shift[axis] > 0)
         regions.append(wrapped.long().view(layout.grid[axis], layout.window[axis]))
     rows, columns = regions
+    # Four regions per map: (top, bottom) x (left, right) of the wrapped part.
     region = rows[:, None, :, None] * 2 + columns[None, :, None, :]  # nH, nW, M, M
     region = region.reshape(layout.num_windows, layout.num_tokens)
     apart = region[:, :, None] != region[:, None, :]  # nW, N, N
@@ -246,6 +250,7 @@ def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
     The four tokens stand in the order (0,0), (1,0), (0,1), (1,1) of (row, column): column by
     column. Published weights depend on it.
     """
+    # Channel order of published weights: x(0,0), x(1,0), x(0,1), x(1,1).
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
         x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))

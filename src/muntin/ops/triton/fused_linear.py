@@ -46,6 +46,7 @@ def _corner(number, height, width):
 def norm_rows(acc, inside, gamma, beta, column, eps, N: tl.constexpr):
     """Normalise whole rows, which are wider than N."""
     mean = tl.sum(tl.where(inside[None, :], acc, 0.0), 1) / N
+    # Two passes over registers: the variance does not cancel.
     gap = tl.where(inside[None, :], acc - mean[:, None], 0.0)
     rate = tl.rsqrt(tl.sum(gap * gap, 1) / N + eps)
     scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
@@ -86,12 +87,14 @@ def linear_kernel(
     first = program // tiles * ROWS
     row = tl.arange(0, ROWS)
     column = program % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    # Masks of the last tile of rows and of columns.
     here = first + row < num_rows
     inside = column < N
     lane = tl.arange(0, DEPTH)
     if MERGE:
         token, below, right = _corner(first + row, height, width)
     else:
+        # int64: rows times channels passes 2**31 on large batches.
         token = first.to(tl.int64) + row
         below = row
         right = row
@@ -99,6 +102,7 @@ def linear_kernel(
     if NORM:
         # Sums of squares are taken from a value of the row, or they would cancel.
         pivot = tl.load(x + token * SEGMENT, mask=here, other=0.0).to(tl.float32)
+        # Running sums of (x - pivot) and (x - pivot)^2 over K.
         total = tl.zeros((ROWS,), dtype=tl.float32)
         squares = tl.zeros((ROWS,), dtype=tl.float32)
     for k in range(0, K, DEPTH):
@@ -106,6 +110,7 @@ def linear_kernel(
             part = k // SEGMENT  # upper left, lower left, upper right, lower right
             down = part % 2
             across = part // 2
+            # Where this DEPTH-wide slice of one of the four tokens lies; odd sides read zeros.
             source = (token + down * width + across) * SEGMENT + (k - part * SEGMENT)
             there = here & (down < below) & (across < right)
         else:
@@ -116,14 +121,17 @@ def linear_kernel(
             weight + column[None, :] * K + (k + lane)[:, None], mask=inside[None, :], other=0.0
         )
         if NORM:
+            # Statistics ride along with the product: x is read once.
             gap = a.to(tl.float32) - pivot[:, None]
             total += tl.sum(gap, 1)
             squares += tl.sum(gap * gap, 1)
         acc = multiply(a, w, acc, PRECISION)
     if NORM:
         mean = total / K
+        # Rounding may make the variance slightly negative.
         rate = tl.rsqrt(tl.maximum(squares / K - mean * mean, 0.0) + eps)
         whole = tl.load(sums + column, mask=inside, other=0.0)
+        # norm(x) W = r (x W - m s), see the text above.
         acc = (acc - (mean + pivot)[:, None] * whole[None, :]) * rate[:, None]
     acc = _finish(acc, bias, gamma, beta, inside, column, eps, N, BIAS, GELU, POST)
     place = (first.to(tl.int64) + row)[:, None] * N + column[None, :]

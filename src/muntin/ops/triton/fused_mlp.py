@@ -77,7 +77,9 @@ def mlp_kernel(
     if PARTS == 3:
         b = tl.load(x + place + WIDTH, mask=here[:, None], other=0.0)
         c = tl.load(x + place + 2 * WIDTH, mask=here[:, None], other=0.0)
+    # Pre-norm statistics; with POST they are recomputed from the output below.
     mean, rate = _statistics(a.to(tl.float32), b.to(tl.float32), c.to(tl.float32), C, PARTS, eps)
+    # The accumulators start from the bias of fc2.
     acc = tl.zeros((ROWS, WIDTH), dtype=tl.float32) + tl.load(bias2 + lane)[None, :]
     acc_b = acc
     acc_c = acc
@@ -88,20 +90,24 @@ def mlp_kernel(
         )
     for start in range(0, D, HIDDEN):
         unit = start + tl.arange(0, HIDDEN)
+        # fc1, transposed by its strides: no copy of the weight.
         into = weight1 + unit[None, :] * C + lane[:, None]  # WIDTH, HIDDEN
         h = multiply(a, tl.load(into), tl.zeros((ROWS, HIDDEN), dtype=tl.float32), PRECISION)
         if PARTS == 3:
             h = multiply(b, tl.load(into + WIDTH), h, PRECISION)
             h = multiply(c, tl.load(into + 2 * WIDTH), h, PRECISION)
         if not POST:
+            # norm(x) W1 = r (x W1 - m s), as in fused_linear.
             h = (h - mean[:, None] * tl.load(sums + unit)[None, :]) * rate[:, None]
         h = narrow(gelu(h + tl.load(bias1 + unit)[None, :]), x, PRECISION)
+        # fc2 of this block of hidden channels, added to all C outputs.
         back = weight2 + lane[None, :] * D + unit[:, None]  # HIDDEN, WIDTH
         acc = multiply(h, tl.load(back), acc, PRECISION)
         if PARTS == 3:
             acc_b = multiply(h, tl.load(back + WIDTH * D), acc_b, PRECISION)
             acc_c = multiply(h, tl.load(back + 2 * WIDTH * D), acc_c, PRECISION)
     if POST:
+        # Post-norm (Swin V2): statistics of the finished rows.
         mean, rate = _statistics(acc, acc_b, acc_c, C, PARTS, eps)
     _finish(acc, a, mean, rate, gamma, beta, out, place, lane, here, POST, PRECISION)
     if PARTS == 3:

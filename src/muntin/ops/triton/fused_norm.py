@@ -31,16 +31,19 @@ def norm_kernel(
     first = tl.program_id(0).to(tl.int64) * ROWS
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
+    # COLUMNS is a power of two: lanes beyond N are masked out of the sums.
     inside = column < N
     shown = (first + row < num_rows)[:, None] & inside[None, :]
     place = (first + row)[:, None] * N + column[None, :]
     values = tl.load(x + place, mask=shown, other=0.0).to(tl.float32)
+    # Rows lie in registers, so mean and variance take two exact passes.
     mean = tl.sum(values, 1) / N
     gap = tl.where(inside[None, :], values - mean[:, None], 0.0)
     rate = tl.rsqrt(tl.sum(gap * gap, 1) / N + eps)
     scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
     values = gap * rate[:, None] * scale[None, :] + shift[None, :]
+    # The shortcut is added in float32, before the only rounding.
     if RESIDUAL:
         values += tl.load(residual + place, mask=shown, other=0.0).to(tl.float32)
     tl.store(out + place, narrow(values, out, PRECISION), mask=shown)

@@ -43,6 +43,7 @@ def linear(
     """Norm, product, GELU, norm, factor and residual, as far as there are any."""
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
+    # A post-norm needs a whole row in one tile; wider rows take a second kernel.
     if gamma is None or beta is None or weight.shape[0] <= WIDEST_WHOLE_ROW:
         return run_linear(x, weight, bias, sums, residual, factor, gamma, beta, eps=eps, gelu=gelu)
     y = run_linear(x, weight, bias, sums, None, None, None, None, eps=eps, gelu=gelu)
@@ -51,6 +52,7 @@ def linear(
 
 @linear.register_fake
 def _(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+    # Shape only: what torch.compile and torch.export trace with.
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -72,6 +74,7 @@ def merge(
     """Join 2 x 2 neighbours: norm and product, or product and norm."""
     size = (x.shape[1], x.shape[2])
     narrow = weight.shape[0] <= WIDEST_WHOLE_ROW
+    # Same limit as above.
     behind = (gamma, beta) if narrow else (None, None)
     y = run_linear(
         *(x.contiguous(), weight, bias, sums, None, None, *behind),

@@ -39,14 +39,17 @@ def patch_kernel(
     column = program % tiles * COLUMNS + tl.arange(0, COLUMNS)
     here = first + row < num_rows
     inside = column < N
+    # Patch number -> image, and its upper left pixel.
     image = (first + row) // (grid_height * grid_width)
     rest = (first + row) % (grid_height * grid_width)
     y = rest // grid_width * PATCH
     x = rest % grid_width * PATCH
+    # Strides are arguments: NCHW and NHWC are read without a copy.
     corner = image.to(tl.int64) * by_image + y.to(tl.int64) * by_row + x * by_column
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for k in range(0, K, DEPTH):
         index = k + tl.arange(0, DEPTH)
+        # Weight order of a convolution: channel, row i, column j.
         channel = index // (PATCH * PATCH)
         i = index // PATCH % PATCH
         j = index % PATCH
@@ -54,6 +57,7 @@ def patch_kernel(
         shown = (y[:, None] + i[None, :] < height) & (x[:, None] + j[None, :] < width)
         shown = shown & here[:, None] & used[None, :]
         offset = channel.to(tl.int64) * by_channel + i * by_row + j * by_column
+        # Pixels beyond the image count as `fill` (the mean), 0 after normalisation.
         pixel = tl.load(images + corner[:, None] + offset[None, :], mask=shown, other=0)
         beyond = tl.load(fill + channel, mask=used, other=0.0)
         pixel = tl.where(shown, pixel.to(tl.float32), beyond[None, :])
@@ -62,6 +66,7 @@ def patch_kernel(
             mask=inside[None, :] & used[:, None],
             other=0.0,
         )
+        # uint8 pixels are exact in bfloat16 and float16.
         acc = multiply(narrow(pixel, weight, PRECISION), w, acc, PRECISION)
     if BIAS:
         acc += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]

@@ -79,6 +79,7 @@ def linear_launch(
     tuned = TUNED.get(("linear", k, n, power_of_two(rows)))
     if tuned is not None:
         return tuned
+    # DEPTH must divide the segment: a slice never crosses two of the four tokens.
     depth = next(depth for depth in (64, 32, 16) if segment % depth == 0)
     if item_bytes == 4:  # no tensor cores: the sums are what fills the registers
         columns = power_of_two(max(n, 16)) if whole else 64

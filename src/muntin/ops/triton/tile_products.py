@@ -18,6 +18,7 @@ __all__ = ["multiply", "narrow", "precision_of"]
 @no_type_check
 def multiply(a, b, acc, PRECISION: tl.constexpr):
     """Add the product of two tiles to a float32 tile."""
+    # bfloat16 in the interpreter only; on a GPU the types are multiplied as they are.
     if PRECISION == "widened":
         acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
     else:

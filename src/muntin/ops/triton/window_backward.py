@@ -72,6 +72,7 @@ def attend_whole_backward(
     program = tl.program_id(0)
     head = program % HEADS
     tokens = tl.arange(0, BLOCK)
+    # Once per program: all its windows share the bias of the head.
     added = read_bias(bias, head, tokens, tokens, NUM_TOKENS)
     factor = scale
     if COSINE:
@@ -80,6 +81,7 @@ def attend_whole_backward(
     sum_keys = tl.zeros((HEAD_DIM,), tl.float32)
     sum_values = tl.zeros((HEAD_DIM,), tl.float32)
     sum_cosines = tl.zeros((BLOCK,), tl.float32)
+    # Fixed stride `slots`: which program sums which window never depends on timing.
     for window in tl.range(program // HEADS, windows, slots, num_stages=STAGES):
         image, token, real, inside, region = locate(
             window, tokens, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
@@ -89,30 +91,36 @@ def attend_whole_backward(
         q = read_part(base, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 3, FILLED)
         k = read_part(base, fill, token, real, inside, 1, head, HEADS, HEAD_DIM, 3, FILLED)
         v = read_part(base, fill, token, real, inside, 2, head, HEADS, HEAD_DIM, 3, FILLED)
+        # The output has one part (PARTS = 1); padded rows read 0.
         g = read_part(grad + first, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 1, False)
         if COSINE:
             q, length_q = normalise(q)
             k, length_k = normalise(k)
         products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         scores = score(products, added, region, region, factor * LOG2E, SHIFTED)
+        # Recomputed softmax; cheaper than storing N x N weights per window.
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         weights = weights / tl.sum(weights, 1)[:, None]
         grad_v = tl.dot(tl.trans(weights.to(g.dtype)), g, input_precision=PRECISION)
         # Rows beyond the map have no gradient, and neither have their scores.
         grad_weights = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        # Softmax backward: dS = W * (dW - rowsum(W * dW)).
         mean = tl.sum(weights * grad_weights, 1)
         grad_scores = weights * (grad_weights - mean[:, None])
         if LEARNS_BIAS:
             sum_bias += grad_scores
+        # Tensor cores take the half type; the sums above stay in float32.
         small = grad_scores.to(q.dtype)
         grad_q = tl.dot(small, k, input_precision=PRECISION) * factor
         grad_k = tl.dot(tl.trans(small), q, input_precision=PRECISION) * factor
         if COSINE:
+            # d loss / d temperature = sum(dS * cos); scaled once at the end.
             sum_cosines += tl.sum(grad_scores * products, 1)
             grad_k = normalise_backward(grad_k, k, length_k)
             grad_q = normalise_backward(grad_q, q, length_q)
         if LEARNS_FILL:
             outside = (real & (inside == 0))[:, None]
+            # Padded keys and values are copies of `fill`: their gradients add up in it.
             sum_keys += tl.sum(tl.where(outside, grad_k, 0.0), 0)
             sum_values += tl.sum(tl.where(outside, grad_v, 0.0), 0)
         target = grad_qkv + first * 3

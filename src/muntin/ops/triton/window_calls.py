@@ -54,12 +54,15 @@ def attend(
     Raises:
         ShapeError: Bias, fill, temperature or padding are not what qkv and window need.
     """
+    # Kernels address with plain strides of contiguous tensors.
     qkv, bias = qkv.contiguous(), bias.contiguous()
     call = _Call(qkv, bias, fill, temperature, geometry, scale)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     if not call.windows:
         return out
+    # Triton launches on the current device, which need not be that of qkv.
     with torch.cuda.device_of(qkv):
+        # Above 64 tokens the N x N scores do not fit into registers.
         if call.tile == TILED:
             launch = call.find("attend_tiled")
             grid = (call.windows * call.heads * _divide(call.num_tokens, launch.queries),)
@@ -115,6 +118,7 @@ def attend_backward(
         pairs, padding, cosines = run(
             call, grad, grad_qkv, learns_bias, learns_fill and call.filled
         )
+    # Slots are summed in a fixed order: gradients are the same bits in every run.
     grad_bias = pairs.sum(0).to(bias.dtype) if learns_bias else bias.new_empty(0)
     grad_fill = bias.new_empty(0)
     if fill is not None and learns_fill:
@@ -146,6 +150,7 @@ class _Call:
         self.num_tokens = window_h * window_w
         self.windows = qkv.shape[0] * _divide(height, window_h) * _divide(width, window_w)
         self.tile = find_tile(self.num_tokens)
+        # The kernels derive the number of windows from the map alone.
         if pad != [-height % window_h, -width % window_w]:
             message = (
                 f"padding must fill the last windows of {window_h} x {window_w} tokens of a map of "
@@ -237,10 +242,12 @@ def _run_tiled(
     call: _Call, grad: Tensor, grad_qkv: Tensor, learns_bias: bool, learns_fill: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     heads, tokens, windows = call.heads, call.num_tokens, call.windows
+    # Softmax statistics of every row, shared by the three kernels.
     peaks, means = call.sums(windows, heads, tokens), call.sums(windows, heads, tokens)
 
     launch = call.find("attend_tiled_backward_queries")
     tiles = _divide(tokens, launch.queries)
+    # One sum per window, head and tile; reduced below.
     cosines = call.sums(windows, heads, tiles)
     if not windows:
         return (
@@ -262,6 +269,7 @@ def _run_tiled(
 
     launch = call.find("attend_tiled_backward_keys")
     tiles = _divide(tokens, launch.keys)
+    # Only tiles with padding write something other than 0.
     padding = call.sums(windows * tiles if learns_fill else 0, 2, heads * call.head_dim)
     attend_tiled_backward_keys[windows * heads * tiles,](
         grad,
@@ -278,6 +286,7 @@ def _run_tiled(
 
     launch = call.find("attend_tiled_backward_bias")
     tiles = _divide(tokens, launch.queries) * _divide(tokens, launch.keys)
+    # Windows are split over slots, to fill the GPU when heads and tiles are few.
     slots = call.count_slots(launch, tiles)
     pairs = call.sums(slots if learns_bias else 0, heads, tokens, tokens)
     if learns_bias:
@@ -312,6 +321,7 @@ def _divide(whole: int, part: int) -> int:
 
 def _choose_precision(dtype: torch.dtype) -> str:
     """How products of float32 are made: in three parts on the tensor cores if TF32 is allowed."""
+    # tf32x3 recovers float32 accuracy from three TF32 products.
     loose = torch.backends.cuda.matmul.fp32_precision == "tf32"
     return "tf32x3" if dtype == torch.float32 and loose else "ieee"
 

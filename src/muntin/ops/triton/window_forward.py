@@ -60,6 +60,7 @@ def attend_whole(
     head = program % HEADS
     tokens = tl.arange(0, BLOCK)
     added = read_bias(bias, head, tokens, tokens, WINDOW_H * WINDOW_W)
+    # Base 2: exp2 is one instruction, exp is two.
     factor = scale * LOG2E
     if COSINE:
         factor *= tl.load(temperature + head).to(tl.float32)
@@ -67,6 +68,7 @@ def attend_whole(
         image, token, real, inside, region = locate(
             window, tokens, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
         )
+        # int64: offsets of large batches pass 2**31.
         first = image.to(tl.int64) * height * width * (HEADS * HEAD_DIM)
         base = qkv + first * 3
         q = read_part(base, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 3, FILLED)
@@ -77,8 +79,10 @@ def attend_whole(
             k, _ = normalise(k)
         products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         scores = score(products, added, region, region, factor, SHIFTED)
+        # Subtract the maximum of the row: no overflow.
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         total = tl.sum(weights, 1)
+        # Normalised after the product: N x d divisions instead of N x N.
         result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION) / total[:, None]
         store_part(out + first, result, token, inside, 0, head, HEADS, HEAD_DIM, 1)
 
@@ -126,6 +130,7 @@ def attend_tiled(
     if COSINE:
         factor *= tl.load(temperature + head).to(tl.float32)
         q, _length = normalise(q)
+    # Running softmax (Milakov and Gimelshein 2018; FlashAttention).
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     result = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
@@ -139,6 +144,7 @@ def attend_tiled(
         # Every tile has a real key, so no row is all -inf.
         grown = tl.maximum(largest, tl.max(scores, 1))
         weights = tl.exp2(scores - grown[:, None])
+        # Rescale what was summed with the smaller maximum.
         shrink = tl.exp2(largest - grown)
         total = total * shrink + tl.sum(weights, 1)
         result = result * shrink[:, None]

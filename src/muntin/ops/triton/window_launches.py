@@ -64,6 +64,7 @@ def find_launch(kernel: str, tile: int, head_dim: int, *, wide: bool = False) ->
     Returns:
         The launch.
     """
+    # A measured width of head first, then the default of the tile.
     launch = LAUNCHES.get((kernel, tile, head_dim)) or LAUNCHES[kernel, tile, 0]
     if not wide:
         return launch
@@ -102,5 +103,6 @@ def count_slots(windows: int, programs: int) -> int:
         >>> count_slots(512, 352)
         256
     """
+    # Equal loads: 512 windows on 352 programs take two rounds either way, so use 256.
     turns = -(-windows // max(1, min(windows, programs)))
     return -(-windows // turns)

@@ -28,6 +28,7 @@ def register() -> None:
     """Make `torch.ops.muntin.window_attention` known to PyTorch, with its gradient."""
     forward, backward = "muntin::window_attention", "muntin::window_attention_backward"
     tags = (torch.Tag.pt2_compliant_tag,)
+    # SymInt geometry: one compiled graph serves maps of any size.
     torch.library.define(forward, f"({_ARGUMENTS}, float scale) -> Tensor", tags=tags)
     torch.library.define(
         backward,
@@ -56,6 +57,7 @@ def _lead_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.muntin.window_attention_backward(
         grad, *ctx.saved_tensors, ctx.geometry, ctx.scale, learns_bias, learns_fill
     )
+    # The operator returns empty tensors where nothing is wanted; autograd expects None.
     wanted = (True, learns_bias, learns_fill, learns_temperature)
     kept = [one if learns else None for one, learns in zip(grads, wanted, strict=True)]
     return (*kept, None, None)

@@ -43,8 +43,10 @@ def find_obstacle(
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"queries, keys and values must be float32, bfloat16 or float16, got {dtype}"
+    # tl.dot needs powers of two, at least 16; wider heads do not fit into registers.
     if head_dim not in (16, 32, 64):
         return f"a head must be 16, 32 or 64 wide, got {head_dim}"
+    # 24 x 24, the largest window of published models.
     if num_tokens > _MOST_TOKENS:
         return f"a window must have at most {_MOST_TOKENS} tokens, got {num_tokens}"
     if dropout:
@@ -94,6 +96,7 @@ def is_forbidden() -> bool:
 
 def _find_lack(kind: str, index: int | None) -> str:
     if kind == "cpu":
+        # In the interpreter, triton.jit returns another class.
         compiled = importlib.import_module("triton.runtime.jit").JITFunction
         forward = importlib.import_module("muntin.ops.triton.window_forward")
         runs = not isinstance(forward.attend_whole, compiled)

@@ -78,6 +78,7 @@ def attend_tiled_backward_queries(
         window, queries, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
     )
     first = image.to(tl.int64) * height * width * (HEADS * HEAD_DIM)
+    # Three parts (q, k, v) of the same tokens.
     base = qkv + first * 3
     q = read_part(base, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 3, FILLED)
     g = read_part(grad + first, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 1, False)
@@ -88,6 +89,7 @@ def attend_tiled_backward_queries(
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     mean = tl.zeros((QUERIES,), tl.float32)
+    # First pass over keys: softmax statistics and sum(W * dW) of each row.
     for start in tl.range(0, NUM_TOKENS, KEYS, num_stages=STAGES):
         keys = start + tl.arange(0, KEYS)
         _, v, _, scores = meet(
@@ -97,18 +99,21 @@ def attend_tiled_backward_queries(
         )  # fmt: skip
         grown = tl.maximum(largest, tl.max(scores, 1))
         weights = tl.exp2(scores - grown[:, None])
+        # Running softmax: rescale earlier sums to the new maximum.
         shrink = tl.exp2(largest - grown)
         grad_weights = tl.dot(g, tl.trans(v), input_precision=PRECISION)
         total = total * shrink + tl.sum(weights, 1)
         mean = mean * shrink + tl.sum(weights * grad_weights, 1)
         largest = grown
     mean = mean / total
+    # W = 2 ** (S - peak): the normaliser is folded into the peak.
     peak = largest + tl.log2(total)
     rows = (program // TILES).to(tl.int64) * NUM_TOKENS
     tl.store(peaks + rows + queries, peak, mask=real)
     tl.store(means + rows + queries, mean, mask=real)
     grad_q = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
     cosines = tl.zeros((QUERIES,), tl.float32)
+    # Second pass: dS = W * (dW - mean), dQ = dS K.
     for start in tl.range(0, NUM_TOKENS, KEYS, num_stages=STAGES):
         keys = start + tl.arange(0, KEYS)
         k, v, products, scores = meet(
@@ -123,6 +128,7 @@ def attend_tiled_backward_queries(
             cosines += tl.sum(grad_scores * products, 1)
     if COSINE:
         tl.store(sums_temperature + program, tl.sum(cosines, 0) * scale)
+        # Cosine: the gradient goes through q / |q|.
         grad_q = normalise_backward(grad_q * factor, q, length)
     else:
         grad_q = grad_q * factor
@@ -181,9 +187,11 @@ def attend_tiled_backward_keys(
     if COSINE:
         factor *= tl.load(temperature + head).to(tl.float32)
         k, length = normalise(k)
+    # Row of the statistics: window * HEADS + head.
     rows = (program // TILES).to(tl.int64) * NUM_TOKENS
     grad_k = tl.zeros((KEYS, HEAD_DIM), tl.float32)
     grad_v = tl.zeros((KEYS, HEAD_DIM), tl.float32)
+    # dV = W^T dO and dK = dS^T Q, summed over tiles of queries.
     for start in tl.range(0, NUM_TOKENS, QUERIES, num_stages=STAGES):
         queries = start + tl.arange(0, QUERIES)
         _, place, there, within, other = locate(
@@ -208,6 +216,7 @@ def attend_tiled_backward_keys(
     if COSINE:
         grad_k = normalise_backward(grad_k, k, length)
     if LEARNS_FILL:
+        # Padded tokens are copies of `fill`; their gradients belong to it.
         outside = (real & (inside == 0))[:, None]
         channels = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
         tile = window.to(tl.int64) * TILES + program % TILES
@@ -258,12 +267,14 @@ def attend_tiled_backward_bias(
     TILES: tl.constexpr = ACROSS * ((NUM_TOKENS + QUERIES - 1) // QUERIES)
     program = tl.program_id(0)
     head = program // TILES % HEADS
+    # A program owns one tile of the N x N bias of one head.
     tile = program % TILES
     queries = tile // ACROSS * QUERIES + tl.arange(0, QUERIES)
     keys = tile % ACROSS * KEYS + tl.arange(0, KEYS)
     factor = scale
     if COSINE:
         factor *= tl.load(temperature + head).to(tl.float32)
+    # Float32 sum over windows in a fixed order; no atomics.
     summed = tl.zeros((QUERIES, KEYS), tl.float32)
     for window in tl.range(program // (TILES * HEADS), windows, slots, num_stages=STAGES):
         image, token, real, inside, region = locate(

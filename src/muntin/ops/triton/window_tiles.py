@@ -59,6 +59,7 @@ def locate(
     not inside), whether it is real, whether it is inside, and which region it is of: regions do not
     attend to each other.
     """
+    # Windows down and across, padding included.
     rows = tl.cdiv(height, WINDOW_H)
     columns = tl.cdiv(width, WINDOW_W)
     image = window // (rows * columns)
@@ -67,16 +68,19 @@ def locate(
     x = place % columns * WINDOW_W + tokens % WINDOW_W
     real = tokens < WINDOW_H * WINDOW_W
     region = tokens * 0
+    # Padding after the roll is decided before y and x are rolled back.
     mapped = (y < height) & (x < width)
     if SHIFTED:
         bottom = rows * WINDOW_H
         right = columns * WINDOW_W
+        # Same regions as `muntin.ops.windows.shift_mask`.
         region = (y >= bottom - shift_h).to(tl.int32) * 2 + (x >= right - shift_w).to(tl.int32)
         if not PAD_FIRST:  # the map was rolled before it was padded
             bottom = height
             right = width
         y += shift_h % bottom
         x += shift_w % right
+        # y - shift modulo the side, without a division.
         y = tl.where(y >= bottom, y - bottom, y)
         x = tl.where(x >= right, x - right, x)
         if PAD_FIRST:
@@ -103,11 +107,13 @@ def read_part(
 
     `base` is the image's first number. Padded tokens hold `fill` where FILLED, else zeros.
     """
+    # Channel order of qkv: part, head, d.
     channels = (part * HEADS + head) * HEAD_DIM + tl.arange(0, HEAD_DIM)
     offsets = token.to(tl.int64) * (PARTS * HEADS * HEAD_DIM)
     x = tl.load(base + offsets[:, None] + channels[None, :], mask=inside[:, None], other=0.0)
     if FILLED:
         values = tl.load(fill + channels).to(x.dtype)
+        # Padded tokens hold the bias of the qkv projection.
         x = tl.where((real & (inside == 0))[:, None], values[None, :], x)
     return x
 
@@ -126,6 +132,7 @@ def normalise(x):
 def normalise_backward(grad, unit, length):
     """Lead the gradient of rows of length 1 to what they were made of."""
     wide = unit.to(tl.float32)
+    # d(x/|x|): remove the component along x, divide by |x|.
     along = tl.sum(grad * wide, 1)
     along = tl.where(length > _EPS, along, 0.0)
     return (grad - along[:, None] * wide) / tl.maximum(length, _EPS)[:, None]
@@ -137,6 +144,7 @@ def read_bias(bias, head, queries, keys, NUM_TOKENS: tl.constexpr):
     """Read the bias of a tile of pairs in units of scores; -inf for keys that are not real."""
     there = (queries < NUM_TOKENS)[:, None] & (keys < NUM_TOKENS)[None, :]
     offsets = head * NUM_TOKENS * NUM_TOKENS + queries[:, None] * NUM_TOKENS + keys[None, :]
+    # Base-2 logits, see the text above.
     values = tl.load(bias + offsets, mask=there, other=0.0).to(tl.float32) * LOG2E
     return tl.where((keys < NUM_TOKENS)[None, :], values, float("-inf"))
 
@@ -155,6 +163,7 @@ def score(
     scores = products * factor + bias
     if SHIFTED:
         apart = query_region[:, None] != key_region[None, :]
+        # -100 as in published models, not -inf: a fully masked row stays finite.
         scores += tl.where(apart, _MASKED_LOG2, 0.0)
     return scores
 
@@ -224,6 +233,7 @@ def store_part(
 def store_pairs(sums, values, place, queries, keys, NUM_TOKENS: tl.constexpr):
     """Write a tile of pairs to the matrix number `place` of `sums`."""
     first = place.to(tl.int64) * (NUM_TOKENS * NUM_TOKENS)
+    # Tiles may reach beyond the N tokens of a window.
     there = (queries < NUM_TOKENS)[:, None] & (keys < NUM_TOKENS)[None, :]
     pairs = queries[:, None] * NUM_TOKENS + keys[None, :]
     tl.store(sums + first + pairs, values, mask=there)
