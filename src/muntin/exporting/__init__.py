@@ -19,6 +19,6 @@ __all__ = [
 __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
-        "exporting": "Exported export",
+        "run_export": "Exported export",
     },
 )
