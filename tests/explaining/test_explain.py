@@ -275,7 +275,7 @@ def test_no_files_remain_after_an_error(error, run, data, tmp_path):
     before = {one: one.read_bytes() for one in (tmp_path / "old").rglob("*") if one.is_file()}
 
     def stop(line):
-        if line.endswith("PositionEmbedding"):
+        if line.endswith("Position embeddings"):
             raise error("in the middle")
 
     for out in (tmp_path / "new", old.path.parent):
