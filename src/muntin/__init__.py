@@ -55,7 +55,7 @@ __getattr__, __dir__ = resolve_lazily(
     {
         "demonstration": "demo",
         "explaining.explanation": "explain",
-        "exporting.exporting": "export",
+        "exporting.run_export": "export",
         "planning.forecast": "Plan plan",
         "prediction.from_run": "load",
         "prediction.predictor": "Predictor draw",
