@@ -21,7 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import muntin
-from muntin.heads.fcos import FEW_CELLS, FCOSConfig, assign_cells
+from muntin.heads.fcos import MIN_POSITIVES, FCOSConfig, assign_cells
 from tests.heads.peers import NUM_CLASSES, feed, objects, same, spread
 
 pytestmark = pytest.mark.parity
@@ -170,7 +170,7 @@ def test_cells_learn_the_same_objects_with_the_same_losses(pair, counts):
     assert losses.keys() == names.keys()
     # Theirs divides by the cells that learn an object, if only one; ours counts a few an image.
     found = sum(int((matched >= 0).sum()) for matched in seen[0])
-    lighter = max(found, 1) / max(found, FEW_CELLS * len(ours))
+    lighter = max(found, 1) / max(found, MIN_POSITIVES * len(ours))
     for name, other in names.items():
         assert losses[name].shape == (2,)
         assert losses[name].mean().item() == pytest.approx(

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.nn.conv_norm import ConvNorm, NormName, build_norm
-from muntin.nn.up_conv import GatheringConv
+from muntin.nn.up_conv import MultiScaleConv
 from muntin.shapes import Float, Size
 
 __all__ = ["LightDecoder", "UPerNet"]
@@ -96,7 +96,7 @@ class _Join(nn.Module):
 
     def __init__(self, widths: Sequence[int], channels: int, norm: NormName) -> None:
         super().__init__()
-        self.conv = GatheringConv(widths, channels, 3, bias=norm == "none")
+        self.conv = MultiScaleConv(widths, channels, 3, bias=norm == "none")
         self.norm = build_norm(norm, channels)
 
     def forward(self, maps: list[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every detector does: candidates from features, then the choice of those that count."""
+"""Base class of detectors: candidates from features, then selection of instances."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Detector", "FixedDetector"]
 
 
 class Detector(Head):
-    """A head that finds objects.
+    """A head that detects objects.
 
-    Those who build on it write `select`, `candidates` and `losses`, or `forward` itself where
-    candidates are no matter of maps; and `with_masks` where more than a box is found.
+    Subclasses implement `select`, `candidates` and `losses`, or `forward` if candidates do not come
+    from feature maps; and `with_masks` if they predict more than boxes.
     """
 
     neck: nn.Module | None
-    """Makes the levels that are read from the maps of the backbone; None reads those."""
+    """Builds the pyramid from the maps of the backbone; None reads the maps as they are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Detector(Head):
 
     @property
     def select(self) -> SelectConfig:
-        """Which candidates count."""
+        """Which candidates are returned (score threshold, NMS, limit)."""
         raise NotImplementedError
 
     def read_levels(self, features: Features) -> list[Tensor]:
@@ -48,13 +48,13 @@ class Detector(Head):
         raise NotImplementedError
 
     def forward(self, features: Features) -> Candidates:
-        """Give everything that may have been found; `decode` chooses from it."""
+        """Compute the candidates; `decode` selects instances from them."""
         levels = self.read_levels(features)
         boxes, scores = self.candidates(levels, features.sizes)
         return Candidates(levels, boxes, scores, self.decode)
 
     def decode(self, raw: Candidates) -> list[Instances]:
-        """Choose what was found in each image, and add masks or keypoints."""
+        """Select the instances of each image, and add masks or keypoints."""
         found = [
             select_boxes(boxes, scores, self.select)
             for boxes, scores in zip(raw.boxes, raw.scores, strict=True)
@@ -62,32 +62,32 @@ class Detector(Head):
         return self.with_masks(raw.levels, found)
 
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
-        """The same with equally many objects in each image, for graphs whose shapes are fixed.
+        """Like `decode`, with a fixed number of instances per image, for exported graphs.
 
         Returns:
-            Boxes, scores, class numbers and, where there are any, masks. Filling has score 0.
+            Boxes, scores, class numbers and, where there are any, masks. Padding has score 0.
 
         Raises:
-            ConfigError: What is found has no fixed shape.
+            ConfigError: The output has no fixed shape.
         """
         return self.with_fixed_masks(raw.levels, *select_fixed(raw.boxes, raw.scores, self.select))
 
     def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
-        """Add masks, where the detector has them."""
+        """Add masks or keypoints; for subclasses."""
         return found
 
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """The same for what `select_fixed` gave."""
+        """Like `with_masks`, for the output of `select_fixed`."""
         return boxes, scores, class_ids
 
 
 class FixedDetector(nn.Module):
-    """A detector as exported graphs need it: images and sizes in, tensors of fixed shapes out.
+    """A detector for export: images and sizes in, tensors of fixed shapes out.
 
     Args:
-        network: Gives the candidates.
+        network: Computes the candidates.
         head: The head of this network.
     """
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""FCOS: every cell of a pyramid says what is there and how far the edges of its box are.
+"""FCOS: every pyramid cell predicts class scores and the distances to the edges of its box.
 
 One stage and no anchors: fast, and the default for boxes on small machines.
 
@@ -32,7 +32,7 @@ from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_boxes
 from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import ConvNorm, NormName
-from muntin.ops.boxes import covered_share, grid_points
+from muntin.ops.boxes import covered_fraction, grid_points
 from muntin.shapes import Float, Int, Size
 from muntin.targets import BoxTargets
 
@@ -41,7 +41,7 @@ __all__ = ["FCOS", "SMALL_FCOS", "FCOSConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FCOSConfig(HeadConfig):
-    """What makes one FCOS differ from another.
+    """Config of an FCOS head.
 
     Attributes:
         neck: The pyramid.
@@ -51,8 +51,8 @@ class FCOSConfig(HeadConfig):
         radius: Cells around the middle of an object, in strides, that learn its box.
         reach: Longest edge distance that the finest level learns, in strides; each level takes
             over where the finer one ends.
-        top: Cells of a level that are looked at, best first.
-        select: Which boxes are told.
+        top: Candidates per level, best first.
+        select: Which boxes are returned (score threshold, NMS, limit).
     """
 
     kind: ClassVar[str] = "fcos"
@@ -88,10 +88,10 @@ SMALL_FCOS = FCOSConfig(
 """For a small machine: narrow, and two convolutions a branch."""
 
 
-FEW_CELLS = 8
-"""Least cells with an object that an image counts for: one small object has about as many.
+MIN_POSITIVES = 8
+"""Lower bound of positive cells per image in the normaliser: about those of one small object.
 
-Images without objects would otherwise weigh a hundred times as much as others.
+Otherwise images without objects would weigh a hundred times as much as others.
 """
 
 
@@ -126,14 +126,15 @@ class FCOS(Detector):
         for conv in (self.classes, self.boxes, self.centredness):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        # Nothing is likely at first (Lin et al. 2017, arXiv 1708.02002, section 4.1).
+        # Start with a foreground probability of 0.01, or background dominates the first losses
+        # (Lin et al. 2017, arXiv 1708.02002, section 4.1).
         nn.init.constant_(self.classes.bias, -math.log(0.99 / 0.01))  # type: ignore[arg-type]
-        # A box begins with edges one stride away, so that gradients flow from the start.
+        # Distances start at one stride: ReLU would block the gradient of non-positive ones.
         nn.init.ones_(self.boxes.bias)  # type: ignore[arg-type]
 
     @property
     def select(self) -> SelectConfig:
-        """Which boxes are told."""
+        """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
 
     def candidates(
@@ -143,10 +144,13 @@ class FCOS(Detector):
         parts, values = [], []
         for level, stride in zip(levels, self.strides, strict=True):
             logits, distances, centredness = self._predict(level)
+            # Centredness lowers the score of cells near box edges, whose boxes are inaccurate; the
+            # square root (torchvision) keeps the product in the range of the class scores.
             scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()  # B, n, K
             points = self._points(level, stride)
             boxes = _boxes_at(points, distances * stride)
             best = scores.amax(dim=2)
+            # As many for every image, so that the batch stays one tensor and can be exported.
             places = best.topk(min(self.config.top, best.shape[1]), dim=1).indices[..., None]
             parts.append(boxes.gather(1, places.expand(-1, -1, 4)))
             values.append(scores.gather(1, places.expand(-1, -1, scores.shape[2])))
@@ -154,11 +158,11 @@ class FCOS(Detector):
 
     def _predict(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, n, K), edge distances in strides (B, n, 4), centredness (B, n, 1)."""
-        said = self.classes(self.class_convs(level))
+        classes = self.classes(self.class_convs(level))
         maps = self.box_convs(level)
         distances, centredness = F.relu(self.boxes(maps)), self.centredness(maps)
         logits, distances, centredness = (
-            part.flatten(2).transpose(1, 2).float() for part in (said, distances, centredness)
+            part.flatten(2).transpose(1, 2).float() for part in (classes, distances, centredness)
         )
         return logits, distances, centredness
 
@@ -169,10 +173,10 @@ class FCOS(Detector):
     def losses(
         self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each image: what is there, its box, and how near the middle."""
+        """Compute the class, box and centredness losses of each image."""
         levels = self.read_levels(features)
-        looks = [self._predict(level) for level in levels]
-        logits, distances, centredness = (torch.cat(p, 1) for p in zip(*looks, strict=True))
+        outputs = [self._predict(level) for level in levels]
+        logits, distances, centredness = (torch.cat(p, 1) for p in zip(*outputs, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]
         steps = torch.cat(
             [p.new_full((len(p),), s) for p, s in zip(points, self.strides, strict=True)]
@@ -182,9 +186,9 @@ class FCOS(Detector):
             assign_cells(points, self.strides, target, self.config.radius, self.config.reach)
             for target in targets
         ]
-        # Shared by all images, so that each object counts the same wherever it is.
+        # One normaliser for the batch, so that each object weighs the same in every image.
         positives = sum(int((row >= 0).sum()) for row in matched)
-        share = len(targets) / max(positives, FEW_CELLS * len(targets))
+        share = len(targets) / max(positives, MIN_POSITIVES * len(targets))
         rows = []
         for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
             at = torch.where(match >= 0)[0]
@@ -192,12 +196,14 @@ class FCOS(Detector):
             wanted[at, target.class_ids[match[at]]] = 1.0
             classes = sigmoid_focal_loss(logits[image], wanted, reduction="none").sum(dim=1)
             aims = target.boxes[match[at]]
-            said = _boxes_at(places[at], distances[image, at] * steps[at, None])
+            # GIoU is taken on boxes in pixels: it is invariant to scale, unlike L1 on distances.
+            predicted = _boxes_at(places[at], distances[image, at] * steps[at, None])
             centred = _centredness(places[at], aims)
             rows.append(
                 (
+                    # Crowd cells (-2) are neither object nor background.
                     (classes * (match != -2)).sum(),
-                    generalized_box_iou_loss(said, aims, reduction="sum"),
+                    generalized_box_iou_loss(predicted, aims, reduction="sum"),
                     F.binary_cross_entropy_with_logits(
                         centredness[image, at, 0], centred, reduction="sum"
                     ),
@@ -228,16 +234,16 @@ def assign_cells(
     radius: float,
     reach: float,
 ) -> Int[Tensor, " N"]:
-    """Find the object that each cell learns.
+    """Assign an object to each cell.
 
-    A cell learns an object when its point lies inside the box and near its middle, and the
-    farthest edge is within what its level learns; of several objects, the smallest.
+    A cell is assigned an object when its point lies inside the box and near its centre, and the
+    farthest edge is within the range of its level; of several objects, the smallest.
 
     Args:
         points: (x, y) of the cells of each level, in pixels.
         strides: Of the levels.
         target: The objects.
-        radius: How near the middle, in strides.
+        radius: Largest distance from the centre, in strides.
         reach: Farthest edge for the first level, in strides; it doubles from level to level.
 
     Returns:
@@ -246,18 +252,22 @@ def assign_cells(
     places = torch.cat(points)
     matched = torch.full((len(places),), -1, device=places.device)
     if len(target.ignored):
+        # `covered_fraction` takes boxes, so a point becomes a tiny one.
         cell = torch.cat([places, places + 1e-3], dim=1)
-        matched[covered_share(cell, target.ignored) >= IGNORED] = -2
+        matched[covered_fraction(cell, target.ignored) >= IGNORED] = -2
     if not len(target.boxes):
         return matched
     counts = [len(part) for part in points]
     steps = _expand(strides, counts, places)
     last = len(strides) - 1
+    # Level i takes boxes whose farthest edge is in (reach/2, reach) strides: strides double, so
+    # the ranges of the levels join. The first and the last level are open-ended.
     low = _expand([0.0 if i == 0 else s * reach / 2 for i, s in enumerate(strides)], counts, places)
     high = _expand(
         [math.inf if i == last else s * reach for i, s in enumerate(strides)], counts, places
     )
     boxes = target.boxes
+    # Centre sampling: cells near the edge of a box see mostly background.
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     away = (places[:, None] - middles[None]).abs().amax(dim=2)  # N, M
     edges = torch.cat(
@@ -266,9 +276,10 @@ def assign_cells(
     farthest = edges.amax(dim=2)
     near = (away < radius * steps[:, None]) & (edges.amin(dim=2) > 0)
     fits = near & (farthest > low[:, None]) & (farthest < high[:, None])
+    # Where boxes overlap, the smallest wins: a larger one has other cells to learn from.
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    least, owner = torch.where(fits, areas[None], math.inf).min(dim=1)
-    return torch.where(least.isfinite(), owner, matched)
+    smallest, owner = torch.where(fits, areas[None], math.inf).min(dim=1)
+    return torch.where(smallest.isfinite(), owner, matched)
 
 
 def _expand(values: tuple[float, ...] | list[float], counts: list[int], like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a detector found: candidates of a batch, and the boxes chosen from them for each image."""
+"""Output of detectors: candidates of a batch, and the instances selected from them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Candidates", "Instances", "select_boxes", "select_fixed"]
 
 
 class Instances(NamedTuple):
-    """Boxes of one image, best first, in pixels of the image that the network saw.
+    """Boxes of one image, best first, in pixels of the network input.
 
     Attributes:
         boxes: Left, top, right and bottom edge.
         scores: In [0, 1].
         class_ids: Class numbers.
         masks: Scores in [0, 1] on a grid over each box; None where the head has no masks.
-        points: x, y and score of each keypoint, (N, P, 3); None where the head finds none.
+        points: x, y and score of each keypoint, (N, P, 3); None for heads without keypoints.
     """
 
     boxes: Float[Tensor, "N 4"]
@@ -45,14 +45,14 @@ else:
 
 
 class Candidates(_Instances):
-    """Raw output of a detector for a batch. Read as a sequence it is what was found in each image.
+    """Raw output of a detector for a batch. As a sequence: the instances of each image.
 
     Args:
-        levels: Maps that masks and keypoints are read from; empty where there are none.
+        levels: Feature maps for masks and keypoints; may be empty.
         boxes: Box of each candidate for each class, or one for all (S = 1), in pixels of the
             images as the network got them.
         scores: Of each class, in [0, 1].
-        decode: Chooses from them; called once, when the sequence is first read.
+        decode: Selects instances; called once, on first access.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Candidates(_Instances):
         self.levels, self.boxes, self.scores = levels, boxes, scores
         self._decode = decode
         self._found: list[Instances] | None = None
-        # Whoever reads this later may have left the caller's no_grad or autocast.
+        # Decoding is lazy and may run outside the no_grad or autocast context of this call.
         self._grad, kind = torch.is_grad_enabled(), boxes.device.type
         self._half = torch.is_autocast_enabled(kind)
         self._dtype = torch.get_autocast_dtype(kind)
 
     @property
     def found(self) -> list[Instances]:
-        """What was found in each image."""
+        """Instances of each image."""
         if self._found is None:
             with (
                 torch.set_grad_enabled(self._grad),
@@ -82,7 +82,7 @@ class Candidates(_Instances):
         return self._found
 
     def __len__(self) -> int:
-        """Images of the batch."""
+        """Number of images."""
         return self.boxes.shape[0]
 
     @overload
@@ -92,23 +92,24 @@ class Candidates(_Instances):
     def __getitem__(self, index: slice) -> list[Instances]: ...
 
     def __getitem__(self, index: int | slice) -> Instances | list[Instances]:
-        """What was found in an image."""
+        """Instances of an image."""
         return self.found[index]
 
 
 def select_boxes(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
 ) -> Instances:
-    """Choose what is told of one image.
+    """Select the instances of one image: threshold, NMS, limit.
 
     Args:
         boxes: Box of each candidate for each class, or one for all (S = 1).
         scores: Of each class.
-        config: Which ones.
+        config: Threshold, NMS and limit.
     """
     rows, class_ids = torch.where(scores > config.score_threshold)
     values = scores[rows, class_ids]
     places = boxes[rows, class_ids if boxes.shape[1] > 1 else 0]
+    # Boxes clipped to nothing have no mask and no IoU.
     whole = ((places[:, 2:] - places[:, :2]) >= 1e-2).all(dim=1)
     places, values, class_ids = places[whole], values[whole], class_ids[whole]
     kept, values = suppress(
@@ -118,8 +119,8 @@ def select_boxes(
         iou=config.iou,
         kind=config.suppression,
         class_agnostic=config.class_agnostic,
-        most=config.max_detections,
-        least_score=config.score_threshold,
+        limit=config.max_detections,
+        min_score=config.score_threshold,
     )
     return Instances(boxes=places[kept], scores=values, class_ids=class_ids[kept])
 
@@ -127,18 +128,18 @@ def select_boxes(
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
 ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
-    """Choose what is told of each image, always equally many: for exported graphs.
+    """Select a fixed number of instances per image, for exported graphs.
 
     Args:
         boxes: Box of each candidate for each class, or one for all (S = 1).
         scores: Of each class.
-        config: Which ones; D is `max_detections` if there are as many candidates.
+        config: Threshold, NMS and limit; D is `max_detections` if there are as many candidates.
 
     Returns:
-        Boxes, scores and class numbers, best first. Filling has score 0.
+        Boxes, scores and class numbers, best first. Padding has score 0.
 
     Raises:
-        ConfigError: Soft suppression is wanted, which has no fixed number of steps.
+        ConfigError: Soft suppression, which takes a variable number of steps.
     """
     if config.suppression == "soft":
         message = (
@@ -149,21 +150,23 @@ def select_fixed(
     batch, _, classes = scores.shape
     slots = boxes.shape[2]
     flat = scores.flatten(1)
+    # NMS compares all pairs, so only the best candidates enter; with 5 times as many as are
+    # returned, what is cut off would hardly have survived.
     count = min(flat.shape[1], max(1000, 5 * config.max_detections))
     best, places = flat.topk(count, dim=1)
     rows, class_ids = places // classes, places % classes
     at = rows * slots + (class_ids if slots > 1 else 0)
     chosen = boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4))  # B, count, 4
     whole = ((chosen[..., 2:] - chosen[..., :2]) >= 1e-2).all(dim=2)
-    told = whole & (best > config.score_threshold)
-    alive = told
+    valid = whole & (best > config.score_threshold)
+    alive = valid
     if config.suppression == "hard":
         image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
         groups = image if config.class_agnostic else image * classes + class_ids
-        # What is not told takes part behind everything else.
-        ranked = torch.where(told, best, best - 2)
+        # Rejected candidates rank last: filtering them would make shapes depend on the data.
+        ranked = torch.where(valid, best, best - 2)
         kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
-        alive = torch.zeros_like(told.flatten()).index_fill(0, kept, True).view_as(told) & told
+        alive = torch.zeros_like(valid.flatten()).index_fill(0, kept, True).view_as(valid) & valid
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
     return (
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),

@@ -20,18 +20,18 @@ from torchvision.ops import box_iou
 
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm
-from muntin.ops.boxes import covered_share, make_anchors, suppress_groups
+from muntin.ops.boxes import covered_fraction, make_anchors, suppress_groups
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
 __all__ = ["ProposalHead", "clip_boxes", "match_objects", "offset_loss", "sample_balanced"]
 
 IGNORED = 0.5
-"""Boxes that lie this far inside a crowd are not learnt from."""
+"""Boxes of which at least this share lies inside a crowd region are ignored in training."""
 
 
 class ProposalHead(nn.Module):
-    """Score anchors and move them.
+    """Region proposal network: score and refine anchors.
 
     Args:
         strides: Of the levels, in pixels.
@@ -58,15 +58,15 @@ class ProposalHead(nn.Module):
     def forward(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 4"], Bool[Tensor, "B Q"], list[Tensor], Tensor, Tensor]:
-        """Propose.
+        """Propose boxes.
 
         Args:
             levels: The pyramid.
             sizes: (height, width) of the image inside each padded image, in pixels.
 
         Returns:
-            The best boxes of each image, always equally many, best first; which of them are
-            boxes and not filling; the anchors of each level; and score (B, N) and offsets
+            The best boxes of each image, a fixed number, best first; which of them are not padding;
+            the anchors of each level; and score (B, N) and offsets
             (B, N, 4) of all anchors.
         """
         anchors, scores, offsets = self._predict(levels)
@@ -81,6 +81,7 @@ class ProposalHead(nn.Module):
             for conv in self.convs:
                 maps = conv(maps)
             cells: Size = (level.shape[2], level.shape[3])
+            # torchvision rounds anchor steps to whole pixels of the padded image.
             whole = finest[0] // cells[0], finest[1] // cells[1]
             anchors.append(
                 make_anchors(
@@ -106,13 +107,14 @@ class ProposalHead(nn.Module):
         offsets: list[Tensor],
         sizes: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The best of each level, moved, and of these the best that do not repeat each other."""
+        """Refine the best anchors of each level and keep the best boxes after NMS."""
         before = self.config.pre_nms[0 if self.training else 1]
         wanted = self.config.proposals[0 if self.training else 1]
         parts, values, numbers = [], [], []
         for number, (anchor, score, offset) in enumerate(
             zip(anchors, scores, offsets, strict=True)
         ):
+            # Per level, or the finest one with its many anchors would leave no others.
             best, places = score.topk(min(before, score.shape[1]), dim=1)
             moved = self._coder.decode_single(
                 offset.gather(1, places[..., None].expand(-1, -1, 4)).reshape(-1, 4),
@@ -125,11 +127,11 @@ class ProposalHead(nn.Module):
         value, level = torch.cat(values, 1), torch.cat(numbers, 1)
         count = boxes.shape[1]
         sides = boxes[..., 2:] - boxes[..., :2]
-        # One suppression for all: images and levels do not see each other.
+        # One NMS call for the batch: boxes suppress each other only within an image and a level.
         image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
         group = (image * len(anchors) + level).flatten()
         whole = (sides >= 1e-3).all(dim=2)
-        # What has no area takes part behind everything else.
+        # Empty boxes rank last: filtering them would make shapes depend on the data.
         ranked = torch.where(whole, value, value - 2)
         kept = suppress_groups(
             boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou
@@ -146,7 +148,7 @@ class ProposalHead(nn.Module):
         offsets: Float[Tensor, "B N 4"],
         targets: list[BoxTargets],
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Loss of each image: is something there, and where exactly."""
+        """Compute the objectness and box losses of each image."""
         places = torch.cat(anchors)
         objectness, boxes = [], []
         for score, offset, target in zip(scores, offsets, targets, strict=True):
@@ -154,6 +156,7 @@ class ProposalHead(nn.Module):
                 places, target, self.config.rpn_iou[0], self.config.rpn_iou[1], keep_best=True
             )
             positive, negative = sample_balanced(matched, self.config.rpn_batch, 0.5)
+            # Thousands of background anchors would dominate, so a balanced sample is compared.
             chosen = torch.cat([positive, negative])
             wanted = torch.zeros_like(score).index_fill(0, positive, 1.0)
             objectness.append(
@@ -162,15 +165,16 @@ class ProposalHead(nn.Module):
             )
             aims = self._coder.encode_single(target.boxes[matched[positive]], places[positive])
             loss = offset_loss(offset[positive], aims, self.config.box_loss)
+            # Divided by all samples, not by the positives, as published: it balances both losses.
             boxes.append(loss / max(len(chosen), 1))
         return {"objectness": torch.stack(objectness), "proposals": torch.stack(boxes)}
 
 
-def offset_loss(said: Tensor, wanted: Tensor, kind: str) -> Tensor:
-    """Sum of the differences of box offsets: absolute, or squared where they are below 1/9."""
+def offset_loss(predicted: Tensor, wanted: Tensor, kind: str) -> Tensor:
+    """Sum of L1 or smooth L1 (beta 1/9) over box offsets."""
     if kind == "smooth_l1":
-        return F.smooth_l1_loss(said, wanted, beta=1 / 9, reduction="sum")
-    return F.l1_loss(said, wanted, reduction="sum")
+        return F.smooth_l1_loss(predicted, wanted, beta=1 / 9, reduction="sum")
+    return F.l1_loss(predicted, wanted, reduction="sum")
 
 
 @torch.no_grad()
@@ -182,14 +186,14 @@ def match_objects(
     *,
     keep_best: bool = False,
 ) -> Int[Tensor, " N"]:
-    """Find the object that each box belongs to.
+    """Match each box to an object.
 
     Args:
         boxes: In pixels.
         target: The objects.
-        high: Overlap from which a box belongs to an object.
-        low: Overlap below which it belongs to none.
-        keep_best: Whether the best boxes of an object belong to it however small their overlap is.
+        high: IoU from which a box matches an object.
+        low: IoU below which it is background.
+        keep_best: Whether the best boxes of an object match it even below `high`.
 
     Returns:
         Number of the object; -1 = background; -2 = neither: in between, or inside a crowd.
@@ -199,8 +203,9 @@ def match_objects(
         matched = matcher(box_iou(target.boxes, boxes))
     else:
         matched = torch.full((len(boxes),), -1, device=boxes.device)
+    # Only background boxes: a box inside a crowd that matches a single object trains it.
     if len(target.ignored):
-        crowd = covered_share(boxes, target.ignored) >= IGNORED
+        crowd = covered_fraction(boxes, target.ignored) >= IGNORED
         matched = torch.where((matched == -1) & crowd, -2, matched)
     return matched
 
@@ -208,7 +213,7 @@ def match_objects(
 def sample_balanced(
     matched: Int[Tensor, " N"], count: int, share: float
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " M"]]:
-    """Draw boxes to learn from: at most `share` of them positive, the rest background."""
+    """Sample `count` boxes: at most `share` of them positive, the rest background."""
     sampler = detection.BalancedPositiveNegativeSampler(count, share)
     labels = torch.where(matched >= 0, 1, torch.where(matched == -1, 0, -1))
     positive, negative = sampler([labels])
@@ -216,6 +221,6 @@ def sample_balanced(
 
 
 def clip_boxes(boxes: Float[Tensor, "B N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
-    """Cut boxes off at the edges of their images, (height, width) each."""
+    """Clip boxes to their images, (height, width) each."""
     limits = sizes.flip(1).to(boxes).repeat(1, 2)[:, None]  # B, 1, 4: width, height, width, height
     return torch.minimum(boxes.clamp(min=0), limits)

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two-stage detectors: Faster R-CNN, Mask R-CNN, Cascade R-CNN and Cascade Mask R-CNN.
 
-The first stage proposes boxes; each further stage reads the regions inside them, says what they
-hold and moves them. With masks, a small network draws each object inside its box.
+The first stage proposes boxes; each further stage pools their features (RoIAlign), classifies and
+refines them. A mask head predicts the mask of each object inside its box.
 
 Source:
     Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019,
     "Cascade R-CNN" (arXiv 1906.09756). With torchvision's conventions, compared live with
     torchvision's Faster and Mask R-CNN in tests/heads/test_rcnn_parity.py: same weights, boxes
-    within 1e-3 pixels. Cascades are compared with a twin written in loops.
+    within 1e-3 pixels. Cascades are compared with a reference
+    implementation in loops.
 
 Letters: B images, Q regions, K classes, C channels.
 """
@@ -42,7 +43,7 @@ from muntin.targets import BoxTargets
 __all__ = ["RCNN", "image_indices"]
 
 MASK_CHUNK = 256
-"""Objects whose masks are drawn together: a tiled image may have a thousand in every tile."""
+"""Masks predicted at a time: a tiled image may have a thousand objects in every tile."""
 
 
 class RCNN(Detector):
@@ -50,9 +51,9 @@ class RCNN(Detector):
 
     Args:
         backbone: Gives the maps; only its spec is read.
-        num_classes: Classes, without "nothing".
+        num_classes: Classes, without background.
         config: Which detector.
-        masks: Whether objects get masks.
+        masks: Whether to predict masks.
     """
 
     def __init__(
@@ -77,10 +78,10 @@ class RCNN(Detector):
         return self.rpn.strides
 
     def set_config(self, config: RCNNConfig) -> None:
-        """Go over to a config that differs only in fields that shape no parameter.
+        """Replace the config by one that differs only in fields that change no parameter shape.
 
         Args:
-            config: Tells from now on how the weights are read.
+            config: Conventions of the weights (`muntin.heads.rcnn_config`).
         """
         self.config = self.rpn.config = config
         self._coders = [
@@ -89,13 +90,13 @@ class RCNN(Detector):
 
     @property
     def select(self) -> SelectConfig:
-        """Which boxes are told."""
+        """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
 
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """Add masks, equally many in each image."""
+        """Add masks to a fixed number of boxes per image."""
         if not self.mask_heads:
             return boxes, scores, class_ids
         regions = self._pool(levels, boxes, 2 * self.config.roi_size)
@@ -107,17 +108,18 @@ class RCNN(Detector):
     ) -> tuple[Float[Tensor, "B Q S 4"], Float[Tensor, "B Q K"]]:
         """Give boxes (of each class, or one for all) and scores, equally many in each image.
 
-        Where an image has fewer proposals than others, filling has score 0.
+        Padding, where an image has fewer proposals than others, has score 0.
         """
         boxes, valid, *_ = self.rpn(levels, sizes)
         if not torch.compiler.is_exporting():
-            max_valid = int(valid.sum(dim=1).max())  # filling that no image needs is left out
+            max_valid = int(valid.sum(dim=1).max())  # drop padding that no image needs
             boxes, valid = boxes[:, :max_valid], valid[:, :max_valid]
         batch, count = boxes.shape[:2]
         averages_scores = self.config.stage_average == "scores"
         total = boxes.new_zeros(batch, count, self.num_classes + 1)
         for number, head in enumerate(self.box_heads):
             logits, offsets = head(self._pool(levels, boxes, self.config.roi_size))
+            # Offsets are relative to the boxes of this stage, with stds that shrink per stage.
             moved = self._coders[number].decode_single(
                 offsets.flatten(1), boxes.reshape(-1, 4)
             )  # Q, S, 4
@@ -125,8 +127,11 @@ class RCNN(Detector):
             slots = offsets.shape[1]
             moved = clip_boxes(moved.reshape(batch, count * slots, 4), sizes)
             if number + 1 < len(self.box_heads):
+                # The next stage refines the box of the likeliest foreground class.
                 boxes = _of_class(moved.view(batch * count, slots, 4), logits[:, :-1].argmax(1))
                 boxes = boxes.view(batch, count, 4)
+        # Every stage was trained on better boxes than the one before, so their classifiers differ
+        # and averaging them helps (Cascade R-CNN, section 4.3).
         mean = total / len(self.box_heads)
         scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
         return moved.view(batch, count, slots, 4), scores
@@ -143,7 +148,7 @@ class RCNN(Detector):
         )
 
     def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
-        """Draw each object inside its box."""
+        """Predict the mask of each object inside its box."""
         if not self.mask_heads:
             return found
         boxes = torch.cat([one.boxes for one in found])
@@ -169,7 +174,7 @@ class RCNN(Detector):
     def losses(
         self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each image: those of the proposals, and of every stage together."""
+        """Compute the losses of each image: those of the RPN, and of all stages together."""
         levels, sizes = self.read_levels(features), features.sizes
         boxes, valid, anchors, scores, offsets = self.rpn(levels, sizes)
         losses = self.rpn.losses(anchors, scores, offsets, targets)
@@ -187,7 +192,7 @@ class RCNN(Detector):
         targets: list[BoxTargets],
         losses: dict[str, Tensor],
     ) -> list[Tensor]:
-        """Add the losses of a stage, and give its boxes to the next."""
+        """Add the losses of a stage to `losses`, and return its refined boxes for the next."""
         config, head = self.config, self.box_heads[number]
         drawn = [
             self._sample_regions(number, p, t) for p, t in zip(proposals, targets, strict=True)
@@ -196,19 +201,24 @@ class RCNN(Detector):
         images = image_indices(boxes)
         logits, offsets = head(self._pool_rows(levels, torch.cat(boxes), images, config.roi_size))
         counts = [len(row) for row in boxes]
-        said = zip(logits.split(counts), offsets.split(counts), strict=True)
+        outputs = zip(logits.split(counts), offsets.split(counts), strict=True)
         rows, classes, moved = [], [], []
-        for (logit, offset), box, match, target in zip(said, boxes, matched, targets, strict=True):
+        for (logit, offset), box, match, target in zip(
+            outputs, boxes, matched, targets, strict=True
+        ):
             wanted = _classes_of(match, target, self.num_classes)
             aims = target.boxes[match[match >= 0]]
+            # Background regions have no true class; their next box is that of the best guess.
             chosen = torch.where(wanted == self.num_classes, logit[:, :-1].argmax(1), wanted)
             offset = _of_class(offset, chosen)
             share = config.stage_weights[number] / max(len(box), 1)
             rows.append(share * self._box_loss(number, offset[match >= 0], box[match >= 0], aims))
             classes.append(share * F.cross_entropy(logit, wanted, reduction="sum"))
+            # Detached: the loss of a later stage must not train the boxes of this one.
             moved.append(self._coders[number].decode_single(offset.detach(), box))
         _add(losses, "classes", classes)
         _add(losses, "boxes", [config.box_loss_weight * row for row in rows])
+        # Keypoint heads read the regions of the last stage only, as do single mask heads.
         last = number + 1 == len(self.box_heads)
         if self.mask_heads and (last or len(self.mask_heads) > 1):
             masks = self._mask_losses(number, levels, boxes, matched, targets)
@@ -219,6 +229,7 @@ class RCNN(Detector):
         clipped = [
             clip_boxes(row[None], size[None])[0] for row, size in zip(moved, sizes, strict=True)
         ]
+        # Clipping may leave boxes without area, which have no RoI features.
         return [row[((row[:, 2:] - row[:, :2]) > 0).all(dim=1)] for row in clipped]
 
     def extra_losses(
@@ -228,15 +239,16 @@ class RCNN(Detector):
         matched: list[Tensor],
         targets: list[BoxTargets],
     ) -> dict[str, list[Tensor]]:
-        """Give further losses of each image, by name, from the regions of the last stage."""
+        """Compute further losses of each image from the last stage's regions; for subclasses."""
         return {}
 
     @torch.no_grad()
     def _sample_regions(
         self, number: int, proposals: Tensor, target: BoxTargets
     ) -> tuple[Tensor, Tensor]:
-        """Regions of one image to learn from, and the object that each belongs to."""
+        """Sample training regions of one image, and the object matched to each."""
         iou = self.config.stage_ious[number]
+        # True boxes join the proposals, so that an untrained RPN leaves no stage without positives.
         boxes = torch.cat([proposals, target.boxes])
         matched = match_objects(boxes, target, iou, iou)
         positive, negative = sample_balanced(
@@ -246,11 +258,11 @@ class RCNN(Detector):
         return boxes[rows], matched[rows]
 
     def _box_loss(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
-        """Box loss of one image's positive regions, summed."""
+        """Box loss of the positive regions of one image, summed."""
         coder = self._coders[number]
         if self.config.box_loss == "giou":
-            said = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
-            return generalized_box_iou_loss(said, aims, reduction="sum")
+            predicted = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
+            return generalized_box_iou_loss(predicted, aims, reduction="sum")
         wanted = coder.encode_single(aims, boxes)
         return offset_loss(offsets.reshape(-1, 4), wanted, self.config.box_loss)
 
@@ -266,6 +278,7 @@ class RCNN(Detector):
         head = self.mask_heads[number if len(self.mask_heads) > 1 else 0]
         places, rows = [], []
         for box, match, target in zip(boxes, matched, targets, strict=True):
+            # Objects without an annotated mask have no layer, and no mask loss.
             drawn = (
                 (match >= 0) & (target.layer_of[match.clamp(min=0)] >= 0)
                 if len(target.layer_of)
@@ -281,6 +294,7 @@ class RCNN(Detector):
         losses = []
         for logit, place, row, target in zip(logits, places, rows, targets, strict=True):
             if not len(row):
+                # An empty sum keeps the mask head in the graph, which DDP requires of every step.
                 losses.append(logit.sum())
                 continue
             wanted = (target.masks_in(place, row, logit.shape[-1]) >= 0.5).to(logit)
@@ -289,21 +303,21 @@ class RCNN(Detector):
 
 
 def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
-    """Give the number of the image that each row of all images belongs to."""
+    """Give the image index of each row of concatenated parts."""
     return torch.cat(
         [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]
     )
 
 
 def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:
-    """Values of one class in each row; of the only one where all share it."""
+    """Select one class per row; the only one if the head is class-agnostic."""
     if values.shape[1] == 1:
         return values[:, 0]
     return values[torch.arange(values.shape[0], device=values.device), class_ids]
 
 
 def _classes_of(matched: Tensor, target: BoxTargets, num_classes: int) -> Tensor:
-    """Class number of each region; `num_classes` for nothing."""
+    """Class number of each region; `num_classes` for background."""
     classes = torch.full_like(matched, num_classes)
     there = matched >= 0
     classes[there] = target.class_ids[matched[there]]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The second stage's parts: read a region from the pyramid, say what is in it, where, and its mask.
+"""RoI heads: pool the features of a region, classify it, refine its box and predict its mask.
 
 Source:
     Girshick 2015 (arXiv 1504.08083), He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), on a pyramid
@@ -36,7 +36,7 @@ def pool_regions(
     side: int,
     config: RCNNConfig,
 ) -> Float[Tensor, "Q C side side"]:
-    """Read regions from the levels that suit their size.
+    """Pool regions (RoIAlign) from the level that matches their size.
 
     Args:
         levels: The pyramid, without added levels.
@@ -44,12 +44,13 @@ def pool_regions(
         boxes: In pixels of the padded images.
         images: Image that each region is in.
         side: Cells along each side of a region.
-        config: Tells where samples lie.
+        config: Sampling grid and alignment.
 
     Returns:
         The regions, in the order of the boxes.
     """
     rows = torch.cat([images[:, None].to(boxes), boxes], dim=1)  # Q, 5
+    # Large boxes are pooled from coarse levels, so that cells cover a similar part of them.
     at = assign_levels(boxes, strides)
     regions = levels[0].new_zeros(boxes.shape[0], levels[0].shape[1], side, side)
     for number, (level, stride) in enumerate(zip(levels, strides, strict=True)):
@@ -62,6 +63,7 @@ def pool_regions(
             sampling_ratio=config.sampling,
             aligned=config.aligned,
         )
+        # Written into one tensor in the order of the boxes, whatever their level.
         regions[here] = part.to(regions.dtype)
     return regions
 
@@ -70,7 +72,7 @@ class BoxHead(nn.Module):
     """Class and box of regions.
 
     Args:
-        num_classes: Classes, without "nothing".
+        num_classes: Classes, without background.
         config: Which detector.
     """
 
@@ -98,7 +100,7 @@ class BoxHead(nn.Module):
     def forward(
         self, regions: Float[Tensor, "Q C side side"]
     ) -> tuple[Float[Tensor, "Q K_and_1"], Float[Tensor, "Q S 4"]]:
-        """Give logits and box offsets; the class "nothing" is last, and has no box."""
+        """Give logits and box offsets; background is last, and has no box."""
         for conv in self.convs:
             regions = conv(regions)
         values = regions.flatten(1)
@@ -107,6 +109,7 @@ class BoxHead(nn.Module):
         logits, offsets = self.fc_cls(values).float(), self.fc_reg(values).float()
         offsets = offsets.unflatten(1, (-1, 4))
         if self.first:
+            # Weights of torchvision have background first; everything else expects it last.
             logits = logits.roll(-1, dims=1)
             offsets = offsets if self.class_agnostic else offsets[:, 1:]
         return logits, offsets
@@ -116,7 +119,7 @@ class MaskHead(nn.Module):
     """Mask of each class in regions.
 
     Args:
-        num_classes: Classes, without "nothing".
+        num_classes: Classes, without background.
         config: Which detector.
     """
 
@@ -141,5 +144,6 @@ class MaskHead(nn.Module):
         for conv in self.convs:
             regions = conv(regions)
         logits = self.logits(F.relu(self.upsample(regions))).float()  # Q, K, m, m
+        # Classes do not compete for pixels: each has its own mask (Mask R-CNN, section 3).
         rows = torch.arange(logits.shape[0], device=logits.device)
         return logits[rows, class_ids + self.first]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Classification: one label an image, or any number of them."""
+"""Classification, single-label or multi-label."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from muntin.tasks.task import ImageMeta, InferenceBatch, Task, TrainBatch, count
 
 __all__ = ["CLASSIFY"]
 
-MOST_NAMED = 1000
-"""Classes that a result names."""
+MAX_CLASSES = 1000
+"""Classes listed in a result, best first."""
 
 
 def _check_data(path: Path | str, reading: DataConfig) -> Report:
@@ -42,12 +42,12 @@ def _classes(listing: Listing) -> Classes:
 
 
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
-    del config  # there is one head
+    del config  # the task has only one head
     return build_classifier(backbone, len(classes.names))
 
 
 def _ground_truth(listing: Listing, classes: Classes) -> Tensor:
-    """Class numbers (N), or 0.0 and 1.0 for each class (N, K)."""
+    """Class numbers (N); for multi-label data 0.0 or 1.0 for each class (N, K)."""
     if not classes.multi_label:
         return torch.tensor([entry.class_ids[0] for entry in listing.entries])
     targets = torch.zeros(len(listing), len(classes.names))
@@ -59,7 +59,7 @@ def _ground_truth(listing: Listing, classes: Classes) -> Tensor:
 def _losses(
     head: Head, features: Features, batch: TrainBatch, classes: Classes
 ) -> dict[str, Float[Tensor, " B"]]:
-    assert batch.labels is not None, "classification has labels"
+    assert batch.labels is not None, "classification needs labels"
     losses: dict[str, Tensor] = head.losses(
         features,
         batch.labels,
@@ -89,7 +89,7 @@ def _decode(
     logits = logits.double().cpu()
     scores = logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
     scores, ids = scores.sort(dim=1, descending=True, stable=True)
-    scores, ids = scores[:, :MOST_NAMED], ids[:, :MOST_NAMED]
+    scores, ids = scores[:, :MAX_CLASSES], ids[:, :MAX_CLASSES]
     return [
         Labels(
             path=meta.path,

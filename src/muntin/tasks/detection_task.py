@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Detection: objects and their boxes; and instance segmentation: their masks too."""
+"""Object detection (boxes) and instance segmentation (boxes and masks)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["DETECT", "INSTANCE"]
 
 
 class _GroundTruth:
-    """Annotated objects by the place of their image."""
+    """Annotated objects, indexed by image."""
 
     def __init__(self, listing: Listing) -> None:
         self._objects = [entry.objects for entry in listing.entries]
@@ -62,7 +62,7 @@ def _build_head(
     backbone: Backbone, classes: Classes, config: HeadConfig | None, *, masks: bool
 ) -> nn.Module:
     if not isinstance(config, DetectorConfig):
-        message = "a detector needs the config of its head, got none. Was config.json changed?"
+        message = "a detector needs a head config, got none. Restore the config.json of the run."
         raise ConfigError(message)
     return build_detector(backbone, len(classes.names), config, masks=masks)
 
@@ -74,7 +74,7 @@ def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
 def _losses(
     head: Head, features: Features, batch: TrainBatch, classes: Classes
 ) -> dict[str, Float[Tensor, " B"]]:
-    assert batch.targets is not None, "detection has objects"
+    assert batch.targets is not None, "detection needs box targets"
     losses: dict[str, Tensor] = head.losses(features, [*batch.targets])
     return losses
 
@@ -92,7 +92,7 @@ def _decode(
 
 
 def _to_result(found: Instances, meta: ImageMeta, classes: Classes) -> Detections:
-    """Boxes and masks in pixels of the original."""
+    """Scale boxes and masks to pixels of the original image."""
     height, width = meta.size
     scale = found.boxes.new_tensor(
         [width / meta.input_size[1], height / meta.input_size[0]] * 2
@@ -123,7 +123,7 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
 
 
 def _example(size: Size) -> dict[str, Any]:
-    """One object in the middle."""
+    """One object in the middle: losses of a detector without objects skip most of their work."""
     high, wide = size
     target = BoxTargets(
         boxes=torch.tensor([[wide * 0.2, high * 0.2, wide * 0.8, high * 0.8]]),
@@ -136,7 +136,7 @@ def _example(size: Size) -> dict[str, Any]:
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:
-    """Two stages learn from what they sample; there is no loss of results."""
+    """No validation loss: two-stage losses depend on sampled proposals, not on detections."""
 
 
 def _metric(classes: Classes, *, masks: bool) -> DetectionMetric:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pose: the keypoints of each subject."""
+"""Top-down pose estimation: the keypoints of each instance, from its crop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["POSE"]
 
 
 class _GroundTruth:
-    """Subjects by the place of their entry."""
+    """Annotated instances, indexed by entry."""
 
     def __init__(self, listing: Listing) -> None:
         self._entries = listing.entries
@@ -44,7 +44,7 @@ class _GroundTruth:
         found = []
         for place in places.tolist():
             entry = self._entries[place]
-            assert entry.objects is not None, "pose has subjects"
+            assert entry.objects is not None, "pose needs annotated instances"
             found.append(
                 PoseInstance(
                     path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance
@@ -68,8 +68,8 @@ def _classes(listing: Listing) -> Classes:
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
     if not isinstance(config, PoseConfig):
         message = (
-            f"pose needs the config of its head, got {type(config).__name__}. Was config.json "
-            f"changed?"
+            f"pose needs the config of a pose head, got {type(config).__name__}. Restore the "
+            f"config.json of the run."
         )
         raise ConfigError(message)
     return PoseHead(backbone, len(skeleton_of(classes).names), config)
@@ -82,10 +82,10 @@ def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
 def _losses(
     head: Head, features: Features, batch: TrainBatch, classes: Classes
 ) -> dict[str, Float[Tensor, " B"]]:
-    assert batch.targets is not None, "pose has keypoints"
+    assert batch.targets is not None, "pose needs keypoints"
     points, known = [], []
     for target in batch.targets:
-        assert isinstance(target, Keypoints), "pose has keypoints"
+        assert isinstance(target, Keypoints), "pose needs keypoints"
         points.append(target.points)
         known.append(target.known)
     losses: dict[str, Tensor] = head.losses(features, torch.stack(points), torch.stack(known))
@@ -93,13 +93,13 @@ def _losses(
 
 
 def _predict(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
-    """(P, 3) x, y and height of the peak of each keypoint, in pixels of the originals."""
+    """(P, 3) x, y and peak value of each keypoint, in pixels of the originals."""
     head: Any = inputs.network.head
     coding = head.config.coding
     images = inputs.images
     maps = inputs.forward(images)
     if inputs.tta:
-        partners = _partners(skeleton_of(inputs.classes))
+        partners = _flip_partners(skeleton_of(inputs.classes))
         mirrored = inputs.forward(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
     maps = maps.float()
@@ -112,8 +112,8 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     for row, meta in enumerate(inputs.metas):
         box = meta.box or (0.0, 0.0, float(meta.size[1]), float(meta.size[0]))
         back = crop_transform(crop_box(box, inputs.pre), inputs.pre).inverse
-        told = clip_points(back(points[row]), meta.size)
-        found.append(np.concatenate([told, scores[row][:, None]], axis=1))
+        visible = clip_points(back(points[row]), meta.size)
+        found.append(np.concatenate([visible, scores[row][:, None]], axis=1))
     return found
 
 
@@ -125,13 +125,13 @@ def _finish(maps: Tensor, size: Size, head: Any, classes: Classes) -> Tensor:  #
     return torch.cat([points, peaks.scores[..., None]], dim=-1)
 
 
-def _partners(skeleton: Skeleton) -> tuple[int, ...]:
+def _flip_partners(skeleton: Skeleton) -> tuple[int, ...]:
     if skeleton.mirrored:
         return skeleton.partners
     message = (
-        f"tta shows the mirrored subject too, but nobody said which of the keypoints change places "
-        f"in the mirror, got {', '.join(skeleton.names)}. Leave it out, or train again with "
-        f'"flip_pairs" in a skeleton.json beside the data.'
+        f"tta needs the flip pairs of the keypoints, got a skeleton without them: "
+        f'{", ".join(skeleton.names)}. Leave tta out, or train again with "flip_pairs" in a '
+        f"skeleton.json beside the data."
     )
     raise ConfigError(message)
 
@@ -144,7 +144,7 @@ def _decode(
         Poses(
             path=meta.path,
             size=meta.size,
-            keypoints=_cut(points)[None],
+            keypoints=_clip_scores(points)[None],
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
             edges=skeleton.edges,
@@ -154,27 +154,27 @@ def _decode(
     ]
 
 
-_SURE = 0.2
-"""Keypoints that score less say nothing of how sure a pose is, as published."""
+_MIN_PEAK = 0.2
+"""Keypoints with a lower peak do not count in the score of a pose (as Simple Baselines has it)."""
 
 
 def _score(points: NDArray[np.float64]) -> float:
-    sure = points[:, 2] > _SURE
+    sure = points[:, 2] > _MIN_PEAK
     return float(points[sure, 2].mean().clip(0, 1)) if sure.any() else 0.0
 
 
-def _cut(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Tell heights from 0 to 1; a heatmap that is sharper than those learnt from is higher."""
+def _clip_scores(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Clip scores to [0, 1]: a heatmap sharper than the training targets peaks above 1."""
     return np.concatenate([points[:, :2], points[:, 2:].clip(0, 1)], axis=1)
 
 
 def _example(size: Size) -> dict[str, Any]:
-    """Nothing: what is remembered of heatmaps does not depend on where the keypoints are."""
+    """Nothing: the memory that heatmap losses take does not depend on keypoint positions."""
     return {}
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:
-    """Heatmaps learn; there is no loss of results."""
+    """No validation loss: the loss compares heatmaps, not decoded keypoints."""
 
 
 def _metric(classes: Classes) -> PoseMetric:

@@ -34,12 +34,12 @@ from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainB
 
 __all__ = ["SEMANTIC"]
 
-WIDER = 2
-"""Windows of prediction have so many times the sides of those of training: less is seen twice."""
+WINDOW_FACTOR = 2
+"""Side of the sliding window over that of training crops: fewer pixels are computed twice."""
 
 
 class _GroundTruth:
-    """The masks of a listing by the place of their image, read when they are asked for."""
+    """Masks of a listing, indexed by image and read on access."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -64,8 +64,8 @@ def _classes(listing: Listing) -> Classes:
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
     if not isinstance(config, SemanticConfig):
         message = (
-            f"maps of classes need the config of their head, got {type(config).__name__}. Was "
-            f"config.json changed?"
+            f"semantic segmentation needs the config of its head, got {type(config).__name__}. "
+            f"Restore the config.json of the run."
         )
         raise ConfigError(message)
     return SemanticHead(backbone, len(classes.names), config)
@@ -78,11 +78,11 @@ def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
 def _losses(
     head: Head, features: Features, batch: TrainBatch, classes: Classes
 ) -> dict[str, Float[Tensor, " B"]]:
-    assert batch.targets is not None, "semantic segmentation has labels of pixels"
+    assert batch.targets is not None, "semantic segmentation needs label maps"
     high, wide = batch.images.shape[2:]
     labels = []
     for target in batch.targets:
-        assert isinstance(target, LabelMap), "semantic segmentation has labels of pixels"
+        assert isinstance(target, LabelMap), "semantic segmentation needs label maps"
         rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
         labels.append(F.pad(target.labels, rest, value=IGNORED))
     losses: dict[str, Tensor] = head.losses(
@@ -95,7 +95,7 @@ def _losses(
 
 
 def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
-    """The class of each pixel of the originals."""
+    """Predict the class of each pixel of the originals."""
     maps = []
     for image, meta in zip(inputs.images, inputs.metas, strict=True):
         pixels = image[:, : meta.input_size[0], : meta.input_size[1]]
@@ -108,13 +108,16 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
 
 
 def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
-    """Scores of each class for some rows at a time."""
+    """Yield logits of each class, a strip of rows at a time, so that none holds the whole map."""
 
-    def look(windows: Tensor) -> Tensor:
+    def predict_windows(windows: Tensor) -> Tensor:
         logits: Tensor = inputs.forward(windows)
         return logits
 
-    window = inputs.canvas or (WIDER * inputs.pre.img_size[0], WIDER * inputs.pre.img_size[1])
+    window = inputs.canvas or (
+        WINDOW_FACTOR * inputs.pre.img_size[0],
+        WINDOW_FACTOR * inputs.pre.img_size[1],
+    )
     if inputs.tile is not None:
         window = (inputs.tile, inputs.tile)
     elif inputs.canvas is None and pixels[0].numel() <= window[0] * window[1]:
@@ -122,33 +125,33 @@ def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tupl
     head: Any = inputs.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
     mirrors = (False, True) if inputs.tta else (False,)
-    ways = [(scale, mirrored) for scale in inputs.scales for mirrored in mirrors]
+    variants = [(scale, mirrored) for scale in inputs.scales for mirrored in mirrors]
     streams = [
         slide(
-            _show(pixels, *way, inputs.pre), look, window, size, stride=head.stride,
-            batch_size=count,
+            _resize_view(pixels, *variant, inputs.pre), predict_windows, window, size,
+            stride=head.stride, batch_size=count,
         )
-        for way in ways
+        for variant in variants
     ]  # fmt: skip
     for strips in zip(*streams, strict=True):
-        if len(ways) == 1:
+        if len(variants) == 1:
             yield strips[0].top, strips[0].logits
             continue
         total = sum(
             (one.logits.flip(2) if mirrored else one.logits).softmax(dim=0)
-            for one, (_, mirrored) in zip(strips, ways, strict=True)
+            for one, (_, mirrored) in zip(strips, variants, strict=True)
         )
         yield strips[0].top, cast(Tensor, total)
 
 
-def _show(pixels: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> Tensor:
+def _resize_view(pixels: Tensor, scale: float, mirrored: bool, pre: Preprocessing) -> Tensor:
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[2] * scale)))
-    seen = resize(pixels, size, pre.interpolation)
-    return seen.flip(2) if mirrored else seen
+    resized = resize(pixels, size, pre.interpolation)
+    return resized.flip(2) if mirrored else resized
 
 
 def _finish(logits: Tensor, size: Size, head: object, classes: Classes) -> Tensor:
-    """(B, H, W) class numbers of the pixels."""
+    """(B, H, W) class number of each pixel."""
     return F.interpolate(logits, size, mode="bilinear", align_corners=False).argmax(dim=1)
 
 
@@ -176,11 +179,11 @@ def _example(size: Size) -> dict[str, Any]:
 
 
 def _compare(answers: object, truth: object, classes: Classes) -> None:
-    """Labels alone have no loss."""
+    """No validation loss: predictions are labels without scores."""
 
 
 def _class_counts(listing: Listing) -> Tensor:
-    """Pixels of each class in up to 200 masks."""
+    """Count the pixels of each class in up to 200 masks."""
     total = torch.zeros(listing.num_classes)
     for entry in listing.entries[:: max(1, len(listing) // 200)]:
         labels = torch.from_numpy(read_mask(listing, entry).labels).long()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is to the rest: which data, which head, which loss, what output means, its score."""
+"""The interface of a task: its data, head, losses, decoding and metric."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageMeta:
-    """An image that a network saw.
+    """Where one input of a network comes from.
 
     Attributes:
-        path: The file; empty when it came as an array.
+        path: The file; empty for arrays.
         size: (height, width) of the original in pixels.
-        input_size: (height, width) at which the network saw it, without padding.
-        box: Edges of the subject in pixels of the original, where one was cut out of it; None where
-            the whole image was taken for one.
+        input_size: (height, width) of the network input in pixels, without padding.
+        box: Left, top, right and bottom edge of the cropped instance in pixels of the original;
+            None if the input is the whole image.
     """
 
     path: str
@@ -52,18 +52,18 @@ class ImageMeta:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class InferenceBatch:
-    """Images that a network is to look at.
+    """One batch of inference input with its settings.
 
     Attributes:
         network: In evaluation mode.
-        images: As `Preprocessing` fits them; of several sizes, padded.
-        metas: The image inside each.
-        pre: How they are normalised.
-        classes: What the network tells apart.
-        device: Where the network is.
-        tta: Whether the mirrored image is seen too, where one answer can be made of both.
-        tile: Side in pixels of the windows in which an image is seen; None chooses.
-        scales: Factors of the size at which an image is seen, all of which make the answer.
+        images: Resized by `Preprocessing`, not normalised; padded to one size.
+        metas: Origin of each image.
+        pre: Mean and standard deviation for normalisation.
+        classes: Classes of the network.
+        device: Device of the network.
+        tta: Whether to average with the output for the mirrored image, for tasks that can.
+        tile: Side of the sliding window in pixels; None chooses.
+        scales: Factors on the input size; outputs of all scales are averaged.
     """
 
     network: nn.Module
@@ -79,11 +79,11 @@ class InferenceBatch:
     def forward(
         self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Any:  # noqa: ANN401 (each head has its own)
-        """Show images to the network, normalised unless it reads pixels.
+        """Run the network, on normalised images unless its graph normalises them.
 
         Args:
-            images: Perhaps padded.
-            sizes: Of the images inside, where the network takes them.
+            images: Padded or not.
+            sizes: (height, width) of the image inside each padded one; None if not padded.
         """
         images = images.to(self.device)
         if not getattr(self.network, "reads_pixels", False):
@@ -103,15 +103,15 @@ class InferenceBatch:
 
 
 class TrainBatch(NamedTuple):
-    """What a step of training learns from; a tuple, so that wrappers of networks pass it on.
+    """Input of one training step; a tuple, so that wrappers such as DDP pass it on unchanged.
 
     Attributes:
         images: Normalised and padded.
         sizes: (height, width) of the image inside each image.
-        labels: Rows of what `Task.ground_truth` gave, where the task has labels.
-        targets: What is known of each image otherwise: its objects, or the classes of its pixels.
+        labels: Rows of `Task.ground_truth`, for tasks with labels.
+        targets: Objects, keypoints or label map of each image, for dense tasks.
         class_weights: Factor on the loss of each class.
-        label_smoothing: Part of the target spread over all classes.
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
     """
 
     images: Float[Tensor, "B C H W"]
@@ -124,29 +124,29 @@ class TrainBatch(NamedTuple):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Collects answers and the truth, gives named figures."""
+    """Accumulates predictions and ground truth, and computes named figures."""
 
     @property
     def num_images(self) -> int:
-        """Images that were added."""
+        """Number of images added."""
 
     def update(self, answers: Any, truth: Any) -> None:  # noqa: ANN401 (each task has its own)
-        """Add a batch."""
+        """Add the predictions and the ground truth of a batch."""
 
     def compute(self) -> dict[str, Any]:
-        """Give the figures."""
+        """Compute the figures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseTask:
-    """What tasks need that speak of places in the image.
+    """What only dense tasks (boxes, masks, keypoints) need.
 
     Attributes:
         heads: Their heads by name.
-        default_head: Which of them suits a small network and a large one.
-        merges: Whether answers of several metas of an image, tiles of it say, become one.
+        default_head: Default for small and for large networks.
+        merges: Whether detections of several views of an image (tiles, mirrored) can be merged.
         example: What the head's losses take beside the features of an image of a size (height,
-            width), of the kind that takes most memory. Empty where the loss takes none to speak of.
+            width), of the kind that takes most memory. Empty if the loss takes little memory.
     """
 
     heads: Mapping[str, HeadConfig]
@@ -157,33 +157,30 @@ class DenseTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """The questions that the other rooms ask, and their answers.
+    """One row of the task table: everything the other packages need to know about a task.
 
     Attributes:
-        name: As typed on the command line.
-        list_data: Reads what a user calls DATA; class numbers follow those of a trained run.
-        check_data: Reads every file and reports what is wrong.
-        classes: What a listing asks for.
-        build_head: Makes the head for a backbone, from its config where the task has several.
-        ground_truth: What is known of the images of a listing, by place: labels for the loss, or the
+        name: Name on the command line.
+        list_data: Lists a data set; class numbers follow the given classes of a trained run.
+        check_data: Reads every file and reports all faults.
+        classes: Classes of a listing.
+        build_head: Builds the head for a backbone, from its config if the task has several heads.
+        ground_truth: Annotations of a listing, indexed by entry: labels for the loss, or ground
             truth for the metric.
-        losses: From the head, the features and what is known of a batch to the loss of each image,
-            by name.
-        predict: Raw output of a network for images, in evaluation and prediction.
-        answers: From raw output to what the metric takes.
+        losses: From head, features and batch to the loss of each image, by name.
+        predict: Runs a network on a batch, in evaluation and prediction; returns raw output.
+        answers: From raw output to predictions that the metric takes.
         decode: From raw output to results.
-        compare: Loss of each image from answers and truth; None where only training has one.
-        metric: A fresh collector.
-        class_counts: How often each class is there in a listing.
-        goals: Figures by which the best epoch is chosen: the first one that the metric gives.
-        kind: What is predicted.
-        top_down: Whether keypoints are found in one instance at a time, cropped out of its image;
-            otherwise networks see whole images.
-        dense: What tasks need that speak of places in the image; None for the others.
+        compare: Loss of each image from answers and ground truth; None if only training has one.
+        metric: Makes an empty metric.
+        class_counts: Frequency of each class in a listing.
+        goals: Figures that select the best epoch: the first of them that the metric computes.
+        kind: Kind of prediction.
+        top_down: Whether the network input is the crop of one instance; otherwise whole images.
+        dense: What only dense tasks need; None for classification.
         outputs: Names of the raw output in an exported graph.
-        finish: Name and maker of one more output of such a graph, for those who read it without
-            muntin: from raw output, size of the images, head and classes. None where the raw
-            output is all there is to say.
+        finish: Name and function of one more output of such a graph, for use without muntin: from
+            raw output, image size, head and classes. None if the raw output needs no decoding.
     """
 
     name: str
@@ -217,11 +214,11 @@ class Task:
         return "detection" if self.detects else self.kind
 
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
-        """Name and value of the figure by which epochs are compared."""
+        """Name and value of the figure by which epochs are compared; ("", 0.0) without one."""
         name = next((name for name in self.goals if figures.get(name) is not None), "")
         return name, float(figures[name]) if name else 0.0
 
 
 def count_images(listing: Listing) -> Tensor:
-    """Images of each class."""
+    """Count the images of each class."""
     return torch.tensor(listing.class_counts, dtype=torch.float32)

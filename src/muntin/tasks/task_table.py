@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One row a task: everything that the other rooms need to know about it, and nothing else."""
+"""The table of tasks: name -> `Task`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["TASKS", "Task", "find_task", "task_of_head"]
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
 
 
-_OTHERWISE: dict[str, Task] = {"pose": WHOLE_IMAGE_POSE}
-"""Rows of tasks that are another matter with some heads."""
+_VARIANTS: dict[str, Task] = {"pose": WHOLE_IMAGE_POSE}
+"""Variants of tasks that some heads select: Keypoint R-CNN makes "pose" a whole-image task."""
 
 
 def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
-    """Give the row of a task.
+    """Look up a task.
 
     Args:
-        name: Of the task.
-        head: Its name or config, where it is known: Keypoint R-CNN finds subjects in whole
-            images, other heads of "pose" see one at a time.
+        name: Name of the task.
+        head: Name or config of the head, if known: Keypoint R-CNN predicts from whole images,
+            other heads of "pose" from crops of one instance.
 
     Raises:
-        ConfigError: There is no task of this name.
+        ConfigError: No task has this name.
     """
     if name not in TASKS:
         raise ConfigError(unknown_name("task", name, TASKS))
-    other = _OTHERWISE.get(name)
+    other = _VARIANTS.get(name)
     if other is not None and other.dense is not None and head is not None:
         kinds = {type(config) for config in other.dense.heads.values()}
         if head in other.dense.heads if isinstance(head, str) else type(head) in kinds:
@@ -44,12 +44,12 @@ def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
 
 
 def task_of_head(head: str) -> Task:
-    """Give the row of the task that has a head of this name.
+    """Give the task that has a head of this name.
 
     Raises:
-        ConfigError: None has it.
+        ConfigError: No task has such a head.
     """
-    rows = (*TASKS.values(), *_OTHERWISE.values())
+    rows = (*TASKS.values(), *_VARIANTS.values())
     by_head = {name: row for row in rows if row.dense for name in row.dense.heads}
     if head not in by_head:
         raise ConfigError(unknown_name("head", head, by_head))

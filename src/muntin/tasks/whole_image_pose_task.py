@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pose in one go: subjects and their keypoints are found together, in whole images."""
+"""Pose estimation in whole images: Keypoint R-CNN detects instances and their keypoints."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -
 def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
     if not isinstance(config, RCNNConfig):
         message = (
-            f"a Keypoint R-CNN needs its config, got {type(config).__name__}. Was config.json "
-            f"changed?"
+            f"a Keypoint R-CNN needs its config, got {type(config).__name__}. Restore the "
+            f"config.json of the run."
         )
         raise ConfigError(message)
     return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
@@ -51,8 +51,9 @@ def _decode(raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Class
     results = []
     for found, meta in zip(raw, metas, strict=True):
         scale = np.array([meta.size[1] / meta.input_size[1], meta.size[0] / meta.input_size[0]])
-        assert found.points is not None, "a Keypoint R-CNN finds keypoints"
+        assert found.points is not None, "a Keypoint R-CNN predicts keypoints"
         points = found.points.double().cpu().numpy()
+        # Keypoints are at pixel centres, so the half pixel must not be scaled.
         points[:, :, :2] = clip_points((points[:, :, :2] + 0.5) * scale - 0.5, meta.size)
         results.append(
             Poses(
@@ -69,8 +70,8 @@ def _decode(raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Class
 
 
 def _example(size: Size) -> dict[str, Any]:
-    """One subject in the middle; its keypoints take little beside its regions."""
-    assert DETECT.dense is not None, "detection speaks of places"
+    """One instance in the middle; keypoints take little memory beside the RoI features."""
+    assert DETECT.dense is not None, "detection is a dense task"
     return DETECT.dense.example(size)
 
 
