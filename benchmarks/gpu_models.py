@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import muntin
 from muntin.benching.competitors import make_deterministic
 from muntin.benching.peers import Logits, build_peer
-from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
+from muntin.inference.cuda_graphs import GraphRunner, call_directly
 from muntin.inference.fused_network import build_fused
 from muntin.zoo.model_zoo import ALIASES
 
@@ -215,7 +215,7 @@ def enter_fused(network: Any, images: Tensor, options: argparse.Namespace) -> An
     size = (images.shape[2], images.shape[3])
     dtype = torch.float32 if options.tiny else torch.bfloat16
     fused = build_fused(network, size, dtype=dtype).to(options.device)
-    capture = None if options.device == "cuda" else replay_plainly
+    capture = None if options.device == "cuda" else call_directly
     device = torch.device(options.device)
     return GraphRunner(fused, device, buckets=(len(images),), capture=capture)
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from muntin.configs import from_dict, to_dict
 from muntin.data.transforms import Preprocessing
-from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import Runner
 from muntin.errors import ConfigError, RunError
@@ -228,7 +228,7 @@ class ExportedRun(Run):
         return EngineNetwork(
             lambda size, count: self.runner,
             [canvas],
-            Front(config=self.config.head, stride=self.note["stride"]),
+            HeadInfo(config=self.config.head, stride=self.note["stride"]),
             finds=self.task.detects,
             groups=None,
         )

@@ -15,12 +15,12 @@ import torch
 import muntin
 from muntin.data.transforms import normalise
 from muntin.engines.cuda_engine import start_recorded
-from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.engines.engine_selection import cache_file, start_fastest
 from muntin.engines.engine_table import ENGINES, find_engine, find_format
 from muntin.engines.graph_building import canvases_of, make_graph
 from muntin.errors import ConfigError, ShapeError
-from muntin.inference.cuda_graphs import replay_plainly
+from muntin.inference.cuda_graphs import call_directly
 from tests.exporting.runs import write_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -120,7 +120,7 @@ def test_images_are_grouped_and_padded():
 
         return run
 
-    network = EngineNetwork(start, [(32, 64), (64, 32)], Front(stride=4), finds=False)
+    network = EngineNetwork(start, [(32, 64), (64, 32)], HeadInfo(stride=4), finds=False)
     images = torch.randint(0, 256, (10, 3, 30, 40), dtype=torch.uint8)
     found = network(images)
     assert [shape[0] for _, shape in seen] == [8, 1, 1]
@@ -173,7 +173,7 @@ def record(tmp_path, task, precision):
     run = write_run(tmp_path / "run", task, side=64)
     network, canvas = run.load_network(), canvases_of(run.preprocessing)[0]
     graph = make_graph(network, run.task, run.classes, run.preprocessing, canvas)
-    recorded = start_recorded(graph, precision, torch.device("cpu"), replay_plainly)
+    recorded = start_recorded(graph, precision, torch.device("cpu"), call_directly)
     return recorded([part.numpy() for part in graph.example]), graph, run
 
 
@@ -206,7 +206,7 @@ def test_a_graph_for_a_file_is_not_fused(tmp_path):
         run.load_network(), run.task, run.classes, run.preprocessing, (64, 64), finished=True
     )
     with pytest.raises(ConfigError, match="network"):
-        start_recorded(graph, "fp32", torch.device("cpu"), replay_plainly)
+        start_recorded(graph, "fp32", torch.device("cpu"), call_directly)
 
 
 @pytest.mark.parametrize("name", [None, 5])

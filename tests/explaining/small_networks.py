@@ -13,7 +13,7 @@ from torch import nn
 import muntin
 from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.explaining.context import Context
 from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton
@@ -99,5 +99,5 @@ def in_engine(network: nn.Module, pre: Preprocessing, canvas: tuple[int, int], *
                  for name in ("boxes", "scores", "class_ids")]  # fmt: skip
 
     config = getattr(network.head, "config", None)
-    front = Front(config=config, stride=int(getattr(network.head, "stride", 0)))
+    front = HeadInfo(config=config, stride=int(getattr(network.head, "stride", 0)))
     return EngineNetwork(lambda size, count: run, [canvas], front, finds=finds, groups=None)

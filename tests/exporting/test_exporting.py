@@ -14,7 +14,7 @@ import torch
 
 import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
-from muntin.exporting.verification import Row, require_equal
+from muntin.exporting.verification import Row, require_agreement
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.weight_files import write_weights
 from tests.exporting.runs import write_run
@@ -189,9 +189,9 @@ def test_the_worst_comparison_is_named(difference):
         Row(size=(32, 64), batch=3, images="real", difference=apart, limit=1e-4)
         for apart in (9e-5, difference)
     ]
-    require_equal(rows[:1], "a file")
+    require_agreement(rows[:1], "a file")
     with pytest.raises(RunError, match=rf"a file.*{difference:.2g}.*32x64"):
-        require_equal(rows, "a file")
+        require_agreement(rows, "a file")
 
 
 def test_a_weight_that_is_no_number(tmp_path):

@@ -189,7 +189,7 @@ def test_networks(name, size):
     for count in (1, 3, 4, 6, 0):
         shown = images.repeat(2, 1, 1, 1)[:count]
         torch.testing.assert_close(run(shown), fused(shown), rtol=1e-2, atol=1e-2)
-    assert run.num_kept == 2
+    assert run.num_graphs == 2
 
 
 @torch.no_grad()

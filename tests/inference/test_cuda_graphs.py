@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from muntin.errors import ConfigError, RunError, ShapeError
-from muntin.inference.cuda_graphs import GraphRunner, replay_plainly
+from muntin.inference.cuda_graphs import GraphRunner, call_directly
 
 CPU = torch.device("cpu")
 
@@ -82,14 +82,14 @@ def test_one_graph_a_batch_size_and_kind_of_image():
         recorded.append(True)
         return record(call)
 
-    run = GraphRunner(lambda x: x.float(), CPU, buckets=(1, 4), most=3, capture=note)
+    run = GraphRunner(lambda x: x.float(), CPU, buckets=(1, 4), max_graphs=3, capture=note)
     for count, shape, dtype in [
         (1, (3,), torch.float32), (3, (3,), torch.float32), (1, (3,), torch.float32),
         (1, (5,), torch.float32), (1, (3,), torch.uint8), (1, (3,), torch.uint8),
     ]:  # fmt: skip
         run(torch.ones((count, *shape), dtype=dtype))
     assert len(recorded) == 4
-    assert run.num_kept == 3
+    assert run.num_graphs == 3
     run(torch.ones(1, 3))  # used again after the second one, so still there
     assert len(recorded) == 4
     run(torch.ones(4, 3))
@@ -134,7 +134,7 @@ def test_what_others_hold_is_given_up_first():
     run = GraphRunner(lambda x: x, CPU, buckets=(1, 2, 4), capture=greedy)
     for count in (1, 2, 4):
         assert len(run(torch.ones(count, 3))) == count
-    assert run.num_kept == 1
+    assert run.num_graphs == 1
     room[0] = 0
     with pytest.raises(RunError, match=r"\b2\b.*\(3\).*\b1\b"):
         run(torch.ones(2, 3))
@@ -154,6 +154,6 @@ def test_bad_buckets(options):
 
 
 def test_without_recording():
-    run = GraphRunner(lambda x: x + 1, CPU, buckets=(2,), capture=replay_plainly)
+    run = GraphRunner(lambda x: x + 1, CPU, buckets=(2,), capture=call_directly)
     for value in (0.0, 5.0):
         assert torch.equal(run(torch.full((1, 2), value)), torch.full((1, 2), value + 1))

@@ -14,7 +14,7 @@ from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, ShapeError
 from muntin.heads.network import Network
 from muntin.inference.fused_modules import Pixels
-from muntin.inference.fused_network import FusedFromPixels, build_fused, has_fused_form
+from muntin.inference.fused_network import FusedFromPixels, build_fused, is_fusible
 from muntin.zoo import create_model, create_pose_estimator, create_segmenter
 
 CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
@@ -158,7 +158,7 @@ def test_maps_of_dense_heads(size):
 @torch.no_grad()
 def test_patches_that_overlap_have_no_fused_form():
     model = make("vit_tiny_patch16_224", {"depth": 1, "patch_padding": 2})
-    assert not has_fused_form(model)
+    assert not is_fusible(model)
     images = torch.randn(1, 3, 64, 48)
     said = build_fused(model, (64, 48))(images)
     torch.testing.assert_close(said, model(images), rtol=1e-4, atol=1e-4)

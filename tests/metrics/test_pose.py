@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from muntin.data.skeletons import COCO_PERSON
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
-from muntin.ops.keypoints import guess_area, similarity, suppress_poses
+from muntin.ops.keypoints import estimate_area, similarity, suppress_poses
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
 
@@ -186,10 +186,10 @@ def test_without_truth():
 
 def test_areas_that_nobody_says():
     points = np.array([[0.0, 0.0], [10.0, 20.0]])
-    assert guess_area(points, np.array([0.0, 0.0, 10.0, 10.0]), 100) == pytest.approx(53)
-    assert guess_area(points, None, 100) == pytest.approx(0.53 * 200)
-    assert guess_area(points[:1], None, 100) == pytest.approx(0.53 * 25), "never 0"
-    assert guess_area(points[:0], None, 100) > 0
+    assert estimate_area(points, np.array([0.0, 0.0, 10.0, 10.0]), 100) == pytest.approx(53)
+    assert estimate_area(points, None, 100) == pytest.approx(0.53 * 200)
+    assert estimate_area(points[:1], None, 100) == pytest.approx(0.53 * 25), "never 0"
+    assert estimate_area(points[:0], None, 100) > 0
 
 
 def test_similarity_and_suppression():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from muntin.nn.linear_layers import init_linear_weights
-from muntin.nn.mimetic_init import start_mimetic
+from muntin.nn.mimetic_init import init_mimetic
 from muntin.zoo import create_model
 
 BUILD = {
@@ -29,7 +29,7 @@ def attention(network):
 def test_every_attention_layer_is_changed_and_nothing_else(family):
     network = BUILD[family]()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    assert start_mimetic(network, 0) == len(attention(network)) == 3
+    assert init_mimetic(network, 0) == len(attention(network)) == 3
     changed = {n for n, p in network.named_parameters() if not p.equal(before[n])}
     ends = ("qkv.weight", "proj.weight", "relative_position_bias_table")
     assert changed == {n for n in before if ".attn." in n and n.endswith(ends)}
@@ -40,7 +40,7 @@ def test_it_depends_on_the_seed_alone(family):
     networks = [BUILD[family]() for _ in range(3)]
     for network, seed in zip(networks, (1, 1, 2), strict=True):
         torch.rand(seed)
-        start_mimetic(network, seed)
+        init_mimetic(network, seed)
     one, same, other = ([a.qkv.weight for a in attention(network)] for network in networks)
     assert all(a.equal(b) for a, b in zip(one, same, strict=True))
     assert not any(a.equal(b) for a, b in zip(one, other, strict=True))
@@ -51,7 +51,7 @@ def test_it_depends_on_the_seed_alone(family):
 @pytest.mark.parametrize("family", BUILD)
 def test_products_lean_to_the_identity(family):
     network = BUILD[family]()
-    start_mimetic(network, 0)
+    init_mimetic(network, 0)
     for part in attention(network.requires_grad_(False)):
         dim = part.qkv.in_features
         _, _, value = part.qkv.weight.view(3, dim, dim)

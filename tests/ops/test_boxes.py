@@ -17,7 +17,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from muntin.ops.boxes import (
     assign_levels,
-    covered_share,
+    covered_fraction,
     grid_points,
     make_anchors,
     paste_mask,
@@ -101,12 +101,12 @@ def test_covered_share_by_a_loop():
             high = max(0.0, min(bottom, y2) - max(top, y1))
             best = max(best, wide * high / ((right - left) * (bottom - top)))
         expected.append(best)
-    torch.testing.assert_close(covered_share(boxes, others), torch.tensor(expected))
-    assert covered_share(boxes, boxes).allclose(torch.ones(30))
-    assert covered_share(boxes, others[:0]).eq(0).all()
-    assert covered_share(boxes[:0], others).shape == (0,)
+    torch.testing.assert_close(covered_fraction(boxes, others), torch.tensor(expected))
+    assert covered_fraction(boxes, boxes).allclose(torch.ones(30))
+    assert covered_fraction(boxes, others[:0]).eq(0).all()
+    assert covered_fraction(boxes[:0], others).shape == (0,)
     point = torch.tensor([[5.0, 5.0, 5.0, 5.0]])
-    assert covered_share(point, boxes).isfinite().all()
+    assert covered_fraction(point, boxes).isfinite().all()
 
 
 @pytest.mark.parametrize("iou", [0.3, 0.5, 0.7])
@@ -119,9 +119,9 @@ def test_hard_suppression_is_torchvisions(iou, seed):
     assert kept.equal(batched_nms(boxes, scores, class_ids, iou))
     assert values.equal(scores[kept])
     assert (values.diff() <= 0).all()
-    few, _ = suppress(boxes, scores, class_ids, iou=iou, most=5, least_score=0.2)
+    few, _ = suppress(boxes, scores, class_ids, iou=iou, limit=5, min_score=0.2)
     assert few.equal(kept[:5])
-    sure, _ = suppress(boxes, scores, class_ids, iou=iou, least_score=0.5)
+    sure, _ = suppress(boxes, scores, class_ids, iou=iou, min_score=0.5)
     assert sure.equal(kept[values >= 0.5])
 
 
@@ -154,11 +154,11 @@ def test_soft_suppression_is_that_of_the_paper(iou, class_agnostic):
     )
     kept, values = suppress(
         boxes, scores, class_ids, iou=iou, kind="soft", class_agnostic=class_agnostic,
-        least_score=0.05,
+        min_score=0.05,
     )  # fmt: skip
     assert kept.tolist() == [place for place, _ in expected]
     np.testing.assert_allclose(values, [value for _, value in expected], rtol=1e-5)
-    few, _ = suppress(boxes, scores, class_ids, iou=iou, kind="soft", most=3)
+    few, _ = suppress(boxes, scores, class_ids, iou=iou, kind="soft", limit=3)
     assert len(few) == 3
 
 
@@ -174,7 +174,7 @@ def test_suppression_of_few_and_of_equals(kind):
     assert both.tolist() == [0, 1], "classes do not suppress each other"
     one, _ = suppress(
         twice, torch.tensor([0.9, 0.8]), ids, iou=0.5, kind=kind, class_agnostic=True,
-        least_score=0.05,
+        min_score=0.05,
     )  # fmt: skip
     assert one.tolist() == [0]
 

@@ -21,11 +21,11 @@ from muntin.benching.peers import PEERS
 from muntin.benching.roofline import measure_roofline
 from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.engines.int8_quantisation import to_eight_bits
+from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.openvino_engine import (
     compile_openvino,
-    cut_example,
     to_openvino,
+    trim_example,
 )
 from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
@@ -110,7 +110,7 @@ def _make_case(
 ) -> list[BenchmarkCase]:
     """Build a case for each engine and precision."""
     graph = Graph(module=module, example=(images,), inputs=("images",), outputs=("logits",))
-    cut = cut_example(graph)
+    cut = trim_example(graph)
     found = []
     for name in engines:
         engine = ENGINES[name]
@@ -145,7 +145,7 @@ def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runn
     import openvino as ov
 
     if ours:
-        graph = cut_example(graph)
+        graph = trim_example(graph)
         model = to_openvino(graph, any_batch=False)
     else:
         with warnings.catch_warnings():
@@ -158,7 +158,7 @@ def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runn
             {"images": torch.randn(graph.example[0].shape).numpy()}
             for _ in range(NUM_CALIBRATION_BATCHES)
         ]
-        model = to_eight_bits(model, rows, smooth=not ours)
+        model = quantise_int8(model, rows, smooth=not ours)
     return compile_openvino(model, precision)
 
 

@@ -17,12 +17,12 @@ from muntin.errors import ConfigError
 from muntin.heads.instances import Instances
 from muntin.inference.cuda_graphs import Capture, GraphRunner
 
-__all__ = ["find_lack", "start_cuda", "start_recorded"]
+__all__ = ["find_unavailable", "start_cuda", "start_recorded"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def find_lack() -> str:
+def find_unavailable() -> str:
     """Say why a GPU cannot be used; nothing when it can."""
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"

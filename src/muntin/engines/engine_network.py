@@ -25,11 +25,11 @@ from muntin.errors import ShapeError
 from muntin.heads.instances import Instances
 from muntin.shapes import Int, Size, UInt8
 
-__all__ = ["EngineNetwork", "Front"]
+__all__ = ["EngineNetwork", "HeadInfo"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Front:
+class HeadInfo:
     """What others read from the head of a network.
 
     Attributes:
@@ -60,7 +60,7 @@ class EngineNetwork(nn.Module):
         self,
         start: Callable[[Size, int], Runner],
         canvases: Sequence[Size],
-        front: Front,
+        front: HeadInfo,
         *,
         finds: bool,
         groups: tuple[int, ...] | None = (8, 1),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from muntin.engines.cuda_engine import find_lack, start_cuda
+from muntin.engines.cuda_engine import find_unavailable, start_cuda
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.onnx_engine import open_onnx, start_onnx, write_onnx
 from muntin.engines.openvino_engine import open_openvino, start_openvino, write_openvino
@@ -81,7 +81,7 @@ ENGINES: dict[str, Engine] = {
             packages=(),
             precisions=("fp32", "bf16"),
             start=start_cuda,
-            lacks=find_lack,
+            lacks=find_unavailable,
             any_number=True,
         ),
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from muntin.data.batches import PAD_TO
 from muntin.data.transforms import Preprocessing
-from muntin.engines.engine_network import EngineNetwork, Front
+from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.engines.engine_selection import start_fastest
 from muntin.engines.engine_table import ENGINES, find_engine
 from muntin.engines.graphs import Graph, Precision, Runner
@@ -26,7 +26,7 @@ from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 
-__all__ = ["canvas_of", "canvases_of", "front_of", "make_graph", "run_in_engine"]
+__all__ = ["canvas_of", "canvases_of", "head_info", "make_graph", "run_in_engine"]
 
 
 def make_graph(
@@ -140,14 +140,14 @@ def run_in_engine(
 
     finds, whole = task.detects, row is not None and row.any_number
     return EngineNetwork(
-        start, canvases_of(pre), front_of(network), finds=finds, groups=None if whole else (8, 1)
+        start, canvases_of(pre), head_info(network), finds=finds, groups=None if whole else (8, 1)
     )
 
 
-def front_of(network: Network) -> Front:
+def head_info(network: Network) -> HeadInfo:
     """Give what others read from the head of a network."""
     head: Any = network.head
-    return Front(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
+    return HeadInfo(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
 
 
 class _Decoded(nn.Module):
@@ -173,7 +173,7 @@ class _Finished(nn.Module):
         assert task.finish is not None, "somebody asked for it"
         self.finish = task.finish[1]
         self.canvas, self.classes = canvas, classes
-        self.front = Front(config=getattr(head, "config", None))
+        self.front = HeadInfo(config=getattr(head, "config", None))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raw: Tensor = self.network(images)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from muntin.engines.graphs import quiet
 
-__all__ = ["to_eight_bits"]
+__all__ = ["quantise_int8"]
 
 
-def to_eight_bits(
+def quantise_int8(
     model: Any,  # noqa: ANN401 (openvino.Model or onnx.ModelProto)
     rows: Sequence[Mapping[str, NDArray[Any]]],
     *,

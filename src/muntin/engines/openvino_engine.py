@@ -21,12 +21,12 @@ from muntin.errors import RunError
 
 __all__ = [
     "compile_openvino",
-    "cut_example",
     "open_openvino",
     "part_of",
     "shared_core",
     "start_openvino",
     "to_openvino",
+    "trim_example",
     "write_openvino",
 ]
 
@@ -124,10 +124,10 @@ def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN40
 
 def start_openvino(graph: Graph, precision: Precision) -> Runner:
     """Convert and compile the module, for as many images as there are in the example."""
-    return compile_openvino(to_openvino(cut_example(graph), any_batch=False), precision)
+    return compile_openvino(to_openvino(trim_example(graph), any_batch=False), precision)
 
 
-def cut_example(graph: Graph) -> Graph:
+def trim_example(graph: Graph) -> Graph:
     """Keep as many images of the example as are worked on at a time."""
     part = part_of(len(graph.example[0]))
     return replace(graph, example=tuple(each[:part] for each in graph.example))

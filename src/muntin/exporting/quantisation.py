@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from muntin.engines.graphs import Graph, Runner
-from muntin.engines.int8_quantisation import to_eight_bits
+from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.onnx_engine import open_onnx, write_onnx
 from muntin.engines.openvino_engine import compile_openvino, save_openvino, to_openvino
 from muntin.errors import ConfigError
 
 __all__ = ["Quantised", "quantise"]
 
-PARTS_KEPT = (0.0, 0.125, 0.25, 0.5)
-MOST_RANKED = 32
+FLOAT_SHARES = (0.0, 0.125, 0.25, 0.5)
+MAX_RANKING_IMAGES = 32
 """Images on which layers are compared."""
 
-AT_A_TIME, ROUNDS = 8, 6
+SPEED_BATCH, ROUNDS = 8, 6
 """Of the measurement of speed."""
 
 
@@ -66,7 +66,7 @@ def quantise(
     images: Sequence[tuple[NDArray[Any], ...]],
     judge: Callable[[Runner], float],
     max_loss: float,
-    parts: Sequence[float] = PARTS_KEPT,
+    parts: Sequence[float] = FLOAT_SHARES,
 ) -> Quantised:
     """Write a graph in int8; layers that cost too much stay in float32.
 
@@ -84,13 +84,13 @@ def quantise(
         ConfigError: It falls by more, with the last part of the layers in float32.
     """
     maker: _OpenVino | _Onnx = _OpenVino(graph) if kind == "openvino" else _Onnx(graph, note)
-    ranking = _rank(graph, images[:MOST_RANKED])
+    ranking = _rank(graph, images[:MAX_RANKING_IMAGES])
     rows = [dict(zip(graph.inputs, row, strict=True)) for row in images]
     plain = maker.start(maker.model)
     before, losses = judge(plain), []
     for part in parts:
         kept = ranking[: round(part * len(ranking))]
-        model = to_eight_bits(maker.copy(), rows, kept=maker.names(kept))
+        model = quantise_int8(maker.copy(), rows, kept=maker.names(kept))
         runner = maker.start(model)
         after = judge(runner)
         losses.append(before - after)
@@ -115,7 +115,7 @@ def _measure(
     plain: Runner, runner: Runner, images: Sequence[tuple[NDArray[Any], ...]]
 ) -> tuple[float, float]:
     """Images a second of both, in turns."""
-    rows = [images[number % len(images)] for number in range(AT_A_TIME)]
+    rows = [images[number % len(images)] for number in range(SPEED_BATCH)]
     inputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
@@ -123,7 +123,7 @@ def _measure(
             begun = time.perf_counter()
             one(inputs)
             row.append(time.perf_counter() - begun)
-    slow, fast = (AT_A_TIME / statistics.median(row[1:]) for row in seconds)
+    slow, fast = (SPEED_BATCH / statistics.median(row[1:]) for row in seconds)
     return slow, fast
 
 

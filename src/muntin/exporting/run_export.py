@@ -22,11 +22,11 @@ from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing
 from muntin.engines.engine_network import EngineNetwork
 from muntin.engines.engine_table import FORMATS, Format, require
-from muntin.engines.graph_building import canvas_of, front_of, make_graph
+from muntin.engines.graph_building import canvas_of, head_info, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
-from muntin.exporting.verification import Row, compare, require_equal, show_images
+from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
 from muntin.prediction.from_run import find_threshold
 from muntin.runs import ExportedRun, Run, RunConfig
@@ -41,8 +41,8 @@ from muntin.zoo.model_zoo import ALIASES
 
 __all__ = ["Exported", "export"]
 
-MOST_CALIBRATED = 200
-MOST_SCORED = 2000
+MAX_CALIBRATION_IMAGES = 200
+MAX_EVALUATION_IMAGES = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +123,7 @@ def export(
     pre = run.preprocessing if img_size is None else replace(run.preprocessing, img_size=img_size)
     canvas = canvas_of(pre)
     sets = _read_data(run, data)
-    make = _Maker(run=run, network=network, pre=pre, finished=finished)
+    make = _Exporter(run=run, network=network, pre=pre, finished=finished)
     note = json.dumps(_note(run, network, pre, canvas, precision))
     store = None if sets is None else ImageCache(sets[1], pre, DataConfig(cache_mib=0))
     with _unfinished(path) as partial:
@@ -140,7 +140,7 @@ def export(
         rows = make.compare(partial, kind, canvas, store, precision)
         if precision != "int8":
             rows += make.compare_elsewhere(kind, canvas, precision)
-        require_equal(rows, f"the {kind.name} file")
+        require_agreement(rows, f"the {kind.name} file")
     return Exported(
         path=path,
         size=canvas,
@@ -169,7 +169,7 @@ def _difference(task: Task, canvas: Size) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Maker:
+class _Exporter:
     """What is exported."""
 
     run: Run
@@ -185,7 +185,7 @@ class _Maker:
         return EngineNetwork(
             lambda size, count: runner,
             [canvas],
-            front_of(self.network),
+            head_info(self.network),
             finds=self.run.task.detects,
             groups=None,
         )
@@ -208,7 +208,7 @@ class _Maker:
                 finds=self.run.task.detects,
                 precision=precision,
             )
-            for examples in show_images(store, self.pre, canvas)
+            for examples in comparison_images(store, self.pre, canvas)
         ]
 
     def compare_elsewhere(self, kind: Format, canvas: Size, precision: Precision) -> list[Row]:
@@ -295,7 +295,7 @@ def _note(
         "preprocessing": to_dict(pre),
         "canvas": list(canvas),
         "precision": precision,
-        "stride": front_of(network).stride,
+        "stride": head_info(network).stride,
         "threshold": list(find_threshold(run)) if run.task.detects else None,
     }
 
@@ -318,7 +318,7 @@ def _thin(listing: Listing, most: int) -> Listing:
 
 
 def _quantise(
-    make: _Maker,
+    make: _Exporter,
     graph: Graph,
     kind: Format,
     path: Path,
@@ -328,7 +328,7 @@ def _quantise(
 ) -> Quantised:
     canvas: Size = (graph.example[0].shape[2], graph.example[0].shape[3])
     task, pre = make.run.task, make.pre
-    calibrated = ImageCache(_thin(sets[0], MOST_CALIBRATED), pre, DataConfig(cache_mib=0))
+    calibrated = ImageCache(_thin(sets[0], MAX_CALIBRATION_IMAGES), pre, DataConfig(cache_mib=0))
     examples = []
     for batch in EvalLoader(calibrated, batch_size=1):
         high, wide = (min(a, b) for a, b in zip(canvas, batch.images.shape[2:], strict=True))
@@ -336,7 +336,7 @@ def _quantise(
         images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
         more = (batch.sizes.numpy(),) if task.detects else ()
         examples.append((images.numpy(), *more))
-    scored = ImageCache(_thin(sets[1], MOST_SCORED), pre, DataConfig(), full_labels=True)
+    scored = ImageCache(_thin(sets[1], MAX_EVALUATION_IMAGES), pre, DataConfig(), full_labels=True)
 
     def judge(runner: Runner) -> float:
         found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)

@@ -23,7 +23,7 @@ from muntin.heads.instances import Instances
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 
-__all__ = ["Row", "compare", "require_equal", "show_images"]
+__all__ = ["Row", "compare", "comparison_images", "require_agreement"]
 
 BATCHES = (1, 3, 8)
 
@@ -58,7 +58,7 @@ class Row:
         return self.difference <= self.limit
 
 
-def show_images(
+def comparison_images(
     store: ImageCache | None, pre: Preprocessing, canvas: Size
 ) -> Iterator[tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]]:
     """Give images to compare on, in batches of 1, 3 and 8: random pixels, and real images.
@@ -116,7 +116,7 @@ def compare(
         network: Reads normalised images.
         engine: Reads pixels.
         pre: How they are normalised.
-        examples: Of `show_images`.
+        examples: Of `comparison_images`.
         finds: Whether both tell objects.
         precision: Of the engine.
     """
@@ -157,7 +157,7 @@ def _difference_of_found(truth: Instances, said: Instances, side: int) -> float:
     return worst
 
 
-def require_equal(rows: Sequence[Row], what: str) -> None:
+def require_agreement(rows: Sequence[Row], what: str) -> None:
     """Make sure that every comparison passed.
 
     Raises:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from muntin.errors import ConfigError, RunError, ShapeError
 
-__all__ = ["BUCKETS", "Capture", "GraphRunner", "capture_cuda", "replay_plainly"]
+__all__ = ["BUCKETS", "Capture", "GraphRunner", "call_directly", "capture_cuda"]
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of images that graphs are recorded for."""
@@ -52,11 +52,11 @@ class GraphRunner:
         device: Where it computes; inputs may come from anywhere.
         buckets: Numbers of images that graphs are made for, rising. More images than the last
             one are shown in parts.
-        most: Graphs that are kept; the one that was not used for longest goes.
+        max_graphs: Graphs that are kept; the one that was not used for longest goes.
         capture: What records; None takes CUDA graphs.
 
     Raises:
-        ConfigError: `buckets` do not rise from 1 or more, or `most` is less than 1.
+        ConfigError: `buckets` do not rise from 1 or more, or `max_graphs` is less than 1.
     """
 
     def __init__(
@@ -65,22 +65,22 @@ class GraphRunner:
         device: torch.device,
         *,
         buckets: Sequence[int] = BUCKETS,
-        most: int = 16,
+        max_graphs: int = 16,
         capture: Capture | None = None,
     ) -> None:
-        if [*buckets] != sorted(set(buckets)) or not buckets or buckets[0] < 1 or most < 1:
+        if [*buckets] != sorted(set(buckets)) or not buckets or buckets[0] < 1 or max_graphs < 1:
             message = (
                 f"buckets must be numbers of images that rise, and most 1 or more, got "
-                f"{tuple(buckets)} and {most}. Leave them out for {BUCKETS}."
+                f"{tuple(buckets)} and {max_graphs}. Leave them out for {BUCKETS}."
             )
             raise ConfigError(message)
         self.function, self.device = function, device
-        self.buckets, self.most = tuple(buckets), most
+        self.buckets, self.max_graphs = tuple(buckets), max_graphs
         if capture is None:
             # One memory for what graphs make in between: they run one after another.
             capture = functools.partial(capture_cuda, pool=torch.cuda.graph_pool_handle())
         self._capture = capture
-        self._kept: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
+        self._graphs: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
         self._lock = threading.Lock()
         self._single = True
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -113,9 +113,9 @@ class GraphRunner:
         return outputs[0] if self._single else outputs
 
     @property
-    def num_kept(self) -> int:
+    def num_graphs(self) -> int:
         """Graphs that are recorded now."""
-        return len(self._kept)
+        return len(self._graphs)
 
     def _on_own_stream(self, inputs: list[Tensor]) -> Outputs:
         """Whatever stream a caller is on, the memory of a graph is used in one order."""
@@ -137,11 +137,11 @@ class GraphRunner:
         count = len(inputs[0])
         bucket = next(size for size in self.buckets if size >= count)
         key = (bucket, *((tuple(part.shape[1:]), part.dtype) for part in inputs))
-        recorded = self._kept.get(key) or self._record(bucket, inputs)
-        self._kept[key] = recorded
-        self._kept.move_to_end(key)
-        while len(self._kept) > self.most:
-            self._kept.popitem(last=False)
+        recorded = self._graphs.get(key) or self._record(bucket, inputs)
+        self._graphs[key] = recorded
+        self._graphs.move_to_end(key)
+        while len(self._graphs) > self.max_graphs:
+            self._graphs.popitem(last=False)
         for held, part in zip(recorded.inputs, inputs, strict=True):
             held[:count].copy_(part, non_blocking=True)
         return tuple(part[:count].clone() for part in recorded.replay())
@@ -150,7 +150,7 @@ class GraphRunner:
         try:
             return self._try_to_record(bucket, inputs)
         except torch.OutOfMemoryError:
-            self._kept.clear()  # what others hold may be enough
+            self._graphs.clear()  # what others hold may be enough
         try:
             return self._try_to_record(bucket, inputs)
         except torch.OutOfMemoryError as error:
@@ -210,6 +210,6 @@ def capture_cuda(
     return outputs, replay
 
 
-def replay_plainly(call: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], Outputs]]:
+def call_directly(call: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], Outputs]]:
     """Record nothing: the function is called each time. For functions that cannot be recorded."""
     return call(), call

@@ -29,7 +29,7 @@ from muntin.ops.fused_layers import (
 )
 from muntin.shapes import Float, Size
 
-__all__ = ["FusedLinear", "FusedMerging", "FusedMlp", "FusedPatches", "Fusing", "Pixels"]
+__all__ = ["FusedLinear", "FusedMerging", "FusedMlp", "FusedPatches", "FusionConfig", "Pixels"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Pixels:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fusing:
+class FusionConfig:
     """How a network is fused.
 
     Attributes:
@@ -77,7 +77,7 @@ class FusedLinear(nn.Module):
         self,
         weight: Float[Tensor, "N K"],
         bias: Float[Tensor, " N"] | None,
-        how: Fusing,
+        how: FusionConfig,
         *,
         before: nn.LayerNorm | None = None,
         behind: nn.LayerNorm | None = None,
@@ -120,7 +120,7 @@ class FusedMlp(nn.Module):
     def __init__(
         self,
         mlp: Mlp,
-        how: Fusing,
+        how: FusionConfig,
         *,
         before: nn.LayerNorm | None = None,
         behind: nn.LayerNorm | None = None,
@@ -161,7 +161,7 @@ class FusedMerging(nn.Module):
         how: The types.
     """
 
-    def __init__(self, merging: PatchMerging | PatchMergingV2, how: Fusing) -> None:
+    def __init__(self, merging: PatchMerging | PatchMergingV2, how: FusionConfig) -> None:
         super().__init__()
         self.backend, self.eps = how.backend, merging.norm.eps
         self.weight: Tensor
@@ -200,7 +200,7 @@ class FusedPatches(nn.Module):
     fill: Tensor
 
     def __init__(
-        self, proj: nn.Conv2d, norm: nn.Module | None, size: Size, grid: Size, how: Fusing
+        self, proj: nn.Conv2d, norm: nn.Module | None, size: Size, grid: Size, how: FusionConfig
     ) -> None:
         super().__init__()
         self.size, self.grid, self.backend = size, grid, how.backend
@@ -262,7 +262,7 @@ def _hold(
     suffix: str,
     weight: Tensor,
     bias: Tensor | None,
-    how: Fusing,
+    how: FusionConfig,
     *,
     sums: bool,
 ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone
 from muntin.heads.network import Network
-from muntin.inference.fused_modules import Fusing, Pixels
+from muntin.inference.fused_modules import FusionConfig, Pixels
 from muntin.inference.fused_swin import FusedSwin
 from muntin.inference.fused_vit import FusedViT
 from muntin.inference.inference_network import build_inference
@@ -21,10 +21,10 @@ from muntin.models.vit import ViT
 from muntin.ops.fused_layers import LayerBackend
 from muntin.shapes import Int, Size, UInt8
 
-__all__ = ["FusedFromPixels", "build_fused", "has_fused_form"]
+__all__ = ["FusedFromPixels", "build_fused", "is_fusible"]
 
 
-def has_fused_form(network: Network) -> bool:
+def is_fusible(network: Network) -> bool:
     """Whether the family of a network's backbone has a form of its own for GPUs."""
     backbone: Backbone = network.backbone
     whole_patches = not (isinstance(backbone, ViT) and backbone.config.patch_padding)
@@ -68,11 +68,11 @@ def build_fused(
         >>> torch.allclose(model(images), fused(images), atol=1e-5)
         True
     """
-    if not has_fused_form(network):
+    if not is_fusible(network):
         return build_inference(network, size)
     device = next(network.parameters()).device
     copied = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    how = Fusing(dtype=dtype, backend=backend, pixels=pixels)
+    how = FusionConfig(dtype=dtype, backend=backend, pixels=pixels)
     backbone: Any = copied.backbone
     form = FusedSwin if isinstance(backbone, Swin) else FusedViT
     fused = Network(form(backbone, size, how), copied.head).to(device)
@@ -104,7 +104,7 @@ class FusedFromPixels(nn.Module):
     ) -> None:
         super().__init__()
         # What is beyond an image inside the image is no pixel, so it cannot be told by pixels.
-        self.reads_pixels = not padded and has_fused_form(network)
+        self.reads_pixels = not padded and is_fusible(network)
         self.network = build_fused(
             network, size, dtype=dtype, backend=backend,
             pixels=pixels if self.reads_pixels else None,

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from muntin.features import Features, TokenMask
 from muntin.inference.folded_swin import lay_out_stages
-from muntin.inference.fused_modules import FusedLinear, FusedMerging, FusedMlp, FusedPatches, Fusing
+from muntin.inference.fused_modules import (
+    FusedLinear,
+    FusedMerging,
+    FusedMlp,
+    FusedPatches,
+    FusionConfig,
+)
 from muntin.inference.inference_backbone import InferenceBackbone
 from muntin.models.swin import Swin, SwinBlock
 from muntin.models.swin_v2 import SwinV2Block
@@ -42,7 +48,7 @@ class FusedSwin(InferenceBackbone):
 
     positions: Tensor | None
 
-    def __init__(self, model: Swin, size: Size, how: Fusing) -> None:
+    def __init__(self, model: Swin, size: Size, how: FusionConfig) -> None:
         super().__init__(model)
         config = model.config
         rule = SIZE_RULES[config.size_rule]
@@ -120,7 +126,9 @@ class _Block(nn.Module):
     fill: Tensor | None
     temperature: Tensor | None
 
-    def __init__(self, block: SwinBlock | SwinV2Block, layout: WindowLayout, how: Fusing) -> None:
+    def __init__(
+        self, block: SwinBlock | SwinV2Block, layout: WindowLayout, how: FusionConfig
+    ) -> None:
         super().__init__()
         self.layout = layout
         self.backend: BackendName = block.backend

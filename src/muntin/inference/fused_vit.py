@@ -15,7 +15,7 @@ from muntin.inference.fused_modules import (
     FusedLinear,
     FusedMlp,
     FusedPatches,
-    Fusing,
+    FusionConfig,
     scale_outputs,
 )
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
@@ -34,7 +34,7 @@ class FusedViT(InferenceViT):
         how: The types, and whether it reads pixels.
     """
 
-    def __init__(self, model: ViT, size: Size, how: Fusing) -> None:
+    def __init__(self, model: ViT, size: Size, how: FusionConfig) -> None:
         super().__init__(model, size)
         self.dtype = how.dtype
         norm = getattr(model.patch_embed, "norm", None)
@@ -59,7 +59,7 @@ class _Block(nn.Module):
 
     bias: Tensor | None
 
-    def __init__(self, block: ViTBlock, grid: Size, how: Fusing) -> None:
+    def __init__(self, block: ViTBlock, grid: Size, how: FusionConfig) -> None:
         super().__init__()
         attn: SelfAttention = block.attn
         self.heads = attn.num_heads

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from muntin.ops.keypoints import guess_area, similarity
+from muntin.ops.keypoints import estimate_area, similarity
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size
@@ -158,7 +158,7 @@ class PoseMetric:
         high, wide = there.size or (int(box[3]), int(box[2]))
         whole = tuple(box) == (0, 0, wide, high)
         known = objects.keypoints[row][objects.keypoints[row][:, 2] > 0, :2]
-        return guess_area(known, None if whole else box, float(np.hypot(high, wide)))
+        return estimate_area(known, None if whole else box, float(np.hypot(high, wide)))
 
     def compute(self) -> dict[str, Any]:
         """Give the figures; those of a keypoint are lists in the order of the keypoints."""

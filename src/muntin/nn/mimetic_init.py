@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["start_mimetic"]
+__all__ = ["init_mimetic"]
 
 
 @torch.no_grad()
-def start_mimetic(network: nn.Module, seed: int) -> int:
+def init_mimetic(network: nn.Module, seed: int) -> int:
     """Start the attention layers where trained ones end up, which helps most on few images.
 
     The product of query and key weights begins near the identity (tokens look for tokens like
@@ -43,9 +43,9 @@ def start_mimetic(network: nn.Module, seed: int) -> int:
             continue
         count += 1
         dim, heads = qkv.in_features, int(part.num_heads)  # type: ignore[arg-type]
-        _start_queries(qkv.weight, heads, generator)
+        _init_queries(qkv.weight, heads, generator)
         # V and output weights: W_v W_o begins close to -0.4 I.
-        left, sizes, right = _near_identity(dim, 0.4, -0.4, generator)
+        left, sizes, right = _near_identity_svd(dim, 0.4, -0.4, generator)
         qkv.weight[2 * dim :] = sizes.sqrt()[:, None] * right
         proj.weight.copy_(left * sizes.sqrt())
         table = getattr(part, "relative_position_bias_table", None)
@@ -54,7 +54,7 @@ def start_mimetic(network: nn.Module, seed: int) -> int:
     return count
 
 
-def _near_identity(
+def _near_identity_svd(
     dim: int, noise: float, identity: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Singular value decomposition of a random matrix plus a multiple of the identity."""
@@ -63,12 +63,12 @@ def _near_identity(
     return left, sizes, right
 
 
-def _start_queries(weight: Tensor, heads: int, generator: torch.Generator) -> None:
+def _init_queries(weight: Tensor, heads: int, generator: torch.Generator) -> None:
     """Give each head the strongest part of its own near-identity as queries and keys."""
     dim = weight.shape[1]
     width = dim // heads
     for head in range(heads):
-        left, sizes, right = _near_identity(dim, 0.7, 0.7, generator)
+        left, sizes, right = _near_identity_svd(dim, 0.7, 0.7, generator)
         # Split the singular values evenly between queries and keys.
         root = sizes[:width].sqrt()
         rows = slice(head * width, (head + 1) * width)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float, Size
 
-__all__ = ["GatheringConv"]
+__all__ = ["MultiScaleConv"]
 
 
-class GatheringConv(nn.Conv2d):
+class MultiScaleConv(nn.Conv2d):
     """Enlarge maps to the size of the first, put them behind one another, and convolve.
 
     A convolution is a sum over its input channels, so each map has a slice of the weight to itself:

@@ -20,7 +20,7 @@ from muntin.shapes import Bool, Float, Int, Size
 __all__ = [
     "Suppression",
     "assign_levels",
-    "covered_share",
+    "covered_fraction",
     "grid_points",
     "make_anchors",
     "paste_mask",
@@ -115,7 +115,9 @@ def assign_levels(
     return levels.clamp(0, len(strides) - 1).long()
 
 
-def covered_share(boxes: Float[Tensor, "N 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, " N"]:
+def covered_fraction(
+    boxes: Float[Tensor, "N 4"], others: Float[Tensor, "M 4"]
+) -> Float[Tensor, " N"]:
     """Largest part of each box that lies inside one of the others, 0 to 1."""
     if not len(others):
         return boxes.new_zeros(len(boxes))
@@ -148,8 +150,8 @@ def suppress(
     iou: float,
     kind: Suppression = "hard",
     class_agnostic: bool = False,
-    most: int = 1000,
-    least_score: float = 0.0,
+    limit: int = 1000,
+    min_score: float = 0.0,
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
     """Drop boxes that say again what a better one said.
 
@@ -162,8 +164,8 @@ def suppress(
         kind: "hard" is non-maximum suppression; "soft" lowers the scores of overlapping boxes by
             (1 - IoU) instead of dropping them; "none" keeps all boxes.
         class_agnostic: Whether boxes of different classes suppress each other.
-        most: Boxes to keep.
-        least_score: Boxes that fall below it are dropped.
+        limit: Boxes to keep.
+        min_score: Boxes that fall below it are dropped.
 
     Returns:
         Places of what is kept, best first, and their scores.
@@ -174,26 +176,26 @@ def suppress(
     if kind == "none":
         # Stable: equal scores keep the order of the boxes on every device.
         order = scores.argsort(descending=True, stable=True)
-        order = order[scores[order] >= least_score][:most]
+        order = order[scores[order] >= min_score][:limit]
         return order, scores[order]
     groups = torch.zeros_like(class_ids) if class_agnostic else class_ids
     if kind == "hard":
         keep = suppress_groups(boxes.float(), scores, groups, iou)
-        keep = keep[scores[keep] >= least_score][:most]
+        keep = keep[scores[keep] >= min_score][:limit]
         return keep, scores[keep]
-    return _suppress_softly(boxes, scores, groups, iou, most, least_score)
+    return _suppress_softly(boxes, scores, groups, iou, limit, min_score)
 
 
 def _suppress_softly(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: int, least_score: float
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, limit: int, min_score: float
 ) -> tuple[Tensor, Tensor]:
     scores = scores.clone()
     kept: list[int] = []
     values: list[float] = []
-    for _ in range(min(most, len(boxes))):
+    for _ in range(min(limit, len(boxes))):
         best = int(scores.argmax())
         value = float(scores[best])
-        if value < least_score or value == -torch.inf:
+        if value < min_score or value == -torch.inf:
             break
         kept.append(best)
         values.append(value)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from muntin.shapes import Size
 
-__all__ = ["DEFAULT_SIGMA", "clip_points", "guess_area", "similarity", "suppress_poses"]
+__all__ = ["DEFAULT_SIGMA", "clip_points", "estimate_area", "similarity", "suppress_poses"]
 
 DEFAULT_SIGMA = 0.05
 """Of keypoints for which a data set says nothing."""
 
 _SHARE = 0.53  # of its box that a person covers in COCO, as OpenMMLab has it
-_LEAST_SIDE = 0.05  # of the image's diagonal
+_MIN_SIDE = 0.05  # of the image's diagonal
 
 
 def similarity(
@@ -45,7 +45,7 @@ def similarity(
     return float(np.exp(-distance[told] / variance / (area + 1e-9) / 2).mean())
 
 
-def guess_area(
+def estimate_area(
     points: NDArray[np.float64], box: NDArray[np.float64] | None, diagonal: float
 ) -> float:
     """Area of a subject for which nobody says it: 0.53 of its box.
@@ -59,7 +59,7 @@ def guess_area(
     if box is not None:
         return _SHARE * float((box[2:] - box[:2]).prod())
     sides = np.ptp(points, axis=0) if len(points) else np.zeros(2)
-    return _SHARE * float(np.maximum(sides, _LEAST_SIDE * diagonal).prod())
+    return _SHARE * float(np.maximum(sides, _MIN_SIDE * diagonal).prod())
 
 
 def clip_points(points: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ def suppress_poses(
     areas: NDArray[np.float64],
     sigmas: NDArray[np.float64],
     *,
-    most_alike: float = 0.6,
+    max_similarity: float = 0.6,
 ) -> NDArray[np.int64]:
     """Keep, best first, the subjects that are not like a better one.
 
@@ -82,7 +82,7 @@ def suppress_poses(
         scores: Of each.
         areas: Of each in pixels.
         sigmas: (P,).
-        most_alike: OKS above which two are one. Published systems take 0.9, which the poses of two
+        max_similarity: OKS above which two are one. Published systems take 0.9, which the poses of two
             boxes around one small subject, a few pixels apart, do not reach.
 
     Returns:
@@ -93,7 +93,7 @@ def suppress_poses(
         area = areas[place]
         if all(
             similarity(points[place], points[other], (area + areas[other]) / 2, sigmas)
-            <= most_alike
+            <= max_similarity
             for other in kept
         ):
             kept.append(int(place))

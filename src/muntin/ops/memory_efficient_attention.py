@@ -21,7 +21,7 @@ def attend(
     qkv: Tensor, bias: Tensor, layout: WindowLayout, scale: float, fill: Tensor | None
 ) -> Tensor:
     """A back end of `window_attention`, without dropout."""
-    out: Tensor = _LeanAttention.apply(qkv, bias, fill, layout, scale)
+    out: Tensor = _MemoryEfficientAttention.apply(qkv, bias, fill, layout, scale)
     return out
 
 
@@ -33,7 +33,7 @@ def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> T
     return scores.softmax(dim=-1).to(v.dtype).flatten(0, 2)
 
 
-class _LeanAttention(torch.autograd.Function):
+class _MemoryEfficientAttention(torch.autograd.Function):
     """The formula of the reference: one copy in, one copy out, in both passes."""
 
     @staticmethod

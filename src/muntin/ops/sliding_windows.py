@@ -30,7 +30,7 @@ ALIGN = 32
 STRIP_VALUES = 2**24
 """Logits of pixels that are in memory at a time; 64 MiB in float32."""
 
-Look = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B K h w"]]
+PredictWindows = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B K h w"]]
 
 
 class Strip(NamedTuple):
@@ -56,7 +56,7 @@ class _Window(NamedTuple):
 
 def slide(
     image: UInt8[Tensor, "C H W"],
-    look: Look,
+    predict: PredictWindows,
     window: Size,
     out_size: Size,
     *,
@@ -69,7 +69,7 @@ def slide(
 
     Args:
         image: At the scale at which the network sees it.
-        look: The network; its map has one cell for every so many pixels, rounded up.
+        predict: The network; its map has one cell for every so many pixels, rounded up.
         window: (height, width) of what the network sees at a time; smaller images are seen whole.
         out_size: (height, width) of the result.
         stride: Pixels of a cell.
@@ -81,7 +81,7 @@ def slide(
         Strips that cover the result without overlap.
     """
     covered = [side / stride for side in image.shape[1:]]
-    image = _fill_up(image, stride)
+    image = _pad_to_stride(image, stride)
     height, width = image.shape[1:]
     lines = _cut(height, window[0], overlap, stride)
     columns = _cut(width, window[1], overlap, stride)
@@ -94,7 +94,7 @@ def slide(
     base = done = 0
     # One row of windows at a time; `band` holds rows of cells that later windows still change.
     for number, line in enumerate(lines):
-        found = _look_along(image, look, line, columns, batch_size, cells[1])
+        found = _predict_row(image, predict, line, columns, batch_size, cells[1])
         last = number == len(lines) - 1
         # Rows above the next row of windows are final.
         ready = cells[0] if last else lines[number + 1].first
@@ -123,7 +123,7 @@ def slide(
             band, base = band[:, needed - base :].clone(), needed
 
 
-def _fill_up(image: Tensor, stride: int) -> Tensor:
+def _pad_to_stride(image: Tensor, stride: int) -> Tensor:
     """Repeat the last row and column until both sides are whole cells."""
     height, width = image.shape[1:]
     if height % stride == 0 and width % stride == 0:
@@ -166,8 +166,8 @@ def _total(windows: list[_Window], cells: int) -> Tensor:
     return total
 
 
-def _look_along(
-    image: Tensor, look: Look, line: _Window, columns: list[_Window], batch_size: int, wide: int
+def _predict_row(
+    image: Tensor, predict: PredictWindows, line: _Window, columns: list[_Window], batch_size: int, wide: int
 ) -> Tensor:
     """Weighted logits of the cells of one row of windows."""
     by_size: dict[int, list[_Window]] = defaultdict(list)
@@ -179,7 +179,7 @@ def _look_along(
         for start in range(0, len(alike), batch_size):
             part = alike[start : start + batch_size]
             views = [image[:, line.start : line.end, c.start : c.end] for c in part]
-            logits = look(torch.stack(views)).float()
+            logits = predict(torch.stack(views)).float()
             if found is None:
                 found = logits.new_zeros(logits.shape[1], logits.shape[2], wide)
             for column, seen in zip(part, logits, strict=True):

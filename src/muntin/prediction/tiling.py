@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects of one image from several views of it: tiles, mirror images, and the merged result."""
+"""Tiled and mirrored detection: cut an image into views, and merge their detections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing
 from muntin.heads.select_config import SelectConfig
-from muntin.ops.boxes import covered_share, suppress
+from muntin.ops.boxes import covered_fraction, suppress
 from muntin.prediction.batch import Crop, CroppedImage, fit_image
 from muntin.prediction.sources import LoadedImage
 from muntin.results import Detections
@@ -33,18 +33,18 @@ __all__ = [
 ]
 
 EDGE = 2.0
-"""Pixels from the edge of a tile at which a box is taken for a piece of something larger."""
+"""A box that ends within this many pixels of a tile edge may be part of a larger object."""
 
-PIECE = 0.7
-"""A piece is dropped when this part of it lies inside a larger box of its class."""
+MIN_COVERED = 0.7
+"""A partial box is dropped if at least this share of it lies in a larger box of its class."""
 
-AS_SURE = 0.5
-"""Part of the piece's score that this larger box must have at least."""
+MIN_RELATIVE_SCORE = 0.5
+"""Minimum score of that larger box, relative to the score of the partial one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of an image, in pixels."""
+    """A rectangle of an image, in pixels."""
 
     top: int
     left: int
@@ -52,7 +52,7 @@ class Region:
     width: int
 
     def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Give this part of an image (H, W, C)."""
+        """Crop the region from an image (H, W, C)."""
         rows = slice(self.top, self.top + self.height)
         return pixels[rows, self.left : self.left + self.width]
 
@@ -65,7 +65,7 @@ def crop_views(
     tile: int | Literal["auto"] | None,
     tta: bool,
 ) -> CroppedImage:
-    """Cut an image into the whole of it, its tiles, and the mirror images of all of these.
+    """Make the views of an image: the whole of it, its tiles, and mirrored versions of these.
 
     Args:
         image: Decoded.
@@ -82,7 +82,7 @@ def crop_views(
         regions=regions,
         size=image.size,
         select=select,
-        # An image of many tiles may hold as many objects in each of them.
+        # The limit is per tile: each may hold as many objects as one image.
         limit=select.max_detections * max(1, len(tiles)),
     )
     return CroppedImage(len(regions) * (2 if tta else 1), _cut(image, regions, pre, tta), merge)
@@ -133,12 +133,12 @@ def _merge(
 
 
 def cut_tiles(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Region]:
-    """Lay tiles over an image, evenly, so that neighbours overlap.
+    """Cover an image with evenly spaced, overlapping tiles.
 
     Args:
         size: (height, width) of the image in pixels.
         tile: (height, width) of a tile in pixels; smaller images are one tile.
-        overlap: Least part of a tile's side that it shares with its neighbour.
+        overlap: Minimum overlap of neighbours, as a share of the side of a tile.
 
     Returns:
         Tiles, row by row; all of one size.
@@ -164,16 +164,16 @@ def cut_tiles(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Region]:
 
 
 def shift_detections(found: Detections, region: Region, size: Size) -> Detections:
-    """Bring boxes of a part of an image to the pixels of the image; masks stay as they are.
+    """Shift boxes from a region to the pixels of the image; masks are left as they are.
 
-    Most of what tiles see is dropped when they are merged, so masks are moved after that.
+    Merging drops most detections, so masks are shifted only afterwards.
     """
     boxes = found.boxes + np.array([region.left, region.top] * 2)
     return replace(found, size=size, boxes=boxes)
 
 
 def unflip_detections(found: Detections) -> Detections:
-    """Bring what was found in the mirror image to the pixels of the image."""
+    """Map detections of the mirrored image to the pixels of the image."""
     width = found.size[1]
     boxes = found.boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1]) + np.array([width, 0, width, 0])
     masks = found.masks
@@ -183,43 +183,48 @@ def unflip_detections(found: Detections) -> Detections:
 
 
 def merge_views(
-    views: Sequence[Detections], regions: Sequence[Region], select: SelectConfig, most: int
+    views: Sequence[Detections],
+    regions: Sequence[Region],
+    select: SelectConfig,
+    max_detections: int,
 ) -> Detections:
-    """Make one result of several views of an image.
+    """Merge the detections of several views of an image.
 
-    A box that ends at the inner edge of a tile is a piece; it is dropped when a larger box of its
-    class that is about as sure holds most of it. What two views see is told once.
+    A box that ends at the inner edge of a tile is partial; it is dropped if a larger box of its class
+    with a similar score covers most of it. Duplicates are suppressed.
 
     Args:
         views: What was found in each, as `shift_detections` gives it.
         regions: The part of the image that each view shows.
         select: How boxes suppress each other.
-        most: Boxes that are told.
+        max_detections: Maximum number of boxes.
     """
     every = _join(views)
-    pieces = np.concatenate([_are_pieces(v, w) for v, w in zip(views, regions, strict=True)])
-    seen_in = np.repeat(np.arange(len(views)), [len(view) for view in views])
-    # Before suppression, in which a piece may beat the whole that it is a piece of.
-    wanted = np.flatnonzero(_are_wanted(every, pieces, select.class_agnostic))
-    every, seen_in = every.select(wanted), seen_in[wanted]
+    partial_boxes = np.concatenate(
+        [_are_partial(v, w) for v, w in zip(views, regions, strict=True)]
+    )
+    view_of = np.repeat(np.arange(len(views)), [len(view) for view in views])
+    # Before NMS, in which a partial box may suppress the complete one.
+    wanted = np.flatnonzero(_are_wanted(every, partial_boxes, select.class_agnostic))
+    every, view_of = every.select(wanted), view_of[wanted]
     kept, scores = suppress(
         torch.from_numpy(every.boxes),
         torch.from_numpy(every.scores).float(),
         torch.from_numpy(every.class_ids),
         iou=select.iou,
-        # Two tiles that share an object find it twice, even where a head finds each once.
+        # Overlapping tiles detect an object twice, even with heads that need no NMS.
         kind="hard" if select.suppression == "none" else select.suppression,
         class_agnostic=select.class_agnostic,
-        most=most,
-        least_score=select.score_threshold,
+        limit=most,
+        min_score=select.score_threshold,
     )
     rows = kept.numpy()
-    told = replace(every.select(rows), scores=scores.double().numpy())
-    return _place_masks(told, [regions[view] for view in seen_in[rows]])
+    merged = replace(every.select(rows), scores=scores.double().numpy())
+    return _place_masks(merged, [regions[view] for view in view_of[rows]])
 
 
 def _place_masks(found: Detections, regions: Sequence[Region]) -> Detections:
-    """Bring the masks of parts to the size of the image."""
+    """Shift masks of regions to the pixels of the image."""
     if found.masks is None:
         return found
     masks = tuple(
@@ -246,8 +251,8 @@ def _join(views: Sequence[Detections]) -> Detections:
     )
 
 
-def _are_pieces(found: Detections, region: Region) -> NDArray[np.bool_]:
-    """Which boxes end at an edge of the region that is no edge of the image."""
+def _are_partial(found: Detections, region: Region) -> NDArray[np.bool_]:
+    """Find boxes that end at an edge of the region inside the image."""
     height, width = found.size
     left, top, right, bottom = found.boxes.T
     ends = [
@@ -260,17 +265,17 @@ def _are_pieces(found: Detections, region: Region) -> NDArray[np.bool_]:
 
 
 def _are_wanted(
-    found: Detections, pieces: NDArray[np.bool_], class_agnostic: bool
+    found: Detections, partial_boxes: NDArray[np.bool_], class_agnostic: bool
 ) -> NDArray[np.bool_]:
-    """Which boxes are no pieces of others; large pieces are looked at first."""
+    """Find boxes that are not part of others; large partial boxes are checked first."""
     wanted = np.ones(len(found), bool)
     areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
-    places = np.flatnonzero(pieces)
+    places = np.flatnonzero(partial_boxes)
     for index in places[np.argsort(-areas[places], kind="stable")]:
         same = class_agnostic | (found.class_ids == found.class_ids[index])
-        sure = found.scores >= AS_SURE * found.scores[index]
-        larger = same & sure & (areas > areas[index]) & wanted
+        similar = found.scores >= MIN_RELATIVE_SCORE * found.scores[index]
+        larger = same & similar & (areas > areas[index]) & wanted
         box = torch.from_numpy(found.boxes[index : index + 1]).float()
         others = torch.from_numpy(found.boxes[larger]).float()
-        wanted[index] = float(covered_share(box, others)[0]) < PIECE
+        wanted[index] = float(covered_fraction(box, others)[0]) < MIN_COVERED
     return wanted

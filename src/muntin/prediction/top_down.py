@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.errors import MuntinWarning
-from muntin.ops.keypoints import guess_area, suppress_poses
+from muntin.ops.keypoints import estimate_area, suppress_poses
 from muntin.prediction.batch import Crop, CroppedImage
 from muntin.prediction.sources import LoadedImage
 from muntin.results import Poses
@@ -31,7 +31,7 @@ Edges = tuple[float, float, float, float]
 
 @runtime_checkable
 class Detector(Protocol):
-    """What finds instances: a predictor of a run that was trained to detect."""
+    """Interface of detectors: a predictor of a detection run."""
 
     classes: Classes
     batch_size: int
@@ -45,8 +45,8 @@ class Boxes(NamedTuple):
 
     Attributes:
         edges: (N, 4) left, top, right and bottom in pixels.
-        scores: (N) from 0 to 1.
-        given: Whether a user gave them, which fixes their number and order.
+        scores: (N) in [0, 1].
+        given: Whether the user gave them: then number and order must not change.
     """
 
     edges: NDArray[np.float64]
@@ -66,11 +66,11 @@ def find_boxes(
 
     Args:
         images: In order; only a batch of them is held.
-        detector: Finds instances in images that came without boxes; None takes each such image
-            for one instance, with a warning.
-        classes: Of the pose run: where the detector shares some, only those count.
-        threshold: Score from which boxes of the detector count.
-        whole: Whether the run was trained on whole images, so that no warning is due.
+        detector: Detects instances in images without given boxes; if None, each such image is one
+            instance, with a warning.
+        classes: Classes of the pose run; if the detector shares some of them, others are dropped.
+        threshold: Minimum score of detected boxes.
+        whole: Whether the run was trained on whole images, which silences the warning.
 
     Yields:
         The image and its boxes; None where the whole image is one instance.
@@ -83,8 +83,8 @@ def find_boxes(
         elif unknown and not warned:
             warned = True
             text = (
-                "the run was trained on boxes of subjects; without a detector (--detector RUN) or "
-                "boxes the whole image is taken for one subject"
+                "the run was trained on crops of instances, but got neither boxes nor a detector "
+                "(--detector RUN): each whole image is used as one instance"
             )
             warnings.warn(text, MuntinWarning, stacklevel=5)
         for image in batch:
@@ -99,7 +99,7 @@ def find_boxes(
 def _select(found: Any, detector: Detector, classes: Classes, threshold: float) -> Boxes:  # noqa: ANN401 (Detections)
     shared = {*detector.classes.names} & {*classes.names}
     wanted = found.scores >= threshold
-    if shared:  # otherwise whatever the detector finds is an instance
+    if shared:  # otherwise every detection is an instance
         wanted &= np.array([name in shared for name in found.class_names], bool)
     return Boxes(found.boxes[wanted], found.scores[wanted], given=False)
 
@@ -107,12 +107,12 @@ def _select(found: Any, detector: Detector, classes: Classes, threshold: float) 
 def crop_instances(
     image: LoadedImage, boxes: Boxes | None, pre: Preprocessing, skeleton: Skeleton
 ) -> CroppedImage:
-    """Cut every instance out of an image.
+    """Crop every instance of an image.
 
     Args:
         image: Decoded.
-        boxes: Of the instances; None takes the whole image for one.
-        pre: Says size, padding and alignment of the crops.
+        boxes: Of the instances; None: the whole image is one instance.
+        pre: Size, padding and alignment of the crops.
         skeleton: Of the keypoints.
     """
     if boxes is None:
@@ -139,10 +139,10 @@ def _only(poses: Sequence[Poses]) -> Poses:
 def _merge(
     poses: Sequence[Poses], *, path: str, size: Size, boxes: Boxes, skeleton: Skeleton
 ) -> Poses:
-    """Make one result of the instances of an image, best first.
+    """Merge the instances of an image into one result, best first.
 
-    Of two boxes that a detector put on one instance the one with the higher score stays: so the
-    threshold never changes which of the two it is.
+    Of duplicate poses, the one with the higher box score is kept; ranking by box score means that
+    the threshold never changes which of the two survives.
     """
     count = len(skeleton.names)
     every = Poses(
@@ -158,7 +158,7 @@ def _merge(
     if boxes.given:
         return every
     diagonal = float(np.hypot(*size))
-    areas = np.array([guess_area(np.zeros((0, 2)), box, diagonal) for box in boxes.edges])
+    areas = np.array([estimate_area(np.zeros((0, 2)), box, diagonal) for box in boxes.edges])
     points, sigmas = every.keypoints[:, :, :2], np.array(skeleton.sigmas)
     kept = every.select(suppress_poses(points, boxes.scores, areas, sigmas))
     return kept.select(np.argsort(-kept.scores, kind="stable"))

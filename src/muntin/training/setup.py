@@ -19,7 +19,7 @@ from muntin.data.splitting import describe_split, split
 from muntin.errors import ConfigError, DataError
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import Network
-from muntin.nn.mimetic_init import start_mimetic
+from muntin.nn.mimetic_init import init_mimetic
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
@@ -178,7 +178,7 @@ def _configure_training(
         network = replace(run, config=config).build_network()
         network.load_state_dict(state)
     if tuned.init == "mimetic" and not config.weights:
-        start_mimetic(network.backbone, seed)
+        init_mimetic(network.backbone, seed)
     return replace(run, config=config), network
 
 

@@ -15,7 +15,7 @@ from muntin.errors import ConfigError
 
 __all__ = ["find_missing", "find_obstacle", "is_forbidden"]
 
-_MOST_TOKENS = 576
+_MAX_TOKENS = 576
 _OLDEST = (8, 0)
 
 
@@ -47,8 +47,8 @@ def find_obstacle(
     if head_dim not in (16, 32, 64):
         return f"a head must be 16, 32 or 64 wide, got {head_dim}"
     # 24 x 24, the largest window of published models.
-    if num_tokens > _MOST_TOKENS:
-        return f"a window must have at most {_MOST_TOKENS} tokens, got {num_tokens}"
+    if num_tokens > _MAX_TOKENS:
+        return f"a window must have at most {_MAX_TOKENS} tokens, got {num_tokens}"
     if dropout:
         return f"attention weights must not be dropped, got a probability of {dropout}"
     return find_missing(kind, index)
@@ -72,7 +72,7 @@ def find_missing(kind: str, index: int | None = None) -> str:
         return "the environment variable MUNTIN_FUSED must not be 0"
     if importlib.util.find_spec("triton") is None:
         return "Triton must be installed, which comes with PyTorch for GPUs on Linux"
-    missing = _find_lack(kind, index)
+    missing = _find_unavailable(kind, index)
     if not missing:
         importlib.import_module("muntin.ops.triton.window_operator").register()
     return missing
@@ -94,7 +94,7 @@ def is_forbidden() -> bool:
     return text == "0"
 
 
-def _find_lack(kind: str, index: int | None) -> str:
+def _find_unavailable(kind: str, index: int | None) -> str:
     if kind == "cpu":
         # In the interpreter, triton.jit returns another class.
         compiled = importlib.import_module("triton.runtime.jit").JITFunction
