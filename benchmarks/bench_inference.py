@@ -24,9 +24,9 @@ def main() -> None:
 
     content = {
         **record.environment(),
-        "throughput": bench_inference("swin_tiny", rounds=options.rounds, say=say),
-        "latency": bench_inference("swin_tiny", batch_size=1, rounds=2 * options.rounds, say=say),
-        "vit_small": bench_inference("vit_small", peers=("timm",), rounds=options.rounds, say=say),
+        "throughput": bench_inference("swin_tiny", rounds=options.rounds, log=say),
+        "latency": bench_inference("swin_tiny", batch_size=1, rounds=2 * options.rounds, log=say),
+        "vit_small": bench_inference("vit_small", peers=("timm",), rounds=options.rounds, log=say),
     }
     print(record.write("inference", f"cpu{os.cpu_count()}", content))
 

@@ -25,7 +25,7 @@ def main() -> None:
         print(line, file=sys.stderr)
 
     for kind in options.kinds or [name for name in KINDS if name != "inference"]:
-        found = bench_by_name(kind, options.model, rounds=options.rounds, say=say)
+        found = bench_by_name(kind, options.model, rounds=options.rounds, log=say)
         content = {**record.environment(("timm", "transformers")), **found}
         print(record.write(f"peers_{kind}", f"cpu{os.cpu_count()}", content))
 

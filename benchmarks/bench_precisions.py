@@ -21,7 +21,7 @@ import record
 import torch
 
 import muntin
-from muntin.benching.interleaving import Contestant, take_turns
+from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 
 FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 BATCH = 64
@@ -69,7 +69,7 @@ def _measure(
     }
     truth = [image.parent.name for image in images]
     first = next(iter(said.values()))
-    timings = take_turns([_enter(*row) for row in predictors.items()], rounds=rounds)
+    timings = time_interleaved([_enter(*row) for row in predictors.items()], rounds=rounds)
     return {
         name: {
             "top1": float(np.mean([one == other for one, other in zip(told, truth, strict=True)])),
@@ -82,7 +82,7 @@ def _measure(
     }
 
 
-def _enter(name: str, predictor: Any) -> Contestant:  # noqa: ANN401 (muntin.Predictor)
+def _enter(name: str, predictor: Any) -> BenchmarkCase:  # noqa: ANN401 (muntin.Predictor)
     size = predictor.preprocessing.img_size
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (BATCH, 3, *size), dtype=torch.uint8, generator=generator)
@@ -94,7 +94,7 @@ def _enter(name: str, predictor: Any) -> Contestant:  # noqa: ANN401 (muntin.Pre
             answer: np.ndarray = predictor.network(shown).numpy()
             return answer
 
-    return Contestant(name=name, precision=name.split()[1], rival=False, run=run)
+    return BenchmarkCase(name=name, precision=name.split()[1], rival=False, run=run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel costs as images grow."""
+"""Cost per pixel as images grow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from muntin.benching.area import bench_area
 from muntin.benching.bench_request import bench_by_name
-from muntin.benching.report_tables import show_rows
+from muntin.benching.report_tables import format_rows
 from muntin.errors import ConfigError
 
 
@@ -21,7 +21,9 @@ def test_batches_have_equally_many_pixels():
         asked.append((job["model"], job["size"][0], job["batch_size"]))
         return {"peak_mib": 30.0, "weights_mib": 10.0, "loss": 0.0}
 
-    found = bench_area("swin_nano", rounds=1, sides=(32, 64, 128), beside="vit_tiny", weigh=answer)
+    found = bench_area(
+        "swin_nano", rounds=1, sides=(32, 64, 128), beside="vit_tiny", measure_job=answer
+    )
     json.dumps(found)
     assert asked == [
         (name, side, count)
@@ -33,7 +35,7 @@ def test_batches_have_equally_many_pixels():
     for row in found["contestants"]:
         assert row["ms_per_mp"]["median"] > 0
         assert row["against_best_rival"] is not None
-    titles, cells = show_rows(found)
+    titles, cells = format_rows(found)
     assert len(titles) == len(cells[0])
     assert [line[0] for line in cells] == ["32x32"] * 2 + ["64x64"] * 2 + ["128x128"] * 2
 
@@ -44,6 +46,6 @@ def test_numbers_are_checked_before_anything_is_built(wrong):
         bench_by_name("inference", "no such model", **wrong)
 
 
-def test_a_size_is_refused():
+def test_size_is_rejected():
     with pytest.raises(ConfigError, match="size"):
         bench_area("swin_nano", size=(64, 64))

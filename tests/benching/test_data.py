@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading JPEG files, ours beside torchvision."""
+"""Loading JPEG files, compared with torchvision."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from muntin.benching.data import IMAGE_SIZE, bench_data, write_jpegs
 from muntin.errors import ConfigError
 
 
-def test_beside_torchvision():
-    said = []
+def test_compared_with_torchvision():
+    messages = []
     found = bench_data(
         "swin_nano",
         batch_size=2,
@@ -22,12 +22,12 @@ def test_beside_torchvision():
         peers=("torchvision", "timm"),
         rounds=1,
         num_images=3,
-        say=said.append,
+        log=messages.append,
     )
     json.dumps(found)
     assert found["kind"] == "data"
     assert (found["num_images"], found["image_size"]) == (3, [*IMAGE_SIZE])
-    assert any("timm" in line for line in said)
+    assert any("timm" in line for line in messages)
     rows = found["contestants"]
     assert len(rows) == 3 * 2 * 2
     assert {one["name"] for one in rows if one["rival"]} == {
@@ -45,7 +45,7 @@ def test_beside_torchvision():
             assert one["mean_error"] is None
 
 
-def test_alone_without_workers():
+def test_without_peers_and_workers():
     found = bench_data("swin_nano", size=(32, 32), peers=(), rounds=2, num_images=2, workers=(0,))
     assert [one["work"] for one in found["contestants"]] == ["evaluation", "training"]
     assert all(one["against_best_rival"] is None for one in found["contestants"])
@@ -60,7 +60,7 @@ def test_files(tmp_path):
         assert (image.format, image.size) == ("JPEG", IMAGE_SIZE[::-1])
 
 
-def test_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ConfigError, match=r"compiled.*data"):
         bench_data("swin_nano", compiled=True)
     with pytest.raises(ConfigError, match=r"num_images.* 0"):

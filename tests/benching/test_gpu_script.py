@@ -40,9 +40,9 @@ def test_it_needs_a_gpu(call, monkeypatch, capsys, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(call.script, "_run_outside", lambda *_: pytest.fail("a section began"))
     assert call(*words) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "--tiny --device cpu" in said[0]
+    messages = capsys.readouterr().err.splitlines()
+    assert len(messages) == 1
+    assert "--tiny --device cpu" in messages[0]
 
 
 def test_a_section_that_failed_is_told_and_tried_again(call, monkeypatch, tmp_path):

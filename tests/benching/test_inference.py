@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inference is measured beside peers with the same weights."""
+"""Inference, compared with peers of equal weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from muntin.errors import ConfigError
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_contestants_say_the_same():
-    said = []
+def test_implementations_agree():
+    messages = []
     found = bench_inference(
         "vit_tiny", batch_size=2, peers=("timm", "onnxruntime"), rounds=1, size=(224, 224),
-        say=said.append,
+        log=messages.append,
     )  # fmt: skip
     rows = {(row["name"], row["precision"]): row for row in found["contestants"]}
     assert ("timm onnxruntime", "fp32") in rows
@@ -29,6 +29,6 @@ def test_contestants_say_the_same():
     assert found["ceilings"]["fp32"] > 0
 
 
-def test_an_unknown_peer():
+def test_an_unknown_peer_is_rejected():
     with pytest.raises(ConfigError, match=r"'tim'.*'timm'"):
         bench_inference("swin_nano", peers=("tim",))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory, each contestant in a process of its own."""
+"""Peak memory, each case in its own process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from muntin.benching.memory import bench_memory, measure_in_a_process, measure_once
+from muntin.benching.memory import bench_memory, measure_in_subprocess, measure_once
 from muntin.errors import ConfigError
 
 
@@ -21,13 +21,13 @@ def job(**changed):
 
 @pytest.mark.slow
 def test_alone():
-    said = []
+    messages = []
     found = bench_memory(
-        "swin_nano", batch_size=16, size=(64, 64), peers=("timm",), rounds=1, say=said.append
+        "swin_nano", batch_size=16, size=(64, 64), peers=("timm",), rounds=1, log=messages.append
     )
     json.dumps(found)
     assert found["kind"] == "memory"
-    assert any("timm" in line for line in said)
+    assert any("timm" in line for line in messages)
     inference, training = found["contestants"]
     assert [inference["work"], training["work"]] == ["inference", "training"]
     # Of float32, at least its weights, and in training gradients and two moments more.
@@ -47,7 +47,7 @@ def test_contestants_alternate_and_are_compared():
         peak = 100.0 + len(asked)
         return {"peak_mib": peak, "weights_mib": 1.0, "state_mib": 4.0, "loss": 0.0}
 
-    found = bench_memory("vit_tiny", batch_size=1, peers=("timm",), rounds=2, weigh=answer)
+    found = bench_memory("vit_tiny", batch_size=1, peers=("timm",), rounds=2, measure_job=answer)
     turn = [(owner, work) for work in ("inference", "training") for owner in ("muntin", "timm")]
     assert asked == turn * 2
     ours, theirs = found["contestants"][:2]
@@ -55,11 +55,11 @@ def test_contestants_alternate_and_are_compared():
     assert ours["activation_mib"] == {"median": 99.0, "min": 97.0, "max": 101.0, "count": 2}
     assert ours["against_best_rival"] == pytest.approx(104 / 103)
     assert theirs["against_best_rival"] == 1
-    assert ours["max_error"] > 1  # its loss was said to be 0
+    assert ours["max_error"] > 1  # its loss was reported as 0
 
 
 @pytest.mark.parity
-def test_owners_do_the_same_work():
+def test_libraries_do_the_same_work():
     small = {"model": "vit_tiny", "size": [224, 224], "batch_size": 1}
     found = {
         (owner, work): measure_once(**job(owner=owner, work=work, **small))
@@ -70,12 +70,12 @@ def test_owners_do_the_same_work():
     assert found["muntin", "training"]["peak_mib"] > found["muntin", "inference"]["peak_mib"] > 0
 
 
-def test_a_process_that_fails_says_why():
+def test_a_failed_process_is_reported():
     with pytest.raises(RuntimeError, match=r"'swin_nano'.*KeyError"):
-        measure_in_a_process(job(work="rest"))
+        measure_in_subprocess(job(work="rest"))
 
 
-def test_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ConfigError, match=r"compiled.*memory"):
         bench_memory("swin_nano", compiled=True)
     with pytest.raises(ConfigError, match="peer 'tim'"):

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from muntin.benching.competitors import spread
+from muntin.benching.competitors import summarize
 from muntin.benching.data import bench_data
-from muntin.benching.report_tables import show_rows
+from muntin.benching.report_tables import format_rows
 
 
 def row(name, **more):
@@ -18,13 +18,13 @@ def row(name, **more):
 def test_inference():
     fields = {"against_best_rival": 1.5, "of_ceiling": 0.25, "max_error": 2e-6, "agreement": 1.0}
     rows = [
-        row("slow", images_per_s=spread([1.0, 2.0, 3.0]), ms=500.0, **fields),
-        row("fast", images_per_s=spread([20.0]), ms=50.0, **{**fields, "of_ceiling": None}),
+        row("slow", images_per_s=summarize([1.0, 2.0, 3.0]), ms=500.0, **fields),
+        row("fast", images_per_s=summarize([20.0]), ms=50.0, **{**fields, "of_ceiling": None}),
     ]
-    titles, cells = show_rows({"contestants": rows})
+    titles, cells = format_rows({"contestants": rows})
     assert titles == [
-        "contestant", "precision", "images/s", "spread", "best rival", "of the ceiling", "error",
-        "same class",
+        "name", "precision", "images/s", "min to max", "vs best peer", "of peak", "error",
+        "top-1 agreement",
     ]  # fmt: skip
     assert cells == [
         ["fast", "fp32", "20.0", "20.0 to 20.0", "1.50x", "", "2.0e-06", "100 %"],
@@ -34,13 +34,13 @@ def test_inference():
 
 def test_memory():
     rows = [
-        row("a", work="inference", peak_mib=spread([200.4]), weights_mib=12.6, max_error=1e-7),
-        row("a", work="training", peak_mib=spread([900.0]), weights_mib=12.6, max_error=1e-7),
-        row("b", work="inference", peak_mib=spread([100.0]), weights_mib=12.6, max_error=1e-7),
+        row("a", work="inference", peak_mib=summarize([200.4]), weights_mib=12.6, max_error=1e-7),
+        row("a", work="training", peak_mib=summarize([900.0]), weights_mib=12.6, max_error=1e-7),
+        row("b", work="inference", peak_mib=summarize([100.0]), weights_mib=12.6, max_error=1e-7),
     ]
-    titles, cells = show_rows({"contestants": rows})
+    titles, cells = format_rows({"contestants": rows})
     assert titles == [
-        "work", "contestant", "precision", "peak MiB", "spread", "weights MiB", "error",
+        "work", "name", "precision", "peak MiB", "min to max", "weights MiB", "error",
     ]  # fmt: skip
     # The smaller first, and what did the same together.
     assert [(one[0], one[1], one[3]) for one in cells] == [
@@ -52,11 +52,11 @@ def test_memory():
 
 def test_attention():
     rows = [
-        row("a", stage=stage, map=[8, 9], work="training", ms=spread([ms]), max_error=0.0)
+        row("a", stage=stage, map=[8, 9], work="training", ms=summarize([ms]), max_error=0.0)
         for stage, ms in ((2, 1.0), (1, 2.0), (2, 0.5))
     ]
-    titles, cells = show_rows({"contestants": rows})
-    assert titles[:5] == ["stage", "map", "work", "contestant", "precision"]
+    titles, cells = format_rows({"contestants": rows})
+    assert titles[:5] == ["stage", "map", "work", "name", "precision"]
     assert titles[5] == "ms"
     assert [(one[0], one[1], one[5]) for one in cells] == [
         ("2", "8x9", "0.500"),
@@ -68,7 +68,7 @@ def test_attention():
 @pytest.mark.parity
 def test_what_is_measured_can_be_shown():
     found = bench_data("swin_nano", size=(32, 32), rounds=1, num_images=2, workers=(0,))
-    titles, cells = show_rows(found)
+    titles, cells = format_rows(found)
     assert {len(titles)} == {len(one) for one in cells}
-    assert titles[:4] == ["work", "workers", "contestant", "precision"]
+    assert titles[:4] == ["work", "workers", "name", "precision"]
     assert [one[0] for one in cells] == ["evaluation"] * 3 + ["training"] * 3

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps, ours beside a peer's."""
+"""Training steps, compared with a peer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from muntin.errors import ConfigError
 
 
 def test_alone():
-    said = []
+    messages = []
     found = bench_training(
-        "swin_nano", batch_size=3, size=(32, 48), peers=("timm",), rounds=2, say=said.append
+        "swin_nano", batch_size=3, size=(32, 48), peers=("timm",), rounds=2, log=messages.append
     )
     json.dumps(found)
     assert found["kind"] == "training"
@@ -27,7 +27,7 @@ def test_alone():
         ("muntin eager", "fp32"),
         ("muntin eager", "bf16"),
     ]
-    assert any("timm" in line for line in said)
+    assert any("timm" in line for line in messages)
     for one in rows:
         rate = one["images_per_s"]
         assert rate["count"] == 2
@@ -41,7 +41,7 @@ def test_alone():
 
 
 @pytest.mark.parity
-def test_beside_a_peer():
+def test_compared_with_a_peer():
     found = bench_training("vit_tiny", batch_size=1, peers=("timm",), rounds=1)
     ours, _, theirs, _ = found["contestants"]
     assert [one["name"] for one in found["contestants"]] == ["muntin eager"] * 2 + [
@@ -63,7 +63,7 @@ def test_every_precision_starts_from_the_same_weights():
     assert max(one["max_error"] for one in found["contestants"]) < 0.05
 
 
-def test_a_wrong_gradient_is_seen():
+def test_a_wrong_gradient_is_detected():
     # The first optimiser is that of float64, the second ours.
     made = []
 
@@ -80,15 +80,21 @@ def test_a_wrong_gradient_is_seen():
 
 @pytest.mark.usefixtures("no_compiler")
 def test_no_compiler():
-    said = []
+    messages = []
     found = bench_training(
-        "swin_nano", batch_size=1, size=(32, 32), peers=(), rounds=1, compiled=True, say=said.append
+        "swin_nano",
+        batch_size=1,
+        size=(32, 32),
+        peers=(),
+        rounds=1,
+        compiled=True,
+        log=messages.append,
     )
     assert len(found["contestants"]) == 2
-    assert any("torch.compile" in line for line in said)
+    assert any("torch.compile" in line for line in messages)
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_are_rejected():
     with pytest.raises(ConfigError, match="peer 'tim'"):
         bench_training("swin_nano", peers=("tim",))
     with pytest.raises(ConfigError, match="model 'swin_nanno'"):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What can be measured, by name."""
+"""The benchmarks by name."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ KINDS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def bench_by_name(what: str, model: str, **options: Any) -> dict[str, Any]:
-    """Measure one kind of work.
+    """Run one benchmark.
 
     Args:
-        what: A name of `KINDS`.
-        model: In the zoo.
-        options: What the kind takes.
+        what: A name in `KINDS`.
+        model: Name in the zoo.
+        options: Arguments of the benchmark.
 
     Raises:
-        ConfigError: There is no such kind, or a number is below 1.
+        ConfigError: The benchmark is unknown, or a number is below 1.
     """
     kind = KINDS.get(what)
     if kind is None:
-        raise ConfigError(unknown_name("what to measure", what, KINDS))
+        raise ConfigError(unknown_name("benchmark", what, KINDS))
     for name in ("batch_size", "rounds"):
         check_range(name, options.get(name, 1), 1, 10**6)
     return kind(model, **options)

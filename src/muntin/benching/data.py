@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From JPEG files to what the network reads, beside torchvision, in turns.
+"""From JPEG files to the network's input, compared with torchvision, interleaved.
 
-Letters: B images, H and W sides in pixels, h and w those that the network reads.
+Letters: B images, H and W sides of a file's image in pixels, h and w those of the network's input.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
-from muntin.benching.competitors import OURS, choose_peers, compare_rows, refuse_compiled, spread
-from muntin.benching.interleaving import Contestant, take_turns
+from muntin.benching.competitors import OURS, compare_rows, reject_compiled, select_peers, summarize
+from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
@@ -39,12 +39,12 @@ from muntin.zoo.model_building import find_model
 __all__ = ["bench_data", "write_jpegs"]
 
 IMAGE_SIZE = (375, 500)
-"""Height and width in pixels, as of most images of ImageNet."""
+"""Height and width in pixels of most ImageNet images."""
 
 LOADERS = ("torchvision",)
 
 Epoch = Callable[[int], Iterator[Tensor]]
-"""From the number of an epoch to its batches: B, 3, h, w, normalised."""
+"""From the number of an epoch to its normalized batches (B, 3, h, w)."""
 
 
 def bench_data(
@@ -55,42 +55,42 @@ def bench_data(
     peers: Sequence[str] = LOADERS,
     rounds: int = 5,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     num_images: int = 200,
     workers: Sequence[int] = (0, 2),
 ) -> dict[str, Any]:
-    """Measure images a second of reading JPEG files, ours and theirs.
+    """Measure images per second of loading JPEG files, for muntin and torchvision.
 
-    Images are decoded, resized and cropped to what the model reads, and given as normalised
-    floats: for evaluation from the middle, for training from a random part, mirrored by chance.
-    Nothing is kept between epochs. Interpolation is the same for all. torchvision takes part
-    twice: with Pillow, as its reference training does, and with its own decoder and tensors.
+    Images are decoded, resized, cropped to the model's input size and normalized: center crops
+    for evaluation, random resized crops with random flips for training. Nothing is cached
+    between epochs, and interpolation is the same for all. torchvision runs twice: with Pillow,
+    as its reference training does, and with its own decoder on tensors.
 
     Args:
-        model: In the zoo; gives size, mean and standard deviation.
-        batch_size: Images a batch.
-        size: (height, width) in pixels; what the model is made for when left out.
-        peers: Who else takes part; those without a loader are left out with a word.
-        rounds: Epochs of each.
-        compiled: Refused: there is nothing to compile.
-        say: Told what goes on.
+        model: Name in the zoo; sets size, mean and standard deviation.
+        batch_size: Images per batch.
+        size: (height, width) in pixels; default: the model's own.
+        peers: Libraries to compare with; those without a loader are skipped.
+        rounds: Epochs per case.
+        compiled: Must be False: data loading cannot be compiled.
+        log: Callback for progress messages.
         num_images: JPEG files to generate, at least 1.
         workers: Numbers of worker processes.
 
     Returns:
-        The set-up and a row a contestant, kind of epoch and number of workers, with
-        ``images_per_s``, ``missing`` (images that did not come) and, for evaluation,
-        ``mean_error`` (of the first batch, from a resize in float64; in standard deviations).
+        The settings and one row per case, kind of epoch and number of workers, with
+        ``images_per_s``, ``missing`` (images not delivered) and, for evaluation, ``mean_error``
+        (of the first batch against a float64 resize; in standard deviations).
 
     Raises:
-        ConfigError: There is no such model or peer, `num_images` is too small, or `compiled`
-            is set.
+        ConfigError: The model or a peer is unknown, `num_images` is below 1, or `compiled` is
+            set.
     """
-    refuse_compiled(compiled, "data", "where nothing can be compiled")
+    reject_compiled(compiled, "data", "data loading cannot be compiled")
     if num_images < 1:
-        message = f"num_images must be at least 1, got {num_images}. Leave it out for 200."
+        message = f"num_images must be at least 1, got {num_images}. The default is 200."
         raise ConfigError(message)
-    chosen = choose_peers(peers, LOADERS, say)
+    chosen = select_peers(peers, LOADERS, log)
     entry = find_model(model)
     pre = Preprocessing(
         img_size=size or entry.config.img_size,
@@ -99,7 +99,7 @@ def bench_data(
         crop_fraction=DataConfig().crop_fraction,
     )
     with tempfile.TemporaryDirectory() as name:
-        say(f"drawing {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
+        log(f"rendering {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
         folder = Path(name)
         write_jpegs(folder, num_images)
         readers = [
@@ -107,15 +107,18 @@ def bench_data(
             for number in workers
             for work in ("evaluation", "training")
             for reader in _readers(
-                folder, pre, chosen, _Way(work=work, workers=number, batch_size=batch_size)
+                folder,
+                pre,
+                chosen,
+                _EpochSettings(work=work, workers=number, batch_size=batch_size),
             )
         ]
-        truth = _fit_exactly(folder, pre, batch_size)
+        truth = _reference_images(folder, pre, batch_size)
         errors = [_error(reader, truth) for reader in readers]
-        say(f"taking turns: {len(readers)} contestants, {rounds} rounds")
-        contestants = [reader.enter() for reader in readers]
+        log(f"timing {len(readers)} cases in {rounds} interleaved rounds")
+        contestants = [reader.to_case() for reader in readers]
         count = np.array([num_images], np.float64)
-        timings = take_turns(contestants, rounds=rounds, truth=count)
+        timings = time_interleaved(contestants, rounds=rounds, truth=count)
     rows: list[dict[str, Any]] = [
         {
             "name": reader.name,
@@ -123,7 +126,7 @@ def bench_data(
             "workers": reader.way.workers,
             "precision": "fp32",
             "rival": reader.name != OURS,
-            "images_per_s": spread([num_images / seconds for seconds in timing.seconds]),
+            "images_per_s": summarize([num_images / seconds for seconds in timing.seconds]),
             "missing": int(timing.error),
             "mean_error": error,
         }
@@ -143,11 +146,11 @@ def bench_data(
 
 
 def write_jpegs(folder: Path, num_images: int) -> None:
-    """Draw images into two class folders.
+    """Write synthetic images into two class folders.
 
     Args:
-        folder: Exists and is empty.
-        num_images: Files in both folders together.
+        folder: An empty folder.
+        num_images: Number of files in total.
     """
     for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
@@ -157,8 +160,8 @@ def write_jpegs(folder: Path, num_images: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Way:
-    """What an epoch is for, and who helps."""
+class _EpochSettings:
+    """Purpose of an epoch ("evaluation" or "training"), worker processes and batch size."""
 
     work: str
     workers: int
@@ -166,43 +169,45 @@ class _Way:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Reader:
-    """One way to read all images once."""
+class _LoaderCase:
+    """One implementation of an epoch over all images."""
 
     name: str
-    way: _Way
+    way: _EpochSettings
     epoch: Epoch
 
-    def enter(self) -> Contestant:
-        """Count the images of an epoch, a new one each turn."""
-        turn = iter(range(10**9))
+    def to_case(self) -> BenchmarkCase:
+        """Make a case that counts the images of an epoch, a new epoch in each round."""
+        epochs = iter(range(10**9))
 
         def run() -> NDArray[np.float32]:
-            with _unsuggested():
-                return np.array([sum(len(b) for b in self.epoch(next(turn)))], np.float32)
+            with _worker_warnings_ignored():
+                return np.array([sum(len(b) for b in self.epoch(next(epochs)))], np.float32)
 
-        return Contestant(name=self.name, precision="fp32", rival=self.name != OURS, run=run)
+        return BenchmarkCase(name=self.name, precision="fp32", rival=self.name != OURS, run=run)
 
 
 @contextmanager
-def _unsuggested() -> Iterator[None]:
-    """Say nothing of more workers than this machine has cores: they are meant."""
+def _worker_warnings_ignored() -> Iterator[None]:
+    """Hide warnings about more workers than cores: the numbers are chosen on purpose."""
     with warnings.catch_warnings(action="ignore"):
         yield
 
 
 def _readers(
-    folder: Path, pre: Preprocessing, peers: Sequence[str], way: _Way
-) -> Iterator[_Reader]:
-    yield _Reader(name=OURS, way=way, epoch=_our_epoch(folder, pre, way))
+    folder: Path, pre: Preprocessing, peers: Sequence[str], way: _EpochSettings
+) -> Iterator[_LoaderCase]:
+    yield _LoaderCase(name=OURS, way=way, epoch=_our_epoch(folder, pre, way))
     if "torchvision" in peers:
         for name, tensors in (("torchvision Pillow", False), ("torchvision tensors", True)):
-            yield _Reader(name=name, way=way, epoch=_their_epoch(folder, pre, way, tensors))
+            yield _LoaderCase(
+                name=name, way=way, epoch=_torchvision_epoch(folder, pre, way, tensors)
+            )
 
 
-def _our_epoch(folder: Path, pre: Preprocessing, way: _Way) -> Epoch:
+def _our_epoch(folder: Path, pre: Preprocessing, way: _EpochSettings) -> Epoch:
     listing = list_classify(folder).train
-    assert listing is not None, "class folders without parts are training images"
+    assert listing is not None, "class folders without splits are training images"
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
 
     def epoch(number: int) -> Iterator[Tensor]:
@@ -219,7 +224,9 @@ def _our_epoch(folder: Path, pre: Preprocessing, way: _Way) -> Epoch:
     return epoch
 
 
-def _their_epoch(folder: Path, pre: Preprocessing, way: _Way, tensors: bool) -> Epoch:
+def _torchvision_epoch(
+    folder: Path, pre: Preprocessing, way: _EpochSettings, tensors: bool
+) -> Epoch:
     from torchvision.datasets import ImageFolder
 
     mode = InterpolationMode(pre.interpolation)
@@ -260,14 +267,14 @@ def _decode_to_tensor(path: str) -> Tensor:
 
 
 def _scaled_size(pre: Preprocessing) -> Size:
-    """What an image is resized to before its middle is cut out, as `center_crop` does."""
+    """Size to which an image is resized before its center crop, as `center_crop` does."""
     (high, wide), target = IMAGE_SIZE, pre.img_size
     scale = max(target[0] / high, target[1] / wide) / pre.crop_fraction
     return max(target[0], round(high * scale)), max(target[1], round(wide * scale))
 
 
-def _fit_exactly(folder: Path, pre: Preprocessing, count: int) -> Tensor:
-    """The first images as evaluation reads them, in float64 from decoding on."""
+def _reference_images(folder: Path, pre: Preprocessing, count: int) -> Tensor:
+    """The first images as evaluation prepares them, in float64 after decoding."""
     paths = sorted(folder.rglob("*.jpg"))[:count]
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     images = F.interpolate(
@@ -279,10 +286,10 @@ def _fit_exactly(folder: Path, pre: Preprocessing, count: int) -> Tensor:
     return (images - mean) / std
 
 
-def _error(reader: _Reader, truth: Tensor) -> float | None:
-    """Mean difference of the first batch; None where images are cropped at random."""
+def _error(reader: _LoaderCase, truth: Tensor) -> float | None:
+    """Mean absolute difference of the first batch; None for random crops."""
     if reader.way.work != "evaluation":
         return None
-    with _unsuggested():
+    with _worker_warnings_ignored():
         first = next(iter(reader.epoch(0)))
     return (first.double() - truth).abs().mean().item()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Contestants that take turns, so that a machine whose speed drifts favours nobody."""
+"""Interleaved timing (A B C A B C ...), so that a drifting clock speed biases no competitor."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Contestant", "Timing", "take_turns"]
+__all__ = ["BenchmarkCase", "Timing", "time_interleaved"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contestant:
-    """One way to do the work.
+class BenchmarkCase:
+    """One implementation of the measured work.
 
     Attributes:
-        name: Who, such as "timm in OpenVINO".
+        name: For the report, such as "timm openvino".
         precision: "fp32", "bf16" or "int8".
-        rival: Whether it is somebody else's.
-        aside: Whether it is only shown: neither ours nor as the rival is used.
-        run: Does the work once, and gives what comes out.
+        rival: Whether it is a peer's rather than muntin's.
+        aside: Whether it is reported but excluded from comparison with the best peer.
+        run: Does the work once and returns its output.
     """
 
     name: str
@@ -36,45 +36,45 @@ class Contestant:
 
 @dataclass(kw_only=True, slots=True)
 class Timing:
-    """How a contestant did.
+    """Measurements of one case.
 
     Attributes:
-        contestant: Who.
-        seconds: Of every turn but the first ones.
-        error: Largest difference from the truth.
-        agreement: Part of the rows whose largest value is at the same place as the truth's.
+        contestant: The case.
+        seconds: Duration of every round after warm-up.
+        error: Largest absolute difference from the reference output.
+        agreement: Share of rows with the same argmax as the reference output.
     """
 
-    contestant: Contestant
+    contestant: BenchmarkCase
     seconds: list[float] = field(default_factory=list)
     error: float = float("nan")
     agreement: float = float("nan")
 
     @property
     def median(self) -> float:
-        """Seconds of a turn."""
+        """Median seconds per round."""
         return statistics.median(self.seconds)
 
 
-def take_turns(
-    contestants: Sequence[Contestant],
+def time_interleaved(
+    contestants: Sequence[BenchmarkCase],
     *,
     rounds: int,
     truth: NDArray[np.float64] | None = None,
     warmups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Measure contestants A B C A B C.
+    """Time the cases in interleaved rounds: A B C A B C.
 
     Args:
-        contestants: Who takes part.
-        rounds: Turns of each that count.
-        truth: What should come out, to compare the answers of the first turn with.
-        warmups: Turns of each that do not count.
-        clock: Gives seconds.
+        contestants: The cases.
+        rounds: Timed rounds per case.
+        truth: Reference output, compared with the output of the first round.
+        warmups: Rounds per case before timing starts.
+        clock: Returns seconds.
 
     Returns:
-        One row a contestant, in order.
+        One timing per case, in order.
     """
     timings = [Timing(contestant=contestant) for contestant in contestants]
     for turn in range(warmups + rounds):

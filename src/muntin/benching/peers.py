@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Other people's implementations of a model, with the same weights.
+"""Other libraries' implementations of a model, with the same weights.
 
-timm is the reference of the field, so what other engines make of a model is measured on timm's:
-it is what somebody without muntin would convert.
+Inference engines (ONNX Runtime, OpenVINO) run timm's model, because that is what a user without
+muntin would convert.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from muntin.weights.dialects import to_dialect
 __all__ = ["PEERS", "build_peer"]
 
 PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
-"""As in ``--peers``. The last two run timm's model."""
+"""Names that ``--peers`` accepts. The last two run timm's model."""
 
 
 def build_peer(name: str, model: str, network: Network) -> nn.Module | None:
-    """Give a peer's own model with the weights of ours.
+    """Build a peer's own model with the weights of muntin's.
 
     Args:
         name: "timm", "torchvision" or "transformers".
-        model: Its name in the zoo, which is timm's.
-        network: Ours, with a classifier.
+        model: Name in the zoo, which is timm's.
+        network: Muntin's model, with a classifier.
 
     Returns:
-        The model in evaluation mode; None where the peer does not have it.
+        The model in evaluation mode; None if the peer does not have it.
 
     Raises:
-        ConfigError: There is no such peer.
+        ConfigError: The peer is unknown.
     """
     build = _BUILDERS.get(name)
     if build is None:
@@ -44,11 +44,11 @@ def build_peer(name: str, model: str, network: Network) -> nn.Module | None:
     if peer is None:
         return None
     state = to_dialect(network, name)
-    if name == "transformers":  # its loader alone knows the names in published files
+    if name == "transformers":  # only its loader maps the keys of published files
         loaded: nn.Module = type(peer).from_pretrained(None, config=peer.config, state_dict=state)  # type: ignore[attr-defined]
         return loaded.eval().requires_grad_(False)
     missing, unexpected = peer.load_state_dict(state, strict=False)
-    # Buffers that can be computed need not be given.
+    # Missing buffers are computed by the peer; a missing parameter would stay random.
     buffers = dict(peer.named_buffers())
     if unexpected or any(key not in buffers for key in missing):
         return None
@@ -109,14 +109,14 @@ _BUILDERS: dict[str, Callable[[str], nn.Module | None]] = {
 
 
 class Logits(nn.Module):
-    """A peer that gives logits alone, whatever else it says."""
+    """A peer whose output is reduced to the logits."""
 
     def __init__(self, peer: nn.Module) -> None:
         super().__init__()
         self.peer = peer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give (B, K)."""
-        answer = self.peer(images)
-        logits: torch.Tensor = getattr(answer, "logits", answer)
+        """Compute logits (B, K)."""
+        output = self.peer(images)
+        logits: torch.Tensor = getattr(output, "logits", output)
         return logits

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what any kind of measurement gives to the cells of a table."""
+"""Benchmark results as tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["show_rows"]
+__all__ = ["format_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,9 +16,9 @@ class _Column:
     """One field of the rows.
 
     Attributes:
-        key: In a row.
-        title: Above it.
-        write: From a value to a cell.
+        key: Key in a row.
+        title: Header of the column.
+        write: Formats a value.
     """
 
     key: str
@@ -28,13 +28,13 @@ class _Column:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Measure:
-    """What was measured.
+    """The measured quantity.
 
     Attributes:
-        key: In a row, where it is a spread.
-        title: With its unit.
-        sign: 1 where less is better, -1 where more is.
-        digits: Behind the point; one more below 10.
+        key: Key in a row, whose value is a result of `summarize`.
+        title: Header of the column, with the unit.
+        sign: 1 if smaller is better, -1 if larger is.
+        digits: Decimals; one more for values below 10.
     """
 
     key: str
@@ -53,15 +53,15 @@ MEASURES = (
 BEFORE = (
     _Column(key="stage", title="stage"),
     _Column(key="map", title="map", write=lambda sides: "x".join(map(str, sides))),
-    _Column(key="pictures", title="pictures"),
+    _Column(key="pictures", title="images"),
     _Column(key="work", title="work"),
     _Column(key="workers", title="workers"),
-    _Column(key="name", title="contestant"),
+    _Column(key="name", title="name"),
     _Column(key="precision", title="precision"),
 )
 AFTER = (
-    _Column(key="against_best_rival", title="best rival", write=lambda ratio: f"{ratio:.2f}x"),
-    _Column(key="of_ceiling", title="of the ceiling", write=lambda part: f"{100 * part:.0f} %"),
+    _Column(key="against_best_rival", title="vs best peer", write=lambda ratio: f"{ratio:.2f}x"),
+    _Column(key="of_ceiling", title="of peak", write=lambda part: f"{100 * part:.0f} %"),
     _Column(key="mib_per_mp", title="MiB/Mpixel", write=lambda mib: f"{mib:.0f}"),
     _Column(
         key="activation_mib",
@@ -70,25 +70,24 @@ AFTER = (
     ),
     _Column(key="weights_mib", title="weights MiB", write=lambda mib: f"{mib:.0f}"),
     _Column(key="max_error", title="error", write=lambda error: f"{error:.1e}"),
-    _Column(key="second_error", title="second step", write=lambda error: f"{error:.1e}"),
+    _Column(key="second_error", title="error, step 2", write=lambda error: f"{error:.1e}"),
     _Column(key="mean_error", title="mean error", write=lambda error: f"{error:.1e}"),
     _Column(key="missing", title="missing"),
-    _Column(key="agreement", title="same class", write=lambda part: f"{100 * part:.0f} %"),
+    _Column(key="agreement", title="top-1 agreement", write=lambda part: f"{100 * part:.0f} %"),
 )
 ALIKE = ("stage", "map", "work", "workers")
-"""Rows that agree in these stand together, in the order in which they came; the best first."""
+"""Rows that agree in these form a group; groups keep their order, the best row comes first."""
 
 
-def show_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Give titles and rows of a table.
+def format_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Format results as headers and cells.
 
     Args:
-        found: What a function of `muntin.benching.bench_request.KINDS` gave; its contestants have one
-            measure at least. Columns that no contestant has a value for are left out.
+        found: Result of a function in `muntin.benching.bench_request.KINDS`. Columns without any
+            value are omitted.
 
     Returns:
-        The titles, and a row of as many cells for each contestant, the best first in each group
-        of those that did the same.
+        The headers, and the cells of each row, the best first within each group of equal work.
     """
     rows = found["contestants"]
     measure = next(
@@ -101,7 +100,7 @@ def show_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     titles = [
         *(column.title for column in before),
         measure.title,
-        "spread",
+        "min to max",
         *(column.title for column in after),
     ]
     groups = [tuple(row.get(key) for key in ALIKE) for row in rows]
@@ -112,7 +111,7 @@ def show_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return titles, [
         [
             *(_cell(column, rows[i]) for column in before),
-            *_measured(measure, rows[i][measure.key]),
+            *_format_measure(measure, rows[i][measure.key]),
             *(_cell(column, rows[i]) for column in after),
         ]
         for i in order
@@ -124,7 +123,7 @@ def _cell(column: _Column, row: Mapping[str, Any]) -> str:
     return "" if value is None else column.write(value)
 
 
-def _measured(measure: _Measure, values: Mapping[str, float]) -> tuple[str, str]:
+def _format_measure(measure: _Measure, values: Mapping[str, float]) -> tuple[str, str]:
     digits = measure.digits + (values["median"] < 10)
-    median, least, most = (f"{values[key]:.{digits}f}" for key in ("median", "min", "max"))
-    return median, f"{least} to {most}"
+    median, low, high = (f"{values[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return median, f"{low} to {high}"

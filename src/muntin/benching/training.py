@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps beside the peers: same weights, same images, same optimiser, in turns."""
+"""Training steps compared with peers: same weights, images and optimizer, interleaved."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from muntin.benching.competitors import (
     OURS,
-    Entrant,
-    choose_peers,
+    Implementation,
+    build_peers,
     compare_rows,
-    enter_peers,
     make_deterministic,
-    spread,
+    select_peers,
+    summarize,
 )
-from muntin.benching.interleaving import Contestant, take_turns
+from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 from muntin.devices import has_compiler
 from muntin.shapes import Size
 from muntin.zoo.model_building import create_model, find_model
@@ -42,66 +42,72 @@ def bench_training(
     peers: Sequence[str] = TRAINERS,
     rounds: int = 5,
     compiled: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     optimize: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> dict[str, Any]:
-    """Measure optimiser steps of a classifier on the CPU, ours and theirs.
+    """Measure optimizer steps of a classifier on the CPU, for muntin and its peers.
 
-    A step is forward, cross-entropy, backward and AdamW, in fp32 and under bf16 autocast. Nothing
-    is dropped at random, so that losses can be compared: those of the first step, and of the
-    second, which depends on the gradients, with the same two steps in float64.
+    A step is forward, cross-entropy, backward and AdamW, in fp32 and under bf16 autocast. Dropout
+    and drop path are off, so losses are comparable: those of the first step and of the second,
+    which depends on the gradients, are checked against the same two steps in float64.
 
     Args:
-        model: In the zoo; with fresh weights.
-        batch_size: Images a step.
-        size: (height, width) in pixels; what the model is made for when left out.
-        peers: Who else takes part; those that cannot are left out with a word.
-        rounds: Turns of each.
-        compiled: Whether torch.compile takes part, which takes minutes to start.
-        say: Told what goes on.
-        optimize: Gives the optimiser of a module, first that of the float64 steps; AdamW's when
-            left out.
+        model: Name in the zoo; weights are random.
+        batch_size: Images per step.
+        size: (height, width) in pixels; default: the model's own.
+        peers: Libraries to compare with; those that do not support the model are skipped.
+        rounds: Timed rounds per case.
+        compiled: Whether to measure torch.compile too; compilation takes minutes.
+        log: Callback for progress messages.
+        optimize: Builds the optimizer of a module (first called for the float64 steps);
+            default: AdamW.
 
     Returns:
-        The set-up and a row a contestant, with ``images_per_s``, ``max_error`` (of the loss of
-        the first step, absolute) and ``second_error`` (the same of the second).
+        The settings and one row per case, with ``images_per_s``, ``max_error`` (absolute error
+        of the first step's loss) and ``second_error`` (of the second step's).
 
     Raises:
-        ConfigError: There is no such model or peer.
+        ConfigError: The model or a peer is unknown.
     """
     optimize = optimize or make_optimizer
-    chosen = choose_peers(peers, TRAINERS, say)
+    chosen = select_peers(peers, TRAINERS, log)
     high, wide = size or find_model(model).config.img_size
     torch.manual_seed(0)
     network = create_model(model)
     images = torch.randn(batch_size, 3, high, wide)
     targets = torch.arange(batch_size) % 1000
-    entrants = [
-        Entrant(name=OURS, rival=False, module=copy.deepcopy(network)),
-        *enter_peers(chosen, model, network, (high, wide), say),
+    implementations = [
+        Implementation(name=OURS, rival=False, module=copy.deepcopy(network)),
+        *build_peers(chosen, model, network, (high, wide), log),
     ]
-    say("taking two steps in float64")
+    log("computing two reference steps in float64")
     doubled = make_deterministic(network.double())
     optimizer = optimize(doubled)
-    truth = _Stepper(doubled, doubled, images.double(), targets, optimizer).take_first()
+    truth = _TrainStep(doubled, doubled, images.double(), targets, optimizer).take_first()
     contestants = []
-    for entrant in entrants:
+    for implementation in implementations:
         contestants += _contestants(
-            entrant, images, targets, optimize(entrant.module), compiled=compiled, say=say
+            implementation,
+            images,
+            targets,
+            optimize(implementation.module),
+            compiled=compiled,
+            log=log,
         )
-    say(f"taking turns: {len(contestants)} contestants, {rounds} rounds")
-    # The first turn starts from the common weights, the second is the first usual one.
-    timings = take_turns(contestants, rounds=rounds, warmups=2)
+    log(f"timing {len(contestants)} cases in {rounds} interleaved rounds")
+    # The first call takes the two compared steps from the shared weights; the second is the first
+    # ordinary step. Both are warm-up.
+    timings = time_interleaved(contestants, rounds=rounds, warmups=2)
     rows = []
     for timing, stepper in zip(timings, [one.run for one in contestants], strict=True):
-        assert isinstance(stepper, _Stepper), "as made above"
+        assert isinstance(stepper, _TrainStep), "as made above"
         errors = np.abs(stepper.first - truth)
         rows.append(
             {
                 "name": timing.contestant.name,
                 "precision": timing.contestant.precision,
                 "rival": timing.contestant.rival,
-                "images_per_s": spread([batch_size / seconds for seconds in timing.seconds]),
+                "images_per_s": summarize([batch_size / seconds for seconds in timing.seconds]),
                 "max_error": float(errors[0]),
                 "second_error": float(errors[1]),
             }
@@ -118,10 +124,10 @@ def bench_training(
     }
 
 
-class _Stepper:
-    """Takes optimiser steps; the first call starts from the weights that were there at the start.
+class _TrainStep:
+    """A training step; the first call takes two of them from the initial weights.
 
-    Precisions of one owner share a module and its optimiser, which saves memory.
+    The precisions of one library share a module and its optimizer, which saves memory.
     """
 
     def __init__(
@@ -145,13 +151,13 @@ class _Stepper:
         self.first: NDArray[np.float64] = np.zeros(0)
 
     def __call__(self) -> NDArray[np.float32]:
-        """Take a step and give its loss."""
+        """Take a step and return its loss."""
         if not len(self.first):
             return self.take_first().astype(np.float32)
         return np.array([self.step()], np.float32)
 
     def take_first(self) -> NDArray[np.float64]:
-        """Take two steps from the start and give their losses."""
+        """Take two steps from the initial weights and return their losses."""
         if self.start is not None:
             self.module.load_state_dict(self.start)
             self.optimizer.state.clear()
@@ -159,7 +165,7 @@ class _Stepper:
         return self.first
 
     def step(self) -> float:
-        """Forward, loss, backward and a change of the weights; gives the loss before it."""
+        """Forward, loss, backward and optimizer step; return the loss."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             logits = self.runs(self.images)
         loss = F.cross_entropy(logits.float() if self.bf16 else logits, self.targets)
@@ -170,32 +176,32 @@ class _Stepper:
 
 
 def make_optimizer(module: nn.Module) -> torch.optim.Optimizer:
-    """Give the optimiser of every contestant."""
+    """Build the optimizer that every case uses."""
     return torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, fused=True)
 
 
 def _contestants(
-    entrant: Entrant,
+    implementation: Implementation,
     images: Tensor,
     targets: Tensor,
     optimizer: torch.optim.Optimizer,
     *,
     compiled: bool,
-    say: Callable[[str], None],
-) -> list[Contestant]:
-    module = make_deterministic(entrant.module)
+    log: Callable[[str], None],
+) -> list[BenchmarkCase]:
+    module = make_deterministic(implementation.module)
     start = {key: value.clone() for key, value in module.state_dict().items()}
     runs: dict[str, Callable[[Tensor], Tensor]] = {"eager": module}
     if compiled and has_compiler():
         runs["compile"] = torch.compile(module)
     elif compiled:
-        say("left out: torch.compile, as no C++ compiler is found")
+        log("skipped torch.compile: no C++ compiler found")
     return [
-        Contestant(
-            name=f"{entrant.name} {engine}",
+        BenchmarkCase(
+            name=f"{implementation.name} {engine}",
             precision=precision,
-            rival=entrant.rival,
-            run=_Stepper(
+            rival=implementation.rival,
+            run=_TrainStep(
                 module,
                 run,
                 images,
