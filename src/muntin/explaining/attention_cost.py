@@ -13,15 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from muntin.errors import MuntinError
 from muntin.explaining.activation_memory import (
     activation_bytes,
     msa_macs,
@@ -30,12 +27,12 @@ from muntin.explaining.activation_memory import (
 )
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.model_cost import finish_axes, show_model_cost
 from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
 from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.windows import lay_out
-from muntin.shapes import Size
-from muntin.zoo.costs import Costs, Part, count_costs
+from muntin.zoo.costs import Costs, count_costs
 from muntin.zoo.families import BackboneConfig
 from muntin.zoo.model_building import model_config
 
@@ -51,7 +48,6 @@ MAX_SECONDS = 0.8
 """A layer slower than this is neither timed again nor on larger maps."""
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-PART_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
 SOURCE = "Liu et al. 2021 (arXiv 2103.14030), section 3.2, equations 1 and 2"
 _OPEN, _CLOSE = "<mo stretchy='false'>(</mo>", "<mo stretchy='false'>)</mo>"
 _TOKENS = "<mi>h</mi><mi>w</mi>"
@@ -105,7 +101,7 @@ def show_cost(
             *general,
             MissingFigure(section="cost", title=f"Cost of {context.name}", reason=reason),
         ]
-    return [_show_model(context.name, config, context), *general]
+    return [show_model_cost(context.name, config, context), *general]
 
 
 def _of_attention(costs: Costs) -> int:
@@ -154,7 +150,7 @@ def _show_macs(sides: Sequence[int]) -> ExplanationFigure:
         for name, (label, colour, mark) in _LABELS.items():
             axes.plot(side, np.array(lines[name]) / 1e9, color=colour, label=label)
             axes.plot(sides, np.array(rows[name]) / 1e9, mark, color=colour, ms=6)
-        _finish(axes, "image side in pixels", "multiply-adds of attention layers (billions)")
+        finish_axes(axes, "image side in pixels", "multiply-adds of attention layers (billions)")
     left.set_title("linear scale", fontsize=10)
     left.set_ylim(0, 1.15 * max(rows["vit_small"]) / 1e9)
     right.set_yscale("log")
@@ -216,7 +212,7 @@ def _show_memory(sides: Sequence[int]) -> ExplanationFigure:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(sides[0] - 30, sides[-1] + 150)
-    _finish(axes, "image side in pixels", "activations saved for backward (GiB)")
+    finish_axes(axes, "image side in pixels", "activations saved for backward (GiB)")
     axes.legend(frameon=False, fontsize=8)
     return ExplanationFigure(
         name="cost-memory",
@@ -272,7 +268,7 @@ def _show_time(map_sides: Sequence[int]) -> ExplanationFigure:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        _finish(axes, "side of the map in tokens", unit)
+        finish_axes(axes, "side of the map in tokens", unit)
     left.legend(frameon=False, fontsize=8)
     return ExplanationFigure(
         name="cost-time",
@@ -321,92 +317,3 @@ def _time(run: Callable[[int], None], map_sides: Sequence[int]) -> list[float]:
         if taken[-1] > MAX_SECONDS:
             break
     return seconds
-
-
-def _show_model(
-    name: str, config: BackboneConfig, context: Context
-) -> ExplanationFigure | MissingFigure:
-    base: Size = (context.images.shape[2], context.images.shape[3])
-    counted: dict[Size, Costs] = {}
-    refused = ""
-    for factor in (1.0, 2.0):
-        size = base
-        if factor != 1:
-            size = tuple(max(32, round(factor * side / 32) * 32) for side in base)  # type: ignore[assignment]
-        try:
-            counted[size] = count_costs(config, size)
-        except MuntinError as error:
-            refused = str(error)
-    if base not in counted:
-        return MissingFigure(section="cost", title=f"Cost of {name}", reason=refused)
-    saved = _saved_mib(config, base)
-    return _draw_model(name, base, counted, saved)
-
-
-def _saved_mib(config: BackboneConfig, size: Size) -> float | None:
-    """Saved activations in MiB; None if the model cannot run on the meta device."""
-    try:
-        return activation_bytes(config, size) / 2**20
-    except (RuntimeError, NotImplementedError):
-        return None
-
-
-def _draw_model(
-    name: str, base: Size, counted: dict[Size, Costs], saved: float | None
-) -> ExplanationFigure:
-    sizes = sorted(counted)
-    every: tuple[Part, ...] = get_args(Part)
-    parts = [part for part in every if any(counted[size].of(part) for size in sizes)]
-    table = np.array([[counted[size].of(part) for size in sizes] for part in parts])
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    bottom = np.zeros(len(sizes))
-    places = np.arange(len(sizes))
-    for part, row, colour in zip(parts, table / 1e9, PART_COLOURS, strict=False):
-        left.bar(places, row, bottom=bottom, color=colour, label=part, width=0.7)
-        bottom += row
-    for place, total in zip(places, bottom, strict=True):
-        left.text(place, total, f"{total:.3g}", ha="center", va="bottom", fontsize=8)
-    left.set_xticks(places, [f"{size[0]} x {size[1]}" for size in sizes])
-    _finish(left, "image size (height x width)", "multiply-adds (billions)")
-    left.legend(frameon=False, fontsize=8)
-    here = table[:, sizes.index(base)]
-    order: list[int] = np.argsort(here).tolist()
-    right.barh(
-        [parts[i] for i in order], here[order] / here.sum(), color=[PART_COLOURS[i] for i in order]
-    )
-    for row, number in enumerate(order):
-        share = here[number] / here.sum()
-        right.text(share + 0.01, row, f"{share:.1%}", va="center", fontsize=8)
-    right.set_xlim(0, 1.15 * here.max() / here.sum())
-    right.set_title(f"shares at {base[0]} x {base[1]}", fontsize=10)
-    right.tick_params(labelsize=8)
-    right.spines[["top", "right"]].set_visible(False)
-    costs = counted[base]
-    memory = (
-        ""
-        if saved is None
-        else f" A plain training step saves {saved:,.0f} MiB of activations for the backward pass."
-    )
-    return ExplanationFigure(
-        name="cost-of-the-model",
-        section="cost",
-        title=f"Cost of {name}",
-        text=(
-            f"One image of {base[0]} x {base[1]} pixels takes {costs.macs / 1e9:.2f} billion "
-            f"multiply-adds in the backbone and a classifier.{memory} Bars show the breakdown by "
-            "image size: projections and MLP grow linearly with the number of tokens; the matrix "
-            "products of attention do so only in windows."
-        ),
-        figure=figure,
-        arrays={"sizes": np.array(sizes), "macs": table},
-        facts={"parts": parts, "img_size": base, "macs": costs.macs, "kept_mib": saved},
-    )
-
-
-def _finish(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, axis="y", alpha=0.3)

@@ -73,9 +73,7 @@ def show_prediction_agreement(
     shares = np.array([agreement(*pair) for pair in predictions])
     order = np.argsort(shares, kind="stable").tolist()
     kind = type(predictions[0][0])
-    labels = kind is Labels
-    limit = MAX_LABELLED if labels else MAX_DRAWN
-    worst = order[:limit]
+    worst = order[: MAX_LABELLED if kind is Labels else MAX_DRAWN]
     differ = int((shares < 1).sum())
     text = (
         f"Agreement of {names[0]} and {names[1]}: {shares.mean():.0%} ({_AGREEMENT[kind]}). "
@@ -83,7 +81,7 @@ def show_prediction_agreement(
         f"{'' if len(worst) == len(shares) else f'; the {len(worst)} worst are shown'}."
     )
     text += _describe_limits(first, second, lists, shared, differ=differ > 0)
-    draw = _draw_labels if labels else _draw_pairs
+    draw = _draw_labels if kind is Labels else _draw_pairs
     return [
         ExplanationFigure(
             name="comparison-answers",
