@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Predicted and measured memory and time of training, each in a process of its own."""
+"""Predicted and measured memory and time of training, each in its own process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES = [
     ("semantic", "swin_tiny", 256, 2),
     ("pose", "swin_nano", 128, 8),
     ("pose", "vit_small", 128, 16),
-    # Not among those that the share of the holes was drawn from (docs/adr/0022).
+    # Not among those that the share of fragmentation was fitted to (docs/adr/0022).
     ("classify", "swin_small", 192, 6),
     ("classify", "t2t_vit_14", 224, 6),
     ("semantic", "swin_nano", 256, 12),
@@ -39,14 +39,14 @@ CASES = [
 TOLERANCE = 0.15
 STEPS = 5
 
-# Runs in a process of its own: a run of some steps, its peak and the time of each step.
+# Executed in its own process: trains some steps, prints peak memory and the median step time.
 CHILD = """
 import json, sys, time
 import torch
 from muntin import train
 from muntin.training.trainer import Trainer
 
-task, data, model, side, batch, out, device, precision, again = sys.argv[1:]
+task, data, model, side, batch, out, device, precision, recomputed = sys.argv[1:]
 ends, peaks = [], []
 plain = Trainer.update_weights
 
@@ -67,19 +67,19 @@ if __name__ == "__main__":
     train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
           device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,
           settings={"machine.compile": "off", "train.start_size": 1,
-                    "train.recomputed_blocks": int(again)})
+                    "train.recomputed_blocks": int(recomputed)})
     steps = sorted(b - a for a, b in zip(ends, ends[1:]))
     sys.stdout.write(json.dumps({"peak_mib": peaks[-1], "step_s": steps[len(steps) // 2]}))
 """.replace("STEPS", str(STEPS))
 
 
 def main() -> None:
-    """Measure and write the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--only", default="", help="cases whose line holds this")
-    parser.add_argument("--again", type=int, default=0, help="leading blocks computed again")
+    parser.add_argument("--only", default="", help="run only cases that contain this text")
+    parser.add_argument("--recomputed", type=int, default=0, help="recomputed leading blocks")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -98,28 +98,29 @@ def main() -> None:
         "rows": rows,
     }
     where = f"cpu{os.cpu_count()}" if options.device == "cpu" else options.device
-    print(record.write("plan_again" if options.again else "plan", where, content))
+    print(record.write("plan_again" if options.recomputed else "plan", where, content))
 
 
 def compare(
     case: tuple[str, str, int, int], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Predict and measure a case."""
+    """Predict and measure one case."""
     task, model, side, batch = case
-    device, precision, again = options.device, options.precision, options.again
+    device, precision, recomputed = options.device, options.precision, options.recomputed
     data = make_data(task, folder / "data", max(side, 64), 4 * batch * STEPS)
     words = ["plan", task, data, "--model", model, "--img-size", side, "--batch-size", batch]
     words += ["--device", device, "--precision", precision, "--weights", "none", "--json"]
-    words += ["--set", "train.start_size=1", "--set", f"train.recomputed_blocks={again}"]
+    words += ["--set", "train.start_size=1", "--set", f"train.recomputed_blocks={recomputed}"]
     predicted = json.loads(record.muntin(*words, keep=True))
-    arguments = [task, data, model, side, batch, folder / "run", device, precision, again]
+    arguments = [task, data, model, side, batch, folder / "run", device, precision, recomputed]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, arguments)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     measured = json.loads(done.stdout.splitlines()[-1])
     return {
-        "case": f"{task} {model} at {side}, batch {batch}" + f", {again} again" * bool(again),
+        "case": f"{task} {model} at {side}, batch {batch}"
+        + f", {recomputed} recomputed" * bool(recomputed),
         "predicted_mib": predicted["peak"],
         "measured_mib": measured["peak_mib"],
         "memory_error": abs(predicted["peak"] / measured["peak_mib"] - 1),
@@ -131,7 +132,7 @@ def compare(
 
 
 def make_data(task: str, folder: Path, side: int, count: int) -> Path:
-    """Generated images of so many pixels a side."""
+    """Write synthetic images of `side` x `side` pixels."""
     size = (side, side)
     if task == "classify":
         each = -(-count // 6)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How models are trained: the settings, and the presets as data.
+"""Training settings, and the presets (recipes).
 
-Three questions, three configs: what function is it (the architecture, in `zoo`), how is it learned
-(`TrainConfig`), where does it run (`MachineConfig`).
+Three configs: the architecture (in `zoo`), how it is trained (`TrainConfig`), and where it runs
+(`MachineConfig`).
 """
 
 from __future__ import annotations
@@ -32,50 +32,51 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How a model is learned.
+    """How a model is trained.
 
     Attributes:
-        recipe: Name of the preset that the other fields started from.
+        recipe: Name of the preset that gave the other fields their values.
         epochs: Passes over the training images.
-        max_time_s: Wall time for everything, in seconds; 0 = as long as the epochs take. With a
-            limit the learning rate follows the clock, so that it has come down when time is up.
-        batch_size: Images a step, over all devices; 0 chooses by image and set size.
-        accumulate: Steps whose gradients are added before the weights change.
+        max_time_s: Wall time for everything, in seconds; 0 = no limit. With a limit the learning
+            rate schedule follows the time instead of the epochs.
+        batch_size: Images per step, over all devices; 0 = by the size of images and data set.
+        accumulate: Steps whose gradients are accumulated for one weight update.
         optimizer: "adamw"; or "muon" for the matrices of the blocks, with adamw for the rest.
-        learning_rate: At `lr_batch` images a step, scaled linearly to the effective batch; as
-            it stands when `lr_batch` is 0.
-        lr_batch: Batch that the learning rate is given for; 0 = no scaling.
-        muon_learning_rate: The same for the matrices that muon updates, brought to the size of
-            adamw's steps; never scaled.
-        betas: Of adamw.
-        weight_decay: Decoupled; not on biases, norms, position embeddings and tables, or tokens.
+        learning_rate: Peak learning rate for a batch of `lr_batch` images, scaled linearly to the
+            effective batch; not scaled if `lr_batch` is 0.
+        lr_batch: Batch size that the learning rate refers to; 0 = no scaling.
+        muon_learning_rate: Peak learning rate of muon, for updates of the size of adamw's; never
+            scaled.
+        betas: Betas of adamw.
+        weight_decay: Decoupled weight decay; not on biases, norms, position embeddings, relative
+            position biases and tokens.
         layer_decay: Factor on the learning rate from each block to the one before; 1 = off.
-        warmup: Part of the training over which the learning rate rises.
-        decay: How the rate falls after that; by "steps" it falls to a tenth at each of `steps`.
-        steps: Parts of the training after which it does so.
-        min_lr: Where it ends, as a part of the learning rate; "steps" ends where the steps do.
-        clip_grad: Largest norm of the gradient; 0 = off.
-        label_smoothing: Part of the target spread over all classes.
-        class_weights: Whether rare classes count more in the loss.
-        ema_decay: Of the averaged weights that are evaluated and kept; 0 = off.
-        drop_path_rate: Overrides the model's; "model" keeps it.
-        init: How fresh weights start: as published, or "mimetic" (`muntin.nn.mimetic_init`).
-        freeze: Leading stages (blocks of a ViT) that do not learn, patches included; -1 freezes
-            the whole backbone.
+        warmup: Part of the training with linear warmup.
+        decay: Decay of the learning rate after warmup; "steps" divides it by 10 at each of `steps`.
+        steps: When to do so, as parts of the training.
+        min_lr: Final learning rate as a part of the peak; no effect on "steps".
+        clip_grad: Maximum norm of the gradient; 0 = off.
+        label_smoothing: Share of the target that is spread over all classes.
+        class_weights: Whether to weight the loss of each class by its inverse frequency.
+        ema_decay: Decay of the exponential moving average of the weights, which is then evaluated
+            and saved; 0 = off.
+        drop_path_rate: Replaces that of the model; "model" keeps it.
+        init: Initialisation of fresh weights: as published, or "mimetic" (`muntin.nn.mimetic`).
+        freeze: Number of frozen leading stages (blocks of a ViT), the patch embedding included;
+            -1 freezes the whole backbone.
         checkpointing: Whether activations of blocks are recomputed in the backward pass: less
             memory, more time.
-        residual: "half" keeps the map between blocks in the precision of the products, which must
-            be bf16 or fp16: half of what is remembered of it, and fewer digits.
-        recomputed_blocks: As `checkpointing`, for so many leading blocks, whose maps are largest;
-            `memory_gib` chooses it.
-        memory_gib: The room, in GiB, for what training adds to the process, which itself takes
-            about 0.9 GiB more on a CPU: as few leading blocks are computed again as a step needs
-            to fit, and if all are not enough the batch becomes smaller; validation looks at no
-            more images at a time than a step. 0 = no limit.
+        residual: "half" runs the residual stream between blocks in bf16 or fp16, the precision of
+            the products: half of its memory, less accuracy.
+        recomputed_blocks: As `checkpointing`, for this many leading blocks, whose maps are
+            largest; `memory_gib` chooses it.
+        memory_gib: Memory budget in GiB for training, beyond the process itself (about 0.9 GiB on
+            a CPU). Recomputes as few leading blocks as possible, then reduces the batch;
+            validation uses no larger batch than training. 0 = no limit.
         early_stop: Epochs without improvement after which training ends; 0 = off.
-        start_size: Side of the images at the beginning, as a part of `img_size`; 1 = full.
+        start_size: Image side at the start of training, as a part of `img_size`; 1 = full.
         full_size_from: Part of the training after which images have full size.
-        seed: Of everything random.
+        seed: Random seed.
     """
 
     recipe: str = "imagenet"
@@ -111,7 +112,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Check the ranges."""
         check_range("train.epochs", self.epochs, 1, 10**6)
         check_range("train.max_time_s", self.max_time_s, 0, 10**9)
         check_range("train.batch_size", self.batch_size, 0, 10**6)
@@ -138,21 +139,21 @@ class TrainConfig:
 
     @property
     def validation_batch(self) -> int:
-        """Images that validation looks at at a time, where they are small."""
+        """Upper limit of the batch size in validation."""
         return self.batch_size if self.memory_gib else max(64, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
-    """Where a run happens; never part of what a model is.
+    """Where a run is executed; has no influence on the architecture.
 
     Attributes:
-        device: "auto" takes a GPU when there is one.
-        devices: Processes (one a device).
-        precision: Of the matrix products; weights stay in float32. "auto" is bf16 on a GPU; on a
-            CPU it is whichever of fp32 and bf16 multiplies faster there.
-        compile: Whether steps are compiled; "auto" does so on a GPU.
-        workers: Processes that decode images; -1 chooses.
+        device: "auto" uses a GPU if available.
+        devices: Number of devices, each with its own process.
+        precision: Precision of the matrix products; weights stay in float32. "auto" = bf16 on a
+            GPU, the faster of fp32 and bf16 on a CPU.
+        compile: Whether steps are compiled; "auto" = on a GPU.
+        workers: Processes that decode images; -1 = by the number of cores.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -162,19 +163,19 @@ class MachineConfig:
     workers: int = -1
 
     def __post_init__(self) -> None:
-        """Refuse counts that make no sense."""
+        """Check the ranges."""
         check_range("machine.devices", self.devices, 1, 4096)
         check_range("machine.workers", self.workers, -1, 512)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A preset: how to train and what to do to the images.
+    """A preset of training and augmentation settings.
 
     Attributes:
-        train: The training settings.
-        augment: The augmentation.
-        source: Where it comes from.
+        train: Training settings.
+        augment: Augmentation settings.
+        source: Publication or code that the values are from.
     """
 
     train: TrainConfig
@@ -240,10 +241,10 @@ COCO_3X = Recipe(
     ),
     augment=DetectionAugmentConfig(short_sides=tuple(range(480, 801, 32)), crop=0.5),
     source="SwinTransformer/Swin-Transformer-Object-Detection, the published Mask R-CNN runs: 36 "
-    "epochs at 16 images a step, at --img-size 800x1333",
+    "epochs at 16 images per step, at --img-size 800x1333",
 )
 
-FINETUNE_OBJECTS = Recipe(
+FINETUNE_DETECTION = Recipe(
     train=TrainConfig(
         recipe="finetune",
         epochs=40,
@@ -257,10 +258,10 @@ FINETUNE_OBJECTS = Recipe(
         drop_path_rate=0.1,
     ),
     augment=DetectionAugmentConfig(scale=(0.6, 1.6), jitter=0.3),
-    source="ours: a trained backbone, few images, large-scale jitter as in arXiv 2012.07177",
+    source="ours: pretrained backbone, few images, large-scale jitter as in arXiv 2012.07177",
 )
 
-SMALL_DATA_OBJECTS = Recipe(
+SMALL_DATA_DETECTION = Recipe(
     train=TrainConfig(
         recipe="small-data",
         epochs=120,
@@ -298,14 +299,16 @@ ADE20K = Recipe(
     "160,000 steps of 16 images, at --img-size 512 and --set data.short_side=512",
 )
 
-FINETUNE_MAPS = Recipe(
-    train=replace(FINETUNE_OBJECTS.train, epochs=80),
+FINETUNE_SEGMENTATION = Recipe(
+    train=replace(FINETUNE_DETECTION.train, epochs=80),
     augment=SegmentationAugmentConfig(scale=(0.6, 1.6), jitter=0.3),
-    source="ours: a trained backbone, few images",
+    source="ours: pretrained backbone, few images",
 )
 
-SMALL_DATA_MAPS = Recipe(
-    train=replace(SMALL_DATA_OBJECTS.train, epochs=300, optimizer="muon", muon_learning_rate=0.002),
+SMALL_DATA_SEGMENTATION = Recipe(
+    train=replace(
+        SMALL_DATA_DETECTION.train, epochs=300, optimizer="muon", muon_learning_rate=0.002
+    ),
     augment=SegmentationAugmentConfig(scale=(0.6, 1.6), dominant=0.9, jitter=0.3),
     source="ours; docs/lab-notes",
 )
@@ -327,17 +330,17 @@ COCO_POSE = Recipe(
         drop_path_rate=0.3,
     ),
     augment=KeypointAugmentConfig(),
-    source="ViTAE-Transformer/ViTPose, ViTPose-B on COCO: 512 persons a step",
+    source="ViTAE-Transformer/ViTPose, ViTPose-B on COCO: 512 instances per step",
 )
 
-FINETUNE_SUBJECTS = Recipe(
-    train=replace(FINETUNE_OBJECTS.train, epochs=100, batch_size=16),
+FINETUNE_KEYPOINTS = Recipe(
+    train=replace(FINETUNE_DETECTION.train, epochs=100, batch_size=16),
     augment=KeypointAugmentConfig(rotation=20.0, half_body=0.0, scale=0.25, shift=0.05, jitter=0.3),
-    source="ours: a trained backbone, few subjects",
+    source="ours: pretrained backbone, few instances",
 )
 
-SMALL_DATA_SUBJECTS = Recipe(
-    train=replace(SMALL_DATA_MAPS.train, epochs=300, batch_size=4),
+SMALL_DATA_KEYPOINTS = Recipe(
+    train=replace(SMALL_DATA_SEGMENTATION.train, epochs=300, batch_size=4),
     augment=KeypointAugmentConfig(rotation=15.0, half_body=0.0, scale=0.2, shift=0.08, jitter=0.3),
     source="ours; docs/lab-notes",
 )
@@ -346,17 +349,21 @@ RECIPES: dict[TaskKind, dict[str, Recipe]] = {
     "classification": {"imagenet": IMAGENET, "finetune": FINETUNE, "small-data": SMALL_DATA},
     "detection": {
         "coco-3x": COCO_3X,
-        "finetune": FINETUNE_OBJECTS,
-        "small-data": SMALL_DATA_OBJECTS,
+        "finetune": FINETUNE_DETECTION,
+        "small-data": SMALL_DATA_DETECTION,
     },
-    "segmentation": {"ade20k": ADE20K, "finetune": FINETUNE_MAPS, "small-data": SMALL_DATA_MAPS},
+    "segmentation": {
+        "ade20k": ADE20K,
+        "finetune": FINETUNE_SEGMENTATION,
+        "small-data": SMALL_DATA_SEGMENTATION,
+    },
     "keypoints": {
         "coco-pose": COCO_POSE,
-        "finetune": FINETUNE_SUBJECTS,
-        "small-data": SMALL_DATA_SUBJECTS,
+        "finetune": FINETUNE_KEYPOINTS,
+        "small-data": SMALL_DATA_KEYPOINTS,
     },
 }
-"""Kind of task -> name -> recipe."""
+"""Recipes by kind of task and name."""
 
 AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
     "classification": AugmentConfig,
@@ -364,14 +371,14 @@ AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
     "segmentation": SegmentationAugmentConfig,
     "keypoints": KeypointAugmentConfig,
 }
-"""Kind of task -> config of its augmentation."""
+"""Type of the augmentation config by kind of task."""
 
 
 def find_recipe(name: str, kind: TaskKind = "classification") -> Recipe:
-    """Give a preset.
+    """Return a preset.
 
     Raises:
-        ConfigError: There is none of this name.
+        ConfigError: The name is unknown.
     """
     if name not in RECIPES[kind]:
         raise ConfigError(unknown_name("recipe", name, RECIPES[kind]))

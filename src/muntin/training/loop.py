@@ -154,15 +154,19 @@ class _Loop:
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
         balanced = run.config.data_config.sampler == "balanced"
-        self.loader = TrainLoader(
-            caches.train,
-            run.config.augment,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            shares=class_balanced_shares(caches.train.listing) if balanced else None,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            workers=max(run.config.machine.workers, 0),
+        self.loader, *self.more_views = (
+            TrainLoader(
+                caches.train,
+                run.config.augment,
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+                shares=class_balanced_shares(caches.train.listing) if balanced else None,
+                rank=fabric.global_rank,
+                world=fabric.world_size,
+                workers=max(run.config.machine.workers, 0),
+                view=view,
+            )
+            for view in range(objective.views)
         )
         self.stride = network.spec.strides[-1]
         self._validation_s, self._validated_at = 0.0, started
@@ -221,12 +225,17 @@ class _Loop:
         state, accumulate = self.state, self.config.accumulate
         total, progress = len(self.loader), self.progress()
         since, images = time.monotonic(), 0
-        for batch in self.loader.batches(state.epoch, state.step, size):
+        streams = [
+            loader.batches(state.epoch, state.step, size)
+            for loader in (self.loader, *self.more_views)
+        ]
+        for views in zip(*streams, strict=True):
+            batch = views[0]
             first = state.step - state.step % accumulate
             end = min(first + accumulate, total)  # the last group of an epoch may have fewer steps
             share, last = 1 / (end - first), state.step + 1 == end
             value = self.trainer.accumulate_gradients(
-                (batch,), state.epoch, state.step, share=share, last=last
+                views, state.epoch, state.step, share=share, last=last
             )
             if last:
                 self.trainer.update_weights(lr_factor(self.config, progress))
