@@ -341,7 +341,7 @@ def test_crowds_are_no_background():
         everywhere = torch.tensor([[0.0, 0.0, *SIZES[0].flip(0).float() * 2]])
         crowded: BoxTargets = target._replace(ignored=everywhere)
         boxes = torch.tensor([[0.0, 0, 5, 5], [50, 50, 80, 57]])
-        drawn, matched = model.head._draw(0, boxes, crowded)
+        drawn, matched = model.head._sample_regions(0, boxes, crowded)
         assert (matched >= 0).all()
         assert len(drawn) >= 1
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images on their way through a network: crops, the batches they are stacked into, raw output."""
+"""Inference data: crops, the batches they are stacked into, and raw network output."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 Merge = Callable[[Sequence[Any]], Any]
-"""Makes one result of an image from the results of its crops, in their order."""
+"""Merges the results of the crops of an image, in order, into one."""
 
 
 class Crop(NamedTuple):
-    """What a network gets of an image: all of it, a tile, or one instance.
+    """One network input: a whole image, a tile, or one instance.
 
     Attributes:
         pixels: Resized and cropped as the preprocessing asks for, not yet normalised.
-        meta: Where it comes from.
+        meta: Its origin.
     """
 
     pixels: UInt8[Tensor, "C h w"]
@@ -51,8 +51,8 @@ class CroppedImage(NamedTuple):
 
     Attributes:
         num_crops: How many crops there are; 0 where a detector found no instance.
-        crops: Makes them one at a time, so that a huge image is never held as all of its tiles.
-        merge: Makes one result of their results; holds no pixels.
+        crops: Yields them one at a time, so that never all tiles of a huge image are in memory.
+        merge: Merges their results into one; holds no pixels.
     """
 
     num_crops: int
@@ -83,8 +83,8 @@ class PreparedBatch:
     Attributes:
         parts: All crops, grouped by padded size; at most `Predictor.batch_size` in each.
         merges: For each image the number of its crops, which follow one another, and the function
-            that makes one result of theirs.
-        tta: Whether the network gets the mirrored crops as well.
+            that merges their results into one.
+        tta: Whether to run mirrored crops as well.
         tile: Side in pixels of the windows that a map is computed in; None chooses.
         scales: Factors of the size at which a map is computed; all of them are averaged.
     """
@@ -101,7 +101,7 @@ class PreparedBatch:
 
 
 class RawPart(NamedTuple):
-    """Raw output of a network for a `Part`: what `muntin.tasks.Task.predict` returned, and for what."""
+    """Raw output of `muntin.tasks.Task.predict` for a `Part`, with the origin of each crop."""
 
     raw: Any
     metas: tuple[ImageMeta, ...]
@@ -110,7 +110,7 @@ class RawPart(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RawBatch:
-    """What `Predictor.run` returns: raw output, and all that `Predictor.decode` needs beside it.
+    """Output of `Predictor.run`: raw network output, and what `Predictor.decode` needs.
 
     Attributes:
         parts: Raw output of each part of the batch.
@@ -128,8 +128,7 @@ class RawBatch:
 def stack_crops(crops: Sequence[Crop], pre: Preprocessing, batch_size: int) -> tuple[Part, ...]:
     """Stack crops into parts of at most `batch_size`, those of one padded size together.
 
-    No crop gets padding that only its neighbours need, so what a network answers about one does not
-    depend on what else is in the batch.
+    No crop is padded for the sake of larger ones, so predictions do not depend on the batch.
     """
     parts = []
     for start in range(0, len(crops), batch_size):
@@ -160,7 +159,7 @@ def fit_image(image: LoadedImage, pre: Preprocessing) -> Crop:
 
 
 def whole_image(image: LoadedImage, pre: Preprocessing) -> CroppedImage:
-    """Show an image as a whole; its pixels are let go at once."""
+    """Use a whole image as one crop; its full-size pixels are freed at once."""
     return CroppedImage(1, iter([fit_image(image, pre)]), _first)
 
 

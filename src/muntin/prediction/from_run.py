@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a run, or a file exported from one, to a predictor."""
+"""Load a predictor from a run folder or an exported file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from muntin.prediction.predictor import Predictor, refuse_detector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import ExportedRun, Run, read_results
 
-__all__ = ["Threshold", "find_threshold", "load", "select_otherwise"]
+__all__ = ["Threshold", "change_selection", "find_threshold", "load"]
 
 
 class Threshold(NamedTuple):
@@ -55,17 +55,17 @@ def load(
     engine: EngineName = "eager",
     precision: Precision = "fp32",
 ) -> Predictor:
-    """Open a run for prediction; everything it needs is in its folder.
+    """Load a run for prediction; its folder is all that is needed.
 
     Args:
         run: A run folder, or a file of `muntin.export`.
         device: "auto" takes a GPU when there is one.
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
-        select: Of a detector, other ways to select boxes: ``{"suppression": "soft"}``,
+        select: Detectors only: changed options of box selection: ``{"suppression": "soft"}``,
             ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
             `muntin.heads.select_config.SelectConfig`.
         detector: For top-down poses, a run that finds the instances, of any class that both know.
-        detector_threshold: Score of its boxes from which they count; None takes the one at which
+        detector_threshold: Minimum score of its boxes; None takes the one at which
             the detector's F1 was best in its validation.
         least: Former name of `detector_threshold`.
         engine: What runs the network: on the CPU "eager", "compile", "onnxruntime" or
@@ -93,11 +93,9 @@ def load(
     network = run.load_network()
     if select:
         if isinstance(run, ExportedRun):
-            message = (
-                "select is part of an exported file, got another one. Set it before exporting."
-            )
+            message = "select is fixed in an exported file, got new values. Set it when exporting."
             raise ConfigError(message)
-        select_otherwise(network, select)
+        change_selection(network, select)
     if (engine, precision) != ("eager", "fp32"):
         network, device = _in_engine(run, network, engine, precision), "cpu"
     return Predictor(
@@ -115,9 +113,8 @@ def load(
 def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Precision) -> nn.Module:
     if not isinstance(network, Network):
         message = (
-            f"an exported file runs in its own engine and precision, got another one asked for: "
-            f"{engine}, {precision}. Leave engine (--engine) and precision (--precision) out, or "
-            f"load the run."
+            f"an exported file has a fixed engine and precision, got {engine}, {precision}. Leave "
+            f"engine (--engine) and precision (--precision) out, or load the run."
         )
         raise ConfigError(message)
     name = json.dumps([run.config.to_dict()["model"], to_dict(run.config).get("head")])
@@ -132,18 +129,16 @@ def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Prec
     )
 
 
-def select_otherwise(network: nn.Module, select: Mapping[str, Any]) -> None:
-    """Change which boxes a detector selects.
+def change_selection(network: nn.Module, select: Mapping[str, Any]) -> None:
+    """Change the box selection of a detector.
 
     Raises:
-        ConfigError: There is no such field, or the network is no detector.
+        ConfigError: A field is unknown, or the network is not a detector.
     """
     head: Any = network.head
     if not hasattr(getattr(head, "config", None), "select"):
-        message = (
-            "select (--select) is for runs that find objects, got one whose head chooses no boxes. "
+        message = "select (--select) needs a detector, got a run whose head selects no boxes. "
             "Leave it out."
-        )
         raise ConfigError(message)
     texts = [(name, str(value)) for name, value in select.items()]
     chosen = with_texts(head.config.select, texts, where="select")

@@ -42,7 +42,7 @@ __all__ = ["Predictor", "draw", "refuse_detector"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    """How images are looked at, checked."""
+    """Options of a prediction, validated."""
 
     tta: bool
     tile: int | Literal["auto"] | None
@@ -51,7 +51,7 @@ class _Options:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Pending:
-    """An image of which some crops may still be on their way through the network."""
+    """An image some of whose crops may not have been run yet."""
 
     image: CroppedImage
     results: list[Any] = field(default_factory=list)
@@ -71,14 +71,14 @@ class Predictor:
 
     Args:
         network: Backbone and head, with their weights; moved to `device`, in evaluation mode.
-        task: What raw output means.
+        task: Runs the network and decodes its output.
         classes: Names of the classes.
         preprocessing: How an image is resized and normalised.
         device: "auto", "cpu", "cuda" or "mps", or a device.
         batch_size: Crops (whole images, tiles, instances) in a batch of the network; fewer where
             they are large.
-        detector: For top-down poses: finds the instances whose keypoints are wanted.
-        detector_threshold: Score from 0 to 1 from which its boxes count; None takes
+        detector: For top-down poses: detects the instances.
+        detector_threshold: Minimum score of its boxes, in [0, 1]; None takes
             `muntin.results.DEFAULT_SCORE_THRESHOLD`.
         least: Former name of `detector_threshold`.
 
@@ -160,7 +160,7 @@ class Predictor:
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: The task has no use for tiles, scales or boxes.
+            ConfigError: The task does not support tiles, scales or boxes.
         """
         return list(
             self.stream(images, tta=tta, tile=tile, scales=scales, boxes=boxes, strict=strict)
@@ -178,7 +178,7 @@ class Predictor:
     ) -> Iterator[Any]:
         """Predict any number of images in the memory of one batch.
 
-        Images are read when their batch is due, and their pixels let go before the next is read.
+        Images are read when their batch is due, and their pixels freed before the next is read.
 
         Args:
             images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or an iterable of them, which
@@ -188,8 +188,8 @@ class Predictor:
             tile: Side in pixels of the tiles that large images are cut into, for detectors, beside
                 the whole image; "auto" takes the size of the training images, for images that are
                 much larger. For segmentation, the side of the sliding window. None cuts none.
-            scales: For segmentation: factors of the size at which an image is seen; the answers
-                are averaged.
+            scales: For segmentation: factors on the input size; the scores of all scales are
+                averaged.
             boxes: For top-down poses: where the instances of each image are, rows of left, top,
                 right and bottom edge in pixels, an entry an image. Left out, the detector finds
                 them; without a detector the whole image is one instance.
@@ -201,7 +201,7 @@ class Predictor:
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: The task has no use for tiles, scales or boxes (before anything is read).
+            ConfigError: The task does not support tiles, scales or boxes (before anything is read).
         """
         options = self._check(tta, tile, scales, boxes is not None)
         return self._stream(read_images(images, boxes, strict=strict), options)
@@ -232,7 +232,7 @@ class Predictor:
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: The task has no use for tiles, scales or boxes.
+            ConfigError: The task does not support tiles, scales or boxes.
         """
         options = self._check(tta, tile, scales, boxes is not None)
         cropped = list(self._crop(read_images(images, boxes), options))
@@ -268,7 +268,7 @@ class Predictor:
 
     @torch.no_grad()
     def decode(self, raw: RawBatch) -> list[Any]:
-        """Make results of raw output.
+        """Convert raw output to results.
 
         Args:
             raw: What `run` returned.
@@ -294,7 +294,7 @@ class Predictor:
                 if len(crops) == self.batch_size:
                     self._run_crops(crops, owners, options)
                     crops, owners, num_images = [], [], 0
-            # Also after so many images: those without any instance fill no batch.
+            # Also after batch_size images: images without instances never fill a batch.
             if num_images >= self.batch_size and crops:
                 self._run_crops(crops, owners, options)
                 crops, owners, num_images = [], [], 0
@@ -306,7 +306,7 @@ class Predictor:
     def _run_crops(
         self, crops: Sequence[Crop], owners: Sequence[_Pending], options: _Options
     ) -> None:
-        # Per thread, and never open across a yield: the caller's own code may compute gradients.
+        # Never open across a yield: it is per thread, and the caller may compute gradients.
         with torch.inference_mode():
             found = self._decode_crops(self.run(self._batch(crops, (), options)))
         for result, owner in zip(found, owners, strict=True):
@@ -353,7 +353,7 @@ class Predictor:
     def _check(
         self, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
     ) -> _Options:
-        """Refuse what the task has no use for."""
+        """Validate options against the task."""
         if tile not in (None, "auto") and not isinstance(tile, int):
             message = f'tile must be a side in pixels or "auto", got {tile!r}.'
             raise ConfigError(message)
@@ -362,14 +362,14 @@ class Predictor:
         at_once = self.task.detects and not merges
         tiled = tile is not None
         if (tiled and not (merges or self.task.kind == "segmentation")) or (tta and at_once):
-            why = " (it sees one subject at a time)" if self.task.top_down else ""
+            why = " (its input is one instance at a time)" if self.task.top_down else ""
             message = (
-                f"a run of {self.task.name} with its head has no use for "
-                f"{'tile' if tiled else 'tta'}{why}. Leave it out."
+                f"{'tile' if tiled else 'tta'} does not suit a {self.task.name} run with this head"
+                f"{why}. Leave it out."
             )
             raise ConfigError(message)
         if boxes and not self.task.top_down:
-            message = f"boxes are for keypoints, got a run that was trained to {self.task.name}."
+            message = f"boxes need a top-down pose run, got a {self.task.name} run. Leave them out."
             raise ConfigError(message)
         return _Options(tta=tta, tile=tile, scales=self._check_scales(scales))
 
@@ -384,33 +384,31 @@ class Predictor:
         for scale in chosen:
             check_range("scales", scale, 0.1, 10)
         if chosen != (1.0,) and self.task.kind != "segmentation":
-            message = (
-                f"scales are for maps of classes, got a run that was trained to {self.task.name}. "
+            message = f"scales need a semantic segmentation run, got one of {self.task.name}. "
                 f"Leave them out."
-            )
             raise ConfigError(message)
         return chosen
 
 
 def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
-    """Take results of images that are done, in order."""
+    """Yield merged results of complete images, in order."""
     while pending and pending[0].complete:
         done = pending.popleft()
         yield done.image.merge(done.results)
 
 
 def refuse_detector(task: Task, other: Task) -> None:
-    """Refuse a pair of runs of which the second cannot find the instances of the first.
+    """Check that the second task can detect the instances for the first.
 
     Raises:
-        ConfigError: The first needs none, or the second finds nothing.
+        ConfigError: The first is not top-down, or the second is not a detector.
     """
     if not task.top_down:
-        message = f"a detector is for keypoints, got one for a run that was trained to {task.name}."
+        message = f"detector needs a top-down pose run, got a {task.name} run. Leave it out."
         raise ConfigError(message)
     if not other.detects:
         message = (
-            f"detector must be a run of muntin train detect or instance, got one of {other.name}."
+            f"detector must be a run of muntin train detect or instance, got a {other.name} run."
         )
         raise ConfigError(message)
 
@@ -419,8 +417,8 @@ def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of 
     """Draw a result on its image.
 
     Args:
-        image: The image that was predicted on.
-        result: What the predictor returned for it.
+        image: The input image.
+        result: The prediction for it.
 
     Returns:
         A new image.

@@ -190,8 +190,8 @@ def merge_views(
 ) -> Detections:
     """Merge the detections of several views of an image.
 
-    A box that ends at the inner edge of a tile is partial; it is dropped if a larger box of its class
-    with a similar score covers most of it. Duplicates are suppressed.
+    A box that ends at the inner edge of a tile is partial; it is dropped if a larger box of its
+    class with a similar score covers most of it. Duplicates are suppressed.
 
     Args:
         views: What was found in each, as `shift_detections` gives it.
@@ -215,7 +215,7 @@ def merge_views(
         # Overlapping tiles detect an object twice, even with heads that need no NMS.
         kind="hard" if select.suppression == "none" else select.suppression,
         class_agnostic=select.class_agnostic,
-        limit=most,
+        limit=max_detections,
         min_score=select.score_threshold,
     )
     rows = kept.numpy()
