@@ -60,7 +60,7 @@ def test_a_classifier_of_ours(data, tmp_path):
     assert agrees(ready.network, load_file(file)) > 20
     assert ready.run.config.weights == str(file)
     (note,) = [note for note in ready.notes if note.startswith("weights: ")]
-    assert "kept fresh: backbone.norm1.weight" in note
+    assert "not loaded: backbone.norm1.weight" in note
 
 
 def test_timms_swin(data, tmp_path):

@@ -83,7 +83,7 @@ SCRIPT = """
 from muntin.errors import WeightError
 from muntin.weights.hub import fetch
 try:
-    fetch("owner/net", patience_s=0.5)
+    fetch("owner/net", timeout_s=0.5)
 except WeightError as error:
     print(error)
 """

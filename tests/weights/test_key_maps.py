@@ -59,8 +59,8 @@ def test_templates_match_and_fill(template, key, fields):
 
 
 def test_there_and_back_is_the_same_and_a_head_brings_the_prefix():
-    theirs, homeless = MAP.write(OURS)
-    assert not homeless
+    theirs, unexpected = MAP.write(OURS)
+    assert not unexpected
     assert set(theirs) == {
         "net.stem.weight",
         "net.body.3.q.bias",
@@ -95,9 +95,9 @@ def test_what_does_not_fit_is_told_apart():
     )
     reading = MAP.read(state)
     assert reading.ignored == ["counter"]
-    assert reading.unclaimed == ["stranger"]
+    assert reading.unknown == ["stranger"]
     assert reading.missing == ["body.1.k.bias"]
-    assert reading.twice == ["layers.1.qk.bias"]
+    assert reading.duplicates == ["layers.1.qk.bias"]
     assert MAP.write({"nowhere": torch.zeros(1)})[1] == ["nowhere"]
 
 

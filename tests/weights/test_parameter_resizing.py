@@ -13,9 +13,9 @@ from timm.models import adapt_input_conv
 from muntin.errors import ShapeError
 from muntin.ops.positions import expand_relative_position_bias
 from muntin.weights.parameter_resizing import (
+    adapt_channels,
     crop_table,
     embed_table,
-    fit_channels,
     resample_patches,
     resample_positions,
     resample_table,
@@ -51,7 +51,7 @@ def test_table_of_no_square_window_is_refused(rows):
 
 def test_positions_keep_their_prefix():
     embedding = torch.randn(1, 1 + 16, 8)
-    resized = resample_positions(embedding, new=(6, 3), num_prefix=1, how="antialiased")
+    resized = resample_positions(embedding, new=(6, 3), num_prefix=1, method="antialiased")
     assert resized.shape == (1, 19, 8)
     assert torch.equal(resized[:, :1], embedding[:, :1])
 
@@ -59,7 +59,7 @@ def test_positions_keep_their_prefix():
 @pytest.mark.parametrize("tokens", [1, 18, 16])
 def test_positions_that_are_no_square_are_refused(tokens):
     with pytest.raises(ShapeError, match=rf"\b1\b.*\b{tokens}\b"):
-        resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, how="bicubic")
+        resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, method="bicubic")
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple", "ignore:torch.searchsorted")
@@ -68,13 +68,13 @@ def test_geometric_stretch_equals_timm_s(side):
     table = torch.randn(49, 3)  # a window of 4
     size = (2 * side - 1) ** 2
     expected = resize_rel_pos_bias_table(table, (side, side), (size, 3))
-    ours = resample_table(table, window=side, how="geometric")
+    ours = resample_table(table, window=side, method="geometric")
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
 def test_geometric_stretch_keeps_the_middle():
     table = torch.randn(169, 2)
-    stretched = resample_table(table, window=12, how="geometric").view(23, 23, 2)
+    stretched = resample_table(table, window=12, method="geometric").view(23, 23, 2)
     assert torch.allclose(stretched[11, 11], table.view(13, 13, 2)[6, 6])
     assert torch.allclose(stretched[10, 11], table.view(13, 13, 2)[5, 6])
 
@@ -102,5 +102,5 @@ def test_patches_that_grow_one_way_and_shrink_the_other_stay_of_their_size():
 @pytest.mark.parametrize("in_chans", [1, 4, 13])
 def test_channels_are_fitted_as_timm_does(in_chans):
     kernel = torch.randn(6, 3, 4, 4)
-    assert torch.allclose(fit_channels(kernel, in_chans), adapt_input_conv(in_chans, kernel))
-    assert fit_channels(kernel, 3) is kernel
+    assert torch.allclose(adapt_channels(kernel, in_chans), adapt_input_conv(in_chans, kernel))
+    assert adapt_channels(kernel, 3) is kernel

@@ -12,6 +12,12 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+import muntin
+from muntin.errors import WeightError
+from muntin.heads.network import Network
+from muntin.heads.semantic_head import SemanticConfig
 from tests.weights.test_detector_keys import (
     MICROSOFT_BLOCK,
     OPENMMLAB_BLOCK,
@@ -24,12 +30,6 @@ from tests.weights.test_detector_keys import (
     snapshot,
     swin,
 )
-from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
-
-import muntin
-from muntin.errors import WeightError
-from muntin.heads.network import Network
-from muntin.heads.semantic_head import SemanticConfig
 
 BLOCKS = {"microsoft": MICROSOFT_BLOCK, "openmmlab": OPENMMLAB_BLOCK}
 

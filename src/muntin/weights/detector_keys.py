@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Neck and heads of two-stage detectors, under the names of each ecosystem.
+"""Key mappings of necks and heads of two-stage detectors.
 
-Names depend on the detector: a cascade numbers its heads, and a norm is called after its kind. What
-the names do not tell is how an ecosystem reads its weights; that is in `muntin.heads.rcnn_config`.
+Names depend on the detector: a cascade numbers its heads, and norms are named after their type.
+Names do not reveal how an ecosystem interprets its weights; that is in `muntin.heads.rcnn_config`.
 
 Source:
     microsoft/Swin-Transformer-Object-Detection@c7b2011 and mmdetection 2.x and 3.x, which name
@@ -33,45 +33,51 @@ from muntin.weights.shared_keys import (
     TORCHVISION_DETECTOR,
 )
 
-__all__ = ["DETECTOR_NAMES", "DetectorNames", "adopt", "class_rows", "with_heads"]
+__all__ = [
+    "DETECTOR_NAMES",
+    "DetectorNames",
+    "add_detector_keys",
+    "adopt_conventions",
+    "detector_rows",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectorNames:
-    """How an ecosystem names what stands behind the backbone.
+    """Names of necks and heads in one ecosystem.
 
     Attributes:
         origin: Its row in `muntin.heads.rcnn_config.CONVENTIONS`.
-        rows: Gives the names for a detector.
-        before: What stands before the backbone's own names.
-        zone: Pattern of names that are not the backbone's.
-        unused: Those of them that no detector needs.
+        rows: Makes the rows for a detector.
+        body_prefix: Prefix of the backbone's names.
+        head_pattern: Pattern of names that belong to neck and heads.
+        unused: Pattern of those among them that no detector uses.
     """
 
     origin: str
     rows: Callable[[RCNN], tuple[Row, ...]]
-    before: str
-    zone: str
+    body_prefix: str
+    head_pattern: str
     unused: str = ""
 
 
-def with_heads(
+def add_detector_keys(
     body: KeyMap, names: DetectorNames | None, head: nn.Module | None, *, dialect: str
 ) -> KeyMap:
-    """Add the names of neck and heads to those of a backbone, where the model is a detector.
+    """Add the names of neck and heads to those of a backbone, if the model is a detector.
 
     Args:
         body: Names of the backbone.
-        names: Those of the ecosystem; None when it has no detectors that we read.
-        head: Of the model, if it has one.
-        dialect: For messages.
+        names: Names of the ecosystem; None if its detectors are not supported.
+        head: The model's head, if any.
+        dialect: Name of the dialect, for messages.
     """
     if names is None or not isinstance(head, RCNN):
         return body
     wanted = CONVENTIONS[names.origin]["rcnn"].background
-    refusal = ""
+    obstacle = ""
     if head.config.background != wanted:
-        refusal = (
+        obstacle = (
             f"background must be {wanted!r} in the head's config for weights of the dialect "
             f"{dialect!r}, got {head.config.background!r}. Build the detector with "
             f"conventions={names.origin!r}. The model is unchanged."
@@ -80,24 +86,24 @@ def with_heads(
         names.rows(head),
         unused=names.unused,
         body=body,
-        before=names.before,
-        zone=names.zone,
-        refusal=refusal,
+        body_prefix=names.body_prefix,
+        head_pattern=names.head_pattern,
+        obstacle=obstacle,
     )
 
 
 _ADOPTED = ("rounded_anchors", "aligned", "sampling", "stage_average")
 
 
-def adopt(head: nn.Module, names: DetectorNames | None) -> str:
-    """Let a detector read its weights as the ecosystem that they came from does.
+def adopt_conventions(head: nn.Module, names: DetectorNames | None) -> str:
+    """Make a detector interpret its weights as the ecosystem that they came from does.
 
     Args:
-        head: Changed, where it is a two-stage detector.
-        names: Of the ecosystem.
+        head: Modified if it is a two-stage detector.
+        names: Names of the ecosystem.
 
     Returns:
-        What is different now; empty when nothing is.
+        Changed fields of the head's config as text; empty if none changed.
     """
     if names is None or not isinstance(head, RCNN):
         return ""
@@ -115,16 +121,16 @@ def adopt(head: nn.Module, names: DetectorNames | None) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in changed.items())
 
 
-def class_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    """How many rows a tensor of a detector has when there are so many classes.
+def detector_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
+    """Number of rows of a detector's tensor for a number of classes.
 
     Args:
-        head: Of the model.
+        head: The model's head, if any.
         name: Our name of the tensor.
-        num_classes: Classes, without "nothing".
+        num_classes: Number of classes without background.
 
     Returns:
-        The rows; 0 where they do not depend on classes; None where the head is no detector.
+        The number of rows; 0 if independent of classes; None if the head is not a detector.
     """
     if not isinstance(head, (RCNN, FCOS)):
         return None
@@ -138,7 +144,7 @@ def class_rows(head: nn.Module | None, name: str, num_classes: int) -> int | Non
     return {"fc_cls": num_classes + 1, "logits": slots}.get(layer, 0)
 
 
-# Names.
+# Rows of each ecosystem.
 
 
 def _one(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -146,7 +152,7 @@ def _one(theirs: str, ours: str) -> tuple[Row, ...]:
 
 
 def _conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
-    """A convolution and, where it has one, its norm."""
+    """Rows of a convolution and its norm, if any."""
     if not norm:
         return _one(theirs, ours + ".conv")
     return (
@@ -157,7 +163,7 @@ def _conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
 
 
 def _stages(head: RCNN) -> tuple[str, str]:
-    """What stands between the name of a box head and that of its part, theirs and ours."""
+    """Prefixes, theirs and ours, that number the box heads of a cascade."""
     return ("{s}.", "head.box_heads.{s}.") if len(head.box_heads) > 1 else ("", "head.box_heads.0.")
 
 
@@ -189,7 +195,7 @@ def _openmmlab(head: RCNN) -> tuple[Row, ...]:
         *_one(f"{theirs}fc_cls", f"{boxes}fc_cls"),
         *_one(f"{theirs}fc_reg", f"{boxes}fc_reg"),
     )
-    # A cascade of theirs has a mask head for each stage.
+    # Their cascades have a mask head per stage; one shared mask head has no counterpart.
     if number and head.mask_heads and config.mask_heads == "one":
         return rows
     theirs, masks = f"roi_head.mask_head.{number}", boxes.replace("box_heads", "mask_heads")
@@ -202,7 +208,7 @@ def _openmmlab(head: RCNN) -> tuple[Row, ...]:
 
 
 def _torchvision(head: RCNN) -> tuple[Row, ...]:
-    """A conv is the first of a sequence, its norm the second; older names are read too."""
+    """A convolution is item 0 of a sequence, its norm item 1; older names are read too."""
     config = head.config
 
     def conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
@@ -210,7 +216,7 @@ def _torchvision(head: RCNN) -> tuple[Row, ...]:
 
     fpn, boxes, masks = "backbone.fpn.", "roi_heads.box_head.", "roi_heads.mask_head."
     linears = (
-        # Convolutions, a flattening, and a ReLU behind each linear layer.
+        # One sequence: convolutions, flatten, then a ReLU after each linear layer.
         _one(f"{boxes}{{2k+{config.box_convs + 1}}}", "head.box_heads.0.linears.{k}")
         if config.box_convs
         else _one(f"{boxes}fc{{k+6}}", "head.box_heads.0.linears.{k}")
@@ -228,7 +234,7 @@ def _torchvision(head: RCNN) -> tuple[Row, ...]:
         *conv(masks + "{k}", config.mask_norm, "head.mask_heads.0.convs.{k}"),
         *_one("roi_heads.mask_predictor.conv5_mask", "head.mask_heads.0.upsample"),
         *_one("roi_heads.mask_predictor.mask_fcn_logits", "head.mask_heads.0.logits"),
-        # Files from before torchvision 0.13.
+        # Files saved before torchvision 0.13.
         *_one(fpn + "inner_blocks.{i}", "head.neck.lateral.{i}.conv"),
         *_one(fpn + "layer_blocks.{i}", "head.neck.output.{i}.conv"),
         *_one("rpn.head.conv", "head.rpn.convs.0.conv"),
@@ -237,7 +243,7 @@ def _torchvision(head: RCNN) -> tuple[Row, ...]:
 
 
 def _detectron2_neck(head: RCNN) -> tuple[Row, ...]:
-    """Levels are called after the logarithm of their stride."""
+    """Levels are numbered by the binary logarithm of their stride."""
     first = round(math.log2(head.strides[0]))
     norm = head.config.neck.norm != "none"
 
@@ -252,7 +258,7 @@ def _detectron2_neck(head: RCNN) -> tuple[Row, ...]:
     rows: list[Row] = []
     for number, scaling in enumerate(head.neck.scaling):
         theirs, ours = f"backbone.simfp_{first + number}.", f"head.neck.scaling.{number}."
-        # One sequence: what scales the map, then the two convolutions.
+        # One sequence: the layers that scale the map, then the two convolutions.
         length = 0 if isinstance(scaling, nn.Identity) else len(list(scaling.children())) or 1
         rows += _one(theirs + "{k}", ours + "{k}") if list(scaling.children()) else ()
         rows[:0] = (
@@ -286,7 +292,7 @@ def _detectron2(head: RCNN) -> tuple[Row, ...]:
         *_one(predictor + "cls_score", boxes + "fc_cls"),
         *_one(predictor + "bbox_pred", boxes + "fc_reg"),
     )
-    # A cascade of theirs has one mask head.
+    # Their cascades have one mask head; one per stage has no counterpart.
     if number and head.mask_heads and config.mask_heads == "each":
         return rows
     return (
@@ -300,8 +306,8 @@ def _detectron2(head: RCNN) -> tuple[Row, ...]:
 _OPENMMLAB = DetectorNames(
     origin="openmmlab",
     rows=_openmmlab,
-    before="backbone.",
-    zone=DENSE_TASKS,
+    body_prefix="backbone.",
+    head_pattern=DENSE_TASKS,
     unused=r"^data_preprocessor\.",
 )
 
@@ -311,16 +317,16 @@ DETECTOR_NAMES: dict[str, DetectorNames] = {
     "torchvision": DetectorNames(
         origin="torchvision",
         rows=_torchvision,
-        before="backbone.body.",
-        zone=TORCHVISION_DETECTOR,
+        body_prefix="backbone.body.",
+        head_pattern=TORCHVISION_DETECTOR,
     ),
     "detectron2": DetectorNames(
         origin="detectron2",
         rows=_detectron2,
-        before="",
-        zone=DETECTRON2_DETECTOR,
-        # Buffers that files from before detectron2 0.5 hold.
+        body_prefix="",
+        head_pattern=DETECTRON2_DETECTOR,
+        # Buffers in files saved before detectron2 0.5.
         unused=r"^pixel_(mean|std)$|^proposal_generator\.anchor_generator\.",
     ),
 }
-"""Dialect to the names of its detectors."""
+"""Names of detectors by dialect."""

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of detectron2's backbones; those of its necks and heads are in `detectors`.
+"""Key mappings of detectron2's backbones; for necks and heads see `detector_keys`.
 
 Source:
     detectron2@02b5c4e, modeling/backbone/swin.py and vit.py. A Swin has the names of
-    microsoft/Swin-Transformer behind "backbone.bottom_up.", and a norm for each map. A ViT of
-    ViTDet attends in windows with decomposed positions; that is another model, and refused.
+    microsoft/Swin-Transformer with the prefix "backbone.bottom_up.", and a norm for each map. The
+    ViT of ViTDet uses window attention with decomposed relative positions, which is another model
+    and rejected.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ KEY_MAPS: KeyMaps = {
                 derive=square_index,
             ),
         ),
-        # Pyramid, proposals and heads, where the model is no detector.
+        # FPN, RPN and heads, ignored if the model is only a backbone.
         unused=DETECTRON2_DETECTOR,
     ),
 }
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     return first_key(keys, r"^backbone\.(bottom_up|net)\.")

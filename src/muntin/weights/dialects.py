@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of dialects: who names tensors how, how a dialect is recognised, and the way out."""
+"""The table of dialects: their key maps, how they are detected, and conversion to them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from muntin.weights import (
     torchvision,
     transformers,
 )
-from muntin.weights.detector_keys import DETECTOR_NAMES, with_heads
+from muntin.weights.detector_keys import DETECTOR_NAMES, add_detector_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
-from muntin.weights.pose_keys import with_poses
-from muntin.weights.segmenter_keys import with_maps
+from muntin.weights.pose_keys import add_pose_keys
+from muntin.weights.segmenter_keys import add_segmenter_keys
 
 __all__ = [
     "DIALECTS",
@@ -50,16 +50,16 @@ _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
-    """One ecosystem's way to write weights down.
+    """State-dict format of one ecosystem.
 
     Attributes:
-        key_maps: Names, by the config class of the family.
-        recognise: Gives a key that only this dialect has, or an empty string.
-        size_rule: Gives the rule for what the ecosystem's own models do at sizes that do not come
-            out even, from the names in the file and the model's config.
-        built_rule: The size rule by which a relative-position table belongs to the window that
-            fits the map at `img_size`; empty when it belongs to the window asked for.
-        normalise: Brings variants of the names to those that the key maps know.
+        key_maps: Key maps, by the config class of the family.
+        recognise: Returns a key that only this dialect has, or an empty string.
+        size_rule: Returns the size rule (padding policy) of the ecosystem's models, from the keys
+            of the file and the model's config.
+        built_rule: Size rule that shrinks a relative position bias table to the window that
+            fits the map at `img_size`; empty if tables always have the configured window.
+        normalise: Converts variants of the names to those in the key maps.
     """
 
     key_maps: KeyMaps
@@ -118,8 +118,8 @@ DIALECTS: dict[str, Dialect] = {
 
 
 def recognise_native(keys: Collection[str]) -> str:
-    """Give a key that only our own files have, or an empty string."""
-    # A Swin backbone alone has Microsoft's names, but neither a classifier nor stored indices.
+    """Return a key that only muntin's files have, or an empty string."""
+    # A bare Swin backbone has Microsoft's names, but neither a classifier nor index buffers.
     plain = first_key(keys, r"^layers\.0\.blocks\.\d+\.attn\.")
     foreign = first_key(keys, r"^head\.|\.attn_mask$|\.relative_position_index$")
     bare = "" if foreign or timm.recognise(keys) else plain
@@ -127,13 +127,13 @@ def recognise_native(keys: Collection[str]) -> str:
 
 
 def detect(keys: Collection[str], *, where: str) -> str:
-    """Name the dialect that these keys are written in.
+    """Detect the dialect of state-dict keys.
 
     Raises:
-        WeightError: No dialect has such keys, or several have.
+        WeightError: No dialect matches, or several do.
     """
     signs = {name: dialect.recognise(keys) for name, dialect in DIALECTS.items()}
-    # Detectors have "backbone." before their names, as our own files do.
+    # Other dialects' detectors have the prefix "backbone." too, so muntin is tested last.
     signs[NATIVE] = "" if any(signs.values()) else recognise_native(keys)
     found = {name: sign for name, sign in signs.items() if sign}
     if len(found) == 1:
@@ -141,27 +141,27 @@ def detect(keys: Collection[str], *, where: str) -> str:
     if found:
         evidence = " and ".join(f"{name} ({sign})" for name, sign in found.items())
         message = (
-            f"{where} must be written in one dialect, got names of {evidence}. "
-            f"Name the one that it is: dialect=, or --from on the command line."
+            f"the dialect of {where} is ambiguous, got keys of {evidence}. "
+            f"Set dialect= (--from on the command line)."
         )
     else:
         message = (
-            f"{where} has names that no known dialect has: {shorten(keys)}. Known dialects: "
-            f"{', '.join([NATIVE, *DIALECTS])}. Check that it is the right file."
+            f"keys of {where} match no known dialect: {shorten(keys)}. Known dialects: "
+            f"{', '.join([NATIVE, *DIALECTS])}. Check the file."
         )
     raise WeightError(message)
 
 
 def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
-    """Give the names of a model in a dialect.
+    """Build the key map of a model in a dialect.
 
     Args:
-        name: Of the dialect.
-        config: Of the backbone.
-        head: Of the model; only a detector's has names of its own.
+        name: Name of the dialect.
+        config: The backbone's config.
+        head: The model's head; those of dense tasks add their own rows.
 
     Raises:
-        WeightError: There is no such dialect, or it does not have this family.
+        WeightError: The dialect is unknown or does not support this family.
     """
     if name not in DIALECTS:
         raise WeightError(unknown_name("dialect", name, [NATIVE, *DIALECTS]))
@@ -169,23 +169,23 @@ def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
     if type(config) not in maps:
         has = shorten(family_name(kind) for kind in maps)
         message = (
-            f"The dialect {name!r} must have the model's family, {family_name(type(config))}, but "
-            f"has only {has}. Choose another dialect or model."
+            f"dialect {name!r} does not support the family {family_name(type(config))}, only "
+            f"{has}. Choose another dialect or model."
         )
         raise WeightError(message)
     names = maps[type(config)]
     body = names if isinstance(names, KeyMap) else names(config)
-    detector = with_heads(body, DETECTOR_NAMES.get(name), head, dialect=name)
-    return with_poses(with_maps(detector, name, head), name, head)
+    detector = add_detector_keys(body, DETECTOR_NAMES.get(name), head, dialect=name)
+    return add_pose_keys(add_segmenter_keys(detector, name, head), name, head)
 
 
 def family_name(config_type: type) -> str:
-    """What a family is called in messages."""
+    """Name of a family in messages."""
     return config_type.__name__.removesuffix("Config")
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """Give the backbone of a network, or the module itself when it is one.
+    """Return the backbone of a network, or the module itself if it is a backbone.
 
     Raises:
         WeightError: It is neither.
@@ -201,12 +201,12 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 
 def head_of(model: nn.Module) -> nn.Module | None:
-    """Give the head of a network; None for a backbone."""
+    """Return the head of a network; None for a backbone."""
     return model.head if isinstance(model, Network) else None
 
 
 def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
-    """Window of a stage at `img_size`, in tokens."""
+    """Actual window of a stage at `img_size`, (height, width) in tokens."""
     height, width = config.grid
     for _ in range(stage):
         height, width = -(-height // 2), -(-width // 2)
@@ -215,21 +215,20 @@ def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
 
 
 def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Give a model's weights under the names, and in the layout, of another ecosystem.
+    """Export a model's state dict with the names and layout of another ecosystem.
 
     Args:
         model: A network or a backbone.
         name: "microsoft", "timm", "torchvision", "transformers", "openmmlab", "detectron2",
-            "google", or "muntin" for our own names.
+            "google", or "muntin" for muntin's own names.
 
     Returns:
-        A state dict of copies, with the buffers that the ecosystem stores. Loading it back gives
-        the same bits. Only "timm" and "microsoft" may hold less than the model: where a window is
-        larger than the map at `img_size`, they have no room for the part of the table that is
-        never read.
+        A state dict of copies, with the buffers that the ecosystem stores. Loading it back
+        restores the same bits, except in "timm" and "microsoft" where a window exceeds the map
+        at `img_size`: these dialects drop the entries of the bias table that are never read.
 
     Raises:
-        WeightError: The dialect is unknown, or has no place for a part of the model.
+        WeightError: The dialect is unknown, or cannot represent a part of the model.
 
     Example:
         >>> from muntin.models.swin import SWIN_NANO_32, Swin
@@ -245,11 +244,11 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     rule = DIALECTS[name].built_rule
     if rule:
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
-    written, homeless = names.write(tensors)
-    if homeless:
+    written, unmapped = names.write(tensors)
+    if unmapped:
         message = (
-            f"The dialect {name!r} must have a place for every tensor of the model, got "
-            f"{shorten(homeless)}. Choose another dialect."
+            f"dialect {name!r} cannot represent these tensors of the model: {shorten(unmapped)}. "
+            f"Choose another dialect."
         )
         raise WeightError(message)
     return {

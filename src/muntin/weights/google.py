@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of google-research/vision_transformer and big_vision: JAX arrays in an ``.npz``.
+"""Key mappings of google-research/vision_transformer and big_vision (JAX arrays, ``.npz``).
 
 Source:
-    google-research/vision_transformer@c6de1e5, vit_jax/models_vit.py: a kernel has its inputs
-    first, queries, keys and values stand apart, and each has an axis for the heads. Files of
-    big_vision put "params/" or "opt/target/" before the names, count the parts of a block
-    otherwise, and may stack all blocks; `normalise` undoes that.
+    google-research/vision_transformer@c6de1e5, vit_jax/models_vit.py: kernels are input-first,
+    queries, keys and values are separate, and each has an axis for the heads. Files of big_vision
+    have the prefix "params/" or "opt/target/", number the parts of a block differently, and may
+    stack all blocks; `normalise` undoes that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["KEY_MAPS", "normalise", "recognise"]
 _BLOCK = "Transformer/encoderblock_{j}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
 
-_TURNED = Transform(
+_TRANSPOSED = Transform(
     join=lambda parts: parts[0].t().contiguous(), split=lambda whole, _: (whole.t().contiguous(),)
 )
 _CONVOLUTION = Transform(
@@ -86,7 +86,7 @@ def _vit(config: ViTConfig) -> KeyMap:
             *_linear(_BLOCK + "MlpBlock_3/Dense_1", "blocks.{j}.mlp.fc2"),
             *_linear("head", "head.fc"),
         ),
-        # Between backbone and classifier in pre-training; that classifier is of no use without.
+        # Layer between backbone and classifier in pre-training; no model here has it.
         unused=r"^pre_logits/",
     )
 
@@ -97,7 +97,7 @@ def _norm(theirs: str, ours: str) -> tuple[Row, Row]:
 
 def _linear(theirs: str, ours: str) -> tuple[Row, Row]:
     return (
-        Row((f"{theirs}/kernel",), f"{ours}.weight", _TURNED),
+        Row((f"{theirs}/kernel",), f"{ours}.weight", _TRANSPOSED),
         Row((f"{theirs}/bias",), f"{ours}.bias", AS_IS),
     )
 
@@ -115,7 +115,7 @@ _BIG_VISION = (
 
 
 def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the names of big_vision to those of vision_transformer, block by block."""
+    """Convert big_vision's names and stacked blocks to those of vision_transformer."""
     plain: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for pattern, text in _BIG_VISION:
@@ -129,5 +129,5 @@ def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     return first_key(keys, r"(^|/)Transformer/encoderblock")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from the Hugging Face hub: the local cache first, then the network, briefly."""
+"""Weights from the Hugging Face hub: from the local cache, else downloaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from muntin.errors import WeightError, shorten
 __all__ = ["fetch", "is_available", "is_hub_id", "license_of"]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-_PATIENCE_S = 4.0
+_TIMEOUT_S = 4.0
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text could be a hub id: ``owner/name``, perhaps ``@revision``; no look-up.
+    """Whether a string has the form of a hub id: ``owner/name``, optionally ``@revision``.
 
     Example:
         >>> is_hub_id("timm/swin_tiny_patch4_window7_224.ms_in1k"), is_hub_id("./model.pth")
@@ -25,14 +25,14 @@ def is_hub_id(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", text) is not None
 
 
-# Published with a licence that forbids commercial use.
+# Published with a license that forbids commercial use.
 _NON_COMMERCIAL = re.compile(
     r"^(facebook/(vit-mae|hiera)|timm/hiera_|timm/vit_\w+\.mae|timm/hieradet_)", re.IGNORECASE
 )
 
 
 def license_of(hub_id: str) -> str:
-    """Name the licence of published weights where it restricts their use; else nothing.
+    """Return the license of published weights if it restricts their use, else an empty string.
 
     Example:
         >>> license_of("timm/hiera_tiny_224.mae_in1k_ft_in1k")
@@ -41,18 +41,18 @@ def license_of(hub_id: str) -> str:
     return "CC-BY-NC-4.0" if _NON_COMMERCIAL.match(hub_id) else ""
 
 
-def fetch(hub_id: str, *, patience_s: float = _PATIENCE_S) -> Path:
-    """Give the local copy of the weights of a hub repository, downloading it when there is none.
+def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
+    """Return the cached weight file of a hub repository, downloading it if necessary.
 
     Args:
-        hub_id: ``owner/name``, perhaps with ``@`` and a branch, tag or commit.
-        patience_s: Seconds to wait for an answer of the hub.
+        hub_id: ``owner/name``, optionally with ``@`` and a branch, tag or commit.
+        timeout_s: Seconds to wait for a response of the hub.
 
     Returns:
-        The file in the local cache; safetensors where the repository has it.
+        The file in the local cache; safetensors if the repository has it.
 
     Raises:
-        WeightError: It is not in the cache, and the network or the repository does not give it.
+        WeightError: The file is not cached and cannot be downloaded.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -62,41 +62,41 @@ def fetch(hub_id: str, *, patience_s: float = _PATIENCE_S) -> Path:
     if cached is not None:
         return cached
     folder = huggingface_hub.constants.HF_HUB_CACHE
-    tried = f"weights for {hub_id!r}: no such file or folder here, not in the cache {folder}"
+    tried = f"weights {hub_id!r} not found locally or in the cache {folder}"
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        message = f"{tried}, and HF_HUB_OFFLINE forbids the network. Give a local file."
+        message = f"{tried}, and HF_HUB_OFFLINE is set. Unset it, or pass a local file."
         raise WeightError(message)
     try:
-        # One short question first: a download would retry for minutes where there is no network.
+        # A short metadata request first: a download retries for minutes without a network.
         api = huggingface_hub.HfApi()
-        info = api.model_info(repo, revision=revision or None, timeout=patience_s)
+        info = api.model_info(repo, revision=revision or None, timeout=timeout_s)
         there = [entry.rfilename for entry in info.siblings or []]
         name = next((name for name in _FILES if name in there), "")
         if name:
             return Path(
                 huggingface_hub.hf_hub_download(
-                    repo, name, revision=revision or None, etag_timeout=patience_s
+                    repo, name, revision=revision or None, etag_timeout=timeout_s
                 )
             )
     except (RepositoryNotFoundError, ValueError) as error:
-        message = f"{tried}, and the hub has no such repository. Check the id."
+        message = f"{tried}, and the hub has no such repository. Check the hub id."
         raise WeightError(message) from error
     except (HfHubHTTPError, OSError) as error:
         raise WeightError(_unreachable(tried, error)) from error
     except Exception as error:
-        # The hub library passes on the errors of whichever HTTP library it is built on.
+        # huggingface_hub passes on errors of its HTTP library, which differs between versions.
         if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
             raise
         raise WeightError(_unreachable(tried, error)) from error
     message = (
-        f"{tried}, and the repository has none of {', '.join(_FILES)}, only {shorten(there)}. "
-        f"Download the file and give its path."
+        f"{tried}, and the repository contains none of {', '.join(_FILES)}, only "
+        f"{shorten(there)}. Download the file and pass its path."
     )
     raise WeightError(message)
 
 
 def is_available(hub_id: str) -> bool:
-    """Whether the weights are in the local cache, or can be downloaded; downloads them."""
+    """Whether the weights are cached or can be downloaded; downloads them."""
     try:
         fetch(hub_id)
     except WeightError:
@@ -117,6 +117,6 @@ def _in_cache(repo: str, revision: str) -> Path | None:
 def _unreachable(tried: str, error: Exception) -> str:
     first = (str(error) or type(error).__name__).splitlines()[0]
     return (
-        f"{tried}, and the network did not give it ({first}). "
-        f"Connect to the network, or give a local file."
+        f"{tried}, and the download failed ({first}). "
+        f"Check the network connection, or pass a local file."
     )

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One engine that renames tensors between a dialect and ours, in both directions.
+"""Key maps: rename the tensors of a state dict between a dialect and muntin, in both directions.
 
 A key map is data: rows of (their names, our name, transform). A name is a template in which
-``{i}`` stands for a number, ``{2i+1}`` for a number computed from it, and ``{p}`` for ``weight``
-or ``bias``. Our names are those of a bare backbone, and ``head.fc`` for the classifier. Every row
-works both ways; of several rows for one of our names, the first is the one that is written.
+``{i}`` matches a number, ``{2i+1}`` a number computed from it, and ``{p}`` ``weight`` or ``bias``.
+Our names are those of a bare backbone, with ``head.fc`` for the classifier. Every row works both
+ways; if several rows map to one of our names, the first is used for writing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "HeadMap",
     "KeyMap",
     "KeyMaps",
-    "Reading",
+    "RenamedState",
     "Row",
     "Transform",
     "flat_index",
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """How several tensors of theirs become one of ours, and back; each undoes the other exactly."""
+    """Join several of their tensors into one of ours, and split it again; exact inverses."""
 
     join: Callable[[Sequence[Tensor]], Tensor]
     split: Callable[[Tensor, int], Sequence[Tensor]]
@@ -47,7 +47,7 @@ AS_IS = Transform(join=lambda parts: parts[0], split=lambda whole, _: (whole,))
 STACKED = Transform(
     join=lambda parts: torch.cat(list(parts)), split=lambda whole, n: whole.chunk(n)
 )
-"""Their parts, query, key and value, are ours one below the other."""
+"""Our tensor is their parts (query, key and value) concatenated along the first dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class Row:
     """One line of a key map.
 
     Attributes:
-        theirs: Their names; several when one tensor of ours is several of theirs.
-        ours: Our name; empty when we have no use for theirs.
-        transform: From their tensors to ours and back.
-        derive: Their tensor is no weight but follows from ours: it is ignored when read, and
-            made by this function when written.
+        theirs: Their names; several if one tensor of ours corresponds to several of theirs.
+        ours: Our name; empty if the tensor is ignored.
+        transform: Between their tensors and ours.
+        derive: Computes their tensor, a buffer, from ours when writing; it is ignored when
+            reading.
     """
 
     theirs: tuple[str, ...]
@@ -69,24 +69,24 @@ class Row:
 
 
 @dataclass(slots=True)
-class Reading:
-    """What came of reading a state dict through a key map.
+class RenamedState:
+    """A state dict renamed through a key map.
 
     Attributes:
-        tensors: Our name to its tensor.
-        pairs: (their name, our name) of every tensor taken.
-        ignored: Their names of what is derived or of no use.
-        unclaimed: Their names that no row knows.
-        missing: Their names that belong to a group of which another part is there.
-        twice: Our names that two of theirs claim.
+        tensors: Tensors by our name.
+        pairs: (their name, our name) of every tensor used.
+        ignored: Their names of derived or unused tensors.
+        unknown: Their names that match no row.
+        missing: Their names that are absent although other parts of the same tensor exist.
+        duplicates: Our names to which two of theirs map.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    unclaimed: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class KeyMap:
     """The names of one family in one dialect.
 
     Attributes:
-        rows: The lines, first match wins.
-        prefix: What stands before the backbone's names in a file that also has a classifier, and
-            is absent from a file that has none.
-        wrappers: Other beginnings that are passed over when reading.
-        unused: Pattern of their names that no row needs: heads and necks of other tasks.
+        rows: The rows; the first match wins.
+        prefix: Prefix of the backbone's names in files that also hold a classifier, absent from
+            files without one.
+        wrappers: Other prefixes that are stripped when reading.
+        unused: Pattern of their names that are ignored: heads and necks of other tasks.
     """
 
     rows: tuple[Row, ...]
@@ -106,14 +106,14 @@ class KeyMap:
     wrappers: tuple[str, ...] = ()
     unused: str = ""
 
-    def read(self, state: Mapping[str, Tensor]) -> Reading:
-        """Rename a state dict of theirs to ours; nothing is copied unless parts are joined."""
-        reading = Reading()
+    def read(self, state: Mapping[str, Tensor]) -> RenamedState:
+        """Rename their state dict to ours; tensors are copied only where parts are joined."""
+        reading = RenamedState()
         groups: dict[tuple[str, int], dict[int, str]] = {}
         for key in state:
             found = self._find_theirs(key)
             if found is None:
-                reading.unclaimed.append(key)
+                reading.unknown.append(key)
             elif found[0] == "":
                 reading.ignored.append(key)
             else:
@@ -128,7 +128,7 @@ class KeyMap:
                 ]
                 continue
             if ours in reading.tensors:
-                reading.twice.append(ours)
+                reading.duplicates.append(ours)
             tensors = [state[parts[part]] for part in range(len(names))]
             reading.tensors[ours] = self.rows[row].transform.join(tensors)
             reading.pairs += [(parts[part], ours) for part in range(len(names))]
@@ -138,17 +138,17 @@ class KeyMap:
         """Rename ours to theirs.
 
         Returns:
-            Their state dict, and our names that the dialect has no place for.
+            Their state dict, and our names that the dialect cannot represent.
         """
         has_head = any(name.startswith("head.") for name in tensors)
         written: dict[str, Tensor] = {}
-        homeless = []
+        unmapped = []
         for name, tensor in tensors.items():
             rows = [(row, match(row.ours, name)) for row in self.rows if row.ours]
             fits = [(row, fields) for row, fields in rows if fields is not None]
             weights = [(row, fields) for row, fields in fits if row.derive is None]
             if not weights:
-                homeless.append(name)
+                unmapped.append(name)
                 continue
             prefix = self.prefix if has_head and not name.startswith("head.") else ""
             row, fields = weights[0]
@@ -158,10 +158,10 @@ class KeyMap:
             for row, fields in fits:
                 if row.derive is not None:
                     written[prefix + fill(row.theirs[0], fields)] = row.derive(tensor)
-        return written, homeless
+        return written, unmapped
 
     def _find_theirs(self, key: str) -> tuple[str, int, int] | None:
-        """(our name or "", row, which part of it) of one of their names."""
+        """(our name or "", index of the row, index of the part) of one of their names."""
         bare = self._bare(key)
         for index, row in enumerate(self.rows):
             for part, theirs in enumerate(row.theirs):
@@ -192,47 +192,49 @@ class HeadMap(KeyMap):
 
     Attributes:
         body: Names of the backbone.
-        before: As in `DetectorNames`.
-        zone: The same.
-        refusal: Why weights of this ecosystem cannot be read by the detector's heads, if so.
+        body_prefix: Prefix of the backbone's names.
+        head_pattern: Pattern of names that belong to neck and heads.
+        obstacle: Why the heads cannot load weights of this ecosystem; empty if they can.
     """
 
     body: KeyMap = field(default_factory=lambda: KeyMap(()))
-    before: str = ""
-    zone: str = ""
-    refusal: str = ""
+    body_prefix: str = ""
+    head_pattern: str = ""
+    obstacle: str = ""
 
-    def read(self, state: Mapping[str, Tensor]) -> Reading:
-        """Rename theirs to ours; a file without any of our heads is read as that of a backbone."""
-        outside = {key: tensor for key, tensor in state.items() if re.search(self.zone, key)}
+    def read(self, state: Mapping[str, Tensor]) -> RenamedState:
+        """Rename theirs to ours; a file without such heads is read as that of a backbone."""
+        outside = {
+            key: tensor for key, tensor in state.items() if re.search(self.head_pattern, key)
+        }
         heads = KeyMap.read(self, outside)
         if not heads.pairs and not heads.missing:
             return self.body.read(state)
-        if self.refusal:
-            raise WeightError(self.refusal)
+        if self.obstacle:
+            raise WeightError(self.obstacle)
         body = self.body.read({key: state[key] for key in state if key not in outside})
-        return Reading(
+        return RenamedState(
             tensors=body.tensors | heads.tensors,
             pairs=body.pairs + heads.pairs,
             ignored=body.ignored + heads.ignored,
-            unclaimed=body.unclaimed + heads.unclaimed,
+            unknown=body.unknown + heads.unknown,
             missing=body.missing + heads.missing,
-            twice=body.twice + heads.twice,
+            duplicates=body.duplicates + heads.duplicates,
         )
 
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs."""
-        if self.refusal:
-            raise WeightError(self.refusal)
+        if self.obstacle:
+            raise WeightError(self.obstacle)
         heads = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
         bare = {name: tensor for name, tensor in tensors.items() if name not in heads}
-        body, homeless = self.body.write(bare)
+        body, unmapped = self.body.write(bare)
         written, more = KeyMap.write(self, heads)
-        return {self.before + key: body[key] for key in body} | written, homeless + more
+        return {self.body_prefix + key: body[key] for key in body} | written, unmapped + more
 
 
 KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]
-"""By the config class of a family: its names, or a function that gives them for a config."""
+"""By config class of the family: a key map, or a function that makes one from the config."""
 
 
 _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")
@@ -240,7 +242,7 @@ _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")
 
 @functools.cache
 def _compile(template: str) -> tuple[re.Pattern[str], tuple[tuple[str, int, int], ...]]:
-    """The pattern of a template, and for each group its letter, factor and offset."""
+    """Pattern of a template, and the letter, factor and offset of each group."""
     pattern, place, groups = "", 0, []
     for found in _FIELD.finditer(template):
         factor, letter, offset = found.groups()
@@ -252,7 +254,7 @@ def _compile(template: str) -> tuple[re.Pattern[str], tuple[tuple[str, int, int]
 
 
 def match(template: str, key: str) -> dict[str, str] | None:
-    """Values of the template's letters when the key fits it, else None.
+    """Values of the template's letters if the key matches, else None.
 
     Example:
         >>> match("features.{2i+1}.{j}.norm1.{p}", "features.3.0.norm1.bias")
@@ -275,7 +277,7 @@ def match(template: str, key: str) -> dict[str, str] | None:
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """The key that a template gives for these values.
+    """Fill a template with values.
 
     Example:
         >>> fill("features.{2i+2}.norm.{p}", {"i": "1", "p": "bias"})
@@ -291,13 +293,13 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
 
 
 def first_key(keys: Iterable[str], pattern: str) -> str:
-    """The first key in which the pattern is found, or an empty string."""
+    """Return the first key that contains the pattern, or an empty string."""
     search = re.compile(pattern).search
     return next((key for key in keys if search(key)), "")
 
 
 def square_index(table: Tensor) -> Tensor:
-    """Row of a relative-position table for each pair of tokens of its (square) window, N x N."""
+    """Relative position index (N, N) of a square window: table row for each pair of tokens."""
     span = round(table.shape[0] ** 0.5)
     side = (span + 1) // 2
     place = torch.arange(side, device=table.device)
@@ -307,5 +309,5 @@ def square_index(table: Tensor) -> Tensor:
 
 
 def flat_index(table: Tensor) -> Tensor:
-    """The same as one long row."""
+    """`square_index`, flattened."""
     return square_index(table).flatten()

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of microsoft/Swin-Transformer, which are ours but for the classifier.
+"""Key mappings of microsoft/Swin-Transformer, whose names differ only in the classifier.
 
 Source:
     microsoft/Swin-Transformer@f82860b, models/swin_transformer.py and swin_transformer_v2.py. Its
-    files also hold the attention masks and offsets of the image size that it was built for; they
-    are ignored. microsoft/SimMIM@d3e29bc puts "encoder." before the names and adds a decoder. The
-    forks for detection (@c7b2011) and segmentation (@87e6f90) put "backbone." there, have a norm
-    for each map, and never shrink a window.
+    files also hold the attention masks and relative position indices for one image size, which
+    are ignored. microsoft/SimMIM@d3e29bc adds the prefix "encoder." and a decoder. The forks for
+    detection (@c7b2011) and segmentation (@87e6f90) add the prefix "backbone." and a norm for each
+    map, and never shrink a window.
 """
 
 from __future__ import annotations
@@ -70,19 +70,19 @@ KEY_MAPS: KeyMaps = {
 
 
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """The forks for detection and segmentation treat odd sizes as OpenMMLab does."""
+    """The forks for detection and segmentation pad as OpenMMLab does."""
     del config
     return "openmmlab" if first_key(keys, r"^(backbone\.)?norm\d\.|^backbone\.") else "microsoft"
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     block = r"^(encoder\.|backbone\.)?layers\.\d+\.blocks\.\d+\."
     buffer = first_key(
         keys, block + r"(attn\.relative_position_index|attn\.relative_coords_table|attn_mask)$"
     )
     simmim = first_key(keys, r"^encoder\.layers\.\d+\.blocks\.\d+\.(norm1|attn)\.")
-    # timm has the same names for a Swin V2, but merges at the start of the next stage.
+    # timm's Swin V2 has the same names, but downsamples at the start of the next stage.
     early = first_key(keys, r"^layers\.0\.downsample\.")
     second = first_key(keys, r"^layers\.\d+\.blocks\.\d+\.attn\.q_bias$") if early else ""
     if buffer or simmim or second:

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of OpenMMLab: mmpretrain, mmdetection, mmsegmentation and mmpose.
+"""Key mappings of OpenMMLab: mmpretrain, mmdetection, mmsegmentation and mmpose.
 
 Source:
     mmpretrain@ee7f2e8 and mmpose@759b39c, backbones/swin_transformer.py, swin_transformer_v2.py and
-    vision_transformer.py, and their converters. Merging reads channels in the order of an unfold:
-    channel by channel, row by row, where all others go neighbour by neighbour, column by column.
-    Nothing in a file says so. A Swin merges at the end of a stage, a Swin V2 at the start of the
-    next. There is no peer among the test dependencies; tests/weights/test_layouts.py builds the
-    documented layout with an unfold of its own.
+    vision_transformer.py, and their converters. Patch merging concatenates channels in the order of
+    `nn.Unfold`: channel by channel, row by row, whereas all others go neighbor by neighbor, column
+    by column. Files do not record it. A Swin downsamples at the end of a stage, a Swin V2 at the
+    start of the next. OpenMMLab is not a test dependency; tests/weights/test_layouts.py rebuilds
+    the documented layout with an unfold.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _to_unfold(whole: Tensor, _: int) -> Sequence[Tensor]:
 
 
 UNFOLDED = Transform(join=_from_unfold, split=_to_unfold)
-"""Their channels of a merged token, unfold order, are ours column by column."""
+"""Reorders the channels of merged patches between unfold order (theirs) and ours."""
 
 _THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _MERGING = "layers.{i}.downsample."
@@ -100,7 +100,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             Row((theirs + "cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
             Row((theirs + "relative_position_index",), ""),
             Row((theirs + "relative_coords_table",), ""),
-            # The norm comes after the reduction, on channels that were never in that order.
+            # The norm follows the reduction, so its channels are not in unfold order.
             Row(("stages.{i+1}.downsample.norm.{p}",), _MERGING + "norm.{p}"),
             Row(("stages.{i+1}.downsample.reduction.{p}",), _MERGING + "reduction.{p}", UNFOLDED),
             *_around(config),
@@ -114,7 +114,7 @@ _LAYER = "layers.{j}."
 
 
 def _with_shared(config: ViTConfig) -> Transform:
-    """Positions of mmpose 1.x are those of patches alone; what all share is then 0."""
+    """In mmpose 1.x, position embeddings have no shared (class token) part; it becomes 0."""
     patches = config.grid[0] * config.grid[1]
 
     def join(parts: Sequence[Tensor]) -> Tensor:
@@ -129,7 +129,7 @@ def _with_shared(config: ViTConfig) -> Transform:
 
 
 def _vit(config: ViTConfig) -> KeyMap:
-    """Names of mmpretrain; those of ViTPose's own repository are read too."""
+    """Names of mmpretrain; those of ViTPose's repository are read too."""
     positions = _with_shared(config) if config.shared_position else AS_IS
     return KeyMap(
         (
@@ -179,13 +179,13 @@ KEY_MAPS: KeyMaps = {
 
 
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Detectors and segmenters always shift; classifiers do where a map is larger than a window."""
+    """Detectors and segmenters always shift windows; classifiers only on maps larger than one."""
     del config
     dense = first_key(keys, DENSE_TASKS) or first_key(keys, r"(^|\.)norm0\.")
     return "openmmlab" if dense else "mmpretrain"
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     names = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."
     return first_key(keys, names)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors that belong to another window or image size, brought to the one at hand."""
+"""Resize tensors learned with another window, image or patch size, or channel count."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from muntin.ops.positions import Resampling, resample_grid
 from muntin.shapes import Float, Size
 
 __all__ = [
-    "Stretching",
+    "TableInterpolation",
+    "adapt_channels",
     "crop_table",
     "embed_table",
-    "fit_channels",
     "resample_patches",
     "resample_positions",
     "resample_table",
@@ -28,7 +28,7 @@ __all__ = [
 def embed_table(
     table: Float[Tensor, "positions h"], *, window: Size, full: Size
 ) -> Float[Tensor, "full_positions h"]:
-    """Place the relative-position table of a window in the middle of a larger window's table.
+    """Pad the relative position bias table of a window to that of a larger window.
 
     Args:
         table: The smaller table.
@@ -36,8 +36,8 @@ def embed_table(
         full: The larger window.
 
     Returns:
-        A table whose middle is `table`, exactly. Positions further apart than `window` knows get
-        the value of the nearest one that it knows.
+        A table with `table` unchanged in its center. Larger offsets repeat the value of the
+        nearest known offset.
     """
     rows, columns = full[0] - window[0], full[1] - window[1]
     grid = table.t().reshape(1, -1, 2 * window[0] - 1, 2 * window[1] - 1)
@@ -48,32 +48,32 @@ def embed_table(
 def crop_table(
     table: Float[Tensor, "full_positions h"], *, window: Size, full: Size
 ) -> Float[Tensor, "positions h"]:
-    """Take the middle of a relative-position table: what a smaller window reads of it."""
+    """Crop a relative position bias table to the center, which a smaller window reads."""
     rows, columns = full[0] - window[0], full[1] - window[1]
     grid = table.view(2 * full[0] - 1, 2 * full[1] - 1, -1)
     grid = grid[rows : grid.shape[0] - rows, columns : grid.shape[1] - columns]
     return grid.flatten(0, 1)
 
 
-Stretching = Literal["bicubic", "geometric"]
+TableInterpolation = Literal["bicubic", "geometric"]
 
 
 def resample_table(
-    table: Float[Tensor, "positions h"], *, window: int, how: Stretching = "bicubic"
+    table: Float[Tensor, "positions h"], *, window: int, method: TableInterpolation = "bicubic"
 ) -> Float[Tensor, "new_positions h"]:
-    """Stretch the relative-position table of a square window to another square window.
+    """Interpolate the relative position bias table of a square window for another one.
 
     Args:
         table: Learned biases, logits added before the softmax.
-        window: Side of the window wanted, in tokens.
-        how: "bicubic" stretches evenly. "geometric" keeps near offsets where they are and puts
-            far ones further apart, in steps that grow by a factor; it suits larger windows.
+        window: New side in tokens.
+        method: "bicubic" interpolates on an even grid. "geometric" keeps small offsets in place
+            and spaces large ones in a geometric sequence; it suits larger windows.
 
     Returns:
-        The stretched table, of the same type.
+        The new table, of the same type.
 
     Raises:
-        ShapeError: The table does not belong to a square window.
+        ShapeError: The table is not that of a square window.
 
     Source:
         Bicubic, align_corners=False, as microsoft/Swin-Transformer@f82860b (utils.py) does when it
@@ -84,20 +84,20 @@ def resample_table(
     if span * span != table.shape[0] or span % 2 == 0:
         message = (
             f"table must have (2M-1)^2 rows for a square window of side M, got {table.shape[0]}. "
-            f"Build the model with the window that the table was learned with."
+            f"Build the model with the window size that the table was trained with."
         )
         raise ShapeError(message)
-    if how == "geometric":
-        return _stretch_geometrically(table, span, 2 * window - 1)
+    if method == "geometric":
+        return _interpolate_geometrically(table, span, 2 * window - 1)
     grid = table.t().reshape(1, -1, span, span).float()
     grid = F.interpolate(grid, size=(2 * window - 1, 2 * window - 1), mode="bicubic")
     return grid.flatten(2)[0].t().to(table.dtype)
 
 
 def resample_positions(
-    embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, how: Resampling
+    embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, method: Resampling
 ) -> Float[Tensor, "1 N2 C"]:
-    """Resize the position embeddings of a square image to another grid.
+    """Interpolate the position embeddings of a square grid for another grid.
 
     Raises:
         ShapeError: The tokens are not `num_prefix` plus a square.
@@ -106,18 +106,18 @@ def resample_positions(
     side = round(max(tokens, 0) ** 0.5)
     if side * side != tokens or not tokens:
         message = (
-            f"embedding must have {num_prefix} prefix tokens and a square grid, got "
-            f"{embedding.shape[1]} tokens. Build the model with the class token and img_size that "
-            f"it was learned with."
+            f"position embeddings must have {num_prefix} prefix tokens and a square grid, got "
+            f"{embedding.shape[1]} tokens. Build the model with the class token and img_size of "
+            f"the weights."
         )
         raise ShapeError(message)
-    return resample_grid(embedding, old=(side, side), new=new, num_prefix=num_prefix, how=how)
+    return resample_grid(embedding, old=(side, side), new=new, num_prefix=num_prefix, how=method)
 
 
-def _stretch_geometrically(table: Tensor, old: int, new: int) -> Tensor:
-    """Place the old offsets at 0, 1, 1 + q, 1 + q + q^2 ... so that the last meets the new one."""
+def _interpolate_geometrically(table: Tensor, old: int, new: int) -> Tensor:
+    """Place old offsets at 0, 1, 1 + q, 1 + q + q^2 ...; q makes the last one reach the end."""
     low, high = 1.01, 1.5
-    for _ in range(40):
+    for _ in range(40):  # bisection; 40 halvings exhaust the precision needed
         q = (low + high) / 2
         reaches = sum(q**k for k in range(old // 2))
         low, high = (low, q) if reaches > new // 2 else (q, high)
@@ -139,14 +139,14 @@ def _stretch_geometrically(table: Tensor, old: int, new: int) -> Tensor:
 def resample_patches(
     kernel: Float[Tensor, "C in_chans p1 p2"], size: Size
 ) -> Float[Tensor, "C in_chans q1 q2"]:
-    """Resize a patch projection so that resized patches give the tokens that they gave before.
+    """Resize a patch embedding so that resized patches keep their tokens.
 
     Args:
-        kernel: The projection of one patch size.
-        size: (height, width) in pixels of the patch wanted.
+        kernel: Projection for the old patch size.
+        size: New patch size, (height, width) in pixels.
 
     Returns:
-        The kernel itself when the size is the same.
+        The resized kernel; the kernel itself if the size is the same.
 
     Source:
         Beyer et al. 2023, "FlexiViT" (arXiv 2212.08013), section 3.4: the pseudo-inverse of the
@@ -158,19 +158,20 @@ def resample_patches(
         return kernel
     pixels = torch.eye(old[0] * old[1], dtype=torch.float64).view(-1, 1, *old)
     resize = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).flatten(1).t()
-    # Where a side shrinks, some patterns of pixels are lost; they must not come back amplified.
+    # Shrinking loses some pixel patterns: their singular values are near 0, and inverting them
+    # would amplify noise.
     inverse = torch.linalg.pinv(resize.t(), rtol=1e-6).float().to(kernel.device)
     resized = kernel.flatten(2).float() @ inverse.t()
     return resized.unflatten(2, size).to(kernel.dtype)
 
 
-def fit_channels(
+def adapt_channels(
     kernel: Float[Tensor, "C in_chans p1 p2"], in_chans: int
 ) -> Float[Tensor, "C new_chans p1 p2"]:
-    """Bring a patch projection to images with another number of channels.
+    """Adapt a patch embedding to another number of input channels.
 
-    One channel is read as the same grey three times over: the kernel's channels are added. More
-    channels take the kernel's in turn, scaled so that tokens keep their size.
+    For one channel (gray), the kernel's channels are summed. For more channels, they are repeated
+    cyclically and scaled so that tokens keep their magnitude.
 
     Source:
         As timm 1.0.31 (`adapt_input_conv`); compared in tests/weights/test_parameter_resizing.py.

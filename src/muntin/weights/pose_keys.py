@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Heads of keypoints under the names of each ecosystem.
+"""Key mappings of pose heads.
 
 Source:
     ViTAE-Transformer/ViTPose@c050ed2 and mmpose 0.x ("keypoint_head."), mmpose@759b39c 1.x
@@ -16,49 +16,51 @@ from muntin.heads.pose_head import PoseHead
 from muntin.weights.key_maps import HeadMap, KeyMap, Row
 from muntin.weights.shared_keys import NORM_BUFFERS
 
-__all__ = ["pose_rows", "with_poses"]
+__all__ = ["add_pose_keys", "pose_rows"]
 
 _ZONE = r"^(keypoint_head|head|data_preprocessor|associate_keypoint_heads)\."
 
 
-def with_poses(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
-    """Add the names of a head of keypoints to those of a backbone, where the model has one.
+def add_pose_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
+    """Add the names of a pose head to those of a backbone, if the model has one.
 
     Args:
         body: Names of the backbone.
-        dialect: Of the names.
-        head: Of the model, if it has one.
+        dialect: Name of the dialect.
+        head: The model's head, if any.
     """
     published = isinstance(head, PoseHead) and head.config.decoder != "light"
     if not published or dialect not in ("openmmlab", "transformers"):
         return body
-    assert isinstance(head, PoseHead), "asked before"
-    times = len(getattr(head.decoder, "deconv", ()))
-    rows = _openmmlab(times) if dialect == "openmmlab" else _transformers(times)
-    return HeadMap(rows, unused=r"^data_preprocessor\.", body=body, before="backbone.", zone=_ZONE)
+    assert isinstance(head, PoseHead), "checked above"
+    num_deconvs = len(getattr(head.decoder, "deconv", ()))
+    rows = _openmmlab(num_deconvs) if dialect == "openmmlab" else _transformers(num_deconvs)
+    return HeadMap(
+        rows, unused=r"^data_preprocessor\.", body=body, body_prefix="backbone.", head_pattern=_ZONE
+    )
 
 
 def pose_rows(head: nn.Module | None, name: str, num_keypoints: int) -> int | None:
-    """How many rows a tensor of a head has when there are so many keypoints.
+    """Number of rows of a pose head's tensor for a number of keypoints.
 
     Args:
-        head: Of the model.
+        head: The model's head, if any.
         name: Our name of the tensor.
-        num_keypoints: Keypoints.
+        num_keypoints: Number of keypoints.
 
     Returns:
-        The rows; 0 where they do not depend on keypoints; None where it is another head.
+        The number of rows; 0 if independent of keypoints; None if it is another head.
     """
     if not isinstance(head, PoseHead):
         return None
     return num_keypoints if name.startswith("head.classifier.") else 0
 
 
-def _openmmlab(times: int) -> tuple[Row, ...]:
+def _openmmlab(num_deconvs: int) -> tuple[Row, ...]:
     rows: list[Row] = []
-    for before in ("head.", "keypoint_head."):  # the first is written
+    for before in ("head.", "keypoint_head."):  # the first is used for writing
         layers = f"{before}deconv_layers."
-        for number in range(times):
+        for number in range(num_deconvs):
             conv, norm = f"{layers}{3 * number}.", f"{layers}{3 * number + 1}."
             rows.append(Row((conv + "weight",), f"head.decoder.deconv.{number}.weight"))
             rows += _norm(norm, number)
@@ -66,9 +68,9 @@ def _openmmlab(times: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _transformers(times: int) -> tuple[Row, ...]:
+def _transformers(num_deconvs: int) -> tuple[Row, ...]:
     rows: list[Row] = []
-    for number in range(times):
+    for number in range(num_deconvs):
         theirs = f"head.deconv{number + 1}.weight"
         rows.append(Row((theirs,), f"head.decoder.deconv.{number}.weight"))
         rows += _norm(f"head.batchnorm{number + 1}.", number)

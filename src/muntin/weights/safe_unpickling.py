@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles from known training code, read with a list of what may be in them; nothing else runs.
+"""Read pickles of known training code through an allowlist, without executing other code.
 
-Training checkpoints often hold more than tensors: a config object of yacs, arguments, a log. What
-is on the list below becomes an empty stand-in that ignores what it is given. Everything that is
-not on a list makes the whole file refused.
+Training checkpoints often hold more than tensors: a yacs config, arguments, a log. Classes on the
+allowlist become empty placeholders that ignore their arguments. Any other class makes the file
+rejected.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["load_listed", "read_numpy_pickle"]
+__all__ = ["load_allowlisted", "read_numpy_pickle"]
 
 
-class Inert:
-    """Stands for an object that nobody needs: it takes anything and does nothing."""
+class Placeholder:
+    """Replaces an object that is not needed; accepts any arguments and state."""
 
-    def __new__(cls, *_args: object) -> Inert:
-        """Ignore what the object was made from."""
+    def __new__(cls, *_args: object) -> Placeholder:
+        """Ignore the arguments of the constructor."""
         return super().__new__(cls)
 
     def __setstate__(self, _state: object) -> None:
-        """Ignore what the object held."""
+        """Ignore the state."""
 
 
-# Module and name of what stands in training checkpoints beside the tensors: first what is a
-# dictionary, then what is not.
-_DICTIONARIES = (
+# Classes in training checkpoints besides tensors: subclasses of dict, then the others.
+_DICTIONARY_CLASSES = (
     "yacs.config.CfgNode",
     "mmcv.utils.config.ConfigDict",
     "mmengine.config.config.ConfigDict",
 )
-_NOT_NEEDED = (
+_IGNORED_CLASSES = (
     "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "mmengine.logging.message_hub.HistoryBuffer",
@@ -55,20 +54,20 @@ _NOT_NEEDED = (
 )
 
 
-def load_listed(file: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
-    """Load a file of ``torch.save`` that holds tensors, plain values, and what is on the list.
+def load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
+    """Load a file of ``torch.save`` that holds only tensors, plain values and allowlisted classes.
 
     Raises:
-        pickle.UnpicklingError: It holds something else; nothing of it was executed.
+        pickle.UnpicklingError: It holds something else; nothing was executed.
     """
-    listed = [(OrderedDict, name) for name in _DICTIONARIES]
-    listed += [(Inert, name) for name in _NOT_NEEDED]  # type: ignore[misc]
+    listed = [(OrderedDict, name) for name in _DICTIONARY_CLASSES]
+    listed += [(Placeholder, name) for name in _IGNORED_CLASSES]  # type: ignore[misc]
     with torch.serialization.safe_globals(listed):  # type: ignore[arg-type]
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-# What a pickled array is made of, under the names of numpy 1 and of numpy 2.
-_OF_ARRAYS = {
+# Classes and functions in a pickled array, under the names of numpy 1 and numpy 2.
+_ARRAY_CLASSES = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -81,29 +80,29 @@ _OF_ARRAYS = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes numpy arrays and plain values, and refuses every other class and function."""
+    """Unpickles numpy arrays and plain values, and rejects every other class and function."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
-        """Give the class or function of this name, if it is one of the few."""
-        if (module, name) in _OF_ARRAYS:
+        """Return the class or function of this name if it is allowlisted."""
+        if (module, name) in _ARRAY_CLASSES:
             return super().find_class(module, name)
-        message = f"{module}.{name} is not on the list of what a file of arrays may hold"
+        message = f"{module}.{name} is not allowed in a pickle of numpy arrays"
         raise pickle.UnpicklingError(message)
 
 
 def read_numpy_pickle(file: Path) -> Mapping[str, Any]:
-    """Read a pickle of numpy arrays, as detectron2's model zoo has them (``.pkl``).
+    """Read a pickle of numpy arrays (``.pkl``), as in detectron2's model zoo.
 
     Returns:
         The same nesting with tensors instead of arrays.
 
     Raises:
-        pickle.UnpicklingError: It holds anything besides arrays and plain values.
+        pickle.UnpicklingError: It holds anything other than arrays and plain values.
     """
     with file.open("rb") as stream:
         content = _ArrayUnpickler(stream).load()
     if not isinstance(content, Mapping):
-        message = f"a {type(content).__name__} where a dictionary of arrays should be"
+        message = f"must hold a dictionary of arrays, got {type(content).__name__}"
         raise pickle.UnpicklingError(message)
     return _to_tensors(content)
 

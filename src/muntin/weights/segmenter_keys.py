@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""UPerNet under the names of each ecosystem.
+"""Key mappings of UPerNet.
 
 Source:
     microsoft/Swin-Transformer-Semantic-Segmentation and mmsegmentation 0.x and 1.x, which name the
@@ -16,10 +16,10 @@ from muntin.heads.semantic_head import SemanticHead
 from muntin.weights.key_maps import HeadMap, KeyMap, Row
 from muntin.weights.shared_keys import DENSE_TASKS, NORM_BUFFERS
 
-__all__ = ["map_rows", "with_maps"]
+__all__ = ["add_segmenter_keys", "segmenter_rows"]
 
 
-# Dialect to its names of a norm and of a classifier.
+# By dialect: names of a norm and of the classifier.
 _NAMES = {
     "microsoft": ("bn", "conv_seg"),
     "openmmlab": ("bn", "conv_seg"),
@@ -27,13 +27,13 @@ _NAMES = {
 }
 
 
-def with_maps(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
-    """Add the names of UPerNet to those of a backbone, where the model is one.
+def add_segmenter_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
+    """Add the names of UPerNet to those of a backbone, if the model has one.
 
     Args:
         body: Names of the backbone.
-        dialect: Of the names.
-        head: Of the model, if it has one.
+        dialect: Name of the dialect.
+        head: The model's head, if any.
     """
     is_upernet = isinstance(head, SemanticHead) and isinstance(head.decoder, UPerNet)
     if not is_upernet or dialect not in _NAMES:
@@ -43,21 +43,21 @@ def with_maps(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
         _rows(norm, classifier),
         unused=r"^data_preprocessor\.",
         body=body,
-        before="backbone.",
-        zone=DENSE_TASKS,
+        body_prefix="backbone.",
+        head_pattern=DENSE_TASKS,
     )
 
 
-def map_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    """How many rows a tensor of a segmenter has when there are so many classes.
+def segmenter_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
+    """Number of rows of a segmenter's tensor for a number of classes.
 
     Args:
-        head: Of the model.
+        head: The model's head, if any.
         name: Our name of the tensor.
-        num_classes: Classes.
+        num_classes: Number of classes.
 
     Returns:
-        The rows; 0 where they do not depend on classes; None where the head is no segmenter.
+        The number of rows; 0 if independent of classes; None if the head is not a segmenter.
     """
     if not isinstance(head, SemanticHead):
         return None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decide what of a renamed state dict goes where in a model, before anything is copied."""
+"""Match a renamed state dict to the parameters of a model, before anything is copied."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
-from muntin.weights.detector_keys import class_rows
+from muntin.weights.detector_keys import detector_rows
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -28,34 +28,34 @@ from muntin.weights.dialects import (
     family_name,
     head_of,
 )
-from muntin.weights.key_maps import KeyMap, Reading
+from muntin.weights.key_maps import KeyMap, RenamedState
 from muntin.weights.parameter_resizing import (
-    Stretching,
+    TableInterpolation,
+    adapt_channels,
     embed_table,
-    fit_channels,
     resample_patches,
     resample_positions,
     resample_table,
 )
 from muntin.weights.pose_keys import pose_rows
-from muntin.weights.segmenter_keys import map_rows
+from muntin.weights.segmenter_keys import segmenter_rows
 
-__all__ = ["Fit", "class_tensors", "fit", "misfits", "place"]
+__all__ = ["MatchResult", "class_tensors", "describe_mismatches", "match_state", "model_key"]
 
 
 @dataclass(slots=True)
-class Fit:
-    """Which tensor goes where, and everything that is left over.
+class MatchResult:
+    """Tensors matched to parameters, and everything that does not match.
 
     Attributes:
-        values: The model's name to what it shall hold.
+        values: New values by the model's names.
         resized: The model's names of tensors that had another window or image size.
-        reset: The model's names of parameters to be left as they are.
-        ignored: Their names of what the model does not need.
-        homeless: Their names that belong nowhere.
-        unfilled: The model's names that nothing fills.
-        misshapen: The model's names whose tensors have another shape, and the two shapes.
-        causes: What would explain it.
+        reset: The model's names of parameters that keep their current values.
+        ignored: Their names of tensors that the model does not use.
+        unexpected: Their names without a counterpart in the model.
+        missing: The model's names without a value.
+        mismatched: The model's names whose tensors have another shape, and the two shapes.
+        causes: Possible explanations of mismatches.
         has_head: Whether the file has a head for the model's task.
     """
 
@@ -63,75 +63,79 @@ class Fit:
     resized: list[str] = field(default_factory=list)
     reset: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    homeless: list[str] = field(default_factory=list)
-    unfilled: list[str] = field(default_factory=list)
-    misshapen: dict[str, str] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: dict[str, str] = field(default_factory=dict)
     causes: list[str] = field(default_factory=list)
     has_head: bool = False
 
 
-def place(name: str, model: nn.Module) -> str:
-    """Where in the model's state dict the tensor with this name of a bare backbone stands."""
+def model_key(name: str, model: nn.Module) -> str:
+    """Key in the model's state dict of a tensor with this name in a bare backbone."""
     bare = backbone_of(model) is model
     return name if bare or name.startswith("head.") else f"backbone.{name}"
 
 
-def fit(
-    model: nn.Module, reading: Reading, dialect: str, size_rule: SizeRuleName, how: Stretching
-) -> Fit:
-    """Assign every tensor that was read to a parameter of the model.
+def match_state(
+    model: nn.Module,
+    reading: RenamedState,
+    dialect: str,
+    size_rule: SizeRuleName,
+    method: TableInterpolation,
+) -> MatchResult:
+    """Assign every renamed tensor to a parameter of the model.
 
     Args:
-        model: What is to be filled.
-        reading: What was read, under our names.
-        dialect: Where it came from.
-        size_rule: How that ecosystem resizes positions.
-        how: How relative-position tables are resized.
+        model: The model to load into.
+        reading: The state dict under our names.
+        dialect: Its dialect.
+        size_rule: The ecosystem's size rule, which sets how position embeddings are resized.
+        method: How relative position bias tables are resized.
     """
     backbone, head = backbone_of(model), head_of(model)
-    own, whole = model.state_dict(), _Whole(backbone)
-    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, how)
-    heads = _Heads(head, reading.tensors)
-    result = Fit(ignored=list(reading.ignored), homeless=list(reading.unclaimed))
+    own, whole = model.state_dict(), _FullBackbone(backbone)
+    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
+    heads = _HeadRules(head, reading.tensors)
+    result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
     for name, tensor in reading.tensors.items():
-        key = place(name, model)
+        key = model_key(name, model)
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
             _assign(result, key, tensor, own[key], resizer, heads)
-        elif heads.can_spare(name) or whole.has(name):
+        elif heads.may_ignore(name) or whole.has(name):
             result.ignored += theirs
         else:
-            result.homeless += theirs
-    _leave_pooled_norm_fresh(result, own)
-    _leave_deeper_head_fresh(result)
-    settled = {*result.values, *result.reset, *result.misshapen}
+            result.unexpected += theirs
+    _reset_pooled_norm(result, own)
+    _reset_deeper_head(result)
+    settled = {*result.values, *result.reset, *result.mismatched}
     result.has_head = any(key.startswith("head.") for key in settled)
-    fresh = () if result.has_head or head is None else _fresh_without_head(own, settled)
+    fresh = () if result.has_head or head is None else _reset_without_head(own, settled)
     if result.has_head and isinstance(head, RCNN):
-        _miss_norms_of_maps(result, backbone)
+        _require_norms_of_maps(result, backbone)
     for key in own:
-        # The counter of a frozen batch norm is not stored, and nothing reads it.
+        # Frozen batch norms are stored without this counter, and inference does not use it.
         if key not in settled and not key.endswith(".num_batches_tracked"):
-            (result.reset if key in fresh else result.unfilled).append(key)
+            (result.reset if key in fresh else result.missing).append(key)
     return result
 
 
-def _fresh_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:
-    """Parameters that begin anew when a file has no head for this model's task.
+def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:
+    """Parameters that stay random if a file has no head for this model's task.
 
-    They are those of the head, and the norms of all maps, which only dense tasks have.
+    These are the head and the norms of all maps, which only dense tasks have.
     """
     norms = {key for key in own if _NORM_OF_MAP.match(key)}
     heads = {key for key in own if key.startswith("head.")}
     return heads if norms & set(settled) else heads | norms
 
 
-def _miss_norms_of_maps(result: Fit, backbone: nn.Module) -> None:
-    """A detector that was trained on normalised maps would be wrong without their norms."""
+def _require_norms_of_maps(result: MatchResult, backbone: nn.Module) -> None:
+    """Report norms of maps as unexpected: a detector trained with them is wrong without."""
     config: Any = backbone.config
     norms = [name for name in result.ignored if _NORM_OF_MAP.match(name)]
     if norms and getattr(config, "out_norm", "each") != "each":
-        result.homeless += norms
+        result.unexpected += norms
         result.causes.append("the weights have a norm for each map; set out_norm='each'")
 
 
@@ -139,64 +143,71 @@ _NORM_OF_MAP = re.compile(r"(backbone\.)?(bottom_up\.)?norm\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
-class _Heads:
-    """What a file's head may hold otherwise than the model's."""
+class _HeadRules:
+    """Permitted differences between the head of a file and that of the model."""
 
     head: nn.Module | None
     tensors: Mapping[str, Tensor]
 
-    def can_spare(self, name: str) -> bool:
-        """Whether nothing is wrong when the model has no place for a tensor of a head."""
+    def may_ignore(self, name: str) -> bool:
+        """Whether a tensor of a head may be ignored if the model does not have it."""
         if not name.startswith("head."):
             return False
-        if _class_rows(self.head, name, 0) is None or name.startswith("head.fc"):
-            return True  # no detector, or a classifier's
+        if _rows_for(self.head, name, 0) is None or name.startswith("head.fc"):
+            return True  # not a dense head, or a classifier's tensor
         has_masks = len(getattr(self.head, "mask_heads", ())) > 0
         return name.startswith("head.mask_heads.") and not has_masks
 
     def is_for_other_classes(self, name: str, tensor: Tensor, own: Tensor) -> bool:
-        """Whether a tensor of a head differs in the number of classes alone."""
+        """Whether a tensor of a head differs only in the number of classes."""
         if not name.startswith("head.") or tensor.shape[1:] != own.shape[1:]:
             return False
-        rows = _class_rows(self.head, name, self._num_classes())
+        rows = _rows_for(self.head, name, self._num_classes())
         return rows is None or tensor.shape[0] == rows
 
     def _num_classes(self) -> int:
-        """Classes of the file's detector or segmenter."""
+        """Number of classes of the file's detector or segmenter."""
         for name in ("head.classes.bias", "head.classifier.bias"):
             if name in self.tensors:
                 return len(self.tensors[name])
         return len(self.tensors.get("head.box_heads.0.fc_cls.bias", ())) - 1
 
 
-def _class_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    found = (rows_of(head, name, num_classes) for rows_of in (class_rows, map_rows, pose_rows))
+def _rows_for(head: nn.Module | None, name: str, num_classes: int) -> int | None:
+    found = (
+        rows_of(head, name, num_classes) for rows_of in (detector_rows, segmenter_rows, pose_rows)
+    )
     return next((rows for rows in found if rows is not None), None)
 
 
 def class_tensors(model: Network) -> list[str]:
-    """Name the tensors of a network that depend on what it tells apart: classes, or keypoints."""
+    """List the tensors of a network whose size depends on the number of classes or keypoints."""
     names = [f"head.{name}" for name in model.head.state_dict()]
     return [
         name
         for name in names
-        if (_class_rows(model.head, name, 1) or 0) > 0 or name.startswith("head.fc")
+        if (_rows_for(model.head, name, 1) or 0) > 0 or name.startswith("head.fc")
     ]
 
 
-def _leave_pooled_norm_fresh(result: Fit, own: Mapping[str, Tensor]) -> None:
-    """Pre-trained encoders end in a norm of tokens; one that reads their mean begins anew."""
-    norms = [name for name in result.homeless if re.search(r"(^|\.)(norm|layernorm)\.", name)]
+def _reset_pooled_norm(result: MatchResult, own: Mapping[str, Tensor]) -> None:
+    """Ignore the final norm of pre-trained encoders; the norm of pooled tokens stays random."""
+    norms = [name for name in result.unexpected if re.search(r"(^|\.)(norm|layernorm)\.", name)]
     fresh = [key for key in own if re.search(r"(^|\.)fc_norm\.", key)]
     has_head = any(key.startswith("head.") for key in result.values)
-    if norms and norms == result.homeless and not has_head and not set(fresh) & set(result.values):
-        result.homeless = []
+    if (
+        norms
+        and norms == result.unexpected
+        and not has_head
+        and not set(fresh) & set(result.values)
+    ):
+        result.unexpected = []
         result.ignored += norms
         result.reset += fresh
 
 
-def _leave_deeper_head_fresh(result: Fit) -> None:
-    """A classifier that read a further layer, which no model has, would be wrong without it."""
+def _reset_deeper_head(result: MatchResult) -> None:
+    """Reset a classifier on top of a pre-logits layer, which models here do not have."""
     if any("pre_logits" in name for name in result.ignored):
         heads = [key for key in result.values if key.startswith("head.")]
         result.reset += heads
@@ -204,22 +215,22 @@ def _leave_deeper_head_fresh(result: Fit) -> None:
             del result.values[key]
 
 
-class _Whole:
-    """The backbone with everything built; made only when a name asks for it."""
+class _FullBackbone:
+    """Names of the complete backbone, with all stages and norms; built lazily."""
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
         self.names: set[str] | None = None
 
     def has(self, name: str) -> bool:
-        """Whether the whole backbone has a parameter of this name."""
+        """Whether the complete backbone has a parameter of this name."""
         if self.names is None:
-            self.names = _whole_names(self.backbone)
+            self.names = _full_backbone_names(self.backbone)
         return name in self.names
 
 
-def _whole_names(backbone: nn.Module) -> set[str]:
-    """Names of the backbone's parameters when every stage and every norm are built."""
+def _full_backbone_names(backbone: nn.Module) -> set[str]:
+    """Names of the backbone's parameters with all stages and all norms."""
     config: Any = backbone.config
     if not hasattr(config, "out_norm"):
         return set()
@@ -236,9 +247,9 @@ def _whole_names(backbone: nn.Module) -> set[str]:
 
 
 def _assign(
-    result: Fit, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer, heads: _Heads
+    result: MatchResult, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer, heads: _HeadRules
 ) -> None:
-    """Settle one parameter; a tensor for another size of the same thing is resized."""
+    """Match one parameter; the tensor is resized if only its window or image size differs."""
     name = key.removeprefix("backbone.")
     if tensor.shape == own.shape:
         result.values[key] = tensor
@@ -255,23 +266,25 @@ def _assign(
         result.values[key] = resized
         result.resized.append(key)
         return
-    result.misshapen[key] = f"{tuple(tensor.shape)} there, {tuple(own.shape)} here"
+    result.mismatched[key] = (
+        f"{tuple(tensor.shape)} in the weights, {tuple(own.shape)} in the model"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Resizer:
-    """Brings tensors of another window, image size, patch or channel count to the model's."""
+    """Resizes tensors of another window, image size, patch size or channel count."""
 
     config: Any
     dialect: str
     positions: Resampling
-    how: Stretching
+    method: TableInterpolation
 
     def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
-        """Give the tensor for the model; as it is when it is no such tensor."""
+        """Return the tensor resized for the model, or unchanged if it cannot be resized."""
         if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
-            if name.startswith("blocks."):  # a ViT's, with three rows for the class token
-                middle = resample_table(tensor[:-3], window=self.config.grid[0], how=self.how)
+            if name.startswith("blocks."):  # a ViT's table has three more rows for the class token
+                middle = resample_table(tensor[:-3], window=self.config.grid[0], method=self.method)
                 return torch.cat([middle, tensor[-3:]])
             return self._table(tensor, int(name.split(".")[1]))
         if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
@@ -280,10 +293,10 @@ class _Resizer:
                 tensor,
                 new=grid,
                 num_prefix=own.shape[1] - grid[0] * grid[1],
-                how=self.positions,
+                method=self.positions,
             )
         if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
-            tensor = fit_channels(tensor, own.shape[1])
+            tensor = adapt_channels(tensor, own.shape[1])
             size = (own.shape[2], own.shape[3])
             return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
         if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
@@ -292,7 +305,7 @@ class _Resizer:
                 own.shape[0],
                 own.shape[2:],
             )
-            return fit_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
+            return adapt_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
         return tensor
 
     def _table(self, tensor: Tensor, stage: int) -> Tensor:
@@ -302,57 +315,65 @@ class _Resizer:
             built = built_window(self.config, stage, rule)
             if tensor.shape[0] == (2 * built[0] - 1) * (2 * built[1] - 1):
                 return embed_table(tensor, window=built, full=(side, side))
-        return resample_table(tensor, window=side, how=self.how)
+        return resample_table(tensor, window=side, method=self.method)
 
 
-def misfits(
-    result: Fit, reading: Reading, state: Mapping[str, Tensor], dialect: str, config: object
+def describe_mismatches(
+    result: MatchResult,
+    reading: RenamedState,
+    state: Mapping[str, Tensor],
+    dialect: str,
+    config: object,
 ) -> str:
-    """Word everything that is left over, with the likely cause; empty when nothing is."""
-    shapes = [f"{key} {text}" for key, text in result.misshapen.items()]
+    """Describe all mismatches with the likely cause; empty if everything matches."""
+    shapes = [f"{key} {text}" for key, text in result.mismatched.items()]
     problems = [
         f"{what}: {shorten(names)}"
         for what, names in (
-            ("names without a place in the model", result.homeless),
-            ("parameters that nothing fills", result.unfilled),
-            ("names missing beside others of their group", reading.missing),
-            ("parameters that two names claim", reading.twice),
-            ("other shapes", shapes),
+            ("unexpected keys", result.unexpected),
+            ("missing parameters", result.missing),
+            ("missing parts of a joined parameter", reading.missing),
+            ("parameters claimed by two keys", reading.duplicates),
+            ("size mismatches", shapes),
         )
         if names
     ]
     if not problems:
         return ""
-    cause = _other_kind(result, state, dialect, config) or _likely_cause(result, reading)
+    cause = _other_family(result, state, dialect, config) or _likely_cause(result, reading)
     return f"{'; '.join(problems)}. Likely cause: {cause}"
 
 
-def _other_kind(result: Fit, state: Mapping[str, Tensor], dialect: str, config: object) -> str:
-    """Name the family and dialect that these weights are of, when they are of another."""
-    if 2 * len(result.homeless) <= len(state):
+def _other_family(
+    result: MatchResult, state: Mapping[str, Tensor], dialect: str, config: object
+) -> str:
+    """Name the family and dialect of the weights, if they belong to another family."""
+    if 2 * len(result.unexpected) <= len(state):
         return ""
     for name, other in DIALECTS.items():
         for kind, names in other.key_maps.items():
             if (name, kind) == (dialect, type(config)) or not isinstance(names, KeyMap):
                 continue
-            if not names.read(state).unclaimed:
+            if not names.read(state).unknown:
                 family = family_name(kind)
-                return f"they are weights of a {family} in the dialect {name!r}; choose these"
-    return "they are weights of another kind of model"
+                return f"these are weights of a {family} in the dialect {name!r}"
+    return "these are weights of another kind of model"
 
 
-def _likely_cause(result: Fit, reading: Reading) -> str:
+def _likely_cause(result: MatchResult, reading: RenamedState) -> str:
     if result.causes:
         return "; ".join(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
-    if reading.twice:
-        return "the file mixes two spellings, or two models"
-    if result.misshapen:
-        return "the model has other widths, heads or mlp_ratio; build the variant of the weights"
-    over = {name.removeprefix("backbone.") for name in (*result.homeless, *result.unfilled)}
+    if reading.duplicates:
+        return "the file mixes two naming schemes, or two models"
+    if result.mismatched:
+        return (
+            "the model has another width, num_heads or mlp_ratio; build the variant of the weights"
+        )
+    over = {name.removeprefix("backbone.") for name in (*result.unexpected, *result.missing)}
     if over and all(name.startswith(("norm.", "fc_norm.")) for name in over):
-        return "the last norm stands elsewhere; set pool_norm or patch_norm as the source has it"
-    if any("layer" in name or "block" in name for name in result.homeless):
-        return "the weights have more blocks or parts than the model; set depths as they have"
-    if result.homeless:
-        return "the file holds more than this model, such as another head"
-    return "the file is incomplete, or the model has more blocks or parts than the weights"
+        return "the last norm is elsewhere; set pool_norm or patch_norm as in the source"
+    if any("layer" in name or "block" in name for name in result.unexpected):
+        return "the weights have more blocks than the model; set depths accordingly"
+    if result.unexpected:
+        return "the file contains more than this model, such as another head"
+    return "the file is incomplete, or the model has more blocks than the weights"

@@ -1,13 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of timm 0.9 and later, and of the repositories that took them over.
+"""Key mappings of timm 0.9 and later, and of the repositories that adopted its names.
 
 Source:
     timm 1.0.31, swin_transformer.py, swin_transformer_v2.py, vision_transformer.py, deit.py and
-    hiera.py; compared live in tests/parity. In a Swin, merging stands at the start of the next
-    stage. A relative-position table belongs to the window that was built, which is smaller than
-    the window asked for where the map is. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842
-    and yitu-opensource/T2T-ViT@0f63dc9 use the same names but for a few, which are read too.
+    hiera.py; compared live in tests/parity. A Swin downsamples at the start of the next stage.
+    A relative position bias table has the size of the actual window, which is smaller than
+    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842
+    and yitu-opensource/T2T-ViT@0f63dc9 use the same names with few
+    exceptions, which are read too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Reading, Row, first_key
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, RenamedState, Row, first_key
 from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK, same_names
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
@@ -77,7 +78,7 @@ _OURS: KeyMaps = {
             # facebookresearch/deit, DeiT III.
             Row(("blocks.{j}.gamma_1",), "blocks.{j}.ls1.gamma"),
             Row(("blocks.{j}.gamma_2",), "blocks.{j}.ls2.gamma"),
-            # Read between backbone and classifier in pre-training on ImageNet-21k only.
+            # Layer between backbone and classifier, only after pre-training on ImageNet-21k.
             Row(("pre_logits.fc.{p}",), ""),
             # BEiT, and microsoft/SimMIM with a ViT.
             Row(
@@ -92,7 +93,7 @@ _OURS: KeyMaps = {
             Row(("blocks.{j}.attn.relative_position_index",), ""),
         ),
         wrappers=("encoder.",),
-        # What facebookresearch/mae adds for pre-training.
+        # Added by facebookresearch/mae for pre-training.
         unused=r"^(encoder\.)?mask_token|^decoder(_(pos_embed|embed|blocks|norm|pred))?\b",
     ),
     T2TViTConfig: KeyMap(
@@ -135,18 +136,18 @@ _OURS: KeyMaps = {
 
 
 @dataclass(frozen=True, slots=True)
-class WholeMap(KeyMap):
-    """Names of a model that is timm's own: all of them, behind "net.".
+class PrefixedMap(KeyMap):
+    """Names of a model that timm implements: all unchanged, with the prefix "net.".
 
     Attributes:
-        classifier: What timm calls the model's classifier.
+        classifier: Timm's name of the classifier.
     """
 
     classifier: str = "fc"
 
-    def read(self, state: Mapping[str, Tensor]) -> Reading:
-        """Put "net." before the names; the classifier becomes ours."""
-        reading = Reading()
+    def read(self, state: Mapping[str, Tensor]) -> RenamedState:
+        """Add the prefix "net."; the classifier becomes ``head.fc``."""
+        reading = RenamedState()
         for key, tensor in state.items():
             part = key.removeprefix(f"{self.classifier}.")
             ours = f"net.{key}" if part == key else f"head.fc.{part}"
@@ -164,18 +165,18 @@ class WholeMap(KeyMap):
         return written, []
 
 
-def _whole(config: TimmConfig) -> KeyMap:
-    return WholeMap((), classifier=str(describe_timm(config.name).get("classifier") or "fc"))
+def _prefixed(config: TimmConfig) -> KeyMap:
+    return PrefixedMap((), classifier=str(describe_timm(config.name).get("classifier") or "fc"))
 
 
-KEY_MAPS: KeyMaps = {**_OURS, TimmConfig: _whole}
+KEY_MAPS: KeyMaps = {**_OURS, TimmConfig: _prefixed}
 
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Give each block the table that all blocks share while SimMIM and BEiT are pre-trained."""
+    """Copy the table that all blocks share during SimMIM and BEiT pre-training to each block."""
     key = next((key for key in state if key.endswith(_SHARED)), "")
     if not key:
         return state
@@ -189,7 +190,7 @@ def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     merges = first_key(keys, r"^layers\.[1-9]\d*\.downsample\.")
     merges_early = "" if first_key(keys, r"^layers\.0\.downsample\.") else merges
     head = first_key(keys, r"^head\.fc\.") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""

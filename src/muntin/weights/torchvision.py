@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of torchvision.
+"""Key mappings of torchvision.
 
 Source:
     torchvision 0.29.2, models/swin_transformer.py and models/vision_transformer.py; compared live
-    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds the index
-    of every table, as one long row; that of a Swin V2 the offsets too, and one bias for queries,
-    keys and values, the middle third of which is zero. Its detectors freeze the batch norms of a
-    ResNet, without a counter. Those published as COCO_V1 set its epsilon to 0, which no file
-    tells; ours adds timm's 1e-5 to each variance.
+    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds
+    flattened relative position indices; that of a Swin V2 also the coordinate tables, and one qkv
+    bias whose middle third (keys) is zero. Detectors freeze the batch norms of a ResNet, without
+    a counter. Those published as COCO_V1 set epsilon to 0, which files do not record; muntin uses
+    timm's 1e-5.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _swin_v2(config: SwinV2Config) -> KeyMap:
-    """Names of a Swin V2; its buffers follow from the windows of the config."""
+    """Names of a Swin V2; its buffers are computed from the windows of the config."""
     buffers = []
     for stage, side in enumerate(config.windows):
         theirs = f"features.{2 * stage + 1}.{{j}}.attn."
@@ -88,7 +88,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
     return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=_UNUSED)
 
 
-# A ResNet has the same names in timm.
+# ResNets have the same names in timm.
 _RESNETS = (
     *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
@@ -109,8 +109,8 @@ _RESNET = (
 def _resnet(config: TimmConfig) -> KeyMap:
     if config.name.partition(".")[0] not in _RESNETS:
         message = (
-            f"timm's model must be one that torchvision has under the same names, got "
-            f"{config.name}. Choose one of {', '.join(_RESNETS)}, or another dialect."
+            f"the dialect 'torchvision' supports only the timm models {', '.join(_RESNETS)}, got "
+            f"{config.name!r}. Choose another dialect."
         )
         raise WeightError(message)
     return KeyMap(
@@ -155,7 +155,7 @@ KEY_MAPS: KeyMaps = {
             Row((_LAYER + "ln_2.{p}",), "blocks.{j}.norm2.{p}"),
             Row((_LAYER + "mlp.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
             Row((_LAYER + "mlp.3.{p}",), "blocks.{j}.mlp.fc2.{p}"),
-            # Files from before torchvision 0.12.
+            # Files saved before torchvision 0.12.
             Row((_LAYER + "mlp.linear_1.{p}",), "blocks.{j}.mlp.fc1.{p}"),
             Row((_LAYER + "mlp.linear_2.{p}",), "blocks.{j}.mlp.fc2.{p}"),
             Row(("encoder.ln.{p}",), "norm.{p}"),
@@ -166,12 +166,12 @@ KEY_MAPS: KeyMaps = {
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     return first_key(
         keys, r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
     )
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Call the stages of a detector's Swin as those of a classifier."""
+    """Rename the stages of a detector's Swin to those of a classifier."""
     return {re.sub(r"^(backbone\.body\.)(\d)", r"\1features.\2", key): state[key] for key in state}

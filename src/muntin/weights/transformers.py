@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names of Hugging Face transformers: those of its files, which are the names of version 4.
+"""Key mappings of Hugging Face transformers: names in its files, which are those of version 4.
 
 Source:
     transformers 5.23, models/swin, swinv2, vit, deit, vit_mae and hiera; compared live in
-    tests/parity. From version 5 on
-    the names in memory differ from those in the file; both are read, the file's are written.
-    Version 4 also stores the index of every table; it is ignored.
+    tests/parity. Since version 5, names in memory differ from those in files; both are read, those
+    of files are written. Version 4 also stores relative position indices, which are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["KEY_MAPS", "recognise", "size_rule"]
 def _block(
     theirs: str, ours: str, qkv: tuple[str, str, str], rest: tuple[str, str, str]
 ) -> tuple[Row, ...]:
-    """Rows of a block: where query, key and value stand, and output projection and MLP."""
+    """Rows of a block, given the names of q, k and v, and of output projection and MLP."""
     proj, expand, contract = rest
     return (
         Row((theirs + "layernorm_before.{p}",), ours + "norm1.{p}"),
@@ -120,7 +119,7 @@ def _vit(config: ViTConfig) -> KeyMap:
             *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention"),
             *_memory_block("layers.{j}.", "blocks.{j}."),
             Row(("layernorm.{p}",), "norm.{p}"),
-            # Reads the class token for other tasks; the classifier does not.
+            # Layer on the class token for other tasks; the classifier does not use it.
             Row(("pooler.dense.{p}",), ""),
             *head,
         ),
@@ -131,7 +130,7 @@ def _vit(config: ViTConfig) -> KeyMap:
 
 
 def _hiera(config: HieraConfig) -> KeyMap:
-    """Names of a Hiera; blocks are counted anew in each stage."""
+    """Names of a Hiera; theirs number the blocks of each stage from 0."""
     rows = []
     first = 0
     for stage, depth in enumerate(config.depths):
@@ -148,7 +147,7 @@ def _hiera(config: HieraConfig) -> KeyMap:
             ),
         ]
         first += depth
-    # The last stage first: a block counted from its start also fits the stages before it.
+    # Last stage first: when writing, a later block also matches the rows of earlier stages.
     return KeyMap(
         (
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
@@ -181,16 +180,16 @@ KEY_MAPS: KeyMaps = {
         ),
         prefix="swin.",
         wrappers=("backbone.swin.", "backbone."),
-        unused=r"^decoder\.",  # of SimMIM
+        unused=r"^decoder\.",  # SimMIM
     ),
     ViTConfig: _vit,
 }
 
 
 def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Its Swin V2 decides once, when it is built; its Swin anew for each image.
+    """Swin V2 fixes window and shift at construction; Swin decides for each image.
 
-    As the backbone of something else, its Swin always shifts, whatever the size of the map.
+    As a backbone of dense tasks, Swin always shifts, whatever the size of the map.
     """
     if first_key(keys, r"(^|\.)hidden_states_norms\."):
         return "openmmlab"
@@ -198,5 +197,5 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
 
 
 def recognise(keys: Collection[str]) -> str:
-    """Give a key that only this dialect has, or an empty string."""
+    """Return a key that only this dialect has, or an empty string."""
     return first_key(keys, r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\.")

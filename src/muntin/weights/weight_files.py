@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of weights: read without executing anything, written whole or not at all."""
+"""Weight files: read without executing code, written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from muntin.errors import WeightError, shorten
 from muntin.system_errors import cannot_write
-from muntin.weights.safe_unpickling import load_listed, read_numpy_pickle
+from muntin.weights.safe_unpickling import load_allowlisted, read_numpy_pickle
 
 __all__ = [
     "SUFFIXES",
@@ -36,22 +36,22 @@ __all__ = [
 ]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
-_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
-# How files of torch.save begin: a zip archive, or a pickle (before PyTorch 1.6).
+_FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
+# First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
-# Which part of a training checkpoint is the model, best first.
-_NESTS = ("model_state", "state_dict_ema", "model", "state_dict")
+# Keys of a training checkpoint that hold the model, in order of preference.
+_NESTED_KEYS = ("model_state", "state_dict_ema", "model", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """What a file of weights holds.
+    """Content of a weight file.
 
     Attributes:
         path: The file.
-        tensors: Its content, as nested as it was stored.
-        metadata: Texts stored beside the tensors (safetensors only).
+        tensors: Its content, with the stored nesting.
+        metadata: Strings stored beside the tensors (safetensors only).
     """
 
     path: Path
@@ -60,35 +60,34 @@ class WeightFile:
 
 
 def find_file(path: Path) -> Path:
-    """Give the file of weights that a path means: itself, or the one in that folder.
+    """Resolve a path to a weight file: the file itself, or the one in the folder.
 
     Raises:
-        WeightError: There is nothing at the path, the folder holds no weights, or the file has
-            a suffix that no format of weights has.
+        WeightError: The path does not exist, the folder holds no weights, or the suffix is not
+            one of `SUFFIXES`.
     """
     if path.is_dir():
-        for name in _IN_FOLDER:
+        for name in _FILES_IN_FOLDER:
             if (path / name).is_file():
                 return path / name
         message = (
-            f"A folder of weights must hold one of {', '.join(_IN_FOLDER)}; {str(path)!r} has "
-            f"none. Name the file itself."
+            f"weights folder must contain one of {', '.join(_FILES_IN_FOLDER)}, got none in "
+            f"{str(path)!r}. Pass the path of the file."
         )
         raise WeightError(message)
     if not path.is_file():
-        message = f"There is no file or folder {str(path)!r}. Check the path of the weights."
+        message = f"weights not found: {str(path)!r}. Check the path."
         raise WeightError(message)
     if path.suffix.lower() not in SUFFIXES:
         message = (
-            f"A file of weights must end in {', '.join(SUFFIXES)}, got {str(path)!r}. "
-            f"Check that it is the right file."
+            f"a weight file must end in {', '.join(SUFFIXES)}, got {str(path)!r}. Check the path."
         )
         raise WeightError(message)
     return path
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a file of weights, or the one in a folder. Nothing in it is executed.
+    """Read a weight file, or the one in a folder, without executing code from it.
 
     Args:
         path: A file that ends in one of `SUFFIXES`, or a folder that holds one.
@@ -97,8 +96,8 @@ def read_weights(path: str | Path) -> WeightFile:
         The tensors, on the CPU, and the metadata.
 
     Raises:
-        WeightError: There is no such file, or it is empty, cut off, of another format, or
-            holds Python objects besides tensors.
+        WeightError: The file does not exist, is empty, truncated or of another format, or holds
+            Python objects besides tensors.
     """
     file = find_file(Path(path).expanduser())
     try:
@@ -108,17 +107,17 @@ def read_weights(path: str | Path) -> WeightFile:
         message = f"{str(file)!r} cannot be read: {error.strerror}. Check its permissions."
         raise WeightError(message) from error
     if not start:
-        message = f"{str(file)!r} has 0 bytes. Copy or download it again."
+        message = f"{str(file)!r} is empty (0 bytes). Copy or download it again."
         raise WeightError(message)
     if file.suffix.lower() in (".npz", ".pkl"):
         return _read_arrays(file)
     is_torch = start.startswith(_TORCH_STARTS)
     if is_torch == (file.suffix.lower() == ".safetensors") or not (is_torch or start[8:] == b"{"):
-        found = "a PyTorch file" if is_torch else "something else"
+        found = "a PyTorch file" if is_torch else "another format"
         wanted = "safetensors" if file.suffix.lower() == ".safetensors" else "PyTorch"
         message = (
-            f"{str(file)!r} must hold weights in {wanted} format, got {found} by its first bytes. "
-            f"Check that it is the right file and has the right suffix."
+            f"{str(file)!r} must be in {wanted} format, got {found} according to its first bytes. "
+            f"Check the file and its suffix."
         )
         raise WeightError(message)
     return _read_torch(file) if is_torch else _read_safetensors(file)
@@ -130,17 +129,17 @@ def _read_safetensors(file: Path) -> WeightFile:
             tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
             return WeightFile(file, tensors, dict(content.metadata() or {}))
     except safetensors.SafetensorError as error:
-        message = f"{_damaged(file)} ({error}). Copy or download it again."
+        message = f"{_describe_damaged(file)} ({error}). Copy or download it again."
         raise WeightError(message) from error
 
 
 def _read_torch(file: Path) -> WeightFile:
     try:
-        content = load_listed(file)
+        content = load_allowlisted(file)
     except pickle.UnpicklingError as error:
-        raise WeightError(_suspicious(file)) from error
+        raise WeightError(_describe_unsafe(file)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        message = f"{_damaged(file)}. Copy or download it again."
+        message = f"{_describe_damaged(file)}. Copy or download it again."
         raise WeightError(message) from error
     if not isinstance(content, Mapping):
         message = (
@@ -152,95 +151,99 @@ def _read_torch(file: Path) -> WeightFile:
 
 
 def _read_arrays(file: Path) -> WeightFile:
-    """Read numpy's own archive, or a pickle of numpy arrays."""
+    """Read a numpy archive (``.npz``), or a pickle of numpy arrays."""
     try:
         if file.suffix.lower() == ".pkl":
             return WeightFile(file, read_numpy_pickle(file))
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
     except pickle.UnpicklingError as error:
-        raise WeightError(_suspicious(file)) from error
+        raise WeightError(_describe_unsafe(file)) from error
     except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        message = f"{_damaged(file)}, or no file of arrays. Copy or download it again."
+        message = f"{_describe_damaged(file)}, or holds no arrays. Copy or download it again."
         raise WeightError(message) from error
 
 
 def _as_tensor(array: NDArray[Any]) -> Tensor:
-    # numpy has no bfloat16: JAX stores it as two bytes without a meaning.
+    # numpy has no bfloat16: JAX stores it as raw two-byte values (void).
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _suspicious(file: Path) -> str:
+def _describe_unsafe(file: Path) -> str:
     return (
-        f"{str(file)!r} holds Python objects besides tensors, or is damaged; such a file could "
-        f"run any code when opened, so it is refused. Save only the state dict, or use "
+        f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not loaded, "
+        f"because unpickling could run arbitrary code. Save only the state dict, or use "
         f"safetensors."
     )
 
 
-def _damaged(file: Path) -> str:
-    return f"{str(file)!r} ({file.stat().st_size} bytes) is damaged or cut off"
+def _describe_damaged(file: Path) -> str:
+    return f"{str(file)!r} ({file.stat().st_size} bytes) is damaged or truncated"
 
 
 def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
-    """Find the state dict in a training checkpoint and strip what wrappers put before its names.
+    """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
 
     Args:
-        content: What a file holds, or a state dict.
-        where: Where it came from, for messages.
+        content: Content of a file, or a state dict.
+        where: Its source, for messages.
 
     Returns:
-        The flat state dict, and the path of keys that led to it (empty when it was flat).
+        The flat state dict, and the path of keys that led to it (empty if it was flat).
 
     Raises:
-        WeightError: There are no tensors.
+        WeightError: It holds no tensors.
     """
-    way = []
-    while nest := next((key for key in _NESTS if isinstance(content.get(key), Mapping)), ""):
+    nesting = []
+    while nest := next((key for key in _NESTED_KEYS if isinstance(content.get(key), Mapping)), ""):
         content = content[nest]
-        way.append(nest)
+        nesting.append(nest)
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         message = (
             f"{where} must hold named tensors, got {shorten(map(str, content)) or 'nothing'}. "
-            f"Give a state dict."
+            f"Pass a state dict."
         )
         raise WeightError(message)
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, ".".join(way)
+    return state, ".".join(nesting)
 
 
 def write_weights(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors: the file is whole or, after any failure, as it was before.
+    """Write tensors as safetensors, atomically: after a failure, the old file is unchanged.
 
     Args:
-        path: The file; must end in ``.safetensors``. Its folder is made when missing.
-        tensors: What to store.
-        metadata: Texts to store beside them.
+        path: The file; must end in ``.safetensors``. Missing folders are created.
+        tensors: Tensors by name.
+        metadata: Strings to store beside them.
 
     Raises:
-        WeightError: The suffix is another one, or the disk is full or cannot be written.
+        WeightError: The suffix is wrong, the disk is full, or the path cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        message = f"Weights are written as .safetensors, got {str(path)!r}. Change the suffix."
+        message = (
+            f"a new weight file must end in .safetensors, got {str(path)!r}. Change the suffix."
+        )
         raise WeightError(message)
     whole = {key: value.detach().contiguous() for key, value in tensors.items()}
-    # Other readers of safetensors refuse a file that does not say "pt" here.
+    # transformers rejects a safetensors file without this entry.
     texts = {"format": "pt", **(metadata or {})}
-    write_whole(path, lambda place: safetensors.torch.save_file(whole, place, metadata=texts))
+    write_whole(
+        path, lambda temporary: safetensors.torch.save_file(whole, temporary, metadata=texts)
+    )
 
 
 def write_whole(path: Path, write: Callable[[str], None]) -> None:
-    """Let a function write a file beside its place, and move it there when it is whole.
+    """Write a file atomically: to a temporary file in the same folder, then rename.
 
     Raises:
-        WeightError: The disk is full or cannot be written; nothing there was changed.
+        WeightError: The disk is full or the path cannot be written; an old file is unchanged.
     """
     temporary = ""
     try:
@@ -253,7 +256,7 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        message = f"{cannot_write(path, error)} Nothing there was changed."
+        message = f"{cannot_write(path, error)} Existing files are unchanged."
         raise WeightError(message) from error
     finally:
         if temporary:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs: multiply-accumulates, counted while it runs on no data at all."""
+"""Multiply-accumulates (MACs) of a model, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Cost", "Costs", "Part", "count_costs", "count_parameters"]
 
 Part = Literal["patches", "projections", "attention", "position bias", "mlp", "head", "other"]
 
-# The first pattern that is found in a module's name says which part its own products belong to.
+# The first pattern found in a module's name decides to which part its MACs belong.
 _PARTS: tuple[tuple[str, Part], ...] = (
     (r"\.(patch_embed|tokens_to_token|downsample)\b", "patches"),
     (r"\.cpb_mlp\b", "position bias"),
@@ -41,9 +41,9 @@ class Cost:
     """Multiply-accumulates of one part of one stage, for one image.
 
     Attributes:
-        stage: Counted from 0; -1 for what belongs to none (patches of a ViT, head).
-        part: What they are spent on.
-        macs: How many.
+        stage: Counted from 0; -1 outside of stages (patch embedding of a ViT, head).
+        part: Part of the model.
+        macs: Number of MACs.
     """
 
     stage: int
@@ -57,7 +57,7 @@ class Costs:
 
     Attributes:
         img_size: (height, width) in pixels.
-        rows: Stage by stage, part by part.
+        rows: Costs by stage, then by part.
     """
 
     img_size: Size
@@ -65,11 +65,11 @@ class Costs:
 
     @property
     def macs(self) -> int:
-        """All of them, for one image."""
+        """Total MACs per image."""
         return sum(row.macs for row in self.rows)
 
     def of(self, part: Part) -> int:
-        """Those of one part, over all stages."""
+        """MACs of one part, summed over stages."""
         return sum(row.macs for row in self.rows if row.part == part)
 
 
@@ -77,21 +77,21 @@ class Costs:
 def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None = None) -> Costs:
     """Count the multiply-accumulates of a forward pass of one image.
 
-    Matrix products and convolutions are counted where they happen, those of attention and of Swin
-    V2's position bias included; additions, norms and activations are not.
+    Matrix products and convolutions are counted, those of attention and of Swin V2's position
+    bias included; additions, norms and activations are not.
 
     Args:
-        model: A network or a backbone (it is left as it is), or a config, which is taken with a
+        model: A network or a backbone (not modified), or a config, which is built with a
             classifier of 1000 classes.
-        img_size: Side or (height, width) in pixels; what the model is meant for when left out.
+        img_size: Side or (height, width) in pixels; default: the model's own.
 
     Returns:
         The counts by stage and part.
 
     Raises:
-        ShapeError: The model's size rule refuses this size.
-        ConfigError: The size is no size.
-        WeightError: The model is none of ours.
+        ShapeError: The model's size rule rejects this size.
+        ConfigError: The size is out of range.
+        WeightError: The model is not a muntin model.
 
     Example:
         >>> from muntin.models.swin import SWIN_TINY
@@ -99,7 +99,7 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
         4.5
     """
     if isinstance(model, nn.Module):
-        backbone_of(model)  # refuses what is none of ours
+        backbone_of(model)  # raises if it is not a muntin model
         network = copy.deepcopy(model).to("meta").eval()
     else:
         network = _build_empty(model, 1000)
@@ -120,9 +120,9 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
 
 
 def _stage_of(name: str, network: nn.Module) -> int:
-    """The stage, from 0, that a module belongs to; all blocks of a plain ViT are one."""
+    """Stage of a module, from 0; all blocks of a plain ViT form one stage."""
     backbone: Any = getattr(network, "backbone", network)
-    _, _, inner = name.partition(".")  # the class of the whole
+    _, _, inner = name.partition(".")  # the class name of the root module
     if backbone is not network:
         above, _, inner = inner.partition(".")
         if above != "backbone":
@@ -134,9 +134,9 @@ def _stage_of(name: str, network: nn.Module) -> int:
 
 
 def _own_counts(counter: FlopCounterMode) -> dict[str, int]:
-    """Multiply-accumulates of each module without those of the modules in it."""
+    """Multiply-accumulates of each module without those of its submodules."""
     whole = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
-    # Heads call the backbone, so what they are in charge of is not what they do.
+    # FlopCounterMode reports inclusive counts: subtract each module's from its nearest parent.
     parts = {name: macs for name, macs in whole.items() if name.count(".") >= 2}
     own = dict(parts)
     for name, macs in parts.items():
@@ -147,7 +147,7 @@ def _own_counts(counter: FlopCounterMode) -> dict[str, int]:
 
 
 def count_parameters(config: BackboneConfig, num_classes: int) -> int:
-    """Parameters of a classifier, counted without allocating them."""
+    """Count the parameters of a classifier without allocating them."""
     return sum(p.numel() for p in _build_empty(config, num_classes).parameters())
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the name of a task and of a model to the whole network: backbone, neck and head."""
+"""Functions that build the network of a task: backbone, neck and head."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from muntin.zoo.model_building import build_dense_backbone, create_model, load_i
 
 __all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
 
-_USUAL_CLASSES: dict[TaskKind, int] = {
+_DEFAULT_NUM_CLASSES: dict[TaskKind, int] = {
     "classification": 1000, "detection": 80, "segmentation": 150, "keypoints": 1
 }  # fmt: skip
-"""Classes of ImageNet-1k, COCO, ADE20K, and the person of COCO's keypoints."""
+"""Classes of ImageNet-1k, COCO and ADE20K, and the one class (person) of COCO keypoints."""
 
-_KEYPOINTS = 17
+_DEFAULT_NUM_KEYPOINTS = 17
 
 
 def create(
@@ -48,34 +48,35 @@ def create(
     Args:
         task: "classify", "detect", "instance", "semantic" or "pose".
         model: Name of the backbone, as in `create_model`.
-        head: A name such as "mask_rcnn", or the config of a head; when left out, the one that
-            `muntin.train` takes for a large backbone.
-        num_classes: Classes, without "nothing"; when left out those of ImageNet-1k (1000), COCO
-            (80; 1 for keypoints) or ADE20K (150).
-        num_keypoints: Keypoints of an instance, for "pose"; COCO's 17 when left out.
-        conventions: Of a published R-CNN, whose weights it shall read: "openmmlab" (also
-            Microsoft's), "detectron2" or "torchvision", whose first class is "nothing". The head's
-            own when empty.
-        in_chans: Channels of an image.
-        weights: None for fresh ones; a local file or folder, or a hub id: those of a whole network,
-            or of a classifier, which fill the backbone but for the norms of its maps.
-        architecture: Fields of the backbone's config. Backbones of dense tasks have a norm for each
-            map where the family has them; ``out_norm="none"`` builds none.
+        head: A name such as "mask_rcnn", or the config of a head; default: the one that
+            `muntin.train` uses for a large backbone.
+        num_classes: Number of classes without background; default: those of ImageNet-1k (1000),
+            COCO (80; 1 for keypoints) or ADE20K (150).
+        num_keypoints: Keypoints per instance, for "pose"; default: COCO's 17.
+        conventions: Source of published R-CNN weights to be loaded: "openmmlab" (also
+            Microsoft's), "detectron2" or "torchvision" (whose first class is background).
+            Default: the head's own.
+        in_chans: Input channels.
+        weights: None for random weights; a local file or folder, or a hub id. Weights may be those
+            of the whole network or of a classifier, which initialize the backbone except for
+            the norms of its maps.
+        architecture: Fields of the backbone's config. Backbones of dense tasks have a norm per map
+            if the family supports it; ``out_norm="none"`` disables them.
 
     Returns:
-        The network in training mode; what it gives is said at the `create_...` of its kind.
+        The network in training mode; for its outputs see the `create_...` function of its kind.
 
     Raises:
-        ConfigError: A name or a field is unknown, or the arguments do not go together.
+        ConfigError: A name or a field is unknown, or the arguments are inconsistent.
         WeightError: The weights cannot be read or do not fit.
     """
     row = find_task(task, head)
-    _refuse_unused(row, head, num_keypoints, conventions)
-    count = _USUAL_CLASSES[row.kind] if num_classes is None else num_classes
+    _reject_unused(row, head, num_keypoints, conventions)
+    count = _DEFAULT_NUM_CLASSES[row.kind] if num_classes is None else num_classes
     asked = {"in_chans": in_chans, **architecture}
     if row.dense is None:
         return create_model(model, num_classes=count, weights=weights, **asked)
-    points = _KEYPOINTS if num_keypoints is None else num_keypoints
+    points = _DEFAULT_NUM_KEYPOINTS if num_keypoints is None else num_keypoints
     network = _build_dense(row, model, head, conventions, count, points, asked)
     if weights is not None:
         load_into(network, weights, architecture)
@@ -93,14 +94,14 @@ def _build_dense(
 ) -> Network:
     for name, value in (("num_classes", num_classes), ("num_keypoints", num_keypoints)):
         if value < 1:
-            message = f"{name} must be 1 or more, got {value}, for {model!r}."
+            message = f"{name} must be at least 1, got {value} (model {model!r})."
             raise ConfigError(message)
-    assert row.dense is not None, "the others have one head"
+    assert row.dense is not None, "only dense tasks are built here"
     named = row.dense.default_head["large"] if head is None else head
     config = find_head(named, row.dense.heads) if isinstance(named, str) else named
     config = _with_conventions(config, named, conventions)
     backbone = build_dense_backbone(model, architecture, finest=config.finest)
-    # Heads only count classes and keypoints; what they are called belongs to runs.
+    # Heads need only the number of classes and keypoints; real names are stored in runs.
     skeleton = Skeleton(names=_numbers(num_keypoints))
     classes = Classes(names=_numbers(num_classes), skeleton=skeleton)
     return Network(backbone, row.build_head(backbone, classes, config))
@@ -117,27 +118,28 @@ def create_detector(
     weights: str | Path | None = None,
     **architecture: Any,
 ) -> Network:
-    """Build a detector: images (B, in_chans, H, W) float to the boxes that are found in each.
+    """Build a detector: images (B, in_chans, H, W) float to candidate boxes of each.
 
     Args:
-        name: Of the backbone, as in `create_model`.
+        name: Name of the backbone, as in `create_model`.
         head: A name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
-            ends in "_small" for small machines, or the config of a head.
-        num_classes: Classes, without "nothing".
-        masks: Whether objects get masks; only for a config, since a name says it.
-        conventions: As in `create`, and so are the others.
-        in_chans: Channels of an image.
-        weights: Those of a whole detector, or of a classifier.
+            ends in "_small" for machines without a GPU, or the config of a head.
+        num_classes: Number of classes without background.
+        masks: Whether to predict masks; only with a config, since a name implies it.
+        conventions: As in `create`.
+        in_chans: Input channels.
+        weights: As in `create`: those of a whole detector, or of a classifier.
         architecture: Fields of the backbone's config.
 
     Returns:
-        The detector, in training mode. It is called with images, padded at the right and at the
-        bottom to one size, and optionally the (height, width) of the image in each, and gives
-        `muntin.heads.instances.Candidates`, a sequence of `muntin.heads.instances.Instances`. Losses:
+        The detector, in training mode. It takes images, padded at the right and bottom to one
+        size, and optionally the (height, width) of each before padding, and returns
+        `muntin.heads.instances.Candidates`, a sequence of
+        `muntin.heads.instances.Instances`. Losses:
         ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Raises:
-        ConfigError: A name or a field is unknown, or the fields do not go together.
+        ConfigError: A name or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
 
     Example:
@@ -152,8 +154,8 @@ def create_detector(
         has_masks = head in MASK_DETECTORS
         if masks not in (None, has_masks):
             message = (
-                f"masks must be left out where head is a name, got masks={masks} and {head!r}. "
-                f"Name one of {', '.join(MASK_DETECTORS if masks else DETECTORS)}."
+                f"masks must be None if head is a name, got masks={masks} and head={head!r}. "
+                f"Choose a head from {', '.join(MASK_DETECTORS if masks else DETECTORS)}."
             )
             raise ConfigError(message)
     task = "instance" if has_masks else "detect"
@@ -173,20 +175,20 @@ def create_segmenter(
     """Build a segmenter: images (B, in_chans, H, W) float to logits (B, num_classes, h, w).
 
     Args:
-        name: Of the backbone, as in `create_model`.
+        name: Name of the backbone, as in `create_model`.
         head: "upernet", "light", "light_small", or the config of a head.
-        num_classes: Classes.
-        in_chans: Channels of an image.
+        num_classes: Number of classes.
+        in_chans: Input channels.
         weights: As in `create`: those of a whole segmenter, or of a classifier.
         architecture: Fields of the backbone's config.
 
     Returns:
-        The segmenter, in training mode. Its logits are those of the cells of the finest map, a
-        quarter of the image's sides, rounded up; enlarge them bilinearly. Losses:
+        The segmenter, in training mode. Its logits have the size of the finest map, a quarter of
+        the image's sides, rounded up; upsample them bilinearly. Losses:
         ``segmenter.head.losses(segmenter.features(images), labels)``.
 
     Raises:
-        ConfigError: A name or a field is unknown, or the fields do not go together.
+        ConfigError: A name or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
     """
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "weights": weights}
@@ -205,20 +207,20 @@ def create_pose_estimator(
     """Build a pose estimator: images (B, in_chans, H, W) float to heatmaps (B, P, H/4, W/4).
 
     Args:
-        name: Of the backbone, as in `create_model`; "vitpose_base" and its like for ViTPose.
+        name: Name of the backbone, as in `create_model`; "vitpose_base" and its like for ViTPose.
         head: "simple_baseline", "vitpose", "vitpose_simple", "light_pose", "light_pose_small", or
             the config of a head.
-        num_keypoints: Keypoints P.
-        in_chans: Channels of an image.
+        num_keypoints: Number of keypoints P.
+        in_chans: Input channels.
         weights: As in `create`: those of a whole estimator, or of a classifier.
         architecture: Fields of the backbone's config.
 
     Returns:
-        The estimator, in training mode. An image shows one instance. Losses:
+        The estimator, in training mode. Every input image is a crop of one instance. Losses:
         ``estimator.head.losses(estimator.features(images), points, known)``.
 
     Raises:
-        ConfigError: A name or a field is unknown, or the fields do not go together.
+        ConfigError: A name or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
 
     Example:
@@ -239,10 +241,10 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(count))
 
 
-def _refuse_unused(
+def _reject_unused(
     row: Task, head: str | HeadConfig | None, num_keypoints: int | None, conventions: str
 ) -> None:
-    """Refuse arguments that would have no effect on this task."""
+    """Reject arguments without effect on this task."""
     given = {
         "num_keypoints": num_keypoints if row.kind != "keypoints" else None,
         "head": head if row.dense is None else None,
@@ -250,27 +252,27 @@ def _refuse_unused(
     }
     for name, value in given.items():
         if value is not None:
-            message = f"{name} has no effect on {row.name!r}, got {value!r}. Leave it out."
+            message = f"{name} has no effect on the task {row.name!r}, got {value!r}. Remove it."
             raise ConfigError(message)
 
 
 def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -> HeadConfig:
-    """What an origin's detectors of this kind look like."""
+    """Replace a published head's config by that of its detectors in another library."""
     if not origin:
         return config
     if origin not in CONVENTIONS:
         raise ConfigError(unknown_name("conventions", origin, CONVENTIONS))
     published = CONVENTIONS["openmmlab"].values()
     if not isinstance(config, RCNNConfig) or not isinstance(head, str) or config not in published:
-        called = repr(head) if isinstance(head, str) else "a config of its own"
+        called = repr(head) if isinstance(head, str) else "a custom config"
         message = (
-            f"conventions={origin!r} needs a head that was published: faster_rcnn, mask_rcnn, "
-            f"cascade_rcnn or cascade_mask_rcnn, got {called}. Leave conventions out."
+            f"conventions={origin!r} requires one of the published heads faster_rcnn, mask_rcnn, "
+            f"cascade_rcnn and cascade_mask_rcnn, got {called}. Remove conventions."
         )
         raise ConfigError(message)
     kind = "cascade" if len(config.stage_ious) > 1 else "rcnn"
     if kind not in CONVENTIONS[origin]:
         known = ", ".join(name for name, kinds in CONVENTIONS.items() if kind in kinds)
-        message = f"a {kind} must have the conventions of {known}, got {origin!r}. Choose one."
+        message = f"conventions of a {kind} must be one of {known}, got {origin!r}."
         raise ConfigError(message)
     return CONVENTIONS[origin][kind]

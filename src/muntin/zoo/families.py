@@ -33,7 +33,7 @@ BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """A model file: its config class and how to build from it."""
+    """A model family: its config class, and the function that builds from it."""
 
     config: type[Any]
     build: Callable[[Any], Backbone]
@@ -50,22 +50,22 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: BackboneConfig) -> str:
-    """Name of the family that a config belongs to."""
+    """Name of the family of a config."""
     return next(name for name, family in FAMILIES.items() if type(config) is family.config)
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Build a fresh backbone from its config."""
+    """Build an untrained backbone from its config."""
     return FAMILIES[family_of(config)].build(config)
 
 
 def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
-    """Write a backbone's config with the name of its family."""
+    """Convert a backbone's config, with the name of its family, to plain values."""
     return {"family": family_of(config), **to_dict(config)}
 
 
 def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneConfig:
-    """Read what `config_to_dict` wrote.
+    """Restore a config from `config_to_dict`.
 
     Raises:
         ConfigError: The family or a field is unknown.
@@ -75,9 +75,9 @@ def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneC
 
 
 def free_attention(config: BackboneConfig) -> BackboneConfig:
-    """Give the config of a backbone that runs anywhere: "auto" where fused attention was forced.
+    """Replace forced fused attention by "auto", so that the backbone runs on any device.
 
-    How attention is computed belongs to a machine, not to the weights.
+    The attention backend is a property of the machine, not of the weights.
     """
     forced = getattr(config, "attention", "auto") == "fused"
     return replace(config, {"attention": "auto"}) if forced else config

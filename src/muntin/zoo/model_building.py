@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a name to a model: the functions that build."""
+"""Functions that build classifiers and backbones by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 TIMM = "timm:"
-"""What stands before the name of a model that is timm's own."""
+"""Prefix of names of timm models."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -46,7 +46,7 @@ M = TypeVar("M", bound=nn.Module)
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the models, short aliases included, that match a shell pattern; sorted.
 
-    A pattern that begins with ``timm:`` lists the models of timm, where it is installed.
+    A pattern that begins with ``timm:`` lists the models of timm if it is installed.
 
     Example:
         >>> list_models("swin_t*")
@@ -58,17 +58,17 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_model(name: str) -> ModelEntry:
-    """Give the row of a model.
+    """Look up a model by name or alias.
 
     Raises:
-        ConfigError: There is no such model; the nearest name is suggested.
+        ConfigError: The model is unknown; the message suggests the closest name.
     """
     if name.startswith(TIMM):
         return _find_timm(name.removeprefix(TIMM))
     row = MODELS.get(ALIASES.get(name, name))
     if row is None:
         near = difflib.get_close_matches(name, [*MODELS, *ALIASES])
-        hint = "List them with: muntin models, or some with: muntin models 'swin*'"
+        hint = "List models with: muntin models, or: muntin models 'swin*'"
         raise ConfigError(unknown_name("model", name, near, hint=hint))
     return row
 
@@ -87,21 +87,21 @@ def _find_timm(name: str) -> ModelEntry:
 
 
 def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
-    """Give the config of a model with some fields changed.
+    """Return the config of a model with some fields changed.
 
     Raises:
-        ConfigError: The model or a field is unknown, or the fields do not go together.
+        ConfigError: The model or a field is unknown, or the fields are inconsistent.
     """
     config, changed = find_model(name).config, dict(fields_changed or {})
     if "attention" in changed and not hasattr(config, "attention"):
         message = (
-            f"attention is for models with windows (Swin and Swin V2), got {name!r}, whose "
-            f"attention is always PyTorch's own. Leave it out."
+            f"attention can be set only for models with window attention (Swin and Swin V2), got "
+            f"{name!r}, which always uses PyTorch's attention. Remove attention."
         )
         raise ConfigError(message)
     depths = changed.get("depths", ())
     if isinstance(config, SwinConfig) and len(depths) not in (0, len(config.depths)):
-        # Another number of stages: all of them are given, unless somebody chose.
+        # With another number of stages, output all of them unless out_indices is set too.
         changed.setdefault("out_indices", tuple(range(len(depths))))
         if isinstance(config, SwinV2Config):
             changed.setdefault("pretrained_windows", (0,) * len(depths))
@@ -109,11 +109,11 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
 
 
 def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
-    """Give the config of a backbone as detectors use it: every map, each with a norm of its own.
+    """Return the config of a backbone for dense tasks: maps of all stages, each with its own norm.
 
     Args:
-        config: Of a classifier, say.
-        finest: Stride in pixels of the finest map that is wanted; finer ones are not given.
+        config: Config of any backbone, such as a classifier's.
+        finest: Stride in pixels of the finest map; stages with a smaller stride are omitted.
     """
     changed: dict[str, Any] = {}
     if hasattr(config, "depths"):
@@ -129,11 +129,11 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
 ) -> Backbone:
-    """Build a fresh backbone as `dense_config` describes it, but for what was asked for.
+    """Build an untrained backbone from `dense_config`, with the fields in `architecture` applied.
 
     Args:
-        name: In the zoo.
-        architecture: Fields of its config.
+        name: Name in the zoo.
+        architecture: Fields of its config; these override `dense_config`.
         finest: As in `dense_config`.
     """
     body = dense_config(model_config(name, architecture), finest=finest)
@@ -153,9 +153,9 @@ def create_model(
 
     Args:
         name: A name of `list_models`, or ``timm:`` and the name of any model of timm.
-        num_classes: Classes; 0 gives the pooled vector instead of logits.
-        in_chans: Channels of an image.
-        weights: None for fresh ones; a local file or folder; or a hub id such as
+        num_classes: Number of classes; 0 returns the pooled vector instead of logits.
+        in_chans: Input channels.
+        weights: None for random weights; a local file or folder; or a hub id such as
             "timm/swin_tiny_patch4_window7_224.ms_in1k".
         architecture: Fields of the model's config, such as ``img_size=256`` or
             ``drop_path_rate=0.1``.
@@ -164,7 +164,7 @@ def create_model(
         The model, in training mode.
 
     Raises:
-        ConfigError: The model or a field is unknown, or the fields do not go together.
+        ConfigError: The model or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
 
     Example:
@@ -175,7 +175,7 @@ def create_model(
     """
     config = model_config(name, {"in_chans": in_chans, **architecture})
     if num_classes < 0:
-        message = f"num_classes must be 0 or more, got {num_classes}, for {name!r}."
+        message = f"num_classes must be at least 0, got {num_classes} (model {name!r})."
         raise ConfigError(message)
     backbone = build_backbone(config)
     model = Network(backbone, build_classifier(backbone, num_classes))
@@ -185,21 +185,22 @@ def create_model(
 
 
 def change_model(model: M, **architecture: Any) -> M:
-    """Give a copy of a model with other fields of its architecture, and the weights carried over.
+    """Return a copy of a model with a changed architecture and its weights transferred.
 
-    Relative-position tables, position embeddings, patches and input channels are resized as
-    `muntin.load_weights` does; what has the same size stays exact. The model itself is left alone.
+    Relative position bias tables, position embeddings, patch embeddings and input channels are
+    resized as `muntin.load_weights` does; tensors of equal size are copied exactly. The model
+    itself is not modified.
 
     Args:
-        model: A network or a backbone, such as `create_model` and `create_backbone` give.
+        model: A network or a backbone, such as from `create_model` or `create_backbone`.
         architecture: Fields of its config, such as ``window_size=12`` or ``img_size=384``.
 
     Returns:
         A new model of the same kind, in the same mode.
 
     Raises:
-        ConfigError: A field is unknown, or the fields do not go together.
-        WeightError: The weights cannot be carried over: another width or depth, say.
+        ConfigError: A field is unknown, or the fields are inconsistent.
+        WeightError: The weights cannot be transferred, for example to another width or depth.
 
     Example:
         >>> model = create_model("swin_nano", num_classes=3)
@@ -209,7 +210,7 @@ def change_model(model: M, **architecture: Any) -> M:
     from muntin.weights.dialects import backbone_of
     from muntin.weights.weight_loading import load_weights
 
-    backbone_of(model)  # refuses what is none of ours
+    backbone_of(model)  # raises if it is not a muntin model
     old: Any = model.backbone if isinstance(model, Network) else model
     config = replace(old.config, architecture, where=type(old).__name__)
     fresh: Any = build_backbone(config)
@@ -230,22 +231,22 @@ def create_backbone(
     weights: str | Path | None = None,
     **architecture: Any,
 ) -> nn.Module:
-    """Build a backbone: images of any height and width to a list of maps, finest first.
+    """Build a backbone: images of any height and width to a list of feature maps, finest first.
 
     Args:
         name: A name of `list_models`.
-        out_indices: Stages (Swin) or blocks (ViT) whose maps are wanted; all stages of a Swin and
-            the last block of a ViT when left out.
-        in_chans: Channels of an image.
-        weights: As in `create_model`; the classifier's head is left aside.
+        out_indices: Stages (Swin) or blocks (ViT) whose maps are returned; default: all stages of
+            a Swin, the last block of a ViT.
+        in_chans: Input channels.
+        weights: As in `create_model`; the classifier head is ignored.
         architecture: Fields of the model's config.
 
     Returns:
-        The backbone; ``.spec`` tells channels and strides. Maps are as the stages leave them,
+        The backbone; ``.spec`` holds channels and strides. Maps are the outputs of the stages
         without a final norm, unless ``out_norm="last"``.
 
     Raises:
-        ConfigError: The model or a field is unknown, or the fields do not go together.
+        ConfigError: The model or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
 
     Example:
@@ -266,7 +267,7 @@ def create_backbone(
 
 
 def load_into(model: nn.Module, weights: str | Path, asked: Mapping[str, Any]) -> None:
-    """Load; a size rule that was asked for stays."""
+    """Load weights; a size rule set by the caller is kept."""
     from muntin.weights.weight_loading import load_weights
 
     load_weights(model, weights)

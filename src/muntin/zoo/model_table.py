@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Facts of the models in the table: what ``muntin models`` shows.
+"""The table that ``muntin models`` prints.
 
-Sizes and costs are counted, which takes seconds for all models together. So they are kept in
-``facts.json``, which ``benchmarks/count_models.py`` writes and the tests count again.
+Counting parameters and MACs of all models takes seconds, so the counts are stored in
+``facts.json``, which ``benchmarks/count_models.py`` writes and the tests verify.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ FACTS = Path(__file__).with_name("facts.json")
 
 
 def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any]]:
-    """Facts of the models whose name or alias matches.
+    """Describe the models whose name or alias matches.
 
     Args:
         pattern: A shell pattern.
-        img_size: Side in pixels to count the multiply-accumulates at; 0 is each model's own.
+        img_size: Side in pixels at which MACs are counted; 0 uses each model's own.
 
     Returns:
-        One dictionary a model; `params` with 1000 classes, `macs` of one image.
+        One dictionary per model; `params` with 1000 classes, `macs` per image.
 
     Raises:
-        ConfigError: Nothing matches, or the size is none.
+        ConfigError: No model matches, or the size is out of range.
     """
     check_range("img_size", img_size, 0, 10_000)
     names = sorted({ALIASES.get(name, name) for name in list_models(pattern)})
@@ -73,12 +73,12 @@ def _describe(name: str, alias: str, img_size: int) -> dict[str, Any]:
 
 @functools.cache
 def known_facts() -> dict[str, dict[str, int]]:
-    """Parameters and multiply-accumulates of every model at its own size, as they were counted."""
+    """Stored parameters and MACs of every model at its own image size."""
     facts: dict[str, dict[str, int]] = json.loads(FACTS.read_text(encoding="utf-8"))
     return facts
 
 
 def count_facts(name: str) -> dict[str, int]:
-    """Count the parameters (1000 classes) and multiply-accumulates of a model."""
+    """Count the parameters (1000 classes) and MACs of a model."""
     config = find_model(name).config
     return {"params": count_parameters(config, 1000), "macs": count_costs(config).macs}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of models: name, config, published weights and where the figures stand."""
+"""The table of models: name, config, published weights and accuracy with its source."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ModelEntry:
     Attributes:
         config: The architecture.
         weights: Hub id of published weights, or empty.
-        accuracy: Published ImageNet-1k top-1 in percent; 0 when unknown.
-        source: Where that figure stands.
-        mean: Normalisation that the weights were trained with, one a channel.
-        std: The same.
-        license: Licence of the weights.
+        accuracy: Published ImageNet-1k top-1 in percent; 0 if unknown.
+        source: Publication of that accuracy.
+        mean: Per-channel mean of the normalization that the weights were trained with.
+        std: Per-channel standard deviation, likewise.
+        license: License of the weights.
     """
 
     config: BackboneConfig
@@ -45,14 +45,14 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class _Publisher:
-    """What the rows of one publication share."""
+    """Fields that all models of one publication share."""
 
     source: str
     license: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
 
     def row(self, config: BackboneConfig, weights: str = "", accuracy: float = 0.0) -> ModelEntry:
-        """One row."""
+        """Make the entry of one model."""
         return ModelEntry(
             config=config,
             weights=weights,
@@ -255,7 +255,7 @@ MODELS: dict[str, ModelEntry] = {
     "deit3_huge_patch14_224": _deit3(
         deit3_preset("huge", 14, 224), "timm/deit3_huge_patch14_224.fb_in22k_ft_in1k", 87.2
     ),
-    # Pre-trained with masks
+    # Pre-trained by masked image modeling (MAE, SimMIM)
     "mae_vit_base_patch16": _mae(
         replace(vit_preset("base", 16, 224), pool="mean", pool_norm="after"),
         "timm/vit_base_patch16_224.mae",
@@ -293,7 +293,7 @@ MODELS: dict[str, ModelEntry] = {
     "simmim_swin_large_window14_224": _simmim(
         replace(swin.SWIN_LARGE, window_size=14), accuracy=85.4
     ),
-    # ViTPose: backbones of pose estimators; their published weights hold the head too.
+    # ViTPose: backbones of pose estimators; the published weights include the head.
     "vitpose_small": ModelEntry(config=vitpose_preset("small"), license="Apache-2.0"),
     "vitpose_base": ModelEntry(config=vitpose_preset("base"), license="Apache-2.0"),
     "vitpose_large": ModelEntry(config=vitpose_preset("large"), license="Apache-2.0"),
