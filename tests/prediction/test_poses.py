@@ -88,7 +88,7 @@ def test_a_mirror_needs_to_know_what_changes_places():
     bare = Skeleton(names=SKELETON.names, sigmas=SKELETON.sigmas)
     classes = Classes(names=("thing",), skeleton=bare)
     blind = Predictor(Colours(), TASKS["pose"], classes, PRE, device="cpu")
-    with pytest.raises(ConfigError, match=r'red.*"pairs"'):
+    with pytest.raises(ConfigError, match=r"red.*flip_pairs"):
         blind(image(POINTS), boxes=[BOX], tta=True)
 
 

@@ -137,8 +137,10 @@ def change_selection(network: nn.Module, select: Mapping[str, Any]) -> None:
     """
     head: Any = network.head
     if not hasattr(getattr(head, "config", None), "select"):
-        message = "select (--select) needs a detector, got a run whose head selects no boxes. "
+        message = (
+            "select (--select) needs a detector, got a run whose head selects no boxes. "
             "Leave it out."
+        )
         raise ConfigError(message)
     texts = [(name, str(value)) for name, value in select.items()]
     chosen = with_texts(head.config.select, texts, where="select")

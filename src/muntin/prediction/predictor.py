@@ -384,8 +384,10 @@ class Predictor:
         for scale in chosen:
             check_range("scales", scale, 0.1, 10)
         if chosen != (1.0,) and self.task.kind != "segmentation":
-            message = f"scales need a semantic segmentation run, got one of {self.task.name}. "
+            message = (
+                f"scales need a semantic segmentation run, got one of {self.task.name}. "
                 f"Leave them out."
+            )
             raise ConfigError(message)
         return chosen
 
