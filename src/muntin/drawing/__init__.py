@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images of samples, results, curves and tables. Nothing here opens a window."""
+"""Drawings of samples, results and curves, as images or figures; no window is opened."""

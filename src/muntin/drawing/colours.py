@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One colour a class, the same in every kind of image."""
+"""One colour per class, the same in every drawing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def colour_of(class_id: int) -> Colour:
         >>> colour_of(0)
         (230, 159, 0)
     """
-    turn, place = divmod(class_id, len(_PALETTE))
-    if turn > 2:  # neighbours differ by the golden angle
+    cycle, place = divmod(class_id, len(_PALETTE))
+    if cycle > 2:  # hues of consecutive classes differ by the golden angle
         parts = colorsys.hsv_to_rgb(class_id * 0.618 % 1, 0.75 - 0.3 * (class_id % 2), 0.95)
         mixed = [round(255 * part) for part in parts]
     else:
-        towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[turn]
+        towards, share = ((0, 0.0), (255, 0.45), (0, 0.4))[cycle]
         plain = ImageColor.getrgb(_PALETTE[place])[:3]
         mixed = [round(value + (towards - value) * share) for value in plain]
     return mixed[0], mixed[1], mixed[2]

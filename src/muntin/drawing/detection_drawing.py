@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objects drawn on their image: what was found, what is annotated, and both side by side.
+"""Detections and annotations drawn on their image, or both side by side.
 
 Few objects carry a tag each. Many would hide the image under their tags, so tags shrink to
 initials, then go, and a legend below the image takes over.
@@ -28,7 +28,7 @@ __all__ = ["draw_detection_pair", "draw_detections", "draw_objects"]
 Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
 
 _LARGEST = 1280  # pixels, of the longer side
-_TINY = 64  # up to here a pixel is worth seeing
+_TINY = 64  # up to this size pixels are enlarged without smoothing
 _FEW, _SOME = 25, 60  # objects: full tags, initials, none
 _INK: Colour = (34, 34, 34)
 _HALO: Colour = (20, 20, 20)
@@ -37,7 +37,7 @@ _GAP = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Mark:
-    """One object, in pixels of the original; `text` is its tag where there is room."""
+    """One object, in pixels of the original; `text` is its full tag."""
 
     box: NDArray[np.float64]
     class_id: int
@@ -48,26 +48,26 @@ class _Mark:
 
 
 def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Image:
-    """Draw what was found: boxes in the colour of their class, masks where there are any.
+    """Draw detections: boxes in the colour of their class, and masks.
 
     Args:
-        original: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        original: (H, W, 3) uint8, or grey: the image of `found`.
         found: Best first; the best are drawn on top.
 
     Returns:
         A new image, at most 1280 pixels on the longer side; small ones are enlarged. With more
-        than 25 objects a strip below it says what the colours stand for, and how many there are.
+        than 25 objects, a legend below it shows colour, name and number of each class.
     """
-    return _draw_panel(original, _found_marks(found), "found")
+    return _draw_panel(original, _found_marks(found), "detected")
 
 
 def draw_objects(
     original: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw what is annotated, in the manner of `draw_detections`; crowds dashed and hatched.
+    """Draw annotations, like `draw_detections`; crowds dashed and hatched.
 
     Args:
-        original: (H, W, 3) uint8, or grey: the original that `objects` speaks of.
+        original: (H, W, 3) uint8, or grey: the image of `objects`.
         objects: The annotations.
         class_names: Name of each class number.
 
@@ -80,12 +80,12 @@ def draw_objects(
 def draw_detection_pair(
     original: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw what is annotated beside what was found.
+    """Draw annotations beside detections.
 
     Args:
-        original: (H, W, 3) uint8, or grey: the original that both speak of.
+        original: (H, W, 3) uint8, or grey: the image of both.
         truth: The annotations, left.
-        found: The detections, right; all of them, so leave the unlikely ones out before.
+        found: The detections, right; all are drawn, so apply a score threshold before.
         class_names: Name of each class number of `truth`.
 
     Returns:
@@ -95,7 +95,7 @@ def draw_detection_pair(
     busiest = max(len(marks) for marks in sides)
     panels = [
         _draw_panel(original, marks, verb, largest=960, busiest=busiest)
-        for marks, verb in zip(sides, ("annotated", "found"), strict=True)
+        for marks, verb in zip(sides, ("annotated", "detected"), strict=True)
     ]
     return join_panels(panels)
 
@@ -143,7 +143,7 @@ def _draw_panel(
     largest: int = _LARGEST,
     busiest: int = 0,
 ) -> Image.Image:
-    """Draw marks, the first on top, in the style that the busiest panel of a sheet needs."""
+    """Draw marks, the first on top; `busiest` sets the style of all panels of a sheet."""
     busiest = max(busiest, len(marks))
     image = _fit(original, 640 if busiest <= _FEW else 960, largest)
     ratio = np.array([image.width / original.shape[1], image.height / original.shape[0]])
@@ -157,11 +157,11 @@ def _draw_panel(
     pen = ImageDraw.Draw(image)
     places = [_place(mark.box, ratio, image) for mark in marks]
     for mark, place in reversed(list(zip(marks, places, strict=True))):
-        # Among many, the contour of a mask says it all.
+        # With many objects, the contour of a mask is enough.
         if place and (mark.mask is None or mark.crowd or busiest <= _FEW):
             thin = max(1, line // 2) if mark.mask else line
             _draw_box(pen, place, mark, thin, halo=busiest <= _FEW and not mark.mask)
-    # Initials of one class would say the same everywhere.
+    # Initials tell nothing if all objects have one class.
     initials = _FEW < busiest <= _SOME and len({mark.class_id for mark in marks}) > 1
     if busiest <= _FEW or initials:
         _draw_tags(pen, image, marks, places, initials=initials)
@@ -190,7 +190,7 @@ def _place(
     box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
 ) -> Place | None:
     """Give the pixels of a box, at least one; None when it is outside of the image."""
-    # What lies far outside is not worth drawing.
+    # Far outside the image nothing is drawn anyway.
     scaled = np.clip(box * np.tile(ratio, 2), -20, np.tile(image.size, 2) + 20)
     left, top = (int(edge) for edge in np.floor(scaled[:2]))
     right, bottom = (int(edge) - 1 for edge in np.ceil(scaled[2:]))
@@ -209,7 +209,7 @@ def _draw_box(
         return
     if halo:
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_HALO, width=line + 2)
-    # A line wider than its box would be turned inside out.
+    # A line wider than its box would invert the rectangle.
     inner = max(1, min(line, (right - left + 1) // 2, (bottom - top + 1) // 2))
     pen.rectangle(place, outline=colour, width=inner)
 
@@ -222,9 +222,9 @@ def _draw_tags(
     *,
     initials: bool,
 ) -> None:
-    """Draw tags where they hide no other; initials that find no such place are left out.
+    """Draw tags where they overlap least; initials are dropped rather than overlap.
 
-    Initials of a mask are in the middle of it, for their box is not drawn.
+    Initials of a mask are centred in it, because its box is not drawn.
     """
     font = load_font(round(8 + max(image.size) / 128) - 2 * initials)
     taken: list[Place] = []
@@ -277,7 +277,7 @@ def _initials(name: str) -> str:
 def _add_legend(
     image: Image.Image, marks: Sequence[_Mark], verb: str, *, initials: bool
 ) -> Image.Image:
-    """Put a strip below the image: how many objects, and of each class colour, name, number."""
+    """Add a legend below the image: number of objects; colour, name and number of each class."""
     font = load_font(14)
     width = max(image.width, 260)
     counts = Counter((mark.class_id, mark.name) for mark in marks).most_common()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One font for every image: the one that matplotlib brings, which knows most alphabets."""
+"""The font of all drawings: DejaVu Sans from matplotlib, which covers most alphabets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
-    """Bring the name of a class to one short line that the font can write; else its number.
+    """Shorten a class name to one line; use the class number if the font lacks a glyph.
 
     Example:
         >>> clean_label("domestic   cat", 3), clean_label("\u732b", 3)
@@ -36,7 +36,7 @@ def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
 
 
 def has_glyphs(text: str) -> bool:
-    """Whether the font has an image of every character of a text.
+    """Whether the font has a glyph for every character of a text.
 
     Example:
         >>> has_glyphs("chat"), has_glyphs("\u732b")

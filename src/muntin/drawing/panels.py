@@ -20,9 +20,9 @@ _MOST_LINES = 6
 
 
 def join_panels(
-    panels: Sequence[Image.Image], names: Sequence[str] = ("truth", "found")
+    panels: Sequence[Image.Image], names: Sequence[str] = ("ground truth", "prediction")
 ) -> Image.Image:
-    """Put panels beside one another, each under its name."""
+    """Join panels side by side, each under its name."""
     top = 30
     font = load_font(16)
     width = sum(panel.width for panel in panels) + _GAP
@@ -43,13 +43,13 @@ def add_legend(
     what: str = "classes",
     nothing: str = "nothing labelled",
 ) -> Image.Image:
-    """Put a strip below an image: a colour and a text each, as many as six lines hold.
+    """Add a legend below an image: colours and texts, up to six lines.
 
     Args:
         image: The panel.
         rows: Colours and texts in order.
-        what: They are, where some do not fit.
-        nothing: What is written when there are none.
+        what: Plural noun for those that do not fit.
+        nothing: Text if the legend is empty.
     """
     font = load_font(14)
     width = max(image.width, 260)

@@ -15,13 +15,13 @@ from muntin.drawing.fonts import clean_label
 
 __all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_precision_recall"]
 
-# Okabe and Ito: told apart by people who do not see every colour.
+# Okabe and Ito: distinguishable with colour vision deficiency.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
 
 
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
-    """Draw how often each true class (rows) was taken for each class (columns).
+    """Draw the confusion matrix: true classes (rows) against predicted classes (columns).
 
     Shades are shares of the row, so rare classes can be read; numbers are counts where they fit;
     "(none)" marks a class without images.
@@ -56,7 +56,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
 
 
 def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Figure:
-    """Draw one bar a name, lowest first; a name without a value gets "n/a"."""
+    """Draw one bar per name, lowest first; a name without a value gets "n/a"."""
     rows = sorted(values.items(), key=lambda row: -1.0 if row[1] is None else row[1])
     shown = rows[:40]
     figure = Figure(figsize=(6.4, 0.24 * len(shown) + 1.3), layout="constrained")
@@ -100,7 +100,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
                     clip_on=False,
                 )
         if title == goal:
-            # Shares: no room above 1 or below 0, where nothing can be.
+            # Shares: the axis ends at 0 and 1.
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, 0.0), min(high, 1.0))
         axes.set_title(title, fontsize=11)
@@ -166,11 +166,11 @@ def draw_precision_recall(
             loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left",
         )  # fmt: skip
     else:
-        axes.text(0.5, 0.5, "no objects in the truth", ha="center", color=INK)
+        axes.text(0.5, 0.5, "no annotated objects", ha="center", color=INK)
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.03)
-    axes.set_xlabel("recall: share of the objects that are found")
-    axes.set_ylabel("precision: share of the found that are right")
+    axes.set_xlabel("recall: share of the objects that are detected")
+    axes.set_ylabel("precision: share of the detections that are correct")
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, alpha=0.3)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Subjects drawn on their image: a dot a keypoint, lines between them, a legend below."""
+"""Poses drawn on their image: keypoints as dots, edges as lines, a legend below."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def draw_poses(
     min_score: float = DEFAULT_SCORE_THRESHOLD,
     largest: int = _LARGEST,
 ) -> Image.Image:
-    """Draw keypoints that are sure enough; lines where both ends are.
+    """Draw keypoints with enough score, and edges between them.
 
     Args:
-        pixels: (H, W, 3) uint8, or grey: the original that `found` speaks of.
-        found: Best subject on top.
+        pixels: (H, W, 3) uint8, or grey: the image of `found`.
+        found: Drawn with the best instance on top.
         min_score: Score of a keypoint from which it is drawn.
-        largest: Pixels of the longer side of what is given.
+        largest: Maximum longer side of the returned image in pixels.
 
     Returns:
         A new image with a strip below that names the keypoints.
@@ -59,19 +59,19 @@ def draw_poses(
 
 
 def draw_pose_pair(pixels: NDArray[np.uint8], truth: Poses, found: Poses) -> Image.Image:
-    """Draw what is annotated beside what was found.
+    """Draw annotated beside predicted poses.
 
     Args:
-        pixels: (H, W, 3) uint8, or grey: the original that both speak of.
-        truth: The annotation, left; as `annotated_poses` gives it.
-        found: The answer, right.
+        pixels: (H, W, 3) uint8, or grey: the image of both.
+        truth: The annotation, left; from `annotated_poses`.
+        found: The prediction, right.
     """
     return join_panels([draw_poses(pixels, poses, largest=960) for poses in (truth, found)])
 
 
 def annotated_poses(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -> Poses:
-    """Give annotated subjects in the form of an answer: visible keypoints score 1, others 0."""
-    assert objects.keypoints is not None, "subjects have keypoints"
+    """Convert annotated instances to poses: visible keypoints score 1, others 0."""
+    assert objects.keypoints is not None, "pose data has keypoints"
     chosen = list(rows)
     points = objects.keypoints[chosen].copy()
     points[:, :, 2] = points[:, :, 2] > 0
@@ -86,27 +86,27 @@ def annotated_poses(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -
 
 
 def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str) -> Figure:
-    """Draw how far keypoints were missed: a histogram of all, and the median of each.
+    """Draw keypoint errors: a histogram of all, and the median of each keypoint.
 
     Args:
-        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where nothing was
-            found.
+        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where it was not
+            predicted.
         names: Of the keypoints.
-        title: Above everything.
+        title: Title of the figure.
     """
-    told = distances[np.isfinite(distances)]
+    finite = distances[np.isfinite(distances)]
     figure = Figure(figsize=(10, max(3.4, 0.22 * len(names) + 1.2)), layout="constrained")
     left, right = figure.subplots(1, 2)
-    most = float(np.percentile(told, 99)) if len(told) else 1.0
-    beyond = int((told > most).sum())
-    left.hist(told[told <= most], bins=40, color="#0072B2")
-    if len(told):
+    upper = float(np.percentile(finite, 99)) if len(finite) else 1.0
+    beyond = int((finite > upper).sum())
+    left.hist(finite[finite <= upper], bins=40, color="#0072B2")
+    if len(finite):
         for share, style in ((50, "-"), (90, "--")):
-            value = float(np.percentile(told, share))
+            value = float(np.percentile(finite, share))
             left.axvline(value, color="#D55E00", ls=style, label=f"{share} %: {value:.1f} px")
         left.legend(frameon=False, fontsize=8)
     note = f" ({beyond} beyond the right edge)" if beyond else ""
-    left.set_xlabel(f"distance in pixels of the original{note}")
+    left.set_xlabel(f"error in pixels of the original{note}")
     left.set_ylabel("keypoints")
     spread = []
     for column in distances.T:
@@ -120,7 +120,7 @@ def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str
     right.barh(places, np.nan_to_num(chosen[:, 1]), xerr=errors, color="#56B4E9", ecolor="#666666")
     right.set_yticks(places, [clean_label(names[k], int(k)) for k in order], fontsize=8)
     right.invert_yaxis()
-    right.set_xlabel("median distance in pixels; lines: the middle half")
+    right.set_xlabel("median error in pixels (lines: interquartile range)")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""An image with its result drawn on it, by the kind of result."""
+"""Draw a result on its image, by the kind of result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa:
     """Draw a result on its image.
 
     Args:
-        pixels: (H, W, 3) uint8, the original the result speaks of.
+        pixels: (H, W, 3) uint8, the image of the result.
         result: One of `muntin.results`.
 
     Returns:

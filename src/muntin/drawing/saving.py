@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images and figures as PNG files, whole or not at all."""
+"""Write images and figures as PNG files, atomically."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["save_bytes", "save_figure", "save_image", "save_labels"]
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and give the path back.
+    """Write a figure as PNG and return the path.
 
     Raises:
-        RunError: The disk refuses; a file from before is still there.
+        RunError: The file cannot be written; an existing one is unchanged.
     """
     FigureCanvasAgg(figure)
     data = io.BytesIO()
@@ -38,10 +38,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Write an image as PNG and give the path back.
+    """Write an image as PNG and return the path.
 
     Raises:
-        RunError: The disk refuses; a file from before is still there.
+        RunError: The file cannot be written; an existing one is unchanged.
     """
     data = io.BytesIO()
     image.save(data, format="png")
@@ -52,17 +52,17 @@ def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
     """Write the class number of each pixel as a grey PNG, of 16 bits where 8 are too few.
 
     Raises:
-        RunError: The disk refuses; a file from before is still there.
+        RunError: The file cannot be written; an existing one is unchanged.
     """
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
     return save_image(Image.fromarray(labels.astype(kind)), path)
 
 
 def save_bytes(data: bytes, path: Path) -> Path:
-    """Write a file, whole or not at all, with the folders above it, and give the path back.
+    """Write a file atomically, create its folders, and return the path.
 
     Raises:
-        RunError: The disk refuses; a file from before is still there.
+        RunError: The file cannot be written; an existing one is unchanged.
     """
     partial = path.with_name(path.name + ".partial")
     try:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps of classes laid over their image, with a legend."""
+"""Semantic maps drawn over their image, with a legend."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _SHARE = 0.7  # of the colour in what is drawn
 
 
 def draw_semantic_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
-    """Draw what was said of every pixel.
+    """Draw the predicted class of every pixel.
 
     Args:
-        original: (H, W, 3) uint8, or grey: the original that `found` speaks of.
+        original: (H, W, 3) uint8, or grey: the image of `found`.
         found: Its classes are drawn in the colours of their data set, where it has colours.
 
     Returns:
-        A new image, at most 1280 pixels on the longer side, with a strip below that says what
-        the colours stand for and what share of the image they cover.
+        A new image, at most 1280 pixels on the longer side, with a legend below: colour,
+        name and share of the image of each class.
     """
     return draw_labels(original, found.labels, found.class_names, found.colors)
 
@@ -52,7 +52,7 @@ def draw_labels(
         labels: Class number of each pixel.
         class_names: Name of each class number.
         colors: Colour of each, or none.
-        largest: Pixels of the longer side of what is given.
+        largest: Maximum longer side of the returned image in pixels.
 
     Returns:
         A new image.
@@ -77,12 +77,12 @@ def draw_semantic_pair(
     truth: Int[np.ndarray, "H W"],
     found: SemanticMap,
 ) -> Image.Image:
-    """Draw what is annotated beside what was said.
+    """Draw annotation beside prediction.
 
     Args:
-        original: (H, W, 3) uint8, or grey: the original that both speak of.
+        original: (H, W, 3) uint8, or grey: the image of both.
         truth: The annotation, left.
-        found: The answer, right.
+        found: The prediction, right.
     """
     panels = [
         draw_labels(original, labels, found.class_names, found.colors, largest=960)
@@ -100,7 +100,7 @@ def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:
 def _fit(
     original: NDArray[np.uint8], labels: NDArray[np.integer], largest: int
 ) -> tuple[Image.Image, NDArray[np.integer]]:
-    """Bring both to a size that can be looked at."""
+    """Resize both to a size suited for display."""
     grey = original.ndim == 2 or original.shape[2] == 1
     image = Image.fromarray(original.reshape(original.shape[:2]) if grey else original).convert(
         "RGB"
@@ -127,8 +127,8 @@ def _legend(
         if not counts[number]:
             continue
         share = counts[number] / total
-        said = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+        percent = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
         red, green, blue = palette[number].astype(int).tolist()
-        text = f"{clean_label(class_names[number], number)}  {said}"
+        text = f"{clean_label(class_names[number], number)}  {percent}"
         rows.append(((red, green, blue), text))
     return rows

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Many images on one sheet, each with a caption."""
+"""Contact sheets: many images, each with a caption."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Thumbnail:
     Attributes:
         pixels: (H, W, 3) uint8.
         lines: Caption, line by line.
-        good: Whether it is right (blue frame) or wrong (orange frame); None = no frame.
+        good: Whether the prediction is correct (blue frame) or not (orange frame); None: no frame.
     """
 
     pixels: NDArray[np.uint8]
@@ -40,11 +40,11 @@ class Thumbnail:
 def draw_sheet(
     tiles: Sequence[Thumbnail], title: str = "", *, columns: int = 0, side: int = 150
 ) -> Image.Image:
-    """Lay images out in rows.
+    """Arrange images in rows.
 
     Args:
-        tiles: What to show.
-        title: Above everything.
+        tiles: The images.
+        title: Title of the sheet.
         columns: Images in a row; chosen when 0.
         side: Longer side of each image on the sheet, in pixels.
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How well images are classified: one label an image, or any number of them."""
+"""Accuracy, F1 and average precision of single-label and multi-label classification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ClassificationMetric"]
 
 
 class ClassificationMetric:
-    """Collects logits and targets of any batch size; the figures do not depend on it.
+    """Accumulates logits and targets; the figures do not depend on the batch size.
 
     Figures, all in [0, 1]. One label an image: `top1`, `top5` (of as many classes as there are,
     if fewer), `macro_f1`, and per class `recall`, `precision`, `f1`. Any number of labels: `map`
@@ -29,7 +29,7 @@ class ClassificationMetric:
     """
 
     def __init__(self, num_classes: int, *, multi_label: bool = False) -> None:
-        # Seconds of loading that only those who measure need.
+        # Imported here: loading it takes seconds.
         import torchmetrics.classification as metrics
         from torchmetrics import MetricCollection
 
@@ -80,9 +80,9 @@ class ClassificationMetric:
 
     def _compute_one(self) -> dict[str, Any]:
         counts = self.confusion.double()
-        hits, truth, said = counts.diagonal(), counts.sum(1), counts.sum(0)
-        recall, precision = hits / truth, hits / said  # nan: the class does not occur
-        f1 = 2 * hits / (truth + said)
+        hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        recall, precision = hits / truth, hits / predicted  # nan: the class does not occur
+        f1 = 2 * hits / (truth + predicted)
         occurs = truth > 0
         return {
             "top1": (hits.sum() / counts.sum()).item(),

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How well objects are found: COCO's average precision and recall, of boxes and of masks.
+"""COCO average precision and recall of detections: boxes and masks.
 
 Letters: T thresholds of overlap (0.50, 0.55 .. 0.95), R steps of recall (0, 0.01 .. 1),
-K classes, A ranges of area (all, small, medium, large), D numbers of detections (1, 10, most).
+K classes, A ranges of area (all, small, medium, large), D limits on detections (1, 10, all).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class PrecisionRecall:
         mean: Of the classes that have truth; NaN when none has.
         num_objects: Objects of each class in the truth, crowds left out.
         best_threshold: Keeping the detections with at least this score makes F1, over the
-            objects of all classes together, as high as it can be. None when nothing is right.
-        best_precision: Share of the kept detections that are right; None with `best_threshold`.
+            objects of all classes together, as high as it can be. None if no detection is correct.
+        best_precision: Share of these detections that are correct; None with `best_threshold`.
         best_recall: Share of the objects that are found; None without truth.
         best_f1: The highest F1; None without truth.
     """
@@ -64,8 +64,8 @@ class PrecisionRecall:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Judged:
-    """What COCOeval said of boxes or of masks; -1 where there is no truth."""
+class _Evaluation:
+    """Results of COCOeval for boxes or masks; -1 without ground truth."""
 
     precision: NDArray[np.float64]  # T, R, K, A; with the most detections
     recall: NDArray[np.float64]  # T, K, A, D
@@ -73,7 +73,7 @@ class _Judged:
 
 
 class DetectionMetric:
-    """Collects what was found and the truth; neither order nor batch size matters.
+    """Accumulates detections and ground truth; neither order nor batch size matters.
 
     Figures in [0, 1], None when the truth has nothing of that kind (no small objects, say):
 
@@ -83,16 +83,16 @@ class DetectionMetric:
     - `box_ar`: average recall with all detections; `box_ar1` and `box_ar10` with so many of a
       class in an image; `box_ar_small`, `box_ar_medium`, `box_ar_large`.
     - `box_ap_per_class` and `box_ap50_per_class`: lists in the order of the classes.
-    - The same with `mask_`, if masks are judged.
-    - `best_threshold`, `best_f1`: see `PrecisionRecall`; of masks, if those are judged.
+    - The same with `mask_`, if masks are evaluated.
+    - `best_threshold`, `best_f1`: see `PrecisionRecall`; of masks, if evaluated.
     - `max_detections`, `num_images`.
 
-    Images without objects count: what is found there lowers precision. So do images in which
-    nothing is found. A class without truth enters no mean, whatever is found of it; only
+    Images without objects count: what is found there lowers precision. So do images without
+    detections. A class without truth enters no mean, whatever is found of it; only
     `best_threshold` and `best_f1` take that for the mistake it is. Detections whose box or score
-    is no finite number, as of a network gone astray, are left out.
+    is no finite number, as of a diverged network, are dropped.
 
-    Where masks are judged, an object without one is treated as a crowd that fills its box: it
+    With masks, an object without one is treated as a crowd that fills its box: it
     cannot be missed, and masks of its class that lie there are neither right nor wrong.
 
     Source:
@@ -103,14 +103,14 @@ class DetectionMetric:
 
     Args:
         class_names: Name of each class number.
-        masks: Whether masks are judged beside boxes.
+        masks: Whether to evaluate masks as well as boxes.
     """
 
     def __init__(self, class_names: Sequence[str], *, masks: bool) -> None:
         self.class_names = tuple(class_names)
         self.masks = masks
         self._images: list[tuple[Detections, Objects]] = []
-        self._judged: dict[Kind, _Judged] = {}
+        self._evaluations: dict[Kind, _Evaluation] = {}
 
     @property
     def num_images(self) -> int:
@@ -130,7 +130,7 @@ class DetectionMetric:
             truth: What is annotated in each, in the same order.
 
         Raises:
-            ShapeError: There are more of one than of the other.
+            ShapeError: Their lengths differ.
             DataError: A class number has no name, or masks are to be judged and `found` has none.
         """
         if len(found) != len(truth):
@@ -141,14 +141,14 @@ class DetectionMetric:
             whole = np.isfinite(image.boxes).all(axis=1) & np.isfinite(image.scores)
             kept = image if whole.all() else image.select(np.flatnonzero(whole))
             self._images.append((kept, objects))
-        self._judged = {}
+        self._evaluations = {}
 
     def compute(self) -> dict[str, Any]:
         """Give the figures."""
         kinds: tuple[Kind, ...] = ("box", "mask") if self.masks else ("box",)
         figures: dict[str, Any] = {}
         for kind in kinds:
-            figures |= _figures(kind, self._judge(kind))
+            figures |= _figures(kind, self._evaluate(kind))
         curves = self.curves()
         return figures | {
             "best_threshold": curves.best_threshold,
@@ -161,16 +161,16 @@ class DetectionMetric:
         """Give precision against recall at an overlap of 0.5.
 
         Args:
-            kind: Of boxes or of masks; of masks when left out, if those are judged.
+            kind: Of boxes or of masks; of masks when left out, if evaluated.
 
         Raises:
-            ConfigError: Masks are asked for and not judged.
+            ConfigError: `kind` is "mask" without masks.
         """
         kind = kind or ("mask" if self.masks else "box")
         if kind == "mask" and not self.masks:
-            message = 'kind must be "box" where masks are not judged, got "mask". Set masks=True.'
+            message = 'kind must be "box" without masks, got "mask". Set masks=True.'
             raise ConfigError(message)
-        return self._judge(kind).curves
+        return self._evaluate(kind).curves
 
     def _check(self, found: Detections, truth: Objects) -> None:
         ids = np.concatenate([found.class_ids, truth.class_ids])
@@ -178,27 +178,27 @@ class DetectionMetric:
             wrong = ids.min() if ids.min() < 0 else ids.max()
             message = (
                 f"class_ids must be 0 to {len(self.class_names) - 1}, got {wrong} for "
-                f"{found.path or 'a image'}. Give the class names of the truth."
+                f"{found.path or 'an image'}. Give the class names of the truth."
             )
             raise DataError(message)
         if self.masks and found.masks is None and len(found):
             message = (
-                f"found must have masks, got boxes alone for {found.path or 'a image'}. Set "
-                f"masks=False to judge boxes."
+                f"found must have masks, got boxes alone for {found.path or 'an image'}. Set "
+                f"masks=False to evaluate boxes."
             )
             raise DataError(message)
 
-    def _judge(self, kind: Kind) -> _Judged:
-        if kind not in self._judged:
+    def _evaluate(self, kind: Kind) -> _Evaluation:
+        if kind not in self._evaluations:
             # Equal scores are ranked in the order of the images, so that must be fixed.
             images = sorted(self._images, key=_address)
             evaluation = _evaluate(kind, images, len(self.class_names), self.max_detections)
-            self._judged[kind] = _Judged(
+            self._evaluations[kind] = _Evaluation(
                 precision=evaluation.eval["precision"][..., -1],
                 recall=evaluation.eval["recall"],
                 curves=_curves(evaluation),
             )
-        return self._judged[kind]
+        return self._evaluations[kind]
 
 
 def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
@@ -209,9 +209,9 @@ def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
 
 
 def _evaluate(
-    kind: Kind, images: Sequence[tuple[Detections, Objects]], num_classes: int, most: int
+    kind: Kind, images: Sequence[tuple[Detections, Objects]], num_classes: int, max_detections: int
 ) -> Any:  # noqa: ANN401 (pycocotools is untyped)
-    """Let COCOeval compare everything, without files and without its printing."""
+    """Run COCOeval in memory, without its output."""
     truth_rows, found_rows = [], []
     for image_id, (found, truth) in enumerate(images):
         truth_rows += list(_truth_rows(kind, truth, found, image_id))
@@ -226,14 +226,14 @@ def _evaluate(
     tables = []
     with contextlib.redirect_stdout(io.StringIO()):
         for rows in (truth_rows, found_rows):
-            # 0 would stand for "not matched".
+            # Ids start at 1: COCOeval stores 0 for "not matched".
             numbered = [row | {"id": number} for number, row in enumerate(rows, start=1)]
             table = COCO()
             table.dataset = shared | {"annotations": numbered}
             table.createIndex()
             tables.append(table)
         evaluation = COCOeval(*tables, "bbox" if kind == "box" else "segm")
-        evaluation.params.maxDets = [1, 10, most]
+        evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -331,7 +331,7 @@ def _best(rows: Sequence[Row], num_objects: int) -> tuple[float | None, ...]:
     return float(scores[end]), hits / (end + 1), hits / num_objects, float(f1[best])
 
 
-def _figures(kind: Kind, judged: _Judged) -> dict[str, Any]:
+def _figures(kind: Kind, judged: _Evaluation) -> dict[str, Any]:
     precision, recall = judged.precision, judged.recall
     classes = range(precision.shape[2])
     figures: dict[str, Any] = {

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How well keypoints are found: COCO's OKS average precision, PCK and distances in pixels.
+"""COCO OKS average precision, PCK and pixel errors of keypoints.
 
 Letters: P keypoints.
 """
@@ -27,7 +27,7 @@ from muntin.shapes import Size
 __all__ = ["PCK_AT", "PoseInstance", "PoseMetric"]
 
 PCK_AT = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Distances at which keypoints count as found, relative to the diagonal of the subject's box."""
+"""Distances up to which a keypoint is correct, relative to the diagonal of the instance's box."""
 
 _PCK = 0.02
 _MOST = 100
@@ -39,13 +39,13 @@ _AREA_RULE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PoseInstance:
-    """What is true of an answer.
+    """Ground truth of a prediction.
 
     Attributes:
         path: The image.
-        size: Its (height, width) in pixels, where it is known.
-        objects: All subjects in it.
-        row: The one that the answer is about; -1 when it is about all of them.
+        size: Its (height, width) in pixels, if known.
+        objects: All annotated instances in it.
+        row: The predicted instance; -1 if the prediction covers all of them.
     """
 
     path: str
@@ -55,26 +55,26 @@ class PoseInstance:
 
 
 class PoseMetric:
-    """Collects poses and the truth; neither order nor batch size matters.
+    """Accumulates poses and ground truth; neither order nor batch size matters.
 
     Figures:
 
     - `oks_ap`: average precision over similarities (OKS) of 0.50, 0.55 .. 0.95, in [0, 1], and
       `oks_ap50`, `oks_ap75`, `oks_ar`, as pycocotools computes them; None without truth.
-    - `pck`: share of the visible keypoints that are found within 0.02 of the diagonal of their
-      subject's box; `pck_at` at other distances; `pck_per_keypoint` a list.
+    - `pck`: share of the visible keypoints predicted within 0.02 of the diagonal of their
+      instance's box; `pck_at` at other distances; `pck_per_keypoint` a list.
     - `mean_pixel_error`: mean distance of the visible keypoints in pixels of the original;
       `median_pixel_error`; `mean_pixel_error_per_keypoint` a list.
-    - `num_found`: subjects that have an answer. Where a detector had to find them, poses from
-      `threshold` on, best first, each take the subject that they are most like (OKS above 0.1) of
-      those that are left. Subjects that none takes have no distances, and their keypoints count as
-      missed in `pck`; poses that take none count in `oks_ap` alone, as do those below `threshold`.
-    - `oks_area`: what was taken for the area of subjects where nobody says it.
+    - `num_found`: instances with a matching pose. With a detector, poses from `threshold` on are
+      matched one-to-one to ground-truth instances by OKS (above 0.1), best first. Instances without
+      a match have no distances, and their keypoints count as missed in `pck`; poses without a match
+      count in `oks_ap` only, as do those below `threshold`.
+    - `oks_area`: rule for the area of instances without an annotated one.
     - `num_subjects`, `num_images`, `keypoint_names`.
 
     Args:
         skeleton: Names and tolerances of the keypoints.
-        score_threshold: Score from which poses that had to be found are told (`Poses.above`).
+        score_threshold: Minimum score of poses on detected instances (`Poses.above`).
     """
 
     def __init__(self, skeleton: Skeleton, *, score_threshold: float = 0.0) -> None:
@@ -85,18 +85,18 @@ class PoseMetric:
         self._pairs: list[tuple[NDArray[np.float64], NDArray[np.float64], float]] = []
         self._answers = 0
         self.owners: list[int] = []
-        """The answer, counted as they came, that each row of `distances` is about."""
+        """Index of the prediction that each row of `distances` belongs to."""
 
     @property
     def num_images(self) -> int:
-        """Images seen."""
+        """Number of images added."""
         return len(self._truth)
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        """Distance of every keypoint of every subject in pixels; NaN where none is visible.
+        """Error of every keypoint of every instance in pixels; NaN where it is not visible.
 
-        A subject that was not found has infinite ones.
+        Infinite for instances without a match.
         """
         if not self._pairs:
             return np.zeros((0, len(self.skeleton.names)))
@@ -107,12 +107,12 @@ class PoseMetric:
         return np.stack(rows)
 
     def update(self, answers: Sequence[Poses], truth: Sequence[PoseInstance]) -> None:
-        """Add answers and what is true of each."""
+        """Add predictions and the ground truth of each."""
         for said, there in zip(answers, truth, strict=True):
             self._found[there.path].append(said)
             self._truth[there.path] = there
             objects = there.objects
-            assert objects.keypoints is not None, "subjects have keypoints"
+            assert objects.keypoints is not None, "pose data has keypoints"
             if there.row >= 0:
                 pairs = {there.row: 0 if len(said) else -1}
             else:
@@ -128,30 +128,30 @@ class PoseMetric:
             self._answers += 1
 
     def _match(self, said: Poses, there: PoseInstance) -> dict[int, int]:
-        """The pose that is most like each subject, best poses first; -1 where none is left."""
+        """Match poses, best first, to the most similar free instance; -1: no match."""
         points = there.objects.keypoints
-        assert points is not None, "subjects have keypoints"
+        assert points is not None, "pose data has keypoints"
         rows = np.flatnonzero((points[:, :, 2] > 0).any(axis=1) & ~there.objects.crowd)
         pairs = dict.fromkeys(map(int, rows), -1)
         sigmas = np.array(self.skeleton.sigmas)
         for place in np.argsort(-said.scores, kind="stable"):
-            best, most = -1, 0.1
+            best, best_oks = -1, 0.1
             for row in pairs:
                 if pairs[row] >= 0:
                     continue
                 known = np.where(points[row][:, 2:] > 0, points[row][:, :2], np.nan)
-                alike = similarity(
+                oks = similarity(
                     said.keypoints[place, :, :2], known, self._area(there, row), sigmas
                 )
-                if alike > most:
-                    best, most = row, alike
+                if oks > best_oks:
+                    best, best_oks = row, oks
             if best >= 0:
                 pairs[best] = int(place)
         return pairs
 
     def _area(self, there: PoseInstance, row: int) -> float:
         objects = there.objects
-        assert objects.keypoints is not None, "subjects have keypoints"
+        assert objects.keypoints is not None, "pose data has keypoints"
         if objects.areas[row] > 0:
             return float(objects.areas[row])
         box = objects.boxes[row]
@@ -166,24 +166,24 @@ class PoseMetric:
         visible = ~np.isnan(distances)
         diagonals = np.array([diagonal for _, _, diagonal in self._pairs])[:, None]
         relative = distances / np.maximum(diagonals, 1e-9) if len(distances) else distances
-        told = np.isfinite(distances)
+        finite = np.isfinite(distances)
         guessed = any(
-            subject.objects.areas[row] <= 0
-            for subject in self._truth.values()
-            for row in range(len(subject.objects))
+            instance.objects.areas[row] <= 0
+            for instance in self._truth.values()
+            for row in range(len(instance.objects))
         )
         return {
             **self._average_precision(),
             "pck": _share(relative <= _PCK, visible),
             "pck_at": {f"{at:g}": _share(relative <= at, visible) for at in PCK_AT},
-            "mean_pixel_error": _mean(distances[told]),
-            "median_pixel_error": float(np.median(distances[told])) if told.any() else None,
+            "mean_pixel_error": _mean(distances[finite]),
+            "median_pixel_error": float(np.median(distances[finite])) if finite.any() else None,
             "pck_per_keypoint": [
                 _share(relative[:, k] <= _PCK, visible[:, k])
                 for k in range(len(self.skeleton.names))
             ],
             "mean_pixel_error_per_keypoint": [
-                _mean(distances[told[:, k], k]) for k in range(len(self.skeleton.names))
+                _mean(distances[finite[:, k], k]) for k in range(len(self.skeleton.names))
             ],
             "oks_area": _AREA_RULE if guessed else "as annotated",
             "keypoint_names": list(self.skeleton.names),
@@ -244,7 +244,7 @@ class PoseMetric:
     def _as_coco(self, there: PoseInstance, image: int, before: int) -> list[dict[str, Any]]:
         rows = []
         objects = there.objects
-        assert objects.keypoints is not None, "subjects have keypoints"
+        assert objects.keypoints is not None, "pose data has keypoints"
         for row in range(len(objects)):
             left, top, right, bottom = objects.boxes[row].tolist()
             points = objects.keypoints[row]

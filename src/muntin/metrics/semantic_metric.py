@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How well every pixel is classified."""
+"""Mean IoU and accuracy of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["SemanticMetric", "count_pixels"]
 
 
 class SemanticMetric:
-    """Collects maps and the truth, image by image, as one table of counts.
+    """Accumulates predictions and ground truth as one confusion matrix.
 
     Figures, all in [0, 1]: `miou` (mean intersection over union), `mean_accuracy` and, per class,
     `iou` and `accuracy`; `pixel_accuracy` over all pixels. A class without a pixel in the truth is
@@ -33,12 +33,12 @@ class SemanticMetric:
         self.class_names = tuple(class_names)
         self.num_images = 0
         self.confusion: NDArray[np.int64] = np.zeros((len(class_names),) * 2, np.int64)
-        """Pixels by true class (rows) and class that was said (columns)."""
+        """Pixels by true class (rows) and predicted class (columns)."""
 
     def update(
         self, answers: Sequence[SemanticMap], truth: Sequence[Int[np.ndarray, "H W"]]
     ) -> None:
-        """Add images: what was said, and the class of each pixel (below 0: ignored)."""
+        """Add images: predicted labels, and the true class of each pixel (below 0: ignored)."""
         for said, there in zip(answers, truth, strict=True):
             self.confusion += count_pixels(said.labels, there, len(self.class_names))
             self.num_images += 1
@@ -68,13 +68,15 @@ class SemanticMetric:
 def count_pixels(
     said: Int[np.ndarray, "H W"], there: Int[np.ndarray, "h w"], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count the pixels of one image by true class and class that was said.
+    """Count the pixels of one image by true class and predicted class.
 
     Raises:
         ShapeError: The maps are of different sizes.
     """
     if said.shape != there.shape:
-        message = f"a map must be of the size of its truth, got {said.shape} and {there.shape}."
+        message = (
+            f"prediction and ground truth must have one size, got {said.shape} and {there.shape}."
+        )
         raise ShapeError(message)
     known = there >= 0
     pairs = there[known].astype(np.int64) * num_classes + said[known]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A network, a data set and a metric: one table of figures, and the images that go with it."""
+"""Evaluation: the figures of a network on a data set, and plots of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Score a run on a data set."""
+"""Evaluate a run on a data set."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["evaluate", "pick_part"]
 def pick_part(
     task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
 ) -> Listing:
-    """Choose what to evaluate on: the test part if the data has one, else validation, else all.
+    """Choose the part to evaluate: test if the data has one, else validation, else all.
 
     Raises:
-        DataError: The data cannot be read, or asks for other classes.
+        DataError: The data cannot be read, or has other classes.
     """
     parts = task.list_data(data, classes, reading or DataConfig())
     listing = parts.test or parts.val or parts.train
@@ -46,37 +46,38 @@ def pick_part(
         warnings.warn(text, MuntinWarning, stacklevel=3)
     if task.dense is None and listing.multi_label and not classes.multi_label:
         message = (
-            f"{data} must have one class an image, as the run was trained with, got images "
-            f"with none or several. Evaluate a run that was trained on several."
+            f"{data} must have one class per image, as in training, got images with none or "
+            f"several. Evaluate a run that was trained on multi-label data."
         )
         raise DataError(message)
     return listing
 
 
-def _warn_of_learnt(listing: Listing, run: Run) -> None:
-    """Say so when a run is scored on images that it learnt from, having split the set itself."""
+def _warn_about_training_images(listing: Listing, run: Run) -> None:
+    """Warn if the run is evaluated on images it was trained on (it split the set itself)."""
     try:
         split = read_json(run.path / "split.json")
-        source, kept = split["val"]
+        source, held_out = split["val"]
     except (RunError, KeyError, ValueError):
         return
-    learnt = len(listing) - len(kept)
+    learnt = len(listing) - len(held_out)
     same = Path(source).resolve() == Path(listing.source).resolve()
-    if not same or not kept or split["train"] != [source, learnt]:
+    if not same or not held_out or split["train"] != [source, learnt]:
         return
     text = (
-        f"the run was trained on {learnt} of these {len(listing)} {listing.unit}, which makes the "
-        f"figures better than they are; on the {len(kept)} that it kept: {run.path}/journal.jsonl"
+        f"the run was trained on {learnt} of these {len(listing)} {listing.unit}, so the figures "
+        f"are too optimistic. For its {len(held_out)} validation {listing.unit} see: "
+        f"{run.path}/journal.jsonl"
     )
     warnings.warn(text, MuntinWarning, stacklevel=3)
 
 
-def _warn_of_boxes(listing: Listing, run: Run) -> None:
-    """Say so when a run that learnt from boxes has to do without."""
+def _warn_about_missing_boxes(listing: Listing, run: Run) -> None:
+    """Warn if a run that was trained on crops is evaluated on data without boxes."""
     if run.task.top_down and run.preprocessing.padding != 1 and is_whole(listing):
         text = (
-            "the run was trained on boxes of subjects, but this data has none: whole images are "
-            "taken for subjects, which makes the figures worse. Give --detector RUN"
+            "the run was trained on crops of instances, but this data has no boxes: whole images "
+            "are used as instances, which lowers the figures. Give --detector RUN"
         )
         warnings.warn(text, MuntinWarning, stacklevel=3)
 
@@ -96,15 +97,15 @@ def evaluate(
 
     Args:
         run: A run folder.
-        data: What `DATA` may be; its test part if it has one, else its validation part, else all.
+        data: A data set; its test part if it has one, else its validation part, else all.
         batch_size: Images at a time; 0 chooses by their size.
         device: "auto" takes a GPU when there is one.
-        pictures: Whether plots and the worst mistakes are drawn into the run's ``pictures/eval``.
-        detector: For keypoints, a run that has to find the subjects first; their annotated boxes
-            are taken when it is left out. `muntin.metrics.pose_metric.PoseMetric` says how what it finds
-            is compared.
-        tta: Whether mirrored images are seen too, and both answers become one.
-        settings: How this data is read, where it is otherwise than in training:
+        pictures: Whether to draw plots and the worst errors into ``pictures/eval`` of the run.
+        detector: For top-down poses, a run that detects the instances; annotated boxes are used if
+            left out. See `muntin.metrics.pose_metric.PoseMetric` for
+            the matching.
+        tta: Whether to average predictions with those for mirrored images.
+        settings: Changed options of reading this data:
             ``{"data.ignored": "background"}``.
 
     Returns:
@@ -113,7 +114,7 @@ def evaluate(
     Raises:
         RunError: The run folder is incomplete.
         DataError: The data cannot be read, or has other classes.
-        ConfigError: A run that finds things in whole images cannot be scored with `tta`.
+        ConfigError: `tta` with a detector run.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if detector:
@@ -124,10 +125,10 @@ def evaluate(
         return scored.figures
     reading = change_reading(run.config.data_config, settings or {})
     listing = pick_part(run.task, data, run.classes, reading)
-    _warn_of_learnt(listing, run)
-    _warn_of_boxes(listing, run)
+    _warn_about_training_images(listing, run)
+    _warn_about_missing_boxes(listing, run)
     if tta and run.task.detects:
-        message = f"a run of {run.task.name} with its head is scored without tta. Leave it out."
+        message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)
     where = choose_device(device)
     network = run.load_network().to(where)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images of an evaluation: plots, and the best and worst answers beside the truth."""
+"""Plots of an evaluation, and the best and worst predictions beside the ground truth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["draw_evaluation"]
 
 
 def draw_evaluation(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
-    """Draw what goes with the figures into a folder, by the kind of metric."""
+    """Draw the plots of an evaluation into a folder, by the kind of metric."""
     _draw(scored.metric, scored, store, classes, folder)
 
 
@@ -53,7 +53,7 @@ def _(
     classes: Classes,
     folder: Path,
 ) -> None:
-    """Confusion matrix, per-class figures and the worst mistakes."""
+    """Confusion matrix, per-class figures and the worst errors."""
     figures, outputs = scored.figures, scored.outputs
     name, value = next((n, figures[n]) for n in ("top1", "map", "loss") if n in figures)
     per_class = next((n for n in ("recall", "average_precision") if n in figures), "")
@@ -76,13 +76,13 @@ def _(
             continue
         lines = (
             f"true: {classes.names[truth]} {float(scores[row, truth]):.2f}",
-            f"said: {classes.names[said]} {float(scores[row, said]):.2f}",
+            f"predicted: {classes.names[said]} {float(scores[row, said]):.2f}",
             "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
         shown = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
         tiles.append(Thumbnail(pixels=shown, lines=lines, good=False))
     if tiles:
-        sheet = draw_sheet(tiles, "Worst mistakes: the true class least likely first")
+        sheet = draw_sheet(tiles, "Worst errors: lowest score of the true class first")
         save_image(sheet, folder / "worst_mistakes.png")
 
 
@@ -101,7 +101,9 @@ def _(
     kind: Literal["box", "mask"]
     for kind in ("box", "mask") if metric.masks else ("box",):
         curves = metric.curves(kind)
-        title = f"{kind} AP {_told(figures[f'{kind}_ap'])}, AP50 {_told(figures[f'{kind}_ap50'])}"
+        title = (
+            f"{kind} AP {_format(figures[f'{kind}_ap'])}, AP50 {_format(figures[f'{kind}_ap50'])}"
+        )
         plot = draw_precision_recall(
             curves.recall, curves.precision, classes.names, title, num_objects=curves.num_objects
         )
@@ -113,19 +115,19 @@ def _(
     rows = _rank(scored, threshold)
     for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
         tiles = [_pair(scored, classes, row, quality, threshold) for quality, row in chosen]
-        title = f"{name.capitalize()} images: truth, and what was found above {threshold:.2f}"
+        title = f"{name.capitalize()} images: ground truth, and detections above {threshold:.2f}"
         sheet = draw_sheet(tiles, title, columns=2, side=560)
         save_image(sheet, folder / f"{name}.png")
 
 
-def _told(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
 def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
     """F1 at an overlap of 0.5, class by class, and row of each image; worst first.
 
-    Of images that are equally good those with more objects say more, and come last.
+    Ties are ordered by the number of objects: more of them, more evidence.
     """
     rows = []
     pairs = zip(scored.outputs.answers, scored.outputs.truth, strict=True)
@@ -142,7 +144,7 @@ def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
 
 
 def _count_hits(said: NDArray[np.float64], there: NDArray[np.floating[Any]]) -> int:
-    """Boxes, best first, that each find an object of their own."""
+    """Count boxes, best first, that each match a different object (IoU from 0.5)."""
     if not len(said) or not len(there):
         return 0
     overlap = box_iou(torch.from_numpy(said), torch.from_numpy(there).double()).numpy()
@@ -180,9 +182,9 @@ def _(
     if not figures["num_images"]:
         return
     values = dict(zip(classes.names, figures["iou"], strict=True))
-    title = f"IoU of each class, mean {_told(figures['miou'])}"
+    title = f"IoU of each class, mean {_format(figures['miou'])}"
     save_figure(draw_bars(values, title, "IoU"), folder / "per_class.png")
-    title = f"pixels, accuracy {_told(figures['pixel_accuracy'])}"
+    title = f"pixels, accuracy {_format(figures['pixel_accuracy'])}"
     save_figure(draw_confusion(metric.confusion, classes.names, title), folder / "confusion.png")
     rows = []
     for row, (said, there) in enumerate(zip(outputs.answers, outputs.truth, strict=True)):
@@ -196,10 +198,10 @@ def _(
             path = listing.entries[int(outputs.indices[row])].path
             pixels = decode(read_bytes(listing.source, path), where=path)
             drawn = draw_semantic_pair(pixels, outputs.truth[row], outputs.answers[row])
-            lines = (f"{right:.1%} of the pixels right", "/".join(Path(path).parts[-3:]))
+            lines = (f"{right:.1%} of the pixels correct", "/".join(Path(path).parts[-3:]))
             tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
-            tiles, f"{name.capitalize()} images: truth and answer", columns=2, side=560
+            tiles, f"{name.capitalize()} images: ground truth and prediction", columns=2, side=560
         )
         save_image(sheet, folder / f"{name}.png")
 
@@ -212,18 +214,18 @@ def _(
     classes: Classes,
     folder: Path,
 ) -> None:
-    """How far keypoints were missed, per-keypoint figures, and the best and worst subjects."""
+    """Keypoint errors, per-keypoint figures, and the best and worst instances."""
     figures, outputs = scored.figures, scored.outputs
     distances, names = metric.distances, metric.skeleton.names
     if not np.isfinite(distances).any():
         return
-    title = f"mean error {figures['mean_pixel_error']:.2f} px, PCK {_told(figures['pck'])}"
+    title = f"mean error {figures['mean_pixel_error']:.2f} px, PCK {_format(figures['pck'])}"
     save_figure(draw_errors(distances, names, title), folder / "errors.png")
     values = dict(zip(names, figures["pck_per_keypoint"], strict=True))
     save_figure(draw_bars(values, "PCK of each keypoint", "PCK"), folder / "per_keypoint.png")
-    told = np.isfinite(distances)
-    means = np.where(told, distances, 0).sum(axis=1) / np.maximum(told.sum(axis=1), 1)
-    rows = [int(row) for row in np.argsort(-means, kind="stable") if told[row].any()]
+    found = np.isfinite(distances)
+    means = np.where(found, distances, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1)
+    rows = [int(row) for row in np.argsort(-means, kind="stable") if found[row].any()]
     for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
         tiles = []
         for row in chosen:
@@ -238,6 +240,9 @@ def _(
             lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
             tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
         sheet = draw_sheet(
-            tiles, f"{name.capitalize()} subjects: truth and answer", columns=2, side=560
+            tiles,
+            f"{name.capitalize()} instances: ground truth and prediction",
+            columns=2,
+            side=560,
         )
         save_image(sheet, folder / f"{name}.png")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a network over a data set and collect its answers, as prediction runs it."""
+"""Run a network over a data set with the code of prediction, and compute its figures."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def run_network(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     tta: bool = False,
 ) -> Outputs:
-    """Run a network over batches, in evaluation mode, and collect its answers.
+    """Run a network over batches, in evaluation mode, and collect its predictions.
 
     Args:
-        network: Left in the mode it was in.
+        network: Its train or eval mode is restored.
         batches: Images; those with weight 0 are left out.
-        task: What they are for.
-        classes: What the network tells apart.
-        listing: Where the images are from.
-        pre: How they are normalised.
-        device: Where the network is.
-        autocast: Makes the context that sets the precision; as the weights are when left out.
-        tta: Whether mirrored images are seen too.
+        task: Task of the network.
+        classes: Classes of the network.
+        listing: Listing of the images.
+        pre: Their normalisation.
+        device: Device of the network.
+        autocast: Makes the context that sets the precision; that of the weights if left out.
+        tta: Whether to average with predictions for mirrored images.
 
     Returns:
-        Everything on the CPU.
+        The outputs, on the CPU.
     """
     truth_rows = task.ground_truth(listing, classes)
     was_training = network.training
@@ -87,7 +87,7 @@ def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
-    """What `Predictor.prepare` would make of these images, had they not been kept fitted."""
+    """Wrap a batch of the cache, whose images are already resized, as a `PreparedBatch`."""
     rows = zip(batch.indices.tolist(), batch.originals.tolist(), batch.sizes.tolist(), strict=True)
     metas = tuple(
         ImageMeta(
@@ -108,9 +108,9 @@ def compute_figures(
     """Compute the figures of outputs.
 
     Args:
-        parts: What a network said; of several processes, each about images of its own.
-        task: What the images are for.
-        classes: What the network tells apart.
+        parts: Outputs of each process, about disjoint images.
+        task: Task of the network.
+        classes: Classes of the network.
         listing: The images.
 
     Returns:
@@ -140,12 +140,12 @@ def score(
     Args:
         network: Backbone and head.
         store: The images.
-        task: What they are for.
-        classes: What the network was trained to tell apart.
-        batch_size: Images at a time; the figures do not depend on it.
-        device: Where the network is; the CPU when left out.
-        workers: Processes that decode.
-        tta: Whether mirrored images are seen too.
+        task: Task of the network.
+        classes: Classes of the network.
+        batch_size: Images in a batch; does not change the figures.
+        device: Device of the network; the CPU if left out.
+        workers: Decoding processes.
+        tta: Whether to average with predictions for mirrored images.
 
     Returns:
         The figures of the task's metric and the mean `loss`, where the task has one.

@@ -19,13 +19,13 @@ __all__ = ["Outputs", "Scored", "join_outputs", "join_rows"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
-    """What a network said about the images of a listing that could be read.
+    """Predictions for the readable images of a listing, with the ground truth.
 
     Attributes:
-        answers: What the task's metric takes, one row an image: a tensor or a list.
-        truth: What it is compared with, likewise.
-        losses: Loss of each image; empty where the task has none.
-        indices: Place of each image in the listing.
+        answers: Predictions, one row per image: a tensor or a list.
+        truth: Ground truth, likewise.
+        losses: Loss of each image; empty if the task has none.
+        indices: Index of each image in the listing.
     """
 
     answers: Any
@@ -35,18 +35,18 @@ class Outputs:
 
     @property
     def mean_loss(self) -> dict[str, float]:
-        """The mean `loss`, where there is one."""
+        """The mean `loss`; empty if the task has none."""
         return {"loss": self.losses.mean().item()} if len(self.losses) else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """Figures, and what they were computed from.
+    """Figures, with the outputs they were computed from.
 
     Attributes:
         figures: Named numbers; those of a class are lists in the order of the classes.
-        metric: The collector (it holds the confusion matrix, say).
-        outputs: What the network said.
+        metric: The metric, with e.g. its confusion matrix.
+        outputs: Predictions and ground truth.
         listing: The images.
     """
 
@@ -64,7 +64,7 @@ def join_rows(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
 
 
 def join_outputs(parts: Sequence[Outputs]) -> Outputs:
-    """Concatenate the outputs of several processes, each about images of its own."""
+    """Concatenate the outputs of several processes, about disjoint images."""
     full = [part for part in parts if len(part.indices)] or list(parts[:1])
     return Outputs(
         answers=join_rows([part.answers for part in full]),

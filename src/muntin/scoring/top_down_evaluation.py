@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Score keypoints of instances that a detector has to find first."""
+"""Evaluate top-down poses on detected instances instead of annotated boxes."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from muntin.scoring.outputs import Outputs, Scored
 __all__ = ["score_detected"]
 
 MIN_SCORE = 0.05
-"""Score from which boxes count: average precision needs those with low scores too."""
+"""Low, because average precision needs detections with low scores too."""
 
 
 def score_detected(
     run: Run, data: Path | str, detector: Run | Path | str, *, device: str, tta: bool = False
 ) -> Scored:
-    """Find the subjects of every image, those without any included, and score their keypoints.
+    """Detect the instances of every image, predict their keypoints and compute the figures.
 
-    Average precision is of every box; distances are of the subjects that prediction tells, see
-    `PoseMetric`.
+    Average precision is computed from all boxes; distances from those above the threshold of
+    prediction, see `PoseMetric`. Images without instances count.
 
     Args:
-        run: It looks for keypoints.
+        run: A top-down pose run.
         data: As for evaluation; its test part if it has one, else its validation part, else all.
-        detector: The run that finds subjects.
-        device: Where both run.
-        tta: Whether mirrored subjects are seen too.
+        detector: The run that detects instances.
+        device: Device of both.
+        tta: Whether to average with predictions for mirrored crops.
 
     Raises:
-        ConfigError: The run does not look for keypoints, or `detector` is no detector.
+        ConfigError: The run is not top-down, or `detector` is not a detector.
         DataError: The data cannot be read.
     """
     if not run.task.top_down:
-        message = f"a detector is for keypoints, got a run that was trained to {run.task.name}."
+        message = f"detector needs a top-down pose run, got a {run.task.name} run. Leave it out."
         raise ConfigError(message)
     parts = list_pose(data, classes=run.classes, whole=True)
     listing = parts.test or parts.val or parts.train
@@ -60,7 +60,7 @@ def score_detected(
     answers = list(predictor.stream(images, tta=tta))
     truth = []
     for entry in listing.entries:
-        assert entry.objects is not None, "readers of keypoints give objects"
+        assert entry.objects is not None, "keypoint readers list objects"
         truth.append(PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
     metric = PoseMetric(skeleton_of(run.classes), score_threshold=find_threshold(finder).score)
     metric.update(answers, truth)
