@@ -220,11 +220,11 @@ def check_frozen(network, freeze, learning):
 @pytest.mark.parametrize(
     ("family", "count"),
     [
-        ("swin", "2, the stages of this Swin,"),
-        ("swin_v2", "2, the stages of this SwinV2,"),
-        ("vit", "2, the blocks of this ViT,"),
-        ("t2t_vit", "2, the blocks of this T2TViT,"),
-        ("hiera", "2, the stages of this Hiera,"),
+        ("swin", "2, the number of stages of this Swin,"),
+        ("swin_v2", "2, the number of stages of this SwinV2,"),
+        ("vit", "2, the number of blocks of this ViT,"),
+        ("t2t_vit", "2, the number of blocks of this T2TViT,"),
+        ("hiera", "2, the number of stages of this Hiera,"),
     ],
 )
 def test_no_more_than_there_is_can_be_frozen(family, count):
@@ -237,7 +237,10 @@ def test_no_more_than_there_is_can_be_frozen(family, count):
 
 def test_no_more_of_timm_than_there_is_can_be_frozen():
     pytest.importorskip("timm")
-    for name, count in (("test_vit", "6, the blocks"), ("test_convnext", "4, the stages")):
+    for name, count in (
+        ("test_vit", "6, the number of blocks"),
+        ("test_convnext", "4, the number of stages"),
+    ):
         network = create_model(f"timm:{name}", num_classes=3)
         with pytest.raises(ConfigError, match=rf"train\.freeze must be at most {count} .* got 99"):
             freeze_stages(network, 99)

@@ -101,7 +101,7 @@ def test_a_config_remembers_its_first_weights(data, trained, tmp_path):
 
 
 def test_a_config_has_its_recipe(data, trained, tmp_path):
-    with pytest.raises(ConfigError, match="recipe 'finetune'"):
+    with pytest.raises(ConfigError, match="--recipe finetune"):
         train_small(data, tmp_path / "x", config=trained.path / "config.json", recipe="finetune")
 
 
