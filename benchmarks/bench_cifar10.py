@@ -44,8 +44,8 @@ def main() -> None:
         seconds = time.monotonic() - begun
         figures = json.loads(record.muntin("eval", run, "test", "--json", keep=True, folder=folder))
         image = next(Path(folder, "test").rglob("*.jpg"))
-        told = record.muntin("predict", run, image, "--json", keep=True, folder=folder)
-        said = json.loads(told)
+        output = record.muntin("predict", run, image, "--json", keep=True, folder=folder)
+        predictions = json.loads(output)
         journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
         config = json.loads((run / "config.json").read_text())
     content = {
@@ -57,7 +57,7 @@ def main() -> None:
         "validation_top1": max(line.get("val_top1", 0.0) for line in journal),
         "epochs": len(journal),
         "images_per_s": [line["images_per_s"] for line in journal],
-        "predicts_from_disk": bool(said[0]["classes"]),
+        "predicts_from_disk": bool(predictions[0]["classes"]),
         "config": config,
     }
     content["config"]["data"] = "train"

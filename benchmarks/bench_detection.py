@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes and masks from scratch, from few images, in 25 minutes; beside torchvision's detectors.
+"""Boxes and masks from scratch on few images in 25 minutes, compared with torchvision.
 
 Blood cells (boxes, 205 images) and nuclei (masks, 160 images). Each contestant gets the same
 images, the same wall time, reading and start-up included, the same cores, no trained weights,
@@ -37,12 +37,12 @@ from muntin.run_lengths import decode_mask, encode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, Objects
 
 TASKS = {"bccd": "detect", "nuclei": "instance"}
-RIVALS = {"bccd": "fasterrcnn_mobilenet_v3_large_320_fpn", "nuclei": "maskrcnn_resnet50_fpn"}
+PEERS = {"bccd": "fasterrcnn_mobilenet_v3_large_320_fpn", "nuclei": "maskrcnn_resnet50_fpn"}
 BATCH = 4
 
 
 def main() -> None:
-    """Measure what is asked for and write the result."""
+    """Run the selected benchmarks and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", default=data, help="folder that holds bccd and nuclei")
@@ -61,14 +61,14 @@ def measure(name: str, data: Path, minutes: float, out: str) -> None:
         run = Path(out or folder).resolve() / name
         ours = train_muntin(task, data, run, minutes)
         config = json.loads((run / "config.json").read_text())
-    rival = train_rival(name, data, minutes, config)
+    peer = train_peer(name, data, minutes, config)
     content = {
         **record.environment(("pycocotools",)),
         "what": f"{name}: from scratch, {minutes:g} minutes of wall time, scored on its test part",
         "muntin_command": f"muntin train {task} {name} --weights none --max-time {minutes:g}m",
         "minutes": minutes,
         "muntin": ours,
-        RIVALS[name]: rival,
+        PEERS[name]: peer,
     }
     path = record.write(f"detection_{name}", f"cpu{os.cpu_count()}", content)
     print(json.dumps(content, indent=2))
@@ -96,7 +96,7 @@ def train_muntin(task: str, data: Path, run: Path, minutes: float) -> dict[str, 
     }
 
 
-def train_rival(name: str, data: Path, minutes: float, config: dict[str, Any]) -> dict[str, Any]:
+def train_peer(name: str, data: Path, minutes: float, config: dict[str, Any]) -> dict[str, Any]:
     """Train torchvision's model for the same time, and score it."""
     begun = time.monotonic()
     masks = TASKS[name] == "instance"
@@ -107,14 +107,14 @@ def train_rival(name: str, data: Path, minutes: float, config: dict[str, Any]) -
     torch.manual_seed(0)
     random.seed(0)
     height, width = config["model"]["img_size"]
-    most = config["head"]["select"]["max_detections"]
-    network = getattr(torchvision.models.detection, RIVALS[name])(
+    max_detections = config["head"]["select"]["max_detections"]
+    network = getattr(torchvision.models.detection, PEERS[name])(
         weights=None,
         weights_backbone=None,
         num_classes=train.num_classes + 1,
         min_size=min(height, width),
         max_size=max(height, width),
-        box_detections_per_img=most,
+        box_detections_per_img=max_detections,
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
     images = [load(train, entry, masks) for entry in train.entries]
@@ -148,7 +148,7 @@ def train_rival(name: str, data: Path, minutes: float, config: dict[str, Any]) -
 
 
 def chosen(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are kept."""
+    """The reported metrics."""
     names = ("box_ap", "box_ap50", "mask_ap", "mask_ap50", "max_detections", "num_images")
     per_class = ("box_ap50_per_class", "mask_ap50_per_class")
     return {name: figures[name] for name in (*names, *per_class) if name in figures}
@@ -189,23 +189,23 @@ def flip(original: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
 
 @torch.inference_mode()
 def score_rival(network: nn.Module, test: Listing, masks: bool) -> dict[str, Any]:
-    """Run the rival over the test images and score it as muntin is scored."""
+    """Run the peer on the test images, and score it as muntin is scored."""
     network.eval()
     metric = DetectionMetric(test.class_names, masks=masks)
     for entry in test.entries:
         pixels = decode(read_bytes(test.source, entry.path), where=entry.path)
         image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        said = network([image])[0]
-        ids = said["labels"].numpy() - 1
+        output = network([image])[0]
+        ids = output["labels"].numpy() - 1
         drawn = None
         if masks:
-            drawn = tuple(encode_mask(mask[0].numpy() >= 0.5) for mask in said["masks"])
+            drawn = tuple(encode_mask(mask[0].numpy() >= 0.5) for mask in output["masks"])
         found = Detections(
             path=entry.path,
             size=(pixels.shape[0], pixels.shape[1]),
-            boxes=said["boxes"].double().numpy(),
+            boxes=output["boxes"].double().numpy(),
             class_ids=ids,
-            scores=said["scores"].double().numpy(),
+            scores=output["scores"].double().numpy(),
             class_names=tuple(test.class_names[i] for i in ids),
             masks=drawn,
         )

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an image costs in Mask R-CNN on Swin-T, beside torchvision's, with the same weights.
+"""Cost per image of Mask R-CNN on Swin-T, compared with torchvision's, with equal weights.
 
-torchvision's own Swin-T stands under its own pyramid and its own Mask R-CNN; muntin's network has
+torchvision's Swin-T is combined with its own FPN and Mask R-CNN; muntin's network has
 torchvision's conventions and loads its weights. Training steps and predictions take turns, and
 both find the same boxes, which is checked.
 """
@@ -72,7 +72,7 @@ def main() -> None:
             tuple((8 * stride,) for stride in (4, 8, 16, 32, 64)), ((0.5, 1.0, 2.0),) * 5
         ),
     )
-    # Random weights are sure of nothing; made larger, they find as many objects as may be told.
+    # Random weights give low scores; scaled up, they yield the maximum number of detections.
     with torch.no_grad():
         theirs.roi_heads.box_predictor.cls_score.weight.mul_(40)
     ours = muntin.create_detector(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Swin-T beside its peers in every engine, eight images at a time and one; and ViT-S."""
+"""Swin-T compared with its peers in every engine, at batch 8 and 1; and ViT-S."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr)
 
     content = {
         **record.environment(),
-        "throughput": bench_inference("swin_tiny", rounds=options.rounds, log=say),
-        "latency": bench_inference("swin_tiny", batch_size=1, rounds=2 * options.rounds, log=say),
-        "vit_small": bench_inference("vit_small", peers=("timm",), rounds=options.rounds, log=say),
+        "throughput": bench_inference("swin_tiny", rounds=options.rounds, log=log),
+        "latency": bench_inference("swin_tiny", batch_size=1, rounds=2 * options.rounds, log=log),
+        "vit_small": bench_inference("vit_small", peers=("timm",), rounds=options.rounds, log=log),
     }
     print(record.write("inference", f"cpu{os.cpu_count()}", content))
 

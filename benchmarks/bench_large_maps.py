@@ -141,7 +141,7 @@ def inside(run: Path, image: Path) -> dict[str, float]:
 
 
 def predict(run: str, image: str) -> dict[str, float]:
-    """Predict once and tell time and peak memory."""
+    """Predict once, and measure time and peak memory."""
     import muntin
     from muntin.devices import memory_mib
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of loading swin_base from safetensors, beside bare reads of the file.
+"""Time and memory of loading swin_base from safetensors, compared with plain reads of the file.
 
 A bare read only maps the file into memory (safetensors 0.6 and later read nothing until a tensor is
 used), so it is also measured with every tensor copied into the model, which is what loading is.

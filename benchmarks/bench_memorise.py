@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Can a detector learn 20 photographs by heart? If not, targets, losses or decoding are wrong.
+"""Can a detector overfit 20 photographs? If not, targets, losses or decoding are wrong.
 
 Mask R-CNN on a small Swin, from scratch, on the first 20 annotated images of coco_mini's train
 part, without augmentation, scored on the same images.
@@ -63,7 +63,7 @@ def main() -> None:
         figures = {name: run.metrics[name] for name in FIGURES}
     content = {
         **record.environment(),
-        "what": "20 photographs of coco_mini learnt by heart, scored on themselves",
+        "what": "overfitting 20 photographs of coco_mini, scored on the training images",
         "settings": {**SETTINGS, "img_size": options.img_size, "batch_size": options.batch_size},
         "head": options.head,
         "epochs": run.epochs,
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def take(source: Path, folder: Path, count: int) -> Path:
-    """Copy the first annotated images of the train part."""
+    """Copy the first annotated images of the training split."""
     name = "annotations/instances_train2017.json"
     values = json.loads((source / name).read_text(encoding="utf-8"))
     annotated = {one["image_id"] for one in values["annotations"]}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `muntin bench` measures beside inference, with where and how it was measured."""
+"""All benchmarks of `muntin bench` except inference, stored with their environment."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr)
 
     for kind in options.kinds or [name for name in KINDS if name != "inference"]:
-        found = bench_by_name(kind, options.model, rounds=options.rounds, log=say)
+        found = bench_by_name(kind, options.model, rounds=options.rounds, log=log)
         content = {**record.environment(("timm", "transformers")), **found}
         print(record.write(f"peers_{kind}", f"cpu{os.cpu_count()}", content))
 

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keypoints from scratch, from 72 frames, in 15 minutes; beside ResNet-18 with deconvolutions.
+"""Keypoints from scratch on 72 frames in 15 minutes, compared with a ResNet-18 baseline.
 
-The frames of mirror_mouse_pose: the first 72 by name are learnt from, the last 18 scored on. Each
+The frames of mirror_mouse_pose: the first 72 by name for training, the last 18 for testing. Each
 contestant gets the same frames, the same wall time, reading and start-up included, the same cores,
 no trained weights, and is scored by the same metric in pixels of the original. muntin is called as
-a user would: ``muntin train pose DATA --max-time 15m``. The rival is the network and recipe of
+a user would: ``muntin train pose DATA --max-time 15m``. The peer is the network and recipe of
 "Simple Baselines" (three deconvolutions of 256 channels on torchvision's ResNet-18, Adam at 1e-3
 falling to a tenth twice, a Gaussian of two cells, random scale and rotation), at the size that
 muntin chose, its learning rate following the clock as muntin's does.
@@ -40,7 +40,7 @@ from muntin.samples import Listing
 LEARNT = 72
 BATCH = 8
 SIGMA = 2.0
-RIVAL = "resnet18_deconv"
+PEER = "resnet18_deconv"
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", default=data, help="folder that holds mirror_mouse_pose")
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--out", default="", help="keep the run folder here")
-    parser.add_argument("--skip-rival", action="store_true", help="measure muntin alone")
+    parser.add_argument("--skip-peer", action="store_true", help="measure muntin alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         learn, score = arrange(Path(options.data) / "mirror_mouse_pose", Path(folder))
@@ -58,7 +58,7 @@ def main() -> None:
         ours = train_muntin(learn, score, run, options.minutes)
         crops = time_crops(run, score)
         side = ours["img_size"]
-        rival = {} if options.skip_rival else train_rival(learn, score, options.minutes, side)
+        peer = {} if options.skip_peer else train_peer(learn, score, options.minutes, side)
     content = {
         **record.environment(),
         "what": f"mirror_mouse_pose, {options.minutes:g} minutes of wall time from scratch, "
@@ -67,14 +67,14 @@ def main() -> None:
         "minutes": options.minutes,
         "muntin": ours,
         "crops": crops,
-        **({RIVAL: rival} if rival else {}),
+        **({PEER: peer} if peer else {}),
     }
     print(json.dumps(content, indent=2))
     print(record.write("pose_mouse", f"cpu{os.cpu_count()}", content))
 
 
 def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
-    """Lay out what is learnt from and what is scored, apart, each with its table."""
+    """Write training and test set to separate folders, each with its table."""
     rows = list(csv.reader((source / "CollectedData.csv").open(encoding="utf-8")))
     frames = sorted(rows[3:], key=lambda row: row[0])
     parts = {"learn": frames[:LEARNT], "score": frames[LEARNT:]}
@@ -89,7 +89,7 @@ def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
-    """Train and score as a user does; a part of what is learnt from is kept for validation."""
+    """Train and score as a user does; part of the training set is used for validation."""
     begun = time.monotonic()
     words = ["train", "pose", learn, "--weights", "none", "--max-time", f"{minutes:g}m"]
     record.muntin(*words, "--out", run)
@@ -108,7 +108,7 @@ def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[st
 
 
 def time_crops(run: Path, score: Path, count: int = 1000) -> dict[str, float]:
-    """Predict so many crops, and tell which part of the time the network takes."""
+    """Predict `count` crops, and measure the network's share of the time."""
     import muntin as package
 
     predictor = package.load(run)
@@ -162,7 +162,7 @@ class Deconvolutions(nn.Module):
         return self.layers(images)
 
 
-def train_rival(learn: Path, score: Path, minutes: float, size: list[int]) -> dict[str, Any]:
+def train_peer(learn: Path, score: Path, minutes: float, size: list[int]) -> dict[str, Any]:
     """Train it for the same time, and score it."""
     begun = time.monotonic()
     train, test = list_pose(learn).train, list_pose(score).train
@@ -216,7 +216,7 @@ def normal(image: Tensor) -> Tensor:
 
 
 def change(image: Tensor, points: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn and scale at random, as the published recipe does where there is no mirror."""
+    """Rotate and scale at random, as the published recipe does without flips."""
     angle = float(np.clip(random.gauss(0, 1), -2, 2)) * 40 if random.random() < 0.6 else 0.0
     factor = 1 + 0.3 * float(np.clip(random.gauss(0, 1), -1, 1))
     turned = tvf.affine(image, angle, [0, 0], factor, [0, 0])
@@ -260,7 +260,7 @@ def score_rival(network: nn.Module, test: Listing, size: list[int]) -> dict[str,
         scale = torch.tensor([entry.size[1] / size[1], entry.size[0] / size[0]])
         points = (cells * 4 + 0.5) * scale - 0.5
         scores = maps.flatten(1).amax(dim=1)[:, None]
-        said = Poses(
+        poses = Poses(
             path=entry.path,
             size=entry.size,
             keypoints=torch.cat([points, scores], dim=1)[None].double().numpy(),
@@ -268,7 +268,7 @@ def score_rival(network: nn.Module, test: Listing, size: list[int]) -> dict[str,
             keypoint_names=test.skeleton.names,
         )
         truth = PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=0)
-        metric.update([said], [truth])
+        metric.update([poses], [truth])
     return metric.compute()
 
 

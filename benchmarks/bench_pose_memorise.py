@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Can 16 persons of photographs be learnt by heart? If not, crops, coding or figures are wrong.
+"""Can a pose estimator overfit 16 persons? If not, crops, encoding or metrics are wrong.
 
 The persons with keypoints in coco_mini's val part, from scratch, without augmentation, scored on
 themselves with COCO's tolerances.
@@ -57,7 +57,7 @@ def main() -> None:
         }
     content = {
         **record.environment(),
-        "what": "16 persons of coco_mini learnt by heart, scored on themselves",
+        "what": "overfitting 16 persons of coco_mini, scored on the training images",
         "settings": SETTINGS,
         "epochs": run.epochs,
         "seconds": round(time.monotonic() - begun, 1),

@@ -62,23 +62,25 @@ def main() -> None:
 def _measure(
     predictors: dict[str, Any], images: list[Path], rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each; the first says what the others are compared with."""
-    said = {
+    """Accuracy and speed of each; agreement is with the first."""
+    predictions = {
         name: [result.best for result in predictor(images)]
         for name, predictor in predictors.items()
     }
     truth = [image.parent.name for image in images]
-    first = next(iter(said.values()))
+    first = next(iter(predictions.values()))
     timings = time_interleaved([_enter(*row) for row in predictors.items()], rounds=rounds)
     return {
         name: {
-            "top1": float(np.mean([one == other for one, other in zip(told, truth, strict=True)])),
+            "top1": float(
+                np.mean([one == other for one, other in zip(predicted, truth, strict=True)])
+            ),
             "agreement": float(
-                np.mean([one == other for one, other in zip(told, first, strict=True)])
+                np.mean([one == other for one, other in zip(predicted, first, strict=True)])
             ),
             "images_per_s": record.spread([BATCH / seconds for seconds in timing.seconds]),
         }
-        for (name, told), timing in zip(said.items(), timings, strict=True)
+        for (name, predicted), timing in zip(predictions.items(), timings, strict=True)
     }
 
 

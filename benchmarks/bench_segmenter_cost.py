@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and time of training UPerNet on Swin-T with 150 classes, beside transformers'.
+"""Memory and time of training UPerNet on Swin-T with 150 classes, compared with transformers'.
 
 The same step with the same weights: 512 x 512 pixels, two images, cross-entropy of the main and
 the auxiliary classifier, AdamW. Each contestant runs in a process of its own, in turns, so that the

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of pixels from scratch, from few images, in 25 minutes; beside torchvision's LR-ASPP.
+"""Semantic segmentation from scratch, on few images, in 25 minutes, compared with LR-ASPP.
 
 Aerial images, tiles 1 to 6 to learn from and 7 and 8 to be scored on. Each contestant gets the
 same images, the same wall time, reading and start-up included, the same cores, no trained
@@ -45,7 +45,7 @@ COLORS = {
 }  # fmt: skip
 TEST = ("Tile 7", "Tile 8")
 BATCH = 4
-RIVAL = "lraspp_mobilenet_v3_large"
+PEER = "lraspp_mobilenet_v3_large"
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         ours = train_muntin(learn, score, run, options.minutes)
         preprocessing = json.loads((run / "preprocessing.json").read_text())
         ours["windows"] = compare_windows(score, run)
-        rival = train_rival(learn, score, options.minutes, preprocessing)
+        peer = train_peer(learn, score, options.minutes, preprocessing)
     content = {
         **record.environment(),
         "what": f"dubai_aerial, {options.minutes:g} minutes of wall time from scratch, tiles 7, 8",
@@ -70,14 +70,14 @@ def main() -> None:
         f"{options.minutes:g}m",
         "minutes": options.minutes,
         "muntin": ours,
-        RIVAL: rival,
+        PEER: peer,
     }
     print(json.dumps(content, indent=2))
     print(record.write("semantic_dubai", f"cpu{os.cpu_count()}", content))
 
 
 def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
-    """Lay out what is learnt from and what is scored, apart, each with the table of colours."""
+    """Write training and test set to separate folders, each with its palette."""
     places = folder / "learn", folder / "score"
     for tile in sorted(source.glob("Tile *")):
         place = places[tile.name in TEST]
@@ -89,7 +89,7 @@ def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
-    """Train and score as a user does; a part of what is learnt from is kept for validation."""
+    """Train and score as a user does; part of the training set is used for validation."""
     begun = time.monotonic()
     record.muntin(
         "train", "semantic", learn, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
@@ -112,7 +112,7 @@ def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[st
 def compare_windows(score: Path, run: Path) -> dict[str, float]:
     """Score the test images seen at once, and in windows of the size of training."""
     opened = load_run(run)
-    test = list_semantic(score).train  # one set that stands alone
+    test = list_semantic(score).train  # a single set without splits
     assert test is not None
     whole, parts = SemanticMetric(test.class_names), SemanticMetric(test.class_names)
     same = []
@@ -131,7 +131,7 @@ def compare_windows(score: Path, run: Path) -> dict[str, float]:
     }
 
 
-def train_rival(
+def train_peer(
     learn: Path, score: Path, minutes: float, preprocessing: dict[str, Any]
 ) -> dict[str, Any]:
     """Train torchvision's model for the same time, and score it."""
@@ -217,11 +217,11 @@ def score_rival(network: nn.Module, test: Listing, scale: float) -> dict[str, An
         image, _ = load(test, place, scale)
         logits = network(normalise(image)[None])["out"]
         large = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=False)[0]
-        said = SemanticMap(
+        predicted = SemanticMap(
             path=entry.path, size=truth.shape, labels=large.argmax(0).numpy().astype(np.int16),
             class_names=test.class_names,
         )  # fmt: skip
-        metric.update([said], [truth])
+        metric.update([predicted], [truth])
     return metric.compute()
 
 

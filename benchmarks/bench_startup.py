@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How long the command and the import take, as whole processes."""
+"""Start-up time of the command and of the import, as whole processes."""
 
 from __future__ import annotations
 

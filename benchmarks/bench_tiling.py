@@ -84,7 +84,7 @@ def lay_out(size: tuple[int, int]) -> Image.Image:
 
 
 def predict(run: str, image: str) -> None:
-    """Predict once and tell time and peak memory."""
+    """Predict once, and measure time and peak memory."""
     import muntin
     from muntin.devices import memory_mib
 

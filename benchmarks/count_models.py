@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Count parameters and multiply-accumulates of every model, and write what the zoo shows."""
+"""Count parameters and MACs of every model, and write the zoo's facts.json."""
 
 from __future__ import annotations
 

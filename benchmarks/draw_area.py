@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The image of README that shows what a pixel costs, from the newest `bench_peers.py area`."""
+"""The README's plot of cost per pixel, from the newest result of `bench_peers.py area`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ NAMES = {"swin_tiny": "Swin-T", "vit_small": "ViT-S/16"}
 
 
 def main() -> None:
-    """Draw it."""
+    """Draw and save the plot."""
     found = newest("peers_area")
     if found is None:
-        message = "There must be a result of bench_peers.py area. Run that first."
+        message = (
+            "no result of the benchmark 'area' found. Run: python benchmarks/bench_peers.py area"
+        )
         raise SystemExit(message)
     draw(found[1]).savefig(IMAGE, dpi=120)
     print(IMAGE)
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Draw time and memory of a million pixels against the side, a line a model."""
+    """Plot time and memory per megapixel against the side, one line per model."""
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    titles = ("seconds a million pixels", "MiB of activations a million pixels")
+    titles = ("seconds per megapixel", "MiB of activations per megapixel")
     for place, (axes, title) in enumerate(zip(panels, titles, strict=True)):
         for colour, name in zip(COLOURS, (result["model"], result["beside"]), strict=True):
             rows = [row for row in result["contestants"] if row["name"] == name]
@@ -42,13 +44,13 @@ def draw(result: dict[str, Any]) -> Figure:
                 xytext=(-6, 7), textcoords="offset points", ha="right",
             )  # fmt: skip
             if not place:
-                spread = [(row["ms_per_mp"]["min"], row["ms_per_mp"]["max"]) for row in rows]
-                low, high = ([part / 1e3 for part in parts] for parts in zip(*spread, strict=True))
+                ranges = [(row["ms_per_mp"]["min"], row["ms_per_mp"]["max"]) for row in rows]
+                low, high = ([part / 1e3 for part in parts] for parts in zip(*ranges, strict=True))
                 axes.fill_between(sides, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.set_xticks(result["sides"], [str(side) for side in result["sides"]], fontsize=8)
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=11)
-        axes.set_xlabel("side of the image in pixels")
+        axes.set_xlabel("image side in pixels")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, alpha=0.3)
     return figure

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels on a GPU: right against float64, then timed beside what others offer.
+"""Kernels on a GPU: checked against float64, then timed against other implementations.
 
 Letters: B images, H and W sides of the map in tokens, C channels, N tokens of a window, h heads.
 """
@@ -237,18 +237,18 @@ def time_attention(options: argparse.Namespace) -> dict[str, Any]:
         for work in ("inference", "training"):
             rows = [r for r in result["contestants"] if r["stage"] == stage and r["work"] == work]
             ours, *rest = rows
-            told = ", ".join(
+            listed = ", ".join(
                 f"{r['name']} {r['ms']['median'] / ours['ms']['median']:.2f}x" for r in rest
             )
             lines.append(
                 f"stage {stage} {work}: {ours['ms']['median']:.4f} ms, "
-                f"{ours['share_of_copy']:.0%} of copy; the time of others: {told}"
+                f"{ours['share_of_copy']:.0%} of copy; the time of others: {listed}"
             )
     return {**result, "copy_gb_s": copy, "lines": lines}
 
 
 def time_shift(options: argparse.Namespace) -> dict[str, Any]:
-    """Shifted windows beside unshifted ones, ours alone, in turns."""
+    """Shifted against unshifted windows, muntin alone, interleaved."""
     arguments: dict[str, Any] = {
         "batch_size": 2 if options.tiny else 256, "device": options.device, "peers": (),
         "precisions": ("bf16",), "rounds": 3 if options.tiny else 15, "round_seconds": 0.02,

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole models on a GPU beside the rivals: same weights, same images, in turns.
+"""Whole models on a GPU compared with peers: same weights and images, interleaved.
 
-A contestant that fails, runs out of memory or is not installed is a row that says so.
+A case that fails, runs out of memory or is not installed is reported as a row.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Runner:
 
 
 def time_inference(options: argparse.Namespace) -> dict[str, Any]:
-    """Large batches in bf16, everybody as they come (eager), and ViT-S beside Swin-T."""
+    """Large batches in bf16, all in eager mode, for Swin-T and ViT-S."""
     return _time_inference(options, models=("swin_tiny", "vit_small"))
 
 
 def time_compiled_inference(options: argparse.Namespace) -> dict[str, Any]:
-    """Swin-T beside timm's under torch.compile, mode max-autotune."""
+    """Swin-T against timm's under torch.compile, mode max-autotune."""
     return _time_inference(options, models=("swin_tiny",), compiled="timm")
 
 
@@ -68,7 +68,7 @@ def time_compiled_fused(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_compiled_vit(options: argparse.Namespace) -> dict[str, Any]:
-    """ViT-S beside timm's under torch.compile, mode max-autotune."""
+    """ViT-S against timm's under torch.compile, mode max-autotune."""
     return _time_inference(options, models=("vit_small",), compiled="timm")
 
 
@@ -113,12 +113,12 @@ def time_latency(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_training(options: argparse.Namespace) -> dict[str, Any]:
-    """Steps of Swin-T under bf16 autocast with AdamW: speed, and memory beside what is needed."""
+    """Steps of Swin-T under bf16 autocast with AdamW: speed, and peak memory."""
     return _time_training(options, compiled=False)
 
 
 def time_compiled_training(options: argparse.Namespace) -> dict[str, Any]:
-    """The same beside timm under torch.compile."""
+    """The same against timm under torch.compile."""
     return _time_training(options, compiled=True)
 
 
@@ -151,7 +151,7 @@ def _time_training(options: argparse.Namespace, *, compiled: bool) -> dict[str, 
             name = f"{name} compile {mode}"
         runners.append(_training(name, module, runs, images, options))
     for runner in runners:
-        _weigh(runner, options)
+        _measure_memory(runner, options)
     _take_turns(runners, options, calls=1 if options.tiny else 3)
     rows = [_tell(runner, batch, model=model) for runner in runners]
     return {"batch_size": batch, "precision": "bf16 autocast", "rows": rows, "lines": _lines(rows)}
@@ -167,7 +167,7 @@ def _draw(model: str, batch: int, device: str) -> tuple[Any, Tensor]:
 def _peer(name: str, model: str, network: nn.Module, options: argparse.Namespace) -> Any:  # noqa: ANN401
     try:
         built = build_peer(name, ALIASES.get(model, model), copy.deepcopy(network).cpu())
-    except Exception as error:  # a rival that cannot be built here
+    except Exception as error:  # a peer that cannot be built here
         print(f"left out: {name}: {type(error).__name__}: {error}")
         return None
     return None if built is None else Logits(built).to(options.device)
@@ -287,8 +287,8 @@ def _check_answer(runner: Runner, truth: Tensor) -> None:
         runner.facts["failed"] = f"{type(error).__name__}: {error}"[:500]
 
 
-def _weigh(runner: Runner, options: argparse.Namespace) -> None:
-    """Memory that two steps take at most, beside what lay there before them."""
+def _measure_memory(runner: Runner, options: argparse.Namespace) -> None:
+    """Peak memory of two steps, above the memory allocated before them."""
     if "failed" in runner.facts:
         return
     try:
@@ -347,14 +347,14 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
             continue
         ours = next((r for r in rows if r["name"] == "muntin" and r["model"] == row["model"]), {})
         rate = row["images_per_s"]["median"]
-        told = f"{row['model']} {row['name']}: {rate:.0f} images/s"
+        line = f"{row['model']} {row['name']}: {rate:.0f} images/s"
         if "images_per_s" in ours:
-            told += f", muntin is {ours['images_per_s']['median'] / rate:.2f}x"
+            line += f", muntin is {ours['images_per_s']['median'] / rate:.2f}x"
         if "step_mib" in row:
-            told += f", {row['step_mib']:.0f} MiB a step"
+            line += f", {row['step_mib']:.0f} MiB a step"
         if "max_error" in row:
-            told += f", error {row['max_error']:.1e}"
-        lines.append(told)
+            line += f", error {row['max_error']:.1e}"
+        lines.append(line)
     return lines
 
 
@@ -365,7 +365,7 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def check_plan(options: argparse.Namespace) -> dict[str, Any]:
-    """What `muntin plan` says beside what steps of training take."""
+    """Predictions of `muntin plan` against measured training steps."""
     cases = [("classify", "swin_nano", 64, 4)]
     if not options.tiny:
         cases = [

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The layers around attention on a GPU: right against float64, and timed beside plain operations.
+"""Layers around attention on a GPU: checked against float64, and timed against plain operations.
 
 Letters: B images, H and W sides of the map in tokens, C channels.
 """

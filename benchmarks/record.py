@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how a figure was measured, and the file it is kept in."""
+"""Environment of a measurement, and the file that stores the result."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def environment(libraries: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def muntin(*words: object, keep: bool = False, folder: str | None = None) -> str:
-    """Call the command line as a user does; give what it says if that is to be kept."""
+    """Run the command line as a user does; return its output if `keep` is set."""
     command = [sys.executable, "-m", "muntin", *map(str, words)]
     pipe = subprocess.PIPE if keep else None
     done = subprocess.run(command, cwd=folder, check=True, stdout=pipe, text=True)

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Results to tables: README.md and docs/reference/numbers.md, between markers.
+"""Write results as tables into README.md and docs/reference/numbers.md, between markers.
 
-``--check`` writes nothing and fails if a table is not what the results say.
+``--check`` writes nothing and fails if a table differs from the results.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FEATURED = (
     "swin_tiny, memory",
     "Plans",
     "swin_tiny, data",
-    "A pixel",
+    "Cost per pixel",
     "GPU",
     "Mask R-CNN, Swin-T",
     "Tiling",
 )
-"""How rows begin that README shows; the page of numbers has all."""
+"""Prefixes of rows shown in the README; the page of numbers has all rows."""
 BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numbers -->"
 
 
@@ -46,7 +46,7 @@ def newest(topic: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def rows() -> list[tuple[str, str, str, str]]:
-    """What, figure, beside what, where it stands."""
+    """Rows of (benchmark, result, comparison, file)."""
     table = []
     if found := newest("cifar10"):
         name, result = found
@@ -55,8 +55,7 @@ def rows() -> list[tuple[str, str, str, str]]:
             (
                 f"CIFAR-10 (JPEG) from scratch, `{result['muntin_command']}`, test top-1",
                 f"{100 * result['test']['top1']:.1f} %",
-                f"{minutes:.1f} minutes of wall time, everything included; "
-                f"{result['epochs']} epochs",
+                f"{minutes:.1f} minutes of wall time in total; {result['epochs']} epochs",
                 name,
             )
         )
@@ -123,7 +122,7 @@ def detection_rows() -> list[tuple[str, str, str, str]]:
         name, result = found
         table.append(
             (
-                f"20 photographs learnt by heart: {result['head']}",
+                f"Overfitting 20 photographs: {result['head']}",
                 f"box AP50 {result['box_ap50']:.3f}, mask AP50 {result['mask_ap50']:.3f}",
                 f"{result['epochs']} epochs at {result['settings']['img_size']} pixels",
                 name,
@@ -137,8 +136,8 @@ def detection_rows() -> list[tuple[str, str, str, str]]:
                 (
                     f"Instance segmentation in tiles, {row['size'][1]} x {row['size'][0]} pixels",
                     f"{seconds['median']:.1f} s ({seconds['min']:.1f}-{seconds['max']:.1f})",
-                    f"{peak['max']:.0f} MiB resident at most; "
-                    f"{seconds['median'] / row['megapixels']:.2f} s a megapixel",
+                    f"peak of {peak['max']:.0f} MiB resident; "
+                    f"{seconds['median'] / row['megapixels']:.2f} s per megapixel",
                     name,
                 )
             )
@@ -146,7 +145,7 @@ def detection_rows() -> list[tuple[str, str, str, str]]:
 
 
 def semantic_rows() -> list[tuple[str, str, str, str]]:
-    """Maps of classes: accuracy from scratch, cost, large images."""
+    """Semantic segmentation: accuracy from scratch, cost, large images."""
     table = []
     if found := newest("semantic_dubai"):
         name, result = found
@@ -163,10 +162,10 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         windows = result["muntin"]["windows"]
         table.append(
             (
-                "dubai_aerial, test images seen in windows",
+                "dubai_aerial, test images in sliding windows",
                 f"mIoU {windows['miou_in_windows']:.3f}",
-                f"{windows['miou_at_once']:.3f} seen at once; {windows['same_pixels']:.1%} of the "
-                f"pixels are of the same class",
+                f"{windows['miou_at_once']:.3f} for whole images; {windows['same_pixels']:.1%} of "
+                f"the pixels have the same class",
                 name,
             )
         )
@@ -189,7 +188,7 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         high, wide = result["size"]
         table.append(
             (
-                f"Generated set of two classes, `{result['muntin_command']}`",
+                f"Synthetic dataset of two classes, `{result['muntin_command']}`",
                 f"mIoU {result['miou']:.3f}",
                 f"{result['train_seconds']:.0f} s of wall time",
                 name,
@@ -197,7 +196,7 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         )
         table.append(
             (
-                "The same on scenes with things that are covered",
+                "The same on scenes with occlusion",
                 f"mIoU {result['miou_scenes']:.3f}",
                 "",
                 name,
@@ -206,18 +205,18 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
         windows = result["windows"]
         table.append(
             (
-                f"The first of them, images of {windows['size'][1]} x {windows['size'][0]} in "
-                f"windows of {windows['window']}",
+                f"Synthetic dataset of two classes, images of {windows['size'][1]} x "
+                f"{windows['size'][0]} in windows of {windows['window']}",
                 f"mIoU {windows['miou in windows']:.3f}",
-                f"{windows['miou at once']:.3f} seen at once; "
-                f"{windows['same_pixels']['median']:.1%} of the pixels are of the same class",
+                f"{windows['miou at once']:.3f} for whole images; "
+                f"{windows['same_pixels']['median']:.1%} of the pixels have the same class",
                 name,
             )
         )
         table.append(
             (
-                f"Map of classes of {wide} x {high} pixels",
-                f"{result['peak_mib']['max']:.0f} MiB resident at most",
+                f"Semantic segmentation of {wide} x {high} pixels",
+                f"peak of {result['peak_mib']['max']:.0f} MiB resident",
                 f"{result['seconds']['median']:.0f} s",
                 name,
             )
@@ -226,7 +225,7 @@ def semantic_rows() -> list[tuple[str, str, str, str]]:
 
 
 def pose_rows() -> list[tuple[str, str, str, str]]:
-    """Keypoints: accuracy from scratch, learning by heart, and what crops cost."""
+    """Keypoints: accuracy from scratch, overfitting, and cost of crops."""
     table = []
     if found := newest("pose_mouse"):
         name, result = found
@@ -256,7 +255,7 @@ def pose_rows() -> list[tuple[str, str, str, str]]:
         name, result = found
         table.append(
             (
-                "16 persons of photographs learnt by heart",
+                "Overfitting 16 persons in photographs",
                 f"OKS AP {result['oks_ap']:.3f}",
                 f"{result['epochs']} epochs",
                 name,
@@ -266,11 +265,11 @@ def pose_rows() -> list[tuple[str, str, str, str]]:
 
 
 def inference_rows() -> list[tuple[str, str, str, str]]:
-    """Images a second of the best of ours and of theirs in each precision."""
+    """Images per second of muntin's best and the peers' best engine in each precision."""
     table = []
     if found := newest("inference"):
         name, result = found
-        for part, what in (("throughput", "8 images at a time"), ("latency", "one at a time")):
+        for part, what in (("throughput", "batch 8"), ("latency", "batch 1")):
             measured = result[part]
             high, wide = measured["img_size"]
             for precision in ("fp32", "bf16", "int8"):
@@ -300,11 +299,11 @@ def inference_rows() -> list[tuple[str, str, str, str]]:
 
 
 def peer_rows() -> list[tuple[str, str, str, str]]:
-    """Ours beside the best rival in training, memory, reading and attention; what a pixel costs."""
+    """Training, memory, loading and attention against the best peer; cost per pixel."""
     table = []
     measures = (
         ("training", "images_per_s", "images/s", max),
-        ("memory", "peak_mib", "MiB at most", min),
+        ("memory", "peak_mib", "MiB peak", min),
         ("data", "images_per_s", "images/s", max),
         ("attention", "ms", "ms", min),
     )
@@ -337,12 +336,12 @@ def peer_rows() -> list[tuple[str, str, str, str]]:
                 )
     if found := newest("peers_area"):
         name, result = found
-        least, most = result["sides"][0], result["sides"][-1]
+        smallest, largest = result["sides"][0], result["sides"][-1]
         for model, within in result["time_within"].items():
             table.append(
                 (
-                    f"A pixel of images of {least} x {least} to {most} x {most}: {model}",
-                    f"time within {within:.0%} of its median",
+                    f"Cost per pixel, {smallest} x {smallest} to {largest} x {largest}: {model}",
+                    f"time within {within:.0%} of the median",
                     f"memory within {result['memory_within'][model]:.0%}",
                     name,
                 )
@@ -351,9 +350,9 @@ def peer_rows() -> list[tuple[str, str, str, str]]:
 
 
 def plan_rows() -> list[tuple[str, str, str, str]]:
-    """How far plans are from what was measured, and the holes that were."""
+    """Errors of plans against measurements, and the measured fragmentation."""
     table = []
-    for topic, extra in (("plan", ""), ("plan_again", ", blocks computed again")):
+    for topic, extra in (("plan", ""), ("plan_again", ", all blocks recomputed")):
         if not (found := newest(topic)):
             continue
         name, result = found
@@ -362,16 +361,16 @@ def plan_rows() -> list[tuple[str, str, str, str]]:
             table.append(
                 (
                     f"Plans of {len(errors)} runs, {result['precision']}{extra}: {what}",
-                    f"within {statistics.median(errors):.0%} in the median",
-                    f"furthest off by {errors[-1]:.0%}",
+                    f"median error {statistics.median(errors):.0%}",
+                    f"largest error {errors[-1]:.0%}",
                     name,
                 )
             )
-        shares = sorted(map(_share_of_holes, result["rows"]))
+        shares = sorted(map(_fragmentation, result["rows"]))
         table.append(
             (
-                f"Holes between tensors, {len(shares)} runs{extra}",
-                f"{statistics.median(shares):.2f} of what a step holds, in the median",
+                f"Allocator fragmentation, {len(shares)} runs{extra}",
+                f"median {statistics.median(shares):.2f} of a step's memory",
                 f"from {shares[0]:.2f} to {shares[-1]:.2f}",
                 name,
             )
@@ -379,8 +378,8 @@ def plan_rows() -> list[tuple[str, str, str, str]]:
     return table
 
 
-def _share_of_holes(row: dict[str, Any]) -> float:
-    """Measured memory that a plan's tensors and process do not explain, as a share of a step's."""
+def _fragmentation(row: dict[str, Any]) -> float:
+    """Measured memory beyond a plan's tensors and process, as a fraction of a step's memory."""
     plan = row["plan"]
     step = plan["gradients"] + plan["workspace"] + sum(plan["activations"].values())
     explained = plan["peak"] - plan["holes"]
@@ -388,7 +387,7 @@ def _share_of_holes(row: dict[str, Any]) -> float:
 
 
 def gpu_rows() -> list[tuple[str, str, str, str]]:
-    """What `gpu.py` printed of each section; the sections that nobody has run are said."""
+    """Output of `gpu.py` by section; sections without a result are listed as not measured."""
     table, missing = [], []
     for section in SECTIONS:
         if found := newest(f"gpu_{section}"):
@@ -399,12 +398,12 @@ def gpu_rows() -> list[tuple[str, str, str, str]]:
             missing.append(section)
     if missing:
         words = ", ".join(missing).replace("_", " ")
-        table.append((f"GPU: {words}", "not measured", "nobody has run `gpu.py` on one", "none"))
+        table.append((f"GPU: {words}", "not measured", "run `gpu.py` on a GPU", "none"))
     return table
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Rows that did the same, where both sides took part."""
+    """Groups of rows of equal work that contain both muntin and a peer."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         key = [row.get(field) for field in ("stage", "work", "workers", "precision")]
@@ -413,7 +412,7 @@ def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def precision_rows() -> list[tuple[str, str, str, str]]:
-    """What fewer bits cost and bring on a trained run."""
+    """Accuracy and speed of a trained run in each precision."""
     found = newest("precisions")
     if not found:
         return []
@@ -423,7 +422,7 @@ def precision_rows() -> list[tuple[str, str, str, str]]:
     return [
         (
             f"CIFAR-10 run, {result['num_images']:,} test images: {what}",
-            f"top-1 {row['top1']:.2%}, {row['agreement']:.2%} as PyTorch in fp32",
+            f"top-1 {row['top1']:.2%}, {row['agreement']:.2%} equal to PyTorch fp32",
             f"{row['images_per_s']['median']:.0f} images/s "
             f"({row['images_per_s']['median'] / start:.1f}x)",
             name,
@@ -433,15 +432,15 @@ def precision_rows() -> list[tuple[str, str, str, str]]:
 
 
 def render(page: Path) -> str:
-    """The block between the markers: all rows, or those that a README has room for."""
-    lines = [BEGIN, "", "| what | measured | beside | result |", "|---|---|---|---|"]
-    for what, figure, beside, name in rows():
+    """Render the block between the markers: all rows, or the featured ones for the README."""
+    lines = [BEGIN, "", "| benchmark | result | comparison | file |", "|---|---|---|---|"]
+    for what, figure, comparison, name in rows():
         if page == PAGES[1] or what.startswith(FEATURED):
-            lines.append(f"| {what} | {figure} | {beside} | `{name}` |")
+            lines.append(f"| {what} | {figure} | {comparison} | `{name}` |")
     devices = sorted(
         {json.loads(path.read_text(encoding="utf-8"))["device"] for path in RESULTS.glob("*.json")}
     )
-    lines += ["", f"Measured on: {'; '.join(devices)}. Medians; smallest to largest in brackets."]
+    lines += ["", f"Measured on: {'; '.join(devices)}. Medians; minimum to maximum in parentheses."]
     return "\n".join([*lines, "", END])
 
 
@@ -453,7 +452,7 @@ def main() -> None:
         text = page.read_text(encoding="utf-8")
         pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
         if not re.search(pattern, text, re.DOTALL):
-            message = f"{page.relative_to(ROOT)} must hold the markers {BEGIN} ... {END}"
+            message = f"{page.relative_to(ROOT)} must contain the markers {BEGIN} ... {END}"
             raise SystemExit(message)
         fresh = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
         if fresh != text:
@@ -462,7 +461,7 @@ def main() -> None:
                 page.write_text(fresh, encoding="utf-8")
     if stale and "--check" in sys.argv:
         names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
-        message = f"{names}: not what benchmarks/results say. Run benchmarks/report.py"
+        message = f"{names} must match benchmarks/results. Run: python benchmarks/report.py"
         raise SystemExit(message)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small peers with random weights, and how ours are compared with them."""
+"""Small peer models with random weights, and comparison of muntin's models with them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VIT = ViTConfig(embed_dim=24, depth=3, num_heads=3, patch_size=8, img_size=(32, 
 
 
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Move every parameter away from where it starts, so that none may be confused or left out."""
+    """Perturb every parameter, so that swapped or missing ones change the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -160,7 +160,7 @@ def batch_images(size: tuple[int, int], batch: int = 2) -> Tensor:
 
 
 def logits_and_gradient(run: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient that a fixed mixture of them sends back to the pixels."""
+    """Logits, and the gradient of a fixed random projection of them with respect to the pixels."""
     images = images.clone().requires_grad_()
     logits = run(images)
     mixture = torch.linspace(-1.0, 1.7, logits.shape[1])
@@ -188,6 +188,6 @@ def with_windows(window_size: int | tuple[int, ...], img_size: tuple[int, int]) 
 
 
 def features_of_timm(peer: nn.Module, images: Tensor) -> list[Tensor]:
-    """Maps that timm's feature extractor would give, channels first."""
+    """Maps of timm's feature extractor, channels first."""
     maps = peer.forward_intermediates(images, norm=False, intermediates_only=True)
     return list(maps)

@@ -76,7 +76,7 @@ def test_small_model_equals_timm(name, size):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_way_back_into_timm_is_strict_and_bit_exact(name):
+def test_export_to_timm_is_strict_and_bit_exact(name):
     config, make = PEERS[name]
     peer, model = perturb(make()), build(config)
     load_weights(model, peer.state_dict())

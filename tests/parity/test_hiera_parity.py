@@ -82,7 +82,7 @@ def test_positions_are_resized_as_transformers_does(size):
 
 
 @pytest.mark.parametrize("dialect", PEERS)
-def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
+def test_export_to_the_peer_is_strict_and_bit_exact(dialect):
     peer, model = perturb(PEERS[dialect](SMALL)), build(SMALL)
     load_weights(model, peer.state_dict())
     back = to_dialect(model, dialect)
@@ -101,7 +101,7 @@ def test_maps_equal_those_of_timm():
             assert distance(ours, expected) < TOLERANCE
 
 
-def test_any_size_gives_maps_of_its_own_size():
+def test_maps_follow_the_image_size():
     body = Hiera(SMALL).eval()
     maps = body(torch.rand(2, 3, 45, 70))
     assert [tuple(m.shape[2:]) for m in maps] == [(12, 18), (6, 9), (3, 5), (2, 3)]

@@ -152,7 +152,7 @@ def test_maps_of_a_backbone_equal_those_of_timm_features_only():
 
 
 @pytest.mark.parametrize("dialect", ["timm", "torchvision"])
-def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
+def test_export_to_the_peer_is_strict_and_bit_exact(dialect):
     model, peer = loaded(dialect)
     back = to_dialect(model, dialect)
     assert back.keys() == peer.state_dict().keys()
@@ -166,7 +166,7 @@ def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_way_back_into_a_timm_model_with_smaller_tables(name):
+def test_export_to_a_timm_model_with_smaller_tables(name):
     config = BUILT[name]
     model = perturb(network(config), seed=3)
     peer = SWINS["timm"](config).eval()
@@ -178,7 +178,7 @@ def test_way_back_into_a_timm_model_with_smaller_tables(name):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_way_back_into_transformers_is_a_folder_it_opens(tmp_path):
+def test_export_to_transformers_is_loadable(tmp_path):
     from safetensors.torch import load_file
 
     from muntin.weights.weight_files import write_weights
@@ -224,7 +224,7 @@ def test_file_that_transformers_saved_is_read_with_and_without_a_head(tmp_path):
     assert load_weights(model, tmp_path).reset == ("head.fc.weight", "head.fc.bias")
 
 
-def test_absolute_positions_come_from_transformers_and_go_back(tmp_path):
+def test_absolute_positions_round_trip_with_transformers(tmp_path):
     config = replace(SWIN, absolute_pos_embed=True)
     peer_config = SWINS["transformers"](SWIN).config
     peer_config.use_absolute_embeddings = True
@@ -259,7 +259,7 @@ def flip_tables(state):
 
 
 @pytest.mark.parametrize("spoil", [swap_query_and_key, swap_merging_order, flip_tables])
-def test_a_wrong_order_is_caught(spoil):
+def test_a_wrong_order_is_detected(spoil):
     peer = perturb(SWINS["timm"](SWIN))
     model = network(SWIN)
     load_weights(model, spoil(peer.state_dict()))
@@ -269,7 +269,7 @@ def test_a_wrong_order_is_caught(spoil):
 
 
 @pytest.mark.parametrize("rule", ["muntin", "torchvision", "transformers"])
-def test_padding_before_instead_of_after_the_shift_is_caught(rule):
+def test_padding_before_instead_of_after_the_shift_is_detected(rule):
     model, peer = loaded("timm")
     model.backbone.config = replace(model.backbone.config, size_rule=rule)
     images = batch_images((46, 58))

@@ -140,7 +140,7 @@ def test_pretrained_windows_of_transformers():
 
 
 @pytest.mark.parametrize("dialect", ["timm", "torchvision", "transformers"])
-def test_way_back_into_the_peer_is_bit_exact(dialect, tmp_path):
+def test_export_to_the_peer_is_bit_exact(dialect, tmp_path):
     model, peer = loaded(dialect)
     back = to_dialect(model, dialect)
     for key, tensor in back.items():

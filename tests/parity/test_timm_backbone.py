@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Models of timm as backbones and classifiers: what they give there, they give here."""
+"""Timm models as backbones and classifiers: outputs equal timm's."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_positions_are_resized_on_loading_as_timm_does():
 
 
 @pytest.mark.parametrize("dialect", ["timm", "torchvision"])
-def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
+def test_export_to_the_peer_is_strict_and_bit_exact(dialect):
     peer = perturb(VITS[dialect](VIT))
     model = network(VIT)
     load_weights(model, peer.state_dict())
@@ -84,7 +84,7 @@ def test_way_back_into_the_peer_is_strict_and_bit_exact(dialect):
         assert torch.equal(run_peer(other, images), run_peer(peer, images))
 
 
-def test_way_back_into_transformers_is_a_folder_it_opens(tmp_path):
+def test_export_to_transformers_is_loadable(tmp_path):
     peer = perturb(VITS["transformers"](VIT))
     peer.save_pretrained(tmp_path / "theirs")
     model = network(VIT)
@@ -115,7 +115,7 @@ def test_headless_transformers_model_loads_from_file_and_from_memory(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [(1, 0, 2), (0, 2, 1)])
-def test_a_wrong_order_of_query_key_and_value_is_caught(parts):
+def test_a_wrong_order_of_query_key_and_value_is_detected(parts):
     peer = perturb(VITS["timm"](VIT))
     spoiled = {
         key: torch.cat([tensor.chunk(3)[part] for part in parts]) if ".qkv." in key else tensor
@@ -128,7 +128,7 @@ def test_a_wrong_order_of_query_key_and_value_is_caught(parts):
         assert distance(model(images), peer(images)) > 100 * TOLERANCE
 
 
-def test_padding_where_transformers_crops_is_caught():
+def test_padding_where_transformers_crops_is_detected():
     peer = perturb(VITS["transformers"](VIT))
     model = network(VIT)
     load_weights(model, peer.state_dict())

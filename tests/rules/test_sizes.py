@@ -18,14 +18,6 @@ LONGER_FILES = {
     "models/swin.py": "a family is one file: config, the presets as literal rows, and the model",
     "models/vit.py": "the same",
 }
-# What computes the same as a formula that stands beside its call, faster or with less memory: a
-# reader of a model need not read it (docs/adr/0021).
-TWINS = {
-    "muntin.nn.memory_efficient": "norm + linear, MLP and drop path that remember less",
-    "muntin.nn.token_slices": "what those share",
-    "muntin.ops.memory_efficient_attention": "window attention with its gradient written out",
-    "muntin.ops.triton.window_support": "the way to the kernels of window attention",
-}
 # Where a function is longer, signature and docstring included: why, and which ones.
 LONGER_FUNCTIONS = {
     "a verb of the library: an argument a line, each of them explained": {
@@ -101,8 +93,6 @@ def test_no_exemption_outlives_its_reason() -> None:
     excused = set().union(*LONGER_FUNCTIONS.values())
     short = sorted(excused - _long_functions().keys())
     none(short, "Short again, or gone: take it out of LONGER_FUNCTIONS.")
-    known = {module.name for module in modules()}
-    none(sorted(TWINS.keys() - known), "Gone: take it out of TWINS.")
 
 
 def test_reading_set_of_a_model() -> None:
@@ -123,7 +113,7 @@ def test_reading_set_of_a_model() -> None:
 
 
 def _reading_set(start: Module, by_name: dict[str, Module]) -> set[Module]:
-    """The file and every file of ours that it imports, directly or not, but for twins.
+    """The file and every file of ours that it imports, directly or not; no package ``__init__``.
 
     A family that builds on another (docs/adr/0012) is read after it, and after what that reads.
     """
@@ -133,8 +123,7 @@ def _reading_set(start: Module, by_name: dict[str, Module]) -> set[Module]:
         if module in read:
             continue
         read.add(module)
-        imported = _imports(module.tree) - TWINS.keys()
-        waiting += [by_name[name] for name in imported if name in by_name]
+        waiting += [by_name[name] for name in _imports(module.tree) if name in by_name]
     known: set[Module] = set()
     for module in read - {start}:
         if module.room == "models":

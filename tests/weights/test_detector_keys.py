@@ -276,7 +276,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("dialect", "plan"), KINDS)
-def test_every_name_has_its_place_and_comes_back_bit_by_bit(dialect, plan):
+def test_every_key_is_mapped_and_round_trips_bit_by_bit(dialect, plan):
     state = WRITERS[dialect](plan)
     model = build(plan, dialect)
     before = snapshot(model)
@@ -314,7 +314,7 @@ def test_microsofts_swin_tiny_detectors(stages, names, millions):
     assert same(muntin.to_dialect(model, "microsoft"), state)
 
 
-def test_what_older_files_say():
+def test_names_of_older_files():
     new = torchvision(SMALL)
     old = {
         re.sub(
@@ -395,32 +395,32 @@ def test_what_does_not_fit_is_named(dialect, kind):
     state = dict(WRITERS[dialect](SMALL))
     rpn = {"detectron2": "objectness_logits", "torchvision": "cls_logits"}.get(dialect, "rpn_cls")
     key = next(name for name in state if name.endswith(f"{rpn}.weight"))
-    said = r"head\.rpn\.objectness\.weight"
+    expected = r"head\.rpn\.objectness\.weight"
     if kind == "missing":
         del state[key]
     elif kind == "extra":
         stranger = key.replace(rpn, "other")
         state[stranger] = torch.zeros(1)
-        said = re.escape(stranger)
+        expected = re.escape(stranger)
     elif kind == "shape":
         state[key] = torch.zeros(5, 12, 1, 1)
-        said += r".*\(5, 12, 1, 1\).*\(3, 12, 1, 1\)"
+        expected += r".*\(5, 12, 1, 1\).*\(3, 12, 1, 1\)"
     else:
         state["decoder.weight"] = torch.zeros(1)
         if dialect == "microsoft":  # what SimMIM adds is known there
             return
-        said = "decoder"
+        expected = "decoder"
     model = build(SMALL, dialect)
     before = snapshot(model)
     config = model.head.config
-    with pytest.raises(WeightError, match=said):
+    with pytest.raises(WeightError, match=expected):
         muntin.load_weights(model, state)
     assert same(model.state_dict(), before)
     assert model.head.config is config
 
 
 @pytest.mark.parametrize(
-    ("made", "plan", "changes", "said"),
+    ("made", "plan", "changes", "expected"),
     [
         (CASCADE, SMALL, {}, r"roi_head\.bbox_head\.0"),
         (SMALL, CASCADE, {}, r"roi_head\.bbox_head"),
@@ -431,8 +431,8 @@ def test_what_does_not_fit_is_named(dialect, kind):
         (SMALL, SMALL, {"background": "first"}, "conventions='openmmlab'"),
     ],
 )
-def test_another_detector_is_refused(made, plan, changes, said):
-    with pytest.raises(WeightError, match=said):
+def test_another_detector_is_rejected(made, plan, changes, expected):
+    with pytest.raises(WeightError, match=expected):
         muntin.load_weights(build(plan, **changes), microsoft(made))
 
 
@@ -447,7 +447,7 @@ def test_one_box_for_all_classes_does_not_pass_as_another_number_of_classes(clas
 
 
 @pytest.mark.parametrize("dialect", ["microsoft", "openmmlab", "detectron2"])
-def test_a_model_without_norms_of_maps_is_refused(dialect):
+def test_a_model_without_norms_of_maps_is_rejected(dialect):
     model = muntin.create_detector(
         "swin_tiny",
         head=build(SMALL, dialect).head.config,
@@ -479,7 +479,7 @@ def test_writing_for_those_who_have_no_such_detector():
 
 
 @pytest.mark.parametrize("dialect", WRITERS)
-def test_masks_are_left_aside_where_nobody_draws_them(dialect):
+def test_masks_are_ignored_by_a_detector_without_masks(dialect):
     state = WRITERS[dialect](SMALL)
     model = build(replace(SMALL, masks=False), dialect)
     report = muntin.load_weights(model, state)
@@ -488,7 +488,7 @@ def test_masks_are_left_aside_where_nobody_draws_them(dialect):
 
 
 @pytest.mark.parametrize("dialect", ["microsoft", "detectron2"])
-def test_masks_of_a_cascade_are_left_aside_too(dialect):
+def test_masks_of_a_cascade_are_ignored_too(dialect):
     report = muntin.load_weights(
         build(replace(CASCADE, masks=False), dialect), WRITERS[dialect](CASCADE)
     )

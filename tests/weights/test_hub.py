@@ -57,7 +57,7 @@ def put(cache, repo, name):
         ("", False),
     ],
 )
-def test_hub_ids_are_told_from_paths(text, answer):
+def test_hub_ids_are_distinguished_from_paths(text, answer):
     assert is_hub_id(text) is answer
 
 
@@ -69,7 +69,7 @@ def test_cache_is_used_and_safetensors_preferred(cache):
     assert fetch(f"owner/net@{REVISION}") == safe_file
 
 
-def test_offline_switch_is_obeyed(cache, monkeypatch):
+def test_offline_variable_is_respected(cache, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -100,7 +100,7 @@ def run_without_network(tmp_path, endpoint):
     return done.stdout.strip(), time.monotonic() - start
 
 
-def test_no_network_is_one_clear_line_at_once(tmp_path):
+def test_no_network_fails_fast_with_one_line(tmp_path):
     # Port 9 of this machine: nobody answers.
     line, seconds = run_without_network(tmp_path, "http://127.0.0.1:9")
     assert "'owner/net'" in line
@@ -108,7 +108,7 @@ def test_no_network_is_one_clear_line_at_once(tmp_path):
     assert seconds < 30
 
 
-def test_network_that_never_answers_is_given_up_soon(tmp_path):
+def test_a_silent_network_times_out(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         line, seconds = run_without_network(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert "'owner/net'" in line

@@ -58,7 +58,7 @@ def test_templates_match_and_fill(template, key, fields):
         assert fill(template, fields) == key
 
 
-def test_there_and_back_is_the_same_and_a_head_brings_the_prefix():
+def test_round_trip_and_prefix_of_files_with_a_head():
     theirs, unexpected = MAP.write(OURS)
     assert not unexpected
     assert set(theirs) == {
@@ -81,7 +81,7 @@ def test_without_a_head_there_is_no_prefix():
     assert set(theirs) == {"stem.weight"}
 
 
-def test_what_does_not_fit_is_told_apart():
+def test_unmatched_keys_are_reported_by_kind():
     state = dict.fromkeys(
         [
             "counter",
@@ -112,6 +112,6 @@ def test_index_equals_one_written_with_loops():
     assert torch.equal(flat_index(torch.zeros(25, 1)), index.flatten())
 
 
-def test_first_key_gives_the_first_or_nothing():
+def test_first_key_returns_the_first_or_an_empty_string():
     assert first_key(["a", "b1", "b2"], r"^b\d") == "b1"
     assert first_key(["a"], r"^b") == ""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Dialects without a peer to install: documented layouts, written down here a second time.
+"""Dialects without an installable peer: documented layouts, implemented here independently.
 
 Random weights of a torchvision or timm model are renamed and permuted into a foreign layout by
 functions of this file. Two twins then compute from the foreign tensors alone, as the foreign code
@@ -647,7 +647,7 @@ def test_a_window_that_microsoft_shrinks_to_its_map_is_the_window_of_the_file(fa
     assert_same_function(model, peer, BUILT)
 
 
-def test_a_mixture_of_experts_is_refused():
+def test_a_mixture_of_experts_is_rejected():
     weights = microsoft(swin_peer(SWIN))
     experts = tensors("layers.2.blocks.1.mlp._moe_layer.experts.batched_fc1_w")
     file = without(weights, r"layers\.2\.blocks\.1\.mlp\.") | buffers(weights, 4) | experts
@@ -673,7 +673,7 @@ def test_a_detector_of_detectron2_gives_normalised_maps_at_odd_sizes():
     assert_there_and_back(body, "detectron2", Swin(body.config), written)
 
 
-def test_the_plain_vit_of_detectron2_is_refused():
+def test_the_plain_vit_of_detectron2_is_rejected():
     file = under("backbone.net.", tensors("blocks.0.norm1.weight", "blocks.0.attn.rel_pos_h"))
     with pytest.raises(WeightError, match=r"'detectron2'.*ViT"):
         load_weights(build(VIT), file)
@@ -887,7 +887,7 @@ def last_two(tensor):
 
 @pytest.mark.parametrize("change", [roll_thirds, last_two])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_another_order_of_query_key_and_value_is_caught_in_every_swin(family, change):
+def test_another_order_of_query_key_and_value_is_detected_in_every_swin(family, change):
     config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
     weights = microsoft(peer)
     spoiled = changed(weights, r"attn\.qkv\.", change)
@@ -904,7 +904,7 @@ def test_another_order_of_query_key_and_value_is_caught_in_every_swin(family, ch
         (r"downsample\.reduction\.", unfolded),
     ],
 )
-def test_another_order_of_attention_or_merging_is_caught_in_detectors(part, change):
+def test_another_order_of_attention_or_merging_is_detected_in_detectors(part, change):
     peer = swin_peer(SWIN)
     weights = dense(peer)
     spoiled = changed(weights, part, change)
@@ -916,7 +916,7 @@ def test_another_order_of_attention_or_merging_is_caught_in_detectors(part, chan
             assert distance(body(batch_images(ALIGNED))[-1], expected[-1]) > CAUGHT
 
 
-def test_query_and_value_biases_that_change_places_are_caught():
+def test_query_and_value_biases_that_change_places_are_detected():
     peer = swin_peer(SWIN_V2)
     weights = microsoft(peer)
     swapped = rename(weights, ("q_bias", "x"), ("v_bias", "q_bias"), (r"attn\.x", "attn.v_bias"))
@@ -928,7 +928,7 @@ def test_query_and_value_biases_that_change_places_are_caught():
 @pytest.mark.parametrize(
     ("family", "part"), [("V1", "norm"), ("V1", "reduction"), ("V2", "reduction")]
 )
-def test_merging_that_was_not_unfolded_is_caught_in_openmmlab(family, part):
+def test_merging_that_was_not_unfolded_is_detected_in_openmmlab(family, part):
     config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
     right = openmmlab(microsoft(peer), family)
     fold = torch.argsort(unfold_order(16)), torch.argsort(unfold_order(32))
@@ -942,14 +942,14 @@ def test_merging_that_was_not_unfolded_is_caught_in_openmmlab(family, part):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_merging_that_was_unfolded_is_caught_in_microsoft(family):
+def test_merging_that_was_unfolded_is_detected_in_microsoft(family):
     config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
     spoiled = changed(microsoft(peer), MERGED[family], unfolded)
     assert largest_gap(loaded(config, spoiled | buffers(spoiled, 4))[0], peer) > CAUGHT
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_after_instead_of_before_the_shift_is_caught(family):
+def test_padding_after_instead_of_before_the_shift_is_detected(family):
     config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
     model, _ = loaded(config, as_classifier(openmmlab(microsoft(peer), family)))
     assert largest_gap(model, peer, ODD) < TOLERANCE
@@ -958,7 +958,7 @@ def test_padding_after_instead_of_before_the_shift_is_caught(family):
 
 
 @pytest.mark.parametrize("rule", ["microsoft", "torchvision", "muntin"])
-def test_a_window_without_its_shift_is_caught_in_detectors(rule):
+def test_a_window_without_its_shift_is_detected_in_detectors(rule):
     weights = openmmlab(dense(swin_peer(SWIN)), "V1")
     body = Swin(replace(SWIN, out_norm="each")).eval()
     load_weights(body, under("backbone.", weights) | DETECTOR)
@@ -1003,7 +1003,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_a_kernel_of_google_in_another_order_is_caught(name):
+def test_a_kernel_of_google_in_another_order_is_detected(name):
     peer = vit_peer(SQUARE, num_classes=24)
     weights = google(peer)
     assert largest_gap(loaded(SQUARE, weights, 24)[0], peer, BUILT) < TOLERANCE
@@ -1014,14 +1014,14 @@ def test_a_kernel_of_google_in_another_order_is_caught(name):
 
 
 @pytest.mark.parametrize("names", [("query", "key"), ("key", "value")])
-def test_parts_of_google_s_attention_that_change_names_are_caught(names):
+def test_parts_of_google_s_attention_that_change_names_are_detected(names):
     peer = vit_peer()
     one, other = (f"/{name}/" for name in names)
     spoiled = rename(google(peer), (one, "/x/"), (other, one), ("/x/", other))
     assert largest_gap(loaded(VIT, spoiled)[0], peer, BUILT) > CAUGHT
 
 
-def test_layers_of_a_stack_in_another_order_are_caught():
+def test_layers_of_a_stack_in_another_order_are_detected():
     peer = vit_peer()
     stacked = big_vision(google(peer), stacked=True)
     spoiled = changed(stacked, "encoderblock/", lambda tensor: tensor.flip(0))
@@ -1029,7 +1029,7 @@ def test_layers_of_a_stack_in_another_order_are_caught():
 
 
 @pytest.mark.parametrize("change", [roll_thirds, last_two])
-def test_another_order_of_query_key_and_value_is_caught_in_a_vit_of_mmpretrain(change):
+def test_another_order_of_query_key_and_value_is_detected_in_a_vit_of_mmpretrain(change):
     peer = vit_peer()
     spoiled = changed(mmpretrain_vit(peer), r"attn\.qkv\.", change)
     assert largest_gap(loaded(VIT, spoiled)[0], peer, BUILT) > CAUGHT

@@ -23,7 +23,7 @@ from muntin.weights.parameter_resizing import (
 
 
 @pytest.mark.parametrize("window", [(4, 4), (4, 7), (1, 2)])
-def test_smaller_table_stands_in_the_middle_and_is_what_a_smaller_window_reads(window):
+def test_smaller_table_is_the_center_of_the_larger(window):
     table = torch.randn((2 * window[0] - 1) * (2 * window[1] - 1), 3)
     full = embed_table(table, window=window, full=(7, 7))
     assert full.shape == (169, 3)
@@ -44,7 +44,7 @@ def test_table_is_stretched_as_a_image():
 
 
 @pytest.mark.parametrize("rows", [48, 36, 91])
-def test_table_of_no_square_window_is_refused(rows):
+def test_table_of_a_non_square_window_is_rejected(rows):
     with pytest.raises(ShapeError, match=rf"\b{rows}\b"):
         resample_table(torch.zeros(rows, 2), window=7)
 
@@ -57,7 +57,7 @@ def test_positions_keep_their_prefix():
 
 
 @pytest.mark.parametrize("tokens", [1, 18, 16])
-def test_positions_that_are_no_square_are_refused(tokens):
+def test_non_square_positions_are_rejected(tokens):
     with pytest.raises(ShapeError, match=rf"\b1\b.*\b{tokens}\b"):
         resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, method="bicubic")
 
@@ -94,7 +94,7 @@ def test_resized_patches_see_in_a_larger_image_what_the_old_ones_saw():
     assert torch.allclose(before, after, atol=1e-3)
 
 
-def test_patches_that_grow_one_way_and_shrink_the_other_stay_of_their_size():
+def test_patches_that_grow_one_way_and_shrink_the_other_keep_their_magnitude():
     kernel = torch.randn(6, 3, 16, 16)
     assert resample_patches(kernel, (30, 12)).abs().max() < 4 * kernel.abs().max()
 

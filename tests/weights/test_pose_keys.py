@@ -78,7 +78,7 @@ def test_vitposes_own_files(simple):
 
 
 @pytest.mark.parametrize("positions", [192, 193])
-def test_mmpose_comes_back_bit_by_bit(positions):
+def test_mmpose_round_trips_bit_by_bit(positions):
     wanted, model = mmpose(positions=positions), vitpose()
     report = muntin.load_weights(model, wanted)
     assert report.dialect == "openmmlab"

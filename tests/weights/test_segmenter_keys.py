@@ -71,7 +71,7 @@ def upernet(plan: Plan, dialect: str) -> State:
 
 
 @pytest.mark.parametrize("dialect", BLOCKS)
-def test_every_name_has_its_place_and_comes_back_bit_by_bit(dialect):
+def test_every_key_is_mapped_and_round_trips_bit_by_bit(dialect):
     wanted, model = upernet(SMALL, dialect), build(SMALL)
     before = snapshot(model)
     report = muntin.load_weights(model, wanted)
@@ -129,7 +129,7 @@ def test_other_classes_leave_the_classifiers_fresh(dialect):
     assert set(report.reset) == {f"{layer}.{p}" for layer in layers for p in ("weight", "bias")}
 
 
-def test_other_channels_are_refused():
+def test_other_channels_are_rejected():
     with pytest.raises(WeightError, match=r"head\.decoder"):
         muntin.load_weights(build(SMALL), upernet(replace(SMALL, channels=16), "openmmlab"))
 

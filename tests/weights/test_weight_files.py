@@ -51,7 +51,7 @@ def test_pytorch_files_are_read(tmp_path, suffix, old_format):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors", "pytorch_model.bin"])
-def test_folder_stands_for_the_file_in_it(tmp_path, name):
+def test_folder_resolves_to_its_weight_file(tmp_path, name):
     if name.endswith(".bin"):
         torch.save(TENSORS, tmp_path / name)
     else:
@@ -125,7 +125,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "make", "text"), BAD)
-def test_bad_file_is_one_clear_line(tmp_path, name, make, text):
+def test_bad_file_raises_one_line(tmp_path, name, make, text):
     path = tmp_path / name
     make(path)
     with pytest.raises(WeightError, match=text) as caught:
@@ -160,7 +160,7 @@ def test_only_safetensors_are_written(tmp_path):
         write_weights(tmp_path / "w.pth", TENSORS)
 
 
-def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "w.safetensors"
     write_weights(path, TENSORS)
     before = path.read_bytes()
@@ -197,14 +197,14 @@ NESTED = [
 
 
 @pytest.mark.parametrize(("content", "way"), NESTED)
-def test_state_dict_is_found_wherever_it_is(content, way):
+def test_state_dict_is_found_at_any_nesting(content, way):
     state, found = unwrap(content, where="here")
     assert same(state, TENSORS)
     assert found == way
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"model": {}}, collections.OrderedDict()])
-def test_nothing_to_find_is_an_error(content):
+def test_no_tensors_is_an_error(content):
     with pytest.raises(WeightError, match="here"):
         unwrap(content, where="here")
 
@@ -231,7 +231,7 @@ def microsoft_file(tmp_path, monkeypatch):
     return tmp_path / "swin.pth"
 
 
-def test_config_object_beside_the_weights_is_passed_over(microsoft_file):
+def test_config_object_in_a_checkpoint_is_ignored(microsoft_file):
     state, way = unwrap(read_weights(microsoft_file).tensors, where="here")
     assert way == "model"
     assert same(state, TENSORS)

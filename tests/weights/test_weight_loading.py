@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loading: every name accounted for, all of it or nothing, and a report of what was done."""
+"""Loading: every key accounted for, all or nothing, and the report."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_there_and_back_is_bit_exact_and_recognised(build, dialect):
 
 
 @pytest.mark.parametrize(("build", "dialect"), FAMILIES)
-def test_backbone_alone_takes_its_part_and_gives_it_back(build, dialect):
+def test_backbone_alone_round_trips(build, dialect):
     model = random_like(build())
     body = build().backbone
     report = load_weights(body, to_dialect(model, dialect))
@@ -209,7 +209,7 @@ def test_network_for_another_task_takes_the_backbone_and_keeps_its_head(dialect)
     assert same(model.backbone.state_dict(), source.backbone.state_dict())
 
 
-def test_derived_buffers_are_never_needed_and_never_in_the_way():
+def test_derived_buffers_are_optional():
     state = to_dialect(random_like(swin()), "microsoft")
     buffers = [key for key in state if key.endswith("relative_position_index")]
     assert len(buffers) == sum(SWIN.depths)
@@ -221,7 +221,7 @@ def test_derived_buffers_are_never_needed_and_never_in_the_way():
     assert load_weights(swin(), state).ignored == ()
 
 
-def test_swin_backbone_of_ours_is_told_from_microsoft():
+def test_our_swin_backbone_is_distinguished_from_microsoft():
     body = random_like(Swin(SWIN))
     assert load_weights(Swin(SWIN), body.state_dict()).dialect == "muntin"
     assert load_weights(swin(), body.state_dict()).reset == ("head.fc.weight", "head.fc.bias")
@@ -241,7 +241,7 @@ def test_files_folders_and_checkpoints_load(tmp_path):
     assert load_weights(swin(), {"model": state}).source == "a state dict [model]"
 
 
-def test_what_a_file_says_about_its_dialect_is_believed(tmp_path):
+def test_dialect_stored_in_a_file_is_used(tmp_path):
     body = random_like(ViT(VIT))
     write_weights(tmp_path / "w.safetensors", body.state_dict(), {"dialect": "muntin"})
     assert load_weights(ViT(VIT), tmp_path / "w.safetensors").dialect == "muntin"
@@ -354,7 +354,7 @@ TRANSFORMERS = to_dialect(swin(), "transformers")
 QUERY = "swin.encoder.layers.0.blocks.0.attention.self.query.weight"
 NAN = torch.full((8,), float("nan"))
 
-REFUSED = {
+REJECTED = {
     "incomplete": (
         swin,
         without(TIMM, "layers.1.blocks.0.mlp.fc1.bias"),
@@ -455,9 +455,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_refused_with_its_likely_cause_and_changes_nothing(name):
-    build, state, text = REFUSED[name]
+@pytest.mark.parametrize("name", REJECTED)
+def test_mismatches_are_rejected_with_a_cause_and_change_nothing(name):
+    build, state, text = REJECTED[name]
     model = build()
     before, config = snapshot(model), model.backbone.config
     with pytest.raises(WeightError, match=text) as caught:
@@ -479,7 +479,7 @@ def test_unknown_dialect_suggests_the_nearest():
         to_dialect(swin(), "torchvison")
 
 
-def test_dialect_without_a_place_for_a_part_says_so():
+def test_dialect_that_cannot_represent_a_part_is_rejected():
     with pytest.raises(WeightError, match=r"'timm'.*absolute_pos_embed"):
         to_dialect(swin(absolute_pos_embed=True), "timm")
     with pytest.raises(WeightError, match=r"'microsoft'.*ViT"):
@@ -491,7 +491,7 @@ def test_only_models_of_ours_are_filled():
         load_weights(nn.Linear(2, 2), TIMM)
 
 
-def test_missing_paths_never_reach_for_the_network(tmp_path, monkeypatch):
+def test_missing_paths_do_not_use_the_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for source in ("runs/flowers", "nothing.pth", tmp_path / "a", "word", "a/b/c", "a/b.pth"):

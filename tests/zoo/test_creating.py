@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One function builds the network of every task, and the older ones build the same."""
+"""`create` builds the network of every task; the `create_...` functions build the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_same_network_as_the_older_functions(name):
     assert type(made.head) is type(expected.head)
 
 
-def test_what_is_left_out():
+def test_defaults():
     assert muntin.create("classify", "swin_nano", **SMALL).head.fc.out_features == 1000
     segmenter = muntin.create("semantic", "swin_nano", head="light_small", **SMALL)
     assert segmenter.head.classifier.out_channels == 150
@@ -92,7 +92,7 @@ def test_a_head_may_change_what_a_task_is(head):
         ("instance", {"windw_size": 3}, ["'windw_size'", "'window_size'"]),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together(task, options, parts):
+def test_inconsistent_arguments_are_rejected(task, options, parts):
     with pytest.raises(ConfigError) as caught:
         muntin.create(task, "swin_nano", **options)
     assert all(part in str(caught.value) for part in parts)

@@ -58,7 +58,7 @@ def test_there_and_back_is_bit_exact(source, tmp_path, to, suffix):
         assert texts["class_names"] == '["a", "b"]'
 
 
-def test_a_vit_goes_to_google_and_back(tmp_path):
+def test_a_vit_round_trips_with_google(tmp_path):
     name = "vit_tiny_patch16_224"
     model = create_model(name, num_classes=3)
     write_weights(tmp_path / "a.safetensors", model.state_dict())
@@ -69,7 +69,7 @@ def test_a_vit_goes_to_google_and_back(tmp_path):
     assert all(torch.equal(state[key], tensor) for key, tensor in again.state_dict().items())
 
 
-def test_a_backbone_goes_to_detectron2_without_its_head(tmp_path):
+def test_a_backbone_converts_to_detectron2_without_its_head(tmp_path):
     body = create_backbone(NANO, out_norm="each")
     state = to_dialect(body, "detectron2")
     assert "backbone.bottom_up.norm2.weight" in state
@@ -78,7 +78,7 @@ def test_a_backbone_goes_to_detectron2_without_its_head(tmp_path):
     assert torch.equal(again.norm2.weight, body.norm2.weight)
 
 
-def test_what_cannot_be_converted_is_refused(source, tmp_path):
+def test_unsupported_conversions_are_rejected(source, tmp_path):
     with pytest.raises(WeightError, match=r"\.npz.*a\.txt"):
         convert_weights(source, tmp_path / "a.txt", name=NANO, to="timm")
     with pytest.raises(WeightError, match=r"'tim'.*'timm'"):
@@ -131,18 +131,18 @@ def test_half_precision_stays_half_precision(tmp_path, dtype):
     assert back["norm.weight"].dtype is dtype
 
 
-def test_a_size_rule_that_was_asked_for_stays(source):
+def test_an_explicit_size_rule_is_kept(source):
     model = create_model(NANO, num_classes=6, weights=source, size_rule="muntin").eval()
     assert model(torch.rand(1, 3, 37, 50)).shape == (1, 6)
     assert create_model(NANO, num_classes=6, weights=source).backbone.config.size_rule == "timm"
 
 
-def test_another_number_of_stages_gives_them_all():
+def test_another_number_of_stages_outputs_all():
     body = create_backbone("swinv2_tiny", embed_dim=24, depths=(1, 1), num_heads=(1, 2))
     assert body.spec.channels == (24, 48)
 
 
-def test_the_command_says_what_it_did(source, tmp_path, capsys, monkeypatch):
+def test_the_command_reports_the_conversion(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", None)
     out = str(tmp_path / "b.pth")
     with pytest.raises(SystemExit) as ended:
