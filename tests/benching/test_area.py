@@ -22,7 +22,7 @@ def test_batches_have_equally_many_pixels():
         return {"peak_mib": 30.0, "weights_mib": 10.0, "loss": 0.0}
 
     found = bench_area(
-        "swin_nano", rounds=1, sides=(32, 64, 128), beside="vit_tiny", measure_job=answer
+        "swin_nano", rounds=1, sides=(32, 64, 128), baseline="vit_tiny", measure_job=answer
     )
     json.dumps(found)
     assert asked == [

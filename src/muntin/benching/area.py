@@ -28,7 +28,7 @@ __all__ = ["SIDES", "bench_area"]
 SIDES = (224, 448, 672, 896, 1344, 1792, 2048)
 """Sides in pixels; all but the last divide by patches of 4, windows of 7 and three mergings."""
 
-BESIDE = "vit_small"
+BASELINE = "vit_small"
 """Global attention; about as many multiply-adds as Swin-T at 224 x 224."""
 
 
@@ -42,7 +42,7 @@ def bench_area(
     compiled: bool = False,
     log: Callable[[str], None] = lambda line: None,
     sides: Sequence[int] = SIDES,
-    beside: str = BESIDE,
+    baseline: str = BASELINE,
     measure_job: Callable[[dict[str, Any]], dict[str, float]] = measure_in_subprocess,
 ) -> dict[str, Any]:
     """Measure time and memory per megapixel for square images of growing size, in fp32.
@@ -55,12 +55,12 @@ def bench_area(
         model: Name in the zoo; its family must accept any size.
         batch_size: Not used: batches follow from the sides.
         size: Must be None: `sides` sets the sizes.
-        peers: Not used: the model is compared with `beside`.
+        peers: Not used: the model is compared with `baseline`.
         rounds: Timed rounds per case; memory is measured once.
         compiled: Must be False: every size would be compiled anew.
         log: Callback for progress messages.
         sides: Sides in pixels, increasing.
-        beside: Name of the model to compare with.
+        baseline: Name of the model to compare with.
         measure_job: Measures the memory of a job in a separate process.
 
     Returns:
@@ -75,7 +75,7 @@ def bench_area(
     if size is not None:
         message = f"size must be None for the benchmark 'area', got {size}. Use sides instead."
         raise ConfigError(message)
-    names = list(dict.fromkeys([model, beside]))
+    names = list(dict.fromkeys([model, baseline]))
     pixels = sides[-1] ** 2
     jobs = [(name, side, max(1, round(pixels / side**2))) for side in sides for name in names]
     contestants = []
@@ -114,7 +114,7 @@ def bench_area(
     return {
         "kind": "area",
         "model": model,
-        "beside": beside,
+        "beside": baseline,
         "sides": list(sides),
         "threads": torch.get_num_threads(),
         "contestants": rows,

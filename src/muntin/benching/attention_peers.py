@@ -79,9 +79,9 @@ class _Precomputed(torch.autograd.Function):
     """A projection without cost, in the forward and the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, given: Tensor) -> Tensor:  # noqa: ANN401 (autograd's own)
+    def forward(ctx: Any, x: Tensor, precomputed: Tensor) -> Tensor:  # noqa: ANN401 (autograd's own)
         ctx.shape, ctx.dtype = x.shape, x.dtype
-        return given.view_as(given)
+        return precomputed.view_as(precomputed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
@@ -91,13 +91,13 @@ class _Precomputed(torch.autograd.Function):
 class _PrecomputedLinear(nn.Module):
     """Replaces a peer's qkv projection."""
 
-    def __init__(self, given: Tensor) -> None:
+    def __init__(self, precomputed: Tensor) -> None:
         super().__init__()
-        self.given = given
+        self.precomputed = precomputed
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the precomputed tensor, connected to `x` for autograd."""
-        out: Tensor = _Precomputed.apply(x, self.given)
+        out: Tensor = _Precomputed.apply(x, self.precomputed)
         return out
 
 
@@ -141,13 +141,13 @@ class _PeerAttention:
         """As in `AttentionPass`."""
         problem = self.problem
         windows = cut_windows(problem.qkv, problem.layout).flatten(0, 1)  # B*nW, N, 3C
-        given = windows.to(dtype, copy=True).requires_grad_()
+        precomputed = windows.to(dtype, copy=True).requires_grad_()
         # A norm outputs float32 under autocast.
         x = torch.randn_like(problem.grad).requires_grad_()
-        run, table = self.build(problem, given)
+        run, table = self.build(problem, precomputed)
         with torch.no_grad():
             table.copy_(problem.table)
-        return lambda: run(x), [given, table, x]
+        return lambda: run(x), [precomputed, table, x]
 
     def to_map(self, gradient: Tensor) -> Tensor:
         """As in `AttentionPass`."""
@@ -169,7 +169,7 @@ def _timm_passes(problem: AttentionProblem) -> dict[str, AttentionPass]:
         return {}
 
     def build(
-        problem: AttentionProblem, given: Tensor, fused: bool
+        problem: AttentionProblem, precomputed: Tensor, fused: bool
     ) -> tuple[Callable[[Tensor], Tensor], nn.Parameter]:
         from timm.models.swin_transformer import SwinTransformerBlock
 
@@ -180,15 +180,19 @@ def _timm_passes(problem: AttentionProblem) -> dict[str, AttentionPass]:
             window_size=problem.window,
             shift_size=problem.layout.shift[0],
         )
-        block.to(given.device).eval()
-        block.attn.add_module("qkv", _PrecomputedLinear(given))
+        block.to(precomputed.device).eval()
+        block.attn.add_module("qkv", _PrecomputedLinear(precomputed))
         block.attn.add_module("proj", nn.Identity())
         block.attn.fused_attn = fused
         return block._attn, block.attn.relative_position_bias_table
 
     return {
-        "timm": _PeerAttention(problem=problem, build=lambda p, given: build(p, given, False)),
-        "timm fused": _PeerAttention(problem=problem, build=lambda p, given: build(p, given, True)),
+        "timm": _PeerAttention(
+            problem=problem, build=lambda p, precomputed: build(p, precomputed, False)
+        ),
+        "timm fused": _PeerAttention(
+            problem=problem, build=lambda p, precomputed: build(p, precomputed, True)
+        ),
     }
 
 
@@ -198,14 +202,14 @@ def _torchvision_passes(problem: AttentionProblem) -> dict[str, AttentionPass]:
         return {}
 
     def build(
-        problem: AttentionProblem, given: Tensor
+        problem: AttentionProblem, precomputed: Tensor
     ) -> tuple[Callable[[Tensor], Tensor], nn.Parameter]:
         from torchvision.models.swin_transformer import ShiftedWindowAttention
 
         side, shift = problem.window, problem.layout.shift[0]
         attn = ShiftedWindowAttention(problem.dim, [side, side], [shift, shift], problem.num_heads)
-        attn.to(given.device).eval()
-        attn.qkv = _InterceptedLinear(lambda x: _Precomputed.apply(x, given))
+        attn.to(precomputed.device).eval()
+        attn.qkv = _InterceptedLinear(lambda x: _Precomputed.apply(x, precomputed))
         attn.proj = _InterceptedLinear(lambda x: x)
         return attn, attn.relative_position_bias_table
 

@@ -196,14 +196,14 @@ def measure_once(
     del network
     reset_peak()
     loss = WORKS[work](module, images, targets)
-    learnt, rest = (
+    parameters, buffers = (
         sum(one.numel() * one.element_size() for one in tensors) / MIB
         for tensors in (module.parameters(), module.buffers())
     )
     return {
         "peak_mib": peak_mib() - before,
-        "weights_mib": learnt + rest,
-        "state_mib": rest + learnt * (4 if work == "training" else 1),
+        "weights_mib": parameters + buffers,
+        "state_mib": buffers + parameters * (4 if work == "training" else 1),
         "loss": loss,
     }
 

@@ -70,21 +70,21 @@ def create(
         ConfigError: A name or a field is unknown, or the arguments are inconsistent.
         WeightError: The weights cannot be read or do not fit.
     """
-    row = find_task(task, head)
-    _reject_unused(row, head, num_keypoints, conventions)
-    count = _DEFAULT_NUM_CLASSES[row.kind] if num_classes is None else num_classes
-    asked = {"in_chans": in_chans, **architecture}
-    if row.dense is None:
-        return create_model(model, num_classes=count, weights=weights, **asked)
+    task_row = find_task(task, head)
+    _reject_unused(task_row, head, num_keypoints, conventions)
+    count = _DEFAULT_NUM_CLASSES[task_row.kind] if num_classes is None else num_classes
+    fields = {"in_chans": in_chans, **architecture}
+    if task_row.dense is None:
+        return create_model(model, num_classes=count, weights=weights, **fields)
     points = _DEFAULT_NUM_KEYPOINTS if num_keypoints is None else num_keypoints
-    network = _build_dense(row, model, head, conventions, count, points, asked)
+    network = _build_dense(task_row, model, head, conventions, count, points, fields)
     if weights is not None:
         load_into(network, weights, architecture)
     return network
 
 
 def _build_dense(
-    row: Task,
+    task_row: Task,
     model: str,
     head: str | HeadConfig | None,
     conventions: str,
@@ -96,15 +96,15 @@ def _build_dense(
         if value < 1:
             message = f"{name} must be at least 1, got {value} (model {model!r})."
             raise ConfigError(message)
-    assert row.dense is not None, "only dense tasks are built here"
-    named = row.dense.default_head["large"] if head is None else head
-    config = find_head(named, row.dense.heads) if isinstance(named, str) else named
+    assert task_row.dense is not None, "only dense tasks are built here"
+    named = task_row.dense.default_head["large"] if head is None else head
+    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
     config = _with_conventions(config, named, conventions)
     backbone = build_dense_backbone(model, architecture, finest=config.finest)
     # Heads need only the number of classes and keypoints; real names are stored in runs.
     skeleton = Skeleton(names=_numbers(num_keypoints))
     classes = Classes(names=_numbers(num_classes), skeleton=skeleton)
-    return Network(backbone, row.build_head(backbone, classes, config))
+    return Network(backbone, task_row.build_head(backbone, classes, config))
 
 
 def create_detector(
@@ -242,17 +242,19 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 
 def _reject_unused(
-    row: Task, head: str | HeadConfig | None, num_keypoints: int | None, conventions: str
+    task_row: Task, head: str | HeadConfig | None, num_keypoints: int | None, conventions: str
 ) -> None:
     """Reject arguments without effect on this task."""
-    given = {
-        "num_keypoints": num_keypoints if row.kind != "keypoints" else None,
-        "head": head if row.dense is None else None,
-        "conventions": conventions or None if row.dense is None else None,
+    arguments = {
+        "num_keypoints": num_keypoints if task_row.kind != "keypoints" else None,
+        "head": head if task_row.dense is None else None,
+        "conventions": conventions or None if task_row.dense is None else None,
     }
-    for name, value in given.items():
+    for name, value in arguments.items():
         if value is not None:
-            message = f"{name} has no effect on the task {row.name!r}, got {value!r}. Remove it."
+            message = (
+                f"{name} has no effect on the task {task_row.name!r}, got {value!r}. Remove it."
+            )
             raise ConfigError(message)
 
 

@@ -266,11 +266,11 @@ def create_backbone(
     return backbone
 
 
-def load_into(model: nn.Module, weights: str | Path, asked: Mapping[str, Any]) -> None:
+def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
     """Load weights; a size rule set by the caller is kept."""
     from muntin.weights.weight_loading import load_weights
 
     load_weights(model, weights)
-    if "size_rule" in asked:
+    if "size_rule" in requested:
         body: Any = model.backbone if isinstance(model, Network) else model
-        body.config = dataclasses.replace(body.config, size_rule=asked["size_rule"])
+        body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
