@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The classifier's heads: linear layers on the pooled vector."""
+"""Classification heads: linear layers on the pooled vector."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def class_losses(
         label_smoothing: Part of the target spread over all classes.
         multi_label: Whether an image may have several labels.
     """
+    # Cross-entropy in float32: half precision loses small probabilities.
     logits = logits.float()
     if multi_label:
         loss = F.binary_cross_entropy_with_logits(logits, labels, class_weights, reduction="none")
@@ -78,7 +79,7 @@ class LinearHead(_Classifier):
         super().__init__()
         self.num_classes = num_classes
         self.dropout = nn.Dropout(dropout)
-        self.fc = _start(channels, num_classes)
+        self.fc = _linear(channels, num_classes)
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the logits."""
@@ -102,8 +103,8 @@ class DistilledHead(_Classifier):
         super().__init__()
         self.num_classes = num_classes
         self.dropout = nn.Dropout(dropout)
-        self.fc = _start(channels // 2, num_classes)
-        self.fc_dist = _start(channels // 2, num_classes)
+        self.fc = _linear(channels // 2, num_classes)
+        self.fc_dist = _linear(channels // 2, num_classes)
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the mean of both classifiers' logits."""
@@ -124,7 +125,7 @@ def build_classifier(
     return kind(backbone.embed_channels, num_classes, dropout)
 
 
-def _start(channels: int, num_classes: int) -> nn.Module:
+def _linear(channels: int, num_classes: int) -> nn.Module:
     if not num_classes:
         return nn.Identity()
     linear = nn.Linear(channels, num_classes)

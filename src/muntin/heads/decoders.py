@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the maps of a backbone to one map of features at the finest resolution.
+"""Segmentation decoders: from backbone maps to one feature map at the finest resolution.
 
 Source:
     Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding" (arXiv 1807.10221), as
@@ -26,7 +26,7 @@ __all__ = ["LightDecoder", "UPerNet"]
 
 
 class UPerNet(nn.Module):
-    """Pool the coarsest map at several grains, bring it down a pyramid, and join all levels.
+    """Pyramid pooling of the coarsest map, a top-down feature pyramid, and fusion of all levels.
 
     Args:
         widths: Channels of the backbone's maps, finest first.
@@ -55,20 +55,22 @@ class UPerNet(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
         """Give features at the resolution of the finest map."""
         last = maps[-1]
+        # Pooled maps differ in size, so each image needs interpolation; 1x1 gives global context.
         pooled = [
             conv(F.adaptive_avg_pool2d(last, side))
             for conv, side in zip(self.pooled, self.pool_sides, strict=True)
         ]
         sides = [lateral(part) for lateral, part in zip(self.lateral, maps, strict=False)]
         sides.append(self.top([last, *pooled]))
+        # From the coarsest level down: each level adds the sum of all coarser ones.
         for index in range(len(sides) - 2, -1, -1):
-            sides[index] = sides[index] + _enlarge(sides[index + 1], sides[index].shape[2:])
+            sides[index] = sides[index] + _resize(sides[index + 1], sides[index].shape[2:])
         levels = [output(side) for output, side in zip(self.output, sides, strict=False)]
         return self.join([*levels, sides[-1]])
 
 
 class LightDecoder(nn.Module):
-    """Bring every map to the same channels, add them at the finest resolution, and smooth.
+    """Project all maps to the same channels, add them top-down, and smooth once.
 
     Args:
         widths: Channels of the backbone's maps, finest first.
@@ -85,14 +87,14 @@ class LightDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
         """Give features at the resolution of the finest map."""
         total = self.lateral[-1](maps[-1])
-        # Coarse maps are added on the way up, so that little is enlarged to the full size.
+        # Summed step by step, so that only one map is upsampled to the full size.
         for lateral, part in zip(self.lateral[-2::-1], maps[-2::-1], strict=True):
-            total = lateral(part) + _enlarge(total, part.shape[2:])
+            total = lateral(part) + _resize(total, part.shape[2:])
         return self.output(F.relu(self.norm(total)))
 
 
 class _Join(nn.Module):
-    """Convolve several maps together at the size of the first."""
+    """Convolve the concatenation of maps, resized to the first, without storing it."""
 
     def __init__(self, widths: Sequence[int], channels: int, norm: NormName) -> None:
         super().__init__()
@@ -107,7 +109,7 @@ def _conv(before: int, after: int, kernel: int, norm: NormName) -> ConvNorm:
     return ConvNorm(before, after, kernel, norm=norm, activation=True, recompute=True)
 
 
-def _enlarge(maps: Tensor, size: Size | torch.Size) -> Tensor:
+def _resize(maps: Tensor, size: Size | torch.Size) -> Tensor:
     if maps.shape[2:] == size:
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -43,14 +43,14 @@ MASK_DETECTORS: dict[str, DetectorConfig] = {
 def build_detector(
     backbone: Backbone, num_classes: int, config: DetectorConfig, *, masks: bool
 ) -> nn.Module:
-    """Make the head for a backbone.
+    """Build a detector for a backbone.
 
     Raises:
-        ConfigError: Masks are wanted from a detector that has none.
+        ConfigError: Masks requested from a detector without masks.
     """
     if isinstance(config, RCNNConfig):
         return RCNN(backbone, num_classes, config, masks=masks)
     if masks:
-        message = f"masks need one of {', '.join(MASK_DETECTORS)}, got an FCOS. Choose one."
+        message = f"masks need a head of {', '.join(MASK_DETECTORS)}, got fcos. Choose one of them."
         raise ConfigError(message)
     return FCOS(backbone, num_classes, config)

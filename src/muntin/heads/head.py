@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every head is: a reader of features, with losses of its own."""
+"""Base class of heads and of their configs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Head", "HeadConfig"]
 
 
 class HeadConfig:
-    """What the config of every head says; `muntin.heads.head_table` lists the classes."""
+    """Base class of head configs; `muntin.heads.head_table` lists the classes."""
 
     __slots__ = ()
     kind: ClassVar[str]
@@ -27,12 +27,12 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """Reads what a backbone computed. It never sees the backbone, nor the pixels.
+    """Computes raw output from features; it has no access to the backbone or the pixels.
 
     Attributes:
-        reads: The part of the features that it reads.
+        reads: The part of the features it uses.
         losses: From features and targets of the head's own kind to the loss of each image (B), by
-            name. It may look at the whole batch.
+            name. It may depend on the whole batch.
     """
 
     reads: ClassVar[Literal["maps", "vector", "tokens"]] = "maps"
@@ -40,9 +40,9 @@ class Head(nn.Module):
     losses: Callable[..., dict[str, Tensor]]
 
     def forward(self, features: Features) -> Any:  # noqa: ANN401 (each head has its own)
-        """Give raw output, the same in training and in evaluation but for dropout and norms."""
+        """Compute raw output; only dropout and norms differ between training and evaluation."""
         raise NotImplementedError
 
     def decode(self, raw: Any) -> Any:  # noqa: ANN401 (as `forward`)
-        """Turn raw output into answers, where it is none yet."""
+        """Decode raw output; identity by default."""
         return raw

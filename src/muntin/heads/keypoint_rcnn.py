@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keypoint R-CNN: a two-stage detector that also finds the keypoints of what it finds.
+"""Keypoint R-CNN: a two-stage detector that also predicts the keypoints of each instance.
 
 Source:
     He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Head, loss and reading of the
@@ -29,13 +29,13 @@ __all__ = ["KEYPOINT_DETECTORS", "KeypointRCNN"]
 
 
 class KeypointRCNN(RCNN):
-    """A two-stage detector of subjects and their keypoints.
+    """A two-stage detector of instances and their keypoints.
 
     Args:
         backbone: Gives the maps; only its spec is read.
-        num_classes: Classes of subjects, without "nothing".
-        num_keypoints: Keypoints of each subject.
-        config: Which detector; what it says of masks is said of heatmaps.
+        num_classes: Classes, without background.
+        num_keypoints: Keypoints of each instance.
+        config: Which detector; its mask options apply to the heatmaps.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class KeypointRCNN(RCNN):
         matched: list[Tensor],
         targets: list[BoxTargets],
     ) -> dict[str, list[Tensor]]:
-        """Give the loss of the heatmaps of each image."""
+        """Compute the heatmap loss of each image."""
         places = [box[match >= 0] for box, match in zip(boxes, matched, strict=True)]
         rows = [match[match >= 0] for match in matched]
         logits = self._heatmaps(levels, places).split([len(part) for part in places])
@@ -62,38 +62,39 @@ class KeypointRCNN(RCNN):
         for logit, place, row, target in zip(logits, places, rows, targets, strict=True):
             points = target.points
             if not len(place) or points is None:
+                # Keeps the heatmap head in the graph, which DDP requires of every step.
                 losses.append(logit.sum() * 0)
                 continue
-            # torchvision counts from the edge of the first pixel.
+            # torchvision measures from the edge of the first pixel, muntin from its centre.
             edges = points + points.new_tensor([0.5, 0.5, 0])
             losses.append(keypointrcnn_loss(logit, [place], [edges], [row]))
         return {"keypoints": losses}
 
     def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
-        """Find the keypoints inside each box."""
+        """Predict the keypoints inside each box."""
         boxes = [one.boxes for one in found]
         if not sum(map(len, boxes)):
             return [
                 one._replace(points=one.boxes.new_zeros(0, self.num_keypoints, 3)) for one in found
             ]
         places, heights = keypointrcnn_inference(self._heatmaps(levels, boxes), boxes)
-        told = []
+        results = []
         for one, place, height in zip(found, places, heights, strict=True):
             points = torch.cat([place[:, :, :2] - 0.5, height.sigmoid()[:, :, None]], dim=2)
-            told.append(one._replace(points=points))
-        return told
+            results.append(one._replace(points=points))
+        return results
 
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """Refuse: the size of what is cut out follows each box, which no graph can hold.
+        """Reject: heatmaps are resized to each box, which a graph of fixed shapes cannot do.
 
         Raises:
             ConfigError: Always.
         """
         message = (
-            "an exported run must have a head whose graph is the same for all images, got "
-            "keypoint_rcnn, which resizes each subject to its box. Train with another --head."
+            "an exported run needs a head with fixed shapes, got keypoint_rcnn, which resizes "
+            "heatmaps to each box. Train with another --head."
         )
         raise ConfigError(message)
 
@@ -109,4 +110,4 @@ KEYPOINT_DETECTORS: dict[str, RCNNConfig] = {
     "keypoint_rcnn": replace(MASK_RCNN, mask_convs=8, mask_dim=512),
     "keypoint_rcnn_small": replace(SMALL_RCNN, mask_convs=4, mask_dim=96),
 }
-"""Detectors of subjects and their keypoints."""
+"""Keypoint detectors."""

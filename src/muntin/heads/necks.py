@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the maps of a backbone to a pyramid whose levels all have the same channels.
+"""Necks: from backbone maps to a pyramid whose levels have the same channels.
 
 Source:
     Lin et al. 2017, "Feature Pyramid Networks" (arXiv 1612.03144), compared live with torchvision
@@ -28,7 +28,7 @@ __all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeckConfig:
-    """What makes one neck differ from another.
+    """Config of a neck.
 
     Attributes:
         channels: Of every level.
@@ -66,6 +66,7 @@ class _Extra(nn.Module):
     def forward(self, level: Tensor) -> list[Tensor]:
         levels = []
         for number in range(self.count):
+            # ReLU between strided convolutions, not before the first (RetinaNet).
             if self.convs:
                 level = self.convs[number](level if number == 0 else F.relu(level))
             else:
@@ -75,7 +76,7 @@ class _Extra(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Coarse maps are brought up and added to finer ones.
+    """Feature pyramid network: coarse maps are upsampled and added to finer ones.
 
     Args:
         spec: The backbone's maps.
@@ -102,6 +103,7 @@ class FeaturePyramid(nn.Module):
         maps = maps[self.skipped :]
         sides = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
         for index in range(len(sides) - 2, -1, -1):
+            # To the exact size of the finer map: a factor of 2 would fail for odd sides.
             above = F.interpolate(sides[index + 1], size=sides[index].shape[-2:], mode="nearest")
             sides[index] = sides[index] + above
         levels = [output(side) for output, side in zip(self.output, sides, strict=True)]
@@ -109,10 +111,10 @@ class FeaturePyramid(nn.Module):
 
 
 class _MaxPool(nn.Module):
-    """The largest value of each square of two by two cells."""
+    """2x2 max pooling."""
 
     def forward(self, level: Tensor) -> Tensor:
-        # Of a single row or column something must be left.
+        # Without ceil_mode a single row or column would pool to nothing.
         return F.max_pool2d(level, 2, stride=2, ceil_mode=1 in level.shape[2:])
 
 
@@ -128,11 +130,12 @@ class SimplePyramid(nn.Module):
         super().__init__()
         dim, norm = spec.channels[-1], config.norm
         twice = Upsample(dim, dim // 2)
-        again = Upsample(dim // 2, dim // 4)
+        twice_more = Upsample(dim // 2, dim // 4)
         stride = spec.strides[-1]
+        # Levels finer than the config asks for are not built: they take the most memory.
         first = sum(stride * scale < config.finest for scale in (0.25, 0.5, 1.0))
         scaling = [
-            nn.Sequential(twice, ChannelNorm(dim // 2, eps=1e-6), nn.GELU(), again),
+            nn.Sequential(twice, ChannelNorm(dim // 2, eps=1e-6), nn.GELU(), twice_more),
             nn.Sequential(Upsample(dim, dim // 2)),
             nn.Identity(),
             _MaxPool(),
@@ -158,7 +161,7 @@ class SimplePyramid(nn.Module):
 
 
 def build_neck(spec: FeatureSpec, config: NeckConfig) -> FeaturePyramid | SimplePyramid:
-    """Make the neck that suits a backbone: a simple pyramid where all maps have one stride."""
+    """Build the neck for a backbone: a simple pyramid if all maps have one stride."""
     plain = len(set(spec.strides)) == 1
     return SimplePyramid(spec, config) if plain else FeaturePyramid(spec, config)
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A backbone and its heads, joined: what is trained, saved and run for every task."""
+"""A backbone with its heads: the module that is trained, saved and run for every task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Network"]
 
 
 class Network(nn.Module):
-    """One backbone, and one or more heads that read its features; a batch takes one pass.
+    """One backbone and one or more heads on its features; the backbone runs once per batch.
 
     Args:
         backbone: Computes the features.
@@ -25,7 +25,7 @@ class Network(nn.Module):
             heads, given by name, have keys that begin with their names.
 
     Raises:
-        ConfigError: The name of a head is none that a module can have.
+        ConfigError: A head has an invalid or reserved name.
     """
 
     backbone: Backbone
@@ -38,8 +38,8 @@ class Network(nn.Module):
         for name, one in heads.items():
             if not name.isidentifier() or hasattr(self, name):
                 message = (
-                    f"a head must have a name that is an identifier and free in a Network, got "
-                    f"{name!r}. Choose another one."
+                    f"the name of a head must be an identifier not used by Network, got {name!r}. "
+                    f"Choose another one."
                 )
                 raise ConfigError(message)
             self.add_module(name, one)
@@ -66,17 +66,17 @@ class Network(nn.Module):
 
         Losses are computed from it: ``network.head.losses(network.features(images), targets)``.
         """
-        found = self.backbone.features(images, sizes=sizes, mask=mask)
+        features = self.backbone.features(images, sizes=sizes, mask=mask)
         if self._reads_both:
-            found.compute_both()
-        return found
+            features.compute_both()
+        return features
 
     def forward(self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None) -> Any:  # noqa: ANN401 (each head has its own)
-        """Give what the head gives, logits (B, K) for a classifier; a dict by name for several.
+        """Return the output of the head, logits (B, K) for a classifier; a dict for several heads.
 
         Args:
             images: Normalised, B, in_chans, H, W.
-            sizes: (height, width) of the real image inside each padded one; all of it when None.
+            sizes: (height, width) of the image inside each padded one; None: no padding.
         """
         features = self.features(images, sizes)
         if self._single:
@@ -84,7 +84,7 @@ class Network(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def decode(self, raw: Any) -> Any:  # noqa: ANN401 (each head has its own)
-        """Turn what `forward` gave into answers: what a detector found, by image."""
+        """Decode the output of `forward`: for a detector, the instances of each image."""
         if self._single:
             return _decode(self.head, raw)
         return {name: _decode(head, raw[name]) for name, head in self.heads.items()}

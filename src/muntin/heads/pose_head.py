@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A heatmap of each keypoint of one subject.
+"""Keypoint heatmaps of one instance.
 
 Source:
     Xiao et al. 2018, "Simple Baselines for Human Pose Estimation" (arXiv 1804.06208), as mmpose has
     it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
     with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
 
-Letters: B subjects, P keypoints, H and W sides of the image, h and w those of a heatmap.
+Letters: B instances, P keypoints, H and W sides of the image, h and w those of a heatmap.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from muntin.shapes import Bool, Float
 __all__ = ["POSE_HEADS", "PoseConfig", "PoseHead"]
 
 SHARPNESS = 10.0
-"""Factor on the logits of distributions: so much do a keypoint's cells stand out from others."""
+"""Factor on the logits before the softmax: it makes distributions peaked sooner."""
 
 STRIDE = 4
 """Pixels of a cell of the heatmaps."""
@@ -40,7 +40,7 @@ STRIDE = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoseConfig(HeadConfig):
-    """What makes one head for keypoints differ from another.
+    """Config of a heatmap head.
 
     Attributes:
         decoder: "deconv": the coarsest map is doubled by transposed convolutions until a cell has
@@ -74,7 +74,7 @@ class PoseConfig(HeadConfig):
 
 
 class PoseHead(Head):
-    """Heatmaps of one subject an image.
+    """Heatmaps of the one instance of each crop.
 
     Args:
         backbone: Its spec says what is read.
@@ -87,13 +87,14 @@ class PoseHead(Head):
         self.config = config
         self.num_keypoints = num_keypoints
         width, stride = backbone.spec.channels[-1], backbone.spec.strides[-1]
+        # Doublings from the coarsest map to a stride of 4 pixels.
         times = max(0, round(math.log2(stride / STRIDE)))
         self.neck: nn.Module | None = None
         if config.decoder == "deconv":
             self.decoder: nn.Module = _Deconvolutions(width, config.channels, times)
             self.classifier = nn.Conv2d(config.channels if times else width, num_keypoints, 1)
         elif config.decoder == "simple":
-            self.decoder = _Enlarge(2**times)
+            self.decoder = _Upsampling(2**times)
             self.classifier = nn.Conv2d(width, num_keypoints, 3, padding=1)
         else:
             widths: tuple[int, ...] = backbone.spec.channels
@@ -103,11 +104,12 @@ class PoseHead(Head):
                 widths = (config.channels,) * len(self.neck.strides)
             self.decoder = LightDecoder(widths, config.channels, norm=config.norm)
             self.classifier = nn.Conv2d(config.channels, num_keypoints, 1)
+        # Small, so that the first heatmaps are near 0, as targets are almost everywhere.
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Features) -> Float[Tensor, "B P h w"]:
-        """Give heatmaps; a sure keypoint is 1 at its peak."""
+        """Compute heatmaps; a confident keypoint peaks at 1."""
         found = self._logits(features)
         return self._normalise_heatmaps(found) if self.config.loss == "entropy" else found
 
@@ -130,7 +132,7 @@ class PoseHead(Head):
         Args:
             features: Of the backbone, one instance an image.
             points: x and y of each keypoint in pixels of the images.
-            known: Which of them are to be learnt.
+            known: Which of them enter the loss.
 
         Returns:
             The mean over the heatmaps of an instance; an unknown keypoint adds nothing.
@@ -143,6 +145,7 @@ class PoseHead(Head):
             cells.float(), known, size, sigma=config.sigma, coding=config.coding
         )
         if config.loss == "entropy":
+            # KL divergence needs a target distribution; keypoints outside have an empty map.
             shares = wanted / wanted.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
             logs = found.float().flatten(2).log_softmax(dim=2)
             errors = F.kl_div(logs, shares.flatten(2), reduction="none").sum(dim=2)
@@ -151,13 +154,14 @@ class PoseHead(Head):
         return {"heatmaps": (errors * useful).mean(dim=1)}
 
     def _normalise_heatmaps(self, logits: Tensor) -> Float[Tensor, "B P h w"]:
-        """Make each map a distribution, so high that the Gaussian that is wanted has height 1."""
+        """Softmax over cells, scaled so that the target Gaussian would peak at 1."""
+        # A Gaussian of sum 1 has its peak at 1 / (2 pi sigma^2).
         shares = logits.float().flatten(2).softmax(dim=2).view(logits.shape)
         return shares * (2 * math.pi * self.config.sigma**2)
 
 
 class _Deconvolutions(nn.Module):
-    """Double the sides so many times."""
+    """Transposed convolutions, each of which doubles the resolution."""
 
     def __init__(self, width: int, channels: int, times: int) -> None:
         super().__init__()
@@ -171,21 +175,21 @@ class _Deconvolutions(nn.Module):
             nn.init.normal_(module.weight, std=0.001)  # type: ignore[arg-type]
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
-        """Give the enlarged map."""
+        """Return the upsampled map."""
         for deconv, norm in zip(self.deconv, self.norm, strict=True):
             maps = F.relu(norm(deconv(maps)), inplace=True)
         return maps
 
 
-class _Enlarge(nn.Module):
-    """Enlarge at once, after a ReLU."""
+class _Upsampling(nn.Module):
+    """ReLU, then one bilinear upsampling."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
-        """Give the enlarged map."""
+        """Return the upsampled map."""
         maps = F.relu(maps)
         if self.factor == 1:
             return maps
@@ -199,4 +203,4 @@ POSE_HEADS: dict[str, PoseConfig] = {
     "light_pose": PoseConfig(decoder="light", finest=4, loss="entropy"),
     "light_pose_small": PoseConfig(decoder="light", finest=4, channels=96, loss="entropy"),
 }
-"""Heads of keypoints."""
+"""Keypoint heads."""

@@ -131,7 +131,7 @@ class RCNN(Detector):
                 boxes = _of_class(moved.view(batch * count, slots, 4), logits[:, :-1].argmax(1))
                 boxes = boxes.view(batch, count, 4)
         # Every stage was trained on better boxes than the one before, so their classifiers differ
-        # and averaging them helps (Cascade R-CNN, section 4.3).
+        # and averaging them helps (Cascade R-CNN).
         mean = total / len(self.box_heads)
         scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
         return moved.view(batch, count, slots, 4), scores

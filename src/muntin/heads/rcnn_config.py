@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What makes one R-CNN differ from another, and what published ones agreed on.
+"""Config of R-CNN detectors, and the conventions of published ones.
 
 Two networks of the same shape read the same weights differently: anchors rounded or not, regions
 half a pixel aside, the background class first or last. These conventions are fields, so that
@@ -40,20 +40,20 @@ class RCNNConfig(HeadConfig):
         rounded_anchors: Whether their edges are rounded to pixels, and their steps to whole parts
             of the image, which differ from the stride where a level has half a cell too much.
         rpn_convs: Convolutions before the proposals' classifier.
-        rpn_batch: Anchors of an image that are learnt from, half of them positive at most.
+        rpn_batch: Anchors sampled per image for the loss, at most half of them positive.
         rpn_iou: Overlap with an object above which an anchor is positive, below which negative.
         pre_nms: Proposals a level before suppression, in training and afterwards.
         proposals: Proposals an image, in training and afterwards.
-        proposal_iou: Overlap from which two proposals are one.
+        proposal_iou: Overlap from which two proposals are duplicates.
         stage_ious: Overlap with an object above which a region is positive, for each stage; three
             of them make a Cascade R-CNN.
         stage_stds: What box offsets are divided by, for each stage.
         stage_weights: Factor on the losses of each stage.
         stage_average: What of the stages is averaged for the answer: "scores" (detectron2), or the
             "logits" that they are made from (OpenMMLab).
-        roi_batch: Regions of an image that are learnt from.
+        roi_batch: Regions sampled per image for the loss.
         roi_positive: Part of them that is positive at most.
-        aligned: Whether regions are read at the middles of pixels ("RoIAlign v2").
+        aligned: Whether RoIAlign samples at pixel centres (`aligned=True` of torchvision).
         sampling: Samples along each side of a cell of a region; 0 = as many as it has pixels.
         roi_size: Cells along each side of a region for boxes; masks have twice as many.
         box_convs: Convolutions before the linear layers.
@@ -61,15 +61,14 @@ class RCNNConfig(HeadConfig):
         box_dim: Their width.
         box_norm: Norm of these convolutions.
         class_agnostic: Whether all classes share one box.
-        background: Where the class "nothing" stands; where it is first it also has a box and a
-            mask, which are never read.
+        background: Index of the background class; if first, it also has an unused box and mask.
         box_loss: "giou" compares boxes, the others their offsets.
         box_loss_weight: Factor on it.
         mask_heads: "one", or one for each stage.
         mask_convs: Convolutions before the mask is enlarged.
         mask_dim: Their width.
         mask_norm: Their norm.
-        select: Which boxes are told.
+        select: Which boxes are returned (score threshold, NMS, limit).
     """
 
     kind: ClassVar[str] = "rcnn"
@@ -113,7 +112,7 @@ class RCNNConfig(HeadConfig):
         return self.neck.finest
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate ranges and lengths."""
         stages = len(self.stage_ious)
         if not 0 < stages <= min(len(self.stage_stds), len(self.stage_weights)):
             message = (

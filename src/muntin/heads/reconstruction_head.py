@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pixels of masked patches, from the tokens of the patches that a ViT saw.
+"""Reconstruct the pixels of masked patches from the tokens of visible ones (MAE).
 
 Source:
     He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), section
@@ -25,7 +25,7 @@ __all__ = ["PixelDecoder", "cut_patches"]
 
 
 class PixelDecoder(Head):
-    """Predict every patch of the grid from the tokens of the kept ones.
+    """Predict every patch of the grid from the tokens of the visible ones.
 
     Args:
         channels: Channels of the backbone's tokens.
@@ -71,7 +71,7 @@ class PixelDecoder(Head):
         num_prefix = tokens.shape[1] - int(keep[0].sum())
         batch, _, dim = tokens.shape
         x = self.mask_token.to(tokens).expand(batch, keep.shape[1], dim).clone()
-        # Kept tokens come in the order of the grid, so a boolean scatter puts each in its place.
+        # Visible tokens are in grid order, so boolean indexing puts each at its position.
         x[keep] = tokens[:, num_prefix:].flatten(0, 1)
         x = x + sine_positions(grid, dim).to(x)
         for block in self.blocks:

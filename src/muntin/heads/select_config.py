@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which candidates of a detector become detections."""
+"""Config of box selection: which candidates become detections."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["SelectConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectConfig:
-    """Which of the boxes that were found are told.
+    """Selection of boxes among the candidates.
 
     Attributes:
-        score_threshold: Least score.
-        iou: Overlap from which two boxes of a class are one.
+        score_threshold: Minimum score.
+        iou: Overlap from which two boxes of a class are duplicates.
         suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
             (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3); "none" keeps
-            both, for heads that learn to find each object once (Carion et al. 2020, DETR).
+            both, for heads trained to predict each object once (Carion et al. 2020, DETR).
         class_agnostic: Whether boxes of different classes suppress each other.
-        max_detections: Most boxes of an image.
+        max_detections: Maximum boxes per image.
     """
 
     score_threshold: float = 0.05
@@ -33,7 +33,7 @@ class SelectConfig:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse what selects nothing."""
+        """Validate the ranges."""
         check_range("select.score_threshold", self.score_threshold, 0, 1)
         check_range("select.iou", self.iou, 0, 1)
         check_range("select.max_detections", self.max_detections, 1, 100_000)

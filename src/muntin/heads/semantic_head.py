@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The class of every cell: a decoder, a classifier, and an auxiliary classifier for training."""
+"""Semantic segmentation head: a decoder, a classifier, and an auxiliary one for training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SemanticConfig(HeadConfig):
-    """What makes one head for maps of classes differ from another.
+    """Config of a semantic head.
 
     Attributes:
         decoder: "upernet", or "light": maps are added and smoothed once.
@@ -120,20 +120,17 @@ class SemanticHead(Head):
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
-        """Give logits at the resolution of the finest map.
-
-        They have as many cells as the images have pixels by stride, rounded up.
-        """
+        """Compute logits at the resolution of the finest map: image size / stride, rounded up."""
         logits = self._classify(self._read(features)[0])
         high, wide = (-(-side // self.stride) for side in features.image_size)
         return logits if self.neck is None else _fit_cells(logits, (high, wide))
 
     def _read(self, features: Features) -> tuple[list[Tensor], Size]:
-        """The maps that are decoded, and (height, width) in pixels of what they cover."""
+        """The maps to decode, and the (height, width) in pixels that they cover."""
         maps = features.maps
         if self.neck is None:
             return maps, features.image_size
-        # Whole patches are more, or less, than the image.
+        # Patches may cover more or less than the image.
         covered = (maps[-1].shape[2] * self._step, maps[-1].shape[3] * self._step)
         return self.neck(maps), covered
 
@@ -160,7 +157,7 @@ class SemanticHead(Head):
         maps, covered = self._read(features)
         logits = self._classify(maps)
         if covered != tuple(labels.shape[1:]):
-            # No pixel may move because patches cover more, or less, than the image.
+            # Pad or crop the labels, never resize: a pixel must keep its cell.
             rest = (0, covered[1] - labels.shape[2], 0, covered[0] - labels.shape[1])
             labels = F.pad(labels, rest, value=IGNORED)
         compare = partial(map_losses, class_weights=class_weights, smoothing=label_smoothing)
@@ -183,10 +180,10 @@ def _fit_cells(logits: Float[Tensor, "B K h w"], size: Size) -> Float[Tensor, "B
 
 MAP_HEADS: dict[str, SemanticConfig] = {
     "upernet": SemanticConfig(),
-    # Group norm would mix the whole window into every cell, and leave seams.
+    # Group norm depends on the whole window, which would leave seams between windows.
     "light": SemanticConfig(decoder="light", channels=256, norm="layer", aux_channels=0),
     "light_small": SemanticConfig(
         decoder="light", channels=96, norm="layer", aux_channels=0, dropout=0.0
     ),
 }
-"""Heads of maps of classes."""
+"""Semantic heads."""

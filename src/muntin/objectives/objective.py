@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the training loop asks of whatever is learnt: supervised, or without any labels."""
+"""The interface between the training loop and what is learnt, with or without labels."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Objective(ABC, Generic[Inputs]):
     """One thing to learn.
 
     The loop gives it batches, minimises the sum of its losses, calls it after each change of the
-    weights, and keeps the weights whose validation is best by its own figure. It never asks what
-    the objective is. Everything random in `prepare` and `losses` must come from torch's global
-    generator, which the loop seeds by (seed, epoch, step, process), so that a run can be resumed
+    weights, and keeps the weights whose validation is best by its own figure. It does not
+    depend on the kind of objective. Everything random in `prepare` and `losses` must come from torch's
+    global     generator, which the loop seeds by (seed, epoch, step, process), so that a run can be resumed
     bit for bit.
     """
 
@@ -42,11 +42,11 @@ class Objective(ABC, Generic[Inputs]):
 
     @abstractmethod
     def prepare(self, views: Sequence[Batch], device: torch.device) -> Inputs:
-        """Turn what the loader read into what the losses need.
+        """Convert loaded batches to the inputs of the losses.
 
         Args:
             views: One batch for each view, of the same images in the same order.
-            device: Where the network is.
+            device: Device of the network.
         """
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Objective(ABC, Generic[Inputs]):
 
     @abstractmethod
     def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
-        """Compute the figures of what all processes evaluated, of the images of a listing."""
+        """Compute the figures of a listing from the outputs of all processes."""
 
     @abstractmethod
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:

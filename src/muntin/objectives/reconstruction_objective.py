@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Learn from images alone: predict the patches that the backbone did not see (MAE)."""
+"""Self-supervised learning: predict the patches hidden from the backbone (MAE)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MaskedImages(NamedTuple):
 
 
 class MeanLoss:
-    """The metric of an objective that has nothing but its loss."""
+    """The metric of an objective without other figures: its mean loss."""
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []

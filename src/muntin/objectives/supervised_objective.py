@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Learn from annotations: one task, or several at once on the same images."""
+"""Supervised learning of one task, or of several at once on the same images."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SupervisedTask:
-    """One task, and what its losses need beside a batch.
+    """One task, with what its losses need besides a batch.
 
     Attributes:
         task: Row of the task.
-        classes: What its head distinguishes.
-        labels: Row of `Task.ground_truth` for each entry of the training listing, on the device of the
-            network; None where targets come with the images.
+        classes: Classes of its head.
+        labels: `Task.ground_truth` of the training listing, on the device of the network; None if
+            targets come with the images.
         class_weights: Factor on the loss of each class.
         label_smoothing: Share of the target spread over all classes.
         loss_weight: Factor on all losses of the task.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Poses as a CSV of predictions of DeepLabCut, so that tools of that field can read them."""
+"""Write poses in the CSV format of DeepLabCut predictions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def write_poses(
 ) -> Path:
     """Write poses, one row a frame: x, y and likelihood of each keypoint, in pixels.
 
-    Where a frame has several subjects, a row "individuals" tells them apart; they are numbered anew
-    in each frame. Cells of subjects that are not there are empty.
+    If a frame has several instances, a row "individuals" numbers them, independently in each frame.
+    Cells of missing instances are empty.
 
     Args:
         path: The new file.
         poses: Of each frame.
-        scorer: Who says so: the name of the run.
+        scorer: Name of the run.
         frames: What the rows are named; numbers from 0 when left out.
 
     Returns:
@@ -40,17 +40,17 @@ def write_poses(
     """
     path = Path(path)
     names = poses[0].keypoint_names if poses else ()
-    most = max([1, *(len(one) for one in poses)])
+    max_instances = max([1, *(len(one) for one in poses)])
     columns = [
         (f"individual{number + 1}", name, axis)
-        for number in range(most)
+        for number in range(max_instances)
         for name in names
         for axis in ("x", "y", "likelihood")
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["scorer", *(scorer for _ in columns)])
-    if most > 1:
+    if max_instances > 1:
         writer.writerow(["individuals", *(person for person, _, _ in columns)])
     writer.writerow(["bodyparts", *(name for _, name, _ in columns)])
     writer.writerow(["coords", *(axis for _, _, axis in columns)])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images as users give them: paths, folders, patterns, arrays or PIL images, perhaps with boxes."""
+"""Inputs of prediction: paths, folders, patterns, arrays or PIL images, and their boxes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class LoadedImage(NamedTuple):
     Attributes:
         path: Its file; empty when it came as an array or a PIL image.
         pixels: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) left, top, right and bottom edges in pixels of the instances to look at, as
-            the user gave them; None where none were given.
+        boxes: (N, 4) left, top, right and bottom edges in pixels of the given instances; None if
+            not given.
     """
 
     path: str
@@ -60,7 +60,7 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
     for text in places:
         place = Path(text)
         if not str(text).strip():
-            message = f"there must be a path to images, got {str(text)!r}. Check the command."
+            message = f"a path to images must not be empty, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
             here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -73,7 +73,7 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
         if not here:
             what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
-            message = f"there must be an image at {str(place)!r}, got {what}. Check the path."
+            message = f"no image found at {str(place)!r}: got {what}. Check the path."
             raise DataError(message)
         found += here
     return found
@@ -85,7 +85,7 @@ def read_images(
     *,
     strict: bool = True,
 ) -> Iterator[LoadedImage]:
-    """Read images one at a time, in order; nothing is read before it is asked for.
+    """Read images one at a time, in order; lazily.
 
     Args:
         images: One image or any iterable of them, a generator too.
@@ -124,7 +124,7 @@ def _read(
         except DataError as error:
             if strict:
                 raise
-            warnings.warn(f"left out: {error}", MuntinWarning, stacklevel=4)
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=4)
             continue
         yield LoadedImage(
             path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Videos frame by frame, in and out. Needs PyAV: ``pip install 'muntin[video]'``."""
+"""Read and write videos frame by frame. Needs PyAV: ``pip install 'muntin[video]'``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["VIDEO_SUFFIXES", "frame_rate", "predict_video", "read_frames", "writ
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
-_AT_ONCE = 32
+_BATCH_FRAMES = 32
 
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
@@ -44,7 +44,7 @@ def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def frame_rate(path: str | Path) -> Fraction:
-    """Frames a second of a video; 25 when it does not say."""
+    """Frames per second of a video; 25 if not stored."""
     av = _import_av()
     try:
         with av.open(str(path)) as container:
@@ -55,14 +55,14 @@ def frame_rate(path: str | Path) -> Fraction:
 
 
 def _not_read(path: str | Path, error: Exception) -> str:
-    said = getattr(error, "strerror", None) or str(error)
-    return f"{str(path)!r} must be a video that can be read, got: {said}. Fetch it again."
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{str(path)!r} must be a video that can be read, got: {reason}. Check the file."
 
 
 def predict_video(
     predict: Callable[[list[NDArray[np.uint8]]], list[Any]], path: str | Path
 ) -> Iterator[tuple[NDArray[np.uint8], Any]]:
-    """Give every frame and its result, some frames at a time, so that any length will do.
+    """Yield every frame with its result; only a batch of frames is in memory.
 
     Args:
         predict: A predictor.
@@ -74,7 +74,7 @@ def predict_video(
     waiting: list[NDArray[np.uint8]] = []
     for frame in read_frames(path):
         waiting.append(frame)
-        if len(waiting) == _AT_ONCE:
+        if len(waiting) == _BATCH_FRAMES:
             yield from zip(waiting, predict(waiting), strict=True)
             waiting = []
     if waiting:
@@ -87,8 +87,8 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
     Args:
         path: The new file, ``.mp4`` say.
         images: Its frames, all brought to the size of the first: cut, or filled with white. Odd
-            sides lose their last row or column, as encoders want it.
-        rate: Frames a second.
+            sides lose their last row or column, as encoders require.
+        rate: Frames per second.
 
     Returns:
         The file.
@@ -98,7 +98,7 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
     """
     av = _import_av()
     path = Path(path)
-    partial = path.with_name(f"partial-{path.name}")  # what it ends in tells the format
+    partial = path.with_name(f"partial-{path.name}")  # PyAV derives the format from the suffix
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(partial), mode="w") as container:
@@ -123,7 +123,7 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
 
 
 def _add_stream(av: Any, container: Any, first: Image.Image, rate: Fraction) -> Any:  # noqa: ANN401
-    """A stream of the codec that most programs play, where it is there."""
+    """Add an H.264 stream, which most players support; MPEG-4 if PyAV lacks it."""
     name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     stream = container.add_stream(name, rate=rate)
     stream.width, stream.height = (max(2, side // 2 * 2) for side in first.size)
