@@ -115,9 +115,9 @@ def test_figures():
 
 def test_number_of_threads_is_formatted(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert costing._count_threads() == "1 thread"
+    assert attention_cost._count_threads() == "1 thread"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert costing._count_threads() == "2 threads"
+    assert attention_cost._count_threads() == "2 threads"
 
 
 def test_exported_file_has_no_cost():
