@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from muntin.explaining import attention_cost
 from muntin.explaining.activation_memory import (
     activation_bytes,
     msa_macs,
