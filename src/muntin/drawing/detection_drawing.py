@@ -161,7 +161,7 @@ def _draw_panel(
         if place and (mark.mask is None or mark.crowd or busiest <= _FEW):
             thin = max(1, line // 2) if mark.mask else line
             _draw_box(pen, place, mark, thin, halo=busiest <= _FEW and not mark.mask)
-    # Initials tell nothing if all objects have one class.
+    # Initials are redundant if all objects have one class.
     initials = _FEW < busiest <= _SOME and len({mark.class_id for mark in marks}) > 1
     if busiest <= _FEW or initials:
         _draw_tags(pen, image, marks, places, initials=initials)

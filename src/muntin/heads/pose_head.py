@@ -77,7 +77,7 @@ class PoseHead(Head):
     """Heatmaps of the one instance of each crop.
 
     Args:
-        backbone: Its spec says what is read.
+        backbone: Computes the maps; only its spec is used.
         num_keypoints: Keypoints.
         config: Which head.
     """

@@ -69,7 +69,7 @@ class SemanticHead(Head):
     """Logits of each class for every cell of the finest map.
 
     Args:
-        backbone: Its spec says what is read.
+        backbone: Computes the maps; only its spec is used.
         num_classes: Classes.
         config: Which head.
     """

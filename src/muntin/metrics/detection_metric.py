@@ -75,7 +75,7 @@ class _Evaluation:
 class DetectionMetric:
     """Accumulates detections and ground truth; neither order nor batch size matters.
 
-    Figures in [0, 1], None when the truth has nothing of that kind (no small objects, say):
+    Figures in [0, 1], None without ground truth of that kind (e.g. no small objects):
 
     - `box_ap`: average precision, the mean over classes and over overlaps of 0.50, 0.55 .. 0.95;
       `box_ap50` and `box_ap75` at one overlap; `box_ap_small`, `box_ap_medium`, `box_ap_large` of

@@ -101,47 +101,47 @@ class PoseMetric:
         if not self._pairs:
             return np.zeros((0, len(self.skeleton.names)))
         rows = []
-        for said, there, _ in self._pairs:
-            rows.append(np.linalg.norm(said - there[:, :2], axis=1))
-            rows[-1][there[:, 2] <= 0] = np.nan
+        for predicted, annotation, _ in self._pairs:
+            rows.append(np.linalg.norm(predicted - annotation[:, :2], axis=1))
+            rows[-1][annotation[:, 2] <= 0] = np.nan
         return np.stack(rows)
 
     def update(self, answers: Sequence[Poses], truth: Sequence[PoseInstance]) -> None:
         """Add predictions and the ground truth of each."""
-        for said, there in zip(answers, truth, strict=True):
-            self._found[there.path].append(said)
-            self._truth[there.path] = there
-            objects = there.objects
+        for predicted, annotation in zip(answers, truth, strict=True):
+            self._found[annotation.path].append(predicted)
+            self._truth[annotation.path] = annotation
+            objects = annotation.objects
             assert objects.keypoints is not None, "pose data has keypoints"
-            if there.row >= 0:
-                pairs = {there.row: 0 if len(said) else -1}
+            if annotation.row >= 0:
+                pairs = {annotation.row: 0 if len(predicted) else -1}
             else:
-                said = said.above(self.score_threshold)
-                pairs = self._match(said, there)
+                predicted = predicted.above(self.score_threshold)
+                pairs = self._match(predicted, annotation)
             for row, place in pairs.items():
                 points = objects.keypoints[row]
                 missed = np.full((len(points), 2), np.inf)
-                found = said.keypoints[place, :, :2] if place >= 0 else missed
+                found = predicted.keypoints[place, :, :2] if place >= 0 else missed
                 diagonal = float(np.hypot(*(objects.boxes[row][2:] - objects.boxes[row][:2])))
                 self._pairs.append((found, points, diagonal))
                 self.owners.append(self._answers)
             self._answers += 1
 
-    def _match(self, said: Poses, there: PoseInstance) -> dict[int, int]:
+    def _match(self, predicted: Poses, annotation: PoseInstance) -> dict[int, int]:
         """Match poses, best first, to the most similar free instance; -1: no match."""
-        points = there.objects.keypoints
+        points = annotation.objects.keypoints
         assert points is not None, "pose data has keypoints"
-        rows = np.flatnonzero((points[:, :, 2] > 0).any(axis=1) & ~there.objects.crowd)
+        rows = np.flatnonzero((points[:, :, 2] > 0).any(axis=1) & ~annotation.objects.crowd)
         pairs = dict.fromkeys(map(int, rows), -1)
         sigmas = np.array(self.skeleton.sigmas)
-        for place in np.argsort(-said.scores, kind="stable"):
+        for place in np.argsort(-predicted.scores, kind="stable"):
             best, best_oks = -1, 0.1
             for row in pairs:
                 if pairs[row] >= 0:
                     continue
                 known = np.where(points[row][:, 2:] > 0, points[row][:, :2], np.nan)
                 oks = similarity(
-                    said.keypoints[place, :, :2], known, self._area(there, row), sigmas
+                    predicted.keypoints[place, :, :2], known, self._area(annotation, row), sigmas
                 )
                 if oks > best_oks:
                     best, best_oks = row, oks
@@ -149,13 +149,13 @@ class PoseMetric:
                 pairs[best] = int(place)
         return pairs
 
-    def _area(self, there: PoseInstance, row: int) -> float:
-        objects = there.objects
+    def _area(self, annotation: PoseInstance, row: int) -> float:
+        objects = annotation.objects
         assert objects.keypoints is not None, "pose data has keypoints"
         if objects.areas[row] > 0:
             return float(objects.areas[row])
         box = objects.boxes[row]
-        high, wide = there.size or (int(box[3]), int(box[2]))
+        high, wide = annotation.size or (int(box[3]), int(box[2]))
         whole = tuple(box) == (0, 0, wide, high)
         known = objects.keypoints[row][objects.keypoints[row][:, 2] > 0, :2]
         return estimate_area(known, None if whole else box, float(np.hypot(high, wide)))
@@ -188,7 +188,7 @@ class PoseMetric:
             "oks_area": _AREA_RULE if guessed else "as annotated",
             "keypoint_names": list(self.skeleton.names),
             "num_subjects": len(self._pairs),
-            "num_found": int(sum(np.isfinite(said).all() for said, _, _ in self._pairs)),
+            "num_found": int(sum(np.isfinite(predicted).all() for predicted, _, _ in self._pairs)),
             **({"threshold": self.score_threshold} if self.score_threshold else {}),
             "num_images": self.num_images,
         }
@@ -198,19 +198,19 @@ class PoseMetric:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         results: list[dict[str, Any]] = []
-        for number, (path, there) in enumerate(self._truth.items(), 1):
+        for number, (path, annotation) in enumerate(self._truth.items(), 1):
             images.append({"id": number})
-            annotations += self._as_coco(there, number, len(annotations))
-            for said in self._found[path]:
+            annotations += self._as_coco(annotation, number, len(annotations))
+            for predicted in self._found[path]:
                 results += [
                     {
                         "image_id": number,
                         "category_id": 1,
-                        "keypoints": said.keypoints[row].ravel().tolist(),
-                        "score": float(said.scores[row]),
+                        "keypoints": predicted.keypoints[row].ravel().tolist(),
+                        "score": float(predicted.scores[row]),
                     }
-                    for row in range(len(said))
-                    if np.isfinite(said.keypoints[row]).all()
+                    for row in range(len(predicted))
+                    if np.isfinite(predicted.keypoints[row]).all()
                 ]
         if not any(row["num_keypoints"] for row in annotations):
             return dict.fromkeys(names)
@@ -241,9 +241,9 @@ class PoseMetric:
             "oks_ar": float(recall.mean()),
         }
 
-    def _as_coco(self, there: PoseInstance, image: int, before: int) -> list[dict[str, Any]]:
+    def _as_coco(self, annotation: PoseInstance, image: int, before: int) -> list[dict[str, Any]]:
         rows = []
-        objects = there.objects
+        objects = annotation.objects
         assert objects.keypoints is not None, "pose data has keypoints"
         for row in range(len(objects)):
             left, top, right, bottom = objects.boxes[row].tolist()
@@ -254,7 +254,7 @@ class PoseMetric:
                     "image_id": image,
                     "category_id": 1,
                     "bbox": [left, top, right - left, bottom - top],
-                    "area": self._area(there, row),
+                    "area": self._area(annotation, row),
                     "iscrowd": int(objects.crowd[row]),
                     "keypoints": points.ravel().tolist(),
                     "num_keypoints": int((points[:, 2] > 0).sum()),

@@ -39,47 +39,48 @@ class SemanticMetric:
         self, answers: Sequence[SemanticMap], truth: Sequence[Int[np.ndarray, "H W"]]
     ) -> None:
         """Add images: predicted labels, and the true class of each pixel (below 0: ignored)."""
-        for said, there in zip(answers, truth, strict=True):
-            self.confusion += count_pixels(said.labels, there, len(self.class_names))
+        for predicted, truth_map in zip(answers, truth, strict=True):
+            self.confusion += count_pixels(predicted.labels, truth_map, len(self.class_names))
             self.num_images += 1
 
     def compute(self) -> dict[str, Any]:
         """Give the figures; those of a class are lists in the order of the classes."""
         hits = self.confusion.diagonal().astype(np.float64)
-        there = self.confusion.sum(axis=1)
-        either = there + self.confusion.sum(axis=0) - hits
+        truth_map = self.confusion.sum(axis=1)
+        either = truth_map + self.confusion.sum(axis=0) - hits
         iou = [
             hit / all_ if total else None
-            for hit, all_, total in zip(hits, either, there, strict=True)
+            for hit, all_, total in zip(hits, either, truth_map, strict=True)
         ]
-        accuracy = [hit / total if total else None for hit, total in zip(hits, there, strict=True)]
+        accuracy = [
+            hit / total if total else None for hit, total in zip(hits, truth_map, strict=True)
+        ]
         return {
             "miou": _mean(iou),
             "mean_accuracy": _mean(accuracy),
-            "pixel_accuracy": float(hits.sum() / there.sum()) if there.sum() else None,
+            "pixel_accuracy": float(hits.sum() / truth_map.sum()) if truth_map.sum() else None,
             "iou": [None if value is None else float(value) for value in iou],
             "accuracy": [None if value is None else float(value) for value in accuracy],
             "class_names": list(self.class_names),
-            "num_classes_scored": int((there > 0).sum()),
+            "num_classes_scored": int((truth_map > 0).sum()),
             "num_images": self.num_images,
         }
 
 
 def count_pixels(
-    said: Int[np.ndarray, "H W"], there: Int[np.ndarray, "h w"], num_classes: int
+    predicted: Int[np.ndarray, "H W"], truth_map: Int[np.ndarray, "h w"], num_classes: int
 ) -> NDArray[np.int64]:
     """Count the pixels of one image by true class and predicted class.
 
     Raises:
         ShapeError: The maps are of different sizes.
     """
-    if said.shape != there.shape:
-        message = (
-            f"prediction and ground truth must have one size, got {said.shape} and {there.shape}."
-        )
+    if predicted.shape != truth_map.shape:
+        message = f"prediction and ground truth must have one size, got {predicted.shape} and "
+            f"{truth_map.shape}."
         raise ShapeError(message)
-    known = there >= 0
-    pairs = there[known].astype(np.int64) * num_classes + said[known]
+    known = truth_map >= 0
+    pairs = truth_map[known].astype(np.int64) * num_classes + predicted[known]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

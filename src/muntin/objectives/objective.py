@@ -31,9 +31,9 @@ class Objective(ABC, Generic[Inputs]):
     """One thing to learn.
 
     The loop gives it batches, minimises the sum of its losses, calls it after each change of the
-    weights, and keeps the weights whose validation is best by its own figure. It does not
-    depend on the kind of objective. Everything random in `prepare` and `losses` must come from torch's
-    global     generator, which the loop seeds by (seed, epoch, step, process), so that a run can be resumed
+    weights, and keeps the weights whose validation is best by its own figure. It does not depend on
+    the kind of objective. Everything random in `prepare` and `losses` must come from torch's global
+    generator, which the loop seeds by (seed, epoch, step, process), so that a run can be resumed
     bit for bit.
     """
 
@@ -54,7 +54,7 @@ class Objective(ABC, Generic[Inputs]):
         """Compute the loss of each image, by name. The loop minimises their sum."""
 
     def after_step(self, network: Network) -> None:
-        """Follow a change of the weights: update a teacher, say."""
+        """Called after each change of the weights, e.g. to update a teacher."""
 
     @abstractmethod
     def evaluate(

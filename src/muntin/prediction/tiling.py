@@ -69,7 +69,7 @@ def crop_views(
 
     Args:
         image: Decoded.
-        pre: How each view is resized; says what "auto" is.
+        pre: How each view is resized; defines "auto".
         select: How boxes of the views suppress each other.
         tile: Side of the tiles in pixels; "auto" takes the size of the training images, where the
             image is much larger; None cuts none.

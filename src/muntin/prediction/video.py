@@ -85,7 +85,7 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
     """Write images of one size as a video.
 
     Args:
-        path: The new file, ``.mp4`` say.
+        path: The new file, e.g. ``.mp4``.
         images: Its frames, all brought to the size of the first: cut, or filled with white. Odd
             sides lose their last row or column, as encoders require.
         rate: Frames per second.

@@ -69,14 +69,14 @@ def _(
     tiles = []
     scores = outputs.answers.softmax(dim=1)
     for row in outputs.losses.argsort(descending=True)[:24].tolist():
-        said, truth = int(scores[row].argmax()), int(outputs.truth[row])
+        predicted, truth = int(scores[row].argmax()), int(outputs.truth[row])
         index = int(outputs.indices[row])
         image = store.image(index)
-        if said == truth or image is None:
+        if predicted == truth or image is None:
             continue
         lines = (
             f"true: {classes.names[truth]} {float(scores[row, truth]):.2f}",
-            f"predicted: {classes.names[said]} {float(scores[row, said]):.2f}",
+            f"predicted: {classes.names[predicted]} {float(scores[row, predicted]):.2f}",
             "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
         shown = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
@@ -136,18 +136,18 @@ def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
         single = ~truth.crowd
         hits = 0
         for class_id in set(sure.class_ids.tolist()):
-            said = sure.boxes[sure.class_ids == class_id]
-            hits += _count_hits(said, truth.boxes[single & (truth.class_ids == class_id)])
+            predicted = sure.boxes[sure.class_ids == class_id]
+            hits += _count_hits(predicted, truth.boxes[single & (truth.class_ids == class_id)])
         total = len(sure) + int(single.sum())
         rows.append((2 * hits / total if total else 1.0, total, row))
     return [(quality, row) for quality, _, row in sorted(rows)]
 
 
-def _count_hits(said: NDArray[np.float64], there: NDArray[np.floating[Any]]) -> int:
+def _count_hits(predicted: NDArray[np.float64], annotated: NDArray[np.floating[Any]]) -> int:
     """Count boxes, best first, that each match a different object (IoU from 0.5)."""
-    if not len(said) or not len(there):
+    if not len(predicted) or not len(annotated):
         return 0
-    overlap = box_iou(torch.from_numpy(said), torch.from_numpy(there).double()).numpy()
+    overlap = box_iou(torch.from_numpy(predicted), torch.from_numpy(annotated).double()).numpy()
     hits = 0
     for row in overlap:
         best = int(row.argmax())
@@ -187,8 +187,8 @@ def _(
     title = f"pixels, accuracy {_format(figures['pixel_accuracy'])}"
     save_figure(draw_confusion(metric.confusion, classes.names, title), folder / "confusion.png")
     rows = []
-    for row, (said, there) in enumerate(zip(outputs.answers, outputs.truth, strict=True)):
-        counts = count_pixels(said.labels, there, len(classes.names))
+    for row, (predicted, annotated) in enumerate(zip(outputs.answers, outputs.truth, strict=True)):
+        counts = count_pixels(predicted.labels, annotated, len(classes.names))
         if counts.sum():
             rows.append((float(counts.trace() / counts.sum()), row))
     rows.sort()
@@ -230,12 +230,12 @@ def _(
         tiles = []
         for row in chosen:
             owner = metric.owners[row]
-            truth, said = outputs.truth[owner], outputs.answers[owner]
-            said = said.above(metric.score_threshold)
+            truth, predicted = outputs.truth[owner], outputs.answers[owner]
+            predicted = predicted.above(metric.score_threshold)
             pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
             wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
             drawn = draw_pose_pair(
-                pixels, annotated_poses(truth.objects, wanted, metric.skeleton), said
+                pixels, annotated_poses(truth.objects, wanted, metric.skeleton), predicted
             )
             lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
             tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
