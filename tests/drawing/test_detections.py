@@ -90,7 +90,7 @@ def test_pixels_of_tiny_images_stay_visible():
     assert (image[10::20, 10::20] == original).all()
 
 
-def test_a_box_is_where_it_belongs_and_says_what_it_is():
+def test_a_box_has_its_place_and_tag():
     image = draw_detections(pixels(640, 640), detections([[100, 200, 300, 400]], size=(640, 640)))
     orange = painted(image, ORANGE)
     rows, columns = np.flatnonzero(orange.any(axis=1)), np.flatnonzero(orange.any(axis=0))

@@ -79,7 +79,7 @@ def test_curves(tmp_path, count):
     assert 0 <= low < high <= 1
 
 
-def test_a_class_without_images_says_so():
+def test_a_class_without_images_is_labelled():
     figure = draw_confusion(np.diag([3, 0]), ["a", "b"], "title")
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["a", "b (none)"]
 

@@ -89,7 +89,7 @@ def level_of(box, count):
 
 
 @pytest.mark.parametrize(("aligned", "sampling"), [(True, 0), (True, 2), (False, 2), (False, 0)])
-def test_regions_are_read_where_the_convention_says(aligned, sampling):
+def test_regions_are_pooled_by_the_convention(aligned, sampling):
     levels = [torch.randn(2, 3, 40 >> i, 50 >> i, dtype=torch.float64) for i in range(3)]
     strides = (4.0, 8.0, 16.0)
     boxes = torch.tensor(
@@ -268,7 +268,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_cascade_is_its_twin(changes):
+def test_cascade_matches_its_reference(changes):
     model = build(replace(SMALL, **changes))
     head = model.head
     images = torch.randn(2, 3, *SHAPE, dtype=torch.float64)

@@ -123,7 +123,7 @@ def simple_twin(state, last, norm):
 
 @pytest.mark.parametrize("norm", ["none", "layer"])
 @pytest.mark.parametrize("size", [(6, 8), (7, 5)])
-def test_simple_pyramid_is_its_twin(norm, size):
+def test_simple_pyramid_matches_its_reference(norm, size):
     neck = build_neck(FeatureSpec(channels=(24,), strides=(16,)), NeckConfig(channels=8, norm=norm))
     assert isinstance(neck, SimplePyramid)
     with torch.no_grad():

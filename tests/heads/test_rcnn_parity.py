@@ -78,7 +78,7 @@ def test_on_torchvisions_swin(masks):
     agree(theirs, model, batch)
 
 
-def test_each_convention_is_seen():
+def test_each_convention_changes_the_output():
     # The comparison would notice every one of them, so that agreement means something.
     theirs, model = swin_pair(masks=False)
     config, batch = model.head.config, feed(theirs, images()[:1])

@@ -184,7 +184,7 @@ def test_without_truth():
     assert figures["mean_pixel_error"] is None
 
 
-def test_areas_that_nobody_says():
+def test_areas_without_annotation():
     points = np.array([[0.0, 0.0], [10.0, 20.0]])
     assert estimate_area(points, np.array([0.0, 0.0, 10.0, 10.0]), 100) == pytest.approx(53)
     assert estimate_area(points, None, 100) == pytest.approx(0.53 * 200)

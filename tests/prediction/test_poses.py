@@ -84,7 +84,7 @@ def test_original_pixels(tta):
     assert 0 < found.scores[0] <= 1
 
 
-def test_a_mirror_needs_to_know_what_changes_places():
+def test_tta_needs_flip_pairs():
     bare = Skeleton(names=SKELETON.names, sigmas=SKELETON.sigmas)
     classes = Classes(names=("thing",), skeleton=bare)
     blind = Predictor(Colours(), TASKS["pose"], classes, PRE, device="cpu")
@@ -92,7 +92,7 @@ def test_a_mirror_needs_to_know_what_changes_places():
         blind(image(POINTS), boxes=[BOX], tta=True)
 
 
-def test_points_are_told_inside_the_image():
+def test_points_are_clipped_to_the_image():
     size = (40, 60)
     points = np.array([[-5.0, 10], [3, 50], [59, 39], [70, -1]])
     assert clip_points(points, size).tolist() == [[0, 10], [3, 39], [59, 39], [59, 0]]
@@ -124,7 +124,7 @@ def test_too_few_boxes():
         predictor()([image(POINTS)] * 2, boxes=[[BOX]])
 
 
-def test_the_whole_image_is_one_subject():
+def test_the_whole_image_is_one_instance():
     whole = predictor(replace(PRE, padding=1.0))
     found = whole([image(POINTS)])[0]
     assert found.boxes is None
@@ -158,7 +158,7 @@ class Detector:
         ]
 
 
-def test_a_detector_says_where_subjects_are():
+def test_a_detector_finds_the_instances():
     found = predictor(detector=Detector())([image(POINTS)])[0]
     assert found.boxes.tolist() == [BOX], "found twice, told once; unsure and other ones are not"
     assert found.scores[0] == pytest.approx(
@@ -168,7 +168,7 @@ def test_a_detector_says_where_subjects_are():
     assert len(others) == 2, "a detector that knows other classes finds subjects of any"
 
 
-def test_one_subject_found_twice_is_told_once():
+def test_duplicate_detections_of_an_instance_are_merged():
     """Boxes a few pixels apart give poses a little apart; a neighbour is another subject."""
     near = np.add(BOX, [3, -2, 6, 4])
 
@@ -261,7 +261,7 @@ def test_a_table_that_deeplabcut_reads(tmp_path):
     assert [float(cell) for cell in rows[3][1:]] == list(range(9))
 
 
-def test_a_table_of_several_subjects_comes_back(tmp_path):
+def test_a_csv_of_several_instances_round_trips(tmp_path):
     Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
     Image.new("RGB", (99, 99)).save(tmp_path / "b.png")
     write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
@@ -320,7 +320,7 @@ def test_pyav_is_an_extra(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [8, 100])
-def test_subjects_of_one_image_are_seen_in_batches(batch_size):
+def test_instances_of_one_image_are_batched(batch_size):
     many = predictor(batch_size=batch_size)
     calls = []
     many.network.register_forward_hook(lambda module, inputs, maps: calls.append(len(maps)))

@@ -71,7 +71,7 @@ def test_a_image_smaller_than_a_tile_is_one():
         cut_tiles((100, 100), (64, 64), overlap=0.95)
 
 
-def test_windows_cut_what_they_say():
+def test_regions_crop_their_pixels():
     pixels = np.arange(20 * 30 * 3, dtype=np.uint32).reshape(20, 30, 3).astype(np.uint8)
     assert (Region(3, 5, 7, 9).cut(pixels) == pixels[3:10, 5:14]).all()
 
@@ -100,7 +100,7 @@ WHOLE = Region(0, 0, 200, 300)
 LEFT, RIGHT = Region(0, 0, 200, 160), Region(0, 140, 200, 160)
 
 
-def test_what_two_views_see_is_told_once():
+def test_duplicates_of_two_views_are_merged():
     views = [
         found([[10, 10, 50, 50]], [0.7], masks=True),
         found([[11, 10, 50, 51]], [0.9], masks=True),

@@ -76,8 +76,10 @@ def count_pixels(
         ShapeError: The maps are of different sizes.
     """
     if predicted.shape != truth_map.shape:
-        message = f"prediction and ground truth must have one size, got {predicted.shape} and "
+        message = (
+            f"prediction and ground truth must have one size, got {predicted.shape} and "
             f"{truth_map.shape}."
+        )
         raise ShapeError(message)
     known = truth_map >= 0
     pairs = truth_map[known].astype(np.int64) * num_classes + predicted[known]
