@@ -78,13 +78,13 @@ def bench_area(
     names = list(dict.fromkeys([model, baseline]))
     pixels = sides[-1] ** 2
     jobs = [(name, side, max(1, round(pixels / side**2))) for side in sides for name in names]
-    contestants = []
+    cases = []
     for name, side, count in jobs:
         log(f"building {name} for {count} images of {side} x {side}")
-        contestants.append(_make_case(name, side, count, ours=name == model))
-    log(f"timing {len(contestants)} cases in {rounds} interleaved rounds")
-    timings = time_interleaved(contestants, rounds=rounds)
-    del contestants
+        cases.append(_make_case(name, side, count, ours=name == model))
+    log(f"timing {len(cases)} cases in {rounds} interleaved rounds")
+    timings = time_interleaved(cases, rounds=rounds)
+    del cases
     rows: list[dict[str, Any]] = []
     for (name, side, count), timing in zip(jobs, timings, strict=True):
         millions = count * side * side / 1e6

@@ -180,7 +180,7 @@ class _CaseGroup:
         errors = [self._error(one, truth) for one in self.passes.values()]
         works = [self._make_pass(one) for one in self.passes.values()]
         count = self._count_passes(works[0])
-        contestants = [
+        cases = [
             BenchmarkCase(
                 name=name,
                 precision=self.precision,
@@ -189,17 +189,17 @@ class _CaseGroup:
             )
             for name, work in zip(self.passes, works, strict=True)
         ]
-        timings = time_interleaved(contestants, rounds=rounds)
+        timings = time_interleaved(cases, rounds=rounds)
         return [
             self._row(timing, count, error) for timing, error in zip(timings, errors, strict=True)
         ]
 
     def _row(self, timing: Timing, count: int, error: float) -> dict[str, Any]:
         return {
-            "name": timing.contestant.name,
+            "name": timing.case.name,
             "work": self.work,
             "precision": self.precision,
-            "rival": timing.contestant.rival,
+            "rival": timing.case.rival,
             "map": list(self.problem.layout.size),
             "num_heads": self.problem.num_heads,
             "shift": list(self.problem.layout.shift),

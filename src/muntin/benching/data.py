@@ -116,9 +116,9 @@ def bench_data(
         truth = _reference_images(folder, pre, batch_size)
         errors = [_error(reader, truth) for reader in readers]
         log(f"timing {len(readers)} cases in {rounds} interleaved rounds")
-        contestants = [reader.to_case() for reader in readers]
+        cases = [reader.to_case() for reader in readers]
         count = np.array([num_images], np.float64)
-        timings = time_interleaved(contestants, rounds=rounds, truth=count)
+        timings = time_interleaved(cases, rounds=rounds, truth=count)
     rows: list[dict[str, Any]] = [
         {
             "name": reader.name,

@@ -81,14 +81,14 @@ def bench_inference(
         truth = copy.deepcopy(network).double()(images.double()).numpy()
     fast = build_inference(network, (high, wide))
     engines = ["eager", *(["compile"] if compiled else []), "onnxruntime", "openvino"]
-    contestants = _make_case("muntin", fast, images, engines, log)
+    cases = _make_case("muntin", fast, images, engines, log)
     bodies = [name for name in chosen if name not in ENGINES]
     for implementation in build_peers(bodies, model, network, (high, wide), log):
         mine = ["eager", *(["compile"] if compiled else [])]
         if implementation.name == "timm":
             mine += [name for name in chosen if name in ENGINES]
-        contestants += _make_case(implementation.name, implementation.module, images, mine, log)
-    timings = time_interleaved(contestants, rounds=rounds, truth=truth)
+        cases += _make_case(implementation.name, implementation.module, images, mine, log)
+    timings = time_interleaved(cases, rounds=rounds, truth=truth)
     gmacs = count_costs(network, (high, wide)).macs / 1e9
     return {
         "model": model,
@@ -173,13 +173,11 @@ def _row(
     gmacs: float,
     ceilings: dict[str, float],
 ) -> dict[str, Any]:
-    one = timing.contestant
+    one = timing.case
     others = [
         batch_size / other.median
         for other in timings
-        if other.contestant.rival
-        and not other.contestant.aside
-        and other.contestant.precision == one.precision
+        if other.case.rival and not other.case.aside and other.case.precision == one.precision
     ]
     rate = batch_size / timing.median
     ceiling = ceilings.get(one.precision)

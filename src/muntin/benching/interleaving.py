@@ -39,13 +39,13 @@ class Timing:
     """Measurements of one case.
 
     Attributes:
-        contestant: The case.
+        case: The case.
         seconds: Duration of every round after warm-up.
         error: Largest absolute difference from the reference output.
         agreement: Share of rows with the same argmax as the reference output.
     """
 
-    contestant: BenchmarkCase
+    case: BenchmarkCase
     seconds: list[float] = field(default_factory=list)
     error: float = float("nan")
     agreement: float = float("nan")
@@ -57,7 +57,7 @@ class Timing:
 
 
 def time_interleaved(
-    contestants: Sequence[BenchmarkCase],
+    cases: Sequence[BenchmarkCase],
     *,
     rounds: int,
     truth: NDArray[np.float64] | None = None,
@@ -67,7 +67,7 @@ def time_interleaved(
     """Time the cases in interleaved rounds: A B C A B C.
 
     Args:
-        contestants: The cases.
+        cases: The cases.
         rounds: Timed rounds per case.
         truth: Reference output, compared with the output of the first round.
         warmups: Rounds per case before timing starts.
@@ -76,11 +76,11 @@ def time_interleaved(
     Returns:
         One timing per case, in order.
     """
-    timings = [Timing(contestant=contestant) for contestant in contestants]
+    timings = [Timing(case=case) for case in cases]
     for turn in range(warmups + rounds):
         for timing in timings:
             begun = clock()
-            answer = timing.contestant.run()
+            answer = timing.case.run()
             seconds = clock() - begun
             if turn >= warmups:
                 timing.seconds.append(seconds)

@@ -97,7 +97,7 @@ def bench_memory(
         answers[number].append((measure_job or measure_in_subprocess)(jobs[number]))
         return np.array([answers[number][-1]["loss"]], np.float32)
 
-    contestants = [
+    cases = [
         BenchmarkCase(
             name=str(one["owner"]),
             precision="fp32",
@@ -106,13 +106,13 @@ def bench_memory(
         )
         for number, one in enumerate(jobs)
     ]
-    timings = time_interleaved(contestants, rounds=rounds, truth=truth, warmups=0)
+    timings = time_interleaved(cases, rounds=rounds, truth=truth, warmups=0)
     rows: list[dict[str, Any]] = [
         {
-            "name": timing.contestant.name,
+            "name": timing.case.name,
             "work": one["work"],
-            "precision": timing.contestant.precision,
-            "rival": timing.contestant.rival,
+            "precision": timing.case.precision,
+            "rival": timing.case.rival,
             "peak_mib": summarize([answer["peak_mib"] for answer in found]),
             "activation_mib": summarize(
                 [answer["peak_mib"] - answer["state_mib"] for answer in found]

@@ -84,9 +84,9 @@ def bench_training(
     doubled = make_deterministic(network.double())
     optimizer = optimize(doubled)
     truth = _TrainStep(doubled, doubled, images.double(), targets, optimizer).take_first()
-    contestants = []
+    cases = []
     for implementation in implementations:
-        contestants += _contestants(
+        cases += _make_cases(
             implementation,
             images,
             targets,
@@ -94,19 +94,19 @@ def bench_training(
             compiled=compiled,
             log=log,
         )
-    log(f"timing {len(contestants)} cases in {rounds} interleaved rounds")
+    log(f"timing {len(cases)} cases in {rounds} interleaved rounds")
     # The first call takes the two compared steps from the shared weights; the second is the first
     # ordinary step. Both are warm-up.
-    timings = time_interleaved(contestants, rounds=rounds, warmups=2)
+    timings = time_interleaved(cases, rounds=rounds, warmups=2)
     rows = []
-    for timing, stepper in zip(timings, [one.run for one in contestants], strict=True):
+    for timing, stepper in zip(timings, [one.run for one in cases], strict=True):
         assert isinstance(stepper, _TrainStep), "as made above"
         errors = np.abs(stepper.first - truth)
         rows.append(
             {
-                "name": timing.contestant.name,
-                "precision": timing.contestant.precision,
-                "rival": timing.contestant.rival,
+                "name": timing.case.name,
+                "precision": timing.case.precision,
+                "rival": timing.case.rival,
                 "images_per_s": summarize([batch_size / seconds for seconds in timing.seconds]),
                 "max_error": float(errors[0]),
                 "second_error": float(errors[1]),
@@ -180,7 +180,7 @@ def make_optimizer(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, fused=True)
 
 
-def _contestants(
+def _make_cases(
     implementation: Implementation,
     images: Tensor,
     targets: Tensor,
