@@ -49,6 +49,7 @@ class Detector(Head):
 
     def forward(self, features: Features) -> Candidates:
         """Compute the candidates; `decode` selects instances from them."""
+        # Selection is deferred: losses and exported graphs need the candidates, not the instances.
         levels = self.read_levels(features)
         boxes, scores = self.candidates(levels, features.sizes)
         return Candidates(levels, boxes, scores, self.decode)

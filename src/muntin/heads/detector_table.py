@@ -19,6 +19,7 @@ __all__ = ["DETECTORS", "MASK_DETECTORS", "DetectorConfig", "build_detector"]
 DetectorConfig = FCOSConfig | RCNNConfig
 
 _RCNN, _CASCADE = CONVENTIONS["openmmlab"]["rcnn"], CONVENTIONS["openmmlab"]["cascade"]
+# The rising thresholds of the paper: each stage trains on better boxes than the one before.
 _SMALL_CASCADE = replace(SMALL_RCNN, stage_ious=(0.5, 0.6, 0.7))
 
 DETECTORS: dict[str, DetectorConfig] = {

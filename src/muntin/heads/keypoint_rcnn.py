@@ -101,6 +101,7 @@ class KeypointRCNN(RCNN):
     def _heatmaps(self, levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Logits of every cell of each box, Q, P, m, m."""
         side = 2 * self.config.roi_size
+        # Twice the cells of the box head: keypoints need a finer grid than classes.
         regions = self._pool_rows(levels, torch.cat(boxes), image_indices(boxes), side)
         logits: Tensor = self.keypoint_predictor(self.keypoint_head(regions))
         return logits.float()

@@ -96,7 +96,7 @@ class FeaturePyramid(nn.Module):
             *map(float, strides),
             *(float(last * 2 ** (i + 1)) for i in range(config.extra_levels)),
         )
-        _start(self)
+        _init_weights(self)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Give the levels, finest first, all of B, channels, H, W."""
@@ -149,7 +149,7 @@ class SimplePyramid(nn.Module):
         self.strides: tuple[float, ...] = tuple(
             stride * 2.0 ** (i - 2) for i in range(first, 4 + config.extra_levels)
         )
-        _start(self)
+        _init_weights(self)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Give the levels, finest first, all of B, channels, H, W."""
@@ -166,9 +166,10 @@ def build_neck(spec: FeatureSpec, config: NeckConfig) -> FeaturePyramid | Simple
     return SimplePyramid(spec, config) if plain else FeaturePyramid(spec, config)
 
 
-def _start(neck: nn.Module) -> None:
+def _init_weights(neck: nn.Module) -> None:
     for module in neck.modules():
         if isinstance(module, nn.Conv2d):
+            # a=1: no ReLU follows, as in detectron2 and torchvision.
             nn.init.kaiming_uniform_(module.weight, a=1)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

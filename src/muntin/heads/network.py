@@ -44,6 +44,7 @@ class Network(nn.Module):
                 raise ConfigError(message)
             self.add_module(name, one)
         self._names, self._single = tuple(heads), isinstance(head, nn.Module)
+        # Lazy features would run the last layers twice if heads read both maps and vector.
         self._reads_both = len({getattr(one, "reads", "maps") for one in heads.values()}) > 1
 
     @property

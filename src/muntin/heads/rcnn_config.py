@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 
+# Offsets shrink from stage to stage; dividing by these keeps their scale near 1 (detectron2).
 _STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 
 
@@ -145,6 +146,7 @@ CASCADE = RCNNConfig(
 )
 
 SMALL_RCNN = RCNNConfig(
+    # Group norm: batches of a small machine are too small for batch norm.
     neck=NeckConfig(channels=96, norm="group"),
     anchor_scale=6.0,
     rpn_batch=128,
@@ -186,6 +188,7 @@ CONVENTIONS: dict[str, dict[str, RCNNConfig]] = {
             MASK_RCNN,
             rounded_anchors=True,
             proposals=(2000, 1000),
+            # The first RoIAlign, half a pixel off; its weights were trained with that offset.
             aligned=False,
             sampling=2,
             background="first",

@@ -84,6 +84,7 @@ class SemanticHead(Head):
         self._step = int(backbone.spec.strides[-1])
         self.neck: nn.Module | None = None
         if len(set(backbone.spec.strides)) == 1:
+            # A plain ViT has one resolution, but decoders need a pyramid.
             neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
             self.neck = SimplePyramid(backbone.spec, neck)
             widths = (config.channels,) * len(self.neck.strides)
@@ -163,9 +164,11 @@ class SemanticHead(Head):
         compare = partial(map_losses, class_weights=class_weights, smoothing=label_smoothing)
         found = compare(logits, labels)
         losses = {"pixels": found.cross_entropy}
+        # Dice weighs classes by regions, not pixels, which helps small ones.
         if self.config.dice_weight:
             losses["dice"] = self.config.dice_weight * found.dice
         if self.aux is not None and self.config.aux_weight:
+            # Deep supervision: gradients reach the middle of the backbone directly.
             second = compare(self.aux(maps[self.config.aux_level]), labels)
             losses["aux"] = self.config.aux_weight * second.cross_entropy
         return losses
