@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes: anchors on a map, the level that a box is read from, overlap, and suppression.
+"""Boxes: anchors, pyramid levels, overlap, suppression (NMS) and masks of boxes.
 
-Boxes are left, top, right and bottom edge in pixels. What torchvision has (NMS, IoU, RoIAlign, box
-coding) is torchvision's; here is what it lacks or fixes.
+Boxes are (x1, y1, x2, y2) in pixels. NMS, IoU, RoIAlign and box coding are torchvision's; this file
+has what torchvision lacks or hard-codes.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def make_anchors(
     rounded: bool,
     device: torch.device | None = None,
 ) -> Float[Tensor, "N 4"]:
-    """Lay anchors over a map, centred on the upper left corner of each cell.
+    """Create the anchors of a map, centred on the upper left corner of each cell.
 
     Args:
         cells: (height, width) of the map.
-        stride: Step between cells in pixels; two where rows and columns differ.
-        side: Side of the square anchor in pixels; those of other ratios have its area.
-        ratios: Height over width of each anchor of a cell.
-        rounded: Whether edges are rounded to whole pixels around the corner (torchvision).
-        device: Where to.
+        stride: Step between cells in pixels; (down, across) if they differ.
+        side: Side of the square anchor in pixels; anchors of other ratios have the same area.
+        ratios: Height / width of each anchor of a cell.
+        rounded: Whether to round the edges to whole pixels around the corner (torchvision).
+        device: Device of the result.
 
     Returns:
-        All anchors, row by row of the map, ratio by ratio within a cell.
+        All anchors, row by row of the map, one ratio after another within a cell.
 
     Example:
         >>> make_anchors((1, 2), 8, 16, (1.0,), rounded=False)
@@ -76,13 +76,13 @@ def grid_points(
     offset: float,
     device: torch.device | None = None,
 ) -> Float[Tensor, "N 2"]:
-    """Give (x, y) of every cell in pixels, row by row.
+    """Compute (x, y) of every cell in pixels, row by row.
 
     Args:
         cells: (height, width) of the map.
-        stride: Step between cells in pixels; two where rows and columns differ.
-        offset: Where in its cell a point lies: 0 = upper left corner, 0.5 = middle.
-        device: Where to.
+        stride: Step between cells in pixels; (down, across) if they differ.
+        offset: Position in the cell: 0 = upper left corner, 0.5 = centre.
+        device: Device of the result.
     """
     down, along = stride if isinstance(stride, tuple) else (stride, stride)
     y = (torch.arange(cells[0], dtype=torch.float32, device=device) + offset) * down
@@ -93,17 +93,17 @@ def grid_points(
 def assign_levels(
     boxes: Float[Tensor, "N 4"], strides: tuple[float, ...], *, side: float = 224.0
 ) -> Int[Tensor, " N"]:
-    """Choose the level of a pyramid that each box is read from.
+    """Assign each box to a level of the feature pyramid.
 
     A box of `side` pixels belongs to stride 16, one of half the side to stride 8, and so on.
 
     Args:
-        boxes: In pixels.
-        strides: Of the levels, finest first, each twice the one before.
-        side: In pixels.
+        boxes: Boxes in pixels.
+        strides: Strides of the levels, finest first, each twice the previous one.
+        side: Canonical box side in pixels.
 
     Returns:
-        Number of the level of each box.
+        Level index of each box.
 
     Source:
         Lin et al. 2017 (arXiv 1612.03144), equation 1.
@@ -118,7 +118,7 @@ def assign_levels(
 def covered_fraction(
     boxes: Float[Tensor, "N 4"], others: Float[Tensor, "M 4"]
 ) -> Float[Tensor, " N"]:
-    """Largest part of each box that lies inside one of the others, 0 to 1."""
+    """Largest fraction of each box that is covered by one of the others, in [0, 1]."""
     if not len(others):
         return boxes.new_zeros(len(boxes))
     upper = torch.maximum(boxes[:, None, :2], others[None, :, :2])
@@ -131,9 +131,9 @@ def covered_fraction(
 def suppress_groups(
     boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], groups: Int[Tensor, " N"], iou: float
 ) -> Int[Tensor, " M"]:
-    """Non-maximum suppression inside each group; places of what is kept, best first.
+    """Non-maximum suppression within each group; indices of the kept boxes, best first.
 
-    In an exported graph all groups go through one suppression, far from each other.
+    Exported graphs run one NMS with the groups shifted apart.
     """
     if not torch.compiler.is_exporting():
         return batched_nms(boxes, scores, groups, iou)
@@ -153,22 +153,21 @@ def suppress(
     limit: int = 1000,
     min_score: float = 0.0,
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-    """Drop boxes that say again what a better one said.
+    """Remove duplicate boxes (NMS).
 
     Args:
-        boxes: In pixels.
-        scores: Of each.
-        class_ids: Of each.
-        iou: Two boxes that overlap more than this are one ("hard"); from here on scores fall with
-            the overlap ("soft").
-        kind: "hard" is non-maximum suppression; "soft" lowers the scores of overlapping boxes by
-            (1 - IoU) instead of dropping them; "none" keeps all boxes.
+        boxes: Boxes in pixels.
+        scores: Score of each box.
+        class_ids: Class of each box.
+        iou: IoU above which a box is suppressed by a better one.
+        kind: "hard" removes suppressed boxes; "soft" multiplies their scores by (1 - IoU); "none"
+            keeps all boxes.
         class_agnostic: Whether boxes of different classes suppress each other.
-        limit: Boxes to keep.
-        min_score: Boxes that fall below it are dropped.
+        limit: Maximum number of boxes to keep.
+        min_score: Minimum score, after "soft" suppression.
 
     Returns:
-        Places of what is kept, best first, and their scores.
+        Indices of the kept boxes, best first, and their scores.
 
     Source:
         Bodla et al. 2017 (arXiv 1704.04503), the linear rule.
@@ -211,20 +210,20 @@ def _suppress_softly(
 def paste_mask(
     mask: Float[Tensor, "m m"], box: Float[Tensor, "4"], size: Size
 ) -> tuple[Bool[Tensor, "h w"], int, int]:
-    """Bring the mask of a box to pixels.
+    """Resize the mask of a box to pixels of the image.
 
     Args:
         mask: Scores in [0, 1] on a grid over the box.
-        box: In pixels of the image.
+        box: Box in pixels of the image.
         size: (height, width) of the image.
 
     Returns:
-        The part of the image that the box covers, set where the score at the middle of a pixel
-        is at least 0.5; and the row and column of the image at which it begins.
+        The mask of the covered pixels, True where the score at the pixel centre is at least 0.5,
+        and the row and column of its upper left pixel in the image.
 
     Source:
         He et al. 2017 (arXiv 1703.06870), section 3.1: the m x m output is resized to the box. As
-        in detectron2, scores beyond the middle of the outer cells fall to 0.
+        in detectron2, scores fall to 0 beyond the centres of the outer cells.
     """
     left, top, right, bottom = box.tolist()
     first_row, first_column = max(0, int(top)), max(0, int(left))

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of every pixel from logits of coarser cells, without logits of every pixel in memory.
+"""Per-pixel losses from low-resolution logits, without full-resolution logits in memory.
 
-A decoder gives logits at a quarter of the resolution, labels are at full resolution, and with many
-classes the enlarged logits are by far the largest tensor of a step, held twice more by the softmax
-and its gradient. Here they are enlarged, compared and forgotten strip by strip, once for the losses
-and once more for their gradient, which is written out.
+A decoder outputs logits at a quarter of the resolution of the labels. With many classes, the
+upsampled logits are by far the largest tensor of a training step, and softmax and its gradient need
+two more copies. Here they are upsampled and reduced in strips of rows, once for the losses and once
+for the explicit gradient.
 
 Letters: B images, K classes, h and w cells, H and W pixels.
 """
@@ -24,20 +24,20 @@ from muntin.shapes import Float, Int
 __all__ = ["IGNORED", "MapLosses", "map_losses"]
 
 IGNORED = -1
-"""Label of pixels that are neither learnt from nor scored."""
+"""Label of pixels that losses and metrics ignore."""
 
 STRIP_VALUES = 2**20
-"""Enlarged logits that are in memory at a time; 4 MiB in float32, and some copies."""
+"""Upsampled logits in memory at a time; 4 MiB in float32, plus a few copies."""
 
 _LEAST = 1e-6
 
 
 class MapLosses(NamedTuple):
-    """Losses of each image; 0 for one whose pixels are all ignored.
+    """Losses of each image; 0 if all its pixels are ignored.
 
     Attributes:
-        cross_entropy: Mean over the pixels, weighted by class where weights are given.
-        dice: 1 - the Dice coefficient, mean over the classes that are in the image.
+        cross_entropy: Mean over pixels, weighted by class if weights are given.
+        dice: 1 - Dice coefficient, averaged over the classes present in the image.
     """
 
     cross_entropy: Float[Tensor, " B"]
@@ -52,18 +52,18 @@ def map_losses(
     smoothing: float = 0.0,
     strip_values: int = STRIP_VALUES,
 ) -> MapLosses:
-    """Compare logits, enlarged bilinearly to the size of the labels, with the labels.
+    """Compute cross-entropy and Dice loss of logits, upsampled bilinearly to the labels.
 
     Args:
-        logits: Of cells.
-        labels: Class numbers of pixels; `IGNORED` where there is none.
-        class_weights: Factor on the cross-entropy of the pixels of each class.
-        smoothing: Part of the target that is spread over all classes.
-        strip_values: Enlarged logits in memory at a time; it changes the memory, not the losses.
+        logits: Logits of cells.
+        labels: Class of each pixel, or `IGNORED`.
+        class_weights: Cross-entropy weight of each class.
+        smoothing: Label smoothing, the fraction of the target spread over all classes.
+        strip_values: Upsampled logits in memory at a time; affects memory, not the losses.
 
     Returns:
-        Both losses. The gradient of one that is not used costs nothing; a second derivative there
-        is not.
+        Both losses. The gradient of an unused loss costs nothing. Second derivatives are not
+        supported.
 
     Source:
         Dice: Milletari et al. 2016 (arXiv 1606.04797), with plain sums in the denominator.
@@ -75,14 +75,14 @@ def map_losses(
 
 
 class _Strip(NamedTuple):
-    """Some rows of pixels.
+    """A strip of rows of pixels.
 
     Attributes:
-        cells: The first and the last row of cells that they are made of, the latter excluded.
-        rows: How these make the rows of pixels.
-        logits: Of every pixel: B, K, rows, W.
-        target: Class of each pixel, any where there is none: B, 1, rows, W.
-        known: Whether there is one: B, rows, W.
+        cells: Rows of cells that the strip depends on.
+        rows: Interpolation weights from these cells to the rows of pixels.
+        logits: Upsampled logits: B, K, rows, W.
+        target: Class of each pixel, 0 if ignored: B, 1, rows, W.
+        known: False for ignored pixels: B, rows, W.
     """
 
     cells: slice
@@ -116,7 +116,7 @@ def _strips(logits: Tensor, labels: Tensor, strip_values: int) -> Iterator[_Stri
 
 
 class _MapLosses(torch.autograd.Function):
-    """Sums over strips, and their gradient."""
+    """Sums over strips, with an explicit gradient."""
 
     @staticmethod
     def forward(
@@ -127,7 +127,7 @@ class _MapLosses(torch.autograd.Function):
         smoothing: float,
         strip_values: int,
     ) -> tuple[Tensor, Tensor]:
-        # Sums over many pixels are not for half precision.
+        # Sums over many pixels overflow or lose bits in half precision.
         with torch.autocast(logits.device.type, enabled=False):
             totals: list[Tensor] | None = None
             for strip in _strips(logits, labels, strip_values):
@@ -136,13 +136,13 @@ class _MapLosses(torch.autograd.Function):
                     sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
                 )
         assert totals is not None, "labels have at least one row"
-        wrong, weight, shared, said, there = totals
+        wrong, weight, shared, predicted, present_px = totals
         # Only the coarse logits and sums per image are stored, never a strip.
         ctx.save_for_backward(logits, labels, weights, *totals[1:])
         ctx.smoothing, ctx.strip_values = smoothing, strip_values
         ctx.set_materialize_grads(False)
-        dice = 1 - 2 * shared / (said + there).clamp(min=_LEAST)
-        present = there > 0
+        dice = 1 - 2 * shared / (predicted + present_px).clamp(min=_LEAST)
+        present = present_px > 0
         return (
             wrong / weight.clamp(min=_LEAST),
             (dice * present).sum(dim=1) / present.sum(dim=1).clamp(min=1),
@@ -150,7 +150,7 @@ class _MapLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 (autograd's own)
-        logits, labels, weights, weight, shared, said, there = ctx.saved_tensors
+        logits, labels, weights, weight, shared, predicted, present_px = ctx.saved_tensors
         for_entropy, for_dice = gradients
         classes = len(weights)
         columns = bilinear_matrix(labels.shape[2], logits.shape[3], device=logits.device)
@@ -159,11 +159,11 @@ class _MapLosses(torch.autograd.Function):
             scale = scale / weight.clamp(min=_LEAST)
             # d CE / d logits = softmax - target, with the label-smoothed target.
             spread = ctx.smoothing / classes
-            total = (there > 0).sum(dim=1, keepdim=True).clamp(min=1)
-            parts = (said + there).clamp(min=_LEAST)
+            total = (present_px > 0).sum(dim=1, keepdim=True).clamp(min=1)
+            parts = (predicted + present_px).clamp(min=_LEAST)
             if for_dice is not None:
                 # Of the Dice loss by the score of a class, at pixels of others, and of its own.
-                share = for_dice[:, None] * (there > 0) / total
+                share = for_dice[:, None] * (present_px > 0) / total
                 others, own = share * 2 * shared / parts**2, -2 * share / parts
             result = logits.new_zeros(logits.shape, dtype=torch.float32)
             for strip in _strips(logits, labels, ctx.strip_values):
@@ -187,7 +187,7 @@ class _MapLosses(torch.autograd.Function):
 
 
 def _strip_sums(strip: _Strip, weights: Tensor, smoothing: float) -> list[Tensor]:
-    """What both losses need of a strip: sums over its pixels, of each image (and class)."""
+    """Sums of a strip that both losses need, per image (and class)."""
     log_scores = strip.logits.log_softmax(dim=1)
     loss = -log_scores.gather(1, strip.target)[:, 0]
     weight = weights[strip.target[:, 0]] * strip.known

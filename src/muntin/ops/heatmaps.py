@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keypoints as heatmaps, and back.
+"""Heatmap encoding and decoding of keypoints.
 
-A keypoint is a Gaussian on a map of its own. "msra" draws it around the nearest cell and reads the
-highest cell, moved a quarter of a cell towards the higher neighbour. "udp" draws it where it is and
-reads the top of the paraboloid through the logarithm of the smoothed map (DARK).
+Each keypoint is a Gaussian on its own map. "msra" centres it on the nearest cell and decodes the
+argmax, shifted by a quarter of a cell towards the higher neighbour. "udp" centres it on the exact
+position and decodes the maximum of a paraboloid fitted to the logarithm of the smoothed map (DARK).
 
 Source:
     Xiao et al. 2018, "Simple Baselines" (arXiv 1804.06208), section 3, for msra.
@@ -12,10 +12,10 @@ Source:
     Zhang et al. 2020, "Distribution-Aware Coordinate Representation" (arXiv 1910.06278), for DARK;
     blurred with 11 cells as ViTPose does. Compared with transformers 5.23 in
     tests/ops/test_heatmaps.py.
-    Differs: near the border, where a blur would read what is not there, DARK looks at the map
-    itself, and at three cells beside the border where the highest cell lies on it.
+    Differs: near the border, where the blur would read padding, DARK fits the unsmoothed map, and
+    the three outermost cells if the maximum lies on the border.
 
-Letters: B images, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the middle of
+Letters: B images, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the centre of
 the first cell.
 """
 
@@ -42,20 +42,20 @@ __all__ = [
 Coding = Literal["msra", "udp"]
 
 REACH = 3
-"""Of a drawn Gaussian, in sigmas."""
+"""Radius of a drawn Gaussian, in sigmas."""
 
 _KERNEL = 11
-_BLUR_SIGMA = 2.0  # what OpenCV takes for a kernel of 11
-_LEAST, _MOST = 1e-3, 50.0  # heights whose logarithm is taken
-_BEYOND = 3.0  # cells outside the map at which a point is still told
+_BLUR_SIGMA = 2.0  # the default of OpenCV for a kernel of 11
+_LEAST, _MOST = 1e-3, 50.0  # clamp of heights before the logarithm
+_BEYOND = 3.0  # maximum distance of a decoded point outside the map, in cells
 
 
 class Peaks(NamedTuple):
-    """What was read.
+    """Decoded keypoints.
 
     Attributes:
         points: x and y in cells.
-        scores: Height of each peak.
+        scores: Value of each maximum.
     """
 
     points: Float[Tensor, "B P 2"]
@@ -73,15 +73,15 @@ def draw_heatmaps(
     """Draw a Gaussian of height 1 for each keypoint.
 
     Args:
-        points: Where they are; anything where they are not known.
-        known: Which of them are.
+        points: Positions in cells; ignored where `known` is False.
+        known: Which keypoints are annotated.
         size: (h, w).
-        sigma: Width of the Gaussian in cells.
-        coding: Whether it stands on the nearest cell.
+        sigma: Standard deviation of the Gaussian in cells.
+        coding: "msra" centres the Gaussian on the nearest cell.
 
     Returns:
-        The maps, 0 farther than 3 sigma from the point; and which of them are of use: a point of
-        which nothing reaches the map is not.
+        The maps, 0 beyond 3 sigma, and which of them are useful: known, and not entirely outside
+        the map.
     """
     height, width = size
     here = torch.where(known[..., None], points, 0.0)
@@ -105,9 +105,9 @@ def draw_heatmaps(
 
 
 def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
-    """Find the peak of each map, more finely than its cells.
+    """Find the maximum of each map with sub-cell precision.
 
-    A map without anything above 0 tells its first cell, with the score that it has.
+    A map without positive values gives its first cell, with the value there as the score.
     """
     width = maps.shape[3]
     scores, places = maps.flatten(2).max(dim=2)
@@ -119,13 +119,13 @@ def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
 def mirror_heatmaps(
     maps: Float[Tensor, "B P h w"], partners: tuple[int, ...], *, coding: Coding
 ) -> Float[Tensor, "B P h w"]:
-    """Bring the maps of mirrored images back to those of the images.
+    """Flip the maps of mirrored images back.
 
     Args:
-        maps: Of the mirrored images.
-        partners: The keypoint that each one becomes in the mirror.
-        coding: The cells of "msra" are not mirrored about the middle of the image: the result
-            is moved by a cell, as published.
+        maps: Maps of the mirrored images.
+        partners: Index of the flip partner of each keypoint.
+        coding: The cells of "msra" are not symmetric about the image centre: the result is shifted
+            by one cell, as published.
     """
     back = maps[:, list(partners)].flip(3)
     if coding == "msra":
@@ -134,20 +134,20 @@ def mirror_heatmaps(
 
 
 def to_cells(points: Tensor, image: Size, size: Size, *, coding: Coding) -> Tensor:
-    """Bring points (..., 2) from pixels of an image to cells of its heatmaps.
+    """Convert points (..., 2) from pixels of an image to cells of its heatmaps.
 
     Args:
         points: x and y.
         image: (height, width) in pixels.
         size: (h, w) in cells.
-        coding: With "udp" the first and last pixel are the first and last cell; with "msra" sides
-            are divided.
+        coding: "udp" maps the first and last pixel centres to those of the cells; "msra" divides by
+            the stride.
     """
     return points * points.new_tensor(_steps(size, image, coding))
 
 
 def to_pixels(points: Tensor, image: Size, size: Size, *, coding: Coding) -> Tensor:
-    """Bring points (..., 2) from cells back to pixels; see `to_cells`."""
+    """Convert points (..., 2) from cells to pixels; see `to_cells`."""
     return points * points.new_tensor(_steps(image, size, coding))
 
 
@@ -157,7 +157,7 @@ def _steps(after: Size, before: Size, coding: Coding) -> list[float]:
 
 
 def _quarter(maps: Tensor, cells: Tensor) -> Tensor:
-    """A quarter of a cell towards the higher neighbour; as published, none on the border."""
+    """Shift by a quarter cell towards the higher neighbour; not on the border, as published."""
     around = _around(maps, cells)
     # Sign of the difference of the neighbours, along x and y.
     slope = torch.stack(
@@ -169,7 +169,7 @@ def _quarter(maps: Tensor, cells: Tensor) -> Tensor:
 
 
 def _dark(maps: Tensor, cells: Tensor) -> Tensor:
-    """The top of the paraboloid through the logarithm around the highest cell."""
+    """Fit a paraboloid to the logarithm around the maximum (DARK)."""
     height, width = maps.shape[2:]
     if min(height, width) < 3:  # too small for a paraboloid
         return cells.to(maps.dtype)
@@ -186,7 +186,7 @@ def _dark(maps: Tensor, cells: Tensor) -> Tensor:
 
 
 def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
-    """From the middle cell to the top; nothing where there is no hill."""
+    """Offset from the middle cell to the maximum of the fit; 0 if the fit has no maximum."""
     # log of a Gaussian is a paraboloid: one Newton step from the middle cell is exact.
     v = heights.clamp(_LEAST, _MOST).log()
     middle = v[..., 1, 1]
@@ -206,7 +206,7 @@ def _top(heights: Float[Tensor, "B P 3 3"]) -> Float[Tensor, "B P 2"]:
 
 
 def _around(maps: Tensor, cells: Tensor) -> Float[Tensor, "B P 3 3"]:
-    """The cells around each cell; beyond the border those on it."""
+    """The 3 x 3 neighbourhood of each cell, with replicated borders."""
     # Replicated borders, so that slopes at the border are one-sided.
     padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
     wide = padded.shape[3]
@@ -219,7 +219,7 @@ def _around(maps: Tensor, cells: Tensor) -> Float[Tensor, "B P 3 3"]:
 
 
 def _blur(maps: Tensor) -> Tensor:
-    """A Gaussian of 11 cells; what it reads beyond the border is 0, and is not looked at."""
+    """Gaussian blur with a kernel of 11; zero-padded, so values near the border are not used."""
     reach = _KERNEL // 2
     line = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-(line**2) / (2 * _BLUR_SIGMA**2))

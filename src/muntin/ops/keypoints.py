@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two sets of keypoints are (OKS), and which of several are one subject found twice.
+"""Object keypoint similarity (OKS), and suppression of duplicate poses.
 
 Source:
-    COCO's keypoint evaluation: exp(-d^2 / (2 area (2 sigma)^2)), the mean over keypoints; compared
+    COCO keypoint evaluation: exp(-d^2 / (2 area (2 sigma)^2)), averaged over keypoints. Compared
     with pycocotools in tests/metrics/test_pose.py.
 """
 
@@ -17,9 +17,9 @@ from muntin.shapes import Size
 __all__ = ["DEFAULT_SIGMA", "clip_points", "estimate_area", "similarity", "suppress_poses"]
 
 DEFAULT_SIGMA = 0.05
-"""Of keypoints for which a data set says nothing."""
+"""Sigma of keypoints for which the data set defines none."""
 
-_SHARE = 0.53  # of its box that a person covers in COCO, as OpenMMLab has it
+_SHARE = 0.53  # area of a person / area of its box in COCO, as in OpenMMLab
 _MIN_SIDE = 0.05  # of the image's diagonal
 
 
@@ -29,32 +29,32 @@ def similarity(
     area: float,
     sigmas: NDArray[np.float64],
 ) -> float:
-    """OKS of two subjects.
+    """OKS of two poses.
 
     Args:
         first: (P, 2) points.
-        second: The same.
-        area: In pixels.
-        sigmas: (P,); NaN points are left out.
+        second: (P, 2) points.
+        area: Object area in square pixels.
+        sigmas: (P,). Keypoints that are NaN in either pose are ignored.
     """
     distance = ((first - second) ** 2).sum(axis=1)
-    told = np.isfinite(distance)
-    if not told.any():
+    valid = np.isfinite(distance)
+    if not valid.any():
         return 0.0
-    variance = (2 * sigmas[told]) ** 2
-    return float(np.exp(-distance[told] / variance / (area + 1e-9) / 2).mean())
+    variance = (2 * sigmas[valid]) ** 2
+    return float(np.exp(-distance[valid] / variance / (area + 1e-9) / 2).mean())
 
 
 def estimate_area(
     points: NDArray[np.float64], box: NDArray[np.float64] | None, diagonal: float
 ) -> float:
-    """Area of a subject for which nobody says it: 0.53 of its box.
+    """Estimate the area of an instance without annotated area: 0.53 of its box.
 
     Args:
-        points: (N, 2), the known ones.
-        box: Left, top, right and bottom edge; None takes the tight box of the points, with sides of
-            at least 0.05 of the diagonal.
-        diagonal: Of the image in pixels.
+        points: (N, 2), the annotated keypoints.
+        box: (x1, y1, x2, y2); None uses the bounding box of the points, with sides of at least 0.05
+            of the diagonal.
+        diagonal: Diagonal of the image in pixels.
     """
     if box is not None:
         return _SHARE * float((box[2:] - box[:2]).prod())
@@ -63,7 +63,7 @@ def estimate_area(
 
 
 def clip_points(points: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
-    """Move points (..., 2) that lie outside an image of (height, width) to its nearest pixel."""
+    """Clip points (..., 2) to the pixels of an image of (height, width)."""
     return np.clip(points, 0.0, [size[1] - 1.0, size[0] - 1.0])
 
 
@@ -75,19 +75,20 @@ def suppress_poses(
     *,
     max_similarity: float = 0.6,
 ) -> NDArray[np.int64]:
-    """Keep, best first, the subjects that are not like a better one.
+    """Remove poses that duplicate a better one (OKS-NMS).
 
     Args:
         points: (N, P, 2).
-        scores: Of each.
-        areas: Of each in pixels.
+        scores: Score of each pose.
+        areas: Area of each instance in square pixels.
         sigmas: (P,).
-        max_similarity: OKS above which two are one. Published systems take 0.9, which the poses of two
-            boxes around one small subject, a few pixels apart, do not reach.
+        max_similarity: OKS above which two poses are duplicates. Published systems use 0.9, which
+            two slightly different boxes of one small instance do not reach.
 
     Returns:
-        Places of those that are kept.
+        Indices of the kept poses, best first.
     """
+    # Greedy, as NMS: a pose survives if it is unlike every better one.
     kept: list[int] = []
     for place in np.argsort(-scores, kind="stable"):
         area = areas[place]

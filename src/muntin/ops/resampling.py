@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear resizing a part at a time: any rows of the result can be had by themselves."""
+"""Bilinear resizing as explicit weights, so that any rows of the result can be computed alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Mixing", "bilinear_matrix", "bilinear_mixing"]
 
 
 class Mixing(NamedTuple):
-    """How points of a line are mixed into points of a longer or shorter one.
+    """Linear interpolation weights along one axis.
 
     Attributes:
-        low: For each new point, the old point before it.
-        high: The old point behind it.
-        share: Weight of the latter; the former has the rest.
+        low: For each new point, index of the old point before it.
+        high: Index of the old point after it.
+        share: Weight of `high`; `low` has weight 1 - share.
     """
 
     low: Int[Tensor, " N"]
@@ -35,15 +35,15 @@ def bilinear_mixing(
     covered: float | None = None,
     device: torch.device | None = None,
 ) -> Mixing:
-    """Say how ``interpolate(mode="bilinear", align_corners=False)`` mixes the points of a line.
+    """Compute the weights of ``interpolate(mode="bilinear", align_corners=False)`` along an axis.
 
-    A point stands for a piece of the line, and beyond the outermost points there is no other value.
+    Points are pixel centres; beyond the outermost centres the value is constant.
 
     Args:
-        after: Points of the new line.
-        before: Points of the old line.
-        covered: Length of the new line in old points; all of them when left out.
-        device: Where to.
+        after: Length of the new axis.
+        before: Length of the old axis.
+        covered: Length of the new axis in old points; default: `before`.
+        device: Device of the result.
     """
     length = before if covered is None else covered
     # Pixel-centre convention: centre i + 0.5 maps to (i + 0.5) * scale - 0.5. Float64, so
@@ -59,9 +59,9 @@ def bilinear_mixing(
 def bilinear_matrix(
     after: int, before: int, *, device: torch.device | None = None
 ) -> Float[Tensor, "after before"]:
-    """Give `bilinear_mixing` as a matrix.
+    """Build `bilinear_mixing` as a matrix.
 
-    Of a map, ``rows @ cells @ columns.T`` is the resized one, some rows of `rows` a strip of it.
+    ``rows @ cells @ columns.T`` resizes a map; a subset of `rows` gives a strip of it.
 
     Example:
         >>> bilinear_matrix(4, 2)

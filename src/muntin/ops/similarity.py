@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two sets of features of the same examples are, whatever their channels."""
+"""Representation similarity (linear CKA) of two sets of features of the same examples."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ def linear_cka(first: Float[Tensor, "N C"], second: Float[Tensor, "N C2"]) -> fl
         second: Others of the same examples, in the same order.
 
     Returns:
-        1 for features that differ by a rotation and a factor only; about 0 for such that have
-        nothing to do with each other, even with few examples and many channels; 0 where one of
-        them does not vary at all. It may be a little below 0.
+        1 if the features differ by a rotation and a factor only; about 0 if they are unrelated,
+        even with few examples and many channels; 0 if one of them is constant. The unbiased
+        estimate may be slightly negative.
 
     Raises:
-        ShapeError: There are fewer than 4 examples.
+        ShapeError: Fewer than 4 examples.
 
     Source:
         Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited" (arXiv
         1905.00414), equation 5, with the unbiased estimate of HSIC of Song et al. 2012 as in Nguyen
-        et al. 2021 (arXiv 2010.15327), equation 3. The plain estimate would be near 1 for whatever
-        has more channels than examples.
+        et al. 2021 (arXiv 2010.15327), equation 3. The biased estimate is near 1 for any
+        features with more channels than examples.
     """
     return compare_grams(centred_gram(first), centred_gram(second))
 
 
 def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
-    """Give the products of all pairs of examples, without their own, U-centred.
+    """Compute the U-centred Gram matrix, with a zero diagonal.
 
     Raises:
-        ShapeError: There are fewer than 4 examples.
+        ShapeError: Fewer than 4 examples.
     """
     count = len(features)
     if count < MIN_EXAMPLES:
         message = (
-            f"features must be of at least {MIN_EXAMPLES} examples, got {count}. Compare more "
-            f"images, or larger ones."
+            f"features must have at least {MIN_EXAMPLES} examples, got {count}. Compare more or "
+            f"larger images."
         )
         raise ShapeError(message)
-    values = features.double() - features.double().mean(dim=0)  # against cancellation only
+    values = features.double() - features.double().mean(
+        dim=0
+    )  # avoids cancellation; centring is below
     # Zero diagonal: a sample paired with itself biases HSIC (Song et al. 2012).
     gram = (values @ values.T).fill_diagonal_(0)
     sums = gram.sum(dim=0)
@@ -64,6 +66,6 @@ def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
 
 
 def compare_grams(first: Float[Tensor, "N N"], second: Float[Tensor, "N N"]) -> float:
-    """Give the linear CKA of two results of `centred_gram`."""
+    """Compute the linear CKA from two results of `centred_gram`."""
     norms = torch.sqrt((first * first).sum() * (second * second).sum())
     return float((first * second).sum() / norms) if norms > 0 else 0.0

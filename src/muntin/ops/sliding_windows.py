@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A map of logits of an image of any size, seen through windows, given out strip by strip.
+"""Sliding-window prediction: logits of an image of any size, yielded in strips of rows.
 
-Windows overlap. Near its edges a window counts for nothing, where two overlap one fades into the
-other, and weights add up to 1, so there are no seams: where the network looks at nearby pixels
-only, the result is that of the whole image. Logits of cells are kept for as many rows as a window
-is high, never of the whole image.
+Windows overlap and are blended. Weights fall to 0 near the edges of a window and sum to 1, so the
+result has no seams; for a network with a small receptive field it equals the result of the whole
+image. Memory holds logits of one row of windows, never of the whole image.
 
 Letters: B windows, C channels, K classes, h and w cells, H and W pixels.
 """
@@ -25,10 +24,10 @@ from muntin.shapes import Float, Size, UInt8
 __all__ = ["Strip", "slide"]
 
 ALIGN = 32
-"""Windows begin at multiples of this many pixels, so that their cells are cells of the image."""
+"""Windows start at multiples of this many pixels, so that their cells are cells of the image."""
 
 STRIP_VALUES = 2**24
-"""Logits of pixels that are in memory at a time; 64 MiB in float32."""
+"""Upper bound on full-resolution logits in memory; 64 MiB in float32."""
 
 PredictWindows = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B K h w"]]
 
@@ -37,8 +36,8 @@ class Strip(NamedTuple):
     """Some rows of the result.
 
     Attributes:
-        top: The first of them.
-        logits: Of every pixel.
+        top: Index of the first row.
+        logits: Logits of every pixel.
     """
 
     top: int
@@ -46,7 +45,7 @@ class Strip(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A piece of a line: where it begins and ends in pixels, and its weight at each cell."""
+    """A window along one axis: first and end pixel, first cell, and the weight of each cell."""
 
     start: int
     end: int
@@ -65,17 +64,17 @@ def slide(
     batch_size: int = 1,
     rows: int = 0,
 ) -> Iterator[Strip]:
-    """Give the logits of every pixel of an image, from the top to the bottom.
+    """Compute the logits of every pixel of an image, from top to bottom.
 
     Args:
-        image: At the scale at which the network sees it.
-        predict: The network; its map has one cell for every so many pixels, rounded up.
-        window: (height, width) of what the network sees at a time; smaller images are seen whole.
+        image: Resized to the scale of the network input.
+        predict: The network: images to a map with one cell per `stride` pixels, rounded up.
+        window: (height, width) of a window; an image that fits is processed whole.
         out_size: (height, width) of the result.
-        stride: Pixels of a cell.
-        overlap: Part of a window that the next one sees too.
-        batch_size: Windows at a time.
-        rows: Of each strip; chosen by the memory when 0.
+        stride: Pixels per cell.
+        overlap: Fraction of a window shared with the next one.
+        batch_size: Windows per batch.
+        rows: Rows per strip; 0 derives it from `STRIP_VALUES`.
 
     Yields:
         Strips that cover the result without overlap.
@@ -124,7 +123,7 @@ def slide(
 
 
 def _pad_to_stride(image: Tensor, stride: int) -> Tensor:
-    """Repeat the last row and column until both sides are whole cells."""
+    """Replicate the last row and column until both sides are multiples of the stride."""
     height, width = image.shape[1:]
     if height % stride == 0 and width % stride == 0:
         return image
@@ -134,7 +133,7 @@ def _pad_to_stride(image: Tensor, stride: int) -> Tensor:
 
 
 def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]:
-    """Cut a line into windows."""
+    """Split an axis into overlapping windows with their blending weights."""
     # Whole multiples of ALIGN, so that cells of windows and of the image coincide.
     window = window if length <= window else max(ALIGN * 2, window // ALIGN * ALIGN)
     if length <= window:
@@ -159,7 +158,7 @@ def _cut(length: int, window: int, overlap: float, stride: int) -> list[_Window]
 
 
 def _total(windows: list[_Window], cells: int) -> Tensor:
-    """Weights of all windows together at each cell of a line."""
+    """Sum of the weights of all windows at each cell of an axis."""
     total = torch.zeros(cells)
     for window in windows:
         total[window.first : window.first + len(window.weights)] += window.weights
@@ -167,7 +166,12 @@ def _total(windows: list[_Window], cells: int) -> Tensor:
 
 
 def _predict_row(
-    image: Tensor, predict: PredictWindows, line: _Window, columns: list[_Window], batch_size: int, wide: int
+    image: Tensor,
+    predict: PredictWindows,
+    line: _Window,
+    columns: list[_Window],
+    batch_size: int,
+    wide: int,
 ) -> Tensor:
     """Weighted logits of the cells of one row of windows."""
     by_size: dict[int, list[_Window]] = defaultdict(list)
