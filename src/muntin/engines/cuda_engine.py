@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A fused network on a GPU, its launches recorded once for each number of images."""
+"""A fused network on a GPU, replayed from CUDA graphs, one per batch size."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def find_unavailable() -> str:
-    """Say why a GPU cannot be used; nothing when it can."""
+    """Return why CUDA is unavailable; empty if it is available."""
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
     if not torch.cuda.is_available():
-        return "PyTorch finds no GPU of NVIDIA on this machine"
+        return "PyTorch finds no NVIDIA GPU on this machine"
     return ""
 
 
 def start_cuda(graph: Graph, precision: Precision) -> Runner:
-    """Fuse the network and record it, on the GPU that is current.
+    """Fuse the network and record it on the current GPU.
 
     Args:
-        graph: Of a network, for any number of images.
-        precision: In which it is computed.
+        graph: Graph of a network, for any batch size.
+        precision: Precision of the computation.
 
     Raises:
-        ConfigError: The graph holds nothing that can be fused.
+        ConfigError: The graph has no fused form.
     """
     return start_recorded(graph, precision, torch.device("cuda", torch.cuda.current_device()))
 
@@ -50,26 +50,26 @@ def start_recorded(
     """Fuse the network and record it.
 
     Args:
-        graph: Of a network, for any number of images.
-        precision: In which it is computed.
-        device: Where.
-        capture: What records; None takes CUDA graphs. Where sides depend on what the images
-            show, nothing is recorded.
+        graph: Graph of a network, for any batch size.
+        precision: Precision of the computation.
+        device: Device to run on.
+        capture: Records the graphs; default: CUDA graphs. Graphs with data-dependent shapes are not
+            recorded.
 
     Raises:
-        ConfigError: The graph holds nothing that can be fused.
+        ConfigError: The graph has no fused form.
     """
     if graph.fuse is None:
         message = (
-            "the engine cuda must be given a network to fuse, got a graph that was made for a "
-            "file. Load the run."
+            "engine cuda requires a network that can be fused, got a graph made for a file. Load "
+            "the run instead."
         )
         raise ConfigError(message)
     module = graph.fuse(_DTYPES[precision]).to(device)
 
     def call(*inputs: Tensor) -> Any:  # noqa: ANN401 (as the network)
         half = precision == "bf16"
-        # Copies of weights that autocast keeps would lie in the memory of one recorded graph.
+        # The weight cache of autocast would live in the memory pool of one recorded graph.
         with (
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False),
@@ -89,6 +89,6 @@ def start_recorded(
 
 
 def _fill(found: Sequence[Instances]) -> list[Tensor]:
-    """Equally many objects an image, as exported graphs tell them: filling has score 0."""
+    """Pad detections to the same number per image, as exported graphs do; padding has score 0."""
     columns = zip(*found, strict=True)
     return [pad_sequence([*rows], batch_first=True) for rows in columns if rows[0] is not None]

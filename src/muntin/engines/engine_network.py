@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A network whose work an engine does, for whoever calls networks.
+"""A network that runs in an inference engine, with the interface of `Network`.
 
-Graphs are for images of one size, and run fastest for a number of images that is known before.
-So images are padded to a canvas and shown in groups: several at a time while there are enough,
-then one by one.
+Graphs have a fixed image size and run fastest with a fixed batch size. Images are padded to a
+canvas and run in batches of fixed sizes, largest first.
 
 Letters: B images, C channels.
 """
@@ -30,11 +29,11 @@ __all__ = ["EngineNetwork", "HeadInfo"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadInfo:
-    """What others read from the head of a network.
+    """Attributes of the head that callers read.
 
     Attributes:
-        config: Its config; None where it has none.
-        stride: Pixels of a cell of the map that it gives; 0 where it gives no map.
+        config: Config of the head, if it has one.
+        stride: Stride of the output map in pixels; 0 if the output is no map.
     """
 
     config: Any = None
@@ -42,16 +41,15 @@ class HeadInfo:
 
 
 class EngineNetwork(nn.Module):
-    """Takes pixels from 0 to 255, and gives what the network gives that it stands for.
+    """Runs an exported or compiled network on pixels in [0, 255].
 
     Args:
-        start: From the size of the images and their number to what runs them.
-        canvases: Sizes of the images that there are graphs for.
-        front: Of the head.
-        finds: Whether the graph tells objects: boxes, scores, class numbers and perhaps masks,
-            equally many an image. Then it also takes the sizes of the images.
-        groups: Numbers of images that are shown at a time, largest first; the last is 1. None
-            where the graph takes any number.
+        start: Creates the runner for an image size and a batch size.
+        canvases: Image sizes with a graph.
+        front: Attributes of the head.
+        finds: Whether the graph outputs detections: boxes, scores, class numbers and, for instance
+            segmentation, masks, padded to the same number per image. It then takes image sizes too.
+        groups: Batch sizes, largest first; the last is 1. None if the graph takes any batch size.
     """
 
     reads_pixels = True
@@ -76,12 +74,12 @@ class EngineNetwork(nn.Module):
         """Run the engine.
 
         Args:
-            images: Pixels.
-            sizes: Of the images inside, for a graph that tells objects.
+            images: Pixels in [0, 255].
+            sizes: (height, width) of each image inside its padding, for detectors.
 
         Returns:
-            Logits or maps; boxes, scores, class numbers and perhaps masks, equally many an image,
-            of a graph that tells objects.
+            Logits or maps; for detectors boxes, scores, class numbers and, if any, masks, padded to
+            the same number per image.
 
         Raises:
             ShapeError: The images are larger than any canvas.
@@ -104,7 +102,7 @@ class EngineNetwork(nn.Module):
         return found
 
     def decode(self, raw: Any) -> Any:  # noqa: ANN401 (as `forward`)
-        """Turn what `forward` gave into answers, as `muntin.heads.network.Network.decode` does."""
+        """Decode the output of `forward`, as `muntin.heads.network.Network.decode` does."""
         return _as_found(raw) if self.finds else raw
 
     def _canvas(self, shown: Size) -> Size:
@@ -112,8 +110,8 @@ class EngineNetwork(nn.Module):
         if not fitting:
             sizes = " or ".join(f"{high}x{wide}" for high, wide in self.canvases)
             message = (
-                f"images must be at most {sizes} pixels (height x width), for which the graph "
-                f"was made, got {shown[0]}x{shown[1]}. Export it for a larger size (--img-size)."
+                f"images must be at most {sizes} pixels (height x width), the size of the graph, "
+                f"got {shown[0]}x{shown[1]}. Export the model for a larger size (--img-size)."
             )
             raise ShapeError(message)
         return min(fitting, key=lambda canvas: canvas[0] * canvas[1])
@@ -134,11 +132,11 @@ class EngineNetwork(nn.Module):
 
 
 def _as_found(outputs: Sequence[Tensor]) -> list[Instances]:
-    """What is found in each image, without the filling."""
-    told = []
+    """Detections of each image, without padding."""
+    detections = []
     for boxes, scores, class_ids, *masks in zip(*outputs, strict=True):
         count = int((scores > 0).sum())  # best first
-        told.append(
+        detections.append(
             Instances(
                 boxes=boxes[:count],
                 scores=scores[:count],
@@ -146,4 +144,4 @@ def _as_found(outputs: Sequence[Tensor]) -> list[Instances]:
                 masks=masks[0][:count] if masks else None,
             )
         )
-    return told
+    return detections

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine is fastest: measured once for each machine, model, size and number of images."""
+"""Automatic engine selection: measured once per machine, model, image size and batch size."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def start_fastest(
     engines: Mapping[str, Engine] = ENGINES,
     measure: Callable[[Graph, dict[str, Runner]], dict[str, float]] | None = None,
 ) -> Runner:
-    """Start the engine that is fastest for a graph; measured the first time, remembered then.
+    """Start the fastest engine for a graph; measured on first use, then cached on disk.
 
-    Engines take turns. One that cannot run the graph takes no part.
+    Measurements of the engines are interleaved. Engines that cannot run the graph are skipped.
 
     Args:
-        graph: What is run, for as many images as its example has.
-        precision: In which it is computed.
-        name: What the model is; the same for graphs of the same cost.
-        engines: Which take part.
-        measure: Gives the seconds of each runner; they take turns when left out.
+        graph: The graph, for the batch size of its example.
+        precision: Precision of the computation.
+        name: Cache key of the model; graphs of equal cost share it.
+        engines: Candidates.
+        measure: Returns the seconds of each runner; default: interleaved timing.
     """
     key = _key(graph, precision, name)
     known = _read().get(key)
@@ -67,11 +67,11 @@ def _start_all(
             continue
         try:
             runners[engine.name] = _start(engine, graph, precision)
-        except Exception as error:  # a compiler that is not there, an operator that is missing
+        except Exception as error:  # such as a missing compiler or an unsupported operator
             if engine.name == "eager":
                 raise
             said = " ".join(str(error).split())[:120]
-            text = f"the engine {engine.name} takes no part, since it cannot run this: {said}"
+            text = f"engine {engine.name} is skipped because it cannot run this model: {said}"
             warnings.warn(text, MuntinWarning, stacklevel=4)
     return runners
 
@@ -83,7 +83,7 @@ def _start(engine: Engine, graph: Graph, precision: Precision) -> Runner:
 
 
 def _measure(graph: Graph, runners: dict[str, Runner]) -> dict[str, float]:
-    """Seconds of each, the middle of some rounds."""
+    """Median seconds of each runner over interleaved rounds."""
     inputs = [part.numpy() for part in graph.example]
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(ROUNDS):
@@ -95,7 +95,7 @@ def _measure(graph: Graph, runners: dict[str, Runner]) -> dict[str, float]:
 
 
 def cache_file() -> Path:
-    """Give the file in which choices are remembered; it may be deleted at any time."""
+    """Return the cache file of engine choices; it may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "muntin" / "engines.json"
 
@@ -124,7 +124,7 @@ def _read() -> dict[str, object]:
 
 def _remember(key: str, choice: dict[str, object]) -> None:
     path = cache_file()
-    with contextlib.suppress(OSError):  # a machine without a home measures again
+    with contextlib.suppress(OSError):  # without a writable home the choice is measured every time
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         partial.write_text(json.dumps({**_read(), key: choice}, indent=1), encoding="utf-8")

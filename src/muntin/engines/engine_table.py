@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The engines and their files, one row each."""
+"""Tables of inference engines and export formats, one row each."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino", "cud
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
-    """One way to run a module.
+    """An inference engine.
 
     Attributes:
         name: As in ``engine=``.
-        packages: What must be installed.
-        precisions: In which it can compute.
-        start: From a graph and a precision to a runner for as many images as the example has.
-        lacks: Says what this machine lacks for it; nothing when it has all.
-        any_number: Whether the runner takes any number of images.
+        packages: Required packages.
+        precisions: Supported precisions.
+        start: Creates a runner from a graph and a precision, for the batch size of the example.
+        lacks: Returns why this machine cannot run it; empty if it can.
+        any_number: Whether the runner takes any batch size.
     """
 
     name: EngineName
@@ -55,7 +55,7 @@ class Engine:
 
     @property
     def installed(self) -> bool:
-        """Whether all it needs is there."""
+        """Whether all packages and devices it needs are available."""
         return all(map(is_installed, self.packages)) and not self.lacks()
 
 
@@ -90,16 +90,16 @@ ENGINES: dict[str, Engine] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """One kind of file that a network can be exported to.
+    """An export format.
 
     Attributes:
         name: As in ``--format``.
-        suffix: Of the file.
-        packages: What must be installed to write it.
-        readers: What must be installed to run it.
-        precisions: That it can be written in.
-        write: Writes a graph with a note.
-        open: Gives a runner, and the note.
+        suffix: File name extension.
+        packages: Packages required to write it.
+        readers: Packages required to run it.
+        precisions: Precisions it can be written in.
+        write: Writes a graph with metadata.
+        open: Returns a runner and the metadata.
     """
 
     name: str
@@ -151,10 +151,10 @@ def is_installed(package: str) -> bool:
 
 
 def require(packages: tuple[str, ...], purpose: str) -> None:
-    """Make sure that packages are there.
+    """Check that packages are installed.
 
     Raises:
-        MissingExtra: One is not.
+        MissingExtra: One is missing.
     """
     for package in packages:
         if not is_installed(package):
@@ -162,11 +162,11 @@ def require(packages: tuple[str, ...], purpose: str) -> None:
 
 
 def find_engine(name: object) -> Engine:
-    """Give the row of an engine.
+    """Look up an engine by name.
 
     Raises:
-        ConfigError: There is none of this name, or it cannot run on this machine.
-        MissingExtra: What it needs is not installed.
+        ConfigError: The name is unknown, or the engine cannot run on this machine.
+        MissingExtra: A required package is not installed.
     """
     engine = ENGINES.get(name) if isinstance(name, str) else None
     if engine is None:
@@ -176,7 +176,7 @@ def find_engine(name: object) -> Engine:
     if lack:
         others = ["auto", *(each.name for each in ENGINES.values() if each.installed)]
         message = (
-            f"the engine {name} must have a GPU of NVIDIA, but {lack}. Choose one that runs here: "
+            f"engine {name} requires an NVIDIA GPU, but {lack}. Available engines: "
             f"{', '.join(others)}."
         )
         raise ConfigError(message)
@@ -184,6 +184,6 @@ def find_engine(name: object) -> Engine:
 
 
 def find_format(path: Path | str) -> Format | None:
-    """Give the row of a file by its suffix; None for anything else, such as a run folder."""
+    """Look up a format by file extension; None for anything else, such as a run folder."""
     suffix = Path(path).suffix.lower()
     return next((kind for kind in FORMATS.values() if kind.suffix == suffix), None)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a network and its task to the graph that engines run."""
+"""Builds the graph that engines run from a network and its task."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def make_graph(
     count: int = 2,
     finished: bool = False,
 ) -> Graph:
-    """Give what engines run: from pixels to what the network says.
+    """Build the graph of a network, from pixels to predictions.
 
     Args:
-        network: Backbone and head; left as it is.
-        task: What the output means.
-        classes: What the network tells apart.
-        pre: How images are normalised, which becomes a part of the graph.
+        network: Backbone and head; not modified.
+        task: The task.
+        classes: The classes.
+        pre: Preprocessing; its normalisation becomes part of the graph.
         canvas: (height, width) of the images.
-        count: Images of the example.
-        finished: Whether the task's finished output is given too.
+        count: Batch size of the example.
+        finished: Whether to add the finished output of the task, such as probabilities.
 
     Raises:
         ConfigError: The head has no fixed number of outputs.
@@ -83,15 +83,15 @@ def make_graph(
 
 
 def canvas_of(pre: Preprocessing) -> Size:
-    """Give the size of image that holds every image as preprocessing fits it."""
+    """Return one image size that fits every preprocessed image."""
     if pre.fit != "letterbox":
         return pre.img_size
-    side = -(-max(pre.img_size) // PAD_TO) * PAD_TO  # either way round
+    side = -(-max(pre.img_size) // PAD_TO) * PAD_TO  # square: fits landscape and portrait
     return side, side
 
 
 def canvases_of(pre: Preprocessing) -> list[Size]:
-    """Give sizes that hold every image as preprocessing fits it: lying and standing ones."""
+    """Return the image sizes that fit every preprocessed image: landscape and portrait."""
     if pre.fit != "letterbox":
         return [pre.img_size]
     high, wide = (-(-side // PAD_TO) * PAD_TO for side in pre.img_size)
@@ -108,27 +108,27 @@ def run_in_engine(
     precision: Precision,
     name: str,
 ) -> EngineNetwork:
-    """Give what says the same as a network, in an engine.
+    """Run a network in an engine.
 
     Args:
         network: Backbone and head.
-        task: What the output means.
-        classes: What the network tells apart.
-        pre: How images are fitted and normalised.
-        engine: A name of `ENGINES`, or "auto" for the one that is fastest here.
+        task: The task.
+        classes: The classes.
+        pre: Preprocessing of the images.
+        engine: A key of `ENGINES`, or "auto" for the fastest on this machine.
         precision: "fp32" or "bf16".
-        name: What the model is, by which "auto" remembers.
+        name: Cache key of the model for "auto".
 
     Raises:
-        ConfigError: The engine is unknown, or cannot run here, or not in this precision.
-        MissingExtra: It is not installed.
+        ConfigError: The engine is unknown, unavailable, or lacks this precision.
+        MissingExtra: The engine is not installed.
     """
     row = None if engine == "auto" else find_engine(engine)
     known = sorted({one for each in ENGINES.values() for one in each.precisions})
     allowed = known if row is None else row.precisions
     if precision not in allowed:
         message = (
-            f"precision must be {' or '.join(allowed)} for the engine {engine}, got {precision!r}."
+            f"precision must be {' or '.join(allowed)} for engine {engine}, got {precision!r}."
         )
         raise ConfigError(message)
 
@@ -145,13 +145,13 @@ def run_in_engine(
 
 
 def head_info(network: Network) -> HeadInfo:
-    """Give what others read from the head of a network."""
+    """Collect the attributes of the head that callers read."""
     head: Any = network.head
     return HeadInfo(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
 
 
 class _Decoded(nn.Module):
-    """Gives what is found in each image, as many as there are."""
+    """Outputs the decoded detections of each image, a variable number."""
 
     def __init__(self, network: FusedFromPixels) -> None:
         super().__init__()
@@ -163,14 +163,14 @@ class _Decoded(nn.Module):
 
 
 class _Finished(nn.Module):
-    """Gives raw output, and then what the task makes of it."""
+    """Outputs the raw output and the finished output of the task."""
 
     def __init__(
         self, network: nn.Module, task: Task, canvas: Size, head: nn.Module, classes: Classes
     ) -> None:
         super().__init__()
         self.network = network
-        assert task.finish is not None, "somebody asked for it"
+        assert task.finish is not None, "checked by the caller"
         self.finish = task.finish[1]
         self.canvas, self.classes = canvas, classes
         self.front = HeadInfo(config=getattr(head, "config", None))

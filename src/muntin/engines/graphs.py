@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every engine takes and gives, and the graph that they start from."""
+"""Inputs and outputs that all engines share, and the graph they start from."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = ["Graph", "Precision", "Runner", "capture", "file_error", "quiet", "to
 Precision = Literal["fp32", "bf16", "int8"]
 
 Runner = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
-"""From the inputs of a graph to its outputs, as arrays. What it gives is the caller's to keep."""
+"""Maps the inputs of a graph to its outputs, as arrays. The caller owns the outputs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
-    """A module that only infers, and what it reads and gives.
+    """An inference module with example inputs and the names of inputs and outputs.
 
     Attributes:
-        module: In evaluation mode.
-        example: What it reads: several images, since what is true of one may not be of two.
+        module: The module, in evaluation mode.
+        example: Example inputs with two or more images, as tracing specialises batches of 1.
         inputs: Name of each input.
         outputs: Name of each output.
-        fuse: Gives a module that does the same in fewer steps on a GPU, with tokens and weights of
-            a type; None where there is none.
-        fixed: Whether the sides of all tensors inside depend on those of the inputs alone; not so
-            where `fuse` gives a detector, which tells as many objects as it finds.
+        fuse: Builds the fused form for a GPU with tokens and weights of a dtype; None if there is
+            none.
+        fixed: Whether all shapes depend on input shapes only. False if `fuse` builds a detector,
+            which outputs a variable number of detections.
     """
 
     module: nn.Module
@@ -52,11 +52,11 @@ class Graph:
 
 @torch.no_grad()
 def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
-    """Write a module down, operator by operator.
+    """Trace a module with torch.export.
 
     Args:
         graph: The module.
-        any_batch: Whether the number of images may change; else it is that of the example.
+        any_batch: Whether the batch size is dynamic; otherwise it is that of the example.
     """
     shapes = None
     if any_batch:
@@ -66,14 +66,14 @@ def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
 
 
 def to_arrays(answer: Tensor | Iterable[Tensor]) -> list[NDArray[Any]]:
-    """Give tensors as arrays; numbers in float32."""
+    """Convert tensors to arrays; floating-point values to float32."""
     parts = [answer] if isinstance(answer, Tensor) else list(answer)
     return [(part.float() if part.is_floating_point() else part).cpu().numpy() for part in parts]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries print, log and advise away from the user: what fails raises."""
+    """Silence the output, logs and warnings of libraries; failures still raise."""
     silent = io.StringIO()
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -90,9 +90,9 @@ def quiet() -> Iterator[None]:
 
 
 def file_error(path: Path, kind: str, error: Exception) -> RunError:
-    """Word the error for a file that an engine could not open."""
+    """Build the error for a file that an engine cannot open."""
     message = (
-        f"{path} must be {kind} that muntin export wrote, got something that cannot be opened "
-        f"({' '.join(str(error).split())[:200]}). Export it again."
+        f"{path} must be {kind} written by muntin export, but it cannot be opened "
+        f"({' '.join(str(error).split())[:200]}). Export the model again."
     )
     return RunError(message)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Quantisation of a model of OpenVINO or ONNX, through NNCF."""
+"""Post-training int8 quantisation of OpenVINO and ONNX models with NNCF."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def quantise_int8(
     kept: Sequence[str] = (),
     smooth: bool = False,
 ) -> Any:  # noqa: ANN401 (as the model)
-    """Give a model that multiplies in 8 bits.
+    """Quantise a model to int8.
 
     Args:
-        model: It may be changed.
-        rows: Its inputs, by which ranges are chosen.
-        kept: Names of operators that stay as they are.
-        smooth: Whether NNCF moves scale from inputs to weights, as it does for transformers by
-            itself. Where norms are folded nothing is left that could take it up.
+        model: The model; may be modified.
+        rows: Calibration inputs.
+        kept: Names of operators to keep in floating point.
+        smooth: Whether to apply SmoothQuant, the default of NNCF for transformers. It moves scale
+            into the preceding norm, which is folded away here.
     """
     import nncf
 
@@ -50,7 +50,7 @@ def quantise_int8(
 
 @contextlib.contextmanager
 def _kept_signal_stack() -> Iterator[None]:
-    """Give the thread its stack for signals back: the library makes cores and drops them."""
+    """Restore the signal stack of the thread, which NNCF's OpenVINO cores replace."""
     if os.name != "posix":
         yield
         return
@@ -60,5 +60,5 @@ def _kept_signal_stack() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()  # cores that are still to be dropped
+        gc.collect()  # destroy remaining cores first
         system.sigaltstack(place, None)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files, and ONNX Runtime on the CPU."""
+"""ONNX files, and inference with ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muntin.errors import ConfigError
 __all__ = ["open_onnx", "start_onnx", "write_onnx"]
 
 OPSET = 20
-"""Of ONNX; the first one with the exact GELU."""
+"""ONNX opset; the first with exact GELU."""
 
 NOTE = "muntin"
 
@@ -26,10 +26,10 @@ NOTE = "muntin"
 def write_onnx(
     graph: Graph, path: Path, note: str, precision: Precision = "fp32", *, any_batch: bool = True
 ) -> None:
-    """Write a module as an ONNX file, the weights inside.
+    """Write a graph as an ONNX file that contains its weights.
 
     Raises:
-        ConfigError: ONNX has no operator for a part of the module.
+        ConfigError: An operator of the module is not supported by ONNX.
     """
     from torch.onnx.errors import OnnxExporterError
 
@@ -46,7 +46,7 @@ def write_onnx(
             )
     except OnnxExporterError as error:
         message = (
-            f"every operator of the model must be one of ONNX {OPSET}, got one that is not: "
+            f"all operators of the model must be supported by ONNX opset {OPSET}, got: "
             f"{' '.join(str(error.__cause__ or error).split())[:300]}. Use --format torch."
         )
         raise ConfigError(message) from error
@@ -56,10 +56,10 @@ def write_onnx(
 
 
 def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Give a runner for a file, and the note in it.
+    """Open a file; returns its runner and its metadata.
 
     Raises:
-        RunError: It is no such file.
+        RunError: The file is invalid.
     """
     import onnxruntime
 
@@ -70,7 +70,7 @@ def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its errors share no class of their own
+    except Exception as error:  # its errors have no common base class
         raise file_error(path, "an ONNX file", error) from error
     names = [place.name for place in session.get_inputs()]
 
@@ -82,7 +82,7 @@ def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
 
 
 def start_onnx(graph: Graph, precision: Precision) -> Runner:
-    """Write the module down and open it."""
+    """Export the graph to a temporary file and open it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(graph, path, "", any_batch=False)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO's files, and OpenVINO on the CPU."""
+"""OpenVINO files, and inference with OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 NOTE = "muntin"
 
 PART = 2
-"""Images that a core works on at a time where there are enough for all cores."""
+"""Images per request and core, if there are enough images for all cores."""
 
 
 @functools.cache
 def shared_core() -> Any:  # noqa: ANN401 (openvino.Core)
-    """Give the one core of this process, which is never dropped.
+    """Return the one core of this process, which is never destroyed.
 
-    A core gives the thread a stack for signals and, when dropped, the one that it found. Cores
-    that are dropped in the order of their making leave a stack that is gone, and the next signal
-    (a child that ends) kills the process.
+    A core installs an alternate signal stack and restores the previous one when destroyed. Cores
+    destroyed in the order of their creation leave a freed stack installed, and the next signal
+    (such as SIGCHLD) kills the process.
     """
     import openvino as ov
 
@@ -50,12 +50,12 @@ def shared_core() -> Any:  # noqa: ANN401 (openvino.Core)
 
 
 def to_openvino(graph: Graph, *, any_batch: bool) -> Any:  # noqa: ANN401 (openvino.Model)
-    """Give a module as OpenVINO holds it."""
+    """Convert a graph to an OpenVINO model."""
     import openvino as ov
 
     try:
         model = ov.convert_model(capture(graph, any_batch=any_batch))
-    except Exception:  # it reads more operators of ONNX than of PyTorch
+    except Exception:  # its ONNX front end supports more operators than its PyTorch front end
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             write_onnx(graph, path, "", any_batch=any_batch)
@@ -81,38 +81,38 @@ def save_openvino(model: Any, path: Path, note: str) -> None:  # noqa: ANN401 (o
 
 
 def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Give a runner for a file, and the note in it.
+    """Open a file; returns its runner and its metadata.
 
     Raises:
-        RunError: It is no such file, or the .bin beside it is missing.
+        RunError: The file is invalid, or its .bin file is missing.
     """
     if path.is_file() and not path.with_suffix(".bin").is_file():
-        message = f"{path} must have its .bin beside it, got none. Copy both, or export it again."
+        message = f"{path} requires the .bin file next to it, got none. Copy both, or export again."
         raise RunError(message)
     try:
         model = shared_core().read_model(path)
         note = model.get_rt_info([NOTE]).astype(str) if model.has_rt_info([NOTE]) else ""
         return compile_openvino(model, precision), note
     except RuntimeError as error:
-        raise file_error(path, "an .xml of OpenVINO with its .bin beside it", error) from error
+        raise file_error(path, "an OpenVINO .xml file with its .bin file", error) from error
 
 
 def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
-    """Give a runner for a model of OpenVINO.
+    """Compile an OpenVINO model to a runner.
 
-    Few images are worked on by all cores together. Of more, each core takes `PART` at a time by
-    itself (or as many as the model is made for): nobody waits for others between layers, and what
-    is worked on stays in the core's cache.
+    Small batches run on all cores together. In larger ones each core runs requests of `PART` images
+    (or the fixed batch size of the model) on its own: no synchronisation between layers, and
+    activations stay in the cache of the core.
 
     Args:
-        model: For any number of images, or for a fixed one that divides theirs.
-        precision: What it computes in.
+        model: With a dynamic batch size, or a fixed one that divides the batch.
+        precision: Precision of the computation.
     """
     together = functools.cache(lambda: _run_together(model, precision))
     shared = functools.cache(lambda: _run_shared(model, precision))
     batch = model.inputs[0].partial_shape[0]
     if batch.is_dynamic:
-        together()  # what cannot be compiled says so now
+        together()  # compile now, so that errors appear early
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         count = len(inputs[0])
@@ -123,25 +123,25 @@ def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN40
 
 
 def start_openvino(graph: Graph, precision: Precision) -> Runner:
-    """Convert and compile the module, for as many images as there are in the example."""
+    """Convert and compile the graph for the batch size of its example."""
     return compile_openvino(to_openvino(trim_example(graph), any_batch=False), precision)
 
 
 def trim_example(graph: Graph) -> Graph:
-    """Keep as many images of the example as are worked on at a time."""
+    """Trim the example to the images of one request."""
     part = part_of(len(graph.example[0]))
     return replace(graph, example=tuple(each[:part] for each in graph.example))
 
 
 def part_of(count: int) -> int:
-    """Give how many of these images are worked on at a time."""
+    """Return the images per request for a batch of `count`."""
     if count < PART * torch.get_num_threads():
         return count
     return PART if count % PART == 0 else 1
 
 
 def _run_together(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
-    """One request on all cores."""
+    """A single request on all cores."""
     import openvino as ov
 
     compiled = _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
@@ -160,7 +160,7 @@ def _run_shared(
     model: Any,  # noqa: ANN401 (openvino.Model)
     precision: Precision,
 ) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
-    """A request a core, each of some of the images."""
+    """One request per core, each with a part of the batch."""
     import openvino as ov
 
     threads = torch.get_num_threads()
@@ -173,7 +173,9 @@ def _run_shared(
     queue.set_callback(keep)
 
     def run(inputs: Sequence[NDArray[Any]], part: int) -> list[NDArray[Any]]:
-        whole = [np.ascontiguousarray(each) for each in inputs]  # lives until all is done
+        whole = [
+            np.ascontiguousarray(each) for each in inputs
+        ]  # shared memory: must outlive all requests
         answers.clear()
         for start in range(0, len(whole[0]), part):
             rows = [ov.Tensor(each[start : start + part], shared_memory=True) for each in whole]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch itself, with and without its compiler, and the files of torch.export."""
+"""Eager and compiled PyTorch, and torch.export files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def start_eager(graph: Graph, precision: Precision) -> Runner:
 
 
 def start_compiled(graph: Graph, precision: Precision) -> Runner:
-    """Compile the module with its weights as constants; the first call takes a minute."""
+    """Compile the module with frozen weights; the first call takes about a minute."""
     from torch._inductor import config as inductor
 
     compiled = torch.compile(graph.module, dynamic=False)
@@ -37,7 +37,7 @@ def start_compiled(graph: Graph, precision: Precision) -> Runner:
 
 
 def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> None:
-    """Write a module as torch.export keeps it."""
+    """Write a torch.export file."""
     if precision == "bf16":
         module = copy.deepcopy(graph.module).to(torch.bfloat16)
         graph = Graph(
@@ -49,17 +49,17 @@ def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> No
 
 
 def open_torch(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Give a runner for a file, and the note in it.
+    """Open a file; returns its runner and its metadata.
 
     Raises:
-        RunError: It is no such file.
+        RunError: The file is invalid.
     """
     extra = {NOTE: ""}
     try:
         with quiet():
             program = torch.export.load(path, extra_files=extra)
     except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise file_error(path, "a file of torch.export", error) from error
+        raise file_error(path, "a torch.export file", error) from error
     return _call(program.module(), "fp32"), extra[NOTE]
 
 

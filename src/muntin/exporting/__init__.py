@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files for other engines, compared with the network before they get their name."""
+"""Exports networks to files for other engines, verified against the network."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a graph to one that multiplies in 8 bits, as far as its answers on a set allow it.
+"""Int8 quantisation with a bound on the loss of the metric.
 
-All layers are tried first. If that costs too much, those that 8 bits hurt most stay in float32: an
-eighth of them, then a quarter, then half.
+All layers are quantised first. If the metric drops too much, the most sensitive layers stay in
+float32: an eighth of all layers, then a quarter, then half.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ __all__ = ["Quantised", "quantise"]
 
 FLOAT_SHARES = (0.0, 0.125, 0.25, 0.5)
 MAX_RANKING_IMAGES = 32
-"""Images on which layers are compared."""
+"""Images for measuring the sensitivity of layers."""
 
 SPEED_BATCH, ROUNDS = 8, 6
-"""Of the measurement of speed."""
+"""Batch size and rounds of the speed measurement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantised:
-    """How quantisation went.
+    """Result of quantisation.
 
     Attributes:
-        before: Figure of the network on the set.
-        after: The same of what was written.
-        layers: Linear layers and convolutions.
-        kept: Those of them that stayed in float32.
-        speeds: Images a second before and after, eight at a time.
+        before: Metric of the float32 network.
+        after: Metric of the written model.
+        layers: Number of linear layers and convolutions.
+        kept: Number of these kept in float32.
+        speeds: Images per second before and after, at batch size 8.
     """
 
     before: float
@@ -68,20 +68,20 @@ def quantise(
     max_loss: float,
     parts: Sequence[float] = FLOAT_SHARES,
 ) -> Quantised:
-    """Write a graph in int8; layers that cost too much stay in float32.
+    """Write a graph in int8; the most sensitive layers stay in float32 if necessary.
 
     Args:
-        graph: The module.
+        graph: The graph.
         kind: "onnx" or "openvino".
         path: The file to write.
-        note: What is put inside.
-        images: Inputs of the graph, one image each, by which ranges are chosen.
-        judge: From a runner to the figure that must not fall.
-        max_loss: By how much it may fall, in the units of the figure.
-        parts: Which parts of the layers stay in float32, tried in turn.
+        note: Metadata to store in the file.
+        images: Calibration inputs, one image each.
+        judge: Computes the metric of a runner.
+        max_loss: Allowed drop of the metric, in its own units.
+        parts: Fractions of layers to keep in float32, tried in order.
 
     Raises:
-        ConfigError: It falls by more, with the last part of the layers in float32.
+        ConfigError: The metric drops more, even with the last fraction of layers in float32.
     """
     maker: _OpenVino | _Onnx = _OpenVino(graph) if kind == "openvino" else _Onnx(graph, note)
     ranking = _rank(graph, images[:MAX_RANKING_IMAGES])
@@ -104,9 +104,9 @@ def quantise(
                 speeds=_measure(plain, runner, images),
             )
     message = (
-        f"the network must lose at most {100 * max_loss:g} points in 8 bits, got "
-        f"{100 * losses[0]:.2f}, and {100 * losses[-1]:.2f} with half of the layers in float32. "
-        f"Allow more with --max-loss, or export in fp32."
+        f"int8 must lose at most {100 * max_loss:g} points, got {100 * losses[0]:.2f}, and "
+        f"{100 * losses[-1]:.2f} with half of the layers in float32. Allow more with --max-loss, "
+        f"or export in fp32."
     )
     raise ConfigError(message)
 
@@ -114,7 +114,7 @@ def quantise(
 def _measure(
     plain: Runner, runner: Runner, images: Sequence[tuple[NDArray[Any], ...]]
 ) -> tuple[float, float]:
-    """Images a second of both, in turns."""
+    """Images per second of both, measured in interleaved rounds."""
     rows = [images[number % len(images)] for number in range(SPEED_BATCH)]
     inputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -129,7 +129,7 @@ def _measure(
 
 @torch.no_grad()
 def _rank(graph: Graph, images: Sequence[tuple[NDArray[Any], ...]]) -> list[float]:
-    """Fingerprints of the weights of all layers, those that 8 bits hurt most first."""
+    """Fingerprints of the weights of all layers, most sensitive to int8 first."""
     harm: dict[str, float] = {}
     marks: dict[str, float] = {}
 
@@ -162,35 +162,35 @@ def _rank(graph: Graph, images: Sequence[tuple[NDArray[Any], ...]]) -> list[floa
 def _apply(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         return layer._conv_forward(x, weight, layer.bias)
-    assert isinstance(layer, nn.Linear), "only these two are watched"
+    assert isinstance(layer, nn.Linear), "only these two types have hooks"
     return F.linear(x, weight, layer.bias)
 
 
 def _round(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values on 256 steps from low to high."""
+    """Round to 256 levels from low to high (asymmetric, per tensor)."""
     step = ((high - low) / 255).clamp(min=1e-12)
     return ((values - low) / step).round().clamp(0, 255) * step + low
 
 
 def _round_rows(weight: Tensor) -> Tensor:
-    """A weight on 255 steps in each output channel."""
+    """Round a weight to 255 levels per output channel (symmetric)."""
     most = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12)
     step = (most / 127).view(-1, *[1] * (weight.ndim - 1))
     return (weight / step).round() * step
 
 
 def _fingerprint(weight: NDArray[Any]) -> float:
-    """A number that a weight keeps when it is transposed or reshaped."""
+    """A number that is invariant under transposing and reshaping of a weight."""
     return float(np.square(weight, dtype=np.float64).sum())
 
 
 def _find(known: Sequence[tuple[float, str]], wanted: Sequence[float]) -> list[str]:
-    """Names of the operators that hold weights with these fingerprints."""
+    """Names of the operators whose weights have these fingerprints."""
     return [name for mark, name in known if any(abs(mark - one) <= 1e-6 * one for one in wanted)]
 
 
 class _OpenVino:
-    """A graph as OpenVINO holds it."""
+    """An OpenVINO model."""
 
     def __init__(self, graph: Graph) -> None:
         self.model = to_openvino(graph, any_batch=True)
@@ -217,7 +217,7 @@ class _OpenVino:
 
 
 class _Onnx:
-    """A graph as ONNX holds it."""
+    """An ONNX model."""
 
     def __init__(self, graph: Graph, note: str) -> None:
         import onnx

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write a run, or a model of the zoo, as a file that engines run."""
+"""Exports a run or a zoo model to a file for an inference engine."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ MAX_EVALUATION_IMAGES = 2000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """A file that was written, and what was found before it got its name.
+    """An exported file and its verification.
 
     Attributes:
         path: The file.
-        size: (height, width) of the images that it takes, in pixels; any number at a time.
+        size: (height, width) of its input images in pixels; the batch size is free.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
-        rows: Its answers beside those of the network.
-        quantised: Figures before and after, for int8.
-        note: What the file does otherwise than the run; empty where it does not.
+        rows: Comparisons with the network.
+        quantised: Metric before and after quantisation, for int8.
+        note: How the file differs from the run; empty if it does not.
     """
 
     path: Path
@@ -82,34 +82,35 @@ def export(
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
-    """Write a run, or a model of the zoo, as a file that engines run; refuse if answers differ.
+    """Export a run or a zoo model to a file for an inference engine, and verify its outputs.
 
-    The file reads pixels from 0 to 255 (uint8, RGB, (B, C, H, W)), any number of images of one
-    size. It holds class names, preprocessing and config, so that `muntin.load` opens it.
+    The file takes pixels in [0, 255] (uint8, RGB, (B, C, H, W)) of one image size and any batch
+    size. It contains class names, preprocessing and config, so that `muntin.load` can open it.
 
     Args:
         source: A run folder, or the name of a classifier in the zoo.
-        out: The file; its suffix is added when left out.
+        out: The file to write; the extension is added if missing.
         format: "onnx", "openvino" (.xml and .bin) or "torch" (.pt2 of torch.export).
-        precision: "fp32", "bf16" (computed in; openvino and torch) or "int8" (onnx and openvino).
-        img_size: (height, width) in pixels; that of the run when left out.
-        weights: For a model of the zoo, what `create_model` takes.
-        data: Images with labels. int8 needs them: its ranges are chosen on the training part, and
-            its loss is measured on the test or validation part. Otherwise they are compared on.
-        max_loss: Of int8, points (hundredths) that the task's figure may fall by.
-        finished: Whether what the task makes of the raw output (probabilities, labels of pixels,
-            keypoints) is an output too.
-        force: Whether a file that exists is replaced.
-        say: Told what goes on.
+        precision: "fp32", "bf16" (computation; openvino and torch) or "int8" (onnx and openvino).
+        img_size: (height, width) in pixels; default: that of the run.
+        weights: For a zoo model, as in `create_model`.
+        data: Labelled images. Required for int8, which calibrates on the training split and
+            measures its loss on the test or validation split; otherwise used for verification.
+        max_loss: int8 only: allowed drop of the metric in percentage points.
+        finished: Whether to add the finished output of the task (probabilities, class maps,
+            keypoints).
+        force: Whether to replace an existing file.
+        say: Called with each progress message.
 
     Returns:
-        The file and the comparisons.
+        The file and its verification.
 
     Raises:
-        ConfigError: A name is unknown, the format has no such precision, or an operator is missing.
+        ConfigError: A name is unknown, the format lacks the precision, or an operator is not
+            supported.
         MissingExtra: A library is not installed.
-        RunError: The answers differ, or the file cannot be written.
-        WeightError: The weights cannot be read, or one is no number.
+        RunError: The outputs differ, or the file cannot be written.
+        WeightError: The weights cannot be read, or contain NaN.
         DataError: The data cannot be read.
     """
     kind = FORMATS.get(format)
@@ -131,12 +132,12 @@ def export(
         graph = make.graph(canvas)
         quantised = None
         if precision == "int8":
-            assert sets is not None, "int8 was refused without data"
-            say("choosing ranges, and measuring what 8 bits cost")
+            assert sets is not None, "int8 without data raises above"
+            say("calibrating int8 and measuring its loss")
             quantised = _quantise(make, graph, kind, partial, note, sets, max_loss / 100)
         else:
             kind.write(graph, partial, note, precision)
-        say("comparing")
+        say("verifying outputs")
         rows = make.compare(partial, kind, canvas, store, precision)
         if precision != "int8":
             rows += make.compare_elsewhere(kind, canvas, precision)
@@ -153,24 +154,24 @@ def export(
 
 
 def _difference(task: Task, canvas: Size) -> str:
-    """What a fixed size means for tasks that else see images at sizes of their own."""
+    """Effect of the fixed image size on tasks that otherwise process images of any size."""
     high, wide = canvas
     if task.detects:
         return (
-            f"images will be padded to {high}x{wide}, so figures may differ a little from the "
-            f"run's, which pads less"
+            f"images are padded to {high}x{wide}; metrics may differ slightly from the run, which "
+            f"pads less"
         )
     if task.kind == "segmentation":
         return (
-            f"images will be seen in windows of {high}x{wide}, so figures may differ a little "
-            f"from the run's, which sees more at once"
+            f"images are processed in windows of {high}x{wide}; metrics may differ slightly from "
+            f"the run, which uses larger windows"
         )
     return ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Exporter:
-    """What is exported."""
+    """Builds, runs and compares graphs of the exported network."""
 
     run: Run
     network: Network
@@ -212,7 +213,7 @@ class _Exporter:
         ]
 
     def compare_elsewhere(self, kind: Format, canvas: Size, precision: Precision) -> list[Row]:
-        """The same for images of another size, whose file is thrown away."""
+        """Compare at another image size, with a temporary file."""
         other = (canvas[0] + 32, canvas[1])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"other{kind.suffix}"
@@ -222,18 +223,18 @@ class _Exporter:
 
 def _target(path: Path, kind: Format, *, force: bool) -> Path:
     if path.is_dir():
-        message = f"OUT must be a file, got {path}, which is a folder. Name a file in it."
+        message = f"OUT must be a file, got the folder {path}. Name a file in it."
         raise RunError(message)
     if path.suffix.lower() != kind.suffix:
         if path.suffix.lower() in {other.suffix for other in FORMATS.values()}:
             message = (
-                f"OUT must end in {kind.suffix} for --format {kind.name}, got {path}. Change one "
-                f"of the two."
+                f"OUT must end in {kind.suffix} for --format {kind.name}, got {path}. Change the "
+                f"name or the format."
             )
             raise ConfigError(message)
         path = path.with_name(path.name + kind.suffix)
     if path.exists() and not force:
-        message = f"OUT must be a new file, got {path}, which exists. Choose another, or --force."
+        message = f"OUT must not exist, got {path}. Choose another name, or add --force."
         raise RunError(message)
     return path
 
@@ -241,14 +242,14 @@ def _target(path: Path, kind: Format, *, force: bool) -> Path:
 def _check_precision(kind: Format, precision: str, data: Path | str) -> None:
     if precision not in kind.precisions:
         message = (
-            f"{kind.name} is written in {', '.join(kind.precisions)}, got {precision}. Choose one "
-            f"of these, or another --format."
+            f"--format {kind.name} supports {', '.join(kind.precisions)}, got {precision}. Choose "
+            f"one of these, or another --format."
         )
         raise ConfigError(message)
     if precision == "int8" and not data:
         message = (
-            "int8 needs images with labels, on which ranges are chosen and the loss is measured, "
-            "got none. Give them with --data."
+            "int8 requires labelled images for calibration and for measuring the loss, got none. "
+            "Pass them with --data."
         )
         raise ConfigError(message)
 
@@ -256,19 +257,21 @@ def _check_precision(kind: Format, precision: str, data: Path | str) -> None:
 def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Network]:
     if isinstance(source, Run) or Path(source).exists():
         if weights:
-            message = f"weights are for a model of the zoo, got them for the run {source}."
+            message = f"weights apply to zoo models only, got them with the run {source}."
             raise ConfigError(message)
         run = source if isinstance(source, Run) else Run.open(source)
         if isinstance(run, ExportedRun):
-            message = f"a run folder or a model must be exported, got {source}, which is a file."
+            message = (
+                f"source must be a run folder or a model name, got the exported file {source}."
+            )
             raise ConfigError(message)
         network = run.load_network()
         assert isinstance(network, Network), "runs hold whole networks"
         return run, network
     if len(Path(source).parts) > 1:
         message = (
-            f"RUN|MODEL must be a run folder or the name of a model, got {str(source)!r}, where "
-            f"nothing lies. Check the path, or see: muntin models."
+            f"RUN|MODEL must be a run folder or a model name, got {str(source)!r}, which does not "
+            f"exist. Check the path, or list models with: muntin models."
         )
         raise RunError(message)
     name = ALIASES.get(str(source), str(source))
@@ -301,7 +304,7 @@ def _note(
 
 
 def _read_data(run: Run, data: Path | str) -> tuple[Listing, Listing] | None:
-    """Images to choose ranges on, and others to score on; None without data."""
+    """Images for calibration and images for evaluation; None without data."""
     source = data or run.config.val or run.config.data
     if not data and not (source and Path(source).exists()):
         return None
@@ -312,7 +315,7 @@ def _read_data(run: Run, data: Path | str) -> tuple[Listing, Listing] | None:
 
 
 def _thin(listing: Listing, most: int) -> Listing:
-    """At most so many images, evenly spread."""
+    """At most `most` images, evenly spaced."""
     step = -(-len(listing) // most)
     return replace(listing, entries=listing.entries[::step])
 
@@ -346,7 +349,7 @@ def _quantise(
 
 
 class _unfinished:  # noqa: N801 (a context, used like a function)
-    """A file under another name until all is well; nothing is left behind otherwise."""
+    """A temporary file that gets its name on success and is removed on failure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an engine says what the network says."""
+"""Comparison of the outputs of an engine with those of the network."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["Row", "compare", "comparison_images", "require_agreement"]
 BATCHES = (1, 3, 8)
 
 LIMITS: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": float("inf")}
-"""Largest difference, as a part of the largest value. int8 answers for its loss on data instead."""
+"""Maximum difference relative to the largest value; int8 is bounded by its metric instead."""
 
 LIMIT_FOUND = 1e-3
-"""Of scores and masks of objects, and of edges of boxes as a part of the image's longer side."""
+"""For detections: scores, masks, and box edges relative to the longer image side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +40,10 @@ class Row:
 
     Attributes:
         size: (height, width) of the images.
-        batch: Images at a time.
+        batch: Batch size.
         examples: "random", "drawn" or "real".
-        difference: The largest one, as a part of the largest value.
-        limit: What is allowed.
+        difference: Maximum difference relative to the largest value.
+        limit: Allowed difference.
     """
 
     size: Size
@@ -54,16 +54,16 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether it is small enough; a difference that is no number is not."""
+        """Whether the difference is within the limit; NaN is not."""
         return self.difference <= self.limit
 
 
 def comparison_images(
     store: ImageCache | None, pre: Preprocessing, canvas: Size
 ) -> Iterator[tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]]:
-    """Give images to compare on, in batches of 1, 3 and 8: random pixels, and real images.
+    """Yield images for the comparison in batches of 1, 3 and 8: random pixels, then real images.
 
-    Where there is no set, drawn scenes take the place of the real ones.
+    Without a data set, synthetic scenes replace the real images.
     """
     generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
@@ -110,15 +110,15 @@ def compare(
     finds: bool,
     precision: Precision,
 ) -> Row:
-    """Show images to both.
+    """Compare an engine with the network on a batch.
 
     Args:
-        network: Reads normalised images.
-        engine: Reads pixels.
-        pre: How they are normalised.
-        examples: Of `comparison_images`.
-        finds: Whether both tell objects.
-        precision: Of the engine.
+        network: Takes normalised images.
+        engine: Takes pixels.
+        pre: Normalisation.
+        examples: An item of `comparison_images`.
+        finds: Whether both output detections.
+        precision: Precision of the engine.
     """
     kind, images, sizes = examples
     inside = sizes if finds else None
@@ -138,7 +138,7 @@ def compare(
 
 
 def _difference_of_found(truth: Instances, said: Instances, side: int) -> float:
-    """The largest difference between objects that belong together; 1 where one has no partner."""
+    """Largest difference between matched detections; 1 for an unmatched one."""
     worst = 0.0
     last = float(truth.scores.min()) if len(truth.scores) else 0.0
     for row in range(len(truth.boxes)):
@@ -149,7 +149,7 @@ def _difference_of_found(truth: Instances, said: Instances, side: int) -> float:
         best = int(apart.argmin()) if len(apart) else -1
         difference = float(apart[best]) if len(apart) else 1.0
         if difference > LIMIT_FOUND and float(truth.scores[row]) - last < LIMIT_FOUND:
-            continue  # the last of the list: another one may have come before it
+            continue  # near the cut-off, order may differ
         if truth.masks is not None and said.masks is not None and difference < 1:
             masks = (said.masks[best] - truth.masks[row]).abs().max()
             difference = max(difference, float(masks))
@@ -158,18 +158,18 @@ def _difference_of_found(truth: Instances, said: Instances, side: int) -> float:
 
 
 def require_agreement(rows: Sequence[Row], what: str) -> None:
-    """Make sure that every comparison passed.
+    """Check that every comparison passed.
 
     Raises:
-        RunError: One did not.
+        RunError: One failed.
     """
     failed = [row for row in rows if not row.passed]
     if not failed:
         return
     worst: Any = max(failed, key=lambda row: (row.difference != row.difference, row.difference))
     message = (
-        f"{what} must say what the network says, to {worst.limit:g} of the largest value, got a "
-        f"difference of {worst.difference:.2g} on {worst.examples} images of "
-        f"{worst.size[0]}x{worst.size[1]}, {worst.batch} at a time. Nothing was written."
+        f"outputs of {what} must match the network within {worst.limit:g} of the largest value, "
+        f"got a difference of {worst.difference:.2g} on {worst.examples} images of "
+        f"{worst.size[0]}x{worst.size[1]} in batches of {worst.batch}. No file was written."
     )
     raise RunError(message)

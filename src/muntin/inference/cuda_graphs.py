@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A function of tensors whose launches are recorded once and replayed: CUDA graphs, by batch size.
+"""CUDA graphs of a function of tensors, one graph per batch size.
 
-A recorded graph has its own memory for what it reads and gives, and a fixed number of images. So
-images are copied into the next larger of a few batch sizes, and the answers are cut out.
+A recorded graph has static input and output memory and a fixed batch size. Images are copied into
+the next larger of a few batch sizes, and the outputs are sliced.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from muntin.errors import ConfigError, RunError, ShapeError
 __all__ = ["BUCKETS", "Capture", "GraphRunner", "call_directly", "capture_cuda"]
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Numbers of images that graphs are recorded for."""
+"""Batch sizes for which graphs are recorded."""
 
 _WARM_UPS = 3
 
 Outputs = tuple[Tensor, ...]
 
 Capture = Callable[[Callable[[], Outputs]], tuple[Outputs, Callable[[], Outputs]]]
-"""From a function without arguments to what it gave, and to what does the same work again into the
-same memory (and gives it)."""
+"""Runs a function without arguments; returns its outputs and a function that replays it into the
+same memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Recorded:
-    """A graph, and the memory that it reads."""
+    """A graph and its static inputs."""
 
     inputs: Outputs
     replay: Callable[[], Outputs]
 
 
 class GraphRunner:
-    """Call a function through recorded graphs. Several threads may call; they take turns.
+    """Calls a function through recorded graphs. Thread-safe; calls are serialised.
 
     Args:
         function: From tensors, whose first side counts images, to a tensor or to a sequence of
@@ -70,14 +70,14 @@ class GraphRunner:
     ) -> None:
         if [*buckets] != sorted(set(buckets)) or not buckets or buckets[0] < 1 or max_graphs < 1:
             message = (
-                f"buckets must be numbers of images that rise, and most 1 or more, got "
+                f"buckets must be increasing batch sizes and max_graphs at least 1, got "
                 f"{tuple(buckets)} and {max_graphs}. Leave them out for {BUCKETS}."
             )
             raise ConfigError(message)
         self.function, self.device = function, device
         self.buckets, self.max_graphs = tuple(buckets), max_graphs
         if capture is None:
-            # One memory for what graphs make in between: they run one after another.
+            # Graphs never run concurrently, so they share one memory pool.
             capture = functools.partial(capture_cuda, pool=torch.cuda.graph_pool_handle())
         self._capture = capture
         self._graphs: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
@@ -99,8 +99,8 @@ class GraphRunner:
         counts = {len(part) for part in inputs}
         if len(counts) != 1:
             message = (
-                f"inputs must hold equally many images, got {[len(part) for part in inputs]}. "
-                f"Show all of them at once."
+                f"inputs must have the same batch size, got {[len(part) for part in inputs]}. "
+                f"Pass all images in every input."
             )
             raise ShapeError(message)
         count, largest = counts.pop(), self.buckets[-1]
@@ -118,7 +118,7 @@ class GraphRunner:
         return len(self._graphs)
 
     def _on_own_stream(self, inputs: list[Tensor]) -> Outputs:
-        """Whatever stream a caller is on, the memory of a graph is used in one order."""
+        """Run on one stream, so that the static memory of graphs is used in order."""
         if self._stream is None:
             return self._run(inputs)
         caller = torch.cuda.current_stream(self.device)
@@ -150,15 +150,15 @@ class GraphRunner:
         try:
             return self._try_to_record(bucket, inputs)
         except torch.OutOfMemoryError:
-            self._graphs.clear()  # what others hold may be enough
+            self._graphs.clear()  # free other graphs and retry once
         try:
             return self._try_to_record(bucket, inputs)
         except torch.OutOfMemoryError as error:
             sides = "x".join(map(str, inputs[0].shape[1:]))
             said = str(error).splitlines()[0]
             message = (
-                f"the memory of {self.device} must hold a batch of {bucket} images ({sides}), "
-                f"and does not: {said} Show fewer at a time, with buckets up to "
+                f"a batch of {bucket} images ({sides}) must fit into the memory of {self.device}, "
+                f"but does not: {said} Use smaller batches, with buckets up to "
                 f"{max(bucket // 2, 1)}."
             )
             raise RunError(message) from error
@@ -211,5 +211,5 @@ def capture_cuda(
 
 
 def call_directly(call: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], Outputs]]:
-    """Record nothing: the function is called each time. For functions that cannot be recorded."""
+    """Replacement for `capture_cuda` without recording: calls the function every time."""
     return call(), call

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A Swin (V1, V2) for images of one size, with everything computed that does not depend on them.
+"""Swin (V1, V2) for one image size, with everything precomputed that does not depend on the image.
 
-Tokens stay in the order of the windows from block to block: one gather takes them from the windows
-of a block to the shifted ones of the next, or to the neighbourhoods that are merged. So shift, cut
-and their reversal cost one copy a block. Where windows do not cover the map evenly, tokens keep the
-order of the map and are gathered into windows and out of them.
+Tokens stay in window order between blocks: one gather reorders them from the windows of a block to
+the shifted windows of the next, or to the neighbourhoods that are merged. Shift, partition and
+reversal thus cost one copy per block. If windows need padding, tokens stay in map order and are
+gathered into windows and back.
 
 Letters: B images, L tokens of a map, N tokens of a window, nW windows of an image, C channels, h
 heads, d width of a head.
@@ -271,7 +271,7 @@ class _Merging(nn.Module):
 
 
 class _Out(nn.Module):
-    """A map that is given: its norm, and the backward pass to rows and columns."""
+    """An output map: its norm, and the reordering to rows and columns."""
 
     gather: Tensor
 

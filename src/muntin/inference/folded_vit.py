@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ViT for images of one size, with everything computed that does not depend on them.
+"""ViT for one image size, with everything precomputed that does not depend on the image.
 
 Letters: B images, N tokens, C channels, h heads, d width of a head.
 """

@@ -231,9 +231,9 @@ class FusedPatches(nn.Module):
         """
         if tuple(images.shape[2:]) != self.size:
             message = (
-                f"images must be {self.size[0]}x{self.size[1]} pixels (height x width), for "
-                f"which the network was fused, got {images.shape[2]}x{images.shape[3]}. Fuse it "
-                f"for this size."
+                f"images must be {self.size[0]}x{self.size[1]} pixels (height x width), the size "
+                f"of the fused network, got {images.shape[2]}x{images.shape[3]}. Build it for "
+                f"this size."
             )
             raise ShapeError(message)
         return embed_patches(
