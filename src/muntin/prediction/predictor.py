@@ -20,7 +20,6 @@ from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.drawing.result_drawing import draw_result
-from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
     CroppedImage,
@@ -30,6 +29,7 @@ from muntin.prediction.batch import (
     stack_crops,
     whole_image,
 )
+from muntin.prediction.options import PredictOptions, check_options, refuse_detector
 from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
 from muntin.prediction.top_down import crop_instances, find_boxes
@@ -37,16 +37,7 @@ from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.samples import Classes, skeleton_of
 from muntin.tasks.task import InferenceBatch, Task
 
-__all__ = ["Predictor", "draw", "refuse_detector"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
-    """Options of a prediction, validated."""
-
-    tta: bool
-    tile: int | Literal["auto"] | None
-    scales: tuple[float, ...]
+__all__ = ["Predictor", "draw"]
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -203,7 +194,7 @@ class Predictor:
             DataError: An image cannot be read.
             ConfigError: The task does not support tiles, scales or boxes (before anything is read).
         """
-        options = self._check(tta, tile, scales, boxes is not None)
+        options = check_options(self.task, tta, tile, scales, boxes is not None)
         return self._stream(read_images(images, boxes, strict=strict), options)
 
     def prepare(
@@ -234,7 +225,7 @@ class Predictor:
             DataError: An image cannot be read.
             ConfigError: The task does not support tiles, scales or boxes.
         """
-        options = self._check(tta, tile, scales, boxes is not None)
+        options = check_options(self.task, tta, tile, scales, boxes is not None)
         cropped = list(self._crop(read_images(images, boxes), options))
         crops = [crop for image in cropped for crop in image.crops]
         return self._batch(crops, cropped, options)
@@ -279,7 +270,7 @@ class Predictor:
         found = iter(self._decode_crops(raw))
         return [merge([next(found) for _ in range(count)]) for count, merge in raw.merges]
 
-    def _stream(self, images: Iterator[LoadedImage], options: _Options) -> Iterator[Any]:
+    def _stream(self, images: Iterator[LoadedImage], options: PredictOptions) -> Iterator[Any]:
         """Fill batches across images; an image is done when the last of its crops is."""
         pending: deque[_Pending] = deque()
         crops: list[Crop] = []
@@ -304,7 +295,7 @@ class Predictor:
         yield from _merge_complete(pending)
 
     def _run_crops(
-        self, crops: Sequence[Crop], owners: Sequence[_Pending], options: _Options
+        self, crops: Sequence[Crop], owners: Sequence[_Pending], options: PredictOptions
     ) -> None:
         # Never open across a yield: it is per thread, and the caller may compute gradients.
         with torch.inference_mode():
@@ -320,7 +311,7 @@ class Predictor:
         return [results[place] for place in range(len(results))]
 
     def _batch(
-        self, crops: Sequence[Crop], images: Sequence[CroppedImage], options: _Options
+        self, crops: Sequence[Crop], images: Sequence[CroppedImage], options: PredictOptions
     ) -> PreparedBatch:
         # Mirror images and tiles of detectors are crops of their own.
         split = self.task.detects
@@ -332,7 +323,11 @@ class Predictor:
             scales=options.scales,
         )
 
-    def _crop(self, images: Iterator[LoadedImage], options: _Options) -> Iterator[CroppedImage]:
+    def _crop(
+        self, images: Iterator[LoadedImage], options: PredictOptions
+    ) -> Iterator[CroppedImage]:
+        self, images: Iterator[LoadedImage], options: PredictOptions
+    ) -> Iterator[CroppedImage]:
         pre = self.preprocessing
         if self.task.top_down:
             found = find_boxes(
@@ -350,69 +345,12 @@ class Predictor:
             return (cut(image, pre) for image in images)
         return (whole_image(image, pre) for image in images)
 
-    def _check(
-        self, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
-    ) -> _Options:
-        """Validate options against the task."""
-        if tile not in (None, "auto") and not isinstance(tile, int):
-            message = f'tile must be a side in pixels or "auto", got {tile!r}.'
-            raise ConfigError(message)
-        dense = self.task.dense
-        merges = dense is not None and dense.merges
-        at_once = self.task.detects and not merges
-        tiled = tile is not None
-        if (tiled and not (merges or self.task.kind == "segmentation")) or (tta and at_once):
-            why = " (its input is one instance at a time)" if self.task.top_down else ""
-            message = (
-                f"{'tile' if tiled else 'tta'} does not suit a {self.task.name} run with this head"
-                f"{why}. Leave it out."
-            )
-            raise ConfigError(message)
-        if boxes and not self.task.top_down:
-            message = f"boxes need a top-down pose run, got a {self.task.name} run. Leave them out."
-            raise ConfigError(message)
-        return _Options(tta=tta, tile=tile, scales=self._check_scales(scales))
-
-    def _check_scales(self, scales: Sequence[Any]) -> tuple[float, ...]:
-        try:
-            chosen = () if isinstance(scales, str) else tuple(map(float, scales))
-        except (TypeError, ValueError):
-            chosen = ()
-        if not chosen:
-            message = f"scales must be numbers such as (0.75, 1, 1.25), got {scales!r}."
-            raise ConfigError(message)
-        for scale in chosen:
-            check_range("scales", scale, 0.1, 10)
-        if chosen != (1.0,) and self.task.kind != "segmentation":
-            message = (
-                f"scales need a semantic segmentation run, got one of {self.task.name}. "
-                f"Leave them out."
-            )
-            raise ConfigError(message)
-        return chosen
-
 
 def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
     """Yield merged results of complete images, in order."""
     while pending and pending[0].complete:
         done = pending.popleft()
         yield done.image.merge(done.results)
-
-
-def refuse_detector(task: Task, other: Task) -> None:
-    """Check that the second task can detect the instances for the first.
-
-    Raises:
-        ConfigError: The first is not top-down, or the second is not a detector.
-    """
-    if not task.top_down:
-        message = f"detector needs a top-down pose run, got a {task.name} run. Leave it out."
-        raise ConfigError(message)
-    if not other.detects:
-        message = (
-            f"detector must be a run of muntin train detect or instance, got a {other.name} run."
-        )
-        raise ConfigError(message)
 
 
 def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
