@@ -326,8 +326,6 @@ class Predictor:
     def _crop(
         self, images: Iterator[LoadedImage], options: PredictOptions
     ) -> Iterator[CroppedImage]:
-        self, images: Iterator[LoadedImage], options: PredictOptions
-    ) -> Iterator[CroppedImage]:
         pre = self.preprocessing
         if self.task.top_down:
             found = find_boxes(
