@@ -77,7 +77,8 @@ def test_every_task_predicts_with_it(task):
     fit = fits.get(row.kind, "instance_crop" if row.top_down else "letterbox")
     pre = Preprocessing(img_size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3, fit=fit)
     predictor = Predictor(network, row, classes, pre, device="cpu")
-    (result,) = predictor(np.zeros((50, 70, 3), np.uint8))
+    boxes = [[0, 0, 70, 50]] if row.top_down else None
+    (result,) = predictor(np.zeros((50, 70, 3), np.uint8), boxes=boxes)
     assert result.size == (50, 70)
 
 

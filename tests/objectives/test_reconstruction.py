@@ -4,43 +4,25 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 
-from muntin.data.cache import ImageCache
-from muntin.data.listing import list_classify
-from muntin.data.synthetic_sets import write_classify
-from muntin.data.transforms import AugmentConfig, Preprocessing
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import TokenMask
 from muntin.heads.network import Network
 from muntin.heads.reconstruction_head import PixelDecoder, cut_patches
 from muntin.objectives.reconstruction_objective import MaskedReconstruction, draw_masks
-from muntin.recipes import MachineConfig, TrainConfig
-from muntin.runs import Run, RunConfig, read_journal
-from muntin.samples import Classes
-from muntin.training.loop import ImageCaches, fit
-from muntin.training.progress import Reporter
+from muntin.runs import read_journal
 from muntin.zoo.families import build_backbone
-from muntin.zoo.model_building import model_config
-
-SIDE, PATCH = 32, 8
-PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-SMALL = {
-    "embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": PATCH, "img_size": (SIDE, SIDE)
-}  # fmt: skip
-MODEL = model_config("vit_tiny_patch16_224", SMALL)
+from tests.objectives.fitting import DIM, MODEL, PATCH, PRE, SIDE, fit_objective
 
 
 def a_network() -> Network:
     torch.manual_seed(0)
     backbone = build_backbone(MODEL)
-    return Network(backbone, PixelDecoder(16, PATCH, dim=16, num_heads=2))
+    return Network(backbone, PixelDecoder(DIM, PATCH, dim=16, num_heads=2))
 
 
 def test_patches_are_cut_row_by_row():
@@ -95,39 +77,17 @@ def test_what_was_dropped_is_not_seen():
 
 
 def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
-    write_classify(tmp_path / "set", num_train_per_class=2, num_val_per_class=1, size=(SIDE, SIDE))
-    data = list_classify(tmp_path / "set")
-    assert data.train is not None
-    assert data.val is not None
+    def train(name: str, **options):
+        torch.manual_seed(1)
+        decoder = PixelDecoder(DIM, PATCH, dim=16, num_heads=2)
+        objective = MaskedReconstruction(PRE, patch_size=PATCH)
+        return fit_objective(tmp_path, name, objective, decoder, **options)
 
-    def train(out: Path, *, stop_after: int = 0, resume: bool = False):
-        config = RunConfig(
-            task="classify", data="", model_name="vit", model=MODEL, machine=MachineConfig(
-                device="cpu", compile="off", workers=0,
-            ),
-            train=TrainConfig(batch_size=4, epochs=4, learning_rate=3e-3, lr_batch=0, warmup=0.0),
-            augment=AugmentConfig(),
-        )  # fmt: skip
-        run = Run(
-            path=out, config=config, classes=Classes(names=data.train.class_names),
-            preprocessing=PRE,
-        )  # fmt: skip
-        stores = ImageCaches(
-            train=ImageCache(data.train, PRE, config.data_config),
-            val=ImageCache(data.val, PRE, config.data_config),
-        )
-        return fit(
-            Fabric(accelerator="cpu", devices=1), run, a_network(), stores, Reporter(None),
-            MaskedReconstruction(PRE, patch_size=PATCH),
-            started=time.monotonic(), resume=resume, stop_after=stop_after,
-        )  # fmt: skip
-
-    whole = train(tmp_path / "whole")
+    whole = train("whole")
     losses = [line["val_loss"] for line in read_journal(tmp_path / "whole")]
     assert len(losses) == 4
     assert losses[-1] < losses[0]
     assert whole.figures["num_images"] == 6
-    assert train(tmp_path / "parts", stop_after=5).interrupted
-    resumed = train(tmp_path / "parts", resume=True)
-    assert resumed.figures == whole.figures
+    assert train("parts", stop_after=5).interrupted
+    resumed = train("parts", resume=True)
     assert replace(resumed, seconds=0.0, best=None) == replace(whole, seconds=0.0, best=None)

@@ -111,6 +111,7 @@ class TrainLoader:
         rank: This process.
         world: Processes; each gets a part of every batch.
         workers: Worker processes for images that are not augmented in whole batches.
+        view: Which independently augmented version of the images; the order is that of view 0.
     """
 
     def __init__(
@@ -124,11 +125,13 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        view: int = 0,
     ) -> None:
         self.store = store
         self.augment = augment
         self.batch_size = batch_size
         self.seed = seed
+        self._augment_seed = derive_seed(seed, view) if view else seed
         self.rank = rank
         self.world = world
         self.workers = workers
@@ -179,7 +182,7 @@ class TrainLoader:
             [(epoch, int(i), float(w), size) for i, w in zip(indices, weights, strict=True)]
             for indices, weights, _ in shares
         )
-        images = _Images(self.store, self.augment, self.seed)
+        images = _Images(self.store, self.augment, self._augment_seed)
         for batch, share in zip(_run_workers(images, keys, self.workers), shares, strict=True):
             yield replace(batch, num_real=share[2])
 
@@ -189,7 +192,7 @@ class TrainLoader:
         assert stacked is not None, "whole batches need stacked images"
         assert transform is not None, "and a transform for them"
         places = torch.from_numpy(indices)
-        uniforms = draw_uniforms(self.seed, epoch, indices, BATCH_DRAWS)
+        uniforms = draw_uniforms(self._augment_seed, epoch, indices, BATCH_DRAWS)
         pre = _with_size(self.store.pre, size)
         images = transform(stacked[places], uniforms, pre)
         sides = torch.tensor([images.shape[-2:]]).expand(len(places), 2)

@@ -66,7 +66,7 @@ class PixelDecoder(Head):
         """Predict the p*p*in_chans values of each patch, row by row over the grid."""
         height, width = features.image_size
         grid = (height // self.patch_size, width // self.patch_size)
-        keep = _kept(features, grid)
+        keep = _find_seen(features, grid)
         tokens = self.embed(features.tokens)
         num_prefix = tokens.shape[1] - int(keep[0].sum())
         batch, _, dim = tokens.shape
@@ -91,17 +91,19 @@ class PixelDecoder(Head):
         mean, variance = wanted.mean(dim=2, keepdim=True), wanted.var(dim=2, keepdim=True)
         wanted = (wanted - mean) / (variance + 1e-6).sqrt()  # section 3, "Reconstruction target"
         errors = (self.forward(features).float() - wanted).square().mean(dim=2)  # B, N
-        height, width = features.image_size
-        dropped = ~_kept(features, (height // self.patch_size, width // self.patch_size))
+        mask = features.mask
+        dropped = torch.zeros_like(errors, dtype=torch.bool) if mask is None else ~mask.keep
         count = dropped.sum(dim=1).clamp(min=1)
         return {"reconstruction": (errors * dropped).sum(dim=1) / count}
 
 
-def _kept(features: Features, grid: Size) -> Bool[Tensor, "B N"]:
-    if features.mask is not None:
-        return features.mask.keep
-    count = features.tokens.shape[0]
-    return torch.ones(count, grid[0] * grid[1], dtype=torch.bool, device=features.tokens.device)
+def _find_seen(features: Features, grid: Size) -> Bool[Tensor, "B N"]:
+    """Patches that have a token: all of them, unless a mask without fill dropped some."""
+    mask = features.mask
+    if mask is not None and mask.fill is None:
+        return mask.keep
+    tokens = features.tokens
+    return torch.ones(tokens.shape[0], grid[0] * grid[1], dtype=torch.bool, device=tokens.device)
 
 
 def cut_patches(images: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B N P"]:

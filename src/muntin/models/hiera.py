@@ -283,6 +283,7 @@ class Hiera(Backbone):
             return Features(
                 images,
                 sizes=sizes,
+                mask=mask,
                 maps=mask.refuse_maps,
                 vector=lambda: self.norm(tokens.mean(dim=1)),
                 tokens=lambda: tokens,
@@ -290,6 +291,7 @@ class Hiera(Backbone):
         return Features(
             images,
             sizes=sizes,
+            mask=mask,
             maps=lambda: maps,
             vector=lambda: self.norm(maps[-1].mean(dim=(2, 3))),
             tokens=lambda: maps[-1].flatten(2).transpose(1, 2),

@@ -398,6 +398,7 @@ class Swin(Backbone):
         return Features(
             images,
             sizes=sizes,
+            mask=mask,
             maps=lambda: [
                 *(self._normalise(outputs[i], i).permute(0, 3, 1, 2) for i in finer),
                 last,

@@ -421,6 +421,7 @@ class ViT(Backbone):
         return Features(
             images,
             sizes=sizes,
+            mask=mask,
             maps=to_maps,
             vector=lambda: self._pool(tokens[-1]),
             tokens=lambda: tokens[-1],
