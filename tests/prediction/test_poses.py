@@ -270,8 +270,8 @@ def test_a_csv_of_several_instances_round_trips(tmp_path):
     table = read_table(tree, "t.csv", Findings())
     assert table.keypoints == SKELETON.names
     assert table.individuals == 2
-    assert table.frames[0].subjects[1, :, :2].tolist() == [[9, 10], [12, 13], [15, 16]]
-    assert not table.frames[1].subjects.any()
+    assert table.frames[0].instances[1, :, :2].tolist() == [[9, 10], [12, 13], [15, 16]]
+    assert not table.frames[1].instances.any()
 
 
 def test_videos_there_and_back(tmp_path):
