@@ -65,7 +65,7 @@ def test_two_tasks_cost_one_pass_and_have_the_losses_of_each_alone():
     for name, row in tasks.items():
         alone = Supervised({"head": row}, PRE)
         found = alone.losses(Network(backbone, heads[name]), alone.prepare((a_batch(),), CPU))
-        assert losses[f"{name}/classes"].equal(found["classes"] * row.loss_weight)
+        assert losses[f"{name}/classes"].equal(found["classes"])
 
 
 def test_every_head_learns_and_so_does_the_backbone():
@@ -78,3 +78,12 @@ def test_every_head_learns_and_so_does_the_backbone():
     losses = objective.losses(network, objective.prepare((a_batch(),), CPU))
     torch.stack([*losses.values()]).sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None]
+
+
+def test_the_weight_of_a_task_scales_its_losses():
+    network = Network(a_backbone(), build_classifier(a_backbone(), 2))
+    found = []
+    for weight in (1.0, 0.5):
+        objective = Supervised({"head": a_task([1, 1, 0, 0], 2, loss_weight=weight)}, PRE)
+        found.append(objective.losses(network, objective.prepare((a_batch(),), CPU))["classes"])
+    assert found[1].equal(found[0] * 0.5)
