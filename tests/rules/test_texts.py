@@ -17,7 +17,7 @@ MACHINE_PATH = re.compile(r"(?:^|[\s\"'`=(,])/(?:home|Users|root|work|mnt|srv|op
 # Spelled in pieces, so that this file does not hold them.
 REGISTRY = re.compile("|".join(["pypi" + r"\.org", "python" + "hosted", "npm" + "js"]))
 # "owner/repository#12" names a public thread; a bare number means nothing to a reader.
-TICKET = re.compile(r"(?<![\w/&])#\d{1,5}\b|\b[Ii]ssue \d+|\b[Ss]essions?\b")
+TICKET = re.compile(r"(?<![\w/&])#\d{1,5}\b|\b[Ii]ssue \d+|\b[Ss]essions?\b(?!\.py)")
 
 
 def test_header() -> None:

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -56,6 +57,18 @@ def evaluate(
         if isinstance(value, dict):
             value = ", ".join(f"{at}: {share:.4f}" for at, share in value.items() if share)
         typer.echo(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+    _print_per_class(figures, names)
+    if "threshold" in figures:
+        typer.echo(
+            f"{figures['num_found']} of {figures['num_subjects']} instances were matched at score "
+            f"threshold {figures['threshold']:.2f}; the others count as wrong in pck and have no "
+            f"pixel error"
+        )
+    typer.echo(f"plots: {opened.folder / 'pictures' / 'eval'}")
+
+
+def _print_per_class(figures: dict[str, Any], names: Sequence[str]) -> None:
+    """Print a table of the figures that have one value for each class or keypoint."""
     per_class = {
         name: value
         for name, value in figures.items()
@@ -68,10 +81,3 @@ def evaluate(
         ]
         kind = "keypoint" if "keypoint_names" in figures else "class"
         print_table((kind, *per_class), zip(names, *columns, strict=True))
-    if "threshold" in figures:
-        typer.echo(
-            f"{figures['num_found']} of {figures['num_subjects']} instances were matched at score "
-            f"threshold {figures['threshold']:.2f}; the others count as wrong in pck and have no "
-            f"pixel error"
-        )
-    typer.echo(f"plots: {opened.folder / 'pictures' / 'eval'}")

@@ -117,17 +117,7 @@ def show_embeddings(
         rest = [MissingFigure(section="features", title="Embedding map by t-SNE", reason=reason)]
     else:
         places["neighbours"] = project_by_tsne(vectors)
-    text = (
-        f"Each dot is the pooled feature vector of an image of the folder; the star is the "
-        f"explained image. The first two principal components explain "
-        f"{100 * shares.sum():.0f} % of the variance, so distances are reliable to that extent. "
-        f"Well-separated clusters indicate classes that are easy to distinguish."
-    )
-    if not rest:
-        text += (
-            " t-SNE (right) preserves local neighbourhoods only: neither the size of a cluster "
-            "nor the distance between clusters is meaningful."
-        )
+    text = _describe_map(shares.sum(), with_tsne=not rest)
     return [
         ExplanationFigure(
             name="features-folder",
@@ -145,6 +135,21 @@ def show_embeddings(
         ),
         *rest,
     ]
+
+
+def _describe_map(share: float, *, with_tsne: bool) -> str:
+    text = (
+        f"Each dot is the pooled feature vector of an image of the folder; the star is the "
+        f"explained image. The first two principal components explain "
+        f"{100 * share:.0f} % of the variance, so distances are reliable to that extent. "
+        f"Well-separated clusters indicate classes that are easy to distinguish."
+    )
+    if with_tsne:
+        text += (
+            " t-SNE (right) preserves local neighbourhoods only: neither the size of a cluster "
+            "nor the distance between clusters is meaningful."
+        )
+    return text
 
 
 def project_by_pca(

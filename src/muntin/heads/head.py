@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from muntin.features import Features
 __all__ = ["Head", "HeadConfig"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig:
     """Base class of head configs; `muntin.heads.head_table` lists the classes."""
 
-    __slots__ = ()
     kind: ClassVar[str]
 
     @property

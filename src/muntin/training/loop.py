@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from muntin.training.progress import Reporter, format_duration
 from muntin.training.schedule import img_size_at, lr_factor
 from muntin.training.supervision import class_balanced_shares
 from muntin.training.trainer import Trainer
+from muntin.training.trainer_state import TrainerState
 from muntin.weights.weight_files import write_weights
 
 __all__ = ["FitResult", "ImageCaches", "fit"]
@@ -46,33 +47,6 @@ class ImageCaches:
 
     train: ImageCache
     val: ImageCache
-
-
-@dataclass(kw_only=True, slots=True)
-class TrainerState:
-    """Progress of a run; part of the checkpoint.
-
-    Attributes:
-        epoch: Number of finished epochs.
-        step: Finished steps of the current epoch.
-        elapsed_s: Seconds of training before the last resume.
-        loss_sum: Sum of the loss over the images of the current epoch.
-        num_seen: Images so far in the current epoch.
-        best: Best value of the goal; None before the first validation.
-        best_epoch: Its epoch, from 1; 0 before the first validation.
-        stale: Validated epochs without improvement since then.
-        figures: Metrics of the best epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    elapsed_s: float = 0.0
-    loss_sum: float = 0.0
-    num_seen: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    stale: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
