@@ -18,7 +18,7 @@ from muntin.errors import ConfigError, DataError, MuntinError, RunError
 from muntin.prediction import find_images
 from muntin.results import Labels
 from muntin.runs import Run
-from tests.small import CLASSES, SETTINGS, pixels, train_small, write_images
+from tests.small import CLASSES, SETTINGS, image, train_small, write_images
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +36,23 @@ def predictor(run):
 
 
 def test_every_kind_of_image(predictor, tmp_path):
-    image = pixels(1, 77)
+    sample = image(1, 77)
     path = tmp_path / "a.png"
-    image.save(path)
-    results = predictor([str(path), path, image, np.asarray(image)])
+    sample.save(path)
+    results = predictor([str(path), path, sample, np.asarray(sample)])
     assert [result.path for result in results] == [str(path), str(path), "", ""]
     for result in results:
         assert isinstance(result, Labels)
         assert result.size == (16, 16)
         # Not to the bit: products on several threads may round differently by row.
         np.testing.assert_allclose(result.scores, results[0].scores, rtol=1e-6)
-    for single in (path, str(path), image, np.asarray(image)):
+    for single in (path, str(path), sample, np.asarray(sample)):
         assert len(predictor(single)) == 1
     assert predictor([]) == []
 
 
 def test_results_do_not_depend_on_the_batch(run):
-    images = [pixels(number % 3, number, 10 + number) for number in range(7)]
+    images = [image(number % 3, number, 10 + number) for number in range(7)]
     one, other = (muntin.load(run, batch_size=size)(images) for size in (1, 3))
     for left, right in zip(one, other, strict=True):
         np.testing.assert_allclose(left.scores, right.scores, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_results_do_not_depend_on_the_batch(run):
 
 
 def test_modes_and_sizes_of_the_original(predictor, tmp_path):
-    wide = pixels(0, 1).resize((40, 20))
+    wide = image(0, 1).resize((40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     wide.save(tmp_path / "turned.jpg", exif=exif)
@@ -74,7 +74,7 @@ def test_modes_and_sizes_of_the_original(predictor, tmp_path):
 
 def test_to_dict(predictor, tmp_path):
     path = tmp_path / "a.png"
-    pixels(2, 5).save(path)
+    image(2, 5).save(path)
     (result,) = predictor(path)
     values = json.loads(json.dumps(result.to_dict()))
     assert list(values) == ["path", "size", "classes"]
@@ -89,7 +89,7 @@ def test_to_dict(predictor, tmp_path):
 
 
 def test_threshold(predictor):
-    (result,) = predictor(pixels(0, 3))
+    (result,) = predictor(image(0, 3))
     middle = float(result.scores[1])
     assert len(result.above(middle)) == 2
     assert result.above(middle).class_names == result.class_names[:2]
@@ -98,28 +98,28 @@ def test_threshold(predictor):
 
 
 def test_the_mirrored_image_too(predictor):
-    image = pixels(0, 3)
-    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    one, other = predictor([image, mirrored], tta=True)
+    sample = image(0, 3)
+    mirrored = sample.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one, other = predictor([sample, mirrored], tta=True)
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
-    assert not np.array_equal(one.scores, predictor(image)[0].scores)
+    assert not np.array_equal(one.scores, predictor(sample)[0].scores)
 
 
 def test_calls_share_no_state(predictor):
-    image = pixels(0, 3)
-    before = predictor(image)[0].scores
-    predictor([pixels(1, 1, 300)] * 3)
-    np.testing.assert_array_equal(predictor(image)[0].scores, before)
+    sample = image(0, 3)
+    before = predictor(sample)[0].scores
+    predictor([image(1, 1, 300)] * 3)
+    np.testing.assert_array_equal(predictor(sample)[0].scores, before)
 
 
 def test_a_broken_image_is_named(predictor, tmp_path):
     (tmp_path / "zero.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"zero\.png"):
-        predictor([pixels(0, 0), tmp_path / "zero.png"])
+        predictor([image(0, 0), tmp_path / "zero.png"])
     with pytest.raises(DataError, match=r"nowhere\.png"):
         predictor("nowhere.png")
     with pytest.warns(UserWarning, match=r"zero\.png"):
-        results = predictor([pixels(0, 0), tmp_path / "zero.png", pixels(1, 1)], strict=False)
+        results = predictor([image(0, 0), tmp_path / "zero.png", image(1, 1)], strict=False)
     assert len(results) == 2
 
 
@@ -131,8 +131,8 @@ def test_batch_size_and_device(run):
 
 
 def test_draw(predictor):
-    image = pixels(0, 3, 40)
-    sheet = muntin.draw(image, predictor(image)[0])
+    sample = image(0, 3, 40)
+    sheet = muntin.draw(sample, predictor(sample)[0])
     assert sheet.mode == "RGB"
     assert sheet.height > sheet.width
 
@@ -213,7 +213,7 @@ def test_a_run_opens_elsewhere(run, tmp_path):
     folder = copy(run, tmp_path)
     assert Run.open(folder).config == Run.open(run).config
     assert Run.open(folder).config.model.embed_dim == SETTINGS["model.embed_dim"]
-    image = pixels(1, 1)
+    sample = image(1, 1)
     np.testing.assert_array_equal(
-        muntin.load(folder)(image)[0].scores, muntin.load(run)(image)[0].scores
+        muntin.load(folder)(sample)[0].scores, muntin.load(run)(sample)[0].scores
     )

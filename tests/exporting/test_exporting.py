@@ -15,6 +15,8 @@ import torch
 import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
 from muntin.exporting.verification import Row, require_agreement
+from muntin.heads.detector import FixedDetector
+from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.weight_files import write_weights
 from tests.exporting.runs import write_run
@@ -73,7 +75,7 @@ def test_a_file_says_what_the_run_says(run_of, exported, kind, form):
     assert {row.batch for row in done.rows} == {1, 3, 8}
     assert len({row.size for row in done.rows}) == 2
     real = {"real"} if (kind, form) == ("classify", "onnx") else set()
-    assert {row.images for row in done.rows} == {"random", "drawn", *real}
+    assert {row.examples for row in done.rows} == {"random", "drawn", *real}
     made = {path.name for path in done.path.parent.iterdir() if path.is_file()}
     assert made == {done.path.name, *(["file.bin"] if form == "openvino" else [])}
     loaded = muntin.load(done.path)
@@ -186,7 +188,7 @@ def test_nothing_is_left_where_answers_differ(exported, tmp_path):
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
 def test_the_worst_comparison_is_named(difference):
     rows = [
-        Row(size=(32, 64), batch=3, images="real", difference=apart, limit=1e-4)
+        Row(size=(32, 64), batch=3, examples="real", difference=apart, limit=1e-4)
         for apart in (9e-5, difference)
     ]
     require_agreement(rows[:1], "a file")
@@ -270,15 +272,14 @@ def test_eight_bits(run_of, data, tmp_path, form):
     assert done.quantised is not None
     assert done.quantised.layers > 8
     assert done.quantised.kept == 0
-    assert all(0 < row.difference < 0.2 for row in done.rows if row.images == "real")
+    assert all(0 < row.difference < 0.2 for row in done.rows if row.examples == "real")
     assert len(muntin.load(done.path)(images(2))) == 2
 
 
-def test_keypoint_rcnn_is_refused(tmp_path):
+def test_keypoint_rcnn_is_refused():
     network = muntin.create_detector("swin_nano", num_classes=1, head="fcos_small").eval()
-    from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
-
     head = KeypointRCNN(network.backbone, 1, 3, KEYPOINT_DETECTORS["keypoint_rcnn_small"])
     network.head = head.eval()
+    fixed = FixedDetector(network, network.head)
     with pytest.raises(ConfigError, match="keypoint_rcnn"):
-        torch.export.export(network, (torch.zeros(2, 3, 64, 64),), strict=False)
+        torch.export.export(fixed, (torch.zeros(2, 3, 64, 64),), strict=False)

@@ -13,7 +13,7 @@ import muntin
 from muntin.errors import ConfigError
 from muntin.recipes import MachineConfig
 from muntin.runs import Run
-from muntin.training import preparation
+from muntin.training import setup
 from muntin.training.request import Request
 from tests.exporting.runs import write_run
 from tests.small import write_images
@@ -47,9 +47,9 @@ def test_training_goes_on_from_it(forced, tmp_path, way):
         task="classify", data=str(write_images(tmp_path / "d")), out="nowhere",
         machine=MachineConfig(device="cpu", precision="fp32"), **start,
     )  # fmt: skip
-    found = preparation.prepare(asked)
+    found = setup.prepare(asked)
     assert found.run.config.model.attention == "auto"
     assert any("MUNTIN_FUSED" in note for note in found.notes)
     insists = replace(asked, settings=(("model.attention", "fused"),))
     with pytest.raises(ConfigError, match=r"model\.attention=fused"):
-        preparation.prepare(insists)
+        setup.prepare(insists)
