@@ -31,8 +31,7 @@ LONGER_FUNCTIONS = {
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/forecast.py plan",
-        "prediction/opening.py load",
-        "prediction/predictor.py __call__",
+        "prediction/from_run.py load",
         "published.py open_published",
         "scoring/evaluation.py evaluate",
         "training/session.py train",
@@ -49,7 +48,6 @@ LONGER_FUNCTIONS = {
     },
     "a body of at most 60 lines under a long docstring": {
         "data/objects.py gather_objects",
-        "data/semantic.py list_semantic",
         "data/synthetic_sets.py write_coco",
         "data/voc.py read_voc",
         "drawing/plots.py draw_precision_recall",
@@ -57,7 +55,6 @@ LONGER_FUNCTIONS = {
         "explaining/attention_cost.py _show_time",
         "ops/sliding_windows.py slide",
         "ops/triton/window_calls.py _run_tiled",
-        "scoring/running.py run_network",
         "training/setup.py prepare",
     },
 }

@@ -1,14 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The layers around attention, each with its neighbours, as one step: for networks that only infer.
+"""Fused layers for inference: linear, MLP, patch merging, patch embedding, with norm and residual.
 
-Each function says in plain operations what it computes, and takes a Triton kernel
-(`muntin.ops.triton`) instead where one qualifies: on a GPU, in half precision, when nothing learns.
+Each function has a plain PyTorch form and calls a Triton kernel (`muntin.ops.triton`) where one
+applies: on a GPU, in half precision, without gradients.
 
-Norms before a product have neither scale nor shift: both belong into the product behind
-(`muntin.inference.folding.fold_norm`). Instead they take `sums`, the sum of the product's weights
-over its inputs, from which the kernels get the norm without a pass of its own. Vectors are float32
-whatever the tokens are.
+A norm before a product has no scale and shift; they are folded into the product
+(`muntin.inference.folding.fold_norm`). Kernels compute the norm from `sums`, the weights of the
+product summed over its inputs, without another pass. Vectors are float32 for any token dtype.
 
 Letters: B images, H and W sides of a map in tokens, C and K channels in, N channels out, D hidden
 channels.
@@ -41,10 +40,10 @@ __all__ = [
 LayerBackend = Literal["auto", "plain", "fused"]
 
 WIDEST_MLP = 192
-"""Channels up to which the whole MLP is one kernel; wider rows do not fit into the registers."""
+"""Maximum channels for the one-kernel MLP; wider rows do not fit into registers."""
 
 WIDEST_PATCH = 256
-"""Channels of a token up to which patches are normalised where they are made."""
+"""Maximum token channels for patch embedding with a fused norm."""
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -52,32 +51,32 @@ _FORBIDDEN = is_forbidden()
 
 
 def why_not_fused(x: Tensor, weight: Tensor, *, segment: int) -> str:
-    """Say what keeps a layer from the kernels.
+    """Return why a layer cannot use the kernels.
 
     Args:
         x: Tokens, or pixels.
-        weight: Of the product; its type is what it is computed in.
-        segment: Channels that lie together in the input.
+        weight: Weight of the product; its dtype is that of the computation.
+        segment: Contiguous channels of the input.
 
     Returns:
-        One clause, such as "there is no triton here"; empty if nothing does.
+        A clause, such as "triton is not installed"; empty if it can.
     """
     reason = ""
     # From the cheapest check to the one that depends on the tensors.
     if _FORBIDDEN:
         reason = "the environment variable MUNTIN_FUSED is 0"
     elif not _HAS_TRITON:
-        reason = "there is no triton here"
+        reason = "triton is not installed"
     elif torch.compiler.is_exporting():
-        reason = "an exported graph holds plain operations only"
+        reason = "exported graphs contain standard operators only"
     elif not _reaches(x.device):
-        reason = f"the tensors are on {x.device.type}, not on a GPU of NVIDIA, Ampere or newer"
+        reason = f"the tensors are on {x.device.type}, not on an NVIDIA GPU, Ampere or newer"
     elif weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         reason = f"weights are {weight.dtype}, not float32, bfloat16 or float16"
     elif segment % 16:
-        reason = f"the {segment} channels in are no multiple of 16"
+        reason = f"the {segment} input channels are not a multiple of 16"
     elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        reason = "somebody wants a gradient"
+        reason = "a gradient is required"
     return reason
 
 
@@ -95,33 +94,33 @@ def apply_linear(
     residual: Float[Tensor, "*rows N"] | None = None,
     backend: LayerBackend = "auto",
 ) -> Float[Tensor, "*rows N"]:
-    """Norm, product, GELU, norm, factor and residual: in this order, as far as asked for.
+    """Apply norm, linear, GELU, norm, factor and residual, in this order; all but linear optional.
 
     Args:
         x: Tokens.
-        weight: Of their type.
-        bias: Added to the product.
-        sums: Of the weights over K; given, the tokens are normalised before.
-        gamma: Scale of the norm behind; given with `beta`, there is one.
-        beta: Its shift.
-        eps: Added to the variance, of whichever norm there is.
-        gelu: Whether the exact GELU follows the product.
-        factor: One number an image (the first side of x), such as that of drop path.
+        weight: Weight, in the dtype of x.
+        bias: Bias of the product.
+        sums: Weights summed over K; if given, tokens are normalised before the product.
+        gamma: Scale of the norm after the product; requires `beta`.
+        beta: Shift of the norm after the product.
+        eps: Epsilon of either norm.
+        gelu: Whether to apply exact GELU after the product.
+        factor: One factor per image (first axis of x), such as drop path.
         residual: Added last.
-        backend: "auto" takes the kernel where it qualifies and pays; the others force one.
+        backend: "auto" uses the kernel where it applies and is faster; the others force one.
 
     Returns:
-        Tokens of the type of x. Sums are taken in float32, and nothing is rounded between.
+        Tokens in the dtype of x. The kernel accumulates in float32 and rounds once.
 
     Raises:
-        ConfigError: "fused" is asked for where it cannot be.
+        ConfigError: backend="fused" where the kernel does not apply.
     """
     # Kernels convert nothing: tokens and weights must have one type.
     why = why_not_fused(x, weight, segment=weight.shape[1])
     if not why and x.dtype != weight.dtype:
         why = f"tokens are {x.dtype} and weights {weight.dtype}"
     if not why and factor is not None and gamma is not None:
-        why = "a factor behind a norm has no kernel"
+        why = "no kernel supports a factor after a norm"
     if _takes_kernel(backend, why, weight):
         return _operators().linear(x, weight, bias, sums, gamma, beta, factor, residual, eps, gelu)
     # Reference: the same steps as separate PyTorch operations.
@@ -150,28 +149,28 @@ def apply_mlp(
     backend: LayerBackend = "auto",
     widest: int = WIDEST_MLP,
 ) -> Float[Tensor, "*rows C"]:
-    """Give x + MLP(norm(x)) with `sums`, or x + norm(MLP(x)) with `gamma` and `beta`.
+    """Compute x + MLP(norm(x)) with `sums`, or x + norm(MLP(x)) with `gamma` and `beta`.
 
-    Narrow rows take one kernel, which never writes the hidden channels; others take two.
+    Narrow tokens use one kernel that never writes the hidden channels; wider ones use two.
 
     Args:
         x: Tokens.
-        weight1: Into the hidden channels.
-        bias1: Of the hidden channels.
-        weight2: Back.
-        bias2: The same.
-        sums: Of `weight1` over C, for the norm before.
-        gamma: Scale of the norm behind.
-        beta: Its shift.
-        eps: Added to the variance.
+        weight1: Weight of fc1.
+        bias1: Bias of fc1.
+        weight2: Weight of fc2.
+        bias2: Bias of fc2.
+        sums: `weight1` summed over C, for a norm before.
+        gamma: Scale of a norm after.
+        beta: Shift of a norm after.
+        eps: Epsilon of the norm.
         backend: As in `apply_linear`.
-        widest: Channels up to which one kernel computes all of it.
+        widest: Maximum channels for the one-kernel form.
 
     Returns:
-        Tokens of the type of x.
+        Tokens in the dtype of x.
 
     Raises:
-        ConfigError: "fused" is asked for where it cannot be.
+        ConfigError: backend="fused" where the kernel does not apply.
     """
     d, c = weight1.shape
     why = why_not_fused(x, weight1, segment=c)
@@ -196,23 +195,23 @@ def merge_tokens(
     eps: float = 1e-5,
     backend: LayerBackend = "auto",
 ) -> Float[Tensor, "B h w N"]:
-    """Join 2 x 2 neighbours (`merge_neighbours`): norm and product, or product and norm.
+    """Merge 2 x 2 neighbours (`merge_neighbours`): norm and linear, or linear and norm.
 
     Args:
-        x: A map; odd sides get a row or column of zeros, which take part in the norm.
+        x: A map; odd sides are padded with zeros, which the norm includes.
         weight: Its inputs are the four tokens, column by column.
-        bias: Added to the product.
+        bias: Bias of the product.
         sums: As in `apply_linear`.
-        gamma: The same.
-        beta: The same.
-        eps: The same.
-        backend: The same.
+        gamma: As in `apply_linear`.
+        beta: As in `apply_linear`.
+        eps: As in `apply_linear`.
+        backend: As in `apply_linear`.
 
     Returns:
-        A map of half the sides, rounded up.
+        A map with half the height and width, rounded up.
 
     Raises:
-        ConfigError: "fused" is asked for where it cannot be.
+        ConfigError: backend="fused" where the kernel does not apply.
     """
     why = why_not_fused(x, weight, segment=x.shape[3])
     if not why and x.dtype != weight.dtype:
@@ -238,26 +237,25 @@ def embed_patches(
     eps: float = 1e-5,
     backend: LayerBackend = "auto",
 ) -> Float[Tensor, "B H W N"]:
-    """Make tokens of patches of pixels, and normalise them where `gamma` and `beta` are given.
+    """Embed patches of pixels as tokens, with a norm if `gamma` and `beta` are given.
 
     Args:
-        images: B, in_chans, height, width, of numbers of any type; channels may also lie last in
-            memory.
-        weight: Of the values of a patch by channel, row and column, as a convolution has them.
-        bias: Added to the product.
-        fill: What a pixel beyond the right and lower edge counts as.
+        images: B, in_chans, height, width, of any numeric dtype; channels_last is supported.
+        weight: Flattened convolution weight: channel, row, column.
+        bias: Bias of the product.
+        fill: Value of pixels beyond the right and lower edge, per channel.
         patch: Side of a patch in pixels.
-        grid: Patches down and across; what lies beyond them is not read.
+        grid: (rows, columns) of patches; pixels beyond them are ignored.
         gamma: As in `apply_linear`.
-        beta: The same.
-        eps: The same.
-        backend: The same.
+        beta: As in `apply_linear`.
+        eps: As in `apply_linear`.
+        backend: As in `apply_linear`.
 
     Returns:
-        A map of tokens, of the type of the weights.
+        A map of tokens in the dtype of the weights.
 
     Raises:
-        ConfigError: "fused" is asked for where it cannot be.
+        ConfigError: backend="fused" where the kernel does not apply.
     """
     why = why_not_fused(images, weight, segment=16)
     if not why and gamma is not None and weight.shape[0] > WIDEST_PATCH:
@@ -269,9 +267,9 @@ def embed_patches(
     height, width = x.shape[2:]
     # Patches beyond the image read `fill`, which normalises to 0.
     if (height, width) != (high, wide):
-        spread = fill.to(x.dtype).view(1, -1, 1, 1).expand(x.shape[0], -1, high, wide).clone()
-        spread[:, :, :height, :width] = x
-        x = spread
+        padded = fill.to(x.dtype).view(1, -1, 1, 1).expand(x.shape[0], -1, high, wide).clone()
+        padded[:, :, :height, :width] = x
+        x = padded
     # N, in_chans * p * p -> N, in_chans, p, p
     kernel = weight.view(weight.shape[0], x.shape[1], patch, patch)
     y = F.conv2d(x, kernel, _as(bias, weight), stride=patch).permute(0, 2, 3, 1)  # B, H, W, N
@@ -281,11 +279,11 @@ def embed_patches(
 
 
 def _takes_kernel(backend: LayerBackend, why_not: str, weight: Tensor) -> bool:
-    """Whether the kernel runs: if it can, and if "auto" expects something of it."""
+    """Whether to use the kernel: if it applies and, for "auto", is faster."""
     if backend == "fused" and why_not:
         message = (
-            f'backend="fused" must be on a GPU, of a fitting shape and without gradients, but '
-            f'{why_not}. Choose backend="auto", which takes plain operations here.'
+            f'backend="fused" requires a GPU, a supported shape and no gradients, but {why_not}. '
+            f'Choose backend="auto", which uses plain operations here.'
         )
         raise ConfigError(message)
     # Float32 has no tensor cores here: PyTorch is as fast.
@@ -295,14 +293,14 @@ def _takes_kernel(backend: LayerBackend, why_not: str, weight: Tensor) -> bool:
 
 
 def _reaches(device: torch.device) -> bool:
-    """Whether kernels run on a device: a GPU, or in Triton's interpreter the CPU."""
+    """Whether kernels run on a device: a GPU, or the CPU in Triton's interpreter."""
     if device.type == "cuda":
         return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
     return _INTERPRETED and device.type == "cpu"
 
 
 def _splits(channels: int) -> bool:
-    """Whether rows lie in one tile or in three of equal width, which is a power of two."""
+    """Whether a row fits one tile, or three of equal width, a power of two."""
     width = channels // 3 if channels % 3 == 0 else channels
     return width & (width - 1) == 0 and width >= 16
 

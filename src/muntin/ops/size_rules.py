@@ -37,11 +37,11 @@ SizeRuleName = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeRule:
-    """What happens when the sizes do not come out even.
+    """How sizes that do not divide evenly are handled.
 
     Attributes:
-        patch: When a side of the image is not a multiple of the patch: "pad" adds zeros right and
-            below, "crop" drops the rest, "refuse" is an error.
+        patch: When a side of the image is not a multiple of the patch: "pad" adds zeros at the
+            right and below, "crop" drops the remainder, "refuse" raises an error.
         pad: Whether the map is padded to whole windows before or after the cyclic shift.
         shrink: When the window becomes smaller. "never"; "side": a side of the window that is
             longer than that side of the map shrinks to it; "both": when the shorter side of the map
@@ -92,22 +92,22 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
 def fit_patches(
     images: Float[Tensor, "B C H W"], patch_size: int, how: Literal["pad", "crop", "refuse"]
 ) -> Float[Tensor, "B C h w"]:
-    """Bring both sides of the images to multiples of the patch, as a size rule wants it.
+    """Pad or crop images to multiples of the patch size.
 
     Args:
-        images: The images.
+        images: Images.
         patch_size: Side of a patch in pixels.
         how: The `patch` field of a `SizeRule`.
 
     Returns:
-        The images themselves when both sides are multiples.
+        The same tensor if both sides are multiples.
 
     Raises:
-        ShapeError: A side is no multiple and the rule refuses, or no patch is left.
+        ShapeError: The rule is "refuse" and a side is not a multiple, or no patch is left.
     """
     if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
         message = (
-            f"images must be B, C, H, W of floating-point numbers, C, H and W above 0, got "
+            f"images must be floating-point with shape B, C, H, W and C, H, W above 0, got "
             f"{tuple(images.shape)} of {images.dtype}. Scale and normalise pixels first."
         )
         raise ShapeError(message)
@@ -117,10 +117,9 @@ def fit_patches(
         return images
     if how == "refuse" or min(height, width) < (1 if how == "pad" else patch_size):
         message = (
-            f"images must have H and W that are multiples of patch_size={patch_size}, "
-            f"got H={height}, W={width}, under a size rule that takes no other. "
-            f'Pad them by {short} first, or give the model size_rule="muntin" '
-            f"(muntin.zoo.change_model)."
+            f"images must have H and W that are multiples of patch_size={patch_size} under this "
+            f"size rule, got H={height}, W={width}. Pad them by {short} first, or change the model to "
+            f'size_rule="muntin" (muntin.zoo.change_model).'
         )
         raise ShapeError(message)
     if how == "pad":

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Window attention: one entry, several back ends that must agree.
+"""Window attention: one function, several equivalent back ends.
 
 Letters: B images, H and W sides of the map in tokens, C channels, h heads, d width of a head, nW
 windows of an image, N tokens of a window.
@@ -51,25 +51,24 @@ def window_attention(
     Args:
         qkv: Queries, keys and values of every token, in this order along the channels, each
             split into heads.
-        bias: Relative position bias, logits added before the softmax; one matrix a head.
-        layout: Where the windows lie; `layout.size` is (H, W).
-        scale: Queries are multiplied by it, 1/sqrt(d) in the paper.
-        fill: What `qkv` is at a padded token: the bias of the qkv projection, since published
-            systems pad its input with zeros. Padded tokens are attended to, as they do. Zeros
-            when left out.
-        temperature: When given, queries and keys are brought to length 1 in each head and queries
-            multiplied by it, `fill` included: the attention of Swin V2.
-        dropout: Probability of dropping an attention weight; 0 outside training.
-        backend: "auto" takes the fastest one that qualifies: on a GPU in half precision "fused",
-            unless the environment variable MUNTIN_FUSED is 0 when it is first asked for. Exported
-            graphs hold the formula instead of "fused".
+        bias: Relative position bias, added before the softmax; one matrix per head.
+        layout: Window layout; `layout.size` is (H, W).
+        scale: Factor of the queries, 1/sqrt(d) in the paper.
+        fill: Value of `qkv` at padded tokens: the bias of the qkv projection, since published
+            systems pad its input with zeros and attend to padded tokens. Default: zeros.
+        temperature: If given, cosine attention (Swin V2): queries and keys are L2-normalised per
+            head, `fill` included, and queries are multiplied by it.
+        dropout: Dropout probability of attention weights; 0 outside training.
+        backend: "auto" selects the fastest that applies: on a GPU in half precision "fused",
+            unless the environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs
+            use "reference" instead of "fused".
 
     Returns:
-        The values, averaged with the attention weights, of every token.
+        Attention output of every token, before the output projection.
 
     Raises:
-        ConfigError: `backend` is unknown, or it is "fused" and that cannot run here.
-        ShapeError: `qkv` is not the map of `layout`, or its channels do not split into heads.
+        ConfigError: `backend` is unknown, or "fused" and cannot run here.
+        ShapeError: The shape of `qkv` does not match `layout` or the number of heads.
 
     Source:
         Liu et al. 2021 (arXiv 2103.14030), section 3.2, equation 4. Compared with timm 1.0.31,
@@ -81,7 +80,7 @@ def window_attention(
     if tuple(qkv.shape[1:3]) != layout.size or qkv.shape[3] % (3 * heads):
         message = (
             f"qkv must be B, {layout.size[0]}, {layout.size[1]}, 3*heads*d with heads={heads}, "
-            f"got {tuple(qkv.shape)}. Lay out the windows for the map at hand."
+            f"got {tuple(qkv.shape)}. Create the layout for this map size."
         )
         raise ShapeError(message)
     if backend == "auto":
@@ -98,7 +97,7 @@ def window_attention(
 
 
 def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float = 0.0) -> str:
-    """Say why "fused" does not take this call of `window_attention`; nothing when it does."""
+    """Return why "fused" cannot run this call of `window_attention`; empty if it can."""
     width = qkv.shape[3] // (3 * bias.shape[0])
     device = qkv.device
     return _look(device.type, device.index, qkv.dtype, width, int(layout.num_tokens), dropout)
@@ -115,7 +114,7 @@ _look._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
-    """Pick a back end for "auto"."""
+    """Select the back end of "auto"."""
     if qkv.device.type != "cpu":
         half = qkv.is_cuda and qkv.dtype != torch.float32 and not torch.compiler.is_exporting()
         return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
@@ -128,7 +127,7 @@ def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> 
 def _normalise(
     qkv: Float[Tensor, "*map C3"], temperature: Float[Tensor, "h 1 1"]
 ) -> Float[Tensor, "*map C3"]:
-    """Bring queries and keys to length 1 in each head; queries also take the temperature."""
+    """L2-normalise queries and keys per head, and multiply queries by the temperature."""
     q, k, v = qkv.unflatten(-1, (3, temperature.shape[0], -1)).unbind(-3)  # *map, h, d each
     q = F.normalize(q, dim=-1) * temperature[..., 0].to(q.dtype)
     return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
@@ -160,8 +159,8 @@ def _sdpa(
     dropout: float,
 ) -> Tensor:
     heads = bias.shape[0]
-    # The windows of an image are shown as so many more heads: then bias + mask is one matrix a
-    # "head" and is broadcast over the images, not copied for each.
+    # Windows become heads: bias + mask is then one matrix per "head", broadcast over images
+    # instead of copied.
     parts = cut_heads(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
     q, k, v = parts.unbind(0)
     added = add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
@@ -172,7 +171,7 @@ def _sdpa(
 
 def _memory_efficient(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
     scale, fill, dropout = others
-    if dropout:  # its gradient is not written out
+    if dropout:  # not covered by the explicit gradient
         return _reference(qkv, bias, layout, scale, fill, dropout)
     from muntin.ops.memory_efficient_attention import attend
 
@@ -190,7 +189,7 @@ def _fused(
 ) -> Tensor:
     obstacle = find_obstacle(qkv, bias, layout, dropout)
     if obstacle:
-        message = f'{obstacle}, to use the attention back end "fused". Take "auto" instead.'
+        message = f'{obstacle}, for attention="fused". Use "auto" instead.'
         raise ConfigError(message)
     geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
     return torch.ops.muntin.window_attention(qkv, bias, fill, temperature, geometry, scale)

@@ -40,15 +40,15 @@ MASKED = -100.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowLayout:
-    """Where the windows of one map lie. All numbers are tokens, (height, width).
+    """Window partition of one map. All numbers are tokens, (height, width).
 
     Attributes:
-        size: The map.
-        window: The window.
-        shift: By how much the map is rolled up and left before it is cut; 0 = not shifted.
-        pad: Rows added below and columns added right, to whole windows.
-        pad_first: Whether that padding comes before the roll.
-        built_window: The window on the map that the block was built for.
+        size: Size of the map.
+        window: Size of a window.
+        shift: Cyclic shift (up, left) before the partition; 0 = not shifted.
+        pad: Rows added below and columns added at the right, to whole windows.
+        pad_first: Whether padding precedes the shift.
+        built_window: Window size on the map that the block was built for.
     """
 
     size: Size
@@ -80,18 +80,18 @@ class WindowLayout:
 def lay_out(
     size: Size, window: Size, shifted: bool, rule: SizeRule, *, built_size: Size | None = None
 ) -> WindowLayout:
-    """Decide window, shift and padding for a map.
+    """Compute window, shift and padding for a map.
 
     Args:
         size: The map, (height, width) in tokens.
-        window: The window that the block was given, (height, width) in tokens.
-        shifted: Whether the block is one that shifts (by half a window, rounded down).
-        rule: Which system's decisions to follow.
-        built_size: The map, in tokens, that the block was built for; `size` when left out. Rules
-            that shrink "built" read it, and it decides `built_window`.
+        window: Configured window, (height, width) in tokens.
+        shifted: Whether the block shifts windows (by half a window, rounded down).
+        rule: Size rule.
+        built_size: Map size in tokens that the block was built for; default: `size`. Used by
+            rules that shrink "built", and for `built_window`.
 
     Returns:
-        The numbers that a window attention back end needs.
+        The layout that window attention back ends follow.
 
     Source:
         Rules read from timm 1.0.31, torchvision 0.29.2, transformers 5.23 and
@@ -140,15 +140,15 @@ def _shrink(window: Size, size: Size, rule: SizeRule) -> Size:
 def shift_mask(
     layout: WindowLayout, *, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "nW N N"] | None:
-    """Scores to add so that tokens which the roll brought together do not attend to each other.
+    """Attention mask between tokens that are neighbours only because of the cyclic shift.
 
     Args:
-        layout: The windows.
-        device: Where to make it.
-        dtype: Of which type; float32 when left out.
+        layout: Window layout.
+        device: Device of the mask.
+        dtype: Dtype of the mask; default: float32.
 
     Returns:
-        0 where a pair may attend and `MASKED` where not; None when nothing is shifted.
+        0 where a pair may attend, `MASKED` elsewhere; None without shift.
     """
     if layout.shift == (0, 0):
         return None
@@ -168,7 +168,7 @@ def shift_mask(
 
 
 def add_mask(bias: Tensor, layout: WindowLayout) -> Float[Tensor, "nW h N N"]:
-    """Bias plus shift mask; one window stands for all when nothing is shifted."""
+    """Bias plus shift mask; a single matrix for all windows without shift."""
     mask = shift_mask(layout, device=bias.device, dtype=bias.dtype)
     return bias[None] if mask is None else bias + mask[:, None]
 
@@ -180,17 +180,17 @@ def cut_heads(
     heads: int,
     fill: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, "parts B nW h N d"]:
-    """Pad, roll and cut a map into windows, and its channels into parts and heads.
+    """Pad, shift and partition a map into windows, and its channels into parts and heads.
 
     Args:
-        x: The map, channels last: parts one after another, heads one after another in each.
-        layout: The windows.
-        parts: Such as 3 for queries, keys and values.
-        heads: Heads of each part.
-        fill: What padded tokens hold, one value a channel; zeros when left out.
+        x: The map, channels last, ordered by part, then head.
+        layout: Window layout.
+        parts: Number of parts: 3 for queries, keys and values.
+        heads: Heads per part.
+        fill: Value of padded tokens per channel; default: zeros.
 
     Returns:
-        The windows row by row, and their tokens row by row; one copy, contiguous.
+        Windows and their tokens in row-major order; one contiguous copy.
     """
     batch, _, _, channels = x.shape
     if layout.pad_first:
@@ -207,7 +207,7 @@ def cut_heads(
 def join_heads(
     windows: Float[Tensor, "parts B nW h N d"], layout: WindowLayout
 ) -> Float[Tensor, "B H W C"]:
-    """Put back what `cut_heads` took, and drop the padding."""
+    """Inverse of `cut_heads`; padding is dropped."""
     x = _join(windows, layout)[:, : layout.size[0], : layout.size[1]]
     return x if layout.pad_first else _roll(x, layout.shift, 1)
 
@@ -221,7 +221,7 @@ def sum_padding(
 
 
 def _join(windows: Tensor, layout: WindowLayout) -> Tensor:
-    """The padded map; rolled back if the padding came first."""
+    """The padded map, shifted back if padding came first."""
     parts, batch, _, heads, _, width = windows.shape
     (rows, columns), (wh, ww) = layout.grid, layout.window
     x = windows.reshape(parts, batch, rows, columns, heads, wh, ww, width)
@@ -233,22 +233,22 @@ def _join(windows: Tensor, layout: WindowLayout) -> Tensor:
 def cut_windows(
     x: Float[Tensor, "B H W C"], layout: WindowLayout, fill: Float[Tensor, " C"] | None = None
 ) -> Float[Tensor, "B nW N C"]:
-    """Pad, roll and cut a map into windows; `cut_heads` with all channels in one."""
+    """Pad, shift and partition a map into windows; `cut_heads` with one part and one head."""
     return cut_heads(x, layout, 1, 1, fill)[0, :, :, 0]
 
 
 def join_windows(
     windows: Float[Tensor, "B nW N C"], layout: WindowLayout
 ) -> Float[Tensor, "B H W C"]:
-    """Put windows back where `cut_windows` took them from, and drop the padding."""
+    """Inverse of `cut_windows`; padding is dropped."""
     return join_heads(windows[None, :, :, None], layout)
 
 
 def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
-    """Stack each 2 x 2 neighbourhood along the channels; odd sides get a row or column of zeros.
+    """Stack each 2 x 2 neighbourhood along the channels; odd sides are padded with zeros.
 
-    The four tokens stand in the order (0,0), (1,0), (0,1), (1,1) of (row, column): column by
-    column. Published weights depend on it.
+    The order of (row, column) is (0,0), (1,0), (0,1), (1,1), column by column; published weights
+    depend on it.
     """
     # Channel order of published weights: x(0,0), x(1,0), x(0,1), x(1,1).
     batch, height, width, channels = x.shape

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the fused kernels of window attention can do, and whether this machine can run them."""
+"""Which calls the fused window attention supports, and whether this machine can run it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ def find_obstacle(
     num_tokens: int,
     dropout: float,
 ) -> str:
-    """Say what stands in the way of the fused kernels; register them when nothing does.
+    """Return why the fused kernels cannot run; register them if they can.
 
     Args:
-        kind: Type of the device, such as "cuda". A CPU will do where TRITON_INTERPRET=1 makes
-            Triton run kernels in its interpreter, very slowly.
-        index: Its number.
-        dtype: Of queries, keys and values.
-        head_dim: Width of a head.
-        num_tokens: Tokens of a window.
-        dropout: Probability of dropping a weight.
+        kind: Device type, such as "cuda"; "cpu" works with TRITON_INTERPRET=1, very slowly.
+        index: Device index.
+        dtype: Dtype of queries, keys and values.
+        head_dim: Channels per head.
+        num_tokens: Tokens per window.
+        dropout: Dropout probability of attention weights.
 
     Returns:
-        What must hold and does not; nothing when `torch.ops.muntin.window_attention` can be called.
+        The unmet requirement; empty if `torch.ops.muntin.window_attention` can be called.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"queries, keys and values must be float32, bfloat16 or float16, got {dtype}"
@@ -50,28 +49,28 @@ def find_obstacle(
     if num_tokens > _MAX_TOKENS:
         return f"a window must have at most {_MAX_TOKENS} tokens, got {num_tokens}"
     if dropout:
-        return f"attention weights must not be dropped, got a probability of {dropout}"
+        return f"attention dropout must be 0, got {dropout}"
     return find_missing(kind, index)
 
 
 @functools.cache
 def find_missing(kind: str, index: int | None = None) -> str:
-    """Look at the machine, once: what the environment says later does not count.
+    """Check the machine, once per device; later changes of the environment are ignored.
 
     Args:
-        kind: Type of the device, such as "cuda".
-        index: Its number.
+        kind: Device type, such as "cuda".
+        index: Device index.
 
     Returns:
-        What must hold for the kernels to run on it, and does not; else nothing.
+        The unmet requirement; empty if the kernels can run.
 
     Raises:
-        ConfigError: MUNTIN_FUSED says neither yes nor no.
+        ConfigError: MUNTIN_FUSED is neither 0 nor 1.
     """
     if is_forbidden():
         return "the environment variable MUNTIN_FUSED must not be 0"
     if importlib.util.find_spec("triton") is None:
-        return "Triton must be installed, which comes with PyTorch for GPUs on Linux"
+        return "Triton must be installed (it comes with PyTorch for CUDA on Linux)"
     missing = _find_unavailable(kind, index)
     if not missing:
         importlib.import_module("muntin.ops.triton.window_operator").register()
@@ -82,13 +81,13 @@ def is_forbidden() -> bool:
     """Whether the environment variable MUNTIN_FUSED forbids fused kernels.
 
     Raises:
-        ConfigError: It is neither 0 nor 1; an empty one counts as none.
+        ConfigError: It is neither 0, 1 nor empty.
     """
     text = os.environ.get("MUNTIN_FUSED", "")
     if text not in ("", "0", "1"):
         message = (
-            f"the environment variable MUNTIN_FUSED must be 0, which forbids fused kernels, or 1, "
-            f"got {text!r}. Set it to one of these, or unset it."
+            f"the environment variable MUNTIN_FUSED must be 0 (no fused kernels) or 1, got "
+            f"{text!r}. Set it to one of these, or unset it."
         )
         raise ConfigError(message)
     return text == "0"
@@ -100,11 +99,11 @@ def _find_unavailable(kind: str, index: int | None) -> str:
         compiled = importlib.import_module("triton.runtime.jit").JITFunction
         forward = importlib.import_module("muntin.ops.triton.window_forward")
         runs = not isinstance(forward.attend_whole, compiled)
-        return "" if runs else "the device must be a GPU of NVIDIA, got cpu"
+        return "" if runs else "the device must be an NVIDIA GPU, got cpu"
     if kind != "cuda":
-        return f"the device must be a GPU of NVIDIA, got {kind}"
+        return f"the device must be an NVIDIA GPU, got {kind}"
     if torch.version.cuda is None or not torch.cuda.is_available():
-        return "PyTorch must find a GPU of NVIDIA"
+        return "PyTorch must find an NVIDIA GPU"
     capability = torch.cuda.get_device_capability(index)
     if capability < _OLDEST:
         return f"the GPU must have compute capability {_OLDEST} or higher, got {capability}"
