@@ -57,7 +57,7 @@ def mixed(tmp_path_factory) -> Path:
 )
 def test_every_head_learns(data, tmp_path, task, head):
     run = train_detector(
-        task, data, tmp_path / "run", head=head, epochs=6, images="mask" in head,
+        task, data, tmp_path / "run", head=head, epochs=6, pictures="mask" in head,
         settings={**STILL, "train.learning_rate": 2e-3, "train.optimizer": "adamw"},
     )  # fmt: skip
     losses = [line["train_loss"] for line in read_journal(run.path)]

@@ -18,6 +18,7 @@ from muntin.tasks.task_table import find_task
 from muntin.training.auto_batch import MEMORY_SHARE, fit_batch_size, saved_bytes
 from muntin.training.journal import read_journal
 from muntin.training.recompute import checkpoint_blocks
+from muntin.zoo import create_model
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 
