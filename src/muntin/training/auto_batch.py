@@ -47,6 +47,7 @@ def fit_batch_size(
         free: Free memory in bytes; -1 = query the device.
     """
     budget = (free_bytes(device) if free < 0 else free) * MEMORY_SHARE.get(device, 0.5)
+    # On a copy: checkpointing replaces the forward methods of the blocks.
     measured = copy.deepcopy(network)
     if config.checkpointing:
         checkpoint_blocks(measured.backbone)
@@ -88,6 +89,7 @@ def saved_bytes(network: Network, img_size: Size, example: Callable[[Size], dict
     was_training = network.training
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     network.train()
+    # Measuring must not change the random numbers of the training that follows.
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(record, lambda tensor: tensor):
         features, targets = network.features(image), example((high, wide))
         head: Any = network.head
@@ -95,5 +97,6 @@ def saved_bytes(network: Network, img_size: Size, example: Callable[[Size], dict
     network.train(was_training)
     for name, value in network.named_buffers():
         value.copy_(buffers[name])  # undo the update of the batch norms
+    # Saved weights are not activations: they exist anyway.
     parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
     return sum(count for pointer, count in storages.items() if pointer not in parameters)

@@ -35,6 +35,7 @@ def draw_batch(run: Run, store: ImageCache) -> None:
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
     tiles = []
     for row, (high, wide) in enumerate(batch.sizes.tolist()):
+        # Without padding, and greyscale images as RGB.
         image = batch.images[row, :, :high, :wide]
         pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         target = None if batch.targets is None else batch.targets[row]
@@ -94,6 +95,7 @@ def _as_objects(targets: BoxTargets) -> Objects:
     num_objects, count = len(targets.boxes), len(boxes)
     return Objects(
         boxes=boxes,
+        # Ignored regions are drawn as crowds, whose class does not matter.
         class_ids=np.r_[targets.class_ids.numpy(), np.zeros(count - num_objects, np.int64)],
         crowd=np.arange(count) >= num_objects,
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),

@@ -54,6 +54,7 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        # The second rename failed: the previous checkpoint takes its place again.
         if old.exists() and not final.exists():
             old.rename(final)
         message = f"{cannot_write(final, error)} The previous one is kept; --resume uses it."
@@ -93,6 +94,7 @@ _NUMBERED = "@numbered"
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
     """Replace tensors by their names, and mark dictionaries with integer keys, which JSON lacks."""
     if isinstance(value, Tensor):
+        # Cloned: safetensors refuses tensors that share memory, as tied weights do.
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
     if isinstance(value, Mapping):

@@ -46,6 +46,7 @@ def median_size(listing: Listing, max_images: int = 32) -> Size:
             continue
         try:
             image = decode(read_bytes(listing.source, entry.path), where=entry.path)
+        # The median needs no single image; reading the data reports broken ones.
         except (DataError, OSError):
             continue
         sizes.append(image.shape[:2])

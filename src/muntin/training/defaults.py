@@ -88,10 +88,12 @@ def default_model(size: Size, weights: str, device: str) -> tuple[str, int]:
         device: "cpu", "cuda" or "mps".
     """
     side = min(size)
+    # A patch of 4 pixels would leave too few tokens of such images.
     if side <= 48:
         return "swin_nano_patch2_window4_32", max(16, -(-side // 8) * 8)
     if side >= 96 and _is_pretrained(weights):
         return PUBLISHED, 224
+    # Cost grows with the area: larger images would train for hours on a CPU.
     limit = 128 if device == "cpu" else 224
     return FRESH, min(limit, max(48, -(-side // 16) * 16))
 
@@ -107,6 +109,7 @@ def default_detection_model(size: Size, weights: str, device: str) -> tuple[str,
         return (PUBLISHED, (800, 1333)) if pretrained else (FRESH, (512, 512))
     limit = 512 if pretrained else 384
     scale = min(1.0, limit / max(size))
+    # Multiples of the coarsest stride, so that no map needs padding.
     height, width = (max(64, round(side * scale / 32) * 32) for side in size)
     return PUBLISHED if pretrained else FRESH, (height, width)
 
@@ -115,6 +118,7 @@ def default_segmentation_model(size: Size, weights: str, device: str) -> tuple[s
     """Default segmentation backbone and sliding window (height, width) in pixels."""
     pretrained = _is_pretrained(weights)
     side = 512 if device != "cpu" else 320 if pretrained else 256
+    # Not larger than the images: padding teaches nothing.
     window = (min(side, _round_up(size[0])), min(side, _round_up(size[1])))
     return PUBLISHED if pretrained else FRESH, window
 
@@ -129,6 +133,7 @@ def default_keypoint_model(size: Size, weights: str, device: str) -> tuple[str, 
     del device
     # The crop has a margin of a quarter (`use_instance_crop`), so smaller crops lose no pixels.
     longer = min(CROP_SIDE, _round(1.25 * max(size)))
+    # Few long boxes must not make a crop so narrow that it loses all context.
     ratio = float(np.clip(size[1] / size[0], 0.5, 2.0))
     crop = (longer, _round(longer * ratio)) if ratio <= 1 else (_round(longer / ratio), longer)
     return PUBLISHED if _is_pretrained(weights) else "swin_nano_patch4_256", crop
@@ -299,6 +304,7 @@ def choose_scale(median_size: Size, window: Size, device: str) -> float:
     """
     if device != "cpu" or min(median_size) == 0:
         return 1.0
+    # The number of windows grows with the area, so a side is scaled by the square root.
     max_area = MAX_WINDOWS * window[0] * window[1]
     return min(1.0, round(math.sqrt(max_area / (median_size[0] * median_size[1])), 2))
 
@@ -352,6 +358,7 @@ def choose_head(
 
 def _raise_detection_limit(head: HeadConfig, max_objects: int) -> HeadConfig:
     """Allow half as many detections again as the fullest image has objects, 1,000 at most."""
+    # Rounded up to hundreds, like the limits of published detectors.
     limit = min(1000, -(-3 * max_objects // 200) * 100)
     if not isinstance(head, DetectorConfig):
         return head

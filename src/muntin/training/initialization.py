@@ -44,10 +44,12 @@ def initialize_network(
         return ""
     if weights != "auto":
         origin = Run.open(weights) if is_run(weights) else None
+        # A head of another task has other layers.
         if origin is not None and origin.config.task != task:
             report = load_weights(network.backbone, weights)
             notes.append(f"weights: {report.summary()}; backbone only")
             return weights
+        # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
         state = network.state_dict()
         fresh = {name: state[name].clone() for name in class_tensors(network)}
         report = load_weights(network, weights)
@@ -65,6 +67,7 @@ def initialize_network(
         return ""
     try:
         report = load_weights(network, entry.weights)
+    # Only "auto" may end with random weights; a source that the user named must exist.
     except WeightError as error:
         notes.append(f"weights: random; {entry.weights} is not available ({error})")
         return ""

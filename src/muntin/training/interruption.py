@@ -24,6 +24,7 @@ def defer_interrupts() -> Iterator[list[int]]:
         Signal numbers received so far.
     """
     received: list[int] = []
+    # Only the main thread may set handlers; elsewhere Ctrl-C acts as usual.
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
@@ -62,10 +63,12 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         """Restore the signal handlers."""
+        # None outside the main thread, where no handler was set.
         for number, handler in self._previous or ():
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        # The first signal restores the handlers, so that a second one ends a step that hangs.
         self._requested = True
         for handled, handler in self._previous:
             signal.signal(handled, handler)
@@ -77,4 +80,5 @@ class Interruption:
             self._requested = self._requested or self._left == 0
         if fabric.world_size == 1:
             return self._requested
+        # Signals arrive at different times: if one process stops, all stop at that step.
         return bool(fabric.strategy.reduce_boolean_decision(self._requested, all=False))

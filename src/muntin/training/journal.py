@@ -43,6 +43,7 @@ def drop_lines_from(folder: Path, epoch: int) -> None:
     partial = folder / (FILE + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
+        # Atomic: an interruption leaves the old journal or the new one.
         os.replace(partial, folder / FILE)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -56,6 +57,7 @@ def write_events(folder: Path, line: Mapping[str, Any]) -> None:
     Raises:
         RunError: The file cannot be written.
     """
+    # Local, so that only runs that write events import TensorBoard.
     from torch.utils.tensorboard import SummaryWriter
 
     try:

@@ -128,6 +128,7 @@ class _Loop:
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
         balanced = run.config.data_config.sampler == "balanced"
+        # One loader for each view: the same images in the same order, augmented differently.
         self.loader, *self.more_views = (
             TrainLoader(
                 caches.train,
@@ -142,6 +143,7 @@ class _Loop:
             )
             for view in range(objective.views)
         )
+        # Sizes that are multiples of the coarsest stride need no padding.
         self.stride = network.spec.strides[-1]
         self._validation_s, self._validated_at = 0.0, started
         self._images_per_s = 0.0
@@ -199,12 +201,14 @@ class _Loop:
         state, accumulate = self.state, self.config.accumulate
         total, progress = len(self.loader), self.progress()
         since, images = time.monotonic(), 0
+        # Another image size needs other batches: the loaders continue at the current step.
         streams = [
             loader.batches(state.epoch, state.step, size)
             for loader in (self.loader, *self.more_views)
         ]
         for views in zip(*streams, strict=True):
             batch = views[0]
+            # Counted from the start of the epoch, so that a resumed run groups its steps as before.
             first = state.step - state.step % accumulate
             end = min(first + accumulate, total)  # the last group of an epoch may have fewer steps
             share, last = 1 / (end - first), state.step + 1 == end
@@ -276,6 +280,7 @@ class _Loop:
             line.update({f"val_{name}": value for name, value in numbers.items()})
             self._update_best(scored)
         line["seconds"] = round(self.elapsed(), 1)
+        # Before the checkpoint: if writing that fails, resuming removes the lines after it.
         if self.fabric.is_global_zero:
             append_line(self.run.path, line)
             write_events(self.run.path, line)
@@ -284,6 +289,7 @@ class _Loop:
         return last
 
     def _mean_loss(self) -> float:
+        # Sums rather than means: processes may have seen different numbers of images.
         sums = torch.tensor([self.state.loss_sum, float(self.state.num_seen)])
         if self.fabric.world_size > 1:
             gathered: Any = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
@@ -291,6 +297,7 @@ class _Loop:
         return float(sums[0] / max(float(sums[1]), 1))
 
     def _should_validate(self) -> bool:
+        # Clocks differ: a process that validated alone would wait for the others forever.
         since = time.monotonic() - self._validated_at
         due = not self.config.max_time_s or since * VALIDATION_SHARE >= self._validation_s
         return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
@@ -318,6 +325,7 @@ class _Loop:
         """Gather the outputs of all processes."""
         if self.fabric.world_size == 1:
             return [outputs]
+        # As objects: outputs of detectors differ in length from image to image.
         parts: list[Any] = [None] * self.fabric.world_size
         torch.distributed.all_gather_object(parts, outputs)
         return parts
@@ -363,6 +371,7 @@ class _Loop:
             position = {name: getattr(self.state, name) for name in TrainerState.__slots__}
             position["elapsed_s"] = self.elapsed()
             write_checkpoint(self.run.path, {"position": position, **self.trainer.state()})
+        # No process may continue before the checkpoint is complete.
         self.fabric.barrier()
 
     def load(self) -> None:

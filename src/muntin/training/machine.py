@@ -53,6 +53,7 @@ def resolve_machine(
     if workers < 0:
         import os
 
+        # Containers and job schedulers often grant fewer cores than the machine has.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         # On a CPU the training step itself needs the other half of the cores.
         workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))

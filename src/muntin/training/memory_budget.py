@@ -35,6 +35,7 @@ def fit_memory_budget(prepared: PreparedRun, *, keep_batch: bool) -> PreparedRun
     config = prepared.run.config.train
     # The memory model predicts recomputation: it is fitted to steps without it.
     plain = replace(config, checkpointing=False, recomputed_blocks=0)
+    # Measured on a copy: steps change batch norm statistics and create optimizer state.
     copied = replace(prepared, network=copy.deepcopy(prepared.network))
     profiler = StepProfiler(_with_config(copied, plain))
     profiler.warmup()
@@ -44,6 +45,7 @@ def fit_memory_budget(prepared: PreparedRun, *, keep_batch: bool) -> PreparedRun
     budget = config.memory_gib * GIB
     blocks = model.fit_blocks(config.batch_size, budget)
     batch = config.batch_size
+    # Recomputing the blocks is not enough: the batch must shrink too.
     if model.peak(batch, blocks).total > budget:
         batch = 0 if keep_batch else min(batch, model.fit_batch(budget, blocks))
     if not batch:
@@ -51,6 +53,7 @@ def fit_memory_budget(prepared: PreparedRun, *, keep_batch: bool) -> PreparedRun
         shortage = describe_shortage(model, config, blocks, budget, fits)
         message = f"{shortage}. {describe_remedies(prepared, batch=bool(fits))}."
         raise ConfigError(message)
+    # Accumulated gradients keep the effective batch at least as large as requested.
     steps = -(-config.batch_size // batch)
     needed = model.peak(batch, blocks).total / GIB
     note = (

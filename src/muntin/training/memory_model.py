@@ -134,6 +134,7 @@ class MemoryModel:
     def describe_phase(self, index: int) -> str:
         """Describe when a phase is, such as "in the backward pass of stage 1"."""
         phase = self.phases[index]
+        # No mark follows the last backward hook: this phase contains the update of the weights.
         if index == len(self.phases) - 1:
             return "at the end of a step, in the optimizer"
         stages = {part.name: part.stage for part in self.parts}
@@ -150,6 +151,7 @@ class MemoryModel:
         for part, value, output in zip(self.parts, full, self.outputs, strict=True):
             recomputes = part.is_block and left > 0
             left -= recomputes
+            # A block that saves less than its output gains nothing from recomputation.
             reduced.append(min(value, output.at(batch)) if recomputes else value)
         return reduced
 
@@ -165,8 +167,10 @@ class MemoryModel:
 
     def fit_batch(self, budget: float, num_recomputed: int = 0) -> int:
         """Largest batch whose step fits; 0 if a single image does not."""
+        # Binary search: the peak grows with the batch.
         low, high = 0, MAX_BATCH
         while low < high:
+            # Rounded up: otherwise low could stay at middle forever.
             middle = (low + high + 1) // 2
             if self.peak(middle, num_recomputed).total <= budget:
                 low = middle
@@ -196,6 +200,7 @@ def fit_memory_model(
         ConfigError: The two steps do not run the same parts in the same order.
     """
     few, many = (record_spans(network, partial(step, count), device) for count in batches)
+    # Part and direction must agree; the bytes differ, as they should.
     if [span[:2] for span in few] != [span[:2] for span in many]:
         message = (
             f"{type(network).__name__} must run the same modules for {batches[0]} and "
@@ -218,6 +223,7 @@ def fit_memory_model(
 
 def _fit(low: float, high: float, batches: tuple[int, int]) -> LinearFit:
     """Line through two points; flat if it would fall."""
+    # Through the larger step, where rounding of the allocator matters less.
     each = max(0.0, (high - low) / (batches[1] - batches[0]))
     return LinearFit(high - each * batches[1], each)
 
@@ -228,11 +234,13 @@ def _fit_phases(
     phases = []
     num_saved, backward = 0, False
     for small, large in zip(few, many, strict=True):
+        # The part whose backward pass runs, and those after it, have released what they saved.
         if small.backward:
             backward = True
             num_saved = names.index(small.part)
         elif small.part:
             num_saved = names.index(small.part)
+        # An output means that a part has ended: from here on its activations are saved.
         elif small.output and not backward:
             num_saved += 1
         phases.append(Phase(small.part, backward, num_saved, _fit(small.peak, large.peak, batches)))
@@ -247,6 +255,7 @@ def _fit_saved(
     for place, span in enumerate(few[:-1]):
         if not span.part or span.backward:
             continue
+        # Growth from the start of a part to its end is what it leaves for the backward pass.
         low, high = (spans[place + 1].live - spans[place].live for spans in (few, many))
         output = _fit(few[place + 1].output, many[place + 1].output, batches)
         fits[span.part] = _fit(low, high, batches), output

@@ -139,17 +139,20 @@ def _end_hook(name: str, mark: Mark) -> Callable[..., None]:
 @contextmanager
 def _record_gpu() -> Iterator[tuple[Mark, list[Span]]]:
     spans: list[Span] = []
+    # Weights and optimizer state exist before the step and are counted separately.
     base = torch.cuda.memory_allocated()
     marks: list[tuple[str, bool, int, int]] = []
 
     def close() -> None:
         if marks:
             name, backward, live, output = marks[-1]
+            # A span that only frees memory has its peak at its start.
             peak = max(live, torch.cuda.max_memory_allocated() - base)
             spans.append(Span(name, backward, live, peak, output))
 
     def mark(name: str, backward: bool, output: int) -> None:
         close()
+        # The counter gives one maximum: reset at each mark, it gives that of each span.
         torch.cuda.reset_peak_memory_stats()
         marks.append((name, backward, torch.cuda.memory_allocated() - base, output))
 
@@ -178,6 +181,7 @@ def _record_cpu() -> Iterator[tuple[Mark, list[Span]]]:
 def _read_trace(profile: torch.profiler.profile, marks: list[tuple[str, bool, int]]) -> list[Span]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
+        # Single allocations with their times are available in the exported trace only.
         profile.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     timeline: list[tuple[float, int, int]] = []  # time, index of the mark or -1, bytes
@@ -196,6 +200,7 @@ def _read_trace(profile: torch.profiler.profile, marks: list[tuple[str, bool, in
                 name, backward, output = marks[current]
                 spans.append(Span(name, backward, start, peak, output))
             current, start, peak = number, live, live
+        # Counted between marks too: later spans start from the sum.
         live += count
         peak = max(peak, live)
     name, backward, output = marks[current]

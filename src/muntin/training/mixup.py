@@ -32,6 +32,7 @@ def build_mixup(
         kinds.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
     if config.cutmix:
         kinds.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
+    # None instead of an identity: targets stay class ids, which need less memory than shares.
     if not kinds:
         return None
     choice = v2.RandomChoice(kinds)

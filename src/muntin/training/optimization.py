@@ -68,9 +68,11 @@ def group_parameters(network: Network, layer_decay: float) -> list[ParameterGrou
         inner = name.removeprefix("backbone.")
         outside = inner == name  # not part of the backbone: a head
         layer = blocks + 1 if outside else backbone.layer_of(inner)
+        # Biases and scales of norms have one dimension; decay would only pull them towards 0.
         decays = parameter.ndim > 1 and (outside or backbone.decays(inner))
         # Muon orthogonalises matrices of hidden layers; embeddings and heads stay with adamw.
         matrix = decays and 0 < layer <= blocks and parameter.ndim == 2
+        # Parameters with equal settings share a group, which one fused kernel updates.
         key = (decays, layer_decay ** (blocks + 1 - layer), matrix)
         groups.setdefault(key, []).append(name)
     return [
@@ -116,6 +118,7 @@ def freeze_stages(network: Network, freeze: int) -> list[str]:
     check_freeze(backbone, freeze)
     frozen = []
     for name, parameter in backbone.named_parameters():
+        # Stage 0 is the stem: freezing any stage freezes what comes before it.
         if freeze == -1 or (freeze > 0 and backbone.stage_of(name) <= freeze):
             parameter.requires_grad = False
             frozen.append(f"backbone.{name}")
@@ -126,6 +129,7 @@ def scaled_learning_rate(config: TrainConfig, batch_size: int) -> float:
     """Learning rate for the effective batch, `batch_size * accumulate` images."""
     if config.lr_batch == 0:
         return config.learning_rate
+    # The linear scaling rule (arXiv 1706.02677): twice the batch, twice the rate.
     return config.learning_rate * batch_size * config.accumulate / config.lr_batch
 
 
@@ -153,6 +157,7 @@ def build_optimizers(
     muon_rows: list[dict[str, Any]] = []
     adamw_rows: list[dict[str, Any]] = []
     for group in groups:
+        # Updates of the two optimizers differ in size, so each has a rate of its own.
         uses_muon = config.optimizer == "muon" and group.matrix
         peak = (config.muon_learning_rate if uses_muon else rate) * group.scale
         row = {

@@ -77,14 +77,17 @@ class StepProfiler:
     """
 
     def __init__(self, prepared: PreparedRun) -> None:
+        # Larger steps give steadier times, but should not exceed the batch of the run.
         batches = (1, 2) if prepared.run.config.train.batch_size <= 4 else (2, 4)
         self.batches: tuple[int, int] = batches
+        # Compiling would take longer than the steps; workers would hide the time of loading.
         machine = replace_fields(prepared.run.config.machine, {"compile": "off", "workers": 0})
         self.run = replace(prepared.run, config=replace(prepared.run.config, machine=machine))
         self.network = prepared.network.train()
         for part in self.network.modules():
             if isinstance(part, DropPath):
                 part.eval()
+        # Few images are read, and from all over the set: sizes often change along it.
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, approximate=True)
@@ -118,6 +121,7 @@ class StepProfiler:
     def validate(self, count: int) -> None:
         """Run inference on `count` images, as validation does."""
         run = self.run
+        # Repeated where the subset is smaller than the batch.
         listing = self.listing.select(i % len(self.listing) for i in range(count))
         store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
         loader = EvalLoader(store, batch_size=count)
@@ -148,6 +152,7 @@ class StepProfiler:
         state = self.trainer.state()
         weights = [*self.network.parameters(), *self.network.buffers()]
         averaged = state["averaged"] or {}
+        # Optimizers keep a dictionary for each parameter: moments, and a step count.
         moments = [
             value
             for optimizer in state["optimizers"]
@@ -166,6 +171,7 @@ class StepProfiler:
         for count in self.batches:
             spans = record_spans(self.network, partial(self.validate, count), self.device)
             peaks.append(max(span.peak for span in spans))
+        # Memory does not shrink with more images: a negative slope is noise.
         each = max(0.0, (peaks[1] - peaks[0]) / (self.batches[1] - self.batches[0]))
         return LinearFit(peaks[1] - each * self.batches[1], each)
 
@@ -207,9 +213,11 @@ class StepProfiler:
             work()
             self._synchronize()
             seconds.append(time.perf_counter() - start)
+        # The median ignores a run that another process has slowed down.
         return statistics.median(seconds)
 
     def _synchronize(self) -> None:
+        # Kernels are asynchronous: otherwise only their launch would be timed.
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

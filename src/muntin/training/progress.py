@@ -83,6 +83,7 @@ class Reporter:
     def note(self, text: str, *, style: str | None = None) -> None:
         """Print a line, above the bar if it is active."""
         if self._console is not None:
+            # No markup: file names may contain brackets.
             self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
@@ -98,6 +99,7 @@ class Reporter:
         text = "  ".join(f"{name} {value}" for name, value in facts.items())
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, description=title, completed=done, facts=text)
+        # In a log file each redrawn bar would be a line.
         elif time.monotonic() - self._last_line > self._line_every_s:
             self._last_line = time.monotonic()
             self.note(f"{title}  {done:.0%}  {text}")

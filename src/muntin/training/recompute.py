@@ -50,6 +50,7 @@ def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
         raise ConfigError(message)
     for block in blocks[:count]:
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        # Replaced on the instance: a wrapping module would rename the parameters.
         block.forward = partial(_recompute, block.forward, norms)
     return len(blocks[:count])
 
@@ -63,6 +64,7 @@ def _recompute(
     inputs = _copy_lists(args)
     versions = [arg._version for arg in args if isinstance(arg, Tensor)]
     context = partial(_contexts, norms) if norms else noop_context_fn
+    # Both forward passes get fresh lists, so that neither sees what the other has appended.
     output = checkpoint(
         lambda *saved: forward(*_copy_lists(saved), **options),
         *inputs,
@@ -123,6 +125,7 @@ def narrow_residual(backbone: nn.Module) -> None:
 
 def _narrow(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 (unused)
     kind = tokens.device.type
+    # Without autocast the layers would get tokens of another type than their weights.
     if not module.training or not torch.is_autocast_enabled(kind):
         return tokens
     return tokens.to(torch.get_autocast_dtype(kind))

@@ -73,6 +73,7 @@ def task_of(request: Request) -> Task:
     head: HeadConfig | str | None = request.head or None
     if head is None and request.base is not None:
         head = request.base.head
+    # Fine-tuning a run continues with its head, which may determine the task.
     elif head is None and not request.model and is_run(request.weights):
         config = Run.open(request.weights).config
         head = config.head if config.task == request.task else None
@@ -119,6 +120,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
     task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipe_kind)
+    # The configs built here are dropped: only their errors matter.
     _check_recompute(request, settings)
     with_texts(AUGMENTS[task.recipe_kind](), settings["augment"])
     if request.head and task.dense is None:

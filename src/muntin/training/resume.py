@@ -42,6 +42,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         val=request.val,
         machine=MachineConfig(),
     )
+    # Everything beyond task, data, val and out must have its default.
     given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
     if given:
         message = (
@@ -54,6 +55,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         raise ConfigError(message)
     base = Run.open(request.out).config
     val = request.val or base.val
+    # Weights come from the checkpoint: loading others first would waste time.
     return replace(request, val=val, weights="none", machine=base.machine, base=base)
 
 
@@ -109,6 +111,7 @@ def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> Non
         RunError: They are others.
     """
     saved = read_json(folder / "split.json")
+    # The validation images are compared by path, as their metrics select the best epoch.
     same = (
         saved["train"][1:] == [len(train)]
         and saved["val"][1:] == [[entry.path for entry in val.entries]]
@@ -132,6 +135,7 @@ def choose_machine(
     """
     values: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
     if base is not None:
+        # "auto" and 1 are the defaults: the user has not chosen a value.
         given = {key: value for key, value in values.items() if value not in ("auto", 1)}
         values = {**to_dict(base.machine), **given}
     return from_dict(MachineConfig, values, where="the command")

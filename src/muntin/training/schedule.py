@@ -27,7 +27,9 @@ def lr_factor(config: TrainConfig, progress: float) -> float:
     if progress < config.warmup:
         return max(progress / config.warmup, 1e-3)  # a rate of 0 would waste the first step
     if config.decay == "steps":
+        # A step decay has its own lower end: `min_lr` does not apply.
         return 0.1 ** sum(progress >= step for step in config.steps)
+    # Progress since the warmup, stretched to [0, 1], so that each decay ends with the training.
     decayed = (progress - config.warmup) / max(1 - config.warmup, 1e-9)
     cosine = (1 + math.cos(math.pi * decayed)) / 2
     factor = 1 - decayed if config.decay == "linear" else cosine
@@ -48,6 +50,7 @@ def img_size_at(config: TrainConfig, full: Size, step: int, progress: float) -> 
     """
     if config.start_size >= 1 or progress >= config.full_size_from:
         return full
+    # Each side keeps at least one cell of the coarsest map.
     part = config.start_size
     return (
         min(full[0], max(step, round(full[0] * part / step) * step)),

@@ -152,6 +152,7 @@ def train(
         TrainingError: The loss is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
+    # First of all: a time limit includes reading the data and loading the weights.
     started = time.monotonic()
     reporter = Reporter(None if quiet else Console())
     base = read_config(config) if isinstance(config, (str, Path)) else config
@@ -176,8 +177,10 @@ def train(
     )
     request = resume_request(request, bool(out)) if resume else repeat_request(request)
     prepared = prepare(request)
+    # A resumed run keeps its batch size: another one would change the gradients.
     if not resume and prepared.run.config.train.memory_gib:
         prepared = fit_memory_budget(prepared, keep_batch=bool(batch_size))
+    # The config as the run wrote it: defaults may have changed since.
     run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
     if resume:
         check_same_data(folder, run, prepared.train, prepared.val)
@@ -225,8 +228,10 @@ def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
                 partial(_work_beside_others, job=job, failures=failures)
             )
         except ProcessException as error:
+            # The error that the process raised, rather than the fact that it ended.
             if not failures.empty():
                 raise failures.get() from error
+            # Ctrl-C at the start, before the processes handle it themselves.
             if interrupted:
                 raise KeyboardInterrupt from error
             raise
@@ -264,6 +269,7 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
         val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
     )
     first = fabric.is_global_zero
+    # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and job.pictures and not job.resume:
         draw_batch(run, caches.train)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
@@ -278,6 +284,7 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
             resume=job.resume,
             stop_after=job.stop_after,
         )
+    # From the outputs of the best epoch: nothing is computed again.
     if job.pictures and fitted.best is not None:
         draw_evaluation(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
     return fitted
@@ -324,6 +331,7 @@ def _write_start(run: Run, train: Listing, val: Listing) -> None:
 
 def _new_folder(data: Path) -> Path:
     name = data.name.partition(".")[0] or "run"
+    # Never overwrites a run that is not named with --out.
     for number in range(1, 10_000):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         if not folder.exists():

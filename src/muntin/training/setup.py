@@ -78,6 +78,7 @@ def prepare(request: Request) -> PreparedRun:
     """
     notes: list[str] = []
     base, settings = request.base, group_settings(request.settings)
+    # Before any file is read: a typo must not be reported after minutes.
     check_request(request, settings)
     seed = _choose_seed(request, settings["train"])
     data = with_texts(base.data_config if base else DataConfig(), settings["data"])
@@ -101,8 +102,10 @@ def prepare(request: Request) -> PreparedRun:
         settings["head"],
         notes,
     )
+    # Maps that the head does not read need not be computed.
     if head is not None and "out_indices" not in dict(settings["model"]):
         model = dense_config(model, finest=head.finest)
+    # A repeated run keeps its values, even where other images would suggest different ones.
     if base is None:
         data = _adapt_data_config(data, settings["data"], task, model, statistics, machine, notes)
     preprocessing = choose_preprocessing(
@@ -125,9 +128,11 @@ def prepare(request: Request) -> PreparedRun:
         classes=task.classes(train),
         preprocessing=preprocessing,
     )
+    # Here and not earlier: the initial weights must not depend on how the data were listed.
     torch.manual_seed(seed)
     network = run.build_network()
     source = initialize_network(network, task.name, run.classes, request.weights, entry, notes)
+    # The license is known for published weights only.
     license_ = entry.license if source == entry.weights else ""
     run = replace(run, config=replace(run.config, weights=source, license=license_))
     run, network = _configure_training(
@@ -155,6 +160,7 @@ def _configure_training(
     if isinstance(augment, DetectionAugmentConfig) and any(original_size):
         augment = choose_augment_window(augment, img_size, original_size, notes)
     tuned = _choose_train_config(request, recipe, settings["train"], count, img_size, machine, seed)
+    # A batch size that the user chose is never changed.
     if run.task.dense is not None and not _is_batch_given(request, settings["train"]):
         example = run.task.dense.example
         tuned = fit_batch_size(network, tuned, img_size, example, machine.device, notes)
@@ -172,11 +178,13 @@ def _configure_training(
         train=tuned,
         augment=with_texts(base.augment if base else augment, settings["augment"]),
     )
+    # Blocks get their drop path when they are built: build them again around the same weights.
     if tuned.drop_path_rate != "model":
         config = replace(config, model=replace(config.model, drop_path_rate=tuned.drop_path_rate))
         state = network.state_dict()
         network = replace(run, config=config).build_network()
         network.load_state_dict(state)
+    # Only without loaded weights, which it would overwrite.
     if tuned.init == "mimetic" and not config.weights:
         init_mimetic(network.backbone, seed)
     return replace(run, config=config), network
@@ -186,6 +194,7 @@ def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
     start = request.base.train if request.base is not None else TrainConfig()
     if request.seed >= 0:
         start = replace(start, seed=request.seed)
+    # Splitting the data needs the seed before the other settings can be resolved.
     chosen: TrainConfig = with_texts(start, [row for row in settings if row[0] == "seed"])
     return chosen.seed
 
@@ -218,6 +227,7 @@ def _list_splits(
         raise DataError(message)
     if request.val:
         parts = task.list_data(request.val, task.classes(train), config)
+        # Validation data may have splits of their own, or be a single folder.
         val = parts.val or parts.test or parts.train
         if val is not None and val.multi_label and not train.multi_label:
             message = (
@@ -308,6 +318,7 @@ def _choose_model(
     if any(request.img_size):
         changed["img_size"] = request.img_size
     if origin is not None and not request.model:
+        # The architecture that the weights belong to; settings of that run may differ from the zoo.
         config = replace(_use_available_attention(origin.model, machine, notes), **changed)
     else:
         config = model_config(name, changed)

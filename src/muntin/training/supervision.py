@@ -30,10 +30,13 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
         device: Device of the network.
     """
     config, task = run.config.train, run.task
+    # Class ids of all images fit on the device; dense targets come with their batch.
     labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
     class_weights = None
     if config.class_weights:
+        # A class without images would get an infinite weight.
         weights = 1 / task.class_counts(train).clamp(min=1)
+        # Mean 1, so that the learning rate keeps its meaning.
         class_weights = (weights / weights.mean()).to(device)
     mixing = None
     if isinstance(run.config.augment, AugmentConfig):

@@ -39,6 +39,8 @@ def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None
     @torch.no_grad()
     def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         updates = int(count)
+        # After few updates the average is close to the current weights. With a constant decay of
+        # 0.9999 the random start would dominate the first 10,000 steps.
         weight = 1 - min(decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(averaged, current, weight)
 
@@ -67,6 +69,7 @@ class Trainer:
     ) -> None:
         self.fabric, self.config = fabric, config
         self.network, self.objective = network, objective
+        # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
         optimizers = build_optimizers(network, config, config.batch_size)
         # Before compilation and DDP, which must see the wrapped blocks.
@@ -76,10 +79,12 @@ class Trainer:
         if config.residual == "half":
             narrow_residual(network.backbone)
         step: Any = TrainingStep(network, objective)
+        # Network and losses in one graph: the compiler can fuse across the border between them.
         step = torch.compile(step) if compiled else step
         self._step, *self._optimizers = fabric.setup(step, *optimizers)
         self._averaged = None
         if config.ema_decay:
+            # Outside the module that DDP wraps: averages have no gradients to synchronise.
             average = _average_by(config.ema_decay)
             self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
 
@@ -116,6 +121,8 @@ class Trainer:
             TrainingError: The loss is NaN or infinite.
         """
         fabric = self.fabric
+        # One seed for each step: a resumed run draws the same drop paths and mixtures as one that
+        # was not interrupted. The rank makes processes draw different ones.
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
         inputs = self.objective.prepare(views, fabric.device)
         weights = views[0].weights.to(fabric.device)
@@ -125,6 +132,7 @@ class Trainer:
             # DDP averages gradients over processes. Times world_size / num_real this becomes the
             # mean over the images of the whole batch, even if processes have different numbers.
             fabric.backward(total * (share * fabric.world_size / views[0].num_real))
+        # Checked before the update, so that NaN never reaches the weights.
         value = float(total.detach())
         if not math.isfinite(value):
             message = (
@@ -147,6 +155,7 @@ class Trainer:
                 self.fabric.clip_gradients(
                     self._step, optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
                 )
+            # Full rates differ between groups, by layer decay and by optimizer.
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * lr_factor
             optimizer.step()
@@ -161,6 +170,8 @@ class Trainer:
             "network": self.network.state_dict(),
             "averaged": None if self._averaged is None else self._averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            # The loss scale of fp16: from its initial value a resumed run would skip its first
+            # updates.
             "precision": self.fabric.strategy.precision.state_dict(),
         }
         # Only if not empty: checkpoints of older runs have no such key.
