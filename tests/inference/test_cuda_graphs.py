@@ -123,11 +123,11 @@ def test_threads_take_turns():
     assert max(most) == 1
 
 
-def test_what_others_hold_is_given_up_first():
+def test_other_graphs_are_freed_before_running_out_of_memory():
     room = [2]
 
     def greedy(call):
-        if len(run._kept) >= room[0]:
+        if len(run._graphs) >= room[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
         return record(call)
 

@@ -166,7 +166,7 @@ def test_images_are_brought_to_whole_patches(how, size, expected):
 
 @pytest.mark.parametrize(("how", "size"), [("refuse", (5, 8)), ("crop", (3, 8))])
 def test_images_that_cannot_be_cut_into_patches_are_refused(how, size):
-    text = rf"patch_size=4, .*\b{size[0]}\b.*\b{size[1]}\b"
+    text = rf"patch_size=4\b.*\b{size[0]}\b.*\b{size[1]}\b"
     with pytest.raises(ShapeError, match=text):
         fit_patches(torch.zeros(1, 3, *size), 4, how)
 

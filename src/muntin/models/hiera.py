@@ -44,7 +44,7 @@ _STRIDE = 4  # of the patches, which overlap: 7 pixels wide
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HieraConfig:
-    """What makes one Hiera differ from another.
+    """Configuration of a Hiera.
 
     Attributes:
         embed_dim: Channels of the first stage; each further stage has twice as many.
@@ -61,7 +61,7 @@ class HieraConfig:
         norm_eps: Added to the variance in layer norms.
         drop_rate: Dropout inside the MLP.
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Stages whose maps `forward` gives.
+        out_indices: Stages whose maps `forward` returns.
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
         size_rule: How position embeddings are resized for other images; a key of
@@ -85,7 +85,7 @@ class HieraConfig:
     size_rule: SizeRuleName = "muntin"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the fields."""
         stages = len(self.depths)
         problem = ""
         if not stages or min(*self.depths, self.embed_dim, self.num_heads, self.in_chans) < 1:
@@ -146,7 +146,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, dim, 7, stride=_STRIDE, padding=3)
 
     def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B H W C"]:
-        """Give the map of patches, channels last."""
+        """Compute the map of patches, channels last."""
         return self.proj(images).permute(0, 2, 3, 1)  # B, H, W, C
 
 
@@ -161,7 +161,7 @@ class MaskUnitAttention(nn.Module):
         self.proj = nn.Linear(dim_out, dim_out)
 
     def forward(self, x: Float[Tensor, "B H W C"], window: Size) -> Float[Tensor, "B Ho Wo Co"]:
-        """Let every token look at the tokens of its window."""
+        """Attend within each window."""
         size = (x.shape[1], x.shape[2])
         layout = _whole_windows(size, window)
         # 3, B, nW, h, N, d -> 3, B, nW*h, N, d: windows are batches of attention.

@@ -3,7 +3,7 @@
 """Swin Transformer (V1): attention inside shifted windows, four stages, one scale each.
 
 An image is cut into patches; blocks attend inside windows of M x M tokens; every second block
-shifts the windows by half their side so that neighbours talk; between stages, 2 x 2 neighbours
+shifts the windows by half their side to connect neighbours; between stages, 2 x 2 neighbours
 are merged into one token of twice the width. Cost grows linearly with the area of the image, and
 the four stages are a feature pyramid.
 
@@ -12,8 +12,8 @@ Source:
     arXiv 2103.14030: section 3.1 (stages, patch merging), 3.2 (window attention, bias), 3.3
     (variants). Compared live with timm 1.0.31, torchvision 0.29.2 and transformers 5.23 in
     tests/parity/test_swin_parity.py: logits and input gradients within 1e-5, odd sizes included.
-    Differs: sizes that do not come out even follow `SwinConfig.size_rule`, in a forward that
-    remembers nothing; a relative-position table always belongs to the full window, and a smaller
+    Differs: sizes that do not divide evenly follow `SwinConfig.size_rule`, in a stateless
+    forward; a relative-position table always belongs to the full window, and a smaller
     window reads its middle.
 
 Letters: B images, H and W sides of a map in tokens, C channels, M window side, N = M*M, h heads.
@@ -59,7 +59,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwinConfig:
-    """What makes one Swin differ from another.
+    """Configuration of a Swin Transformer.
 
     Attributes:
         embed_dim: Channels of the first stage; each further stage has twice as many.
@@ -78,11 +78,11 @@ class SwinConfig:
         drop_rate: Dropout after the patches and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights.
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Stages whose maps `forward` gives.
+        out_indices: Stages whose maps `forward` returns.
         out_norm: "last" normalises the map of the last stage with the layer norm that the
             classifier reads; "each" has a norm for every map, as detectors do; "none" has no norm
             and gives every map as the stage leaves it.
-        size_rule: What happens at sizes that do not come out even; a key of
+        size_rule: How sizes that do not divide evenly are handled; a key of
             `muntin.ops.size_rules.SIZE_RULES`.
         attention: Back end of the window attention.
     """
@@ -108,7 +108,7 @@ class SwinConfig:
     attention: BackendName = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the fields."""
         stages = len(self.depths)
         problem = ""
         if not stages or len(self.num_heads) != stages or len(self.windows) != stages:
@@ -191,7 +191,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
 
     def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B H W C"]:
-        """Give the map of patches, channels last."""
+        """Compute the map of patches, channels last."""
         return self.norm(self.proj(images).permute(0, 2, 3, 1))  # B, H, W, C
 
 
@@ -218,7 +218,7 @@ class WindowAttention(nn.Module):
         backend: BackendName = "auto",
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "B H W C"]:
-        """Let every token, normalised before if there is a norm, look at those of its window."""
+        """Attend within each window; `norm` is applied to the tokens first."""
         # B in equation 4: 2M - 1 by 2M - 1 offsets to N x N pairs.
         bias = expand_relative_position_bias(
             self.relative_position_bias_table,
@@ -259,7 +259,7 @@ class SwinBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], layout: WindowLayout
     ) -> Float[Tensor, "B H W C"]:
-        """Refine the tokens; their number and width stay."""
+        """Apply attention and MLP."""
 
         def attend(x: Tensor) -> Tensor:
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend, norm=self.norm1)
@@ -284,7 +284,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one scale, every second one shifted, and the way to the next scale."""
+    """Blocks at one scale, every second one shifted, and the downsampling after them."""
 
     def __init__(self, blocks: Iterable[nn.Module], downsample: nn.Module) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class SwinStage(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], window: int, rule: SizeRule, built_size: Size
     ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B h w C2"]]:
-        """Give the map of this scale, and what the next stage reads."""
+        """Compute the map of this stage and the downsampled input of the next."""
         size = (x.shape[1], x.shape[2])
         # W-MSA and SW-MSA: both layouts once per stage, not per block.
         plain, shifted = (

@@ -12,8 +12,8 @@ Source:
     section 3.2 (norms, cosine attention), 3.3 (log-spaced continuous bias), 4.1 (variants).
     Compared live with timm 1.0.31, torchvision 0.29.2 and transformers 5.23 in
     tests/parity/test_swin_v2_parity.py: logits and input gradients within 1e-5, odd sizes included.
-    Differs: sizes that do not come out even follow `size_rule`, in a forward that remembers
-    nothing. The biases of queries and values are one parameter.
+    Differs: sizes that do not divide evenly follow `size_rule`, in a stateless forward.
+    The biases of queries and values are one parameter.
 
 Letters: B images, H and W sides of a map in tokens, C channels, M window side, N = M*M, h heads,
 d width of a head.
@@ -46,7 +46,7 @@ _BIAS_RANGE = 16.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwinV2Config(SwinConfig):
-    """What makes one Swin V2 differ from another; the other fields mean what they mean in V1.
+    """Configuration of a Swin Transformer V2; other fields as in V1.
 
     Attributes:
         qkv_bias: Whether queries and values have a bias; keys have none.
@@ -59,7 +59,7 @@ class SwinV2Config(SwinConfig):
     bias_hidden: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the fields."""
         SwinConfig.__post_init__(self)
         if len(self.pretrained_windows) != len(self.depths) or min(self.pretrained_windows) < 0:
             message = (
@@ -105,7 +105,7 @@ class PositionBias(nn.Sequential):
         super().__init__(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, num_heads, bias=False))
 
     def relative_position_bias(self, window: Size, reference: Size) -> Float[Tensor, "h N N"]:
-        """Give the bias of every pair of tokens of a window; offsets are scaled by `reference`."""
+        """Compute the bias of every pair of tokens; offsets are relative to `reference`."""
         weight: Tensor = next(self.parameters())
         # Equation 4: sign(d) log(1 + |d|), relative to the pre-training window.
         offsets = log_offsets(window, reference, device=weight.device, dtype=weight.dtype)
@@ -137,7 +137,7 @@ class CosineWindowAttention(nn.Module):
         dropout: float = 0.0,
         backend: BackendName = "auto",
     ) -> Float[Tensor, "B H W C"]:
-        """Let every token look at the tokens of its window."""
+        """Attend within each window."""
         fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
         # Equation 2: cos(q, k) / tau + B. The scale is in the temperature.
         x = window_attention(
@@ -153,7 +153,7 @@ class CosineWindowAttention(nn.Module):
         return self.proj(x)
 
     def relative_position_bias(self, layout: WindowLayout) -> Float[Tensor, "h N N"]:
-        """Give the bias of every pair of tokens of a window."""
+        """Compute the bias of every pair of tokens of a window."""
         # Published fine-tuned models keep the window of pre-training as the unit.
         fixed = (self.pretrained_window,) * 2
         scaled_by = fixed if self.pretrained_window else layout.built_window
@@ -161,7 +161,7 @@ class CosineWindowAttention(nn.Module):
 
     @property
     def temperature(self) -> Float[Tensor, "h 1 1"]:
-        """What the cosines are multiplied by."""
+        """Factor of the cosines (1 / tau), at most 100."""
         return self.logit_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
 
 
@@ -187,7 +187,7 @@ class SwinV2Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], layout: WindowLayout
     ) -> Float[Tensor, "B H W C"]:
-        """Refine the tokens; their number and width stay."""
+        """Apply attention and MLP."""
 
         def attend(x: Tensor) -> Tensor:
             attended = self.attn(x, layout, self.attn_drop_rate, self.backend)

@@ -10,7 +10,7 @@ Source:
     Yuan et al. 2021, "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
     arXiv 2101.11986: section 3.1 (tokens to token), 3.2 (backbone), table 1 (variants); the linear
     attention of the performer variants is that of Choromanski et al. 2021 (arXiv 2009.14794),
-    section 2.4. There is no peer to install: compared with a slow twin, written with loops, in
+    section 2.4. No installable reference exists: compared with a slow implementation with loops in
     tests/models/test_t2t_vit.py, within 1e-5, and with the published parameter counts.
     Differs: images of any size are accepted; position embeddings are resized on the fly.
 
@@ -48,7 +48,7 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class T2TViTConfig:
-    """What makes one T2T-ViT differ from another.
+    """Configuration of a T2T-ViT.
 
     Attributes:
         embed_dim: Channels of a token of the backbone.
@@ -66,7 +66,7 @@ class T2TViTConfig:
         drop_rate: Dropout after the positions and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights in the backbone.
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Blocks whose tokens `forward` gives as maps; -1 is the last block.
+        out_indices: Blocks whose tokens `forward` returns as maps; -1 is the last block.
         out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm.
     """
 
@@ -87,7 +87,7 @@ class T2TViTConfig:
     out_norm: Literal["none", "last"] = "last"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the fields."""
         problem = ""
         if min(self.embed_dim, self.depth, self.num_heads, self.token_dim, self.in_chans) < 1:
             problem = "embed_dim, depth, num_heads, token_dim and in_chans must be at least 1"
@@ -168,7 +168,7 @@ def _unfold(x: Float[Tensor, "B C H W"], split: _Split) -> Float[Tensor, "B N C2
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Exponentials of sums do not bear half precision."""
+    """Disable autocast: exponentials of sums overflow in half precision."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -221,7 +221,7 @@ class TokenAttention(nn.Module):
         self.proj = nn.Linear(token_dim, token_dim)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N token_dim"]:
-        """Let every token look at every other."""
+        """Attend over all tokens."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return v + self.proj(F.scaled_dot_product_attention(q, k, v, scale=self.scale))
 
@@ -255,7 +255,7 @@ class TokensToToken(nn.Module):
         self.project = nn.Linear(narrow * third, config.embed_dim)
 
     def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B H W C"]:
-        """Give the map of tokens."""
+        """Compute the map of tokens."""
         x = images
         for split, layer in zip(SPLITS, (self.attention1, self.attention2, None), strict=True):
             size = unfolded_size((x.shape[2], x.shape[3]), split)
@@ -319,14 +319,14 @@ class T2TViT(Backbone):
             images: Normalised images of any height and width from 3 pixels; sides of the maps
                 round as three unfoldings do, mostly up.
             sizes: As in `Backbone.features`.
-            mask: Refused: the tokens of this family see several patches.
+            mask: Not supported: tokens of this family overlap.
 
         Returns:
             The tokens of each block of `out_indices` as a map; the vector is the class token.
 
         Raises:
             ShapeError: A side is shorter than 3 pixels.
-            ConfigError: There is a mask.
+            ConfigError: A mask is given.
         """
         self._refuse_mask(mask)
         tokens, size = self._run(images)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Any timm model that gives features, as a backbone: what Swin is compared with, in the same tasks.
+"""Any timm model with feature maps as a backbone.
 
 Source:
     timm (extra ``timm``), whose `forward_intermediates` gives the maps and whose `forward_head`
@@ -33,7 +33,7 @@ _UNDECAYED = ("relative_position_bias_table", "logit_scale", "pos_embed", "_toke
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimmConfig:
-    """Which timm model it is.
+    """Configuration of a timm model.
 
     Attributes:
         name: Its name in timm, without a tag.
@@ -50,7 +50,7 @@ class TimmConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the fields."""
         if min(*self.img_size, self.in_chans) < 1 or not 0 <= self.drop_path_rate < 1:
             message = (
                 f"TimmConfig: img_size and in_chans must be at least 1 and drop_path_rate in "
@@ -78,7 +78,7 @@ def list_timm(pattern: str) -> list[str]:
 
 
 def describe_timm(name: str) -> dict[str, Any]:
-    """What timm says about a model and its weights: input size, normalisation, classifier, hub id.
+    """The pretrained config of a timm model: input size, normalisation, classifier, hub id.
 
     Raises:
         ConfigError: timm has no such model.
@@ -129,8 +129,8 @@ class TimmBackbone(Backbone):
             raise ConfigError(message + f"{config.out_indices}.")
         if not found or not hasattr(self.net, "forward_intermediates"):
             message = (
-                f"a timm backbone must give maps (forward_intermediates), got {config.name}, which "
-                f"does not. Choose another model."
+                f"a timm backbone must support forward_intermediates, but {config.name} does not. "
+                f"Choose another model."
             )
             raise ConfigError(message)
 
@@ -169,7 +169,7 @@ class TimmBackbone(Backbone):
             Reading one part computes that part alone; `Features.compute_both` takes one pass.
 
         Raises:
-            ConfigError: There is a mask.
+            ConfigError: A mask is given.
         """
         self._refuse_mask(mask)
         return Features(
@@ -203,15 +203,15 @@ class TimmBackbone(Backbone):
 
     @contextlib.contextmanager
     def _refusing(self, images: Tensor) -> Iterator[None]:
-        """Refuse in our own words what timm refuses by an assertion: another size."""
+        """Convert assertions of timm about the image size to `ShapeError`."""
         try:
             yield
         except AssertionError as error:
             high, wide = images.shape[2:]
             message = (
-                f"images must have a size that timm's {self.config.name} takes, got {high} x "
-                f"{wide}: {str(error).rstrip('.')}. Build it with img_size=({high}, {wide}), or "
-                f"leave the size out."
+                f"images must have a size that {self.config.name} of timm supports, got {high} x "
+                f"{wide}: {str(error).rstrip('.')}. Create it with img_size=({high}, {wide}), or "
+                f"omit the size."
             )
             raise ShapeError(message) from error
 

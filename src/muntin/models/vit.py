@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vision Transformer and its kin (DeiT, DeiT III, MAE): patches as tokens, global attention.
 
-An image is cut into patches; each becomes a token; learned positions are added; every block lets
-every token look at every other. Cost grows with the square of the area. The class token, or the
+An image is cut into patches; each becomes a token; learned positions are added; every block
+attends over all tokens. Cost grows with the square of the area. The class token, or the
 mean of the patch tokens, is what the classifier reads. The kin are the same function with a few
 fields changed: DeiT may have a second, distillation token with a classifier of its own; DeiT III
 scales its branches and gives no position to the class token; MAE classifies from the mean; SimMIM
@@ -54,7 +54,7 @@ __all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset", "vitpos
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViTConfig:
-    """What makes one ViT differ from another.
+    """Configuration of a Vision Transformer.
 
     Attributes:
         embed_dim: Channels of a token.
@@ -84,7 +84,7 @@ class ViTConfig:
         drop_rate: Dropout after the positions and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights.
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Blocks whose tokens `forward` gives as maps; -1 is the last block.
+        out_indices: Blocks whose tokens `forward` returns as maps; -1 is the last block.
         out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm
             and gives every map as the block leaves it.
         size_rule: What happens at sizes that the model was not made for: whether images that
@@ -120,7 +120,7 @@ class ViTConfig:
     size_rule: SizeRuleName = "muntin"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the fields."""
         problem = ""
         if min(self.embed_dim, self.depth, self.num_heads, self.patch_size, self.in_chans) < 1:
             problem = "embed_dim, depth, num_heads, patch_size and in_chans must be at least 1"
@@ -242,9 +242,9 @@ class SelfAttention(nn.Module):
         norm: nn.Module | None = None,
         kept: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B N C"]:
-        """Let every token, normalised before if there is a norm, look at every other.
+        """Attend over all tokens; `norm` is applied to them first.
 
-        `grid` is where the patches among them lie, and `kept` the places of those that a mask left.
+        `grid` is the grid of patches, `kept` the indices of the tokens that a mask keeps.
         """
         batch, tokens, dim = x.shape
         if isinstance(self.qkv, BiasedLinear):
@@ -308,7 +308,7 @@ class ViTBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B N C"], grid: Size, kept: Int[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B N C"]:
-        """Refine the tokens; `kept` are the places of those that a mask left, if any."""
+        """Apply attention and MLP; `kept` are the indices of tokens that a mask keeps."""
 
         def attend(x: Tensor) -> Tensor:
             return self.ls1(self.dropout(self.attn(x, grid, norm=self.norm1, kept=kept)))
@@ -326,7 +326,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, padding=padding)
 
     def forward(self, images: Float[Tensor, "B in_chans Hi Wi"]) -> Float[Tensor, "B C H W"]:
-        """Give the map of patches."""
+        """Compute the map of patches."""
         return self.proj(images)
 
 
@@ -472,7 +472,7 @@ class ViT(Backbone):
         return tokens, size
 
     def _find_kept(self, mask: TokenMask) -> Int[Tensor, "B n"] | None:
-        """The places of the tokens that are computed, where a relative position bias asks."""
+        """Indices of the kept tokens, if a relative position bias needs them."""
         if mask.fill is not None or not self.config.relative_pos_bias:
             return None
         prefix = mask.keep.new_ones(mask.keep.shape[0], self.num_prefix)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution with its norm, as necks and heads of dense tasks use it."""
+"""Convolution with norm and activation, for necks and heads of dense tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NormName = Literal["none", "batch", "group", "layer"]
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of a map, one cell at a time."""
+    """Layer norm over the channels of each cell of a map."""
 
     def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalise."""
@@ -27,13 +27,13 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class MapNorm(nn.BatchNorm2d):
-    """Batch norm that goes by its running figures where a channel has one value only.
+    """Batch norm that uses running statistics if a channel has a single value.
 
-    Of one image pooled to one cell there is nothing to take a spread from.
+    A single image pooled to one cell has no variance.
     """
 
     def learns_from(self, maps: Float[Tensor, "B C_in H W"]) -> bool:
-        """Whether it takes the figures of maps, for which there must be several values."""
+        """Whether it uses batch statistics, which require several values per channel."""
         count = maps.shape[0] * maps.shape[2] * maps.shape[3]
         return self.training and torch.is_grad_enabled() and count > 1
 
@@ -47,9 +47,9 @@ class MapNorm(nn.BatchNorm2d):
 
 
 def build_norm(name: NormName, channels: int) -> nn.Module:
-    """Make a norm for maps of so many channels; group norm has 32 groups, or fewer if need be.
+    """Build a norm for maps; group norm has 32 groups, or fewer if the channels require it.
 
-    A group has at least two channels: of one alone, a map of one cell leaves nothing to compare.
+    A group has at least two channels: a single one has no variance on a map of one cell.
     """
     if name == "batch":
         return MapNorm(channels)
@@ -61,16 +61,16 @@ def build_norm(name: NormName, channels: int) -> nn.Module:
 
 
 class ConvNorm(nn.Module):
-    """Convolution that keeps the sides, norm if there is one, ReLU if wanted.
+    """Convolution with "same" padding, optional norm, optional ReLU.
 
     Args:
-        in_channels: Channels that come.
-        out_channels: Channels that go.
-        kernel: Side of the kernel, odd.
-        norm: After the convolution, which then has no bias.
-        activation: Whether a ReLU follows.
-        recompute: Whether training with "batch" and a ReLU remembers the input alone and convolves
-            again on the backward pass: for large maps.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel: Kernel size, odd.
+        norm: Norm after the convolution, which then has no bias.
+        activation: Whether to apply ReLU.
+        recompute: Whether training with "batch" and ReLU stores the input only and recomputes the
+            convolution in the backward pass; for large maps.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ConvNorm(nn.Module):
 
 
 class _ConvBatchRelu(torch.autograd.Function):
-    """Keeps the input; autograd would keep what the convolution gives and what the ReLU gives."""
+    """Stores the input; autograd would store the outputs of convolution and ReLU."""
 
     @staticmethod
     def forward(
@@ -130,11 +130,11 @@ class _ConvBatchRelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         maps, weight, scale, shift, mean, spread = ctx.saved_tensors
-        # Under autocast it was convolved in the precision of the gradient.
+        # Under autocast, the forward convolution ran in the dtype of the gradient.
         maps_there, weight_there = maps.to(gradient.dtype), weight.to(gradient.dtype)
         before = F.conv2d(maps_there, weight_there, padding=ctx.padding)
         factor = (scale * spread)[:, None, None]
-        # Where the ReLU let nothing through, nothing comes back.
+        # Gradient mask of the ReLU, from the recomputed normalised values.
         is_on = before * factor + (shift - mean * scale * spread)[:, None, None] > 0
         inner, for_scale, for_shift = torch.ops.aten.native_batch_norm_backward(
             gradient * is_on, before, scale, None, None, mean, spread, True, ctx.eps,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stochastic depth: a residual branch is left out for whole images."""
+"""Stochastic depth: residual branches are dropped per image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["DropPath", "drop_path_schedule"]
 
 
 class DropPath(nn.Module):
-    """Zero a residual branch for a random part of the images, and scale it up for the rest.
+    """Drop a residual branch for random images, and scale it up for the others.
 
     Source:
         Huang et al. 2016 (arXiv 1603.09382); per image, scaled by 1 / (1 - rate), as timm.
@@ -28,7 +28,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *rest"]:
-        """Give the branch back unchanged outside training."""
+        """Apply drop path; identity outside training."""
         if not self.training or self.rate == 0:
             return branch
         # One draw per image; 1 / (1 - rate) keeps the expectation of the branch.
@@ -39,7 +39,7 @@ class DropPath(nn.Module):
     def add(
         self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], chunked: bool = False
     ) -> Float[Tensor, "B *rest"]:
-        """Give ``x + self(branch(x))``; not computed where it is dropped, perhaps in parts."""
+        """Compute ``x + self(branch(x))``, without computing the branch of dropped images."""
         # Chunks lower the peak memory of attention on a CPU; the result is the same.
         run = partial(memory_efficient.apply_in_chunks, branch) if chunked else branch
         if (

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers: how they start, and those of queries, keys and values where keys have no bias."""
+"""Linear layers: initialisation, norm + linear, and qkv projections without key bias."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BiasedLinear", "apply_norm_linear", "init_linear_weights", "without_
 def apply_norm_linear(
     x: Float[Tensor, "*map C"], norm: nn.Module | None, linear: nn.Linear
 ) -> Float[Tensor, "*map Co"]:
-    """Normalise every token, if there is a norm, and transform it."""
+    """Apply ``linear(norm(x))``, or ``linear(x)`` without a norm."""
     # Recomputes the normalised tokens in the backward pass instead of storing them.
     if norm is not None and memory_efficient.applies(x, norm, linear):
         return memory_efficient.norm_linear(x, norm, linear)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def init_linear_weights(module: nn.Module, std: float = 0.02) -> None:
 
 
 class BiasedLinear(nn.Linear):
-    """A linear layer that is given its bias."""
+    """A linear layer whose bias is an argument of `forward`."""
 
     def __init__(self, dim: int, dim_out: int) -> None:
         super().__init__(dim, dim_out, bias=False)
@@ -52,7 +52,7 @@ class BiasedLinear(nn.Linear):
 
 
 def without_key_bias(qv_bias: Float[Tensor, " C2"]) -> Float[Tensor, " C3"]:
-    """Put zeros for the keys between the biases of queries and values."""
+    """Insert zeros for the keys between the biases of queries and values."""
     # BEiT and Swin V2: a bias of the keys cancels in the softmax (of plain products).
     query, value = qv_bias.chunk(2)
     return torch.cat([query, torch.zeros_like(query), value])

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that remember less for the backward pass: what is cheap is computed again.
+"""Memory-efficient layers: cheap intermediate values are recomputed in the backward pass.
 
-The plain formulas stand where these are called (`muntin.nn.linear_layers`, `muntin.nn.mlp`,
-`muntin.nn.drop_path`), and tests compare both. Gradients are exact.
+The plain formulas are at the call sites (`muntin.nn.linear_layers`, `muntin.nn.mlp`,
+`muntin.nn.drop_path`); tests compare both. Gradients are exact.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from muntin.shapes import Bool, Float
 __all__ = ["add_kept", "applies", "apply_in_chunks", "has_hooks", "norm_linear", "norm_mlp"]
 
 CHUNK_TOKENS = 16384
-"""Tokens that attention takes at a time on a CPU, in whole images, for each byte of a number."""
+"""Tokens per chunk of attention on a CPU, times bytes per value; whole images."""
 
 WIDEST_RECOMPUTED = 96
-"""Channels, a byte of what it gives, up to which the first product of an MLP is computed again."""
+"""Maximum input channels per byte of the dtype for which fc1 of an MLP is recomputed."""
 
 
 def applies(x: Tensor, *layers: nn.Module | None) -> bool:
-    """Whether layers may be computed here: they learn, and nobody watches them.
+    """Whether the memory-efficient form applies: plain layers in training, without hooks.
 
     Args:
-        x: What they read.
-        layers: `nn.LayerNorm` and `nn.Linear`, or what was put in their place.
+        x: Input of the layers.
+        layers: `nn.LayerNorm` and `nn.Linear`, or their replacements (such as adapters).
     """
     # Compiled graphs plan their own recomputation; without gradients nothing is stored anyway.
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.is_meta:
@@ -62,7 +62,7 @@ def applies(x: Tensor, *layers: nn.Module | None) -> bool:
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Whether there are hooks, which want to see what goes in and out."""
+    """Whether the layer has hooks, which must see its inputs and outputs."""
     everyone = torch.nn.modules.module
     return bool(
         layer._forward_hooks
@@ -85,7 +85,7 @@ def _normalises_channels(layer: nn.Module) -> bool:
 def norm_linear(
     x: Float[Tensor, "*tokens C"], norm: nn.LayerNorm, linear: nn.Linear
 ) -> Float[Tensor, "*tokens Co"]:
-    """Compute ``linear(norm(x))`` and remember `x` alone."""
+    """Compute ``linear(norm(x))``, storing `x` only."""
     given = Given(norm.weight, norm.bias, linear.weight, linear.bias)
     out: Tensor = _NormLinear.apply(x, norm.eps, *given[:4])
     return out
@@ -94,10 +94,9 @@ def norm_linear(
 def norm_mlp(
     x: Float[Tensor, "*tokens C"], norm: nn.LayerNorm | None, fc1: nn.Linear, fc2: nn.Linear
 ) -> Float[Tensor, "*tokens Co"]:
-    """Compute ``fc2(gelu(fc1(norm(x))))`` and remember `x`, and in wide layers what `fc1` gives.
+    """Compute ``fc2(gelu(fc1(norm(x))))``, storing `x` and, for wide layers, the output of `fc1`.
 
-    Narrow layers are faster computed again, slice by slice: what is between the two products never
-    leaves the cache.
+    For narrow layers recomputation in slices is faster: hidden values never leave the cache.
     """
     gamma, beta, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     recompute = fc1.in_features <= WIDEST_RECOMPUTED * _dtype_of_products(x).itemsize
@@ -112,16 +111,16 @@ def add_kept(
     kept: Bool[Tensor, " B"],
     scale: float,
 ) -> Float[Tensor, "B *rest"]:
-    """Add a branch, times a factor, to the images that keep it; it is not computed for the others.
+    """Add a scaled branch to some images, without computing it for the others.
 
     Args:
-        x: What the branch reads and is added to.
-        branch: Works on each image alone.
-        kept: Which images keep it.
-        scale: The factor.
+        x: Input of the branch and of the shortcut.
+        branch: Processes images independently.
+        kept: Images that keep the branch.
+        scale: Factor of the branch.
 
     Returns:
-        A new map. When no image keeps the branch one is computed, times 0: there is a gradient.
+        A new map. If no image keeps the branch, one is computed with factor 0, for the gradients.
     """
     index = kept.nonzero()[:, 0]
     if len(index) == len(kept):
@@ -141,14 +140,14 @@ def apply_in_chunks(
     *,
     max_tokens: int = CHUNK_TOKENS,
 ) -> Float[Tensor, "B *rest2"]:
-    """Apply a branch that works on each image alone, to a few images at a time on a CPU.
+    """Apply a branch to a few images at a time on a CPU.
 
-    What it remembers is the same, but what it needs meanwhile is less, and is nearer.
+    Stored activations are the same; temporary memory is smaller and stays in the cache.
 
     Args:
-        branch: Works on each image alone.
-        x: What it reads.
-        max_tokens: Tokens at a time, for each byte of a number.
+        branch: Processes images independently.
+        x: Input of the branch.
+        max_tokens: Tokens per chunk, times bytes per value.
     """
     if x.device.type != "cpu" or not applies(x):
         return branch(x)
@@ -159,14 +158,14 @@ def apply_in_chunks(
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
-    """What a linear layer computes in, which autocast decides."""
+    """Dtype of a linear layer under the current autocast state."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 class _NormLinear(torch.autograd.Function):
-    """Keeps what the norm reads; autograd would keep what it gives too."""
+    """Stores the input of the norm; autograd would store its output too."""
 
     @staticmethod
     def forward(
@@ -193,7 +192,7 @@ class _NormLinear(torch.autograd.Function):
         (grad,) = grads
         x, *parameters = ctx.saved_tensors
         given = Given(*parameters)
-        if torch.is_grad_enabled():  # somebody wants a second derivative
+        if torch.is_grad_enabled():  # create_graph=True: second derivative
             plain = _differentiate(ctx, grad, x, parameters, (0, *range(2, 6)))
             return plain[0], None, *plain[1:]
         wants_x, _, *wanted = ctx.needs_input_grad
@@ -216,7 +215,7 @@ class _NormLinear(torch.autograd.Function):
 
 
 class _NormMlp(torch.autograd.Function):
-    """Keeps what the norm reads, and perhaps what the first product gives."""
+    """Stores the input of the norm and, unless recomputed, the output of fc1."""
 
     @staticmethod
     def forward(
@@ -250,7 +249,7 @@ class _NormMlp(torch.autograd.Function):
         (grad,) = grads
         x, hidden, *parameters = ctx.saved_tensors
         given, dtype = Given(*parameters), ctx.dtype
-        if torch.is_grad_enabled():  # somebody wants a second derivative
+        if torch.is_grad_enabled():  # create_graph=True: second derivative
             plain = _differentiate(ctx, grad, x, parameters, (0, *range(3, 9)))
             return plain[0], None, None, *plain[1:]
         wants_x, _, _, *wanted = ctx.needs_input_grad
@@ -284,7 +283,7 @@ def _differentiate(
     parameters: list[Tensor | None],
     places: tuple[int, ...],
 ) -> list[Tensor | None]:
-    """Gradients of `x` and the parameters by the plain formula, which can be derived again."""
+    """Gradients of `x` and the parameters by the plain formula, differentiable again."""
     given = Given(*parameters)  # type: ignore[arg-type]
     dtype = ctx.dtype
     with torch.autocast(x.device.type, enabled=False):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh attention layers that begin where trained ones end up."""
+"""Mimetic initialisation of attention layers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ __all__ = ["init_mimetic"]
 
 @torch.no_grad()
 def init_mimetic(network: nn.Module, seed: int) -> int:
-    """Start the attention layers where trained ones end up, which helps most on few images.
+    """Initialise attention layers with the structure of trained ones; helps most on small data.
 
-    The product of query and key weights begins near the identity (tokens look for tokens like
-    themselves), that of value and output weights near its negative. Where there is a relative
-    position bias, each head begins with its own neighbour in view, much as the taps of a
-    convolution do.
+    The product of query and key weights is near the identity (tokens attend to similar tokens),
+    that of value and output weights near its negative. With a relative position bias, each head
+    starts attending to one neighbour, like a tap of a convolution.
 
     Args:
-        network: Changed: every module that has `qkv`, `proj` and `num_heads`.
-        seed: Of the random part.
+        network: Modified in place: every module with `qkv`, `proj` and `num_heads`.
+        seed: Seed of the random part.
 
     Returns:
-        How many layers were changed.
+        Number of initialised layers.
 
     Source:
         Trockman and Kolter 2023 (arXiv 2305.09828), section 4, with alpha = beta = 0.7 for queries
@@ -57,14 +56,14 @@ def init_mimetic(network: nn.Module, seed: int) -> int:
 def _near_identity_svd(
     dim: int, noise: float, identity: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular value decomposition of a random matrix plus a multiple of the identity."""
+    """SVD of a random matrix plus a multiple of the identity."""
     random = torch.randn(dim, dim, generator=generator) / dim**0.5
     left, sizes, right = torch.linalg.svd(noise * random + identity * torch.eye(dim))
     return left, sizes, right
 
 
 def _init_queries(weight: Tensor, heads: int, generator: torch.Generator) -> None:
-    """Give each head the strongest part of its own near-identity as queries and keys."""
+    """Initialise queries and keys of each head with the leading part of a near-identity."""
     dim = weight.shape[1]
     width = dim // heads
     for head in range(heads):
@@ -76,12 +75,12 @@ def _init_queries(weight: Tensor, heads: int, generator: torch.Generator) -> Non
         weight[dim : 2 * dim][rows] = root[:, None] * right[:width]
 
 
-# Offsets (rows, columns) that heads look at in turn: the neighbours first, the token itself last.
+# Offset (row, column) of each head, cyclically: neighbours first, the token itself last.
 _NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1), (0, 0))
 
 
 def _neighbour_bias(window: int, heads: int) -> Float[Tensor, "positions h"]:
-    """Bias that falls with the squared distance from each head's neighbour, to a floor."""
+    """Bias that falls with the squared distance from the offset of each head, to a floor."""
     offsets = torch.arange(1 - window, window)
     columns = []
     for head in range(heads):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What layers that are computed slice by slice share: their parameters, slices and sums."""
+"""Slices of tokens and sums of gradients for memory-efficient layers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = [
 ]
 
 SLICE_BYTES = 3 * 2**20
-"""What a product gives a thread at a time on a CPU, so that it stays in its cache."""
+"""Output bytes of a product per thread and slice on a CPU, to fit the cache."""
 
 SLICE_TOKENS_GPU = 2**17
-"""Tokens that an MLP takes at a time on a GPU, where what is between would fill the memory."""
+"""Tokens per slice on a GPU, which bounds the memory of hidden values."""
 
 
 class Given(NamedTuple):
-    """Parameters of a norm and what stands behind it; None where there is none.
+    """Parameters of an optional norm and one or two linear layers.
 
     Attributes:
         gamma: Weight of the norm.
-        beta: Its bias.
-        weight: Of the (first) linear layer.
-        bias: The same.
-        weight2: Of the second.
-        bias2: The same.
+        beta: Bias of the norm.
+        weight: Weight of the (first) linear layer.
+        bias: Bias of the (first) linear layer.
+        weight2: Weight of the second linear layer.
+        bias2: Bias of the second linear layer.
     """
 
     gamma: Tensor | None
@@ -50,13 +50,13 @@ class Given(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What a product reads, and what made it.
+    """Normalised tokens with the statistics that the backward pass needs.
 
     Attributes:
-        normed: In the precision of the product.
-        part: What was normalised.
-        mean: Of each token; None without a norm.
-        rstd: One over the deviation, likewise.
+        normed: Input of the product, in its dtype.
+        part: Input of the norm.
+        mean: Mean of each token; None without a norm.
+        rstd: 1 / standard deviation of each token; None without a norm.
     """
 
     normed: Tensor
@@ -66,7 +66,7 @@ class Read(NamedTuple):
 
 
 def normalise(part: Tensor, given: Given, eps: float, dtype: torch.dtype) -> Read:
-    """Give what a product of this precision reads: normalised tokens, or plain ones."""
+    """Normalise tokens, if the layer has a norm, and cast them to the dtype of the product."""
     if given.gamma is None:
         return Read(part.to(dtype), part)
     # Norms are computed in the type of their parameters, as nn.LayerNorm under autocast.
@@ -77,7 +77,7 @@ def normalise(part: Tensor, given: Given, eps: float, dtype: torch.dtype) -> Rea
 
 
 class Sums:
-    """Gradients of parameters, added up over slices in the parameters' own precision."""
+    """Gradients of parameters, accumulated over slices in the dtype of the parameters."""
 
     def __init__(self, given: Given, wanted: tuple[bool, ...]) -> None:
         self.dtypes = [
@@ -87,13 +87,13 @@ class Sums:
         self.totals: list[Tensor | None] = [None] * len(self.dtypes)
 
     def add(self, place: int, more: Tensor | None) -> None:
-        """Add to the sum of the parameter at `place`, if it is wanted, or begin it."""
+        """Add to the gradient of the parameter at `place`, if required."""
         dtype, total = self.dtypes[place], self.totals[place]
         if dtype is not None and more is not None:
             self.totals[place] = more.to(dtype) if total is None else total.add_(more)
 
     def add_product(self, place: int, grad: Tensor, read: Tensor) -> None:
-        """Add to a weight (at `place`) and to the bias after it."""
+        """Add to the gradients of a weight (at `place`) and of the bias after it."""
         total, (dtype, dtype_bias) = self.totals[place], self.dtypes[place : place + 2]
         if total is not None and dtype == grad.dtype:
             # In place: no temporary of the size of the weight for each slice.
@@ -104,7 +104,7 @@ class Sums:
             self.add(place + 1, grad.sum(dim=0, dtype=dtype_bias))
 
     def finish(self, given: Given) -> list[Tensor | None]:
-        """Give the sums; of what is wanted, zeros where there were no tokens."""
+        """Return the gradients; zeros for required ones without tokens."""
         return [
             torch.zeros_like(one) if one is not None and dtype and total is None else total
             for one, dtype, total in zip(given, self.dtypes, self.totals, strict=True)
@@ -113,7 +113,7 @@ class Sums:
     def go_through_norm(
         self, grad: Tensor, read: Read, given: Given, wants_x: bool
     ) -> Tensor | None:
-        """Add to the norm's parameters, and give the gradient of what it read."""
+        """Backward pass of the norm; returns the gradient of its input."""
         if given.gamma is None or read.mean is None or read.rstd is None:
             return grad
         part, channels = read.part, (read.part.shape[1],)
@@ -127,7 +127,7 @@ class Sums:
 
 
 def place_rows(found: Tensor | None, rows: slice, whole: Tensor | None) -> Tensor | None:
-    """Put the gradient of some rows where it belongs; that of all rows is the whole."""
+    """Write the gradient of a slice into the whole; a slice of all rows is the whole."""
     if found is None or whole is None:
         return whole
     if len(found) == len(whole):
@@ -138,7 +138,7 @@ def place_rows(found: Tensor | None, rows: slice, whole: Tensor | None) -> Tenso
 
 
 def multiply(read: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """Write a linear layer's result to where it belongs."""
+    """Compute a linear layer into `out`."""
     if bias is None:
         torch.mm(read, weight.t(), out=out)
     else:
@@ -148,7 +148,7 @@ def multiply(read: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> 
 def cast_layers(
     given: Given, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Give weights and biases of both layers of an MLP, in the precision of the products."""
+    """Cast weights and biases of both layers of an MLP."""
     assert given.weight2 is not None, "every MLP has two layers"
     return (
         given.weight.to(dtype),
@@ -159,12 +159,12 @@ def cast_layers(
 
 
 def cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Give a parameter, if there is one, in the precision of the products."""
+    """Cast a parameter, if present."""
     return None if parameter is None else parameter.to(dtype)
 
 
 def cut_slices(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Iterator[slice]:
-    """Yield the rows to take at a time where they are multiplied with a weight."""
+    """Yield the slices of rows for products with a weight."""
     on_cpu = tokens.device.type == "cpu"
     # Rows whose product fills the caches of all threads.
     at_once = SLICE_BYTES * torch.get_num_threads() // (len(weight) * dtype.itemsize)

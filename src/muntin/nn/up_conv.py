@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution over several maps, brought to one size, that remembers only the small maps."""
+"""Convolution over upsampled and concatenated maps that stores only the small maps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["MultiScaleConv"]
 
 
 class MultiScaleConv(nn.Conv2d):
-    """Enlarge maps to the size of the first, put them behind one another, and convolve.
+    """Upsample maps to the size of the first, concatenate, and convolve.
 
-    A convolution is a sum over its input channels, so each map has a slice of the weight to itself:
-    nothing is put together, and what was enlarged is enlarged again on the backward pass.
+    A convolution is a sum over input channels, so each map has its own slice of the weight:
+    maps are never concatenated, and upsampling is recomputed in the backward pass.
 
     Args:
         widths: Channels of each map.
-        out_channels: Channels that go.
-        kernel: Side of the kernel, odd.
-        bias: Whether there is one.
+        out_channels: Output channels.
+        kernel: Kernel size, odd.
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class MultiScaleConv(nn.Conv2d):
         self.widths = tuple(widths)
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C_out H W"]:  # type: ignore[override]
-        """Apply it to maps of B, C, H, W each, the first of which has the size of the result."""
+        """Convolve maps of B, C, H, W each; the first has the size of the result."""
         size = (maps[0].shape[2], maps[0].shape[3])
         slices = self.weight.split(self.widths, dim=1)
         total: Tensor | None = None
@@ -59,7 +59,7 @@ def _enlarge(maps: Tensor, size: Size) -> Tensor:
 
 
 class _EnlargeAndConvolve(torch.autograd.Function):
-    """Keeps the small map; autograd would keep the large one."""
+    """Stores the small map; autograd would store the upsampled one."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, size: Size) -> Tensor:  # noqa: ANN401
@@ -70,7 +70,7 @@ class _EnlargeAndConvolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         maps, weight = ctx.saved_tensors
-        # Under autocast the product was made in the precision of the gradient.
+        # Under autocast, the forward convolution ran in the dtype of the gradient.
         large = _enlarge(maps, ctx.size).to(gradient.dtype)
         padding = [weight.shape[2] // 2] * 2
         for_large, for_weight, _ = torch.ops.aten.convolution_backward(

@@ -118,8 +118,8 @@ def fit_patches(
     if how == "refuse" or min(height, width) < (1 if how == "pad" else patch_size):
         message = (
             f"images must have H and W that are multiples of patch_size={patch_size} under this "
-            f"size rule, got H={height}, W={width}. Pad them by {short} first, or change the model to "
-            f'size_rule="muntin" (muntin.zoo.change_model).'
+            f"size rule, got H={height}, W={width}. Pad them by {short} first, or change the model "
+            f'to size_rule="muntin" (muntin.zoo.change_model).'
         )
         raise ShapeError(message)
     if how == "pad":
