@@ -235,10 +235,10 @@ def test_every_task(kind: str) -> None:
     assert activation.facts["value"] == pixels.facts["value"]
     assert pixels.arrays["pixels"].shape == (3, *context.shown_size)
     assert pixels.facts["value"] == pytest.approx(
-        pixels.facts["value_of_empty_image"] + pixels.facts["sum_of_pixels"]
+        pixels.facts["value_of_empty_picture"] + pixels.facts["sum_of_pixels"]
         - pixels.facts["completeness_error"], abs=1e-4,
     )  # fmt: skip
-    gained = pixels.facts["value"] - pixels.facts["value_of_empty_image"]
+    gained = pixels.facts["value"] - pixels.facts["value_of_empty_picture"]
     assert abs(pixels.facts["completeness_error"]) < 0.02 + 0.1 * abs(gained)
     assert ("Yellow" in pixels.text) == (kind == "semantic")
     for result in results:

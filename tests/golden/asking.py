@@ -319,7 +319,7 @@ def ask_explain(name: str, folder: Path) -> Answers:
         place = path.relative_to(out).as_posix()
         answers[f"{place}/facts"] = Answer("bits", values["facts"])
         answers[f"{place}/keys"] = Answer("same", sorted(values["facts"]))
-    answers["missing"] = Answer("same", [one.title for one in page.missing])
+    answers["missing"] = Answer("same", len(page.missing))  # titles are prose
     return answers
 
 

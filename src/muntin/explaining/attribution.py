@@ -241,7 +241,7 @@ def _show_integral(
         facts={
             **_output_facts(output),
             "steps": integral.steps,
-            "value_of_empty_image": integral.start,
+            "value_of_empty_picture": integral.start,
             "sum_of_pixels": integral.total,
             "completeness_error": integral.error,
             "relative_completeness_error": integral.relative_error,
