@@ -146,7 +146,7 @@ def test_images_of_two_numbers():
 
 
 @pytest.mark.parametrize(
-    "options", [{"buckets": ()}, {"buckets": (4, 2)}, {"buckets": (0, 1)}, {"most": 0}]
+    "options", [{"buckets": ()}, {"buckets": (4, 2)}, {"buckets": (0, 1)}, {"max_graphs": 0}]
 )
 def test_bad_buckets(options):
     with pytest.raises(ConfigError, match="buckets"):

@@ -127,7 +127,7 @@ def export(
     make = _Exporter(run=run, network=network, pre=pre, finished=finished)
     note = json.dumps(_note(run, network, pre, canvas, precision))
     store = None if sets is None else ImageCache(sets[1], pre, DataConfig(cache_mib=0))
-    with _unfinished(path) as partial:
+    with _partial_file(path) as partial:
         say(f"writing {kind.name}")
         graph = make.graph(canvas)
         quantised = None
@@ -348,7 +348,7 @@ def _quantise(
     return quantise(graph, kind.name, path, note, images=examples, judge=judge, max_loss=max_loss)
 
 
-class _unfinished:  # noqa: N801 (a context, used like a function)
+class _partial_file:  # noqa: N801 (a context, used like a function)
     """A temporary file that gets its name on success and is removed on failure."""
 
     def __init__(self, path: Path) -> None:

@@ -46,7 +46,7 @@ class MultiScaleConv(nn.Conv2d):
                 value = F.conv2d(_enlarge(part, size), weight, padding=weight.shape[2] // 2)
             else:
                 # conv(cat(maps)) = sum of conv(map, slice of the weight).
-                value = _EnlargeAndConvolve.apply(part, weight, size)
+                value = _UpsampleConv.apply(part, weight, size)
             total = value if total is None else total.add_(value)
         assert total is not None, "there is at least one map"
         return total if self.bias is None else total + self.bias[:, None, None]
@@ -58,7 +58,7 @@ def _enlarge(maps: Tensor, size: Size) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-class _EnlargeAndConvolve(torch.autograd.Function):
+class _UpsampleConv(torch.autograd.Function):
     """Stores the small map; autograd would store the upsampled one."""
 
     @staticmethod
