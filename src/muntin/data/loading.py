@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -162,7 +162,7 @@ class TrainLoader:
             parts.append((batch[np.minimum(places, len(batch) - 1)], weights, len(batch)))
         return parts
 
-    def batches(self, epoch: int, first: int, size: Size) -> Iterator[Batch]:
+    def batches(self, epoch: int, first: int, size: Size) -> Generator[Batch, None, None]:
         """Give the batches of an epoch.
 
         Args:

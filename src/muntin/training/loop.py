@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from muntin.data.batches import evaluation_batch
+from muntin.data.batches import Batch, evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.devices import memory_mib
@@ -202,11 +204,7 @@ class _Loop:
         total, progress = len(self.loader), self.progress()
         since, images = time.monotonic(), 0
         # Another image size needs other batches: the loaders continue at the current step.
-        streams = [
-            loader.batches(state.epoch, state.step, size)
-            for loader in (self.loader, *self.more_views)
-        ]
-        for views in zip(*streams, strict=True):
+        for views in self._batches(size):
             batch = views[0]
             # Counted from the start of the epoch, so that a resumed run groups its steps as before.
             first = state.step - state.step % accumulate
@@ -233,6 +231,16 @@ class _Loop:
             if next_size != size:
                 return True, next_size
         return True, None
+
+    def _batches(self, size: Size) -> Iterator[tuple[Batch, ...]]:
+        """Batches of the rest of the epoch, one for each view."""
+        epoch, step = self.state.epoch, self.state.step
+        with ExitStack() as stack:  # worker processes of all views end with the loop
+            views = [
+                stack.enter_context(closing(loader.batches(epoch, step, size)))
+                for loader in (self.loader, *self.more_views)
+            ]
+            yield from zip(*views, strict=True)
 
     def _size(self, progress: float | None = None) -> Size:
         done = self.progress() if progress is None else progress
