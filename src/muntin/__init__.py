@@ -10,10 +10,10 @@ from muntin._version import __version__ as __version__
 from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
-    from muntin.demonstration import demo
+    from muntin.demo_run import demo
     from muntin.explaining.explanation import explain
     from muntin.exporting.run_export import export
-    from muntin.planning.forecast import Plan, plan
+    from muntin.planning.estimate import Plan, plan
     from muntin.prediction.from_run import load
     from muntin.prediction.predictor import Predictor, draw
     from muntin.scoring.evaluation import evaluate
@@ -53,10 +53,10 @@ __all__ = [
 __getattr__, __dir__ = resolve_lazily(
     __name__,
     {
-        "demonstration": "demo",
+        "demo_run": "demo",
         "explaining.explanation": "explain",
         "exporting.run_export": "export",
-        "planning.forecast": "Plan plan",
+        "planning.estimate": "Plan plan",
         "prediction.from_run": "load",
         "prediction.predictor": "Predictor draw",
         "scoring.evaluation": "evaluate",

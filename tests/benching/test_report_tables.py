@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from muntin.benching.competitors import summarize
+from muntin.benching.candidates import summarize
 from muntin.benching.data import bench_data
 from muntin.benching.report_tables import format_rows
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from muntin.drawing.detection_drawing import draw_detection_pair, draw_detections, draw_objects
-from muntin.drawing.outlines import cut_mask
+from muntin.drawing.mask_drawing import cut_mask
 from muntin.drawing.plots import draw_precision_recall
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure

@@ -18,7 +18,7 @@ from muntin.errors import ConfigError, ShapeError
 from muntin.explaining.comparison import block_maps, compare_layers, show_comparison
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.prediction_agreement import MAX_BOXES, agreement, show_prediction_agreement
+from muntin.explaining.prediction_comparison import MAX_BOXES, agreement, show_prediction_agreement
 from muntin.explaining.target_selection import predict
 from muntin.ops.similarity import linear_cka
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from muntin.data.deeplabcut import find_tables, read_table
-from muntin.data.objects import Findings
+from muntin.data.objects import AnnotationReport
 from muntin.data.transforms import Preprocessing
 from muntin.data.trees import open_tree
 from muntin.errors import ConfigError, DataError, MuntinWarning
@@ -267,7 +267,7 @@ def test_a_csv_of_several_instances_round_trips(tmp_path):
     write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
     tree = open_tree(tmp_path)
     assert find_tables(tree) == [], "predictions are not taken for labels"
-    table = read_table(tree, "t.csv", Findings())
+    table = read_table(tree, "t.csv", AnnotationReport())
     assert table.keypoints == SKELETON.names
     assert table.individuals == 2
     assert table.frames[0].instances[1, :, :2].tolist() == [[9, 10], [12, 13], [15, 16]]

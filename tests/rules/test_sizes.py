@@ -30,7 +30,7 @@ LONGER_FUNCTIONS = {
         "commands/predict.py predict",
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
-        "planning/forecast.py plan",
+        "planning/estimate.py plan",
         "prediction/from_run.py load",
         "published.py open_published",
         "scoring/evaluation.py evaluate",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.benching.competitors import OURS, compare_rows, reject_compiled, summarize
+from muntin.benching.candidates import OURS, compare_rows, reject_compiled, summarize
 from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 from muntin.benching.memory import measure_in_subprocess
 from muntin.errors import ConfigError

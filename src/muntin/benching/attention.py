@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.benching.attention_peers import ATTENTIONS, AttentionPass, AttentionProblem
-from muntin.benching.competitors import OURS, compare_rows, reject_compiled, select_peers, summarize
+from muntin.benching.candidates import OURS, compare_rows, reject_compiled, select_peers, summarize
 from muntin.benching.interleaving import BenchmarkCase, Timing, time_interleaved
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig

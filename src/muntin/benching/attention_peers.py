@@ -101,7 +101,7 @@ class _PrecomputedLinear(nn.Module):
         return out
 
 
-class _InterceptedWeight(Tensor):
+class _ProxyWeight(Tensor):
     """A weight for which ``F.linear`` calls `project` instead of multiplying."""
 
     project: Callable[[Tensor], Tensor]
@@ -114,12 +114,12 @@ class _InterceptedWeight(Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-class _InterceptedLinear(nn.Module):
+class _ProxyLinear(nn.Module):
     """Has a weight and a bias, as torchvision reads them from its linear layers."""
 
     def __init__(self, project: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.weight = torch.empty(0).as_subclass(_InterceptedWeight)
+        self.weight = torch.empty(0).as_subclass(_ProxyWeight)
         self.weight.project = project
         self.bias = None
 
@@ -209,8 +209,8 @@ def _torchvision_passes(problem: AttentionProblem) -> dict[str, AttentionPass]:
         side, shift = problem.window, problem.layout.shift[0]
         attn = ShiftedWindowAttention(problem.dim, [side, side], [shift, shift], problem.num_heads)
         attn.to(precomputed.device).eval()
-        attn.qkv = _InterceptedLinear(lambda x: _Precomputed.apply(x, precomputed))
-        attn.proj = _InterceptedLinear(lambda x: x)
+        attn.qkv = _ProxyLinear(lambda x: _Precomputed.apply(x, precomputed))
+        attn.proj = _ProxyLinear(lambda x: x)
         return attn, attn.relative_position_bias_table
 
     return {"torchvision": _PeerAttention(problem=problem, build=build)}

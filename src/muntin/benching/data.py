@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
-from muntin.benching.competitors import OURS, compare_rows, reject_compiled, select_peers, summarize
+from muntin.benching.candidates import OURS, compare_rows, reject_compiled, select_peers, summarize
 from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig

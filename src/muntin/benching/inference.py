@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.competitors import OURS, build_peers, select_peers
+from muntin.benching.candidates import OURS, build_peers, select_peers
 from muntin.benching.interleaving import BenchmarkCase, Timing, time_interleaved
 from muntin.benching.peers import PEERS
 from muntin.benching.roofline import measure_roofline

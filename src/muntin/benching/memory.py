@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.competitors import (
+from muntin.benching.candidates import (
     OURS,
     build_peers,
     compare_rows,

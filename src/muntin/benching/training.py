@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.competitors import (
+from muntin.benching.candidates import (
     OURS,
     Implementation,
     build_peers,

@@ -18,6 +18,6 @@ def demo(
     out: Annotated[str, typer.Option(help="Folder for data and run; default: demo-TASK.")] = "",
 ) -> None:
     """Generate images, train on them for a few minutes, and show the results."""
-    from muntin.demonstration import demo as run_demo
+    from muntin.demo_run import demo as run_demo
 
     run_demo(task, out=out)

@@ -19,7 +19,7 @@ def doctor(
     ] = False,
 ) -> int:
     """Report hardware, library versions, and whether muntin works on this machine."""
-    from muntin.diagnosis import diagnose
+    from muntin.environment import diagnose
 
     facts = diagnose()
     if as_json:

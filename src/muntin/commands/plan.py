@@ -12,7 +12,7 @@ from muntin.commands.console_table import print_table
 from muntin.commands.values import parse_batch, parse_settings, parse_size, to_json
 
 if TYPE_CHECKING:
-    from muntin.planning.forecast import Plan
+    from muntin.planning.estimate import Plan
 
 __all__ = ["plan", "show_plan"]
 
@@ -48,7 +48,7 @@ def plan(
         parse_settings(settings or []),
     )
     typer.echo("measuring a few steps; this may take a minute ...", err=True)
-    from muntin.planning.forecast import plan as make_plan
+    from muntin.planning.estimate import plan as make_plan
 
     found = make_plan(
         task,

@@ -17,7 +17,7 @@ from itertools import islice
 
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
-from muntin.data.decoding import ImageFacts, decode_with_facts
+from muntin.data.decoding import ImageInfo, decode_with_facts
 from muntin.data.listing import list_classify
 from muntin.data.report import Report
 from muntin.data.splitting import split
@@ -26,7 +26,7 @@ from muntin.samples import Entry, Listing, Problem
 from muntin.shapes import Size
 
 __all__ = [
-    "Seen",
+    "CheckedImage",
     "check_classify",
     "count_images",
     "describe_images",
@@ -51,7 +51,7 @@ _SUFFIX_FORMATS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class CheckedImage:
     """One image after it was read: either what it is, or why it cannot be read.
 
     Attributes:
@@ -67,7 +67,7 @@ class Seen:
     entry: Entry
     digest: bytes = b""
     size: Size = (0, 0)
-    facts: ImageFacts | None = None
+    facts: ImageInfo | None = None
     fault: str = ""
 
 
@@ -104,7 +104,7 @@ def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Rep
     )
 
 
-def read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[Seen]:
+def read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[CheckedImage]:
     """Read every image, in the order of the listings, several at the same time."""
     work = ((part, listing, entry) for part, listing in parts.items() for entry in listing.entries)
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
@@ -112,27 +112,27 @@ def read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[Seen]:
             yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
 
 
-def _look(part: str, listing: Listing, entry: Entry) -> Seen:
+def _look(part: str, listing: Listing, entry: Entry) -> CheckedImage:
     try:
         data = read_bytes(listing.source, entry.path)
         pixels, facts = decode_with_facts(data, where=entry.path)
     except DataError as error:
-        return Seen(part=part, entry=entry, fault=str(error))
+        return CheckedImage(part=part, entry=entry, fault=str(error))
     size = (pixels.shape[0], pixels.shape[1])
     digest = hashlib.blake2b(pixels.data, digest_size=16, salt=size[1].to_bytes(8, "little"))
-    return Seen(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
+    return CheckedImage(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
 
 
-def find_unreadable(seen: list[Seen]) -> list[Problem]:
+def find_unreadable(seen: list[CheckedImage]) -> list[Problem]:
     """Report unreadable images."""
     return [
         Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
     ]
 
 
-def find_twins(seen: list[Seen], *, compare_classes: bool = False) -> list[Problem]:
+def find_twins(seen: list[CheckedImage], *, compare_classes: bool = False) -> list[Problem]:
     """Name the images that are in several sets, and those that have another class elsewhere."""
-    same: dict[bytes, list[Seen]] = defaultdict(list)
+    same: dict[bytes, list[CheckedImage]] = defaultdict(list)
     for one in seen:
         same[one.digest].append(one)
     problems = []
@@ -162,7 +162,7 @@ def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
     return []
 
 
-def find_tiny(seen: list[Seen]) -> list[Problem]:
+def find_tiny(seen: list[CheckedImage]) -> list[Problem]:
     """Report tiny images."""
     return [
         Problem(
@@ -222,7 +222,7 @@ def _find_parted_groups(parts: dict[str, Listing]) -> list[Problem]:
     ]
 
 
-def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
+def _describe(parts: dict[str, Listing], seen: list[CheckedImage]) -> Iterator[str]:
     for part, listing in parts.items():
         counts = [
             f"{name} {count}"
@@ -237,7 +237,7 @@ def _describe(parts: dict[str, Listing], seen: list[Seen]) -> Iterator[str]:
     yield from describe_images(seen)
 
 
-def describe_images(seen: list[Seen]) -> Iterator[str]:
+def describe_images(seen: list[CheckedImage]) -> Iterator[str]:
     """Describe sizes and pixel formats."""
     if not seen:
         return
@@ -258,7 +258,7 @@ def describe_images(seen: list[Seen]) -> Iterator[str]:
         yield f"{renamed} images have a suffix of another format; they are read anyway"
 
 
-def _is_misnamed(one: Seen) -> bool:
+def _is_misnamed(one: CheckedImage) -> bool:
     if one.facts is None:
         return False
     suffix = one.entry.path.rpartition(".")[2].lower()
@@ -266,7 +266,7 @@ def _is_misnamed(one: Seen) -> bool:
     return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
 
 
-def count_images(seen: list[Seen]) -> tuple[tuple[str, int], ...]:
+def count_images(seen: list[CheckedImage]) -> tuple[tuple[str, int], ...]:
     """Count unreadable, misnamed and duplicate files."""
     good = [one for one in seen if not one.fault]
     return (
@@ -276,7 +276,7 @@ def count_images(seen: list[Seen]) -> tuple[tuple[str, int], ...]:
     )
 
 
-def _count(parts: dict[str, Listing], seen: list[Seen]) -> tuple[tuple[str, int], ...]:
+def _count(parts: dict[str, Listing], seen: list[CheckedImage]) -> tuple[tuple[str, int], ...]:
     return (
         ("pictures", len(seen)),
         *((part, len(listing)) for part, listing in parts.items()),

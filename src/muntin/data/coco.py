@@ -26,7 +26,7 @@ from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
     Annotation,
-    Findings,
+    AnnotationReport,
     clean_class_name,
     gather_objects,
     make_entry,
@@ -102,7 +102,7 @@ def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], l
 def read_coco(
     tree: Tree,
     files: Mapping[str, str],
-    findings: Findings,
+    findings: AnnotationReport,
     *,
     class_names: Sequence[str] | None = None,
     masks: bool = False,
@@ -235,7 +235,7 @@ def _read_categories(
     return dict(ordered), parents, points
 
 
-def _leave_out_pointless(files: Sequence[_File], findings: Findings) -> None:
+def _leave_out_pointless(files: Sequence[_File], findings: AnnotationReport) -> None:
     """Forget the classes that have no keypoints, and their objects."""
     for file in files:
         rows = {key: name for key, name in file.categories.items() if name in file.points}
@@ -252,7 +252,7 @@ def _leave_out_pointless(files: Sequence[_File], findings: Findings) -> None:
         file.categories = rows
 
 
-def _tell_twins(file: _File, findings: Findings) -> None:
+def _tell_twins(file: _File, findings: AnnotationReport) -> None:
     """Name what a file has twice: taken all the same, but hardly meant."""
     names = Counter(file.categories.values())
     for name in (name for name, count in names.items() if count > 1):
@@ -299,7 +299,7 @@ def _list_part(
     source: str,
     names: tuple[str, ...],
     ids: Mapping[str, int],
-    findings: Findings,
+    findings: AnnotationReport,
     masks: bool,
     keypoint_names: tuple[str, ...],
 ) -> Listing:
@@ -333,7 +333,7 @@ def _list_part(
     return Listing(source=source, entries=tuple(entries), class_names=names, multi_label=True)
 
 
-def _by_image(file: _File, findings: Findings) -> dict[ImageRecord, list[tuple[str, Row]]]:
+def _by_image(file: _File, findings: AnnotationReport) -> dict[ImageRecord, list[tuple[str, Row]]]:
     found: dict[ImageRecord, list[tuple[str, Row]]] = defaultdict(list)
     for number, row in enumerate(file.annotations):
         if not isinstance(row, dict):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from muntin.data.findings import Findings
+from muntin.data.annotation import AnnotationReport
 from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
@@ -64,7 +64,7 @@ def plain_id(value: object) -> Id | None:
 
 
 def find_images(
-    images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: Findings
+    images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: AnnotationReport
 ) -> dict[Id, ImageRecord]:
     """Find each image of a JSON.
 
@@ -174,7 +174,7 @@ def _places(name: str, tree: Tree, *, alone: bool) -> list[_Place]:
     return [place for place in found if place.fit == most]
 
 
-def _measure(row: Row, path: str, tree: Tree, findings: Findings) -> ImageRecord:
+def _measure(row: Row, path: str, tree: Tree, findings: AnnotationReport) -> ImageRecord:
     sides = plain_id(row.get("height")), plain_id(row.get("width"))
     if all(isinstance(side, int) and side > 0 for side in sides):
         return ImageRecord(path, (int(sides[0] or 0), int(sides[1] or 0)))

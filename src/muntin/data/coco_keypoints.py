@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from muntin.data.findings import Findings
+from muntin.data.annotation import AnnotationReport
 from muntin.data.trees import Tree, read_text
 from muntin.errors import DataError, shorten
 
@@ -56,7 +56,7 @@ def _is_link(row: object, most: int) -> bool:
 
 
 def common_points(
-    every: Mapping[str, Mapping[str, Points]], source: str, findings: Findings
+    every: Mapping[str, Mapping[str, Points]], source: str, findings: AnnotationReport
 ) -> Points:
     """Give the keypoints that all classes have which have some.
 

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+from muntin.data.annotation import AnnotationReport, ObjectRequest
 from muntin.data.coco import find_coco, read_coco
 from muntin.data.coco_keypoints import explain_json
-from muntin.data.findings import Findings, ObjectRequest
 from muntin.data.readers import Reader, Source
 from muntin.data.trees import part_in, part_of
 from muntin.errors import shorten
@@ -46,11 +46,13 @@ def _read(source: Source, found: _Files, request: ObjectRequest) -> dict[str, Li
     )
 
 
-def _read_keypoints(source: Source, found: _Files, findings: Findings) -> dict[str, Listing]:
+def _read_keypoints(
+    source: Source, found: _Files, findings: AnnotationReport
+) -> dict[str, Listing]:
     return read_coco(source.tree, _files_of(found, findings), findings, keypoints=True)
 
 
-def _files_of(found: _Files, findings: Findings) -> dict[str, str]:
+def _files_of(found: _Files, findings: AnnotationReport) -> dict[str, str]:
     files, loose = found
     if loose:
         findings.notes.append(f"left out, of no set: {shorten(loose)}")
@@ -77,7 +79,7 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     reject=_count,
 )
 
-COCO_KEYPOINTS: Reader[Findings, dict[str, Listing]] = Reader(
+COCO_KEYPOINTS: Reader[AnnotationReport, dict[str, Listing]] = Reader(
     name="COCO",
     recognise=_recognise_keypoints,
     read=_read_keypoints,

@@ -33,7 +33,7 @@ from muntin.shapes import UInt8
 
 __all__ = [
     "MAX_PIXELS",
-    "ImageFacts",
+    "ImageInfo",
     "decode",
     "decode_with_facts",
     "open_header",
@@ -61,7 +61,7 @@ _limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageFacts:
+class ImageInfo:
     """Format of a file before it was converted to 8-bit RGB.
 
     Attributes:
@@ -107,7 +107,7 @@ def decode_with_facts(
     where: str,
     mode: Literal["RGB", "L"] = "RGB",
     shrink_hint: int | None = None,
-) -> tuple[UInt8[np.ndarray, "H W C"], ImageFacts]:
+) -> tuple[UInt8[np.ndarray, "H W C"], ImageInfo]:
     """Decode an image file and describe its format; see `decode`."""
     if not data:
         message = f"An image must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
@@ -214,11 +214,11 @@ def _require_bearable(image: Image.Image, where: str) -> None:
         raise DataError(message)
 
 
-def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[ImageFacts, np.ndarray]:
+def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[ImageInfo, np.ndarray]:
     stored = image.mode
     image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
     orientation = _orientation(image)
-    facts = ImageFacts(format=image.format or "", mode=stored, orientation=orientation)
+    facts = ImageInfo(format=image.format or "", mode=stored, orientation=orientation)
     if orientation != 1:
         image = image.transpose(_UPRIGHT[orientation])
     return facts, _to_mode(image, mode)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.objects import Annotation, Findings, gather_objects, make_entry
+from muntin.data.objects import Annotation, AnnotationReport, gather_objects, make_entry
 from muntin.data.readers import Reader, Source
 from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_size, read_text
 from muntin.errors import DataError, shorten
@@ -108,7 +108,7 @@ def _describe_head(rows: list[list[str]]) -> str:
     return f"has no row that begins with {' and none with '.join(lacking)}"
 
 
-def read_table(tree: Tree, path: str, findings: Findings) -> LabelTable:
+def read_table(tree: Tree, path: str, findings: AnnotationReport) -> LabelTable:
     """Read one CSV.
 
     Args:
@@ -252,7 +252,9 @@ def _read_points(
     return points
 
 
-def _read_tables(tree: Tree, paths: Sequence[str], findings: Findings) -> dict[str, Listing]:
+def _read_tables(
+    tree: Tree, paths: Sequence[str], findings: AnnotationReport
+) -> dict[str, Listing]:
     tables = [read_table(tree, path, findings) for path in paths]
     first = tables[0]
     for table in tables[1:]:
@@ -291,7 +293,7 @@ def _read_tables(tree: Tree, paths: Sequence[str], findings: Findings) -> dict[s
     }
 
 
-def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: Findings) -> Entry:
+def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: AnnotationReport) -> Entry:
     size = read_size(tree.source, frame.path)
     annotations = []
     for number, points in enumerate(frame.instances):
@@ -334,7 +336,7 @@ def _recognise(source: Source) -> list[str] | None:
     return find_tables(source.tree) or None
 
 
-def _read(source: Source, found: list[str], findings: Findings) -> dict[str, Listing]:
+def _read(source: Source, found: list[str], findings: AnnotationReport) -> dict[str, Listing]:
     return _read_tables(source.tree, found, findings)
 
 
@@ -343,7 +345,7 @@ def _reject(source: Source) -> list[str]:
     return [explain_table(source.tree, name) for name in names[:_MAX_EXPLAINED]]
 
 
-DEEPLABCUT: Reader[Findings, dict[str, Listing]] = Reader(
+DEEPLABCUT: Reader[AnnotationReport, dict[str, Listing]] = Reader(
     name="DeepLabCut",
     recognise=_recognise,
     read=_read,

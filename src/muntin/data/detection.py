@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from muntin.data.coco_readers import COCO
-from muntin.data.objects import NO_MASK, Findings, ObjectRequest
+from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, find_reader
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
@@ -57,13 +57,13 @@ def list_detect(
             than its format requires; the message names what and where.
     """
     match = find_reader(path, readers, what="annotated objects")
-    findings = Findings()
+    findings = AnnotationReport()
     listings = match.read(ObjectRequest(findings=findings, class_names=class_names, masks=masks))
     return _join(match.reader.name, listings, findings, str(Path(path)), masks)
 
 
 def _join(
-    kind: str, listings: Mapping[str, Listing], findings: Findings, source: str, masks: bool
+    kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
 ) -> DataSets:
     counts = ", ".join(f"{part} {len(listing)}" for part, listing in listings.items())
     objects = {part: _count_objects(listing) for part, listing in listings.items()}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from muntin.data.checking import (
-    Seen,
+    CheckedImage,
     count_images,
     describe_images,
     find_tiny,
@@ -74,7 +74,7 @@ def check_detect(
     )
 
 
-def _find_other_sizes(seen: list[Seen]) -> Iterator[Problem]:
+def _find_other_sizes(seen: list[CheckedImage]) -> Iterator[Problem]:
     for one in seen:
         annotated = one.entry.size
         if annotated in (None, one.size):
@@ -160,7 +160,7 @@ def _describe(parts: dict[str, Listing]) -> Iterator[str]:
             yield f"{part}: {crowd} of them are crowds or difficult, neither learnt nor scored"
 
 
-def _count(parts: dict[str, Listing], seen: list[Seen]) -> tuple[tuple[str, int], ...]:
+def _count(parts: dict[str, Listing], seen: list[CheckedImage]) -> tuple[tuple[str, int], ...]:
     entries = [entry for listing in parts.values() for entry in listing.entries]
     sizes = [len(entry.objects) for entry in entries if entry.objects is not None]
     return (

@@ -36,7 +36,7 @@ _LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Seen:
+class _MaskStatistics:
     """The values of some masks.
 
     Attributes:
@@ -143,7 +143,7 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
 
 
-def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Seen:
+def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _MaskStatistics:
     """Sample the values of masks evenly; as colours if any of them needs it."""
     step = max(1, len(pairs) // MAX_SAMPLED)
     chosen = [pair.mask for pair in pairs[::step]]
@@ -170,11 +170,13 @@ def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Se
             counts.update(found)
             for value in found:
                 first.setdefault(value, mask)
-    return _Seen(colored=colored, counts=counts, first=first, broken=broken, num_masks=len(good))
+    return _MaskStatistics(
+        colored=colored, counts=counts, first=first, broken=broken, num_masks=len(good)
+    )
 
 
 def _decide(
-    source: str, table: MaskTable | None, seen: _Seen, notes: list[str]
+    source: str, table: MaskTable | None, seen: _MaskStatistics, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Names of the classes and what they are stored as."""
     if not seen.counts:
@@ -227,7 +229,7 @@ def _is_grey(value: int) -> bool:
 
 
 def _from_values(
-    source: str, seen: _Seen, notes: list[str]
+    source: str, seen: _MaskStatistics, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Classes by the values of the masks, without a table."""
     values = sorted(seen.counts)
@@ -258,7 +260,7 @@ def _from_values(
     return names, MaskEncoding(kind="index", values=tuple(range(count)), ignored=(255,))
 
 
-def _refuse_many(seen: _Seen, source: str) -> None:
+def _refuse_many(seen: _MaskStatistics, source: str) -> None:
     if len(seen.counts) <= MAX_COLORS:
         return
     message = (
@@ -290,7 +292,7 @@ def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
     return Entry(path=pair.image, mask=pair.mask, group=pair.folder if several else "")
 
 
-def _problems(pairs: Pairs, seen: _Seen, encoding: MaskEncoding) -> list[Problem]:
+def _problems(pairs: Pairs, seen: _MaskStatistics, encoding: MaskEncoding) -> list[Problem]:
     problems = [
         Problem(file=path, what="has no mask, left out", severity="warning")
         for path in pairs.without_mask

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.findings import Annotation, Findings, ObjectRequest
+from muntin.data.annotation import Annotation, AnnotationReport, ObjectRequest
 from muntin.data.keypoint_cleaning import clean_keypoints, hide_outside
 from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError, shorten
@@ -29,7 +29,7 @@ __all__ = [
     "NO_POINTS",
     "UNKNOWN_CLASS",
     "Annotation",
-    "Findings",
+    "AnnotationReport",
     "ObjectRequest",
     "clean_class_name",
     "describe_box",
@@ -53,7 +53,7 @@ def gather_objects(
     *,
     size: Size,
     file: str,
-    findings: Findings,
+    findings: AnnotationReport,
     masks: bool = False,
     keypoint_names: Sequence[str] = (),
 ) -> Objects:
@@ -127,7 +127,7 @@ def _look_at_points(
     one: Annotation,
     size: Size,
     file: str,
-    findings: Findings,
+    findings: AnnotationReport,
     names: Sequence[str],
 ) -> None:
     """Forget points outside the image; name those, and an instance that has none in its box."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from muntin.data.annotation import AnnotationReport
 from muntin.data.coco_readers import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
-from muntin.data.findings import Findings
 from muntin.data.readers import Reader, find_reader
 from muntin.data.skeletons import build_skeleton
 from muntin.data.trees import Tree
@@ -26,7 +26,7 @@ from muntin.samples import Classes, DataSets, Entry, Listing, Problem, Skeleton
 
 __all__ = ["READERS", "is_whole", "list_pose"]
 
-READERS: tuple[Reader[Findings, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
+READERS: tuple[Reader[AnnotationReport, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""
 
 
@@ -35,7 +35,7 @@ def list_pose(
     *,
     classes: Classes | None = None,
     whole: bool = False,
-    readers: Sequence[Reader[Findings, dict[str, Listing]]] = READERS,
+    readers: Sequence[Reader[AnnotationReport, dict[str, Listing]]] = READERS,
 ) -> DataSets:
     """List the instances of a data set and their keypoints.
 
@@ -57,7 +57,7 @@ def list_pose(
         DataError: The path or the layout is wrong, or the keypoints are others than the run's.
     """
     match = find_reader(path, readers, what="keypoints")
-    findings = Findings()
+    findings = AnnotationReport()
     listings = match.read(findings)
     skeleton = _finish(match.source.tree, listings, findings.notes)
     if classes is not None and classes.skeleton is not None:
@@ -135,7 +135,9 @@ def _instances_of(entry: Entry) -> Iterator[tuple[int, int]]:
         yield int(row), int(objects.class_ids[row])
 
 
-def _join(kind: str, listings: dict[str, Listing], findings: Findings, whole: bool) -> DataSets:
+def _join(
+    kind: str, listings: dict[str, Listing], findings: AnnotationReport, whole: bool
+) -> DataSets:
     sets = dict(listings)
     if len(sets) == 1:
         sets = {"train": next(iter(sets.values()))}

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from muntin.data.checking import (
-    Seen,
+    CheckedImage,
     count_images,
     describe_images,
     find_tiny,
@@ -30,7 +30,7 @@ __all__ = ["check_semantic"]
 
 
 @dataclass(kw_only=True, slots=True)
-class _Tally:
+class _ClassStatistics:
     """What the masks of a set hold.
 
     Attributes:
@@ -98,8 +98,8 @@ def check_semantic(
     )
 
 
-def _tally(listing: Listing, seen: list[Seen], num_threads: int) -> _Tally:
-    tally = _Tally()
+def _tally(listing: Listing, seen: list[CheckedImage], num_threads: int) -> _ClassStatistics:
+    tally = _ClassStatistics()
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for counts, problems in pool.map(lambda one: _look(listing, one), seen):
             tally.pixels.update(counts)
@@ -108,7 +108,7 @@ def _tally(listing: Listing, seen: list[Seen], num_threads: int) -> _Tally:
     return tally
 
 
-def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
+def _look(listing: Listing, one: CheckedImage) -> tuple[dict[int, int], list[Problem]]:
     entry, encoding = one.entry, listing.encoding
     file = entry.mask or entry.path
     assert encoding is not None, "masks have a encoding"
@@ -138,7 +138,9 @@ def _look(listing: Listing, one: Seen) -> tuple[dict[int, int], list[Problem]]:
     return counts, problems
 
 
-def _judge_classes(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Iterator[Problem]:
+def _judge_classes(
+    parts: dict[str, Listing], tallies: dict[str, _ClassStatistics]
+) -> Iterator[Problem]:
     part, listing = next(iter(parts.items()))  # train, where there is one
     pixels = tallies[part].pixels
     without = [name for number, name in enumerate(listing.class_names) if not pixels[number]]
@@ -150,7 +152,7 @@ def _judge_classes(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Ite
         yield Problem(file=part, what=what, severity="warning")
 
 
-def _describe(parts: dict[str, Listing], tallies: dict[str, _Tally]) -> Iterator[str]:
+def _describe(parts: dict[str, Listing], tallies: dict[str, _ClassStatistics]) -> Iterator[str]:
     for part, listing in parts.items():
         tally = tallies[part]
         total = max(sum(tally.pixels.values()), 1)

@@ -23,7 +23,7 @@ from muntin.data.box_units import require_corners
 from muntin.data.objects import (
     NO_BOX,
     Annotation,
-    Findings,
+    AnnotationReport,
     ObjectRequest,
     clean_class_name,
     gather_objects,
@@ -77,7 +77,7 @@ def find_voc(tree: Tree) -> list[str]:
 def read_voc(
     tree: Tree,
     xmls: Sequence[str],
-    findings: Findings,
+    findings: AnnotationReport,
     *,
     class_names: Sequence[str] | None = None,
     masks: bool = False,
@@ -137,7 +137,7 @@ def read_voc(
     return {part: list_part(files) for part, files in read.items() if files}
 
 
-def _parts(tree: Tree, xmls: Sequence[str], findings: Findings) -> dict[str, list[str]]:
+def _parts(tree: Tree, xmls: Sequence[str], findings: AnnotationReport) -> dict[str, list[str]]:
     lists = [(found, name) for name in tree.files if (found := _LIST.fullmatch(fold(name)))]
     if lists:
         return _listed_parts(tree, xmls, lists, findings)
@@ -155,7 +155,7 @@ def _listed_parts(
     tree: Tree,
     xmls: Sequence[str],
     lists: Sequence[tuple[re.Match[str], str]],
-    findings: Findings,
+    findings: AnnotationReport,
 ) -> dict[str, list[str]]:
     by_stem: dict[str, list[str]] = defaultdict(list)
     for path in xmls:
@@ -220,7 +220,7 @@ def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
     return 10 * (top + same) - len(second)
 
 
-def _read_file(tree: Tree, path: str, images: _Images, findings: Findings) -> _File | None:
+def _read_file(tree: Tree, path: str, images: _Images, findings: AnnotationReport) -> _File | None:
     data = read_bytes(tree.source, path)
     try:
         root = ElementTree.fromstring(data)
@@ -271,7 +271,9 @@ def _number(text: str | None) -> float:
     return value if value < float("inf") else 0.0
 
 
-def _annotations(file: _File, ids: Mapping[str, int], findings: Findings) -> list[Annotation]:
+def _annotations(
+    file: _File, ids: Mapping[str, int], findings: AnnotationReport
+) -> list[Annotation]:
     rows = []
     for number, one in enumerate(file.objects, 1):
         where = f"object {number} ({one.name or 'no name'})"

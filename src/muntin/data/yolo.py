@@ -19,7 +19,7 @@ from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
     Annotation,
-    Findings,
+    AnnotationReport,
     ObjectRequest,
     gather_objects,
     make_entry,
@@ -59,7 +59,7 @@ class _File:
 
 def read_yolo(
     layout: Layout,
-    findings: Findings,
+    findings: AnnotationReport,
     *,
     class_names: Sequence[str] | None = None,
     masks: bool = False,
@@ -108,7 +108,7 @@ def read_yolo(
     return listings
 
 
-def _read_part(part: PartLayout, layout: Layout, findings: Findings) -> list[_File]:
+def _read_part(part: PartLayout, layout: Layout, findings: AnnotationReport) -> list[_File]:
     """Read the texts of a part; none when it has no text at all."""
     files = []
     without = 0
@@ -129,7 +129,9 @@ def _read_part(part: PartLayout, layout: Layout, findings: Findings) -> list[_Fi
     return files
 
 
-def _read_rows(tree: Tree, labels: str, has_keypoints: bool, findings: Findings) -> list[_Row]:
+def _read_rows(
+    tree: Tree, labels: str, has_keypoints: bool, findings: AnnotationReport
+) -> list[_Row]:
     rows = []
     for number, line in enumerate(read_text(tree.source, labels).splitlines(), 1):
         cells = line.split()
@@ -158,7 +160,7 @@ def _list_image(
     tree: Tree,
     names: Sequence[str],
     ids: Mapping[str, int],
-    findings: Findings,
+    findings: AnnotationReport,
     masks: bool,
 ) -> Entry | None:
     try:

@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label, load_font
-from muntin.drawing.outlines import cut_mask, dash_box, paint_mask
-from muntin.drawing.panels import join_panels
+from muntin.drawing.layout import join_panels
+from muntin.drawing.mask_drawing import cut_mask, dash_box, paint_mask
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
 

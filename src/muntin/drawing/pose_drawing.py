@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label
-from muntin.drawing.panels import add_legend, join_panels
+from muntin.drawing.layout import add_legend, join_panels
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Objects, Skeleton
 

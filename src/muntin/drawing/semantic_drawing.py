@@ -12,7 +12,7 @@ from PIL import Image
 
 from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label
-from muntin.drawing.panels import add_legend, join_panels
+from muntin.drawing.layout import add_legend, join_panels
 from muntin.results import SemanticMap
 from muntin.shapes import Int
 

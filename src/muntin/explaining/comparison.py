@@ -20,7 +20,7 @@ from muntin.explaining.activation_recorder import MAX_PREFIX, record, tensors_in
 from muntin.explaining.context import Context
 from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
 from muntin.explaining.image_overlays import INK, truncate
-from muntin.explaining.prediction_agreement import show_prediction_agreement
+from muntin.explaining.prediction_comparison import show_prediction_agreement
 from muntin.features import name_blocks
 from muntin.ops.similarity import MIN_EXAMPLES, centred_gram, compare_grams
 from muntin.shapes import Float, Size

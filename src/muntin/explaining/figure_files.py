@@ -93,7 +93,7 @@ def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DPI)
     figure.patch.set_facecolor("white")
-    with _ignore_missing_glyphs():
+    with _ignore_missing_characters():
         canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     data = io.BytesIO()
@@ -105,12 +105,12 @@ def _draw_svg(figure: Figure) -> bytes:
     """Render as SVG without a date, so that equal figures give equal files."""
     figure.set_layout_engine("none")  # the layout of the PNG is kept
     data = io.BytesIO()
-    with _ignore_missing_glyphs(), mpl.rc_context({"svg.hashsalt": "muntin"}):
+    with _ignore_missing_characters(), mpl.rc_context({"svg.hashsalt": "muntin"}):
         figure.savefig(data, format="svg", facecolor="white", metadata={"Date": None})
     return data.getvalue()
 
 
-class _ignore_missing_glyphs(warnings.catch_warnings):  # noqa: N801 (a context, used like a function)
+class _ignore_missing_characters(warnings.catch_warnings):  # noqa: N801 (a context, used like a function)
     """Ignore warnings about missing glyphs: the figure shows a box for each."""
 
     def __enter__(self) -> None:

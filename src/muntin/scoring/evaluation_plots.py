@@ -17,11 +17,11 @@ from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
 from muntin.data.decoding import decode
 from muntin.drawing.detection_drawing import draw_detection_pair
+from muntin.drawing.grid import Thumbnail, draw_sheet
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
 from muntin.drawing.pose_drawing import annotated_poses, draw_errors, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
-from muntin.drawing.sheets import Thumbnail, draw_sheet
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric

@@ -33,7 +33,7 @@ def format_duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
 
 
-class _Facts(ProgressColumn):
+class _MetricsColumn(ProgressColumn):
     """Column with the current metrics behind the bar."""
 
     def render(self, task: Any) -> Text:  # noqa: ANN401 (rich's own type is not generic)
@@ -61,7 +61,7 @@ class Reporter:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                _Facts(),
+                _MetricsColumn(),
                 console=self._console,
                 transient=True,
                 refresh_per_second=4,

@@ -11,7 +11,7 @@ from typing import Any
 
 from muntin.samples import Problem
 
-__all__ = ["Annotation", "Findings", "ObjectRequest"]
+__all__ = ["Annotation", "AnnotationReport", "ObjectRequest"]
 
 Edges = tuple[float, float, float, float]
 
@@ -39,7 +39,7 @@ class Annotation:
     keypoints: Any = None
 
 
-class Findings:
+class AnnotationReport:
     """What was found wrong while a data set was read."""
 
     def __init__(self) -> None:
@@ -93,6 +93,6 @@ class ObjectRequest:
         masks: Whether objects without a mask are left out; otherwise masks are not kept.
     """
 
-    findings: Findings
+    findings: AnnotationReport
     class_names: Sequence[str] | None = None
     masks: bool = False

@@ -20,10 +20,10 @@ from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.drawing.detection_drawing import draw_detection_pair
+from muntin.drawing.grid import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
-from muntin.drawing.sheets import Thumbnail, draw_sheet
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
 from muntin.scoring.evaluation import evaluate

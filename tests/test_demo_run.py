@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
-from muntin.demonstration import demo
+from muntin.demo_run import demo
 from muntin.errors import RunError
 from muntin.tasks.task_table import TASKS
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.benching.competitors import (
+from muntin.benching.candidates import (
     build_peers,
     compare_rows,
     make_deterministic,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
 from muntin.errors import ConfigError
-from muntin.planning.advice import MAX_IMAGES, MemoryRequirements, advise
+from muntin.planning.memory_check import MAX_IMAGES, MemoryRequirements, advise
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.shapes import Size
 from muntin.training.prepared_run import PreparedRun
