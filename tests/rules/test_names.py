@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
+from pathlib import Path
 
-from tests.rules.sources import functions, modules, none, rooms
+from tests.rules.make_field_words import LIST, split_name
+from tests.rules.sources import ROOT, classes, functions, modules, none, rooms
 
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "core", "base", "tools"}
 
@@ -74,3 +78,60 @@ def _all_names(tree: ast.Module) -> set[str]:
             values = ast.walk(node.value)
             return {str(v.value) for v in values if isinstance(v, ast.Constant)}
     return set()
+
+
+def test_no_file_name_twice() -> None:
+    places = defaultdict(list)
+    for module in modules():
+        name = Path(module.path).name
+        if name != "__init__.py":
+            places[name].append(module.path)
+    wrong = [", ".join(found) for found in places.values() if len(found) > 1]
+    none(wrong, "One file name for one idea: add the noun of the folder, or say what differs.")
+
+
+def test_names_are_words_of_the_field() -> None:
+    known = {*LIST.read_text(encoding="utf-8").split(), *_documented_words(), "init", "main"}
+    wrong = []
+    for module in modules():
+        names = [*Path(module.path).with_suffix("").parts]
+        names += [node.name for node in classes(module.tree)]
+        for name in names:
+            odd = [word for word in split_name(name) if not _is_known(word, known)]
+            if odd:
+                wrong.append(f"{module.path} {name}: {', '.join(odd)}")
+    none(
+        wrong,
+        "Use a word that two libraries of the field use in names (tests/rules/field_words.txt), "
+        "or give it a row in docs/reference/words.md with its standard synonym.",
+    )
+
+
+def test_an_odd_word_would_be_found() -> None:
+    known = {"mask", "match", "quantise", "query"}
+    forms = ("mask", "masks", "masking", "matches", "matcher", "quantised", "queries", "queried")
+    assert all(_is_known(word, known) for word in forms)
+    assert not any(_is_known(word, known) for word in ("mas", "twin", "matchbox"))
+
+
+def _is_known(word: str, known: set[str]) -> bool:
+    """Whether a word is listed, or is a plural or a verb form of a listed one."""
+    if word in known:
+        return True
+    for ending in ("s", "es", "ed", "er", "ing"):
+        stem = word.removesuffix(ending)
+        # Also "tiling" from tile, and "cropped" from crop.
+        if stem != word and ({stem, f"{stem}e", re.sub(r"(.)\1$", r"\1", stem)} & known):
+            return True
+    return re.sub(r"ie[sd]$", "y", word) in known
+
+
+def _documented_words() -> set[str]:
+    """Words in the first column of the tables that say what else a word is called."""
+    text = (ROOT / "docs" / "reference" / "words.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| word \| meaning \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert len(tables) == 2, "docs/reference/words.md must have two tables of words"
+    cells = [row.split("|")[1] for table in tables for row in table.splitlines()]
+    return set(re.findall(r"[a-z]+", " ".join(cells).lower())) | {
+        word for cell in cells for word in split_name(cell)
+    }
