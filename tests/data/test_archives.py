@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import multiprocessing
+import multiprocessing.forkserver
 import tarfile
 import zipfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -65,6 +66,14 @@ def test_threads(tmp_path, kind):
     assert found == list(CONTENTS.values()) * 20
 
 
+@pytest.fixture
+def no_server_stays():
+    """Without it the server lives as long as the process of the tests."""
+    yield
+    multiprocessing.forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("no_server_stays")
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_other_processes(tmp_path, kind, start):

@@ -220,17 +220,17 @@ def check_frozen(network, freeze, learning):
 @pytest.mark.parametrize(
     ("family", "count"),
     [
-        ("swin", "2, the number of stages of this Swin,"),
-        ("swin_v2", "2, the number of stages of this SwinV2,"),
-        ("vit", "2, the number of blocks of this ViT,"),
-        ("t2t_vit", "2, the number of blocks of this T2TViT,"),
-        ("hiera", "2, the number of stages of this Hiera,"),
+        ("swin", "2,.*stages.*Swin,"),
+        ("swin_v2", "2,.*stages.*SwinV2,"),
+        ("vit", "2,.*blocks.*ViT,"),
+        ("t2t_vit", "2,.*blocks.*T2TViT,"),
+        ("hiera", "2,.*stages.*Hiera,"),
     ],
 )
 def test_no_more_than_there_is_can_be_frozen(family, count):
     network = small(family)
     learning = [parameter.requires_grad for parameter in network.parameters()]
-    with pytest.raises(ConfigError, match=rf"train\.freeze must be at most {count} got 3"):
+    with pytest.raises(ConfigError, match=rf"train\.freeze.*{count} got 3"):
         freeze_stages(network, 3)
     assert [parameter.requires_grad for parameter in network.parameters()] == learning
 
@@ -238,11 +238,11 @@ def test_no_more_than_there_is_can_be_frozen(family, count):
 def test_no_more_of_timm_than_there_is_can_be_frozen():
     pytest.importorskip("timm")
     for name, count in (
-        ("test_vit", "6, the number of blocks"),
-        ("test_convnext", "4, the number of stages"),
+        ("test_vit", "6,.*blocks"),
+        ("test_convnext", "4,.*stages"),
     ):
         network = create_model(f"timm:{name}", num_classes=3)
-        with pytest.raises(ConfigError, match=rf"train\.freeze must be at most {count} .* got 99"):
+        with pytest.raises(ConfigError, match=rf"train\.freeze.*{count}.*got 99"):
             freeze_stages(network, 99)
 
 
