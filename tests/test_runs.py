@@ -46,7 +46,7 @@ def test_unknown_keys_are_refused():
     values["train"]["epoch"] = 3
     with pytest.raises(ConfigError, match=r"'epoch'. Did you mean 'epochs'"):
         RunConfig.from_dict(values)
-    with pytest.raises(ConfigError, match=r"x.json must have schema 2 .* got schema 0"):
+    with pytest.raises(ConfigError, match=r"x.json .* schema 2 .* schema 0"):
         RunConfig.from_dict({"schema": 0}, where="x.json")
 
 
@@ -108,7 +108,7 @@ def test_wrong_augmentation_of_converted_runs_is_corrected():
 def test_a_misspelt_key_is_named(name, schema):
     old = OLD[name] if schema == 1 else RunConfig.from_dict(OLD[name]).to_dict()
     augment = {key: value for key, value in old["augment"].items() if key != "jitter"}
-    with pytest.raises(ConfigError, match=r"augment in x.json 'jiter'. Did you mean 'jitter'"):
+    with pytest.raises(ConfigError, match=r"x.json 'jiter'. .*'jitter'"):
         RunConfig.from_dict({**old, "augment": {**augment, "jiter": 0.3}}, where="x.json")
     if not old["head"]:
         return
@@ -125,12 +125,12 @@ def test_json(tmp_path):
 
 
 def test_json_errors(tmp_path):
-    with pytest.raises(RunError, match=r"a\.json, which is missing"):
+    with pytest.raises(RunError, match=r"a\.json, .* missing"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(RunError, match=r"a\.json .*a list instead of an object"):
+    with pytest.raises(RunError, match=r"a\.json .*a list"):
         read_json(tmp_path / "a.json")
     (tmp_path / "b.json").mkdir()
-    with pytest.raises(RunError, match=r"b.json could not be written"):
+    with pytest.raises(RunError, match=r"b.json could not"):
         write_json(tmp_path / "b.json", {})
     assert not list(tmp_path.glob("*.partial"))

@@ -55,7 +55,7 @@ def test_errors(tmp_path):
         read_table(table(tmp_path, "path;class\na.jpg;cat\n"))
     with pytest.raises(DataError, match=r"got an empty file"):
         read_table(table(tmp_path, ""))
-    with pytest.raises(DataError, match=r"got none below the header"):
+    with pytest.raises(DataError, match=r"none below"):
         read_table(table(tmp_path, "path,class\n"))
     rows = "".join(f"x{number}.jpg,cat\n" for number in range(5))
     with pytest.raises(
@@ -64,5 +64,5 @@ def test_errors(tmp_path):
         read_table(table(tmp_path, f"path,class\na.jpg,cat\n{rows}"))
     place = tmp_path / "latin.csv"
     place.write_bytes("path,class\na.jpg,caf\u00e9\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"must be a CSV in UTF-8, got: .*codec"):
+    with pytest.raises(DataError, match=r"CSV in UTF-8, got: .*codec"):
         read_table(place)

@@ -244,9 +244,7 @@ def test_classes_of_a_run(tmp_path):
     data = list_detect(root, class_names=("owl", "cat"))
     assert data.train.class_names == ("owl", "cat")
     assert data.train.entries[0].class_ids == (1,)
-    with pytest.raises(
-        DataError, match=r"among the 1 that the run was trained on \(dog\), got also cat in"
-    ):
+    with pytest.raises(DataError, match=r"trained on \(dog\), got also cat"):
         list_detect(root, class_names=("dog",))
 
 
@@ -450,9 +448,7 @@ def test_large_objects_are_not_taken_for_corners(tmp_path):
 
 def test_fractions(tmp_path):
     rows = [note(1, (0.1, 0.2, 0.3, 0.5)), note(2, (0, 0.5, 0.2, 0.2))]
-    with pytest.raises(
-        DataError, match=r"in pixels, got numbers between 0 and 0\.5 only.*Multiply"
-    ):
+    with pytest.raises(DataError, match=r"pixels, got .* between 0 and 0\.5 only.*Multiply"):
         list_detect(one_set(tmp_path, coco(rows)))
 
 
@@ -541,9 +537,7 @@ def test_two_files_for_one_set(tmp_path):
     touch(tmp_path, "1.jpg")
     for name in ("instances_train2014.json", "instances_train2017.json"):
         write(tmp_path / name, coco([note()]))
-    with pytest.raises(
-        DataError, match=r"one COCO JSON for train, got instances_train2014\.json, i"
-    ):
+    with pytest.raises(DataError, match=r"JSON for train, got instances_train2014\.json, i"):
         list_detect(tmp_path)
 
 
@@ -551,7 +545,7 @@ def test_many_files_one_a_image_are_not_opened(tmp_path):
     for number in range(30):
         touch(tmp_path, f"{number}.jpg")
         write(tmp_path / f"{number}.json", {"shapes": []})
-    with pytest.raises(DataError, match=r"30 \.json, none of them COCO"):
+    with pytest.raises(DataError, match=r"30 \.json, .* COCO"):
         list_detect(tmp_path)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data import decoding
 from muntin.data.decoding import decode, decode_with_facts, open_image
 from muntin.data.label_files import read_values
 from muntin.data.trees import read_size
@@ -174,13 +173,13 @@ def test_empty_file():
 
 def test_truncated_jpeg():
     data = smooth_jpeg()
-    with pytest.raises(DataError, match=r"'cut\.jpg' must be an image .* (?i:truncated)"):
+    with pytest.raises(DataError, match=r"'cut\.jpg' must .* (?i:truncated)"):
         decode(data[: len(data) * 2 // 3], where="cut.jpg")
 
 
 def test_truncated_png():
     data = packed(Image.fromarray(SMOOTH), "PNG")
-    with pytest.raises(DataError, match=r"'cut\.png' must be an image"):
+    with pytest.raises(DataError, match=r"'cut\.png' must be"):
         decode(data[: len(data) // 2], where="cut.png")
 
 
@@ -193,12 +192,6 @@ def test_eps_is_refused():
     """Pillow would start Ghostscript for it."""
     with pytest.raises(DataError, match=r"unknown format"):
         decode(packed(Image.fromarray(SMOOTH), "EPS"), where="x.eps")
-
-
-def test_too_many_pixels(monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 500)
-    with pytest.raises(DataError, match=r"at most 0 million pixels, got 24 x 36 in 'x'"):
-        decode(smooth_jpeg(), where="x")
 
 
 @pytest.mark.parametrize("pixels", [24 * 36 // 3, 24 * 36 - 1])
@@ -257,20 +250,20 @@ def test_open_image_applies_exif_of_pil_images():
 
 
 def test_open_image_errors(tmp_path: Path):
-    with pytest.raises(DataError, match=r"must be an image file at .*none\.jpg.*No such file"):
+    with pytest.raises(DataError, match=r"image file at .*none\.jpg.*No such file"):
         open_image(tmp_path / "none.jpg")
-    with pytest.raises(DataError, match=r"must be an image file at"):
+    with pytest.raises(DataError, match=r"image file at"):
         open_image(tmp_path)
-    with pytest.raises(DataError, match=r"a path, a PIL image or a uint8 array .* got list"):
+    with pytest.raises(DataError, match=r"PIL image .* got list"):
         inspect.unwrap(open_image)([1, 2])  # past the checks of shapes
     with pytest.raises(DataError, match=r"got float64 with sides"):
         open_image(np.zeros((4, 4, 3)))
     for shape in ((3, 4, 5), (4,), (1, 4, 4, 3), (0, 4, 3)):
-        with pytest.raises(DataError, match=r"must be uint8 with sides H W"):
+        with pytest.raises(DataError, match=r"uint8 .* H W"):
             open_image(np.zeros(shape, np.uint8))
     data = packed(Image.effect_noise((200, 200), 90), "JPEG")
     cut = Image.open(io.BytesIO(data[: len(data) // 2]))
-    with pytest.raises(DataError, match=r"PIL image must be readable, got: .*truncated"):
+    with pytest.raises(DataError, match=r"PIL image .* got: .*truncated"):
         open_image(cut)
 
 

@@ -199,15 +199,15 @@ def test_table_errors(tmp_path):
     with pytest.raises(DataError, match=r"split column must be .* got 'dev' for '0.jpg'"):
         list_classify(write_table(tmp_path, "path,class,split\n0.jpg,a,dev\n1.jpg,b,\n"))
     text = "path,class,split\n0.jpg,a,train\n1.jpg,b,val\n2.jpg,c,val\n"
-    with pytest.raises(DataError, match=r"images whose split is train, got none for b, c in"):
+    with pytest.raises(DataError, match=r"train, got none for b, c"):
         list_classify(write_table(tmp_path, text))
-    with pytest.raises(DataError, match=r"needs at least two classes, got a in"):
+    with pytest.raises(DataError, match=r"two classes, got a"):
         list_classify(write_table(tmp_path, "path,class\n0.jpg,a\n1.jpg,a\n"))
 
 
 CASES = {
     "one class": (("cats/1.jpg",), r"needs at least two classes, got cats in"),
-    "a class without images": ((*TWO, "emus/"), r"got none in emus of .*remove the folder"),
+    "a class without images": ((*TWO, "emus/"), r"none in emus .*remove the folder"),
     "a part's class without images": (
         (*PARTS, "val/emus/note.txt"),
         r"hold images, got none in val/emus",
@@ -246,15 +246,15 @@ def test_errors(tmp_path, case):
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_errors_in_archives(tmp_path, kind):
-    with pytest.raises(DataError, match=r"got none in emus of"):
+    with pytest.raises(DataError, match=r"none in emus"):
         list_classify(packed(tmp_path, kind, *TWO, "emus/"))
 
 
 def test_wrong_paths(tmp_path):
-    with pytest.raises(DataError, match=r"found nothing at '.*nowhere'. Check the path"):
+    with pytest.raises(DataError, match=r"nothing at '.*nowhere'. Check"):
         list_classify(tmp_path / "nowhere")
     make(tmp_path, "a.jpg", "b.zip")
-    with pytest.raises(DataError, match=r"got the file '.*a\.jpg'. Give the folder"):
+    with pytest.raises(DataError, match=r"the file '.*a\.jpg'. .*folder"):
         list_classify(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"b\.zip' is broken"):
         list_classify(tmp_path / "b.zip")

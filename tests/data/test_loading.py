@@ -173,7 +173,7 @@ def test_unreadable_images_of_a_large_set(faulty, workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_strict(faulty, workers):
-    with pytest.raises(DataError, match=r"3.png.* data.strict=true makes this an error"):
+    with pytest.raises(DataError, match=r"3.png.* data.strict=true"):
         store_of(faulty, DataConfig(strict=True))
     store = store_of(faulty, DataConfig(strict=True, cache_mib=0))
     with pytest.raises(DataError, match=r"3.png.* data.strict=true makes") as caught:

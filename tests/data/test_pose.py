@@ -180,9 +180,7 @@ def test_columns_are_read_by_name(tmp_path):
 def test_a_body_part_that_stands_twice_is_refused(tmp_path, others):
     head = HEAD.replace("tail,tail", others)
     labelled(tmp_path, "a.png,1,2,3,4\n", head=head)
-    with pytest.raises(
-        DataError, match=r"'labels.csv' must have one column x and one y, got 'nose'"
-    ):
+    with pytest.raises(DataError, match=r"'labels.csv' must .* got 'nose'"):
         list_pose(tmp_path)
 
 
@@ -229,14 +227,14 @@ def test_files_of_other_body_parts_are_refused(tmp_path):
     labelled(tmp_path, "a.png,1,2,3,4\n")
     other = HEAD.replace("tail", "paw")
     (tmp_path / "more.csv").write_text(f"{other}b.png,1,2,3,4\n", encoding="utf-8")
-    with pytest.raises(DataError, match="the same body parts"):
+    with pytest.raises(DataError, match="same body parts"):
         list_pose(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["", "nowhere", "a.png"])
 def test_wrong_places(tmp_path, path):
     images(tmp_path, "a.png")
-    with pytest.raises(DataError, match="DATA must be a folder"):
+    with pytest.raises(DataError, match="DATA must be"):
         list_pose(tmp_path / path if path == "a.png" else path)
     with pytest.raises(DataError, match="Looked for COCO"):
         list_pose(tmp_path)
@@ -326,12 +324,12 @@ def test_links_that_join_nothing_are_named(tmp_path):
 
 def test_a_keypoint_named_twice_is_refused(tmp_path):
     coco(tmp_path, [person()], keypoints=("nose", "ear", "ear"))
-    with pytest.raises(DataError, match=r"got ear twice in category 'person' of 'person_keypoints"):
+    with pytest.raises(DataError, match=r"ear twice in .* of 'person_keypoints"):
         list_pose(tmp_path)
 
 
 def test_a_category_without_keypoints_is_refused(tmp_path):
-    with pytest.raises(DataError, match="The categories must have the same keypoints"):
+    with pytest.raises(DataError, match="the same keypoints"):
         list_pose(coco(tmp_path, [person()], keypoints=()))
 
 
@@ -421,7 +419,7 @@ def test_keypoints_follow_a_run_by_name(tmp_path):
     assert points_of(again) == points_of(listing)
     assert again.skeleton == listing.skeleton
     coco(tmp_path, [person()], keypoints=("a", "b", "nose"))
-    with pytest.raises(DataError, match="missing left_ear, right_ear, unknown a, b"):
+    with pytest.raises(DataError, match="left_ear, right_ear, unknown a, b"):
         list_pose(tmp_path, classes=classes)
 
 

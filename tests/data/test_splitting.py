@@ -138,16 +138,16 @@ def test_multi_label_keeps_the_share_of_rare_classes(seed):
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match=r"fraction must lie between 0 and 1, got 1"):
+    with pytest.raises(ConfigError, match=r"fraction must .* got 1"):
         split(listing_of({"a": 3, "b": 3}), fraction=1.0, seed=0)
-    with pytest.raises(DataError, match=r"every class must keep one image .* got 2 images in all"):
+    with pytest.raises(DataError, match=r"class .* one image .* got 2 images"):
         split(listing_of({"a": 1, "b": 1}), fraction=0.5, seed=0)
     empty = Listing(source="set", entries=(), class_names=("a", "b"), multi_label=True)
-    with pytest.raises(DataError, match=r"0 images in 'set' cannot be split for validation"):
+    with pytest.raises(DataError, match=r"0 images in 'set' cannot"):
         split(empty, fraction=0.5, seed=0)
     entries = tuple(Entry(path=f"{n}", class_ids=(n % 2,), group=f"{n % 2}") for n in range(8))
     whole = Listing(source="set", entries=entries, class_names=("a", "b"))
-    with pytest.raises(DataError, match=r"every class must keep one group .* got 2 groups in all"):
+    with pytest.raises(DataError, match=r"class .* one group .* got 2 groups"):
         split(whole, fraction=0.5, seed=0)
 
 

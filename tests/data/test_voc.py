@@ -169,9 +169,7 @@ def test_size_that_is_not_said_is_read_from_the_image(tmp_path, size):
 def test_classes_of_a_run(tmp_path):
     root = one(tmp_path, xml(thing(" cat "), thing("dog", (1, 2, 3, 4))))
     assert list_detect(root, class_names=("dog", "owl", "cat")).train.entries[0].class_ids == (0, 2)
-    with pytest.raises(
-        DataError, match=r"the 2 that the run was trained on \(dog, owl\), got also cat"
-    ):
+    with pytest.raises(DataError, match=r"trained on \(dog, owl\), got also cat"):
         list_detect(root, class_names=("dog", "owl"))
 
 
@@ -234,9 +232,7 @@ def test_faulty_files_are_left_out(tmp_path):
 
 def test_no_image_at_all(tmp_path):
     write(tmp_path, "a/1.xml", xml(thing()))
-    with pytest.raises(
-        DataError, match=r"its image beside it .* got none for 1 files .* 'a/1\.xml'"
-    ):
+    with pytest.raises(DataError, match=r"image beside it .* none for 1 files .* 'a/1\.xml'"):
         list_detect(tmp_path)
 
 
@@ -248,7 +244,7 @@ def test_second_corner_before_the_first_throughout(tmp_path, box):
 
 
 def test_no_object_at_all(tmp_path):
-    with pytest.raises(DataError, match=r"needs at least one class, got none in .*Annotate"):
+    with pytest.raises(DataError, match=r"one class, .*Annotate"):
         list_detect(one(tmp_path, xml()))
 
 
@@ -261,7 +257,7 @@ def test_there_are_no_masks(tmp_path):
 
 def test_xml_of_something_else(tmp_path):
     write(touch(tmp_path, "1.jpg"), "1.xml", "<html/>")
-    with pytest.raises(DataError, match=r"1 \.xml, none of them VOC"):
+    with pytest.raises(DataError, match=r"1 \.xml, .* VOC"):
         list_detect(tmp_path)
 
 

@@ -198,7 +198,7 @@ def test_classes_of_a_run(tmp_path):
     root = one(tmp_path, "1 0.5 0.5 0.2 0.5")
     data = list_detect(root, class_names=("owl", "dog"))
     assert data.train.entries[0].class_ids == (1,)
-    with pytest.raises(DataError, match=r"the 1 that the run was trained on \(cat\), got also dog"):
+    with pytest.raises(DataError, match=r"trained on \(cat\), got also dog"):
         list_detect(root, class_names=("cat",))
 
 
@@ -249,7 +249,7 @@ def test_pixels(tmp_path):
     match = r"fractions of the image between 0 and 1, got numbers up to 50 in .*Divide x"
     with pytest.raises(DataError, match=match):
         list_detect(one(tmp_path, "0 50 40 20 10\n0 30 40 20 10\n0 0.5 0.5 0.1 0.1"))
-    with pytest.raises(DataError, match=r"got numbers up to 40 in"):
+    with pytest.raises(DataError, match=r"numbers up to 40"):
         list_detect(one(tmp_path, "0 10 20 40 20 40 60"))
 
 
@@ -303,9 +303,7 @@ def test_faulty_layouts(tmp_path, names, match):
 def test_no_text_at_all(tmp_path):
     image(tmp_path, "images/1.jpg")
     write(tmp_path, "data.yaml", "names: [a]\ntrain: images")
-    with pytest.raises(
-        DataError, match=r"texts in labels .* got none for any set of .*Check where"
-    ):
+    with pytest.raises(DataError, match=r"texts in labels .* none for"):
         list_detect(tmp_path)
 
 
@@ -324,9 +322,7 @@ def test_nothing_that_is_annotated(tmp_path):
         DataError, match=match + r".*Looked for COCO .*VOC .*YOLO .*Give the folder"
     ):
         list_detect(root)
-    with pytest.raises(
-        DataError, match=r"a COCO \.json, a data\.yaml or an archive .*got the file"
-    ):
+    with pytest.raises(DataError, match=r"data\.yaml .*the file"):
         list_detect(root / "readme.txt")
     for path in (root / "gone", ""):
         with pytest.raises(DataError, match=r"found nothing at .*Check the path"):
@@ -396,7 +392,7 @@ def test_paths_that_lead_to_the_same_images(tmp_path):
     write(tmp_path, "labels/1.txt", "0 0.5 0.5 0.1 0.1")
     text = "train: /old/train/images\nval: /old/valid/images\nnames: [cat]\n"
     write(tmp_path, "data.yaml", text)
-    with pytest.raises(DataError, match=r"must be different folders .* same images for both"):
+    with pytest.raises(DataError, match=r"different folders .* same images"):
         list_detect(tmp_path)
 
 
