@@ -99,6 +99,7 @@ def lay_out(
         tests/parity/test_swin_parity.py, tolerance 1e-5.
 
     Example:
+        >>> from muntin.ops.size_rules import SIZE_RULES
         >>> lay_out((8, 20), (7, 7), True, SIZE_RULES["torchvision"]).pad
         (6, 1)
     """
