@@ -116,6 +116,7 @@ def test_torchvisions_own_resnet_detector_on_timms_resnet(kind):
     assert_round_trip(model, theirs)
 
 
+@pytest.mark.slow
 def test_the_second_version_has_norms_and_convolutions():
     theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(
         weights=None,
