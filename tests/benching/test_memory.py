@@ -58,6 +58,7 @@ def test_contestants_alternate_and_are_compared():
     assert ours["max_error"] > 1  # its loss was reported as 0
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_libraries_do_the_same_work():
     small = {"model": "vit_tiny", "size": [224, 224], "batch_size": 1}

@@ -577,7 +577,11 @@ def _shuffle(network: nn.Module, seed: int) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("look", "size"),
-    [pytest.param("swin", (64, 64), marks=pytest.mark.slow), ("swin", (75, 50)), ("vit", (64, 96))],
+    [
+        pytest.param("swin", (64, 64), marks=pytest.mark.slow),
+        ("swin", (75, 50)),
+        pytest.param("vit", (64, 96), marks=pytest.mark.slow),
+    ],
 )
 def test_finds_planted_evidence(look: str, size: tuple[int, int]) -> None:
     network = _hand_built(look, size)

@@ -286,7 +286,10 @@ def test_figure_files_are_reproducible(tmp_path):
     assert '"nan": null' in first.files[-1].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "size"), [("swin_nano", (36, 50)), ("vit_tiny", (40, 64))])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("swin_nano", (36, 50)), pytest.param("vit_tiny", (40, 64), marks=pytest.mark.slow)],
+)
 def test_a_whole_page(browser, name, size, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     sections = ("cut", "positions", "attention")
