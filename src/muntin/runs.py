@@ -157,10 +157,17 @@ class Run:
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
+            command = f"muntin train {self.config.task} {self.config.data}"
+            # Without a checkpoint nothing can be resumed: the first epoch never ended.
+            resumable = (self.path / "last.ckpt").exists()
+            advice = (
+                f"resume it with: {command} --resume --out {self.path}"
+                if resumable
+                else f"train again in another folder: {command} --out NEW"
+            )
             message = (
-                f"{self.path} must contain {WEIGHTS}, which is missing. Training may have stopped "
-                f"before the end of the first epoch; resume it with: muntin train "
-                f"{self.config.task} {self.config.data} --resume --out {self.path}"
+                f"{self.path} must contain {WEIGHTS}, which is missing. Training stopped before "
+                f"the end of the first epoch; {advice}"
             )
             raise RunError(message)
         model = free_attention(self.config.model)

@@ -138,7 +138,7 @@ class Trainer:
             message = (
                 f"the loss must stay finite, got {value} at epoch {epoch + 1}, step {step + 1}. "
                 f"Lower train.learning_rate (now {self.config.learning_rate:g}), or use "
-                f"--precision fp32. The best weights so far are saved."
+                f"--precision fp32. Weights of finished epochs are kept."
             )
             raise TrainingError(message)
         return value
