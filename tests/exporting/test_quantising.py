@@ -44,6 +44,7 @@ def judge_of(figures):
     return lambda runner: next(left)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_layers_stay_until_the_loss_is_small(tmp_path):
     path, figures, kept = tmp_path / "a.xml", (0.9, 0.5, 0.6, 0.899), 2

@@ -52,6 +52,7 @@ print([name for name in held if "fused" in name])
 """
 
 
+@pytest.mark.slow
 def test_whole_graphs():
     told = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],
