@@ -11,14 +11,23 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from attention_peers import ATTENTIONS
 from torch import Tensor
 
-from muntin.benching.attention import bench_attention
-from muntin.benching.attention_peers import AttentionPass, AttentionProblem
+from muntin.benching.attention import (
+    Attention,
+    AttentionProblem,
+    AttentionSettings,
+    Started,
+    bench_attention,
+    start_ours,
+)
+from muntin.benching.bench_request import BenchRequest
 from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import window_attention
@@ -126,102 +135,56 @@ def _error(found: list[Tensor], truth: list[Tensor]) -> float:
     return worst
 
 
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """A back end of ours, or PyTorch's own function used in the best way we know."""
-
-    problem: AttentionProblem
-    backend: str
-
-    def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `AttentionPass`."""
-        problem, layout = self.problem, self.problem.layout
-        qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
-        table = problem.table.to(_wide(dtype), copy=True).requires_grad_()
-
-        def forward() -> Tensor:
-            bias = expand_relative_position_bias(
-                table, table_window=(problem.window,) * 2, window=layout.window
-            )
-            return window_attention(
-                qkv,
-                bias,
-                layout,
-                scale=problem.scale,
-                backend=self.backend,  # type: ignore[arg-type]
-            )
-
-        return forward, [qkv, table]
-
-    def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `AttentionPass`."""
-        return gradient
-
-
-@dataclass(frozen=True, slots=True)
-class _Flex:
+def _start_flex(problem: AttentionProblem, dtype: torch.dtype) -> Started:
     """FlexAttention, compiled: a window is a row of its batch; bias and mask change the scores."""
+    from torch.nn.attention.flex_attention import flex_attention
 
-    problem: AttentionProblem
+    layout = problem.layout
+    qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    table = problem.table.to(wide, copy=True).requires_grad_()
+    mask = shift_mask(layout, device=qkv.device)
+    count = layout.num_windows
 
-    def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `AttentionPass`."""
-        from torch.nn.attention.flex_attention import flex_attention
+    def forward(qkv: Tensor, table: Tensor) -> Tensor:
+        bias = expand_relative_position_bias(
+            table, table_window=(problem.window,) * 2, window=layout.window
+        )
 
-        problem, layout = self.problem, self.problem.layout
-        qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
-        table = problem.table.to(_wide(dtype), copy=True).requires_grad_()
-        mask = shift_mask(layout, device=qkv.device)
-        count = layout.num_windows
+        def change(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            score = score + bias[head, query, key]
+            return score if mask is None else score + mask[row % count, query, key]
 
-        def forward(qkv: Tensor, table: Tensor) -> Tensor:
-            bias = expand_relative_position_bias(
-                table, table_window=(problem.window,) * 2, window=layout.window
-            )
+        parts = cut_heads(qkv, layout, 3, problem.num_heads)  # 3, B, nW, h, N, d
+        q, k, v = parts.flatten(1, 2).unbind(0)  # B*nW, h, N, d each
+        out = flex_attention(q, k, v, score_mod=change, scale=problem.scale)
+        return join_heads(out.unflatten(0, (-1, count))[None], layout)
 
-            def change(
-                score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor
-            ) -> Tensor:
-                score = score + bias[head, query, key]
-                return score if mask is None else score + mask[row % count, query, key]
-
-            parts = cut_heads(qkv, layout, 3, problem.num_heads)  # 3, B, nW, h, N, d
-            q, k, v = parts.flatten(1, 2).unbind(0)  # B*nW, h, N, d each
-            out = flex_attention(q, k, v, score_mod=change, scale=problem.scale)
-            return join_heads(out.unflatten(0, (-1, count))[None], layout)
-
-        compiled = torch.compile(forward, dynamic=False)
-        return lambda: compiled(qkv, table), [qkv, table]
-
-    def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `AttentionPass`."""
-        return gradient
+    compiled = torch.compile(forward, dynamic=False)
+    return lambda: compiled(qkv, table), [qkv, table]
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _others(options: argparse.Namespace) -> dict[str, Callable[[AttentionProblem], AttentionPass]]:
-    found: dict[str, Callable[[AttentionProblem], AttentionPass]] = {
-        "SDPA, windows as heads": lambda problem: _Own(problem, "sdpa")
+def _others(options: argparse.Namespace) -> dict[str, Attention]:
+    found: dict[str, Attention] = {
+        **ATTENTIONS,
+        "SDPA, windows as heads": partial(start_ours, backend="sdpa"),
     }
     if options.device == "cuda":
-        found["FlexAttention"] = _Flex
+        found["FlexAttention"] = _start_flex
     return found
 
 
 def time_attention(options: argparse.Namespace) -> dict[str, Any]:
     """Shift to reverse, at the four stages of Swin-T: forward, and forward and backward."""
-    result = bench_attention(
-        "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny",
+    request = BenchRequest(
+        model="swin_nano_patch4_window4_64" if options.tiny else "swin_tiny",
         batch_size=2 if options.tiny else 128,
-        device=options.device,
-        precisions=("bf16",),
         rounds=3 if options.tiny else 9,
-        others=_others(options),
-        round_seconds=0.02,
     )
+    settings = AttentionSettings(
+        others=_others(options), precisions=("bf16",), device=options.device, round_seconds=0.02
+    )
+    result = bench_attention(request, settings)
     copy = copy_rate(options)
     lines = []
     for row in result["contestants"]:
@@ -249,15 +212,17 @@ def time_attention(options: argparse.Namespace) -> dict[str, Any]:
 
 def time_shift(options: argparse.Namespace) -> dict[str, Any]:
     """Shifted against unshifted windows, muntin alone, interleaved."""
-    arguments: dict[str, Any] = {
-        "batch_size": 2 if options.tiny else 256, "device": options.device, "peers": (),
-        "precisions": ("bf16",), "rounds": 3 if options.tiny else 15, "round_seconds": 0.02,
-    }  # fmt: skip
-    model = "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny"
+    request = BenchRequest(
+        model="swin_nano_patch4_window4_64" if options.tiny else "swin_tiny",
+        batch_size=2 if options.tiny else 256,
+        rounds=3 if options.tiny else 15,
+    )
+    settings = AttentionSettings(precisions=("bf16",), device=options.device, round_seconds=0.02)
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(2):
         for name, shifted in (("plain", False), ("shifted", True)):
-            found.setdefault(name, []).append(bench_attention(model, shifted=shifted, **arguments))
+            result = bench_attention(request, replace(settings, shifted=shifted))
+            found.setdefault(name, []).append(result)
     rows = []
     for number, row in enumerate(found["plain"][0]["contestants"]):
         pair = {

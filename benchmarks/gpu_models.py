@@ -24,8 +24,7 @@ from bench_plan import compare
 from torch import Tensor, nn
 
 import muntin
-from muntin.benching.candidates import make_deterministic
-from muntin.benching.peers import Logits, build_peer
+from muntin.benching.peers import Logits, build_peer, make_deterministic
 from muntin.inference.cuda_graphs import GraphRunner, call_directly
 from muntin.inference.fused_network import build_fused
 from muntin.zoo.model_zoo import ALIASES

@@ -22,11 +22,6 @@ LONGER_FILES = {
 # Where a function is longer, signature and docstring included: why, and which ones.
 LONGER_FUNCTIONS = {
     "a verb of the library: an argument a line, each of them explained": {
-        "benching/area.py bench_area",
-        "benching/attention.py bench_attention",
-        "benching/data.py bench_data",
-        "benching/memory.py bench_memory",
-        "benching/training.py bench_training",
         "commands/predict.py predict",
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
