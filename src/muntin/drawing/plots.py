@@ -11,13 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from muntin.drawing.colours import BLUE, INK, LINE_COLOURS, SKY, VERMILION
 from muntin.drawing.fonts import clean_label
 
-__all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_precision_recall"]
-
-# Okabe and Ito: distinguishable with colour vision deficiency.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK = "#222222"
+__all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_errors", "draw_precision_recall"]
 
 
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
@@ -61,7 +58,7 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
     shown = rows[:40]
     figure = Figure(figsize=(6.4, 0.24 * len(shown) + 1.3), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=COLOURS[0])
+    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=BLUE)
     for place, (_, value) in enumerate(shown):
         text = "n/a" if value is None else f"{value:.2f}"
         axes.text((value or 0.0) + 0.01, place, text, va="center", fontsize=8, color=INK)
@@ -87,7 +84,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
         ("learning rate", (("learning_rate", "rate"),)),
     )
     for axes, (title, columns) in zip(panels, wanted, strict=True):
-        for colour, (key, name) in zip(COLOURS, columns, strict=False):
+        for colour, (key, name) in zip(LINE_COLOURS, columns, strict=False):
             points = [(line["epoch"], line[key]) for line in lines if key in line]
             if points:
                 mark = "o" if len(points) < 40 else ""
@@ -151,8 +148,8 @@ def draw_precision_recall(
         axes.plot(
             recall,
             precision[place],
-            color=COLOURS[number % len(COLOURS)],
-            linestyle="-" if number < len(COLOURS) else "--",
+            color=LINE_COLOURS[number % len(LINE_COLOURS)],
+            linestyle="-" if number < len(LINE_COLOURS) else "--",
             label=f"{clean_label(class_names[place], int(place))}  {areas[place]:.2f}",
             linewidth=1.4,
         )
@@ -174,4 +171,46 @@ def draw_precision_recall(
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, alpha=0.3)
+    return figure
+
+
+def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str) -> Figure:
+    """Draw keypoint errors: a histogram of all, and the median of each keypoint.
+
+    Args:
+        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where it was not
+            predicted.
+        names: Of the keypoints.
+        title: Title of the figure.
+    """
+    finite = distances[np.isfinite(distances)]
+    figure = Figure(figsize=(10, max(3.4, 0.22 * len(names) + 1.2)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    upper = float(np.percentile(finite, 99)) if len(finite) else 1.0
+    beyond = int((finite > upper).sum())
+    left.hist(finite[finite <= upper], bins=40, color=BLUE)
+    if len(finite):
+        for share, style in ((50, "-"), (90, "--")):
+            value = float(np.percentile(finite, share))
+            left.axvline(value, color=VERMILION, ls=style, label=f"{share} %: {value:.1f} px")
+        left.legend(frameon=False, fontsize=8)
+    note = f" ({beyond} beyond the right edge)" if beyond else ""
+    left.set_xlabel(f"error in pixels of the original{note}")
+    left.set_ylabel("keypoints")
+    spread = []
+    for column in distances.T:
+        fine = column[np.isfinite(column)]
+        spread.append(np.percentile(fine, (25, 50, 75)) if len(fine) else (np.nan,) * 3)
+    quartiles = np.array(spread).reshape(-1, 3)
+    order = np.argsort(-np.nan_to_num(quartiles[:, 1], nan=-1), kind="stable")
+    places = np.arange(len(order))
+    chosen = quartiles[order]
+    errors = np.nan_to_num(np.abs(chosen[:, [0, 2]] - chosen[:, [1]]).T)
+    right.barh(places, np.nan_to_num(chosen[:, 1]), xerr=errors, color=SKY, ecolor="#666666")
+    right.set_yticks(places, [clean_label(names[k], int(k)) for k in order], fontsize=8)
+    right.invert_yaxis()
+    right.set_xlabel("median error in pixels (lines: interquartile range)")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
     return figure
