@@ -118,14 +118,13 @@ def bench_attention(
         )
         raise ConfigError(message)
     request.select_peers(())
-    rows = []
+    rows: list[dict[str, Any]] = []
+    starts = {OURS: start_ours, **settings.others}
     for stage, problem in enumerate(_problems(request, settings), start=1):
         for work, precision in itertools.product(("inference", "training"), settings.precisions):
             request.log(f"stage {stage} {work} {precision}")
-            task = _Task(problem, work == "training", precision)
-            starts = {OURS: start_ours, **settings.others}
-            for row in task.measure(starts, request, settings.round_seconds):
-                rows.append({"stage": stage, "work": work, **row})
+            found = _measure(problem, starts, work, precision, request, settings.round_seconds)
+            rows += [{"stage": stage, **row} for row in found]
     return request.describe("attention", compare_rows(rows))
 
 
@@ -167,76 +166,80 @@ def start_ours(
     return forward, [qkv, table]
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """Equal work for all implementations."""
+def _measure(
+    problem: AttentionProblem,
+    starts: Mapping[str, Attention],
+    work: str,
+    precision: str,
+    request: BenchRequest,
+    round_seconds: float,
+) -> Iterator[dict[str, Any]]:
+    """Return one row per implementation of equal work, timed in interleaved rounds."""
+    training, dtype = work == "training", torch.bfloat16 if precision == "bf16" else torch.float32
+    works = {}
+    for name, start in starts.items():
+        started = start(problem, dtype)
+        if started is None:
+            request.log(f"skipped {name}: it partitions the map differently")
+        else:
+            works[name] = _bind(problem, started, training)
+    truth = _bind(problem, start_ours(problem, torch.float64, "reference"), training)()
+    errors = [_error(run(), truth) for run in works.values()]
+    once = _repeat(works[OURS], 1, problem.qkv.is_cuda)
+    once()
+    begun = time.perf_counter()
+    once()
+    count = max(1, round(round_seconds / (time.perf_counter() - begun)))
+    cases = [
+        BenchmarkCase(owner=name, precision=precision, run=_repeat(run, count, problem.qkv.is_cuda))
+        for name, run in works.items()
+    ]
+    timings = time_interleaved(cases, rounds=request.rounds)
+    for timing, error in zip(timings, errors, strict=True):
+        yield timing.to_row(
+            work=work,
+            map=list(problem.layout.size),
+            num_heads=problem.num_heads,
+            shift=list(problem.layout.shift),
+            ms=summarize([seconds / count * 1e3 for seconds in timing.seconds]),
+            max_error=error,
+        )
 
-    problem: AttentionProblem
-    training: bool
-    precision: str
 
-    def measure(
-        self, starts: Mapping[str, Attention], request: BenchRequest, round_seconds: float
-    ) -> Iterator[dict[str, Any]]:
-        """Return one row per implementation, timed in interleaved rounds."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        works = {}
-        for name, start in starts.items():
-            started = start(self.problem, dtype)
-            if started is None:
-                request.log(f"skipped {name}: it partitions the map differently")
-            else:
-                works[name] = self._bind(started)
-        truth = self._bind(start_ours(self.problem, torch.float64, "reference"))()
-        errors = [_error(work(), truth) for work in works.values()]
-        once = self._repeat(works[OURS], 1)
-        once()
-        begun = time.perf_counter()
-        once()
-        count = max(1, round(round_seconds / (time.perf_counter() - begun)))
-        cases = [
-            BenchmarkCase(owner=name, precision=self.precision, run=self._repeat(work, count))
-            for name, work in works.items()
-        ]
-        timings = time_interleaved(cases, rounds=request.rounds)
-        for timing, error in zip(timings, errors, strict=True):
-            yield timing.to_row(
-                map=list(self.problem.layout.size),
-                num_heads=self.problem.num_heads,
-                shift=list(self.problem.layout.shift),
-                ms=summarize([seconds / count * 1e3 for seconds in timing.seconds]),
-                max_error=error,
-            )
+def _bind(
+    problem: AttentionProblem, started: Started, training: bool
+) -> Callable[[], list[Tensor]]:
+    """Make a function that computes the output and, in training, the gradients."""
+    forward, leaves = started
+    dtype = leaves[0].dtype
+    # The qkv projection outputs bf16 under autocast, and so is the gradient from the output
+    # projection.
+    grad = problem.grad.to(dtype)
 
-    def _bind(self, started: Started) -> Callable[[], list[Tensor]]:
-        """Make a function that computes the output and, in training, the gradients."""
-        forward, leaves = started
-        dtype = leaves[0].dtype
-        # The qkv projection outputs bf16 under autocast, and so is the gradient from the output
-        # projection.
-        grad = self.problem.grad.to(dtype)
+    def run() -> list[Tensor]:
+        with (
+            torch.set_grad_enabled(training),
+            torch.autocast(grad.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
+        ):
+            out = forward()
+        if not training:
+            return [out]
+        return [out, *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
 
-        def work() -> list[Tensor]:
-            with (
-                torch.set_grad_enabled(self.training),
-                torch.autocast(grad.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
-            ):
-                out = forward()
-            if not self.training:
-                return [out]
-            return [out, *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
+    return run
 
-        return work
 
-    def _repeat(self, work: Callable[[], object], count: int) -> Callable[[], NDArray[np.float32]]:
-        def run() -> NDArray[np.float32]:
-            for _ in range(count):
-                work()
-            if self.problem.qkv.is_cuda:
-                torch.cuda.synchronize()
-            return np.zeros(0, np.float32)
+def _repeat(
+    run: Callable[[], object], count: int, is_cuda: bool
+) -> Callable[[], NDArray[np.float32]]:
+    def repeated() -> NDArray[np.float32]:
+        for _ in range(count):
+            run()
+        if is_cuda:
+            torch.cuda.synchronize()
+        return np.zeros(0, np.float32)
 
-        return run
+    return repeated
 
 
 def _error(found: list[Tensor], truth: list[Tensor]) -> float:
