@@ -68,7 +68,7 @@ def bench_inference(request: BenchRequest) -> dict[str, Any]:
     engines = dict.fromkeys(modules, plain)
     engines[OURS] = [*plain, "onnxruntime", "openvino"]
     engines["timm"] = plain + [name for name in chosen if name in ENGINES]
-    cases = []
+    cases: list[BenchmarkCase] = []
     for owner, module in modules.items():
         graph = Graph(module=module, example=(images,), inputs=("images",), outputs=("logits",))
         cases += _make_cases(owner, graph, engines[owner], log)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -32,11 +31,9 @@ def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa:
     Returns:
         A new image; small ones are enlarged so that the text can be read, and large ones shrunk.
     """
-    return _find_drawer(result)(pixels, result)
-
-
-@singledispatch
-def _find_drawer(result: object) -> Callable[[NDArray[np.uint8], Any], Image.Image]:
+    for kind, draw in _DRAWERS.items():
+        if isinstance(result, kind):
+            return draw(pixels, result)
     message = f"result must be one of muntin.results, got {type(result).__name__}."
     raise TypeError(message)
 
@@ -63,7 +60,9 @@ def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
     return sheet
 
 
-_find_drawer.register(Labels, lambda _: _draw_classes)
-_find_drawer.register(Detections, lambda _: draw_detections)
-_find_drawer.register(SemanticMap, lambda _: draw_semantic_map)
-_find_drawer.register(Poses, lambda _: draw_poses)
+_DRAWERS: dict[type, Callable[[NDArray[np.uint8], Any], Image.Image]] = {
+    Labels: _draw_classes,
+    Detections: draw_detections,
+    SemanticMap: draw_semantic_map,
+    Poses: draw_poses,
+}
