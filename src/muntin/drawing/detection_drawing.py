@@ -67,16 +67,7 @@ def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Ima
 def draw_objects(
     original: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw annotations, like `draw_detections`; crowds dashed and hatched.
-
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of `objects`.
-        objects: The annotations.
-        class_names: Name of each class number.
-
-    Returns:
-        A new image.
-    """
+    """Draw annotations, like `draw_detections`; crowds dashed and hatched."""
     return _draw_panel(original, _truth_marks(objects, class_names), "annotated")
 
 

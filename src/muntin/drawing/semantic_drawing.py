@@ -23,16 +23,7 @@ _SHARE = 0.7  # of the colour in what is drawn
 
 
 def draw_semantic_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
-    """Draw the predicted class of every pixel.
-
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of `found`.
-        found: Its classes are drawn in the colours of their data set, where it has colours.
-
-    Returns:
-        A new image, at most 1280 pixels on the longer side, with a legend below: colour,
-        name and share of the image of each class.
-    """
+    """Draw the predicted class of every pixel, like `draw_labels`."""
     return draw_labels(original, found.labels, found.class_names, found.colors)
 
 
@@ -50,11 +41,11 @@ def draw_labels(
         original: (H, W, 3) uint8, or grey.
         labels: Class number of each pixel.
         class_names: Name of each class number.
-        colors: Colour of each, or none.
+        colors: Colour of each as in their data set, or none.
         largest: Maximum longer side of the returned image in pixels.
 
     Returns:
-        A new image.
+        A new image with a legend below: colour, name and share of the image of each class.
     """
     palette = _palette(len(class_names), colors)
     pixels = np.array(fit_image(original, _SMALLEST, largest))
