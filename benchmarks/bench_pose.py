@@ -86,10 +86,10 @@ def time_crops(run: Path, score: Path, count: int = 1000) -> dict[str, float]:
     network, inside = predictor.network, 0.0
     forward = network.forward
 
-    def timed(images: Tensor) -> Tensor:
+    def timed(*inputs: Tensor) -> Tensor:
         nonlocal inside
         begun = time.perf_counter()
-        answer = forward(images)
+        answer = forward(*inputs)
         inside += time.perf_counter() - begun
         return answer
 
