@@ -39,7 +39,6 @@ LONGER_FUNCTIONS = {
         "zoo/weight_conversion.py convert_weights",
     },
     "a kernel of Triton, whose parts cannot be functions without a cost": {
-        "ops/triton/fused_linear.py linear_kernel",
         "ops/triton/window_backward.py attend_whole_backward",
         "ops/triton/window_forward.py attend_tiled",
         "ops/triton/window_tiled_backward.py attend_tiled_backward_bias",

@@ -36,18 +36,15 @@ class Graph:
         example: Example inputs with two or more images, as tracing specialises batches of 1.
         inputs: Name of each input.
         outputs: Name of each output.
-        fuse: Builds the fused form for a GPU with tokens and weights of a dtype; None if there is
-            none.
-        fixed: Whether all shapes depend on input shapes only. False if `fuse` builds a detector,
-            which outputs a variable number of detections.
+        fused: Builds the same module with window attention on whole maps, for which GPUs have a
+            kernel; None if that is no other module.
     """
 
     module: nn.Module
     example: tuple[Tensor, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    fuse: Callable[[torch.dtype], nn.Module] | None = None
-    fixed: bool = True
+    fused: Callable[[], nn.Module] | None = None
 
 
 @torch.no_grad()

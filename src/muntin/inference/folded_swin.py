@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.features import Features, TokenMask
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.inference.folding import PlainNorm, fold_norm, make_linear, make_qkv
-from muntin.inference.inference_backbone import InferenceBackbone
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
 from muntin.nn.linear_layers import without_key_bias
@@ -28,10 +27,10 @@ from muntin.ops.size_rules import SIZE_RULES, fit_patches
 from muntin.ops.windows import WindowLayout, cut_windows, lay_out, merge_neighbours, shift_mask
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["InferenceSwin", "lay_out_stages"]
+__all__ = ["InferenceSwin"]
 
 
-class InferenceSwin(InferenceBackbone):
+class InferenceSwin(Backbone):
     """The same function as a backbone, for one size of images.
 
     Args:
@@ -42,14 +41,13 @@ class InferenceSwin(InferenceBackbone):
     positions: Tensor | None
 
     def __init__(self, model: Swin, size: Size) -> None:
-        super().__init__(model)
+        super().__init__()
+        self._spec, self._embed_channels = model.spec, model.embed_channels
         config = model.config
         rule = SIZE_RULES[config.size_rule]
         self.patch_size = config.patch_size
         self.patch_rule = rule.patch
-        example = torch.zeros(1, config.in_chans, *size)
-        fitted = fit_patches(example, config.patch_size, rule.patch)
-        grid = fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
+        grid = model.mask_grid(size)
         self.patch_embed = model.patch_embed
         order = torch.arange(grid[0] * grid[1])
         positions = None
@@ -60,7 +58,7 @@ class InferenceSwin(InferenceBackbone):
             )
         self.register_buffer("positions", positions)
         steps: list[nn.Module] = []
-        stages = lay_out_stages(model, grid)
+        stages = _lay_out_stages(model, grid)
         for index, (stage, (grid, plain, shifted)) in enumerate(
             zip(model.layers, stages, strict=True)
         ):
@@ -75,6 +73,16 @@ class InferenceSwin(InferenceBackbone):
                 order = merging.order
                 steps.append(merging)
         self.steps = nn.ModuleList(steps)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Channels and strides of the maps."""
+        return self._spec
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the vector."""
+        return self._embed_channels
 
     def features(
         self,
@@ -278,12 +286,7 @@ class _Out(nn.Module):
     def __init__(self, model: Swin, stage: int, grid: Size, order: Int[Tensor, " L"]) -> None:
         super().__init__()
         self.grid = grid
-        each, last = model.config.out_norm == "each", stage == model.config.out_indices[-1]
-        self.norm: nn.Module = nn.Identity()
-        if each:
-            self.norm = model.get_submodule(f"norm{stage}")
-        elif last and model.config.out_norm == "last":
-            self.norm = model.get_submodule("norm")
+        self.norm = model.norm_of(stage) or nn.Identity()
         self.register_buffer("gather", _find(torch.arange(grid[0] * grid[1]), order))
 
     def normalise(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
@@ -295,13 +298,8 @@ class _Out(nn.Module):
         return x.unflatten(1, self.grid).permute(0, 3, 1, 2)
 
 
-def lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
-    """Give the map of every stage, and its windows, plain and shifted.
-
-    Args:
-        model: The backbone.
-        grid: The map of the first stage, (height, width) in tokens.
-    """
+def _lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
+    """Give the map of every stage, and its windows, plain and shifted; `grid` is the first map."""
     config = model.config
     rule, built, found = SIZE_RULES[config.size_rule], config.grid, []
     for index in range(len(model.layers)):

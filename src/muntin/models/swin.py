@@ -451,13 +451,17 @@ class Swin(Backbone):
             built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
         return outputs
 
-    def _normalise(self, x: Tensor, stage: int) -> Tensor:
+    def norm_of(self, stage: int) -> nn.Module | None:
+        """Return the norm of the map of a stage, if it has one."""
         # Detectors normalise every map; classifiers only the last one, before pooling.
         if self.config.out_norm == "each":
-            normed: Tensor = self.get_submodule(f"norm{stage}")(x)
-            return normed
+            return self.get_submodule(f"norm{stage}")
         last = self.config.out_norm == "last" and stage == self.config.out_indices[-1]
-        return self.get_submodule("norm")(x) if last else x
+        return self.get_submodule("norm") if last else None
+
+    def _normalise(self, x: Tensor, stage: int) -> Tensor:
+        norm = self.norm_of(stage)
+        return x if norm is None else norm(x)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
