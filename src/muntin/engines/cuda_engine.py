@@ -24,7 +24,7 @@ __all__ = ["BUCKETS", "compile_recorded", "find_unavailable", "start_cuda", "sta
 BUCKETS = (1, 4, 16, 64)
 """Batch sizes that are compiled; a batch is filled up to the next one."""
 
-# Recorded launches belong to the thread that recorded them (pytorch issue 123177).
+# PyTorch replays recorded launches only in the thread that recorded them.
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="muntin-cuda")
 
 
