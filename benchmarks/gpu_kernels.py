@@ -94,7 +94,8 @@ def _check_one(
     cosine: bool,
 ) -> dict[str, Any]:
     layout = lay_out(size, (window[0],) * 2, shifted, SIZE_RULES[rule])  # type: ignore[index]
-    problem = _draw(settings, layout, 2, 3, window[1], dtype, fill=True, cosine=cosine)
+    extras = ("fill", "temperature") if cosine else ("fill",)
+    problem = _draw(settings, layout, (2, 3, window[1]), dtype, extras)
     row: dict[str, Any] = {
         "case": f"{dtype}, window {window[0]}, head {window[1]}, map {size}, {rule}, "
         f"shifted {shifted}, cosine {cosine}",
@@ -114,14 +115,12 @@ def _check_one(
 def _draw(
     settings: Settings,
     layout: WindowLayout,
-    batch: int,
-    heads: int,
-    width: int,
+    counts: tuple[int, int, int],
     dtype: torch.dtype,
-    *,
-    fill: bool = False,
-    cosine: bool = False,
+    extras: tuple[str, ...] = (),
 ) -> Problem:
+    """Draw a problem; `counts` are images, heads and the width of a head."""
+    batch, heads, width = counts
     generator = torch.Generator().manual_seed(layout.num_tokens + layout.size[0])
 
     def draw(*shape: int) -> Tensor:
@@ -132,9 +131,9 @@ def _draw(
         "qkv": draw(batch, *layout.size, 3 * channels).to(dtype),
         "bias": draw(heads, tokens, tokens),
     }
-    if fill:
+    if "fill" in extras:
         tensors["fill"] = draw(3 * channels).to(dtype)
-    if cosine:
+    if "temperature" in extras:
         tensors["temperature"] = draw(heads, 1, 1).abs() * 5 + 1
     grad = draw(batch, *layout.size, channels).to(dtype)
     return Problem(layout=layout, tensors=tensors, grad=grad)
@@ -160,7 +159,7 @@ def time_attention(settings: Settings) -> dict[str, Any]:
         side, heads = settings.pick(56, 8) >> stage, settings.pick(3, 2) << stage
         window = (settings.pick(7, 4),) * 2
         layout = lay_out((side, side), window, True, SIZE_RULES["timm"])
-        problem = _draw(settings, layout, batch, heads, settings.pick(32, 16), dtype)
+        problem = _draw(settings, layout, (batch, heads, settings.pick(32, 16)), dtype)
         for learns in (False, True):
             works = {
                 name: _bind(attend, problem, learns)

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from muntin.ops.triton.window_calls import WindowCall
 from muntin.ops.triton.window_launches import (
     LAUNCHES,
     Launch,
@@ -113,28 +114,38 @@ def test_repeats_give_the_same_bits(name):
         assert torch.equal(value, second[part]), part
 
 
+def run(problem, launches):
+    """As `Problem.run`, with other launches."""
+    layout = problem.layout
+    geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
+    inputs = {name: getattr(problem, name) for name in ("qkv", "bias", "fill", "temperature")}
+    call = WindowCall(*inputs.values(), geometry, problem.scale, launches)
+    out, grads = call.attend(), call.attend_backward(problem.grad, True, True)
+    return {"out": out, **dict(zip(inputs, grads, strict=True))}
+
+
 @pytest.mark.parametrize("programs", [1, 7, pytest.param(100, marks=pytest.mark.slow)])
-def test_sums_hold_whoever_shares_the_windows(programs, monkeypatch):
+def test_sums_hold_whoever_shares_the_windows(programs):
     problem = make((7, 5), 4, shifted=True, rule="timm", cosine=True, batch=2)
-    truth = problem.run("reference")
-    for kernel in ("attend_whole", "attend_whole_backward"):
-        launch = find_launch(kernel, 16, 16)
-        monkeypatch.setitem(LAUNCHES, (kernel, 16, 16), replace(launch, programs=2 * programs))
-    errors = measure(problem.to(torch.float32).run("fused"), truth)
+    launches = {key: replace(launch, programs=2 * programs) for key, launch in LAUNCHES.items()}
+    errors = measure(run(problem.to(torch.float32), launches), problem.run("reference"))
     assert max(errors.values()) < 2e-6, errors
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys"), [(16, 64), (64, 16), (128, 32)])
-def test_large_windows_come_out_alike_with_other_tiles(queries, keys, monkeypatch):
+def test_large_windows_come_out_alike_with_other_tiles(queries, keys):
     problem = make((9, 14), (9, 13), shifted=True, rule="torchvision", heads=1, cosine=True)
-    truth = problem.run("reference")
-    for kernel, tile, width in list(LAUNCHES):
-        if not tile:
-            launch = Launch(queries=queries, keys=keys, programs=2)
-            monkeypatch.setitem(LAUNCHES, (kernel, tile, width), launch)
-    errors = measure(problem.to(torch.float32).run("fused"), truth)
+    launches = dict.fromkeys(LAUNCHES, Launch(queries=queries, keys=keys, programs=2))
+    errors = measure(run(problem.to(torch.float32), launches), problem.run("reference"))
     assert max(errors.values()) < 3e-6, errors
+
+
+def test_a_measured_width_of_head_comes_first():
+    better = Launch(num_warps=8)
+    launches = {**LAUNCHES, ("attend_whole", 64, 32): better}
+    assert find_launch("attend_whole", 64, 32, launches=launches) == better
+    assert find_launch("attend_whole", 64, 64, launches=launches) != better
 
 
 def test_gradients_are_finite_differences():
