@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,16 @@ from torch import Tensor, nn
 
 from muntin.errors import RunError
 
-__all__ = ["Graph", "Precision", "Runner", "capture", "file_error", "quiet", "to_arrays"]
+__all__ = [
+    "Graph",
+    "Precision",
+    "Runner",
+    "capture",
+    "file_error",
+    "quiet",
+    "silence_telemetry",
+    "to_arrays",
+]
 
 Precision = Literal["fp32", "bf16", "int8"]
 
@@ -84,6 +94,15 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def silence_telemetry() -> None:
+    """Keep OpenVINO and NNCF from reporting their imports and calls to their makers.
+
+    Their documented switch (``opt_in_out --opt_out``) is a file in the user's home, for all
+    programs. Without this package they report nothing; a program that has loaded it keeps it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def file_error(path: Path, kind: str, error: Exception) -> RunError:

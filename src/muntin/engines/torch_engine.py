@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,7 @@ def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> No
     """Write a torch.export file."""
     if precision == "bf16":
         module = copy.deepcopy(graph.module).to(torch.bfloat16)
-        graph = Graph(
-            module=module, example=graph.example, inputs=graph.inputs, outputs=graph.outputs
-        )
+        graph = replace(graph, module=module)
     program = capture(graph, any_batch=True)
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={NOTE: note})

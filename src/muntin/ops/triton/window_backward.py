@@ -60,16 +60,19 @@ def attend_whole_backward(
     The sums are slots, h, N, N of the bias, slots, 2, h, d of keys and values of padded tokens (the
     queries have none: nobody reads what they attend to), and slots, h of the temperature.
     """
+    # Triton 3.6 takes shapes of constants only, not of fields.
+    BLOCK: tl.constexpr = SPEC.block
+    HEAD_DIM: tl.constexpr = SPEC.head_dim
     program = tl.program_id(0)
     head = program % SPEC.heads
-    tokens = tl.arange(0, SPEC.block)
+    tokens = tl.arange(0, BLOCK)
     # Once per program: all its windows share the bias of the head.
     added = read_bias(bias, head, tokens, tokens, SPEC)
     factor = read_scale(temperature, head, scale, SPEC)
-    sum_bias = tl.zeros((SPEC.block, SPEC.block), tl.float32)
-    sum_keys = tl.zeros((SPEC.head_dim,), tl.float32)
-    sum_values = tl.zeros((SPEC.head_dim,), tl.float32)
-    sum_cosines = tl.zeros((SPEC.block,), tl.float32)
+    sum_bias = tl.zeros((BLOCK, BLOCK), tl.float32)
+    sum_keys = tl.zeros((HEAD_DIM,), tl.float32)
+    sum_values = tl.zeros((HEAD_DIM,), tl.float32)
+    sum_cosines = tl.zeros((BLOCK,), tl.float32)
     # Fixed stride `slots`: which program sums which window never depends on timing.
     for window in tl.range(program // SPEC.heads, windows, slots, num_stages=SPEC.stages):
         tile, region = locate(window, tokens, height, width, shift_h, shift_w, SPEC)

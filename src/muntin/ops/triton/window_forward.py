@@ -84,18 +84,21 @@ def attend_tiled(
     SPEC: tl.constexpr,
 ):
     """Write the output of a tile of queries of one window for one head."""
+    # Triton 3.6 takes shapes of constants only, not of fields.
+    QUERIES: tl.constexpr = SPEC.queries
+    HEAD_DIM: tl.constexpr = SPEC.head_dim
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    TILES: tl.constexpr = (NUM_TOKENS + SPEC.queries - 1) // SPEC.queries
+    TILES: tl.constexpr = (NUM_TOKENS + QUERIES - 1) // QUERIES
     program = tl.program_id(0)
     head = program // TILES % SPEC.heads
     window = program // (TILES * SPEC.heads)
-    queries = program % TILES * SPEC.queries + tl.arange(0, SPEC.queries)
+    queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
     tile, region = locate(window, queries, height, width, shift_h, shift_w, SPEC)
     q, _length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
     factor = read_scale(temperature, head, scale * LOG2E, SPEC)
-    largest = tl.full((SPEC.queries,), float("-inf"), tl.float32)
-    total = tl.zeros((SPEC.queries,), tl.float32)
-    result = tl.zeros((SPEC.queries, SPEC.head_dim), tl.float32)
+    largest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    result = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
     for start in tl.range(0, NUM_TOKENS, SPEC.keys, num_stages=SPEC.stages):
         keys = start + tl.arange(0, SPEC.keys)
         _, v, _, scores = meet(

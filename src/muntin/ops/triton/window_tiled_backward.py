@@ -62,19 +62,21 @@ def attend_tiled_backward_queries(
     Writes too, for the kernels that follow, what makes weights of scores (`peaks`: a weight is 2 to
     the score less the peak) and the mean gradient of a row's weights (`means`): windows, h, N each.
     """
+    QUERIES: tl.constexpr = SPEC.queries
+    HEAD_DIM: tl.constexpr = SPEC.head_dim
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    TILES: tl.constexpr = (NUM_TOKENS + SPEC.queries - 1) // SPEC.queries
+    TILES: tl.constexpr = (NUM_TOKENS + QUERIES - 1) // QUERIES
     program = tl.program_id(0)
     head = program // TILES % SPEC.heads
     window = program // (TILES * SPEC.heads)
-    queries = program % TILES * SPEC.queries + tl.arange(0, SPEC.queries)
+    queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
     tile, region = locate(window, queries, height, width, shift_h, shift_w, SPEC)
     q, length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
     g = read_gradient(grad, tile, head, SPEC)
     factor = read_scale(temperature, head, scale, SPEC)
-    largest = tl.full((SPEC.queries,), float("-inf"), tl.float32)
-    total = tl.zeros((SPEC.queries,), tl.float32)
-    mean = tl.zeros((SPEC.queries,), tl.float32)
+    largest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    mean = tl.zeros((QUERIES,), tl.float32)
     # First pass over keys: softmax statistics and sum(W * dW) of each row.
     for start in tl.range(0, NUM_TOKENS, SPEC.keys, num_stages=SPEC.stages):
         keys = start + tl.arange(0, SPEC.keys)
@@ -92,8 +94,8 @@ def attend_tiled_backward_queries(
     rows = (program // TILES).to(tl.int64) * NUM_TOKENS
     tl.store(peaks + rows + queries, peak, mask=tile[2])
     tl.store(means + rows + queries, mean, mask=tile[2])
-    grad_q = tl.zeros((SPEC.queries, SPEC.head_dim), tl.float32)
-    cosines = tl.zeros((SPEC.queries,), tl.float32)
+    grad_q = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
+    cosines = tl.zeros((QUERIES,), tl.float32)
     # Second pass: dS = W * (dW - mean), dQ = dS K.
     for start in tl.range(0, NUM_TOKENS, SPEC.keys, num_stages=SPEC.stages):
         keys = start + tl.arange(0, SPEC.keys)
@@ -136,20 +138,22 @@ def attend_tiled_backward_keys(
 
     `sums_fill` is windows, tiles, 2, h, d: the gradients of padded keys and values.
     """
+    KEYS: tl.constexpr = SPEC.keys
+    HEAD_DIM: tl.constexpr = SPEC.head_dim
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    TILES: tl.constexpr = (NUM_TOKENS + SPEC.keys - 1) // SPEC.keys
+    TILES: tl.constexpr = (NUM_TOKENS + KEYS - 1) // KEYS
     program = tl.program_id(0)
     head = program // TILES % SPEC.heads
     window = program // (TILES * SPEC.heads)
-    keys = program % TILES * SPEC.keys + tl.arange(0, SPEC.keys)
+    keys = program % TILES * KEYS + tl.arange(0, KEYS)
     tile, region = locate(window, keys, height, width, shift_h, shift_w, SPEC)
     k, length = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
     v = read_part(qkv, fill, tile, 2, head, SPEC)
     factor = read_scale(temperature, head, scale, SPEC)
     # Row of the statistics: window * heads + head.
     rows = (program // TILES).to(tl.int64) * NUM_TOKENS
-    grad_k = tl.zeros((SPEC.keys, SPEC.head_dim), tl.float32)
-    grad_v = tl.zeros((SPEC.keys, SPEC.head_dim), tl.float32)
+    grad_k = tl.zeros((KEYS, HEAD_DIM), tl.float32)
+    grad_v = tl.zeros((KEYS, HEAD_DIM), tl.float32)
     # dV = W^T dO and dK = dS^T Q, summed over tiles of queries.
     for start in tl.range(0, NUM_TOKENS, SPEC.queries, num_stages=SPEC.stages):
         queries = start + tl.arange(0, SPEC.queries)
@@ -201,18 +205,20 @@ def attend_tiled_backward_bias(
 
     `sums_bias` is slots, h, N, N.
     """
+    QUERIES: tl.constexpr = SPEC.queries
+    KEYS: tl.constexpr = SPEC.keys
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    ACROSS: tl.constexpr = (NUM_TOKENS + SPEC.keys - 1) // SPEC.keys
-    TILES: tl.constexpr = ACROSS * ((NUM_TOKENS + SPEC.queries - 1) // SPEC.queries)
+    ACROSS: tl.constexpr = (NUM_TOKENS + KEYS - 1) // KEYS
+    TILES: tl.constexpr = ACROSS * ((NUM_TOKENS + QUERIES - 1) // QUERIES)
     program = tl.program_id(0)
     head = program // TILES % SPEC.heads
     # A program owns one tile of the N x N bias of one head.
     place = program % TILES
-    queries = place // ACROSS * SPEC.queries + tl.arange(0, SPEC.queries)
-    keys = place % ACROSS * SPEC.keys + tl.arange(0, SPEC.keys)
+    queries = place // ACROSS * QUERIES + tl.arange(0, QUERIES)
+    keys = place % ACROSS * KEYS + tl.arange(0, KEYS)
     factor = read_scale(temperature, head, scale, SPEC)
     # Float32 sum over windows in a fixed order; no atomics.
-    summed = tl.zeros((SPEC.queries, SPEC.keys), tl.float32)
+    summed = tl.zeros((QUERIES, KEYS), tl.float32)
     for window in tl.range(program // (TILES * SPEC.heads), windows, slots, num_stages=SPEC.stages):
         tile, region = locate(window, queries, height, width, shift_h, shift_w, SPEC)
         q, _ = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
