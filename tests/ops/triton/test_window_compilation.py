@@ -32,7 +32,7 @@ USUAL = [
 OTHERS = [
     *({"name": name, "window": (8, 8), "cosine": True} for name in WHOLE),
     *({"name": name, "window": (12, 12)} for name in LARGE),
-    *({"name": name, "shifted": False} for name in WHOLE),
+    *({"name": name, "shift_h": 0, "shift_w": 0} for name in WHOLE),
     *({"name": name, **PADDED} for name in WHOLE),
     *({"name": name, "dtype": "fp16"} for name in WHOLE),
     *({"name": name, "window": (4, 4), "head_dim": 16} for name in WHOLE),

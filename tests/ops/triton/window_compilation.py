@@ -29,7 +29,7 @@ KERNELS = {
     for module in (window_forward, window_backward, window_tiled_backward)
     for name in module.__all__
 }
-INTEGERS = {"windows", "slots", "height", "width", "shift_h", "shift_w"}
+INTEGERS = {"windows", "slots", "height", "width"}
 OF_THE_MAP = {"qkv", "out", "grad", "grad_qkv"}
 
 
@@ -43,7 +43,8 @@ def compile_kernel(name, *, dtype="bf16", window=(7, 7), head_dim=32, **changes)
         head_dim=head_dim,
         window_h=window[0],
         window_w=window[1],
-        shifted=True,
+        shift_h=window[0] // 2,
+        shift_w=window[1] // 2,
         pad_first=True,
         filled=False,
         cosine=False,

@@ -35,7 +35,7 @@ __all__ = ["attend_whole_backward"]
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["windows", "slots", "height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["windows", "slots", "height", "width"])
 def attend_whole_backward(
     grad,
     qkv,
@@ -50,8 +50,6 @@ def attend_whole_backward(
     slots,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
     SPEC: tl.constexpr,
 ):
@@ -75,7 +73,7 @@ def attend_whole_backward(
     sum_cosines = tl.zeros((BLOCK,), tl.float32)
     # Fixed stride `slots`: which program sums which window never depends on timing.
     for window in tl.range(program // SPEC.heads, windows, slots, num_stages=SPEC.stages):
-        tile, region = locate(window, tokens, height, width, shift_h, shift_w, SPEC)
+        tile, region = locate(window, tokens, height, width, SPEC)
         q, length_q = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
         k, length_k = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
         v = read_part(qkv, fill, tile, 2, head, SPEC)

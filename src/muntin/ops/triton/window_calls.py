@@ -83,7 +83,8 @@ class WindowCall:
             head_dim=qkv.shape[3] // (3 * bias.shape[0]),
             window_h=window_h,
             window_w=window_w,
-            shifted=bool(shift_h or shift_w),
+            shift_h=shift_h,
+            shift_w=shift_w,
             pad_first=bool(pad_first),
             filled=fill is not None and any(pad),
             cosine=temperature is not None,
@@ -97,7 +98,7 @@ class WindowCall:
             fill.contiguous() if fill is not None and any(pad) else self.bias,
             self.bias if temperature is None else temperature.contiguous(),
         )
-        self.numbers = (height, width, shift_h, shift_w, scale)
+        self.numbers = (height, width, scale)
 
     def attend(self) -> Tensor:
         """Launch the forward pass; gives B, H, W, hd."""

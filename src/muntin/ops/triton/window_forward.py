@@ -31,7 +31,7 @@ __all__ = ["attend_tiled", "attend_whole"]
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["windows", "slots", "height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["windows", "slots", "height", "width"])
 def attend_whole(
     qkv,
     bias,
@@ -42,8 +42,6 @@ def attend_whole(
     slots,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
     SPEC: tl.constexpr,
 ):
@@ -55,7 +53,7 @@ def attend_whole(
     # Base 2: exp2 is one instruction, exp is two.
     factor = read_scale(temperature, head, scale * LOG2E, SPEC)
     for window in tl.range(program // SPEC.heads, windows, slots, num_stages=SPEC.stages):
-        tile, region = locate(window, tokens, height, width, shift_h, shift_w, SPEC)
+        tile, region = locate(window, tokens, height, width, SPEC)
         q, _ = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
         k, _ = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
         v = read_part(qkv, fill, tile, 2, head, SPEC)
@@ -69,7 +67,7 @@ def attend_whole(
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["height", "width"])
 def attend_tiled(
     qkv,
     bias,
@@ -78,8 +76,6 @@ def attend_tiled(
     out,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
     SPEC: tl.constexpr,
 ):
@@ -93,7 +89,7 @@ def attend_tiled(
     head = program // TILES % SPEC.heads
     window = program // (TILES * SPEC.heads)
     queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
-    tile, region = locate(window, queries, height, width, shift_h, shift_w, SPEC)
+    tile, region = locate(window, queries, height, width, SPEC)
     q, _length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
     factor = read_scale(temperature, head, scale * LOG2E, SPEC)
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
@@ -103,7 +99,7 @@ def attend_tiled(
         keys = start + tl.arange(0, SPEC.keys)
         _, v, _, scores = meet(
             qkv, fill, bias, window, head, q, queries, region, keys, factor,
-            height, width, shift_h, shift_w, SPEC,
+            height, width, SPEC,
         )  # fmt: skip
         largest, weights, shrink = grow(largest, scores)
         total = total * shrink + tl.sum(weights, 1)

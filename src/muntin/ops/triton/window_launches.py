@@ -35,7 +35,8 @@ class WindowSpec:
         head_dim: Width of a head.
         window_h: Height of a window in tokens.
         window_w: Width of a window in tokens.
-        shifted: Whether windows are shifted.
+        shift_h: Rows that windows are shifted by.
+        shift_w: Columns that windows are shifted by.
         pad_first: Whether the map was padded before it was rolled.
         filled: Whether there is padding that holds `fill`.
         cosine: Whether scores are cosines times a temperature.
@@ -52,7 +53,8 @@ class WindowSpec:
     head_dim: int
     window_h: int
     window_w: int
-    shifted: bool
+    shift_h: int
+    shift_w: int
     pad_first: bool
     filled: bool
     cosine: bool

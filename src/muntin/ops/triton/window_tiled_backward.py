@@ -39,7 +39,7 @@ __all__ = [
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["height", "width"])
 def attend_tiled_backward_queries(
     grad,
     qkv,
@@ -52,8 +52,6 @@ def attend_tiled_backward_queries(
     sums_temperature,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
     SPEC: tl.constexpr,
 ):
@@ -70,7 +68,7 @@ def attend_tiled_backward_queries(
     head = program // TILES % SPEC.heads
     window = program // (TILES * SPEC.heads)
     queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
-    tile, region = locate(window, queries, height, width, shift_h, shift_w, SPEC)
+    tile, region = locate(window, queries, height, width, SPEC)
     q, length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
     g = read_gradient(grad, tile, head, SPEC)
     factor = read_scale(temperature, head, scale, SPEC)
@@ -82,7 +80,7 @@ def attend_tiled_backward_queries(
         keys = start + tl.arange(0, SPEC.keys)
         _, v, _, scores = meet(
             qkv, fill, bias, window, head, q, queries, region, keys, factor * LOG2E,
-            height, width, shift_h, shift_w, SPEC,
+            height, width, SPEC,
         )  # fmt: skip
         largest, weights, shrink = grow(largest, scores)
         grad_weights = tl.dot(g, tl.trans(v), input_precision=SPEC.precision)
@@ -101,7 +99,7 @@ def attend_tiled_backward_queries(
         keys = start + tl.arange(0, SPEC.keys)
         k, v, products, scores = meet(
             qkv, fill, bias, window, head, q, queries, region, keys, factor * LOG2E,
-            height, width, shift_h, shift_w, SPEC,
+            height, width, SPEC,
         )  # fmt: skip
         _, grad_scores = _back_to_scores(scores, peak, mean, v, g, SPEC)
         grad_q += tl.dot(grad_scores.to(k.dtype), k, input_precision=SPEC.precision)
@@ -116,7 +114,7 @@ def attend_tiled_backward_queries(
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["height", "width"])
 def attend_tiled_backward_keys(
     grad,
     qkv,
@@ -129,8 +127,6 @@ def attend_tiled_backward_keys(
     sums_fill,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
     SPEC: tl.constexpr,
 ):
@@ -146,7 +142,7 @@ def attend_tiled_backward_keys(
     head = program // TILES % SPEC.heads
     window = program // (TILES * SPEC.heads)
     keys = program % TILES * KEYS + tl.arange(0, KEYS)
-    tile, region = locate(window, keys, height, width, shift_h, shift_w, SPEC)
+    tile, region = locate(window, keys, height, width, SPEC)
     k, length = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
     v = read_part(qkv, fill, tile, 2, head, SPEC)
     factor = read_scale(temperature, head, scale, SPEC)
@@ -157,7 +153,7 @@ def attend_tiled_backward_keys(
     # dV = W^T dO and dK = dS^T Q, summed over tiles of queries.
     for start in tl.range(0, NUM_TOKENS, SPEC.queries, num_stages=SPEC.stages):
         queries = start + tl.arange(0, SPEC.queries)
-        others, other = locate(window, queries, height, width, shift_h, shift_w, SPEC)
+        others, other = locate(window, queries, height, width, SPEC)
         q, _ = read_query_or_key(qkv, fill, others, 0, head, SPEC)
         g = read_gradient(grad, others, head, SPEC)
         # A weight of a query that is not real is 0: 2 to the power of -inf.
@@ -182,7 +178,7 @@ def attend_tiled_backward_keys(
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["windows", "slots", "height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["windows", "slots", "height", "width"])
 def attend_tiled_backward_bias(
     grad,
     qkv,
@@ -196,8 +192,6 @@ def attend_tiled_backward_bias(
     slots,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
     SPEC: tl.constexpr,
 ):
@@ -220,12 +214,12 @@ def attend_tiled_backward_bias(
     # Float32 sum over windows in a fixed order; no atomics.
     summed = tl.zeros((QUERIES, KEYS), tl.float32)
     for window in tl.range(program // (TILES * SPEC.heads), windows, slots, num_stages=SPEC.stages):
-        tile, region = locate(window, queries, height, width, shift_h, shift_w, SPEC)
+        tile, region = locate(window, queries, height, width, SPEC)
         q, _ = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
         g = read_gradient(grad, tile, head, SPEC)
         _, v, _, scores = meet(
             qkv, fill, bias, window, head, q, queries, region, keys, factor * LOG2E,
-            height, width, shift_h, shift_w, SPEC,
+            height, width, SPEC,
         )  # fmt: skip
         rows = (window * SPEC.heads + head).to(tl.int64) * NUM_TOKENS
         peak = tl.load(peaks + rows + queries, mask=tile[2], other=float("inf"))

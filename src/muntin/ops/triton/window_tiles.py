@@ -49,7 +49,7 @@ _EPS = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 @no_type_check
 @triton.jit
-def locate(window, tokens, height, width, shift_h, shift_w, SPEC: tl.constexpr):
+def locate(window, tokens, height, width, SPEC: tl.constexpr):
     """Find tokens of a window in the map.
 
     Returns the tile, and which region each token is of: regions do not attend to each other. The
@@ -66,16 +66,18 @@ def locate(window, tokens, height, width, shift_h, shift_w, SPEC: tl.constexpr):
     region = tokens * 0
     # Padding after the roll is decided before y and x are rolled back.
     mapped = (y < height) & (x < width)
-    if SPEC.shifted:
+    if SPEC.shift_h or SPEC.shift_w:
         bottom = rows * SPEC.window_h
         right = columns * SPEC.window_w
         # Same regions as `muntin.ops.windows.shift_mask`.
-        region = (y >= bottom - shift_h).to(tl.int32) * 2 + (x >= right - shift_w).to(tl.int32)
+        region = (y >= bottom - SPEC.shift_h).to(tl.int32) * 2 + (x >= right - SPEC.shift_w).to(
+            tl.int32
+        )
         if not SPEC.pad_first:  # the map was rolled before it was padded
             bottom = height
             right = width
-        y += shift_h % bottom
-        x += shift_w % right
+        y += SPEC.shift_h % bottom
+        x += SPEC.shift_w % right
         # y - shift modulo the side, without a division.
         y = tl.where(y >= bottom, y - bottom, y)
         x = tl.where(x >= right, x - right, x)
@@ -93,17 +95,25 @@ def read_part(qkv, fill, tile, part, head, SPEC: tl.constexpr):
 
     Padded tokens hold `fill` where there is padding to fill, else zeros.
     """
-    first, token, real, inside = tile
-    # Channel order of qkv: part, head, d.
-    channels = (part * SPEC.heads + head) * SPEC.head_dim + tl.arange(0, SPEC.head_dim)
-    offsets = token.to(tl.int64) * (3 * SPEC.heads * SPEC.head_dim)
-    pointers = qkv + first * 3 + offsets[:, None] + channels[None, :]
+    _, _, real, inside = tile
+    pointers, channels = _address(qkv, tile, part, head, 3, SPEC)
     x = tl.load(pointers, mask=inside[:, None], other=0.0)
     if SPEC.filled:
         values = tl.load(fill + channels).to(x.dtype)
         # Padded tokens hold the bias of the qkv projection.
         x = tl.where((real & (inside == 0))[:, None], values[None, :], x)
     return x
+
+
+@no_type_check
+@triton.jit
+def _address(base, tile, part, head, PARTS: tl.constexpr, SPEC: tl.constexpr):
+    """Give pointers to one of the parts of a map, BLOCK, d, and the channels: d."""
+    first, token, _, _ = tile
+    # Channel order of qkv: part, head, d.
+    channels = (part * SPEC.heads + head) * SPEC.head_dim + tl.arange(0, SPEC.head_dim)
+    offsets = token.to(tl.int64) * (PARTS * SPEC.heads * SPEC.head_dim)
+    return base + first * PARTS + offsets[:, None] + channels[None, :], channels
 
 
 @no_type_check
@@ -123,11 +133,8 @@ def read_query_or_key(qkv, fill, tile, part, head, SPEC: tl.constexpr):
 @triton.jit
 def read_gradient(grad, tile, head, SPEC: tl.constexpr):
     """Read the gradient of the output, which has one part; zeros where tokens are not inside."""
-    first, token, _, inside = tile
-    channels = head * SPEC.head_dim + tl.arange(0, SPEC.head_dim)
-    offsets = token.to(tl.int64) * (SPEC.heads * SPEC.head_dim)
-    pointers = grad + first + offsets[:, None] + channels[None, :]
-    return tl.load(pointers, mask=inside[:, None], other=0.0)
+    pointers, _ = _address(grad, tile, 0, head, 1, SPEC)
+    return tl.load(pointers, mask=tile[3][:, None], other=0.0)
 
 
 @no_type_check
@@ -168,7 +175,7 @@ def score(q, k, bias, query_region, key_region, factor, SPEC: tl.constexpr):
     """Give the products of queries and keys, and the scores made of them: float32 both."""
     products = tl.dot(q, tl.trans(k), input_precision=SPEC.precision)
     scores = products * factor + bias
-    if SPEC.shifted:
+    if SPEC.shift_h or SPEC.shift_w:
         apart = query_region[:, None] != key_region[None, :]
         # -100 as in published models, not -inf: a fully masked row stays finite.
         scores += tl.where(apart, _MASKED_LOG2, 0.0)
@@ -203,12 +210,10 @@ def meet(
     factor,
     height,
     width,
-    shift_h,
-    shift_w,
     SPEC: tl.constexpr,
 ):
     """Read a tile of keys and values of a window; gives keys, values, products, scores."""
-    tile, region = locate(window, keys, height, width, shift_h, shift_w, SPEC)
+    tile, region = locate(window, keys, height, width, SPEC)
     k, _ = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
     v = read_part(qkv, fill, tile, 2, head, SPEC)
     added = read_bias(bias, head, queries, keys, SPEC)
@@ -220,11 +225,8 @@ def meet(
 @triton.jit
 def store_part(target, values, tile, part, head, PARTS: tl.constexpr, SPEC: tl.constexpr):
     """Write queries (part 0), keys (1) or values (2) of a tile, or what belongs to them."""
-    first, token, _, inside = tile
-    channels = (part * SPEC.heads + head) * SPEC.head_dim + tl.arange(0, SPEC.head_dim)
-    offsets = token.to(tl.int64) * (PARTS * SPEC.heads * SPEC.head_dim)
-    pointers = target + first * PARTS + offsets[:, None] + channels[None, :]
-    tl.store(pointers, values.to(target.dtype.element_ty), mask=inside[:, None])
+    pointers, _ = _address(target, tile, part, head, PARTS, SPEC)
+    tl.store(pointers, values.to(target.dtype.element_ty), mask=tile[3][:, None])
 
 
 @no_type_check
