@@ -48,6 +48,10 @@ class _Classifier(Head):
 
     reads: ClassVar[Literal["maps", "vector"]] = "vector"
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """Both classifiers."""
+        return {"fc": (1, 0), "fc_dist": (1, 0)}
+
     def losses(
         self,
         features: Features,

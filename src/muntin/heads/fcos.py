@@ -137,6 +137,10 @@ class FCOS(Detector):
         """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The classifier of cells."""
+        return {"classes": (1, 0)}
+
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 1 4"], Float[Tensor, "B Q K"]]:

@@ -108,6 +108,10 @@ class PoseHead(Head):
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The heatmap of each keypoint."""
+        return {"classifier": (1, 0)}
+
     def forward(self, features: Features) -> Float[Tensor, "B P h w"]:
         """Compute heatmaps; a confident keypoint peaks at 1."""
         found = self._logits(features)

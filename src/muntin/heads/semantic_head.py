@@ -120,6 +120,10 @@ class SemanticHead(Head):
             nn.init.normal_(classifier.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The classifier, and the auxiliary one."""
+        return {"classifier": (1, 0), "aux.2": (1, 0)}
+
     def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
         """Compute logits at the resolution of the finest map: image size / stride, rounded up."""
         logits = self._classify(self._read(features)[0])

@@ -21,10 +21,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from muntin.heads.fcos import FCOS
 from muntin.heads.necks import SimplePyramid
 from muntin.heads.rcnn import RCNN
-from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.heads.rcnn_config import CONVENTIONS
 from muntin.weights.key_maps import HeadMap, KeyMap, Row
 from muntin.weights.shared_keys import (
     DENSE_TASKS,
@@ -38,7 +37,6 @@ __all__ = [
     "DetectorNames",
     "add_detector_keys",
     "adopt_conventions",
-    "detector_rows",
 ]
 
 
@@ -119,29 +117,6 @@ def adopt_conventions(head: nn.Module, names: DetectorNames | None) -> str:
     if changed:
         head.set_config(replace(head.config, **changed))
     return ", ".join(f"{name}={value!r}" for name, value in changed.items())
-
-
-def detector_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    """Number of rows of a detector's tensor for a number of classes.
-
-    Args:
-        head: The model's head, if any.
-        name: Our name of the tensor.
-        num_classes: Number of classes without background.
-
-    Returns:
-        The number of rows; 0 if independent of classes; None if the head is not a detector.
-    """
-    if not isinstance(head, (RCNN, FCOS)):
-        return None
-    layer = name.split(".")[-2]
-    if isinstance(head, FCOS):
-        return num_classes if layer == "classes" else 0
-    config: RCNNConfig = head.config
-    slots = num_classes + (config.background == "first")
-    if layer == "fc_reg":
-        return 0 if config.class_agnostic else 4 * slots
-    return {"fc_cls": num_classes + 1, "logits": slots}.get(layer, 0)
 
 
 # Rows of each ecosystem.

@@ -16,7 +16,7 @@ from muntin.heads.pose_head import PoseHead
 from muntin.weights.key_maps import HeadMap, KeyMap, Row
 from muntin.weights.shared_keys import NORM_BUFFERS
 
-__all__ = ["add_pose_keys", "pose_rows"]
+__all__ = ["add_pose_keys"]
 
 _ZONE = r"^(keypoint_head|head|data_preprocessor|associate_keypoint_heads)\."
 
@@ -38,22 +38,6 @@ def add_pose_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
     return HeadMap(
         rows, unused=r"^data_preprocessor\.", body=body, body_prefix="backbone.", head_pattern=_ZONE
     )
-
-
-def pose_rows(head: nn.Module | None, name: str, num_keypoints: int) -> int | None:
-    """Number of rows of a pose head's tensor for a number of keypoints.
-
-    Args:
-        head: The model's head, if any.
-        name: Our name of the tensor.
-        num_keypoints: Number of keypoints.
-
-    Returns:
-        The number of rows; 0 if independent of keypoints; None if it is another head.
-    """
-    if not isinstance(head, PoseHead):
-        return None
-    return num_keypoints if name.startswith("head.classifier.") else 0
 
 
 def _openmmlab(num_deconvs: int) -> tuple[Row, ...]:

@@ -16,7 +16,7 @@ from muntin.heads.semantic_head import SemanticHead
 from muntin.weights.key_maps import HeadMap, KeyMap, Row
 from muntin.weights.shared_keys import DENSE_TASKS, NORM_BUFFERS
 
-__all__ = ["add_segmenter_keys", "segmenter_rows"]
+__all__ = ["add_segmenter_keys"]
 
 
 # By dialect: names of a norm and of the classifier.
@@ -46,22 +46,6 @@ def add_segmenter_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> Ke
         body_prefix="backbone.",
         head_pattern=DENSE_TASKS,
     )
-
-
-def segmenter_rows(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    """Number of rows of a segmenter's tensor for a number of classes.
-
-    Args:
-        head: The model's head, if any.
-        name: Our name of the tensor.
-        num_classes: Number of classes.
-
-    Returns:
-        The number of rows; 0 if independent of classes; None if the head is not a segmenter.
-    """
-    if not isinstance(head, SemanticHead):
-        return None
-    return num_classes if name.startswith(("head.classifier.", "head.aux.2.")) else 0
 
 
 def _rows(norm: str, classifier: str) -> tuple[Row, ...]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
+from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
-from muntin.weights.detector_keys import detector_rows
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -37,8 +37,6 @@ from muntin.weights.parameter_resizing import (
     resample_positions,
     resample_table,
 )
-from muntin.weights.pose_keys import pose_rows
-from muntin.weights.segmenter_keys import segmenter_rows
 
 __all__ = ["MatchResult", "class_tensors", "describe_mismatches", "match_state", "model_key"]
 
@@ -153,41 +151,37 @@ class _HeadRules:
         """Whether a tensor of a head may be ignored if the model does not have it."""
         if not name.startswith("head."):
             return False
-        if _rows_for(self.head, name, 0) is None or name.startswith("head.fc"):
-            return True  # not a dense head, or a classifier's tensor
-        has_masks = len(getattr(self.head, "mask_heads", ())) > 0
-        return name.startswith("head.mask_heads.") and not has_masks
+        # Weights of a dense task may come with the classifier of pre-training.
+        is_classifier = name.startswith("head.fc") or not isinstance(self.head, Head)
+        return is_classifier or self.head.may_lack(name.removeprefix("head."))
 
     def is_for_other_classes(self, name: str, tensor: Tensor, own: Tensor) -> bool:
         """Whether a tensor of a head differs only in the number of classes."""
-        if not name.startswith("head.") or tensor.shape[1:] != own.shape[1:]:
+        rows = _class_rows(self.head)
+        if name not in rows or tensor.shape[1:] != own.shape[1:]:
             return False
-        rows = _rows_for(self.head, name, self._num_classes())
-        return rows is None or tensor.shape[0] == rows
-
-    def _num_classes(self) -> int:
-        """Number of classes of the file's detector or segmenter."""
-        for name in ("head.classes.bias", "head.classifier.bias"):
-            if name in self.tensors:
-                return len(self.tensors[name])
-        return len(self.tensors.get("head.box_heads.0.fc_cls.bias", ())) - 1
+        # The first of them, in the order of the head, says how many classes the file has.
+        first = next(known for known in rows if known in self.tensors)
+        per_class, others = rows[first]
+        num_classes = (len(self.tensors[first]) - others) // per_class
+        per_class, others = rows[name]
+        return tensor.shape[0] == per_class * num_classes + others
 
 
-def _rows_for(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    found = (
-        rows_of(head, name, num_classes) for rows_of in (detector_rows, segmenter_rows, pose_rows)
-    )
-    return next((rows for rows in found if rows is not None), None)
+def _class_rows(head: nn.Module | None) -> dict[str, tuple[int, int]]:
+    """Our names of a head's parameters with rows per class, and `Head.class_layers` of each."""
+    if not isinstance(head, Head):
+        return {}
+    layers = {f".{end}": rows for end, rows in head.class_layers().items()}
+    names = {f"head.{name}": f".{name.rpartition('.')[0]}" for name in head.state_dict()}
+    return {
+        name: layers[end] for name, path in names.items() for end in layers if path.endswith(end)
+    }
 
 
 def class_tensors(model: Network) -> list[str]:
     """List the tensors of a network whose size depends on the number of classes or keypoints."""
-    names = [f"head.{name}" for name in model.head.state_dict()]
-    return [
-        name
-        for name in names
-        if (_rows_for(model.head, name, 1) or 0) > 0 or name.startswith("head.fc")
-    ]
+    return list(_class_rows(model.head))
 
 
 def _reset_pooled_norm(result: MatchResult, own: Mapping[str, Tensor]) -> None:
