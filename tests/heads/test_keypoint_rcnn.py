@@ -109,7 +109,7 @@ def test_layers_equal_torchvision():
     boxes = [torch.tensor([[4.0, 4.0, 60.0, 50.0]])]
     levels = [torch.randn(1, 32, 64 // 2**i, 64 // 2**i) for i in range(3)]
     side = 2 * ours.config.roi_size
-    regions = ours._pool_rows(levels, boxes[0], torch.zeros(1), side)
+    regions = ours._pool_rows(levels, boxes[0], torch.zeros(1, dtype=torch.long), side)
     assert torch.equal(ours._heatmaps(levels, boxes), predictor(head(regions)))
 
 

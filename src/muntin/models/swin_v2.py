@@ -70,7 +70,7 @@ class SwinV2Config(SwinConfig):
 
 
 def swin_v2_preset(
-    size: str, window: int, side: int, *, drop_path_rate: float = 0.2, pretrained: bool = False
+    size: str, window: int, side: int, drop_path_rate: float = 0.2, *, pretrained: bool = False
 ) -> SwinV2Config:
     """One published variant (section 4.1).
 

@@ -49,7 +49,15 @@ from muntin.ops.relative_offsets import resample_offsets
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset", "vitpose_preset"]
+__all__ = [
+    "ViT",
+    "ViTBlock",
+    "ViTConfig",
+    "ViTSize",
+    "deit3_preset",
+    "vit_preset",
+    "vitpose_preset",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,9 +178,10 @@ class ViTConfig:
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
 
-def vit_preset(
-    size: Literal["tiny", "small", "medium", "base", "large", "huge"], patch: int, side: int
-) -> ViTConfig:
+ViTSize = Literal["tiny", "small", "medium", "base", "large", "huge"]
+
+
+def vit_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
     """One row of the papers' tables of variants, for a patch and an image side in pixels."""
     embed_dim, depth, num_heads = {
         "tiny": (192, 12, 3),
@@ -183,15 +192,12 @@ def vit_preset(
         "huge": (1280, 32, 16),
     }[size]
     return ViTConfig(
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        patch_size=patch,
+        embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_size=patch,
         img_size=(side, side),
-    )
+    )  # fmt: skip
 
 
-def vitpose_preset(size: Literal["small", "base", "large", "huge"]) -> ViTConfig:
+def vitpose_preset(size: ViTSize) -> ViTConfig:
     """One row of ViTPose: no class token, patches with a margin, 12 heads in its small one."""
     plain = vit_preset(size, 16, 224)
     return replace(
@@ -205,9 +211,7 @@ def vitpose_preset(size: Literal["small", "base", "large", "huge"]) -> ViTConfig
     )
 
 
-def deit3_preset(
-    size: Literal["small", "medium", "base", "large", "huge"], patch: int, side: int
-) -> ViTConfig:
+def deit3_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
     """One row of DeiT III: branches are scaled, and the class token has no position."""
     return replace(vit_preset(size, patch, side), prefix_positions=False, layer_scale=1e-4)
 

@@ -17,8 +17,8 @@ from collections.abc import Collection
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.ops.size_rules import SizeRuleName
-from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, square_index
-from muntin.weights.shared_keys import DENSE_TASKS, SWIN_BLOCK, SWIN_V2_BLOCK, same_names
+from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, same_names, square_index
+from muntin.weights.shared_keys import DENSE_TASKS, SWIN_BLOCK, SWIN_V2_BLOCK
 
 __all__ = ["KEY_MAPS", "recognise", "size_rule"]
 

@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,15 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.ops.relative_offsets import log_offsets
-from muntin.weights.key_maps import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
+from muntin.weights.key_maps import (
+    KeyMap,
+    KeyMaps,
+    Row,
+    Transform,
+    block_rows,
+    first_key,
+    flat_index,
+)
 from muntin.weights.shared_keys import TORCHVISION_DETECTOR
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
@@ -43,24 +51,17 @@ def _split_biases(whole: Tensor, _: int) -> Sequence[Tensor]:
 
 _THEIRS, _OURS = "features.{2i+1}.{j}.", "layers.{i}.blocks.{j}."
 _LAYER = "encoder.layers.encoder_layer_{j}."
+_ATTENTION = ("ln_1", "self_attention.in_proj_", "self_attention.out_proj")
 
 _SHARED = (
     Row(("features.0.0.{p}",), "patch_embed.proj.{p}"),
     Row(("features.0.2.{p}",), "patch_embed.norm.{p}"),
-    Row((_THEIRS + "norm1.{p}",), _OURS + "norm1.{p}"),
-    Row((_THEIRS + "attn.proj.{p}",), _OURS + "attn.proj.{p}"),
-    Row((_THEIRS + "norm2.{p}",), _OURS + "norm2.{p}"),
-    Row((_THEIRS + "mlp.0.{p}",), _OURS + "mlp.fc1.{p}"),
-    Row((_THEIRS + "mlp.3.{p}",), _OURS + "mlp.fc2.{p}"),
+    *block_rows(_THEIRS, _OURS, ("norm1", "", "attn.proj", "norm2", "mlp.0", "mlp.3")),
     Row(("features.{2i+2}.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
     Row(("features.{2i+2}.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
     Row(("norm.{p}",), "norm.{p}"),
     Row(("head.{p}",), "head.fc.{p}"),
 )
-
-
-def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda _: tensor
 
 
 def _swin_v2(config: SwinV2Config) -> KeyMap:
@@ -72,8 +73,8 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         offsets = log_offsets((side, side), (side, side)).view(1, 2 * side - 1, 2 * side - 1, 2)
         index = flat_index(offsets[0, ..., 0].reshape(-1, 1))
         buffers += [
-            Row((theirs + "relative_coords_table",), marker, derive=_constant(offsets)),
-            Row((theirs + "relative_position_index",), marker, derive=_constant(index)),
+            Row((theirs + "relative_coords_table",), marker, derive=lambda _, t=offsets: t),
+            Row((theirs + "relative_position_index",), marker, derive=lambda _, t=index: t),
         ]
     attention = (
         Row((_THEIRS + "attn.qkv.weight",), _OURS + "attn.qkv.weight"),
@@ -149,15 +150,9 @@ KEY_MAPS: KeyMaps = {
             Row(("class_token",), "cls_token"),
             Row(("encoder.pos_embedding",), "pos_embed"),
             Row(("conv_proj.{p}",), "patch_embed.proj.{p}"),
-            Row((_LAYER + "ln_1.{p}",), "blocks.{j}.norm1.{p}"),
-            Row((_LAYER + "self_attention.in_proj_{p}",), "blocks.{j}.attn.qkv.{p}"),
-            Row((_LAYER + "self_attention.out_proj.{p}",), "blocks.{j}.attn.proj.{p}"),
-            Row((_LAYER + "ln_2.{p}",), "blocks.{j}.norm2.{p}"),
-            Row((_LAYER + "mlp.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
-            Row((_LAYER + "mlp.3.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            *block_rows(_LAYER, "blocks.{j}.", (*_ATTENTION, "ln_2", "mlp.0", "mlp.3")),
             # Files saved before torchvision 0.12.
-            Row((_LAYER + "mlp.linear_1.{p}",), "blocks.{j}.mlp.fc1.{p}"),
-            Row((_LAYER + "mlp.linear_2.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            *block_rows(_LAYER, "blocks.{j}.", ("", "", "", "", "mlp.linear_1", "mlp.linear_2")),
             Row(("encoder.ln.{p}",), "norm.{p}"),
             Row(("heads.head.{p}",), "head.fc.{p}"),
         )

@@ -40,6 +40,8 @@ __all__ = [
 TIMM = "timm:"
 """Prefix of names of timm models."""
 
+_ARGUMENTS = ("num_classes", "num_keypoints", "weights", "head", "conventions")
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -105,6 +107,12 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
         changed.setdefault("out_indices", tuple(range(len(depths))))
         if isinstance(config, SwinV2Config):
             changed.setdefault("pretrained_windows", (0,) * len(depths))
+    names = [field.name for field in dataclasses.fields(config)]
+    unknown = next((key for key in changed if key not in names), "")
+    if unknown:
+        # The arguments of the functions that create models are compared too.
+        message = unknown_name(f"option in {name}", unknown, [*names, *_ARGUMENTS])
+        raise ConfigError(message)
     return replace(config, changed, where=name)
 
 
