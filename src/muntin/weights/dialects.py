@@ -18,7 +18,6 @@ from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
 from muntin.weights import (
-    detectron2,
     google,
     microsoft,
     openmmlab,
@@ -26,11 +25,9 @@ from muntin.weights import (
     torchvision,
     transformers,
 )
-from muntin.weights.detector_keys import DETECTOR_NAMES, add_detector_keys
+from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
-from muntin.weights.pose_keys import add_pose_keys
-from muntin.weights.segmenter_keys import add_segmenter_keys
 
 __all__ = [
     "DIALECTS",
@@ -104,8 +101,8 @@ DIALECTS: dict[str, Dialect] = {
         size_rule=openmmlab.size_rule,
     ),
     "detectron2": Dialect(
-        key_maps=detectron2.KEY_MAPS,
-        recognise=detectron2.recognise,
+        key_maps=microsoft.DETECTRON2_KEY_MAPS,
+        recognise=lambda keys: first_key(keys, r"^backbone\.(bottom_up|net)\."),
         size_rule=_always("openmmlab"),
     ),
     "google": Dialect(
@@ -175,8 +172,7 @@ def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
         raise WeightError(message)
     names = maps[type(config)]
     body = names if isinstance(names, KeyMap) else names(config)
-    detector = add_detector_keys(body, DETECTOR_NAMES.get(name), head, dialect=name)
-    return add_pose_keys(add_segmenter_keys(detector, name, head), name, head)
+    return add_head_keys(body, name, head)
 
 
 def family_name(config_type: type) -> str:

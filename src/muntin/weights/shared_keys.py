@@ -9,10 +9,11 @@ from muntin.weights.key_maps import STACKED, Row, block_rows, same_names
 __all__ = [
     "DENSE_TASKS",
     "DETECTRON2_DETECTOR",
-    "NORM_BUFFERS",
     "SWIN_BLOCK",
     "SWIN_V2_BLOCK",
     "TORCHVISION_DETECTOR",
+    "layer_rows",
+    "norm_rows",
 ]
 
 DENSE_TASKS = (
@@ -29,8 +30,20 @@ DETECTRON2_DETECTOR = (
 )
 """Keys of necks and heads of detectron2's detectors."""
 
-NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""Buffers of a batch norm."""
+
+def layer_rows(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of weight and bias of a layer."""
+    return (Row((theirs + ".{p}",), ours + ".{p}"),)
+
+
+def norm_rows(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of a norm, with the buffers that a batch norm has."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return (
+        *layer_rows(theirs, ours),
+        *(Row((f"{theirs}.{name}",), f"{ours}.{name}") for name in buffers),
+    )
+
 
 _BLOCK = "layers.{i}.blocks.{j}."
 

@@ -34,7 +34,7 @@ from muntin.weights.key_maps import (
     first_key,
     flat_index,
 )
-from muntin.weights.shared_keys import TORCHVISION_DETECTOR
+from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
 
@@ -96,14 +96,14 @@ _RESNETS = (
 )
 _BLOCK = "layer{i}.{j}."
 _RESNET = (
-    "conv1.weight",
-    _BLOCK + "conv{k}.weight",
-    _BLOCK + "downsample.0.weight",
     *(
-        f"{norm}.{part}"
-        for norm in ("bn1", _BLOCK + "bn{k}", _BLOCK + "downsample.1")
-        for part in ("{p}", "running_mean", "running_var", "num_batches_tracked")
+        Row((name,), f"net.{name}")
+        for name in ("conv1.weight", _BLOCK + "conv{k}.weight", _BLOCK + "downsample.0.weight")
     ),
+    *norm_rows("bn1", "net.bn1"),
+    *norm_rows(_BLOCK + "bn{k}", f"net.{_BLOCK}bn{{k}}"),
+    *norm_rows(_BLOCK + "downsample.1", f"net.{_BLOCK}downsample.1"),
+    *layer_rows("fc", "head.fc"),
 )
 
 
@@ -114,11 +114,7 @@ def _resnet(config: TimmConfig) -> KeyMap:
             f"{config.name!r}. Choose another dialect."
         )
         raise WeightError(message)
-    return KeyMap(
-        (*(Row((name,), f"net.{name}") for name in _RESNET), Row(("fc.{p}",), "head.fc.{p}")),
-        wrappers=_WRAPPERS,
-        unused=_UNUSED,
-    )
+    return KeyMap(_RESNET, wrappers=_WRAPPERS, unused=_UNUSED)
 
 
 # Detectors.

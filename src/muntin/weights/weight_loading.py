@@ -19,7 +19,6 @@ from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.size_rules import SizeRuleName
 from muntin.weights import hub
-from muntin.weights.detector_keys import DETECTOR_NAMES, adopt_conventions
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -30,6 +29,7 @@ from muntin.weights.dialects import (
     key_map,
     to_dialect,
 )
+from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
 from muntin.weights.state_matching import describe_mismatches, match_state, model_key
@@ -165,9 +165,7 @@ def load_weights(
     size_rule = rule if adopts else ""
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=size_rule)
-    conventions = ""
-    if plan.has_head:
-        conventions = adopt_conventions(model.head, DETECTOR_NAMES.get(dialect))  # type: ignore[arg-type]
+    conventions = adopt_conventions(head_of(model), dialect) if plan.has_head else ""
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=dialect,
