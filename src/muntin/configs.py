@@ -88,15 +88,12 @@ def to_dict(config: object) -> dict[str, Any]:
 
 
 def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
-    """Build a config from a dictionary.
+    """Build a config from a dictionary; fields with a default, and the tag, may be missing.
 
     Args:
         kind: The dataclass.
-        values: The fields; those with a default may be missing. The tag is optional.
+        values: The fields.
         where: Origin of the dictionary, for messages.
-
-    Returns:
-        The config, validated.
 
     Raises:
         ConfigError: A key is unknown, a field is missing, or a value has the wrong type.

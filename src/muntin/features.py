@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +68,7 @@ class TokenMask:
             raise ShapeError(message)
 
     def check(self, batch: int, grid: Size) -> None:
-        """Check that the mask has the batch size and the grid of the images.
-
-        Raises:
-            ShapeError: It does not.
-        """
+        """Raise `ShapeError` unless the mask has the batch size and the grid of the images."""
         wanted = (batch, grid[0] * grid[1])
         if tuple(self.keep.shape) != wanted:
             message = (
@@ -94,11 +90,7 @@ class TokenMask:
         return tokens[self.keep].view(tokens.shape[0], -1, tokens.shape[2])
 
     def refuse_maps(self) -> list[Tensor]:
-        """Raise the error for maps of a network that dropped tokens.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise `ConfigError`: a network that dropped tokens has no maps."""
         message = (
             "maps require all patches, got a mask that drops some. Use tokens, or set fill of the "
             "mask."
@@ -194,6 +186,9 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList | Sequence[nn.Module]
     """All blocks in order of computation."""
 
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Ends of the names of parameters without weight decay: positions and tokens."""
+
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps, in the order of `forward`."""
@@ -202,7 +197,7 @@ class Backbone(nn.Module):
     @property
     def embed_channels(self) -> int:
         """Channels of the vector."""
-        raise NotImplementedError
+        return self.spec.channels[-1] * self.spec.embed_parts
 
     def features(
         self,
@@ -234,10 +229,7 @@ class Backbone(nn.Module):
         return self.features(images).vector
 
     def mask_grid(self, image_size: Size) -> Size:
-        """Return rows and columns of the grid that `TokenMask.keep` refers to.
-
-        Args:
-            image_size: (height, width) of the images in pixels.
+        """Rows and columns of the grid of `TokenMask.keep` for images of (height, width) pixels.
 
         Raises:
             ConfigError: The family does not support masks.
@@ -246,7 +238,6 @@ class Backbone(nn.Module):
         raise self._mask_error()
 
     def _refuse_mask(self, mask: TokenMask | None) -> None:
-        """Raise an error for any mask, in families that do not support masks."""
         if mask is not None:
             raise self._mask_error()
 
@@ -259,7 +250,7 @@ class Backbone(nn.Module):
     @property
     def stage_unit(self) -> Literal["stage", "block"]:
         """Unit of `stage_of`: stages of a hierarchical backbone, or blocks of a plain ViT."""
-        raise NotImplementedError
+        return "block"
 
     def layer_of(self, name: str) -> int:
         """Return the layer number of a parameter or module, by its name in the backbone.
@@ -267,17 +258,20 @@ class Backbone(nn.Module):
         Returns:
             0 for everything before the blocks (patch embedding, positions, tokens), k for the k-th
             block and the downsampling after it, ``len(blocks) + 1`` for everything after the last
-            block.
+            block. By default, blocks are called "blocks" and what follows "norm" or "fc_norm".
         """
-        raise NotImplementedError
+        kind, *path = name.split(".")
+        if kind == "blocks":
+            return int(path[0]) + 1
+        return len(self.blocks) + 1 if kind in {"norm", "fc_norm"} else 0
 
     def stage_of(self, name: str) -> int:
         """Return the stage number, in `stage_unit`; `TrainConfig.freeze` counts these."""
-        raise NotImplementedError
+        return self.layer_of(name)
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies to this parameter, if it has two or more dimensions."""
-        raise NotImplementedError
+        return not name.endswith(self.undecayed)
 
 
 def name_blocks(backbone: Backbone) -> list[str]:
@@ -294,13 +288,7 @@ def count_stages(backbone: Backbone) -> int:
 def find_output_problem(
     out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
 ) -> str:
-    """Validate the output fields of a backbone config.
-
-    Args:
-        out_indices: Stages or blocks; negative ones count from the end.
-        count: Number of stages or blocks.
-        out_norm: Field of the config.
-        drop_path_rate: Field of the config.
+    """Validate the output fields of a backbone config with `count` stages or blocks.
 
     Returns:
         The problem, as a clause of a message; empty if there is none.

@@ -71,13 +71,7 @@ class _Classifier(Head):
 
 
 class LinearHead(_Classifier):
-    """Logits of each class from the vector of an image.
-
-    Args:
-        channels: Channels of the vector.
-        num_classes: Classes; 0 gives the vector itself.
-        dropout: Probability of dropping a channel in training.
-    """
+    """Logits of each class from the vector of an image; with 0 classes, the vector itself."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -92,11 +86,6 @@ class LinearHead(_Classifier):
 
 class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
-
-    Args:
-        channels: Channels of both tokens together.
-        num_classes: Classes; 0 gives the mean of the tokens.
-        dropout: Probability of dropping a channel in training.
 
     Source:
         Touvron et al. 2021 (arXiv 2012.12877), section 3. There the mean is taken at evaluation;

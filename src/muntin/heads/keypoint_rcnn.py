@@ -30,14 +30,7 @@ __all__ = ["KEYPOINT_DETECTORS", "KeypointRCNN"]
 
 
 class KeypointRCNN(RCNN):
-    """A two-stage detector of instances and their keypoints.
-
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes, without background.
-        num_keypoints: Keypoints of each instance.
-        config: Which detector; its mask options apply to the heatmaps.
-    """
+    """A two-stage detector of instances and their keypoints; mask options apply to heatmaps."""
 
     def __init__(
         self, backbone: Backbone, num_classes: int, num_keypoints: int, config: RCNNConfig

@@ -76,12 +76,7 @@ class _Extra(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Feature pyramid network: coarse maps are upsampled and added to finer ones.
-
-    Args:
-        spec: The backbone's maps.
-        config: Which neck.
-    """
+    """Feature pyramid network: coarse maps are upsampled and added to finer ones."""
 
     def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
         super().__init__()
@@ -119,12 +114,7 @@ class _MaxPool(nn.Module):
 
 
 class SimplePyramid(nn.Module):
-    """Levels of 4, 2, 1 and 1/2 times the resolution of a plain ViT's last map.
-
-    Args:
-        spec: The backbone's maps, all of one stride; the last one is read.
-        config: Which neck.
-    """
+    """Levels of 4, 2, 1 and 1/2 times the resolution of a plain ViT's last map."""
 
     def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
         super().__init__()

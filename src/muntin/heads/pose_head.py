@@ -74,13 +74,7 @@ class PoseConfig(HeadConfig):
 
 
 class PoseHead(Head):
-    """Heatmaps of the one instance of each crop.
-
-    Args:
-        backbone: Computes the maps; only its spec is used.
-        num_keypoints: Keypoints.
-        config: Which head.
-    """
+    """Heatmaps of the one instance of each crop, on a backbone of which only the spec is read."""
 
     def __init__(self, backbone: Backbone, num_keypoints: int, config: PoseConfig) -> None:
         super().__init__()
@@ -131,15 +125,12 @@ class PoseHead(Head):
     def losses(
         self, features: Features, points: Float[Tensor, "B P 2"], known: Bool[Tensor, "B P"]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each instance, by name.
+        """Give the losses of each instance, by name: the mean over its heatmaps.
 
         Args:
             features: Of the backbone, one instance an image.
             points: x and y of each keypoint in pixels of the images.
-            known: Which of them enter the loss.
-
-        Returns:
-            The mean over the heatmaps of an instance; an unknown keypoint adds nothing.
+            known: Which of them enter the loss; the others add nothing.
         """
         config = self.config
         found = self._logits(features)

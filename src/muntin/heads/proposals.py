@@ -38,12 +38,7 @@ _STDS = (1.0, 1.0, 1.0, 1.0)  # offsets of proposals are not scaled
 
 
 class ProposalHead(nn.Module):
-    """Region proposal network: score and refine anchors.
-
-    Args:
-        strides: Of the levels, in pixels.
-        config: Which detector.
-    """
+    """Region proposal network: score and refine anchors."""
 
     def __init__(self, strides: tuple[float, ...], config: RCNNConfig) -> None:
         super().__init__()
@@ -64,16 +59,11 @@ class ProposalHead(nn.Module):
     def forward(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 4"], Bool[Tensor, "B Q"], list[Tensor], Tensor, Tensor]:
-        """Propose boxes.
-
-        Args:
-            levels: The pyramid.
-            sizes: (height, width) of the image inside each padded image, in pixels.
+        """Propose boxes for images of these sizes, (height, width) in pixels without padding.
 
         Returns:
             The best boxes of each image, a fixed number, best first; which of them are not padding;
-            the anchors of each level; and score (B, N) and offsets
-            (B, N, 4) of all anchors.
+            the anchors of each level; and score (B, N) and offsets (B, N, 4) of all anchors.
         """
         anchors, scores, offsets = self._predict(levels)
         boxes, valid = self._choose(anchors, scores, offsets, sizes)

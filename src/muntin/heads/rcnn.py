@@ -47,14 +47,7 @@ MASK_CHUNK = 256
 
 
 class RCNN(Detector):
-    """A two-stage detector on any backbone.
-
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes, without background.
-        config: Which detector.
-        masks: Whether to predict masks.
-    """
+    """A two-stage detector on any backbone, of which only the spec is read."""
 
     def __init__(
         self, backbone: Backbone, num_classes: int, config: RCNNConfig, *, masks: bool
@@ -78,11 +71,7 @@ class RCNN(Detector):
         return self.rpn.strides
 
     def set_config(self, config: RCNNConfig) -> None:
-        """Replace the config by one that differs only in fields that change no parameter shape.
-
-        Args:
-            config: Conventions of the weights (`muntin.heads.rcnn_config`).
-        """
+        """Replace the config by one of other conventions, which change no shape of a parameter."""
         self.config = self.rpn.config = config
 
     @property

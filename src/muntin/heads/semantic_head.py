@@ -66,13 +66,7 @@ class SemanticConfig(HeadConfig):
 
 
 class SemanticHead(Head):
-    """Logits of each class for every cell of the finest map.
-
-    Args:
-        backbone: Computes the maps; only its spec is used.
-        num_classes: Classes.
-        config: Which head.
-    """
+    """Logits of each class for every cell of the finest map; of the backbone, the spec is read."""
 
     def __init__(self, backbone: Backbone, num_classes: int, config: SemanticConfig) -> None:
         super().__init__()

@@ -218,14 +218,11 @@ class HieraBlock(nn.Module):
 
 
 class Hiera(Backbone):
-    """The whole backbone (figure 2). Stages beyond the last of `out_indices` are not built.
-
-    Args:
-        config: What to build.
-    """
+    """The whole backbone (figure 2). Stages beyond the last of `out_indices` are not built."""
 
     stage_unit: Literal["stage"] = "stage"
     blocks: nn.ModuleList
+    undecayed = ("pos_embed",)
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
@@ -253,11 +250,6 @@ class Hiera(Backbone):
             strides=tuple(_STRIDE * 2 ** config.halvings(i) for i in config.out_indices),
         )
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.dim(self.config.out_indices[-1])
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -265,12 +257,7 @@ class Hiera(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all blocks.
-
-        Args:
-            images: Normalised images of any height and width; sides of the maps round up.
-            sizes: As in `Backbone.features`.
-            mask: Mask units that are kept; the others are not computed, or become its fill.
+        """Run all blocks; sides of the maps round up, and a mask may drop mask units or fill them.
 
         Returns:
             One map a stage of `out_indices`; the vector is the normalised mean of the last one.
@@ -349,19 +336,8 @@ class Hiera(Backbone):
         kept = mask.drop(units.flatten(3).flatten(1, 2))  # B, n, side*side*C
         return kept.unflatten(2, (side, side, -1)).transpose(1, 2).flatten(2, 3)
 
-    def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter; see `muntin.features.Backbone`."""
-        kind, *path = name.split(".")
-        if kind == "blocks":
-            return int(path[0]) + 1
-        return len(self.blocks) + 1 if kind == "norm" else 0
-
     def stage_of(self, name: str) -> int:
         """Number the stage of a parameter; see `muntin.features.Backbone`."""
         starts = itertools.accumulate(self.config.depths, initial=1)  # first block of each stage
         built = self.config.out_indices[-1] + 2  # and one more for what follows the last
         return bisect.bisect_right(list(starts)[:built], self.layer_of(name))
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions."""
-        return not name.endswith("pos_embed")

@@ -307,13 +307,10 @@ class SwinStage(nn.Module):
 
 
 class Swin(Backbone):
-    """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built.
-
-    Args:
-        config: What to build.
-    """
+    """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built."""
 
     stage_unit: Literal["stage"] = "stage"
+    undecayed = ("relative_position_bias_table", "absolute_pos_embed")
     block: Callable[..., nn.Module] = SwinBlock
     merging: Callable[..., nn.Module] = PatchMerging
 
@@ -364,11 +361,6 @@ class Swin(Backbone):
             strides=tuple(self.config.patch_size * 2**i for i in indices),
         )
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.dim(self.config.out_indices[-1])
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -376,20 +368,14 @@ class Swin(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all stages.
-
-        Args:
-            images: Normalised images of any height and width; sides of the maps round up, or as
-                the size rule says.
-            sizes: As in `Backbone.features`.
-            mask: Patches that are kept; the others become its fill, since windows need all places.
+        """Run all stages; sides of the maps round up, or as the size rule says.
 
         Returns:
             One map a stage of `out_indices`; the vector is the mean of the last one.
 
         Raises:
             ShapeError: The size rule refuses this height and width, or the mask does not fit.
-            ConfigError: The mask has no fill.
+            ConfigError: The mask has no fill; windows need a token at every place.
         """
         outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices
@@ -481,7 +467,3 @@ class Swin(Backbone):
         if kind == "layers":
             return int(path[0]) + 1
         return len(self.layers) + 1 if kind.startswith("norm") else 0
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions."""
-        return not name.endswith(("relative_position_bias_table", "absolute_pos_embed"))

@@ -268,14 +268,10 @@ class TokensToToken(nn.Module):
 
 
 class T2TViT(Backbone):
-    """The whole backbone (figure 4). Blocks beyond the last of `out_indices` are not built.
+    """The whole backbone (figure 4). Blocks beyond the last of `out_indices` are not built."""
 
-    Args:
-        config: What to build.
-    """
-
-    stage_unit: Literal["block"] = "block"
     blocks: nn.ModuleList
+    undecayed = ("pos_embed", "cls_token")
 
     def __init__(self, config: T2TViTConfig) -> None:
         super().__init__()
@@ -301,11 +297,6 @@ class T2TViT(Backbone):
         count = len(self.config.out_indices)
         return FeatureSpec(channels=(self.config.embed_dim,) * count, strides=(_STRIDE,) * count)
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.embed_dim
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -313,20 +304,14 @@ class T2TViT(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all blocks.
-
-        Args:
-            images: Normalised images of any height and width from 3 pixels; sides of the maps
-                round as three unfoldings do, mostly up.
-            sizes: As in `Backbone.features`.
-            mask: Not supported: tokens of this family overlap.
+        """Run all blocks; sides of the maps round as three unfoldings do, mostly up.
 
         Returns:
             The tokens of each block of `out_indices` as a map; the vector is the class token.
 
         Raises:
             ShapeError: A side is shorter than 3 pixels.
-            ConfigError: A mask is given.
+            ConfigError: A mask is given: tokens of this family overlap.
         """
         self._refuse_mask(mask)
         tokens, size = self._run(images)
@@ -361,21 +346,6 @@ class T2TViT(Backbone):
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
-
-    def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter; see `muntin.features.Backbone`."""
-        kind, *path = name.split(".")
-        if kind == "blocks":
-            return int(path[0]) + 1
-        return len(self.blocks) + 1 if kind == "norm" else 0
-
-    def stage_of(self, name: str) -> int:
-        """The layer: a plain ViT has one stage, so its blocks are counted."""
-        return self.layer_of(name)
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions and tokens."""
-        return not name.endswith(("pos_embed", "cls_token"))
 
 
 def _sinusoids(count: int, dim: int) -> Float[Tensor, "1 N C"]:

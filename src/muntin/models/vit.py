@@ -335,14 +335,10 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(Backbone):
-    """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built.
+    """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built."""
 
-    Args:
-        config: What to build.
-    """
-
-    stage_unit: Literal["block"] = "block"
     blocks: nn.ModuleList
+    undecayed = ("relative_position_bias_table", "pos_embed", "_token")
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -366,15 +362,10 @@ class ViT(Backbone):
             ViTBlock(config, rate) for rate in rates[: config.blocks_out[-1] + 1]
         )
         has_norm = config.out_norm == "last"
+        norm = nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity()
         # fc_norm normalises the mean, norm all tokens; only one of them exists.
-        norm, fc_norm = (
-            nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity(),
-            None,
-        )
-        if config.pool_norm == "after":
-            norm, fc_norm = nn.Identity(), norm
-        self.norm = norm
-        self.fc_norm = fc_norm if fc_norm is not None else nn.Identity()
+        after = config.pool_norm == "after"
+        self.norm, self.fc_norm = (nn.Identity(), norm) if after else (norm, nn.Identity())
         init_linear_weights(self)
 
     @property
@@ -387,11 +378,6 @@ class ViT(Backbone):
             embed_parts=1 + int(self.config.distillation_token),
         )
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.embed_dim * self.spec.embed_parts
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -399,12 +385,7 @@ class ViT(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all blocks.
-
-        Args:
-            images: Normalised images of any height and width.
-            sizes: As in `Backbone.features`.
-            mask: Patches that are kept; the others are not computed, or become its fill.
+        """Run all blocks; images may have any size, and a mask may drop patches or fill them.
 
         Returns:
             The patch tokens of each block of `out_indices` as a map, all at the same stride. The
@@ -507,18 +488,3 @@ class ViT(Backbone):
         if config.shared_position:
             return x + positions[:, 1:] + positions[:, :1]
         return x + positions
-
-    def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter; see `muntin.features.Backbone`."""
-        kind, *path = name.split(".")
-        if kind == "blocks":
-            return int(path[0]) + 1
-        return len(self.blocks) + 1 if kind in {"norm", "fc_norm"} else 0
-
-    def stage_of(self, name: str) -> int:
-        """The layer: a plain ViT has one stage, so its blocks are counted."""
-        return self.layer_of(name)
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions and tokens."""
-        return not name.endswith(("relative_position_bias_table", "pos_embed", "_token"))

@@ -150,12 +150,7 @@ def detect(keys: Collection[str], *, where: str) -> str:
 
 
 def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
-    """Build the key map of a model in a dialect.
-
-    Args:
-        name: Name of the dialect.
-        config: The backbone's config.
-        head: The model's head; those of dense tasks add their own rows.
+    """Build the key map of a model in a dialect; heads of dense tasks add their own rows.
 
     Raises:
         WeightError: The dialect is unknown or does not support this family.

@@ -58,16 +58,7 @@ class _HeadNames:
 
 
 def add_head_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
-    """Add the names of neck and heads to those of a backbone.
-
-    Args:
-        body: Names of the backbone.
-        dialect: Name of the dialect.
-        head: The model's head, if any.
-
-    Returns:
-        `body` itself if the dialect has no names for this head.
-    """
+    """Add the names of neck and heads to those of a backbone, where the dialect has such heads."""
     kind = next((kind for kind, fits in _FITS.items() if fits(head)), "")
     names = _NAMES.get(kind, {}).get(dialect)
     if names is None:
@@ -107,10 +98,6 @@ _ADOPTED = ("rounded_anchors", "aligned", "sampling", "stage_average")
 
 def adopt_conventions(head: nn.Module | None, dialect: str) -> str:
     """Make a detector interpret its weights as the ecosystem that they came from does.
-
-    Args:
-        head: Modified if it is a two-stage detector.
-        dialect: Dialect of the weights.
 
     Returns:
         Changed fields of the head's config as text; empty if none changed.

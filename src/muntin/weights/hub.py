@@ -48,9 +48,6 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         hub_id: ``owner/name``, optionally with ``@`` and a branch, tag or commit.
         timeout_s: Seconds to wait for a response of the hub.
 
-    Returns:
-        The file in the local cache; safetensors if the repository has it.
-
     Raises:
         WeightError: The file is not cached and cannot be downloaded.
     """

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,17 +82,9 @@ def match_state(
     size_rule: SizeRuleName,
     method: TableInterpolation,
 ) -> MatchResult:
-    """Assign every renamed tensor to a parameter of the model.
-
-    Args:
-        model: The model to load into.
-        reading: The state dict under our names.
-        dialect: Its dialect.
-        size_rule: The ecosystem's size rule, which sets how position embeddings are resized.
-        method: How relative position bias tables are resized.
-    """
+    """Assign every renamed tensor to a parameter of the model; `size_rule` is the ecosystem's."""
     backbone, head = backbone_of(model), head_of(model)
-    own, whole = model.state_dict(), _FullBackbone(backbone)
+    own = model.state_dict()
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
@@ -100,7 +93,9 @@ def match_state(
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
             _assign(result, key, tensor, own[key], resizer, heads)
-        elif heads.may_ignore(name) or whole.has(name):
+        elif heads.may_ignore(name) or name in _full_backbone_names(
+            type(backbone), backbone.config
+        ):
             result.ignored += theirs
         else:
             result.unexpected += theirs
@@ -209,25 +204,11 @@ def _reset_deeper_head(result: MatchResult) -> None:
             del result.values[key]
 
 
-class _FullBackbone:
-    """Names of the complete backbone, with all stages and norms; built lazily."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        self.backbone = backbone
-        self.names: set[str] | None = None
-
-    def has(self, name: str) -> bool:
-        """Whether the complete backbone has a parameter of this name."""
-        if self.names is None:
-            self.names = _full_backbone_names(self.backbone)
-        return name in self.names
-
-
-def _full_backbone_names(backbone: nn.Module) -> set[str]:
+@functools.cache
+def _full_backbone_names(family: Callable[[Any], nn.Module], config: Any) -> frozenset[str]:  # noqa: ANN401 (any family)
     """Names of the backbone's parameters with all stages and all norms."""
-    config: Any = backbone.config
     if not hasattr(config, "out_norm"):
-        return set()
+        return frozenset()
     stages = len(config.depths) if hasattr(config, "depths") else 0
     wholes: list[dict[str, Any]] = [{"out_indices": (stages - 1,), "out_norm": "last"}]
     if isinstance(config, SwinConfig):
@@ -235,9 +216,8 @@ def _full_backbone_names(backbone: nn.Module) -> set[str]:
     names: set[str] = set()
     for changes in wholes:
         with torch.device("meta"):
-            whole = type(backbone)(dataclasses.replace(config, **changes))
-        names |= set(whole.state_dict())
-    return names
+            names |= set(family(dataclasses.replace(config, **changes)).state_dict())
+    return frozenset(names)
 
 
 def _assign(
@@ -294,11 +274,7 @@ class _Resizer:
             size = (own.shape[2], own.shape[3])
             return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
         if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
-            same = (tensor.ndim, tensor.shape[0], tensor.shape[2:]) == (
-                4,
-                own.shape[0],
-                own.shape[2:],
-            )
+            same = tensor.shape[:1] + tensor.shape[2:] == own.shape[:1] + own.shape[2:]
             return adapt_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
         return tensor
 

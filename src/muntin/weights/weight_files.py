@@ -46,13 +46,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """Content of a weight file.
-
-    Attributes:
-        path: The file.
-        tensors: Its content, with the stored nesting.
-        metadata: Strings stored beside the tensors (safetensors only).
-    """
+    """Content of a weight file with its nesting, and texts stored beside it (safetensors only)."""
 
     path: Path
     tensors: Mapping[str, Any]
@@ -63,8 +57,7 @@ def find_file(path: Path) -> Path:
     """Resolve a path to a weight file: the file itself, or the one in the folder.
 
     Raises:
-        WeightError: The path does not exist, the folder holds no weights, or the suffix is not
-            one of `SUFFIXES`.
+        WeightError: There is none, or its suffix is not one of `SUFFIXES`.
     """
     if path.is_dir():
         for name in _FILES_IN_FOLDER:
@@ -87,13 +80,7 @@ def find_file(path: Path) -> Path:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, or the one in a folder, without executing code from it.
-
-    Args:
-        path: A file that ends in one of `SUFFIXES`, or a folder that holds one.
-
-    Returns:
-        The tensors, on the CPU, and the metadata.
+    """Read a weight file, or the one in a folder, without executing code from it; on the CPU.
 
     Raises:
         WeightError: The file does not exist, is empty, truncated or of another format, or holds
@@ -186,10 +173,6 @@ def _describe_damaged(file: Path) -> str:
 def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
     """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
 
-    Args:
-        content: Content of a file, or a state dict.
-        where: Its source, for messages.
-
     Returns:
         The flat state dict, and the path of keys that led to it (empty if it was flat).
 
@@ -216,11 +199,6 @@ def write_weights(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, atomically: after a failure, the old file is unchanged.
-
-    Args:
-        path: The file; must end in ``.safetensors``. Missing folders are created.
-        tensors: Tensors by name.
-        metadata: Strings to store beside them.
 
     Raises:
         WeightError: The suffix is wrong, the disk is full, or the path cannot be written.

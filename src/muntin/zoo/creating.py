@@ -108,19 +108,13 @@ def create_detector(
         head: A name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
             ends in "_small" for machines without a GPU, or the config of a head.
         masks: Whether to predict masks; only with a config, since a name implies it.
-        options: `num_classes`, `conventions`, `in_chans`, `weights` and fields of the backbone's
-            config, as in `create`.
+        options: As in `create`.
 
     Returns:
         The detector, in training mode. It takes images, padded at the right and bottom to one
         size, and optionally the (height, width) of each before padding, and returns
-        `muntin.heads.instances.Candidates`, a sequence of
-        `muntin.heads.instances.Instances`. Losses:
-        ``detector.head.losses(detector.features(images, sizes), targets)``.
-
-    Raises:
-        ConfigError: A name or a field is unknown, or the fields are inconsistent.
-        WeightError: The weights cannot be read or do not fit.
+        `muntin.heads.instances.Candidates`, a sequence of `muntin.heads.instances.Instances`.
+        Losses: ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Example:
         >>> import torch
@@ -155,10 +149,6 @@ def create_segmenter(
         The segmenter, in training mode. Its logits have the size of the finest map, a quarter of
         the image's sides, rounded up; upsample them bilinearly. Losses:
         ``segmenter.head.losses(segmenter.features(images), labels)``.
-
-    Raises:
-        ConfigError: A name or a field is unknown, or the fields are inconsistent.
-        WeightError: The weights cannot be read or do not fit.
     """
     return create("semantic", name, head=head, **options)
 
@@ -177,10 +167,6 @@ def create_pose_estimator(
     Returns:
         The estimator, in training mode. Every input image is a crop of one instance. Losses:
         ``estimator.head.losses(estimator.features(images), points, known)``.
-
-    Raises:
-        ConfigError: A name or a field is unknown, or the fields are inconsistent.
-        WeightError: The weights cannot be read or do not fit.
 
     Example:
         >>> import torch

@@ -119,9 +119,7 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
 def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
     """Return the config of a backbone for dense tasks: maps of all stages, each with its own norm.
 
-    Args:
-        config: Config of any backbone, such as a classifier's.
-        finest: Stride in pixels of the finest map; stages with a smaller stride are omitted.
+    Stages with a smaller stride in pixels than `finest` are omitted.
     """
     changed: dict[str, Any] = {}
     if hasattr(config, "depths"):
@@ -137,13 +135,7 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
 ) -> Backbone:
-    """Build an untrained backbone from `dense_config`, with the fields in `architecture` applied.
-
-    Args:
-        name: Name in the zoo.
-        architecture: Fields of its config; these override `dense_config`.
-        finest: As in `dense_config`.
-    """
+    """Build an untrained backbone from `dense_config`; fields in `architecture` override it."""
     body = dense_config(model_config(name, architecture), finest=finest)
     kept = {key: architecture[key] for key in ("out_indices", "out_norm") if key in architecture}
     return build_backbone(replace(body, kept, where=name))
