@@ -44,7 +44,7 @@ _STRIDE = 4  # of the patches, which overlap: 7 pixels wide
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HieraConfig:
-    """Configuration of a Hiera.
+    """Configuration of a Hiera; the other fields are those of `SwinConfig`.
 
     Attributes:
         embed_dim: Channels of the first stage; each further stage has twice as many.
@@ -54,14 +54,6 @@ class HieraConfig:
         global_from: First stage whose attention is global.
         pooled_stages: How many of the later stages have half the side of the one before: 3 in
             classifiers, 2 in the models that were pre-trained with masks.
-        img_size: (height, width) in pixels that the position embedding is made for. Others are
-            accepted.
-        in_chans: Channels of an image.
-        mlp_ratio: Width of the MLP relative to its block.
-        norm_eps: Added to the variance in layer norms.
-        drop_rate: Dropout inside the MLP.
-        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Stages whose maps `forward` returns.
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
         size_rule: How position embeddings are resized for other images; a key of

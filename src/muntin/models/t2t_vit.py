@@ -48,7 +48,7 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class T2TViTConfig:
-    """Configuration of a T2T-ViT.
+    """Configuration of a T2T-ViT; the other fields are those of `ViTConfig`.
 
     Attributes:
         embed_dim: Channels of a token of the backbone.
@@ -57,17 +57,6 @@ class T2TViTConfig:
         token_attention: Attention between the unfoldings: "performer" is linear in the number of
             tokens, "transformer" quadratic.
         token_dim: Channels between the unfoldings.
-        img_size: (height, width) in pixels that the position embedding is made for. Others are
-            accepted.
-        in_chans: Channels of an image.
-        mlp_ratio: Width of the MLP relative to the tokens.
-        qkv_bias: Whether queries, keys and values of the backbone have a bias.
-        norm_eps: Added to the variance in layer norms.
-        drop_rate: Dropout after the positions and inside attention output and MLP.
-        attn_drop_rate: Dropout of attention weights in the backbone.
-        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Blocks whose tokens `forward` returns as maps; -1 is the last block.
-        out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm.
     """
 
     embed_dim: int

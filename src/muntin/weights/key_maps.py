@@ -247,14 +247,10 @@ class HeadMap(KeyMap):
         if self.obstacle:
             raise WeightError(self.obstacle)
         body = self.body.read({key: state[key] for key in state if key not in outside})
-        return RenamedState(
-            tensors=body.tensors | heads.tensors,
-            pairs=body.pairs + heads.pairs,
-            ignored=body.ignored + heads.ignored,
-            unknown=body.unknown + heads.unknown,
-            missing=body.missing + heads.missing,
-            duplicates=body.duplicates + heads.duplicates,
-        )
+        body.tensors |= heads.tensors
+        for name in ("pairs", "ignored", "unknown", "missing", "duplicates"):
+            getattr(body, name).extend(getattr(heads, name))
+        return body
 
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs."""

@@ -40,19 +40,11 @@ __all__ = ["KEY_MAPS", "recognise", "size_rule"]
 _ORDER = (0, 2, 1, 3)
 
 
-def _from_unfold(parts: Sequence[Tensor]) -> Tensor:
-    tensor = parts[0]
-    grid = tensor.unflatten(-1, (-1, 4))[..., _ORDER]  # ..., C, 4
-    return grid.transpose(-1, -2).flatten(-2)
-
-
-def _to_unfold(whole: Tensor, _: int) -> Sequence[Tensor]:
-    grid = whole.unflatten(-1, (4, -1))[..., _ORDER, :]  # ..., 4, C
-    return (grid.transpose(-1, -2).flatten(-2),)
-
-
-UNFOLDED = Transform(join=_from_unfold, split=_to_unfold)
-"""Reorders the channels of merged patches between unfold order (theirs) and ours."""
+# Channels of merged patches in unfold order (theirs: C, 4), and in ours (4, C).
+UNFOLDED = Transform(
+    join=lambda parts: parts[0].unflatten(-1, (-1, 4))[..., _ORDER].mT.flatten(-2),
+    split=lambda whole, _: [whole.unflatten(-1, (4, -1))[..., _ORDER, :].mT.flatten(-2)],
+)
 
 _THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _MERGING = "layers.{i}.downsample."

@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
+from muntin.nn.linear_layers import without_key_bias
 from muntin.ops.relative_offsets import log_offsets
 from muntin.weights.key_maps import (
     KeyMap,
@@ -39,15 +40,11 @@ from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_ro
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
 
 
-def _join_biases(parts: Sequence[Tensor]) -> Tensor:
-    query, _, value = parts[0].chunk(3)
-    return torch.cat([query, value])
-
-
-def _split_biases(whole: Tensor, _: int) -> Sequence[Tensor]:
-    query, value = whole.chunk(2)
-    return (torch.cat([query, torch.zeros_like(query), value]),)
-
+# Their bias of the keys is always zero.
+_WITHOUT_KEYS = Transform(
+    join=lambda parts: torch.cat(parts[0].chunk(3)[::2]),
+    split=lambda whole, _: [without_key_bias(whole)],
+)
 
 _THEIRS, _OURS = "features.{2i+1}.{j}.", "layers.{i}.blocks.{j}."
 _LAYER = "encoder.layers.encoder_layer_{j}."
@@ -78,11 +75,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         ]
     attention = (
         Row((_THEIRS + "attn.qkv.weight",), _OURS + "attn.qkv.weight"),
-        Row(
-            (_THEIRS + "attn.qkv.bias",),
-            _OURS + "attn.qv_bias",
-            Transform(join=_join_biases, split=_split_biases),
-        ),
+        Row((_THEIRS + "attn.qkv.bias",), _OURS + "attn.qv_bias", _WITHOUT_KEYS),
         Row((_THEIRS + "attn.logit_scale",), _OURS + "attn.logit_scale"),
         Row((_THEIRS + "attn.cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
     )
