@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ __all__ = [
     "Features",
     "TokenMask",
     "count_stages",
-    "find_output_problem",
     "name_blocks",
+    "reject_config",
 ]
 
 
@@ -285,14 +285,28 @@ def count_stages(backbone: Backbone) -> int:
     return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
-def find_output_problem(
+def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
+    """Raise the problem of a backbone config, or that of its output fields, if there is one.
+
+    Args:
+        config: Has `out_indices`, `out_norm` and `drop_path_rate`.
+        problem: A clause of a message; empty if the other fields are valid.
+        count: Number of stages or blocks.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    problem = problem or _find_output_problem(
+        config.out_indices, max(count, 1), config.out_norm, config.drop_path_rate
+    )
+    if problem:
+        message = f"{type(config).__name__}: {problem}. Change these fields together."
+        raise ConfigError(message)
+
+
+def _find_output_problem(
     out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
 ) -> str:
-    """Validate the output fields of a backbone config with `count` stages or blocks.
-
-    Returns:
-        The problem, as a clause of a message; empty if there is none.
-    """
     known = [index % count for index in out_indices if -count <= index < count]
     if not out_indices or len(known) < len(out_indices):
         return f"out_indices must be from 0 to {count - 1}, got {out_indices}"

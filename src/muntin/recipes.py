@@ -343,14 +343,16 @@ SMALL_DATA_KEYPOINTS = Recipe(
     source="ours; docs/lab-notes",
 )
 
+
+def _by_name(*recipes: Recipe) -> dict[str, Recipe]:
+    return {recipe.train.recipe: recipe for recipe in recipes}
+
+
 RECIPES: dict[TaskKind, dict[str, Recipe]] = {
-    kind: {recipe.train.recipe: recipe for recipe in recipes}
-    for kind, recipes in (
-        ("classification", (IMAGENET, FINETUNE, SMALL_DATA)),
-        ("detection", (COCO_3X, FINETUNE_DETECTION, SMALL_DATA_DETECTION)),
-        ("segmentation", (ADE20K, FINETUNE_SEGMENTATION, SMALL_DATA_SEGMENTATION)),
-        ("keypoints", (COCO_POSE, FINETUNE_KEYPOINTS, SMALL_DATA_KEYPOINTS)),
-    )
+    "classification": _by_name(IMAGENET, FINETUNE, SMALL_DATA),
+    "detection": _by_name(COCO_3X, FINETUNE_DETECTION, SMALL_DATA_DETECTION),
+    "segmentation": _by_name(ADE20K, FINETUNE_SEGMENTATION, SMALL_DATA_SEGMENTATION),
+    "keypoints": _by_name(COCO_POSE, FINETUNE_KEYPOINTS, SMALL_DATA_KEYPOINTS),
 }
 """Recipes by kind of task and name."""
 

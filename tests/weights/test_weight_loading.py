@@ -113,7 +113,7 @@ def test_there_and_back_is_bit_exact_and_recognised(build, dialect):
     assert not report.resized
     assert not report.reset
     config = other.backbone.config
-    rule = "" if dialect == "muntin" else DIALECTS[dialect].size_rule(state, config)
+    rule = "" if dialect == "muntin" else DIALECTS[dialect].find_size_rule(state, config)
     if hasattr(config, "size_rule"):
         assert report.size_rule == rule
         assert config.size_rule == (rule or "muntin")

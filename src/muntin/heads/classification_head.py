@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,21 +53,10 @@ class _Classifier(Head):
         return {"fc": (1, 0), "fc_dist": (1, 0)}
 
     def losses(
-        self,
-        features: Features,
-        labels: Tensor,
-        *,
-        class_weights: Float[Tensor, " K"] | None = None,
-        label_smoothing: float = 0.0,
-        multi_label: bool = False,
+        self, features: Features, labels: Tensor, **options: Any
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Compare the logits with labels, as `class_losses` does."""
-        return {
-            "classes": class_losses(
-                self(features), labels, class_weights=class_weights,
-                label_smoothing=label_smoothing, multi_label=multi_label,
-            )
-        }  # fmt: skip
+        """Compare the logits with labels; options as in `class_losses`."""
+        return {"classes": class_losses(self(features), labels, **options)}
 
 
 class LinearHead(_Classifier):

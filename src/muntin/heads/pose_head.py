@@ -24,7 +24,7 @@ from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import NeckConfig, SimplePyramid
+from muntin.heads.necks import SimplePyramid, build_plain_neck
 from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
 from muntin.shapes import Bool, Float
@@ -83,7 +83,7 @@ class PoseHead(Head):
         width, stride = backbone.spec.channels[-1], backbone.spec.strides[-1]
         # Doublings from the coarsest map to a stride of 4 pixels.
         times = max(0, round(math.log2(stride / STRIDE)))
-        self.neck: nn.Module | None = None
+        self.neck: SimplePyramid | None = None
         if config.decoder == "deconv":
             self.decoder: nn.Module = _Deconvolutions(width, config.channels, times)
             self.classifier = nn.Conv2d(config.channels if times else width, num_keypoints, 1)
@@ -92,9 +92,8 @@ class PoseHead(Head):
             self.classifier = nn.Conv2d(width, num_keypoints, 3, padding=1)
         else:
             widths: tuple[int, ...] = backbone.spec.channels
-            if len(set(backbone.spec.strides)) == 1:
-                neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
-                self.neck = SimplePyramid(backbone.spec, neck)
+            self.neck = build_plain_neck(backbone.spec, config.channels, config.finest)
+            if self.neck is not None:
                 widths = (config.channels,) * len(self.neck.strides)
             self.decoder = LightDecoder(widths, config.channels, norm=config.norm)
             self.classifier = nn.Conv2d(config.channels, num_keypoints, 1)

@@ -16,7 +16,7 @@ from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder, UPerNet
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import NeckConfig, SimplePyramid
+from muntin.heads.necks import build_plain_neck
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import IGNORED, map_losses
 from muntin.shapes import Float, Int, Size
@@ -76,11 +76,8 @@ class SemanticHead(Head):
         self.stride = int(backbone.spec.strides[0])
         """Pixels of a cell of the logits."""
         self._step = int(backbone.spec.strides[-1])
-        self.neck: nn.Module | None = None
-        if len(set(backbone.spec.strides)) == 1:
-            # A plain ViT has one resolution, but decoders need a pyramid.
-            neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
-            self.neck = SimplePyramid(backbone.spec, neck)
+        self.neck = build_plain_neck(backbone.spec, config.channels, config.finest)
+        if self.neck is not None:
             widths = (config.channels,) * len(self.neck.strides)
             self.stride = int(self.neck.strides[0])
         if config.decoder == "upernet":

@@ -27,8 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import init_linear_weights
 from muntin.nn.mlp import Mlp
@@ -90,12 +89,7 @@ class HieraConfig:
             problem = f"mask_unit={self.mask_unit} must be halved {self.pooled_stages} times"
         elif min(self.img_size) < 1:
             problem = "img_size must be at least 1"
-        problem = problem or find_output_problem(
-            self.out_indices, stages, self.out_norm, self.drop_path_rate
-        )
-        if problem:
-            message = f"HieraConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem, stages)
 
     def dim(self, stage: int) -> int:
         """Channels of a stage."""

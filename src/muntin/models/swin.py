@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import apply_norm_linear, init_linear_weights
 from muntin.nn.mlp import Mlp
@@ -125,12 +125,7 @@ class SwinConfig:
             )
         elif min(*self.img_size, self.patch_size, self.in_chans) < 1:
             problem = "img_size, patch_size and in_chans must be at least 1"
-        problem = problem or find_output_problem(
-            self.out_indices, stages, self.out_norm, self.drop_path_rate
-        )
-        if problem:
-            message = f"SwinConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem, stages)
 
     @property
     def windows(self) -> tuple[int, ...]:

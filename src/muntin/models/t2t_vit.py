@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError, ShapeError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.errors import ShapeError
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.drop_path import drop_path_schedule
 from muntin.nn.linear_layers import init_linear_weights
@@ -86,12 +86,7 @@ class T2TViTConfig:
             problem = f"a performer needs token_dim=2 or more, got {self.token_dim}"
         elif min(self.img_size) < _SMALLEST:
             problem = f"img_size={self.img_size} must be at least {_SMALLEST} pixels"
-        problem = problem or find_output_problem(
-            self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
-        )
-        if problem:
-            message = f"T2TViTConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem, self.depth)
 
     @property
     def blocks_out(self) -> tuple[int, ...]:

@@ -34,8 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import (
     BiasedLinear,
@@ -144,16 +143,7 @@ class ViTConfig:
             problem = "relative_pos_bias needs the class token and no distillation token"
         elif self.layer_scale < 0:
             problem = f"layer_scale must be 0 or more, got {self.layer_scale}"
-        problem = (
-            problem
-            or self._find_patch_problem()
-            or find_output_problem(
-                self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
-            )
-        )
-        if problem:
-            message = f"ViTConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem or self._find_patch_problem(), self.depth)
 
     def _find_patch_problem(self) -> str:
         if self.shared_position and (self.class_token or not self.absolute_pos_embed):
@@ -365,7 +355,8 @@ class ViT(Backbone):
         norm = nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity()
         # fc_norm normalises the mean, norm all tokens; only one of them exists.
         after = config.pool_norm == "after"
-        self.norm, self.fc_norm = (nn.Identity(), norm) if after else (norm, nn.Identity())
+        self.norm: nn.Module = nn.Identity() if after else norm
+        self.fc_norm: nn.Module = norm if after else nn.Identity()
         init_linear_weights(self)
 
     @property

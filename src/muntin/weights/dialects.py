@@ -51,8 +51,8 @@ class Dialect:
 
     Attributes:
         key_maps: Key maps, by the config class of the family.
-        recognise: Returns a key that only this dialect has, or an empty string.
-        size_rule: Returns the size rule (padding policy) of the ecosystem's models, from the keys
+        sign: Pattern of keys that only this dialect has, or a function that finds one.
+        size_rule: Size rule (padding policy) of the ecosystem's models, or a function of the keys
             of the file and the model's config.
         built_rule: Size rule that shrinks a relative position bias table to the window that
             fits the map at `img_size`; empty if tables always have the configured window.
@@ -60,55 +60,55 @@ class Dialect:
     """
 
     key_maps: KeyMaps
-    recognise: Callable[[Collection[str]], str]
-    size_rule: Callable[[Collection[str], object], SizeRuleName]
+    sign: str | Callable[[Collection[str]], str]
+    size_rule: SizeRuleName | Callable[[Collection[str], object], SizeRuleName]
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
 
-
-def _always(rule: SizeRuleName) -> Callable[[Collection[str], object], SizeRuleName]:
-    return lambda _keys, _config: rule
+    def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
+        """Size rule of the models that such files are of."""
+        return self.size_rule(keys, config) if callable(self.size_rule) else self.size_rule
 
 
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
-        recognise=microsoft.recognise,
+        sign=microsoft.recognise,
         size_rule=microsoft.size_rule,
         built_rule="microsoft",
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
-        recognise=timm.recognise,
-        size_rule=_always("timm"),
+        sign=timm.recognise,
+        size_rule="timm",
         built_rule="timm",
         normalise=timm.normalise,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
-        recognise=torchvision.recognise,
+        sign=torchvision.SIGN,
         normalise=torchvision.normalise,
-        size_rule=_always("torchvision"),
+        size_rule="torchvision",
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
-        recognise=transformers.recognise,
+        sign=transformers.SIGN,
         size_rule=transformers.size_rule,
     ),
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
-        recognise=openmmlab.recognise,
+        sign=openmmlab.SIGN,
         size_rule=openmmlab.size_rule,
     ),
     "detectron2": Dialect(
         key_maps=microsoft.DETECTRON2_KEY_MAPS,
-        recognise=lambda keys: first_key(keys, r"^backbone\.(bottom_up|net)\."),
-        size_rule=_always("openmmlab"),
+        sign=r"^backbone\.(bottom_up|net)\.",
+        size_rule="openmmlab",
     ),
     "google": Dialect(
         key_maps=google.KEY_MAPS,
-        recognise=google.recognise,
-        size_rule=_always("google"),
+        sign=google.SIGN,
+        size_rule="google",
         normalise=google.normalise,
     ),
 }
@@ -129,7 +129,10 @@ def detect(keys: Collection[str], *, where: str) -> str:
     Raises:
         WeightError: No dialect matches, or several do.
     """
-    signs = {name: dialect.recognise(keys) for name, dialect in DIALECTS.items()}
+    signs = {
+        name: first_key(keys, dialect.sign) if isinstance(dialect.sign, str) else dialect.sign(keys)
+        for name, dialect in DIALECTS.items()
+    }
     # Other dialects' detectors have the prefix "backbone." too, so muntin is tested last.
     signs[NATIVE] = "" if any(signs.values()) else recognise_native(keys)
     found = {name: sign for name, sign in signs.items() if sign}

@@ -12,15 +12,15 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from muntin.models.vit import ViTConfig
-from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform, first_key
+from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform
 
-__all__ = ["KEY_MAPS", "normalise", "recognise"]
+__all__ = ["KEY_MAPS", "SIGN", "normalise"]
 
 _BLOCK = "Transformer/encoderblock_{j}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
@@ -118,6 +118,4 @@ def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    return first_key(keys, r"(^|/)Transformer/encoderblock")
+SIGN = r"(^|/)Transformer/encoderblock"

@@ -35,7 +35,7 @@ from muntin.weights.key_maps import (
 )
 from muntin.weights.shared_keys import DENSE_TASKS
 
-__all__ = ["KEY_MAPS", "recognise", "size_rule"]
+__all__ = ["KEY_MAPS", "SIGN", "size_rule"]
 
 _ORDER = (0, 2, 1, 3)
 
@@ -166,7 +166,4 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     return "openmmlab" if dense else "mmpretrain"
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    names = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."
-    return first_key(keys, names)
+SIGN = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from muntin.errors import ShapeError
 from muntin.ops.positions import Resampling, resample_grid
+from muntin.ops.relative_offsets import resample_offsets
 from muntin.shapes import Float, Size
 
 __all__ = [
@@ -83,9 +84,7 @@ def resample_table(
         raise ShapeError(message)
     if method == "geometric":
         return _interpolate_geometrically(table, span, 2 * window - 1)
-    grid = table.t().reshape(1, -1, span, span).float()
-    grid = F.interpolate(grid, size=(2 * window - 1, 2 * window - 1), mode="bicubic")
-    return grid.flatten(2)[0].t().to(table.dtype)
+    return resample_offsets(table, old=((span + 1) // 2,) * 2, new=(window, window))
 
 
 def resample_positions(

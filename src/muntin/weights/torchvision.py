@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,12 +32,11 @@ from muntin.weights.key_maps import (
     Row,
     Transform,
     block_rows,
-    first_key,
     flat_index,
 )
 from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
-__all__ = ["KEY_MAPS", "normalise", "recognise"]
+__all__ = ["KEY_MAPS", "SIGN", "normalise"]
 
 
 # Their bias of the keys is always zero.
@@ -149,11 +148,7 @@ KEY_MAPS: KeyMaps = {
 }
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    return first_key(
-        keys, r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
-    )
+SIGN = r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

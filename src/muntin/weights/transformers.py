@@ -19,7 +19,7 @@ from muntin.models.vit import ViTConfig
 from muntin.ops.size_rules import SizeRuleName
 from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows, first_key
 
-__all__ = ["KEY_MAPS", "recognise", "size_rule"]
+__all__ = ["KEY_MAPS", "SIGN", "size_rule"]
 
 
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
@@ -177,6 +177,4 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    return first_key(keys, r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\.")
+SIGN = r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\."

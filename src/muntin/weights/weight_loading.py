@@ -154,7 +154,7 @@ def load_weights(
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
     rule = own_rule
     if opened.dialect != NATIVE:
-        rule = DIALECTS[opened.dialect].size_rule(opened.state, backbone.config)
+        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
     matched = match_state(model, reading, opened.dialect, rule, resampling)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
