@@ -7,9 +7,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def match_state(
 ) -> MatchResult:
     """Assign every renamed tensor to a parameter of the model; `size_rule` is the ecosystem's."""
     backbone, head = backbone_of(model), head_of(model)
-    own = model.state_dict()
+    own, family = model.state_dict(), cast("Any", type(backbone))
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
@@ -93,9 +93,7 @@ def match_state(
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
             _assign(result, key, tensor, own[key], resizer, heads)
-        elif heads.may_ignore(name) or name in _full_backbone_names(
-            type(backbone), backbone.config
-        ):
+        elif heads.may_ignore(name) or name in _full_backbone_names(family, backbone.config):
             result.ignored += theirs
         else:
             result.unexpected += theirs
@@ -147,8 +145,9 @@ class _HeadRules:
         if not name.startswith("head."):
             return False
         # Weights of a dense task may come with the classifier of pre-training.
-        is_classifier = name.startswith("head.fc") or not isinstance(self.head, Head)
-        return is_classifier or self.head.may_lack(name.removeprefix("head."))
+        if name.startswith("head.fc") or not isinstance(self.head, Head):
+            return True
+        return self.head.may_lack(name.removeprefix("head."))
 
     def is_for_other_classes(self, name: str, tensor: Tensor, own: Tensor) -> bool:
         """Whether a tensor of a head differs only in the number of classes."""
@@ -205,7 +204,7 @@ def _reset_deeper_head(result: MatchResult) -> None:
 
 
 @functools.cache
-def _full_backbone_names(family: Callable[[Any], nn.Module], config: Any) -> frozenset[str]:  # noqa: ANN401 (any family)
+def _full_backbone_names(family: Any, config: Any) -> frozenset[str]:  # noqa: ANN401 (any family)
     """Names of the backbone's parameters with all stages and all norms."""
     if not hasattr(config, "out_norm"):
         return frozenset()

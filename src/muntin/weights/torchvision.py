@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -60,6 +60,10 @@ _SHARED = (
 )
 
 
+def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: tensor
+
+
 def _swin_v2(config: SwinV2Config) -> KeyMap:
     """Names of a Swin V2; its buffers are computed from the windows of the config."""
     buffers = []
@@ -69,8 +73,8 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         offsets = log_offsets((side, side), (side, side)).view(1, 2 * side - 1, 2 * side - 1, 2)
         index = flat_index(offsets[0, ..., 0].reshape(-1, 1))
         buffers += [
-            Row((theirs + "relative_coords_table",), marker, derive=lambda _, t=offsets: t),
-            Row((theirs + "relative_position_index",), marker, derive=lambda _, t=index: t),
+            Row((theirs + "relative_coords_table",), marker, derive=_constant(offsets)),
+            Row((theirs + "relative_position_index",), marker, derive=_constant(index)),
         ]
     attention = (
         Row((_THEIRS + "attn.qkv.weight",), _OURS + "attn.qkv.weight"),
