@@ -101,14 +101,9 @@ class TokenMask:
 class Features:
     """The features of one batch; each part is computed on first access and cached.
 
-    Args:
-        images: The batch; only its shape and device are used.
-        maps: Computes the maps.
-        vector: Computes the vector.
-        tokens: Computes the tokens; None if the family has none.
-        both: Computes maps and vector in one pass, for families where each alone takes one.
-        sizes: (height, width) of each image inside its padding; None without padding.
-        mask: The mask that was applied; None without masking.
+    `maps`, `vector` and `tokens` compute the parts, `both` the first two in one pass, for families
+    where each alone takes one. A family without a sequence of tokens gives no `tokens`. Of the
+    images, only shape and device are used.
     """
 
     def __init__(

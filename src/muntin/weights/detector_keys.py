@@ -15,6 +15,8 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 
 from torch import nn
 
@@ -26,12 +28,16 @@ from muntin.weights.shared_keys import layer_rows, norm_rows
 __all__ = ["detectron2", "openmmlab", "torchvision"]
 
 
-def _conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
+# Where a convolution and a norm of each type lie in a block.
+_OPENMMLAB = {"conv": ".conv", "batch": ".bn", "group": ".gn", "layer": ".ln"}
+_TORCHVISION = {"conv": ".0", "batch": ".1", "group": ".1", "layer": ".1"}
+_DETECTRON2 = {"conv": "", "batch": ".norm", "group": ".norm", "layer": ".norm"}
+
+
+def _conv(places: Mapping[str, str], theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
     """Rows of a convolution and its norm, if any."""
-    return (
-        *layer_rows(theirs, ours + ".conv"),
-        *(norm_rows(norm, ours + ".norm") if norm else ()),
-    )
+    rows = layer_rows(theirs + places["conv"], ours + ".conv")
+    return rows if norm == "none" else (*rows, *norm_rows(theirs + places[norm], ours + ".norm"))
 
 
 def _stages(head: RCNN) -> tuple[str, str]:
@@ -39,17 +45,9 @@ def _stages(head: RCNN) -> tuple[str, str]:
     return ("{s}.", "head.box_heads.{s}.") if len(head.box_heads) > 1 else ("", "head.box_heads.0.")
 
 
-_OPENMMLAB_NORMS = {"batch": "bn", "group": "gn", "layer": "ln"}
-
-
 def openmmlab(head: RCNN) -> tuple[Row, ...]:
     """Names of a norm follow its type."""
-    config = head.config
-
-    def conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
-        kind = _OPENMMLAB_NORMS.get(norm)
-        return _conv(f"{theirs}.conv", f"{theirs}.{kind}" if kind else "", ours)
-
+    config, conv = head.config, partial(_conv, _OPENMMLAB)
     several = len(head.rpn.convs) > 1
     number, boxes = _stages(head)
     theirs = f"roi_head.bbox_head.{number}"
@@ -82,11 +80,7 @@ def openmmlab(head: RCNN) -> tuple[Row, ...]:
 
 def torchvision(head: RCNN) -> tuple[Row, ...]:
     """A convolution is item 0 of a sequence, its norm item 1; older names are read too."""
-    config = head.config
-
-    def conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
-        return _conv(f"{theirs}.0", "" if norm == "none" else f"{theirs}.1", ours)
-
+    config, conv = head.config, partial(_conv, _TORCHVISION)
     fpn, boxes, masks = "backbone.fpn.", "roi_heads.box_head.", "roi_heads.mask_head."
     linears = (
         # One sequence: convolutions, flatten, then a ReLU after each linear layer.
@@ -118,15 +112,11 @@ def torchvision(head: RCNN) -> tuple[Row, ...]:
 def _detectron2_neck(head: RCNN) -> tuple[Row, ...]:
     """Levels are numbered by the binary logarithm of their stride."""
     first = round(math.log2(head.strides[0]))
-    norm = head.config.neck.norm != "none"
-
-    def conv(theirs: str, ours: str) -> tuple[Row, ...]:
-        return _conv(theirs, f"{theirs}.norm" if norm else "", ours)
-
+    norm, conv = head.config.neck.norm, partial(_conv, _DETECTRON2)
     if not isinstance(head.neck, SimplePyramid):
         return (
-            *conv(f"backbone.fpn_lateral{{i+{first}}}", "head.neck.lateral.{i}"),
-            *conv(f"backbone.fpn_output{{i+{first}}}", "head.neck.output.{i}"),
+            *conv(f"backbone.fpn_lateral{{i+{first}}}", norm, "head.neck.lateral.{i}"),
+            *conv(f"backbone.fpn_output{{i+{first}}}", norm, "head.neck.output.{i}"),
         )
     rows: list[Row] = []
     for number, scaling in enumerate(head.neck.scaling):
@@ -135,19 +125,15 @@ def _detectron2_neck(head: RCNN) -> tuple[Row, ...]:
         length = 0 if isinstance(scaling, nn.Identity) else len(list(scaling.children())) or 1
         rows += layer_rows(theirs + "{k}", ours + "{k}") if list(scaling.children()) else ()
         rows[:0] = (
-            *conv(f"{theirs}{length}", f"head.neck.lateral.{number}"),
-            *conv(f"{theirs}{length + 1}", f"head.neck.output.{number}"),
+            *conv(f"{theirs}{length}", norm, f"head.neck.lateral.{number}"),
+            *conv(f"{theirs}{length + 1}", norm, f"head.neck.output.{number}"),
         )
     return tuple(rows)
 
 
 def detectron2(head: RCNN) -> tuple[Row, ...]:
     """Names of layers are counted from 1."""
-    config = head.config
-
-    def conv(theirs: str, norm: str, ours: str) -> tuple[Row, ...]:
-        return _conv(theirs, "" if norm == "none" else f"{theirs}.norm", ours)
-
+    config, conv = head.config, partial(_conv, _DETECTRON2)
     rpn, masks = "proposal_generator.rpn_head.", "roi_heads.mask_head."
     several = len(head.rpn.convs) > 1
     number, boxes = _stages(head)
