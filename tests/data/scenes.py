@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from muntin.data.box_targets import to_box_targets
-from muntin.data.synthetic_scenes import Scene, make_scene
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
+from muntin.synthetic.scenes import Scene, make_scene
 from muntin.targets import BoxTargets
 
 

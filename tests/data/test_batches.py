@@ -22,10 +22,10 @@ from muntin.data.data_config import DataConfig
 from muntin.data.detection import list_detect
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.loading import EvalLoader, TrainLoader, gather_shapes
-from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.samples import Entry, Listing
 from muntin.scoring import run_network
+from muntin.synthetic.datasets import write_coco
 from muntin.tasks.task_table import find_task
 from tests.data.scenes import targets_of
 from tests.detectors import mixed_sizes, tiny_detector

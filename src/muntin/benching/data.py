@@ -30,10 +30,10 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import AugmentConfig, Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.shapes import Size
+from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
 __all__ = ["bench_data", "write_jpegs"]
