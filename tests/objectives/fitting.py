@@ -12,8 +12,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from muntin.data.cache import ImageCache
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.listing import list_classify
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.data.transforms import Preprocessing
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.run_config import RunConfig

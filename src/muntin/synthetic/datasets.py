@@ -48,7 +48,8 @@ def write_classify(
     **options: Unpack[SceneOptions],
 ) -> Path:
     """Write `train` and `val` folders of class folders, one object per image of 64 x 64 pixels."""
-    root, looks = Path(folder), {"size": (64, 64), **options}
+    root = Path(folder)
+    looks: dict[str, Any] = {"size": (64, 64), **options}
     per_class = num_train_per_class + num_val_per_class
     parts = {"train": range(num_train_per_class), "val": range(num_train_per_class, per_class)}
     for class_id, name in enumerate(CLASS_NAMES):
