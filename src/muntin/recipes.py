@@ -13,10 +13,10 @@ from typing import Literal
 
 from muntin.configs import check_range
 from muntin.data.augmentations import AnyAugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
 from muntin.data.segmentation_transforms import SegmentationAugmentConfig
-from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.samples import TaskKind
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from muntin.data.detection_checking import check_detect
 from muntin.data.report import Report
-from muntin.data.synthetic_sets import write_coco
 from muntin.run_lengths import encode_mask
+from muntin.synthetic.datasets import write_coco
 
 SIZE = (64, 96)
 

@@ -15,7 +15,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from muntin.data.decoding import open_image
-from muntin.data.transforms import center_crop, normalise, to_tensor
+from muntin.data.image_fitting import center_crop
+from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.embeddings import embed_folder, query_gallery
 from muntin.explaining.explanation_figure import MissingFigure

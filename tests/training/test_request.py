@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
+from muntin.synthetic.datasets import write_coco
 from muntin.training.request import Request
 from muntin.training.resume import read_config
 from muntin.training.setup import prepare
