@@ -82,7 +82,7 @@ def test_one_image(tmp_path):
     assert objects.crowd.tolist() == [False, False, True]
     assert objects.areas.tolist() == [200, 3.5, 9]
     assert objects.masks == ()
-    assert data.note == "COCO, train 1 images, 3 objects of 2 classes"
+    assert data.note == "COCO, train 1 image, 3 objects of 2 classes"
 
 
 def test_crowds_give_a_image_no_class(tmp_path):

@@ -61,7 +61,7 @@ def test_one_image(tmp_path):
     assert entry.objects.class_ids.tolist() == [1, 0]
     assert entry.objects.crowd.tolist() == [False, True]
     assert entry.objects.areas.tolist() == [400, 33]
-    assert data.note == "VOC, train 1 images, 2 objects of 2 classes"
+    assert data.note == "VOC, train 1 image, 2 objects of 2 classes"
 
 
 # XML, image

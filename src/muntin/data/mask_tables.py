@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from muntin.data.class_names import clean_class_name
 from muntin.data.label_files import pack_color
-from muntin.data.objects import clean_class_name
 from muntin.data.trees import Tree, fold, read_text
 from muntin.errors import DataError, shorten
 

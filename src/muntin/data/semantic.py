@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from muntin.data.coco_readers import COCO
+from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
 from muntin.data.mask_layouts import MaskRequest
