@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from muntin.shapes import Bool, Size
 

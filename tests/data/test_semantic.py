@@ -215,7 +215,8 @@ def test_check_names_what_is_wrong(tmp_path):
     assert not report.ok
     whats = {one.file: one.what for one in report.problems}
     assert "has no mask" in whats["images/3.jpg"]
-    assert "must be an image that can be read" in whats["masks/2.png"]
+    assert "The mask 'masks/2.png' must be an image that can be read" in whats["masks/2.png"]
+    assert "object at" not in whats["masks/2.png"]
     assert "its image 'images/1.jpg' has 3 x 3" in whats["masks/1.png"]
     assert "every pixel is ignored" in whats["masks/4.png"]
 

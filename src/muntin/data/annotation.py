@@ -12,7 +12,7 @@ from typing import Any
 from muntin.errors import plural
 from muntin.samples import Problem
 
-__all__ = ["Annotation", "AnnotationReport", "Edges", "ObjectRequest"]
+__all__ = ["Annotation", "AnnotationReport", "Edges", "ObjectRequest", "warning"]
 
 Edges = tuple[float, float, float, float]
 
@@ -40,6 +40,11 @@ class Annotation:
     keypoints: Any = None
 
 
+def warning(file: str, what: str) -> Problem:
+    """Name a problem that training can live with."""
+    return Problem(file=file, what=what, severity="warning")
+
+
 class AnnotationReport:
     """What was found wrong while a data set was read."""
 
@@ -59,11 +64,11 @@ class AnnotationReport:
             detail: What came.
         """
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
-        self._found.append((kind, Problem(file=file, what=what, severity="warning")))
+        self._found.append((kind, warning(file, what)))
 
     def warn(self, file: str, what: str) -> None:
         """Record a problem that training can live with."""
-        self._found.append(("", Problem(file=file, what=what, severity="warning")))
+        self._found.append(("", warning(file, what)))
 
     def problems(self, *, without: str = "") -> list[Problem]:
         """Give all problems, but for the annotations left out for one kind of reason."""

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo, decode_with_facts
@@ -26,7 +27,7 @@ from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["CheckedImage", "Findings", "Parts", "Report", "check", "check_classify", "warning"]
+__all__ = ["CheckedImage", "Findings", "Parts", "Report", "check", "check_classify"]
 
 _TINY = 8  # pixels
 _IMBALANCE = 20
@@ -108,11 +109,6 @@ class Findings(NamedTuple):
     problems: Sequence[Problem]
     lines: Sequence[str]
     counts: Sequence[tuple[str, int]]
-
-
-def warning(file: str, what: str) -> Problem:
-    """Name a problem that training can live with."""
-    return Problem(file=file, what=what, severity="warning")
 
 
 def check(

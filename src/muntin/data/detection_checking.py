@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from muntin.data.checking import CheckedImage, Findings, Parts, Report, check, warning
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Findings, Parts, Report, check
 from muntin.data.detection import list_detect
 from muntin.data.segmentations import box_of
 from muntin.errors import plural, shorten

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
+from muntin.data.class_names import refuse_unknown
 from muntin.data.label_files import count_values, has_colors, read_values
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
-from muntin.data.readers import Reader, Source, find_reader
-from muntin.errors import DataError, shorten
+from muntin.data.readers import Reader, Source, count_parts, find_reader, join_parts, name_parts
+from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
 
 __all__ = ["MASK_FOLDERS", "name_value", "propose_table"]
@@ -67,8 +69,7 @@ def _reject(source: Source) -> list[str]:
 
 
 def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
-    tree, classes = source.tree, request.classes
-    every = [pair for part in pairs.parts.values() for pair in part]
+    tree, classes, every = source.tree, request.classes, pairs.every
     table = parse_colors(request.colors) or find_table(tree, [pair.mask for pair in every])
     if table is None and classes is not None and classes.encoding is not None:
         table = _table_of(classes, classes.encoding)
@@ -93,21 +94,13 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         )
         for part, found in pairs.parts.items()
     }
-    if len(listings) == 1:
-        listings = {"train": next(iter(listings.values()))}
-    counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
-    note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {counts} images"
-    note += f", {len(names)} classes: {shorten(names, limit=8)}"
+    sizes = count_parts({part: len(found) for part, found in pairs.parts.items()})
+    note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {sizes}"
+    note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
     problems = _problems(pairs, seen, encoding)
     left_out = _summary(pairs, problems)
-    return DataSets(
-        train=listings.get("train"),
-        val=listings.get("val"),
-        test=listings.get("test"),
-        note="; ".join(filter(None, [note, left_out, *notes])),
-        problems=tuple(problems),
-        left_out=left_out,
-    )
+    notes = [note, left_out, *notes]
+    return join_parts(name_parts(listings), notes, problems=problems, left_out=left_out)
 
 
 def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
@@ -115,9 +108,12 @@ def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
     if encoding.kind == "objects":
         return MaskTable(names=classes.names, origin="the run")
     return MaskTable(
-        names=classes.names, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored,
+        names=classes.names,
+        kind=encoding.kind,
+        values=encoding.values,
+        ignored=encoding.ignored,
         origin="the run",
-    )  # fmt: skip
+    )
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -134,7 +130,7 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     match = find_reader(path, (MASK_FOLDERS,), what="masks")
     tree, pairs = match.source.tree, match.found
-    seen = _look(tree.source, [pair for part in pairs.parts.values() for pair in part])
+    seen = _look(tree.source, pairs.every)
     if not seen.colored:
         message = f"Masks in {tree.source!r} must hold colours, got numbers: no table is needed."
         raise DataError(message)
@@ -274,13 +270,8 @@ def _follow(
     names: tuple[str, ...], encoding: MaskEncoding, wanted: tuple[str, ...], source: str
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Order the classes as a trained run does."""
-    if unknown := [name for name in names if name not in wanted]:
-        message = (
-            f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, limit=12)}), got also {shorten(unknown)} in {source!r}. "
-            f"Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
-        )
-        raise DataError(message)
+    advice = "Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
+    refuse_unknown([name for name in names if name not in wanted], wanted, repr(source), advice)
     value_of = dict(zip(names, encoding.values, strict=True))
     # A class that this data does not have gets a value that no file holds.
     values = tuple(value_of.get(name, -1 - i) for i, name in enumerate(wanted))
@@ -293,16 +284,12 @@ def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
 
 
 def _problems(pairs: Pairs, seen: _MaskStatistics, encoding: MaskEncoding) -> list[Problem]:
-    problems = [
-        Problem(file=path, what="has no mask, left out", severity="warning")
-        for path in pairs.without_mask
-    ]
+    problems = [warning(path, "has no mask, left out") for path in pairs.without_mask]
     problems += [
-        Problem(file=path, what="is a mask without an image, left out", severity="warning")
-        for path in pairs.without_image
+        warning(path, "is a mask without an image, left out") for path in pairs.without_image
     ]
     if lossy := _tell_lossy(pairs):
-        problems.append(Problem(file="masks stored with loss", what=lossy, severity="warning"))
+        problems.append(warning("masks stored with loss", lossy))
     known = {*encoding.values, *encoding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
     if not strange and not any(seen.counts.get(value) for value in encoding.values):
@@ -330,19 +317,18 @@ def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
     """What is left out, in one line."""
     words = []
     if count := len(pairs.without_mask):
-        words.append(f"{count} image{'s' * (count > 1)} without a mask left out")
+        words.append(f"{plural(count, 'image')} without a mask left out")
     if count := len(pairs.without_image):
-        words.append(f"{count} mask{'s' * (count > 1)} without an image left out")
+        words.append(f"{plural(count, 'mask')} without an image left out")
     strange = [one.what for one in problems if one.file == "masks"]
     return "; ".join(filter(None, [*strange, _tell_lossy(pairs), *words]))
 
 
 def _tell_lossy(pairs: Pairs) -> str:
     """Count the masks whose values are not what was drawn; "" when there are none."""
-    every = (pair.mask.lower() for part in pairs.parts.values() for pair in part)
-    count = sum(mask.endswith(_LOSSY) for mask in every)
-    what = "masks are JPEG, which changes values near every edge: store masks as PNG"
-    return f"{count} {what}" if count else ""
+    count = sum(pair.mask.lower().endswith(_LOSSY) for pair in pairs.every)
+    what = "stored as JPEG, which changes values near every edge: store masks as PNG"
+    return f"{plural(count, 'mask')} {what}" if count else ""
 
 
 def name_value(value: int, kind: Literal["index", "color", "objects"]) -> str:

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from muntin.data.trees import PARTS, Tree, fold, part_of
 from muntin.samples import Classes
@@ -19,60 +20,16 @@ from muntin.samples import Classes
 __all__ = ["MaskRequest", "Pair", "Pairs", "pair_masks"]
 
 # Words of folders, in lower case, without anything but letters.
-_IMAGE_FOLDERS = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "imgdir",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-        "rgb",
-        "input",
-        "inputs",
-        "jpegimages",
-        "leftimgbit",
-        "original",
-        "originals",
-        "jpg",
-        "jpgs",
-    ]
-)
-_MASK_FOLDERS = frozenset(
-    [
-        "mask",
-        "masks",
-        "label",
-        "labels",
-        "labelmap",
-        "labelmaps",
-        "annotation",
-        "annotations",
-        "anndir",
-        "ann",
-        "gt",
-        "gts",
-        "gtfine",
-        "gtcoarse",
-        "groundtruth",
-        "groundtruths",
-        "segmentation",
-        "segmentations",
-        "segmentationclass",
-        "seg",
-        "segs",
-        "segmask",
-        "segmasks",
-        "semantic",
-        "target",
-        "targets",
-        "png",
-        "pngs",
-    ]
-)
+_IMAGE_FOLDERS = frozenset((
+    "image", "images", "img", "imgs", "imgdir", "picture", "pictures", "photo", "photos", "rgb",
+    "input", "inputs", "jpegimages", "leftimgbit", "original", "originals", "jpg", "jpgs",
+))  # fmt: skip
+_MASK_FOLDERS = frozenset((
+    "mask", "masks", "label", "labels", "labelmap", "labelmaps", "annotation", "annotations",
+    "anndir", "ann", "gt", "gts", "gtfine", "gtcoarse", "groundtruth", "groundtruths",
+    "segmentation", "segmentations", "segmentationclass", "seg", "segs", "segmask", "segmasks",
+    "semantic", "target", "targets", "png", "pngs",
+))  # fmt: skip
 _MASK_END = re.compile(
     r"[_\-. ](?:gtfine_|gtcoarse_)?(?P<kind>masks?|labels?|labelids|labeltrainids|seg|"
     r"segmentation|gt|groundtruth|annotation|ann|l|m)$"
@@ -83,15 +40,8 @@ _NO_CLASSES = re.compile(r"_(?:gtfine|gtcoarse)_(?:color|instanceids|polygons)$"
 _BETTER = ("labeltrainids", "labelids")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """An image and its mask.
-
-    Attributes:
-        image: Its file.
-        mask: That of its mask.
-        folder: What they share of their folders, for telling groups apart.
-    """
+class Pair(NamedTuple):
+    """An image, its mask, and what they share of their folders, for telling groups apart."""
 
     image: str
     mask: str
@@ -111,6 +61,11 @@ class Pairs:
     parts: Mapping[str, tuple[Pair, ...]]
     without_mask: tuple[str, ...]
     without_image: tuple[str, ...]
+
+    @property
+    def every(self) -> list[Pair]:
+        """The pairs of all sets."""
+        return [pair for pairs in self.parts.values() for pair in pairs]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +103,7 @@ def pair_masks(tree: Tree) -> Pairs:
     found: dict[str, list[Pair]] = defaultdict(list)
     for key, image in sorted(images.items(), key=lambda row: row[1]):
         if key in masks:
-            pair = Pair(image=image, mask=_choose(masks[key]), folder=key[0])
+            pair = Pair(image, _choose(masks[key]), key[0])
             found[part_of(image.split("/")[:-1])].append(pair)
     if set(found) <= {"", "train"}:
         parts = {"train": tuple(pair for pairs in found.values() for pair in pairs)}

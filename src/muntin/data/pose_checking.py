@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from muntin.data.checking import CheckedImage, Findings, Parts, Report, check, warning
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Findings, Parts, Report, check
 from muntin.data.pose import list_pose
 from muntin.errors import plural, shorten
 from muntin.samples import Listing

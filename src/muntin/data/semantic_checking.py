@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from muntin.data.checking import CheckedImage, Findings, Parts, Report, check, warning
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Findings, Parts, Report, check
 from muntin.data.label_files import count_values, read_mask
 from muntin.data.semantic import list_semantic, name_value
 from muntin.errors import DataError, plural, shorten

@@ -27,6 +27,7 @@ from muntin.samples import Skeleton
 __all__ = ["COCO_PERSON", "build_skeleton"]
 
 FILE = "skeleton.json"
+_FORMER_KEYS = {"links": "edges", "pairs": "flip_pairs"}
 
 _SIDES = {
     "left": "right", "right": "left", "l": "r", "r": "l", "lh": "rh", "rh": "lh", "lf": "rf",
@@ -152,7 +153,14 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
         raise DataError(message) from error
     keys = ("edges", "flip_pairs", "mirrored", "sigmas", "keypoints")
     if isinstance(values, dict):
-        values = {**Skeleton.upgrade(values)}
+        for former, key in _FORMER_KEYS.items():
+            if former in values and key in values:
+                message = (
+                    f"{path!r} in {tree.source!r} must have {key!r} or its former name {former!r}, "
+                    f"got both. Keep {key!r}."
+                )
+                raise DataError(message)
+        values = {_FORMER_KEYS.get(key, key): value for key, value in values.items()}
     if not isinstance(values, dict) or (unknown := [key for key in values if key not in keys]):
         got = f"also {shorten(unknown)}" if isinstance(values, dict) else type(values).__name__
         message = f"{path!r} must be an object with {', '.join(keys)} only, got {got}."
