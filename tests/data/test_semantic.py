@@ -375,7 +375,7 @@ def test_masks_in_jpeg_are_told(tmp_path):
             tmp_path / "masks" / f"{number}.jpg", quality=100
         )
     data = list_semantic(tmp_path)
-    assert "2 masks are JPEG" in data.left_out
+    assert "2 masks stored as JPEG" in data.left_out
     assert any("store masks as PNG" in one.what for one in check_semantic(tmp_path).problems)
 
 
