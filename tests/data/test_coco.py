@@ -462,8 +462,8 @@ def test_fractions(tmp_path):
         ("3", r"got a int"),
         ('{"images": []}', r"got no annotations and no categories in it .* Export"),
         ('{"images": [], "annotations": {}, "categories": []}', r"got no annotations in it"),
-        ('{"images": [{"id": 1', r"must be a JSON that is whole, got: .*char .*Fetch or export"),
-        ("\udcff", r"must be a JSON that is whole"),
+        ('{"images": [{"id": 1', r"must be JSON that is whole, got: .*char .*export it again"),
+        ("\udcff", r"must be JSON that is whole"),
     ],
 )
 def test_not_coco(tmp_path, text, match):

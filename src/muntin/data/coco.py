@@ -9,7 +9,6 @@ the place that was given.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,9 +31,9 @@ from muntin.data.objects import (
     make_entry,
     make_listing,
 )
-from muntin.data.readers import Reader, Source
+from muntin.data.readers import Reader, Source, count_others, explain_some
 from muntin.data.segmentations import box_of, clean_segmentation
-from muntin.data.trees import PARTS, Tree, part_in, part_of
+from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
@@ -44,7 +43,6 @@ __all__ = ["COCO", "COCO_KEYPOINTS"]
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
 _MAX_TO_OPEN = 24
-_MAX_EXPLAINED = 3
 
 _Files = tuple[dict[str, str], list[str]]
 """The JSON of each part, and those that belong to no part."""
@@ -168,14 +166,7 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
             row.pop("segmentation", None)
         return row
 
-    try:
-        data = json.loads(read_bytes(tree.source, path), object_hook=None if masks else forget)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        message = (
-            f"{path!r} in {tree.source!r} must be a JSON that is whole, got: {error}. "
-            f"Fetch or export it again."
-        )
-        raise DataError(message) from error
+    data = read_json(tree.source, path, hook=None if masks else forget)
     got = "a list" if isinstance(data, list) else f"a {type(data).__name__}"
     if isinstance(data, dict):
         lacking = [key for key in KEYS if not isinstance(data.get(key), list)]
@@ -347,16 +338,6 @@ def _read_annotation(
     )
 
 
-def _count(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".json")
-    return [f"{len(names)} .json, none of them COCO"] if names else []
-
-
-def _explain(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".json")
-    return [explain_json(source.tree, name) for name in names[:_MAX_EXPLAINED]]
-
-
 COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
     recognise=_recognise,
@@ -364,7 +345,7 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="COCO (a JSON with images, annotations and categories, such as "
     "annotations/instances_train.json)",
     file="a COCO .json",
-    reject=_count,
+    reject=count_others(".json", "none of them COCO"),
 )
 
 COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
@@ -373,5 +354,5 @@ COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
     file="a COCO .json",
-    reject=_explain,
+    reject=explain_some(".json", explain_json),
 )

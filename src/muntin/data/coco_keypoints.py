@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from muntin.data.annotation import AnnotationReport
-from muntin.data.trees import Tree, read_text
+from muntin.data.archives import read_bytes
+from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError, shorten
 
 __all__ = ["KEYS", "Points", "common_points", "explain_json", "points_of"]
@@ -100,11 +100,10 @@ def common_points(
 def explain_json(tree: Tree, path: str) -> str:
     """Explain why a JSON is not recognised as COCO."""
     try:
-        text = read_text(tree.source, path)
-        if not text.strip():
+        if not read_bytes(tree.source, path).strip():
             return f"{path!r} is empty"
-        values = json.loads(text)
-    except (DataError, json.JSONDecodeError):
+        values = read_json(tree.source, path)
+    except DataError:
         return f"{path!r} is no JSON that is whole"
     if not isinstance(values, dict):
         return f"{path!r} holds a {type(values).__name__}, not an object with images"

@@ -28,7 +28,7 @@ from muntin.data.objects import (
     make_entry,
     make_listing,
 )
-from muntin.data.readers import Reader, Source
+from muntin.data.readers import Reader, Source, explain_some
 from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_size, read_text
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
@@ -40,7 +40,6 @@ SUBJECT = "subject"
 """Class name of every instance: these files name none."""
 
 _MARGIN = 0.1  # around the points of an individual, relative to their extent
-_MAX_EXPLAINED = 3  # files
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
 _ALONE = "single"  # what DeepLabCut calls body parts of a frame that belong to no individual
@@ -63,18 +62,16 @@ class _Table(NamedTuple):
     frames: list[_Frame]
 
 
-def _begins_well(tree: Tree, path: str) -> bool:
-    try:
-        lines = read_text(tree.source, path).splitlines()[:4]
-    except DataError:
-        return False
-    rows = {line.partition(",")[0]: line.lower() for line in lines}
-    known = lines[:1] and lines[0].startswith("scorer") and {"bodyparts", "coords"} <= rows.keys()
-    return bool(known) and "likelihood" not in rows["coords"]
+def _recognise(source: Source) -> list[str] | None:
+    if source.is_file:
+        # A file that the user names is read whatever it looks like.
+        return [source.name] if source.suffix == ".csv" else None
+    tree = source.tree
+    return [name for name in tree.with_suffix(".csv") if not _explain(tree, name)] or None
 
 
 def _explain(tree: Tree, path: str) -> str:
-    """Why a CSV is not recognised as labels of DeepLabCut."""
+    """Why a CSV is not recognised as labels of DeepLabCut; "" if it is."""
     try:
         lines = read_text(tree.source, path).splitlines()[:4]
     except DataError:
@@ -83,6 +80,9 @@ def _explain(tree: Tree, path: str) -> str:
         return f"{path!r} is empty"
     if any("likelihood" in line.lower() for line in lines):
         return f"{path!r} holds predictions (likelihood); to learn from them, give its own path"
+    rows = {line.partition(",")[0] for line in lines}
+    if lines[0].startswith("scorer") and {"bodyparts", "coords"} <= rows:
+        return ""
     return f"{path!r} {_describe_head([line.split(',') for line in lines])}"
 
 
@@ -283,25 +283,11 @@ def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, 
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _recognise(source: Source) -> list[str] | None:
-    if source.is_file:
-        # A file that the user names is read whatever it looks like.
-        return [source.name] if source.suffix == ".csv" else None
-    # Predictions begin so too, but have likelihoods.
-    tree = source.tree
-    return [name for name in tree.with_suffix(".csv") if _begins_well(tree, name)] or None
-
-
-def _reject(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".csv")
-    return [_explain(source.tree, name) for name in names[:_MAX_EXPLAINED]]
-
-
 DEEPLABCUT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="DeepLabCut",
     recognise=_recognise,
     read=_read,
     looks_for="DeepLabCut (a CSV whose rows begin with scorer, bodyparts and coords)",
     file="a CSV of DeepLabCut",
-    reject=_reject,
+    reject=explain_some(".csv", _explain),
 )

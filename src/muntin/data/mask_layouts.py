@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from muntin.data.trees import PARTS, Tree, fold, part_of
+from muntin.data.trees import Tree, fold, sort_into_parts
 from muntin.samples import Classes
 
 __all__ = ["MaskRequest", "Pair", "Pairs", "pair_masks"]
@@ -100,17 +100,14 @@ def pair_masks(tree: Tree) -> Pairs:
             masks[key].append(path)
         else:
             images.setdefault(key, path)
-    found: dict[str, list[Pair]] = defaultdict(list)
-    for key, image in sorted(images.items(), key=lambda row: row[1]):
-        if key in masks:
-            pair = Pair(image, _choose(masks[key]), key[0])
-            found[part_of(image.split("/")[:-1])].append(pair)
-    if set(found) <= {"", "train"}:
-        parts = {"train": tuple(pair for pairs in found.values() for pair in pairs)}
-    else:
-        parts = {part: tuple(found[part]) for part in PARTS if part in found}
+    pairs = [
+        Pair(image, min(masks[key], key=_rank), key[0])
+        for key, image in sorted(images.items(), key=lambda row: row[1])
+        if key in masks
+    ]
+    parts, _ = sort_into_parts(pairs, lambda pair: pair.image)
     return Pairs(
-        parts={part: pairs for part, pairs in parts.items() if pairs},
+        parts={part: tuple(found) for part, found in parts.items() if found},
         without_mask=tuple(sorted(path for key, path in images.items() if key not in masks)),
         without_image=tuple(
             sorted(path for key, paths in masks.items() if key not in images for path in paths)
@@ -150,12 +147,8 @@ def _kind_of(folder: str) -> tuple[bool | None, str]:
     return None, folder
 
 
-def _choose(paths: list[str]) -> str:
-    """Of several masks the one with class numbers, losslessly stored."""
-
-    def rank(path: str) -> tuple[int, bool, str]:
-        stem = fold(path).rpartition(".")[0]
-        better = next((i for i, word in enumerate(_BETTER) if stem.endswith(word)), len(_BETTER))
-        return better, not fold(path).endswith((".png", ".tif", ".tiff")), path
-
-    return min(paths, key=rank)
+def _rank(path: str) -> tuple[int, bool, str]:
+    """Of several masks the first is the one with class numbers, losslessly stored."""
+    stem = fold(path).rpartition(".")[0]
+    better = next((i for i, word in enumerate(_BETTER) if stem.endswith(word)), len(_BETTER))
+    return better, not fold(path).endswith((".png", ".tif", ".tiff")), path

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any, Literal
 
 from muntin.data.class_names import clean_class_name
 from muntin.data.label_files import pack_color
-from muntin.data.trees import Tree, fold, read_text
+from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
 
 __all__ = ["CITYSCAPES", "MaskTable", "find_table", "parse_colors", "parse_value"]
@@ -138,11 +137,7 @@ def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]
 
 
 def _read_json(tree: Tree, path: str) -> MaskTable:
-    try:
-        values = json.loads(read_text(tree.source, path))
-    except json.JSONDecodeError as error:
-        message = f"{path!r} in {tree.source!r} must be JSON, got: {error}. Correct the file."
-        raise DataError(message) from error
+    values = read_json(tree.source, path)
     if isinstance(values, dict) and isinstance(values.get("names"), list):
         names, colors = values["names"], values.get("colors")
         if isinstance(colors, list) and len(colors) == len(names):

@@ -20,7 +20,19 @@ from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Listing, Problem
 
-__all__ = ["Match", "Reader", "Source", "count_parts", "find_reader", "join_parts", "name_parts"]
+__all__ = [
+    "Match",
+    "Reader",
+    "Source",
+    "count_others",
+    "count_parts",
+    "explain_some",
+    "find_reader",
+    "join_parts",
+    "name_parts",
+]
+
+_MAX_EXPLAINED = 3  # files
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
@@ -68,6 +80,28 @@ class Source:
 
 def _no_reasons(source: Source) -> Sequence[str]:
     return ()
+
+
+def count_others(suffix: str, why: str) -> Callable[[Source], Sequence[str]]:
+    """Give a `reject` that counts the files with a suffix."""
+
+    def reject(source: Source) -> Sequence[str]:
+        count = len(source.tree.with_suffix(suffix))
+        return [f"{count} {suffix}, {why}"] if count else []
+
+    return reject
+
+
+def explain_some(
+    suffix: str, explain: Callable[[Tree, str], str]
+) -> Callable[[Source], Sequence[str]]:
+    """Give a `reject` that explains the first few files with a suffix."""
+
+    def reject(source: Source) -> Sequence[str]:
+        names = source.tree.with_suffix(suffix)[:_MAX_EXPLAINED]
+        return [explain(source.tree, name) for name in names]
+
+    return reject
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,6 @@ reports the guess.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from muntin.data.trees import Tree, read_text
+from muntin.data.trees import Tree, read_json, read_text
 from muntin.errors import DataError, shorten, unknown_name
 from muntin.ops.keypoints import DEFAULT_SIGMA
 from muntin.samples import Skeleton
@@ -126,11 +125,7 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
     path = next((name for name in tree.files if name.rpartition("/")[2].lower() == FILE), None)
     if path is None:
         return {}
-    try:
-        values = json.loads(read_text(tree.source, path))
-    except json.JSONDecodeError as error:
-        message = f"{path!r} in {tree.source!r} must be JSON, got: {error}. Correct it."
-        raise DataError(message) from error
+    values = read_json(tree.source, path)
     keys = ("edges", "flip_pairs", "mirrored", "sigmas", "keypoints")
     if isinstance(values, dict):
         for former, key in _FORMER_KEYS.items():

@@ -9,13 +9,15 @@ backslashes, a URL, other capitals. Names are therefore compared from their end.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode, open_header
@@ -32,9 +34,13 @@ __all__ = [
     "part_in",
     "part_named",
     "part_of",
+    "read_json",
     "read_size",
     "read_text",
+    "sort_into_parts",
 ]
+
+ItemT = TypeVar("ItemT")
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp"),
@@ -162,6 +168,41 @@ def part_in(name: str) -> str:
 def part_of(folders: Iterable[str]) -> str:
     """Find train, val or test in the names of folders, the innermost first."""
     return next((part for name in reversed([*folders]) if (part := part_in(name))), "")
+
+
+def sort_into_parts(
+    items: Sequence[ItemT], path_of: Callable[[ItemT], str]
+) -> tuple[dict[str, list[ItemT]], list[ItemT]]:
+    """Sort files into train, val and test by the names of their folders.
+
+    Returns:
+        The sets, and what lies in none of them. Where no folder has the name of a set, or only
+        train, everything is train.
+    """
+    parts: dict[str, list[ItemT]] = defaultdict(list)
+    for item in items:
+        parts[part_of(path_of(item).split("/")[:-1])].append(item)
+    if set(parts) <= {"", "train"}:
+        return {"train": [*items]}, []
+    return {part: parts[part] for part in PARTS if part in parts}, parts[""]
+
+
+def read_json(
+    source: str, path: str, *, hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:  # noqa: ANN401
+    """Read a JSON; `hook` may change each object in it.
+
+    Raises:
+        DataError: It is not there, or is none.
+    """
+    try:
+        return json.loads(read_bytes(source, path), object_hook=hook)
+    except ValueError as error:
+        message = (
+            f"{path!r} in {source!r} must be JSON that is whole, got: {error}. Correct the file, "
+            f"or export it again."
+        )
+        raise DataError(message) from error
 
 
 def read_text(source: str, path: str) -> str:

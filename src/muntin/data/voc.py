@@ -32,9 +32,9 @@ from muntin.data.objects import (
     make_entry,
     make_listing,
 )
-from muntin.data.readers import Reader, Source
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size, read_text
-from muntin.errors import DataError
+from muntin.data.readers import Reader, Source, count_others
+from muntin.data.trees import PARTS, Tree, clean_name, fold, read_size, read_text, sort_into_parts
+from muntin.errors import DataError, plural
 from muntin.samples import Listing
 from muntin.shapes import Size
 
@@ -103,14 +103,11 @@ def _find_parts(
     lists = [(found, name) for name in tree.files if (found := _LIST.fullmatch(fold(name)))]
     if lists:
         return _listed_parts(tree, xmls, lists, findings)
-    parts: dict[str, list[str]] = defaultdict(list)
-    for path in xmls:
-        parts[part_of(path.split("/")[:-1])].append(path)
-    if set(parts) <= {"", "train"}:
-        return {"train": list(xmls)}
-    if loose := parts.pop("", None):
-        findings.notes.append(f"{len(loose)} XML files lie in no train, val or test folder")
-    return {part: parts[part] for part in PARTS if part in parts}
+    parts, loose = sort_into_parts(xmls, str)
+    if loose:
+        what = plural(len(loose), "XML file")
+        findings.notes.append(f"{what} in no train, val or test folder left out")
+    return parts
 
 
 def _listed_parts(
@@ -139,7 +136,8 @@ def _listed_parts(
         sets["train"] = {path: None for path in sets["trainval"] if path not in rest}
     parts = {part: list(sets[part]) for part in PARTS if sets.get(part)}
     if unlisted := set(xmls) - {path for paths in parts.values() for path in paths}:
-        findings.notes.append(f"{len(unlisted)} XML files are in no list of ImageSets/Main")
+        what = plural(len(unlisted), "XML file")
+        findings.notes.append(f"{what} in no list of ImageSets/Main left out")
     return parts
 
 
@@ -251,15 +249,10 @@ def _annotations(
     return rows
 
 
-def _reject(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".xml")
-    return [f"{len(names)} .xml, none of them VOC"] if names else []
-
-
 VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="VOC",
     recognise=_recognise,
     read=_read,
     looks_for="Pascal VOC (Annotations/*.xml)",
-    reject=_reject,
+    reject=count_others(".xml", "none of them VOC"),
 )

@@ -25,7 +25,7 @@ from muntin.data.objects import (
     make_entry,
     make_listing,
 )
-from muntin.data.readers import Reader, Source
+from muntin.data.readers import Reader, Source, count_others
 from muntin.data.trees import Tree, open_tree, read_size, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError, plural
@@ -178,16 +178,11 @@ def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
     return Annotation(where=row.where, class_id=class_id, box=box, segmentation=segmentation)
 
 
-def _reject(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".txt")
-    return [f"{len(names)} .txt, none of them named like an image"] if names else []
-
-
 YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="YOLO",
     recognise=_recognise,
     read=_read,
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
-    reject=_reject,
+    reject=count_others(".txt", "none of them named like an image"),
 )

@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from muntin.data.class_names import clean_class_name
-from muntin.data.trees import IMAGE_SUFFIXES, PARTS, Tree, clean_name, open_tree, part_of, read_text
+from muntin.data.trees import (
+    IMAGE_SUFFIXES,
+    Tree,
+    clean_name,
+    open_tree,
+    read_text,
+    sort_into_parts,
+)
 from muntin.errors import DataError, shorten
 
 __all__ = ["Layout", "PartLayout", "find_yolo", "label_of", "read_layout"]
@@ -63,9 +70,8 @@ def find_yolo(tree: Tree) -> str | None:
         DataError: There are several that could be meant.
     """
     named = [name for name in tree.with_suffix(".yaml", ".yml") if _is_settings(tree, name)]
-    if len(named) > 1:
-        usual = [name for name in named if name.rpartition("/")[2] in ("data.yaml", "dataset.yaml")]
-        named = usual if len(usual) == 1 else named
+    usual = [name for name in named if name.rpartition("/")[2] in ("data.yaml", "dataset.yaml")]
+    named = usual if len(usual) == 1 else named
     if len(named) > 1:
         message = (
             f"There must be one data.yaml, got {shorten(named)} in {tree.source!r}. "
@@ -148,10 +154,9 @@ def _load(tree: Tree, settings: str) -> dict[str, Any]:
         # Every scalar stays a text: a class may be called no, and yes.
         values = yaml.load(read_text(tree.source, settings), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        first = " ".join(str(error).split())
         message = (
-            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: {first}. "
-            f"Correct the file."
+            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: "
+            f"{' '.join(str(error).split())}. Correct the file."
         )
         raise DataError(message) from error
     return values if isinstance(values, dict) else {}
@@ -193,12 +198,8 @@ def _read_name_list(tree: Tree) -> tuple[str, ...]:
 
 
 def _parts_by_folder(tree: Tree) -> dict[str, PartLayout]:
-    found: dict[str, list[str]] = {}
-    for image in tree.images:
-        found.setdefault(part_of(image.split("/")[:-1]), []).append(image)
-    if set(found) <= {"", "train"}:
-        return {"train": PartLayout(tree, tree.images)}
-    return {part: PartLayout(tree, tuple(found[part])) for part in PARTS if part in found}
+    parts, _ = sort_into_parts(tree.images, str)
+    return {part: PartLayout(tree, tuple(images)) for part, images in parts.items()}
 
 
 def _named_part(
