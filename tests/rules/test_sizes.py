@@ -51,8 +51,6 @@ LONGER_FUNCTIONS = {
         "data/synthetic_sets.py write_coco",
         "data/voc.py read_voc",
         "drawing/plots.py draw_precision_recall",
-        "explaining/comparison.py _show_layers",
-        "explaining/attention_cost.py _show_time",
         "ops/sliding_windows.py slide",
         "ops/triton/window_calls.py _run_tiled",
         "training/setup.py prepare",
