@@ -277,7 +277,8 @@ def test_a_head_that_nobody_knows_is_explained() -> None:
     network = Network(backbone, Queries(backbone.spec.channels[-1], 3)).eval()
     context = make_context(network, task="detect", size=(50, 70), fit="letterbox")
     output = select_output(context, network, context.images)
-    found = network.decode(network(context.images, torch.tensor([context.shown_size])))[0]
+    with torch.no_grad():
+        found = network.decode(network(context.images, torch.tensor([context.shown_size])))[0]
     assert output.title.startswith("the score of box")
     assert output.value == pytest.approx(float(found.scores[output.number]))
     shown = show_attribution(context, steps=4)
