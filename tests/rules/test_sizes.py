@@ -47,8 +47,6 @@ LONGER_FUNCTIONS = {
         "data/objects.py gather_objects",
         "data/voc.py read_voc",
         "drawing/plots.py draw_precision_recall",
-        "explaining/comparison.py _show_layers",
-        "explaining/attention_cost.py _show_time",
         "ops/sliding_windows.py slide",
         "training/setup.py prepare",
     },

@@ -17,13 +17,15 @@ Letters: B images, Q regions, K classes, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector
+from muntin.heads.detector import Detector, find_candidate
 from muntin.heads.instances import Instances
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
@@ -48,6 +50,8 @@ MASK_CHUNK = 256
 
 class RCNN(Detector):
     """A two-stage detector on any backbone, of which only the spec is read."""
+
+    score_name = "log-odds"
 
     def __init__(
         self, backbone: Backbone, num_classes: int, config: RCNNConfig, *, masks: bool
@@ -110,26 +114,61 @@ class RCNN(Detector):
         if not torch.compiler.is_exporting():
             max_valid = int(valid.sum(dim=1).max())  # drop padding that no image needs
             boxes, valid = boxes[:, :max_valid], valid[:, :max_valid]
-        batch, count = boxes.shape[:2]
+        moved, stages = self._refine(levels, boxes, sizes)
+        # Every stage was trained on better boxes than the one before, so their classifiers differ
+        # and averaging them helps (Cascade R-CNN).
         averages_scores = self.config.stage_average == "scores"
-        total = boxes.new_zeros(batch, count, self.num_classes + 1)
+        total = boxes.new_zeros(*boxes.shape[:2], self.num_classes + 1)
+        for logits in stages:
+            total = total + (logits.softmax(2) if averages_scores else logits)
+        mean = total / len(stages)
+        scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
+        return moved, scores
+
+    def _refine(
+        self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], sizes: Int[Tensor, "B 2"]
+    ) -> tuple[Float[Tensor, "B Q S 4"], list[Float[Tensor, "B Q K1"]]]:
+        """Boxes of the last stage, and the class logits of every stage, background last."""
+        batch, count = boxes.shape[:2]
+        stages = []
         for number, head in enumerate(self.box_heads):
             logits, offsets = head(self._pool(levels, boxes, self.config.roi_size))
             # Offsets are relative to the boxes of this stage, with stds that shrink per stage.
             stds = self.config.stage_stds[number]
             moved = decode_offsets(offsets, boxes.reshape(-1, 4), stds)  # Q, S, 4
-            total = total + (logits.softmax(1) if averages_scores else logits).view_as(total)
+            stages.append(logits.view(batch, count, self.num_classes + 1))
             slots = offsets.shape[1]
             moved = clip_boxes(moved.reshape(batch, count * slots, 4), sizes)
             if number + 1 < len(self.box_heads):
                 # The next stage refines the box of the likeliest foreground class.
                 boxes = _of_class(moved.view(batch * count, slots, 4), logits[:, :-1].argmax(1))
                 boxes = boxes.view(batch, count, 4)
-        # Every stage was trained on better boxes than the one before, so their classifiers differ
-        # and averaging them helps (Cascade R-CNN).
-        mean = total / len(self.box_heads)
-        scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
-        return moved.view(batch, count, slots, 4), scores
+        return moved.view(batch, count, slots, 4), stages
+
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Give a function that scores one detection in other images, differentiably.
+
+        It is the log-odds of the class in the proposal that the box came from. The proposal stays
+        fixed while the image changes: choosing proposals has no gradient.
+        """
+        levels, sizes = self.read_levels(features), features.sizes
+        boxes, scores = self.candidates(levels, sizes)
+        row = find_candidate(boxes[0], scores[0], box, class_id)
+        region = self.rpn(levels, sizes)[0][:, row : row + 1]  # 1, 1, 4
+        averages_scores = self.config.stage_average == "scores"
+
+        def score(others: Features) -> Tensor:
+            count = len(others.sizes)
+            regions = region.expand(count, -1, -1)
+            _, stages = self._refine(self.read_levels(others), regions, others.sizes)
+            logits = torch.stack([one[:, 0] for one in stages])  # stages, B, K + 1
+            logs = (logits if averages_scores else logits.mean(0, keepdim=True)).log_softmax(dim=2)
+            rest = torch.cat([logs[..., :class_id], logs[..., class_id + 1 :]], dim=2)
+            return logs[..., class_id].logsumexp(dim=0) - rest.logsumexp(dim=(0, 2))
+
+        return score
 
     def _pool(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
         batch, count = boxes.shape[:2]
