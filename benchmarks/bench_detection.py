@@ -62,7 +62,7 @@ def measure(name: str, data: Path, minutes: float, out: str) -> None:
         "muntin": ours,
         PEERS[name]: peer,
     }
-    record.save(f"detection_{name}", content, ("pycocotools",))
+    record.save(f"detection_{name}", content, ("faster-coco-eval",))
 
 
 def train_peer(name: str, data: Path, minutes: float, config: dict[str, Any]) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from PIL import Image, ImageDraw
 
 import muntin
 from muntin.benching.interleaving import summarize
-from muntin.data.synthetic_scenes import make_scene
-from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.devices import peak_mib
 from muntin.metrics.semantic_metric import SemanticMetric
+from muntin.synthetic.datasets import write_coco, write_maps
+from muntin.synthetic.scenes import make_scene
 
 Size = tuple[int, int]
 Array = np.ndarray[Any, Any]

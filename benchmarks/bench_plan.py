@@ -17,8 +17,8 @@ import record
 import torch
 
 import muntin
-from muntin.data.synthetic_sets import write_classify, write_coco, write_maps
 from muntin.devices import peak_mib
+from muntin.synthetic.datasets import write_classify, write_coco, write_maps
 from muntin.training.trainer import Trainer
 
 CASES = [

@@ -27,12 +27,13 @@ from muntin.benching.bench_request import BenchRequest
 from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
 from muntin.benching.result_rows import compare_rows
 from muntin.data.cache import ImageCache
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
-from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.synthetic_scenes import make_scene
-from muntin.data.transforms import AugmentConfig, Preprocessing, normalise
+from muntin.data.loading import EvalLoader, Processes, TrainLoader
+from muntin.data.transforms import Preprocessing, normalise
 from muntin.shapes import Size
+from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
 __all__ = ["bench_data"]
@@ -136,10 +137,11 @@ def _load_ours(folder: Path, pre: Preprocessing, batch_size: int) -> Epoch:
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
 
     def epoch(number: int, training: bool, workers: int) -> Iterator[Tensor]:
-        batches = iter(EvalLoader(store, batch_size=batch_size, workers=workers))
+        processes = Processes(workers=workers)
+        batches = iter(EvalLoader(store, batch_size=batch_size, processes=processes))
         if training:
             loader = TrainLoader(
-                store, AugmentConfig(), batch_size=batch_size, seed=0, workers=workers
+                store, AugmentConfig(), batch_size=batch_size, seed=0, processes=processes
             )
             batches = loader.batches(number, 0, pre.img_size)
         for batch in batches:
