@@ -10,7 +10,7 @@ from typing import Any
 import record
 from attention_peers import ATTENTIONS
 
-from muntin.benching.attention import AttentionSettings, bench_attention
+from muntin.benching.attention import bench_attention
 from muntin.benching.bench_request import BenchRequest
 from muntin.benching.benchmark_kinds import KINDS, run_benchmark
 
@@ -25,7 +25,7 @@ def main() -> None:
         request = BenchRequest(model=options.model, rounds=options.rounds, log=record.log)
         if kind == "attention":
             others = {name: start for name, start in ATTENTIONS.items() if has(name.split()[0])}
-            found = bench_attention(request, AttentionSettings(others=others))
+            found = bench_attention(request, others)
         else:
             found = run_benchmark(kind, request)
         record.save(f"peers_{kind}", found, ("timm", "transformers"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from muntin.benching.attention import AttentionSettings, bench_attention, start_ours
+from muntin.benching.attention import bench_attention, start_ours
 from muntin.benching.bench_request import BenchRequest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -29,7 +29,7 @@ def peers(monkeypatch):
 
 def measure(others, **changed):
     request = BenchRequest(**{"model": "swin_nano", "batch_size": 1, "rounds": 1, **changed})
-    return bench_attention(request, AttentionSettings(others=others, round_seconds=0))
+    return bench_attention(request, others, round_seconds=0)
 
 
 @pytest.mark.parity

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from muntin.ops.windows import WindowLayout, lay_out
 from muntin.shapes import Float
 from muntin.zoo.model_building import find_model
 
-__all__ = ["AttentionProblem", "AttentionSettings", "Started", "bench_attention", "start_ours"]
+__all__ = ["Attention", "AttentionProblem", "Started", "bench_attention", "start_ours"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,27 +72,11 @@ Attention = Callable[[AttentionProblem, torch.dtype], Started | None]
 it partitions the map differently."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionSettings:
-    """How attention is measured.
-
-    Attributes:
-        others: More implementations by name.
-        precisions: Any of "fp32" and "bf16".
-        device: "cpu" or "cuda".
-        shifted: Whether windows are shifted.
-        round_seconds: Target duration of a round; sets how many passes it has.
-    """
-
-    others: Mapping[str, Attention] = field(default_factory=dict)
-    precisions: Sequence[str] = ("fp32", "bf16")
-    device: str = "cpu"
-    shifted: bool = True
-    round_seconds: float = 0.05
-
-
 def bench_attention(
-    request: BenchRequest, settings: AttentionSettings | None = None
+    request: BenchRequest,
+    others: Mapping[str, Attention] | None = None,
+    *,
+    round_seconds: float = 0.05,
 ) -> dict[str, Any]:
     """Measure the window attention of Swin blocks.
 
@@ -100,7 +85,8 @@ def bench_attention(
 
     Args:
         request: What is measured: a Swin (V1).
-        settings: How; default: muntin alone on the CPU.
+        others: More implementations by name.
+        round_seconds: Target duration of a round; sets how many passes it has.
 
     Returns:
         The settings and one row per implementation, stage (from 1), work and precision, with
@@ -110,7 +96,6 @@ def bench_attention(
     Raises:
         ConfigError: The model has no shifted windows.
     """
-    settings = settings or AttentionSettings()
     if type(find_model(request.model).config) is not SwinConfig:
         message = (
             f"model must be a Swin (V1) for the benchmark 'attention', got {request.model!r}. "
@@ -119,29 +104,25 @@ def bench_attention(
         raise ConfigError(message)
     request.select_peers(())
     rows: list[dict[str, Any]] = []
-    starts = {OURS: start_ours, **settings.others}
-    for stage, problem in enumerate(_problems(request, settings), start=1):
-        for work, precision in itertools.product(("inference", "training"), settings.precisions):
+    starts = {OURS: start_ours, **(others or {})}
+    for stage, problem in enumerate(_problems(request), start=1):
+        for work, precision in itertools.product(("inference", "training"), ("fp32", "bf16")):
             request.log(f"stage {stage} {work} {precision}")
-            found = _measure(problem, starts, work, precision, request, settings.round_seconds)
+            found = _measure(problem, starts, work, precision, request, round_seconds)
             rows += [{"stage": stage, **row} for row in found]
     return request.describe("attention", compare_rows(rows))
 
 
-def _problems(request: BenchRequest, settings: AttentionSettings) -> Iterator[AttentionProblem]:
-    """Generate the inputs of one block per stage, distributed as in a fresh model."""
+def _problems(request: BenchRequest) -> Iterator[AttentionProblem]:
+    """Generate the inputs of one shifted block per stage, distributed as in a fresh model."""
     config: Any = find_model(request.model).config
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(settings.device)
-
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
     patch = config.patch_size
     grid = (-(-request.img_size[0] // patch), -(-request.img_size[1] // patch))
     built, rule = config.grid, SIZE_RULES[config.size_rule]
     for stage in range(config.out_indices[-1] + 1):
         window, heads, dim = config.windows[stage], config.num_heads[stage], config.dim(stage)
-        layout = lay_out(grid, (window, window), settings.shifted, rule, built_size=built)
+        layout = lay_out(grid, (window, window), True, rule, built_size=built)
         table = draw((2 * window - 1) ** 2, heads)
         qkv, grad = draw(request.batch_size, *grid, 3 * dim), draw(request.batch_size, *grid, dim)
         yield AttentionProblem(
@@ -185,13 +166,13 @@ def _measure(
             works[name] = _bind(problem, started, training)
     truth = _bind(problem, start_ours(problem, torch.float64, "reference"), training)()
     errors = [_error(run(), truth) for run in works.values()]
-    once = _repeat(works[OURS], 1, problem.qkv.is_cuda)
+    once = _repeat(works[OURS], 1)
     once()
     begun = time.perf_counter()
     once()
     count = max(1, round(round_seconds / (time.perf_counter() - begun)))
     cases = [
-        BenchmarkCase(owner=name, precision=precision, run=_repeat(run, count, problem.qkv.is_cuda))
+        BenchmarkCase(owner=name, precision=precision, run=_repeat(run, count))
         for name, run in works.items()
     ]
     timings = time_interleaved(cases, rounds=request.rounds)
@@ -219,7 +200,7 @@ def _bind(
     def run() -> list[Tensor]:
         with (
             torch.set_grad_enabled(training),
-            torch.autocast(grad.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
+            torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
             out = forward()
         if not training:
@@ -229,14 +210,10 @@ def _bind(
     return run
 
 
-def _repeat(
-    run: Callable[[], object], count: int, is_cuda: bool
-) -> Callable[[], NDArray[np.float32]]:
+def _repeat(run: Callable[[], object], count: int) -> Callable[[], NDArray[np.float32]]:
     def repeated() -> NDArray[np.float32]:
         for _ in range(count):
             run()
-        if is_cuda:
-            torch.cuda.synchronize()
         return np.zeros(0, np.float32)
 
     return repeated
