@@ -103,14 +103,13 @@ def test_a_model_is_the_same_with_it(name):
         ({"head_dim": 24}, "24"),
         ({"num_tokens": 625}, "625"),
         ({"dropout": 0.1}, "0.1"),
-        ({"kind": "mps"}, "mps"),
+        ({"device": ("mps", None)}, "mps"),
         ({}, ""),
     ],
 )
 def test_what_stands_in_the_way_is_said(change, reason):
     traits = {
-        "kind": DEVICE.type,
-        "index": 0 if DEVICE.type == "cuda" else None,
+        "device": (DEVICE.type, 0 if DEVICE.type == "cuda" else None),
         "dtype": torch.float32,
         "head_dim": 32,
         "num_tokens": 49,
