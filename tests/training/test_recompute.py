@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ import torch
 
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
+from muntin.heads.decoders import UPerNet
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
 from muntin.tasks.task_table import find_task
 from muntin.training.auto_batch import MEMORY_SHARE, fit_batch_size, saved_bytes
 from muntin.training.journal import read_journal
-from muntin.training.recompute import checkpoint_blocks
+from muntin.training.memory_trace import record_spans
+from muntin.training.recompute import checkpoint_blocks, recompute_layers
 from muntin.zoo import create_model
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
@@ -121,6 +124,51 @@ def test_recomputed_blocks_have_the_same_gradients(head, drop_path):
         else:
             assert gradient.equal(right[name]), name
     assert list(network.state_dict()) == list(other.state_dict())
+
+
+FIELDS = {
+    "swin_nano": {},
+    "swinv2_tiny": {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)},
+    "vit_tiny": {"embed_dim": 48, "depth": 2},
+}
+"""Of small models of three families."""
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_layers_have_the_same_gradients_and_need_less(name, precision):
+    network = create_model(name, img_size=(64, 64), num_classes=3, **FIELDS[name]).train()
+    other = copy.deepcopy(network)
+    assert recompute_layers(other) > 2
+    images, peaks = torch.randn(8, 3, 64, 64), []
+
+    def step(one):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = one(images)
+        out.float().square().sum().backward()
+
+    for one in (network, other):
+        spans = record_spans(one, partial(step, one), torch.device("cpu"))
+        # Where the backward pass begins, activations of all blocks are stored.
+        peaks.append(next(span.live for span in spans if span.backward))
+    for left, right in zip(network.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    assert peaks[1] < 0.65 * peaks[0]
+
+
+def test_recomputed_layers_of_a_decoder():
+    """Convolutions with batch norm; their running statistics count a batch once."""
+    decoder = UPerNet((8, 16), 16, (1, 2), norm="batch").train()
+    other = copy.deepcopy(decoder)
+    assert recompute_layers(other) > 4
+    maps = [torch.randn(2, 8, 16, 16), torch.randn(2, 16, 8, 8)]
+    for one in (decoder, other):
+        one(maps).square().sum().backward()
+    for left, right in zip(decoder.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    for left, right in zip(decoder.buffers(), other.buffers(), strict=True):
+        assert left.equal(right)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])

@@ -106,7 +106,7 @@ class _Join(nn.Module):
 
 
 def _conv(before: int, after: int, kernel: int, norm: NormName) -> ConvNorm:
-    return ConvNorm(before, after, kernel, norm=norm, activation=True, recompute=True)
+    return ConvNorm(before, after, kernel, norm=norm, activation=True)
 
 
 def _resize(maps: Tensor, size: Size | torch.Size) -> Tensor:

@@ -39,7 +39,6 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_out
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import (
     BiasedLinear,
-    apply_norm_linear,
     init_linear_weights,
     without_key_bias,
 )
@@ -215,6 +214,8 @@ def deit3_preset(
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens (appendix A)."""
 
+    recomputable = ("project",)
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         dim = config.embed_dim
@@ -247,11 +248,7 @@ class SelfAttention(nn.Module):
         `grid` is the grid of patches, `kept` the indices of the tokens that a mask keeps.
         """
         batch, tokens, dim = x.shape
-        if isinstance(self.qkv, BiasedLinear):
-            x = x if norm is None else norm(x)
-            qkv = self.qkv(x, without_key_bias(self.qv_bias))
-        else:
-            qkv = apply_norm_linear(x, norm, self.qkv)
+        qkv = self.project(x, norm)
         # B, N, 3C -> B, N, 3, h, d
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
@@ -262,6 +259,14 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+    def project(self, x: Float[Tensor, "B N C"], norm: nn.Module | None) -> Float[Tensor, "B N C3"]:
+        """Compute queries, keys and values."""
+        x = x if norm is None else norm(x)
+        if isinstance(self.qkv, BiasedLinear):
+            qkv: Tensor = self.qkv(x, without_key_bias(self.qv_bias))
+            return qkv
+        return self.qkv(x)
 
     def relative_position_bias(self, grid: Size) -> Float[Tensor, "h N N"]:
         """The bias of every pair of tokens, the class token first."""
