@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from torch import nn
 
 from muntin.nn.drop_path import DropPath, drop_path_schedule

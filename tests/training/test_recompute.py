@@ -14,10 +14,7 @@ import torch
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.heads.decoders import UPerNet
-from muntin.recipes import TrainConfig
 from muntin.runs import Run
-from muntin.tasks.task_table import find_task
-from muntin.training.auto_batch import MEMORY_SHARE, fit_batch_size, saved_bytes
 from muntin.training.journal import read_journal
 from muntin.training.memory_trace import record_spans
 from muntin.training.recompute import checkpoint_blocks, recompute_layers
@@ -25,58 +22,11 @@ from muntin.zoo import create_model
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
 
-EXAMPLE = find_task("instance").dense.example
-
 HEADS = ("fcos_small", "mask_rcnn_small", "cascade_mask_rcnn_small")
 
 
 def detector(head):
     return tiny_detector(head, 6, task="detect" if head.startswith("fcos") else "instance")
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_measuring_saved_bytes_changes_nothing(head):
-    network = detector(head)
-    # Batch norms update their statistics in training mode; the network must not change.
-    network.head.extra = torch.nn.BatchNorm2d(3)
-    network.backbone.register_forward_pre_hook(lambda _, inputs: (network.head.extra(*inputs),))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    random, grads = torch.get_rng_state(), torch.is_grad_enabled()
-    for mode in (True, False):
-        network.train(mode)
-        assert saved_bytes(network, (64, 96), EXAMPLE) > 10_000
-        assert all(module.training == mode for module in network.modules())
-    for name, value in network.state_dict().items():
-        assert value.equal(before[name]), name
-    assert torch.get_rng_state().equal(random)
-    assert torch.is_grad_enabled() == grads
-    assert all(p.grad is None for p in network.parameters())
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_larger_images_need_more(head):
-    network = detector(head)
-    small, large = (saved_bytes(network, size, EXAMPLE) for size in ((64, 64), (256, 256)))
-    assert small < large
-    if head == "fcos_small":  # nothing in it is of a fixed number
-        assert large / small == pytest.approx(16, rel=0.25)
-
-
-def test_small_memory_makes_small_batches():
-    network = detector("mask_rcnn_small")
-    each = saved_bytes(network, (64, 64), EXAMPLE)
-    weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
-    config = TrainConfig(batch_size=8)
-    for images, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
-        free = int((images * each + weights) / MEMORY_SHARE["cpu"])
-        notes: list[str] = []
-        fitted = fit_batch_size(network, config, (64, 64), EXAMPLE, "cpu", notes, free=free)
-        assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
-        assert bool(notes) == (batch != 8)
-        assert fitted.batch_size * fitted.accumulate >= config.batch_size
-    twice = TrainConfig(batch_size=8, accumulate=2)
-    accumulated = fit_batch_size(network, twice, (64, 64), EXAMPLE, "cpu", [], free=free)
-    assert (accumulated.batch_size, accumulated.accumulate) == (1, 16)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
@@ -93,6 +43,8 @@ def test_a_run_with_little_memory(monkeypatch, tmp_path):
     config = Run.open(run.path).config.train
     assert config.batch_size == 1
     assert config.accumulate >= 2
+    assert config.recomputed_layers
+    assert config.recomputed_blocks == 3
     assert read_journal(run.path)[0]["train_loss"] > 0
     asked = train_detector("detect", data, tmp_path / "asked", batch_size=4, epochs=1)
     assert Run.open(asked.path).config.train.batch_size == 4
@@ -185,13 +137,6 @@ def test_recomputed_timm_blocks_have_the_same_gradients(name):
     # Batch norms have counted the batch once.
     for key, value in other.state_dict().items():
         assert value.equal(network.state_dict()[key]), key
-
-
-def test_recomputed_blocks_save_memory():
-    network = detector("mask_rcnn_small")
-    before = saved_bytes(network, (128, 128), EXAMPLE)
-    checkpoint_blocks(network.backbone)
-    assert saved_bytes(network, (128, 128), EXAMPLE) < before
 
 
 def test_a_copy_recomputes_its_own_blocks():

@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -179,30 +176,27 @@ def _record_cpu() -> Iterator[tuple[Mark, list[Span]]]:
 
 
 def _read_trace(profile: torch.profiler.profile, marks: list[tuple[str, bool, int]]) -> list[Span]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        # Single allocations with their times are available in the exported trace only.
-        profile.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    timeline: list[tuple[float, int, int]] = []  # time, index of the mark or -1, bytes
-    for event in events:
-        name = event.get("name", "")
-        if name == "[memory]":
-            timeline.append((event["ts"], -1, event["args"]["Bytes"]))
-        elif name.startswith(_MARK) and event.get("ph") == "X":
-            timeline.append((event["ts"], int(name.removeprefix(_MARK)), 0))
+    assert profile.profiler is not None, "the profile has ended"
+    results = profile.profiler.kineto_results
+    assert results is not None, "as above"
+    events = sorted(results.events(), key=lambda event: event.start_ns())
     spans: list[Span] = []
     live = peak = start = 0
     current = -1
-    for _, number, count in sorted(timeline):
-        if number >= 0:
-            if current >= 0:
-                name, backward, output = marks[current]
-                spans.append(Span(name, backward, start, peak, output))
-            current, start, peak = number, live, live
-        # Counted between marks too: later spans start from the sum.
-        live += count
-        peak = max(peak, live)
-    name, backward, output = marks[current]
-    spans.append(Span(name, backward, start, peak, output))
+
+    def close() -> None:
+        if current >= 0:
+            name, backward, output = marks[current]
+            spans.append(Span(name, backward, start, peak, output))
+
+    for event in events:
+        name = event.name()
+        if name == "[memory]":
+            # Counted between marks too: later spans start from the sum.
+            live += event.nbytes()
+            peak = max(peak, live)
+        elif name.startswith(_MARK):
+            close()
+            current, start, peak = int(name.removeprefix(_MARK)), live, live
+    close()
     return spans
