@@ -56,22 +56,13 @@ class Timing(NamedTuple):
         step: Of a step without data loading, by its batch size.
         loading: To read and augment one image.
         validation: To evaluate one image.
-        batches: Batch sizes of the two measured steps.
-        steps: Times of these two steps.
+        measured: The measured times by name.
     """
 
     step: LinearFit
     loading: float
     validation: float
-    batches: tuple[int, int]
-    steps: tuple[float, float]
-
-    @property
-    def measured(self) -> tuple[tuple[str, float], ...]:
-        """The measured times by name."""
-        steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.steps, strict=True)]
-        loading, validation = ("reading an image", self.loading), self.validation
-        return (*steps, loading, ("validating an image", validation))
+    measured: tuple[tuple[str, float], ...]
 
 
 class StepProfiler:
@@ -199,15 +190,19 @@ class StepProfiler:
             batch = self.load_batch(count)
             loading = self._median(partial(self.load_batch, count)) / count
             steps.append(self._median(partial(self.train_step, batch)))
-        low, high = steps
         # Noise may make the smaller step nearly free: an image costs at most its share of a step.
-        each = min(fit_line(low, high, self.batches).each, high / self.batches[1])
+        each = min(fit_line(*steps, self.batches).each, steps[1] / self.batches[1])
+        validation = self._median(partial(self.validate, self.batches[1])) / self.batches[1]
+        named = [(f"step of {n}", seconds) for n, seconds in zip(self.batches, steps, strict=True)]
         return Timing(
-            step=LinearFit(high - each * self.batches[1], each),
+            step=LinearFit(steps[1] - each * self.batches[1], each),
             loading=loading,
-            validation=self._median(partial(self.validate, self.batches[1])) / self.batches[1],
-            batches=self.batches,
-            steps=(low, high),
+            validation=validation,
+            measured=(
+                *named,
+                ("reading an image", loading),
+                ("validating an image", validation),
+            ),
         )
 
     def cached_bytes(self, *counts: int) -> int:
@@ -222,20 +217,17 @@ class StepProfiler:
         return sum(int(mean * count) for count in counts if mean * count <= limit)
 
     def _median(self, work: Callable[[], object]) -> float:
+        # Kernels are asynchronous: otherwise only their launch would be timed.
+        wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
         seconds = []
         for _ in range(REPEATS):
-            self._synchronize()
+            wait()
             start = time.perf_counter()
             work()
-            self._synchronize()
+            wait()
             seconds.append(time.perf_counter() - start)
         # The median ignores a run that another process has slowed down.
         return statistics.median(seconds)
-
-    def _synchronize(self) -> None:
-        # Kernels are asynchronous: otherwise only their launch would be timed.
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
+from muntin.devices import return_freed_memory
 from muntin.errors import ConfigError
 
 __all__ = ["checkpoint_blocks", "narrow_residual", "recompute_layers"]
@@ -57,7 +58,8 @@ def recompute_layers(network: nn.Module) -> int:
     """Recompute what is large and cheap: norms, attention weights and hidden channels of MLPs.
 
     A module lists in `recomputable` the methods whose intermediate values are not stored. The last
-    product of each is not computed again: its output is not needed.
+    product of each is not computed again: its output is not needed. From here on, this process
+    returns large freed blocks of memory to the system at once.
 
     Args:
         network: Changed in place; outputs and gradients stay bit-equal.
@@ -70,6 +72,7 @@ def recompute_layers(network: nn.Module) -> int:
     ]
     for module, name in found:
         _wrap(module, name)
+    return_freed_memory()
     return len(found)
 
 
