@@ -12,15 +12,15 @@ import pytest
 
 import muntin
 from muntin.commands.plan import show_plan
-from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
 from muntin.planning.memory_check import MemoryRequirements
 from muntin.recipes import TrainConfig
+from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.training.memory_model import (
     LinearFit,
     MemoryModel,
     Phase,
-    Recomputation,
+    Recompute,
     StepMemory,
 )
 from tests.small import MODEL, SETTINGS, write_images
@@ -117,7 +117,7 @@ def test_errors_are_those_of_training(data, tmp_path):
         make_plan(data, settings={"train.nothing": 1})
 
 
-PLAIN = Recomputation()
+PLAIN = Recompute()
 
 
 def requirements(*, each=1.0, validation=1.0, validation_batch=lambda batch: max(64, batch)):

@@ -16,7 +16,7 @@ from muntin.training.memory_model import (
     LinearFit,
     MemoryModel,
     Phase,
-    Recomputation,
+    Recompute,
     StepMemory,
     find_largest,
     fit_memory_model,
@@ -167,14 +167,14 @@ def test_the_cheapest_recomputation_that_fits():
     )
     asked = []
     memory = StepMemory(plain, lambda: asked.append(1) or leaner)
-    nothing = Recomputation()
+    nothing = Recompute()
     assert memory.choose(10, 10 + 60, nothing) == nothing
     assert not asked  # steps with recomputed layers are measured when they are needed
     assert memory.choose(10, 10 + 50, nothing) == (True, 0)
     assert memory.choose(10, 10 + 30, nothing) == (True, 1)
     assert memory.choose(10, 1, nothing) == (True, 2)
-    assert memory.choose(10, 10 + 60, Recomputation(blocks=1)) == (False, 1)
-    assert memory.choose(10, 10 + 30, Recomputation(blocks=1)) == (True, 1)
+    assert memory.choose(10, 10 + 60, Recompute(blocks=1)) == (False, 1)
+    assert memory.choose(10, 10 + 30, Recompute(blocks=1)) == (True, 1)
     without = StepMemory(plain, lambda: plain)
     assert without.choose(10, 10 + 40, nothing) == (False, 1)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.heads.decoders import UPerNet
 from muntin.runs import Run
+from muntin.synthetic.datasets import write_coco
 from muntin.training.journal import read_journal
 from muntin.training.memory_trace import record_spans
 from muntin.training.recompute import checkpoint_blocks, recompute_layers

@@ -18,7 +18,7 @@ from muntin.planning.memory_check import MAX_IMAGES, MemoryRequirements, advise,
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
 from muntin.training.memory_budget import choose_recomputation, fit_memory
-from muntin.training.memory_model import Recomputation
+from muntin.training.memory_model import Recompute
 from muntin.training.prepared_run import PreparedRun
 from muntin.training.profiling import StepProfiler, Timing
 from muntin.training.request import Request
@@ -206,7 +206,7 @@ def _forecast(prepared: PreparedRun) -> Plan:
     steps, limit = profiler.measure_memory(), tuned.memory_gib * 2**30
     # As training does, but a step that does not fit into a limit is reported.
     if not limit:
-        prepared = fit_memory(prepared, steps)
+        prepared = fit_memory(prepared, lambda _: steps)
         tuned = prepared.run.config.train
     how = choose_recomputation(tuned, steps, limit or math.inf)
     requirements = MemoryRequirements(
@@ -233,7 +233,7 @@ class _Measured(NamedTuple):
     requirements: MemoryRequirements
     persistent: dict[str, int]
     process: float
-    how: Recomputation
+    how: Recompute
     timing: Timing
 
 

@@ -14,7 +14,7 @@ from muntin.training.memory_budget import (
     describe_remedies,
     describe_shortage,
 )
-from muntin.training.memory_model import LinearFit, Recomputation, StepMemory, find_largest
+from muntin.training.memory_model import LinearFit, Recompute, StepMemory, find_largest
 from muntin.training.prepared_run import PreparedRun
 
 __all__ = ["MAX_IMAGES", "MemoryRequirements", "advise", "slowdown"]
@@ -49,16 +49,16 @@ class MemoryRequirements:
         """Memory of validation, given the training batch."""
         return self.weights + self.validation_memory.at(self.validation_batch(batch))
 
-    def fits(self, batch: int, how: Recomputation) -> bool:
+    def fits(self, batch: int, how: Recompute) -> bool:
         """Whether training and validation fit."""
         return max(self.steps.peak(batch, how).total, self.validation(batch)) <= self.budget
 
-    def largest(self, how: Recomputation) -> int:
+    def largest(self, how: Recompute) -> int:
         """Largest batch that fits, at most `max_batch`; 0 if a single image does not."""
         return find_largest(lambda batch: self.fits(batch, how), self.max_batch)
 
 
-def slowdown(how: Recomputation, num_blocks: int) -> float:
+def slowdown(how: Recompute, num_blocks: int) -> float:
     """Time that recomputation adds to a step, as a part of it; an estimate."""
     # A block costs its forward pass again, about a third of its part of a step; of layers, norms,
     # attention weights and the first product of each MLP are computed again.
@@ -66,7 +66,7 @@ def slowdown(how: Recomputation, num_blocks: int) -> float:
 
 
 def advise(
-    prepared: PreparedRun, requirements: MemoryRequirements, how: Recomputation
+    prepared: PreparedRun, requirements: MemoryRequirements, how: Recompute
 ) -> tuple[str, ...]:
     """Report whether a run fits; if not, by how much it exceeds memory and what would fit."""
     train = prepared.run.config.train
@@ -91,7 +91,7 @@ def advise(
         notes.append(f"fits with {_describe_settings(more)}, about {percent:.0f} % slower")
     if max_batch:
         notes.append(f"fits with --batch-size {max_batch}")
-    elif smaller := requirements.largest(Recomputation(blocks=steps.plain.num_blocks)):
+    elif smaller := requirements.largest(Recompute(blocks=steps.plain.num_blocks)):
         notes.append(f"fits with --batch-size {smaller} --set train.checkpointing=true")
     elif limit := _find_limit(requirements, train):
         notes.append(
@@ -103,7 +103,7 @@ def advise(
     return tuple(notes)
 
 
-def _describe_settings(how: Recomputation) -> str:
+def _describe_settings(how: Recompute) -> str:
     layers = "--set train.recomputed_layers=true" if how.layers else ""
     blocks = f"--set train.recomputed_blocks={how.blocks}" if how.blocks else ""
     return f"{layers} {blocks}".strip()

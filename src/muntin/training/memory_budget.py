@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from muntin.devices import free_bytes, release_memory
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
-from muntin.training.memory_model import Recomputation, StepMemory, find_largest
+from muntin.training.memory_model import Recompute, StepMemory, find_largest
 from muntin.training.prepared_run import PreparedRun
-from muntin.training.profiling import StepProfiler
 
 __all__ = ["choose_recomputation", "describe_remedies", "describe_shortage", "fit_memory"]
 
@@ -35,22 +35,22 @@ def _find_budget(prepared: PreparedRun) -> float | None:
     return free_bytes(config.machine.device) * MEMORY_SHARE.get(config.machine.device, 0.5)
 
 
-def choose_recomputation(train: TrainConfig, memory: StepMemory, budget: float) -> Recomputation:
+def choose_recomputation(train: TrainConfig, memory: StepMemory, budget: float) -> Recompute:
     """Choose the cheapest recomputation that fits; no less than the settings ask for."""
     return memory.choose(train.batch_size, budget, _read_settings(train, memory))
 
 
-def _read_settings(train: TrainConfig, memory: StepMemory) -> Recomputation:
+def _read_settings(train: TrainConfig, memory: StepMemory) -> Recompute:
     blocks = memory.plain.num_blocks if train.checkpointing else train.recomputed_blocks
-    return Recomputation(train.recomputed_layers, blocks)
+    return Recompute(train.recomputed_layers, blocks)
 
 
-def fit_memory(prepared: PreparedRun, memory: StepMemory | None = None) -> PreparedRun:
+def fit_memory(prepared: PreparedRun, measure: Callable[[PreparedRun], StepMemory]) -> PreparedRun:
     """Fit a run into limited memory: recompute as little as possible, then reduce the batch.
 
     Args:
         prepared: Any run; it stays as it is if its memory is not limited.
-        memory: Memory of its steps; None = measure.
+        measure: Gives the memory of its steps; called only if memory is limited.
 
     Returns:
         The run with its choices in `train`; a note describes them.
@@ -58,21 +58,10 @@ def fit_memory(prepared: PreparedRun, memory: StepMemory | None = None) -> Prepa
     Raises:
         ConfigError: A step does not fit into `train.memory_gib`.
     """
-    budget = _find_budget(prepared)
+    budget, train = _find_budget(prepared), prepared.run.config.train
     if budget is None:
         return prepared
-    if memory is not None:
-        return _fit(prepared, memory, budget)
-    profiler = StepProfiler(prepared)
-    profiler.warmup()
-    fitted = _fit(prepared, profiler.measure_memory(), budget)
-    del profiler
-    release_memory()
-    return fitted
-
-
-def _fit(prepared: PreparedRun, memory: StepMemory, budget: float) -> PreparedRun:
-    train = prepared.run.config.train
+    memory = measure(prepared)
     how = choose_recomputation(train, memory, budget)
     largest = find_largest(lambda batch: memory.peak(batch, how).total <= budget, train.batch_size)
     if train.memory_gib and (not largest or (prepared.keep_batch and largest < train.batch_size)):
@@ -89,6 +78,8 @@ def _fit(prepared: PreparedRun, memory: StepMemory, budget: float) -> PreparedRu
         f"checkpointing: {how.blocks} of {memory.plain.num_blocks} blocks; a step needs "
         f"{needed:.2f} GiB of {_describe_limit(train, budget)}"
     )
+    del memory
+    release_memory()  # what was measured with, before training begins
     # Accumulated gradients keep the effective batch at least as large as requested.
     steps = -(-train.batch_size // batch)
     chosen = replace(
@@ -110,7 +101,7 @@ def _describe_limit(train: TrainConfig, budget: float) -> str:
 
 
 def describe_shortage(
-    memory: StepMemory, train: TrainConfig, how: Recomputation, budget: float, largest: int
+    memory: StepMemory, train: TrainConfig, how: Recompute, budget: float, largest: int
 ) -> str:
     """Describe by how much a step exceeds the budget, and which batch size would fit.
 

@@ -25,7 +25,7 @@ __all__ = [
     "MemoryModel",
     "PeakMemory",
     "Phase",
-    "Recomputation",
+    "Recompute",
     "StepMemory",
     "find_largest",
     "fit_line",
@@ -163,7 +163,7 @@ class MemoryModel:
         return reduced
 
 
-class Recomputation(NamedTuple):
+class Recompute(NamedTuple):
     """What a step computes again in the backward pass, to save memory.
 
     Attributes:
@@ -194,15 +194,15 @@ class StepMemory:
         """Memory with recomputed layers."""
         return self._measure_leaner()
 
-    def peak(self, batch: int, how: Recomputation) -> PeakMemory:
+    def peak(self, batch: int, how: Recompute) -> PeakMemory:
         """Predict the peak memory of a step."""
         return self.model(how).peak(batch, how.blocks)
 
-    def model(self, how: Recomputation) -> MemoryModel:
+    def model(self, how: Recompute) -> MemoryModel:
         """Model of a step whose layers are recomputed or not."""
         return self.leaner if how.layers else self.plain
 
-    def choose(self, batch: int, budget: float, least: Recomputation) -> Recomputation:
+    def choose(self, batch: int, budget: float, least: Recompute) -> Recompute:
         """Choose the cheapest recomputation with which a step fits.
 
         Args:
@@ -219,12 +219,12 @@ class StepMemory:
                 break
         return how
 
-    def _order(self, least: Recomputation) -> Iterator[Recomputation]:
+    def _order(self, least: Recompute) -> Iterator[Recompute]:
         """In the order of time: plain layers, recomputed layers, blocks one after another."""
         yield least
         layers = least.layers or self.leaner is not self.plain
         for blocks in range(least.blocks, self.plain.num_blocks + 1):
-            yield Recomputation(layers, blocks)
+            yield Recompute(layers, blocks)
 
 
 def find_largest(fits: Callable[[int], bool], limit: int) -> int:

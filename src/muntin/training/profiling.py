@@ -37,7 +37,7 @@ from muntin.training.recompute import recompute_layers
 from muntin.training.supervision import build_objective
 from muntin.training.trainer import Trainer
 
-__all__ = ["StepProfiler", "Timing"]
+__all__ = ["StepProfiler", "Timing", "measure_step_memory"]
 
 REPEATS = 3
 """Number of timed runs; their median is used."""
@@ -94,7 +94,7 @@ class StepProfiler:
         # Few images are read, and from all over the set: sizes often change along it.
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
-        self.store = ImageCache(self.listing, self.run.preprocessing, data, approximate=True)
+        self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         with _quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
@@ -112,9 +112,8 @@ class StepProfiler:
     def load_batch(self, count: int) -> Batch:
         """Read and augment `count` images."""
         config = self.run.config
-        loader = TrainLoader(
-            self.store, config.augment, batch_size=count, seed=config.train.seed, workers=0
-        )
+        seed = config.train.seed
+        loader = TrainLoader(self.store, config.augment, batch_size=count, seed=seed)
         return next(loader.batches(0, 0, self.run.preprocessing.img_size))
 
     def train_step(self, batch: Batch) -> None:
@@ -127,7 +126,7 @@ class StepProfiler:
         run = self.run
         # Repeated where the subset is smaller than the batch.
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
+        store = ImageCache(listing, run.preprocessing, run.config.data_config)
         loader = EvalLoader(store, batch_size=count)
         self.trainer.objective.evaluate(
             self.trainer.best_network, loader, self.device, self.fabric.autocast
@@ -228,6 +227,13 @@ class StepProfiler:
             seconds.append(time.perf_counter() - start)
         # The median ignores a run that another process has slowed down.
         return statistics.median(seconds)
+
+
+def measure_step_memory(prepared: PreparedRun) -> StepMemory:
+    """Measure the memory of a run's steps, and nothing else."""
+    profiler = StepProfiler(prepared)
+    profiler.warmup()
+    return profiler.measure_memory()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from muntin.training.journal import read_journal
 from muntin.training.loop import FitResult, ImageCaches, fit
 from muntin.training.machine import PRECISIONS
 from muntin.training.memory_budget import fit_memory
+from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import Request
 from muntin.training.resume import (
@@ -179,7 +180,7 @@ def train(
     prepared = prepare(request)
     # A resumed run keeps its batch size: another one would change the gradients.
     if not resume:
-        prepared = fit_memory(prepared)
+        prepared = fit_memory(prepared, measure_step_memory)
     # The config as the run wrote it: defaults may have changed since.
     run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
     if resume:
@@ -265,8 +266,8 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     caches = ImageCaches(
-        train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
-        val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
+        train=ImageCache(job.train, run.preprocessing, reading, training=True),
+        val=ImageCache(job.val, run.preprocessing, reading),
     )
     first = fabric.is_global_zero
     # Before the first step: wrong labels or too strong an augmentation show at once.
