@@ -69,12 +69,12 @@ class TrainConfig:
         residual: "half" runs the residual stream between blocks in bf16 or fp16, the precision of
             the products: half of its memory, less accuracy.
         recomputed_layers: Whether norms, attention weights and hidden channels are recomputed in
-            the backward pass, block by block: about half the memory of the activations, and 10 to
-            15 % more time; `memory_gib` chooses it.
+            the backward pass, block by block: half the memory of the activations, and a quarter
+            more time; `memory_gib` may choose it.
         recomputed_blocks: As `checkpointing`, for this many leading blocks, whose maps are
             largest; `memory_gib` chooses it.
         memory_gib: Memory budget in GiB for training, beyond the process itself (about 0.9 GiB on
-            a CPU). Recomputes layers, as few leading blocks as possible, then reduces the batch;
+            a CPU). Recomputes as little as possible, then reduces the batch;
             validation uses no larger batch than training. 0 = no limit.
         early_stop: Epochs without improvement after which training ends; 0 = off.
         start_size: Image side at the start of training, as a part of `img_size`; 1 = full.

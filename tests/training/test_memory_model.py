@@ -169,14 +169,16 @@ def test_the_cheapest_recomputation_that_fits():
     memory = StepMemory(plain, lambda: asked.append(1) or leaner)
     nothing = Recompute()
     assert memory.choose(10, 10 + 60, nothing) == nothing
+    assert memory.choose(10, 10 + 40, nothing) == (False, 1)
     assert not asked  # steps with recomputed layers are measured when they are needed
-    assert memory.choose(10, 10 + 50, nothing) == (True, 0)
-    assert memory.choose(10, 10 + 30, nothing) == (True, 1)
+    assert memory.choose(10, 10 + 30, nothing) == (False, 2)
+    assert memory.choose(10, 10 + 10, nothing) == (True, 2)
     assert memory.choose(10, 1, nothing) == (True, 2)
     assert memory.choose(10, 10 + 60, Recompute(blocks=1)) == (False, 1)
-    assert memory.choose(10, 10 + 30, Recompute(blocks=1)) == (True, 1)
+    assert memory.choose(10, 10 + 50, Recompute(layers=True)) == (True, 0)
     without = StepMemory(plain, lambda: plain)
-    assert without.choose(10, 10 + 40, nothing) == (False, 1)
+    assert without.choose(10, 1, nothing) == (False, 2)
+    assert memory.slowdown(Recompute(True, 2)) > memory.slowdown(Recompute(False, 2)) > 0
 
 
 def test_the_largest_batch():

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
 from muntin.errors import ConfigError
-from muntin.planning.memory_check import MAX_IMAGES, MemoryRequirements, advise, slowdown
+from muntin.planning.memory_check import MAX_IMAGES, MemoryRequirements, advise
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
 from muntin.training.memory_budget import choose_recomputation, fit_memory
@@ -248,7 +248,7 @@ def _write_plan(prepared: PreparedRun, measured: _Measured) -> Plan:
         name = f"stage {part.stage}" if part.stage else "patches"
         stages[name] = stages.get(name, 0.0) + value / MIB
     num_steps = -(-len(prepared.train) // batch)
-    step = timing.step.at(batch) * (1 + slowdown(how, num_blocks))
+    step = timing.step.at(batch) * (1 + requirements.steps.slowdown(how))
     # Workers load images while the step runs: the slower of the two counts.
     load = timing.loading * batch / max(machine.workers, 1)
     step = max(step, load) if machine.workers else step + load

@@ -17,7 +17,7 @@ from muntin.training.memory_budget import (
 from muntin.training.memory_model import LinearFit, Recompute, StepMemory, find_largest
 from muntin.training.prepared_run import PreparedRun
 
-__all__ = ["MAX_IMAGES", "MemoryRequirements", "advise", "slowdown"]
+__all__ = ["MAX_IMAGES", "MemoryRequirements", "advise"]
 
 MAX_IMAGES = 4096
 """Upper limit of the search for the largest batch."""
@@ -58,13 +58,6 @@ class MemoryRequirements:
         return find_largest(lambda batch: self.fits(batch, how), self.max_batch)
 
 
-def slowdown(how: Recompute, num_blocks: int) -> float:
-    """Time that recomputation adds to a step, as a part of it; an estimate."""
-    # A block costs its forward pass again, about a third of its part of a step; of layers, norms,
-    # attention weights and the first product of each MLP are computed again.
-    return how.blocks / max(num_blocks, 1) / 3 + 0.12 * how.layers
-
-
 def advise(
     prepared: PreparedRun, requirements: MemoryRequirements, how: Recompute
 ) -> tuple[str, ...]:
@@ -87,7 +80,7 @@ def advise(
         )
     more = choose_recomputation(train, steps, budget)
     if more != how and requirements.fits(batch, more):
-        percent = 100 * slowdown(more, steps.plain.num_blocks)
+        percent = 100 * steps.slowdown(more)
         notes.append(f"fits with {_describe_settings(more)}, about {percent:.0f} % slower")
     if max_batch:
         notes.append(f"fits with --batch-size {max_batch}")

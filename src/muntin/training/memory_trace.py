@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 
 from muntin.features import name_blocks
 
@@ -133,9 +133,8 @@ def _mark_start(name: str, mark: Mark, *_: object) -> None:
 
 
 def _mark_end(name: str, mark: Mark, module: nn.Module, inputs: object, output: object) -> None:
-    known = isinstance(output, Tensor)
-    mark("", False, output.nbytes if known else 0)
-    if known and output.requires_grad:
+    mark("", False, output.nbytes if isinstance(output, Tensor) else 0)
+    if isinstance(output, Tensor) and output.requires_grad:
         # The gradient of the output arrives just before the backward pass of this part.
         output.register_hook(lambda grad: mark(name, True, 0))
 

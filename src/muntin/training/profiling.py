@@ -190,7 +190,7 @@ class StepProfiler:
             loading = self._median(partial(self.load_batch, count)) / count
             steps.append(self._median(partial(self.train_step, batch)))
         # Noise may make the smaller step nearly free: an image costs at most its share of a step.
-        each = min(fit_line(*steps, self.batches).each, steps[1] / self.batches[1])
+        each = min(fit_line(steps[0], steps[1], self.batches).each, steps[1] / self.batches[1])
         validation = self._median(partial(self.validate, self.batches[1])) / self.batches[1]
         named = [(f"step of {n}", seconds) for n, seconds in zip(self.batches, steps, strict=True)]
         return Timing(
