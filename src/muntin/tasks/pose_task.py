@@ -168,11 +168,6 @@ def _clip_scores(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([points[:, :2], points[:, 2:].clip(0, 1)], axis=1)
 
 
-def _example(size: Size) -> dict[str, Any]:
-    """Nothing: the memory that heatmap losses take does not depend on keypoint positions."""
-    return {}
-
-
 def _compare(answers: object, truth: object, classes: Classes) -> None:
     """No validation loss: the loss compares heatmaps, not decoded keypoints."""
 
@@ -201,7 +196,6 @@ POSE = Task(
     dense=DenseTask(
         heads=POSE_HEADS,
         default_head={"small": "light_pose_small", "large": "light_pose"},
-        example=_example,
     ),
     outputs=("heatmaps",),
     finish=("keypoints", _finish),
