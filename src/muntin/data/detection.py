@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from muntin.data.coco import COCO
 from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
@@ -57,10 +56,11 @@ def list_detect(
         DataError: The path or the layout is wrong, or a whole file is in another unit or order
             than its format requires; the message names what and where.
     """
-    match = find_reader(path, readers, what="annotated objects")
+    reader, source, found = find_reader(path, readers, what="annotated objects")
     findings = AnnotationReport()
-    listings = match.read(ObjectRequest(findings=findings, class_names=class_names, masks=masks))
-    return _join(match.reader.name, listings, findings, str(Path(path)), masks)
+    request = ObjectRequest(findings=findings, class_names=class_names, masks=masks)
+    listings = reader.read(source, found, request)
+    return _join(reader.name, listings, findings, str(source.path), masks)
 
 
 def _join(

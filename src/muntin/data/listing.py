@@ -43,4 +43,5 @@ def list_classify(
         DataError: The path or the layout is wrong; the message names what and where.
     """
     advice = "Give the folder that holds the class folders."
-    return find_reader(path, readers, what="labelled images", advice=advice).read(class_names)
+    reader, source, found = find_reader(path, readers, what="labelled images", advice=advice)
+    return reader.read(source, found, class_names)

@@ -55,21 +55,19 @@ def list_pose(
     Raises:
         DataError: The path or the layout is wrong, or the keypoints are others than the run's.
     """
-    match = find_reader(path, readers, what="keypoints")
+    reader, source, found = find_reader(path, readers, what="keypoints")
     findings = AnnotationReport()
-    listings = match.read(ObjectRequest(findings=findings, keypoints=True))
+    listings = reader.read(source, found, ObjectRequest(findings=findings, keypoints=True))
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
-    skeleton = build_skeleton(raw.names, raw.edges, match.source.tree, findings.notes)
+    skeleton = build_skeleton(raw.names, raw.edges, source.tree, findings.notes)
     if classes is not None and classes.skeleton is not None:
-        listings = {
-            part: _follow(one, classes, match.source.path) for part, one in listings.items()
-        }
+        listings = {part: _follow(one, classes, source.path) for part, one in listings.items()}
     else:
         listings = {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
     if not whole:
         listings = {part: _expand(one) for part, one in listings.items()}
-    return _join(match.reader.name, listings, findings, whole)
+    return _join(reader.name, listings, findings, whole)
 
 
 def is_whole(listing: Listing) -> bool:

@@ -26,19 +26,14 @@ __all__ = ["READERS", "list_semantic", "name_value", "propose_table"]
 BACKGROUND = "background"
 
 
-def list_object_masks(
-    path: str | os.PathLike[str], *, classes: Classes | None = None, ignored: Sequence[str] = ()
-) -> DataSets:
-    """List images whose objects have masks, as images with a class for every pixel.
+def _recognise(source: Source) -> str | None:
+    """The name of the layout of objects."""
+    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
+    return next(named, None)
 
-    Args:
-        path: What `list_detect` takes.
-        classes: Those of a trained run, which the numbers follow.
-        ignored: May hold "background", which is then not learnt.
 
-    Raises:
-        DataError: As `list_detect`; or no object has a mask.
-    """
+def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
+    classes, ignored = request.classes, request.ignored
     wrong = [value for value in ignored if value != BACKGROUND]
     if wrong:
         message = (
@@ -50,11 +45,11 @@ def list_object_masks(
     if wanted is not None and BACKGROUND not in wanted and not ignored:
         message = (
             f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, limit=12)}), but in {str(path)!r} what no object covers is "
+            f"({shorten(wanted, limit=12)}), but in {str(source.path)!r} what no object covers is "
             f"{BACKGROUND!r}. Leave it out: --set data.ignored={BACKGROUND}"
         )
         raise DataError(message)
-    data = list_detect(path, class_names=wanted, masks=True)
+    data = list_detect(source.path, class_names=wanted, masks=True)
     parts = {
         part: _as_maps(listing, classes, bool(ignored)) for part, listing in data.parts.items()
     }
@@ -73,16 +68,6 @@ def _as_maps(listing: Listing, classes: Classes | None, without_background: bool
         place = names.index(BACKGROUND)
         values = (*values[:place], -1, *values[place + 1 :])
     return replace(listing, class_names=names, encoding=MaskEncoding(kind="objects", values=values))
-
-
-def _recognise(source: Source) -> str | None:
-    """The name of the layout of objects."""
-    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
-    return next(named, None)
-
-
-def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
-    return list_object_masks(source.path, classes=request.classes, ignored=request.ignored)
 
 
 OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
@@ -124,5 +109,6 @@ def list_semantic(
     Raises:
         DataError: The path, the layout or the table is wrong, or values have no meaning.
     """
-    match = find_reader(path, readers, what="masks")
-    return match.read(MaskRequest(classes=classes, colors=colors, ignored=ignored))
+    reader, source, found = find_reader(path, readers, what="masks")
+    request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
+    return reader.read(source, found, request)
