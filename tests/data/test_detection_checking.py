@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from muntin.data.checking import Report
-from muntin.data.detection_checking import check_detect
+from muntin.data.detection import check_detect
 from muntin.data.synthetic_sets import write_coco
 from muntin.run_lengths import encode_mask
 

@@ -47,9 +47,7 @@ LONGER_FUNCTIONS = {
         "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
     },
     "a body of at most 60 lines under a long docstring": {
-        "data/objects.py gather_objects",
         "data/synthetic_sets.py write_coco",
-        "data/voc.py read_voc",
         "drawing/plots.py draw_precision_recall",
         "explaining/comparison.py _show_layers",
         "explaining/attention_cost.py _show_time",
