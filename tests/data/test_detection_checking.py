@@ -9,8 +9,8 @@ from PIL import Image
 
 from muntin.data.checking import Report
 from muntin.data.detection import check_detect
-from muntin.data.synthetic_sets import write_coco
 from muntin.run_lengths import encode_mask
+from muntin.synthetic.datasets import write_coco
 
 SIZE = (64, 96)
 

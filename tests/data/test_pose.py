@@ -15,10 +15,10 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.pose import check_pose, is_whole, list_pose
 from muntin.data.skeletons import COCO_PERSON
-from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Classes
+from muntin.synthetic.datasets import write_coco, write_frames
 
 HEAD = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
 

@@ -37,17 +37,6 @@ WINDOW_FACTOR = 2
 """Side of the sliding window over that of training crops: fewer pixels are computed twice."""
 
 
-class _GroundTruth:
-    """Masks of a listing, indexed by image and read on access."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-
-    def __getitem__(self, places: Tensor) -> list[NDArray[np.int16]]:
-        entries = self._listing.entries
-        return [read_mask(self._listing, entries[place]).labels for place in places.tolist()]
-
-
 def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
     return list_semantic(path, classes=classes, colors=reading.colors, ignored=reading.ignored)
 
@@ -70,8 +59,8 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return SemanticHead(backbone, len(classes.names), config)
 
 
-def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
-    return _GroundTruth(listing)
+def _ground_truth(listing: Listing, classes: Classes) -> None:
+    """None: masks come with their images, so that each is decoded once."""
 
 
 def _losses(

@@ -353,7 +353,7 @@ def choose_head(
             f"up to {raised.select.max_detections} detections an image, as one image has "
             f"{max_objects} objects (head.select.max_detections)"
         )
-    return with_texts(raised, settings)
+    return with_texts(raised, settings, group="head")
 
 
 def _raise_detection_limit(head: HeadConfig, max_objects: int) -> HeadConfig:
