@@ -175,21 +175,6 @@ def test_images_without_objects_are_counted(folder):
     assert "val: 4 images, 0 objects; disc 0, star 0" in report.lines
 
 
-def test_wrong_layout_is_a_report(tmp_path):
-    report = check_detect(tmp_path)
-    assert not report.ok
-    (text,) = texts(report)
-    assert text.startswith(f"error: {tmp_path}: No annotated objects in")
-
-
-def test_json(folder):
-    add(folder, (1, 1, 0, 5))
-    report = json.loads(json.dumps(check_detect(folder).to_dict()))
-    assert report["task"] == "detect"
-    assert report["ok"] is True
-    assert report["problems"][0]["file"] == "train/00000.jpg"
-
-
 @pytest.mark.parametrize("name", ["coco_mini", "bccd"])
 def test_real_sets(data_root, name):
     report = check_detect(data_root / name)

@@ -93,9 +93,6 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 def list_files(source: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Name everything in a folder or an archive.
 
-    Args:
-        source: A folder, a zip or a tar.
-
     Returns:
         The files and the folders, each sorted, relative to the source, with forward slashes.
         Links to folders are followed, once each.
