@@ -18,8 +18,8 @@ from muntin.data.data_config import DataConfig
 from muntin.data.detection import check_detect, list_detect
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.head import Head, HeadConfig
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.instances import Instances
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask
