@@ -23,7 +23,7 @@ from muntin.explaining.attention_layers import (
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attention_rollout import can_roll_out, measure_distances, roll_out
 from muntin.explaining.figures import ExplanationFigure, MissingFigure
-from muntin.explaining.panels import blend_tokens
+from muntin.explaining.plotting import blend_tokens
 from muntin.models.vit import ViT
 from muntin.tasks.task_table import find_task
 from tests.explaining.small_contexts import (

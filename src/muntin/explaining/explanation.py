@@ -324,7 +324,7 @@ class _Session:
 
     def show(self, explainer: Explainer, contexts: Sequence[Context], reason: str) -> Results:
         """Make the figures of an explainer, or one `MissingFigure` with the reason."""
-        arguments: list[Any] = [contexts[0]]
+        arguments: list[Any] = [*contexts[:1]]
         try:
             if not reason and explainer.requires == "folder":
                 if self.gallery is None and contexts[0].backbone is not None:
