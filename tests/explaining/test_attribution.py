@@ -17,7 +17,6 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 
 import muntin
-from muntin.data.synthetic_scenes import make_scene
 from muntin.errors import ConfigError, MissingExtra
 from muntin.explaining.attribution import show_attribution
 from muntin.explaining.attribution_methods import (
@@ -32,6 +31,7 @@ from muntin.explaining.output_target import select_output
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
 from muntin.heads.network import Network
 from muntin.samples import Classes, Skeleton
+from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task_table import find_task
 from tests.detectors import tiny_detector
 from tests.explaining.small_contexts import assert_untouched, state_of

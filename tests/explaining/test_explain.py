@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 import muntin
-from muntin.data.synthetic_sets import write_coco, write_frames, write_maps
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining.explanation import EXPLAINERS, model_notes
@@ -31,6 +30,7 @@ from muntin.explaining.sections import SECTIONS
 from muntin.prediction import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
+from muntin.synthetic.datasets import write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
 from tests.explaining.small_contexts import assert_untouched, state_of

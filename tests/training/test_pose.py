@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import muntin
-from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.errors import ConfigError, DataError
 from muntin.results import Poses
 from muntin.runs import Run
+from muntin.synthetic.datasets import write_coco, write_frames
 from muntin.training.journal import read_journal
 from tests.detectors import BODY, BODY_SETTINGS, train_dense
 from tests.training.test_resume import journal_of, state_of

@@ -123,12 +123,7 @@ def find_candidate(
 
 
 class FixedDetector(nn.Module):
-    """A detector for export: images and sizes in, tensors of fixed shapes out.
-
-    Args:
-        network: Computes the candidates.
-        head: The head of this network.
-    """
+    """A detector for export: images and sizes in, tensors of fixed shapes out."""
 
     def __init__(self, network: nn.Module, head: Detector) -> None:
         super().__init__()

@@ -97,13 +97,7 @@ Otherwise images without objects would weigh a hundred times as much as others.
 
 
 class FCOS(Detector):
-    """A one-stage detector on any backbone.
-
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes.
-        config: Which detector.
-    """
+    """A one-stage detector on any backbone, of which only the spec is read."""
 
     score_name = "log-odds"
 
@@ -139,6 +133,10 @@ class FCOS(Detector):
     def select(self) -> SelectConfig:
         """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The classifier of cells."""
+        return {"classes": (1, 0)}
 
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
@@ -266,7 +264,7 @@ def assign_cells(
     radius: float,
     reach: float,
 ) -> Int[Tensor, " N"]:
-    """Assign an object to each cell.
+    """Assign an object to each cell: number of the object; -1 = background; -2 = inside a crowd.
 
     A cell is assigned an object when its point lies inside the box and near its centre, and the
     farthest edge is within the range of its level; of several objects, the smallest.
@@ -277,9 +275,6 @@ def assign_cells(
         target: The objects.
         radius: Largest distance from the centre, in strides.
         reach: Farthest edge for the first level, in strides; it doubles from level to level.
-
-    Returns:
-        Number of the object; -1 = background; -2 = inside a crowd.
     """
     places = torch.cat(points)
     matched = torch.full((len(places),), -1, device=places.device)

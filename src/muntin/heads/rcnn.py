@@ -22,7 +22,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection import _utils as detection
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
@@ -39,6 +38,7 @@ from muntin.heads.proposals import (
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.roi_heads import BoxHead, MaskHead, pool_regions
 from muntin.heads.select_config import SelectConfig
+from muntin.ops.boxes import decode_offsets, encode_offsets
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
@@ -49,14 +49,7 @@ MASK_CHUNK = 256
 
 
 class RCNN(Detector):
-    """A two-stage detector on any backbone.
-
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes, without background.
-        config: Which detector.
-        masks: Whether to predict masks.
-    """
+    """A two-stage detector on any backbone, of which only the spec is read."""
 
     score_name = "log-odds"
 
@@ -82,20 +75,23 @@ class RCNN(Detector):
         return self.rpn.strides
 
     def set_config(self, config: RCNNConfig) -> None:
-        """Replace the config by one that differs only in fields that change no parameter shape.
-
-        Args:
-            config: Conventions of the weights (`muntin.heads.rcnn_config`).
-        """
+        """Replace the config by one of other conventions, which change no shape of a parameter."""
         self.config = self.rpn.config = config
-        self._coders = [
-            detection.BoxCoder(tuple(1 / std for std in stds)) for stds in config.stage_stds
-        ]
 
     @property
     def select(self) -> SelectConfig:
         """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """Classes (with background), and boxes and masks of each; a first background has both."""
+        unused = int(self.config.background == "first")
+        boxes = {} if self.config.class_agnostic else {"fc_reg": (4, 4 * unused)}
+        return {"fc_cls": (1, 1), "logits": (1, unused), **boxes}
+
+    def may_lack(self, name: str) -> bool:
+        """Weights with masks fit a detector without."""
+        return name.startswith("mask_heads.") and not self.mask_heads
 
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
@@ -138,9 +134,8 @@ class RCNN(Detector):
         for number, head in enumerate(self.box_heads):
             logits, offsets = head(self._pool(levels, boxes, self.config.roi_size))
             # Offsets are relative to the boxes of this stage, with stds that shrink per stage.
-            moved = self._coders[number].decode_single(
-                offsets.flatten(1), boxes.reshape(-1, 4)
-            )  # Q, S, 4
+            stds = self.config.stage_stds[number]
+            moved = decode_offsets(offsets, boxes.reshape(-1, 4), stds)  # Q, S, 4
             stages.append(logits.view(batch, count, self.num_classes + 1))
             slots = offsets.shape[1]
             moved = clip_boxes(moved.reshape(batch, count * slots, 4), sizes)
@@ -254,7 +249,8 @@ class RCNN(Detector):
             rows.append(share * self._box_loss(number, offset[match >= 0], box[match >= 0], aims))
             classes.append(share * F.cross_entropy(logit, wanted, reduction="sum"))
             # Detached: the loss of a later stage must not train the boxes of this one.
-            moved.append(self._coders[number].decode_single(offset.detach(), box))
+            stds = config.stage_stds[number]
+            moved.append(decode_offsets(offset.detach()[:, None], box, stds)[:, 0])
         _add(losses, "classes", classes)
         _add(losses, "boxes", [config.box_loss_weight * row for row in rows])
         # Keypoint heads read the regions of the last stage only, as do single mask heads.
@@ -298,12 +294,11 @@ class RCNN(Detector):
 
     def _box_loss(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
         """Box loss of the positive regions of one image, summed."""
-        coder = self._coders[number]
+        stds = self.config.stage_stds[number]
         if self.config.box_loss == "giou":
-            predicted = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
+            predicted = decode_offsets(offsets[:, None], boxes, stds)[:, 0]
             return generalized_box_iou_loss(predicted, aims, reduction="sum")
-        wanted = coder.encode_single(aims, boxes)
-        return offset_loss(offsets.reshape(-1, 4), wanted, self.config.box_loss)
+        return offset_loss(offsets, encode_offsets(aims, boxes, stds), self.config.box_loss)
 
     def _mask_losses(
         self,

@@ -132,7 +132,7 @@ def evaluate(
         raise ConfigError(message)
     where = choose_device(device)
     network = run.load_network().to(where)
-    store = ImageCache(listing, run.preprocessing, DataConfig(), full_labels=True)
+    store = ImageCache(listing, run.preprocessing, DataConfig())
     scored = score(
         network,
         store,

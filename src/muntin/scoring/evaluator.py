@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader
+from muntin.data.loading import EvalLoader, Processes
 from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
@@ -63,7 +63,7 @@ def run_network(
                 raw = predictor.run(_prepared(part, listing, tta=tta))
             (found,) = raw.parts
             answers = task.answers(found.raw, found.metas, classes)
-            truth = part.full_labels or truth_rows[part.indices]
+            truth = part.labels if truth_rows is None else truth_rows[part.indices]
             rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     finally:
         network.train(was_training)
@@ -152,7 +152,7 @@ def score(
     """
     outputs = run_network(
         network,
-        EvalLoader(store, batch_size=batch_size, workers=workers),
+        EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers)),
         task,
         classes,
         store.listing,

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
-from muntin.data.report import Report
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
 from muntin.data.transforms import Preprocessing, resize
@@ -36,17 +36,6 @@ __all__ = ["SEMANTIC"]
 
 WINDOW_FACTOR = 2
 """Side of the sliding window over that of training crops: fewer pixels are computed twice."""
-
-
-class _GroundTruth:
-    """Masks of a listing, indexed by image and read on access."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-
-    def __getitem__(self, places: Tensor) -> list[NDArray[np.int16]]:
-        entries = self._listing.entries
-        return [read_mask(self._listing, entries[place]).labels for place in places.tolist()]
 
 
 def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
@@ -71,8 +60,8 @@ def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None)
     return SemanticHead(backbone, len(classes.names), config)
 
 
-def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
-    return _GroundTruth(listing)
+def _ground_truth(listing: Listing, classes: Classes) -> None:
+    """None: masks come with their images, so that each is decoded once."""
 
 
 def _losses(

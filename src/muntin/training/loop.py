@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 
 from muntin.data.batches import Batch, evaluation_batch
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader, TrainLoader
+from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.devices import memory_mib
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
@@ -138,9 +138,7 @@ class _Loop:
                 batch_size=self.config.batch_size,
                 seed=self.config.seed,
                 shares=class_balanced_shares(caches.train.listing) if balanced else None,
-                rank=fabric.global_rank,
-                world=fabric.world_size,
-                workers=max(run.config.machine.workers, 0),
+                processes=self._processes(),
                 view=view,
             )
             for view in range(objective.views)
@@ -150,6 +148,10 @@ class _Loop:
         self._validation_s, self._validated_at = 0.0, started
         self._images_per_s = 0.0
         self._best: Scored | None = None
+
+    def _processes(self) -> Processes:
+        workers = max(self.run.config.machine.workers, 0)
+        return Processes(self.fabric.global_rank, self.fabric.world_size, workers)
 
     def elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
@@ -313,13 +315,11 @@ class _Loop:
     def validate(self) -> Scored:
         """Evaluate the weights that would be saved."""
         start = time.monotonic()
-        fabric, run, cache = self.fabric, self.run, self.caches.val
+        fabric, cache = self.fabric, self.caches.val
         loader = EvalLoader(
             cache,
             batch_size=evaluation_batch(cache.pre, self.config.validation_batch),
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            workers=max(run.config.machine.workers, 0),
+            processes=self._processes(),
         )
         outputs = self.objective.evaluate(
             self.trainer.best_network, loader, fabric.device, fabric.autocast

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torchvision.transforms import v2
 
-from muntin.data.transforms import AugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 
 __all__ = ["build_mixup"]
 

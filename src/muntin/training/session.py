@@ -265,8 +265,8 @@ def _work(fabric: Fabric, job: _Job) -> FitResult:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     caches = ImageCaches(
-        train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
-        val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
+        train=ImageCache(job.train, run.preprocessing, reading, training=True),
+        val=ImageCache(job.val, run.preprocessing, reading),
     )
     first = fabric.is_global_zero
     # Before the first step: wrong labels or too strong an augmentation show at once.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.data.transforms import AugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.samples import Listing
 from muntin.training.mixup import build_mixup

@@ -9,9 +9,9 @@ from pycocotools.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
 from muntin.data.listing import list_classify
-from muntin.data.synthetic_scenes import CLASS_NAMES, KEYPOINT_NAMES, make_scene
-from muntin.data.synthetic_sets import write_classify, write_coco
 from muntin.run_lengths import decode_mask
+from muntin.synthetic.datasets import write_classify, write_coco
+from muntin.synthetic.scenes import CLASS_NAMES, KEYPOINT_NAMES, make_scene
 
 
 def test_write_classify_is_a_data_set(tmp_path):

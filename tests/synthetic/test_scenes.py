@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from muntin.data.synthetic_scenes import CLASS_NAMES, KEYPOINT_NAMES, Scene, make_scene
 from muntin.errors import ConfigError
+from muntin.synthetic.scenes import CLASS_NAMES, KEYPOINT_NAMES, Scene, make_scene
 
 
 def many(count: int = 40) -> list[Scene]:

@@ -9,9 +9,15 @@ from numpy.typing import NDArray
 
 from muntin.shapes import Float, Size
 
-__all__ = ["Array", "contrasting_colour", "cover", "paint_ground", "paint_surface"]
+__all__ = ["Array", "contrasting_colour", "cover", "paint_ground", "paint_surface", "rotate"]
 
 Array = NDArray[np.float32]
+
+
+def rotate(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
+    """Coordinates of points along and aside of an axis at an angle."""
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos * x + sin * y, cos * y - sin * x
 
 
 def cover(
@@ -68,8 +74,7 @@ def _pattern(rng: np.random.Generator, size: Size) -> Float[np.ndarray, "H W"]:
     down = np.linspace(-0.5, 0.5, size[0], dtype=np.float32)[:, None] * np.float32(
         size[0] / size[1]
     )
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    along, aside = cos * across + sin * down, cos * down - sin * across
+    along, aside = rotate(across, down, angle)
     kind = rng.integers(3)
     if kind == 0:
         return np.clip(along + np.float32(0.5), 0, 1)
@@ -102,9 +107,7 @@ def _drop_litter(rng: np.random.Generator, canvas: Float[np.ndarray, "H W 3"]) -
     short = min(height, width)
     x = np.arange(width, dtype=np.float32)[None, :] + np.float32(0.5 - rng.uniform(0, width))
     y = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5 - rng.uniform(0, height))
-    angle = rng.uniform(-np.pi, np.pi)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    along, aside = cos * x + sin * y, cos * y - sin * x
+    along, aside = rotate(x, y, rng.uniform(-np.pi, np.pi))
     if rng.random() < 0.6:
         half, thick = short * rng.uniform(0.08, 0.35), short * rng.uniform(0.006, 0.025)
         beyond = np.maximum(np.abs(along) - np.float32(half), 0)

@@ -14,20 +14,22 @@ Coordinates are (x, y) in pixels, with (0, 0) the outer corner of the first pixe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.synthetic_textures import (
+from muntin.errors import ConfigError, shorten
+from muntin.shapes import Bool, Float, Size, UInt8
+from muntin.synthetic.textures import (
     Array,
     contrasting_colour,
     cover,
     paint_ground,
     paint_surface,
+    rotate,
 )
-from muntin.errors import ConfigError, shorten
-from muntin.shapes import Bool, Float, Size, UInt8
 
 __all__ = [
     "CLASS_NAMES",
@@ -47,8 +49,7 @@ _MIN_VISIBLE = 0.6  # of an object, after what covers it
 _SHARE_COVERED = 0.35  # of the objects
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SceneObject:
+class SceneObject(NamedTuple):
     """One object of a scene.
 
     Attributes:
@@ -65,14 +66,8 @@ class SceneObject:
     keypoints: Float[np.ndarray, "P 3"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Scene:
-    """An image and everything that is known about it.
-
-    Attributes:
-        image: The image, RGB.
-        objects: What is in it, from back to front.
-    """
+class Scene(NamedTuple):
+    """An RGB image, and the objects in it from back to front."""
 
     image: UInt8[np.ndarray, "H W 3"]
     objects: tuple[SceneObject, ...]
@@ -97,8 +92,7 @@ class _Pose:
         """Coordinates of all pixel middles, seen from the upright unit object."""
         dx = (np.arange(size[1], dtype=np.float32) + 0.5 - self.x)[None, :] / self.radius
         dy = (np.arange(size[0], dtype=np.float32) + 0.5 - self.y)[:, None] / self.radius
-        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        return cos * dx + sin * dy, cos * dy - sin * dx
+        return rotate(dx, dy, self.angle)
 
 
 def make_scene(
@@ -217,9 +211,7 @@ def _paint_object(
         colour = np.clip(kind.colour + rng.uniform(-0.12, 0.12, 3), 0, 1).astype(np.float32)
     # A soft shadow, light from the upper left.
     drop = 0.12 * pose.radius
-    dark = kind.outline(
-        *_Pose(x=pose.x + drop, y=pose.y + drop, radius=pose.radius, angle=pose.angle).locate(size)
-    )
+    dark = kind.outline(*replace(pose, x=pose.x + drop, y=pose.y + drop).locate(size))
     canvas *= (1 - 0.45 * np.clip(0.5 - dark * 4, 0, 1))[..., None]
     surface = paint_surface(rng, size, colour)
     rim = np.clip(1 + (distance + 0.1) * 8, 0, 1)[..., None]  # darker towards the outline
@@ -234,8 +226,7 @@ def _paint_object(
 
 def _choose_bar(rng: np.random.Generator, pose: _Pose, size: Size) -> Float[np.ndarray, "H W"]:
     """A straight strip across part of the object."""
-    away = _Pose(x=pose.x, y=pose.y, radius=pose.radius, angle=float(rng.uniform(-np.pi, np.pi)))
-    x, _ = away.locate(size)
+    x, _ = replace(pose, angle=float(rng.uniform(-np.pi, np.pi))).locate(size)
     middle, half = rng.uniform(0.2, 0.8), rng.uniform(0.06, 0.14)
     return np.clip((half - np.abs(x - middle)) * pose.radius + 0.5, 0, 1)
 
@@ -310,8 +301,7 @@ def _cross(x: Array, y: Array) -> Array:
 _Point = tuple[float, float]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """An outline, where its tips (top, right, bottom, left) and its mark are, a usual colour."""
 
     outline: Callable[[Array, Array], Array]
@@ -324,25 +314,14 @@ def _around(radius: float) -> tuple[_Point, _Point, _Point, _Point]:
     return ((0.0, -radius), (radius, 0.0), (0.0, radius), (-radius, 0.0))
 
 
-_STAR_TIP = (1.05 * float(np.sin(0.4 * np.pi)), -1.05 * float(np.cos(0.4 * np.pi)))
-
+_TIP_X, _TIP_Y = 1.05 * float(np.sin(0.4 * np.pi)), -1.05 * float(np.cos(0.4 * np.pi))
+_STAR_TIPS = ((0.0, -1.05), (_TIP_X, _TIP_Y), (0.0, 0.45), (-_TIP_X, _TIP_Y))
+_TRIANGLE_TIPS = ((0.0, -1.08), (0.935, 0.54), (0.0, 0.54), (-0.935, 0.54))
 _KINDS = {
-    "cross": _Kind(outline=_cross, tips=_around(0.95), mark=(0.0, -0.7), colour=(0.85, 0.2, 0.2)),
-    "disc": _Kind(outline=_disc, tips=_around(0.92), mark=(0.0, -0.66), colour=(0.95, 0.85, 0.25)),
-    "ring": _Kind(outline=_ring, tips=_around(0.97), mark=(0.0, -0.74), colour=(0.2, 0.45, 0.85)),
-    "square": _Kind(
-        outline=_square, tips=_around(0.78), mark=(0.0, -0.54), colour=(0.25, 0.65, 0.35)
-    ),
-    "star": _Kind(
-        outline=_star,
-        tips=((0.0, -1.05), _STAR_TIP, (0.0, 0.45), (-_STAR_TIP[0], _STAR_TIP[1])),
-        mark=(0.0, -0.5),
-        colour=(0.9, 0.55, 0.15),
-    ),
-    "triangle": _Kind(
-        outline=_triangle,
-        tips=((0.0, -1.08), (0.935, 0.54), (0.0, 0.54), (-0.935, 0.54)),
-        mark=(0.0, -0.55),
-        colour=(0.65, 0.35, 0.75),
-    ),
+    "cross": _Kind(_cross, _around(0.95), (0.0, -0.7), (0.85, 0.2, 0.2)),
+    "disc": _Kind(_disc, _around(0.92), (0.0, -0.66), (0.95, 0.85, 0.25)),
+    "ring": _Kind(_ring, _around(0.97), (0.0, -0.74), (0.2, 0.45, 0.85)),
+    "square": _Kind(_square, _around(0.78), (0.0, -0.54), (0.25, 0.65, 0.35)),
+    "star": _Kind(_star, _STAR_TIPS, (0.0, -0.5), (0.9, 0.55, 0.15)),
+    "triangle": _Kind(_triangle, _TRIANGLE_TIPS, (0.0, -0.55), (0.65, 0.35, 0.75)),
 }
