@@ -349,7 +349,7 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
     high, wide = context.shown_size
     exported = find_text("facts", "exported")
     backbone = exported if context.backbone is None else type(context.backbone).__name__
-    rows = {
+    rows: dict[str, dict[str, object]] = {
         "model": {"name": model.name, "backbone": backbone},
         "weights": {"origin": model.origin},
         "task": {"name": context.task.name},
