@@ -58,7 +58,7 @@ class Window(NamedTuple):
         top, left, high, wide = self.part
         rows = _nearest_pixels(high, self.size[0]) + top
         columns = _nearest_pixels(wide, self.size[1]) + left
-        return self._orient(labels[..., rows, :][..., columns])
+        return self._orient(labels.index_select(-2, rows).index_select(-1, columns))
 
     def move_points(self, xy: Float[Tensor, "... 2"], middle: float) -> Float[Tensor, "... 2"]:
         """Give where points come to lie, before any turn.
@@ -70,9 +70,11 @@ class Window(NamedTuple):
         """
         top, left, high, wide = self.part
         offset = 0.5 - middle
-        scale = xy.new_tensor([self.size[1] / wide, self.size[0] / high])
-        moved = (xy - xy.new_tensor([left, top]) + offset) * scale - offset
-        ends = xy.new_tensor([self.size[1], self.size[0]]) - 2 * offset
+        scale = torch.tensor([self.size[1] / wide, self.size[0] / high])
+        moved = (xy - torch.tensor([left, top]) + offset) * scale - offset
+        if not any(self.flips):
+            return moved
+        ends = torch.tensor([self.size[1], self.size[0]]) - 2 * offset
         return torch.where(torch.tensor(self.flips[::-1]), ends - moved, moved)
 
     def _orient(self, maps: Tensor) -> Tensor:
