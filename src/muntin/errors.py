@@ -21,6 +21,7 @@ __all__ = [
     "ShapeError",
     "TrainingError",
     "WeightError",
+    "plural",
     "shorten",
     "unknown_name",
 ]
@@ -109,3 +110,13 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     shown = ", ".join(every[:limit])
     rest = len(every) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def plural(count: int, noun: str, several: str = "") -> str:
+    """Write a number with its noun.
+
+    Example:
+        >>> plural(1, "image"), plural(0, "image"), plural(2, "class", "classes")
+        ('1 image', '0 images', '2 classes')
+    """
+    return f"{count} {noun if count == 1 else several or noun + 's'}"

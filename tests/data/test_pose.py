@@ -373,6 +373,14 @@ def test_a_skeleton_file_is_read_with_todays_names_and_with_the_old_ones(tmp_pat
     assert "sigmas for OKS from skeleton.json, 0.05 for left_ear, right_ear" in note
 
 
+@pytest.mark.parametrize("both", [("edges", "links"), ("flip_pairs", "pairs")])
+def test_a_skeleton_file_with_a_key_under_two_names_is_refused(tmp_path, both):
+    coco(tmp_path, [person()])
+    (tmp_path / "skeleton.json").write_text(json.dumps({key: [] for key in both}))
+    with pytest.raises(DataError, match=f"skeleton.json.*{both[0]}.*{both[1]}"):
+        list_pose(tmp_path)
+
+
 def test_what_was_chosen_is_said(tmp_path):
     note = list_pose(coco(tmp_path, [person()], skeleton=[[1, 2], [1, 3]])).note
     assert "pairs left_ear/right_ear (by their names)" in note

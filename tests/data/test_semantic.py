@@ -219,7 +219,8 @@ def test_check_names_what_is_wrong(tmp_path):
     assert not report.ok
     whats = {one.file: one.what for one in report.problems}
     assert "has no mask" in whats["images/3.jpg"]
-    assert "must be an image that can be read" in whats["masks/2.png"]
+    assert "The mask 'masks/2.png' must be an image that can be read" in whats["masks/2.png"]
+    assert "object at" not in whats["masks/2.png"]
     assert "its image 'images/1.jpg' has 3 x 3" in whats["masks/1.png"]
     assert "every pixel is ignored" in whats["masks/4.png"]
 
@@ -378,7 +379,7 @@ def test_masks_in_jpeg_are_told(tmp_path):
             tmp_path / "masks" / f"{number}.jpg", quality=100
         )
     data = list_semantic(tmp_path)
-    assert "2 masks are JPEG" in data.left_out
+    assert "2 masks stored as JPEG" in data.left_out
     assert any("store masks as PNG" in one.what for one in check_semantic(tmp_path).problems)
 
 

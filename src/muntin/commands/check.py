@@ -13,7 +13,7 @@ import typer
 from muntin.commands.values import parse_settings, to_json
 
 if TYPE_CHECKING:
-    from muntin.data.report import Report
+    from muntin.data.checking import Report
     from muntin.samples import Problem
 
 __all__ = ["check"]

@@ -41,10 +41,17 @@ def convert(
     ] = "",
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
+    from muntin.errors import ConfigError
     from muntin.zoo.weight_conversion import convert_weights
 
-    if to == "run" or head:
-        _write_run(source, target, model, to, head, from_, classes, settings or [])
+    if (to == "run") != bool(head):
+        message = (
+            f"writing a run requires both --to run and --head, got --to {to} and --head "
+            f"{head or 'nothing'}."
+        )
+        raise ConfigError(message)
+    if head:
+        _write_run(source, target, model, head, from_, classes, settings or [])
         return
     done = convert_weights(
         source,
@@ -66,21 +73,13 @@ def _write_run(
     source: str,
     target: str,
     model: str,
-    to: str,
     head: str,
     origin: str,
     classes: str,
     settings: list[str],
 ) -> None:
-    from muntin.errors import ConfigError
     from muntin.published import open_published, read_class_names
 
-    if to != "run" or not head:
-        message = (
-            f"writing a run requires both --to run and --head, got --to {to} and --head "
-            f"{head or 'nothing'}."
-        )
-        raise ConfigError(message)
     run, report = open_published(
         source,
         target,

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from muntin.commands.values import parse_names, parse_point, parse_size
-from muntin.errors import ConfigError, unknown_name
-from muntin.explaining.sections import SECTIONS
+from muntin.errors import ConfigError
+from muntin.explaining.sections import SECTIONS, check_sections
 
 __all__ = ["explain"]
 
@@ -86,7 +86,4 @@ def _parse_sections(text: str | None) -> tuple[str, ...]:
             f"--sections must name some of {', '.join(SECTIONS)}, got {text!r}. Omit it for all."
         )
         raise ConfigError(message)
-    for name in names:
-        if name not in SECTIONS:
-            raise ConfigError(unknown_name("section", name, SECTIONS))
-    return names
+    return check_sections(names)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
-from muntin.data.report import Report
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.head import Head, HeadConfig
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.instances import Instances
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask

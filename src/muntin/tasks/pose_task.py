@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import list_pose
 from muntin.data.pose_checking import check_pose
-from muntin.data.report import Report
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
-from muntin.data.report import Report
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
 from muntin.data.transforms import Preprocessing, resize

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
-from muntin.data.report import Report
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig

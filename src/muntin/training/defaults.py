@@ -16,9 +16,8 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
-from muntin.heads.detector_table import DetectorConfig
 from muntin.heads.head import HeadConfig
-from muntin.heads.head_table import find_head
+from muntin.heads.head_table import DetectorConfig, find_head
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
@@ -353,7 +352,7 @@ def choose_head(
             f"up to {raised.select.max_detections} detections an image, as one image has "
             f"{max_objects} objects (head.select.max_detections)"
         )
-    return with_texts(raised, settings)
+    return with_texts(raised, settings, group="head")
 
 
 def _raise_detection_limit(head: HeadConfig, max_objects: int) -> HeadConfig:

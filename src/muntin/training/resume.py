@@ -98,9 +98,7 @@ def read_config(path: str | Path) -> RunConfig:
     try:
         return RunConfig.from_dict(read_json(Path(path)), where=str(path))
     except RunError as error:
-        message = (
-            f"config must be the config.json of a run, got {str(path)!r}, which has other content."
-        )
+        message = f"config must be the config.json of a run: {error}"
         raise ConfigError(message) from error
 
 

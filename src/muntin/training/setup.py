@@ -81,9 +81,9 @@ def prepare(request: Request) -> PreparedRun:
     # Before any file is read: a typo must not be reported after minutes.
     check_request(request, settings)
     seed = _choose_seed(request, settings["train"])
-    data = with_texts(base.data_config if base else DataConfig(), settings["data"])
+    data = with_texts(base.data_config if base else DataConfig(), settings["data"], group="data")
     task = task_of(request)
-    requested = with_texts(request.machine, settings["machine"])
+    requested = with_texts(request.machine, settings["machine"], group="machine")
     machine = resolve_machine(requested, notes, compiles=not task.detects)
     train, val = _list_splits(request, data, seed, notes)
     measure = measure_instances if task.top_down else measure_objects
