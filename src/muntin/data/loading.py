@@ -70,7 +70,7 @@ class _Images(Dataset[_Item]):
 
     def __getitem__(self, key: _Key) -> _Item:
         epoch, index, weight, size = key
-        pre = _with_size(self.store.pre, size)
+        pre = replace(self.store.pre, img_size=size)
         try:
             kept = self.store.load(index)
         except DataError:
@@ -98,10 +98,6 @@ def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
         num_real=len(rows),
         targets=None if targets[0] is None else targets,
     )
-
-
-def _with_size(pre: Preprocessing, size: Size) -> Preprocessing:
-    return pre if size == pre.img_size else replace(pre, img_size=size)
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
@@ -198,7 +194,7 @@ class TrainLoader:
         assert transform is not None, "and a transform for them"
         places = torch.from_numpy(indices)
         uniforms = draw_uniforms(self._augment_seed, epoch, indices, BATCH_DRAWS)
-        pre = _with_size(self.store.pre, size)
+        pre = replace(self.store.pre, img_size=size)
         images = transform(stacked[places], uniforms, pre)
         sides = torch.tensor([images.shape[-2:]]).expand(len(places), 2)
         return Batch(
