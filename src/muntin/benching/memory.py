@@ -23,6 +23,7 @@ from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
+from muntin.training.recompute import recompute_layers
 from muntin.zoo.model_building import create_model
 
 __all__ = ["bench_memory", "measure_in_subprocess", "measure_once"]
@@ -59,7 +60,7 @@ def bench_memory(
 
     Every measurement is a process of its own; its memory after imports is subtracted from its
     peak. Weights are included. Muntin infers with the network that prediction uses
-    (`muntin.inference`) and trains with the ordinary one.
+    (`muntin.inference`), and trains with recomputed layers, as where memory is short.
 
     Args:
         request: What is measured; `rounds` is the number of processes per case.
@@ -133,13 +134,16 @@ def measure_once(
     if owner != OURS:
         build_peers(BenchRequest(model="vit_tiny"), [owner], create_model("vit_tiny"))
     before = resident_mib()
-    module: nn.Module
-    module, images, targets = _make_inputs(model, batch_size, size)
+    network, images, targets = _make_inputs(model, batch_size, size)
+    module: nn.Module = network
     if owner != OURS:
         request = BenchRequest(model=model, size=(size[0], size[1]))
-        module = build_peers(request, [owner], module)[owner]
+        module = build_peers(request, [owner], network)[owner]
     elif work == "inference":
-        module = build_inference(module, size)
+        module = build_inference(network, size)
+    else:
+        recompute_layers(network)
+    del network
     reset_peak()
     loss = WORKS[work](module, images, targets)
     parameters, buffers = (
