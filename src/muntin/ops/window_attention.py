@@ -10,7 +10,7 @@ projection reads it, so a back end can fuse shift, partition, bias, mask, softma
 
 - `reference` is the definition;
 - `sdpa` calls PyTorch's fused attention;
-- `lean` (`memory_efficient_attention.py`) is the reference with an explicit backward pass, which
+- `lean` (`explicit_attention.py`) is the reference with an explicit backward pass, which copies and
   stores less;
 - `fused` (`triton/window_*.py`) is one Triton kernel.
 
@@ -160,11 +160,11 @@ def _sdpa(
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def _memory_efficient(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
+def _explicit(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
     scale, fill, dropout = others
     if dropout:  # not covered by the explicit gradient
         return _reference(qkv, bias, layout, scale, fill, dropout)
-    from muntin.ops.memory_efficient_attention import attend
+    from muntin.ops.explicit_attention import attend
 
     return attend(qkv, bias, layout, scale, fill)
 
@@ -189,6 +189,6 @@ def _fused(
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "reference": _reference,
     "sdpa": _sdpa,
-    "lean": _memory_efficient,
+    "lean": _explicit,
     "fused": _fused,
 }

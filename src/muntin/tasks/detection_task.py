@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
-from muntin.data.detection import list_detect
-from muntin.data.detection_checking import check_detect
+from muntin.data.detection import check_detect, list_detect
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
@@ -28,7 +26,6 @@ from muntin.results import Detections
 from muntin.run_lengths import encode_mask
 from muntin.samples import Classes, DataSets, Listing, Objects
 from muntin.shapes import Float, Size
-from muntin.targets import BoxTargets
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
 
 __all__ = ["DETECT", "INSTANCE"]
@@ -122,19 +119,6 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
     return encode_mask(bitmap.numpy(), size=size, top=top, left=left)
 
 
-def _example(size: Size) -> dict[str, Any]:
-    """One object in the middle: losses of a detector without objects skip most of their work."""
-    high, wide = size
-    target = BoxTargets(
-        boxes=torch.tensor([[wide * 0.2, high * 0.2, wide * 0.8, high * 0.8]]),
-        class_ids=torch.tensor([0]),
-        ignored=torch.zeros(0, 4),
-        layers=torch.ones(1, high, wide, dtype=torch.int32),
-        layer_of=torch.tensor([0]),
-    )
-    return {"targets": [target]}
-
-
 def _compare(answers: object, truth: object, classes: Classes) -> None:
     """No validation loss: two-stage losses depend on sampled proposals, not on detections."""
 
@@ -171,7 +155,6 @@ DETECT = _task(
     dense=DenseTask(
         heads=DETECTORS,
         default_head={"small": "fcos_small", "large": "fcos"},
-        example=_example,
         merges=True,
     ),
     goals=("box_ap", "box_ap50"),
@@ -183,7 +166,6 @@ INSTANCE = _task(
     dense=DenseTask(
         heads=MASK_DETECTORS,
         default_head={"small": "mask_rcnn_small", "large": "mask_rcnn"},
-        example=_example,
         merges=True,
     ),
     goals=("mask_ap", "mask_ap50"),

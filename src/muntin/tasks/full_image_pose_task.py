@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -24,7 +23,6 @@ from muntin.metrics.pose_metric import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, DataSets, skeleton_of
-from muntin.shapes import Size
 from muntin.tasks.detection_task import DETECT
 from muntin.tasks.pose_task import POSE
 from muntin.tasks.task import DenseTask, ImageMeta
@@ -69,12 +67,6 @@ def _decode(raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Class
     return results
 
 
-def _example(size: Size) -> dict[str, Any]:
-    """One instance in the middle; keypoints take little memory beside the RoI features."""
-    assert DETECT.dense is not None, "detection is a dense task"
-    return DETECT.dense.example(size)
-
-
 def _metric(classes: Classes) -> PoseMetric:
     return PoseMetric(skeleton_of(classes), score_threshold=DEFAULT_SCORE_THRESHOLD)
 
@@ -92,6 +84,5 @@ WHOLE_IMAGE_POSE = replace(
     dense=DenseTask(
         heads=KEYPOINT_DETECTORS,
         default_head={"small": "keypoint_rcnn_small", "large": "keypoint_rcnn"},
-        example=_example,
     ),
 )

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.keypoint_transforms import crop_box, crop_transform
-from muntin.data.pose import list_pose
-from muntin.data.pose_checking import check_pose
+from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
@@ -168,11 +167,6 @@ def _clip_scores(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([points[:, :2], points[:, 2:].clip(0, 1)], axis=1)
 
 
-def _example(size: Size) -> dict[str, Any]:
-    """Nothing: the memory that heatmap losses take does not depend on keypoint positions."""
-    return {}
-
-
 def _compare(answers: object, truth: object, classes: Classes) -> None:
     """No validation loss: the loss compares heatmaps, not decoded keypoints."""
 
@@ -201,7 +195,6 @@ POSE = Task(
     dense=DenseTask(
         heads=POSE_HEADS,
         default_head={"small": "light_pose_small", "large": "light_pose"},
-        example=_example,
     ),
     outputs=("heatmaps",),
     finish=("keypoints", _finish),

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
-from muntin.data.semantic import list_semantic
-from muntin.data.semantic_checking import check_semantic
+from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
@@ -163,10 +162,6 @@ def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in encoding.values)
 
 
-def _example(size: Size) -> dict[str, Any]:
-    return {"labels": torch.zeros(1, *size, dtype=torch.int16)}
-
-
 def _compare(answers: object, truth: object, classes: Classes) -> None:
     """No validation loss: predictions are labels without scores."""
 
@@ -202,7 +197,6 @@ SEMANTIC = Task(
     dense=DenseTask(
         heads=MAP_HEADS,
         default_head={"small": "light_small", "large": "light"},
-        example=_example,
     ),
     class_counts=_class_counts,
     finish=("labels", _finish),

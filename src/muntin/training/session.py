@@ -32,7 +32,8 @@ from muntin.training.interruption import defer_interrupts
 from muntin.training.journal import read_journal
 from muntin.training.loop import FitResult, ImageCaches, fit
 from muntin.training.machine import PRECISIONS
-from muntin.training.memory_budget import fit_memory_budget
+from muntin.training.memory_budget import fit_memory
+from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import Request
 from muntin.training.resume import (
@@ -178,8 +179,8 @@ def train(
     request = resume_request(request, bool(out)) if resume else repeat_request(request)
     prepared = prepare(request)
     # A resumed run keeps its batch size: another one would change the gradients.
-    if not resume and prepared.run.config.train.memory_gib:
-        prepared = fit_memory_budget(prepared, keep_batch=bool(batch_size))
+    if not resume:
+        prepared = fit_memory(prepared, measure_step_memory)
     # The config as the run wrote it: defaults may have changed since.
     run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
     if resume:

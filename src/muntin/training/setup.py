@@ -26,7 +26,6 @@ from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.training.auto_batch import fit_batch_size
 from muntin.training.dataset_statistics import (
     DatasetStatistics,
     measure_instances,
@@ -139,7 +138,14 @@ def prepare(request: Request) -> PreparedRun:
         request, run, network, settings, original_size, len(train), seed, notes
     )
     notes.append(_describe(run.config))
-    return PreparedRun(run=run, network=network, train=train, val=val, notes=tuple(notes))
+    return PreparedRun(
+        run=run,
+        network=network,
+        train=train,
+        val=val,
+        keep_batch=_is_batch_given(request, settings["train"]),
+        notes=tuple(notes),
+    )
 
 
 def _configure_training(
@@ -160,10 +166,6 @@ def _configure_training(
     if isinstance(augment, DetectionAugmentConfig) and any(original_size):
         augment = choose_augment_window(augment, img_size, original_size, notes)
     tuned = _choose_train_config(request, recipe, settings["train"], count, img_size, machine, seed)
-    # A batch size that the user chose is never changed.
-    if run.task.dense is not None and not _is_batch_given(request, settings["train"]):
-        example = run.task.dense.example
-        tuned = fit_batch_size(network, tuned, img_size, example, machine.device, notes)
     if tuned.residual == "half" and machine.precision == "fp32":
         message = "train.residual=half needs precision bf16 or fp16, got fp32. Set residual=full."
         raise ConfigError(message)
