@@ -127,10 +127,10 @@ class FixedDetector(nn.Module):
 
     def __init__(self, network: nn.Module, head: Detector) -> None:
         super().__init__()
-        self.network, self._decode_fixed = network, head.decode_fixed
+        self.network, self.decode_fixed = network, head.decode_fixed
 
     def forward(
         self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None
     ) -> tuple[Tensor, ...]:
         """Give boxes, scores, class numbers and perhaps masks; see `Detector.decode_fixed`."""
-        return self._decode_fixed(self.network(images, sizes))
+        return self.decode_fixed(self.network(images, sizes))
