@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
-from muntin.run_lengths import encode_mask
+from muntin.run_lengths import decode_mask, encode_mask
 from muntin.shapes import Size
+from muntin.system_errors import missing_extra
 
 __all__ = ["DEFAULT_SCORE_THRESHOLD", "Detections", "Labels", "Poses", "SemanticMap"]
 
@@ -162,6 +163,29 @@ class Detections:
                 row["mask"] = self.masks[index]
             boxes.append(row)
         return {"path": self.path, "size": list(self.size), "boxes": boxes}
+
+    def to_supervision(self) -> Any:  # noqa: ANN401 (supervision.Detections)
+        """Convert to ``supervision.Detections``, for its annotators, zones and trackers.
+
+        Raises:
+            MissingExtra: The library supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            missing = missing_extra("supervision", "supervision", "to_supervision")
+            raise missing from error
+        masks = None
+        if self.masks is not None:
+            masks = np.array([decode_mask(mask) for mask in self.masks], bool)
+            masks = masks.reshape(-1, *self.size)
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=masks,
+            confidence=self.scores,
+            class_id=self.class_ids,
+            data={"class_name": np.array(self.class_names, str)},
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Detections:

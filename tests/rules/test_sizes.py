@@ -22,11 +22,6 @@ LONGER_FILES = {
 # Where a function is longer, signature and docstring included: why, and which ones.
 LONGER_FUNCTIONS = {
     "a verb of the library: an argument a line, each of them explained": {
-        "benching/area.py bench_area",
-        "benching/attention.py bench_attention",
-        "benching/data.py bench_data",
-        "benching/memory.py bench_memory",
-        "benching/training.py bench_training",
         "commands/predict.py predict",
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
@@ -40,13 +35,9 @@ LONGER_FUNCTIONS = {
     },
     "a kernel of Triton: an argument a line": {
         "ops/triton/window_backward.py attend_whole_backward",
-        "ops/triton/window_tiled_backward.py attend_tiled_backward_keys",
         "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
     },
     "a body of at most 60 lines under a long docstring": {
-        "data/objects.py gather_objects",
-        "data/voc.py read_voc",
-        "drawing/plots.py draw_precision_recall",
         "ops/sliding_windows.py slide",
         "training/setup.py prepare",
     },

@@ -16,7 +16,7 @@ __all__ = ["bench"]
 
 def bench(
     what: Annotated[
-        str, typer.Argument(help="inference, training, memory, data, attention or area.")
+        str, typer.Argument(help="inference, training, memory, data or attention.")
     ] = "inference",
     model: Annotated[str, typer.Option(help="Model name; see: muntin models.")] = "swin_tiny",
     peers: Annotated[
@@ -35,12 +35,12 @@ def bench(
     ] = False,
 ) -> None:
     """Benchmark a model against other libraries: same weights and inputs, interleaved runs."""
-    from muntin.benching.bench_request import bench_by_name
+    from muntin.benching.bench_request import BenchRequest
+    from muntin.benching.benchmark_kinds import run_benchmark
 
     names = [] if peers == "none" else [name.strip() for name in peers.split(",") if name.strip()]
-    found = bench_by_name(
-        what,
-        model,
+    request = BenchRequest(
+        model=model,
         peers=names,
         batch_size=batch_size,
         size=parse_size(img_size) if img_size else None,
@@ -48,6 +48,7 @@ def bench(
         compiled=compiled,
         log=lambda line: typer.echo(line, err=True),
     )
+    found = run_benchmark(what, request)
     if as_json:
         typer.echo(to_json(found))
         return
@@ -55,15 +56,13 @@ def bench(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from muntin.benching.report_tables import format_rows
+    from muntin.benching.result_rows import format_rows
 
-    if "sides" in found:
-        smallest, largest = found["sides"][0], found["sides"][-1]
-        shape = f"from {smallest}x{smallest} to {largest}x{largest}, same pixels per batch"
-    else:
-        height, width = found["img_size"]
-        shape = f"at {height}x{width}, batch {found['batch_size']}"
-    typer.echo(f"{found['model']} {shape}, {found['threads']} threads")
+    height, width = found["img_size"]
+    typer.echo(
+        f"{found['model']} at {height}x{width}, batch {found['batch_size']}, "
+        f"{found['threads']} threads"
+    )
     ceilings = found.get("ceilings", {})
     if ceilings:
         limits = ", ".join(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muntin.commands.values import parse_settings, to_json
+from muntin.errors import plural
 
 if TYPE_CHECKING:
     from muntin.data.checking import Report
@@ -53,7 +54,7 @@ def _judge(report: Report) -> str:
     if not report.ok:
         return "cannot be used for training: see the errors above"
     count = len(report.problems)
-    return f"ok, {count} warning{'s' * (count != 1)} (see above)" if count else "ok"
+    return f"ok, {plural(count, 'warning')} (see above)" if count else "ok"
 
 
 def _shorten(problems: Iterable[Problem]) -> Iterator[str]:

@@ -35,7 +35,7 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import label_axes
+from muntin.explaining.plotting import label_axes
 from muntin.models.swin import SWIN_TINY
 from muntin.shapes import Size
 from muntin.zoo.costs import Costs, Part, count_costs

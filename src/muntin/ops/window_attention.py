@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
+from muntin.ops.triton import window_support
 from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads
 from muntin.shapes import Float
 
@@ -99,18 +100,8 @@ def window_attention(
 def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float = 0.0) -> str:
     """Return why "fused" cannot run this call of `window_attention`; empty if it can."""
     width = qkv.shape[3] // (3 * bias.shape[0])
-    device = qkv.device
-    return _look(device.type, device.index, qkv.dtype, width, int(layout.num_tokens), dropout)
-
-
-def _look(*traits: Any) -> str:
-    from muntin.ops.triton.window_support import find_obstacle
-
-    return find_obstacle(*traits)
-
-
-# What torch.compiler.assume_constant_result does, without importing the compiler.
-_look._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    device = (qkv.device.type, qkv.device.index)
+    return window_support.find_obstacle(device, qkv.dtype, width, int(layout.num_tokens), dropout)
 
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:

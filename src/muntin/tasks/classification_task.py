@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from muntin.data.checking import Report, check_classify
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
-from muntin.data.listing import list_classify
+from muntin.data.listing import check_classify, list_classify
 from muntin.features import Backbone, Features
 from muntin.heads.classification_head import build_classifier, class_losses
 from muntin.heads.head import Head, HeadConfig

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
-from muntin.data.detection import list_detect
-from muntin.data.detection_checking import check_detect
+from muntin.data.detection import check_detect, list_detect
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.keypoint_transforms import crop_box, crop_transform
-from muntin.data.pose import list_pose
-from muntin.data.pose_checking import check_pose
+from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig

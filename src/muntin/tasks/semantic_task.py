@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
-from muntin.data.semantic import list_semantic
-from muntin.data.semantic_checking import check_semantic
+from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
