@@ -21,6 +21,7 @@ __all__ = [
     "ShapeError",
     "TrainingError",
     "WeightError",
+    "format_count",
     "shorten",
     "unknown_name",
 ]
@@ -109,3 +110,13 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     shown = ", ".join(every[:limit])
     rest = len(every) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def format_count(number: int, noun: str) -> str:
+    """Format a number with its noun.
+
+    Example:
+        >>> format_count(1, "image"), format_count(2, "image")
+        ('1 image', '2 images')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from muntin.data.synthetic_sets import write_coco
 from muntin.errors import MuntinWarning
-from muntin.scoring import evaluate
+from muntin.scoring.evaluation import evaluate
 from tests.commands.cli_errors import fails_with
 from tests.detectors import BODY, BODY_SETTINGS, empty_images, head_settings, train_detector
 

@@ -23,7 +23,7 @@ from muntin.explaining.figure_files import clean_stem
 from muntin.explaining.inputs import is_fresh, model_notes, open_context, open_model
 from muntin.explaining.sections import SECTIONS
 from muntin.explaining.target_selection import predict
-from muntin.prediction import Predictor
+from muntin.prediction.predictor import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task

@@ -20,7 +20,7 @@ from muntin.recipes import MachineConfig, TrainConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.training.loop import FitResult, ImageCaches, fit
+from muntin.training.loop import FitResult, ImageCaches, Loop
 from muntin.training.progress import Reporter
 from muntin.zoo.families import build_backbone
 from muntin.zoo.model_building import model_config
@@ -57,4 +57,5 @@ def fit_objective(folder: Path, name: str, objective, head: nn.Module, **options
     network = Network(build_backbone(MODEL), head)
     fabric = Fabric(accelerator="cpu", devices=1)
     begun = time.monotonic()
-    return fit(fabric, run, network, caches, Reporter(None), objective, started=begun, **options)
+    loop = Loop(fabric, run, network, caches, objective, Reporter(None))
+    return loop.fit(started=begun, **options)

@@ -20,7 +20,7 @@ from muntin.data.synthetic_scenes import make_scene
 from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
-from muntin.prediction import Predictor
+from muntin.prediction.predictor import Predictor
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes

@@ -19,8 +19,9 @@ from muntin.data.transforms import Preprocessing
 from muntin.data.trees import open_tree
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
-from muntin.prediction import Predictor
 from muntin.prediction.pose_csv import write_poses
+from muntin.prediction.predictor import Predictor
+from muntin.prediction.top_down import BoxDetector
 from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
@@ -190,7 +191,7 @@ def test_duplicate_detections_of_an_instance_are_merged():
     one.network = Jumping()
     found = one([image(POINTS)])[0]
     assert found.box_scores.tolist() == [0.9, 0.6], "the neighbour stays"
-    least = predictor(detector=Doubling(), least=0.65)([image(POINTS)])[0]
+    least = predictor(detector=BoxDetector(Doubling(), 0.65))([image(POINTS)])[0]
     assert least.box_scores.tolist() == [0.9]
     assert least.to_dict()["poses"][0]["box_score"] == 0.9
 

@@ -52,7 +52,7 @@ def convert(
         name=model,
         to=to,
         dialect=from_,
-        settings=parse_settings(settings or []).items(),
+        settings=parse_settings(settings).items(),
         force=force,
     )
     typer.echo(f"read: {done.report.summary()}")

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
 from muntin.prediction.from_run import find_threshold
+from muntin.prediction.predictor import Predictor
 from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
@@ -97,17 +99,12 @@ def export(
         data: Labelled images. Required for int8, which calibrates on the training split and
             measures its loss on the test or validation split; otherwise used for verification.
         max_loss: int8 only: allowed drop of the metric in percentage points.
-        finished: Whether to add the finished output of the task (probabilities, class maps,
-            keypoints).
+        finished: Whether to add the finished output of the task, such as probabilities.
         force: Whether to replace an existing file.
         say: Called with each progress message.
 
-    Returns:
-        The file and its verification.
-
     Raises:
-        ConfigError: A name is unknown, the format lacks the precision, or an operator is not
-            supported.
+        ConfigError: An option is invalid, or an operator is not supported.
         MissingExtra: A library is not installed.
         RunError: The outputs differ, or the file cannot be written.
         WeightError: The weights cannot be read, or contain NaN.
@@ -342,30 +339,24 @@ def _quantise(
     scored = ImageCache(_thin(sets[1], MAX_EVALUATION_IMAGES), pre, DataConfig(), full_labels=True)
 
     def judge(runner: Runner) -> float:
-        found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)
-        return task.goal(found.figures)[1]
+        engine = make.call(runner, canvas)
+        predictor = Predictor(engine, task, make.run.classes, pre, device="cpu")
+        return task.goal(score(predictor, scored, batch_size=8).figures)[1]
 
     return quantise(graph, kind.name, path, note, images=examples, judge=judge, max_loss=max_loss)
 
 
-class _partial_file:  # noqa: N801 (a context, used like a function)
+@contextmanager
+def _partial_file(path: Path) -> Iterator[Path]:
     """A temporary file that gets its name on success and is removed on failure."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = tempfile.mkdtemp(prefix=".muntin-", dir=self.path.parent)
-        except OSError as error:
-            raise RunError(cannot_write(self.path, error)) from error
-        return Path(self.folder) / self.path.name
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                for made in sorted(Path(self.folder).iterdir()):
-                    os.replace(made, self.path.with_name(made.name))
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".muntin-", dir=path.parent))
+    except OSError as error:
+        raise RunError(cannot_write(path, error)) from error
+    try:
+        yield folder / path.name
+        for made in sorted(folder.iterdir()):
+            os.replace(made, path.with_name(made.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

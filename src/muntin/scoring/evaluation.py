@@ -13,8 +13,8 @@ from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.pose import is_whole
-from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.prediction.from_run import load
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation_plots import draw_evaluation
@@ -102,11 +102,9 @@ def evaluate(
         device: "auto" takes a GPU when there is one.
         pictures: Whether to draw plots and the worst errors into ``pictures/eval`` of the run.
         detector: For top-down poses, a run that detects the instances; annotated boxes are used if
-            left out. See `muntin.metrics.pose_metric.PoseMetric` for
-            the matching.
+            left out. For the matching see `muntin.metrics.pose_metric.PoseMetric`.
         tta: Whether to average predictions with those for mirrored images.
-        settings: Changed options of reading this data:
-            ``{"data.ignored": "background"}``.
+        settings: Changed options of reading this data: ``{"data.ignored": "background"}``.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`.
@@ -130,18 +128,9 @@ def evaluate(
     if tta and run.task.detects:
         message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)
-    where = choose_device(device)
-    network = run.load_network().to(where)
     store = ImageCache(listing, run.preprocessing, DataConfig(), full_labels=True)
-    scored = score(
-        network,
-        store,
-        run.task,
-        run.classes,
-        batch_size=batch_size or evaluation_batch(run.preprocessing),
-        device=where,
-        tta=tta,
-    )
+    batch_size = batch_size or evaluation_batch(run.preprocessing)
+    scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures

@@ -5,74 +5,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
-from muntin.data.report import Report
 from muntin.data.semantic import list_semantic
 from muntin.data.semantic_checking import check_semantic
 from muntin.data.transforms import Preprocessing, resize
-from muntin.errors import ConfigError
-from muntin.features import Backbone, Features
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.semantic_head import MAP_HEADS, SemanticConfig, SemanticHead
+from muntin.features import Features
+from muntin.heads.head import Head
+from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
 from muntin.metrics.semantic_metric import SemanticMetric
 from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
-from muntin.samples import Classes, DataSets, Listing
+from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
-from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task, TrainBatch
 
 __all__ = ["SEMANTIC"]
 
 WINDOW_FACTOR = 2
 """Side of the sliding window over that of training crops: fewer pixels are computed twice."""
-
-
-class _GroundTruth:
-    """Masks of a listing, indexed by image and read on access."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-
-    def __getitem__(self, places: Tensor) -> list[NDArray[np.int16]]:
-        entries = self._listing.entries
-        return [read_mask(self._listing, entries[place]).labels for place in places.tolist()]
-
-
-def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
-    return list_semantic(path, classes=classes, colors=reading.colors, ignored=reading.ignored)
-
-
-def _check_data(path: Path | str, reading: DataConfig) -> Report:
-    return check_semantic(path, colors=reading.colors, ignored=reading.ignored)
-
-
-def _classes(listing: Listing) -> Classes:
-    return Classes(names=listing.class_names, encoding=listing.encoding)
-
-
-def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
-    if not isinstance(config, SemanticConfig):
-        message = (
-            f"semantic segmentation needs the config of its head, got {type(config).__name__}. "
-            f"Restore the config.json of the run."
-        )
-        raise ConfigError(message)
-    return SemanticHead(backbone, len(classes.names), config)
-
-
-def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
-    return _GroundTruth(listing)
 
 
 def _losses(
@@ -174,14 +133,6 @@ def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in encoding.values)
 
 
-def _example(size: Size) -> dict[str, Any]:
-    return {"labels": torch.zeros(1, *size, dtype=torch.int16)}
-
-
-def _compare(answers: object, truth: object, classes: Classes) -> None:
-    """No validation loss: predictions are labels without scores."""
-
-
 def _class_counts(listing: Listing) -> Tensor:
     """Count the pixels of each class in up to 200 masks."""
     total = torch.zeros(listing.num_classes)
@@ -191,29 +142,26 @@ def _class_counts(listing: Listing) -> Tensor:
     return total
 
 
-def _metric(classes: Classes) -> SemanticMetric:
-    return SemanticMetric(classes.names)
-
-
 SEMANTIC = Task(
     name="semantic",
-    list_data=_list_data,
-    check_data=_check_data,
-    classes=_classes,
-    build_head=_build_head,
-    ground_truth=_ground_truth,
+    list_data=lambda path, classes, data: list_semantic(
+        path, classes=classes, colors=data.colors, ignored=data.ignored
+    ),
+    check_data=lambda path, data: check_semantic(path, colors=data.colors, ignored=data.ignored),
+    make_head=lambda backbone, classes, config: SemanticHead(backbone, len(classes.names), config),
+    ground_truth=lambda listing, classes: LazyTruth(
+        listing, lambda _, entry: read_mask(listing, entry).labels
+    ),
     losses=_losses,
     predict=_predict,
-    answers=_decode,
     decode=_decode,
-    compare=_compare,
-    metric=_metric,
+    metric=lambda classes: SemanticMetric(classes.names),
     goals=("miou", "pixel_accuracy"),
     kind="segmentation",
     dense=DenseTask(
         heads=MAP_HEADS,
         default_head={"small": "light_small", "large": "light"},
-        example=_example,
+        example=lambda size: {"labels": torch.zeros(1, *size, dtype=torch.int16)},
     ),
     class_counts=_class_counts,
     finish=("labels", _finish),

@@ -18,6 +18,7 @@ from muntin.drawing.grid import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels
+from muntin.errors import format_count
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
 from muntin.runs import Run
@@ -73,7 +74,7 @@ def _(
 ) -> Thumbnail:
     objects = _as_objects(target)
     drawn = np.asarray(draw_objects(pixels, objects, run.classes.names))
-    return Thumbnail(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
+    return Thumbnail(pixels=drawn, lines=(format_count(len(objects), "object"),))
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:

@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -27,7 +25,7 @@ from muntin.training.memory_model import LinearFit, MemoryModel, fit_memory_mode
 from muntin.training.memory_trace import record_spans
 from muntin.training.prepared_run import PreparedRun
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer
+from muntin.training.trainer import Trainer, quiet_fabric
 
 __all__ = ["StepProfiler", "Timing"]
 
@@ -91,7 +89,7 @@ class StepProfiler:
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, approximate=True)
-        with _quiet_fabric():
+        with quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
                 devices=1,
@@ -220,18 +218,6 @@ class StepProfiler:
         # Kernels are asynchronous: otherwise only their launch would be timed.
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-@contextmanager
-def _quiet_fabric() -> Iterator[None]:
-    """Silence Fabric's log line about the precision, which the notes of a run already name."""
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _subset(listing: Listing, size: int) -> Listing:

@@ -53,6 +53,12 @@ def resume_request(request: Request, has_out: bool) -> Request:
     if not has_out:
         message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
         raise ConfigError(message)
+    if not Path(request.out).is_dir():
+        message = (
+            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
+            f"omit --resume to start a new run there."
+        )
+        raise RunError(message)
     base = Run.open(request.out).config
     val = request.val or base.val
     # Weights come from the checkpoint: loading others first would waste time.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -21,18 +21,17 @@ from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
-from muntin.heads.network import Network
 from muntin.runs import Run, RunConfig, write_json
-from muntin.samples import Listing
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.interruption import defer_interrupts
 from muntin.training.journal import read_journal
-from muntin.training.loop import FitResult, ImageCaches, fit
+from muntin.training.loop import FitResult, ImageCaches, Loop
 from muntin.training.machine import PRECISIONS
 from muntin.training.memory_budget import fit_memory_budget
+from muntin.training.prepared_run import PreparedRun
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import Request
 from muntin.training.resume import (
@@ -44,6 +43,7 @@ from muntin.training.resume import (
 )
 from muntin.training.setup import prepare
 from muntin.training.supervision import build_objective
+from muntin.training.trainer import quiet_fabric
 
 __all__ = ["TrainedRun", "train"]
 
@@ -67,14 +67,10 @@ class TrainedRun:
     interrupted: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """What each process of a run needs; pickled for runs on several devices."""
 
-    run: Run
-    network: Network
-    train: Listing
-    val: Listing
+    prepared: PreparedRun
     resume: bool
     started: float
     stop_after: int
@@ -110,19 +106,13 @@ def train(
     """Train a model on your own data.
 
     Args:
-        task: "classify", "detect" (boxes), "instance" (boxes and masks), "semantic" (the class of
-            each pixel) or "pose" (keypoints).
-        data: For "classify" a folder of class folders; train and val folders of those; a .zip or
-            .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
-            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" images and masks, for
-            "pose" COCO keypoints or CSV files of DeepLabCut.
+        task: "classify", "detect" (boxes), "instance" (boxes and masks), "semantic" or "pose".
+        data: Folder, archive, CSV or JSON in a layout that `muntin check` recognises.
         model: A name of `list_models`; empty = by the size of the images.
-        head: "fcos", "mask_rcnn", "upernet", "vitpose" and others (not for "classify"); empty = by
-            the size of the model.
+        head: "fcos", "mask_rcnn", "upernet", "vitpose" ...; empty = by the size of the model.
         val: Validation images; empty = the validation split of `data`, or a random part of it.
         weights: "auto" loads published weights if available; "none" or None trains from scratch;
-            else a file, a hub id, or a run folder, whose model and head are used too unless
-            `model` and `head` are given.
+            else a file, a hub id, or a run folder, whose model and head are used too.
         recipe: "finetune", "small-data" or, by task, "imagenet", "coco-3x", "ade20k" or
             "coco-pose"; "auto" = by the number of images.
         epochs: Passes over the data; 0 = as in the recipe.
@@ -139,11 +129,7 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Print nothing.
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
-        pictures: Whether to draw a batch, the curves and the best and worst images into the
-            ``pictures`` of the run.
-
-    Returns:
-        The run folder and the metrics of its best epoch.
+        pictures: Whether to draw into the ``pictures`` of the run.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -154,69 +140,71 @@ def train(
     """
     # First of all: a time limit includes reading the data and loading the weights.
     started = time.monotonic()
-    reporter = Reporter(None if quiet else Console())
     base = read_config(config) if isinstance(config, (str, Path)) else config
-    folder = Path(out) if out else _new_folder(Path(data))
     request = Request(
-        task=task,
-        data=str(data),
-        out=str(folder),
-        val=str(val),
-        model=model,
-        head=head,
-        weights="none" if weights is None else str(weights),
-        recipe=recipe,
-        epochs=epochs,
-        max_time_s=max_time_s,
-        batch_size=batch_size,
+        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
+        model=model, head=head, weights="none" if weights is None else str(weights),
+        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
-        seed=seed,
-        machine=choose_machine(base, precision, device, devices),
+        seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
-        base=base,
-    )
-    request = resume_request(request, bool(out)) if resume else repeat_request(request)
+    )  # fmt: skip
+    prepared = _resume(request, bool(out)) if resume else _start(request)
+    job = _Job(prepared, resume, started, stop_after, quiet, pictures)
+    return _run(job, Reporter(None if quiet else Console()))
+
+
+def _start(request: Request) -> PreparedRun:
+    """Prepare a new run, and write its small files before the first step."""
+    request = repeat_request(request)
     prepared = prepare(request)
-    # A resumed run keeps its batch size: another one would change the gradients.
-    if not resume and prepared.run.config.train.memory_gib:
-        prepared = fit_memory_budget(prepared, keep_batch=bool(batch_size))
-    # The config as the run wrote it: defaults may have changed since.
-    run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
-    if resume:
-        check_same_data(folder, run, prepared.train, prepared.val)
-    else:
-        _write_start(run, prepared.train, prepared.val)
-    for note in prepared.notes if not resume else (f"resuming {folder}",):
+    if prepared.run.config.train.memory_gib:
+        prepared = fit_memory_budget(prepared, keep_batch=bool(request.batch_size))
+    prepared.run.write()
+    train, val = prepared.train, prepared.val
+    paths = {
+        "train": [train.source, len(train)],
+        "val": [val.source, [entry.path for entry in val.entries]],
+    }
+    write_json(prepared.run.path / "split.json", paths)
+    return prepared
+
+
+def _resume(request: Request, has_out: bool) -> PreparedRun:
+    """Prepare a run that continues, with the config that it wrote: defaults may have changed."""
+    request = resume_request(request, has_out)
+    prepared = prepare(request)
+    run = replace(prepared.run, config=request.base or prepared.run.config)
+    check_same_data(run.path, run, prepared.train, prepared.val)
+    return replace(prepared, run=run, notes=(f"resuming {run.path}",))
+
+
+def _run(job: _Job, reporter: Reporter) -> TrainedRun:
+    run = job.prepared.run
+    for note in job.prepared.notes:
         reporter.note(note)
-    job = _Job(
-        run=run,
-        network=prepared.network,
-        train=prepared.train,
-        val=prepared.val,
-        resume=resume,
-        started=started,
-        stop_after=stop_after,
-        quiet=quiet,
-        pictures=pictures,
-    )
-    fitted = _launch(job)
-    if pictures and (lines := read_journal(run.path)):
+    machine = run.config.machine
+    several = machine.devices > 1
+    with quiet_fabric():
+        fabric = Fabric(
+            accelerator=machine.device,
+            devices=machine.devices,
+            # Spawned, so that no script runs twice; one device needs no process group.
+            strategy="ddp_spawn" if several else "auto",
+            precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+        )
+    fitted = _launch_several(fabric, job) if several else _work(fabric, job)
+    if job.pictures and (lines := read_journal(run.path)):
         goal, _ = run.task.goal(fitted.figures)
         save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
-    return _finish(run, fitted, reporter)
-
-
-def _launch(job: _Job) -> FitResult:
-    machine = job.run.config.machine
-    several = machine.devices > 1
-    fabric = Fabric(
-        accelerator=machine.device,
-        devices=machine.devices,
-        # Spawned, so that no script runs twice; one device needs no process group.
-        strategy="ddp_spawn" if several else "auto",
-        precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+    _report(run, fitted, reporter)
+    return TrainedRun(
+        path=run.path,
+        metrics=fitted.figures,
+        epochs=fitted.epochs,
+        seconds=fitted.seconds,
+        interrupted=fitted.interrupted,
     )
-    return _launch_several(fabric, job) if several else _work(fabric, job)
 
 
 def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
@@ -236,7 +224,7 @@ def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
                 raise KeyboardInterrupt from error
             raise
     # From the file, not through the pipe of the process: large metrics would fill it and block.
-    figures = read_checkpoint(job.run.path)["position"]["figures"]
+    figures = read_checkpoint(job.prepared.run.path)["position"]["figures"]
     return FitResult(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
 
 
@@ -250,7 +238,8 @@ def _work_beside_others(
     try:
         # Tensors of a pickled network are in shared memory: without a copy all processes would
         # train the same weights.
-        fitted = _work(fabric, replace(job, network=copy.deepcopy(job.network)))
+        prepared = replace(job.prepared, network=copy.deepcopy(job.prepared.network))
+        fitted = _work(fabric, job._replace(prepared=prepared))
     except MuntinError as error:
         failures.put(error)
         raise
@@ -259,38 +248,30 @@ def _work_beside_others(
 
 def _work(fabric: Fabric, job: _Job) -> FitResult:
     """Train in one process."""
-    run = job.run
-    reading = run.config.data_config
+    prepared, run = job.prepared, job.prepared.run
+    data = run.config.data_config
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     caches = ImageCaches(
-        train=ImageCache(job.train, run.preprocessing, reading, approximate=True),
-        val=ImageCache(job.val, run.preprocessing, reading, full_labels=True),
+        train=ImageCache(prepared.train, run.preprocessing, data, approximate=True),
+        val=ImageCache(prepared.val, run.preprocessing, data, full_labels=True),
     )
     first = fabric.is_global_zero
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and job.pictures and not job.resume:
         draw_batch(run, caches.train)
+    objective = build_objective(run, prepared.train, fabric.device)
     with Reporter(None if job.quiet or not first else Console()) as reporter:
-        fitted = fit(
-            fabric,
-            run,
-            job.network,
-            caches,
-            reporter,
-            build_objective(run, job.train, fabric.device),
-            started=job.started,
-            resume=job.resume,
-            stop_after=job.stop_after,
-        )
+        loop = Loop(fabric, run, prepared.network, caches, objective, reporter)
+        fitted = loop.fit(started=job.started, resume=job.resume, stop_after=job.stop_after)
     # From the outputs of the best epoch: nothing is computed again.
     if job.pictures and fitted.best is not None:
         draw_evaluation(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 
-def _finish(run: Run, fitted: FitResult, reporter: Reporter) -> TrainedRun:
+def _report(run: Run, fitted: FitResult, reporter: Reporter) -> None:
     goal, value = run.task.goal(fitted.figures)
     duration = format_duration(fitted.seconds)
     if fitted.interrupted:
@@ -302,13 +283,6 @@ def _finish(run: Run, fitted: FitResult, reporter: Reporter) -> TrainedRun:
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
-    return TrainedRun(
-        path=run.path,
-        metrics=fitted.figures,
-        epochs=fitted.epochs,
-        seconds=fitted.seconds,
-        interrupted=fitted.interrupted,
-    )
 
 
 def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
@@ -317,16 +291,6 @@ def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
         return ""
     rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
     return shorten(name for name, value in rows if value is None)
-
-
-def _write_start(run: Run, train: Listing, val: Listing) -> None:
-    """Write config, classes, preprocessing and split before the first step."""
-    run.write()
-    paths = {
-        "train": [train.source, len(train)],
-        "val": [val.source, [entry.path for entry in val.entries]],
-    }
-    write_json(run.path / "split.json", paths)
 
 
 def _new_folder(data: Path) -> Path:
