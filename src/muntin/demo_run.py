@@ -41,8 +41,14 @@ Tile = Callable[[Listing, Entry, NDArray[np.uint8], Any], Thumbnail]
 """Draws a prediction with the ground truth, from listing, entry, pixels and result."""
 
 # Easy enough for a few minutes: objects are nearly upright, and most have their usual colour.
-_EASY = {"max_angle": 0.5, "usual_colours": 0.9}
-_SCENES = {"num_train": 600, "num_val": 60, "size": (128, 160), "max_objects": 4, **_EASY}
+_EASY: dict[str, Any] = {"max_angle": 0.5, "usual_colours": 0.9}
+_SCENES: dict[str, Any] = {
+    "num_train": 600,
+    "num_val": 60,
+    "size": (128, 160),
+    "max_objects": 4,
+    **_EASY,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

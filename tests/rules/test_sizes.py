@@ -31,9 +31,7 @@ LONGER_FUNCTIONS = {
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/estimate.py plan",
-        "prediction/from_run.py load",
         "published.py open_published",
-        "scoring/evaluation.py evaluate",
         "training/session.py train",
         "weights/weight_loading.py load_weights",
         "zoo/weight_conversion.py convert_weights",
@@ -55,7 +53,6 @@ LONGER_FUNCTIONS = {
         "explaining/attention_cost.py _show_time",
         "ops/sliding_windows.py slide",
         "ops/triton/window_calls.py _run_tiled",
-        "training/setup.py prepare",
     },
 }
 

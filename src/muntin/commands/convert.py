@@ -41,39 +41,39 @@ def convert(
     ] = "",
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
+    changed = parse_settings(settings)
+    if to == "run" or head:
+        _check_run(to, head)
+        from muntin.published import open_published, read_class_names
+
+        run, report = open_published(
+            source,
+            target,
+            model=model,
+            head=head,
+            # Heads follow OpenMMLab and Microsoft unless another origin is given.
+            conventions="" if from_ in ("auto", "microsoft", "openmmlab") else from_,
+            class_names=read_class_names(classes) if classes else (),
+            settings=changed,
+        )
+        typer.echo(f"read: {report.summary()}")
+        typer.echo(f"written: {run.path} ({run.config.task}, {len(run.classes.names)} classes)")
+        typer.echo(f"next: muntin predict {run.path} IMAGE...")
+        return
     from muntin.zoo.weight_conversion import convert_weights
 
-    if to == "run" or head:
-        _write_run(source, target, model, to, head, from_, classes, settings or [])
-        return
     done = convert_weights(
-        source,
-        target,
-        name=model,
-        to=to,
-        dialect=from_,
-        settings=parse_settings(settings).items(),
-        force=force,
+        source, target, name=model, to=to, dialect=from_, settings=changed.items(), force=force
     )
     typer.echo(f"read: {done.report.summary()}")
-    head = f"{done.num_classes} classes" if done.num_classes else "no classifier"
-    typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {head}); read back: equal")
+    kept = f"{done.num_classes} classes" if done.num_classes else "no classifier"
+    typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {kept}); read back: equal")
     if done.report.license:
         typer.echo(f"licence: {done.report.license}")
 
 
-def _write_run(
-    source: str,
-    target: str,
-    model: str,
-    to: str,
-    head: str,
-    origin: str,
-    classes: str,
-    settings: list[str],
-) -> None:
+def _check_run(to: str, head: str) -> None:
     from muntin.errors import ConfigError
-    from muntin.published import open_published, read_class_names
 
     if to != "run" or not head:
         message = (
@@ -81,16 +81,3 @@ def _write_run(
             f"{head or 'nothing'}."
         )
         raise ConfigError(message)
-    run, report = open_published(
-        source,
-        target,
-        model=model,
-        head=head,
-        # Heads follow the conventions of OpenMMLab and Microsoft unless another origin is given.
-        conventions="" if origin in ("auto", "microsoft", "openmmlab") else origin,
-        class_names=read_class_names(classes) if classes else (),
-        settings=parse_settings(settings),
-    )
-    typer.echo(f"read: {report.summary()}")
-    typer.echo(f"written: {run.path} ({run.config.task}, {len(run.classes.names)} classes)")
-    typer.echo(f"next: muntin predict {run.path} IMAGE...")

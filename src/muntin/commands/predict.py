@@ -99,7 +99,7 @@ def predict(
         found = predictor.stream(paths, strict=False, **passes)
         shown = _show_results((result.above(threshold or 0.0) for result in found), output)
         strict = len(images) == 1
-        frames = predict_videos(partial(predictor, **passes), videos, output, strict=strict)
+        frames = predict_videos(partial(predictor.stream, **passes), videos, output, strict=strict)
         if as_json:
             document.print()
     if not as_json:

@@ -40,6 +40,9 @@ class Output:
             write_poses(Path(self.folder) / name, poses, scorer=self.scorer, frames=frames)
 
 
+Stream = Callable[[Iterator[Any]], Iterator[Any]]
+
+
 def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate videos from other inputs by their suffix."""
     from muntin.prediction.video import VIDEO_SUFFIXES
@@ -49,7 +52,7 @@ def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def predict_videos(
-    predict: Callable[[list[Any]], list[Any]],
+    stream: Stream,
     videos: Sequence[str],
     output: Output,
     *,
@@ -58,7 +61,7 @@ def predict_videos(
     """Predict every frame of videos; results have the paths ``VIDEO#0``, ``VIDEO#1`` ...
 
     Args:
-        predict: The predictor.
+        stream: `Predictor.stream`.
         videos: The videos.
         output: Where annotated videos, tables and results go.
         strict: Whether an unreadable video is an error; else it is skipped with a warning.
@@ -72,7 +75,7 @@ def predict_videos(
     for video in videos:
         mark = None if output.document is None else output.document.mark()
         try:
-            found[video] = _predict_video(predict, video, output)
+            found[video] = _predict_video(stream, video, output)
         except DataError as error:
             if output.document is not None and mark is not None:
                 output.document.cut(mark)
@@ -82,7 +85,7 @@ def predict_videos(
     return found
 
 
-def _predict_video(predict: Callable[[list[Any]], list[Any]], video: str, output: Output) -> int:
+def _predict_video(stream: Stream, video: str, output: Output) -> int:
     from muntin.prediction.predictor import draw
     from muntin.prediction.video import frame_rate, predict_video, write_video
     from muntin.results import Poses
@@ -92,7 +95,7 @@ def _predict_video(predict: Callable[[list[Any]], list[Any]], video: str, output
 
     def frames() -> Iterator[tuple[Any, Any]]:
         nonlocal count
-        for pixels, found in predict_video(predict, video):
+        for pixels, found in predict_video(stream, video):
             result = dataclasses.replace(found.above(output.min_score), path=f"{video}#{count}")
             count += 1
             if output.document is not None:

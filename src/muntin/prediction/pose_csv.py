@@ -32,9 +32,6 @@ def write_poses(
         scorer: Name of the run.
         frames: What the rows are named; numbers from 0 when left out.
 
-    Returns:
-        The file.
-
     Raises:
         RunError: It cannot be written.
     """

@@ -45,13 +45,9 @@ class LoadedImage(NamedTuple):
 
 
 def find_images(places: Iterable[str | Path]) -> list[Path]:
-    """List the image files behind paths, folders and patterns.
+    """List the image files behind paths, folders (searched recursively) and shell patterns.
 
-    Args:
-        places: Files, folders (searched recursively) and shell patterns.
-
-    Returns:
-        Files; those of a folder or a pattern are sorted by name.
+    Files of a folder or a pattern are sorted by name.
 
     Raises:
         DataError: A place holds no image.

@@ -89,16 +89,13 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
 def compute_figures(
     parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing
 ) -> Scored:
-    """Compute the figures of outputs.
+    """Compute the figures of the task's metric and the mean `loss`, where the task has one.
 
     Args:
         parts: Outputs of each process, about disjoint images.
         task: Task of the network.
         classes: Classes of the network.
         listing: The images.
-
-    Returns:
-        The figures of the task's metric and the mean `loss`, where the task has one.
     """
     metric = task.metric(classes)
     for part in parts:

@@ -21,12 +21,8 @@ def initialize_network(
 ) -> Choice[str]:
     """Load the initial weights: of the whole network, or of the backbone alone.
 
-    Args:
-        network: Changed in place.
-        task: Name of the task; from a run of another task only the backbone is loaded.
-        classes: Classes; from a run with other classes the class-specific layers are not loaded.
-        weights: "auto", "none", a file, a run folder or a hub id.
-        entry: Zoo entry of the model, which names published weights.
+    Of a run of another `task` only the backbone is loaded; of one with other `classes` everything
+    but the class-specific layers. `entry` names the published weights of the model.
 
     Returns:
         Source of the weights; empty for random ones.

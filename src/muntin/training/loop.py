@@ -313,7 +313,7 @@ class Loop:
         return last
 
     def _mean_loss(self) -> float:
-        # Sums rather than means: processes may have seen different numbers of images.
+        # Sums: processes may have seen different numbers of images.
         sums = torch.tensor([self.state.loss_sum, float(self.state.num_seen)])
         if self.fabric.world_size > 1:
             gathered: Any = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
@@ -345,11 +345,10 @@ class Loop:
         return scored
 
     def _gather(self, outputs: Outputs) -> list[Outputs]:
-        if self.fabric.world_size == 1:
-            return [outputs]
-        # As objects: outputs of detectors differ in length from image to image.
-        parts: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(parts, outputs)
+        parts: list[Any] = [outputs] * self.fabric.world_size
+        if len(parts) > 1:
+            # As objects: outputs of detectors differ in length from image to image.
+            torch.distributed.all_gather_object(parts, outputs)
         return parts
 
     def _update_best(self, scored: Scored) -> None:

@@ -86,11 +86,7 @@ def group_parameters(network: Network, layer_decay: float) -> list[ParameterGrou
 
 
 def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any family)
-    """Check the number of frozen stages.
-
-    Args:
-        backbone: Gives the number of stages.
-        freeze: As in `freeze_stages`.
+    """Check the number of frozen stages, as in `freeze_stages`.
 
     Raises:
         ConfigError: The backbone has fewer stages.
@@ -173,21 +169,13 @@ def build_optimizers(
         (muon_rows if uses_muon else adamw_rows).append(row)
     optimizers: list[torch.optim.Optimizer] = []
     if adamw_rows:
-        optimizers.append(
-            torch.optim.AdamW(adamw_rows, lr=rate, betas=config.betas, fused=_fuses())
-        )
+        fused = not torch.backends.mps.is_available()
+        optimizers.append(torch.optim.AdamW(adamw_rows, lr=rate, betas=config.betas, fused=fused))
     if muon_rows:
         # Updates of the size of adamw's, whatever the shape of the matrix (arXiv 2502.16982).
-        optimizers.append(
-            torch.optim.Muon(
-                muon_rows, lr=config.muon_learning_rate, adjust_lr_fn="match_rms_adamw"
-            )
-        )
+        muon, rate = torch.optim.Muon, config.muon_learning_rate
+        optimizers.append(muon(muon_rows, lr=rate, adjust_lr_fn="match_rms_adamw"))
     return optimizers
-
-
-def _fuses() -> bool:
-    return not torch.backends.mps.is_available()
 
 
 def lr_factor(config: TrainConfig, progress: float) -> float:

@@ -7,11 +7,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 __all__ = ["Reporter", "format_duration"]
 
@@ -31,14 +29,6 @@ def format_duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02}s"
     return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
-
-
-class _MetricsColumn(ProgressColumn):
-    """Column with the current metrics behind the bar."""
-
-    def render(self, task: Any) -> Text:  # noqa: ANN401 (rich's own type is not generic)
-        """Render the column."""
-        return Text(task.fields["facts"])
 
 
 class Reporter:
@@ -61,7 +51,7 @@ class Reporter:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                _MetricsColumn(),
+                TextColumn("{task.fields[facts]}", markup=False),
                 console=self._console,
                 transient=True,
                 refresh_per_second=4,

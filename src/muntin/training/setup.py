@@ -66,10 +66,10 @@ def prepare(request: Request) -> PreparedRun:
         DataError: The data cannot be used.
         WeightError: The requested weights are not available.
     """
-    return _Preparation(request).finish()
+    return _RunBuilder(request).finish()
 
 
-class _Preparation:
+class _RunBuilder:
     """A request whose data are listed, and what is resolved from both, step by step."""
 
     def __init__(self, request: Request) -> None:
@@ -146,7 +146,8 @@ class _Preparation:
 
     def choose_model(self) -> tuple[str, Any, Size]:
         """Choose name and config of the model, and the image size before `enlarge_img_size`."""
-        request, origin, changed = self.request, self.origin, {}
+        request, origin = self.request, self.origin
+        changed: dict[str, Any] = {}
         original: Size = (0, 0)
         kind, device = self.task.recipe_kind, self.machine.device
         name = request.model or (origin.model_name if origin else "")
@@ -155,9 +156,9 @@ class _Preparation:
             name = name or default
             if not any(request.img_size):
                 original, changed["img_size"] = size, enlarge_img_size(self.statistics, size)
-                pixels = "x".join(map(str, changed["img_size"]))
+                shown = "x".join(map(str, changed["img_size"]))
                 why = "by the size of images and objects (--img-size)"
-                self.notes.append(f"model {name} at {pixels} pixels, {why}")
+                self.notes.append(f"model {name} at {shown} pixels, {why}")
         elif not name:
             size = median_size(self.train)
             name, changed["img_size"] = default_model(kind, size, request.weights, device)
@@ -260,7 +261,8 @@ class _Preparation:
 
     def choose_recipe(self, source: str) -> Choice[Recipe]:
         """Choose the recipe by the source of the weights and the number of images."""
-        name, notes = dict(self.settings["train"]).get("recipe", self.request.recipe), ()
+        name = dict(self.settings["train"]).get("recipe", self.request.recipe)
+        notes: tuple[str, ...] = ()
         if name == "auto" and self.base is not None:
             name = self.base.train.recipe
         kind = self.task.recipe_kind

@@ -24,13 +24,7 @@ __all__ = ["build_mixup", "build_objective", "class_balanced_shares"]
 
 
 def build_objective(run: Run, train: Listing, device: torch.device) -> Supervised:
-    """Build the objective of a run: its task, supervised by the annotations of `train`.
-
-    Args:
-        run: Gives task, classes and loss settings.
-        train: Training images; give labels and class weights.
-        device: Device of the network.
-    """
+    """Build the objective of a run: its task, supervised by the annotations of `train`."""
     config, task = run.config.train, run.task
     # Class ids of all images fit on the device; dense targets come with their batch.
     labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
@@ -57,10 +51,6 @@ def build_mixup(
     config: AugmentConfig, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Build the function that mixes a batch; if both are on, each is drawn half of the time.
-
-    Args:
-        config: Gives the alpha of the beta distribution of each, 0 = off.
-        num_classes: Number of classes; class ids become class shares.
 
     Returns:
         Maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes;
