@@ -60,11 +60,7 @@ def predict_videos(
 ) -> dict[str, int]:
     """Predict every frame of videos; results have the paths ``VIDEO#0``, ``VIDEO#1`` ...
 
-    Args:
-        stream: `Predictor.stream`.
-        videos: The videos.
-        output: Where annotated videos, tables and results go.
-        strict: Whether an unreadable video is an error; else it is skipped with a warning.
+    Unless `strict`, an unreadable video is skipped with a warning.
 
     Returns:
         Number of frames of each video.

@@ -109,11 +109,11 @@ def compare(
 
     Args:
         network: The network.
-        engine: The engine.
+        engine: The same network in an engine.
         pre: Normalisation.
         examples: An item of `comparison_images`.
         finds: Whether both output detections.
-        precision: Precision of the engine.
+        precision: Of the engine; defines the allowed difference.
     """
     kind, images, sizes = examples
     inside = sizes if finds else None

@@ -24,16 +24,10 @@ def write_poses(
     """Write poses, one row a frame: x, y and likelihood of each keypoint, in pixels.
 
     If a frame has several instances, a row "individuals" numbers them, independently in each frame.
-    Cells of missing instances are empty.
-
-    Args:
-        path: The new file.
-        poses: Of each frame.
-        scorer: Name of the run.
-        frames: What the rows are named; numbers from 0 when left out.
+    Cells of missing instances are empty. Rows are named by `frames`, or numbered from 0.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The file cannot be written.
     """
     path = Path(path)
     names = poses[0].keypoint_names if poses else ()

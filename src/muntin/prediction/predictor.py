@@ -195,10 +195,7 @@ class Predictor:
 
     @torch.no_grad()
     def run(self, batch: PreparedBatch) -> RawBatch:
-        """Run the network.
-
-        Args:
-            batch: What `prepare` returned.
+        """Run the network on what `prepare` returned.
 
         Returns:
             Raw output of each part, on the device, and what `decode` needs beside it. It holds no
@@ -226,10 +223,7 @@ class Predictor:
 
     @torch.no_grad()
     def decode(self, raw: RawBatch) -> list[Any]:
-        """Convert raw output to results.
-
-        Args:
-            raw: What `run` returned.
+        """Convert what `run` returned to results.
 
         Returns:
             One result of `muntin.results` an image, in order, in pixels of the original image.
@@ -331,14 +325,7 @@ def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
 
 
 def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
-    """Draw a result on its image.
-
-    Args:
-        image: The input image.
-        result: The prediction for it.
-
-    Returns:
-        A new image.
+    """Draw a result on its image, as a new image.
 
     Raises:
         DataError: The image cannot be read.

@@ -182,10 +182,10 @@ def merge_views(
     select: SelectConfig,
     max_detections: int,
 ) -> Detections:
-    """Merge the detections of several views of an image.
+    """Merge the detections of several views of an image, `max_detections` at most.
 
     A box that ends at the inner edge of a tile is partial; it is dropped if a larger box of its
-    class with a similar score covers most of it. Duplicates are suppressed.
+    class with a similar score covers most of it. Duplicates are suppressed, as `select` asks for.
 
     Args:
         views: What was found in each, as `shift_detections` gives it.

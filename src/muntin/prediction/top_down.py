@@ -125,14 +125,7 @@ def _select(found: Any, detector: BoxDetector, classes: Classes) -> Boxes:  # no
 def crop_instances(
     image: LoadedImage, boxes: Boxes | None, pre: Preprocessing, skeleton: Skeleton
 ) -> CroppedImage:
-    """Crop every instance of an image.
-
-    Args:
-        image: Decoded.
-        boxes: Of the instances; None: the whole image is one instance.
-        pre: Size, padding and alignment of the crops.
-        skeleton: Of the keypoints.
-    """
+    """Crop every instance of an image; without boxes, the whole image is one instance."""
     if boxes is None:
         return CroppedImage(1, _cut(image, [None], pre), _only)
     edges: list[Edges | None] = [(row[0], row[1], row[2], row[3]) for row in boxes.edges.tolist()]

@@ -66,25 +66,15 @@ def predict_video(
     Args:
         stream: `Predictor.stream`.
         path: The video.
-
-    Raises:
-        DataError: The video cannot be read.
     """
     shown, read = itertools.tee(read_frames(path))
     yield from zip(shown, stream(read), strict=True)
 
 
 def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction) -> Path:
-    """Write images of one size as a video.
+    """Write images as a video of the size of the first: others are cut, or filled with white.
 
-    Args:
-        path: The new file, e.g. ``.mp4``.
-        images: Its frames, all brought to the size of the first: cut, or filled with white. Odd
-            sides lose their last row or column, as encoders require.
-        rate: Frames per second.
-
-    Returns:
-        The file.
+    Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
 
     Raises:
         RunError: It cannot be written.

@@ -91,11 +91,7 @@ def compute_figures(
 ) -> Scored:
     """Compute the figures of the task's metric and the mean `loss`, where the task has one.
 
-    Args:
-        parts: Outputs of each process, about disjoint images.
-        task: Task of the network.
-        classes: Classes of the network.
-        listing: The images.
+    `parts` are the outputs of each process, about disjoint images of the listing.
     """
     metric = task.metric(classes)
     for part in parts:
@@ -115,12 +111,7 @@ def score(
 ) -> Scored:
     """Evaluate a network on a set: the figures of its task's metric, and the mean `loss`.
 
-    Args:
-        predictor: The network, with its task and classes.
-        store: The images.
-        batch_size: Images in a batch; does not change the figures.
-        workers: Decoding processes.
-        tta: Whether to average with predictions for mirrored images.
+    The batch size does not change the figures; `workers` are decoding processes.
     """
     loader = EvalLoader(store, batch_size=batch_size, workers=workers)
     outputs = run_network(predictor, loader, store.listing, tta=tta)

@@ -30,14 +30,7 @@ def score_detected(
     """Detect the instances of every image, predict their keypoints and compute the figures.
 
     Average precision is computed from all boxes; distances from those above the threshold of
-    prediction, see `PoseMetric`. Images without instances count.
-
-    Args:
-        run: A top-down pose run.
-        data: As for evaluation; its test part if it has one, else its validation part, else all.
-        detector: The run that detects instances.
-        device: Device of both.
-        tta: Whether to average with predictions for mirrored crops.
+    prediction, see `PoseMetric`. Images without instances count. Arguments as in `evaluate`.
 
     Raises:
         ConfigError: The run is not top-down, or `detector` is not a detector.

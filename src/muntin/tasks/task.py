@@ -105,11 +105,7 @@ def run_forward(
 ) -> Any:  # noqa: ANN401 (each head has its own)
     """Run a network on normalised images, or on pixels where its graph normalises them.
 
-    Args:
-        network: A network, or an engine that runs one.
-        images: Padded or not.
-        pre: Normalisation.
-        sizes: (height, width) of the image inside each padded one; None if not padded.
+    `sizes` are (height, width) of the image inside each padded one; None if not padded.
     """
     if not getattr(network, "reads_pixels", False):
         images = normalise(images, pre, sizes)

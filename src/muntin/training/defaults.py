@@ -197,14 +197,7 @@ def choose_preprocessing(
     """Choose the preprocessing that the weights were trained with.
 
     Detection uses a letterbox, segmentation a sliding window over images scaled by `data.scale` or
-    `data.short_side`, classification a centre crop.
-
-    Args:
-        entry: Gives mean and standard deviation of the channels.
-        model: Gives image size and number of channels.
-        data: Settings under ``data``.
-        kind: Kind of the task.
-        median_size: Median (height, width) of the training images in pixels.
+    `data.short_side`, classification a centre crop. `median_size` is that of the training images.
     """
     chosen = Preprocessing(
         img_size=model.img_size,
@@ -238,12 +231,9 @@ def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
 def use_instance_crop(
     pre: Preprocessing, head: HeadConfig | None, listing: Listing
 ) -> Choice[Preprocessing]:
-    """Switch a preprocessing to crops of single instances (top-down keypoints).
+    """Switch to crops of single instances, aligned as the head codes keypoints.
 
-    Args:
-        pre: Gives everything else.
-        head: Its coding defines the pixel alignment.
-        listing: Where each image is one instance, the crop has no margin.
+    Where each image is one instance, the crop has no margin.
     """
     whole = is_whole(listing)
     crop = replace(
@@ -258,10 +248,6 @@ def use_instance_crop(
 
 def enlarge_img_size(statistics: DatasetStatistics, size: Size) -> Size:
     """Enlarge images whose objects would be too small to detect.
-
-    Args:
-        statistics: Of the training set.
-        size: (height, width) in pixels before.
 
     Example:
         >>> from muntin.training.dataset_statistics import DatasetStatistics
@@ -282,10 +268,7 @@ def choose_augment_window(
 ) -> Choice[DetectionAugmentConfig]:
     """Train on parts of enlarged images, so that a step costs what it did before.
 
-    Args:
-        augment: Of the recipe.
-        img_size: (height, width) in pixels after `enlarge_img_size`.
-        original: (height, width) in pixels before it.
+    `img_size` and `original` are the sizes after and before `enlarge_img_size`.
     """
     if augment.short_sides or max(img_size) <= max(original):
         return Choice(augment)

@@ -101,10 +101,10 @@ def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any famil
 
 
 def freeze_stages(network: Network, freeze: int) -> list[str]:
-    """Freeze the leading stages of the backbone.
+    """Freeze the leading stages of the backbone: their parameters require no gradient.
 
     Args:
-        network: Changed in place: frozen parameters no longer require a gradient.
+        network: Changed in place.
         freeze: Number of stages (blocks for backbones with one stage), the patch embedding
             included; -1 = the whole backbone, 0 = none.
 
@@ -136,12 +136,9 @@ def scaled_learning_rate(config: TrainConfig, batch_size: int) -> float:
 def build_optimizers(
     network: Network, config: TrainConfig, batch_size: int
 ) -> list[torch.optim.Optimizer]:
-    """Build the optimizers. Each group stores its full learning rate as ``peak``.
+    """Build the optimizers for parameters that are not frozen, `batch_size` over all devices.
 
-    Args:
-        network: Network with frozen parameters already marked.
-        config: Optimizer settings.
-        batch_size: Images per step over all devices.
+    Each group stores its full learning rate as ``peak``.
 
     Raises:
         ConfigError: All parameters are frozen.
@@ -181,10 +178,6 @@ def build_optimizers(
 def lr_factor(config: TrainConfig, progress: float) -> float:
     """Factor on the learning rate: linear warmup, then cosine, linear or step decay.
 
-    Args:
-        config: Gives `warmup`, `decay`, `steps` and `min_lr`.
-        progress: Finished part of the training, in [0, 1].
-
     Example:
         >>> [round(lr_factor(TrainConfig(warmup=0.1), p), 3) for p in (0.05, 0.1, 0.55, 1.0)]
         [0.5, 1.0, 0.505, 0.01]
@@ -203,16 +196,10 @@ def lr_factor(config: TrainConfig, progress: float) -> float:
 
 
 def img_size_at(config: TrainConfig, full: Size, step: int, progress: float) -> Size:
-    """Size of the training images, rounded to multiples of `step` pixels.
+    """Size of the training images in pixels, in multiples of `step` and never more than `full`.
 
-    Args:
-        config: Gives `start_size` and `full_size_from`.
-        full: (height, width) of full-size images in pixels.
-        step: Stride of the coarsest map, in pixels; its multiples need no padding.
-        progress: Finished part of the training, in [0, 1].
-
-    Returns:
-        (height, width) in pixels, never more than `full`.
+    `step` is the stride of the coarsest map: its multiples need no padding. `progress` is the
+    finished part of the training, in [0, 1].
     """
     if config.start_size >= 1 or progress >= config.full_size_from:
         return full

@@ -79,10 +79,7 @@ class Reporter:
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
         """Report the progress after a step.
 
-        Args:
-            title: Title, such as "epoch 3/30".
-            done: Finished part of the training, in [0, 1].
-            facts: Metrics by name, formatted.
+        `done` is the finished part of the training, in [0, 1]; `facts` are formatted metrics.
         """
         if self._console is None:
             return

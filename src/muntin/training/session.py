@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -65,17 +65,6 @@ class TrainedRun:
     epochs: int
     seconds: float
     interrupted: bool
-
-
-class _Job(NamedTuple):
-    """What each process of a run needs; pickled for runs on several devices."""
-
-    prepared: PreparedRun
-    resume: bool
-    started: float
-    stop_after: int
-    quiet: bool
-    pictures: bool
 
 
 def train(
@@ -150,8 +139,14 @@ def train(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
     )  # fmt: skip
     prepared = _resume(request, bool(out)) if resume else _start(request)
-    job = _Job(prepared, resume, started, stop_after, quiet, pictures)
-    return _run(job, Reporter(None if quiet else Console()))
+    reporter = Reporter(None if quiet else Console())
+    for note in prepared.notes:
+        reporter.note(note)
+    work = partial(
+        _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
+        quiet=quiet, pictures=pictures,
+    )  # fmt: skip
+    return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
 
 def _start(request: Request) -> PreparedRun:
@@ -179,10 +174,7 @@ def _resume(request: Request, has_out: bool) -> PreparedRun:
     return replace(prepared, run=run, notes=(f"resuming {run.path}",))
 
 
-def _run(job: _Job, reporter: Reporter) -> TrainedRun:
-    run = job.prepared.run
-    for note in job.prepared.notes:
-        reporter.note(note)
+def _launch(run: Run, work: Callable[[Fabric], FitResult]) -> FitResult:
     machine = run.config.machine
     several = machine.devices > 1
     with quiet_fabric():
@@ -193,27 +185,14 @@ def _run(job: _Job, reporter: Reporter) -> TrainedRun:
             strategy="ddp_spawn" if several else "auto",
             precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
         )
-    fitted = _launch_several(fabric, job) if several else _work(fabric, job)
-    if job.pictures and (lines := read_journal(run.path)):
-        goal, _ = run.task.goal(fitted.figures)
-        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
-    _report(run, fitted, reporter)
-    return TrainedRun(
-        path=run.path,
-        metrics=fitted.figures,
-        epochs=fitted.epochs,
-        seconds=fitted.seconds,
-        interrupted=fitted.interrupted,
-    )
-
-
-def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
+    if not several:
+        return work(fabric)
     failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with defer_interrupts() as interrupted:
         try:
             # In a partial: Fabric would try to move the fields of a frozen dataclass to the device.
             epochs, seconds, stopped = fabric.launch(
-                partial(_work_beside_others, job=job, failures=failures)
+                partial(_work_beside_others, work=work, failures=failures)
             )
         except ProcessException as error:
             # The error that the process raised, rather than the fact that it ended.
@@ -224,55 +203,66 @@ def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
                 raise KeyboardInterrupt from error
             raise
     # From the file, not through the pipe of the process: large metrics would fill it and block.
-    figures = read_checkpoint(job.prepared.run.path)["position"]["figures"]
+    figures = read_checkpoint(run.path)["position"]["figures"]
     return FitResult(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
 
 
 def _work_beside_others(
     fabric: Fabric,
     *,
-    job: _Job,
+    work: Callable[[Fabric], FitResult],
     failures: Any,  # noqa: ANN401 (a queue)
 ) -> tuple[int, float, bool]:
     """Train in a spawned process, and pass an error to the process that launched it."""
     try:
-        # Tensors of a pickled network are in shared memory: without a copy all processes would
-        # train the same weights.
-        prepared = replace(job.prepared, network=copy.deepcopy(job.prepared.network))
-        fitted = _work(fabric, job._replace(prepared=prepared))
+        fitted = work(fabric)
     except MuntinError as error:
         failures.put(error)
         raise
     return fitted.epochs, fitted.seconds, fitted.interrupted
 
 
-def _work(fabric: Fabric, job: _Job) -> FitResult:
+def _work(
+    fabric: Fabric,
+    *,
+    prepared: PreparedRun,
+    resume: bool,
+    started: float,
+    stop_after: int,
+    quiet: bool,
+    pictures: bool,
+) -> FitResult:
     """Train in one process."""
-    prepared, run = job.prepared, job.prepared.run
-    data = run.config.data_config
+    run, network, data = prepared.run, prepared.network, prepared.run.config.data_config
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
+        # Tensors of a pickled network are in shared memory: without a copy all processes would
+        # train the same weights.
+        network = copy.deepcopy(network)
     caches = ImageCaches(
         train=ImageCache(prepared.train, run.preprocessing, data, approximate=True),
         val=ImageCache(prepared.val, run.preprocessing, data, full_labels=True),
     )
     first = fabric.is_global_zero
     # Before the first step: wrong labels or too strong an augmentation show at once.
-    if first and job.pictures and not job.resume:
+    if first and pictures and not resume:
         draw_batch(run, caches.train)
     objective = build_objective(run, prepared.train, fabric.device)
-    with Reporter(None if job.quiet or not first else Console()) as reporter:
-        loop = Loop(fabric, run, prepared.network, caches, objective, reporter)
-        fitted = loop.fit(started=job.started, resume=job.resume, stop_after=job.stop_after)
+    with Reporter(None if quiet or not first else Console()) as reporter:
+        loop = Loop(fabric, run, network, caches, objective, reporter)
+        fitted = loop.fit(started=started, resume=resume, stop_after=stop_after)
     # From the outputs of the best epoch: nothing is computed again.
-    if job.pictures and fitted.best is not None:
+    if pictures and fitted.best is not None:
         draw_evaluation(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 
-def _report(run: Run, fitted: FitResult, reporter: Reporter) -> None:
+def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> TrainedRun:
+    """Draw the curves and report the result."""
     goal, value = run.task.goal(fitted.figures)
+    if pictures and (lines := read_journal(run.path)):
+        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     duration = format_duration(fitted.seconds)
     if fitted.interrupted:
         reporter.note(
@@ -283,6 +273,13 @@ def _report(run: Run, fitted: FitResult, reporter: Reporter) -> None:
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
+    return TrainedRun(
+        path=run.path,
+        metrics=fitted.figures,
+        epochs=fitted.epochs,
+        seconds=fitted.seconds,
+        interrupted=fitted.interrupted,
+    )
 
 
 def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
