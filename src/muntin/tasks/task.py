@@ -250,8 +250,8 @@ class Task:
         Raises:
             ConfigError: The config belongs to a head of another task, or is missing.
         """
-        kinds = {type(row) for row in self.dense.heads.values()} if self.dense else {type(config)}
-        if type(config) not in kinds:
+        heads = self.dense.heads.values() if self.dense else ()
+        if heads and not isinstance(config, tuple(type(head) for head in heads)):
             message = (
                 f"{self.name} needs the config of one of its heads, got {type(config).__name__}. "
                 f"Restore the config.json of the run."
