@@ -64,7 +64,6 @@ class Objects:
     keypoints: Float[np.ndarray, "N P 3"] | None = None
 
     def __post_init__(self) -> None:
-        """Check that all columns have equal length."""
         check_columns(
             boxes=self.boxes,
             class_ids=self.class_ids,
@@ -75,7 +74,6 @@ class Objects:
         )
 
     def __len__(self) -> int:
-        """Count the objects."""
         return len(self.boxes)
 
 
@@ -218,7 +216,6 @@ class Listing:
     skeleton: Skeleton | None = None
 
     def __len__(self) -> int:
-        """Count the images."""
         return len(self.entries)
 
     @property

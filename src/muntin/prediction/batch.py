@@ -96,7 +96,6 @@ class PreparedBatch:
     scales: tuple[float, ...] = (1.0,)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.merges)
 
 
@@ -121,7 +120,6 @@ class RawBatch:
     merges: tuple[tuple[int, Merge], ...]
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.merges)
 
 

@@ -56,7 +56,6 @@ class BoxDetector:
     threshold: float = DEFAULT_SCORE_THRESHOLD
 
     def __post_init__(self) -> None:
-        """Check the threshold."""
         check_range("detector_threshold", self.threshold, 0, 1)
 
 

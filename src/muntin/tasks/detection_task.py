@@ -13,28 +13,18 @@ from torch import Tensor
 
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
-from muntin.features import Features
 from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
-from muntin.heads.head import Head
 from muntin.heads.instances import Instances
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.results import Detections
 from muntin.run_lengths import encode_mask
 from muntin.samples import Classes
-from muntin.shapes import Float, Size
+from muntin.shapes import Size
 from muntin.targets import BoxTargets
-from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task, TrainBatch
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task
 
 __all__ = ["DETECT", "INSTANCE", "example_objects"]
-
-
-def _losses(
-    head: Head, features: Features, batch: TrainBatch, classes: Classes
-) -> dict[str, Float[Tensor, " B"]]:
-    assert batch.targets is not None, "detection needs box targets"
-    losses: dict[str, Tensor] = head.losses(features, [*batch.targets])
-    return losses
 
 
 def _predict(inputs: InferenceBatch) -> Sequence[Instances]:
@@ -106,7 +96,9 @@ def _task(
             backbone, len(classes.names), config, masks=masks
         ),
         ground_truth=lambda listing, classes: LazyTruth(listing, lambda _, entry: entry.objects),
-        losses=_losses,
+        losses=lambda head, features, batch, classes: head.losses(
+            features, [*(batch.targets or ())]
+        ),
         predict=_predict,
         decode=_decode,
         metric=lambda classes: DetectionMetric(classes.names, masks=masks),
