@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -97,7 +97,9 @@ def predict(
             document=document if as_json else None,
         )
         found = predictor.stream(paths, strict=False, **passes)
-        shown = _show_results((result.above(threshold or 0.0) for result in found), output)
+        num_results, largest = _show_results(
+            (result.above(threshold or 0.0) for result in found), output
+        )
         strict = len(images) == 1
         frames = predict_videos(partial(predictor.stream, **passes), videos, output, strict=strict)
         if as_json:
@@ -109,8 +111,8 @@ def predict(
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
-        _advise(opened, shown.largest, tile, out, has_videos=bool(frames))
-    return int(missing or shown.num_results < len(paths) or len(frames) < len(videos))
+        _advise(opened, largest, tile, out, has_videos=bool(frames))
+    return int(missing or num_results < len(paths) or len(frames) < len(videos))
 
 
 def _choose_threshold(run: Run, threshold: float | None) -> tuple[float, str]:
@@ -136,15 +138,12 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
         typer.echo("nothing was written; use --out FOLDER to save annotated videos")
 
 
-class _PredictSummary(NamedTuple):
-    """Number of results, and the longer side in pixels of the largest image."""
+def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
+    """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
-    num_results: int
-    largest: int
-
-
-def _show_results(results: Iterable[Any], output: Output) -> _PredictSummary:
-    """Print, draw and write results as they arrive; only poses are collected, for the CSV."""
+    Returns:
+        Number of results, and the longer side in pixels of the largest image.
+    """
     from muntin.results import Poses
 
     number, largest = 0, 0
@@ -160,7 +159,7 @@ def _show_results(results: Iterable[Any], output: Output) -> _PredictSummary:
         number, largest = number + 1, max(largest, *result.size)
     if output.folder:
         write_pose_table(poses, output)
-    return _PredictSummary(number, largest)
+    return number, largest
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:

@@ -29,12 +29,12 @@ from muntin.prediction.batch import (
     stack_crops,
     whole_image,
 )
-from muntin.prediction.options import PredictOptions, check_options, refuse_detector
+from muntin.prediction.options import check_options, refuse_detector
 from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
 from muntin.prediction.top_down import BoxDetector, Detector, crop_instances, find_boxes
 from muntin.samples import Classes, skeleton_of
-from muntin.tasks.task import InferenceBatch, Task
+from muntin.tasks.task import DEFAULT_OPTIONS, InferenceBatch, PredictOptions, Task
 
 __all__ = ["Predictor", "draw"]
 
@@ -214,9 +214,7 @@ class Predictor:
                 pre=self.preprocessing,
                 classes=self.classes,
                 device=self.device,
-                tta=batch.tta,
-                tile=batch.tile,
-                scales=batch.scales,
+                options=batch.options,
             )
             parts.append(RawPart(self.task.predict(inputs), part.metas, part.places))
         return RawBatch(parts=tuple(parts), merges=batch.merges)
@@ -278,14 +276,11 @@ class Predictor:
     def _batch(
         self, crops: Sequence[Crop], images: Sequence[CroppedImage], options: PredictOptions
     ) -> PreparedBatch:
-        # Mirror images and tiles of detectors are crops of their own.
-        split = self.task.detects
         return PreparedBatch(
             parts=stack_crops(crops, self.preprocessing, self.batch_size),
             merges=tuple((image.num_crops, image.merge) for image in images),
-            tta=options.tta and not split,
-            tile=None if split or options.tile == "auto" else options.tile,
-            scales=options.scales,
+            # Mirror images and tiles of detectors are crops of their own.
+            options=DEFAULT_OPTIONS if self.task.detects else options,
         )
 
     def _crop(

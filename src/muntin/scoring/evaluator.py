@@ -18,7 +18,7 @@ from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
-from muntin.tasks.task import ImageMeta, Task
+from muntin.tasks.task import ImageMeta, PredictOptions, Task
 
 __all__ = ["compute_figures", "run_network", "score"]
 
@@ -83,7 +83,7 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
         for index, original, input_size in rows
     )
     part = Part(images=batch.images, metas=metas, places=tuple(range(len(metas))))
-    return PreparedBatch(parts=(part,), merges=(), tta=tta)
+    return PreparedBatch(parts=(part,), merges=(), options=PredictOptions(tta=tta))
 
 
 def compute_figures(

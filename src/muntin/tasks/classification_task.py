@@ -52,7 +52,7 @@ def _losses(
 
 def _predict(inputs: InferenceBatch) -> Float[Tensor, "B K"]:
     logits: Tensor = inputs.forward(inputs.images)
-    return (logits + inputs.forward(inputs.images.flip(-1))) / 2 if inputs.tta else logits
+    return (logits + inputs.forward(inputs.images.flip(-1))) / 2 if inputs.options.tta else logits
 
 
 def _decode(

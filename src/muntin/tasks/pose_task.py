@@ -55,7 +55,7 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     coding = head.config.coding
     images = inputs.images
     maps = inputs.forward(images)
-    if inputs.tta:
+    if inputs.options.tta:
         partners = _flip_partners(skeleton_of(inputs.classes))
         mirrored = inputs.forward(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2

@@ -77,14 +77,15 @@ def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tupl
         WINDOW_FACTOR * inputs.pre.img_size[0],
         WINDOW_FACTOR * inputs.pre.img_size[1],
     )
-    if inputs.tile is not None:
-        window = (inputs.tile, inputs.tile)
+    tile = inputs.options.tile
+    if isinstance(tile, int):
+        window = (tile, tile)
     elif inputs.canvas is None and pixels[0].numel() <= window[0] * window[1]:
         window = (pixels.shape[1], pixels.shape[2])
     head: Any = inputs.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
-    mirrors = (False, True) if inputs.tta else (False,)
-    variants = [(scale, mirrored) for scale in inputs.scales for mirrored in mirrors]
+    mirrors = (False, True) if inputs.options.tta else (False,)
+    variants = [(scale, mirrored) for scale in inputs.options.scales for mirrored in mirrors]
     streams = [
         slide(
             _resize_view(pixels, *variant, inputs.pre), predict_windows, window, size,

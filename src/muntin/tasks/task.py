@@ -23,11 +23,13 @@ from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
 __all__ = [
+    "DEFAULT_OPTIONS",
     "DenseTask",
     "ImageMeta",
     "InferenceBatch",
     "LazyTruth",
     "Metric",
+    "PredictOptions",
     "Task",
     "TrainBatch",
     "count_images",
@@ -53,6 +55,23 @@ class ImageMeta:
     box: tuple[float, float, float, float] | None = None
 
 
+class PredictOptions(NamedTuple):
+    """Options of a prediction.
+
+    Attributes:
+        tta: Whether to average with the output for the mirrored image, for tasks that can.
+        tile: Side in pixels of the sliding window, or of tiles; None chooses.
+        scales: Factors on the input size; outputs of all scales are averaged.
+    """
+
+    tta: bool = False
+    tile: int | Literal["auto"] | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+
+DEFAULT_OPTIONS = PredictOptions()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class InferenceBatch:
     """One batch of inference input with its settings.
@@ -64,9 +83,7 @@ class InferenceBatch:
         pre: Mean and standard deviation for normalisation.
         classes: Classes of the network.
         device: Device of the network.
-        tta: Whether to average with the output for the mirrored image, for tasks that can.
-        tile: Side of the sliding window in pixels; None chooses.
-        scales: Factors on the input size; outputs of all scales are averaged.
+        options: Options that the task itself applies.
     """
 
     network: nn.Module
@@ -75,9 +92,7 @@ class InferenceBatch:
     pre: Preprocessing
     classes: Classes
     device: torch.device
-    tta: bool = False
-    tile: int | None = None
-    scales: tuple[float, ...] = (1.0,)
+    options: PredictOptions = DEFAULT_OPTIONS
 
     def forward(
         self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None

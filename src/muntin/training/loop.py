@@ -22,32 +22,24 @@ from muntin.data.batches import Batch, evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.devices import memory_mib
-from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
-from muntin.runs import WEIGHTS, Run, write_results
+from muntin.runs import WEIGHTS, write_results
 from muntin.scoring.outputs import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
 from muntin.training.journal import append_line, drop_lines_from, write_events, writes_events
 from muntin.training.optimization import img_size_at, lr_factor
+from muntin.training.prepared_run import PreparedRun
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.supervision import class_balanced_shares
 from muntin.training.trainer import Trainer
 from muntin.weights.weight_files import write_weights
 
-__all__ = ["FitResult", "ImageCaches", "Loop"]
+__all__ = ["FitResult", "Loop"]
 
 VALIDATION_SHARE = 0.04
 """Under a time limit, at most about this share of the time is spent on validation."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageCaches:
-    """Training and validation images."""
-
-    train: ImageCache
-    val: ImageCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,9 +94,7 @@ class Loop:
 
     Args:
         fabric: Devices and precision, launched.
-        run: With a resolved config.
-        network: Trained in place.
-        caches: Training and validation images.
+        prepared: The run, its images, and its network, which is trained in place.
         objective: Computes inputs, losses and metrics.
         reporter: Reports progress.
     """
@@ -112,27 +102,28 @@ class Loop:
     def __init__(
         self,
         fabric: Fabric,
-        run: Run,
-        network: Network,
-        caches: ImageCaches,
+        prepared: PreparedRun,
         objective: Objective[Any],
         reporter: Reporter,
     ) -> None:
-        self.fabric, self.run, self.caches, self.reporter = fabric, run, caches, reporter
-        self.config = run.config.train
+        run, network = prepared.run, prepared.network
+        self.fabric, self.run, self.reporter = fabric, run, reporter
+        self.config, data = run.config.train, run.config.data_config
+        self.train = ImageCache(prepared.train, run.preprocessing, data, approximate=True)
+        self.val = ImageCache(prepared.val, run.preprocessing, data, full_labels=True)
         self.state = _State()
         self.objective = objective
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
-        balanced = run.config.data_config.sampler == "balanced"
+        balanced = data.sampler == "balanced"
         # One loader for each view: the same images in the same order, augmented differently.
         self.loader, *self.more_views = (
             TrainLoader(
-                caches.train,
+                self.train,
                 run.config.augment,
                 batch_size=self.config.batch_size,
                 seed=self.config.seed,
-                shares=class_balanced_shares(caches.train.listing) if balanced else None,
+                shares=class_balanced_shares(prepared.train) if balanced else None,
                 rank=fabric.global_rank,
                 world=fabric.world_size,
                 workers=max(run.config.machine.workers, 0),
@@ -328,7 +319,7 @@ class Loop:
 
     def _validate(self) -> Scored:
         """Evaluate the weights that would be saved."""
-        start, fabric, cache = time.monotonic(), self.fabric, self.caches.val
+        start, fabric, cache = time.monotonic(), self.fabric, self.val
         loader = EvalLoader(
             cache,
             batch_size=evaluation_batch(cache.pre, self.config.validation_batch),

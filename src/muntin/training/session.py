@@ -17,7 +17,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
-from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
@@ -28,7 +27,7 @@ from muntin.training.batch_preview import draw_batch
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.interruption import defer_interrupts
 from muntin.training.journal import read_journal
-from muntin.training.loop import FitResult, ImageCaches, Loop
+from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import PRECISIONS
 from muntin.training.memory_budget import fit_memory_budget
 from muntin.training.prepared_run import PreparedRun
@@ -233,28 +232,25 @@ def _work(
     pictures: bool,
 ) -> FitResult:
     """Train in one process."""
-    run, network, data = prepared.run, prepared.network, prepared.run.config.data_config
+    run = prepared.run
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
         # Tensors of a pickled network are in shared memory: without a copy all processes would
         # train the same weights.
-        network = copy.deepcopy(network)
-    caches = ImageCaches(
-        train=ImageCache(prepared.train, run.preprocessing, data, approximate=True),
-        val=ImageCache(prepared.val, run.preprocessing, data, full_labels=True),
-    )
+        prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
+    reporter = Reporter(None if quiet or not first else Console())
+    objective = build_objective(run, prepared.train, fabric.device)
+    loop = Loop(fabric, prepared, objective, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not resume:
-        draw_batch(run, caches.train)
-    objective = build_objective(run, prepared.train, fabric.device)
-    with Reporter(None if quiet or not first else Console()) as reporter:
-        loop = Loop(fabric, run, network, caches, objective, reporter)
+        draw_batch(run, loop.train)
+    with reporter:
         fitted = loop.fit(started=started, resume=resume, stop_after=stop_after)
     # From the outputs of the best epoch: nothing is computed again.
     if pictures and fitted.best is not None:
-        draw_evaluation(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
+        draw_evaluation(fitted.best, loop.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 
