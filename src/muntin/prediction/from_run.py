@@ -80,8 +80,9 @@ def load(
         ConfigError: An option is out of range or does not suit the run.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    name = "detector_threshold" if least is None else "least"
-    threshold = detector_threshold if least is None else least
+    name, threshold = "detector_threshold", detector_threshold
+    if threshold is None and least is not None:
+        name, threshold = "least", least
     finder = _load_detector(run, detector, device, name, threshold)
     network = run.load_network()
     if select:

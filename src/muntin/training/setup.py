@@ -84,7 +84,7 @@ class _RunBuilder:
         self.data = with_texts(start, self.settings["data"])
         requested = with_texts(request.machine, self.settings["machine"])
         writes_events(requested.tensorboard)  # raises if it is asked for, but not installed
-        self.machine = resolve_machine(requested, self.notes, compiles=not self.task.detects)
+        self.machine = self.take(resolve_machine(requested, compiles=not self.task.detects))
         self.train, self.val = self.take(_list_splits(request, self.task, self.data, self.seed))
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
