@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.errors import RunError
 from muntin.results import Poses
-from muntin.system_errors import cannot_write
+from muntin.runs import write_text
 
 __all__ = ["write_poses"]
 
@@ -49,9 +48,5 @@ def write_poses(
         cells = [f"{value:.3f}" for value in np.ravel(one.keypoints)]
         rest = [""] * (len(columns) - len(cells))
         writer.writerow([frames[number] if frames else number, *cells, *rest])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
+    write_text(path, text.getvalue())
     return path
