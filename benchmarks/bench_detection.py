@@ -63,7 +63,7 @@ def measure(name: str, data: Path, minutes: float, out: str) -> None:
         config = json.loads((run / "config.json").read_text())
     peer = train_peer(name, data, minutes, config)
     content = {
-        **record.environment(("pycocotools",)),
+        **record.environment(("faster-coco-eval",)),
         "what": f"{name}: from scratch, {minutes:g} minutes of wall time, scored on its test part",
         "muntin_command": f"muntin train {task} {name} --weights none --max-time {minutes:g}m",
         "minutes": minutes,

@@ -107,7 +107,7 @@ def plain_set(folder: Path) -> Path:
 
 def scene_set(folder: Path) -> Path:
     """The scenes of the demo, every object of one class."""
-    from muntin.data.synthetic_sets import write_maps
+    from muntin.synthetic.datasets import write_maps
 
     write_maps(folder, num_train=200, num_val=40, size=(SIDE, SIDE), max_objects=5)
     for path in folder.rglob("masks/**/*.png"):

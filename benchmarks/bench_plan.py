@@ -15,7 +15,7 @@ from typing import Any
 
 import record
 
-from muntin.data.synthetic_sets import write_classify, write_coco, write_maps
+from muntin.synthetic.datasets import write_classify, write_coco, write_maps
 
 CASES = [
     ("classify", "swin_tiny", 224, 2),

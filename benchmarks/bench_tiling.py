@@ -34,7 +34,7 @@ def main() -> None:
     if options.inside:
         predict(*options.inside)
         return
-    from muntin.data.synthetic_sets import write_coco
+    from muntin.synthetic.datasets import write_coco
 
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data", Path(folder) / "run"
@@ -72,7 +72,7 @@ def measure(run: Path, folder: Path, size: tuple[int, int], repeat: int) -> dict
 
 def lay_out(size: tuple[int, int]) -> Image.Image:
     """An image made of scenes."""
-    from muntin.data.synthetic_scenes import make_scene
+    from muntin.synthetic.scenes import make_scene
 
     canvas = np.zeros((*size, 3), np.uint8)
     for top in range(0, size[0], TILE):

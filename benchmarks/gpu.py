@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +33,31 @@ SECTION_S = 240
 if __name__ == "__main__" and "--tiny" in sys.argv:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-
-SECTIONS = {
-    "correctness": "gpu_kernels.check",
-    "attention": "gpu_kernels.time_attention",
-    "inference": "gpu_models.time_inference",
-    "training": "gpu_models.time_training",
-    "latency": "gpu_models.time_latency",
-    "inference_compiled": "gpu_models.time_compiled_inference",
-    "training_compiled": "gpu_models.time_compiled_training",
-    "vit_compiled": "gpu_models.time_compiled_vit",
-    "fused_compiled": "gpu_models.time_compiled_fused",
-    "shift": "gpu_kernels.time_shift",
-    "neighbours": "gpu_neighbours.time_neighbours",
-    "plan": "gpu_models.check_plan",
+SECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "correctness": ("gpu_kernels.check", {}),
+    "attention": ("gpu_kernels.time_attention", {}),
+    "latency": ("gpu_models.time_inference", {"model": "swin_tiny", "batch_size": 1}),
+    "inference": ("gpu_models.time_inference", {"model": "swin_tiny", "batch_size": 64}),
+    "training": ("gpu_models.time_training", {}),
+    "inference_8": ("gpu_models.time_inference", {"model": "swin_tiny", "batch_size": 8}),
+    "inference_vit": ("gpu_models.time_inference", {"model": "vit_small", "batch_size": 64}),
 }
-"""Name to function, in the order of worth."""
+"""Name to function and arguments, in the order of worth. Memory is in every row."""
+
+Run = Callable[[str, argparse.Namespace, float], bool]
 
 
-def main() -> None:
-    """Run what is missing, then print what is known."""
-    options = _read_words()
+def main(words: Sequence[str] | None = None, run: Run | None = None) -> None:
+    """Run what is missing, then print what is known.
+
+    Args:
+        words: The command line; default: that of this process.
+        run: Runs a section within so many seconds and says whether it came to its end; default: in
+            a process of its own.
+    """
+    options = _read_words(words)
     if options.inside:
-        _run_inside(options)
-        return
+        sys.exit(not work_inside(options))
     import record
 
     if options.tiny and not options.out:
@@ -71,7 +72,7 @@ def main() -> None:
     }
     begun, right = time.perf_counter(), True
     for name in [options.only] if options.only else SECTIONS:
-        known = _find(folder, name, same)
+        known = find_result(folder, name, same)
         if known and not options.only:
             print(f"{name}: there already, {known.name}")
             continue
@@ -80,12 +81,12 @@ def main() -> None:
             print(f"{name}: no time left, call again")
             continue
         seconds = SECTION_S if options.only else min(SECTION_S, left)
-        right = _run_outside(name, options, seconds) and right
+        right = (run or _run_outside)(name, options, seconds) and right
     _print_table(folder, same)
     sys.exit(not right)
 
 
-def _read_words() -> argparse.Namespace:
+def _read_words(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; without a GPU only a trial on toy sizes makes sense."""
     parser = argparse.ArgumentParser(description=f"{__doc__.splitlines()[0]} Needs an NVIDIA GPU.")
     parser.add_argument(
@@ -109,7 +110,7 @@ def _read_words() -> argparse.Namespace:
         help="folder of the results (default: benchmarks/results; a temporary one with --tiny)",
     )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     import torch
 
     trial = "--tiny --device cpu tries the script on toy sizes"
@@ -120,7 +121,7 @@ def _read_words() -> argparse.Namespace:
     return options
 
 
-def _find(folder: Path, name: str, same: dict[str, Any]) -> Path | None:
+def find_result(folder: Path, name: str, same: Mapping[str, Any]) -> Path | None:
     """The result of a section that worked, of the same commit, device and sizes."""
     for path in sorted(folder.glob(f"*_gpu_{name}.json"), reverse=True):
         content = json.loads(path.read_text("utf-8"))
@@ -130,11 +131,7 @@ def _find(folder: Path, name: str, same: dict[str, Any]) -> Path | None:
 
 
 def _run_outside(name: str, options: argparse.Namespace, seconds: float) -> bool:
-    """Start a section as a process, so that neither time nor memory of one hurts another.
-
-    Returns:
-        Whether it came to its end.
-    """
+    """Start a section as a process, so that neither time nor memory of one hurts another."""
     words = [sys.executable, __file__, "--inside", "--only", name, "--device", options.device]
     words += ["--tiny"] * options.tiny
     for key in ("commit", "out"):
@@ -151,47 +148,56 @@ def _run_outside(name: str, options: argparse.Namespace, seconds: float) -> bool
     return code == 0
 
 
-def _run_inside(options: argparse.Namespace) -> None:
-    """Do a section's work and write its file; a failure is written too."""
+def work_inside(
+    options: argparse.Namespace, work: Callable[[], dict[str, Any]] | None = None
+) -> bool:
+    """Do a section's work and write its file; a failure is written too.
+
+    Args:
+        options: The command line.
+        work: Gives the section's content; default: that of `SECTIONS`.
+
+    Returns:
+        Whether something was measured.
+    """
     import record
 
-    content = {**record.environment(("timm", "transformers")), "section": options.only}
+    content = {**record.environment(("timm",)), "section": options.only, "tiny": options.tiny}
     if options.commit:
         content["commit"] = options.commit
-    content["tiny"] = options.tiny
     try:
-        content |= _find_work(options.only)(options)
+        content |= work() if work else _work(options)
         rows = content.get("rows", [])
         if rows and all("failed" in row for row in rows):
             content["failed"] = f"nothing was measured: {rows[0]['failed']}"[:2000]
     except Exception as error:  # what went wrong is a result as well
         content |= {"failed": f"{type(error).__name__}: {error}"[:2000]}
         traceback.print_exc()
-    if options.out:
-        record.RESULTS = Path(options.out)
     # An H100's result must not replace an H200's.
     device = "".join(c for c in content["device"].lower() if c.isalnum())[:24]
-    print(record.write(f"gpu_{options.only}", device, content), flush=True)
-    sys.exit(bool(content.get("failed")))
+    folder = Path(options.out) if options.out else record.RESULTS
+    print(record.write(f"gpu_{options.only}", device, content, folder), flush=True)
+    return "failed" not in content
 
 
-def _find_work(name: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def _work(options: argparse.Namespace) -> dict[str, Any]:
     """Import late: torch takes seconds, and a section needs only its own file."""
-    module, function = SECTIONS[name].split(".")
-    work: Callable[[argparse.Namespace], dict[str, Any]]
-    work = getattr(importlib.import_module(module), function)
-    return work
+    from gpu_timing import Settings
+
+    (where, arguments) = SECTIONS[options.only]
+    module, function = where.split(".")
+    work: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
+    return work(Settings(device=options.device, tiny=options.tiny), **arguments)
 
 
-def _print_table(folder: Path, same: dict[str, Any]) -> None:
+def _print_table(folder: Path, same: Mapping[str, Any]) -> None:
     print()
     for name in SECTIONS:
-        path = _find(folder, name, same)
-        if path is None:
-            print(f"{name:20} not measured for this commit")
-            continue
-        content = json.loads(path.read_text("utf-8"))
-        for line in content["lines"]:
+        path = find_result(folder, name, same)
+        lines = ["not measured for this commit"]
+        if path is not None:
+            lines = json.loads(path.read_text("utf-8"))["lines"]
+        for line in lines:
             print(f"{name:20} {line}")
 
 

@@ -1,300 +1,225 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels on a GPU: checked against float64, then timed against other implementations.
+"""Window attention on a GPU: checked against float64, then timed against other implementations.
 
-Letters: B images, H and W sides of the map in tokens, C channels, N tokens of a window, h heads.
+Letters: B images, H and W sides of the map in tokens, C channels, N tokens of a window, nW windows
+of an image, h heads.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from gpu_timing import Settings, Work, describe, time_works
 from torch import Tensor
 
-from muntin.benching.attention import bench_attention
-from muntin.benching.attention_peers import AttentionPass, AttentionProblem
-from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.size_rules import SIZE_RULES
 from muntin.ops.window_attention import window_attention
-from muntin.ops.windows import cut_heads, join_heads, lay_out, shift_mask
+from muntin.ops.windows import WindowLayout, cut_heads, join_heads, lay_out, shift_mask
 
-MAPS = ((56, 56), (57, 50), (7, 20), (29, 31), (14, 14))
-TINY_MAPS = ((8, 8), (7, 9))
+Attention = Callable[[Tensor, Tensor], Tensor]
+FLOORS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+MAPS = ((56, 56), (57, 50), (7, 20), (14, 14))
+WINDOWS = ((7, 32), (8, 32), (12, 32), (16, 32), (7, 64), (7, 16), (24, 32))
+"""Side of the window, width of a head."""
 
 
-def check(options: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Inputs of window attention.
+
+    Attributes:
+        layout: Where the windows lie.
+        tensors: qkv (B, H, W, 3C), bias (h, N, N); and fill and temperature, if any.
+        grad: Gradient of the output: B, H, W, C.
+    """
+
+    layout: WindowLayout
+    tensors: dict[str, Tensor]
+    grad: Tensor
+
+    def run(self, backend: str, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """Compute the output and every gradient, in the given dtype or as the tensors are."""
+        leaves = {
+            name: value.detach().to(dtype or value.dtype, copy=True).requires_grad_()
+            for name, value in self.tensors.items()
+        }
+        out = self.bind(backend, leaves)(leaves["qkv"], leaves["bias"])
+        grads = torch.autograd.grad(
+            out, list(leaves.values()), self.grad.to(out.dtype), materialize_grads=True
+        )
+        return [out.detach(), *grads]
+
+    def bind(self, backend: str, tensors: dict[str, Tensor]) -> Attention:
+        """Give a function of qkv and bias."""
+        rest = {name: value for name, value in tensors.items() if name not in ("qkv", "bias")}
+        heads, channels = self.tensors["bias"].shape[0], self.grad.shape[3]
+        scale = 1.0 if "temperature" in rest else (channels // heads) ** -0.5
+        return partial(window_attention, layout=self.layout, scale=scale, backend=backend, **rest)  # type: ignore[return-value]
+
+
+def check(settings: Settings) -> dict[str, Any]:
     """Compare the fused attention with float64: output and every gradient, and run to run.
 
     An error is the largest difference over the largest value; beside it stands that of the plain
     formula in the same type.
     """
-    rows = [_check_one(*case) for case in _cases(options)]
+    cases = itertools.product(
+        settings.pick(tuple(FLOORS), (torch.float32,)),
+        settings.pick(WINDOWS, ((4, 16),)),
+        settings.pick(MAPS, ((7, 9),)),
+        settings.pick(("torchvision", "timm"), ("timm",)),
+        settings.pick((False, True), (True,)),
+        (False, True),
+    )
+    rows = [_check_one(settings, *case) for case in cases]
     wrong = [row for row in rows if not row["right"]]
     lines = [f"{len(rows) - len(wrong)} of {len(rows)} cases are right"]
-    lines += [f"WRONG: {row['case']}: {row['error']:.2e}, plain {row['plain']:.2e}, same bits "
-              f"{row['same_bits']}, {row['problem']}" for row in wrong[:12]]  # fmt: skip
+    lines += [f"WRONG: {row}" for row in wrong[:12]]
     return {"cases": rows, "lines": lines}
 
 
-def _cases(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
-    dtypes = (torch.float32,) if options.tiny else (torch.bfloat16, torch.float16, torch.float32)
-    windows = ((7, 32), (8, 32), (12, 32), (16, 32), (7, 64), (7, 16), (24, 32))
-    if options.tiny:
-        windows = ((4, 16),)
-    for dtype in dtypes:
-        for window, width in windows:
-            for size in TINY_MAPS if options.tiny else MAPS:
-                for rule in ("torchvision", "timm"):
-                    for shifted in (False, True):
-                        for cosine in (False, True):
-                            yield options.device, dtype, window, width, size, rule, shifted, cosine
-
-
 def _check_one(
-    device: str,
+    settings: Settings,
     dtype: torch.dtype,
-    window: int,
-    width: int,
+    window: tuple[int, int],
     size: tuple[int, int],
     rule: str,
     shifted: bool,
     cosine: bool,
 ) -> dict[str, Any]:
-    heads = 3
-    layout = lay_out(size, (window, window), shifted, SIZE_RULES[rule])  # type: ignore[index]
-    generator = torch.Generator().manual_seed(window + size[0])
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
-
-    tokens = layout.num_tokens
-    given = {
-        "qkv": draw(2, *size, 3 * heads * width).to(dtype),
-        "bias": draw(heads, tokens, tokens),
-        "fill": draw(3 * heads * width).to(dtype),
+    layout = lay_out(size, (window[0],) * 2, shifted, SIZE_RULES[rule])  # type: ignore[index]
+    extras = ("fill", "temperature") if cosine else ("fill",)
+    problem = _draw(settings, layout, (2, 3, window[1]), dtype, extras)
+    row: dict[str, Any] = {
+        "case": f"{dtype}, window {window[0]}, head {window[1]}, map {size}, {rule}, "
+        f"shifted {shifted}, cosine {cosine}",
     }
-    if cosine:
-        given["temperature"] = draw(heads, 1, 1).abs() * 5 + 1
-    grad = draw(2, *size, heads * width).to(dtype)
-
-    def run(backend: str, wide: torch.dtype | None) -> list[Tensor]:
-        leaves = {
-            name: (value.to(wide) if wide else value.clone()).requires_grad_()
-            for name, value in given.items()
-        }
-        rest = {name: value for name, value in leaves.items() if name not in ("qkv", "bias")}
-        out = window_attention(
-            leaves["qkv"], leaves["bias"], layout, scale=1.0 if cosine else width**-0.5,
-            backend=backend, **rest,
-        )  # type: ignore[arg-type]  # fmt: skip
-        found = torch.autograd.grad(
-            out, list(leaves.values()), grad.to(out.dtype), allow_unused=True
-        )
-        zeros = [torch.zeros_like(leaf) for leaf in leaves.values()]
-        gradients = [zero if one is None else one for one, zero in zip(found, zeros, strict=True)]
-        return [out.detach(), *gradients]
-
-    case = (
-        f"{dtype} window {window} width {width} map {size} {rule} shifted {shifted} cosine {cosine}"
-    )
-    row: dict[str, Any] = {"case": case, "problem": "", "error": float("nan"), "same_bits": False}
-    truth = run("reference", torch.float64)
-    row["plain"] = _error(run("reference", None), truth)
+    truth = problem.run("reference", torch.float64)
+    row["plain"] = _error(problem.run("reference"), truth)
     try:
-        first, second = run("fused", None), run("fused", None)
+        first, second = problem.run("fused"), problem.run("fused")
         row["error"] = _error(first, truth)
         row["same_bits"] = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        row["right"] = row["same_bits"] and row["error"] <= max(1.5 * row["plain"], FLOORS[dtype])
     except Exception as error:  # one kernel that fails must not hide the others
-        row["problem"] = f"{type(error).__name__}: {error}"[:300]
-    floor = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
-    row["right"] = row["same_bits"] and row["error"] <= max(1.5 * row["plain"], floor)
+        row |= {"problem": f"{type(error).__name__}: {error}"[:300], "right": False}
     return row
 
 
-def _error(found: list[Tensor], truth: list[Tensor]) -> float:
-    worst = 0.0
-    for one, right in zip(found, truth, strict=True):
-        scale = right.abs().max().clamp(min=1e-6)
-        difference = ((one.double() - right).abs().max() / scale).item()
-        worst = max(worst, difference if difference == difference else float("inf"))
-    return worst
+def _draw(
+    settings: Settings,
+    layout: WindowLayout,
+    counts: tuple[int, int, int],
+    dtype: torch.dtype,
+    extras: tuple[str, ...] = (),
+) -> Problem:
+    """Draw a problem; `counts` are images, heads and the width of a head."""
+    batch, heads, width = counts
+    generator = torch.Generator().manual_seed(layout.num_tokens + layout.size[0])
 
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(settings.device)
 
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """A back end of ours, or PyTorch's own function used in the best way we know."""
-
-    problem: AttentionProblem
-    backend: str
-
-    def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `AttentionPass`."""
-        problem, layout = self.problem, self.problem.layout
-        qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
-        table = problem.table.to(_wide(dtype), copy=True).requires_grad_()
-
-        def forward() -> Tensor:
-            bias = expand_relative_position_bias(
-                table, table_window=(problem.window,) * 2, window=layout.window
-            )
-            return window_attention(
-                qkv,
-                bias,
-                layout,
-                scale=problem.scale,
-                backend=self.backend,  # type: ignore[arg-type]
-            )
-
-        return forward, [qkv, table]
-
-    def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `AttentionPass`."""
-        return gradient
-
-
-@dataclass(frozen=True, slots=True)
-class _Flex:
-    """FlexAttention, compiled: a window is a row of its batch; bias and mask change the scores."""
-
-    problem: AttentionProblem
-
-    def start(self, dtype: torch.dtype) -> tuple[Callable[[], Tensor], list[Tensor]]:
-        """As in `AttentionPass`."""
-        from torch.nn.attention.flex_attention import flex_attention
-
-        problem, layout = self.problem, self.problem.layout
-        qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
-        table = problem.table.to(_wide(dtype), copy=True).requires_grad_()
-        mask = shift_mask(layout, device=qkv.device)
-        count = layout.num_windows
-
-        def forward(qkv: Tensor, table: Tensor) -> Tensor:
-            bias = expand_relative_position_bias(
-                table, table_window=(problem.window,) * 2, window=layout.window
-            )
-
-            def change(
-                score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor
-            ) -> Tensor:
-                score = score + bias[head, query, key]
-                return score if mask is None else score + mask[row % count, query, key]
-
-            parts = cut_heads(qkv, layout, 3, problem.num_heads)  # 3, B, nW, h, N, d
-            q, k, v = parts.flatten(1, 2).unbind(0)  # B*nW, h, N, d each
-            out = flex_attention(q, k, v, score_mod=change, scale=problem.scale)
-            return join_heads(out.unflatten(0, (-1, count))[None], layout)
-
-        compiled = torch.compile(forward, dynamic=False)
-        return lambda: compiled(qkv, table), [qkv, table]
-
-    def to_map(self, gradient: Tensor) -> Tensor:
-        """As in `AttentionPass`."""
-        return gradient
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _others(options: argparse.Namespace) -> dict[str, Callable[[AttentionProblem], AttentionPass]]:
-    found: dict[str, Callable[[AttentionProblem], AttentionPass]] = {
-        "SDPA, windows as heads": lambda problem: _Own(problem, "sdpa")
+    channels, tokens = heads * width, layout.num_tokens
+    tensors = {
+        "qkv": draw(batch, *layout.size, 3 * channels).to(dtype),
+        "bias": draw(heads, tokens, tokens),
     }
-    if options.device == "cuda":
-        found["FlexAttention"] = _Flex
+    if "fill" in extras:
+        tensors["fill"] = draw(3 * channels).to(dtype)
+    if "temperature" in extras:
+        tensors["temperature"] = draw(heads, 1, 1).abs() * 5 + 1
+    grad = draw(batch, *layout.size, channels).to(dtype)
+    return Problem(layout=layout, tensors=tensors, grad=grad)
+
+
+def _error(found: list[Tensor], truth: list[Tensor]) -> float:
+    pairs = zip(found, truth, strict=True)
+    errors = torch.stack(
+        [(a.double() - b).abs().max() / b.abs().max().clamp(1e-6) for a, b in pairs]
+    )
+    return errors.nan_to_num(float("inf")).max().item()
+
+
+def time_attention(settings: Settings) -> dict[str, Any]:
+    """Shift to reverse at the four stages of Swin-T: forward, and forward and backward.
+
+    ``share_of_copy`` is the bandwidth of what must be read and written over that of a copy.
+    """
+    copy_rate = _copy_rate(settings)
+    batch, dtype = settings.pick(128, 2), settings.pick(torch.bfloat16, torch.float32)
+    rows, lines = [], []
+    for stage in range(settings.pick(4, 1)):
+        side, heads = settings.pick(56, 8) >> stage, settings.pick(3, 2) << stage
+        window = (settings.pick(7, 4),) * 2
+        layout = lay_out((side, side), window, True, SIZE_RULES["timm"])
+        problem = _draw(settings, layout, (batch, heads, settings.pick(32, 16)), dtype)
+        for learns in (False, True):
+            works = {
+                name: _bind(attend, problem, learns)
+                for name, attend in _contestants(problem, settings).items()
+            }
+            for row in time_works(works, settings, calls=settings.pick(20, 1)):
+                if "ms" in row:
+                    # 3C in and C out; on the backward pass also the gradients of both.
+                    maps = problem.grad.numel() * (11 if learns else 4)
+                    rate = maps * problem.grad.element_size() / row["ms"]["median"] / 1e6
+                    row["share_of_copy"] = rate / copy_rate
+                kind = "forward and backward" if learns else "forward"
+                rows.append({"stage": stage + 1, "work": kind, **row})
+                lines.append(f"stage {stage + 1}, {kind}, {describe(row)}")
+    return {"batch_size": batch, "copy_gb_s": copy_rate, "rows": rows, "lines": lines}
+
+
+def _contestants(problem: Problem, settings: Settings) -> dict[str, Attention]:
+    fused, sdpa, plain = (
+        problem.bind(backend, problem.tensors) for backend in ("fused", "sdpa", "reference")
+    )
+    found = {"muntin": fused, "SDPA, windows as heads": sdpa}
+    if not settings.tiny:
+        found["SDPA, compiled"] = torch.compile(sdpa, dynamic=False)
+        found["formula, compiled"] = torch.compile(plain, dynamic=False)
+        found["FlexAttention"] = torch.compile(partial(_flex, problem), dynamic=False)
     return found
 
 
-def time_attention(options: argparse.Namespace) -> dict[str, Any]:
-    """Shift to reverse, at the four stages of Swin-T: forward, and forward and backward."""
-    result = bench_attention(
-        "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny",
-        batch_size=2 if options.tiny else 128,
-        device=options.device,
-        precisions=("bf16",),
-        rounds=3 if options.tiny else 9,
-        others=_others(options),
-        round_seconds=0.02,
-    )
-    copy = copy_rate(options)
-    lines = []
-    for row in result["contestants"]:
-        # Fewest bytes: 3C in and C out; on the backward pass also the gradients of both.
-        high, wide = row["map"]
-        channels = row["num_heads"] * 32
-        maps = 4 if row["work"] == "inference" else 4 + 7
-        row["gb_s"] = (
-            2 * result["batch_size"] * high * wide * channels * maps / row["ms"]["median"] / 1e6
-        )
-        row["share_of_copy"] = row["gb_s"] / copy
-    for stage in sorted({row["stage"] for row in result["contestants"]}):
-        for work in ("inference", "training"):
-            rows = [r for r in result["contestants"] if r["stage"] == stage and r["work"] == work]
-            ours, *rest = rows
-            listed = ", ".join(
-                f"{r['name']} {r['ms']['median'] / ours['ms']['median']:.2f}x" for r in rest
-            )
-            lines.append(
-                f"stage {stage} {work}: {ours['ms']['median']:.4f} ms, "
-                f"{ours['share_of_copy']:.0%} of copy; the time of others: {listed}"
-            )
-    return {**result, "copy_gb_s": copy, "lines": lines}
+def _flex(problem: Problem, qkv: Tensor, bias: Tensor) -> Tensor:
+    """FlexAttention: a window is a row of its batch; bias and mask change the scores."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    layout, count = problem.layout, problem.layout.num_windows
+    mask = shift_mask(layout, device=qkv.device)
+
+    def change(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        score = score + bias[head, query, key]
+        return score if mask is None else score + mask[row % count, query, key]
+
+    parts = cut_heads(qkv, layout, 3, bias.shape[0])  # 3, B, nW, h, N, d
+    q, k, v = parts.flatten(1, 2).unbind(0)  # B*nW, h, N, d each
+    out: Any = flex_attention(q, k, v, score_mod=change)
+    return join_heads(out.unflatten(0, (-1, count))[None], layout)
 
 
-def time_shift(options: argparse.Namespace) -> dict[str, Any]:
-    """Shifted against unshifted windows, muntin alone, interleaved."""
-    arguments: dict[str, Any] = {
-        "batch_size": 2 if options.tiny else 256, "device": options.device, "peers": (),
-        "precisions": ("bf16",), "rounds": 3 if options.tiny else 15, "round_seconds": 0.02,
-    }  # fmt: skip
-    model = "swin_nano_patch4_window4_64" if options.tiny else "swin_tiny"
-    found: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(2):
-        for name, shifted in (("plain", False), ("shifted", True)):
-            found.setdefault(name, []).append(bench_attention(model, shifted=shifted, **arguments))
-    rows = []
-    for number, row in enumerate(found["plain"][0]["contestants"]):
-        pair = {
-            name: statistics.median(one["contestants"][number]["ms"]["median"] for one in results)
-            for name, results in found.items()
-        }
-        rows.append({"stage": row["stage"], "work": row["work"], "ms": pair,
-                     "ratio": pair["shifted"] / pair["plain"]})  # fmt: skip
-    lines = [
-        f"stage {row['stage']} {row['work']}: shifted takes {row['ratio']:.3f} of plain"
-        for row in rows
-    ]
-    return {"rows": rows, "lines": lines}
+def _bind(attend: Attention, problem: Problem, learns: bool) -> Work:
+    leaves = [problem.tensors[name].detach().requires_grad_(learns) for name in ("qkv", "bias")]
+
+    def work() -> Any:  # noqa: ANN401 (a tensor, or its gradients)
+        with torch.set_grad_enabled(learns):
+            out = attend(*leaves)
+        return torch.autograd.grad(out, leaves, problem.grad) if learns else out
+
+    return work
 
 
-def copy_rate(options: argparse.Namespace) -> float:
+def _copy_rate(settings: Settings) -> float:
     """GB/s of a copy inside the device, read and written."""
-    count = 2**20 if options.tiny else 2**30
-    source = torch.randn(count, device=options.device).to(torch.bfloat16)
+    source = torch.ones(settings.pick(2**30, 2**16), device=settings.device, dtype=torch.bfloat16)
     target = torch.empty_like(source)
-    seconds = time_calls(lambda: target.copy_(source), options.device, calls=10)
-    return 2 * source.numel() * source.element_size() / seconds / 1e9
-
-
-def time_calls(
-    work: Callable[[], object], device: str, *, calls: int = 20, rounds: int = 7
-) -> float:
-    """Seconds of a call: the median of rounds, each of so many calls in a row."""
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    for _ in range(3):
-        work()
-    wait()
-    taken = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        for _ in range(calls):
-            work()
-        wait()
-        taken.append((time.perf_counter() - begun) / calls)
-    return statistics.median(taken)
+    (row,) = time_works({"copy": lambda: target.copy_(source)}, settings, calls=10)
+    return 2 * source.nbytes / row["ms"]["median"] / 1e6

@@ -72,10 +72,10 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
-def write(topic: str, device: str, content: dict[str, Any]) -> Path:
+def write(topic: str, device: str, content: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Keep a result; an earlier one of the same day is replaced."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{content['date']}_{device}_{topic}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{content['date']}_{device}_{topic}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 

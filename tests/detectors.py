@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from muntin.configs import with_texts
-from muntin.data.synthetic_sets import write_coco
 from muntin.heads.network import Network
 from muntin.samples import Classes
+from muntin.synthetic.datasets import write_coco
 from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
 from muntin.zoo import create_backbone

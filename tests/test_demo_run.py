@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.demo_run import demo
 from muntin.errors import RunError
+from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.tasks.task_table import TASKS
 
 

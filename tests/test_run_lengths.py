@@ -12,7 +12,6 @@ from muntin.run_lengths import (
     decode_mask,
     encode_mask,
     mask_area,
-    mask_iou,
     shift_mask,
     to_run_lengths,
 )
@@ -66,17 +65,6 @@ def test_a_bitmap_that_is_not_contiguous():
     bitmap = np.random.default_rng(2).random((20, 30)) < 0.5
     assert encode_mask(bitmap[::2, ::-3]) == theirs(bitmap[::2, ::-3].copy())
     assert encode_mask(bitmap.T) == theirs(bitmap.T.copy())
-
-
-def test_overlap_by_a_loop():
-    rng = np.random.default_rng(3)
-    first, second = (rng.random((4, 12, 9)) < 0.4), (rng.random((3, 12, 9)) < 0.6)
-    got = mask_iou([encode_mask(m) for m in first], [encode_mask(m) for m in second])
-    for i, one in enumerate(first):
-        for j, other in enumerate(second):
-            assert got[i, j] == pytest.approx((one & other).sum() / (one | other).sum())
-    assert mask_iou([], [encode_mask(second[0])]).shape == (0, 1)
-    assert mask_iou([encode_mask(first[0])], []).shape == (1, 0)
 
 
 def test_every_form_of_a_segmentation():

@@ -15,7 +15,6 @@ import muntin
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
-from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
 from muntin.drawing.pose_drawing import annotated_poses
 from muntin.errors import DataError, MuntinWarning
@@ -26,6 +25,7 @@ from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import score
 from muntin.scoring.outputs import Outputs, Scored
+from muntin.synthetic.datasets import write_coco
 from tests.small import CLASSES, image, train_small, write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")

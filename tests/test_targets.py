@@ -10,9 +10,9 @@ import torch
 from torchvision.ops import roi_align
 
 from muntin.data.box_targets import to_box_targets
-from muntin.data.synthetic_scenes import make_scene
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
+from muntin.synthetic.scenes import make_scene
 
 
 def scene_targets(seed=0, index=0, size=(90, 120), kept=None):

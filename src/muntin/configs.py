@@ -88,15 +88,12 @@ def to_dict(config: object) -> dict[str, Any]:
 
 
 def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
-    """Build a config from a dictionary.
+    """Build a config from a dictionary; fields with a default, and the tag, may be missing.
 
     Args:
         kind: The dataclass.
-        values: The fields; those with a default may be missing. The tag is optional.
+        values: The fields.
         where: Origin of the dictionary, for messages.
-
-    Returns:
-        The config, validated.
 
     Raises:
         ConfigError: A key is unknown, a field is missing, or a value has the wrong type.
@@ -137,7 +134,9 @@ def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
     return from_dict(type(config), {**_shallow(config), **values}, where=where)
 
 
-def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--set") -> C:
+def with_texts(
+    config: C, texts: Iterable[tuple[str, str]], *, where: str = "--set", group: str = ""
+) -> C:
     """Return a copy with fields set from text, all at once since some depend on each other.
 
     Args:
@@ -145,6 +144,7 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--s
         texts: Field name (``outer.inner`` for a nested config) and value as text: a number,
             ``true``, a word, or comma-separated numbers. The last value of a name wins.
         where: Origin of the texts, for messages.
+        group: What the user writes before the names ("train"), for messages.
 
     Returns:
         The changed copy.
@@ -161,12 +161,14 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--s
         Box(sides=(3, 4))
     """
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    before = f"{group}." if group else ""
     values: dict[str, Any] = {}
     inner: dict[str, list[tuple[str, str]]] = {}
     for path, text in texts:
         first, _, rest = path.partition(".")
         if first not in names:
-            raise ConfigError(unknown_name(f"option in {where}", first, names))
+            known = [before + name for name in names]
+            raise ConfigError(unknown_name(f"option in {where}", before + first, known))
         if not rest:
             values[first] = _read(text)
         elif dataclasses.is_dataclass(getattr(config, first)):
@@ -175,7 +177,7 @@ def with_texts(config: C, texts: Iterable[tuple[str, str]], *, where: str = "--s
             message = f"{first} has no fields, got {path!r} in {where}. Set {first!r} itself."
             raise ConfigError(message)
     for first, rows in inner.items():
-        values[first] = with_texts(getattr(config, first), rows, where=where)
+        values[first] = with_texts(getattr(config, first), rows, where=where, group=before + first)
     return replace(config, values, where=where) if values else config
 
 

@@ -20,7 +20,6 @@ from muntin.data.label_files import read_mask
 from muntin.data.listing import list_classify
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
-from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.grid import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
@@ -31,6 +30,7 @@ from muntin.prediction.from_run import load
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.samples import DataSets, Entry, Listing
 from muntin.scoring.evaluation import evaluate
+from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
 

@@ -22,7 +22,7 @@ __all__ = [
     "TrainingError",
     "WeightError",
     "check_columns",
-    "format_count",
+    "plural",
     "shorten",
     "unknown_name",
 ]
@@ -113,14 +113,14 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def format_count(number: int, noun: str) -> str:
-    """Format a number with its noun.
+def plural(count: int, noun: str, several: str = "") -> str:
+    """Write a number with its noun.
 
     Example:
-        >>> format_count(1, "image"), format_count(2, "image")
-        ('1 image', '2 images')
+        >>> plural(1, "image"), plural(0, "image"), plural(2, "class", "classes")
+        ('1 image', '0 images', '2 classes')
     """
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def check_columns(**columns: Sized | None) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ __all__ = [
     "Features",
     "TokenMask",
     "count_stages",
-    "find_output_problem",
     "name_blocks",
+    "reject_config",
 ]
 
 
@@ -68,11 +68,7 @@ class TokenMask:
             raise ShapeError(message)
 
     def check(self, batch: int, grid: Size) -> None:
-        """Check that the mask has the batch size and the grid of the images.
-
-        Raises:
-            ShapeError: It does not.
-        """
+        """Raise `ShapeError` unless the mask has the batch size and the grid of the images."""
         wanted = (batch, grid[0] * grid[1])
         if tuple(self.keep.shape) != wanted:
             message = (
@@ -94,11 +90,7 @@ class TokenMask:
         return tokens[self.keep].view(tokens.shape[0], -1, tokens.shape[2])
 
     def refuse_maps(self) -> list[Tensor]:
-        """Raise the error for maps of a network that dropped tokens.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise `ConfigError`: a network that dropped tokens has no maps."""
         message = (
             "maps require all patches, got a mask that drops some. Use tokens, or set fill of the "
             "mask."
@@ -109,14 +101,9 @@ class TokenMask:
 class Features:
     """The features of one batch; each part is computed on first access and cached.
 
-    Args:
-        images: The batch; only its shape and device are used.
-        maps: Computes the maps.
-        vector: Computes the vector.
-        tokens: Computes the tokens; None if the family has none.
-        both: Computes maps and vector in one pass, for families where each alone takes one.
-        sizes: (height, width) of each image inside its padding; None without padding.
-        mask: The mask that was applied; None without masking.
+    `maps`, `vector` and `tokens` compute the parts, `both` the first two in one pass, for families
+    where each alone takes one. A family without a sequence of tokens gives no `tokens`. Of the
+    images, only shape and device are used.
     """
 
     def __init__(
@@ -194,6 +181,9 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList | Sequence[nn.Module]
     """All blocks in order of computation."""
 
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Ends of the names of parameters without weight decay: positions and tokens."""
+
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps, in the order of `forward`."""
@@ -202,7 +192,7 @@ class Backbone(nn.Module):
     @property
     def embed_channels(self) -> int:
         """Channels of the vector."""
-        raise NotImplementedError
+        return self.spec.channels[-1] * self.spec.embed_parts
 
     def features(
         self,
@@ -234,10 +224,7 @@ class Backbone(nn.Module):
         return self.features(images).vector
 
     def mask_grid(self, image_size: Size) -> Size:
-        """Return rows and columns of the grid that `TokenMask.keep` refers to.
-
-        Args:
-            image_size: (height, width) of the images in pixels.
+        """Rows and columns of the grid of `TokenMask.keep` for images of (height, width) pixels.
 
         Raises:
             ConfigError: The family does not support masks.
@@ -246,7 +233,6 @@ class Backbone(nn.Module):
         raise self._mask_error()
 
     def _refuse_mask(self, mask: TokenMask | None) -> None:
-        """Raise an error for any mask, in families that do not support masks."""
         if mask is not None:
             raise self._mask_error()
 
@@ -259,7 +245,7 @@ class Backbone(nn.Module):
     @property
     def stage_unit(self) -> Literal["stage", "block"]:
         """Unit of `stage_of`: stages of a hierarchical backbone, or blocks of a plain ViT."""
-        raise NotImplementedError
+        return "block"
 
     def layer_of(self, name: str) -> int:
         """Return the layer number of a parameter or module, by its name in the backbone.
@@ -267,17 +253,20 @@ class Backbone(nn.Module):
         Returns:
             0 for everything before the blocks (patch embedding, positions, tokens), k for the k-th
             block and the downsampling after it, ``len(blocks) + 1`` for everything after the last
-            block.
+            block. By default, blocks are called "blocks" and what follows "norm" or "fc_norm".
         """
-        raise NotImplementedError
+        kind, *path = name.split(".")
+        if kind == "blocks":
+            return int(path[0]) + 1
+        return len(self.blocks) + 1 if kind in {"norm", "fc_norm"} else 0
 
     def stage_of(self, name: str) -> int:
         """Return the stage number, in `stage_unit`; `TrainConfig.freeze` counts these."""
-        raise NotImplementedError
+        return self.layer_of(name)
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies to this parameter, if it has two or more dimensions."""
-        raise NotImplementedError
+        return not name.endswith(self.undecayed)
 
 
 def name_blocks(backbone: Backbone) -> list[str]:
@@ -291,20 +280,28 @@ def count_stages(backbone: Backbone) -> int:
     return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
-def find_output_problem(
-    out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
-) -> str:
-    """Validate the output fields of a backbone config.
+def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
+    """Raise the problem of a backbone config, or that of its output fields, if there is one.
 
     Args:
-        out_indices: Stages or blocks; negative ones count from the end.
+        config: Has `out_indices`, `out_norm` and `drop_path_rate`.
+        problem: A clause of a message; empty if the other fields are valid.
         count: Number of stages or blocks.
-        out_norm: Field of the config.
-        drop_path_rate: Field of the config.
 
-    Returns:
-        The problem, as a clause of a message; empty if there is none.
+    Raises:
+        ConfigError: There is one.
     """
+    problem = problem or _find_output_problem(
+        config.out_indices, max(count, 1), config.out_norm, config.drop_path_rate
+    )
+    if problem:
+        message = f"{type(config).__name__}: {problem}. Change these fields together."
+        raise ConfigError(message)
+
+
+def _find_output_problem(
+    out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
+) -> str:
     known = [index % count for index in out_indices if -count <= index < count]
     if not out_indices or len(known) < len(out_indices):
         return f"out_indices must be from 0 to {count - 1}, got {out_indices}"

@@ -114,7 +114,6 @@ def open_published(
 
 
 def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  # noqa: ANN401
-    """Preprocessing of published models of a task."""
     plain = Preprocessing(
         img_size=(512, 512), mean=entry.mean, std=entry.std, interpolation="bilinear"
     )

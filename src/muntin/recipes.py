@@ -13,10 +13,10 @@ from typing import Literal
 
 from muntin.configs import check_range
 from muntin.data.augmentations import AnyAugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
 from muntin.data.segmentation_transforms import SegmentationAugmentConfig
-from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.samples import TaskKind
 
@@ -228,18 +228,20 @@ SMALL_DATA = Recipe(
     source="ours; docs/lab-notes",
 )
 
+# Dense tasks: the learning rate is for their own batch size, and labels are not smoothed.
+_DENSE = TrainConfig(lr_batch=0, label_smoothing=0.0)
+
 COCO_3X = Recipe(
-    train=TrainConfig(
+    train=replace(
+        _DENSE,
         recipe="coco-3x",
         epochs=36,
         batch_size=16,
         learning_rate=1e-4,
-        lr_batch=0,
         warmup=500 / (36 * 7330),
         decay="steps",
         steps=(27 / 36, 33 / 36),
         clip_grad=0.0,
-        label_smoothing=0.0,
         drop_path_rate=0.2,
     ),
     augment=DetectionAugmentConfig(short_sides=tuple(range(480, 801, 32)), crop=0.5),
@@ -248,15 +250,14 @@ COCO_3X = Recipe(
 )
 
 FINETUNE_DETECTION = Recipe(
-    train=TrainConfig(
+    train=replace(
+        _DENSE,
         recipe="finetune",
         epochs=40,
         batch_size=4,
         learning_rate=2e-4,
-        lr_batch=0,
         layer_decay=0.9,
         warmup=0.05,
-        label_smoothing=0.0,
         ema_decay=0.999,
         drop_path_rate=0.1,
     ),
@@ -265,15 +266,14 @@ FINETUNE_DETECTION = Recipe(
 )
 
 SMALL_DATA_DETECTION = Recipe(
-    train=TrainConfig(
+    train=replace(
+        _DENSE,
         recipe="small-data",
         epochs=120,
         batch_size=4,
         learning_rate=1e-3,
-        lr_batch=0,
         warmup=0.03,
         clip_grad=10.0,
-        label_smoothing=0.0,
         ema_decay=0.998,
         drop_path_rate=0.0,
         init="mimetic",
@@ -283,18 +283,17 @@ SMALL_DATA_DETECTION = Recipe(
 )
 
 ADE20K = Recipe(
-    train=TrainConfig(
+    train=replace(
+        _DENSE,
         recipe="ade20k",
         epochs=127,
         batch_size=16,
         learning_rate=6e-5,
-        lr_batch=0,
         weight_decay=0.01,
         warmup=1500 / 160_000,
         decay="linear",
         min_lr=0.0,
         clip_grad=0.0,
-        label_smoothing=0.0,
         drop_path_rate=0.3,
     ),
     augment=SegmentationAugmentConfig(jitter=0.5),
@@ -317,19 +316,18 @@ SMALL_DATA_SEGMENTATION = Recipe(
 )
 
 COCO_POSE = Recipe(
-    train=TrainConfig(
+    train=replace(
+        _DENSE,
         recipe="coco-pose",
         epochs=210,
         batch_size=512,
         learning_rate=5e-4,
-        lr_batch=0,
         weight_decay=0.1,
         layer_decay=0.75,
         warmup=500 / (210 * 293),
         decay="steps",
         steps=(170 / 210, 200 / 210),
         clip_grad=1.0,
-        label_smoothing=0.0,
         drop_path_rate=0.3,
     ),
     augment=KeypointAugmentConfig(),
@@ -348,23 +346,16 @@ SMALL_DATA_KEYPOINTS = Recipe(
     source="ours; docs/lab-notes",
 )
 
+
+def _by_name(*recipes: Recipe) -> dict[str, Recipe]:
+    return {recipe.train.recipe: recipe for recipe in recipes}
+
+
 RECIPES: dict[TaskKind, dict[str, Recipe]] = {
-    "classification": {"imagenet": IMAGENET, "finetune": FINETUNE, "small-data": SMALL_DATA},
-    "detection": {
-        "coco-3x": COCO_3X,
-        "finetune": FINETUNE_DETECTION,
-        "small-data": SMALL_DATA_DETECTION,
-    },
-    "segmentation": {
-        "ade20k": ADE20K,
-        "finetune": FINETUNE_SEGMENTATION,
-        "small-data": SMALL_DATA_SEGMENTATION,
-    },
-    "keypoints": {
-        "coco-pose": COCO_POSE,
-        "finetune": FINETUNE_KEYPOINTS,
-        "small-data": SMALL_DATA_KEYPOINTS,
-    },
+    "classification": _by_name(IMAGENET, FINETUNE, SMALL_DATA),
+    "detection": _by_name(COCO_3X, FINETUNE_DETECTION, SMALL_DATA_DETECTION),
+    "segmentation": _by_name(ADE20K, FINETUNE_SEGMENTATION, SMALL_DATA_SEGMENTATION),
+    "keypoints": _by_name(COCO_POSE, FINETUNE_KEYPOINTS, SMALL_DATA_KEYPOINTS),
 }
 """Recipes by kind of task and name."""
 

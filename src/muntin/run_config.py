@@ -10,8 +10,8 @@ from typing import Any
 
 from muntin.configs import KIND, from_dict, replace, to_dict
 from muntin.data.augmentations import AnyAugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
-from muntin.data.transforms import AugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.fcos import FCOSConfig
 from muntin.heads.head_table import AnyHeadConfig

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from muntin.shapes import Bool, Size
 
@@ -21,7 +21,6 @@ __all__ = [
     "decode_mask",
     "encode_mask",
     "mask_area",
-    "mask_iou",
     "shift_mask",
     "to_run_lengths",
 ]
@@ -83,14 +82,6 @@ def decode_mask(mask: RunLengths) -> Bool[np.ndarray, "H W"]:
 def mask_area(mask: RunLengths) -> int:
     """Count the pixels of a mask."""
     return int(coco_mask.area(mask))
-
-
-def mask_iou(first: list[RunLengths], second: list[RunLengths]) -> NDArray[np.float64]:
-    """Pairwise intersection over union of two lists of masks."""
-    if not first or not second:
-        return np.zeros((len(first), len(second)))
-    ious: NDArray[np.float64] = coco_mask.iou(first, second, [False] * len(second))
-    return ious
 
 
 def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengths:

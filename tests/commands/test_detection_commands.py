@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import MuntinWarning
 from muntin.scoring.evaluation import evaluate
+from muntin.synthetic.datasets import write_coco
 from tests.commands.cli_errors import fails_with
 from tests.detectors import BODY, BODY_SETTINGS, empty_images, head_settings, train_detector
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from muntin.data.box_targets import to_box_targets
-from muntin.data.synthetic_scenes import Scene, make_scene
+from muntin.data.transforms import Sample
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
+from muntin.synthetic.scenes import Scene, make_scene
 from muntin.targets import BoxTargets
 
 
@@ -52,3 +53,10 @@ def tight_box(mask: torch.Tensor) -> torch.Tensor:
     """The box around a bitmap."""
     rows, columns = torch.where(mask)
     return torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+
+
+def augment(image, targets, config, pre, seed, skeleton=None):
+    """The changed image and its targets."""
+    sample = Sample(image, (image.shape[1], image.shape[2]), targets)
+    after = config.augment(sample, pre, seed, skeleton)
+    return after.pixels, after.target

@@ -7,11 +7,11 @@ import csv
 import numpy as np
 from PIL import Image
 
+from muntin.data.class_names import number_classes
 from muntin.data.detection import READERS, list_detect
-from muntin.data.objects import Annotation, gather_objects, make_entry, number_classes
+from muntin.data.objects import Annotation, make_entry, make_listing
 from muntin.data.readers import Reader
 from muntin.data.trees import read_size, read_text
-from muntin.samples import Listing
 
 
 def recognise(source):
@@ -35,9 +35,8 @@ def read(source, found, request):
             if row["file"] == path
         ]
         size = read_size(source.tree.source, path)
-        objects = gather_objects(annotations, size=size, file=found, findings=request.findings)
-        entries.append(make_entry(path, size, objects))
-    return {"train": Listing(source=source.tree.source, entries=tuple(entries), class_names=names)}
+        entries.append(make_entry(path, size, annotations, request, file=found))
+    return {"train": make_listing(source.tree.source, entries, names)}
 
 
 TOY = Reader(name="toy", recognise=recognise, read=read, looks_for="a boxes.csv")

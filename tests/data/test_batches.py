@@ -21,12 +21,12 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.detection import list_detect
 from muntin.data.detection_transforms import DetectionAugmentConfig
-from muntin.data.loading import EvalLoader, TrainLoader, gather_shapes
-from muntin.data.synthetic_sets import write_coco
+from muntin.data.loading import EvalLoader, Processes, TrainLoader, gather_shapes
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Entry, Listing
 from muntin.scoring.evaluator import run_network
+from muntin.synthetic.datasets import write_coco
 from muntin.tasks.task_table import find_task
 from tests.data.scenes import targets_of
 from tests.detectors import mixed_sizes, tiny_detector
@@ -177,8 +177,12 @@ def test_workers_give_the_same(listing):
     kept = ImageCache(listing, PRE, DataConfig())
     config = DetectionAugmentConfig(scale=(0.6, 1.6))
     runs = [
-        list(TrainLoader(one, config, batch_size=4, seed=3, workers=n).batches(0, 0, PRE.img_size))
-        for one, n in ((store, 2), (store, 0), (kept, 0))
+        list(
+            TrainLoader(
+                one, config, batch_size=4, seed=3, processes=Processes(workers=workers)
+            ).batches(0, 0, PRE.img_size)
+        )
+        for one, workers in ((store, 2), (store, 0), (kept, 0))
     ]
     for batches in runs[1:]:
         for one, other in zip(runs[0], batches, strict=True):

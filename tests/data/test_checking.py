@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checking import check_classify
-from muntin.data.report import Report
+from muntin.data.checking import Report, check_classify
 
 
 def save(place: Path, seed: int, size: tuple[int, int] = (16, 20)) -> None:
@@ -97,7 +96,7 @@ def test_small_classes_imbalance_and_tiny_images(tmp_path):
     save(tmp_path / "dogs/0.png", 99, size=(7, 30))
     tiny, few, uneven = texts(check_classify(tmp_path))
     assert tiny == "warning: dogs/0.png: only 7 x 30 pixels (height x width)"
-    assert "dogs: class 'dogs' has 1 images in train" in few
+    assert "dogs: class 'dogs' has 1 image in train" in few
     assert "class 'cats' has 21 images and 'dogs' has 1" in uneven
 
 
@@ -108,8 +107,8 @@ def test_misnamed_and_turned_images_are_counted(folder):
     report = check_classify(folder)
     assert report.ok
     assert dict(report.counts)["misnamed"] == 1
-    assert any("1 images are rotated" in line for line in report.lines)
-    assert any(line.startswith("1 images have a suffix") for line in report.lines)
+    assert any("1 image rotated" in line for line in report.lines)
+    assert any(line.startswith("1 image with a suffix") for line in report.lines)
     assert "pixel formats: RGB 12, L 1" in report.lines
 
 
@@ -122,7 +121,7 @@ def test_groups_in_two_parts_and_blank_classes(tmp_path):
         rows.append(f"{number}.png,{name},g{number % 5},{part}")
     (tmp_path / "set.csv").write_text("\n".join(rows))
     blank, *groups = texts(check_classify(tmp_path / "set.csv"))
-    assert "train: 1 images have no class and none has several" in blank
+    assert "train: 1 image without a class and none with several" in blank
     assert [text.split(",")[0] for text in groups] == [
         "warning: g1: group 'g1' is in train and val",
         "warning: g2: group 'g2' is in train and val",

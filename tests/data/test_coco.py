@@ -82,7 +82,7 @@ def test_one_image(tmp_path):
     assert objects.crowd.tolist() == [False, False, True]
     assert objects.areas.tolist() == [200, 3.5, 9]
     assert objects.masks == ()
-    assert data.note == "COCO, train 1 images, 3 objects of 2 classes"
+    assert data.note == "COCO, train 1 image, 3 objects of 2 classes"
 
 
 def test_crowds_give_a_image_no_class(tmp_path):
@@ -462,8 +462,8 @@ def test_fractions(tmp_path):
         ("3", r"got a int"),
         ('{"images": []}', r"got no annotations and no categories in it .* Export"),
         ('{"images": [], "annotations": {}, "categories": []}', r"got no annotations in it"),
-        ('{"images": [{"id": 1', r"must be a JSON that is whole, got: .*char .*Fetch or export"),
-        ("\udcff", r"must be a JSON that is whole"),
+        ('{"images": [{"id": 1', r"must be JSON that is whole, got: .*char .*export it again"),
+        ("\udcff", r"must be JSON that is whole"),
     ],
 )
 def test_not_coco(tmp_path, text, match):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.data.checking import Report
 from muntin.data.detection_checking import check_detect
-from muntin.data.report import Report
-from muntin.data.synthetic_sets import write_coco
 from muntin.run_lengths import encode_mask
+from muntin.synthetic.datasets import write_coco
 
 SIZE = (64, 96)
 
@@ -110,7 +110,7 @@ def test_other_size_than_the_annotations_say(folder):
     assert "64 x 96" in turned
     assert "EXIF" in turned
     assert other.endswith(
-        "40 x 50 pixels (height x width), annotated as 64 x 96, so its boxes are wrong"
+        "40 x 50 pixels (height x width), annotated as 64 x 96, so its annotations are wrong"
     )
 
 
@@ -118,7 +118,7 @@ def test_thin_objects(folder):
     add(folder, (1, 1, 1, 50), (3, 3, 50, 1.5), (5, 5, 2, 2))
     (text,) = texts(check_detect(folder))
     assert text.startswith("warning: train/00000.jpg: 2 of ")
-    assert text.endswith(" objects are less than 2 pixels wide or high")
+    assert text.endswith(" objects less than 2 pixels wide or high")
 
 
 def test_same_image_in_two_parts_but_not_in_one(folder):
@@ -138,7 +138,7 @@ def test_classes_without_objects(folder):
     assert texts(report) == [
         "warning: train: no objects in train of ring, moon: nothing to learn for them"
     ]
-    assert "train: 1 of them are crowds or difficult, neither learnt nor scored" in report.lines
+    assert "train: crowds or difficult, neither learnt nor scored: 1" in report.lines
 
 
 def test_objects_without_a_mask_matter_only_when_masks_are_wanted(folder):
@@ -155,10 +155,10 @@ def test_masks_that_are_empty_or_elsewhere(folder):
     add(folder, (1, 2, 20, 20), segmentation=encode_mask(bitmap))
     add(folder, (1, 3, 20, 20), segmentation=[[70, 50, 90, 50, 90, 60]])
     empty, apart = texts(check_detect(folder, masks=True))
-    assert empty.startswith("warning: train/00000.jpg: 1 of ")
-    assert empty.endswith(" masks cover no pixel")
-    assert apart.startswith("warning: train/00000.jpg: 2 of ")
-    assert apart.endswith(" masks lie elsewhere than their boxes")
+    assert empty.startswith("warning: train/00000.jpg: masks that cover no pixel: 1 of ")
+    assert apart.startswith(
+        "warning: train/00000.jpg: masks that lie elsewhere than their boxes: 2"
+    )
 
 
 def test_no_masks_at_all_is_an_error(data_root):
@@ -202,4 +202,4 @@ def test_annotation_of_the_nuclei_that_is_one_pixel_wide(data_root):
     assert report.ok
     assert dict(report.counts)["objects"] == 7517
     (text,) = texts(report)
-    assert "1 of 26 objects are less than 2 pixels wide or high" in text
+    assert "1 of 26 objects less than 2 pixels wide or high" in text

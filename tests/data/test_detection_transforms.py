@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from muntin.data.box_targets import to_box_targets
-from muntin.data.detection_transforms import (
-    DetectionAugmentConfig,
-    augment_detection,
-    letterbox,
-)
+from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.image_fitting import fit
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
 from muntin.samples import Objects, Skeleton
-from tests.data.scenes import mask_of, objects_of, scene_of, targets_of, tight_box
+from tests.data.scenes import augment, mask_of, objects_of, scene_of, targets_of, tight_box
 
 
 def preprocessing(img_size=(96, 96), **more) -> Preprocessing:
@@ -61,9 +58,7 @@ def test_image_boxes_and_masks_move_together(name, size, img_size):
         scene, before = scene_of(index, size)
         for number, one in enumerate(scene.objects):
             # Painted alone, each object tells where it went.
-            image, after = augment_detection(
-                paint(one.mask), before, config, pre, np.random.default_rng(index)
-            )
+            image, after = augment(paint(one.mask), before, config, pre, index)
             assert after.layers.shape[1:] == image.shape[1:]
             place = after.class_ids.tolist().index(number) if number in after.class_ids else -1
             if place < 0:
@@ -85,12 +80,12 @@ def test_masks_are_not_a_fraction_of_a_pixel_aside(name):
     for index in range(12):
         scene, before = scene_of(index, SIZES["wide"])
         for number, one in enumerate(scene.objects):
-            image, after = augment_detection(
+            image, after = augment(
                 paint(one.mask),
                 before,
                 CONFIGS[name],
                 preprocessing(),
-                np.random.default_rng(index),
+                index,
             )
             if number not in after.class_ids or min(image.shape[1:]) < 30:
                 continue
@@ -111,9 +106,9 @@ def middle_of(weights: torch.Tensor) -> torch.Tensor:
 def test_targets_are_whole(name):
     for index in range(8):
         scene, before = scene_of(index)
-        image, after = augment_detection(
+        image, after = augment(
             torch.from_numpy(scene.image).permute(2, 0, 1), before, CONFIGS[name],
-            preprocessing(), np.random.default_rng([3, index]),
+            preprocessing(), 100 + index,
         )  # fmt: skip
         count = len(after.boxes)
         assert len(after.class_ids) == len(after.layer_of) == count
@@ -136,7 +131,7 @@ def expected_limit(size, img_size):
 def test_never_larger_than_wanted(size, img_size):
     original = torch.zeros(3, *size, dtype=torch.uint8)
     targets = targets_of([np.ones(size, bool)])
-    full = letterbox(original, preprocessing(img_size))
+    full = fit(original, size, preprocessing(img_size))
     limit = expected_limit(size, img_size)
     assert full.shape[1] <= limit[0]
     assert full.shape[2] <= limit[1]
@@ -144,21 +139,21 @@ def test_never_larger_than_wanted(size, img_size):
     assert full.shape[1] / full.shape[2] == pytest.approx(size[0] / size[1], rel=0.05)
     heights = []
     for index in range(40):
-        image, _ = augment_detection(
+        image, _ = augment(
             original, targets, DetectionAugmentConfig(scale=(0.1, 2.0)), preprocessing(img_size),
-            np.random.default_rng(index),
+            index,
         )  # fmt: skip
         assert image.shape[1] <= limit[0]
         assert image.shape[2] <= limit[1]
         heights.append(image.shape[1])
     assert min(heights) < 0.3 * full.shape[1]
     assert max(heights) >= full.shape[1]
-    plain, _ = augment_detection(
+    plain, _ = augment(
         original,
         targets,
         DetectionAugmentConfig(flip=0),
         preprocessing(img_size),
-        np.random.default_rng(0),
+        0,
     )
     assert plain.shape == full.shape
 
@@ -166,9 +161,7 @@ def test_never_larger_than_wanted(size, img_size):
 def test_a_image_that_fits_is_left_alone():
     scene, before = scene_of(1, (96, 96))
     original = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
-    image, after = augment_detection(
-        original, before, DetectionAugmentConfig(flip=0), preprocessing(), np.random.default_rng(0)
-    )
+    image, after = augment(original, before, DetectionAugmentConfig(flip=0), preprocessing(), 0)
     assert image.equal(original)
     for left, right in zip(before[:-1], after[:-1], strict=True):
         assert left.equal(right)
@@ -180,10 +173,9 @@ def test_mirrored_twice_is_the_same(flips):
     scene, before = scene_of(2, (90, 96))
     original = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
     config = DetectionAugmentConfig(flip=flips[0], flip_vertical=flips[1])
-    rng = np.random.default_rng(0)
-    image, once = augment_detection(original, before, config, preprocessing(), rng)
+    image, once = augment(original, before, config, preprocessing(), 0)
     assert not image.equal(original)
-    image, twice = augment_detection(image, once, config, preprocessing(), rng)
+    image, twice = augment(image, once, config, preprocessing(), 0)
     assert image.equal(original)
     for left, right in zip(before, twice, strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-4)
@@ -195,8 +187,7 @@ def test_the_same_seed_gives_the_same():
     config = DetectionAugmentConfig(scale=(0.5, 2.0), jitter=0.5, flip_vertical=0.5)
     state = torch.get_rng_state()
     one, other, third = (
-        augment_detection(original, before, config, preprocessing(), np.random.default_rng(seed))
-        for seed in (5, 5, 6)
+        augment(original, before, config, preprocessing(), seed) for seed in (5, 5, 6)
     )
     assert one[0].equal(other[0])
     assert all(left.equal(right) for left, right in zip(one[1][:-1], other[1][:-1], strict=True))
@@ -212,13 +203,12 @@ def test_crops_keep_an_object_and_drop_what_is_out():
     original = torch.zeros(3, 100, 100, dtype=torch.uint8)
     dropped = 0
     for index in range(60):
-        rng = np.random.default_rng(index)
-        _, after = augment_detection(
+        _, after = augment(
             original,
             before,
             DetectionAugmentConfig(scale=(2.0, 2.0)),
             preprocessing((100, 100)),
-            rng,
+            index,
         )
         assert len(after.boxes) >= 1
         dropped += len(after.boxes) == 1
@@ -233,12 +223,8 @@ def test_what_is_dropped_is_mostly_out():
         shares = []
         for one in scene.objects:
             # How much of the whole object is in the crop, counted in the image.
-            image, after = augment_detection(
-                paint(one.mask), before, config, pre, np.random.default_rng(index)
-            )
-            whole, _ = augment_detection(
-                paint(np.ones_like(one.mask)), before, config, pre, np.random.default_rng(index)
-            )
+            image, after = augment(paint(one.mask), before, config, pre, index)
+            whole, _ = augment(paint(np.ones_like(one.mask)), before, config, pre, index)
             shares.append((float((image[0] >= 128).sum()), float(whole[0].sum())))
         for number, (inside, _) in enumerate(shares):
             scale = (after.layers.shape[1] / 90) ** 2
@@ -263,18 +249,16 @@ def test_crowds_and_objects_without_masks():
     before = to_box_targets(objects, (60, 60), (60, 60))
     original = torch.zeros(3, 60, 60, dtype=torch.uint8)
     pre = preprocessing((120, 120))
-    _, after = augment_detection(
-        original, before, DetectionAugmentConfig(flip=1), pre, np.random.default_rng(0)
-    )
+    _, after = augment(original, before, DetectionAugmentConfig(flip=1), pre, 0)
     assert after.ignored.tolist() == [[60, 10, 110, 110]]
     assert after.class_ids.tolist() == [1, 2]
     assert after.layer_of.tolist() == [-1, 0]
     assert after.boxes[0].tolist() == [20, 20, 50, 40]
     assert tight_box(mask_of(after, 1)).equal(after.boxes[1])
     for index in range(30):
-        _, cut = augment_detection(
+        _, cut = augment(
             original, before, DetectionAugmentConfig(scale=(2.0, 2.0)), preprocessing((60, 60)),
-            np.random.default_rng(index),
+            index,
         )  # fmt: skip
         sides = cut.ignored[:, 2:] - cut.ignored[:, :2]
         assert (sides > 0).all()
@@ -297,9 +281,7 @@ def test_without_any_mask_or_object():
         before = to_box_targets(objects, (50, 70), (50, 70))
         assert before.layers.shape == (0, 50, 70)
         for config in CONFIGS.values():
-            image, after = augment_detection(
-                original, before, config, preprocessing(), np.random.default_rng(1)
-            )
+            image, after = augment(original, before, config, preprocessing(), 1)
             assert len(after.boxes) == len(after.layer_of) == count
             assert after.layers.shape == (0, *image.shape[1:])
 
@@ -310,12 +292,12 @@ def test_objects_that_overlap_stay_whole():
     before = targets_of(masks)
     assert len(before.layers) == 3
     original = torch.zeros(3, 80, 80, dtype=torch.uint8)
-    _, after = augment_detection(
+    _, after = augment(
         original,
         before,
         DetectionAugmentConfig(flip=1),
         preprocessing((160, 160)),
-        np.random.default_rng(0),
+        0,
     )
     for number in range(3):
         assert int(mask_of(after, number).sum()) == 80 * 80
@@ -327,10 +309,10 @@ def test_objects_of_one_pixel(scale):
     mask = np.zeros((40, 40), bool)
     mask[20, 31] = True
     before = targets_of([mask])
-    image, after = augment_detection(
+    image, after = augment(
         paint(mask), before, DetectionAugmentConfig(scale=(scale, scale), flip=0),
         preprocessing((40, 40)),
-        np.random.default_rng(0),
+        0,
     )  # fmt: skip
     if scale < 1:
         assert len(after.boxes) == 0, "what is smaller than a pixel cannot be learnt"
@@ -348,19 +330,17 @@ def test_thin_objects_that_a_smaller_image_loses_have_no_mask():
     if targets.layer_of[0] >= 0:
         assert mask_of(targets, 0).any()
     image = torch.zeros(3, 20, 20, dtype=torch.uint8)
-    _, after = augment_detection(
-        image, targets, DetectionAugmentConfig(), preprocessing((20, 20)), np.random.default_rng(0)
-    )
+    _, after = augment(image, targets, DetectionAugmentConfig(), preprocessing((20, 20)), 0)
     assert len(after.boxes) == 0  # a tenth of a pixel high
 
 
 def test_a_large_photograph_and_a_line_of_pixels():
     for size in ((1, 50), (50, 1), (2, 300)):
         mask = np.ones(size, bool)
-        image, after = augment_detection(
+        image, after = augment(
             paint(mask), targets_of([mask]), DetectionAugmentConfig(scale=(0.5, 2.0)),
             preprocessing(),
-            np.random.default_rng(0),
+            0,
         )  # fmt: skip
         assert min(image.shape[1:]) >= 1
         assert max(image.shape[1:]) <= 96
@@ -404,8 +384,7 @@ def test_keypoints_move_with_the_image():
     for flip, order in ((0.0, [0, 1, 2]), (1.0, [0, 2, 1])):
         config = DetectionAugmentConfig(scale=(0.6, 1.5), flip=flip)
         for seed in range(10):
-            rng = np.random.default_rng(seed)
-            image, moved = augment_detection(pixels, targets, config, pre, rng, skeleton)
+            image, moved = augment(pixels, targets, config, pre, seed, skeleton)
             brightest = image.flatten(1).argmax(dim=1)
             found = torch.stack([brightest % image.shape[2], brightest // image.shape[2]], dim=1)
             for number, channel in enumerate(order):
@@ -414,7 +393,6 @@ def test_keypoints_move_with_the_image():
     config = DetectionAugmentConfig(scale=(0.6, 1.5), flip=0.5)
     still = Skeleton(names=names)
     for seed in range(6):
-        rng = np.random.default_rng(seed)
-        _, moved = augment_detection(pixels, targets, config, pre, rng, still)
+        _, moved = augment(pixels, targets, config, pre, seed, still)
         x = moved.points[0, :, 0]
         assert x[2] < x[0] < x[1], "never mirrored"

@@ -13,7 +13,6 @@ from transformers import VitPoseImageProcessor
 
 from muntin.data.keypoint_transforms import (
     KeypointAugmentConfig,
-    augment_keypoints,
     crop_box,
     crop_region,
     crop_transform,
@@ -24,6 +23,7 @@ from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.samples import Objects, Skeleton
 from muntin.targets import Keypoints
+from tests.data.scenes import augment
 
 PRE = Preprocessing(
     img_size=(256, 192), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), fit="instance_crop"
@@ -128,8 +128,7 @@ def test_random_changes_move_points_with_the_image():
     config = KeypointAugmentConfig(flip=0.5, scale=0.3, shift=0.05, rotation=30, rotate=1.0)
     seen = 0
     for seed in range(40):
-        rng = np.random.default_rng(seed)
-        image, moved = augment_keypoints(region.pixels, target, config, SKELETON, pre, rng)
+        image, moved = augment(region.pixels, target, config, pre, seed, SKELETON)
         assert image.shape == (3, 256, 256)
         for k in torch.where(moved.known)[0]:
             point = moved.points[k]
@@ -148,13 +147,12 @@ def test_the_mirror_swaps_partners():
     )
     pixels = torch.zeros(3, 64, 64, dtype=torch.uint8)
     config = KeypointAugmentConfig(flip=1.0, scale=0, rotate=0, half_body=0)
-    rng = np.random.default_rng(0)
-    _, moved = augment_keypoints(pixels, target, config, SKELETON, pre, rng)
+    _, moved = augment(pixels, target, config, pre, 0, SKELETON)
     assert moved.known.tolist() == [True, False, True]
     assert torch.allclose(moved.points[2], torch.tensor([53.0, 5.0]))
     assert torch.allclose(moved.points[0], torch.tensor([31.5, 10.0]))
     still = replace(SKELETON, mirrored=False)
-    _, same = augment_keypoints(pixels, target, config, still, pre, rng)
+    _, same = augment(pixels, target, config, pre, 0, still)
     assert torch.allclose(same.points, target.points)
 
 
@@ -167,10 +165,7 @@ def test_chance_depends_on_the_seed_alone():
         frame=torch.tensor([5.0, 5.0, 80.0, 80.0]),
     )
     config = KeypointAugmentConfig(occlude=1.0, jitter=0.5, shift=0.1)
-    one, two, other = (
-        augment_keypoints(pixels, target, config, SKELETON, pre, np.random.default_rng(seed))
-        for seed in (1, 1, 2)
-    )
+    one, two, other = (augment(pixels, target, config, pre, seed, SKELETON) for seed in (1, 1, 2))
     assert torch.equal(one[0], two[0])
     assert all(a.equal(b) for a, b in zip(one[1], two[1], strict=True))
     assert not torch.equal(one[0], other[0])
@@ -189,9 +184,7 @@ def test_half_a_body_is_half_of_the_points():
     config = KeypointAugmentConfig(flip=0, scale=0, rotate=0, half_body=1.0)
     halves = set()
     for seed in range(8):
-        rng = np.random.default_rng(seed)
-        skeleton = Skeleton(names=names)
-        _, moved = augment_keypoints(pixels, target, config, skeleton, pre, rng)
+        _, moved = augment(pixels, target, config, pre, seed, Skeleton(names=names))
         halves.add(tuple(moved.known.tolist()))
     assert len(halves) == 2
     assert all(5 <= sum(half) <= 7 for half in halves), "the margin may show a neighbour"

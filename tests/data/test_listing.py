@@ -133,7 +133,7 @@ def test_what_is_left_out(tmp_path):
     )
     data = list_classify(make(tmp_path, *TWO, *extra))
     assert len(data.train) == 3
-    assert data.note.endswith("; 2 files that are not images left out")
+    assert data.note.endswith("; 2 files other than images left out")
 
 
 def test_what_lies_beside_the_parts(tmp_path):
@@ -215,11 +215,11 @@ CASES = {
     "empty folder": (("cats/",), r"No images in .* \(it is empty\). Expected one folder a class"),
     "no images": (("cats/1.txt", "2.txt"), r"No images in .* \(2 other files\)"),
     "a folder of archives": (("train.zip", "test.zip"), r"archives itself: test.zip, train.zip"),
-    "loose images": (("1.jpg", "2.jpg"), r"2 images .* outside class folders .* \(1.jpg, 2"),
-    "loose beside classes": ((*TWO, "4.jpg"), r"1 images .*Expected one folder a"),
+    "loose images": (("1.jpg", "2.jpg"), r"in a class folder, got 2 images .* \(1.jpg, 2"),
+    "loose beside classes": ((*TWO, "4.jpg"), r"got 1 image .*Expected one folder a"),
     "loose in a part": (
         (*PARTS, "train/5.jpg"),
-        r"outside class folders in 'train/' of .* \(train/5.jpg\)",
+        r"outside in 'train/' of .* \(train/5.jpg\)",
     ),
     "other classes": (
         (*PARTS, "val/emus/1.jpg"),

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from muntin.data.cache import ImageCache
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
-from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.data.loading import EvalLoader, Processes, TrainLoader
+from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError
 from tests.small import image, write_images
 
@@ -40,8 +41,15 @@ def store_of(data, config=None, pre=PRE):
     return ImageCache(list_classify(data).train, pre, config or DataConfig())
 
 
-def loader_of(store, augment=WHOLE, batch_size=4, **options):
-    return TrainLoader(store, augment, batch_size=batch_size, seed=0, **options)
+def loader_of(store, augment=WHOLE, batch_size=4, shares=None, **who):
+    processes = Processes(**who)
+    return TrainLoader(
+        store, augment, batch_size=batch_size, seed=0, shares=shares, processes=processes
+    )
+
+
+def eval_loader_of(store, batch_size=4, **who):
+    return EvalLoader(store, batch_size=batch_size, processes=Processes(**who))
 
 
 def epoch_of(loader, epoch=0, first=0):
@@ -105,17 +113,17 @@ def test_a_zip_that_several_read(data, tmp_path):
 
 def test_evaluation_is_in_order(data):
     store = store_of(data)
-    whole = torch.cat([batch.images for batch in EvalLoader(store, batch_size=100)])
+    whole = torch.cat([batch.images for batch in eval_loader_of(store, 100)])
     for batch_size, config, workers in ((1, DataConfig(), 0), (4, UNCACHED, 1)):
-        batches = list(EvalLoader(store_of(data, config), batch_size=batch_size, workers=workers))
+        batches = list(eval_loader_of(store_of(data, config), batch_size, workers=workers))
         assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(21))
         assert torch.cat([batch.images for batch in batches]).equal(whole)
     parts = [
-        torch.cat([b.indices for b in EvalLoader(store, batch_size=4, rank=rank, world=2)])
+        torch.cat([b.indices for b in eval_loader_of(store, rank=rank, world=2)])
         for rank in range(2)
     ]
     assert sorted(torch.cat(parts).tolist()) == list(range(21))
-    assert not list(EvalLoader(store, batch_size=64, rank=1, world=2))
+    assert not list(eval_loader_of(store, 64, rank=1, world=2))
 
 
 def test_images_of_several_sizes_go_one_by_one(data, tmp_path):

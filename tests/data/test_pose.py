@@ -16,10 +16,10 @@ from muntin.data.data_config import DataConfig
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.pose_checking import check_pose
 from muntin.data.skeletons import COCO_PERSON
-from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Classes
+from muntin.synthetic.datasets import write_coco, write_frames
 
 HEAD = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
 
@@ -371,6 +371,14 @@ def test_a_skeleton_file_is_read_with_todays_names_and_with_the_old_ones(tmp_pat
     assert "pairs none (skeleton.json)" in note
     assert "edges: 1 from skeleton.json" in note
     assert "sigmas for OKS from skeleton.json, 0.05 for left_ear, right_ear" in note
+
+
+@pytest.mark.parametrize("both", [("edges", "links"), ("flip_pairs", "pairs")])
+def test_a_skeleton_file_with_a_key_under_two_names_is_refused(tmp_path, both):
+    coco(tmp_path, [person()])
+    (tmp_path / "skeleton.json").write_text(json.dumps({key: [] for key in both}))
+    with pytest.raises(DataError, match=f"skeleton.json.*{both[0]}.*{both[1]}"):
+        list_pose(tmp_path)
 
 
 def test_what_was_chosen_is_said(tmp_path):

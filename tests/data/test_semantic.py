@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import muntin
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
@@ -20,7 +22,10 @@ from muntin.data.semantic import list_semantic, propose_table
 from muntin.data.semantic_checking import check_semantic
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes
+from muntin.scoring.evaluator import score
+from muntin.tasks.task_table import find_task
 
 SIZE = (6, 8)
 RED, GREEN = (255, 0, 0), (0, 128, 0)
@@ -215,7 +220,8 @@ def test_check_names_what_is_wrong(tmp_path):
     assert not report.ok
     whats = {one.file: one.what for one in report.problems}
     assert "has no mask" in whats["images/3.jpg"]
-    assert "must be an image that can be read" in whats["masks/2.png"]
+    assert "The mask 'masks/2.png' must be an image that can be read" in whats["masks/2.png"]
+    assert "object at" not in whats["masks/2.png"]
     assert "its image 'images/1.jpg' has 3 x 3" in whats["masks/1.png"]
     assert "every pixel is ignored" in whats["masks/4.png"]
 
@@ -374,25 +380,36 @@ def test_masks_in_jpeg_are_told(tmp_path):
             tmp_path / "masks" / f"{number}.jpg", quality=100
         )
     data = list_semantic(tmp_path)
-    assert "2 masks are JPEG" in data.left_out
+    assert "2 masks stored as JPEG" in data.left_out
     assert any("store masks as PNG" in one.what for one in check_semantic(tmp_path).problems)
 
 
-def test_masks_are_decoded_once_for_an_evaluation(tmp_path):
-    """Scoring compares originals: the cache keeps labels of their size, and reads no file again."""
-    data_set(tmp_path, stripes(0, 1, 255), stripes(1, 0), count=3)
-    listing = list_semantic(tmp_path).train
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_each_mask_is_decoded_once_an_evaluation(tmp_path, cache_mib):
+    """Masks of the original size come with the images, and are kept with them in memory."""
+    listing = list_semantic(data_set(tmp_path, stripes(0, 1, 255), stripes(1, 0), count=3)).train
     pre = Preprocessing(
-        img_size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, fit="sliding_window", scale=0.5
+        img_size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, fit="sliding_window", scale=0.5
     )
-    wanted = [labels(listing, place) for place in range(3)]
-    scored = ImageCache(listing, pre, DataConfig(), full_labels=True)
-    learnt = ImageCache(listing, pre, DataConfig())
-    for place in range(3):
-        (tmp_path / "masks" / f"{place}.png").unlink()
-    (batch,) = EvalLoader(scored, batch_size=3)
+    decoded: Counter[str] = Counter()
+
+    def count(listing, entry):
+        decoded[entry.mask] += 1
+        return read_mask(listing, entry)
+
+    tiny = {"embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 2, 4)}
+    network = muntin.create_segmenter("swin_nano", num_classes=2, head="light_small", **tiny)
+    task = find_task("semantic")
+    store = ImageCache(listing, pre, DataConfig(cache_mib=cache_mib), mask_reader=count)
+    predictor = Predictor(network, task, task.classes(listing), pre, device="cpu")
+    for epoch in range(1, 3):
+        scored = score(predictor, store, batch_size=2)
+        assert scored.figures["num_images"] == 3
+        assert dict(decoded) == dict.fromkeys(decoded, 1 if cache_mib else epoch)
+    (batch,) = EvalLoader(store, batch_size=3)
     assert batch.sizes.tolist() == [[3, 4]] * 3, "images are smaller than their labels"
-    assert all(map(np.array_equal, batch.full_labels, wanted))
-    assert all(map(np.array_equal, batch.select(torch.tensor([2, 0])).full_labels, wanted[::-2]))
-    (batch,) = EvalLoader(learnt, batch_size=3)
-    assert batch.full_labels is None
+    wanted = [labels(listing, place) for place in range(3)]
+    assert all(map(np.array_equal, batch.labels, wanted))
+    assert all(map(np.array_equal, batch.select(torch.tensor([2, 0])).labels, wanted[::-2]))
+    learnt = ImageCache(listing, pre, DataConfig(), training=True).load(0)
+    assert learnt.target.labels.shape == learnt.pixels.shape[1:]

@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from muntin.data.classification_transforms import BATCH_DRAWS, AugmentConfig
+from muntin.data.image_fitting import center_crop
 from muntin.data.randomness import draw_uniforms
-from muntin.data.transforms import (
-    BATCH_DRAWS,
-    AugmentConfig,
-    Preprocessing,
-    augment_batch,
-    augment_image,
-    build_augmentation,
-    center_crop,
-    normalise,
-    to_tensor,
-)
+from muntin.data.transforms import Preprocessing, Sample, normalise, to_tensor
 from muntin.errors import ConfigError
 
 STILL = AugmentConfig(crop_scale=1.0, crop_ratio=1.0, flip=0.0)
@@ -39,20 +31,20 @@ def uniforms(count=4, seed=0):
 
 def test_nothing_asked_nothing_changed():
     images = pixels(4, 16, 24)
-    assert augment_batch(images, uniforms(), pre(16, 24), config=STILL).equal(images)
+    assert STILL.augment_batch(images, uniforms(), pre(16, 24)).equal(images)
 
 
 @pytest.mark.parametrize(("name", "axis"), [("flip", 3), ("flip_vertical", 2)])
 def test_mirrors_are_exact(name, axis):
     images = pixels(4, 16, 24)
     config = AugmentConfig(**{"crop_scale": 1.0, "crop_ratio": 1.0, "flip": 0.0, name: 1.0})
-    assert augment_batch(images, uniforms(), pre(16, 24), config=config).equal(images.flip(axis))
+    assert config.augment_batch(images, uniforms(), pre(16, 24)).equal(images.flip(axis))
 
 
 def test_half_of_many_are_mirrored():
     images = torch.arange(16, dtype=torch.uint8).expand(400, 3, 16, 16)
     config = AugmentConfig(crop_scale=1.0, crop_ratio=1.0, flip=0.5)
-    out = augment_batch(images, uniforms(400), pre(), config=config)
+    out = config.augment_batch(images, uniforms(400), pre())
     assert 150 < (out[:, 0, 0, 0] == 15).sum() < 250
 
 
@@ -62,12 +54,12 @@ FULL = AugmentConfig(crop_scale=0.3, flip=0.5, flip_vertical=0.5, erase=0.5)
 @pytest.mark.parametrize("size", [(16, 16), (8, 12), (24, 32)])
 def test_a_image_does_not_depend_on_its_batch(size):
     images, draws = pixels(9), uniforms(9)
-    whole = augment_batch(images, draws, pre(*size), config=FULL)
+    whole = FULL.augment_batch(images, draws, pre(*size))
     assert whole.shape == (9, 3, *size)
     assert whole.dtype == torch.uint8
     for rows in (slice(0, 1), slice(3, 5), slice(2, 9)):
-        assert augment_batch(images[rows], draws[rows], pre(*size), config=FULL).equal(whole[rows])
-    assert not augment_batch(images, uniforms(9, seed=1), pre(*size), config=FULL).equal(whole)
+        assert FULL.augment_batch(images[rows], draws[rows], pre(*size)).equal(whole[rows])
+    assert not FULL.augment_batch(images, uniforms(9, seed=1), pre(*size)).equal(whole)
 
 
 def test_crops_show_a_part_of_the_image():
@@ -75,7 +67,7 @@ def test_crops_show_a_part_of_the_image():
     ramp = torch.arange(32, dtype=torch.uint8).expand(3, 32, 32)
     images = torch.stack([ramp, ramp.transpose(1, 2)] * 20)
     config = AugmentConfig(crop_scale=0.2, crop_ratio=1.5, flip=0.0)
-    out = augment_batch(images, uniforms(40), pre(32, 32), config=config).int()
+    out = config.augment_batch(images, uniforms(40), pre(32, 32)).int()
     columns, rows = out[0::2, 0, 0], out[1::2, 0, :, 0]
     for line in (*columns, *rows):
         assert (line.diff() >= 0).all()
@@ -88,7 +80,7 @@ def test_crops_show_a_part_of_the_image():
 def test_erased_boxes_have_the_mean_colour_and_a_fair_size():
     images = torch.zeros(300, 3, 32, 32, dtype=torch.uint8)
     config = AugmentConfig(crop_scale=1.0, crop_ratio=1.0, flip=0.0, erase=0.5)
-    out = augment_batch(images, uniforms(300), pre(32, 32), config=config)
+    out = config.augment_batch(images, uniforms(300), pre(32, 32))
     assert set(out.unique().tolist()) == {0, 128}
     shares = (out[:, 0] > 0).float().mean((1, 2))
     assert 110 < (shares > 0).sum() < 190
@@ -107,16 +99,16 @@ ONE_BY_ONE = {
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_a_image_by_its_seed(name, in_chans):
     means = {"mean": (0.5,) * in_chans, "std": (0.25,) * in_chans, "in_chans": in_chans}
-    transform = build_augmentation(ONE_BY_ONE[name], Preprocessing(img_size=(12, 20), **means))
-    image = pixels(1, 30, 40)[0][:in_chans]
+    config, wanted = ONE_BY_ONE[name], Preprocessing(img_size=(12, 20), **means)
+    sample = Sample(pixels(1, 30, 40)[0][:in_chans], (30, 40), None)
     before = torch.random.get_rng_state()
-    out = augment_image(transform, image, 7)
+    out = config.augment(sample, wanted, 7).pixels
     assert torch.random.get_rng_state().equal(before)
     assert out.shape == (in_chans, 12, 20)
     assert out.dtype == torch.uint8
     torch.rand(3)
-    assert augment_image(transform, image, 7).equal(out)
-    assert any(not augment_image(transform, image, seed).equal(out) for seed in range(4))
+    assert config.augment(sample, wanted, 7).pixels.equal(out)
+    assert any(not config.augment(sample, wanted, seed).pixels.equal(out) for seed in range(4))
 
 
 def test_what_can_be_done_at_once():

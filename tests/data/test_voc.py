@@ -61,7 +61,7 @@ def test_one_image(tmp_path):
     assert entry.objects.class_ids.tolist() == [1, 0]
     assert entry.objects.crowd.tolist() == [False, True]
     assert entry.objects.areas.tolist() == [400, 33]
-    assert data.note == "VOC, train 1 images, 2 objects of 2 classes"
+    assert data.note == "VOC, train 1 image, 2 objects of 2 classes"
 
 
 # XML, image
@@ -107,7 +107,7 @@ def test_lists(tmp_path, year):
     assert names == {"train": ["0.jpg", "1.jpg"], "val": ["2.jpg"], "test": ["3.jpg", "4.jpg"]}
     (problem,) = data.problems
     assert (problem.file, problem.what) == (f"{folder}/train.txt", "'9' has no XML, left out")
-    assert "1 XML files are in no list of ImageSets/Main" in data.note
+    assert "1 XML file in no list of ImageSets/Main left out" in data.note
 
 
 def test_lists_without_train(tmp_path):
@@ -149,7 +149,7 @@ def test_files_in_no_part_are_noted(tmp_path):
         write(touch(tmp_path, f"{part}1.jpg"), f"{part}1.xml", xml(thing()))
     data = list_detect(tmp_path)
     assert [len(listing) for listing in data.parts.values()] == [1, 1]
-    assert "1 XML files lie in no train, val or test folder" in data.note
+    assert "1 XML file in no train, val or test folder left out" in data.note
 
 
 def test_images_without_objects_stay_and_those_without_a_file_do_not(tmp_path):

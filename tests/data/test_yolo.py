@@ -59,7 +59,7 @@ def test_one_image(tmp_path, encoding):
     assert entry.objects.class_ids.tolist() == [1, 0]
     assert np.allclose(entry.objects.areas, [800, 160])
     assert not entry.objects.crowd.any()
-    assert data.note == "YOLO, train 1 images, 2 objects of 2 classes"
+    assert data.note == "YOLO, train 1 image, 2 objects of 2 classes"
 
 
 def test_polygons(tmp_path):
@@ -169,7 +169,7 @@ def test_everything_is_one_set_where_nothing_says_otherwise(tmp_path):
     data = list_detect(tmp_path)
     assert data.train.class_names == ("no", "yes")
     assert [len(entry.objects) for entry in data.train.entries] == [1, 0]
-    assert "1 images of train have no text, hence no objects" in data.note
+    assert "1 image of train without a text, hence without objects" in data.note
 
 
 def test_test_set_without_texts_or_without_images_is_left_out(tmp_path):

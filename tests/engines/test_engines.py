@@ -7,22 +7,28 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import muntin
-from muntin.data.transforms import normalise
-from muntin.engines.cuda_engine import start_recorded
+from muntin.devices import has_compiler
+from muntin.engines.cuda_engine import BUCKETS, start_recorded
 from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.engines.engine_selection import cache_file, start_fastest
 from muntin.engines.engine_table import ENGINES, find_engine, find_format
 from muntin.engines.graph_building import canvases_of, make_graph
-from muntin.errors import ConfigError, ShapeError
-from muntin.inference.cuda_graphs import call_directly
+from muntin.engines.graphs import Graph
+from muntin.errors import ConfigError, RunError, ShapeError
 from tests.exporting.runs import write_run
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
@@ -146,7 +152,6 @@ def test_canvases_hold_lying_and_standing_images(tmp_path):
 
 
 def test_an_operator_that_onnx_lacks(tmp_path):
-    from muntin.engines.graphs import Graph
     from muntin.engines.onnx_engine import write_onnx
 
     class Odd(torch.nn.Module):
@@ -168,45 +173,100 @@ def test_an_engine_says_what_the_machine_lacks():
         find_engine("cuda")
 
 
-def record(tmp_path, task, precision):
-    """A run recorded as on a GPU, but for the GPU: what it gives, and the run."""
+def start(tmp_path, task, precision, compiler=lambda module: module):
+    """A run in the engine of GPUs, but on this CPU: its runner, and what eager PyTorch says."""
     run = write_run(tmp_path / "run", task, side=64)
     network, canvas = run.load_network(), canvases_of(run.preprocessing)[0]
-    graph = make_graph(network, run.task, run.classes, run.preprocessing, canvas)
-    recorded = start_recorded(graph, precision, torch.device("cpu"), call_directly)
-    return recorded([part.numpy() for part in graph.example]), graph, run
+    graph = make_graph(network, run.task, run.classes, run.preprocessing, canvas, count=3)
+    runner = start_recorded(graph, precision, torch.device("cpu"), compiler)
+    inputs = [part.numpy() for part in graph.example]
+    return runner, inputs, ENGINES["eager"].start(graph, precision)(inputs)
 
 
-@pytest.mark.parametrize(
-    ("task", "precision"), [("classify", "fp32"), ("classify", "bf16"), ("semantic", "fp32")]
-)
-def test_recorded_networks_agree(tmp_path, task, precision):
-    said, graph, _ = record(tmp_path, task, precision)
-    wanted = ENGINES["eager"].start(graph, "fp32")([part.numpy() for part in graph.example])
-    room = 1e-4 if precision == "fp32" else 0.05
+def agree(said, wanted, room):
     for one, other in zip(said, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=room, atol=room * max(1, np.abs(other).max()))
 
 
-def test_a_recorded_detector_agrees(tmp_path):
-    (boxes, scores, class_ids), graph, run = record(tmp_path, "fcos_small", "fp32")
-    images, sizes = graph.example
-    wanted = run.load_network().eval()(normalise(images, run.preprocessing), sizes)
-    for row, found in enumerate(wanted):
-        count = len(found.scores)
-        assert (scores[row, count:] == 0).all()
-        np.testing.assert_allclose(scores[row, :count], found.scores.detach(), atol=1e-3)
-        assert boxes.shape[1:] == (scores.shape[1], 4)
-        assert class_ids.shape == scores.shape
+@pytest.mark.parametrize(
+    ("task", "precision"),
+    [("classify", "fp32"), ("classify", "bf16"), ("semantic", "fp32"), ("fcos_small", "fp32")],
+)
+def test_the_network_for_gpus_agrees(tmp_path, task, precision):
+    runner, inputs, wanted = start(tmp_path, task, precision)
+    agree(runner(inputs), wanted, 1e-4 if precision == "fp32" else 0.05)
 
 
-def test_a_graph_for_a_file_is_not_fused(tmp_path):
-    run = write_run(tmp_path / "run", "classify")
-    graph = make_graph(
-        run.load_network(), run.task, run.classes, run.preprocessing, (64, 64), finished=True
-    )
-    with pytest.raises(ConfigError, match="network"):
-        start_recorded(graph, "fp32", torch.device("cpu"), call_directly)
+COMPILED = """
+import warnings; warnings.simplefilter("ignore")
+import sys
+from pathlib import Path
+from muntin.engines.cuda_engine import compile_recorded
+from tests.engines.test_engines import agree, start
+runner, inputs, wanted = start(Path(sys.argv[1]), "classify", "fp32", compile_recorded)
+for count in (3, 4, 1):
+    agree(runner([part[:count] for part in inputs]), [part[:count] for part in wanted], 1e-4)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_it_agrees_compiled(tmp_path):
+    """In a process of its own: executed annotations cannot be compiled."""
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths, "MUNTIN_NO_HOOK": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 64, 70])
+def test_batches_are_filled_up_to_few_sizes(count):
+    seen = []
+
+    class Double(torch.nn.Module):
+        def forward(self, images, sizes):
+            seen.append(len(images))
+            assert bool((sizes > 0).all())
+            return images * 2, sizes
+
+    graph = Graph(module=Double(), example=(), inputs=("images", "sizes"), outputs=("a", "b"))
+    runner = start_recorded(graph, "fp32", torch.device("cpu"), lambda module: module)
+    images, sizes = np.arange(count * 2.0).reshape(count, 2), np.arange(1, count + 1)
+    doubled, same = runner([images, sizes])
+    np.testing.assert_array_equal(doubled, images * 2)
+    np.testing.assert_array_equal(same, sizes)
+    assert set(seen) <= {*BUCKETS}
+    assert len(seen) == -(-count // BUCKETS[-1])
+
+
+def test_calls_of_many_threads_come_from_one():
+    threads = set()
+
+    class Note(torch.nn.Module):
+        def forward(self, images):
+            threads.add(threading.get_ident())
+            return images
+
+    graph = Graph(module=Note(), example=(), inputs=("images",), outputs=("same",))
+    runner = start_recorded(graph, "fp32", torch.device("cpu"), lambda module: module)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda value: runner([np.full((2, 1), value)])[0][0, 0], range(8)))
+    assert found == list(range(8))
+    assert len(threads) == 1
+
+
+def test_too_little_memory_names_the_batch():
+    class Greedy(torch.nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    graph = Graph(module=Greedy(), example=(), inputs=("images",), outputs=("none",))
+    runner = start_recorded(graph, "fp32", torch.device("cpu"), lambda module: module)
+    with pytest.raises(RunError, match=r"\b4\b.*cpu.*2 GiB"):
+        runner([np.zeros((3, 1))])
 
 
 @pytest.mark.parametrize("name", [None, 5])

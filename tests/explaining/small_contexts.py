@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from muntin.data.transforms import Preprocessing, center_crop, normalise, to_tensor
+from muntin.data.image_fitting import center_crop
+from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.explaining.context import Context
 from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import muntin
-from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.explaining.context import Context
 from muntin.models.timm_backbone import TimmBackbone
 from muntin.samples import Classes, Skeleton
+from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task_table import find_task
 
 NORMAL = {"mean": (0.485, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import gc
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,36 +13,36 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from muntin.explaining import attention_cost
-from muntin.explaining.activation_memory import (
+from benchmarks.measure_attention_cost import SIDES, configs, count_macs
+from muntin.explaining.attention_cost import (
+    COSTS,
     activation_bytes,
     msa_macs,
+    show_cost,
     window_msa_macs,
-    with_global_windows,
 )
-from muntin.explaining.attention_cost import show_cost
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.figures import ExplanationFigure, MissingFigure
 from muntin.explaining.inputs import open_context, open_model
-from muntin.models.swin import SWIN_TINY
 from muntin.zoo import build_backbone, count_costs, model_config
-
-
-def of_attention(config, side):
-    costs = count_costs(config, side)
-    return costs.of("attention") + costs.of("projections")
 
 
 @pytest.mark.parametrize("side", [224, 448])
 def test_counts_equal_the_formulas(side):
+    models = configs(side)
     window, global_attention = 0, 0
     for stage, depth in enumerate((2, 2, 6, 2)):
         cells, dim = side // 4 // 2**stage, 96 * 2**stage
         window += depth * window_msa_macs(cells, cells, dim, 7)
         global_attention += depth * msa_macs(cells, cells, dim)
-    assert of_attention(SWIN_TINY, side) == window
-    assert of_attention(with_global_windows(SWIN_TINY, side), side) == global_attention
-    vit = model_config("vit_small")
-    assert of_attention(vit, side) == 12 * msa_macs((side // 16) ** 2 + 1, 1, 384)
+    by_formula = {
+        "window_msa": window,
+        "msa": global_attention,
+        "vit_small": 12 * msa_macs((side // 16) ** 2 + 1, 1, 384),
+    }
+    stored = json.loads(COSTS.read_text())["macs"]
+    for name, config in models.items():
+        assert count_macs(config, side) == by_formula[name]
+        assert stored[name][SIDES.index(side)] == by_formula[name]
 
 
 def test_formulas_by_hand():
@@ -82,14 +82,15 @@ def test_activation_bytes_match_a_real_forward(name):
 
 
 def test_memory_scaling():
-    window = [activation_bytes(SWIN_TINY, (side, side)) for side in (224, 448)]
+    stored = json.loads(COSTS.read_text())["activation_bytes"]
+    for number, side in enumerate(SIDES[:2]):
+        for name, config in configs(side).items():
+            assert activation_bytes(config, (side, side)) == stored[name][number]
+    window, everywhere = stored["window_msa"], stored["msa"]
     assert window[1] / window[0] == pytest.approx(4, rel=0.05)
-    twins = [
-        activation_bytes(with_global_windows(SWIN_TINY, side), (side, side)) for side in (224, 448)
-    ]
-    assert twins[1] / twins[0] > 12
+    assert everywhere[1] / everywhere[0] > 12
     # The weights alone of the first stage: 2 layers, 3 heads, 3136 tokens squared, 4 bytes.
-    assert twins[0] - window[0] > 2 * 3 * 3136**2 * 4 * 0.98
+    assert everywhere[0] - window[0] > 2 * 3 * 3136**2 * 4 * 0.98
 
 
 def context_of(name, **fields):
@@ -98,7 +99,7 @@ def context_of(name, **fields):
 
 def test_figures():
     context = context_of("swin_nano", img_size=(40, 60))
-    shown = show_cost(context, sides=(224, 320), map_sides=(7, 14))
+    shown = show_cost(context)
     assert all(isinstance(one, ExplanationFigure) for one in shown)
     names = [one.name for one in shown]
     assert len(set(names)) == len(names) == 4
@@ -111,17 +112,9 @@ def test_figures():
     )
     timed = next(one for one in shown if one.name == "cost-time")
     assert (timed.arrays["msa_s"] > 0).all()
-    gc.collect()
-
-
-def test_number_of_threads_is_formatted(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert attention_cost._count_threads() == "1 thread"
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert attention_cost._count_threads() == "2 threads"
 
 
 def test_exported_file_has_no_cost():
     context = context_of("swin_nano").with_network(torch.nn.Identity())
-    shown = show_cost(context, sides=(224,), map_sides=(7,))
+    shown = show_cost(context)
     assert [one.section for one in shown if isinstance(one, MissingFigure)] == ["cost"]

@@ -12,18 +12,18 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from muntin.explaining.attention_maps import show_attention
-from muntin.explaining.attention_rollout import can_roll_out, measure_distances, roll_out
-from muntin.explaining.attention_trace import trace
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.point_layers import (
+from muntin.explaining.attention_layers import (
+    cell_at,
     make_point_layers,
     query_attention,
     query_rows,
+    token_at,
     weights_to_map,
 )
-from muntin.explaining.token_lookup import cell_at, find_point, token_at
-from muntin.explaining.token_plotting import blend
+from muntin.explaining.attention_maps import show_attention
+from muntin.explaining.attention_rollout import can_roll_out, measure_distances, roll_out
+from muntin.explaining.figures import ExplanationFigure, MissingFigure
+from muntin.explaining.panels import blend_tokens
 from muntin.models.vit import ViT
 from muntin.tasks.task_table import find_task
 from tests.explaining.small_contexts import (
@@ -86,7 +86,7 @@ def test_network_is_unchanged(name):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_point_layers_match_attention_weights(name):
     context = make_context(build(name), (46, 58))
-    layers = trace(context.backbone, context.images)
+    layers = context.recording.layers
     tables = make_point_layers(layers)
     assert len(tables) == sum(1 + layer.num_heads * (layer.num_heads > 1) for layer in layers)
     place = iter(tables)
@@ -111,7 +111,7 @@ def test_point_layers_match_attention_weights(name):
 
 def test_tables_fit_the_limit_and_keep_the_largest_weights():
     context = make_context(build("vit"), (128, 128))
-    layers = trace(context.backbone, context.images)
+    layers = context.recording.layers
     tables = make_point_layers(layers, max_bytes=3 * 256 * 30)
     assert len(tables) == 3
     for table, layer in zip(tables, layers, strict=True):
@@ -133,7 +133,7 @@ def test_tables_fit_the_limit_and_keep_the_largest_weights():
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])
 def test_shifted_window_is_drawn_in_place(name):
     context = make_context(build(name), (64, 64))
-    layer = trace(context.backbone, context.images)[1]
+    layer = context.recording.layers[1]
     assert layer.layout.shift == (2, 2)
     row = int(query_rows(layer)[5 * 32 + 9])
     found = weights_to_map(layer, query_attention(layer, row), row).isfinite().all(dim=0)
@@ -173,9 +173,9 @@ def test_titles_do_not_overlap(name, size):
 @pytest.mark.parametrize("name", ["vit", "swin", "hiera"])
 def test_marked_cell_is_the_query_token(name):
     context = make_context(build(name), (64, 96), point=(0.5, 0.5))
-    for layer in trace(context.backbone, context.images):
-        left, top, right, bottom = cell_at(layer, find_point(context))
-        row = int(query_rows(layer)[token_at(layer, find_point(context))])
+    for layer in context.recording.layers:
+        left, top, right, bottom = cell_at(layer, context.query)
+        row = int(query_rows(layer)[token_at(layer, context.query)])
         number = int(layer.queries.flatten()[row])
         side = layer.stride * layer.pooled
         down, across = divmod(number, layer.query_grid[1])
@@ -196,7 +196,7 @@ def test_uniform_attention_is_noted():
 
 def test_colours_match_the_scale():
     image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
-    brightest = blend(image, np.ones((2, 2), np.float32), 4)
+    brightest = blend_tokens(image, np.ones((2, 2), np.float32), 4)
     yellow = np.array([0.993, 0.906, 0.144])
     assert np.abs(brightest - yellow).max() < 0.15
     assert np.ptp(brightest[..., 0]) > 0.1, "the image shines through"
@@ -209,9 +209,9 @@ def test_attention_outside_the_image_is_named(name, words):
     size = (46, 58) if name == "swin" else (64, 64)
     context = make_context(build(name), size)
     assert {table.elsewhere for table in make_point_layers(
-        trace(context.backbone, context.images)
+        context.recording.layers
     )} <= {words, ""}  # fmt: skip
-    assert trace(context.backbone, context.images)[0].elsewhere == words
+    assert context.recording.layers[0].elsewhere == words
 
 
 def test_reason_depends_on_the_head():
@@ -230,7 +230,7 @@ def test_padding_is_mentioned():
 @pytest.mark.parametrize("name", ["vit", "t2t"])
 def test_rollout_equals_the_product_of_full_matrices(name):
     context = make_context(build(name))
-    layers = [layer for layer in trace(context.backbone, context.images) if layer.stage]
+    layers = [layer for layer in context.recording.layers if layer.stage]
     assert can_roll_out(layers)
     product = torch.eye(layers[0].queries.shape[1])
     for layer in layers:
@@ -240,7 +240,7 @@ def test_rollout_equals_the_product_of_full_matrices(name):
     assert torch.allclose(roll_out(layers, torch.eye(len(product))), product, atol=1e-6)
     shown = results(context)["attention-rollout"].arrays["rollout"]
     assert np.allclose(shown[0].ravel(), product[0, 1:], atol=1e-6)
-    place = token_at(layers[0], find_point(context))
+    place = token_at(layers[0], context.query)
     assert np.allclose(shown[1].ravel(), product[1 + place, 1:], atol=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_rollout_without_class_token_starts_from_all_tokens():
 @pytest.mark.parametrize("name", ["vit", "swin", "hiera"])
 def test_distances_equal_a_loop(name):
     context = make_context(build(name), (22, 30))
-    for layer in trace(context.backbone, context.images)[:3]:
+    for layer in context.recording.layers[:3]:
         distances, uniform = measure_distances(layer)
         expected, equal = [], []
         for weights in layer.attention_weights():
@@ -286,14 +286,14 @@ def test_distances_equal_a_loop(name):
 
 def test_the_point_follows_the_crop():
     context = make_context(build("vit"), (40, 56))
-    assert find_point(context) == (28, 20)
+    assert context.query == (28, 20)
     wide = replace(context, pixels=np.zeros((80, 224, 3), np.uint8), point=(0.25, 0.5))
-    assert find_point(wide) == (0, 20)  # the image's sides were cut off
-    assert find_point(replace(wide, point=(0.75, 1.0))) == (55, 39)
+    assert wide.query == (0, 20)  # the image's sides were cut off
+    assert replace(wide, point=(0.75, 1.0)).query == (55, 39)
     inside = replace(context.pre, fit="letterbox")
-    assert find_point(replace(wide, pre=inside)) == (14, 20)
+    assert replace(wide, pre=inside).query == (14, 20)
     cut = replace(context.pre, fit="instance_crop", padding=1.0)
-    assert find_point(replace(wide, pre=cut, point=(0.5, 0.5))) == pytest.approx((27.5, 19.5), 0.02)
+    assert replace(wide, pre=cut, point=(0.5, 0.5)).query == pytest.approx((27.5, 19.5), 0.02)
 
 
 def test_reason_without_attention():

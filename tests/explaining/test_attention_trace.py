@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from muntin.errors import ShapeError
-from muntin.explaining.attention_trace import trace
+from muntin.explaining.context import record_forward
 from muntin.models.hiera import MaskUnitAttention
 from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, SwinV2
@@ -67,7 +67,7 @@ def test_vit_attends_as_timm_does(size):
     heard = listen(peer)
     with torch.no_grad():
         peer(batch_images(size, 1))
-    assert_same_weights(trace(model.backbone, batch_images(size, 1)), heard)
+    assert_same_weights(record_forward(model.backbone, batch_images(size, 1)).layers, heard)
 
 
 @pytest.mark.parity
@@ -80,7 +80,7 @@ def test_swin_attends_as_timm_does(size, attention):
     heard = listen(peer)
     with torch.no_grad():
         peer(batch_images(size, 1))
-    layers = trace(model.backbone, batch_images(size, 1))
+    layers = record_forward(model.backbone, batch_images(size, 1)).layers
     assert_same_weights(layers, heard)
     assert any(any(layer.layout.shift) for layer in layers)
 
@@ -94,7 +94,7 @@ def test_swin_v2_attends_as_timm_does(size):
     heard = listen(peer)
     with torch.no_grad():
         peer(batch_images(size, 1))
-    assert_same_weights(trace(model, batch_images(size, 1)), heard)
+    assert_same_weights(record_forward(model, batch_images(size, 1)).layers, heard)
 
 
 @pytest.mark.parity
@@ -106,7 +106,9 @@ def test_swin_attends_as_transformers_does_where_it_pads(size):
     load_weights(model, peer.state_dict())
     with torch.no_grad():
         theirs = peer(batch_images(size, 1), output_attentions=True).attentions
-    layers = trace(model.backbone, batch_images(size, 1))[1::2]  # it tells the last of each stage
+    layers = record_forward(model.backbone, batch_images(size, 1)).layers[
+        1::2
+    ]  # it tells the last of each stage
     assert_same_weights(layers, theirs)
     assert (size == (32, 64)) != any((layer.keys < 0).any() for layer in layers)
 
@@ -119,7 +121,7 @@ def test_swin_attends_as_transformers_does_where_it_pads(size):
 def test_timm_models_match_their_own_attention(name):
     body = timm_body(name)
     images = batch_images((224, 224), 1)
-    layers = trace(body, images)
+    layers = record_forward(body, images).layers
     heard = listen(body.net)
     with torch.no_grad():
         body(images)
@@ -128,8 +130,8 @@ def test_timm_models_match_their_own_attention(name):
 
 
 def test_unsupported_timm_model_has_no_layers():
-    assert trace(timm_body("convnext_atto"), batch_images((64, 64), 1)) == ()
-    assert trace(timm_body("cait_xxs24_224"), batch_images((224, 224), 1)) == ()
+    assert record_forward(timm_body("convnext_atto"), batch_images((64, 64), 1)).layers == ()
+    assert record_forward(timm_body("cait_xxs24_224"), batch_images((224, 224), 1)).layers == ()
 
 
 ATTENTION = (
@@ -185,7 +187,7 @@ def test_weights_reproduce_the_layer_outputs(name, size):
     for place, module in body.named_modules():
         if isinstance(module, ATTENTION):
             module.register_forward_hook(keep(place), with_kwargs=True)
-    layers = trace(body, batch_images(size, 1))
+    layers = record_forward(body, batch_images(size, 1)).layers
     assert [layer.name for layer in layers] == list(results)
     with torch.no_grad():
         for layer in layers:
@@ -197,7 +199,7 @@ def test_weights_reproduce_the_layer_outputs(name, size):
 @pytest.mark.parametrize("size", ODD)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_rows_sum_to_1_and_every_token_is_a_query_once(name, size):
-    for layer in trace(build(name), batch_images(size, 1)):
+    for layer in record_forward(build(name), batch_images(size, 1)).layers:
         sums = weights_of(layer).sum(dim=-1)
         assert (sums - 1).abs().max() < 1e-5
         asked = layer.queries[layer.queries >= 0].sort().values
@@ -210,7 +212,7 @@ def test_rows_sum_to_1_and_every_token_is_a_query_once(name, size):
 @pytest.mark.parametrize("size", [(32, 32), (46, 58), (30, 22)])
 def test_key_positions_equal_a_loop(size, rule):
     body = perturb(network(replace(SWIN, size_rule=rule)).backbone)
-    for layer in trace(body, batch_images(size, 1)):
+    for layer in record_forward(body, batch_images(size, 1)).layers:
         layout = layer.layout
         (height, width), (wh, ww) = layout.size, layout.window
         high, wide = height + layout.pad[0], width + layout.pad[1]
@@ -234,11 +236,11 @@ def test_key_positions_equal_a_loop(size, rule):
 
 
 def test_strides_and_titles_of_a_hierarchy():
-    layers = trace(build("hiera"), batch_images((64, 96), 1))
+    layers = record_forward(build("hiera"), batch_images((64, 96), 1)).layers
     assert [layer.stride for layer in layers] == [4, 4, 8, 8, 16, 16, 16, 32]
     assert [layer.stage for layer in layers] == [1, 2, 2, 3, 3, 3, 4, 4]
     assert [layer.pooled for layer in layers] == [1, 2, 1, 2, 1, 1, 2, 1]
-    layers = trace(build("swin"), batch_images((32, 64), 1))
+    layers = record_forward(build("swin"), batch_images((32, 64), 1)).layers
     assert [layer.stride for layer in layers] == [2, 2, 4, 4, 8, 8]
     assert layers[1].title == "stage 1, block 2 (shifted)"
 
@@ -250,10 +252,10 @@ def test_network_is_unchanged(name):
     with torch.no_grad():
         first = body(images)
     before = state_of(body)
-    trace(body, images)
+    record_forward(body, images)
     assert_untouched(before, body)
     with torch.inference_mode():
-        layers = trace(body, images.clone())
+        layers = record_forward(body, images.clone()).layers
         sums = [layer.mean_attention().sum(dim=-1) for layer in layers]
     with torch.no_grad():
         second = body(images)
@@ -262,7 +264,7 @@ def test_network_is_unchanged(name):
 
 
 def test_gradient_mode_is_unchanged_between_two_heads():
-    (layer, *_) = trace(build("vit"), batch_images((32, 32), 1))
+    (layer, *_) = record_forward(build("vit"), batch_images((32, 32), 1)).layers
     for _ in layer.attention_weights():
         assert torch.is_grad_enabled()
 
@@ -271,7 +273,7 @@ def test_hooks_are_removed_after_an_error():
     body = ViT(replace(VIT, size_rule="timm")).eval()
     before = state_of(body)
     with pytest.raises(ShapeError, match=r"patch_size=8.*33"):
-        trace(body, batch_images((33, 40), 1))
+        record_forward(body, batch_images((33, 40), 1))
     assert_untouched(before, body)
 
 
@@ -283,7 +285,7 @@ def test_position_bias_is_part_of_the_weights():
         lambda _, args, kwargs, out: outputs.append((kwargs["norm"](args[0]), out)),
         with_kwargs=True,
     )
-    layer = trace(body, batch_images((40, 24), 1))[1]
+    layer = record_forward(body, batch_images((40, 24), 1)).layers[1]
     hook.remove()
     ((x, out),) = outputs
     attention = body.blocks[1].attn

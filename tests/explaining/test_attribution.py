@@ -17,7 +17,6 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 
 import muntin
-from muntin.data.synthetic_scenes import make_scene
 from muntin.errors import ConfigError, MissingExtra
 from muntin.explaining.attribution import show_attribution
 from muntin.explaining.attribution_methods import (
@@ -27,14 +26,22 @@ from muntin.explaining.attribution_methods import (
     upsample_map,
 )
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.figures import ExplanationFigure, MissingFigure
 from muntin.explaining.output_target import select_output
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
 from muntin.heads.network import Network
 from muntin.samples import Classes, Skeleton
+from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task_table import find_task
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, NAMES, TINY, build, in_engine, make_context
+from tests.heads.test_set_prediction import Queries
+
+
+def _cam(backbone: nn.Module, measure: Callable, images: torch.Tensor) -> list:
+    with torch.no_grad():
+        maps = backbone(images)
+    return hires_cam(backbone, measure, images, maps)
 
 
 def _context(family: str, **more) -> Context:
@@ -94,7 +101,7 @@ TASKS: dict[str, Callable[..., Context]] = {
 def test_equals_captum_on_every_map(family: str) -> None:
     context = _context(family)
     network, images = context.network, context.images
-    rows = hires_cam(context.backbone, lambda x: network(x)[:, 1], images)
+    rows = _cam(context.backbone, lambda x: network(x)[:, 1], images)
     assert [row.stride for row in rows] == list(context.backbone.spec.strides)
     for row in rows:
         layer = context.backbone.get_submodule(row.name)
@@ -114,7 +121,7 @@ def test_equals_captum_on_every_map(family: str) -> None:
 def test_swin_attribution_sums_to_the_logit(size: tuple[int, int]) -> None:
     context = _context("swin", size=size)
     network = context.network
-    rows = hires_cam(context.backbone, lambda x: network(x)[:, 2], context.images)
+    rows = _cam(context.backbone, lambda x: network(x)[:, 2], context.images)
     logit = network(context.images)[0, 2] - network.head.fc.bias[2]
     torch.testing.assert_close(rows[-1].signed.sum(), logit.detach(), rtol=1e-4, atol=1e-5)
 
@@ -122,7 +129,7 @@ def test_swin_attribution_sums_to_the_logit(size: tuple[int, int]) -> None:
 def test_equals_grad_cam_with_mean_pooling() -> None:
     context = _context("swin")
     network = context.network
-    last = hires_cam(context.backbone, lambda x: network(x)[:, 0], context.images)[-1]
+    last = _cam(context.backbone, lambda x: network(x)[:, 0], context.images)[-1]
 
     class First(nn.Module):  # captum takes the second side for the channels
         def forward(self, x):
@@ -147,7 +154,7 @@ class _Back(nn.Module):
 def test_class_token_models_use_the_input_of_the_last_block(family: str) -> None:
     context = _context(family)
     network = context.network
-    (*_, last) = hires_cam(context.backbone, lambda x: network(x)[:, 0], context.images)
+    (*_, last) = _cam(context.backbone, lambda x: network(x)[:, 0], context.images)
     assert last.early
     assert last.signed.abs().max() > 0
     result = decide(context)[0]
@@ -262,6 +269,21 @@ def test_log_odds_match_the_score(head: str) -> None:
         # Other images of the batch change nothing.
         both = asked.measure(torch.cat([context.images.flip(3), context.images])).detach()
         assert float(both[1]) == pytest.approx(asked.value, rel=1e-3, abs=1e-4)
+
+
+def test_a_head_that_nobody_knows_is_explained() -> None:
+    torch.manual_seed(0)
+    backbone = muntin.create_backbone("swin_nano", **TINY)
+    network = Network(backbone, Queries(backbone.spec.channels[-1], 3)).eval()
+    context = make_context(network, task="detect", size=(50, 70), fit="letterbox")
+    output = select_output(context, network, context.images)
+    with torch.no_grad():
+        found = network.decode(network(context.images, torch.tensor([context.shown_size])))[0]
+    assert output.title.startswith("the score of box")
+    assert output.value == pytest.approx(float(found.scores[output.number]))
+    shown = show_attribution(context, steps=4)
+    assert all(isinstance(one, ExplanationFigure) for one in shown)
+    assert np.abs(shown[1].arrays["pixels"]).max() > 0
 
 
 def test_logit_of_a_cell_matches_its_score() -> None:
@@ -528,7 +550,7 @@ def _hits(network: nn.Module, rows: list[Row]) -> tuple[float, float]:
         def measure(x, class_id=class_id):
             return network(x)[:, class_id]
 
-        last = hires_cam(network.backbone, measure, image[None])[-1]
+        last = _cam(network.backbone, measure, image[None])[-1]
         heat = upsample_map(last.heat, last.stride, size)
         on_map += bool(_widen(here, last.stride // 2)[int(heat.argmax())])
         shares = integrated_gradients(measure, image[None], 12).pixels.sum(dim=0)

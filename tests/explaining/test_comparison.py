@@ -15,13 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import muntin
 from muntin.errors import ConfigError, ShapeError
-from muntin.explaining.comparison import block_maps, compare_layers, show_comparison
+from muntin.explaining.comparison import agreement, show_comparison, show_predictions
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.prediction_comparison import MAX_BOXES, agreement, show_prediction_agreement
-from muntin.explaining.target_selection import predict
+from muntin.explaining.feature_maps import block_maps, compare_layers
+from muntin.explaining.figures import ExplanationFigure, MissingFigure
 from muntin.ops.similarity import linear_cka
-from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
+from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.samples import Classes
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_context
@@ -205,18 +204,17 @@ def test_every_result_type(kind: str) -> None:
             made = tiny_detector(head, 3, task=kind, seed=seed)
         networks.append(made.eval())
     first, second = (_images(network, 2, task=kind, **options) for network in networks)
-    (result,) = show_prediction_agreement(first, second)
+    result = show_predictions(first, second)
     assert 0 <= result.facts["agreement"] <= 1
     assert result.figure.axes
 
 
 def _fit(figure) -> None:
-    """Check that texts lie inside the figure and do not overlap."""
+    """Check that texts lie inside the figure and not on its panels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    words = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    words += [axes.title for axes in figure.axes]
+    words = [*figure.texts, *(axes.title for axes in figure.axes)]
     boxes = [text.get_window_extent(renderer) for text in words if text.get_text()]
     for box in boxes:
         assert box.x0 >= 0
@@ -238,7 +236,7 @@ def test_labels_are_not_cut_off(count: int) -> None:
          for k, size in enumerate(sizes)]
         for number, network in enumerate(networks)
     )  # fmt: skip
-    (result,) = show_prediction_agreement(first, second)
+    result = show_predictions(first, second)
     _fit(result.figure)
 
 
@@ -250,14 +248,12 @@ def test_models_without_shared_classes_compare_layers_only() -> None:
     assert layers.facts["mean_of_diagonal"] == pytest.approx(1)
     assert isinstance(answers, MissingFigure)
     numbers = [_named(one, "class 0", "class 1", "class 2", "class 3") for one in first]
-    assert isinstance(show_prediction_agreement(numbers, others)[0], MissingFigure)
+    assert isinstance(show_predictions(numbers, others), MissingFigure)
     fewer = [_named(one, "class 0", "class 1", "class 2") for one in first]
-    assert isinstance(show_prediction_agreement(fewer, numbers)[0], MissingFigure), (
-        "numbers of two lists"
-    )
-    assert isinstance(show_prediction_agreement(fewer, fewer)[0], ExplanationFigure)
+    assert isinstance(show_predictions(fewer, numbers), MissingFigure), "numbers of two lists"
+    assert isinstance(show_predictions(fewer, fewer), ExplanationFigure)
     some = [_named(one, "birch", "cedar", "fir") for one in first]
-    (shown,) = show_prediction_agreement(first, some)
+    shown = show_predictions(first, some)
     assert re.search(r"\b2\b.*\b3\b.*\b3\b", shown.text)
 
 
@@ -273,20 +269,6 @@ def test_fresh_weights_are_noted() -> None:
     for shown, again in zip((layers, answers), show_comparison(first, learnt), strict=True):
         assert "fresh" in shown.text
         assert "fresh" not in again.text
-
-
-def test_boxes_are_drawn_in_class_colours() -> None:
-    network = tiny_detector("fcos_small", 3, task="detect")
-    with torch.no_grad():
-        network.head.classes.bias.fill_(4)
-    contexts = _images(network, 1, task="detect", size=(50, 70), fit="letterbox")
-    (result,) = show_prediction_agreement(contexts, contexts)
-    predicted = predict(contexts[0])
-    assert len(predicted.above(DEFAULT_SCORE_THRESHOLD)) > 0
-    for panel in result.figure.axes:
-        assert len(panel.patches) == 2 * min(
-            len(predicted.above(DEFAULT_SCORE_THRESHOLD)), MAX_BOXES
-        )
 
 
 # What cannot be compared.

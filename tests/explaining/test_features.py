@@ -15,15 +15,18 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from muntin.data.decoding import open_image
-from muntin.data.transforms import center_crop, normalise, to_tensor
+from muntin.data.image_fitting import center_crop
+from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
-from muntin.explaining.embeddings import embed_folder, query_gallery
-from muntin.explaining.explanation_figure import MissingFigure
-from muntin.explaining.feature_pca import find_components, show_features, title_maps
+from muntin.explaining.feature_maps import find_components, show_features, title_maps
+from muntin.explaining.figures import MissingFigure
 from muntin.explaining.retrieval import (
+    embed_folder,
     project_by_pca,
+    query_gallery,
     show_embeddings,
     show_neighbours,
+    show_retrieval,
 )
 from tests.explaining.small_networks import FAMILIES, build, in_engine, make_context
 from tests.small import image, write_images
@@ -93,10 +96,9 @@ def test_exported_files_have_no_feature_maps() -> None:
     context = make_context(build("swin"))
     engine = in_engine(context.network, context.pre, (64, 96), finds=False)
     context = context.with_network(engine)
-    for found in (
-        show_features(context), show_neighbours(context, None), show_embeddings(context, None),
-    ):  # fmt: skip
-        assert isinstance(found[0], MissingFigure)
+    missing = [*show_features(context), *show_retrieval(context, None)]
+    assert len(missing) == 3
+    assert all(isinstance(one, MissingFigure) for one in missing)
 
 
 # An image among others.
@@ -125,7 +127,7 @@ def test_vectors_match_the_backbone(folder: Path) -> None:
 def test_nearest_match_scikit_learn(folder: Path) -> None:
     context = make_context(build("swin"), size=(48, 64))
     found = query_gallery(context, embed_folder(context, folder))
-    (result,) = show_neighbours(context, found)
+    result = show_neighbours(context, found)
     peer = NearestNeighbors(n_neighbors=9, metric="cosine").fit(found.vectors)
     distances, places = peer.kneighbors(found.query[None])
     nearest = result.facts["nearest"]
@@ -145,7 +147,7 @@ def test_explained_image_is_removed_from_the_gallery(folder: Path) -> None:
     context = type(context)(
         **{**values, "pixels": pixels, "shown": shown, "images": images, "path": str(own)}
     )
-    (result,) = show_neighbours(context, query_gallery(context, embed_folder(context, folder)))
+    result = show_neighbours(context, query_gallery(context, embed_folder(context, folder)))
     first = result.facts["nearest"][0]
     assert Path(first["path"]).name == "copy.png"
     assert first["similarity"] == pytest.approx(1, abs=1e-5)
@@ -160,7 +162,7 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
     with pytest.warns(MuntinWarning, match=r"broken\.png"):
         found = query_gallery(context, embed_folder(context, tmp_path))
     assert found.class_ids.tolist() == [-1] * 5
-    assert show_neighbours(context, found)[0].facts["num_images"] == 5
+    assert show_neighbours(context, found).facts["num_images"] == 5
     (result,) = show_embeddings(context, found)
     assert result.arrays["components"].shape == (6, 2)
 
@@ -170,7 +172,7 @@ def test_limit_takes_evenly_spaced_images(folder: Path) -> None:
     found = query_gallery(context, embed_folder(context, folder, limit=6))
     assert len(found) == 6
     assert set(found.class_ids.tolist()) == {0, 1, 2}
-    text = show_neighbours(context, found)[0].text
+    text = show_neighbours(context, found).text
     assert "6 of 15" in text
 
 

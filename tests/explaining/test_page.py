@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from muntin.explaining import explain
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure, PointLayer
-from muntin.explaining.figure_files import save_figure
+from muntin.explaining.figures import ExplanationFigure, MissingFigure, PointLayer, save_figure
 from muntin.explaining.inputs import open_context, open_model
 from muntin.explaining.page import ImageEntry, PageBuilder
 
@@ -123,7 +122,7 @@ def result(name: str, *, layers=()) -> ExplanationFigure:
     figure = Figure(figsize=(4, 2))
     figure.subplots().plot([0, 1])
     return ExplanationFigure(
-        name=name, section="attention", title=f"{name} {NASTY}", text="What is seen.",
+        name=f"attention-{name}", title=f"{name} {NASTY}", text="What is seen.",
         figure=figure, layers=layers, formula=LONG, source="A paper",
         arrays={"x": np.arange(3)}, facts={"nan": float("nan"), "many": np.arange(2)},
     )  # fmt: skip
@@ -140,7 +139,7 @@ def folder(tmp_path_factory):
         context = open_context(model, pixels)
         name = f"image{number}"
         entry = ImageEntry(name=name, title=NASTY, size=context.shown_size, at=(2.0, 2.0))
-        builder.add_image(entry, context, None)
+        builder.add_image(entry, context.shown, None)
         layers = (mirror_layer(FIRST), mirror_layer("second", even=True))
         for one in (result("points", layers=layers), result("plain")):
             builder.add(one, save_figure(one, folder / name), entry, always=False)
@@ -236,7 +235,7 @@ def test_one_image_is_visible_at_a_time(browser, folder):
     first = visit.drawing()
     visit.tab.locator(".picker button").nth(1).click()
     assert visit.tab.locator("article:visible").count() == 2
-    assert visit.tab.locator("#image0-points").is_hidden()
+    assert visit.tab.locator("#image0-attention-points").is_hidden()
     assert visit.tab.locator("nav li a:visible").count() == 4
     assert visit.drawing() != first
     visit.check()

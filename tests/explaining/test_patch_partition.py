@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.explaining.attention_trace import trace
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
+from muntin.explaining.context import record_forward
+from muntin.explaining.figures import ExplanationFigure, MissingFigure
 from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.window_partition import find_regions, shifted_indices
 from muntin.models.swin import Swin
@@ -83,7 +83,7 @@ def test_regions_match_the_mask(size, rule):
 
 @pytest.mark.parametrize("size", [(32, 32), (46, 58)])
 def test_rolled_map_equals_torch_roll(size):
-    for layer in trace(build("swin"), batch_images(size, 1)):
+    for layer in record_forward(build("swin"), batch_images(size, 1)).layers:
         layout = layer.layout
         numbers = np.arange(layer.grid[0] * layer.grid[1]).reshape(layer.grid)
         padded = np.pad(numbers, [(0, layout.pad[0]), (0, layout.pad[1])], constant_values=-1)
@@ -96,7 +96,7 @@ def test_mask_units_cover_the_same_area_until_attention_is_global():
     rows = result.facts["stages"]
     assert [row["windows"] for row in rows] == [[2, 3], [2, 3], [1, 1], [1, 1]]
     assert [row["window"] for row in rows] == [[8, 8], [4, 4], [4, 6], [2, 3]]
-    layers = trace(build("hiera"), batch_images((64, 96), 1))
+    layers = record_forward(build("hiera"), batch_images((64, 96), 1)).layers
     assert [title for row in rows for title in row["blocks"]] == [one.title for one in layers]
     titles = [axes.get_title() for axes in result.figure.axes]
     assert titles[0] == "blocks 1 to 2\n6 units of 8 x 8 tokens"

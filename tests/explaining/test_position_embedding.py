@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.explaining.attention_trace import trace
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.position_embedding import compare_positions, find_positions, show_positions
-from muntin.explaining.relative_position_bias import find_biases
+from muntin.explaining.context import record_forward
+from muntin.explaining.figures import ExplanationFigure, MissingFigure
+from muntin.explaining.position_embedding import (
+    compare_positions,
+    find_biases,
+    find_positions,
+    show_positions,
+)
 from muntin.models.swin import SWIN_NANO_256, Swin
 from muntin.models.swin_v2 import SwinV2
 from muntin.models.vit import ViT
@@ -120,7 +124,7 @@ def test_absolute_positions_of_a_swin():
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])
 def test_bias_table_orientation(name):
     body = build(name)
-    layers = trace(body, batch_images((64, 48), 1))
+    layers = record_forward(body, batch_images((64, 48), 1)).layers
     for layer, bias in zip(layers, find_biases(body, layers), strict=True):
         module = body.get_submodule(layer.name)
         window = layer.layout.window
@@ -143,7 +147,7 @@ def test_bias_table_orientation(name):
 def test_continuous_bias_matches_the_table():
     context = make_context(build("swin_v2"), (64, 64))
     found = results(context)["positions-continuous-bias"].arrays
-    layers = trace(context.backbone, context.images)
+    layers = context.recording.layers
     table = find_biases(context.backbone, layers)[1].values[:, 3]  # h, 7: the row of the query
     offsets, values = found["offsets_stage_1"], found["bias_stage_1"]
     for place, offset in enumerate(range(-3, 4)):
@@ -158,7 +162,7 @@ def test_swin_v2_bias_equals_timm():
     peer = perturb(timm_swin_v2(SWIN_V2))
     model = SwinV2(replace(SWIN_V2, size_rule="timm")).eval()
     load_weights(model, peer.state_dict())
-    layers = trace(model, batch_images((32, 32), 1))
+    layers = record_forward(model, batch_images((32, 32), 1)).layers
     ours = find_biases(model, layers)[0].values
     attention = peer.layers[0].blocks[0].attn
     with torch.no_grad():

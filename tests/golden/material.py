@@ -110,7 +110,7 @@ def write_data(folder: Path = DATA) -> None:
     learn by heart, have figures above zero.
     """
     # The only internal names here; nothing but the writing of the stored images needs them.
-    from muntin.data.synthetic_sets import write_classify, write_coco, write_frames, write_maps
+    from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 
     classify = folder / "classify"
     write_classify(

@@ -40,10 +40,10 @@ WIDTH, DEPTHS, HEADS = 24, (2, 2, 2, 2), (1, 2, 4, 8)
 class SwinBody(nn.Module):
     """torchvision's Swin as a detector's backbone: maps of all stages, channels first."""
 
-    def __init__(self) -> None:
+    def __init__(self, width=WIDTH, depths=DEPTHS, heads=HEADS, window=7) -> None:
         super().__init__()
         self.features = torchvision.models.SwinTransformer(
-            [4, 4], WIDTH, list(DEPTHS), list(HEADS), [7, 7]
+            [4, 4], width, list(depths), list(heads), [window, window]
         ).features
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -58,12 +58,12 @@ class SwinBody(nn.Module):
 class SwinPyramid(nn.Module):
     """The same with a pyramid, named as torchvision's BackboneWithFPN names its parts."""
 
-    def __init__(self, channels: int = CHANNELS) -> None:
+    def __init__(self, channels: int = CHANNELS, width: int = WIDTH, **body) -> None:
         super().__init__()
-        self.body = SwinBody()
+        self.body = SwinBody(width, **body)
         self.out_channels = channels
         self.fpn = FeaturePyramidNetwork(
-            [WIDTH * 2**stage for stage in range(4)], channels, extra_blocks=LastLevelMaxPool()
+            [width * 2**stage for stage in range(4)], channels, extra_blocks=LastLevelMaxPool()
         )
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -74,22 +74,31 @@ def anchors() -> AnchorGenerator:
     return AnchorGenerator(tuple((8 * s,) for s in (4, 8, 16, 32, 64)), (RATIOS,) * 5)
 
 
-def swin_detector(*, masks: bool, **options) -> nn.Module:
+def swin_detector(
+    body: nn.Module | None = None,
+    *,
+    masks: bool,
+    dim: int = DIM,
+    num_classes: int = NUM_CLASSES,
+    **options,
+) -> nn.Module:
     """Faster or Mask R-CNN of torchvision's own parts on torchvision's own Swin-T."""
     detection = torchvision.models.detection
+    body = body or SwinPyramid()
+    channels = body.out_channels
     parts = {
         "rpn_anchor_generator": anchors(),
-        "box_head": detection.faster_rcnn.TwoMLPHead(CHANNELS * 49, DIM),
-        "box_predictor": detection.faster_rcnn.FastRCNNPredictor(DIM, NUM_CLASSES + 1),
+        "box_head": detection.faster_rcnn.TwoMLPHead(channels * 49, dim),
+        "box_predictor": detection.faster_rcnn.FastRCNNPredictor(dim, num_classes + 1),
     }
     kind = detection.FasterRCNN
     if masks:
         kind = detection.MaskRCNN
-        parts["mask_head"] = detection.mask_rcnn.MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1)
+        parts["mask_head"] = detection.mask_rcnn.MaskRCNNHeads(channels, (channels,) * 4, 1)
         parts["mask_predictor"] = detection.mask_rcnn.MaskRCNNPredictor(
-            CHANNELS, CHANNELS, NUM_CLASSES + 1
+            channels, channels, num_classes + 1
         )
-    return kind(SwinPyramid(), num_classes=None, **parts, **options)
+    return kind(body, num_classes=None, **parts, **options)
 
 
 @torch.no_grad()

@@ -7,8 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torchvision.models.detection import keypoint_rcnn, roi_heads
 
-from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
+from muntin.heads.keypoint_rcnn import (
+    KEYPOINT_DETECTORS,
+    KeypointRCNN,
+    _find_peaks,
+    _heatmap_loss,
+)
 from muntin.heads.network import Network
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.targets import BoxTargets
@@ -91,3 +97,32 @@ def test_nothing_known_and_nothing_there():
     with torch.no_grad():
         found = model(images)
     assert all(one.points.shape == (len(one.boxes), 3, 3) for one in found)
+
+
+def test_layers_equal_torchvision():
+    ours = build(num_keypoints=3, seed=1).head
+    torch.manual_seed(0)
+    head = keypoint_rcnn.KeypointRCNNHeads(32, (32, 32))
+    predictor = keypoint_rcnn.KeypointRCNNPredictor(32, 3)
+    head.load_state_dict(ours.keypoint_head.state_dict())
+    predictor.load_state_dict(ours.keypoint_predictor.state_dict())
+    boxes = [torch.tensor([[4.0, 4.0, 60.0, 50.0]])]
+    levels = [torch.randn(1, 32, 64 // 2**i, 64 // 2**i) for i in range(3)]
+    side = 2 * ours.config.roi_size
+    regions = ours._pool_rows(levels, boxes[0], torch.zeros(1, dtype=torch.long), side)
+    assert torch.equal(ours._heatmaps(levels, boxes), predictor(head(regions)))
+
+
+def test_loss_and_peaks_equal_torchvision():
+    torch.manual_seed(0)
+    logits = torch.randn(6, 5, 28, 28)
+    boxes = torch.rand(6, 4) * 40
+    boxes[:, 2:] += boxes[:, :2] + 3
+    points = torch.cat([torch.rand(6, 5, 2) * 100, torch.randint(0, 3, (6, 5, 1))], dim=2)
+    points[0, 0, :2] = boxes[0, 2:]  # on the far edge
+    wanted = roi_heads.keypointrcnn_loss(logits, [boxes], [points], [torch.arange(6)])
+    assert torch.equal(_heatmap_loss(logits, boxes, points), wanted)
+    (places,), (heights,) = roi_heads.keypointrcnn_inference(logits, [boxes])
+    found = _find_peaks(logits, boxes)
+    assert torch.equal(found[..., :2], places[..., :2] - 0.5)
+    assert torch.equal(found[..., 2], heights.sigmoid())

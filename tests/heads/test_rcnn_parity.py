@@ -13,9 +13,11 @@ import pytest
 import torch
 import torchvision
 from torchvision.models.detection import _utils as detection
+from torchvision.ops import box_iou
 
 import muntin
-from muntin.heads.proposals import sample_balanced
+from muntin.heads.proposals import match_objects, sample_balanced
+from muntin.targets import BoxTargets
 from tests.heads.peers import (
     DEPTHS,
     HEADS,
@@ -261,3 +263,19 @@ def test_the_sampler_is_torchvisions():
     assert torch.equal(negative, torch.where(expected[1][0])[0])
     assert len(positive) == 16
     assert len(negative) == 48
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_matches_have_the_bits_of_torchvision(keep_best):
+    torch.manual_seed(0)
+    boxes = torch.rand(300, 4) * 60
+    boxes[:, 2:] += boxes[:, :2] + 10
+    boxes[1] = boxes[0]  # equal overlaps
+    objects = boxes[:5] + torch.randn(5, 4)
+    target = BoxTargets(
+        boxes=objects, class_ids=torch.zeros(5, dtype=torch.long), ignored=torch.zeros(0, 4),
+        layers=torch.zeros(0, 9, 9, dtype=torch.int32), layer_of=torch.zeros(0, dtype=torch.long),
+    )  # fmt: skip
+    matched = match_objects(boxes, target, 0.7, 0.3, keep_best=keep_best)
+    peer = detection.Matcher(0.7, 0.3, allow_low_quality_matches=keep_best)
+    assert torch.equal(matched, peer(box_iou(objects, boxes)))

@@ -11,14 +11,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.listing import list_classify
-from muntin.data.synthetic_sets import write_classify
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.data.transforms import Preprocessing
 from muntin.heads.network import Network
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes
+from muntin.synthetic.datasets import write_classify
 from muntin.training.loop import FitResult, Loop
 from muntin.training.prepared_run import PreparedRun
 from muntin.training.progress import Reporter

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.models.detection import _utils as detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_iou
@@ -18,6 +19,8 @@ from torchvision.ops.poolers import LevelMapper
 from muntin.ops.boxes import (
     assign_levels,
     covered_fraction,
+    decode_offsets,
+    encode_offsets,
     grid_points,
     make_anchors,
     paste_mask,
@@ -243,3 +246,17 @@ def test_pasting_a_full_mask_fills_the_box():
     assert (top, left) == (3, 2)
     assert part.shape == (6, 10)
     assert part.all()
+
+
+@pytest.mark.parametrize("stds", [(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2), (1 / 30,) * 4])
+def test_offsets_have_the_bits_of_torchvision(stds):
+    torch.manual_seed(0)
+    boxes, targets = (torch.rand(40, 4) * 90 for _ in range(2))
+    boxes[:, 2:] += boxes[:, :2] + 0.5
+    targets[:, 2:] += targets[:, :2] + 0.5
+    offsets = torch.randn(40, 12)
+    offsets[0] = 1e4  # is limited
+    coder = detection.BoxCoder(tuple(1 / std for std in stds))
+    assert torch.equal(encode_offsets(targets, boxes, stds), coder.encode_single(targets, boxes))
+    moved = decode_offsets(offsets.unflatten(1, (3, 4)), boxes, stds)
+    assert torch.equal(moved.flatten(1), coder.decode_single(offsets, boxes))

@@ -12,10 +12,10 @@ import pytest
 
 import muntin
 from muntin.commands.plan import show_plan
-from muntin.data.synthetic_sets import write_coco, write_maps
 from muntin.errors import ConfigError, DataError
 from muntin.planning.memory_check import MemoryRequirements
 from muntin.recipes import TrainConfig
+from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.training.memory_model import LinearFit, MemoryModel, Phase
 from tests.small import MODEL, SETTINGS, write_images
 

@@ -16,14 +16,14 @@ from PIL import Image
 
 import muntin
 from muntin.data.data_config import DataConfig
-from muntin.data.synthetic_scenes import make_scene
-from muntin.data.synthetic_sets import write_coco
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
 from muntin.prediction.predictor import Predictor
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
+from muntin.synthetic.datasets import write_coco
+from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task_table import find_task
 from tests.detectors import tiny_detector, train_detector
 

@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from muntin.data.deeplabcut import find_tables, read_table
-from muntin.data.objects import AnnotationReport
+from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
-from muntin.data.trees import open_tree
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
 from muntin.prediction.pose_csv import write_poses
@@ -266,13 +264,13 @@ def test_a_csv_of_several_instances_round_trips(tmp_path):
     Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
     Image.new("RGB", (99, 99)).save(tmp_path / "b.png")
     write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
-    tree = open_tree(tmp_path)
-    assert find_tables(tree) == [], "predictions are not taken for labels"
-    table = read_table(tree, "t.csv", AnnotationReport())
-    assert table.keypoints == SKELETON.names
-    assert table.individuals == 2
-    assert table.frames[0].instances[1, :, :2].tolist() == [[9, 10], [12, 13], [15, 16]]
-    assert not table.frames[1].instances.any()
+    with pytest.raises(DataError, match="likelihood"):
+        list_pose(tmp_path)  # predictions are not taken for labels
+    listing = list_pose(tmp_path / "t.csv", whole=True).train
+    first, second = (entry.objects for entry in listing.entries)
+    assert listing.skeleton.names == SKELETON.names
+    assert first.keypoints[1, :, :2].tolist() == [[9, 10], [12, 13], [15, 16]]
+    assert (len(first), len(second)) == (2, 0)
 
 
 def test_videos_there_and_back(tmp_path):

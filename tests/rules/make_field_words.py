@@ -18,7 +18,7 @@ from pathlib import Path
 LIBRARIES = (
     "PIL", "captum", "huggingface_hub", "lightning_fabric", "matplotlib", "nncf", "onnx",
     "onnxruntime", "openvino", "pycocotools", "safetensors", "sklearn", "timm", "torch",
-    "torchmetrics", "torchvision", "transformers",
+    "torchvision", "transformers",
 )  # fmt: skip
 LIST = Path(__file__).with_name("field_words.txt")
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import muntin
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.recipes import MachineConfig
 from muntin.runs import Run
+from muntin.synthetic.datasets import write_coco
 from muntin.targets import BoxTargets
 from muntin.training.journal import read_journal
 from muntin.training.request import Request

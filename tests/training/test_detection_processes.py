@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from muntin.data.synthetic_sets import write_coco
+from muntin.synthetic.datasets import write_coco
 from muntin.training.journal import read_journal
 from tests.detectors import empty_images
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import WeightError
 from muntin.recipes import MachineConfig
+from muntin.synthetic.datasets import write_coco
 from muntin.training.request import Request
 from muntin.training.session import train
 from muntin.training.setup import prepare

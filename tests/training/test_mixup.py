@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from muntin.data.transforms import AugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.training.supervision import build_mixup
 
 

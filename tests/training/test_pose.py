@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import muntin
-from muntin.data.synthetic_sets import write_coco, write_frames
 from muntin.errors import ConfigError, DataError
 from muntin.recipes import MachineConfig
 from muntin.results import Poses
 from muntin.runs import Run
+from muntin.synthetic.datasets import write_coco, write_frames
 from muntin.training.journal import read_journal
 from muntin.training.request import Request
 from muntin.training.setup import prepare

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
+from muntin.synthetic.datasets import write_coco
 from muntin.tasks.task_table import find_task
 from muntin.training.auto_batch import MEMORY_SHARE, fit_batch_size, saved_bytes
 from muntin.training.journal import read_journal

@@ -7,10 +7,11 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from muntin.data.synthetic_sets import write_coco
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
+from muntin.synthetic.datasets import write_coco
 from muntin.training.request import Request
+from muntin.training.resume import read_config
 from muntin.training.setup import prepare
 from tests.detectors import train_detector
 
@@ -44,6 +45,29 @@ def test_images_that_are_too_small():
 def test_settings_without_effect(name):
     with pytest.raises(ConfigError, match=rf"train\.{name}.*detect"):
         ask("detect", settings=((f"train.{name}", "0.1" if name[0] == "l" else "true"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("learning_rat", "train.learning_rate"),
+        ("train.learning_rat", "train.learning_rate"),
+        ("epoch", "train.epochs"),
+        ("machine.devic", "machine.device"),
+        ("model.num_head", "model.num_heads"),
+    ],
+)
+def test_a_misspelt_setting_is_answered_with_its_group(name, near):
+    with pytest.raises(ConfigError, match=rf"'{name}'.*'{near}'"):
+        ask("classify", model="swin_nano", settings=((name, "1"),))
+
+
+@pytest.mark.parametrize("text", ["", '{"schema": 2,', "[1]", '{"task": classify}'])
+def test_a_config_that_is_no_json_is_named_with_the_place(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json.*(line 1 column \d+|list)"):
+        read_config(path)
 
 
 def test_recipes_of_other_tasks():

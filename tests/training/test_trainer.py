@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from muntin.data.batches import Batch
-from muntin.data.transforms import AugmentConfig, Preprocessing
+from muntin.data.classification_transforms import AugmentConfig
+from muntin.data.transforms import Preprocessing
 from muntin.errors import TrainingError
 from muntin.recipes import TrainConfig
 from muntin.runs import Run, RunConfig

@@ -3,8 +3,8 @@
 """Whole detectors in and out: documented lists of names and shapes, written down a second time.
 
 Nothing here reads the key maps. Every list is generated from the architecture, as the ecosystem
-builds it, with random values; loading must leave nothing over on either side, and writing must give
-the list back, bit by bit.
+builds it, with random values, and torchvision's by torchvision; loading must leave nothing over on
+either side, and writing must give the list back, bit by bit.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from muntin.errors import WeightError
 from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN
-from muntin.weights.detector_keys import DETECTOR_NAMES
+from muntin.weights import detector_keys
 from muntin.weights.dialects import detect
 from muntin.weights.key_maps import KeyMap
+from tests.heads.peers import SwinPyramid, swin_detector
 
 State = dict[str, Tensor]
 
@@ -184,44 +185,15 @@ def detectron2(plan: Plan) -> State:
 
 
 def torchvision(plan: Plan) -> State:
-    """Neck and heads of torchvision's Mask R-CNN, on its Swin; class 0 is "nothing"."""
-    lists, channels, body = Lists(), plan.channels, "backbone.body.features."
-    lists.both(f"{body}0.0", plan.dim, 3, 4, 4)
-    lists.norm(f"{body}0.2", plan.dim)
-    for stage, (depth, heads) in enumerate(zip(plan.depths, plan.heads, strict=True)):
-        dim = plan.dim * 2**stage
-        for block in range(depth):
-            name = f"{body}{2 * stage + 1}.{block}."
-            lists.norm(f"{name}norm1", dim)
-            table = (2 * plan.window - 1) ** 2, heads
-            lists.put(f"{name}attn.relative_position_bias_table", *table)
-            index = position_index(plan.window).flatten()
-            lists[f"{name}attn.relative_position_index"] = index
-            lists.both(f"{name}attn.qkv", 3 * dim, dim)
-            lists.both(f"{name}attn.proj", dim, dim)
-            lists.norm(f"{name}norm2", dim)
-            lists.both(f"{name}mlp.0", 4 * dim, dim)
-            lists.both(f"{name}mlp.3", dim, 4 * dim)
-        if stage < 3:
-            lists.norm(f"{body}{2 * stage + 2}.norm", 4 * dim)
-            lists.put(f"{body}{2 * stage + 2}.reduction.weight", 2 * dim, 4 * dim)
-        inner, layer = "backbone.fpn.inner_blocks.", "backbone.fpn.layer_blocks."
-        lists.both(f"{inner}{stage}.0", channels, dim, 1, 1)
-        lists.both(f"{layer}{stage}.0", channels, channels, 3, 3)
-    lists.both("rpn.head.conv.0.0", channels, channels, 3, 3)
-    lists.both("rpn.head.cls_logits", 3, channels, 1, 1)
-    lists.both("rpn.head.bbox_pred", 12, channels, 1, 1)
-    lists.both("roi_heads.box_head.fc6", plan.fc, 49 * channels)
-    lists.both("roi_heads.box_head.fc7", plan.fc, plan.fc)
-    lists.both("roi_heads.box_predictor.cls_score", plan.classes + 1, plan.fc)
-    lists.both("roi_heads.box_predictor.bbox_pred", 4 * (plan.classes + 1), plan.fc)
-    if plan.masks:
-        for conv in range(4):
-            lists.both(f"roi_heads.mask_head.{conv}.0", channels, channels, 3, 3)
-        lists.both("roi_heads.mask_predictor.conv5_mask", channels, channels, 2, 2)
-        logits = "roi_heads.mask_predictor.mask_fcn_logits"
-        lists.both(logits, plan.classes + 1, channels, 1, 1)
-    return lists
+    """Neck and heads of torchvision's own Mask R-CNN, on its Swin, with random weights."""
+    body = SwinPyramid(
+        plan.channels, plan.dim, depths=plan.depths, heads=plan.heads, window=plan.window
+    )
+    peer = swin_detector(body, masks=plan.masks, dim=plan.fc, num_classes=plan.classes)
+    return {
+        name: torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+        for name, tensor in peer.state_dict().items()
+    }
 
 
 WRITERS = {
@@ -566,7 +538,6 @@ def test_stds_and_averages_are_taken_over():
     config = CONVENTIONS["openmmlab"]["cascade"]
     assert report.conventions == f"stage_average='logits', stage_stds={config.stage_stds!r}"
     assert model.head.config.stage_stds == config.stage_stds
-    assert model.head._coders[2].weights == tuple(1 / std for std in config.stage_stds[2])
 
 
 def test_one_stage_does_not_mind_the_stds_of_others():
@@ -589,7 +560,7 @@ def test_a_simple_pyramid_is_named_as_in_vitdet():
     )
     head = RCNN(muntin.create_backbone("vit_tiny_patch16_224", depth=1), 3, config, masks=True)
     state = {f"head.{key}": tensor for key, tensor in head.state_dict().items()}
-    names = KeyMap(DETECTOR_NAMES["detectron2"].rows(head))
+    names = KeyMap(detector_keys.detectron2(head))
     written, unexpected = names.write(state)
     assert not unexpected
     sequences = {2: ((0, 1, 3), 4), 3: ((0,), 1), 4: ((), 0), 5: ((), 1)}

@@ -3,10 +3,9 @@
 """Dialects without an installable peer: documented layouts, implemented here independently.
 
 Random weights of a torchvision or timm model are renamed and permuted into a foreign layout by
-functions of this file. Two twins then compute from the foreign tensors alone, as the foreign code
-does: `openmmlab_maps` with an unfold and with windows that never shrink, `google_logits` with a
-kernel axis for the heads. Ours must agree with peer and twin, and must not where the layout is
-spoiled on purpose.
+functions of this file. A twin then computes from OpenMMLab's tensors alone, as its code does, with
+an unfold and with windows that never shrink. Google's files are read by timm too. Ours must agree
+with peer and twin, and must not where the layout is spoiled on purpose.
 """
 
 from __future__ import annotations
@@ -414,53 +413,20 @@ def openmmlab_logits(state, images, config=SWIN):
     return linear(state, "head.fc", pooled)
 
 
-# Google's layout and its twin.
+# Google's layout: timm has a reader of its own for it.
 
 
-def google(peer, heads=VIT.num_heads) -> State:
-    """The weights of timm's ViT as google-research/vision_transformer stores them."""
-    state = dict(peer.state_dict())
-    made = {
-        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
-        "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
-        "embedding/bias": state["patch_embed.proj.bias"],
-        "Transformer/encoder_norm/scale": state["norm.weight"],
-        "Transformer/encoder_norm/bias": state["norm.bias"],
-        "head/kernel": state["head.weight"].t(),
-        "head/bias": state["head.bias"],
-    }
-    if "cls_token" in state:
-        made["cls"] = state["cls_token"]
-    for index in range(len(peer.blocks)):
-        block = {
-            name.removeprefix(f"blocks.{index}."): tensor
-            for name, tensor in state.items()
-            if name.startswith(f"blocks.{index}.")
-        }
-        made |= under(f"Transformer/encoderblock_{index}/", google_block(block, heads))
-    return made
+def google(config=VIT, num_classes=NUM_CLASSES):
+    """A network of ours, and its weights as google-research/vision_transformer stores them."""
+    model = perturb(build(config, num_classes))
+    return model, to_dialect(model, "google")
 
 
-def google_block(block, heads) -> State:
-    dim = block["norm1.weight"].shape[0]
-    attention = "MultiHeadDotProductAttention_1"
-    made = {
-        f"{attention}/out/kernel": block["attn.proj.weight"].view(dim, heads, -1).permute(1, 2, 0),
-        f"{attention}/out/bias": block["attn.proj.bias"],
-    }
-    weights, biases = block["attn.qkv.weight"].chunk(3), block["attn.qkv.bias"].chunk(3)
-    for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        made[f"{attention}/{part}/kernel"] = weight.view(heads, -1, dim).permute(2, 0, 1)
-        made[f"{attention}/{part}/bias"] = bias.view(heads, -1)
-    for theirs, ours in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
-        made |= {
-            f"{theirs}/scale": block[f"{ours}.weight"],
-            f"{theirs}/bias": block[f"{ours}.bias"],
-        }
-    for theirs, ours in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
-        made[f"MlpBlock_3/{theirs}/kernel"] = block[f"mlp.{ours}.weight"].t()
-        made[f"MlpBlock_3/{theirs}/bias"] = block[f"mlp.{ours}.bias"]
-    return made
+def read_by_timm(path, state, config):
+    np.savez(path, **{name: x.numpy() for name, x in state.items()})
+    peer = timm_vit(config)
+    peer.load_pretrained(str(path))
+    return peer.eval()
 
 
 def big_vision(state, prefix="params/", stacked=False) -> State:
@@ -480,43 +446,6 @@ def big_vision(state, prefix="params/", stacked=False) -> State:
         }
         state = without(state, "encoderblock_") | blocks
     return under(prefix, state)
-
-
-def flax_linear(state, name, x, equation="bnd,de->bne"):
-    return torch.einsum(equation, x, state[f"{name}/kernel"]) + state[f"{name}/bias"]
-
-
-def flax_norm(state, name, x):
-    return F.layer_norm(x, x.shape[-1:], state[f"{name}/scale"], state[f"{name}/bias"], 1e-6)
-
-
-def flax_attention(state, name, x):
-    query, key, value = (
-        flax_linear(state, f"{name}/{part}", x, "bnd,dhe->bnhe")
-        for part in ("query", "key", "value")
-    )
-    scores = torch.einsum("bqhe,bkhe->bhqk", query, key) * query.shape[-1] ** -0.5
-    x = torch.einsum("bhqk,bkhe->bqhe", scores.softmax(-1), value)
-    return flax_linear(state, f"{name}/out", x, "bnhe,hed->bnd")
-
-
-def google_logits(state, images):
-    # GELU is the exact one, as in every port of these weights; flax takes its tanh form.
-    kernel = state["embedding/kernel"]  # P, P, 3, D
-    side = kernel.shape[0]
-    patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # B, 3, H, P, W, P
-    x = torch.einsum("bchiwj,ijcd->bhwd", patches, kernel).flatten(1, 2) + state["embedding/bias"]
-    x = torch.cat([state["cls"].expand(len(x), -1, -1), x], dim=1)
-    x = x + state["Transformer/posembed_input/pos_embedding"]
-    for index in range(VIT.depth):
-        name = f"Transformer/encoderblock_{index}"
-        y = flax_norm(state, f"{name}/LayerNorm_0", x)
-        x = x + flax_attention(state, f"{name}/MultiHeadDotProductAttention_1", y)
-        y = flax_norm(state, f"{name}/LayerNorm_2", x)
-        y = F.gelu(flax_linear(state, f"{name}/MlpBlock_3/Dense_0", y))
-        x = x + flax_linear(state, f"{name}/MlpBlock_3/Dense_1", y)
-    x = flax_norm(state, "Transformer/encoder_norm", x)[:, 0]
-    return flax_linear(state, "head", x, "bd,de->be")
 
 
 # How ours are compared.
@@ -804,65 +733,44 @@ def test_a_vit_of_mmseg_equals_its_peer():
 
 # Google.
 
+LAYOUTS = {
+    "vision_transformer": lambda state: state,
+    "big_vision": big_vision,
+    "big_vision, stacked": lambda state: big_vision(state, stacked=True),
+    "big_vision, with optimizer": lambda state: big_vision(state, "opt/target/", stacked=True),
+    "big_vision, bare": lambda state: big_vision(state, ""),
+}
+VITS = {
+    "class token": VIT,
+    "mean": replace(VIT, pool="mean", class_token=False),
+    "class token without a position": replace(VIT, prefix_positions=False),
+}
 
-def test_the_twin_of_google_is_itself_right():
-    peer = vit_peer()
-    assert_same_function(lambda images: google_logits(google(peer), images), peer, BUILT)
 
-
-def test_a_file_of_vision_transformer_equals_its_peer_and_twin():
-    peer = vit_peer()
-    weights = google(peer)
-    model, report = loaded(VIT, weights)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", VITS)
+def test_a_file_of_google_is_read_as_timm_reads_it(tmp_path, kind, layout):
+    model, weights = google(VITS[kind])
+    peer = read_by_timm(tmp_path / "w.npz", LAYOUTS[layout](weights), VITS[kind])
+    assert_same_function(model, peer, BUILT)
+    fresh, report = loaded(VITS[kind], tmp_path / "w.npz")
     assert (report.dialect, report.size_rule) == ("google", "google")
     assert (report.ignored, report.reset, report.resized) == ((), (), ())
-    assert_same_function(model, peer, BUILT)
-    assert_same_function(model, lambda images: google_logits(weights, images), BUILT)
-    assert_there_and_back(model, "google", build(VIT), weights)
+    assert all(fresh.state_dict()[name].equal(x) for name, x in model.state_dict().items())
 
 
 def test_what_google_has_between_backbone_and_head_in_pre_training_is_ignored():
-    peer = vit_peer()
+    model, weights = google()
     middle = {"pre_logits/kernel": torch.ones(24, 24), "pre_logits/bias": torch.ones(24)}
     body = ViT(VIT).eval()
-    report = load_weights(body, google(peer) | middle)
+    report = load_weights(body, weights | middle)
     assert set(report.ignored) == {*middle, "head/kernel", "head/bias"}
-    assert_same_function(body.embed, lambda x: peer.forward_features(x)[:, 0], BUILT)
-
-
-@pytest.mark.parametrize("stacked", [False, True])
-@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
-def test_a_file_of_big_vision_equals_its_twin(prefix, stacked):
-    weights = google(vit_peer())
-    model, report = loaded(VIT, big_vision(weights, prefix, stacked))
-    assert (report.dialect, report.size_rule, report.ignored) == ("google", "google", ())
-    assert_same_function(model, lambda images: google_logits(weights, images), BUILT)
-    assert_there_and_back(model, "google", build(VIT), weights)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [replace(VIT, pool="mean", class_token=False), replace(VIT, prefix_positions=False)],
-    ids=["mean", "class token without a position"],
-)
-def test_a_big_vision_model_with_positions_of_patches_only_equals_its_peer(config):
-    peer = vit_peer(config)
-    model, report = loaded(config, big_vision(google(peer), stacked=True))
-    assert (report.dialect, report.ignored) == ("google", ())
-    assert_same_function(model, peer, BUILT)
-
-
-def test_an_npz_file_of_google_loads(tmp_path):
-    weights = google(vit_peer())
-    np.savez(tmp_path / "w.npz", **{name: x.numpy() for name, x in weights.items()})
-    model, report = loaded(VIT, tmp_path / "w.npz")
-    assert report.dialect == "google"
-    assert_same_function(model, lambda images: google_logits(weights, images), BUILT)
+    assert_same_function(body.embed, model.backbone.embed, BUILT)
 
 
 def test_positions_of_google_are_resized_as_google_does():
     # scipy.ndimage.zoom(order=1) on the grid: linear, corners on corners.
-    weights = google(vit_peer())
+    _, weights = google()
     model, report = loaded(replace(VIT, img_size=(48, 64)), weights)
     assert report.resized == ("backbone.pos_embed",)
     positions = weights["Transformer/posembed_input/pos_embedding"]
@@ -1004,8 +912,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("name", SPOILED)
 def test_a_kernel_of_google_in_another_order_is_detected(name):
-    peer = vit_peer(SQUARE, num_classes=24)
-    weights = google(peer)
+    peer, weights = google(SQUARE, num_classes=24)
     assert largest_gap(loaded(SQUARE, weights, 24)[0], peer, BUILT) < TOLERANCE
     spoiled = changed(weights, *SPOILED[name])
     assert all(spoiled[key].shape == tensor.shape for key, tensor in weights.items())
@@ -1015,15 +922,15 @@ def test_a_kernel_of_google_in_another_order_is_detected(name):
 
 @pytest.mark.parametrize("names", [("query", "key"), ("key", "value")])
 def test_parts_of_google_s_attention_that_change_names_are_detected(names):
-    peer = vit_peer()
+    peer, weights = google()
     one, other = (f"/{name}/" for name in names)
-    spoiled = rename(google(peer), (one, "/x/"), (other, one), ("/x/", other))
+    spoiled = rename(weights, (one, "/x/"), (other, one), ("/x/", other))
     assert largest_gap(loaded(VIT, spoiled)[0], peer, BUILT) > CAUGHT
 
 
 def test_layers_of_a_stack_in_another_order_are_detected():
-    peer = vit_peer()
-    stacked = big_vision(google(peer), stacked=True)
+    peer, weights = google()
+    stacked = big_vision(weights, stacked=True)
     spoiled = changed(stacked, "encoderblock/", lambda tensor: tensor.flip(0))
     assert largest_gap(loaded(VIT, spoiled)[0], peer, BUILT) > CAUGHT
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from muntin.errors import WeightError
 from muntin.heads.classification_head import LinearHead, build_classifier
+from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.models.hiera import Hiera, HieraConfig
 from muntin.models.swin import SWIN_NANO_32, Swin
@@ -20,6 +21,7 @@ from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig
 from muntin.models.vit import ViT, ViTConfig
 from muntin.weights.dialects import DIALECTS, to_dialect
+from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import load_weights
 
@@ -113,7 +115,7 @@ def test_there_and_back_is_bit_exact_and_recognised(build, dialect):
     assert not report.resized
     assert not report.reset
     config = other.backbone.config
-    rule = "" if dialect == "muntin" else DIALECTS[dialect].size_rule(state, config)
+    rule = "" if dialect == "muntin" else DIALECTS[dialect].find_size_rule(state, config)
     if hasattr(config, "size_rule"):
         assert report.size_rule == rule
         assert config.size_rule == (rule or "muntin")
@@ -517,3 +519,30 @@ def test_hub_id_is_read_from_the_cache(tmp_path, monkeypatch):
     (folder / "refs" / "main").write_text("0" * 40)
     report = load_weights(swin(), "timm/net")
     assert (report.dialect, report.source) == ("timm", "timm/net")
+
+
+class Counter(Head):
+    """A head that no file of the package knows."""
+
+    def __init__(self, channels, num_classes):
+        super().__init__()
+        self.trunk = nn.Conv2d(channels, 4, 1)
+        self.counts = nn.Conv2d(4, 2 * num_classes + 1, 1)
+
+    def class_layers(self):
+        return {"counts": (2, 1)}
+
+
+def counter(num_classes):
+    body = Swin(SWIN)
+    return Network(body, Counter(body.spec.channels[-1], num_classes))
+
+
+def test_a_new_head_names_its_class_layers():
+    report = load_weights(counter(3), counter(5).state_dict())
+    assert set(report.reset) == {"head.counts.weight", "head.counts.bias"}
+    state = counter(5).state_dict()
+    state["head.counts.bias"] = torch.zeros(4)  # of no number of classes
+    with pytest.raises(WeightError, match=r"head\.counts\.bias"):
+        load_weights(counter(3), state)
+    assert class_tensors(counter(3)) == ["head.counts.weight", "head.counts.bias"]

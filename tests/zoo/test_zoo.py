@@ -57,6 +57,8 @@ def test_errors():
         create_model("swin_tiney")
     with pytest.raises(ConfigError, match=r"'windw_size'.*'window_size'"):
         create_model("swin_tiny", windw_size=3)
+    with pytest.raises(ConfigError, match=r"'num_clases'.*'num_classes'"):
+        create_model("swin_tiny", num_clases=3)
     with pytest.raises(ConfigError, match=r"num_classes.*-1.*'swin_nano'"):
         create_model("swin_nano", num_classes=-1)
     with pytest.raises(ConfigError, match=r"the file 'swim'.*'swin'"):

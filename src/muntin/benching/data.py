@@ -27,13 +27,14 @@ from torchvision.transforms import InterpolationMode, v2
 from muntin.benching.candidates import OURS, compare_rows, reject_compiled, select_peers, summarize
 from muntin.benching.interleaving import BenchmarkCase, time_interleaved
 from muntin.data.cache import ImageCache
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
-from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.data.synthetic_scenes import make_scene
-from muntin.data.transforms import AugmentConfig, Preprocessing, normalise
+from muntin.data.loading import EvalLoader, Processes, TrainLoader
+from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.shapes import Size
+from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
 __all__ = ["bench_data", "write_jpegs"]
@@ -211,11 +212,12 @@ def _our_epoch(folder: Path, pre: Preprocessing, way: _EpochSettings) -> Epoch:
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
 
     def epoch(number: int) -> Iterator[Tensor]:
+        size, processes = way.batch_size, Processes(workers=way.workers)
         if way.work == "evaluation":
-            batches = iter(EvalLoader(store, batch_size=way.batch_size, workers=way.workers))
+            batches = iter(EvalLoader(store, batch_size=size, processes=processes))
         else:
             loader = TrainLoader(
-                store, AugmentConfig(), batch_size=way.batch_size, seed=0, workers=way.workers
+                store, AugmentConfig(), batch_size=size, seed=0, processes=processes
             )
             batches = loader.batches(number, 0, pre.img_size)
         for batch in batches:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muntin.commands.values import DataArgument, JsonOption, TaskArgument, parse_settings, to_json
-from muntin.errors import format_count
+from muntin.errors import plural
 
 if TYPE_CHECKING:
-    from muntin.data.report import Report
+    from muntin.data.checking import Report
     from muntin.samples import Problem
 
 __all__ = ["check"]
@@ -52,7 +52,7 @@ def _judge(report: Report) -> str:
     if not report.ok:
         return "cannot be used for training: see the errors above"
     warned = len(report.problems)
-    return f"ok, {format_count(warned, 'warning')} (see above)" if warned else "ok"
+    return f"ok, {plural(warned, 'warning')} (see above)" if warned else "ok"
 
 
 def _shorten(problems: Iterable[Problem]) -> Iterator[str]:

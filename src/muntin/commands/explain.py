@@ -15,8 +15,8 @@ from muntin.commands.values import (
     parse_point,
     parse_size,
 )
-from muntin.errors import ConfigError, unknown_name
-from muntin.explaining.sections import SECTIONS
+from muntin.errors import ConfigError
+from muntin.explaining.sections import SECTIONS, check_sections
 
 __all__ = ["explain"]
 
@@ -90,7 +90,4 @@ def _parse_sections(text: str | None) -> tuple[str, ...]:
             f"--sections must name some of {', '.join(SECTIONS)}, got {text!r}. Omit it for all."
         )
         raise ConfigError(message)
-    for name in names:
-        if name not in SECTIONS:
-            raise ConfigError(unknown_name("section", name, SECTIONS))
-    return names
+    return check_sections(names)

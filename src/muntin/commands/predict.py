@@ -27,7 +27,7 @@ from muntin.commands.video_prediction import (
     split_videos,
     write_pose_table,
 )
-from muntin.errors import format_count
+from muntin.errors import plural
 
 if TYPE_CHECKING:
     from muntin.runs import Run
@@ -106,7 +106,7 @@ def predict(
             document.print()
     if not as_json:
         for video, number in frames.items():
-            typer.echo(f"{video}: {format_count(number, 'frame')}")
+            typer.echo(f"{video}: {plural(number, 'frame')}")
         if reason:
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
         if opened.task.top_down:
@@ -218,7 +218,7 @@ def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of mun
         poses = result.above(min_score)
         points = int((poses.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD).sum())
         sure = f"with score >= {DEFAULT_SCORE_THRESHOLD:g}"
-        return f"{format_count(len(poses), 'instance')}, {format_count(points, 'keypoint')} {sure}"
+        return f"{plural(len(poses), 'instance')}, {plural(points, 'keypoint')} {sure}"
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size
         ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]

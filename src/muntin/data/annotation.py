@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from muntin.errors import plural
 from muntin.samples import Problem
 
-__all__ = ["Annotation", "AnnotationReport", "ObjectRequest"]
+__all__ = ["Annotation", "AnnotationReport", "Edges", "ObjectRequest", "warning"]
 
 Edges = tuple[float, float, float, float]
 
@@ -39,6 +40,11 @@ class Annotation:
     keypoints: Any = None
 
 
+def warning(file: str, what: str) -> Problem:
+    """Name a problem that training can live with."""
+    return Problem(file=file, what=what, severity="warning")
+
+
 class AnnotationReport:
     """What was found wrong while a data set was read."""
 
@@ -58,15 +64,15 @@ class AnnotationReport:
             detail: What came.
         """
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
-        self._found.append((kind, Problem(file=file, what=what, severity="warning")))
+        self._found.append((kind, warning(file, what)))
 
     def warn(self, file: str, what: str) -> None:
         """Record a problem that training can live with."""
-        self._found.append(("", Problem(file=file, what=what, severity="warning")))
+        self._found.append(("", warning(file, what)))
 
-    def problems(self, *, without: str = "") -> tuple[Problem, ...]:
+    def problems(self, *, without: str = "") -> list[Problem]:
         """Give all problems, but for the annotations left out for one kind of reason."""
-        return tuple(problem for kind, problem in self._found if not kind or kind != without)
+        return [problem for kind, problem in self._found if not kind or kind != without]
 
     def count(self, kind: str) -> int:
         """Count the annotations left out for one kind of reason."""
@@ -75,11 +81,8 @@ class AnnotationReport:
     def summary(self) -> str:
         """Summarise in one line how many annotations are left out and why; "" if none is."""
         counts = Counter(kind for kind, _ in self._found if kind)
-        if not counts:
-            return ""
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
-        total = sum(counts.values())
-        return f"{total} annotation{'s' * (total > 1)} left out: {kinds}"
+        return f"{plural(counts.total(), 'annotation')} left out: {kinds}" if counts else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +94,11 @@ class ObjectRequest:
         class_names: Classes of a trained run, which class numbers follow; None if the data set
             defines them.
         masks: Whether objects without a mask are left out; otherwise masks are not kept.
+        keypoints: Whether keypoints are read, of classes that have some. The skeletons of the
+            listings have names and edges only.
     """
 
     findings: AnnotationReport
     class_names: Sequence[str] | None = None
     masks: bool = False
+    keypoints: bool = False

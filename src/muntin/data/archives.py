@@ -14,6 +14,7 @@ import os
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +22,7 @@ from muntin.errors import DataError
 
 __all__ = ["ARCHIVE_SUFFIXES", "is_archive", "list_files", "read_bytes"]
 
-ARCHIVE_SUFFIXES = (
-    ".zip",
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-)
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Names of files that are read as archives, in lower case."""
 
 _MAX_OPEN = 8
@@ -53,18 +45,21 @@ class _Zip:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _PlainTar:
+class _Tar:
     source: str
-    places: dict[str, tuple[int, int]]  # name -> offset, length
-    folders: tuple[str, ...]
+    contents: Mapping[str, bytes | tuple[int, int]]  # in memory, or offset and length
+    folders: list[str]
     pid: int = 0
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
-        return list(self.places), list(self.folders)
+        return list(self.contents), self.folders
 
     def read(self, path: str) -> bytes:
-        offset, length = self.places[path]
+        content = self.contents[path]
+        if isinstance(content, bytes):
+            return content
+        offset, length = content
         with Path(self.source).open("rb") as file:
             file.seek(offset)
             data = file.read(length)
@@ -74,25 +69,9 @@ class _PlainTar:
         return data
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PackedTar:
-    contents: dict[str, bytes]
-    folders: tuple[str, ...]
-    pid: int = 0
-
-    @property
-    def names(self) -> tuple[list[str], list[str]]:
-        return list(self.contents), list(self.folders)
-
-    def read(self, path: str) -> bytes:
-        return self.contents[path]
-
-
-_Archive = _Zip | _PlainTar | _PackedTar
-
 # Plain dictionary operations only, no lock: a lock that is held while the process forks would
 # never be released in the child.
-_opened: dict[str, _Archive] = {}
+_opened: dict[str, _Zip | _Tar] = {}
 
 _BROKEN = (
     zipfile.BadZipFile,
@@ -197,10 +176,10 @@ def _walk(source: str) -> tuple[list[str], list[str]]:
     return sorted(files), sorted(folders)
 
 
-def _open(source: str) -> _Archive:
+def _open(source: str) -> _Zip | _Tar:
     try:
         if source.lower().endswith(".zip"):
-            archive: _Archive = _Zip(file=zipfile.ZipFile(source), pid=os.getpid())
+            archive: _Zip | _Tar = _Zip(file=zipfile.ZipFile(source), pid=os.getpid())
         else:
             archive = _open_tar(source)
     except _BROKEN as error:
@@ -215,31 +194,28 @@ def _open(source: str) -> _Archive:
     return archive
 
 
-def _open_tar(source: str) -> _PlainTar | _PackedTar:
+def _open_tar(source: str) -> _Tar:
+    contents: dict[str, bytes | tuple[int, int]] = {}
     try:
         with tarfile.open(source, "r:") as tar:
             members = tar.getmembers()
-    except tarfile.ReadError:  # compressed, or broken: then the next attempt raises
-        return _unpack_tar(source)
-    return _PlainTar(
-        source=source,
-        places={
-            _clean(member.name): (member.offset_data, member.size)
-            for member in members
-            if member.isreg() and not member.issparse()
-        },
-        folders=tuple(_clean(member.name) for member in members if member.isdir()),
-    )
+    except tarfile.ReadError:  # compressed, or broken: then this raises too
+        members = _unpack(source, contents)
+    else:
+        for member in members:
+            if member.isreg() and not member.issparse():
+                contents[_clean(member.name)] = member.offset_data, member.size
+    folders = [_clean(member.name) for member in members if member.isdir()]
+    return _Tar(source=source, contents=contents, folders=folders)
 
 
-def _unpack_tar(source: str) -> _PackedTar:
-    contents: dict[str, bytes] = {}
-    folders: list[str] = []
+def _unpack(source: str, contents: dict[str, bytes | tuple[int, int]]) -> list[tarfile.TarInfo]:
+    """Read a compressed tar, whole, into `contents`."""
+    members = []
     total = 0
     with tarfile.open(source, "r:*") as tar:
         for member in tar:
-            if member.isdir():
-                folders.append(_clean(member.name))
+            members.append(member)
             file = tar.extractfile(member) if member.isreg() else None
             if file is None:
                 continue
@@ -248,7 +224,7 @@ def _unpack_tar(source: str) -> _PackedTar:
                 message = f"more than {_MAX_MEMORY >> 30} GiB unpacked, too much to hold in memory"
                 raise ValueError(message)
             contents[_clean(member.name)] = file.read()
-    return _PackedTar(contents=contents, folders=tuple(folders))
+    return members
 
 
 def _first_line(error: Exception) -> str:

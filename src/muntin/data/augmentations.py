@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
 from muntin.data.segmentation_transforms import SegmentationAugmentConfig
-from muntin.data.transforms import AugmentConfig
 
 __all__ = ["AnyAugmentConfig"]
 

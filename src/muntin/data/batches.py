@@ -54,16 +54,9 @@ class Batch:
     targets: tuple[Target, ...] | None = None
 
     @property
-    def full_labels(self) -> list[NDArray[np.int16]] | None:
-        """Class of each pixel of each original; None unless they were read in that size.
-
-        Evaluation compares originals: with these at hand, masks are decoded once.
-        """
-        labels = [one.labels for one in self.targets or () if isinstance(one, LabelMap)]
-        sizes = [list(one.shape) for one in labels]
-        if not labels or sizes != self.originals.tolist():
-            return None
-        return [one.numpy() for one in labels]
+    def labels(self) -> list[NDArray[np.int16]]:
+        """Class of each pixel; in evaluation, of each original."""
+        return [one.labels.numpy() for one in self.targets or () if isinstance(one, LabelMap)]
 
     def select(self, rows: Int[Tensor, " R"]) -> Batch:
         """Keep some of the images, without the padding that only others need."""

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cache of decoded images, and the options of reading."""
+"""A cache of decoded images with their annotations."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,34 +17,19 @@ from muntin.data.archives import read_bytes
 from muntin.data.box_targets import to_box_targets
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import decode
+from muntin.data.joint_transforms import Window
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
-from muntin.data.label_files import read_mask
-from muntin.data.segmentation_transforms import resize_factor, resize_labels
-from muntin.data.transforms import Preprocessing, letterbox_scale, resize, to_tensor
+from muntin.data.label_files import LabelFile, read_mask
+from muntin.data.transforms import Preprocessing, Sample, resize, scaled_size, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
-__all__ = [
-    "CachedImage",
-    "ImageCache",
-]
+__all__ = ["ImageCache"]
 
-
-class CachedImage(NamedTuple):
-    """A decoded image.
-
-    Attributes:
-        pixels: No larger than training and evaluation can use.
-        size: (height, width) of the original.
-        targets: Its objects or the classes of its pixels, in pixels of `pixels`; None where the
-            task has neither.
-    """
-
-    pixels: UInt8[Tensor, "C H W"]
-    size: Size
-    targets: Target | None
+ZOOM = 1.5
+"""How many times `img_size` the shorter side of a cached image may be."""
 
 
 class ImageCache:
@@ -57,12 +42,11 @@ class ImageCache:
         listing: Which images.
         pre: Sizes and channels wanted.
         config: Memory allowed, and strictness.
-        zoom: How many times `img_size` the shorter side may be before it is scaled down.
-        approximate: Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that
-            leaves enough pixels: faster, and other pixels than prediction sees. Only where
-            nothing is known of an image but its class.
-        full_labels: Whether labels of pixels are kept in the size of the original, as scoring
-            compares them, and not in that of the cached image, as training needs them.
+        training: Whether to serve training only. Masks then have the size of the cached image
+            rather than that of the original, which scoring compares, and large JPEGs of a single
+            label are decoded at 1/2, 1/4 or 1/8 of their size where that leaves enough pixels:
+            faster, and other pixels than prediction sees.
+        mask_reader: Decodes the mask of an image.
 
     Raises:
         DataError: Strict, and an image cannot be read; or none can be read.
@@ -74,18 +58,19 @@ class ImageCache:
         pre: Preprocessing,
         config: DataConfig,
         *,
-        zoom: float = 1.5,
-        approximate: bool = False,
-        full_labels: bool = False,
+        training: bool = False,
+        mask_reader: Callable[[Listing, Entry], LabelFile] = read_mask,
     ) -> None:
         self.listing = listing
         self.pre = pre
         self.strict = config.strict
         self.unreadable: dict[int, str] = {}
-        self._full_labels = full_labels
-        self._limit: Size = (round(pre.img_size[0] * zoom), round(pre.img_size[1] * zoom))
-        self._hint = max(self._limit) if approximate and pre.fit == "center_crop" else None
-        self._kept: list[CachedImage | None] | None = None
+        self._training = training
+        self._read_mask = mask_reader
+        limit = (round(pre.img_size[0] * ZOOM), round(pre.img_size[1] * ZOOM))
+        self._limit = replace(pre, img_size=limit)
+        self._hint = max(limit) if training and pre.fit == "center_crop" else None
+        self._kept: list[Sample | None] | None = None
         self._stacked: Tensor | None = None
         if self._fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
@@ -142,7 +127,7 @@ class ImageCache:
             f"See muntin check."
         )
 
-    def load(self, index: int) -> CachedImage | None:
+    def load(self, index: int) -> Sample | None:
         """Return an image with its targets; None if it cannot be read."""
         return self._read(index, keep=False) if self._kept is None else self._kept[index]
 
@@ -155,16 +140,14 @@ class ImageCache:
         if not len(self.listing):
             return False
         step = max(1, len(self.listing) // 16)
-        sizes = [self._read(i) for i in range(0, len(self.listing), step)]
-        mean = np.mean([0 if kept is None else self._count_bytes(kept) for kept in sizes])
+        looks = [self._read(i, masks=False) for i in range(0, len(self.listing), step)]
+        mean = np.mean([0 if one is None else self._count_bytes(one) for one in looks])
         return bool(mean * len(self.listing) <= cache_mib * 2**20)
 
-    def _count_bytes(self, kept: CachedImage) -> int:
-        size = kept.pixels.numel()
+    def _count_bytes(self, sample: Sample) -> int:
         # Small labels, of training, are not counted: they take a third of what the pixels take.
-        if self._full_labels and isinstance(kept.targets, LabelMap):
-            size += kept.targets.labels.nbytes
-        return size
+        counted = self.listing.encoding is not None and not self._training
+        return sample.pixels.numel() + (2 * sample.size[0] * sample.size[1] if counted else 0)
 
     def empty_target(self, size: Size) -> Target | None:
         """Give the target of an image of `size` that cannot be read; it is not learnt from."""
@@ -193,64 +176,61 @@ class ImageCache:
         ]
         return stacked
 
-    def _read(self, index: int, *, keep: bool = True) -> CachedImage | None:
+    def _read(self, index: int, *, keep: bool = True, masks: bool = True) -> Sample | None:
         """Decode an image; without `keep` only the transform resizes it: once is enough."""
         entry = self.listing.entries[index]
         try:
             data = read_bytes(self.listing.source, entry.path)
             decoded = decode(data, where=entry.path, shrink_hint=self._hint)
-            image = to_tensor(decoded, self.pre.in_chans)
-            original: Size = (image.shape[1], image.shape[2])
+            pixels = to_tensor(decoded, self.pre.in_chans)
+            original: Size = (pixels.shape[1], pixels.shape[2])
             _require_size(entry, original)
-            targets: Target | None
             if entry.box is not None:
-                pixels, targets = self._cut_out(entry, entry.box, image)
-            else:
-                pixels = self._shrink(image) if keep or self.pre.fit != "center_crop" else image
-                targets = self._read_targets(entry, pixels, original)
+                return self._cut_out(entry, entry.box, pixels)
+            if keep or self.pre.fit != "center_crop":
+                pixels = self._shrink(pixels)
+            return Sample(pixels, original, self._read_target(entry, pixels, original, masks))
         except (DataError, OSError) as error:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
                 raise DataError(message) from error
             self.unreadable[index] = str(error)
             return None
-        return CachedImage(pixels=pixels, size=original, targets=targets)
 
-    def _cut_out(
-        self, entry: Entry, box: tuple[float, ...], image: Tensor
-    ) -> tuple[Tensor, Target | None]:
+    def _cut_out(self, entry: Entry, box: tuple[float, ...], image: Tensor) -> Sample:
         """The region of an image around an instance, and its keypoints."""
         assert entry.objects is not None, "an instance is one of the objects"
         frame = crop_box(box, self.pre)
         region = crop_region(image, frame, self.pre)
-        return region.pixels, to_keypoints(entry.objects, entry.instance, frame, region)
+        keypoints = to_keypoints(entry.objects, entry.instance, frame, region)
+        return Sample(region.pixels, (image.shape[1], image.shape[2]), keypoints)
 
-    def _read_targets(self, entry: Entry, pixels: Tensor, original: Size) -> Target | None:
+    def _read_target(
+        self, entry: Entry, pixels: Tensor, original: Size, masks: bool
+    ) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])
         if self.listing.encoding is None:
             return None if entry.objects is None else to_box_targets(entry.objects, original, size)
-        labels = read_mask(self.listing, entry).labels
+        if not masks:
+            return None
+        labels = torch.from_numpy(self._read_mask(self.listing, entry).labels)
         if labels.shape != original:
             message = (
                 f"The mask {entry.mask!r} must have the size of its image, {original}, got "
-                f"{labels.shape} (height, width). Make it again."
+                f"{tuple(labels.shape)} (height, width). Make it again."
             )
             raise DataError(message)
-        full = torch.from_numpy(labels)
-        return LabelMap(full if self._full_labels else resize_labels(full, size))
+        if self._training:
+            labels = Window((0, 0, *original), size).move_labels(labels)
+        return LabelMap(labels)
 
     def _shrink(self, image: Tensor) -> Tensor:
-        height, width = image.shape[1:]
-        if self.pre.fit == "sliding_window":
-            scale = resize_factor((height, width), self.pre)
-        elif self.pre.fit == "letterbox":
-            scale = letterbox_scale((height, width), self._limit)
+        size = (image.shape[1], image.shape[2])
+        if self.pre.fit == "center_crop":
+            scale = max(self._limit.img_size[0] / size[0], self._limit.img_size[1] / size[1])
         else:
-            scale = max(self._limit[0] / height, self._limit[1] / width)
-        if scale >= 1:
-            return image
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        return resize(image, size, "bilinear")
+            scale = self._limit.scale_of(size)
+        return image if scale >= 1 else resize(image, scaled_size(size, scale), "bilinear")
 
 
 def _require_size(entry: Entry, size: Size) -> None:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check a whole data set before training, and report every fault.
 
-Training fails on an error; a warning makes its metrics less reliable.
+Training fails on an error; a warning makes its metrics less reliable. `check` reads every image and
+finds what any task suffers from; what is particular to a task is a function that it calls.
 """
 
 from __future__ import annotations
@@ -10,44 +11,66 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import NamedTuple
 
+from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo, decode_with_facts
 from muntin.data.listing import list_classify
-from muntin.data.report import Report
 from muntin.data.splitting import split
-from muntin.errors import DataError, shorten
-from muntin.samples import Entry, Listing, Problem
+from muntin.errors import DataError, plural, shorten
+from muntin.samples import DataSets, Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = [
-    "CheckedImage",
-    "check_classify",
-    "count_images",
-    "describe_images",
-    "find_tiny",
-    "find_twins",
-    "find_unreadable",
-    "find_unsplit",
-    "read_all",
-]
+__all__ = ["CheckedImage", "Findings", "Parts", "Report", "check", "check_classify"]
 
 _TINY = 8  # pixels
 _IMBALANCE = 20
 _AT_ONCE = 1024
 
-_SUFFIX_FORMATS = {
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-    "jfif": "JPEG",
-    "tif": "TIFF",
-    "pgm": "PPM",
-}
+_SUFFIX_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "jfif": "JPEG", "tif": "TIFF", "pgm": "PPM"}
+
+Parts = Mapping[str, Listing]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        task: The task that the data set was read for.
+        source: The path that was given.
+        lines: The data set in a few lines, for the terminal.
+        counts: The same as numbers, (name, count) each.
+        problems: Errors first, then warnings.
+    """
+
+    task: str
+    source: str
+    lines: tuple[str, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether training can use the data set as it is."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, object]:
+        """Give plain values for JSON."""
+        return {
+            "task": self.task,
+            "source": self.source,
+            "ok": self.ok,
+            "lines": list(self.lines),
+            "counts": dict(self.counts),
+            "problems": [asdict(problem) for problem in self.problems],
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,52 +93,104 @@ class CheckedImage:
     facts: ImageInfo | None = None
     fault: str = ""
 
+    @property
+    def is_misnamed(self) -> bool:
+        """Whether the suffix is that of another format."""
+        if self.facts is None:
+            return False
+        suffix = self.entry.path.rpartition(".")[2].lower()
+        found = "JPEG" if self.facts.format == "MPO" else self.facts.format
+        return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
 
-def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Read every image of a classification data set.
+
+class Findings(NamedTuple):
+    """What a task has to say of a data set: problems, lines and counts as in `Report`."""
+
+    problems: Sequence[Problem]
+    lines: Sequence[str]
+    counts: Sequence[tuple[str, int]]
+
+
+def check(
+    task: str,
+    path: str | os.PathLike[str],
+    list_data: Callable[[], DataSets],
+    look_at: Callable[[Parts, Sequence[CheckedImage]], Findings],
+    *,
+    num_threads: int = 2,
+) -> Report:
+    """Read every image of a data set.
 
     Args:
-        path: What `list_classify` takes.
+        task: For the report.
+        path: The data set, for the report.
+        list_data: Lists it.
+        look_at: Judges the sets and their images, those that can be read.
         num_threads: Images decoded at the same time.
 
     Returns:
         The report. Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
-        data = list_classify(path)
+        data = list_data()
     except DataError as error:
         problem = Problem(file=str(path), what=str(error), severity="error")
-        return Report(task="classify", source=str(path), problems=(problem,))
+        return Report(task=task, source=str(path), problems=(problem,))
     parts = data.parts
-    seen = list(read_all(parts, num_threads))
+    seen = list(_read_all(parts, num_threads))
     good = [one for one in seen if not one.fault]
-    problems = find_unreadable(seen)
-    problems += find_twins(good, compare_classes=True)
-    problems += find_tiny(good)
-    problems += find_unsplit(parts)
-    problems += _judge_classes(parts)
-    problems += _find_parted_groups(parts)
+    found = look_at(parts, good)
+    problems = [
+        *data.problems,
+        *(
+            Problem(file=one.entry.path, what=one.fault, severity="error")
+            for one in seen
+            if one.fault
+        ),
+        *_find_other_sizes(good),
+        *_find_twins(good, compare_classes=parts[next(iter(parts))].kind == "classification"),
+        *_find_tiny(good),
+        *_find_unsplit(parts),
+        *found.problems,
+    ]
     return Report(
-        task="classify",
+        task=task,
         source=str(path),
-        lines=(data.note, *_describe(parts, good)),
-        counts=_count(parts, seen),
-        problems=tuple(problems),
+        lines=(data.note, *found.lines, *_describe_images(good)),
+        counts=(
+            ("pictures", len(seen)),
+            *((part, len(listing)) for part, listing in parts.items()),
+            *found.counts,
+            ("unreadable", len(seen) - len(good)),
+            ("misnamed", sum(one.is_misnamed for one in good)),
+            ("duplicates", len(good) - len({one.digest for one in good})),
+        ),
+        problems=tuple(sorted(problems, key=lambda problem: problem.severity != "error")),
     )
 
 
-def read_all(parts: dict[str, Listing], num_threads: int) -> Iterator[CheckedImage]:
+def _read_all(parts: Parts, num_threads: int) -> Iterator[CheckedImage]:
     """Read every image, in the order of the listings, several at the same time."""
-    work = ((part, listing, entry) for part, listing in parts.items() for entry in listing.entries)
+    work = (
+        (part, listing.source, entry)
+        for part, listing in parts.items()
+        for entry in _one_per_image(listing)
+    )
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         while batch := list(islice(work, _AT_ONCE)):
             yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
 
 
-def _look(part: str, listing: Listing, entry: Entry) -> CheckedImage:
+def _one_per_image(listing: Listing) -> Sequence[Entry]:
+    if listing.unit == "images":
+        return listing.entries
+    first = {entry.path: entry for entry in reversed(listing.entries)}
+    return [first[path] for path in sorted(first)]
+
+
+def _look(part: str, source: str, entry: Entry) -> CheckedImage:
     try:
-        data = read_bytes(listing.source, entry.path)
-        pixels, facts = decode_with_facts(data, where=entry.path)
+        pixels, facts = decode_with_facts(read_bytes(source, entry.path), where=entry.path)
     except DataError as error:
         return CheckedImage(part=part, entry=entry, fault=str(error))
     size = (pixels.shape[0], pixels.shape[1])
@@ -123,163 +198,127 @@ def _look(part: str, listing: Listing, entry: Entry) -> CheckedImage:
     return CheckedImage(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
 
 
-def find_unreadable(seen: list[CheckedImage]) -> list[Problem]:
-    """Report unreadable images."""
-    return [
-        Problem(file=one.entry.path, what=one.fault, severity="error") for one in seen if one.fault
-    ]
+def _find_other_sizes(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
+    for one in seen:
+        annotated = one.entry.size
+        if annotated in (None, one.size):
+            continue
+        what = (
+            f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
+            f"{annotated[0]} x {annotated[1]}, so its annotations are wrong"
+        )
+        if annotated == one.size[::-1]:
+            what += "; maybe because of the EXIF orientation: annotate the rotated image"
+        yield Problem(file=one.entry.path, what=what, severity="error")
 
 
-def find_twins(seen: list[CheckedImage], *, compare_classes: bool = False) -> list[Problem]:
+def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Iterator[Problem]:
     """Name the images that are in several sets, and those that have another class elsewhere."""
     same: dict[bytes, list[CheckedImage]] = defaultdict(list)
     for one in seen:
         same[one.digest].append(one)
-    problems = []
     for twins in same.values():
-        if len(twins) == 1:
-            continue
         first, *others = twins
         names = shorten((repr(one.entry.path) for one in others), limit=3)
         parts = {one.part: None for one in twins}
         if len(parts) > 1:
             what = f"the same image is in {' and '.join(parts)}: {names}"
-            problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
+            yield warning(first.entry.path, what)
         if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
-            what = f"the same image has another class as {names}"
-            problems.append(Problem(file=first.entry.path, what=what, severity="warning"))
-    return problems
+            yield warning(first.entry.path, f"the same image has another class as {names}")
 
 
-def find_unsplit(parts: dict[str, Listing]) -> list[Problem]:
+def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
+    for one in seen:
+        if min(one.size) < _TINY:
+            what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
+            yield warning(one.entry.path, what)
+
+
+def _find_unsplit(parts: Parts) -> Iterator[Problem]:
     """Report a data set that has no validation set and is too small to split."""
-    if set(parts) != {"train"}:
-        return []
-    try:
-        split(parts["train"], fraction=DataConfig().val_fraction, seed=0)
-    except DataError as error:
-        return [Problem(file="train", what=str(error), severity="warning")]
-    return []
+    if set(parts) == {"train"}:
+        try:
+            split(parts["train"], fraction=DataConfig().val_fraction, seed=0)
+        except DataError as error:
+            yield warning("train", str(error))
 
 
-def find_tiny(seen: list[CheckedImage]) -> list[Problem]:
-    """Report tiny images."""
-    return [
-        Problem(
-            file=one.entry.path,
-            what=f"only {one.size[0]} x {one.size[1]} pixels (height x width)",
-            severity="warning",
-        )
-        for one in seen
-        if min(one.size) < _TINY
-    ]
+def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
+    """Sizes and pixel formats."""
+    if not seen:
+        return
+    heights, widths = zip(*(one.size for one in seen), strict=True)
+    low, high = f"{min(heights)} x {min(widths)}", f"{max(heights)} x {max(widths)}"
+    yield f"sizes (height x width): {f'all {low}' if low == high else f'from {low} to {high}'}"
+    modes = Counter(one.facts.mode for one in seen if one.facts is not None)
+    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
+    if rotated := sum(one.facts is not None and one.facts.orientation != 1 for one in seen):
+        yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
+    if renamed := sum(one.is_misnamed for one in seen):
+        yield f"{plural(renamed, 'image')} with a suffix of another format, read anyway"
 
 
-def _judge_classes(parts: dict[str, Listing]) -> list[Problem]:
+def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
+    """Check a data set of classes: `path` is what `list_classify` takes, the rest as `check`."""
+    return check(
+        "classify", path, lambda: list_classify(path), _look_at_classes, num_threads=num_threads
+    )
+
+
+def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Findings:
+    return Findings(
+        problems=[*_judge_classes(parts), *_find_parted_groups(parts)],
+        lines=list(_describe_classes(parts)),
+        counts=[("classes", next(iter(parts.values())).num_classes)],
+    )
+
+
+def _judge_classes(parts: Parts) -> Iterator[Problem]:
     part, listing = next(iter(parts.items()))  # train, where there is one
     counts = dict(zip(listing.class_names, listing.class_counts, strict=True))
-    problems = [
-        Problem(
-            file=name,
-            what=f"class {name!r} has {count} images in {part}; at least 2 are needed to learn "
-            f"from one and check with another",
-            severity="warning",
-        )
-        for name, count in counts.items()
-        if count < 2
-    ]
+    for name, count in counts.items():
+        if count < 2:
+            what = (
+                f"class {name!r} has {plural(count, 'image')} in {part}; at least 2 are needed to "
+                f"learn from one and check with another"
+            )
+            yield warning(name, what)
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if counts[most] > _IMBALANCE * counts[least]:
         what = (
-            f"class {most!r} has {counts[most]} images and {least!r} has {counts[least]}: "
-            f"accuracy hides rare classes, use macro-F1"
+            f"class {most!r} has {plural(counts[most], 'image')} and {least!r} has "
+            f"{counts[least]}: accuracy hides rare classes, use macro-F1"
         )
-        problems.append(Problem(file=part, what=what, severity="warning"))
+        yield warning(part, what)
     without = sum(not entry.class_ids for entry in listing.entries)
     if without and max((len(entry.class_ids) for entry in listing.entries), default=0) < 2:
         what = (
-            f"{without} images have no class and none has several: read as multi-label data; "
-            f"if each should have one class, fill the empty cells"
+            f"{plural(without, 'image')} without a class and none with several: read as "
+            f"multi-label data; if each should have one class, fill the empty cells"
         )
-        problems.append(Problem(file=part, what=what, severity="warning"))
-    return problems
+        yield warning(part, what)
 
 
-def _find_parted_groups(parts: dict[str, Listing]) -> list[Problem]:
+def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
     where: dict[str, dict[str, None]] = defaultdict(dict)
     for part, listing in parts.items():
         for entry in listing.entries:
             if entry.group:
                 where[entry.group][part] = None
-    return [
-        Problem(
-            file=group,
-            what=f"group {group!r} is in {' and '.join(found)}, so scores will be too high",
-            severity="warning",
-        )
-        for group, found in where.items()
-        if len(found) > 1
-    ]
+    for group, found in where.items():
+        if len(found) > 1:
+            what = f"group {group!r} is in {' and '.join(found)}, so scores will be too high"
+            yield warning(group, what)
 
 
-def _describe(parts: dict[str, Listing], seen: list[CheckedImage]) -> Iterator[str]:
+def _describe_classes(parts: Parts) -> Iterator[str]:
     for part, listing in parts.items():
-        counts = [
-            f"{name} {count}"
-            for name, count in zip(listing.class_names, listing.class_counts, strict=True)
-        ]
-        yield f"{part}: {len(listing)} images; {shorten(counts, limit=12)}"
+        counts = zip(listing.class_names, listing.class_counts, strict=True)
+        listed = shorten((f"{name} {count}" for name, count in counts), limit=12)
+        yield f"{part}: {plural(len(listing), 'image')}; {listed}"
         groups = {entry.group for entry in listing.entries if entry.group}
         if groups:
-            yield f"{part}: {len(groups)} {'group' if len(groups) == 1 else 'groups'} of images"
+            yield f"{part}: {plural(len(groups), 'group')} of images"
             if len(groups) == 1 and len(parts) == 1:
                 yield "one group cannot be split: training will ask for validation images (--val)"
-    yield from describe_images(seen)
-
-
-def describe_images(seen: list[CheckedImage]) -> Iterator[str]:
-    """Describe sizes and pixel formats."""
-    if not seen:
-        return
-    heights, widths = zip(*(one.size for one in seen), strict=True)
-    if len({one.size for one in seen}) == 1:
-        yield f"sizes (height x width): all {heights[0]} x {widths[0]}"
-    else:
-        yield (
-            f"sizes (height x width): from {min(heights)} x {min(widths)} "
-            f"to {max(heights)} x {max(widths)}"
-        )
-    modes = Counter(one.facts.mode for one in seen if one.facts is not None)
-    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
-    rotated = sum(one.facts is not None and one.facts.orientation != 1 for one in seen)
-    if rotated:
-        yield f"{rotated} images are rotated by their EXIF orientation"
-    if renamed := sum(_is_misnamed(one) for one in seen):
-        yield f"{renamed} images have a suffix of another format; they are read anyway"
-
-
-def _is_misnamed(one: CheckedImage) -> bool:
-    if one.facts is None:
-        return False
-    suffix = one.entry.path.rpartition(".")[2].lower()
-    found = "JPEG" if one.facts.format == "MPO" else one.facts.format
-    return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
-
-
-def count_images(seen: list[CheckedImage]) -> tuple[tuple[str, int], ...]:
-    """Count unreadable, misnamed and duplicate files."""
-    good = [one for one in seen if not one.fault]
-    return (
-        ("unreadable", len(seen) - len(good)),
-        ("misnamed", sum(_is_misnamed(one) for one in good)),
-        ("duplicates", len(good) - len({one.digest for one in good})),
-    )
-
-
-def _count(parts: dict[str, Listing], seen: list[CheckedImage]) -> tuple[tuple[str, int], ...]:
-    return (
-        ("pictures", len(seen)),
-        *((part, len(listing)) for part, listing in parts.items()),
-        ("classes", next(iter(parts.values())).num_classes),
-        *count_images(seen),
-    )

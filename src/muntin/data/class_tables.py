@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import csv
 import re
-import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from muntin.data.class_folders import SPLIT_NAMES, order_classes
-from muntin.data.readers import Reader, Source
-from muntin.errors import DataError, shorten
+from muntin.data.class_folders import order_classes
+from muntin.data.class_names import clean_class_name
+from muntin.data.readers import Reader, Source, count_parts, join_parts
+from muntin.data.trees import PARTS, part_named
+from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing
 
 __all__ = ["CLASS_TABLE", "Row", "read_table"]
@@ -54,7 +55,12 @@ def read_table(place: Path) -> list[Row]:
         with place.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-            _require_columns(columns, place)
+            if not {"path", "class"} <= columns.keys():
+                message = (
+                    f"{str(place)!r} must have the columns path and class, separated by commas, "
+                    f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
+                )
+                raise DataError(message)
             rows = [_read_row(cells, columns) for cells in reader]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
@@ -62,10 +68,11 @@ def read_table(place: Path) -> list[Row]:
     if not rows:
         message = f"{str(place)!r} must have a row for each image, got none below the header."
         raise DataError(message)
-    missing = []
-    for number, row in enumerate(rows, start=2):
-        if not row.path or not (place.parent / row.path).is_file():
-            missing.append(f"row {number} {row.path!r}")
+    missing = [
+        f"row {number} {row.path!r}"
+        for number, row in enumerate(rows, start=2)
+        if not row.path or not (place.parent / row.path).is_file()
+    ]
     if missing:
         message = (
             f"Every path in {str(place)!r} must be a file, seen from the folder of the CSV; "
@@ -75,25 +82,15 @@ def read_table(place: Path) -> list[Row]:
     return rows
 
 
-def _require_columns(columns: dict[str, str], place: Path) -> None:
-    if {"path", "class"} <= columns.keys():
-        return
-    message = (
-        f"{str(place)!r} must have the columns path and class, separated by commas, "
-        f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
-    )
-    raise DataError(message)
-
-
 def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
     def cell(name: str) -> str:
         column = columns.get(name)
         return (cells.get(column) or "").strip() if column is not None else ""
 
-    names = (part.strip() for part in _BETWEEN_CLASSES.split(cell("class")))
+    names = map(clean_class_name, _BETWEEN_CLASSES.split(cell("class")))
     return Row(
         path=cell("path").replace("\\", "/"),
-        classes=tuple(unicodedata.normalize("NFC", name) for name in names if name),
+        classes=tuple(filter(None, names)),
         group=cell("group"),
         split=cell("split"),
     )
@@ -105,10 +102,8 @@ def _recognise(source: Source) -> Path | None:
 
 def _read(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
     rows = read_table(place)
-    names = order_classes(
-        {name for row in rows for name in row.classes}, class_names, repr(str(place))
-    )
-    ids = {name: class_id for class_id, name in enumerate(names)}
+    found = {name for row in rows for name in row.classes}
+    names, ids = order_classes(found, class_names, repr(str(place)))
     several = sum(len(row.classes) > 1 for row in rows)
     without = sum(not row.classes for row in rows)
     multi_label = several + without > 0
@@ -129,30 +124,26 @@ def _read(source: Source, place: Path, class_names: Sequence[str] | None) -> Dat
             multi_label=multi_label,
         )
 
-    parts = Counter(_part_of(row, place) for row in rows)
-    kind = f"multi-label ({several} with several classes, {without} with none)"
-    note = f"CSV, {kind if multi_label else 'single-label'}, {len(names)} classes"
-    if len(parts) == 1 and not any(row.split for row in rows):
-        return DataSets(train=gather(rows), note=f"{note}, one set of {len(rows)} images")
-    sets = {
-        part: gather(row for row in rows if _part_of(row, place) == part)
-        for part in ("train", "val", "test")
-        if part in parts
-    }
+    by_part: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_part[_part_of(row, place)].append(row)
+    kind = "single-label"
+    if multi_label:
+        kind = f"multi-label ({several} with several classes, {without} with none)"
+    note = f"CSV, {kind}, {plural(len(names), 'class', 'classes')}"
+    if len(by_part) == 1 and not any(row.split for row in rows):
+        size = plural(len(rows), "image")
+        return join_parts({"train": gather(rows)}, [f"{note}, one set of {size}"])
+    sets = {part: gather(by_part[part]) for part in PARTS if part in by_part}
     if class_names is None and "train" in sets:
-        _require_learnt(sets, place)
-    counts = ", ".join(f"{part} {len(listing)}" for part, listing in sets.items())
-    return DataSets(
-        train=sets.get("train"),
-        val=sets.get("val"),
-        test=sets.get("test"),
-        note=f"{note}, sets by its split column: {counts} images",
-    )
+        _require_learnt(sets["train"], place)
+    sizes = count_parts({part: len(listing) for part, listing in sets.items()})
+    return join_parts(sets, [f"{note}, sets by its split column: {sizes}"])
 
 
 def _part_of(row: Row, place: Path) -> str:
-    part = SPLIT_NAMES.get(row.split.lower() or "train")
-    if part is None:
+    part = part_named(row.split or "train")
+    if not part:
         message = (
             f"The split column must be train, val or test, got {row.split!r} "
             f"for {row.path!r} in {str(place)!r}. Correct the row."
@@ -161,10 +152,9 @@ def _part_of(row: Row, place: Path) -> str:
     return part
 
 
-def _require_learnt(sets: dict[str, Listing], place: Path) -> None:
-    counts = sets["train"].class_counts
-    names = sets["train"].class_names
-    unlearnt = [name for name, count in zip(names, counts, strict=True) if not count]
+def _require_learnt(train: Listing, place: Path) -> None:
+    counts = zip(train.class_names, train.class_counts, strict=True)
+    unlearnt = [name for name, count in counts if not count]
     if unlearnt:
         message = (
             f"Every class must have images whose split is train, got none for "

@@ -9,10 +9,9 @@ the place that was given.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,32 +19,33 @@ from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
-from muntin.data.coco_images import ImageRecord, find_images, plain_id
-from muntin.data.coco_keypoints import Points, common_points, points_of
+from muntin.data.class_names import clean_class_name, number_classes
+from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
+from muntin.data.coco_keypoints import KEYS, Points, common_points, explain_json, points_of
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
     Annotation,
     AnnotationReport,
-    clean_class_name,
-    gather_objects,
+    ObjectRequest,
     make_entry,
-    number_classes,
+    make_listing,
 )
+from muntin.data.readers import Reader, Source, count_others, explain_some
 from muntin.data.segmentations import box_of, clean_segmentation
-from muntin.data.trees import PARTS, Tree, part_in, part_of
+from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
 from muntin.errors import DataError, shorten
-from muntin.samples import Listing, Skeleton
+from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
-__all__ = ["find_coco", "read_coco"]
-
-Row = dict[str, Any]
-Id = int | str
+__all__ = ["COCO", "COCO_KEYPOINTS"]
 
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
 _MAX_TO_OPEN = 24
+
+_Files = tuple[dict[str, str], list[str]]
+"""The JSON of each part, and those that belong to no part."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,25 +56,33 @@ class _File:
     path: str
     images: list[Row]
     annotations: list[Any]
-    categories: dict[Id, str]
-    parents: dict[str, str]  # class -> supercategory
-    points: dict[str, Points]  # class -> its keypoints, where it has some
+    categories: dict[Id, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)  # class -> supercategory
+    points: dict[str, Points] = field(default_factory=dict)  # class -> its keypoints, if any
     found: dict[Id, ImageRecord] = field(default_factory=dict)
 
+    def rows(self) -> Iterator[Row]:
+        """The annotations that are objects."""
+        return (row for row in self.annotations if isinstance(row, dict))
 
-def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], list[str]]:
-    """Find the JSON of each set.
 
-    Args:
-        tree: Where they are looked for.
-        keypoints: Whether, of several, those of keypoints are wanted.
+def _recognise(source: Source, *, keypoints: bool = False) -> _Files | None:
+    if not source.is_file:
+        files, loose = _find(source.tree, keypoints)
+        return (files, loose) if files else None
+    if source.suffix != ".json":
+        return None
+    # A file that the user names is read whatever it looks like: errors then name what is missing.
+    part = part_in(source.path.stem) or part_of(source.name.split("/")[:-1]) or "train"
+    return {part: source.name}, []
 
-    Returns:
-        The file of each part, none when there is no COCO JSON, and the files that are of no part.
 
-    Raises:
-        DataError: A part has several.
-    """
+def _recognise_keypoints(source: Source) -> _Files | None:
+    return _recognise(source, keypoints=True)
+
+
+def _find(tree: Tree, keypoints: bool) -> _Files:
+    """The JSON of each set; of several, those of keypoints if wanted."""
     every = [
         name
         for name in tree.with_suffix(".json")
@@ -99,56 +107,33 @@ def find_coco(tree: Tree, *, keypoints: bool = False) -> tuple[dict[str, str], l
     return parts, loose
 
 
-def read_coco(
-    tree: Tree,
-    files: Mapping[str, str],
-    findings: AnnotationReport,
-    *,
-    class_names: Sequence[str] | None = None,
-    masks: bool = False,
-    keypoints: bool = False,
-) -> dict[str, Listing]:
-    """Read the JSON of each set.
-
-    Args:
-        tree: Where the files and the images are.
-        files: The JSON of each part.
-        findings: Where faulty annotations are noted.
-        class_names: Classes of a trained run; otherwise numbers follow those of the categories.
-        masks: Whether objects must have masks.
-        keypoints: Whether keypoints are read; of classes that have some, and then all have the
-            same. The skeletons of the listings have names and edges only.
-
-    Returns:
-        The listing of each part.
-
-    Raises:
-        DataError: A JSON is broken or not COCO, or its images are not there.
-    """
-    read = [_read_file(tree, part, path, masks) for part, path in files.items()]
+def _read(source: Source, found: _Files, request: ObjectRequest) -> dict[str, Listing]:
+    tree, findings = source.tree, request.findings
+    files, loose = found
+    if loose:
+        findings.notes.append(f"left out, of no set: {shorten(loose)}")
+    read = [_read_file(tree, part, path, request.masks) for part, path in files.items()]
     for file in read:
         _tell_twins(file, findings)
         file.found = find_images(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
-    points = None
-    if keypoints:
+    points, skeleton = None, None
+    if request.keypoints:
         points = common_points({file.path: file.points for file in read}, tree.source, findings)
-    if points is not None:
+        skeleton = Skeleton(names=points.names, edges=points.edges)
         _leave_out_pointless(read, findings)
     used = {name for file in read for name in _used_classes(file)}
     listed = [name for file in read for name in file.categories.values()]
     parents = {name: parent for file in read for name, parent in file.parents.items()}
-    found = [name for name in listed if name in used or not _is_leftover(name, parents)]
-    names, ids = number_classes(found, used, class_names, tree.source)
+    meant = [name for name in listed if name in used or not _is_leftover(name, parents)]
+    names, ids = number_classes(meant, used, request.class_names, repr(tree.source))
     keypoint_names = () if points is None else points.names
-    listings = {
-        file.part: _list_part(file, tree.source, names, ids, findings, masks, keypoint_names)
+    return {
+        file.part: make_listing(
+            tree.source, _list_images(file, ids, request, keypoint_names), names, skeleton
+        )
         for file in read
     }
-    if points is None:
-        return listings
-    skeleton = Skeleton(names=points.names, edges=points.edges)
-    return {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
 
 
 def _is_named_like_coco(path: str) -> bool:
@@ -181,18 +166,10 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
             row.pop("segmentation", None)
         return row
 
-    try:
-        data = json.loads(read_bytes(tree.source, path), object_hook=None if masks else forget)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        message = (
-            f"{path!r} in {tree.source!r} must be a JSON that is whole, got: {error}. "
-            f"Fetch or export it again."
-        )
-        raise DataError(message) from error
+    data = read_json(tree.source, path, hook=None if masks else forget)
     got = "a list" if isinstance(data, list) else f"a {type(data).__name__}"
     if isinstance(data, dict):
-        keys = ("images", "annotations", "categories")
-        lacking = [key for key in keys if not isinstance(data.get(key), list)]
+        lacking = [key for key in KEYS if not isinstance(data.get(key), list)]
         got = f"no {' and no '.join(lacking)} in it" if lacking else ""
     if got:
         message = (
@@ -200,39 +177,28 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
             f"got {got} ({path!r} in {tree.source!r}). Export the annotations as COCO."
         )
         raise DataError(message)
-    categories, parents, points = _read_categories(data["categories"], path)
-    return _File(
-        part=part,
-        path=path,
-        images=data["images"],
-        annotations=data["annotations"],
-        categories=categories,
-        parents=parents,
-        points=points,
-    )
+    file = _File(part=part, path=path, images=data["images"], annotations=data["annotations"])
+    _read_categories(data["categories"], file)
+    return file
 
 
-def _read_categories(
-    rows: list[Any], path: str
-) -> tuple[dict[Id, str], dict[str, str], dict[str, Points]]:
+def _read_categories(rows: list[Any], file: _File) -> None:
     categories: dict[Id, str] = {}
-    parents: dict[str, str] = {}
-    points: dict[str, Points] = {}
     for number, row in enumerate(rows):
         key = plain_id(row.get("id")) if isinstance(row, dict) else None
         name = clean_class_name(row.get("name", "")) if isinstance(row, dict) else ""
         if key is None or not name or categories.get(key, name) != name:
             message = (
                 f"Every category must have a name and an id of its own, got {row} as "
-                f"categories[{number}] of {path!r}. Correct the file."
+                f"categories[{number}] of {file.path!r}. Correct the file."
             )
             raise DataError(message)
         categories[key] = name
-        parents[name] = clean_class_name(row.get("supercategory", ""))
+        file.parents[name] = clean_class_name(row.get("supercategory", ""))
         if isinstance(row.get("keypoints"), list) and row["keypoints"]:
-            points[name] = points_of(row)
+            file.points[name] = points_of(row)
     ordered = sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0]))
-    return dict(ordered), parents, points
+    file.categories = dict(ordered)
 
 
 def _leave_out_pointless(files: Sequence[_File], findings: AnnotationReport) -> None:
@@ -258,8 +224,7 @@ def _tell_twins(file: _File, findings: AnnotationReport) -> None:
     for name in (name for name, count in names.items() if count > 1):
         ids = shorten(key for key, other in file.categories.items() if other == name)
         findings.warn(file.path, f"categories {ids} are all named {name!r}: taken as one class")
-    rows = (row for row in file.annotations if isinstance(row, dict))
-    keys = Counter(key for row in rows if (key := plain_id(row.get("id"))) is not None)
+    keys = Counter(key for row in file.rows() if (key := plain_id(row.get("id"))) is not None)
     twice = [key for key, count in keys.items() if count > 1]
     if twice:
         what = f"several annotations have the id {shorten(twice)}: all of them are kept"
@@ -267,15 +232,15 @@ def _tell_twins(file: _File, findings: AnnotationReport) -> None:
 
 
 def _used_classes(file: _File) -> set[str]:
-    keys = {plain_id(row.get("category_id")) for row in file.annotations if isinstance(row, dict)}
-    return {file.categories[key] for key in keys if key is not None and key in file.categories}
+    keys = {_id_of(row, "category_id") for row in file.rows()}
+    return {file.categories[key] for key in keys if key in file.categories}
 
 
 def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What can be read as boxes, and the size of the image of each."""
     boxes, sizes = [], []
-    for row in file.annotations:
-        bbox = row.get("bbox") if isinstance(row, dict) else None
+    for row in file.rows():
+        bbox = row.get("bbox")
         image = file.found.get(_id_of(row, "image_id")) if bbox else None
         if image is None or not image.path or not isinstance(bbox, list) or len(bbox) != 4:
             continue
@@ -294,17 +259,11 @@ def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
     return bool(others) and all(parent == name for parent in others)
 
 
-def _list_part(
-    file: _File,
-    source: str,
-    names: tuple[str, ...],
-    ids: Mapping[str, int],
-    findings: AnnotationReport,
-    masks: bool,
-    keypoint_names: tuple[str, ...],
-) -> Listing:
+def _list_images(
+    file: _File, ids: Mapping[str, int], request: ObjectRequest, keypoint_names: Sequence[str]
+) -> Iterator[Entry]:
+    findings = request.findings
     rows = _by_image(file, findings)
-    entries = []
     for image in dict.fromkeys(file.found.values()):
         if not image.path:
             continue
@@ -320,17 +279,9 @@ def _list_part(
                 annotations.append(one)
             else:
                 findings.leave_out(image.path, where, *one)
-        objects = gather_objects(
-            annotations,
-            size=image.size,
-            file=image.path,
-            findings=findings,
-            masks=masks,
-            keypoint_names=keypoint_names,
+        yield make_entry(
+            image.path, image.size, annotations, request, keypoint_names=keypoint_names
         )
-        entries.append(make_entry(image.path, image.size, objects))
-    entries.sort(key=lambda entry: entry.path)
-    return Listing(source=source, entries=tuple(entries), class_names=names, multi_label=True)
 
 
 def _by_image(file: _File, findings: AnnotationReport) -> dict[ImageRecord, list[tuple[str, Row]]]:
@@ -385,3 +336,23 @@ def _read_annotation(
         segmentation=segmentation,
         keypoints=row.get("keypoints"),
     )
+
+
+COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="COCO",
+    recognise=_recognise,
+    read=_read,
+    looks_for="COCO (a JSON with images, annotations and categories, such as "
+    "annotations/instances_train.json)",
+    file="a COCO .json",
+    reject=count_others(".json", "none of them COCO"),
+)
+
+COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="COCO",
+    recognise=_recognise_keypoints,
+    read=_read,
+    looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
+    file="a COCO .json",
+    reject=explain_some(".json", explain_json),
+)

@@ -19,7 +19,7 @@ from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 
-__all__ = ["ImageRecord", "find_images", "plain_id"]
+__all__ = ["Id", "ImageRecord", "Row", "find_images", "plain_id"]
 
 Row = dict[str, Any]
 Id = int | str
@@ -53,13 +53,8 @@ def plain_id(value: object) -> Id | None:
         return None
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
-    if (
-        isinstance(value, str)
-        and value.isdecimal()
-        and value.isascii()
-        and str(int(value)) == value
-    ):
-        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        return int(value) if str(int(value)) == value else value
     return value if isinstance(value, int | str) else None
 
 

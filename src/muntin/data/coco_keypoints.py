@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from muntin.data.annotation import AnnotationReport
-from muntin.data.trees import Tree, read_text
+from muntin.data.archives import read_bytes
+from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError, shorten
 
-__all__ = ["Points", "common_points", "explain_json", "points_of"]
+__all__ = ["KEYS", "Points", "common_points", "explain_json", "points_of"]
+
+KEYS = ("images", "annotations", "categories")
+"""What makes a JSON one of COCO: three lists."""
 
 
 class Points(NamedTuple):
@@ -40,16 +43,14 @@ def points_of(category: Mapping[str, Any]) -> Points:
     names = tuple(map(str, category["keypoints"]))
     rows = category.get("skeleton") or []
     rows = rows if isinstance(rows, list) else [rows]
-    good = [_is_link(row, len(names)) for row in rows]
     return Points(
         names=names,
-        edges=tuple((row[0] - 1, row[1] - 1) for row, fine in zip(rows, good, strict=True) if fine),
-        odd=tuple(f"{row}" for row, fine in zip(rows, good, strict=True) if not fine),
+        edges=tuple((row[0] - 1, row[1] - 1) for row in rows if _is_edge(row, len(names))),
+        odd=tuple(f"{row}" for row in rows if not _is_edge(row, len(names))),
     )
 
 
-def _is_link(row: object, most: int) -> bool:
-    """Whether it joins two keypoints that are there."""
+def _is_edge(row: object, most: int) -> bool:
     if not isinstance(row, list) or len(row) != 2 or row[0] == row[1]:
         return False
     return all(type(number) is int and 1 <= number <= most for number in row)
@@ -79,7 +80,11 @@ def common_points(
                 )
                 raise DataError(message)
             if points.odd:
-                findings.warn(path, _describe_odd(name, points))
+                what = (
+                    f"in the skeleton of category {name!r} left out: {shorten(points.odd)}; a line "
+                    f"joins two of the keypoints, counted from 1 to {len(points.names)}"
+                )
+                findings.warn(path, what)
                 findings.notes.append(f"lines left out of the skeleton: {shorten(points.odd)}")
     found = {name: points for classes in every.values() for name, points in classes.items()}
     if len({points.names for points in found.values()}) == 1:
@@ -92,24 +97,15 @@ def common_points(
     raise DataError(message)
 
 
-def _describe_odd(name: str, points: Points) -> str:
-    return (
-        f"in the skeleton of category {name!r} left out: {shorten(points.odd)}; a line joins two "
-        f"of the keypoints, counted from 1 to {len(points.names)}"
-    )
-
-
 def explain_json(tree: Tree, path: str) -> str:
     """Explain why a JSON is not recognised as COCO."""
     try:
-        text = read_text(tree.source, path)
-        if not text.strip():
+        if not read_bytes(tree.source, path).strip():
             return f"{path!r} is empty"
-        values = json.loads(text)
-    except (DataError, json.JSONDecodeError):
+        values = read_json(tree.source, path)
+    except DataError:
         return f"{path!r} is no JSON that is whole"
     if not isinstance(values, dict):
         return f"{path!r} holds a {type(values).__name__}, not an object with images"
-    keys = ("images", "annotations", "categories")
-    lacking = [key for key in keys if not isinstance(values.get(key), list)]
+    lacking = [key for key in KEYS if not isinstance(values.get(key), list)]
     return f"{path!r} has no {' and no '.join(lacking)}"

@@ -14,80 +14,64 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.objects import Annotation, AnnotationReport, gather_objects, make_entry
-from muntin.data.readers import Reader, Source
+from muntin.data.objects import (
+    WRONG_KEYPOINTS,
+    Annotation,
+    AnnotationReport,
+    ObjectRequest,
+    make_entry,
+    make_listing,
+)
+from muntin.data.readers import Reader, Source, explain_some
 from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_size, read_text
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
-__all__ = ["DEEPLABCUT", "Frame", "LabelTable", "explain_table", "find_tables", "read_table"]
+__all__ = ["DEEPLABCUT"]
 
 SUBJECT = "subject"
 """Class name of every instance: these files name none."""
 
 _MARGIN = 0.1  # around the points of an individual, relative to their extent
-_MAX_EXPLAINED = 3  # files
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
 _ALONE = "single"  # what DeepLabCut calls body parts of a frame that belong to no individual
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Frame:
-    """One labelled image.
-
-    Attributes:
-        path: The image in the tree.
-        where: The row that labels it: "row 17".
-        instances: (N, P, 3) x, y and visibility (2 or 0), one row an individual.
-    """
+class _Frame(NamedTuple):
+    """One labelled image; (N, P, 3) x, y and visibility (2 or 0) of each individual."""
 
     path: str
     where: str
     instances: NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LabelTable:
-    """One CSV.
-
-    Attributes:
-        path: The file in the tree.
-        keypoints: Names of the body parts.
-        individuals: How many instances a frame can have; 0 if the file does not distinguish them.
-        frames: Its rows.
-    """
+class _Table(NamedTuple):
+    """One CSV; whether it distinguishes individuals."""
 
     path: str
     keypoints: tuple[str, ...]
-    individuals: int
-    frames: tuple[Frame, ...]
+    has_individuals: bool
+    frames: list[_Frame]
 
 
-def find_tables(tree: Tree) -> list[str]:
-    """Name the files that begin as DeepLabCut's labels do; predictions have likelihoods too."""
-    return [name for name in tree.with_suffix(".csv") if _begins_well(tree, name)]
+def _recognise(source: Source) -> list[str] | None:
+    if source.is_file:
+        # A file that the user names is read whatever it looks like.
+        return [source.name] if source.suffix == ".csv" else None
+    tree = source.tree
+    return [name for name in tree.with_suffix(".csv") if not _explain(tree, name)] or None
 
 
-def _begins_well(tree: Tree, path: str) -> bool:
-    try:
-        lines = read_text(tree.source, path).splitlines()[:4]
-    except DataError:
-        return False
-    rows = {line.partition(",")[0]: line.lower() for line in lines}
-    known = lines[:1] and lines[0].startswith("scorer") and {"bodyparts", "coords"} <= rows.keys()
-    return bool(known) and "likelihood" not in rows["coords"]
-
-
-def explain_table(tree: Tree, path: str) -> str:
-    """Explain why a CSV is not recognised as labels of DeepLabCut."""
+def _explain(tree: Tree, path: str) -> str:
+    """Why a CSV is not recognised as labels of DeepLabCut; "" if it is."""
     try:
         lines = read_text(tree.source, path).splitlines()[:4]
     except DataError:
@@ -96,6 +80,9 @@ def explain_table(tree: Tree, path: str) -> str:
         return f"{path!r} is empty"
     if any("likelihood" in line.lower() for line in lines):
         return f"{path!r} holds predictions (likelihood); to learn from them, give its own path"
+    rows = {line.partition(",")[0] for line in lines}
+    if lines[0].startswith("scorer") and {"bodyparts", "coords"} <= rows:
+        return ""
     return f"{path!r} {_describe_head([line.split(',') for line in lines])}"
 
 
@@ -108,17 +95,7 @@ def _describe_head(rows: list[list[str]]) -> str:
     return f"has no row that begins with {' and none with '.join(lacking)}"
 
 
-def read_table(tree: Tree, path: str, findings: AnnotationReport) -> LabelTable:
-    """Read one CSV.
-
-    Args:
-        tree: Where it lies, and the images.
-        path: The file.
-        findings: Where rows that are left out are noted.
-
-    Raises:
-        DataError: The head of the file is not DeepLabCut's.
-    """
+def _read_table(tree: Tree, path: str, findings: AnnotationReport) -> _Table:
     rows = list(csv.reader(io.StringIO(read_text(tree.source, path))))
     count = next((i for i, row in enumerate(rows) if row[:1] == ["coords"]), -1) + 1
     head = {row[0]: row for row in rows[:count] if row}
@@ -137,7 +114,7 @@ def read_table(tree: Tree, path: str, findings: AnnotationReport) -> LabelTable:
     columns = _find_columns(head["coords"], parts, people, first, path)
     keypoints = tuple(dict.fromkeys(part for _, part in columns))
     names = list(dict.fromkeys(one for one, _ in columns if one != _ALONE)) or [_ALONE]
-    frames: list[Frame] = []
+    frames: list[_Frame] = []
     seen: dict[str, str] = {}
     for number, row in enumerate(rows[count:], count + 1):
         where = f"row {number}"
@@ -155,13 +132,8 @@ def read_table(tree: Tree, path: str, findings: AnnotationReport) -> LabelTable:
             findings.leave_out(path, where, *fault)
             continue
         seen[image] = where
-        frames.append(Frame(path=image, where=where, instances=instances))
-    return LabelTable(
-        path=path,
-        keypoints=keypoints,
-        individuals=len(names) if "individuals" in head else 0,
-        frames=tuple(frames),
-    )
+        frames.append(_Frame(image, where, instances))
+    return _Table(path, keypoints, "individuals" in head, frames)
 
 
 _Columns = dict[tuple[str, str], tuple[int, int]]
@@ -199,7 +171,7 @@ def _look_at(
     """What is wrong with a row, if anything; and its image."""
     if len(row) != wanted:
         detail = f"{len(row) - first} cells, {wanted - first} needed"
-        return ("with a wrong number of keypoints", detail), ""
+        return (WRONG_KEYPOINTS, detail), ""
     name = "/".join(cell for cell in row[:first] if cell)
     image = _find_image(name, tree, path)
     if image is None:
@@ -252,10 +224,9 @@ def _read_points(
     return points
 
 
-def _read_tables(
-    tree: Tree, paths: Sequence[str], findings: AnnotationReport
-) -> dict[str, Listing]:
-    tables = [read_table(tree, path, findings) for path in paths]
+def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
+    tree, findings = source.tree, request.findings
+    tables = [_read_table(tree, path, findings) for path in paths]
     first = tables[0]
     for table in tables[1:]:
         if table.keypoints != first.keypoints:
@@ -275,48 +246,31 @@ def _read_tables(
                 findings.leave_out(table.path, frame.where, "duplicate", detail)
                 continue
             seen[frame.path] = table.path
-            by_part[part].append(_read_frame(tree, table, frame, findings))
+            by_part[part].append(_read_frame(tree, table, frame, request))
     parts = {part: by_part[part] for part in PARTS if part in by_part}
-    if "" in by_part:  # what is of no part is learnt from
-        parts["train"] = parts.get("train", []) + by_part[""]
-    if not parts:
-        parts = {"train": []}
+    if "" in by_part or not parts:  # what is of no part is learnt from
+        parts["train"] = [*parts.get("train", []), *by_part[""]]
+    skeleton = Skeleton(names=first.keypoints)
     return {
-        part: Listing(
-            source=tree.source,
-            entries=tuple(sorted(entries, key=lambda entry: entry.path)),
-            class_names=(SUBJECT,),
-            multi_label=True,
-            skeleton=Skeleton(names=first.keypoints),
-        )
+        part: make_listing(tree.source, entries, (SUBJECT,), skeleton)
         for part, entries in parts.items()
     }
 
 
-def _read_frame(tree: Tree, table: LabelTable, frame: Frame, findings: AnnotationReport) -> Entry:
+def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest) -> Entry:
     size = read_size(tree.source, frame.path)
     annotations = []
     for number, points in enumerate(frame.instances):
-        if table.individuals and not (points[:, 2] > 0).any():
-            continue  # this one is not in the image
-        where = f"{frame.where}, individual {number + 1}" if table.individuals else frame.where
-        whole = (0.0, 0.0, float(size[1]), float(size[0]))
-        annotations.append(
-            Annotation(
-                where=where,
-                class_id=0,
-                box=_box_around(points, size) if table.individuals else whole,
-                keypoints=points.ravel().tolist(),
-            )
-        )
-    objects = gather_objects(
-        annotations,
-        size=size,
-        file=table.path,
-        findings=findings,
-        keypoint_names=table.keypoints,
+        where, box = frame.where, (0.0, 0.0, float(size[1]), float(size[0]))
+        if table.has_individuals:
+            if not (points[:, 2] > 0).any():
+                continue  # this one is not in the image
+            where, box = f"{where}, individual {number + 1}", _box_around(points, size)
+        values = points.ravel().tolist()
+        annotations.append(Annotation(where=where, class_id=0, box=box, keypoints=values))
+    return make_entry(
+        frame.path, size, annotations, request, file=table.path, keypoint_names=table.keypoints
     )
-    return make_entry(frame.path, size, objects)
 
 
 def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, float, float]:
@@ -329,27 +283,11 @@ def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, 
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _recognise(source: Source) -> list[str] | None:
-    if source.is_file:
-        # A file that the user names is read whatever it looks like.
-        return [source.name] if source.suffix == ".csv" else None
-    return find_tables(source.tree) or None
-
-
-def _read(source: Source, found: list[str], findings: AnnotationReport) -> dict[str, Listing]:
-    return _read_tables(source.tree, found, findings)
-
-
-def _reject(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".csv")
-    return [explain_table(source.tree, name) for name in names[:_MAX_EXPLAINED]]
-
-
-DEEPLABCUT: Reader[AnnotationReport, dict[str, Listing]] = Reader(
+DEEPLABCUT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="DeepLabCut",
     recognise=_recognise,
     read=_read,
     looks_for="DeepLabCut (a CSV whose rows begin with scorer, bodyparts and coords)",
     file="a CSV of DeepLabCut",
-    reject=_reject,
+    reject=explain_some(".csv", _explain),
 )

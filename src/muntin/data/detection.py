@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from muntin.data.coco_readers import COCO
+from muntin.data.coco import COCO
 from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
-from muntin.data.readers import Reader, find_reader
+from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
+from muntin.errors import plural
 from muntin.samples import DataSets, Listing, Problem
 
 __all__ = ["READERS", "list_detect"]
@@ -65,31 +66,23 @@ def list_detect(
 def _join(
     kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
 ) -> DataSets:
-    counts = ", ".join(f"{part} {len(listing)}" for part, listing in listings.items())
-    objects = {part: _count_objects(listing) for part, listing in listings.items()}
-    sets = dict(listings)
-    if len(sets) == 1:
-        sets = {"train": next(iter(sets.values()))}
-    num_classes = next(iter(sets.values())).num_classes
-    note = f"{kind}, {counts} images, {' + '.join(map(str, objects.values()))} objects"
+    sizes = count_parts({part: len(listing) for part, listing in listings.items()})
+    counts = [_count_objects(listing) for listing in listings.values()]
+    objects = f"{' + '.join(map(str, counts))} object{'s' * (counts != [1])}"
+    sets = name_parts(listings)
+    classes = plural(next(iter(sets.values())).num_classes, "class", "classes")
     without = findings.count(NO_MASK)
     bare = masks and without > 0 and not findings.num_masks
-    problems = list(findings.problems(without=NO_MASK if bare else ""))
+    problems = findings.problems(without=NO_MASK if bare else "")
     if bare:
         what = f"none of {without} objects has a mask: use the task detect, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
-    elif "train" in sets and not objects[next(iter(objects))]:
+    elif "train" in sets and not counts[0]:
         what = "no annotated object: nothing to train on or to evaluate"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
-    notes = (f"{note} of {num_classes} classes", findings.summary(), *findings.notes)
-    return DataSets(
-        train=sets.get("train"),
-        val=sets.get("val"),
-        test=sets.get("test"),
-        note="; ".join(note for note in notes if note),
-        problems=tuple(problems),
-        left_out=findings.summary(),
-    )
+    left_out = findings.summary()
+    notes = [f"{kind}, {sizes}, {objects} of {classes}", left_out, *findings.notes]
+    return join_parts(sets, notes, problems=problems, left_out=left_out)
 
 
 def _count_objects(listing: Listing) -> int:

@@ -27,17 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.configs import check_range
-from muntin.data.detection_transforms import jitter_colors
-from muntin.data.transforms import BatchTransform, Preprocessing, resize
+from muntin.data.joint_transforms import jitter_colors
+from muntin.data.transforms import Augmentation, Preprocessing, Sample, resize
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
-from muntin.targets import Keypoints, Target
+from muntin.targets import Keypoints
 
 __all__ = [
     "Affine",
     "KeypointAugmentConfig",
     "Region",
-    "augment_keypoints",
     "crop_box",
     "crop_region",
     "crop_transform",
@@ -61,7 +60,7 @@ Frame = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeypointAugmentConfig:
+class KeypointAugmentConfig(Augmentation):
     """Augmentation for crops of single instances.
 
     Attributes:
@@ -88,37 +87,47 @@ class KeypointAugmentConfig:
 
     def __post_init__(self) -> None:
         """Validate the ranges."""
-        for name in ("flip", "rotate", "half_body", "occlude", "jitter"):
-            check_range(f"augment.{name}", getattr(self, name), 0, 1)
+        self._check_shares("flip", "rotate", "half_body", "occlude", "jitter")
         check_range("augment.scale", self.scale, 0, 0.9)
         check_range("augment.shift", self.shift, 0, 1)
         check_range("augment.rotation", self.rotation, 0, 180)
 
-    @property
-    def groups_by_shape(self) -> bool:
-        """All crops have one size."""
-        return False
-
-    @property
-    def batch_transform(self) -> BatchTransform | None:
-        """None: keypoints change with their crop."""
-        return None
-
     def augment(
-        self,
-        image: UInt8[Tensor, "C H W"],
-        target: Target | None,
-        *,
-        original: Size,
-        pre: Preprocessing,
-        seed: int,
-        skeleton: Skeleton | None,
-    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
-        """See `muntin.data.transforms.Augmentation`."""
+        self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
+    ) -> Sample:
+        """See `Augmentation`; keypoints that come to lie outside the crop are unknown."""
         rng = np.random.default_rng(seed)
+        target = sample.target
         assert isinstance(target, Keypoints), "crops of instances have keypoints"
         assert skeleton is not None, "data sets with keypoints have a skeleton"
-        return augment_keypoints(image, target, self, skeleton, pre, rng)
+        points, known = target.points.double().numpy(), target.known.numpy()
+        frame = target.frame.double().numpy()
+        if rng.random() < self.half_body and known.sum() >= HALF_BODY_FROM:
+            frame = crop_box(_half(points, known, rng), pre)
+        middle, sides = _middle_and_sides(frame)
+        factor = 1 + self.scale * float(np.clip(rng.normal(), -1, 1))
+        shift = self.shift * np.clip(rng.normal(size=2), -1, 1)
+        turn = float(np.clip(rng.normal(), -2, 2)) * self.rotation
+        angle = turn if rng.random() < self.rotate else 0.0
+        mirrored = skeleton.mirrored and rng.random() < self.flip
+        middle, sides = middle + shift * sides, sides * factor
+        frame = np.concatenate([middle - sides / 2, middle + sides / 2])
+        affine = _to_affine(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
+        image = jitter_colors(_warp(sample.pixels, affine, pre.img_size), self.jitter, rng)
+        if rng.random() < self.occlude:
+            image = _cover(image, pre, rng)
+        moved = affine(points)
+        if mirrored:
+            order = list(skeleton.partners)
+            moved, known = moved[order], known[order]
+        limits = np.array([pre.img_size[1] - 1, pre.img_size[0] - 1])
+        inside = ((moved >= -0.5) & (moved <= limits + 0.5)).all(axis=1)
+        keypoints = Keypoints(
+            points=torch.from_numpy(moved).float(),
+            known=torch.from_numpy(known & inside),
+            frame=torch.tensor([0.0, 0.0, *limits], dtype=torch.float32),
+        )
+        return Sample(image, sample.size, keypoints)
 
 
 class Affine(NamedTuple):
@@ -228,58 +237,6 @@ def warp_crop(
     return _warp(image, crop_transform(frame, pre), pre.img_size)
 
 
-def augment_keypoints(
-    image: UInt8[Tensor, "C H W"],
-    target: Keypoints,
-    config: KeypointAugmentConfig,
-    skeleton: Skeleton,
-    pre: Preprocessing,
-    rng: np.random.Generator,
-) -> tuple[UInt8[Tensor, "C h w"], Keypoints]:
-    """Change an instance at random.
-
-    Args:
-        image: As it is kept.
-        target: The instance, in its pixels.
-        config: What to do.
-        skeleton: Says what changes places in the mirror.
-        pre: Gives size and alignment of the result.
-        rng: Where chance comes from.
-
-    Returns:
-        The image at `img_size`, and the points in its pixels; those outside it are unknown.
-    """
-    points, known = target.points.double().numpy(), target.known.numpy()
-    frame = target.frame.double().numpy()
-    if rng.random() < config.half_body and known.sum() >= HALF_BODY_FROM:
-        frame = crop_box(_half(points, known, rng), pre)
-    middle, sides = _middle_and_sides(frame)
-    factor = 1 + config.scale * float(np.clip(rng.normal(), -1, 1))
-    shift = config.shift * np.clip(rng.normal(size=2), -1, 1)
-    turn = float(np.clip(rng.normal(), -2, 2)) * config.rotation
-    angle = turn if rng.random() < config.rotate else 0.0
-    mirrored = skeleton.mirrored and rng.random() < config.flip
-    middle, sides = middle + shift * sides, sides * factor
-    frame = np.concatenate([middle - sides / 2, middle + sides / 2])
-    affine = _to_affine(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
-    image = _warp(image, affine, pre.img_size)
-    if config.jitter:
-        image = jitter_colors(image, config.jitter, rng)
-    if rng.random() < config.occlude:
-        image = _cover(image, pre, rng)
-    moved = affine(points)
-    if mirrored:
-        order = list(skeleton.partners)
-        moved, known = moved[order], known[order]
-    limits = np.array([pre.img_size[1] - 1, pre.img_size[0] - 1])
-    inside = ((moved >= -0.5) & (moved <= limits + 0.5)).all(axis=1)
-    return image, Keypoints(
-        points=torch.from_numpy(moved).float(),
-        known=torch.from_numpy(known & inside),
-        frame=torch.tensor([0.0, 0.0, *limits], dtype=torch.float32),
-    )
-
-
 def _middle_and_sides(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return (frame[:2] + frame[2:]) / 2, frame[2:] - frame[:2]
 
@@ -334,10 +291,10 @@ def _cover(image: Tensor, pre: Preprocessing, rng: np.random.Generator) -> Tenso
     """Paint one to three boxes, each at most 0.3 of a side, in the mean colour."""
     image = image.clone()
     high, wide = image.shape[1:]
-    grey = torch.tensor([round(255 * value) for value in pre.mean], dtype=torch.uint8)
+    color = torch.tensor(pre.mean_color, dtype=torch.uint8)
     for _ in range(int(rng.integers(1, 4))):
         sides = rng.uniform(0.08, 0.3, size=2)
         top, left = (rng.uniform(0, 1 - sides) * [high, wide]).astype(int)
         bottom, right = top + int(sides[0] * high), left + int(sides[1] * wide)
-        image[:, top:bottom, left:right] = grey[:, None, None]
+        image[:, top:bottom, left:right] = color[:, None, None]
     return image

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import MAX_PIXELS, open_header
@@ -86,12 +86,17 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
             return _values(image, where, as_colors)
     except DataError:
         raise
+    except UnidentifiedImageError as error:  # its text names the object in memory
+        raise DataError(_describe_broken(where, len(data), "no format is recognised")) from error
     except Exception as error:  # each of Pillow's readers has its own ways to fail
-        message = (
-            f"The mask {where!r} must be an image that can be read (PNG is best), got {len(data)} "
-            f"bytes that cannot: {error}. Make it again or remove it with its image."
-        )
-        raise DataError(message) from error
+        raise DataError(_describe_broken(where, len(data), str(error))) from error
+
+
+def _describe_broken(where: str, size: int, why: str) -> str:
+    return (
+        f"The mask {where!r} must be an image that can be read (PNG is best), got {size} bytes "
+        f"that cannot: {why}. Make it again or remove it with its image."
+    )
 
 
 def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32]:

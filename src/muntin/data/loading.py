@@ -12,33 +12,47 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from muntin.data.batches import Batch, pad_images
-from muntin.data.cache import CachedImage, ImageCache
+from muntin.data.cache import ImageCache
+from muntin.data.classification_transforms import BATCH_DRAWS
 from muntin.data.image_fitting import fit
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
-from muntin.data.transforms import BATCH_DRAWS, Augmentation, Preprocessing
+from muntin.data.transforms import Augmentation, Preprocessing, Sample
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.targets import Target
 
-__all__ = ["EvalLoader", "TrainLoader"]
+__all__ = ["EvalLoader", "Processes", "TrainLoader"]
 
 UNREAD = -1.0
 """Weight of an image that a worker could not read."""
 
 
+class Processes(NamedTuple):
+    """Who reads: one of several training processes, each with its own workers.
+
+    Attributes:
+        rank: Number of this process.
+        world: Number of processes; each gets a part of every batch, or of the batches.
+        workers: Worker processes of each, for images that are decoded or augmented one by one.
+    """
+
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+
+
+ALONE = Processes()
+
+
 class _Item(NamedTuple):
     """One image as a worker gives it."""
 
-    pixels: Tensor
-    original: Size
+    sample: Sample
     place: int
     weight: float
-    targets: Target | None
 
 
 class _Images(Dataset[_Item]):
@@ -58,27 +72,18 @@ class _Images(Dataset[_Item]):
             kept = None
         if kept is None:
             blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
-            return _Item(blank, size, index, UNREAD, self.store.empty_target(size))
-        pixels, targets = self._prepare(kept, pre, derive_seed(self.seed, epoch, index))
-        return _Item(pixels, kept.size, index, weight, targets)
-
-    def _prepare(
-        self, kept: CachedImage, pre: Preprocessing, seed: int
-    ) -> tuple[Tensor, Target | None]:
+            return _Item(Sample(blank, size, self.store.empty_target(size)), index, UNREAD)
         if self.augment is None:
-            return fit(kept.pixels, kept.size, pre, kept.targets), kept.targets
-        return self.augment.augment(
-            kept.pixels,
-            kept.targets,
-            original=kept.size,
-            pre=pre,
-            seed=seed,
-            skeleton=self.store.listing.skeleton,
-        )
+            pixels = fit(kept.pixels, kept.size, pre, kept.target)
+            return _Item(kept._replace(pixels=pixels), index, weight)
+        seed = derive_seed(self.seed, epoch, index)
+        sample = self.augment.augment(kept, pre, seed, self.store.listing.skeleton)
+        return _Item(sample, index, weight)
 
 
 def _collate(rows: list[_Item]) -> Batch:
-    images, originals, indices, weights, targets = zip(*rows, strict=True)
+    samples, indices, weights = zip(*rows, strict=True)
+    images, originals, targets = zip(*samples, strict=True)
     padded = targets[0] is not None and targets[0].padded
     return Batch(
         images=pad_images(list(images)) if padded else torch.stack(images),
@@ -87,7 +92,7 @@ def _collate(rows: list[_Item]) -> Batch:
         indices=torch.tensor(indices),
         weights=torch.tensor(weights),
         num_real=len(rows),
-        targets=None if targets[0] is None else tuple(targets),
+        targets=None if targets[0] is None else targets,
     )
 
 
@@ -108,9 +113,7 @@ class TrainLoader:
         batch_size: Images a step, over all processes.
         seed: Of the run.
         shares: How often each image is wanted (`draw_order`); None = each once an epoch.
-        rank: This process.
-        world: Processes; each gets a part of every batch.
-        workers: Worker processes for images that are not augmented in whole batches.
+        processes: This process and the others.
         view: Which independently augmented version of the images; the order is that of view 0.
     """
 
@@ -122,9 +125,7 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         shares: NDArray[np.float64] | None = None,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
+        processes: Processes = ALONE,
         view: int = 0,
     ) -> None:
         self.store = store
@@ -132,9 +133,7 @@ class TrainLoader:
         self.batch_size = batch_size
         self.seed = seed
         self._augment_seed = derive_seed(seed, view) if view else seed
-        self.rank = rank
-        self.world = world
-        self.workers = workers
+        self.processes = processes
         self.usable = np.array([i for i in range(len(store)) if i not in store.unreadable])
         self._shares = None if shares is None else shares[self.usable]
 
@@ -149,6 +148,7 @@ class TrainLoader:
 
     def steps(self, epoch: int, first: int) -> list[_Share]:
         """Give what this process reads in each step of an epoch."""
+        rank, world, _ = self.processes
         order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
         if self.augment.groups_by_shape:
             order = gather_shapes(order, self.store.listing, self.batch_size)
@@ -156,8 +156,8 @@ class TrainLoader:
         for start in range(first * self.batch_size, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             # Every process gets equally many; what is missing is repeated with weight 0.
-            share = -(-len(batch) // self.world)
-            places = np.arange(self.rank * share, (self.rank + 1) * share)
+            share = -(-len(batch) // world)
+            places = np.arange(rank * share, (rank + 1) * share)
             weights = (places < len(batch)).astype(np.float32)
             parts.append((batch[np.minimum(places, len(batch) - 1)], weights, len(batch)))
         return parts
@@ -183,7 +183,8 @@ class TrainLoader:
             for indices, weights, _ in shares
         )
         images = _Images(self.store, self.augment, self._augment_seed)
-        for batch, share in zip(_run_workers(images, keys, self.workers), shares, strict=True):
+        loaded = _run_workers(images, keys, self.processes.workers)
+        for batch, share in zip(loaded, shares, strict=True):
             yield replace(batch, num_real=share[2])
 
     def _batch(self, epoch: int, share: _Share, size: Size) -> Batch:
@@ -212,39 +213,26 @@ class EvalLoader:
     Args:
         store: The images.
         batch_size: Images a batch.
-        rank: This process.
-        world: Processes; they take turns by batch.
-        workers: Worker processes.
+        processes: This process and the others; they take turns by batch.
     """
 
-    def __init__(
-        self,
-        store: ImageCache,
-        *,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
-    ) -> None:
+    def __init__(self, store: ImageCache, *, batch_size: int, processes: Processes = ALONE) -> None:
         self.store = store
         self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
-        self.workers = workers
+        self.processes = processes
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches; an image that cannot be read has weight 0."""
-        size = self.store.pre.img_size
-        starts = range(0, len(self.store), self.batch_size)[self.rank :: self.world]
+        rank, world, workers = self.processes
+        size, count = self.store.pre.img_size, len(self.store)
+        starts = range(0, count, self.batch_size)[rank::world]
         keys = (
-            [
-                (0, index, 1.0, size)
-                for index in range(start, min(start + self.batch_size, len(self.store)))
-            ]
+            [(0, index, 1.0, size) for index in range(start, min(start + self.batch_size, count))]
             for start in starts
         )
-        workers = 0 if self.store.in_memory else self.workers
-        return _run_workers(_Images(self.store, None, 0), keys, workers)
+        return _run_workers(
+            _Images(self.store, None, 0), keys, 0 if self.store.in_memory else workers
+        )
 
 
 def _run_workers(

@@ -12,15 +12,17 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
+from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
+from muntin.data.class_names import refuse_unknown
 from muntin.data.label_files import count_values, has_colors, read_values
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
-from muntin.data.readers import Reader, Source, find_reader
-from muntin.errors import DataError, shorten
+from muntin.data.readers import Reader, Source, count_parts, find_reader, join_parts, name_parts
+from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
 
 __all__ = ["MASK_FOLDERS", "name_value", "propose_table"]
@@ -31,12 +33,10 @@ MAX_SAMPLED = 200
 MAX_COLORS = 64
 """More colours than this are not classes: masks were stored lossily, or are photographs."""
 
-
 _LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _MaskStatistics:
+class _Values(NamedTuple):
     """The values of some masks.
 
     Attributes:
@@ -67,57 +67,59 @@ def _reject(source: Source) -> list[str]:
 
 
 def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
-    tree, classes = source.tree, request.classes
-    every = [pair for part in pairs.parts.values() for pair in part]
+    tree, classes, every = source.tree, request.classes, pairs.every
     table = parse_colors(request.colors) or find_table(tree, [pair.mask for pair in every])
     if table is None and classes is not None and classes.encoding is not None:
         table = _table_of(classes, classes.encoding)
     seen = _look(tree.source, every, as_colors=table is not None and table.kind == "color")
     notes: list[str] = []
     names, encoding = _decide(tree.source, table, seen, notes)
-    if extra := [parse_value(value, "data.ignored")[1] for value in request.ignored]:
+    if extra := tuple(parse_value(value, "data.ignored")[1] for value in request.ignored):
         kept = [i for i, value in enumerate(encoding.values) if value not in extra]
         names = tuple(names[i] for i in kept)
-        encoding = MaskEncoding(
-            kind=encoding.kind, values=tuple(encoding.values[i] for i in kept), ignored=tuple(extra)
-        )
+        values = tuple(encoding.values[i] for i in kept)
+        encoding = replace(encoding, values=values, ignored=extra)
     if classes is not None:
         names, encoding = _follow(names, encoding, classes.names, tree.source)
     listings = {
         part: Listing(
             source=tree.source,
-            entries=tuple(_entry(pair, found) for pair in found),
+            entries=_entries(found),
             class_names=names,
             multi_label=True,
             encoding=encoding,
         )
         for part, found in pairs.parts.items()
     }
-    if len(listings) == 1:
-        listings = {"train": next(iter(listings.values()))}
-    counts = ", ".join(f"{part} {len(found)}" for part, found in pairs.parts.items())
-    note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {counts} images"
-    note += f", {len(names)} classes: {shorten(names, limit=8)}"
-    problems = _problems(pairs, seen, encoding)
-    left_out = _summary(pairs, problems)
-    return DataSets(
-        train=listings.get("train"),
-        val=listings.get("val"),
-        test=listings.get("test"),
-        note="; ".join(filter(None, [note, left_out, *notes])),
-        problems=tuple(problems),
-        left_out=left_out,
+    sizes = count_parts({part: len(found) for part, found in pairs.parts.items()})
+    note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {sizes}"
+    note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
+    strange = _strange_values(seen, encoding)
+    alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
+    alone += [warning(path, "is a mask without an image, left out") for path in pairs.without_image]
+    left_out = [one.what for one in strange]
+    if count := sum(pair.mask.lower().endswith(_LOSSY) for pair in every):
+        what = "stored as JPEG, which changes values near every edge: store masks as PNG"
+        left_out.append(f"{plural(count, 'mask')} {what}")
+        alone.append(warning("masks stored with loss", left_out[-1]))
+    if count := len(pairs.without_mask):
+        left_out.append(f"{plural(count, 'image')} without a mask left out")
+    if count := len(pairs.without_image):
+        left_out.append(f"{plural(count, 'mask')} without an image left out")
+    return join_parts(
+        name_parts(listings),
+        [note, *left_out, *notes],
+        problems=[*strange, *alone],
+        left_out="; ".join(left_out),
     )
 
 
 def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
     """The table of a run; one that learnt from objects has none but its order."""
+    table = MaskTable(names=classes.names, origin="the run")
     if encoding.kind == "objects":
-        return MaskTable(names=classes.names, origin="the run")
-    return MaskTable(
-        names=classes.names, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored,
-        origin="the run",
-    )  # fmt: skip
+        return table
+    return replace(table, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored)
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -134,7 +136,7 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     match = find_reader(path, (MASK_FOLDERS,), what="masks")
     tree, pairs = match.source.tree, match.found
-    seen = _look(tree.source, [pair for part in pairs.parts.values() for pair in part])
+    seen = _look(tree.source, pairs.every)
     if not seen.colored:
         message = f"Masks in {tree.source!r} must hold colours, got numbers: no table is needed."
         raise DataError(message)
@@ -143,16 +145,12 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
 
 
-def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _MaskStatistics:
+def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Values:
     """Sample the values of masks evenly; as colours if any of them needs it."""
-    step = max(1, len(pairs) // MAX_SAMPLED)
-    chosen = [pair.mask for pair in pairs[::step]]
+    chosen = [pair.mask for pair in pairs[:: max(1, len(pairs) // MAX_SAMPLED)]]
     counts: Counter[int] = Counter()
     first: dict[int, str] = {}
     broken: dict[str, str] = {}
-
-    def look(mask: str, *, as_colors: bool) -> dict[int, int]:
-        return count_values(read_values(read_bytes(source, mask), where=mask, as_colors=as_colors))
 
     def is_colored(mask: str) -> bool:
         try:
@@ -161,22 +159,21 @@ def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Ma
             broken[mask] = str(error)
             return False
 
+    def count(mask: str) -> dict[int, int]:
+        data = read_bytes(source, mask)
+        return count_values(read_values(data, where=mask, as_colors=colored))
+
     with ThreadPoolExecutor(max_workers=2) as pool:
         colored = any(list(pool.map(is_colored, chosen))) or as_colors
         good = [mask for mask in chosen if mask not in broken]
-        for mask, found in zip(
-            good, pool.map(lambda m: look(m, as_colors=colored), good), strict=True
-        ):
+        for mask, found in zip(good, pool.map(count, good), strict=True):
             counts.update(found)
-            for value in found:
-                first.setdefault(value, mask)
-    return _MaskStatistics(
-        colored=colored, counts=counts, first=first, broken=broken, num_masks=len(good)
-    )
+            first = dict.fromkeys(found, mask) | first
+    return _Values(colored, counts, first, broken, len(good))
 
 
 def _decide(
-    source: str, table: MaskTable | None, seen: _MaskStatistics, notes: list[str]
+    source: str, table: MaskTable | None, seen: _Values, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Names of the classes and what they are stored as."""
     if not seen.counts:
@@ -202,25 +199,29 @@ def _decide(
             f"Give numbers: road:1."
         )
         raise DataError(message)
-    if table.values:
-        ignored = table.ignored
-        if table.kind == "index" and 255 not in (*table.values, *ignored):
-            ignored = (*ignored, 255)
-        if table.kind == "index" and 0 in seen.counts and 0 not in (*table.values, *ignored):
-            notes.append(f"0 is in the masks and not in {table.origin}: it is ignored")
-            ignored = (*ignored, 0)
-        return table.names, MaskEncoding(kind=table.kind, values=table.values, ignored=ignored)
-    # Numbers in order; ADE20K and others begin at 1 and keep 0 for what has no class.
+    if not table.values:
+        return _number_classes(table, seen, notes)
+    ignored = table.ignored
+    if table.kind == "index" and 255 not in (*table.values, *ignored):
+        ignored = (*ignored, 255)
+    if table.kind == "index" and 0 in seen.counts and 0 not in (*table.values, *ignored):
+        notes.append(f"0 is in the masks and not in {table.origin}: it is ignored")
+        ignored = (*ignored, 0)
+    return table.names, MaskEncoding(kind=table.kind, values=table.values, ignored=ignored)
+
+
+def _number_classes(
+    table: MaskTable, seen: _Values, notes: list[str]
+) -> tuple[tuple[str, ...], MaskEncoding]:
+    """Numbers in order; ADE20K and others begin at 1 and keep 0 for what has no class."""
     count = len(table.names)
     most = max((value for value in seen.counts if value != 255), default=0)
     start = int(most == count)
     if start:
         notes.append(f"values go to {most} and {table.origin} names {count}: 0 is ignored")
-    ignored = (0, 255) if start else (255,)
     values = tuple(range(start, start + count))
-    return table.names, MaskEncoding(
-        kind="index", values=values, ignored=tuple(v for v in ignored if v not in values)
-    )
+    ignored = tuple(value for value in ((0, 255) if start else (255,)) if value not in values)
+    return table.names, MaskEncoding(kind="index", values=values, ignored=ignored)
 
 
 def _is_grey(value: int) -> bool:
@@ -229,7 +230,7 @@ def _is_grey(value: int) -> bool:
 
 
 def _from_values(
-    source: str, seen: _MaskStatistics, notes: list[str]
+    source: str, seen: _Values, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Classes by the values of the masks, without a table."""
     values = sorted(seen.counts)
@@ -260,7 +261,7 @@ def _from_values(
     return names, MaskEncoding(kind="index", values=tuple(range(count)), ignored=(255,))
 
 
-def _refuse_many(seen: _MaskStatistics, source: str) -> None:
+def _refuse_many(seen: _Values, source: str) -> None:
     if len(seen.counts) <= MAX_COLORS:
         return
     message = (
@@ -274,45 +275,32 @@ def _follow(
     names: tuple[str, ...], encoding: MaskEncoding, wanted: tuple[str, ...], source: str
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Order the classes as a trained run does."""
-    if unknown := [name for name in names if name not in wanted]:
-        message = (
-            f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, limit=12)}), got also {shorten(unknown)} in {source!r}. "
-            f"Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
-        )
-        raise DataError(message)
+    advice = "Rename them, or leave out what they are stored as: --set data.ignored=VALUE"
+    refuse_unknown([name for name in names if name not in wanted], wanted, repr(source), advice)
     value_of = dict(zip(names, encoding.values, strict=True))
     # A class that this data does not have gets a value that no file holds.
     values = tuple(value_of.get(name, -1 - i) for i, name in enumerate(wanted))
-    return wanted, MaskEncoding(kind=encoding.kind, values=values, ignored=encoding.ignored)
+    return wanted, replace(encoding, values=values)
 
 
-def _entry(pair: Pair, every: Sequence[Pair]) -> Entry:
-    several = len({one.folder for one in every}) > 1
-    return Entry(path=pair.image, mask=pair.mask, group=pair.folder if several else "")
+def _entries(pairs: Sequence[Pair]) -> tuple[Entry, ...]:
+    several = len({one.folder for one in pairs}) > 1
+    return tuple(
+        Entry(path=one.image, mask=one.mask, group=one.folder if several else "") for one in pairs
+    )
 
 
-def _problems(pairs: Pairs, seen: _MaskStatistics, encoding: MaskEncoding) -> list[Problem]:
-    problems = [
-        Problem(file=path, what="has no mask, left out", severity="warning")
-        for path in pairs.without_mask
-    ]
-    problems += [
-        Problem(file=path, what="is a mask without an image, left out", severity="warning")
-        for path in pairs.without_image
-    ]
-    if lossy := _tell_lossy(pairs):
-        problems.append(Problem(file="masks stored with loss", what=lossy, severity="warning"))
+def _strange_values(seen: _Values, encoding: MaskEncoding) -> list[Problem]:
+    """A problem if sampled masks have values of no class, or no others."""
     known = {*encoding.values, *encoding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
-    if not strange and not any(seen.counts.get(value) for value in encoding.values):
-        what = "no pixel of the sampled masks has a class: nothing to train on or to evaluate"
-        return [Problem(file="masks", what=what, severity="error"), *problems]
     if not strange:
-        return problems
+        if any(seen.counts.get(value) for value in encoding.values):
+            return []
+        what = "no pixel of the sampled masks has a class: nothing to train on or to evaluate"
+        return [Problem(file="masks", what=what, severity="error")]
     shown = [name_value(value, encoding.kind) for value in strange]
-    total = sum(seen.counts.values())
-    share = sum(seen.counts[value] for value in strange) / total
+    share = sum(seen.counts[value] for value in strange) / sum(seen.counts.values())
     what = (
         f"{share:.1%} of the pixels of the sampled masks have values of no "
         f"class, and are ignored: {shorten(shown, limit=8)}, such as {shown[0]} in "
@@ -322,27 +310,7 @@ def _problems(pairs: Pairs, seen: _MaskStatistics, encoding: MaskEncoding) -> li
         what += "So many values are the mark of masks stored with loss: store them as PNG"
     else:
         what += f"Name them, or leave them out: data.ignored={shown[0]}"
-    severity = "error" if share > 0.5 else "warning"
-    return [Problem(file="masks", what=what, severity=severity), *problems]  # type: ignore[arg-type]
-
-
-def _summary(pairs: Pairs, problems: Sequence[Problem]) -> str:
-    """What is left out, in one line."""
-    words = []
-    if count := len(pairs.without_mask):
-        words.append(f"{count} image{'s' * (count > 1)} without a mask left out")
-    if count := len(pairs.without_image):
-        words.append(f"{count} mask{'s' * (count > 1)} without an image left out")
-    strange = [one.what for one in problems if one.file == "masks"]
-    return "; ".join(filter(None, [*strange, _tell_lossy(pairs), *words]))
-
-
-def _tell_lossy(pairs: Pairs) -> str:
-    """Count the masks whose values are not what was drawn; "" when there are none."""
-    every = (pair.mask.lower() for part in pairs.parts.values() for pair in part)
-    count = sum(mask.endswith(_LOSSY) for mask in every)
-    what = "masks are JPEG, which changes values near every edge: store masks as PNG"
-    return f"{count} {what}" if count else ""
+    return [Problem(file="masks", what=what, severity="error" if share > 0.5 else "warning")]
 
 
 def name_value(value: int, kind: Literal["index", "color", "objects"]) -> str:

@@ -12,67 +12,24 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from muntin.data.trees import PARTS, Tree, fold, part_of
+from muntin.data.trees import Tree, fold, sort_into_parts
 from muntin.samples import Classes
 
 __all__ = ["MaskRequest", "Pair", "Pairs", "pair_masks"]
 
 # Words of folders, in lower case, without anything but letters.
-_IMAGE_FOLDERS = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "imgdir",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-        "rgb",
-        "input",
-        "inputs",
-        "jpegimages",
-        "leftimgbit",
-        "original",
-        "originals",
-        "jpg",
-        "jpgs",
-    ]
-)
-_MASK_FOLDERS = frozenset(
-    [
-        "mask",
-        "masks",
-        "label",
-        "labels",
-        "labelmap",
-        "labelmaps",
-        "annotation",
-        "annotations",
-        "anndir",
-        "ann",
-        "gt",
-        "gts",
-        "gtfine",
-        "gtcoarse",
-        "groundtruth",
-        "groundtruths",
-        "segmentation",
-        "segmentations",
-        "segmentationclass",
-        "seg",
-        "segs",
-        "segmask",
-        "segmasks",
-        "semantic",
-        "target",
-        "targets",
-        "png",
-        "pngs",
-    ]
-)
+_IMAGE_FOLDERS = frozenset((
+    "image", "images", "img", "imgs", "imgdir", "picture", "pictures", "photo", "photos", "rgb",
+    "input", "inputs", "jpegimages", "leftimgbit", "original", "originals", "jpg", "jpgs",
+))  # fmt: skip
+_MASK_FOLDERS = frozenset((
+    "mask", "masks", "label", "labels", "labelmap", "labelmaps", "annotation", "annotations",
+    "anndir", "ann", "gt", "gts", "gtfine", "gtcoarse", "groundtruth", "groundtruths",
+    "segmentation", "segmentations", "segmentationclass", "seg", "segs", "segmask", "segmasks",
+    "semantic", "target", "targets", "png", "pngs",
+))  # fmt: skip
 _MASK_END = re.compile(
     r"[_\-. ](?:gtfine_|gtcoarse_)?(?P<kind>masks?|labels?|labelids|labeltrainids|seg|"
     r"segmentation|gt|groundtruth|annotation|ann|l|m)$"
@@ -83,15 +40,8 @@ _NO_CLASSES = re.compile(r"_(?:gtfine|gtcoarse)_(?:color|instanceids|polygons)$"
 _BETTER = ("labeltrainids", "labelids")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """An image and its mask.
-
-    Attributes:
-        image: Its file.
-        mask: That of its mask.
-        folder: What they share of their folders, for telling groups apart.
-    """
+class Pair(NamedTuple):
+    """An image, its mask, and what they share of their folders, for telling groups apart."""
 
     image: str
     mask: str
@@ -111,6 +61,11 @@ class Pairs:
     parts: Mapping[str, tuple[Pair, ...]]
     without_mask: tuple[str, ...]
     without_image: tuple[str, ...]
+
+    @property
+    def every(self) -> list[Pair]:
+        """The pairs of all sets."""
+        return [pair for pairs in self.parts.values() for pair in pairs]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,17 +100,14 @@ def pair_masks(tree: Tree) -> Pairs:
             masks[key].append(path)
         else:
             images.setdefault(key, path)
-    found: dict[str, list[Pair]] = defaultdict(list)
-    for key, image in sorted(images.items(), key=lambda row: row[1]):
-        if key in masks:
-            pair = Pair(image=image, mask=_choose(masks[key]), folder=key[0])
-            found[part_of(image.split("/")[:-1])].append(pair)
-    if set(found) <= {"", "train"}:
-        parts = {"train": tuple(pair for pairs in found.values() for pair in pairs)}
-    else:
-        parts = {part: tuple(found[part]) for part in PARTS if part in found}
+    pairs = [
+        Pair(image, min(masks[key], key=_rank), key[0])
+        for key, image in sorted(images.items(), key=lambda row: row[1])
+        if key in masks
+    ]
+    parts, _ = sort_into_parts(pairs, lambda pair: pair.image)
     return Pairs(
-        parts={part: pairs for part, pairs in parts.items() if pairs},
+        parts={part: tuple(found) for part, found in parts.items() if found},
         without_mask=tuple(sorted(path for key, path in images.items() if key not in masks)),
         without_image=tuple(
             sorted(path for key, paths in masks.items() if key not in images for path in paths)
@@ -195,12 +147,8 @@ def _kind_of(folder: str) -> tuple[bool | None, str]:
     return None, folder
 
 
-def _choose(paths: list[str]) -> str:
-    """Of several masks the one with class numbers, losslessly stored."""
-
-    def rank(path: str) -> tuple[int, bool, str]:
-        stem = fold(path).rpartition(".")[0]
-        better = next((i for i, word in enumerate(_BETTER) if stem.endswith(word)), len(_BETTER))
-        return better, not fold(path).endswith((".png", ".tif", ".tiff")), path
-
-    return min(paths, key=rank)
+def _rank(path: str) -> tuple[int, bool, str]:
+    """Of several masks the first is the one with class numbers, losslessly stored."""
+    stem = fold(path).rpartition(".")[0]
+    better = next((i for i, word in enumerate(_BETTER) if stem.endswith(word)), len(_BETTER))
+    return better, not fold(path).endswith((".png", ".tif", ".tiff")), path

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from muntin.data.class_names import clean_class_name
 from muntin.data.label_files import pack_color
-from muntin.data.objects import clean_class_name
-from muntin.data.trees import Tree, fold, read_text
+from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
 
 __all__ = ["CITYSCAPES", "MaskTable", "find_table", "parse_colors", "parse_value"]
@@ -77,32 +77,19 @@ def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
             return table
     if path := by_name.get("classes.txt"):
         lines = read_text(tree.source, path).splitlines()
-        return MaskTable(
-            names=_distinct([line for line in lines if line.strip()], path), origin=path
-        )
+        names = _distinct([line for line in lines if line.strip()], path)
+        return MaskTable(names=names, origin=path)
     if path := by_name.get("objectinfo150.txt"):
-        rows = [line.split("\t") for line in read_text(tree.source, path).splitlines()[1:]]
-        names = [row[-1].split(",")[0] for row in rows if len(row) > 1]
-        numbers = tuple(range(1, len(names) + 1))
-        # Some names occur twice, such as "stool".
-        several = [
-            f"{name} {names[:i].count(name) + 1}" if name in names[:i] else name
-            for i, name in enumerate(names)
-        ]
-        return MaskTable(names=_distinct(several, path), values=numbers, ignored=(0,), origin=path)
+        return _read_ade20k(tree, path)
     ends = {fold(path).rpartition("/")[2].rpartition("_")[2] for path in masks}
     if ends == {"labelids.png"}:
-        others = tuple(sorted({*range(34)} - {*CITYSCAPES.values()}))
-        return MaskTable(
-            names=tuple(CITYSCAPES), values=tuple(CITYSCAPES.values()), ignored=(*others, 255),
-            origin="Cityscapes",
-        )  # fmt: skip
-    if ends == {"labeltrainids.png"}:
-        numbers = tuple(range(len(CITYSCAPES)))
-        return MaskTable(
-            names=tuple(CITYSCAPES), values=numbers, ignored=(255,), origin="Cityscapes"
-        )
-    return None
+        values = tuple(CITYSCAPES.values())
+        ignored = (*sorted({*range(34)} - {*values}), 255)
+    elif ends == {"labeltrainids.png"}:
+        values, ignored = tuple(range(len(CITYSCAPES))), (255,)
+    else:
+        return None
+    return MaskTable(names=tuple(CITYSCAPES), values=values, ignored=ignored, origin="Cityscapes")
 
 
 def parse_colors(texts: Sequence[str], origin: str = "data.colors") -> MaskTable | None:
@@ -150,28 +137,19 @@ def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]
 
 
 def _read_json(tree: Tree, path: str) -> MaskTable:
-    try:
-        values = json.loads(read_text(tree.source, path))
-    except json.JSONDecodeError as error:
-        message = f"{path!r} in {tree.source!r} must be JSON, got: {error}. Correct the file."
-        raise DataError(message) from error
-    if isinstance(values, list) and all(isinstance(name, str) for name in values):
-        return MaskTable(names=_distinct(values, path), origin=path)
+    values = read_json(tree.source, path)
     if isinstance(values, dict) and isinstance(values.get("names"), list):
         names, colors = values["names"], values.get("colors")
-        if colors is None:
-            return MaskTable(names=_distinct(names, path), origin=path)
         if isinstance(colors, list) and len(colors) == len(names):
-            left_out = {f"ignored {i}": one for i, one in enumerate(values.get("ignored") or [])}
             table = _from_rows(dict(zip(map(str, names), colors, strict=True)), path)
-            ignored = [parse_value(value, path)[1] for value in left_out.values()]
-            return MaskTable(
-                names=table.names, kind=table.kind, values=table.values,
-                ignored=(*table.ignored, *ignored), origin=path,
-            )  # fmt: skip
-    elif isinstance(values, dict) and values:
+            ignored = [parse_value(value, path)[1] for value in values.get("ignored") or []]
+            return replace(table, ignored=(*table.ignored, *ignored))
+        values = names if colors is None else None
+    if isinstance(values, list) and all(isinstance(name, str) for name in values):
+        return MaskTable(names=_distinct(values, path), origin=path)
+    if isinstance(values, dict) and values:
         if all(str(key).isdecimal() and isinstance(name, str) for key, name in values.items()):
-            return _from_rows({name: int(key) for key, name in values.items()}, path)
+            values = {name: int(key) for key, name in values.items()}
         return _from_rows(values, path)
     message = (
         f"{path!r} in {tree.source!r} must give a value for each class, such as "
@@ -179,6 +157,17 @@ def _read_json(tree: Tree, path: str) -> MaskTable:
         f"Correct the file."
     )
     raise DataError(message)
+
+
+def _read_ade20k(tree: Tree, path: str) -> MaskTable:
+    rows = [line.split("\t") for line in read_text(tree.source, path).splitlines()[1:]]
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for name in (row[-1].split(",")[0] for row in rows if len(row) > 1):
+        seen[name] += 1  # some names occur twice, such as "stool"
+        names.append(f"{name} {seen[name]}" if seen[name] > 1 else name)
+    values = tuple(range(1, len(names) + 1))
+    return MaskTable(names=_distinct(names, path), values=values, ignored=(0,), origin=path)
 
 
 def _read_csv(tree: Tree, path: str) -> MaskTable | None:

@@ -9,68 +9,105 @@ kept, cut at the edge of the image, or left out with a line that names it.
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.annotation import Annotation, AnnotationReport, ObjectRequest
-from muntin.data.keypoint_cleaning import clean_keypoints, hide_outside
+from muntin.data.annotation import Annotation, AnnotationReport, Edges, ObjectRequest
 from muntin.data.segmentations import clean_segmentation
-from muntin.errors import DataError, shorten
+from muntin.errors import shorten
 from muntin.run_lengths import mask_area, to_run_lengths
-from muntin.samples import Entry, Objects, Segmentation
+from muntin.samples import Entry, Listing, Objects, Skeleton
 from muntin.shapes import Size
 
 __all__ = [
     "NO_BOX",
     "NO_MASK",
-    "NO_POINTS",
     "UNKNOWN_CLASS",
+    "WRONG_KEYPOINTS",
     "Annotation",
     "AnnotationReport",
     "ObjectRequest",
-    "clean_class_name",
-    "describe_box",
-    "gather_objects",
     "make_entry",
-    "number_classes",
+    "make_listing",
 ]
 
-Edges = tuple[float, float, float, float]
-
-BROKEN_MASK = "with a broken mask"
+BAD_KEYPOINTS = "with keypoints that are no numbers"
 NO_BOX = "without a box of four numbers"
 NO_MASK = "without a mask"
-NO_POINTS = "without a visible keypoint"
 UNKNOWN_CLASS = "of an unknown class"
+WRONG_KEYPOINTS = "with a wrong number of keypoints"
 _TOLERANCE = 1.0  # pixels that a box may reach over the edge before it is reported
 
+Fault = tuple[str, str]
+"""The kind, as `AnnotationReport.leave_out` takes it, and what came."""
 
-def gather_objects(
-    annotations: Sequence[Annotation],
-    *,
+
+def make_listing(
+    source: str,
+    entries: Iterable[Entry],
+    class_names: tuple[str, ...],
+    skeleton: Skeleton | None = None,
+) -> Listing:
+    """List images with objects in the order of their names."""
+    return Listing(
+        source=source,
+        entries=tuple(sorted(entries, key=lambda entry: entry.path)),
+        class_names=class_names,
+        multi_label=True,
+        skeleton=skeleton,
+    )
+
+
+def make_entry(
+    path: str,
     size: Size,
-    file: str,
-    findings: AnnotationReport,
-    masks: bool = False,
+    annotations: Sequence[Annotation],
+    request: ObjectRequest,
+    *,
+    file: str = "",
     keypoint_names: Sequence[str] = (),
-) -> Objects:
+) -> Entry:
     """Look at the annotations of an image and keep what can be learnt from.
 
     Args:
-        annotations: Of one image, in the order of the file.
-        size: (height, width) of the image in pixels.
-        file: The file that problems are reported for.
-        findings: Where they are noted.
-        masks: Whether every object must have a mask. Without, masks are forgotten.
+        path: The image.
+        size: Its (height, width) in pixels.
+        annotations: In the order of the file.
+        request: Whether every object must have a mask, and where problems are noted.
+        file: The file that problems are reported for; the image when left out.
         keypoint_names: Keypoints of each object; none where they are not wanted.
 
     Returns:
-        The objects, in the same order. Boxes end at the edge of the image. An area that the file
-        does not say is that of the mask, or of the box where masks are not wanted.
+        The image and its objects, in the same order. Boxes end at the edge of the image. An area
+        that the file does not say is that of the mask, or of the box where masks are not wanted.
+        Groups of objects do not give an image their class.
     """
+    kept, points = _keep(annotations, size, file or path, request, keypoint_names)
+    masks = request.masks
+    areas = [0.0 if keypoint_names and not one.area else _area_of(one, size, masks) for one in kept]
+    objects = Objects(
+        boxes=np.array([one.box for one in kept], np.float64).reshape(-1, 4),
+        class_ids=np.array([one.class_id for one in kept], np.int64),
+        crowd=np.array([one.crowd for one in kept], np.bool_),
+        areas=np.array(areas, np.float64),
+        masks=tuple(one.segmentation for one in kept) if masks else (),
+        keypoints=np.array(points).reshape(-1, len(keypoint_names), 3) if keypoint_names else None,
+    )
+    class_ids = sorted(set(objects.class_ids[~objects.crowd].tolist()))
+    return Entry(path=path, class_ids=tuple(class_ids), size=size, objects=objects)
+
+
+def _keep(
+    annotations: Sequence[Annotation],
+    size: Size,
+    file: str,
+    request: ObjectRequest,
+    keypoint_names: Sequence[str],
+) -> tuple[list[Annotation], list[NDArray[np.float64]]]:
+    """The annotations that are no fault, and the keypoints of each."""
+    findings, masks = request.findings, request.masks
     kept: list[Annotation] = []
     seen: dict[tuple[int, bool, Edges], Annotation] = {}
     beyond: list[tuple[str, float]] = []
@@ -78,12 +115,11 @@ def gather_objects(
     for one in annotations:
         known, wrong = None, None
         if keypoint_names:
-            known, wrong = clean_keypoints(one.keypoints, len(keypoint_names))
+            known, wrong = _clean_keypoints(one.keypoints, len(keypoint_names))
         if fault := _fault_of(one, size, masks) or wrong:
             findings.leave_out(file, one.where, *fault)
             continue
-        key = one.class_id, one.crowd, one.box
-        twin = seen.setdefault(key, one)
+        twin = seen.setdefault((one.class_id, one.crowd, one.box), one)
         if twin is not one and (not masks or twin.segmentation == one.segmentation):
             findings.leave_out(file, one.where, "duplicate", f"the same as {twin.where}")
             continue
@@ -100,26 +136,27 @@ def gather_objects(
         what = f"boxes reach up to {most:.4g} pixels over the edge of the image, cut ({names})"
         findings.warn(file, what)
     findings.num_masks += len(kept) if masks else 0
-    return Objects(
-        boxes=np.array([one.box for one in kept], np.float64).reshape(-1, 4),
-        class_ids=np.array([one.class_id for one in kept], np.int64),
-        crowd=np.array([one.crowd for one in kept], np.bool_),
-        areas=np.array(
-            [
-                0.0 if keypoint_names and not one.area else _area_of(one, size, masks)
-                for one in kept
-            ],
-            np.float64,
-        ),
-        masks=tuple(one.segmentation for one in kept) if masks else (),
-        keypoints=_stack(points, len(keypoint_names)),
-    )
+    return kept, points
 
 
-def _stack(points: list[NDArray[np.float64]], count: int) -> NDArray[np.float64] | None:
-    if not count:
-        return None
-    return np.stack(points) if points else np.zeros((0, count, 3))
+def _clean_keypoints(values: object, count: int) -> tuple[NDArray[np.float64] | None, Fault | None]:
+    """(count, 3) x, y and visibility, zeros where there is nothing; or what is wrong."""
+    if values is None or (isinstance(values, Sequence) and not len(values)):
+        return np.zeros((count, 3)), None
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return None, (BAD_KEYPOINTS, f"{values!r}"[:60])
+    if len(values) != 3 * count:
+        return None, (WRONG_KEYPOINTS, f"{len(values)} numbers, 3 x {count} needed")
+    odd = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float)]
+    odd = odd or [v for v in values if not math.isfinite(v)]
+    if odd:
+        return None, (BAD_KEYPOINTS, f"{odd[0]!r}")
+    points = np.array(values, np.float64).reshape(count, 3)
+    strange = points[~np.isin(points[:, 2], (0, 1, 2)), 2]
+    if len(strange):
+        return None, ("with a visibility that is not 0, 1 or 2", f"{strange[0]:g}")
+    points[points[:, 2] == 0] = 0
+    return points, None
 
 
 def _look_at_points(
@@ -131,89 +168,38 @@ def _look_at_points(
     names: Sequence[str],
 ) -> None:
     """Forget points outside the image; name those, and an instance that has none in its box."""
-    outside = hide_outside(points, size)
-    if len(outside):
-        there = shorten((names[number] for number in outside), limit=5)
+    limits = np.array([size[1], size[0]])
+    outside = ((points[:, :2] < -1) | (points[:, :2] > limits)).any(axis=1) & (points[:, 2] > 0)
+    points[outside] = 0
+    if outside.any():
+        there = shorten((names[number] for number in np.flatnonzero(outside)), limit=5)
         what = (
             f"{one.where}: {there} outside the image of {size[0]} x {size[1]} pixels (height x "
             f"width), not used"
         )
         findings.warn(file, what)
-    if not one.crowd and not (points[:, 2] > 0).any():
-        findings.leave_out(file, one.where, NO_POINTS)
+    if one.crowd:
+        return
+    known = points[:, 2] > 0
+    if not known.any():
+        findings.leave_out(file, one.where, "without a visible keypoint")
         return
     left, top, right, bottom = one.box
-    x, y = points[points[:, 2] > 0, :2].T + 0.5  # boxes are made of edges
+    x, y = points[known, :2].T + 0.5  # boxes are made of edges
     near = (x > left - 1) & (x < right + 1) & (y > top - 1) & (y < bottom + 1)
-    if not one.crowd and not near.any():
-        what = f"{one.where}: none of its keypoints lies in its box, {describe_box(one.box)}"
+    if not near.any():
+        what = f"{one.where}: none of its keypoints lies in its box, {_describe_box(one.box)}"
         findings.warn(file, what)
         findings.num_apart += 1
 
 
-def make_entry(path: str, size: Size, objects: Objects) -> Entry:
-    """Describe an image by its objects; groups of objects do not give it a class."""
-    class_ids = sorted(set(objects.class_ids[~objects.crowd].tolist()))
-    return Entry(path=path, class_ids=tuple(class_ids), size=size, objects=objects)
-
-
-def clean_class_name(name: object) -> str:
-    """One spelling of a class name: no space around it, one way to write an accent."""
-    return unicodedata.normalize("NFC", str(name)).strip()
-
-
-def number_classes(
-    found: Iterable[str], used: Collection[str], wanted: Sequence[str] | None, source: str
-) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """Give each class its number.
-
-    Args:
-        found: Classes that the data set lists, in order.
-        used: Those of them that objects have.
-        wanted: Classes of a trained run, which the numbers follow.
-        source: Where the data set is, for messages.
-
-    Returns:
-        The names in the order of the numbers, and the number of each name. With `wanted`, a class
-        that is listed only has none.
-
-    Raises:
-        DataError: There is no class, or the run does not know one.
-    """
-    names = tuple(dict.fromkeys(found))
-    if wanted is None:
-        if not names:
-            message = (
-                f"A data set of objects needs at least one class, got none in {source!r}. "
-                f"Annotate objects first."
-            )
-            raise DataError(message)
-        return names, {name: class_id for class_id, name in enumerate(names)}
-    spelled = {clean_class_name(name): class_id for class_id, name in enumerate(wanted)}
-    unknown = [name for name in names if name in used and name not in spelled]
-    if unknown:
-        message = (
-            f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted)}), got also {shorten(unknown)} in {source!r}. "
-            f"Rename or remove them."
-        )
-        raise DataError(message)
-    return tuple(wanted), spelled
-
-
-def describe_box(box: Edges) -> str:
-    """Write the edges of a box.
-
-    Example:
-        >>> describe_box((1.0, 2.5, 1.0, 7.0))
-        'x from 1 to 1, y from 2.5 to 7'
-    """
+def _describe_box(box: Edges) -> str:
     left, top, right, bottom = (f"{edge:.6g}" for edge in box)
     return f"x from {left} to {right}, y from {top} to {bottom}"
 
 
-def _fault_of(one: Annotation, size: Size, masks: bool) -> tuple[str, str] | None:
-    """What is wrong with an annotation, if anything: the kind and what came."""
+def _fault_of(one: Annotation, size: Size, masks: bool) -> Fault | None:
+    """What is wrong with an annotation, if anything; its mask is cleaned."""
     left, top, right, bottom = one.box
     height, width = size
     kind = ""
@@ -224,15 +210,15 @@ def _fault_of(one: Annotation, size: Size, masks: bool) -> tuple[str, str] | Non
     elif right == left or bottom == top:
         kind = "of zero area"
     elif right <= 0 or bottom <= 0 or left >= width or top >= height:
-        kind = "outside the image"
-        return kind, f"{describe_box(one.box)}; the image is {height} x {width} (height x width)"
+        detail = f"{_describe_box(one.box)}; the image is {height} x {width} (height x width)"
+        return "outside the image", detail
     if kind:
-        return kind, describe_box(one.box)
+        return kind, _describe_box(one.box)
     if not masks:
         return None
     one.segmentation, fault = clean_segmentation(one.segmentation, size)
     if fault:
-        return BROKEN_MASK, fault
+        return "with a broken mask", fault
     return None if one.segmentation else (NO_MASK, "")
 
 
@@ -247,10 +233,10 @@ def _cut(one: Annotation, size: Size) -> float:
 
 
 def _area_of(one: Annotation, size: Size, masks: bool) -> float:
+    """As the file says, else of the mask, else of the box."""
     if one.area is not None and math.isfinite(one.area) and one.area > 0:
         return one.area
-    segmentation: Segmentation | None = one.segmentation
-    if masks and segmentation is not None:
-        return mask_area(to_run_lengths(segmentation, size))
+    if masks and one.segmentation is not None:
+        return mask_area(to_run_lengths(one.segmentation, size))
     left, top, right, bottom = one.box
     return (right - left) * (bottom - top)

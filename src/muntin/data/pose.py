@@ -15,18 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.data.annotation import AnnotationReport
-from muntin.data.coco_readers import COCO_KEYPOINTS
+from muntin.data.annotation import AnnotationReport, ObjectRequest
+from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
-from muntin.data.readers import Reader, find_reader
+from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.skeletons import build_skeleton
-from muntin.data.trees import Tree
-from muntin.errors import DataError, shorten
-from muntin.samples import Classes, DataSets, Entry, Listing, Problem, Skeleton
+from muntin.errors import DataError, plural, shorten
+from muntin.samples import Classes, DataSets, Entry, Listing, Problem
 
 __all__ = ["READERS", "is_whole", "list_pose"]
 
-READERS: tuple[Reader[AnnotationReport, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
+READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""
 
 
@@ -35,7 +34,7 @@ def list_pose(
     *,
     classes: Classes | None = None,
     whole: bool = False,
-    readers: Sequence[Reader[AnnotationReport, dict[str, Listing]]] = READERS,
+    readers: Sequence[Reader[ObjectRequest, dict[str, Listing]]] = READERS,
 ) -> DataSets:
     """List the instances of a data set and their keypoints.
 
@@ -58,8 +57,10 @@ def list_pose(
     """
     match = find_reader(path, readers, what="keypoints")
     findings = AnnotationReport()
-    listings = match.read(findings)
-    skeleton = _finish(match.source.tree, listings, findings.notes)
+    listings = match.read(ObjectRequest(findings=findings, keypoints=True))
+    raw = next(iter(listings.values())).skeleton
+    assert raw is not None, "readers of keypoints give their names"
+    skeleton = build_skeleton(raw.names, raw.edges, match.source.tree, findings.notes)
     if classes is not None and classes.skeleton is not None:
         listings = {
             part: _follow(one, classes, match.source.path) for part, one in listings.items()
@@ -77,12 +78,6 @@ def is_whole(listing: Listing) -> bool:
         entry.size is not None and entry.box == (0, 0, entry.size[1], entry.size[0])
         for entry in listing.entries
     )
-
-
-def _finish(tree: Tree, listings: dict[str, Listing], notes: list[str]) -> Skeleton:
-    raw = next(iter(listings.values())).skeleton
-    assert raw is not None, "readers of keypoints give their names"
-    return build_skeleton(raw.names, raw.edges, tree, notes)
 
 
 def _follow(listing: Listing, classes: Classes, place: Path) -> Listing:
@@ -138,31 +133,21 @@ def _instances_of(entry: Entry) -> Iterator[tuple[int, int]]:
 def _join(
     kind: str, listings: dict[str, Listing], findings: AnnotationReport, whole: bool
 ) -> DataSets:
-    sets = dict(listings)
-    if len(sets) == 1:
-        sets = {"train": next(iter(sets.values()))}
+    sets = name_parts(listings)
     first = next(iter(sets.values()))
     assert first.skeleton is not None, "set before"
-    counts = {part: len({e.path for e in one.entries}) for part, one in listings.items()}
-    by_part = ", ".join(f"{part} {count}" for part, count in counts.items())
-    instances = " + ".join(str(len(listing)) for listing in listings.values())
-    note = f"{kind}, {by_part} image{'s' * ([*counts.values()] != [1])}"
+    sizes = count_parts({p: len({e.path for e in one.entries}) for p, one in listings.items()})
+    note = f"{kind}, {sizes}"
     if not whole:
-        names = first.skeleton.names
-        note += f", {instances} instance{'s' * (instances != '1')} of {len(names)} keypoints"
+        counts = [len(listing) for listing in listings.values()]
+        note += f", {' + '.join(map(str, counts))} instance{'s' * (counts != [1])}"
+        note += f" of {len(first.skeleton.names)} keypoints"
     if findings.num_apart:
-        boxes = "box holds" if findings.num_apart == 1 else "boxes hold"
-        findings.notes.append(f"{findings.num_apart} {boxes} none of the instance's keypoints")
-    problems = list(findings.problems())
-    instances_learnt = sum(1 for entry in first.entries for _ in _instances_of(entry))
-    if "train" in sets and not instances_learnt:
+        boxes = plural(findings.num_apart, "box holds", "boxes hold")
+        findings.notes.append(f"{boxes} none of the instance's keypoints")
+    problems = findings.problems()
+    if "train" in sets and not any(True for entry in first.entries for _ in _instances_of(entry)):
         what = "no instance with a visible keypoint to train on or to evaluate"
         problems.insert(0, Problem(file="train", what=what, severity="error"))
-    return DataSets(
-        train=sets.get("train"),
-        val=sets.get("val"),
-        test=sets.get("test"),
-        note="; ".join(filter(None, [note, findings.summary(), *findings.notes])),
-        problems=tuple(problems),
-        left_out=findings.summary(),
-    )
+    notes = [note, findings.summary(), *findings.notes]
+    return join_parts(sets, notes, problems=problems, left_out=findings.summary())

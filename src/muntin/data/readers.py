@@ -9,7 +9,7 @@ A new layout is a module with a `Reader`, and a row in the tuple of its kind.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,22 @@ from typing import Any, Generic, TypeVar
 
 from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive
 from muntin.data.trees import Tree, open_tree
-from muntin.errors import DataError, shorten
+from muntin.errors import DataError, plural, shorten
+from muntin.samples import DataSets, Listing, Problem
 
-__all__ = ["Match", "Reader", "Source", "find_reader"]
+__all__ = [
+    "Match",
+    "Reader",
+    "Source",
+    "count_others",
+    "count_parts",
+    "explain_some",
+    "find_reader",
+    "join_parts",
+    "name_parts",
+]
+
+_MAX_EXPLAINED = 3  # files
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
@@ -67,6 +80,28 @@ class Source:
 
 def _no_reasons(source: Source) -> Sequence[str]:
     return ()
+
+
+def count_others(suffix: str, why: str) -> Callable[[Source], Sequence[str]]:
+    """Give a `reject` that counts the files with a suffix."""
+
+    def reject(source: Source) -> Sequence[str]:
+        count = len(source.tree.with_suffix(suffix))
+        return [f"{count} {suffix}, {why}"] if count else []
+
+    return reject
+
+
+def explain_some(
+    suffix: str, explain: Callable[[Tree, str], str]
+) -> Callable[[Source], Sequence[str]]:
+    """Give a `reject` that explains the first few files with a suffix."""
+
+    def reject(source: Source) -> Sequence[str]:
+        names = source.tree.with_suffix(suffix)[:_MAX_EXPLAINED]
+        return [explain(source.tree, name) for name in names]
+
+    return reject
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +183,42 @@ def find_reader(
     if source.is_file:
         message = f"DATA must be {accepted}, got the file {str(path)!r}. {advice}"
         raise DataError(message)
-    seen = [f"{len(source.tree.images)} images"]
+    seen = [plural(len(source.tree.images), "image")]
     seen += [reason for reader in readers for reason in reader.reject(source)]
     expected = ", ".join(reader.looks_for for reader in readers)
     message = f"No {what} in {str(path)!r} ({'; '.join(seen)}). Looked for {expected}. {advice}"
     raise DataError(message)
+
+
+def count_parts(counts: Mapping[str, int], noun: str = "image") -> str:
+    """Write the size of each set.
+
+    Example:
+        >>> count_parts({"train": 8, "val": 2}), count_parts({"train": 1})
+        ('train 8, val 2 images', 'train 1 image')
+    """
+    ending = "" if [*counts.values()] == [1] else "s"
+    return ", ".join(f"{part} {count}" for part, count in counts.items()) + f" {noun}{ending}"
+
+
+def join_parts(
+    parts: Mapping[str, Listing],
+    notes: Iterable[str],
+    *,
+    problems: Iterable[Problem] = (),
+    left_out: str = "",
+) -> DataSets:
+    """Give the sets of a data set, with those notes that say something."""
+    return DataSets(
+        train=parts.get("train"),
+        val=parts.get("val"),
+        test=parts.get("test"),
+        note="; ".join(filter(None, notes)),
+        problems=tuple(problems),
+        left_out=left_out,
+    )
+
+
+def name_parts(parts: Mapping[str, Listing]) -> Mapping[str, Listing]:
+    """Give a single set the name train, whatever it was called."""
+    return parts if len(parts) > 1 else {"train": next(iter(parts.values()))}

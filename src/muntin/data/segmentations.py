@@ -19,7 +19,7 @@ Edges = tuple[float, float, float, float]
 
 
 def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | None, str]:  # noqa: ANN401
-    """Look at a mask before anything is done with it: pycocotools takes whatever it is given.
+    """Look at a mask before anything is done with it: the library takes whatever it is given.
 
     Args:
         segmentation: What the file holds: polygons (x, y, x, y ...), one polygon that is not in a

@@ -12,11 +12,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from muntin.data.coco_readers import COCO
+from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
 from muntin.data.mask_layouts import MaskRequest
-from muntin.data.readers import Reader, Source, find_reader
+from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.data.yolo import YOLO
 from muntin.errors import DataError, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding
@@ -58,13 +58,8 @@ def list_object_masks(
     parts = {
         part: _as_maps(listing, classes, bool(ignored)) for part, listing in data.parts.items()
     }
-    return replace(
-        data,
-        train=parts.get("train"),
-        val=parts.get("val"),
-        test=parts.get("test"),
-        note=f"{data.note}; classes of pixels are drawn from the masks of the objects",
-    )
+    notes = [data.note, "classes of pixels are drawn from the masks of the objects"]
+    return join_parts(parts, notes, problems=data.problems, left_out=data.left_out)
 
 
 def _as_maps(listing: Listing, classes: Classes | None, without_background: bool) -> Listing:

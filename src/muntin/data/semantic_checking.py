@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read a whole data set of masks before training does, and name what is wrong."""
+"""What a check of masks looks at besides the images."""
 
 from __future__ import annotations
 
@@ -8,40 +8,18 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-from muntin.data.checking import (
-    CheckedImage,
-    count_images,
-    describe_images,
-    find_tiny,
-    find_twins,
-    find_unreadable,
-    find_unsplit,
-    read_all,
-)
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Findings, Parts, Report, check
 from muntin.data.label_files import count_values, read_mask
-from muntin.data.report import Report
 from muntin.data.semantic import list_semantic, name_value
-from muntin.errors import DataError, shorten
+from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, Listing, Problem
 
 __all__ = ["check_semantic"]
 
-
-@dataclass(kw_only=True, slots=True)
-class _ClassStatistics:
-    """What the masks of a set hold.
-
-    Attributes:
-        pixels: Of each class number; -1 for ignored ones.
-        images: Images with each class.
-        problems: Of single masks.
-    """
-
-    pixels: Counter[int] = field(default_factory=Counter)
-    images: Counter[int] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
+Pixels = Counter[int]
+"""Pixels of each class number; -1 for ignored ones."""
 
 
 def check_semantic(
@@ -52,70 +30,41 @@ def check_semantic(
     classes: Classes | None = None,
     num_threads: int = 2,
 ) -> Report:
-    """Read every image and every mask of a data set.
+    """Check a data set of masks: arguments as of `list_semantic`, the rest as `check`."""
 
-    Args:
-        path: What `list_semantic` takes, as all that follows.
-        colors: What classes are stored as.
-        ignored: Values that are not learnt.
-        classes: Those of a trained run.
-        num_threads: Files decoded at the same time.
+    def look_at(parts: Parts, seen: Sequence[CheckedImage]) -> Findings:
+        problems: list[Problem] = []
+        pixels: dict[str, Pixels] = {}
+        lines = []
+        with ThreadPoolExecutor(max_workers=num_threads) as pool:
+            for part, listing in parts.items():
+                mine = [one for one in seen if one.part == part]
+                looked = list(pool.map(lambda one, of=listing: _look(of, one), mine))
+                problems += [problem for _, found in looked for problem in found]
+                counts = [counts for counts, _ in looked]
+                pixels[part] = sum(counts, Counter())
+                lines.append(_describe(part, listing, pixels[part], counts))
+        problems += _judge_classes(parts, pixels)
+        num_classes = next(iter(parts.values())).num_classes
+        return Findings(problems=problems, lines=lines, counts=[("classes", num_classes)])
 
-    Returns:
-        The report. Faulty data never raises: a layout that cannot be read gives one error.
-    """
-    try:
-        data = list_semantic(path, classes=classes, colors=colors, ignored=ignored)
-    except DataError as error:
-        problem = Problem(file=str(path), what=str(error), severity="error")
-        return Report(task="semantic", source=str(path), problems=(problem,))
-    parts = data.parts
-    seen = list(read_all(parts, num_threads))
-    good = [one for one in seen if not one.fault]
-    tallies = {
-        part: _tally(listing, [one for one in good if one.part == part], num_threads)
-        for part, listing in parts.items()
-    }
-    problems = [*data.problems, *find_unreadable(seen)]
-    for tally in tallies.values():
-        problems += tally.problems
-    problems += find_twins(good)
-    problems += find_tiny(good)
-    problems += find_unsplit(parts)
-    problems += _judge_classes(parts, tallies)
-    problems.sort(key=lambda problem: problem.severity != "error")
-    return Report(
-        task="semantic",
-        source=str(path),
-        lines=(data.note, *_describe(parts, tallies), *describe_images(good)),
-        counts=(
-            ("pictures", len(seen)),
-            *((part, len(listing)) for part, listing in parts.items()),
-            ("classes", next(iter(parts.values())).num_classes),
-            *count_images(seen),
-        ),
-        problems=tuple(problems),
+    return check(
+        "semantic",
+        path,
+        lambda: list_semantic(path, classes=classes, colors=colors, ignored=ignored),
+        look_at,
+        num_threads=num_threads,
     )
 
 
-def _tally(listing: Listing, seen: list[CheckedImage], num_threads: int) -> _ClassStatistics:
-    tally = _ClassStatistics()
-    with ThreadPoolExecutor(max_workers=num_threads) as pool:
-        for counts, problems in pool.map(lambda one: _look(listing, one), seen):
-            tally.pixels.update(counts)
-            tally.images.update(counts.keys())
-            tally.problems += problems
-    return tally
-
-
-def _look(listing: Listing, one: CheckedImage) -> tuple[dict[int, int], list[Problem]]:
+def _look(listing: Listing, one: CheckedImage) -> tuple[Pixels, list[Problem]]:
     entry, encoding = one.entry, listing.encoding
     file = entry.mask or entry.path
-    assert encoding is not None, "masks have a encoding"
+    assert encoding is not None, "masks have an encoding"
     try:
         found = read_mask(listing, entry)
     except DataError as error:
-        return {}, [Problem(file=file, what=str(error), severity="error")]
+        return Counter(), [Problem(file=file, what=str(error), severity="error")]
     problems = []
     if found.labels.shape != one.size:
         high, wide = found.labels.shape
@@ -126,41 +75,33 @@ def _look(listing: Listing, one: CheckedImage) -> tuple[dict[int, int], list[Pro
         problems.append(Problem(file=file, what=what, severity="error"))
     if found.strange:
         total = sum(found.strange.values()) / found.labels.size
-        values = shorten(
-            (name_value(value, encoding.kind) for value in sorted(found.strange)), limit=5
-        )
+        values = shorten(name_value(value, encoding.kind) for value in sorted(found.strange))
         what = f"{total:.1%} of the pixels have a value of no class, ignored: {values}"
-        problems.append(Problem(file=file, what=what, severity="warning"))
-    counts = count_values(found.labels)
+        problems.append(warning(file, what))
+    counts = Counter(count_values(found.labels))
     if set(counts) <= {-1}:
-        what = "every pixel is ignored: nothing to learn"
-        problems.append(Problem(file=file, what=what, severity="warning"))
+        problems.append(warning(file, "every pixel is ignored: nothing to learn"))
     return counts, problems
 
 
-def _judge_classes(
-    parts: dict[str, Listing], tallies: dict[str, _ClassStatistics]
-) -> Iterator[Problem]:
+def _judge_classes(parts: Parts, pixels: dict[str, Pixels]) -> Iterator[Problem]:
     part, listing = next(iter(parts.items()))  # train, where there is one
-    pixels = tallies[part].pixels
-    without = [name for number, name in enumerate(listing.class_names) if not pixels[number]]
+    without = [name for number, name in enumerate(listing.class_names) if not pixels[part][number]]
     if len(without) == len(listing.class_names):
         what = "no pixel has a class: nothing to learn"
         yield Problem(file=part, what=what, severity="error")
     elif without:
         what = f"no pixels in {part} of {shorten(without, limit=12)}: nothing to learn for them"
-        yield Problem(file=part, what=what, severity="warning")
+        yield warning(part, what)
 
 
-def _describe(parts: dict[str, Listing], tallies: dict[str, _ClassStatistics]) -> Iterator[str]:
-    for part, listing in parts.items():
-        tally = tallies[part]
-        total = max(sum(tally.pixels.values()), 1)
-        shares = (
-            f"{name} {tally.pixels[number] / total:.1%} (in {tally.images[number]})"
-            for number, name in enumerate(listing.class_names)
-        )
-        yield (
-            f"{part}: {len(listing)} images; pixels: {shorten(shares, limit=16)}; ignored "
-            f"{tally.pixels[-1] / total:.1%}"
-        )
+def _describe(part: str, listing: Listing, pixels: Pixels, images: Sequence[Pixels]) -> str:
+    total = max(pixels.total(), 1)
+    shares = (
+        f"{name} {pixels[number] / total:.1%} (in {sum(number in counts for counts in images)})"
+        for number, name in enumerate(listing.class_names)
+    )
+    return (
+        f"{part}: {plural(len(listing), 'image')}; pixels: {shorten(shares, limit=16)}; ignored "
+        f"{pixels[-1] / total:.1%}"
+    )

@@ -11,7 +11,6 @@ reports the guess.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from muntin.data.trees import Tree, read_text
+from muntin.data.trees import Tree, read_json, read_text
 from muntin.errors import DataError, shorten, unknown_name
 from muntin.ops.keypoints import DEFAULT_SIGMA
 from muntin.samples import Skeleton
@@ -27,6 +26,7 @@ from muntin.samples import Skeleton
 __all__ = ["COCO_PERSON", "build_skeleton"]
 
 FILE = "skeleton.json"
+_FORMER_KEYS = {"links": "edges", "pairs": "flip_pairs"}
 
 _SIDES = {
     "left": "right", "right": "left", "l": "r", "r": "l", "lh": "rh", "rh": "lh", "lf": "rf",
@@ -55,10 +55,7 @@ COCO_PERSON = Skeleton(
 
 
 def build_skeleton(
-    names: Sequence[str],
-    edges: Sequence[tuple[int, int]],
-    tree: Tree,
-    notes: list[str],
+    names: Sequence[str], edges: Sequence[tuple[int, int]], tree: Tree, notes: list[str]
 ) -> Skeleton:
     """Gather what is known of keypoints.
 
@@ -67,9 +64,6 @@ def build_skeleton(
         edges: From the annotations; may be empty.
         tree: Where a skeleton.json may lie.
         notes: What was chosen, and why, is added.
-
-    Returns:
-        The skeleton.
 
     Raises:
         DataError: The skeleton.json is broken or has other keypoints.
@@ -96,48 +90,34 @@ def build_skeleton(
             f"no keypoint is named after a side: images are not flipped (a {FILE} with "
             f'"mirrored": true or "flip_pairs" changes that)'
         )
+    chosen, origin = tuple(edges), "the annotations"
+    if "edges" in given:
+        chosen, origin = _pairs_from(given["edges"], names), FILE
+    elif not chosen:
+        chosen, origin = _edges_of_project(tree, names, notes), "config.yaml"
+        if not chosen and known is not None:
+            chosen, origin = known.edges, "COCO"
+    notes.append(f"edges: {len(chosen)} from {origin}" if chosen else f"no edges ({FILE})")
+    sigmas, origin = _choose_sigmas(given, known, names)
+    notes.append(origin)
     return Skeleton(
-        names=names,
-        edges=_choose_edges(given, tuple(edges), known, tree, names, notes),
-        flip_pairs=pairs,
-        mirrored=bool(mirrored),
-        sigmas=_choose_sigmas(given, known, names, notes),
+        names=names, edges=chosen, flip_pairs=pairs, mirrored=bool(mirrored), sigmas=sigmas
     )
 
 
 def _choose_sigmas(
-    given: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...], notes: list[str]
-) -> tuple[float, ...]:
+    given: Mapping[str, Any], known: Skeleton | None, names: tuple[str, ...]
+) -> tuple[tuple[float, ...], str]:
     if "sigmas" in given:
         chosen = _sigmas_from(given["sigmas"], names)
         rest = [name for name in names if name not in chosen]
         some = f", {DEFAULT_SIGMA:g} for {shorten(rest)}" if rest else ""
-        notes.append(f"sigmas for OKS from {FILE}{some}")
-        return tuple(chosen.get(name, DEFAULT_SIGMA) for name in names)
+        values = tuple(chosen.get(name, DEFAULT_SIGMA) for name in names)
+        return values, f"sigmas for OKS from {FILE}{some}"
     if known is not None:
-        notes.append("sigmas for OKS as COCO has them")
-        return known.sigmas
-    notes.append(f"OKS takes {DEFAULT_SIGMA:g} for the sigma of every keypoint ({FILE})")
-    return (DEFAULT_SIGMA,) * len(names)
-
-
-def _choose_edges(
-    given: Mapping[str, Any],
-    edges: tuple[tuple[int, int], ...],
-    known: Skeleton | None,
-    tree: Tree,
-    names: tuple[str, ...],
-    notes: list[str],
-) -> tuple[tuple[int, int], ...]:
-    origin = "the annotations"
-    if "edges" in given:
-        edges, origin = _pairs_from(given["edges"], names), FILE
-    elif not edges:
-        edges, origin = _edges_of_project(tree, names, notes), "config.yaml"
-        if not edges and known is not None:
-            edges, origin = known.edges, "COCO"
-    notes.append(f"edges: {len(edges)} from {origin}" if edges else f"no edges ({FILE})")
-    return edges
+        return known.sigmas, "sigmas for OKS as COCO has them"
+    what = f"OKS takes {DEFAULT_SIGMA:g} for the sigma of every keypoint ({FILE})"
+    return (DEFAULT_SIGMA,) * len(names), what
 
 
 def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
@@ -145,14 +125,17 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
     path = next((name for name in tree.files if name.rpartition("/")[2].lower() == FILE), None)
     if path is None:
         return {}
-    try:
-        values = json.loads(read_text(tree.source, path))
-    except json.JSONDecodeError as error:
-        message = f"{path!r} in {tree.source!r} must be JSON, got: {error}. Correct it."
-        raise DataError(message) from error
+    values = read_json(tree.source, path)
     keys = ("edges", "flip_pairs", "mirrored", "sigmas", "keypoints")
     if isinstance(values, dict):
-        values = {**Skeleton.upgrade(values)}
+        for former, key in _FORMER_KEYS.items():
+            if former in values and key in values:
+                message = (
+                    f"{path!r} in {tree.source!r} must have {key!r} or its former name {former!r}, "
+                    f"got both. Keep {key!r}."
+                )
+                raise DataError(message)
+        values = {_FORMER_KEYS.get(key, key): value for key, value in values.items()}
     if not isinstance(values, dict) or (unknown := [key for key in values if key not in keys]):
         got = f"also {shorten(unknown)}" if isinstance(values, dict) else type(values).__name__
         message = f"{path!r} must be an object with {', '.join(keys)} only, got {got}."
@@ -179,15 +162,12 @@ def _edges_of_project(
         return ()
     rows = values.get("skeleton") if isinstance(values, dict) else None
     rows = rows if isinstance(rows, list) else []
-    good = [_joins(row, names) for row in rows]
-    if odd := [f"{row}" for row, fine in zip(rows, good, strict=True) if not fine]:
+    if odd := [row for row in rows if not _joins(row, names)]:
         notes.append(f"edges left out of config.yaml: {shorten(odd)}")
-    known = [row for row, fine in zip(rows, good, strict=True) if fine]
-    return tuple((names.index(first), names.index(second)) for first, second in known)
+    return tuple((names.index(r[0]), names.index(r[1])) for r in rows if _joins(r, names))
 
 
 def _joins(row: object, names: tuple[str, ...]) -> bool:
-    """Whether it is two keypoints."""
     pair = isinstance(row, list) and len(row) == 2 and row[0] != row[1]
     return pair and all(name in names for name in row)  # type: ignore[attr-defined]
 
@@ -201,13 +181,11 @@ def _number(name: object, names: tuple[str, ...]) -> int:
 
 
 def _pairs_from(rows: object, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    good = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows)
-    if not good:
+    if not isinstance(rows, list) or any(not isinstance(r, list) or len(r) != 2 for r in rows):
         message = (
             f"edges and flip_pairs in {FILE} must be lists of two keypoints each, got {rows!r}."
         )
         raise DataError(message)
-    assert isinstance(rows, list)
     found = tuple((_number(row[0], names), _number(row[1], names)) for row in rows)
     for first, second in found:
         if first == second:
@@ -252,10 +230,10 @@ def _sigmas_from(values: object, names: tuple[str, ...]) -> dict[str, float]:
 
 def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], list[str]]:
     """Pairs of names that differ in the side alone, and names of a side without a partner."""
-    numbers = {_fold(words): number for number, words in enumerate(map(_split, names))}
+    numbers = {_fold(_WORDS.findall(name)): number for number, name in enumerate(names)}
     pairs, lonely = [], []
     for number, name in enumerate(names):
-        words = _split(name)
+        words = _WORDS.findall(name)
         others = [
             _fold([*words[:place], _SIDES[word.lower()], *words[place + 1 :]])
             for place, word in enumerate(words)
@@ -269,10 +247,6 @@ def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], l
         elif number < partner:
             pairs.append((number, partner))
     return tuple(pairs), lonely
-
-
-def _split(name: str) -> list[str]:
-    return _WORDS.findall(name)
 
 
 def _fold(words: Sequence[str]) -> str:

@@ -3,24 +3,19 @@
 """From decoded images to the input of a network, in evaluation and in training.
 
 Images stay uint8 until the last moment; `normalise` makes them float where the network runs.
-Small images of one size are augmented a whole batch at a time; others one by one with
-torchvision's transforms.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
@@ -30,16 +25,14 @@ from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
 __all__ = [
-    "AugmentConfig",
     "Augmentation",
+    "BatchTransform",
+    "Interpolation",
     "Preprocessing",
-    "augment_batch",
-    "augment_image",
-    "build_augmentation",
-    "center_crop",
-    "letterbox_scale",
+    "Sample",
     "normalise",
     "resize",
+    "scaled_size",
     "to_tensor",
 ]
 
@@ -51,9 +44,6 @@ _OLD_FITS = {
     "window": "sliding_window",
     "subject": "instance_crop",
 }
-
-BatchTransform = Callable[[Tensor, NDArray[np.float64], "Preprocessing"], Tensor]
-"""Images of one size (B, C, H, W), `BATCH_DRAWS` uniform numbers for each, to (B, C, h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,113 +106,79 @@ class Preprocessing:
             message = f"preprocessing.std must be above 0, got {self.std}."
             raise ConfigError(message)
 
+    @property
+    def mean_color(self) -> tuple[int, ...]:
+        """The mean of images, from 0 to 255, which covers what is hidden from the network."""
+        return tuple(round(255 * value) for value in self.mean)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig:
-    """Augmentation for classification.
+    def scale_of(self, size: Size) -> float:
+        """Factor from an image of a size (height, width) to the input, where `fit` scales so."""
+        if self.fit == "letterbox":  # just fits `img_size`, whichever way round
+            return min(min(self.img_size) / min(size), max(self.img_size) / max(size))
+        return self.short_side / min(size) if self.short_side else self.scale
+
+
+class Sample(NamedTuple):
+    """A decoded image with its annotations.
 
     Attributes:
-        crop_scale: Smallest part of the image's area that a random crop keeps, in (0, 1].
-        crop_ratio: Largest ratio of the crop's sides, at least 1.
-        flip: Probability of mirroring left and right.
-        flip_vertical: Probability of mirroring top and bottom.
-        auto: Random operations on colour and geometry.
-        magnitude: Strength of "randaugment", 0 to 30.
-        jitter: Strength of random brightness, contrast and saturation, 0 to 1.
-        erase: Probability of erasing a random box.
-        mixup: Alpha of mixup; 0 = off.
-        cutmix: Alpha of cutmix; 0 = off.
+        pixels: The image, perhaps made smaller or a part of it.
+        size: (height, width) of the original.
+        target: Its objects, the classes of its pixels or its keypoints, in pixels of `pixels`;
+            None where there is no more than a label.
     """
 
-    kind: ClassVar[str] = "classification"
-
-    crop_scale: float = 0.08
-    crop_ratio: float = 4 / 3
-    flip: float = 0.5
-    flip_vertical: float = 0.0
-    auto: Literal["none", "randaugment", "trivialaugment"] = "none"
-    magnitude: int = 9
-    jitter: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Validate the ranges."""
-        parts = {
-            "flip": self.flip,
-            "flip_vertical": self.flip_vertical,
-            "jitter": self.jitter,
-            "erase": self.erase,
-        }
-        for name, value in parts.items():
-            check_range(f"augment.{name}", value, 0, 1)
-        check_range("augment.crop_scale", self.crop_scale, 0.01, 1)
-        check_range("augment.crop_ratio", self.crop_ratio, 1, 10)
-        check_range("augment.magnitude", self.magnitude, 0, 30)
-        check_range("augment.mixup", self.mixup, 0, 100)
-        check_range("augment.cutmix", self.cutmix, 0, 100)
-
-    @property
-    def groups_by_shape(self) -> bool:
-        """All images get one size."""
-        return False
-
-    @property
-    def batch_transform(self) -> BatchTransform | None:
-        """Crop, flip and erase whole batches; operations on colour need single images."""
-        if self.auto != "none" or self.jitter:
-            return None
-        return functools.partial(augment_batch, config=self)
-
-    def augment(
-        self,
-        image: UInt8[Tensor, "C H W"],
-        target: Target | None,
-        *,
-        original: Size,
-        pre: Preprocessing,
-        seed: int,
-        skeleton: Skeleton | None,
-    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
-        """See `Augmentation`."""
-        return augment_image(build_augmentation(self, pre), image, seed), None
+    pixels: UInt8[Tensor, "C H W"]
+    size: Size
+    target: Target | None
 
 
-@runtime_checkable
-class Augmentation(Protocol):
-    """What is done at random to a training image and to its annotations."""
+BatchTransform = Callable[[Tensor, NDArray[np.float64], Preprocessing], Tensor]
+"""Images of one size (B, C, H, W), uniform numbers for each, to (B, C, h, w)."""
 
+
+class Augmentation:
+    """What is done at random to training samples; the config of each kind of task is one.
+
+    Attributes:
+        kind: Name in files.
+        groups_by_shape: Whether images of similar shape are put into one batch, to need less
+            padding.
+        batch_transform: The same for a batch of images of one size at once; None if it needs
+            single images.
+    """
+
+    __slots__ = ()
     kind: ClassVar[str]
+    groups_by_shape: ClassVar[bool] = False
 
     @property
-    def groups_by_shape(self) -> bool:
-        """Whether images of similar shape are put into one batch, to need less padding."""
-
-    @property
-    def batch_transform(self) -> BatchTransform | None:
-        """The same for a batch of images of one size at once; None if it needs single images."""
+    def batch_transform(self) -> BatchTransform | None:  # noqa: D102 (an attribute)
+        return None
 
     def augment(
-        self,
-        image: UInt8[Tensor, "C H W"],
-        target: Target | None,
-        *,
-        original: Size,
-        pre: Preprocessing,
-        seed: int,
-        skeleton: Skeleton | None,
-    ) -> tuple[UInt8[Tensor, "C h w"], Target | None]:
-        """Change an image and its annotations.
+        self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
+    ) -> Sample:
+        """Change an image and its annotations together.
 
         Args:
-            image: As it is cached.
-            target: Its annotations in pixels of `image`; None if it has labels only.
-            original: (height, width) of the image before it was cached.
+            sample: As it is cached.
             pre: Size of the result.
-            seed: The result depends on it alone.
+            seed: What is drawn depends on it alone.
             skeleton: Of the keypoints, if the data set has some.
         """
+        raise NotImplementedError
+
+    def _check_shares(self, *names: str) -> None:
+        for name in names:
+            check_range(f"augment.{name}", getattr(self, name), 0, 1)
+
+    def _check_scale(self, scale: tuple[float, float]) -> None:
+        for value in scale:
+            check_range("augment.scale", value, 0.01, 10)
+        if scale[0] > scale[1]:
+            message = f"augment.scale must rise, got {scale}."
+            raise ConfigError(message)
 
 
 def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
@@ -232,21 +188,6 @@ def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H
     """
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
-
-
-def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
-    """Resize an image and read the middle, as evaluation and prediction do.
-
-    The image is scaled, keeping its proportions, until `img_size / crop_fraction` just fits
-    inside; then `img_size` is cut from the middle.
-    """
-    height, width = image.shape[-2:]
-    target = pre.img_size
-    if (height, width) != target or pre.crop_fraction != 1:
-        scale = max(target[0] / height, target[1] / width) / pre.crop_fraction
-        size = [max(target[0], round(height * scale)), max(target[1], round(width * scale))]
-        image = resize(image, (size[0], size[1]), pre.interpolation)
-    return tvf.center_crop(image, list(target))
 
 
 def normalise(
@@ -270,120 +211,13 @@ def normalise(
     return values * (rows[:, None, :, None] & columns[:, None, None, :])
 
 
-@functools.lru_cache(maxsize=8)
-def build_augmentation(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
-    """Compose torchvision's transforms for one uint8 image; the result has `img_size`.
-
-    They keep nothing between images, so that one set serves all.
-    """
-    mode = InterpolationMode(pre.interpolation)
-    steps: list[torch.nn.Module] = [
-        v2.RandomResizedCrop(
-            pre.img_size,
-            scale=(config.crop_scale, 1.0),
-            ratio=(1 / config.crop_ratio, config.crop_ratio),
-            interpolation=mode,
-            antialias=True,
-        )
-    ]
-    if config.flip:
-        steps.append(v2.RandomHorizontalFlip(config.flip))
-    if config.flip_vertical:
-        steps.append(v2.RandomVerticalFlip(config.flip_vertical))
-    if config.auto == "randaugment":
-        steps.append(v2.RandAugment(magnitude=config.magnitude))
-    elif config.auto == "trivialaugment":
-        steps.append(v2.TrivialAugmentWide())
-    if config.jitter:
-        jitter = config.jitter
-        steps.append(v2.ColorJitter(jitter, jitter, jitter if pre.in_chans == 3 else 0))
-    if config.erase:
-        grey = [round(255 * value) for value in pre.mean]
-        steps.append(v2.RandomErasing(config.erase, value=grey))
-    return v2.Compose(steps)
-
-
-def augment_image(
-    transform: v2.Compose, image: UInt8[Tensor, "C H W"], seed: int
-) -> UInt8[Tensor, "C h w"]:
-    """Apply random transforms whose choices depend on `seed` alone."""
-    # torch.manual_seed would also note a call for every kind of device, with its traceback.
-    generator = torch.default_generator
-    before = generator.get_state()
-    try:
-        generator.manual_seed(seed)
-        return transform(image)
-    finally:
-        generator.set_state(before)
-
-
-def augment_batch(
-    images: UInt8[Tensor, "B C H W"],
-    uniforms: NDArray[np.float64],
-    pre: Preprocessing,
-    *,
-    config: AugmentConfig,
-) -> UInt8[Tensor, "B C h w"]:
-    """Crop, resize, mirror and erase a whole batch at once.
-
-    Args:
-        images: Images of one size.
-        uniforms: `BATCH_DRAWS` numbers in [0, 1) an image.
-        pre: Gives the size of the result and the colour of erased boxes.
-        config: What to do; see `AugmentConfig.batch_transform`.
-
-    Returns:
-        The batch at `pre.img_size`.
-    """
-    area, ratio, top, left, flip, flip_vertical, *box = torch.from_numpy(uniforms).float().T
-    area = config.crop_scale + (1 - config.crop_scale) * area
-    ratio = ((2 * ratio - 1) * math.log(config.crop_ratio)).exp()
-    high = (area / ratio).sqrt().clamp(max=1)
-    wide = (area * ratio).sqrt().clamp(max=1)
-    theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = wide * torch.where(flip < config.flip, -1.0, 1.0)
-    theta[:, 1, 1] = high * torch.where(flip_vertical < config.flip_vertical, -1.0, 1.0)
-    theta[:, 0, 2] = (2 * left - 1) * (1 - wide)
-    theta[:, 1, 2] = (2 * top - 1) * (1 - high)
-    # The crop is read at the image's own grain; only then is it made smaller, antialiased.
-    size = (max(images.shape[2], pre.img_size[0]), max(images.shape[3], pre.img_size[1]))
-    grid = F.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
-    out = F.grid_sample(
-        images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
-    out = out.round().clamp(0, 255).to(torch.uint8)
-    out = resize(out, pre.img_size, "bilinear")
-    return _erase(out, box, config.erase, pre) if config.erase else out
-
-
-BATCH_DRAWS = 11
-"""Random numbers that `augment_batch` reads for each image."""
-
-
-def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessing) -> Tensor:
-    """Paint a box of 2 to 33 % of the area, in the mean colour."""
-    wanted, area, ratio, top, left = draws
-    height, width = images.shape[2:]
-    ratio = ((2 * ratio - 1) * math.log(3)).exp()
-    area = 0.02 + 0.31 * area
-    high = ((area / ratio).sqrt().clamp(max=1) * height)[:, None]
-    wide = ((area * ratio).sqrt().clamp(max=1) * width)[:, None]
-    rows, columns = torch.arange(height)[None], torch.arange(width)[None]
-    top, left = top[:, None] * (height - high), left[:, None] * (width - wide)
-    in_rows = (rows >= top) & (rows < top + high) & (wanted[:, None] < chance)
-    in_columns = (columns >= left) & (columns < left + wide)
-    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    grey = torch.tensor([round(255 * v) for v in pre.mean], dtype=torch.uint8).view(1, -1, 1, 1)
-    return torch.where(inside, grey, images)
-
-
-def letterbox_scale(size: Size, img_size: Size) -> float:
-    """Factor by which an image just fits `img_size`, whichever way round."""
-    return min(min(img_size) / min(size), max(img_size) / max(size))
-
-
 def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:
         return images
     return tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """(height, width) times a factor, in whole pixels."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

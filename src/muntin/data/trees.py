@@ -9,13 +9,15 @@ backslashes, a URL, other capitals. Names are therefore compared from their end.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode, open_header
@@ -28,13 +30,17 @@ __all__ = [
     "Tree",
     "clean_name",
     "fold",
-    "is_hidden",
     "open_tree",
     "part_in",
+    "part_named",
     "part_of",
+    "read_json",
     "read_size",
     "read_text",
+    "sort_into_parts",
 ]
+
+ItemT = TypeVar("ItemT")
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp"),
@@ -58,7 +64,7 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tree:
-    """Names below a folder or in an archive; hidden files are not among them.
+    """Names below a folder or in an archive; hidden ones are not among them.
 
     Attributes:
         source: The folder or archive.
@@ -71,7 +77,7 @@ class Tree:
 
     source: str
     files: tuple[str, ...]
-    folders: frozenset[str]
+    folders: tuple[str, ...]
     images: tuple[str, ...]
     spellings: dict[str, str]
     by_name: dict[str, tuple[str, ...]]
@@ -79,6 +85,11 @@ class Tree:
     def find(self, path: str) -> str | None:
         """Give a file as it is spelled here, whatever its capitals in `path`."""
         return self.spellings.get(fold(path))
+
+    def below(self, folder: str) -> tuple[str, ...]:
+        """Name the images in a folder and those in it; all of them for "" or "."."""
+        start = "" if folder in ("", ".") else f"{folder}/"
+        return tuple(path for path in self.images if path.startswith(start))
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Name the files that end so, in any capitals."""
@@ -88,14 +99,11 @@ class Tree:
 def open_tree(source: str | os.PathLike[str]) -> Tree:
     """List a folder or an archive.
 
-    Args:
-        source: A folder, a zip or a tar.
-
     Raises:
         DataError: There is nothing at the path, or the archive cannot be read.
     """
     every, folders = list_files(source)
-    files = tuple(name for name in every if not is_hidden(name))
+    files = tuple(name for name in every if not _is_hidden(name))
     images = tuple(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in images:
@@ -103,7 +111,7 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
     return Tree(
         source=os.fspath(source),
         files=files,
-        folders=frozenset(folders),
+        folders=tuple(name for name in folders if not _is_hidden(name)),
         images=images,
         spellings={fold(name): name for name in reversed(files)},
         by_name={name: tuple(paths) for name, paths in by_name.items()},
@@ -136,6 +144,17 @@ def clean_name(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
+def part_named(name: str) -> str:
+    """Give the set that a whole name stands for; "" for none.
+
+    Example:
+        >>> part_named("Validation"), part_named("test_tube")
+        ('val', '')
+    """
+    found = _PART_WORDS.fullmatch(name.lower())
+    return str(found.lastgroup) if found else ""
+
+
 def part_in(name: str) -> str:
     """Find train, val or test in one name; "" when none is there.
 
@@ -143,15 +162,47 @@ def part_in(name: str) -> str:
         >>> part_in("instances_train2017"), part_in("valid"), part_in("latest")
         ('train', 'val', '')
     """
-    for word in _WORDS.findall(name):
-        if found := _PART_WORDS.fullmatch(word.lower()):
-            return str(found.lastgroup)
-    return ""
+    return next((part for word in _WORDS.findall(name) if (part := part_named(word))), "")
 
 
 def part_of(folders: Iterable[str]) -> str:
     """Find train, val or test in the names of folders, the innermost first."""
     return next((part for name in reversed([*folders]) if (part := part_in(name))), "")
+
+
+def sort_into_parts(
+    items: Sequence[ItemT], path_of: Callable[[ItemT], str]
+) -> tuple[dict[str, list[ItemT]], list[ItemT]]:
+    """Sort files into train, val and test by the names of their folders.
+
+    Returns:
+        The sets, and what lies in none of them. Where no folder has the name of a set, or only
+        train, everything is train.
+    """
+    parts: dict[str, list[ItemT]] = defaultdict(list)
+    for item in items:
+        parts[part_of(path_of(item).split("/")[:-1])].append(item)
+    if set(parts) <= {"", "train"}:
+        return {"train": [*items]}, []
+    return {part: parts[part] for part in PARTS if part in parts}, parts[""]
+
+
+def read_json(
+    source: str, path: str, *, hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:  # noqa: ANN401
+    """Read a JSON; `hook` may change each object in it.
+
+    Raises:
+        DataError: It is not there, or is none.
+    """
+    try:
+        return json.loads(read_bytes(source, path), object_hook=hook)
+    except ValueError as error:
+        message = (
+            f"{path!r} in {source!r} must be JSON that is whole, got: {error}. Correct the file, "
+            f"or export it again."
+        )
+        raise DataError(message) from error
 
 
 def read_text(source: str, path: str) -> str:
@@ -203,6 +254,6 @@ def _decoded_size(source: str, path: str) -> Size:
     return height, width
 
 
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Whether a file is one that a system leaves behind, or lies in a hidden folder."""
     return any(part.startswith(".") or part in _HIDDEN for part in name.split("/"))

@@ -6,6 +6,9 @@ The four numbers of a box are taken as edges, as written. The original devkit co
 from 1 and included the last one, so that its boxes are half a pixel off and one pixel short here;
 most tools that write this format count from 0 and mean edges. Objects that are marked `difficult`
 are taken as crowd: as in the challenge, they are neither right nor wrong.
+
+The sets are those of `ImageSets/Main`; where there are none, folders called train, val and test;
+where there are none either, all is one set.
 """
 
 from __future__ import annotations
@@ -20,94 +23,55 @@ import numpy as np
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_corners
+from muntin.data.class_names import clean_class_name, number_classes
 from muntin.data.objects import (
     NO_BOX,
     Annotation,
     AnnotationReport,
     ObjectRequest,
-    clean_class_name,
-    gather_objects,
     make_entry,
-    number_classes,
+    make_listing,
 )
-from muntin.data.readers import Reader, Source
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size, read_text
-from muntin.errors import DataError
+from muntin.data.readers import Reader, Source, count_others
+from muntin.data.trees import PARTS, Tree, clean_name, fold, read_size, read_text, sort_into_parts
+from muntin.errors import DataError, plural
 from muntin.samples import Listing
 from muntin.shapes import Size
 
-__all__ = ["VOC", "find_voc", "read_voc"]
-
-Edges = tuple[float, float, float, float]
+__all__ = ["VOC"]
 
 _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|test)\.txt")
-
-
-@dataclass(kw_only=True, slots=True)
-class _Object:
-    """An object of an XML; `box` is None when it has none, and `fault` holds what came instead."""
-
-    name: str
-    box: Edges | None
-    fault: str
-    difficult: bool
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(kw_only=True, slots=True)
 class _File:
-    """An XML, read: which image it is about and what is in it."""
+    """An XML, read: which image it is about, and its nodes of objects."""
 
     path: str
     image: str
     size: Size
-    objects: tuple[_Object, ...]
+    objects: list[ElementTree.Element]
+
+    def names(self) -> list[str]:
+        return [clean_class_name(node.findtext("name") or "") for node in self.objects]
 
 
-def find_voc(tree: Tree) -> list[str]:
-    """Find the annotation files: every XML that begins as VOC does.
-
-    Only the first is looked into.
-    """
-    found = tree.with_suffix(".xml")
-    if not found:
-        return []
-    return found if b"<annotation" in read_bytes(tree.source, found[0])[:2000] else []
+def _recognise(source: Source) -> list[str] | None:
+    """Every XML, if the first begins as VOC does."""
+    found = [] if source.is_file else source.tree.with_suffix(".xml")
+    known = found and b"<annotation" in read_bytes(source.tree.source, found[0])[:2000]
+    return found if known else None
 
 
-def read_voc(
-    tree: Tree,
-    xmls: Sequence[str],
-    findings: AnnotationReport,
-    *,
-    class_names: Sequence[str] | None = None,
-    masks: bool = False,
-) -> dict[str, Listing]:
-    """Read the XML of each image.
-
-    The sets are those of `ImageSets/Main`; where there are none, folders called train, val and
-    test; where there are none either, all is one set.
-
-    Args:
-        tree: Where the files and the images are.
-        xmls: The annotation files.
-        findings: Where faulty annotations are noted.
-        class_names: Classes of a trained run; otherwise numbers follow the sorted names.
-        masks: Whether objects must have masks, which this format has none of.
-
-    Returns:
-        The listing of each part.
-
-    Raises:
-        DataError: No image is there, or boxes are wrong throughout.
-    """
-    parts = _parts(tree, xmls, findings)
+def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, Listing]:
+    tree, findings = source.tree, request.findings
+    parts = _find_parts(tree, xmls, findings)
     images = _Images(tree)
-
-    def read_files(paths: list[str]) -> list[_File]:
-        files = (_read_file(tree, path, images, findings) for path in paths)
-        return [file for file in files if file is not None]
-
-    read = {part: read_files(paths) for part, paths in parts.items()}
+    read = {
+        part: [file for path in paths if (file := _read_file(tree, path, images, findings))]
+        for part, paths in parts.items()
+    }
     every = [file for files in read.values() for file in files]
     if not every:
         message = (
@@ -116,39 +80,34 @@ def read_voc(
             f"holds both."
         )
         raise DataError(message)
-    boxes = [one.box for file in every for one in file.objects if one.box]
+    boxes = [box for file in every for node in file.objects if (box := _read_box(node)[0])]
     require_corners(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
-    used = sorted({one.name for file in every for one in file.objects if one.name})
-    names, ids = number_classes(used, used, class_names, tree.source)
-
-    def list_part(files: list[_File]) -> Listing:
-        entries = []
-        for file in files:
-            rows = _annotations(file, ids, findings)
-            objects = gather_objects(
-                rows, size=file.size, file=file.path, findings=findings, masks=masks
+    used = sorted({name for file in every for name in file.names()} - {""})
+    names, ids = number_classes(used, used, request.class_names, repr(tree.source))
+    listings = {}
+    for part, files in read.items():
+        entries = [
+            make_entry(
+                file.image, file.size, _annotations(file, ids, findings), request, file=file.path
             )
-            entries.append(make_entry(file.image, file.size, objects))
-        entries.sort(key=lambda entry: entry.path)
-        return Listing(
-            source=tree.source, entries=tuple(entries), class_names=names, multi_label=True
-        )
-
-    return {part: list_part(files) for part, files in read.items() if files}
+            for file in files
+        ]
+        if entries:
+            listings[part] = make_listing(tree.source, entries, names)
+    return listings
 
 
-def _parts(tree: Tree, xmls: Sequence[str], findings: AnnotationReport) -> dict[str, list[str]]:
+def _find_parts(
+    tree: Tree, xmls: Sequence[str], findings: AnnotationReport
+) -> dict[str, list[str]]:
     lists = [(found, name) for name in tree.files if (found := _LIST.fullmatch(fold(name)))]
     if lists:
         return _listed_parts(tree, xmls, lists, findings)
-    parts: dict[str, list[str]] = defaultdict(list)
-    for path in xmls:
-        parts[part_of(path.split("/")[:-1])].append(path)
-    if set(parts) <= {"", "train"}:
-        return {"train": list(xmls)}
-    if loose := parts.pop("", None):
-        findings.notes.append(f"{len(loose)} XML files lie in no train, val or test folder")
-    return {part: parts[part] for part in PARTS if part in parts}
+    parts, loose = sort_into_parts(xmls, str)
+    if loose:
+        what = plural(len(loose), "XML file")
+        findings.notes.append(f"{what} in no train, val or test folder left out")
+    return parts
 
 
 def _listed_parts(
@@ -177,7 +136,8 @@ def _listed_parts(
         sets["train"] = {path: None for path in sets["trainval"] if path not in rest}
     parts = {part: list(sets[part]) for part in PARTS if sets.get(part)}
     if unlisted := set(xmls) - {path for paths in parts.values() for path in paths}:
-        findings.notes.append(f"{len(unlisted)} XML files are in no list of ImageSets/Main")
+        what = plural(len(unlisted), "XML file")
+        findings.notes.append(f"{what} in no list of ImageSets/Main left out")
     return parts
 
 
@@ -239,28 +199,7 @@ def _read_file(tree: Tree, path: str, images: _Images, findings: AnnotationRepor
     except DataError as error:
         findings.warn(path, f"left out: it lacks the size of its image, and {error}")
         return None
-    objects = tuple(_read_object(node) for node in root.findall("object"))
-    return _File(path=path, image=image, size=size, objects=objects)
-
-
-def _read_object(node: ElementTree.Element) -> _Object:
-    edges: list[float] = []
-    faults: list[str] = []
-    for name in ("xmin", "ymin", "xmax", "ymax"):
-        text = node.findtext(f"bndbox/{name}")
-        try:
-            edges.append(float(text))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            faults.append(f"no {name}" if text is None else f"{name} is {text.strip()!r}")
-    if node.find("bndbox") is None:
-        faults = ["no bndbox"]
-    box: Edges | None = None if faults else (edges[0], edges[1], edges[2], edges[3])
-    return _Object(
-        name=clean_class_name(node.findtext("name") or ""),
-        box=box,
-        fault=", ".join(faults),
-        difficult=(node.findtext("difficult") or "").strip() in ("1", "true", "True"),
-    )
+    return _File(path=path, image=image, size=size, objects=root.findall("object"))
 
 
 def _number(text: str | None) -> float:
@@ -271,40 +210,43 @@ def _number(text: str | None) -> float:
     return value if value < float("inf") else 0.0
 
 
+def _read_box(node: ElementTree.Element) -> tuple[tuple[float, ...], str]:
+    """The edges of an object, none where one is missing, and what came instead."""
+    if node.find("bndbox") is None:
+        return (), "no bndbox"
+    edges: list[float] = []
+    faults: list[str] = []
+    for name in _EDGES:
+        text = node.findtext(f"bndbox/{name}")
+        try:
+            edges.append(float(text))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            faults.append(f"no {name}" if text is None else f"{name} is {text.strip()!r}")
+    return (() if faults else tuple(edges)), ", ".join(faults)
+
+
 def _annotations(
     file: _File, ids: Mapping[str, int], findings: AnnotationReport
 ) -> list[Annotation]:
     rows = []
-    for number, one in enumerate(file.objects, 1):
-        where = f"object {number} ({one.name or 'no name'})"
-        if one.box is None:
-            findings.leave_out(file.path, where, NO_BOX, one.fault)
-        elif not one.name:
+    for number, (node, name) in enumerate(zip(file.objects, file.names(), strict=True), 1):
+        where = f"object {number} ({name or 'no name'})"
+        box, fault = _read_box(node)
+        if fault:
+            findings.leave_out(file.path, where, NO_BOX, fault)
+        elif not name:
             findings.leave_out(file.path, where, "without a class name")
         else:
+            left, top, right, bottom = box
             rows.append(
-                Annotation(where=where, class_id=ids[one.name], box=one.box, crowd=one.difficult)
+                Annotation(
+                    where=where,
+                    class_id=ids[name],
+                    box=(left, top, right, bottom),
+                    crowd=(node.findtext("difficult") or "").strip() in ("1", "true", "True"),
+                )
             )
     return rows
-
-
-def _recognise(source: Source) -> list[str] | None:
-    return None if source.is_file else find_voc(source.tree) or None
-
-
-def _read(source: Source, found: list[str], request: ObjectRequest) -> dict[str, Listing]:
-    return read_voc(
-        source.tree,
-        found,
-        request.findings,
-        class_names=request.class_names,
-        masks=request.masks,
-    )
-
-
-def _reject(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".xml")
-    return [f"{len(names)} .xml, none of them VOC"] if names else []
 
 
 VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
@@ -312,5 +254,5 @@ VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     recognise=_recognise,
     read=_read,
     looks_for="Pascal VOC (Annotations/*.xml)",
-    reject=_reject,
+    reject=count_others(".xml", "none of them VOC"),
 )

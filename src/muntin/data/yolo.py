@@ -9,47 +9,41 @@ the class number and the points of a polygon (x, y, x, y ...). The text of `imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from muntin.data.box_units import require_fractions
+from muntin.data.class_names import number_classes
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
     Annotation,
     AnnotationReport,
     ObjectRequest,
-    gather_objects,
     make_entry,
-    number_classes,
+    make_listing,
 )
-from muntin.data.readers import Reader, Source
+from muntin.data.readers import Reader, Source, count_others
 from muntin.data.trees import Tree, open_tree, read_size, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
-from muntin.errors import DataError
+from muntin.errors import DataError, plural
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size
 
-__all__ = ["YOLO", "read_yolo"]
+__all__ = ["YOLO"]
 
 
-@dataclass(kw_only=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One line of a text: the class number, then the others as they are written."""
 
     where: str
     class_number: int
     numbers: list[float]
 
-    @property
-    def is_box(self) -> bool:
-        return len(self.numbers) == 4
 
-
-@dataclass(kw_only=True, slots=True)
-class _File:
+class _File(NamedTuple):
     """An image and the rows of its text."""
 
     image: str
@@ -57,58 +51,44 @@ class _File:
     rows: list[_Row]
 
 
-def read_yolo(
-    layout: Layout,
-    findings: AnnotationReport,
-    *,
-    class_names: Sequence[str] | None = None,
-    masks: bool = False,
-) -> dict[str, Listing]:
-    """Read the text of each image.
+def _recognise(source: Source) -> str | None:
+    """The data.yaml; "" without one: folders of images and texts are recognised too."""
+    if source.is_file:
+        return source.path.name if source.suffix in (".yaml", ".yml") else None
+    return find_yolo(source.tree)
 
-    Args:
-        layout: Which images each part has, and the names of the classes.
-        findings: Where faulty annotations are noted.
-        class_names: Classes of a trained run; otherwise numbers are those of the data set.
-        masks: Whether objects must have masks, that is rows that are polygons.
 
-    Returns:
-        The listing of each part.
-
-    Raises:
-        DataError: Nothing is annotated, or boxes are in pixels.
-    """
+def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listing]:
+    # Paths in a data.yaml are relative to it, wherever the images are.
+    tree = open_tree(source.path.parent) if source.is_file else source.tree
+    layout = read_layout(tree, found)
+    findings = request.findings
     findings.notes += layout.notes
-    read = {name: _read_part(part, layout, findings) for name, part in layout.parts.items()}
+    read = {name: _read_part(name, part, layout, findings) for name, part in layout.parts.items()}
     read = {name: files for name, files in read.items() if files}
     if not read:
         message = (
             f"YOLO images must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
-            f"got none for any set of {layout.source!r}. Check where the texts are."
+            f"got none for any set of {tree.source!r}. Check where the texts are."
         )
         raise DataError(message)
     every = [row for files in read.values() for file in files for row in file.rows]
     boxes = [row.numbers[:4] for row in every]  # of a polygon, its first two points
-    require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(layout.source))
-    known = range(len(layout.class_names))
-    used = {layout.class_names[row.class_number] for row in every if row.class_number in known}
-    names, ids = number_classes(layout.class_names, used, class_names, layout.source)
+    require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
+    listed = layout.class_names
+    used = {listed[row.class_number] for row in every if row.class_number in range(len(listed))}
+    names, ids = number_classes(listed, used, request.class_names, repr(tree.source))
     listings = {}
     for name, files in read.items():
-        tree = layout.parts[name].tree
-        entries = (
-            _list_image(file, tree, layout.class_names, ids, findings, masks) for file in files
-        )
-        listings[name] = Listing(
-            source=tree.source,
-            entries=tuple(entry for entry in entries if entry is not None),
-            class_names=names,
-            multi_label=True,
-        )
+        place = layout.parts[name].tree
+        entries = _list_images(files, place, listed, ids, request)
+        listings[name] = make_listing(place.source, entries, names)
     return listings
 
 
-def _read_part(part: PartLayout, layout: Layout, findings: AnnotationReport) -> list[_File]:
+def _read_part(
+    name: str, part: PartLayout, layout: Layout, findings: AnnotationReport
+) -> list[_File]:
     """Read the texts of a part; none when it has no text at all."""
     files = []
     without = 0
@@ -122,10 +102,11 @@ def _read_part(part: PartLayout, layout: Layout, findings: AnnotationReport) -> 
             continue
         files.append(_File(image=image, labels=labels or image, rows=rows))
     if without == len(part.images):
-        findings.notes.append(f"{part.name} left out: none of its {without} images has a text")
+        findings.notes.append(f"{name} left out: none of its {without} images has a text")
         return []
     if without:
-        findings.notes.append(f"{without} images of {part.name} have no text, hence no objects")
+        images = plural(without, "image")
+        findings.notes.append(f"{images} of {name} without a text, hence without objects")
     return files
 
 
@@ -155,72 +136,46 @@ def _read_rows(
     return rows
 
 
-def _list_image(
-    file: _File,
+def _list_images(
+    files: Sequence[_File],
     tree: Tree,
     names: Sequence[str],
     ids: Mapping[str, int],
-    findings: AnnotationReport,
-    masks: bool,
-) -> Entry | None:
-    try:
-        size = read_size(tree.source, file.image)
-    except DataError as error:
-        findings.warn(file.image, f"left out: {error}")
-        return None
-    annotations = []
-    for row in file.rows:
-        if not 0 <= row.class_number < len(names):
-            detail = f"{row.class_number}, the classes are 0 to {len(names) - 1}"
-            findings.leave_out(file.labels, row.where, UNKNOWN_CLASS, detail)
+    request: ObjectRequest,
+) -> Iterator[Entry]:
+    findings = request.findings
+    for file in files:
+        try:
+            size = read_size(tree.source, file.image)
+        except DataError as error:
+            findings.warn(file.image, f"left out: {error}")
             continue
-        class_id = ids[names[row.class_number]]
-        annotations.append(_to_pixels(row, class_id, size, masks))
-    objects = gather_objects(
-        annotations, size=size, file=file.labels, findings=findings, masks=masks
-    )
-    return make_entry(file.image, size, objects)
+        annotations = []
+        for row in file.rows:
+            if 0 <= row.class_number < len(names):
+                class_id = ids[names[row.class_number]]
+                annotations.append(_to_pixels(row, class_id, size, request.masks))
+            else:
+                detail = f"{row.class_number}, the classes are 0 to {len(names) - 1}"
+                findings.leave_out(file.labels, row.where, UNKNOWN_CLASS, detail)
+        yield make_entry(file.image, size, annotations, request, file=file.labels)
 
 
 def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
     height, width = size
-    if row.is_box:
+    polygon = None
+    if len(row.numbers) == 4:
         x, y, wide, high = row.numbers
-        left, right = (x - wide / 2) * width, (x + wide / 2) * width
-        top, bottom = (y - high / 2) * height, (y + high / 2) * height
-        return Annotation(where=row.where, class_id=class_id, box=(left, top, right, bottom))
-    xs = [x * width for x in row.numbers[::2]]
-    ys = [y * height for y in row.numbers[1::2]]
-    polygon = [[number for point in zip(xs, ys, strict=True) for number in point]]
-    return Annotation(
-        where=row.where,
-        class_id=class_id,
-        box=(min(xs), min(ys), max(xs), max(ys)),
-        segmentation=polygon if masks else None,
-    )
-
-
-def _recognise(source: Source) -> str | None:
-    """The data.yaml; "" without one: folders of images and texts are recognised too."""
-    if source.is_file:
-        return source.path.name if source.suffix in (".yaml", ".yml") else None
-    return find_yolo(source.tree)
-
-
-def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listing]:
-    # Paths in a data.yaml are relative to it, wherever the images are.
-    tree = open_tree(source.path.parent) if source.is_file else source.tree
-    return read_yolo(
-        read_layout(tree, found),
-        request.findings,
-        class_names=request.class_names,
-        masks=request.masks,
-    )
-
-
-def _reject(source: Source) -> list[str]:
-    names = source.tree.with_suffix(".txt")
-    return [f"{len(names)} .txt, none of them named like an image"] if names else []
+        xs = [(x - wide / 2) * width, (x + wide / 2) * width]
+        ys = [(y - high / 2) * height, (y + high / 2) * height]
+        box = xs[0], ys[0], xs[1], ys[1]
+    else:
+        xs = [x * width for x in row.numbers[::2]]
+        ys = [y * height for y in row.numbers[1::2]]
+        box = min(xs), min(ys), max(xs), max(ys)
+        polygon = [[number for point in zip(xs, ys, strict=True) for number in point]]
+    segmentation = polygon if masks else None
+    return Annotation(where=row.where, class_id=class_id, box=box, segmentation=segmentation)
 
 
 YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
@@ -229,5 +184,5 @@ YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
-    reject=_reject,
+    reject=count_others(".txt", "none of them named like an image"),
 )

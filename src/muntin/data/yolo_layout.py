@@ -14,12 +14,19 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from muntin.data.objects import clean_class_name
-from muntin.data.trees import IMAGE_SUFFIXES, PARTS, Tree, clean_name, open_tree, part_of, read_text
+from muntin.data.class_names import clean_class_name
+from muntin.data.trees import (
+    IMAGE_SUFFIXES,
+    Tree,
+    clean_name,
+    open_tree,
+    read_text,
+    sort_into_parts,
+)
 from muntin.errors import DataError, shorten
 
 __all__ = ["Layout", "PartLayout", "find_yolo", "label_of", "read_layout"]
@@ -29,17 +36,9 @@ _EMPTY = ("", "null", "~")
 _NAME_LISTS = ("classes.txt", "obj.names")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PartLayout:
-    """The images of one part.
+class PartLayout(NamedTuple):
+    """The images of one part, sorted, and where they and their texts are."""
 
-    Attributes:
-        name: train, val or test.
-        tree: Where they and their texts are.
-        images: The images, sorted.
-    """
-
-    name: str
     tree: Tree
     images: tuple[str, ...]
 
@@ -49,14 +48,12 @@ class Layout:
     """A YOLO data set before its texts are read.
 
     Attributes:
-        source: The place that was given, for messages.
         parts: The parts that are there, by name.
         class_names: The name of each number.
         has_keypoints: Whether rows go on with keypoints behind the box.
         notes: What was passed over.
     """
 
-    source: str
     parts: Mapping[str, PartLayout]
     class_names: tuple[str, ...]
     has_keypoints: bool = False
@@ -73,9 +70,8 @@ def find_yolo(tree: Tree) -> str | None:
         DataError: There are several that could be meant.
     """
     named = [name for name in tree.with_suffix(".yaml", ".yml") if _is_settings(tree, name)]
-    if len(named) > 1:
-        usual = [name for name in named if name.rpartition("/")[2] in ("data.yaml", "dataset.yaml")]
-        named = usual if len(usual) == 1 else named
+    usual = [name for name in named if name.rpartition("/")[2] in ("data.yaml", "dataset.yaml")]
+    named = usual if len(usual) == 1 else named
     if len(named) > 1:
         message = (
             f"There must be one data.yaml, got {shorten(named)} in {tree.source!r}. "
@@ -98,9 +94,7 @@ def read_layout(tree: Tree, settings: str) -> Layout:
         DataError: The classes have no names, or the images are not there.
     """
     if not settings:
-        return Layout(
-            source=tree.source, parts=_parts_by_folder(tree), class_names=_read_name_list(tree)
-        )
+        return Layout(parts=_parts_by_folder(tree), class_names=_read_name_list(tree))
     values = _load(tree, settings)
     parts: dict[str, PartLayout] = {}
     notes = []
@@ -114,7 +108,13 @@ def read_layout(tree: Tree, settings: str) -> Layout:
         else:
             notes.append(f"{settings} names {written} for test, which is not there")
     if _same_images(parts) and values.get("train") != values.get("val"):
-        parts = _parts_instead(tree, settings)
+        parts = _parts_by_folder(tree)
+        if len(parts) < 2:
+            message = (
+                f"train and val of {settings!r} must be different folders below {tree.source!r}, "
+                f"got paths that are not there, or the same images for both. Correct the paths."
+            )
+            raise DataError(message)
         notes.append(f"the paths in {settings} are not there; sets by the names of the folders")
     names = _read_names(values.get("names"), settings, tree.source)
     if values.get("nc", str(len(names))) != str(len(names)):
@@ -122,7 +122,6 @@ def read_layout(tree: Tree, settings: str) -> Layout:
             f"{settings} has nc: {values['nc']} and names {len(names)} classes; names count"
         )
     return Layout(
-        source=tree.source,
         parts=parts or _parts_by_folder(tree),
         class_names=names,
         has_keypoints="kpt_shape" in values,
@@ -136,18 +135,6 @@ def _same_images(parts: Mapping[str, PartLayout]) -> bool:
     if train is None or val is None or train.tree.source != val.tree.source:
         return False
     return set(val.images) <= set(train.images)
-
-
-def _parts_instead(tree: Tree, settings: str) -> dict[str, PartLayout]:
-    """The sets by the names of their folders, where a file's paths lead nowhere."""
-    parts = _parts_by_folder(tree)
-    if len(parts) < 2:
-        message = (
-            f"train and val of {settings!r} must be different folders below {tree.source!r}, got "
-            f"paths that are not there, or the same images for both. Correct the paths."
-        )
-        raise DataError(message)
-    return parts
 
 
 def label_of(image: str, tree: Tree) -> str | None:
@@ -167,10 +154,9 @@ def _load(tree: Tree, settings: str) -> dict[str, Any]:
         # Every scalar stays a text: a class may be called no, and yes.
         values = yaml.load(read_text(tree.source, settings), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        first = " ".join(str(error).split())
         message = (
-            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: {first}. "
-            f"Correct the file."
+            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: "
+            f"{' '.join(str(error).split())}. Correct the file."
         )
         raise DataError(message) from error
     return values if isinstance(values, dict) else {}
@@ -212,16 +198,8 @@ def _read_name_list(tree: Tree) -> tuple[str, ...]:
 
 
 def _parts_by_folder(tree: Tree) -> dict[str, PartLayout]:
-    found: dict[str, list[str]] = {}
-    for image in tree.images:
-        found.setdefault(part_of(image.split("/")[:-1]), []).append(image)
-    if set(found) <= {"", "train"}:
-        return {"train": PartLayout(name="train", tree=tree, images=tree.images)}
-    return {
-        part: PartLayout(name=part, tree=tree, images=tuple(found[part]))
-        for part in PARTS
-        if part in found
-    }
+    parts, _ = sort_into_parts(tree.images, str)
+    return {part: PartLayout(tree, tuple(images)) for part, images in parts.items()}
 
 
 def _named_part(
@@ -233,10 +211,8 @@ def _named_part(
     images: dict[str, None] = {}
     trees: dict[str, Tree] = {}
     for one in written:
-        where, found = _outside(tree, settings, base, one) or (
-            tree,
-            _inside(tree, settings, base, one),
-        )
+        outside = _outside(tree, settings, base, one)
+        where, found = outside or (tree, _inside(tree, settings, base, one))
         trees[where.source] = where
         images.update(dict.fromkeys(found))
     if not images and part == "test":  # exporters name one whether there is one or not
@@ -249,7 +225,7 @@ def _named_part(
             f"Correct the path; it is relative to {repr(base) if base else 'the file'}."
         )
         raise DataError(message)
-    return PartLayout(name=part, tree=trees.popitem()[1], images=tuple(sorted(images)))
+    return PartLayout(trees.popitem()[1], tuple(sorted(images)))
 
 
 def _outside(
@@ -266,7 +242,7 @@ def _outside(
     # Texts lie beside the folder of the images, not in it.
     top = above[0].parent if above else place
     other = open_tree(top)
-    return other, _below(other, place.relative_to(top).as_posix())
+    return other, other.below(place.relative_to(top).as_posix())
 
 
 def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]:
@@ -277,7 +253,7 @@ def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]
     if literal not in tree.folders and literal != "." and literal not in tree.files:
         found = _locate(tree, home, clean_name(f"{base}/{written}"))
     if found is None or not found.lower().endswith(".txt"):
-        return _below(tree, found) if found is not None else ()
+        return tree.below(found) if found is not None else ()
     lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
     folder = found.rpartition("/")[0]
     places = (_locate(tree, home, line) or _locate(tree, folder, line) for line in lines)
@@ -294,8 +270,3 @@ def _locate(tree: Tree, home: str, path: str) -> str | None:
         if found := tree.find(name):
             return found
     return None
-
-
-def _below(tree: Tree, folder: str) -> Sequence[str]:
-    start = "" if folder in ("", ".") else f"{folder}/"
-    return [path for path in tree.images if path.startswith(start)]

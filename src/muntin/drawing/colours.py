@@ -8,13 +8,32 @@ import colorsys
 
 from PIL import ImageColor
 
-__all__ = ["Colour", "colour_of"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "INK",
+    "LINE_COLOURS",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "VERMILION",
+    "YELLOW",
+    "Colour",
+    "colour_of",
+]
 
 Colour = tuple[int, int, int]
 """Red, green, blue."""
 
-# Okabe and Ito, in an order in which the first few are far apart, whatever colours one sees.
-_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
+# Okabe and Ito: distinguishable with colour vision deficiency.
+ORANGE, SKY, GREEN, VERMILION = "#E69F00", "#56B4E9", "#009E73", "#D55E00"
+PURPLE, BLUE, YELLOW, INK = "#CC79A7", "#0072B2", "#F0E442", "#222222"
+
+LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+"""Of lines and bars."""
+
+# In an order in which the first few are far apart, whatever colours one sees.
+_PALETTE = (ORANGE, SKY, GREEN, VERMILION, PURPLE, BLUE, YELLOW)
 
 
 def colour_of(class_id: int) -> Colour:

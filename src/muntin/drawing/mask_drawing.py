@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-from pycocotools import mask as coco_mask
 
 from muntin.samples import Segmentation
 from muntin.shapes import Size

@@ -11,13 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from muntin.drawing.colours import INK, LINE_COLOURS
 from muntin.drawing.fonts import clean_label
 
 __all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_precision_recall"]
-
-# Okabe and Ito: distinguishable with colour vision deficiency.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK = "#222222"
 
 
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
@@ -61,7 +58,7 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
     shown = rows[:40]
     figure = Figure(figsize=(6.4, 0.24 * len(shown) + 1.3), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=COLOURS[0])
+    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=LINE_COLOURS[0])
     for place, (_, value) in enumerate(shown):
         text = "n/a" if value is None else f"{value:.2f}"
         axes.text((value or 0.0) + 0.01, place, text, va="center", fontsize=8, color=INK)
@@ -87,7 +84,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
         ("learning rate", (("learning_rate", "rate"),)),
     )
     for axes, (title, columns) in zip(panels, wanted, strict=True):
-        for colour, (key, name) in zip(COLOURS, columns, strict=False):
+        for colour, (key, name) in zip(LINE_COLOURS, columns, strict=False):
             points = [(line["epoch"], line[key]) for line in lines if key in line]
             if points:
                 mark = "o" if len(points) < 40 else ""
@@ -151,8 +148,8 @@ def draw_precision_recall(
         axes.plot(
             recall,
             precision[place],
-            color=COLOURS[number % len(COLOURS)],
-            linestyle="-" if number < len(COLOURS) else "--",
+            color=LINE_COLOURS[number % len(LINE_COLOURS)],
+            linestyle="-" if number < len(LINE_COLOURS) else "--",
             label=f"{clean_label(class_names[place], int(place))}  {areas[place]:.2f}",
             linewidth=1.4,
         )

@@ -1,25 +1,31 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A fused network on a GPU, replayed from CUDA graphs, one per batch size."""
+"""The inference network compiled for a GPU, its launches recorded for a few batch sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
 
-from muntin.engines.graphs import Graph, Precision, Runner, to_arrays
-from muntin.errors import ConfigError
-from muntin.heads.instances import Instances
-from muntin.inference.cuda_graphs import Capture, GraphRunner
+from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.torch_engine import make_runner
+from muntin.errors import RunError
+from muntin.ops.triton.window_support import find_missing
 
-__all__ = ["find_unavailable", "start_cuda", "start_recorded"]
+__all__ = ["BUCKETS", "compile_recorded", "find_unavailable", "start_cuda", "start_recorded"]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BUCKETS = (1, 4, 16, 64)
+"""Batch sizes that are compiled; a batch is filled up to the next one."""
+
+# PyTorch replays recorded launches only in the thread that recorded them.
+_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="muntin-cuda")
 
 
 def find_unavailable() -> str:
@@ -32,63 +38,76 @@ def find_unavailable() -> str:
 
 
 def start_cuda(graph: Graph, precision: Precision) -> Runner:
-    """Fuse the network and record it on the current GPU.
-
-    Args:
-        graph: Graph of a network, for any batch size.
-        precision: Precision of the computation.
-
-    Raises:
-        ConfigError: The graph has no fused form.
-    """
+    """Compile the graph for the current GPU; each batch size takes about a minute once."""
     return start_recorded(graph, precision, torch.device("cuda", torch.cuda.current_device()))
 
 
 def start_recorded(
-    graph: Graph, precision: Precision, device: torch.device, capture: Capture | None = None
+    graph: Graph,
+    precision: Precision,
+    device: torch.device,
+    compiler: Callable[[nn.Module], Callable[..., Any]] | None = None,
 ) -> Runner:
-    """Fuse the network and record it.
+    """Compile the graph for a device, for any number of images.
 
     Args:
-        graph: Graph of a network, for any batch size.
+        graph: Graph of a network.
         precision: Precision of the computation.
-        device: Device to run on.
-        capture: Records the graphs; default: CUDA graphs. Graphs with data-dependent shapes are not
-            recorded.
+        device: Where it computes.
+        compiler: From a module to what is called; default: `compile_recorded`.
 
-    Raises:
-        ConfigError: The graph has no fused form.
+    Returns:
+        A runner for any number of images and any thread; calls take turns. It raises a `RunError`
+        where the memory of the device is too small for a batch.
     """
-    if graph.fuse is None:
-        message = (
-            "engine cuda requires a network that can be fused, got a graph made for a file. Load "
-            "the run instead."
-        )
-        raise ConfigError(message)
-    module = graph.fuse(_DTYPES[precision]).to(device)
-
-    def call(*inputs: Tensor) -> Any:  # noqa: ANN401 (as the network)
-        half = precision == "bf16"
-        # The weight cache of autocast would live in the memory pool of one recorded graph.
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False),
-        ):
-            return module(*inputs)
-
-    recorded = GraphRunner(call, device, capture=capture) if graph.fixed else None
+    # Fused attention reads maps, which the folded graph no longer has.
+    fused = precision == "bf16" and not find_missing(device.type, device.index)
+    module = graph.fused() if fused and graph.fused else copy.deepcopy(graph.module)
+    call = make_runner((compiler or compile_recorded)(module.to(device)), precision, device)
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        shown = [torch.from_numpy(part) for part in inputs]
-        if recorded is not None:
-            return to_arrays(recorded(*shown))
-        answer = call(*(part.to(device) for part in shown))
-        return to_arrays(_fill(answer))
+        parts = []
+        for start in range(0, len(inputs[0]), BUCKETS[-1]):
+            part = [each[start : start + BUCKETS[-1]] for each in inputs]
+            parts.append(_THREAD.submit(_fill_and_call, call, part, device).result())
+        return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
     return run
 
 
-def _fill(found: Sequence[Instances]) -> list[Tensor]:
-    """Pad detections to the same number per image, as exported graphs do; padding has score 0."""
-    columns = zip(*found, strict=True)
-    return [pad_sequence([*rows], batch_first=True) for rows in columns if rows[0] is not None]
+def compile_recorded(module: nn.Module) -> Callable[..., Any]:
+    """Compile with frozen weights, which folds their casts, and record launches as CUDA graphs."""
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
+    compiled = torch.compile(module, dynamic=False, mode="reduce-overhead")
+    known: set[tuple[torch.Size, ...]] = set()
+
+    def call(*inputs: Tensor) -> Any:  # noqa: ANN401 (as the network)
+        shapes = tuple(part.shape for part in inputs)
+        if shapes in known:
+            return compiled(*inputs)
+        # The compiler counts versions by code, which all networks of the process share.
+        with dynamo.patch(recompile_limit=256), inductor.patch(freezing=True):
+            answer = compiled(*inputs)
+        known.add(shapes)
+        return answer
+
+    return call
+
+
+def _fill_and_call(
+    call: Runner, inputs: list[NDArray[Any]], device: torch.device
+) -> list[NDArray[Any]]:
+    count = len(inputs[0])
+    bucket = next(size for size in BUCKETS if size >= count)
+    # The last image again: any image will do, but no size of 0.
+    filled = [np.concatenate([part, np.repeat(part[-1:], bucket - count, 0)]) for part in inputs]
+    try:
+        return [part[:count] for part in call(filled)]
+    except torch.OutOfMemoryError as error:
+        message = (
+            f"a batch of {bucket} images must fit into the memory of {device}, but does not: "
+            f"{str(error).splitlines()[0]} Use smaller batches or images."
+        )
+        raise RunError(message) from error

@@ -66,20 +66,17 @@ def _start_all(
         if not engine.installed or precision not in engine.precisions:
             continue
         try:
-            runners[engine.name] = _start(engine, graph, precision)
+            runner = engine.start(graph, precision)
+            runner([part.numpy() for part in graph.example])
         except Exception as error:  # such as a missing compiler or an unsupported operator
             if engine.name == "eager":
                 raise
             said = " ".join(str(error).split())[:120]
             text = f"engine {engine.name} is skipped because it cannot run this model: {said}"
             warnings.warn(text, MuntinWarning, stacklevel=4)
+        else:
+            runners[engine.name] = runner
     return runners
-
-
-def _start(engine: Engine, graph: Graph, precision: Precision) -> Runner:
-    runner = engine.start(graph, precision)
-    runner([part.numpy() for part in graph.example])
-    return runner
 
 
 def _measure(graph: Graph, runners: dict[str, Runner]) -> dict[str, float]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,9 @@ from muntin.engines.engine_table import ENGINES, find_engine
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector
-from muntin.heads.instances import Instances
 from muntin.heads.network import Network
-from muntin.inference.fused_modules import Pixels
-from muntin.inference.fused_network import FusedFromPixels
 from muntin.inference.inference_network import FromPixels, build_inference
+from muntin.models.swin import Swin
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
@@ -53,32 +52,29 @@ def make_graph(
     Raises:
         ConfigError: The head has no fixed number of outputs.
     """
-    padded = task.detects
-    built = build_inference(network, canvas)
-    pixels_in = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
-    module: nn.Module = pixels_in
-    if padded:
-        head: Any = pixels_in.network.head
-        module = FixedDetector(pixels_in, head)
-    outputs = task.outputs
+    padded, outputs = task.detects, task.outputs
     if finished and task.finish is not None:
-        module = _Finished(module, task, canvas, network.head, classes)
         outputs = (*outputs, task.finish[0])
 
-    def fuse(dtype: torch.dtype) -> nn.Module:
-        pixels = Pixels(mean=pre.mean, std=pre.std)
-        fused = FusedFromPixels(network, pixels, canvas, dtype=dtype, padded=padded)
-        return (_Decoded(fused) if padded else fused).eval().requires_grad_(False)
+    def build(*, keeps_maps: bool = False) -> nn.Module:
+        built = build_inference(network, canvas, keeps_maps=keeps_maps)
+        pixels_in = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
+        module: nn.Module = pixels_in
+        if padded:
+            head: Any = pixels_in.network.head
+            module = FixedDetector(pixels_in, head)
+        if finished and task.finish is not None:
+            module = _Finished(module, task, canvas, network.head, classes)
+        return module.eval().requires_grad_(False)
 
     images = torch.randint(0, 256, (count, pre.in_chans, *canvas), dtype=torch.uint8)
     sizes = torch.tensor([canvas] * count)
     return Graph(
-        module=module.eval().requires_grad_(False),
+        module=build(),
         example=(images, sizes) if padded else (images,),
         inputs=("images", "sizes") if padded else ("images",),
         outputs=outputs,
-        fuse=None if finished else fuse,
-        fixed=not task.detects,
+        fused=partial(build, keeps_maps=True) if isinstance(network.backbone, Swin) else None,
     )
 
 
@@ -148,18 +144,6 @@ def head_info(network: Network) -> HeadInfo:
     """Collect the attributes of the head that callers read."""
     head: Any = network.head
     return HeadInfo(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
-
-
-class _Decoded(nn.Module):
-    """Outputs the decoded detections of each image, a variable number."""
-
-    def __init__(self, network: FusedFromPixels) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Instances]:
-        found: list[Instances] = self.network.network.decode(self.network(images, sizes))
-        return found
 
 
 class _Finished(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,16 @@ from torch import Tensor, nn
 
 from muntin.errors import RunError
 
-__all__ = ["Graph", "Precision", "Runner", "capture", "file_error", "quiet", "to_arrays"]
+__all__ = [
+    "Graph",
+    "Precision",
+    "Runner",
+    "capture",
+    "file_error",
+    "quiet",
+    "silence_telemetry",
+    "to_arrays",
+]
 
 Precision = Literal["fp32", "bf16", "int8"]
 
@@ -36,18 +46,15 @@ class Graph:
         example: Example inputs with two or more images, as tracing specialises batches of 1.
         inputs: Name of each input.
         outputs: Name of each output.
-        fuse: Builds the fused form for a GPU with tokens and weights of a dtype; None if there is
-            none.
-        fixed: Whether all shapes depend on input shapes only. False if `fuse` builds a detector,
-            which outputs a variable number of detections.
+        fused: Builds the same module with window attention on whole maps, for which GPUs have a
+            kernel; None if that is no other module.
     """
 
     module: nn.Module
     example: tuple[Tensor, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    fuse: Callable[[torch.dtype], nn.Module] | None = None
-    fixed: bool = True
+    fused: Callable[[], nn.Module] | None = None
 
 
 @torch.no_grad()
@@ -87,6 +94,15 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def silence_telemetry() -> None:
+    """Keep OpenVINO and NNCF from reporting their imports and calls to their makers.
+
+    Their documented switch (``opt_in_out --opt_out``) is a file in the user's home, for all
+    programs. Without this package they report nothing; a program that has loaded it keeps it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def file_error(path: Path, kind: str, error: Exception) -> RunError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import quiet
+from muntin.engines.graphs import quiet, silence_telemetry
 
 __all__ = ["quantise_int8"]
 
@@ -34,6 +34,7 @@ def quantise_int8(
         smooth: Whether to apply SmoothQuant, the default of NNCF for transformers. It moves scale
             into the preceding norm, which is folded away here.
     """
+    silence_telemetry()
     import nncf
 
     advanced = None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1)

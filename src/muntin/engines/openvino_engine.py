@@ -15,12 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error
+from muntin.engines.graphs import (
+    Graph,
+    Precision,
+    Runner,
+    capture,
+    file_error,
+    silence_telemetry,
+)
 from muntin.engines.onnx_engine import write_onnx
 from muntin.errors import RunError
 
 __all__ = [
     "compile_openvino",
+    "import_openvino",
     "open_openvino",
     "part_of",
     "shared_core",
@@ -36,6 +44,14 @@ PART = 2
 """Images per request and core, if there are enough images for all cores."""
 
 
+def import_openvino() -> Any:  # noqa: ANN401 (a module)
+    """Import OpenVINO without its telemetry."""
+    silence_telemetry()
+    import openvino
+
+    return openvino
+
+
 @functools.cache
 def shared_core() -> Any:  # noqa: ANN401 (openvino.Core)
     """Return the one core of this process, which is never destroyed.
@@ -44,17 +60,13 @@ def shared_core() -> Any:  # noqa: ANN401 (openvino.Core)
     destroyed in the order of their creation leave a freed stack installed, and the next signal
     (such as SIGCHLD) kills the process.
     """
-    import openvino as ov
-
-    return ov.Core()
+    return import_openvino().Core()
 
 
 def to_openvino(graph: Graph, *, any_batch: bool) -> Any:  # noqa: ANN401 (openvino.Model)
     """Convert a graph to an OpenVINO model."""
-    import openvino as ov
-
     try:
-        model = ov.convert_model(capture(graph, any_batch=any_batch))
+        model = import_openvino().convert_model(capture(graph, any_batch=any_batch))
     except Exception:  # its ONNX front end supports more operators than its PyTorch front end
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -74,10 +86,8 @@ def write_openvino(graph: Graph, path: Path, note: str, precision: Precision) ->
 
 def save_openvino(model: Any, path: Path, note: str) -> None:  # noqa: ANN401 (openvino.Model)
     """Write a model of OpenVINO as .xml and .bin."""
-    import openvino as ov
-
     model.set_rt_info(note, [NOTE])
-    ov.save_model(model, path, compress_to_fp16=False)
+    import_openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
@@ -142,9 +152,7 @@ def part_of(count: int) -> int:
 
 def _run_together(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
     """A single request on all cores."""
-    import openvino as ov
-
-    compiled = _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
+    ov, compiled = import_openvino(), _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -161,9 +169,7 @@ def _run_shared(
     precision: Precision,
 ) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
     """One request per core, each with a part of the batch."""
-    import openvino as ov
-
-    threads = torch.get_num_threads()
+    ov, threads = import_openvino(), torch.get_num_threads()
     queue = ov.AsyncInferQueue(_compile(model, precision, {"NUM_STREAMS": threads}), threads)
     answers: dict[int, list[NDArray[Any]]] = {}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,23 @@ from numpy.typing import NDArray
 
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet, to_arrays
 
-__all__ = ["open_torch", "start_compiled", "start_eager", "write_torch"]
+__all__ = ["make_runner", "open_torch", "start_compiled", "start_eager", "write_torch"]
 
 NOTE = "muntin.json"
+
+_CPU = torch.device("cpu")
 
 
 def start_eager(graph: Graph, precision: Precision) -> Runner:
     """Call the module."""
-    return _call(graph.module, precision)
+    return make_runner(graph.module, precision)
 
 
 def start_compiled(graph: Graph, precision: Precision) -> Runner:
     """Compile the module with frozen weights; the first call takes about a minute."""
     from torch._inductor import config as inductor
 
-    compiled = torch.compile(graph.module, dynamic=False)
-    runner = _call(compiled, precision)
+    runner = make_runner(torch.compile(graph.module, dynamic=False), precision)
     with inductor.patch(freezing=True):
         runner([part.numpy() for part in graph.example])
     return runner
@@ -40,9 +42,7 @@ def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> No
     """Write a torch.export file."""
     if precision == "bf16":
         module = copy.deepcopy(graph.module).to(torch.bfloat16)
-        graph = Graph(
-            module=module, example=graph.example, inputs=graph.inputs, outputs=graph.outputs
-        )
+        graph = replace(graph, module=module)
     program = capture(graph, any_batch=True)
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={NOTE: note})
@@ -60,13 +60,17 @@ def open_torch(path: Path, precision: Precision) -> tuple[Runner, str]:
             program = torch.export.load(path, extra_files=extra)
     except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise file_error(path, "a torch.export file", error) from error
-    return _call(program.module(), "fp32"), extra[NOTE]
+    return make_runner(program.module(), "fp32"), extra[NOTE]
 
 
-def _call(module: Callable[..., Any], precision: Precision) -> Runner:
+def make_runner(
+    module: Callable[..., Any], precision: Precision, device: torch.device = _CPU
+) -> Runner:
+    """Call a module on a device with arrays; "bf16" is autocast."""
+
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        wide = precision == "bf16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=wide):
-            return to_arrays(module(*map(torch.from_numpy, inputs)))
+        half = precision == "bf16"
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return to_arrays(module(*(torch.from_numpy(part).to(device) for part in inputs)))
 
     return run

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.explaining.layers import AttentionLayer, QueriesAndKeys
+from muntin.explaining.attention_layers import AttentionLayer, QueriesAndKeys
 from muntin.features import name_blocks
 from muntin.models.hiera import MaskUnitAttention
 from muntin.models.swin import WindowAttention
@@ -35,16 +35,7 @@ __all__ = ["AttentionExtractor", "LayerCall", "find_extractor"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayerCall:
-    """One recorded call of an attention layer.
-
-    Attributes:
-        backbone: The backbone of the layer.
-        name: Name of the module in the backbone.
-        module: The layer.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
-        size: (height, width) of the image in pixels.
-    """
+    """One recorded call of a layer, by its name in the backbone, for an image of a size (h, w)."""
 
     backbone: Any
     name: str

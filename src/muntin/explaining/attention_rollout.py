@@ -15,40 +15,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from muntin.drawing.colours import BLUE, GREEN, INK, VERMILION
+from muntin.explaining.attention_layers import MAX_PAIRS, AttentionLayer, cell_at, token_at
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.image_grid import ImageGrid
-from muntin.explaining.layers import MAX_PAIRS, AttentionLayer
-from muntin.explaining.token_lookup import cell_at, token_at
-from muntin.explaining.token_plotting import (
-    BLUE,
-    GREEN,
-    INK,
-    RED,
-    blend,
-    input_image,
-    note_on_weights,
-    panel_ratio,
-)
+from muntin.explaining.figures import ExplanationFigure, MissingFigure, make_figure, make_missing
+from muntin.explaining.panels import ImageGrid, blend_tokens, label_axes, panel_ratio, to_floats
 from muntin.ops.windows import shift_mask
 from muntin.shapes import Bool, Float, Size
 
 __all__ = ["can_roll_out", "measure_distances", "roll_out", "show_distances", "show_rollout"]
-
-_ROLLOUT = (
-    "<math display='block'><mrow><mi>R</mi><mo>=</mo>"
-    "<msub><mover><mi>A</mi><mo>~</mo></mover><mi>L</mi></msub><mo>&#8943;</mo>"
-    "<msub><mover><mi>A</mi><mo>~</mo></mover><mn>1</mn></msub><mo>,</mo><mspace width='1em'/>"
-    "<mover><mi>A</mi><mo>~</mo></mover><mo>=</mo><mfrac><mn>1</mn><mn>2</mn></mfrac><mo>(</mo>"
-    "<mover><mi>A</mi><mo>&#175;</mo></mover><mo>+</mo><mi>I</mi><mo>)</mo></mrow></math>"
-)
-_DISTANCE = (
-    "<math display='block'><mrow><mi>D</mi><mo>=</mo><mfrac><mn>1</mn><mi>N</mi></mfrac>"
-    "<munder><mo>&#8721;</mo><mi>i</mi></munder><munder><mo>&#8721;</mo><mi>j</mi></munder>"
-    "<msub><mi>A</mi><mrow><mi>i</mi><mi>j</mi></mrow></msub><mo>&#8214;</mo>"
-    "<msub><mi>p</mi><mi>i</mi></msub><mo>&#8722;</mo><msub><mi>p</mi><mi>j</mi></msub>"
-    "<mo>&#8214;</mo></mrow></math>"
-)
 
 
 def can_roll_out(layers: Sequence[AttentionLayer]) -> bool:
@@ -123,74 +98,48 @@ def _centres(numbers: Tensor, grid: Size, stride: int) -> Float[Tensor, "G n 2"]
 
 
 def show_rollout(
-    context: Context, layers: Sequence[AttentionLayer], point: tuple[float, float]
-) -> list[ExplanationFigure | MissingFigure]:
-    """Show attention rollout of a network with global attention.
-
-    Args:
-        context: The model and the image.
-        layers: All attention layers of the model.
-        point: (x, y) in pixels of the network's input.
-    """
-    title = "Attention rollout"
+    context: Context, layers: Sequence[AttentionLayer]
+) -> ExplanationFigure | MissingFigure:
+    """Show attention rollout of a network with global attention."""
     layers = [layer for layer in layers if layer.stage]  # without tokens-to-token steps
     if not can_roll_out(layers):
-        reason = (
-            f"Rollout multiplies the attention matrices of all layers, so all layers must attend "
-            f"globally to the same tokens; {context.name} merges tokens between stages or attends "
-            f"inside windows. Attention by layer and the mean attention distance are still "
-            f"available."
-        )
-        return [MissingFigure(section="attention", title=title, reason=reason)]
+        return make_missing("attention-no-rollout", name=context.name)
     if layers[0].num_pairs > MAX_PAIRS:
-        reason = "Too many tokens at this image size. Use a smaller img_size."
-        return [MissingFigure(section="attention", title=title, reason=reason)]
+        return make_missing("attention-large-rollout")
     first, before = layers[0], len(layers[0].prefix)
     start = torch.zeros(2, first.queries.shape[1])
     if before:
         start[0, 0] = 1
     else:
         start[0] = 1 / start.shape[1]
-    start[1, before + token_at(first, point)] = 1
+    start[1, before + token_at(first, context.query)] = 1
     rows = roll_out(layers, start)
     maps = rows[:, before:].unflatten(1, first.grid).numpy()
     last = (start @ layers[-1].mean_attention()[0])[:, before:].unflatten(1, first.grid).numpy()
     start_name = "the class token" if before else "the mean of all tokens"
-    return [
-        ExplanationFigure(
-            name="attention-rollout",
-            section="attention",
-            title=title,
-            text=(
-                f"Tokens of a deep layer already mix information from other patches. Rollout "
-                f"propagates attention from {start_name}, and from the point, back through all "
-                f"layers to the patches; half of each step follows the residual connection. It "
-                f"shows which patches could have contributed, not which determined the prediction."
-                + note_on_weights(context)
-            ),
-            figure=_draw_rollout(context, first, start_name, point, last, maps),
-            formula=_ROLLOUT,
-            source="Abnar and Zuidema 2020, arXiv 2005.00928, section 3",
-            arrays={"rollout": maps, "last_layer": last},
-            facts={
-                "rows": [start_name, "the point"],
-                "kept by tokens without a place": rows[:, :before].sum(dim=1).tolist(),
-            },
-        )
-    ]
+    return make_figure(
+        "attention-rollout",
+        _draw_rollout(context, first, start_name, last, maps),
+        ("text", context.fresh),
+        arrays={"rollout": maps, "last_layer": last},
+        facts={
+            "rows": [start_name, "the point"],
+            "kept by tokens without a place": rows[:, :before].sum(dim=1).tolist(),
+        },
+        start=start_name,
+    )
 
 
 def _draw_rollout(
     context: Context,
     layer: AttentionLayer,
     start_name: str,
-    point: tuple[float, float],
     last: np.ndarray,
     maps: np.ndarray,
 ) -> Figure:
-    image = input_image(context)
+    image = to_floats(context.shown)
     image_grid = ImageGrid(1, 5, ratio=panel_ratio(context.shown_size), extra=0.4)
-    cell = cell_at(layer, point)
+    cell = cell_at(layer, context.query)
     image_grid.show(0, 0, image, "the image", mark=cell)
     for column, (weights, title, mark) in enumerate(
         (
@@ -201,55 +150,29 @@ def _draw_rollout(
         ),
         1,
     ):
-        image_grid.show(0, column, blend(image, weights, layer.stride), title, mark=mark)
+        image_grid.show(0, column, blend_tokens(image, weights, layer.stride), title, mark=mark)
     return image_grid.figure
 
 
-def show_distances(
-    context: Context, layers: Sequence[AttentionLayer]
-) -> list[ExplanationFigure | MissingFigure]:
-    """Show the mean attention distance of each head of each layer.
-
-    Args:
-        context: The model and the image.
-        layers: The layers to measure.
-    """
+def show_distances(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
+    """Show the mean attention distance of each head of each layer."""
     measured = [measure_distances(layer) for layer in layers]
-    height, width = context.shown_size
-    text = (
-        f"Each dot is a head: the distance in pixels between query and key, weighted by attention "
-        f"and averaged over the image ({height} x {width} pixels). The dash marks uniform "
-        f"attention over all reachable tokens; heads below it attend locally. "
+    windows = any(layer.layout is not None for layer in layers)
+    return make_figure(
+        "attention-distance",
+        _draw_distances(layers, measured),
+        ("text", "windows" if windows else "global", context.fresh),
+        arrays={f"layer_{n:02}": row.numpy() for n, (row, _) in enumerate(measured, 1)},
+        facts={
+            "unit": "pixels",
+            "layers": [
+                {"layer": layer.title, "mean": float(row.mean()), "if equal": equal}
+                for layer, (row, equal) in zip(layers, measured, strict=True)
+            ],
+        },
+        height=context.shown_size[0],
+        width=context.shown_size[1],
     )
-    if any(layer.layout is not None for layer in layers):
-        text += (
-            "Windows bound the distance of every head, but a window of a later stage covers more "
-            "of the image, so the receptive field grows with depth by construction."
-        )
-    else:
-        text += (
-            "In trained ViTs, some heads of the first layers attend locally, as a convolution "
-            "would, and others globally."
-        )
-    return [
-        ExplanationFigure(
-            name="attention-distance",
-            section="attention",
-            title="Mean attention distance",
-            text=text + note_on_weights(context),
-            figure=_draw_distances(layers, measured),
-            formula=_DISTANCE,
-            source="Dosovitskiy et al. 2021, arXiv 2010.11929, figure 7 and appendix D.7",
-            arrays={f"layer_{n:02}": row.numpy() for n, (row, _) in enumerate(measured, 1)},
-            facts={
-                "unit": "pixels",
-                "layers": [
-                    {"layer": layer.title, "mean": float(row.mean()), "if equal": equal}
-                    for layer, (row, equal) in zip(layers, measured, strict=True)
-                ],
-            },
-        )
-    ]
 
 
 def _draw_distances(
@@ -260,7 +183,7 @@ def _draw_distances(
     kinds = {
         "global": (BLUE, "o"),
         "inside windows": (GREEN, "s"),
-        "inside shifted windows": (RED, "^"),
+        "inside shifted windows": (VERMILION, "^"),
     }
     named: set[str] = set()
     for place, (layer, (distances, uniform)) in enumerate(zip(layers, measured, strict=True)):
@@ -282,9 +205,6 @@ def _draw_distances(
     step = -(-len(names) // 12)
     axes.set_xticks(range(0, len(names), step), names[::step], fontsize=8)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("mean distance, pixels", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, axis="y", alpha=0.3)
+    label_axes(axes, y="mean distance, pixels")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     return figure

@@ -18,6 +18,7 @@ Source:
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.explaining.activation_recorder import as_map, find_map, record, tensors_in
+from muntin.explaining.context import MAX_PREFIX, record, tensors_in
 from muntin.shapes import Float, Size, UInt8
 from muntin.system_errors import missing_extra
 
@@ -39,6 +40,7 @@ __all__ = [
     "integrated_gradients",
     "occlusion",
     "upsample_map",
+    "with_gradients",
 ]
 
 STEPS = 24
@@ -58,10 +60,10 @@ class MapAttribution:
 
     Attributes:
         stride: Side of a cell in pixels.
-        name: Name of the module whose output is the map.
-        signed: (H, W) gradient times activation, summed over the channels.
-        early: True if the map is the input of the last block, because only the class token is
-            read from its output.
+        name: Of the module whose output is the map.
+        signed: Gradient times activation, summed over the channels.
+        early: Whether the map is the input of the last block, from whose output only the class
+            token is read.
     """
 
     stride: int
@@ -80,7 +82,7 @@ class PixelAttribution:
     """Integrated gradients of the pixels.
 
     Attributes:
-        pixels: (C, Hi, Wi) attribution of each input value.
+        pixels: Attribution of each input value.
         start: Output for the baseline.
         end: Output for the image.
         steps: Number of integration steps.
@@ -108,7 +110,10 @@ class PixelAttribution:
 
 
 def hires_cam(
-    backbone: nn.Module, measure: Callable[[Tensor], Tensor], images: Float[Tensor, "1 C Hi Wi"]
+    backbone: nn.Module,
+    measure: Callable[[Tensor], Tensor],
+    images: Float[Tensor, "1 C Hi Wi"],
+    maps: Sequence[Tensor],
 ) -> list[MapAttribution]:
     """Compute gradient times activation on every feature map of a backbone.
 
@@ -116,20 +121,19 @@ def hires_cam(
         backbone: A `muntin.features.Backbone`, which `measure` runs.
         measure: Maps images to one scalar output each.
         images: Normalised images.
+        maps: What the backbone gives for them.
 
     Returns:
         One attribution per map, finest first; maps that are no module's output are skipped.
     """
     spec: Any = backbone.spec
-    with torch.no_grad():
-        maps = backbone(images)
     names = {module: name for name, module in backbone.named_modules()}
     # Maps may be views or normalised copies, so the tensor to differentiate is looked up among the
     # recorded module outputs by its values.
     with record(backbone.modules()) as outputs:
         score = measure(images.detach().clone().requires_grad_())
     given = [(names[m], tensor) for m, output in outputs for tensor in tensors_in(output)]
-    found = [find_map(wanted, outputs) for wanted in maps]
+    found = [_find_map(wanted, outputs) for wanted in maps]
     sources = [tensor for tensor in found if tensor is not None]
     slopes = iter(torch.autograd.grad(score.sum(), sources, retain_graph=True, allow_unused=True))
     rows = []
@@ -150,8 +154,8 @@ def _multiply(tensor: Tensor, slope: Tensor | None, grid: Size, channels: int) -
     """(H, W) gradient times activation; None if the output does not depend on the map."""
     if slope is None:
         return None
-    values, slopes = as_map(tensor.detach(), grid, channels), as_map(slope, grid, channels)
-    assert values is not None, "find_map found the tensor in this layout"
+    values, slopes = _as_map(tensor.detach(), grid, channels), _as_map(slope, grid, channels)
+    assert values is not None, "_find_map found the tensor in this layout"
     assert slopes is not None, "a gradient has the shape of its tensor"
     return (values * slopes)[0].sum(dim=0) if bool(slopes.any()) else None
 
@@ -169,6 +173,65 @@ def _find_earlier(
         if signed is not None:
             return tensor, signed
     return last, last.new_zeros(grid)
+
+
+def _as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"] | None:
+    """View tokens as a feature map without padding and prefix tokens; None if none fits.
+
+    Args:
+        tensor: (B, H, W, C) or (B, C, H, W), possibly padded at the right and bottom; or
+            (B, N, C), possibly with prefix tokens.
+        grid: (height, width) of the map in cells.
+        channels: C.
+    """
+    high, wide = grid
+    if tensor.ndim == 4 and tensor.shape[3] == channels:
+        padded = (tensor.shape[1], tensor.shape[2])
+        if padded == grid or (padded[0] >= high and padded[1] >= wide):
+            return tensor[:, :high, :wide].permute(0, 3, 1, 2)
+    if tensor.ndim == 4 and tuple(tensor.shape[1:]) == (channels, high, wide):
+        return tensor
+    if tensor.ndim == 3 and tensor.shape[2] == channels:
+        prefix = tensor.shape[1] - high * wide
+        if 0 <= prefix <= MAX_PREFIX:
+            return tensor[:, prefix:].transpose(1, 2).unflatten(2, grid)
+    return None
+
+
+def _find_map(
+    feature_map: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
+) -> Tensor | None:
+    """Find the module output that a map was made of: the first with equal or close values."""
+    grid = (feature_map.shape[2], feature_map.shape[3])
+    candidates = []
+    for _, output in outputs:
+        for tensor in tensors_in(output):
+            view = _as_map(tensor.detach(), grid, feature_map.shape[1])
+            if view is not None and view.shape == feature_map.shape:
+                if torch.equal(view, feature_map):
+                    return tensor
+                candidates.append((tensor, view))
+    near = (t for t, view in candidates if torch.allclose(view, feature_map, rtol=1e-4, atol=1e-5))
+    return next(near, None)
+
+
+def with_gradients(network: nn.Module) -> nn.Module:
+    """Give a network whose parameters can take part in autograd.
+
+    Returns the network itself, or a copy if it was built under `torch.inference_mode`: inference
+    tensors can never require gradients.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if not any(tensor.is_inference() for tensor in tensors):
+        return network
+    with torch.inference_mode(False):
+        memo: dict[int, Any] = {
+            id(tensor): nn.Parameter(tensor.clone(), requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else tensor.clone()
+            for tensor in tensors
+        }
+        return copy.deepcopy(network, memo)
 
 
 def has_captum() -> bool:

@@ -1,64 +1,64 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Comparison of two models on the same images: similarity of layers, and of predictions."""
+"""Comparison of two models on the same images: similarity of layers, agreement of predictions."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
+from torchvision.ops import box_iou
 
-from muntin.errors import ConfigError
-from muntin.explaining.activation_recorder import MAX_PREFIX, record, tensors_in
+from muntin.drawing.colours import INK, PURPLE, VERMILION
+from muntin.drawing.fonts import clean_label
+from muntin.drawing.result_drawing import draw_result
+from muntin.errors import ConfigError, shorten
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.image_overlays import INK, truncate
-from muntin.explaining.prediction_comparison import show_prediction_agreement
-from muntin.features import name_blocks
-from muntin.ops.similarity import MIN_EXAMPLES, centred_gram, compare_grams
-from muntin.shapes import Float, Size
-
-__all__ = ["block_maps", "compare_layers", "show_comparison"]
-
-MAX_CELLS = 8
-"""Maximum side of the grid to which feature maps are pooled for the comparison."""
-
-MAX_EXAMPLES = 1024
-_FORMULA = (
-    "<math display='block'><mrow><mi>CKA</mi><mo>(</mo><mi>X</mi><mo>,</mo><mi>Y</mi><mo>)</mo>"
-    "<mo>=</mo><mfrac><mrow><mi>HSIC</mi><mo>(</mo><mi>X</mi><msup><mi>X</mi><mo>&#x22A4;</mo>"
-    "</msup><mo>,</mo><mi>Y</mi><msup><mi>Y</mi><mo>&#x22A4;</mo></msup><mo>)</mo></mrow><msqrt>"
-    "<mrow><mi>HSIC</mi><mo>(</mo><mi>X</mi><msup><mi>X</mi><mo>&#x22A4;</mo></msup><mo>,</mo>"
-    "<mi>X</mi><msup><mi>X</mi><mo>&#x22A4;</mo></msup><mo>)</mo><mspace width='0.2em'/>"
-    "<mi>HSIC</mi><mo>(</mo><mi>Y</mi><msup><mi>Y</mi><mo>&#x22A4;</mo></msup><mo>,</mo><mi>Y</mi>"
-    "<msup><mi>Y</mi><mo>&#x22A4;</mo></msup><mo>)</mo></mrow></msqrt></mfrac></mrow></math>"
+from muntin.explaining.feature_maps import compare_layers
+from muntin.explaining.figures import (
+    ExplanationFigure,
+    MissingFigure,
+    Results,
+    find_text,
+    make_figure,
+    make_missing,
 )
+from muntin.explaining.panels import (
+    add_colour_bar,
+    mark_box,
+    panel_ratio,
+    panels,
+    set_panel,
+    truncate,
+)
+from muntin.ops.similarity import MIN_EXAMPLES
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
+
+__all__ = ["agreement", "show_comparison", "show_predictions"]
+
+MAX_LABELLED = 12
+MAX_DRAWN = 4
+_MEASURES = {
+    Labels: "same_class",
+    Detections: "same_boxes",
+    SemanticMap: "same_pixels",
+    Poses: "same_keypoints",
+}
 
 
-def show_comparison(
-    first: Sequence[Context], second: Sequence[Context]
-) -> list[ExplanationFigure | MissingFigure]:
-    """Compare two models, or two checkpoints of one model.
-
-    Args:
-        first: The images, opened for the first model.
-        second: The same images in the same order, opened for the second model.
-
-    Returns:
-        Similarity of the layers, and predictions side by side, worst agreement first.
+def show_comparison(first: Sequence[Context], second: Sequence[Context]) -> Results:
+    """Compare two models, or two checkpoints of one model, on the same images in the same order.
 
     Raises:
         ConfigError: The images differ or are empty, or the tasks differ.
     """
     _check_pairs(first, second)
-    return [_show_layers(first, second), *show_prediction_agreement(first, second)]
+    return [_show_layers(first, second), show_predictions(first, second)]
 
 
 def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
@@ -83,164 +83,45 @@ def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
         raise ConfigError(message)
 
 
+def _count_images(contexts: Sequence[Context]) -> str:
+    return f"{len(contexts)} image{'s' * (len(contexts) > 1)}"
+
+
+def _name_fresh(first: Sequence[Context], second: Sequence[Context]) -> str:
+    """Names of the models with untrained weights."""
+    return " and of ".join(side[0].name for side in (first, second) if not side[0].trained)
+
+
 def _show_layers(
     first: Sequence[Context], second: Sequence[Context]
 ) -> ExplanationFigure | MissingFigure:
-    title = "Similarity of layers"
-    names = (first[0].name, second[0].name)
     if first[0].backbone is None or second[0].backbone is None:
-        reason = (
-            "An exported file does not expose its layers. Predictions are compared; compare the "
-            "exported runs to see the similarity of layers."
-        )
-        return MissingFigure(section="comparison", title=title, reason=reason)
+        return make_missing("comparison-exported")
     compared = compare_layers(first, second)
     if compared is None:
-        reason = (
-            f"CKA needs at least {MIN_EXAMPLES} feature map cells in all images together. Pass "
-            f"more or larger images."
-        )
-        return MissingFigure(section="comparison", title=title, reason=reason)
+        return make_missing("comparison-few", count=MIN_EXAMPLES)
     rows, columns, values, count = compared
-    best = values.argmax(axis=1)
-    mean = float(np.diag(values).mean()) if rows == columns else None
-    text = (
-        f"Linear CKA between the blocks of {names[0]} (rows) and of {names[1]} (columns), on "
-        f"{count} feature map cells of {len(first)} image{'s' * (len(first) > 1)}: 1 = the same "
-        f"features up to rotation and scale, 0 = unrelated features. Rings mark the block of "
-        f"{names[1]} that is most similar to each block of {names[0]}."
-    )
-    fresh = [side[0].name for side in (first, second) if not side[0].trained]
-    if fresh:
-        text += (
-            f" The weights of {' and of '.join(fresh)} are freshly initialised, so similarity "
-            f"reflects the architectures and not what was learned."
-        )
-    else:
-        text += (
-            " Two training runs of one architecture are bright along the diagonal; dark cells on "
-            "it mark layers that learned different features."
-        )
-    if count < 100:
-        text += " Estimates from so few cells are noisy: compare more images."
-    return ExplanationFigure(
-        name="comparison-layers",
-        section="comparison",
-        title=title,
-        text=text,
-        figure=_draw_layers(rows, columns, values, names),
-        formula=_FORMULA,
-        source=(
-            "Kornblith et al. 2019, arXiv 1905.00414, equation 5, with the unbiased HSIC of Song "
-            "et al. 2012"
-        ),
+    names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
+    return make_figure(
+        "comparison-layers",
+        _draw_layers(rows, columns, values, names),
+        ("text", "untrained" if fresh else "trained", count < 100 and "noisy"),
         arrays={"cka": values.astype(np.float32)},
         facts={
             "first": names[0],
             "second": names[1],
             "first_blocks": rows,
             "second_blocks": columns,
-            "most_alike": [columns[place] for place in best.tolist()],
-            "mean_of_diagonal": mean,
+            "most_alike": [columns[place] for place in values.argmax(axis=1).tolist()],
+            "mean_of_diagonal": float(np.diag(values).mean()) if rows == columns else None,
             "num_cells": count,
         },
+        first=names[0],
+        second=names[1],
+        count=count,
+        images=_count_images(first),
+        fresh=fresh,
     )
-
-
-def compare_layers(
-    first: Sequence[Context], second: Sequence[Context]
-) -> tuple[list[str], list[str], NDArray[np.float64], int] | None:
-    """Compare every block of a model with every block of another.
-
-    Args:
-        first: The images, opened for the first model.
-        second: The same images, opened for the second model.
-
-    Returns:
-        Block names of both, the linear CKA of each pair, and the number of cells used; None if
-        they are fewer than `MIN_EXAMPLES`.
-    """
-    per_side = min(MAX_CELLS, max(1, math.isqrt(MAX_EXAMPLES // len(first))))
-    sides: tuple[dict[str, list[Tensor]], ...] = ({}, {})
-    for pair in zip(first, second, strict=True):
-        layers = [block_maps(context) for context in pair]
-        grids = [tuple(one.shape[1:]) for side in layers for one in side.values()]
-        # Blocks of both models are pooled to one grid, so that rows of the Gram matrices match.
-        high, wide = (min(per_side, *(sizes[axis] for sizes in grids)) for axis in (0, 1))
-        for pooled, side in zip(sides, layers, strict=True):
-            for name, one in side.items():
-                cells = F.adaptive_avg_pool2d(one[None].float(), (high, wide))[0]
-                pooled.setdefault(name, []).append(cells.flatten(1).T)
-    count = sum(len(part) for part in next(iter(sides[0].values())))
-    if count < MIN_EXAMPLES:
-        return None
-    grams = [
-        {name: centred_gram(torch.cat(parts)) for name, parts in side.items()} for side in sides
-    ]
-    values = [[compare_grams(a, b) for b in grams[1].values()] for a in grams[0].values()]
-    return [*grams[0]], [*grams[1]], np.array(values), count
-
-
-def block_maps(context: Context) -> dict[str, Float[Tensor, "C H W"]]:
-    """Compute the feature map after every block of a backbone.
-
-    Args:
-        context: The image and the model.
-
-    Returns:
-        Maps by block number in order of computation, such as "3.2" for the second block of the
-        third stage. The maps that the backbone returns ("map 1", ...) if it has no blocks, or if
-        its blocks reorder tokens.
-    """
-    backbone: Any = context.backbone
-    blocks = dict(zip(backbone.blocks, _number_blocks(name_blocks(backbone)), strict=True))
-    with torch.no_grad(), record(blocks) as outputs:
-        maps = backbone(context.images)
-    image = (context.images.shape[2], context.images.shape[3])
-    grids = [(one.shape[2], one.shape[3]) for one in maps]
-    found: dict[str, Tensor] = {}
-    for module, output in outputs:
-        as_map = _to_map(tensors_in(output)[0], image, grids)
-        if as_map is not None:
-            found[blocks[module]] = as_map
-    # Flattened tokens may be permuted (Hiera's mask units). They are in raster order only if one
-    # of them equals a map that the backbone returns.
-    flat = any(tensors_in(output)[0].ndim == 3 for _, output in outputs)
-    if not found or (
-        flat and len(maps) > 1 and not any(_is_one_of(one[0], found.values()) for one in maps)
-    ):
-        return {f"map {number}": one[0] for number, one in enumerate(maps, 1)}
-    return found
-
-
-def _number_blocks(names: Sequence[str]) -> list[str]:
-    """Numbers in the block names, from 1; a running count if these are not unique."""
-    numbers = [[int(word) + 1 for word in name.split(".") if word.isdigit()] for name in names]
-    labels = [".".join(map(str, one)) for one in numbers]
-    return labels if len(set(labels)) == len(names) else [str(n + 1) for n in range(len(names))]
-
-
-def _is_one_of(wanted: Tensor, layers: Iterable[Tensor]) -> bool:
-    """Whether a map equals the output of a block, ignoring padding at the right and bottom."""
-    high, wide = wanted.shape[1:]
-    return any(torch.equal(one[:, :high, :wide], wanted) for one in layers)
-
-
-def _to_map(tensor: Tensor, image: Size, grids: Sequence[Size]) -> Tensor | None:
-    """(C, H, W) map of a block's output for one image, in the layout whose cells are squarest."""
-    if tensor.ndim == 4:
-        last, first = tensor[0].permute(2, 0, 1), tensor[0]
-        return min((last, first), key=lambda one: _skew(image, (one.shape[1], one.shape[2])))
-    if tensor.ndim == 3:
-        for grid in grids:
-            prefix = tensor.shape[1] - grid[0] * grid[1]
-            if 0 <= prefix <= MAX_PREFIX:
-                return tensor[0, prefix:].T.unflatten(1, grid)
-    return None
-
-
-def _skew(image: Size, grid: Size) -> float:
-    return abs(math.log(image[0] * grid[1] / (image[1] * grid[0])))
 
 
 def _draw_layers(
@@ -251,14 +132,13 @@ def _draw_layers(
     figure = Figure(
         figsize=(min(9.0, side * len(columns) + 2.2), side * len(rows) + 1.2),
         layout="constrained",
-        facecolor="white",
     )
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
     best = values.argmax(axis=1)
     axes.plot(
         best, range(len(rows)), linestyle="none", marker="o", markersize=min(9.0, 26 * side),
-        markerfacecolor="none", markeredgecolor="#D55E00", markeredgewidth=1.6,
+        markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.6,
     )  # fmt: skip
     for labels, set_ticks in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
         step = -(-len(labels) // 24)
@@ -269,7 +149,188 @@ def _draw_layers(
     ))  # fmt: skip
     axes.set_xlabel(across, fontsize=9, color=INK)
     axes.set_ylabel(down, fontsize=9, color=INK)
-    bar = figure.colorbar(image, ax=axes, fraction=0.05)
-    bar.set_label("linear CKA", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8)
+    add_colour_bar(figure, image, axes, "linear CKA", fraction=0.05)
     return figure
+
+
+def show_predictions(
+    first: Sequence[Context], second: Sequence[Context]
+) -> ExplanationFigure | MissingFigure:
+    """Show the predictions of two models side by side, worst agreement first."""
+    names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
+    predictions = [(a.prediction, b.prediction) for a, b in zip(first, second, strict=True)]
+    # Keypoints have names of their own; of all others, the classes of the model are compared.
+    lists = [
+        result.keypoint_names if isinstance(result, Poses) else side[0].classes.names
+        for side, result in zip((first, second), predictions[0], strict=True)
+    ]
+    shared = _share_names(*lists)
+    if not shared:
+        known = [shorten(one, limit=3) for one in lists]
+        fields = {"first_names": known[0], "second_names": known[1]}
+        return make_missing("comparison-no-class", first=names[0], second=names[1], **fields)
+    shares = np.array([agreement(*pair) for pair in predictions])
+    order = np.argsort(shares, kind="stable").tolist()
+    kind, differ = type(predictions[0][0]), int((shares < 1).sum())
+    worst = order[: MAX_LABELLED if kind is Labels else MAX_DRAWN]
+    partly = set(lists[0]) != set(lists[1])
+    draw = _draw_labels if kind is Labels else _draw_pairs
+    entry = "comparison-answers"
+    return make_figure(
+        entry,
+        draw([first[i] for i in worst], [predictions[i] for i in worst], shares[worst], names),
+        (
+            "text",
+            "partly" if partly else differ > 0 and not fresh and "check",
+            bool(fresh) and "untrained",
+        ),
+        arrays={"agreement": shares},
+        facts={
+            "first": names[0],
+            "second": names[1],
+            "agreement": float(shares.mean()),
+            "num_images": len(shares),
+            "differ": [first[i].path or f"image {i}" for i in order if shares[i] < 1],
+        },
+        first=names[0],
+        second=names[1],
+        share=shares.mean(),
+        measure=find_text(entry, _MEASURES[kind], threshold=DEFAULT_SCORE_THRESHOLD),
+        differ=differ,
+        images=_count_images(first),
+        shown="" if len(worst) == len(shares) else find_text(entry, "shown", worst=len(worst)),
+        shared=len(shared),
+        first_classes=len(lists[0]),
+        second_classes=len(lists[1]),
+        fresh=fresh,
+    )
+
+
+def _share_names(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """Names that two models share; none if the lists differ and one is just numbers."""
+    if first == second:
+        return tuple(first) or ("numbers",)
+    numbered = (tuple(f"class {k}" for k in range(len(names))) for names in (first, second))
+    if any(tuple(names) == plain for names, plain in zip((first, second), numbered, strict=True)):
+        return ()
+    return tuple(name for name in first if name in set(second))
+
+
+@singledispatch
+def agreement(first: object, second: object) -> float:
+    """Agreement of two results of one type for one image, in [0, 1].
+
+    Classes and keypoints are compared by name, so their numbering may differ.
+    """
+    message = f"results must be of muntin.results, got {type(first).__name__}."
+    raise TypeError(message)
+
+
+@agreement.register
+def _(first: Labels, second: Labels) -> float:
+    return float(first.best == second.best)
+
+
+@agreement.register
+def _(first: Detections, second: Detections) -> float:
+    first, second = first.above(DEFAULT_SCORE_THRESHOLD), second.above(DEFAULT_SCORE_THRESHOLD)
+    if not len(first) or not len(second):
+        return float(len(first) == len(second))
+    overlaps = box_iou(torch.from_numpy(first.boxes), torch.from_numpy(second.boxes)).numpy()
+    same = np.array([[a == b for b in second.class_names] for a in first.class_names])
+    overlaps = np.where(same, overlaps, 0)
+    # Greedy one-to-one matching, highest overlap first.
+    pairs = 0
+    while overlaps.size and overlaps.max() >= 0.5:
+        row, column = np.unravel_index(int(overlaps.argmax()), overlaps.shape)
+        overlaps = np.delete(np.delete(overlaps, row, axis=0), column, axis=1)
+        pairs += 1
+    return 2 * pairs / (len(first) + len(second))
+
+
+@agreement.register
+def _(first: SemanticMap, second: SemanticMap) -> float:
+    return float((~_differing(first, second)).mean())
+
+
+@agreement.register
+def _(first: Poses, second: Poses) -> float:
+    if not len(first) or not len(second):
+        return float(len(first) == len(second))
+    shared = [name for name in first.keypoint_names if name in second.keypoint_names]
+    if not shared:
+        return 0.0
+    points = [
+        pose.keypoints[0, [pose.keypoint_names.index(name) for name in shared], :2]
+        for pose in (first, second)
+    ]
+    apart = np.linalg.norm(points[0] - points[1], axis=1)
+    return float((apart <= 0.02 * np.hypot(*first.size)).mean())
+
+
+def _differing(first: SemanticMap, second: SemanticMap) -> NDArray[np.bool_]:
+    """Mask of the pixels whose class names differ."""
+    numbers = {name: number for number, name in enumerate(first.class_names)}
+    table = np.array([numbers.get(name, -1) for name in second.class_names], np.int16)
+    differing: NDArray[np.bool_] = first.labels != table[second.labels]
+    return differing
+
+
+def _draw_labels(
+    contexts: Sequence[Context],
+    predictions: Sequence[tuple[Labels, Labels]],
+    shares: NDArray[np.float64],
+    names: tuple[str, str],
+) -> Figure:
+    """Each image under both labels, framed if they differ."""
+    columns = min(4, max(len(contexts), 2))
+    ratio = max(min(panel_ratio(context.size), 1.4) for context in contexts)
+    rows = -(-len(contexts) // columns)
+    figure, axes = panels(rows, columns, ratio=ratio, width=2.2 * columns, extra=0.5)
+    figure.set_figheight(figure.get_figheight() + 0.5)
+    room = figure.get_figwidth() - 0.8
+    above, below = (truncate(name, room) for name in names)
+    figure.suptitle(f"above: {above}\nbelow: {below}", fontsize=9, color=INK)
+    for panel, context, pair, share in zip(axes.flat, contexts, predictions, shares, strict=False):
+        labels = [
+            f"{clean_label(one.best, int(one.class_ids[0]), max_length=20)} {one.scores[0]:.2f}"
+            for one in pair
+        ]
+        set_panel(panel, context.pixels, "\n".join(labels))
+        if share < 1:
+            mark_box(panel, (0, 0, context.size[1], context.size[0]), PURPLE)
+    return figure
+
+
+def _draw_pairs(
+    contexts: Sequence[Context],
+    predictions: Sequence[tuple[Any, Any]],
+    shares: NDArray[np.float64],
+    names: tuple[str, str],
+) -> Figure:
+    """Both predictions, side by side; for maps, a third panel of differences."""
+    drawn = [
+        [np.asarray(draw_result(context.pixels, _choose_sure(one))) for one in pair]
+        for context, pair in zip(contexts, predictions, strict=True)
+    ]
+    maps = isinstance(predictions[0][0], SemanticMap)
+    ratio = max(one.shape[0] / one.shape[1] for row in drawn for one in row)
+    columns = 3 if maps else 2
+    figure, lines = panels(len(contexts), columns, ratio=min(ratio, 1.6))
+    titles = [truncate(name, figure.get_figwidth() / columns - 0.1) for name in names]
+    for line, row, context, pair, share in zip(
+        lines, drawn, contexts, predictions, shares, strict=True
+    ):
+        for panel, image, title in zip(line, row, titles, strict=False):
+            set_panel(panel, image, title)
+        if maps:
+            grey = np.repeat(context.pixels.mean(axis=2, keepdims=True), 3, axis=2) / 255
+            differing = _differing(*pair)[..., None]
+            image = np.where(differing, np.array([0.84, 0.37, 0.0]), 0.4 + 0.6 * grey)
+            set_panel(line[2], image, f"where they differ: {100 * (1 - share):.1f} %")
+    return figure
+
+
+def _choose_sure(result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
+    sure = isinstance(result, Detections | Poses)
+    return result.above(DEFAULT_SCORE_THRESHOLD) if sure else result

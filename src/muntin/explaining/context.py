@@ -1,25 +1,137 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model and the image that an explanation is about: input of every explainer."""
+"""The model and the image that an explanation is about, and one recorded forward for all figures.
+
+Attention weights are recomputed from the recorded inputs of the layers with the plain formula, one
+layer and one head at a time, because fused kernels never materialise them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from muntin.data.batches import pad_images
+from muntin.data.keypoint_transforms import crop_box
 from muntin.data.transforms import Preprocessing
+from muntin.explaining.attention_extraction import LayerCall, find_extractor
+from muntin.explaining.attention_layers import AttentionLayer
+from muntin.prediction.batch import Part, PreparedBatch
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
-from muntin.tasks.task import ImageMeta, InferenceBatch, Task
+from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["Context", "pad_image"]
+__all__ = ["MAX_PREFIX", "Context", "Recording", "record", "record_forward", "tensors_in"]
+
+
+MAX_PREFIX = 16
+"""Largest number of prefix tokens: class token, distillation token, registers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Recording:
+    """One forward of a backbone.
+
+    Attributes:
+        layers: Attention layers in execution order, of the kinds that have an extractor.
+        blocks: Each block and its first output tensor, in execution order.
+        maps: The maps (1, C, H, W) that the backbone returned, finest first.
+    """
+
+    layers: tuple[AttentionLayer, ...]
+    blocks: tuple[tuple[nn.Module, Tensor], ...]
+    maps: list[Tensor]
+
+
+def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Recording:  # noqa: ANN401
+    """Run a backbone once, unmodified; its hooks are removed even after an error.
+
+    Args:
+        backbone: A model of muntin, or the adapter around a model of timm.
+        images: A batch of one, normalised.
+
+    Raises:
+        ShapeError: The backbone does not accept this height and width.
+
+    Source:
+        The weights of the layers are those of equation 4 of Liu et al. 2021 (arXiv 2103.14030) and
+        of Vaswani et al. 2017, equation 1. Compared with timm 1.0.31 (fused attention off) in
+        tests/explaining/test_attention_trace.py, tolerance 1e-5.
+    """
+    calls: dict[str, LayerCall] = {}
+    size: Size = (images.shape[2], images.shape[3])
+    modules = dict(backbone.named_modules())
+    extractors = {name: find_extractor(module) for name, module in modules.items()}
+    extractors = {name: extractor for name, extractor in extractors.items() if extractor}
+    handles = [
+        modules[name].register_forward_pre_hook(
+            partial(_record_call, calls, backbone, name, size), with_kwargs=True
+        )
+        for name in extractors
+    ]
+    try:
+        with torch.inference_mode(False), torch.no_grad(), record(backbone.blocks) as outputs:
+            maps = backbone(images.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = (extractors[name](call) for name, call in calls.items())
+    return Recording(
+        layers=tuple(layer for layer in layers if layer is not None),
+        blocks=tuple((module, tensors_in(output)[0]) for module, output in outputs),
+        maps=maps,
+    )
+
+
+def _record_call(
+    calls: dict[str, LayerCall],
+    backbone: nn.Module,
+    name: str,
+    size: Size,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    calls[name] = LayerCall(
+        backbone=backbone, name=name, module=module, args=args, kwargs=kwargs, size=size
+    )
+
+
+@contextmanager
+def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]]:
+    """Collect the outputs of modules in execution order while the context is active."""
+    outputs: list[tuple[nn.Module, Any]] = []
+
+    def append_output(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (any module)
+        outputs.append((module, output))
+
+    handles = [module.register_forward_hook(append_output) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (any module)
+    """Flatten an output of nested lists and tuples to its tensors."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, (list, tuple)):
+        return [tensor for part in output for tensor in tensors_in(part)]
+    return []
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Context:
     """A model, an image, and what to explain of its prediction.
 
@@ -71,24 +183,57 @@ class Context:
         """(height, width) of the network's input in pixels, without padding."""
         return self.shown.shape[1], self.shown.shape[2]
 
-    def inputs(self) -> InferenceBatch:
-        """Build the input of the task's prediction step."""
+    @property
+    def fresh(self) -> str | bool:
+        """Key of the sentence that captions end with if the weights are untrained, or False."""
+        return not self.trained and "fresh"
+
+    @property
+    def padded(self) -> UInt8[Tensor, "1 C Hi Wi"]:
+        """`shown` as a batch of one, padded at the right and bottom as in prediction."""
+        fills = self.pre.fit in ("center_crop", "instance_crop")
+        return self.shown[None] if fills else pad_images([self.shown])
+
+    @cached_property
+    def recording(self) -> Recording:
+        """Layers, blocks and maps of one forward of the backbone, which all sections share.
+
+        Raises:
+            ShapeError: The backbone does not accept this height and width.
+        """
+        assert self.backbone is not None, "an exported file exposes no backbone"
+        return record_forward(self.backbone, self.images)
+
+    @cached_property
+    def prediction(self) -> Any:  # noqa: ANN401 (one of muntin.results)
+        """Result of the image, one of `muntin.results`."""
+        predictor = Predictor(self.network, self.task, self.classes, self.pre, device="cpu")
         meta = ImageMeta(path=self.path, size=self.size, input_size=self.shown_size)
-        return InferenceBatch(
-            network=self.network,
-            images=pad_image(self.shown, self.pre),
-            metas=[meta],
-            pre=self.pre,
-            classes=self.classes,
-            device=self.images.device,
-        )
+        part = Part(images=self.padded, metas=(meta,), places=(0,))
+        batch = PreparedBatch(parts=(part,), merges=((1, lambda results: results[0]),))
+        return predictor.decode(predictor.run(batch))[0]
+
+    @property
+    def query(self) -> tuple[float, float]:
+        """`point` in pixels of `shown`; what preprocessing cropped off lies at the nearest edge."""
+        (height, width), (rows, columns) = self.size, self.shown_size
+        x, y = self.point or (0.5, 0.5)
+        if self.pre.fit == "instance_crop":  # the box is the whole image
+            left, top, right, bottom = crop_box((-0.5, -0.5, width - 0.5, height - 0.5), self.pre)
+            x = (x * width - 0.5 - left) / (right - left) * (columns - 1)
+            y = (y * height - 0.5 - top) / (bottom - top) * (rows - 1)
+        elif self.pre.fit == "center_crop":  # relative to the centre of the resized image
+            scale = max(rows / height, columns / width) / self.pre.crop_fraction
+            x = columns / 2 + (x - 0.5) * max(columns, round(width * scale))
+            y = rows / 2 + (y - 0.5) * max(rows, round(height * scale))
+        else:
+            x, y = x * columns, y * rows
+        return float(np.clip(x, 0, columns - 1)), float(np.clip(y, 0, rows - 1))
 
     def with_network(self, network: nn.Module) -> Context:
         """Copy the context with another network, as sanity checks of attributions need it."""
         return replace(self, network=network)
 
-
-def pad_image(shown: UInt8[Tensor, "C h w"], pre: Preprocessing) -> UInt8[Tensor, "1 C Hi Wi"]:
-    """Make a batch of one, padded at the right and bottom as in prediction."""
-    fills = pre.fit in ("center_crop", "instance_crop")
-    return shown[None] if fills else pad_images([shown])
+    def forget(self) -> None:
+        """Free what was recorded, so that the contexts of many images fit into memory."""
+        self.__dict__.pop("recording", None)

@@ -5,84 +5,46 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from PIL import Image
 
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import DataError, MuntinError, MuntinWarning
-from muntin.explaining.arguments import (
-    check_point,
-    check_sections,
-    check_target,
-    list_images,
-    name_images,
-)
 from muntin.explaining.attention_cost import show_cost
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attribution import show_attribution
 from muntin.explaining.comparison import show_comparison
 from muntin.explaining.context import Context
-from muntin.explaining.embeddings import Gallery, embed_folder, query_gallery
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.feature_pca import show_features
-from muntin.explaining.figure_files import clean_stem, save_figure, staged
+from muntin.explaining.feature_maps import show_features
+from muntin.explaining.figures import MissingFigure, Results, find_text, save_figure
 from muntin.explaining.inputs import (
     OpenedModel,
     Source,
+    check_point,
+    check_target,
     evaluating,
-    model_facts,
-    model_notes,
+    list_images,
+    name_images,
     open_context,
     open_model,
-    try_predict,
 )
-from muntin.explaining.page import ImageEntry, PageBuilder
+from muntin.explaining.output_target import TargetNotFound
+from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem, staged
 from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.position_embedding import show_positions
-from muntin.explaining.retrieval import show_embeddings, show_neighbours
-from muntin.explaining.sections import SECTIONS, Section
-from muntin.explaining.target_selection import TargetNotFound
-from muntin.explaining.token_lookup import find_point
+from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
+from muntin.explaining.sections import SECTIONS, Section, check_sections
 from muntin.prediction.sources import ImageLike
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
 
-__all__ = ["EXPLAINERS", "ExplainOptions", "Explainer", "Page", "explain"]
-
-Results = Sequence[ExplanationFigure | MissingFigure]
-
-Requirement = Literal["", "folder", "other"]
-"""Option without which an explainer does not run: a folder of images or a second model."""
-
-Scope = Literal["image", "model", "images"]
-"""What one run of an explainer covers: one image, the model (image-independent), all images."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ExplainOptions:
-    """Options of one call that apply to every image.
-
-    Attributes:
-        folder: Images to retrieve neighbours from; empty to skip retrieval.
-        other: Second model to compare with.
-        galleries: The embedded folder, cached for all images.
-    """
-
-    folder: str = ""
-    other: OpenedModel | None = None
-    galleries: dict[str, Gallery] = field(default_factory=dict)
-
-    def satisfies(self, requires: Requirement) -> bool:
-        """Whether the option that an explainer requires was given."""
-        return bool(self.folder if requires == "folder" else self.other if requires else True)
-
-
-Run = Callable[[ExplainOptions, Sequence[Context]], Results]
+__all__ = ["EXPLAINERS", "Explainer", "Page", "explain", "model_notes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,81 +54,52 @@ class Explainer:
     Attributes:
         section: Section of the page that its figures belong to.
         title: Heading when it fails.
-        run: Makes the figures from the contexts that its scope covers.
+        show: Makes the figures of a context; `requires` adds an argument.
         needs_forward: Whether the network must be able to process the image.
         uses_target: Whether it depends on the target.
         needs_modules: Whether it reads modules of the network; exported files have none.
-        scope: How often it runs.
-        requires: Option without which it does not run.
+        scope: What one run covers: one image, the model (image-independent), all images.
+        requires: Option without which it does not run: a folder of images, whose gallery `show`
+            gets, or a second model; then `show` gets the contexts of all images, of both models.
     """
 
     section: Section
     title: str
-    run: Run
+    show: Callable[..., Results]
     needs_forward: bool = True
     uses_target: bool = False
     needs_modules: bool = True
-    scope: Scope = "image"
-    requires: Requirement = ""
-
-
-def _per_context(show: Callable[[Context], Results]) -> Run:
-    return lambda options, contexts: show(contexts[0])
-
-
-def _show_retrieval(options: ExplainOptions, contexts: Sequence[Context]) -> Results:
-    (context,) = contexts
-    gallery = None
-    if context.backbone is not None:
-        if not options.galleries:
-            options.galleries[options.folder] = embed_folder(context, options.folder)
-        gallery = query_gallery(context, options.galleries[options.folder])
-    return [*show_neighbours(context, gallery), *show_embeddings(context, gallery)]
-
-
-def _show_comparison(options: ExplainOptions, contexts: Sequence[Context]) -> Results:
-    """Both models get the same pixels, so a large image must not be windowed twice."""
-    assert options.other is not None, "a comparison requires a second model"
-    others = [open_context(options.other, context.pixels) for context in contexts]
-    return show_comparison(
-        contexts,
-        [replace(one, path=context.path) for one, context in zip(others, contexts, strict=True)],
-    )
+    scope: Literal["image", "model", "images"] = "image"
+    requires: Literal["", "folder", "compare"] = ""
 
 
 EXPLAINERS: tuple[Explainer, ...] = (
     Explainer(
-        section="cut", title="Patches and windows", run=_per_context(show_patches),
-        needs_forward=False,
+        section="cut", title="Patches and windows", show=show_patches, needs_forward=False,
     ),
     Explainer(
-        section="positions", title="Position embeddings", run=_per_context(show_positions),
+        section="positions", title="Position embeddings", show=show_positions,
         needs_forward=False, scope="model",
     ),
-    Explainer(section="attention", title="Attention", run=_per_context(show_attention)),
+    Explainer(section="attention", title="Attention", show=show_attention),
     Explainer(
-        section="decision", title="Attribution", run=_per_context(show_attribution),
-        uses_target=True, needs_modules=False,
+        section="decision", title="Attribution", show=show_attribution, uses_target=True,
+        needs_modules=False,
     ),
-    Explainer(section="features", title="Feature maps", run=_per_context(show_features)),
+    Explainer(section="features", title="Feature maps", show=show_features),
     Explainer(
-        section="features", title="Image retrieval", run=_show_retrieval, requires="folder",
-    ),
-    Explainer(
-        section="cost", title="Cost", run=_per_context(show_cost), needs_forward=False,
-        needs_modules=False, scope="model",
+        section="features", title="Image retrieval", show=show_retrieval, requires="folder",
     ),
     Explainer(
-        section="comparison", title="Model comparison", run=_show_comparison,
-        needs_modules=False, scope="images", requires="other",
+        section="cost", title="Cost", show=show_cost, needs_forward=False, needs_modules=False,
+        scope="model",
+    ),
+    Explainer(
+        section="comparison", title="Model comparison", show=show_comparison,
+        needs_modules=False, scope="images", requires="compare",
     ),
 )  # fmt: skip
 """In the order of the page."""
-
-_REQUIREMENT_HINTS = {
-    "folder": "Requires a folder of images: pass --folder DIR.",
-    "other": "Requires a second model or run: pass --compare RUN.",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,9 +188,8 @@ def explain(
     with staged(destination) as stage, torch.inference_mode(False):
         opened = open_model(model, weights=weights, img_size=img_size)
         other = None if compare is None else open_model(compare, img_size=img_size)
-        options = ExplainOptions(folder=str(folder), other=other)
-        selected = [one for one in EXPLAINERS if not names or one.section in names]
-        session = _Session(opened, options, selected, stage, say)
+        session = _Session(opened, other, str(folder), stage, say)
+        session.explainers = [one for one in EXPLAINERS if not names or one.section in names]
         with evaluating(opened.network), evaluating((other or opened).network):
             left_out = session.explain_all(batch_images, point, target)
         page = save_bytes(session.page.render().encode(), stage / "page.html")
@@ -275,18 +207,19 @@ class _Session:
     def __init__(
         self,
         model: OpenedModel,
-        options: ExplainOptions,
-        explainers: Sequence[Explainer],
-        folder: Path,
+        other: OpenedModel | None,
+        folder: str,
+        stage: Path,
         say: Callable[[str], None],
     ) -> None:
-        self.model, self.options, self.explainers = model, options, explainers
-        self.folder, self.say = folder, say
-        self.page = PageBuilder(folder=folder, title=f"{model.name} explained", facts={})
+        self.model, self.other, self.folder, self.stage, self.say = model, other, folder, stage, say
+        self.page = PageBuilder(folder=stage, title=f"{model.name} explained", facts={})
+        self.explainers: Sequence[Explainer] = EXPLAINERS
         self.files: list[Path] = []
         self.missing: list[MissingFigure] = []
         self.stems: set[str] = set()
         self.contexts: list[Context] = []
+        self.gallery: Gallery | None = None
         self.first_entry: ImageEntry | None = None
 
     def explain_all(
@@ -343,58 +276,101 @@ class _Session:
         first = not self.stems
         stem = clean_stem(str(Path(title).with_suffix("")), self.stems)
         self.stems.add(stem)
-        entry = ImageEntry(name=stem, title=title, size=context.shown_size, at=find_point(context))
-        result, unreadable = try_predict(self.model, context)
+        entry = ImageEntry(name=stem, title=title, size=context.shown_size, at=context.query)
+        drawn, unreadable = self.draw_prediction(context)
         if first:
-            self.page.facts = model_facts(self.model, context, self.options.other)
+            self.page.facts = model_facts(self.model, context, self.other)
             self.page.notes = model_notes(self.model)
             self.first_entry = entry
-        if isinstance(result, Detections | Poses):
-            result = result.above(DEFAULT_SCORE_THRESHOLD)
-        prediction = None if unreadable else draw_result(context.pixels, result)
-        self.page.add_image(entry, context, prediction)
+        self.page.add_image(entry, context.shown, drawn)
         for explainer in self.explainers:
             if explainer.scope == "image" or (explainer.scope == "model" and first):
                 self.run(explainer, [context], entry, _find_reason(explainer, unreadable, absent))
-        if self.options.other is not None:
+        context.forget()
+        if self.other is not None:
             self.contexts.append(context)
+
+    def draw_prediction(self, context: Context) -> tuple[Image.Image | None, str]:
+        """Draw the prediction; None and the reason if the model cannot process the image."""
+        known = context.pre.in_chans
+        if self.model.in_chans != known:
+            channels = {"wanted": self.model.in_chans, "got": known}
+            return None, find_text("notes", "channels", **channels)
+        try:
+            result = context.prediction
+        except MuntinError as error:
+            return None, find_text("notes", "unreadable", problem=error)
+        if isinstance(result, Detections | Poses):
+            result = result.above(DEFAULT_SCORE_THRESHOLD)
+        return draw_result(context.pixels, result), ""
 
     def run(
         self, explainer: Explainer, contexts: Sequence[Context], entry: ImageEntry, reason: str = ""
     ) -> None:
         """Write the results of an explainer to the page and to files, or why it cannot run."""
-        if self.options.satisfies(explainer.requires):
-            has_modules = contexts[0].backbone is not None
-            if not reason and (has_modules or not explainer.needs_modules):
-                self.say(f"{entry.title}: {explainer.title}")
-        else:
-            reason = _REQUIREMENT_HINTS[explainer.requires]
-        for result in _run(explainer, contexts, self.options, reason):
+        asked = bool({"": True, "folder": self.folder, "compare": self.other}[explainer.requires])
+        if not asked:
+            reason = find_text("notes", explainer.requires)
+        elif not reason and (contexts[0].backbone is not None or not explainer.needs_modules):
+            self.say(f"{entry.title}: {explainer.title}")
+        for result in self.show(explainer, contexts, reason):
             saved = None
             if isinstance(result, MissingFigure):
-                self.missing += [result] * self.options.satisfies(explainer.requires)
+                self.missing += [result] * asked
             else:
-                saved = save_figure(result, self.folder / entry.name)
+                saved = save_figure(result, self.stage / entry.name)
                 self.files += saved.files
             self.page.add(result, saved, entry, always=explainer.scope != "image")
+
+    def show(self, explainer: Explainer, contexts: Sequence[Context], reason: str) -> Results:
+        """Make the figures of an explainer, or one `MissingFigure` with the reason."""
+        arguments: list[Any] = [contexts[0]]
+        try:
+            if not reason and explainer.requires == "folder":
+                if self.gallery is None and contexts[0].backbone is not None:
+                    self.gallery = embed_folder(contexts[0], self.folder)
+                arguments.append(self.gallery)
+            elif not reason and self.other is not None and explainer.requires == "compare":
+                # Both models get the same pixels: a large image must not be windowed twice.
+                others = [
+                    replace(open_context(self.other, one.pixels), path=one.path) for one in contexts
+                ]
+                arguments = [contexts, others]
+            if not reason:
+                return explainer.show(*arguments)
+        except MuntinError as error:
+            reason = str(error)
+        return [MissingFigure(section=explainer.section, title=explainer.title, reason=reason)]
+
+
+def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None) -> dict[str, str]:
+    """Collect the facts about a model, and a second one to compare with, for the page header."""
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    high, wide = context.shown_size
+    exported = find_text("facts", "exported")
+    backbone = exported if context.backbone is None else type(context.backbone).__name__
+    rows = {
+        "model": {"name": model.name, "backbone": backbone},
+        "weights": {"origin": model.origin},
+        "task": {"name": context.task.name},
+        "size": {"height": high, "width": wide, "channels": model.in_chans},
+    }
+    if count:
+        rows["parameters"] = {"millions": count / 1e6}
+    if other is not None:
+        rows["other"] = {"name": other.name, "origin": other.origin}
+    lines = (find_text("facts", key, **fields).partition(": ") for key, fields in rows.items())
+    return {name: value for name, _, value in lines}
+
+
+def model_notes(model: OpenedModel) -> tuple[str, ...]:
+    """Notes for the top of the page."""
+    return () if model.trained else (find_text("notes", "untrained"),)
 
 
 def _find_reason(explainer: Explainer, unreadable: str, absent: str) -> str:
     """Why an explainer cannot run on this image; empty if it can."""
     if explainer.needs_forward and unreadable:
         can = dict.fromkeys(SECTIONS[row.section] for row in EXPLAINERS if not row.needs_forward)
-        return f"{unreadable} Sections that are still available: {', '.join(can)}."
+        return f"{unreadable} {find_text('notes', 'available', sections=', '.join(can))}"
     return absent if explainer.uses_target else ""
-
-
-def _run(
-    explainer: Explainer, contexts: Sequence[Context], options: ExplainOptions, reason: str
-) -> Iterator[ExplanationFigure | MissingFigure]:
-    """Yield the results of an explainer, or one `MissingFigure` with the reason."""
-    if not reason:
-        try:
-            yield from explainer.run(options, contexts)
-        except MuntinError as error:
-            reason = str(error)
-    if reason:
-        yield MissingFigure(section=explainer.section, title=explainer.title, reason=reason)

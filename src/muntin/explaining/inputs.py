@@ -1,27 +1,29 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Open the model and the images to explain."""
+"""Check the arguments of `explain`, and open the model and the images."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+from muntin.data.batches import stack_images
 from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.errors import ConfigError, MuntinError
-from muntin.explaining.arguments import check_point
-from muntin.explaining.context import Context, pad_image
-from muntin.explaining.target_selection import find_target, predict
+from muntin.errors import ConfigError, DataError
+from muntin.explaining.context import Context
+from muntin.explaining.output_target import find_target
 from muntin.heads.classification_head import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
@@ -29,7 +31,7 @@ from muntin.prediction.predictor import Predictor
 from muntin.prediction.sources import ImageLike
 from muntin.runs import Run
 from muntin.samples import Classes
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.zoo.model_building import create_model, find_model
@@ -37,13 +39,14 @@ from muntin.zoo.model_building import create_model, find_model
 __all__ = [
     "OpenedModel",
     "Source",
+    "check_point",
+    "check_target",
     "evaluating",
     "is_fresh",
-    "model_facts",
-    "model_notes",
+    "list_images",
+    "name_images",
     "open_context",
     "open_model",
-    "try_predict",
 ]
 
 Source = Run | Predictor | Network | Path | str
@@ -53,34 +56,112 @@ MAX_WINDOW = 2
 """Largest explained window, as a multiple of the training image size; as in prediction."""
 
 
+def check_point(point: Any) -> None:  # noqa: ANN401 (whatever a user gives)
+    """Check that a point is None or (x, y), both in [0, 1].
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if point is None:
+        return
+    try:
+        x, y = (float(value) for value in point)
+    except (TypeError, ValueError):
+        x = y = math.nan
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        got = repr(point) if math.isnan(x) else f"{x:g},{y:g}"
+        message = (
+            f"point must be x,y with both in [0, 1], relative to the image, got {got}. "
+            f"Omit it to use the centre."
+        )
+        raise ConfigError(message)
+
+
+def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
+    """Check that a target is None, a name or an integer.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if target is None or isinstance(target, str):
+        return
+    try:
+        is_integer = not isinstance(target, bool) and operator.index(target) is not None
+    except TypeError:
+        is_integer = False
+    if not is_integer:
+        message = (
+            f"target must be the name of a class or keypoint, or an integer, got {target!r}. "
+            f"Omit it to use the highest-scoring prediction."
+        )
+        raise ConfigError(message)
+
+
+def list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user gives)
+    """Normalise one image or an iterable of images to a list.
+
+    Raises:
+        DataError: The list is empty, or an element has an unsupported type.
+    """
+    kinds = str | Path | Image.Image | np.ndarray
+    single = hasattr(images, "shape") or not isinstance(images, Iterable)
+    found = [images] if single or isinstance(images, kinds) else list(images)
+    if not found:
+        message = "images must not be empty, got none. Pass one or more images to explain."
+        raise DataError(message)
+    for image in found:
+        if not isinstance(image, kinds):
+            shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
+            message = (
+                f"images must be paths, PIL images or (H, W, 3) uint8 RGB arrays, got "
+                f"{type(image).__name__}{shape}. For a (3, H, W) uint8 tensor, pass "
+                f"tensor.permute(1, 2, 0).numpy()."
+            )
+            raise DataError(message)
+    return found
+
+
+def name_images(images: Sequence[Any]) -> list[str]:
+    """Give each image a display name: the file name, with parent folders where it is ambiguous.
+
+    Example:
+        >>> name_images(["a/ring/0.png", "a/disc/0.png", "b/1.png"])
+        ['ring/0.png', 'disc/0.png', '1.png']
+    """
+    parts = [Path(one).parts if isinstance(one, str | Path) else () for one in images]
+    names = [own[-1] if own else f"image {number}" for number, own in enumerate(parts, 1)]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        ambiguous = [name for name in names if names.count(name) > 1]
+        names = [
+            "/".join(own[-depth:]) if name in ambiguous else name
+            for name, own in zip(names, parts, strict=True)
+        ]
+    return names
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OpenedModel:
     """The model to explain.
 
     Attributes:
         name: Display name.
-        network: Backbone and head, or the engine of an exported file.
-        task: Task of the model.
-        classes: Classes of the model.
-        pre: Preprocessing of the images.
-        in_chans: Input channels of the network; `pre` supports only 1 and 3.
+        predictor: Network (backbone and head, or the engine of an exported file) on the CPU in
+            float32, task, classes and preprocessing.
+        in_chans: Input channels of the network; the preprocessing supports only 1 and 3.
         trained: False if the weights are freshly initialised.
         origin: Short description of where the weights come from.
     """
 
     name: str
-    network: nn.Module
-    task: Task
-    classes: Classes
-    pre: Preprocessing
+    predictor: Predictor
     in_chans: int
     trained: bool
     origin: str
 
     @property
-    def reads_images(self) -> bool:
-        """Whether preprocessed images have the number of channels that the network expects."""
-        return self.in_chans == self.pre.in_chans
+    def network(self) -> nn.Module:
+        """Of the predictor."""
+        return self.predictor.network
 
 
 def open_model(
@@ -89,13 +170,9 @@ def open_model(
     """Open the model to explain.
 
     Args:
-        source: A run, the name of a classifier in the zoo, or the result of `muntin.load` or
-            `muntin.create_model`.
+        source: The network is copied unless it already is on the CPU in float32.
         weights: For a zoo name only: `weights` of `create_model`. Default: fresh initialisation.
         img_size: (height, width) in pixels to which images are resized. Default: the model's own.
-
-    Returns:
-        The model; its network is a copy unless it already is on the CPU in float32.
 
     Raises:
         ConfigError: The name is unknown, or weights are given for a source that has its own.
@@ -103,50 +180,46 @@ def open_model(
         WeightError: The weights cannot be read or do not match the network.
         MissingExtra: The engine of the exported file is not installed.
     """
-    if weights is not None and not _is_name(source):
+    # A name contains no slash, and no such path exists.
+    named = isinstance(source, str) and not Path(source).exists() and "/" not in source
+    if weights is not None and not named:
         message = (
             f"weights require the name of a zoo model, got {source}, which has its own weights. "
             f"Omit weights."
         )
         raise ConfigError(message)
     if isinstance(source, Predictor):
-        opened = OpenedModel(
-            name=type(getattr(source.network, "backbone", source.network)).__name__,
-            network=_on_cpu(source.network),
-            task=source.task,
-            classes=source.classes,
-            pre=source.preprocessing,
-            in_chans=source.preprocessing.in_chans,
-            trained=not is_fresh(source.network),
-            origin="of the predictor",
-        )
-    elif isinstance(source, nn.Module):
-        opened = _open_network(source)
-    elif isinstance(source, Run) or not _is_name(source):
-        opened = _open_run(source if isinstance(source, Run) else Run.open(source))
-    else:
-        opened = _open_name(str(source), weights, img_size)
-    if img_size is not None:
-        opened = replace(opened, pre=replace(opened.pre, img_size=img_size))
-    return opened
+        name = type(getattr(source.network, "backbone", source.network)).__name__
+        parts = (source.network, source.task, source.classes)
+        return _wrap(*parts, source.preprocessing, img_size, name=name, origin="of the predictor")
+    if isinstance(source, nn.Module):
+        return _open_network(source, img_size)
+    if named:
+        return _open_name(str(source), weights, img_size)
+    run = source if isinstance(source, Run) else Run.open(source)
+    return _wrap(
+        run.load_network(), run.task, run.classes, run.preprocessing, img_size, trained=True,
+        name=f"{run.path.name} ({run.config.model_name})", origin=f"of the run {run.path.name}",
+    )  # fmt: skip
 
 
-def _is_name(source: Source) -> bool:
-    """Whether a string is a zoo name: it contains no slash and no such path exists."""
-    return isinstance(source, str) and not Path(source).exists() and "/" not in source
-
-
-def _open_run(run: Run) -> OpenedModel:
-    return OpenedModel(
-        name=f"{run.path.name} ({run.config.model_name})",
-        network=run.load_network(),
-        task=run.task,
-        classes=run.classes,
-        pre=run.preprocessing,
-        in_chans=run.preprocessing.in_chans,
-        trained=True,
-        origin=f"of the run {run.path.name}",
-    )
+def _wrap(
+    network: nn.Module,
+    task: Task,
+    classes: Classes,
+    pre: Preprocessing,
+    img_size: Size | None,
+    **facts: Any,
+) -> OpenedModel:
+    """Open a network on the CPU, without changing the one that is given."""
+    kinds = {(p.device.type, p.dtype) for p in network.parameters()}
+    if not kinds <= {("cpu", torch.float32)}:
+        network = copy.deepcopy(network).to("cpu", torch.float32)
+    pre = pre if img_size is None else replace(pre, img_size=img_size)
+    with evaluating(network):  # Predictor switches the mode of its network
+        predictor = Predictor(network, task, classes, pre, device="cpu")
+    known = {"in_chans": pre.in_chans, "trained": not is_fresh(network), **facts}
+    return OpenedModel(predictor=predictor, **known)
 
 
 def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> OpenedModel:
@@ -157,19 +230,18 @@ def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = create_model(name, weights=weights, **made_for)
-    opened = _open_network(network)
-    pre = replace(opened.pre, mean=entry.mean, std=entry.std)
     fresh = weights is None
-    return replace(
-        opened,
-        name=name,
-        pre=pre,
-        trained=not fresh,
-        origin="freshly initialised, untrained" if fresh else f"from {weights}",
-    )
+    origin = "freshly initialised, untrained" if fresh else f"from {weights}"
+    colours = {"mean": entry.mean, "std": entry.std}
+    return _open_network(network, img_size, colours, name=name, trained=not fresh, origin=origin)
 
 
-def _open_network(network: nn.Module) -> OpenedModel:
+def _open_network(
+    network: nn.Module,
+    img_size: Size | None,
+    colours: dict[str, Any] | None = None,
+    **facts: Any,
+) -> OpenedModel:
     head: Any = getattr(network, "head", None)
     if not isinstance(head, LinearHead | DistilledHead) or not head.num_classes:
         got = f"a network with the head {type(head).__name__}"
@@ -185,28 +257,14 @@ def _open_network(network: nn.Module) -> OpenedModel:
     backbone: Any = network.backbone
     config = backbone.config
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    usual: dict[str, Any] = {"mean": mean, "std": std}
     if config.in_chans == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
-    pre = Preprocessing(
-        img_size=config.img_size, mean=mean, std=std, in_chans=1 if config.in_chans == 1 else 3
-    )
-    return OpenedModel(
-        name=type(backbone).__name__,
-        network=_on_cpu(network),
-        task=find_task("classify"),
-        classes=Classes(names=tuple(f"class {number}" for number in range(head.num_classes))),
-        pre=pre,
-        in_chans=config.in_chans,
-        trained=not is_fresh(network),
-        origin="as given",
-    )
-
-
-def _on_cpu(network: nn.Module) -> nn.Module:
-    kinds = {(p.device.type, p.dtype) for p in network.parameters()}
-    if kinds <= {("cpu", torch.float32)}:
-        return network
-    return copy.deepcopy(network).to("cpu", torch.float32)
+        usual = {"mean": (sum(mean) / 3,), "std": (sum(std) / 3,)}
+    in_chans = 1 if config.in_chans == 1 else 3
+    pre = Preprocessing(img_size=config.img_size, in_chans=in_chans, **(colours or usual))
+    classes = Classes(names=tuple(f"class {number}" for number in range(head.num_classes)))
+    known = {"name": type(backbone).__name__, "in_chans": config.in_chans, "origin": "as given"}
+    return _wrap(network, find_task("classify"), classes, pre, img_size, **{**known, **facts})
 
 
 def is_fresh(network: nn.Module) -> bool:
@@ -249,13 +307,10 @@ def open_context(
 
     Args:
         model: The opened model.
-        image: A path, a PIL image or an (H, W, 3) uint8 RGB array.
+        image: With sliding windows, the context of a large one is a window: around the point, or in
+            the centre.
         point: (x, y), both in [0, 1], relative to the image: the query of attention figures.
-        target: Output to explain: name or number of a class or keypoint, or number of a box.
-
-    Returns:
-        The context. With sliding windows, `pixels` are one window: around the point, or in the
-        centre.
+        target: Name or number of a class or keypoint, or number of a box.
 
     Raises:
         DataError: The image cannot be read.
@@ -263,122 +318,63 @@ def open_context(
         TargetNotFound: There is no such box in this image.
     """
     check_point(point)
-    pixels = open_image(image)
-    shown, region = _prepare(pixels, model, point)
-    pre = model.pre
-    part = pixels[region[1] : region[3], region[0] : region[2]]
-    padded = pad_image(shown, pre)
+    predictor, pixels = model.predictor, open_image(image)
+    pre, size = predictor.preprocessing, (pixels.shape[0], pixels.shape[1])
+    region = (0, 0, size[1], size[0])
+    # Top-down: the whole image counts as one instance; no detector runs here.
+    batch = predictor.prepare(pixels, boxes=[region] if predictor.task.top_down else None)
+    padded, (high, wide) = batch.parts[0].images, batch.parts[0].metas[0].input_size
+    shown = padded[0, :, :high, :wide].contiguous()
+    if pre.fit == "sliding_window" and high * wide > MAX_WINDOW**2 * math.prod(pre.img_size):
+        shown, region = _cut_window(shown, size, pre.img_size, point or (0.5, 0.5))
+        padded = stack_images([shown], pre)
+    left, top, right, bottom = region
+    if point is not None:  # relative to the window
+        x = (point[0] * size[1] - left) / (right - left)
+        y = (point[1] * size[0] - top) / (bottom - top)
+        point = (min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0))
     images = normalise(padded, pre, torch.tensor([shown.shape[1:]]))
-    if not model.reads_images:
+    if model.in_chans != pre.in_chans:
         images = images[:, [channel % 3 for channel in range(model.in_chans)]]
     context = Context(
         name=model.name,
         network=model.network,
-        task=model.task,
-        classes=model.classes,
+        task=predictor.task,
+        classes=predictor.classes,
         pre=pre,
-        pixels=np.ascontiguousarray(part),
+        pixels=np.ascontiguousarray(pixels[top:bottom, left:right]),
         shown=shown,
         images=images,
         path=str(image) if isinstance(image, str | Path) else "",
         trained=model.trained,
-        point=None if point is None else _to_region(point, region, pixels),
+        point=point,
     )
-    return replace(context, target=find_target(context, target))
+    return context if target is None else replace(context, target=find_target(context, target))
 
 
-Region = tuple[int, int, int, int]
-"""Left, top, right and bottom edge of an image region in pixels."""
+def _cut_window(
+    shown: Tensor, original: Size, size: Size, middle: tuple[float, float]
+) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Cut a window out of a resized image, around a point but inside the image.
 
+    Args:
+        shown: (C, h, w) the resized image.
+        original: (height, width) of the original.
+        size: (height, width) of the window.
+        middle: (x, y) from 0 to 1.
 
-def _prepare(
-    pixels: NDArray[np.uint8], model: OpenedModel, point: tuple[float, float] | None
-) -> tuple[UInt8[Tensor, "C h w"], Region]:
-    """The network input that prediction would prepare, and the image region that it covers."""
-    pre = model.pre
-    high, wide = pixels.shape[:2]
-    whole: Region = (0, 0, wide, high)
-    with evaluating(model.network):  # Predictor switches the mode of its network
-        predictor = Predictor(model.network, model.task, model.classes, pre, device="cpu")
-    # Top-down: the whole image counts as one instance; no detector runs here.
-    batch = predictor.prepare(pixels, boxes=[whole] if model.task.top_down else None)
-    (part,) = batch.parts
-    shown = part.images[
-        0, :, : part.metas[0].input_size[0], : part.metas[0].input_size[1]
-    ].contiguous()
-    largest = (MAX_WINDOW * pre.img_size[0], MAX_WINDOW * pre.img_size[1])
-    if pre.fit == "sliding_window" and shown.shape[1] * shown.shape[2] > largest[0] * largest[1]:
-        scale = shown.shape[1] / high
-        sides = min(pre.img_size[0], shown.shape[1]), min(pre.img_size[1], shown.shape[2])
-        left, top, *_ = _window_around(sides, (shown.shape[1], shown.shape[2]), point or (0.5, 0.5))
-        shown = shown[:, top : top + sides[0], left : left + sides[1]].contiguous()
-        edges = (left / scale, top / scale, (left + sides[1]) / scale, (top + sides[0]) / scale)
-        return shown, _clip_region(edges, (high, wide))
-    return shown, whole
-
-
-def _window_around(sides: tuple[float, float], size: Size, middle: tuple[float, float]) -> Region:
-    """A region of these sides (height, width) around a point, shifted to lie inside the image."""
-    high, wide = min(sides[0], size[0]), min(sides[1], size[1])
-    left = min(max(middle[0] * size[1] - wide / 2, 0.0), size[1] - wide)
-    top = min(max(middle[1] * size[0] - high / 2, 0.0), size[0] - high)
-    return _clip_region((left, top, left + wide, top + high), size)
-
-
-def _clip_region(edges: tuple[float, float, float, float], size: Size) -> Region:
-    left, top = min(round(edges[0]), size[1] - 1), min(round(edges[1]), size[0] - 1)
-    right, bottom = min(round(edges[2]), size[1]), min(round(edges[3]), size[0])
-    return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
-def _to_region(
-    point: tuple[float, float], region: Region, pixels: NDArray[np.uint8]
-) -> tuple[float, float]:
-    """Convert a point relative to the image to one relative to the explained region, clamped."""
-    left, top, right, bottom = region
-    x = (point[0] * pixels.shape[1] - left) / (right - left)
-    y = (point[1] * pixels.shape[0] - top) / (bottom - top)
-    return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
-
-
-def try_predict(model: OpenedModel, context: Context) -> tuple[Any, str]:
-    """Predict the image; returns None and the reason if the model cannot process it."""
-    if not model.reads_images:
-        return None, (
-            f"The model expects {model.in_chans} channels and an image has {model.pre.in_chans}, "
-            f"so predictions are not available."
-        )
-    try:
-        return predict(context), ""
-    except MuntinError as error:
-        return None, f"The model cannot process this image: {error}"
-
-
-def model_facts(
-    model: OpenedModel, context: Context, other: OpenedModel | None = None
-) -> dict[str, str]:
-    """Collect the facts about a model, and a second one to compare with, for the page header."""
-    count = sum(parameter.numel() for parameter in model.network.parameters())
-    high, wide = context.shown_size
-    inner = type(context.backbone).__name__ if context.backbone is not None else "an exported file"
-    facts = {
-        "Model": f"{model.name}, {inner}",
-        "Weights": model.origin,
-        "Task": model.task.name,
-        "Input size": f"{high} x {wide} pixels (height x width), {model.in_chans} channels",
-    }
-    if count:
-        facts["Parameters"] = f"{count / 1e6:.2f} million"
-    if other is not None:
-        facts["Compared with"] = f"{other.name}, weights {other.origin}"
-    return facts
-
-
-def model_notes(model: OpenedModel) -> tuple[str, ...]:
-    """Notes for the top of the page."""
-    if model.trained:
-        return ()
-    return (
-        "The weights are freshly initialised: the figures show the architecture, not anything "
-        "learned. Pass a run or weights to explain a trained model.",
-    )
+    Returns:
+        The window, and its left, top, right and bottom edge in pixels of the original.
+    """
+    scale = shown.shape[1] / original[0]
+    spans, edges = [], []
+    for length, whole, side, centre in zip(
+        shown.shape[1:], original, size, middle[::-1], strict=True
+    ):
+        side = min(side, length)
+        start = round(min(max(centre * length - side / 2, 0.0), length - side))
+        spans.append(slice(start, start + side))
+        first = min(round(start / scale), whole - 1)
+        edges.append((first, max(min(round((start + side) / scale), whole), first + 1)))
+    (top, bottom), (left, right) = edges
+    return shown[:, spans[0], spans[1]].contiguous(), (left, top, right, bottom)

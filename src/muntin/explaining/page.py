@@ -1,15 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A self-contained HTML page with light and dark themes; opens offline."""
+"""A self-contained HTML page with light and dark themes, and the folder that it is written to."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
+import os
+import re
+import shutil
+import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -21,15 +26,17 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from muntin._version import __version__
-from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure, PointLayer
-from muntin.explaining.figure_files import DPI, SavedFigure
+from muntin.errors import RunError
+from muntin.explaining.figures import DPI, ExplanationFigure, MissingFigure, PointLayer, SavedFigure
+from muntin.explaining.panels import to_rgb
 from muntin.explaining.sections import SECTIONS, Section
-from muntin.shapes import Size
+from muntin.shapes import Size, UInt8
+from muntin.system_errors import cannot_write
 
-__all__ = ["ImageEntry", "PageBuilder"]
+__all__ = ["ImageEntry", "PageBuilder", "clean_stem", "staged"]
 
 CSS_PIXELS = 96
 """CSS pixels per inch."""
@@ -79,10 +86,13 @@ class PageBuilder:
     _tables: dict[str, str] = field(default_factory=dict)
 
     def add_image(
-        self, entry: ImageEntry, context: Context, prediction: Image.Image | None
+        self,
+        entry: ImageEntry,
+        pixels: UInt8[Tensor, "C h w"],
+        prediction: Image.Image | None,
     ) -> None:
-        """Add an image and its prediction."""
-        image = to_pil(context)
+        """Add an image, as the network gets it, and its prediction."""
+        image = Image.fromarray(to_rgb(pixels))
         small = image.copy()
         small.thumbnail((160, 160))
         name = escape(entry.title)
@@ -108,22 +118,18 @@ class PageBuilder:
         *,
         always: bool,
     ) -> None:
-        """Add a figure, or the reason why it is missing, to its section.
+        """Add a figure with its files, or the reason why it is missing, to its section.
 
-        Args:
-            shown: The figure or the reason.
-            saved: Files of the figure.
-            entry: The image that it belongs to.
-            always: Whether it is visible whichever image is selected.
+        `always` says that it is visible whichever image is selected.
         """
         visibility = "" if always else f' data-image="{entry.name}"'
-        if isinstance(shown, MissingFigure) or saved is None:
-            reason = shown.reason if isinstance(shown, MissingFigure) else ""
-            reason_html = f"<p><strong>{escape(shown.title)}.</strong> {escape(reason)}</p>"
+        if isinstance(shown, MissingFigure):
+            reason_html = f"<p><strong>{escape(shown.title)}.</strong> {escape(shown.reason)}</p>"
             self._parts[shown.section].append(
                 f'<div class="missing"{visibility}>{reason_html}</div>'
             )
             return
+        assert saved is not None, "a figure is saved before it is shown"
         place = f"{entry.name}-{shown.name}"
         self._contents[shown.section][place] = (
             f'<li{visibility}><a href="#{place}">{escape(shown.title)}</a></li>'
@@ -133,8 +139,7 @@ class PageBuilder:
             f"{path.suffix[1:].upper().replace('NPZ', 'npz')}</a>"
             for path in saved.files
         )
-        wide = round(saved.width * CSS_PIXELS / DPI)
-        high = round(saved.height * CSS_PIXELS / DPI)
+        wide, high = (round(side * CSS_PIXELS / DPI) for side in saved.size)
         alt = f"{shown.title}. {shown.text}"
         parts = [
             f'<article id="{place}"{visibility}><h3>{escape(shown.title)}</h3>',
@@ -164,7 +169,7 @@ class PageBuilder:
         ]
         options = "".join(f"<option>{escape(layer.title)}</option>" for layer in layers)
         zoom = MAX_CANVAS / max(entry.size)
-        return Template(_EXPLORER).substitute(
+        return _load_template("explorer.html").substitute(
             name=entry.name,
             options=options,
             rows=json.dumps(rows),
@@ -186,7 +191,6 @@ class PageBuilder:
 
     def render(self) -> str:
         """Render the page as HTML."""
-        here = files("muntin.explaining")
         used = [section for section, parts in self._parts.items() if parts]
         sections = [
             f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
@@ -209,11 +213,11 @@ class PageBuilder:
             f'<script type="text/plain" id="table-{name}">{text}</script>\n'
             for name, text in self._tables.items()
         )
-        return Template(here.joinpath("page.html").read_text("utf-8")).substitute(
+        return _load_template("page.html").substitute(
             title=escape(self.title),
             version=__version__,
-            style=here.joinpath("page.css").read_text("utf-8"),
-            script=here.joinpath("page.js").read_text("utf-8"),
+            style=_load_template("page.css").template,
+            script=_load_template("page.js").template,
             notes="".join(f'<p class="note">{escape(note)}</p>' for note in self.notes),
             facts=f'<dl class="facts">{facts}</dl>',
             contents=f"<ol>{contents}</ol>",
@@ -222,27 +226,8 @@ class PageBuilder:
         )
 
 
-_EXPLORER = """<div class="explorer">
-<p><strong>Select a token:</strong> click on the image or use the arrow keys.</p>
-<div class="controls">
-<label>Layer <select>$options</select></label>
-<button type="button" data-step="-1">Previous</button>
-<button type="button" data-step="1">Next</button>
-</div>
-<canvas width="$canvas_width" height="$canvas_height" data-width="$width" data-height="$height"
-data-x="$x" data-y="$y" data-source="seen-$name" tabindex="0" role="img"
-aria-label="Attention of one token over the image. Click or use the arrow keys to select it.">
-</canvas>
-<div class="scale"><span>0 %</span><i></i><span class="scale-end"></span></div>
-<output aria-live="polite"></output>
-<script type="application/json">$rows</script>
-</div>"""
-
-
-def to_pil(context: Context) -> Image.Image:
-    """Convert the network's input to a PIL image."""
-    pixels = context.shown.permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+def _load_template(name: str) -> Template:
+    return Template(files("muntin.explaining").joinpath(name).read_text("utf-8"))
 
 
 def _embed(image: Image.Image, kind: str) -> str:
@@ -253,3 +238,52 @@ def _embed(image: Image.Image, kind: str) -> str:
 
 def _to_text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+def clean_stem(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
+    """Turn a name into a folder name that is valid on every file system and in URLs.
+
+    Example:
+        >>> clean_stem("a photo #1"), clean_stem("cat", {"cat"}), clean_stem("..")
+        ('a_photo_1', 'cat-2', 'image')
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "image"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
+    return next(one for one in names if one.lower() not in {other.lower() for other in taken})
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files move to their destination if the block succeeds.
+
+    After any error, Ctrl-C included, nothing is left behind and existing files are unchanged.
+
+    Raises:
+        RunError: The folder is not writable.
+    """
+    fresh = not folder.exists()
+    try:  # before the work begins
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".muntin-", dir=folder))
+    except OSError as error:
+        raise RunError(cannot_write(folder, error)) from error
+    try:
+        yield stage
+        _move_files(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if fresh:
+            with contextlib.suppress(OSError):  # keep it if it is not empty
+                folder.rmdir()
+
+
+def _move_files(stage: Path, folder: Path) -> None:
+    """Move all files, the page last: it links to all others."""
+    paths = [path for path in stage.rglob("*") if path.is_file()]
+    for path in sorted(paths, key=lambda path: (path.suffix == ".html", path)):
+        place = folder / path.relative_to(stage)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+        except OSError as error:
+            raise RunError(cannot_write(place, error)) from error

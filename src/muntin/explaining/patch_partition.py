@@ -18,23 +18,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from muntin.data.batches import PAD_TO
-from muntin.explaining.attention_trace import trace
+from muntin.drawing.colours import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
+from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.layers import AttentionLayer
-from muntin.explaining.token_plotting import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    input_image,
-    panel_ratio,
-    set_panel,
-    subplots,
+from muntin.explaining.figures import (
+    ExplanationFigure,
+    Results,
+    find_text,
+    make_figure,
+    make_missing,
 )
+from muntin.explaining.panels import hatch_box, panel_ratio, panels, set_panel, to_floats
 from muntin.explaining.window_partition import draw_grid, fit_canvas, show_windows
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin
@@ -43,19 +37,6 @@ from muntin.shapes import Size
 
 __all__ = ["show_patches"]
 
-_PATCHES = (
-    "<math display='block'><mrow><mi>N</mi><mo>=</mo><mo>&#8968;</mo><mfrac><mi>H</mi><mi>P</mi>"
-    "</mfrac><mo>&#8969;</mo><mo>&#183;</mo><mo>&#8968;</mo><mfrac><mi>W</mi><mi>P</mi></mfrac>"
-    "<mo>&#8969;</mo></mrow></math>"
-)
-_MERGE = (
-    "<math display='block'><mrow><mi>H</mi><mo>&#215;</mo><mi>W</mi><mo>&#215;</mo><mi>C</mi>"
-    "<mo>&#8594;</mo><mo>&#8968;</mo><mfrac><mi>H</mi><mn>2</mn></mfrac><mo>&#8969;</mo>"
-    "<mo>&#215;</mo><mo>&#8968;</mo><mfrac><mi>W</mi><mn>2</mn></mfrac><mo>&#8969;</mo>"
-    "<mo>&#215;</mo><mn>4</mn><mi>C</mi><mo>&#8594;</mo><mo>&#8968;</mo><mfrac><mi>H</mi>"
-    "<mn>2</mn></mfrac><mo>&#8969;</mo><mo>&#215;</mo><mo>&#8968;</mo><mfrac><mi>W</mi>"
-    "<mn>2</mn></mfrac><mo>&#8969;</mo><mo>&#215;</mo><mn>2</mn><mi>C</mi></mrow></math>"
-)
 _SHOWN_PATCHES = 8
 
 
@@ -64,7 +45,7 @@ class StageGrid:
     """The token grid of one stage.
 
     Attributes:
-        title: Title of the stage.
+        title: Of the stage.
         grid: (rows, columns) of tokens.
         stride: Pixels between neighbouring tokens.
         channels: Channels of a token; 0 if unknown.
@@ -79,33 +60,18 @@ class StageGrid:
     kernel: int
 
 
-def show_patches(context: Context) -> list[ExplanationFigure | MissingFigure]:
+def show_patches(context: Context) -> Results:
     """Show how the image is split into tokens and windows.
-
-    Args:
-        context: The model and its image.
-
-    Returns:
-        Patches; windows, their cyclic shift and its mask; the stages of a hierarchical model.
 
     Raises:
         ShapeError: The backbone does not accept this image size.
     """
-    title = "Patches and windows"
     backbone = context.backbone
     if backbone is None:
-        reason = (
-            "An exported file does not expose its patches and windows. Explain the run that it "
-            "was exported from; attribution by occlusion is available here."
-        )
-        return [MissingFigure(section="cut", title=title, reason=reason)]
-    layers = trace(backbone, context.images)
+        return [make_missing("cut-exported")]
+    layers = context.recording.layers
     if not layers:
-        reason = (
-            f"{context.name} has no patches, or its architecture is not supported (ViT, Swin, "
-            f"Hiera, T2T-ViT; from timm, ViT and Swin V1). Its feature maps are available."
-        )
-        return [MissingFigure(section="cut", title=title, reason=reason)]
+        return [make_missing("cut-unsupported", name=context.name)]
     stages = _find_stages(backbone, layers)
     figures = [_show_patches(context, stages[0]), *show_windows(context, layers)]
     if len(stages) > 1:
@@ -154,40 +120,25 @@ def _count_channels(backbone: nn.Module, number: int) -> int:
 
 
 def _show_patches(context: Context, stage: StageGrid) -> ExplanationFigure:
-    height, width = context.images.shape[2:]
+    (height, width), shown = context.images.shape[2:], context.shown_size
     covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
-    channels = context.images.shape[1]
-    overlap = stage.kernel - stage.stride
-    enlarged = (height, width) != context.shown_size
-    padded = f", padded to {height} x {width}" if enlarged else ""
-    text = (
-        f"The image, {context.shown_size[0]} x {context.shown_size[1]} pixels (height x width)"
-        f"{padded}, is split into {stage.grid[0]} x {stage.grid[1]} tokens. A shared linear layer "
-        f"projects each patch of {stage.kernel} x {stage.kernel} pixels "
-        f"({stage.kernel**2 * channels} values) to {stage.channels} channels. "
-    )
-    text += (
-        f"Patches overlap: the stride is {stage.stride} pixels. "
-        if overlap > 0
-        else "Patches do not overlap. "
-    )
-    if covered[0] > context.shown_size[0] or covered[1] > context.shown_size[1]:
-        why = "to a whole number of patches"
-        if enlarged:
-            why = f"to multiples of {PAD_TO} pixels, the stride of the coarsest map"
-        text += f"Hatched: padding on the right and bottom, {why}."
+    enlarged = (height, width) != shown
+    padding = ""
+    if covered[0] > shown[0] or covered[1] > shown[1]:
+        padding = "whole_strides" if enlarged else "whole_patches"
     elif covered[0] < height or covered[1] < width:
-        text += "Hatched: pixels beyond the last whole patch, which are ignored."
-    return ExplanationFigure(
-        name="cut-patches",
-        section="cut",
-        title="Patches",
-        text=text,
-        figure=_draw_patches(context, stage),
-        formula=_PATCHES,
-        source="Dosovitskiy et al. 2021, arXiv 2010.11929, equation 1",
+        padding = "ignored"
+    padded = find_text("cut-patches", "padded", height=height, width=width) if enlarged else ""
+    return make_figure(
+        "cut-patches",
+        _draw_patches(context, stage),
+        (
+            "text",
+            "overlap" if stage.kernel > stage.stride else "separate",
+            bool(padding) and padding,
+        ),
         facts={
-            "picture": list(context.shown_size),
+            "picture": list(shown),
             "read": [height, width],
             "patch": stage.kernel,
             "stride": stage.stride,
@@ -195,15 +146,25 @@ def _show_patches(context: Context, stage: StageGrid) -> ExplanationFigure:
             "tokens": stage.grid[0] * stage.grid[1],
             "channels": stage.channels,
         },
+        height=shown[0],
+        width=shown[1],
+        padded=padded,
+        rows=stage.grid[0],
+        columns=stage.grid[1],
+        kernel=stage.kernel,
+        values=stage.kernel**2 * context.images.shape[1],
+        channels=stage.channels,
+        stride=stage.stride,
+        pad_to=PAD_TO,
     )
 
 
 def _draw_patches(context: Context, stage: StageGrid) -> Figure:
-    image = input_image(context)
+    image = to_floats(context.shown)
     covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
     canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
-    figure, panels = subplots(1, 2, ratio=panel_ratio(covered), extra=0.3)
-    overview, detail = panels[0]
+    figure, axes = panels(1, 2, ratio=panel_ratio(covered))
+    overview, detail = axes[0]
     set_panel(
         overview, canvas, f"{stage.grid[0]} x {stage.grid[1]} tokens of {stage.stride} pixels"
     )
@@ -212,7 +173,9 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     rows, columns = ((count - side) // 2 for count in stage.grid)
     left, top, extent = columns * stage.stride, rows * stage.stride, side * stage.stride
     overview.add_patch(
-        Rectangle((left, top), extent, extent, fill=False, edgecolor=RED, linewidth=2, zorder=3)
+        Rectangle(
+            (left, top), extent, extent, fill=False, edgecolor=VERMILION, linewidth=2, zorder=3
+        )
     )
     set_panel(detail, canvas, f"central {side} x {side}")
     draw_grid(detail, stage.grid, stage.stride, 1.2)
@@ -220,56 +183,29 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     middle = side // 2 * stage.stride
     box = (left + middle - over, top + middle - over)
     detail.add_patch(
-        Rectangle(box, stage.kernel, stage.kernel, fill=False, edgecolor=RED, linewidth=3, zorder=3)
+        Rectangle(
+            box, stage.kernel, stage.kernel, fill=False, edgecolor=VERMILION, linewidth=3, zorder=3
+        )
     )
     detail.set_xlim(left, left + extent)
     detail.set_ylim(top + extent, top)
-    height, width = context.shown_size
-    for axes in (overview, detail):
-        hatch_outside(axes, (min(height, covered[0]), min(width, covered[1])), canvas.shape[:2])
+    height, width = (min(sides) for sides in zip(context.shown_size, covered, strict=True))
+    for panel in (overview, detail):
+        hatch_box(panel, (0, height, canvas.shape[1], canvas.shape[0]), "#777777")
+        hatch_box(panel, (width, 0, canvas.shape[1], height), "#777777")
     return figure
 
 
-def hatch_outside(axes: Axes, inner: Size, outer: Sequence[int]) -> None:
-    """Hatch the area of a canvas to the right of and below an inner size, in pixels."""
-    boxes = (
-        (0, inner[0], outer[1], outer[0] - inner[0]),
-        (inner[1], 0, outer[1] - inner[1], inner[0]),
-    )
-    for left, top, width, height in boxes:
-        if width > 0 and height > 0:
-            axes.add_patch(
-                Rectangle(
-                    (left, top), width, height, fill=False, hatch="////", edgecolor="#777777",
-                    linewidth=0,
-                )
-            )  # fmt: skip
-
-
 def _show_stages(context: Context, stages: Sequence[StageGrid]) -> ExplanationFigure:
-    merges = "patch merging concatenates 2 x 2 neighbours (4C channels) and projects them to 2C"
     backbone = context.backbone
-    if isinstance(backbone, Hiera):
-        merges = "queries are max-pooled over 2 x 2 neighbours, and channels double"
-    elif isinstance(backbone, T2TViT):
-        merges = "overlapping neighbourhoods of 3 x 3 tokens are unfolded into one token"
-    odd = any(side % 2 for stage in stages[:-1] for side in stage.grid)
-    text = (
-        f"Between stages {merges}. Each stage has a quarter of the tokens of the one before, and "
-        f"each token covers more of the image: the panels show the image at the resolution of the "
-        f"tokens. The stages form a feature pyramid for detection and segmentation heads."
-    )
-    if odd and isinstance(backbone, Swin):
-        text += " Odd sides are padded with one row or column of zeros first."
     merging = not isinstance(backbone, Hiera | T2TViT)
-    return ExplanationFigure(
-        name="cut-stages",
-        section="cut",
-        title="Stages: fewer tokens, more channels",
-        text=text,
-        figure=_draw_stages(context, stages, merging=merging),
-        formula=_MERGE if merging else "",
-        source="Liu et al. 2021, arXiv 2103.14030, section 3.1" if merging else "",
+    kind = "merging" if merging else "pooling" if isinstance(backbone, Hiera) else "unfolding"
+    odd = any(side % 2 for stage in stages[:-1] for side in stage.grid)
+    return make_figure(
+        "cut-stages",
+        _draw_stages(context, stages, merging=merging),
+        ("text", odd and isinstance(backbone, Swin) and "odd"),
+        formula=None if merging else "",
         facts={
             "stages": [
                 {
@@ -282,11 +218,12 @@ def _show_stages(context: Context, stages: Sequence[StageGrid]) -> ExplanationFi
                 for stage in stages
             ]
         },
+        merging=find_text("cut-stages", kind),
     )
 
 
 def _draw_stages(context: Context, stages: Sequence[StageGrid], *, merging: bool) -> Figure:
-    image = input_image(context)
+    image = to_floats(context.shown)
     ratio = panel_ratio(context.shown_size)
     width = 9.0
     high = width / len(stages) * ratio + 0.6

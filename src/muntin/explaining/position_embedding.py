@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Position information of a model: position embeddings and relative position biases.
 
-Letters: N tokens of a grid, C channels, S sampled positions, H, W height and width of a grid.
+Biases are learned tables (Swin, SimMIM) or continuous (Swin V2).
+
+Letters: N tokens of a grid, C channels, S sampled positions, h heads, H, W height and width of a
+grid or of a bias table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,29 +22,31 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.explaining.attention_trace import trace
+from muntin.drawing.colours import INK, LINE_COLOURS, VERMILION
+from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.layers import AttentionLayer
-from muntin.explaining.relative_position_bias import show_relative_bias
-from muntin.explaining.token_plotting import INK, RED, note_on_weights
+from muntin.explaining.figures import (
+    ExplanationFigure,
+    Results,
+    find_text,
+    make_figure,
+    make_missing,
+)
+from muntin.explaining.panels import ImageGrid, add_colour_bar, label_axes, name_heads
 from muntin.models.hiera import Hiera
-from muntin.models.swin import Swin
+from muntin.models.swin import Swin, WindowAttention
+from muntin.models.swin_v2 import CosineWindowAttention
 from muntin.models.t2t_vit import T2TViT
-from muntin.models.vit import ViT
-from muntin.ops.positions import Resampling, resample_grid
+from muntin.models.vit import SelfAttention, ViT
+from muntin.ops.positions import Resampling, expand_relative_position_bias, resample_grid
 from muntin.ops.size_rules import SIZE_RULES
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["PositionEmbedding", "compare_positions", "find_positions", "show_positions"]
+__all__ = ["BiasTable", "PositionEmbedding", "find_biases", "find_positions", "show_positions"]
 
 _MAX_SAMPLES = 8  # per axis
-_COSINE = (
-    "<math display='block'><mrow><msub><mi>S</mi><mrow><mi>i</mi><mi>j</mi></mrow></msub><mo>=</mo>"
-    "<mfrac><mrow><msub><mi>p</mi><mi>i</mi></msub><mo>&#183;</mo><msub><mi>p</mi><mi>j</mi></msub>"
-    "</mrow><mrow><mo>&#8214;</mo><msub><mi>p</mi><mi>i</mi></msub><mo>&#8214;</mo>"
-    "<mo>&#8214;</mo><msub><mi>p</mi><mi>j</mi></msub><mo>&#8214;</mo></mrow></mfrac></mrow></math>"
-)
+_COLUMNS = 8
+_MAX_HEADS = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,9 +54,9 @@ class PositionEmbedding:
     """Absolute position embedding of a model.
 
     Attributes:
-        table: Prefix tokens, then the grid row by row.
+        table: Prefix tokens, such as the class token, then the grid row by row.
         grid: (rows, columns) of tokens that it was built for.
-        prefix: Number of prefix tokens, such as the class token, which have no position.
+        prefix: Number of prefix tokens.
         how: Interpolation by which the model resizes it.
         learned: False for a fixed sinusoidal embedding.
     """
@@ -108,43 +114,32 @@ def compare_positions(
     return unit[chosen] @ unit.t()
 
 
-def show_positions(context: Context) -> list[ExplanationFigure | MissingFigure]:
+def show_positions(context: Context) -> Results:
     """Show the position information in the weights, independent of the image content.
-
-    Args:
-        context: The model; only the size of the image matters.
-
-    Returns:
-        Similarity of the position embeddings at their own and at another grid size, similarity of
-        the class token's embedding to them, and relative position biases, where available.
 
     Raises:
         ShapeError: The backbone does not accept this height and width.
     """
-    title = "Position embeddings"
     if context.backbone is None:
-        reason = (
-            "The graph of an exported file does not identify its position embeddings. Explain the "
-            "run that it was exported from instead."
-        )
-        return [MissingFigure(section="positions", title=title, reason=reason)]
-    layers = trace(context.backbone, context.images)
+        return [make_missing("positions-exported")]
+    layers = context.recording.layers
     positions = find_positions(context.backbone)
-    shown: list[ExplanationFigure | MissingFigure] = []
+    shown: list[ExplanationFigure] = []
     if positions is not None:
-        shown += _show_similarity(context, positions, layers)
-    shown += show_relative_bias(context, layers)
-    if not shown:
-        reason = (
-            f"{context.name} has neither a position embedding nor a relative position bias that "
-            f"can be read. Attention and attribution are still available."
-        )
-        return [MissingFigure(section="positions", title=title, reason=reason)]
-    return shown
+        shown.append(_show_similarity(context, positions, layers))
+        if positions.prefix:
+            shown.append(_show_prefix(context, positions))
+    biases = find_biases(context.backbone, layers)
+    if biases:
+        shown.append(_show_tables(context, biases))
+    cosine = [bias.layer for bias in biases if bias.layer.scores == "cosine"]
+    if cosine:
+        shown.append(_show_continuous(context, cosine))
+    return shown or [make_missing("positions-none", name=context.name)]
 
 
 def _sample(grid: Size) -> tuple[Size, Int[Tensor, " S"]]:
-    """Evenly spaced positions of a grid: (rows, columns) sampled, and their row-major indices."""
+    """Evenly spaced positions of a grid: (rows, columns), and their row-major indices."""
     rows, columns = (
         np.unique(np.linspace(0, side - 1, min(side, _MAX_SAMPLES)).round().astype(np.int64))
         for side in grid
@@ -155,7 +150,7 @@ def _sample(grid: Size) -> tuple[Size, Int[Tensor, " S"]]:
 
 def _show_similarity(
     context: Context, positions: PositionEmbedding, layers: Sequence[AttentionLayer]
-) -> list[ExplanationFigure | MissingFigure]:
+) -> ExplanationFigure:
     # T2T-ViT adds the embedding after its tokens-to-token steps, so its last layer has the grid.
     used = layers[-1].grid if isinstance(context.backbone, T2TViT) else None
     used = used or (layers[0].grid if layers else positions.grid)
@@ -166,38 +161,23 @@ def _show_similarity(
         samples, numbers = _sample(grid)
         similarity = compare_positions(positions.resize(grid), numbers).numpy()
         parts.append((grid, samples, similarity, f"{grid[0]} x {grid[1]} tokens, {title}"))
-    kind = "learned" if positions.learned else "fixed (sinusoidal, in row-major order)"
-    shown: list[ExplanationFigure | MissingFigure] = [
-        ExplanationFigure(
-            name="positions-similarity",
-            section="positions",
-            title="Similarity of position embeddings",
-            text=(
-                f"Each small map shows the cosine similarity of one position's embedding to the "
-                f"embeddings of all positions; 1 is the position itself. The embeddings are "
-                f"{kind}. In trained models, neighbouring positions and those of the same row or "
-                f"column are similar: the model has learned the 2D layout. Right: the same after "
-                f"interpolation to another grid, as the model does for such an image."
-                + (note_on_weights(context) if positions.learned else "")
-            ),
-            figure=_draw_similarity(parts),
-            formula=_COSINE,
-            source="Dosovitskiy et al. 2021, arXiv 2010.11929, figure 7 (middle)",
-            arrays={
-                "native": parts[0][2].reshape(*parts[0][1], *parts[0][0]),
-                "resized": parts[1][2].reshape(*parts[1][1], *parts[1][0]),
-            },
-            facts={
-                "native grid": list(positions.grid),
-                "resized grid": list(other),
-                "resampling": positions.how,
-                "tokens without a place": positions.prefix,
-            },
-        )
-    ]
-    if positions.prefix:
-        shown.append(_show_prefix(context, positions))
-    return shown
+    kind = "learned" if positions.learned else "fixed"
+    return make_figure(
+        "positions-similarity",
+        _draw_similarity(parts),
+        ("text", positions.learned and context.fresh),
+        arrays={
+            "native": parts[0][2].reshape(*parts[0][1], *parts[0][0]),
+            "resized": parts[1][2].reshape(*parts[1][1], *parts[1][0]),
+        },
+        facts={
+            "native grid": list(positions.grid),
+            "resized grid": list(other),
+            "resampling": positions.how,
+            "tokens without a place": positions.prefix,
+        },
+        kind=find_text("positions-similarity", kind),
+    )
 
 
 def _draw_similarity(
@@ -215,9 +195,8 @@ def _draw_similarity(
         )  # fmt: skip
         axes.set_title(title, fontsize=9, color=INK)
         _label_samples(axes, grid, samples)
-    bar = figure.colorbar(panels[0].images[0], ax=panels, fraction=0.025, pad=0.01)
-    bar.set_label("cosine similarity", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    bar = {"fraction": 0.025, "pad": 0.01}
+    add_colour_bar(figure, panels[0].images[0], panels, "cosine similarity", **bar)
     return figure
 
 
@@ -231,7 +210,6 @@ def _join_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _label_samples(axes: Axes, grid: Size, samples: Size) -> None:
-    """Label each small map with the row and column of its position."""
     gap = max(1, round(0.1 * max(grid)))
     places = []
     for side, count in zip(grid, samples, strict=True):
@@ -261,27 +239,161 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationF
         axes.set_xticks([])
         axes.set_yticks([])
         axes.plot(
-            *np.unravel_index(similarity.argmax(), similarity.shape)[::-1], "o", mfc="none", mec=RED
-        )
-        bar = figure.colorbar(image, ax=axes, fraction=0.046)
-        bar.set_label("cosine similarity", fontsize=8)
-        bar.ax.tick_params(labelsize=8)
-    return ExplanationFigure(
-        name="positions-class-token",
-        section="positions",
-        title="Position embedding of the class token",
-        text=(
-            "The class token has a position embedding although it has no position. The map shows "
-            "its cosine similarity to the embedding of each patch; the ring marks the maximum. "
-            "Usually it is similar to none (values near 0, or all of one sign), so attention can "
-            "distinguish it. Each map has its own colour scale." + note_on_weights(context)
-        ),
-        figure=figure,
-        formula=_COSINE,
-        source="Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1, equation 1",
+            *np.unravel_index(similarity.argmax(), similarity.shape)[::-1], "o", mfc="none",
+            mec=VERMILION,
+        )  # fmt: skip
+        add_colour_bar(figure, image, axes, "cosine similarity", fraction=0.046)
+    return make_figure(
+        "positions-class-token",
+        figure,
+        ("text", context.fresh),
         arrays={"similarity": maps},
         facts={
             "tokens": names[: len(maps)],
             "mean": [float(similarity.mean()) for similarity in maps],
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BiasTable:
+    """Bias of each head of a layer by offset from query to key; the query is the centre."""
+
+    layer: AttentionLayer
+    values: Float[Tensor, "h H W"]
+
+
+def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTable]:  # noqa: ANN401
+    """Read the bias tables of the layers that have one."""
+    tables = []
+    for layer in layers:
+        module = backbone.get_submodule(layer.name)
+        module = getattr(module, "attn", module)  # timm's reader hooks the block, not its attention
+        values = _read_table(module, layer)
+        if values is not None:
+            tables.append(BiasTable(layer=layer, values=values))
+    return tables
+
+
+@torch.no_grad()
+def _read_table(module: Any, layer: AttentionLayer) -> Tensor | None:  # noqa: ANN401
+    if isinstance(module, CosineWindowAttention):
+        assert layer.layout is not None, "Swin V2 has windows"
+        return _table_from_pairs(
+            module.relative_position_bias(layer.layout).detach(), layer.layout.window
+        )
+    table = getattr(module, "relative_position_bias_table", None)
+    if table is None:
+        return None
+    if isinstance(module, SelfAttention):
+        table, window = table[:-3], module.grid
+    elif isinstance(module, WindowAttention):
+        window = (module.window, module.window)
+    else:
+        window = tuple(module.window_size)
+    grid = table.detach().float().t().unflatten(1, (2 * window[0] - 1, 2 * window[1] - 1))
+    return grid.flip(1, 2)  # the table is indexed by query minus key
+
+
+def _table_from_pairs(bias: Float[Tensor, "h N N"], window: Size) -> Float[Tensor, "h H W"]:
+    """Recover the table from the matrix of all pairs, in which an offset has one value."""
+    rows, columns = (2 * side - 1 for side in window)
+    numbers = torch.arange(rows * columns, dtype=torch.float64)[:, None]
+    # Expanding the numbers of the cells tells from which cell each pair got its value.
+    index = (
+        expand_relative_position_bias(numbers, table_window=window, window=window)[0]
+        .long()
+        .flatten()
+    )
+    table = bias.new_zeros(len(bias), rows * columns)
+    table[:, index] = bias.flatten(1)
+    return table.unflatten(1, (rows, columns)).flip(1, 2)
+
+
+def _show_tables(context: Context, biases: Sequence[BiasTable]) -> ExplanationFigure:
+    cosine = biases[0].layer.scores == "cosine"
+    kind = "computed" if cosine else "learned"
+    return make_figure(
+        "positions-relative-bias",
+        _draw_tables(biases),
+        ("text", context.fresh),
+        formula="continuous-bias" if cosine else None,
+        arrays={f"table_{n:02}": bias.values.numpy() for n, bias in enumerate(biases, 1)},
+        facts={
+            "tables": [
+                {"layer": bias.layer.title, "array": f"table_{number:02}"}
+                for number, bias in enumerate(biases, 1)
+            ]
+        },
+        kind=find_text("positions-relative-bias", kind),
+    )
+
+
+def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
+    stages = {bias.layer.stage: bias for bias in biases}
+    spread = np.linspace(0, len(biases) - 1, min(len(biases), 4)).round().astype(int)
+    chosen = list(stages.values()) if len(stages) > 1 else [biases[place] for place in spread]
+    parts = [
+        (bias, first)
+        for bias in chosen
+        for first in range(0, min(len(bias.values), _MAX_HEADS), _COLUMNS)
+    ]
+    image_grid = ImageGrid(len(parts), _COLUMNS, ratio=1.0, extra=0.25, ends=("lowest", "highest"))
+    for row, (bias, first) in enumerate(parts):
+        shown = bias.values[first : min(first + _COLUMNS, _MAX_HEADS)].numpy()
+        low, high = float(bias.values.min()), float(bias.values.max())
+        for column, values in enumerate(shown):
+            x, y = values.shape[1] // 2, values.shape[0] // 2
+            image_grid.show(row, column, values, mark=(x, y, x + 1, y + 1), limits=(low, high))
+        title = f"{bias.layer.title}, {name_heads(first, len(shown))}"
+        image_grid.name(row, f"{title}; {low:.2g} to {high:.2g}")
+    return image_grid.figure
+
+
+def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
+    stages = list({layer.stage: layer for layer in layers}.values())
+    curves = [_sample_bias(context.backbone, layer) for layer in stages]
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    panels = figure.subplots(1, len(stages), squeeze=False)[0]
+    for axes, layer, (offsets, values) in zip(panels, stages, curves, strict=True):
+        assert layer.layout is not None, "Swin V2 has windows"
+        edge = layer.layout.window[1] - 1
+        axes.axvspan(-edge, edge, color="#EEEEEE", zorder=0)
+        for head, line in enumerate(values[: len(LINE_COLOURS)]):
+            axes.plot(
+                offsets, line, color=LINE_COLOURS[head], linewidth=1.4, label=f"head {head + 1}"
+            )
+            whole = offsets % 1 == 0
+            axes.plot(offsets[whole], line[whole], ".", color=LINE_COLOURS[head], ms=3.5)
+        axes.set_title(f"stage {layer.stage}", fontsize=9, color=INK)
+        label_axes(axes, "offset to the right, tokens")
+    panels[0].set_ylabel("bias", fontsize=9)
+    panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return make_figure(
+        "positions-continuous-bias",
+        figure,
+        ("text", context.fresh),
+        arrays={
+            f"{name}_stage_{layer.stage}": values
+            for layer, pair in zip(stages, curves, strict=True)
+            for name, values in zip(("offsets", "bias"), pair, strict=True)
+        },
+    )
+
+
+@torch.no_grad()
+def _sample_bias(backbone: Any, layer: AttentionLayer) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+    """Sample the bias of each head along a row, up to twice the window."""
+    module = backbone.get_submodule(layer.name)
+    assert layer.layout is not None, "Swin V2 has windows"
+    fixed = module.pretrained_window
+    known = fixed or layer.layout.built_window[1]
+    reach = 2 * layer.layout.window[1]
+    offsets = torch.linspace(-reach, reach, 16 * reach + 1)
+    scaled = 8 * offsets / max(known - 1, 1)
+    logs = scaled.sign() * torch.log2(scaled.abs() + 1) / 3
+    # The MLP's input is (down, right), query minus key: hence the sign.
+    pairs = torch.stack([torch.zeros_like(logs), -logs], dim=1)
+    weight = next(module.cpb_mlp.parameters())
+    values = 16 * torch.sigmoid(module.cpb_mlp(pairs.to(weight)))  # n, h
+    return offsets.numpy(), values.float().t().contiguous().numpy()

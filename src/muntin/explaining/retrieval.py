@@ -5,23 +5,50 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
-from muntin.drawing.colours import colour_of
+from muntin.data.archives import read_bytes
+from muntin.data.decoding import decode
+from muntin.data.listing import list_classify
+from muntin.data.transforms import normalise
+from muntin.drawing.colours import INK, colour_of
 from muntin.drawing.fonts import clean_label
+from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
-from muntin.explaining.embeddings import QueriedGallery
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.image_overlays import INK, to_rgb
+from muntin.explaining.figures import (
+    ExplanationFigure,
+    MissingFigure,
+    Results,
+    make_figure,
+    make_missing,
+)
+from muntin.explaining.panels import panels, set_panel, to_rgb
+from muntin.prediction.predictor import Predictor
+from muntin.prediction.sources import find_images
+from muntin.samples import Listing
+from muntin.shapes import Float
 
-__all__ = ["project_by_pca", "project_by_tsne", "show_embeddings", "show_neighbours"]
+__all__ = ["Gallery", "QueriedGallery", "embed_folder", "query_gallery", "show_retrieval"]
+
+MAX_IMAGES = 300
+"""Maximum number of images of a folder that are embedded."""
+
+BATCH_SIZE = 16
+THUMBNAIL = 96
+"""Pixels of the longer side."""
 
 NUM_NEIGHBOURS = 9
 MAX_THUMBNAILS = 40
@@ -30,126 +57,225 @@ MAX_COLOURS = 10
 
 GREY = "#999999"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-_COSINE = (
-    "<math display='block'><mrow><mi>s</mi><mo>(</mo><mi>a</mi><mo>,</mo><mi>b</mi><mo>)</mo>"
-    "<mo>=</mo><mfrac><mrow><mi>a</mi><mo>&#x22C5;</mo><mi>b</mi></mrow><mrow><mo>&#x2016;</mo>"
-    "<mi>a</mi><mo>&#x2016;</mo><mo>&#x2016;</mo><mi>b</mi><mo>&#x2016;</mo></mrow></mfrac></mrow>"
-    "</math>"
-)
 
 
-def show_neighbours(
-    context: Context, gallery: QueriedGallery | None
-) -> list[ExplanationFigure | MissingFigure]:
-    """Show the images of a folder that are most similar to the explained one.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Gallery:
+    """Embeddings and thumbnails of the images of a folder.
+
+    Attributes:
+        paths: Of the images.
+        vectors: `muntin.features.Backbone.embed` of each image, normalised to length 1.
+        class_ids: Class of each image; -1 if unknown.
+        class_names: Of the classes.
+        thumbnails: One (h, w, 3) uint8 array per image.
+        num_total: Number of images in the folder; at most `MAX_IMAGES` of them are embedded.
+    """
+
+    paths: tuple[str, ...]
+    vectors: Float[np.ndarray, "N C"]
+    class_ids: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    thumbnails: tuple[NDArray[np.uint8], ...]
+    num_total: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class QueriedGallery(Gallery):
+    """A gallery without the explained image, whose embedding is the query."""
+
+    query: Float[np.ndarray, " C"]
+
+    @property
+    def similarities(self) -> Float[np.ndarray, " N"]:
+        """Cosine of each image with the query."""
+        return self.vectors @ self.query
+
+
+def query_gallery(context: Context, gallery: Gallery) -> QueriedGallery:
+    """Embed the explained image as the query of a gallery, and remove it if it is in there.
+
+    Raises:
+        DataError: The gallery has no other image.
+    """
+    own_path = Path(context.path).resolve() if context.path else None
+    kept = [i for i, path in enumerate(gallery.paths) if Path(path).resolve() != own_path]
+    if not kept:
+        message = "folder must contain an image other than the explained one, got none."
+        raise DataError(message)
+    return QueriedGallery(
+        paths=tuple(gallery.paths[i] for i in kept),
+        vectors=gallery.vectors[kept],
+        query=_to_unit(_embed_batch(context, context.images))[0],
+        class_ids=gallery.class_ids[kept],
+        class_names=gallery.class_names,
+        thumbnails=tuple(gallery.thumbnails[i] for i in kept),
+        num_total=gallery.num_total - (len(gallery) - len(kept)),
+    )
+
+
+def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGES) -> Gallery:
+    """Embed the images of a folder.
+
+    Args:
+        context: Provides the model, which must have a backbone.
+        folder: Any dataset that `muntin train classify` reads (class folders, with or without
+            splits, an archive, a CSV file), or any folder of images.
+        limit: Maximum number of images; from larger folders, evenly spaced ones are taken.
+
+    Raises:
+        DataError: The folder contains no readable image.
+    """
+    rows, class_names = _list(folder)
+    places = np.linspace(0, len(rows) - 1, min(len(rows), limit)).round().astype(int)
+    paths: list[str] = []
+    ids: list[int] = []
+    thumbnails: list[NDArray[np.uint8]] = []
+    vectors: list[NDArray[np.float32]] = []
+    waiting: list[NDArray[np.uint8]] = []
+    for place in sorted(set(places.tolist())):
+        source, path, class_id = rows[place]
+        try:
+            pixels = decode(read_bytes(source, path), where=path)
+        except DataError as error:
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
+            continue
+        waiting.append(pixels)
+        thumbnails.append(_shrink(pixels))
+        paths.append(str(Path(source) / path))
+        ids.append(class_id)
+        if len(waiting) == BATCH_SIZE:
+            vectors.append(_embed(context, waiting))
+            waiting = []
+    if waiting:
+        vectors.append(_embed(context, waiting))
+    if not paths:
+        message = f"folder must contain a readable image, got none in {str(folder)!r}."
+        raise DataError(message)
+    return Gallery(
+        paths=tuple(paths),
+        vectors=np.concatenate(vectors),
+        class_ids=np.array(ids, np.int64),
+        class_names=class_names,
+        thumbnails=tuple(thumbnails),
+        num_total=len(rows),
+    )
+
+
+def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ...]]:
+    """(source, path in it, class) of every image, and the class names."""
+    try:
+        sets = list_classify(folder)
+    except DataError:
+        found = [(str(path.parent), path.name, -1) for path in find_images([folder])]
+        return found, ()
+    listings: Sequence[Listing] = list(sets.parts.values())
+    rows = [
+        (one.source, entry.path, entry.class_ids[0] if entry.class_ids else -1)
+        for one in listings
+        for entry in one.entries
+    ]
+    return sorted(rows), listings[0].class_names
+
+
+def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Embed images, prepared as in prediction; of a pose run, each whole image is one instance."""
+    predictor = Predictor(context.network, context.task, context.classes, context.pre, device="cpu")
+    whole = [[(0, 0, one.shape[1], one.shape[0])] for one in images]
+    batch = predictor.prepare(images, boxes=whole if context.task.top_down else None)
+    vectors: dict[int, NDArray[np.float32]] = {}
+    for part in batch.parts:
+        sizes = torch.tensor([meta.input_size for meta in part.metas])
+        found = _embed_batch(context, normalise(part.images, context.pre, sizes))
+        vectors.update(zip(part.places, _to_unit(found), strict=True))
+    return np.stack([vectors[place] for place in range(len(images))])
+
+
+def _embed_batch(context: Context, images: Tensor) -> Tensor:
+    backbone: Any = context.backbone
+    with torch.inference_mode():
+        vectors: Tensor = backbone.embed(images)
+    return vectors
+
+
+def _to_unit(vectors: Tensor) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
+    return unit
+
+
+def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def show_retrieval(context: Context, folder: Gallery | None) -> Results:
+    """Show the images of a folder that are most similar to the explained one, and a map of all.
 
     Args:
         context: The image and the model.
-        gallery: Embeddings of the folder's other images; None for an exported file, which gives
-            no embeddings.
-
-    Returns:
-        One figure, or the reason why it is missing.
+        folder: Embeddings of the folder; None for an exported file, which gives no embeddings.
     """
-    title = "Nearest neighbours"
-    if gallery is None:
-        return [_missing(title)]
+    if folder is None:
+        return [make_missing("features-no-neighbours"), make_missing("features-no-embeddings")]
+    gallery = query_gallery(context, folder)
+    return [show_neighbours(context, gallery), *show_embeddings(context, gallery)]
+
+
+def show_neighbours(context: Context, gallery: QueriedGallery) -> ExplanationFigure:
+    """Show the images of a folder that are most similar to the explained one."""
     similarities = gallery.similarities
     nearest = np.argsort(-similarities, kind="stable")[:NUM_NEIGHBOURS]
-    text = (
-        f"Nearest neighbours by cosine similarity (1 = same direction) of the pooled feature "
-        f"vector, which is the classifier's input: the top {len(nearest)} of {len(gallery)} images "
-        f"of the folder. What they share is what the model encodes, which may be the object or "
-        f"only its background."
-    )
     classes = [_name(gallery, int(place)) for place in nearest]
-    return [
-        ExplanationFigure(
-            name="features-neighbours",
-            section="features",
-            title=title,
-            text=text + _describe_sampling(gallery),
-            figure=_draw_neighbours(context, gallery, nearest),
-            formula=_COSINE,
-            arrays={"similarities": similarities},
-            facts={
-                "nearest": [
-                    {"path": gallery.paths[i], "similarity": float(similarities[i]), "class": name}
-                    for i, name in zip(nearest.tolist(), classes, strict=True)
-                ],
-                "num_images": len(gallery),
-            },
-        )
-    ]
+    return make_figure(
+        "features-neighbours",
+        _draw_neighbours(context, gallery, nearest),
+        ("text", gallery.num_total > len(gallery) and "sampled"),
+        arrays={"similarities": similarities},
+        facts={
+            "nearest": [
+                {"path": gallery.paths[i], "similarity": float(similarities[i]), "class": name}
+                for i, name in zip(nearest.tolist(), classes, strict=True)
+            ],
+            "num_images": len(gallery),
+        },
+        nearest=len(nearest),
+        count=len(gallery),
+        total=gallery.num_total,
+    )
 
 
 def show_embeddings(
-    context: Context, gallery: QueriedGallery | None
+    context: Context, gallery: QueriedGallery
 ) -> list[ExplanationFigure | MissingFigure]:
-    """Show a 2D map of the embeddings of a folder.
-
-    Args:
-        context: The image, which is marked, and the model.
-        gallery: Embeddings of the folder's other images; None for an exported file, which gives
-            no embeddings.
-
-    Returns:
-        The first two principal components and, with scikit-learn, t-SNE.
-    """
-    title = "Embedding map of the folder"
-    if gallery is None:
-        return [_missing(title)]
+    """Show a 2D map of a folder by two principal components and, with scikit-learn, t-SNE."""
     if len(gallery) < 3:
-        reason = (
-            f"An embedding map requires at least 3 images besides the explained one, got "
-            f"{len(gallery)}. The nearest neighbours are still available."
-        )
-        return [MissingFigure(section="features", title=title, reason=reason)]
+        return [make_missing("features-few", count=len(gallery))]
     vectors = np.concatenate([gallery.vectors, gallery.query[None]])
     flat, shares = project_by_pca(vectors)
     places = {"components": flat}
-    rest: list[ExplanationFigure | MissingFigure] = []
-    if importlib.util.find_spec("sklearn") is None:
-        reason = (
-            "t-SNE requires scikit-learn, which is not installed. Run: "
-            "pip install 'muntin[explain]'. The map by PCA is still available."
-        )
-        rest = [MissingFigure(section="features", title="Embedding map by t-SNE", reason=reason)]
-    else:
+    has_tsne = importlib.util.find_spec("sklearn") is not None
+    if has_tsne:
         places["neighbours"] = project_by_tsne(vectors)
-    text = _describe_map(shares.sum(), with_tsne=not rest)
-    return [
-        ExplanationFigure(
-            name="features-folder",
-            section="features",
-            title=title,
-            text=text + _describe_sampling(gallery),
-            figure=_draw_maps(gallery, places, to_rgb(context.shown)),
-            source="van der Maaten and Hinton 2008, t-SNE (JMLR 9), by scikit-learn",
-            arrays={**places, "class_ids": gallery.class_ids},
-            facts={
-                "paths": list(gallery.paths),
-                "class_names": list(gallery.class_names),
-                "explained": [round(float(share), 4) for share in shares],
-            },
-        ),
-        *rest,
-    ]
-
-
-def _describe_map(share: float, *, with_tsne: bool) -> str:
-    text = (
-        f"Each dot is the pooled feature vector of an image of the folder; the star is the "
-        f"explained image. The first two principal components explain "
-        f"{100 * share:.0f} % of the variance, so distances are reliable to that extent. "
-        f"Well-separated clusters indicate classes that are easy to distinguish."
+    figure = make_figure(
+        "features-folder",
+        _draw_maps(gallery, places, to_rgb(context.shown)),
+        ("text", has_tsne and "neighbours", gallery.num_total > len(gallery) and "sampled"),
+        arrays={**places, "class_ids": gallery.class_ids},
+        facts={
+            "paths": list(gallery.paths),
+            "class_names": list(gallery.class_names),
+            "explained": [round(float(share), 4) for share in shares],
+        },
+        share=100 * shares.sum(),
+        count=len(gallery),
+        total=gallery.num_total,
     )
-    if with_tsne:
-        text += (
-            " t-SNE (right) preserves local neighbourhoods only: neither the size of a cluster "
-            "nor the distance between clusters is meaningful."
-        )
-    return text
+    return [figure] if has_tsne else [figure, make_missing("features-sklearn")]
 
 
 def project_by_pca(
@@ -176,20 +302,6 @@ def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(flat, np.float64)
 
 
-def _missing(title: str) -> MissingFigure:
-    reason = (
-        "An exported file gives predictions but no embeddings. Explain the run that it was "
-        "exported from instead."
-    )
-    return MissingFigure(section="features", title=title, reason=reason)
-
-
-def _describe_sampling(gallery: QueriedGallery) -> str:
-    if gallery.num_total <= len(gallery):
-        return ""
-    return f" Computed from {len(gallery)} of {gallery.num_total} images, sampled evenly."
-
-
 def _name(gallery: QueriedGallery, place: int) -> str:
     class_id = int(gallery.class_ids[place])
     return gallery.class_names[class_id] if class_id >= 0 else ""
@@ -198,19 +310,17 @@ def _name(gallery: QueriedGallery, place: int) -> str:
 def _draw_neighbours(
     context: Context, gallery: QueriedGallery, nearest: NDArray[np.int64]
 ) -> Figure:
-    columns = (1 + len(nearest) + 1) // 2 if len(nearest) > 4 else 1 + len(nearest)
-    rows = -(-(1 + len(nearest)) // columns)
-    figure = Figure(figsize=(1.75 * columns, 2.15 * rows), layout="constrained", facecolor="white")
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for panel in axes:
-        panel.axis("off")
-    axes[0].imshow(to_rgb(context.shown))
-    axes[0].set_title("explained image", fontsize=9, color=INK, fontweight="bold")
-    for panel, place in zip(axes[1:], nearest.tolist(), strict=False):
-        panel.imshow(gallery.thumbnails[place])
+    count = 1 + len(nearest)
+    columns = (count + 1) // 2 if count > 5 else count
+    figure, axes = panels(-(-count // columns), columns, width=1.75 * columns, extra=0.4)
+    first, *others = axes.flat
+    set_panel(first, to_rgb(context.shown), "explained image")
+    first.title.set_fontweight("bold")
+    for panel, place in zip(others, nearest.tolist(), strict=False):
         name = _name(gallery, place) or Path(gallery.paths[place]).name
         label = clean_label(name, int(gallery.class_ids[place]), max_length=18)
-        panel.set_title(f"{gallery.similarities[place]:.2f}  {label}", fontsize=9, color=INK)
+        words = f"{gallery.similarities[place]:.2f}  {label}"
+        set_panel(panel, gallery.thumbnails[place], words)
     return figure
 
 

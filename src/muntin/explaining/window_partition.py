@@ -18,20 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from muntin.drawing.colours import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.explanation_figure import ExplanationFigure, MissingFigure
-from muntin.explaining.layers import AttentionLayer
-from muntin.explaining.token_plotting import (
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    input_image,
-    panel_ratio,
-    set_panel,
-    subplots,
-)
+from muntin.explaining.figures import ExplanationFigure, Results, make_figure, make_missing
+from muntin.explaining.panels import hatch_box, panel_ratio, panels, set_panel, to_floats
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 
@@ -39,13 +30,6 @@ __all__ = ["draw_grid", "find_regions", "fit_canvas", "shifted_indices", "show_w
 
 _PAD = 0.62
 _REGIONS = ("#F4F4F4", SKY, ORANGE, PURPLE)
-_MASK = (
-    "<math display='block'><mrow><msub><mi>M</mi><mrow><mi>i</mi><mi>j</mi></mrow></msub><mo>=</mo>"
-    "<mrow><mo>{</mo><mtable><mtr><mtd><mn>0</mn></mtd><mtd><mtext>same region</mtext></mtd></mtr>"
-    "<mtr><mtd><mrow><mo>&#8722;</mo><mn>100</mn></mrow></mtd><mtd><mtext>otherwise</mtext></mtd>"
-    "</mtr></mtable></mrow></mrow></math>"
-)
-_SOURCE = "Liu et al. 2021, arXiv 2103.14030, section 3.2, figures 2 and 4"
 
 
 def shifted_indices(layer: AttentionLayer) -> NDArray[np.int64]:
@@ -69,62 +53,32 @@ def find_regions(layout: WindowLayout) -> NDArray[np.int64]:
     return 2 * sides[0][:, None] + sides[1][None]
 
 
+def _number_windows(layout: WindowLayout) -> NDArray[np.int64]:
+    """Number of the window of each token in the padded and shifted map, (H, W)."""
+    rows, columns = (np.arange(g * w) // w for g, w in zip(layout.grid, layout.window, strict=True))
+    return rows[:, None] * layout.grid[1] + columns[None]
+
+
 def _layout(layer: AttentionLayer) -> WindowLayout:
     assert layer.layout is not None, "a layer with windows"
     return layer.layout
 
 
-def show_windows(
-    context: Context, layers: Sequence[AttentionLayer]
-) -> list[ExplanationFigure | MissingFigure]:
-    """Show the windows of every stage, the cyclic shift and its attention mask.
-
-    Args:
-        context: The model and the image.
-        layers: All attention layers of the model.
-    """
+def show_windows(context: Context, layers: Sequence[AttentionLayer]) -> Results:
+    """Show the windows of every stage, the cyclic shift and its attention mask."""
     windowed = [layer for layer in layers if layer.layout is not None]
     if not windowed:
-        reason = (
-            f"{context.name} has no windows: every layer attends globally. Attention maps and "
-            f"their cost are still available."
-        )
-        return [MissingFigure(section="cut", title="Windows", reason=reason)]
-    shifts = [layer for layer in windowed if any(_layout(layer).shift)]
+        return [make_missing("cut-global", name=context.name)]
+    padded = any(any(_layout(layer).pad) for layer in windowed) and "padding"
     if windowed[0].scores == "product":
-        return [_show_units(context, windowed)]
+        return [_show_units(context, windowed, padded)]
+    shifts = [layer for layer in windowed if any(_layout(layer).shift)]
     stages = {layer.stage: layer for layer in windowed if layer not in shifts}
     shifted = {layer.stage: layer for layer in shifts}
-    shown: list[ExplanationFigure | MissingFigure] = [_show_windows(context, stages, shifted)]
-    if shifts:
-        shown.append(_show_mask(shifts[0]))
-    return shown
-
-
-def _show_windows(
-    context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
-) -> ExplanationFigure:
-    text = (
-        "Tokens attend only within windows, whose borders are drawn. Each stage has fewer tokens, "
-        "so a window of the same number of tokens covers more of the image. "
-    )
-    if shifted:
-        text += (
-            "Every second block shifts the windows by half their size, which connects tokens "
-            "across window borders. Instead of creating smaller windows at the image border, the "
-            "map is cyclically shifted up and left: tokens that leave at the top and left "
-            "(coloured) re-enter at the bottom and right, and a mask blocks attention between "
-            "regions of different numbers. "
-        )
-    if any(any(_layout(layer).pad) for layer in (*stages.values(), *shifted.values())):
-        text += "Hatched: padding tokens, which complete the last windows."
-    return ExplanationFigure(
-        name="cut-windows",
-        section="cut",
-        title="Windows and shifted windows",
-        text=text,
-        figure=_draw_windows(context, stages, shifted),
-        source=_SOURCE,
+    figure = make_figure(
+        "cut-windows",
+        _draw_windows(context, stages, shifted),
+        ("text", bool(shifted) and "shifted", padded),
         arrays={
             f"regions_stage_{stage}": find_regions(_layout(layer))
             for stage, layer in shifted.items()
@@ -133,6 +87,7 @@ def _show_windows(
             "stages": [_stage_facts(layer, shifted.get(stage)) for stage, layer in stages.items()]
         },
     )
+    return [figure, _show_mask(shifts[0])] if shifts else [figure]
 
 
 def _stage_facts(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
@@ -148,34 +103,19 @@ def _stage_facts(layer: AttentionLayer, other: AttentionLayer | None = None) -> 
     }
 
 
-def _show_units(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
+def _show_units(
+    context: Context, layers: Sequence[AttentionLayer], padded: str | bool
+) -> ExplanationFigure:
     """Hiera: mask units that shrink with the map, then global attention."""
     kinds: dict[tuple[Size, Size], list[AttentionLayer]] = {}
     for layer in layers:
         kinds.setdefault((layer.grid, _layout(layer).window), []).append(layer)
     groups = list(kinds.values())
-    text = (
-        "In the first blocks, tokens attend only within mask units, whose borders are drawn. Query "
-        "pooling shrinks the map and its units together (8 x 8 tokens, then 4 x 4), so a unit "
-        "always covers the same part of the image: it is the unit of masking in pretraining. "
-        "Later blocks attend globally. "
-    )
-    if any(any(_layout(layer).pad) for layer in layers):
-        text += "Hatched: padding tokens, which complete the last units."
-    return ExplanationFigure(
-        name="cut-windows",
-        section="cut",
-        title="Mask units",
-        text=text,
-        figure=_draw_units(context, groups),
-        source="Ryali et al. 2023, arXiv 2306.00989, section 3",
-        facts={
-            "stages": [
-                {**_stage_facts(group[0]), "blocks": [layer.title for layer in group]}
-                for group in groups
-            ]
-        },
-    )
+    stages = [
+        {**_stage_facts(group[0]), "blocks": [layer.title for layer in group]} for group in groups
+    ]
+    figure = _draw_units(context, groups)
+    return make_figure("cut-units", figure, ("text", padded), facts={"stages": stages})
 
 
 def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) -> Figure:
@@ -188,18 +128,18 @@ def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) ->
         one = layout.num_windows == 1
         words = f"global: {sides}" if one else f"{layout.num_windows} units of {sides}"
         titles.append(f"{named}\n{words}")
-    figure, panels = subplots(1, len(groups), ratio=panel_ratio(context.shown_size), extra=0.42)
-    for axes, group, words in zip(panels[0], groups, titles, strict=True):
-        _draw_shifted(axes, input_image(context), group[0], words)
+    figure, line = panels(1, len(groups), ratio=panel_ratio(context.shown_size), extra=0.42)
+    for axes, group, words in zip(line[0], groups, titles, strict=True):
+        _draw_shifted(axes, to_floats(context.shown), group[0], words)
     return figure
 
 
 def _draw_windows(
     context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Figure:
-    image = input_image(context)
-    figure, panels = subplots(len(stages), 4, ratio=panel_ratio(context.shown_size), extra=0.42)
-    for line, (stage, layer) in zip(panels, stages.items(), strict=True):
+    image = to_floats(context.shown)
+    figure, lines = panels(len(stages), 4, ratio=panel_ratio(context.shown_size), extra=0.42)
+    for line, (stage, layer) in zip(lines, stages.items(), strict=True):
         layout = _layout(layer)
         words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
         count = f"{layout.num_windows} window{'s' * (layout.num_windows > 1)}"
@@ -259,8 +199,7 @@ def _draw_shifted(
     if any(layout.shift):
         _tint(axes, np.where(numbers >= 0, regions, 0), stride)
     _hatch(axes, numbers < 0, stride)
-    window = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
-    _draw_borders(axes, window + np.arange(wide)[None] // layout.window[1], stride)
+    _draw_borders(axes, _number_windows(layout), stride)
 
 
 def _draw_in_place(
@@ -271,11 +210,9 @@ def _draw_in_place(
     numbers = shifted_indices(layer)
     count = layer.grid[0] * layer.grid[1]
     window, region = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    high, wide = numbers.shape
-    windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
-    windows = windows + np.arange(wide)[None] // layout.window[1]
     known = numbers >= 0
-    window[numbers[known]], region[numbers[known]] = windows[known], find_regions(layout)[known]
+    window[numbers[known]] = _number_windows(layout)[known]
+    region[numbers[known]] = find_regions(layout)[known]
     canvas = fit_canvas(image, (layer.grid[0] * stride, layer.grid[1] * stride))
     set_panel(axes, canvas, words)
     _tint(axes, region.reshape(layer.grid), stride)
@@ -289,11 +226,8 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
     image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
     set_panel(axes, image, "attention stays\nwithin each region")
-    high, wide = regions.shape
-    windows = np.arange(high)[:, None] // layout.window[0] * layout.grid[1]
-    windows = windows + np.arange(wide)[None] // layout.window[1]
     _hatch(axes, shifted_indices(layer) < 0, stride)
-    _draw_borders(axes, windows, stride, INK)
+    _draw_borders(axes, _number_windows(layout), stride, INK)
     for number in np.unique(regions):
         rows, columns = np.nonzero(regions == number)
         axes.text(
@@ -316,23 +250,15 @@ def _hatch(axes: Axes, mask: NDArray[np.bool_], stride: int) -> None:
     rows, columns = np.asarray(mask.all(axis=1)), np.asarray(mask.all(axis=0))
     high, wide = mask.shape
     for start, stop in _runs(rows):
-        _hatch_box(axes, 0, start * stride, wide * stride, (stop - start) * stride)
+        hatch_box(axes, (0, start * stride, wide * stride, stop * stride))
     for start, stop in _runs(columns):
-        _hatch_box(axes, start * stride, 0, (stop - start) * stride, high * stride)
+        hatch_box(axes, (start * stride, 0, stop * stride, high * stride))
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     # Differences of the padded mask are non-zero at the start and end of each run.
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
-
-
-def _hatch_box(axes: Axes, left: float, top: float, width: float, height: float) -> None:
-    axes.add_patch(
-        Rectangle(
-            (left, top), width, height, fill=False, hatch="/////", edgecolor="#333333", linewidth=0
-        )
-    )
 
 
 def _draw_borders(
@@ -366,28 +292,22 @@ def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
         "at the bottom edge": (down - 1) * across,
         "in the corner": down * across - 1,
     }
-    figure, panels = subplots(1, 4, ratio=1.0, extra=0.5)
-    colours = ListedColormap(["#1A1A1A", "#F0E442"])
-    for axes, (words, place) in zip(panels[0], places.items(), strict=True):
+    figure, line = panels(1, 4, extra=0.5)
+    for axes, (words, place) in zip(line[0], places.items(), strict=True):
         allowed = (mask[place] == 0).numpy()
-        axes.imshow(allowed, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(
+            allowed, cmap=ListedColormap(["#1A1A1A", YELLOW]), vmin=0, vmax=1,
+            interpolation="nearest",
+        )  # fmt: skip
         axes.set_title(f"{words}\nallowed: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
-        axes.add_patch(
-            Rectangle((-0.5, -0.5), *allowed.shape[::-1], fill=False, edgecolor=RED, linewidth=0.8)
-        )
-    return ExplanationFigure(
-        name="cut-shift-mask",
-        section="cut",
-        title="Attention mask of the shifted windows",
-        text=(
-            f"Rows are the {layout.num_tokens} queries of a window and columns its keys, both in "
-            f"row-major order ({layer.title}). Yellow pairs may attend; black pairs come from "
-            f"opposite sides of the image: -100 is added to their logit, which makes their softmax "
-            f"weight negligible. Windows in the interior need no mask."
-        ),
-        figure=figure,
-        formula=_MASK,
-        source=_SOURCE,
+        frame = Rectangle((-0.5, -0.5), *allowed.shape[::-1], fill=False, edgecolor=VERMILION)
+        frame.set_linewidth(0.8)
+        axes.add_patch(frame)
+    return make_figure(
+        "cut-shift-mask",
+        figure,
         arrays={"mask": mask.numpy()},
         facts={"windows": dict(places), "layer": layer.title},
+        tokens=layout.num_tokens,
+        layer=layer.title,
     )

@@ -315,7 +315,7 @@ def _quantise(
         images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
         more = (batch.sizes.numpy(),) if task.detects else ()
         examples.append((images.numpy(), *more))
-    scored = ImageCache(_thin(sets[1], MAX_EVALUATION_IMAGES), pre, DataConfig(), full_labels=True)
+    scored = ImageCache(_thin(sets[1], MAX_EVALUATION_IMAGES), pre, DataConfig())
 
     def judge(runner: Runner) -> float:
         engine = make.engine(runner, canvas)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.synthetic_scenes import make_scene
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.engines.engine_network import EngineNetwork
 from muntin.engines.graphs import Precision
@@ -22,6 +21,7 @@ from muntin.errors import RunError
 from muntin.heads.instances import Instances
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
+from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task import run_forward
 
 __all__ = ["Row", "compare", "comparison_images", "require_agreement"]

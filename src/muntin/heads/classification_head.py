@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,32 +48,19 @@ class _Classifier(Head):
 
     reads: ClassVar[Literal["maps", "vector"]] = "vector"
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """Both classifiers."""
+        return {"fc": (1, 0), "fc_dist": (1, 0)}
+
     def losses(
-        self,
-        features: Features,
-        labels: Tensor,
-        *,
-        class_weights: Float[Tensor, " K"] | None = None,
-        label_smoothing: float = 0.0,
-        multi_label: bool = False,
+        self, features: Features, labels: Tensor, **options: Any
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Compare the logits with labels, as `class_losses` does."""
-        return {
-            "classes": class_losses(
-                self(features), labels, class_weights=class_weights,
-                label_smoothing=label_smoothing, multi_label=multi_label,
-            )
-        }  # fmt: skip
+        """Compare the logits with labels; options as in `class_losses`."""
+        return {"classes": class_losses(self(features), labels, **options)}
 
 
 class LinearHead(_Classifier):
-    """Logits of each class from the vector of an image.
-
-    Args:
-        channels: Channels of the vector.
-        num_classes: Classes; 0 gives the vector itself.
-        dropout: Probability of dropping a channel in training.
-    """
+    """Logits of each class from the vector of an image; with 0 classes, the vector itself."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -88,11 +75,6 @@ class LinearHead(_Classifier):
 
 class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
-
-    Args:
-        channels: Channels of both tokens together.
-        num_classes: Classes; 0 gives the mean of the tokens.
-        dropout: Probability of dropping a channel in training.
 
     Source:
         Touvron et al. 2021 (arXiv 2012.12877), section 3. There the mean is taken at evaluation;

@@ -70,13 +70,7 @@ class UPerNet(nn.Module):
 
 
 class LightDecoder(nn.Module):
-    """Project all maps to the same channels, add them top-down, and smooth once.
-
-    Args:
-        widths: Channels of the backbone's maps, finest first.
-        channels: Of the result.
-        norm: After each convolution.
-    """
+    """Project all maps, finest first, to the same channels, add them top-down, and smooth once."""
 
     def __init__(self, widths: Sequence[int], channels: int, *, norm: NormName) -> None:
         super().__init__()

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
 from torch import Tensor, nn
 
 from muntin.features import Features
@@ -12,7 +16,7 @@ from muntin.heads.instances import Candidates, Instances, select_boxes, select_f
 from muntin.heads.select_config import SelectConfig
 from muntin.shapes import Float, Int
 
-__all__ = ["Detector", "FixedDetector"]
+__all__ = ["Detector", "FixedDetector", "find_candidate"]
 
 
 class Detector(Head):
@@ -21,6 +25,9 @@ class Detector(Head):
     Subclasses implement `select`, `candidates` and `losses`, or `forward` if candidates do not come
     from feature maps; and `with_masks` if they predict more than boxes.
     """
+
+    score_name: ClassVar[str] = "score"
+    """What `score_of` gives, for readers of explanations."""
 
     neck: nn.Module | None
     """Builds the pyramid from the maps of the backbone; None reads the maps as they are."""
@@ -62,6 +69,23 @@ class Detector(Head):
         ]
         return self.with_masks(raw.levels, found)
 
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Give a function that scores one detection in other images, differentiably.
+
+        Here it is the score of the candidate of the same row, which is right where rows keep their
+        meaning: queries, or all cells. Heads that choose rows by score hold the place instead.
+
+        Args:
+            features: Of the image in which it was detected.
+            box: The detection, as `decode` gave it.
+            class_id: Its class.
+        """
+        raw = self(features)
+        row = find_candidate(raw.boxes[0], raw.scores[0], box, class_id)
+        return lambda others: self(others).scores[:, row, class_id]
+
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
         """Like `decode`, with a fixed number of instances per image, for exported graphs.
 
@@ -84,13 +108,22 @@ class Detector(Head):
         return boxes, scores, class_ids
 
 
-class FixedDetector(nn.Module):
-    """A detector for export: images and sizes in, tensors of fixed shapes out.
+def find_candidate(
+    boxes: Float[Tensor, "Q S 4"],
+    scores: Float[Tensor, "Q K"],
+    box: Float[Tensor, "4"],
+    class_id: int,
+) -> int:
+    """Find the row of the candidate that a detection came from: the best score at its place."""
+    slot = class_id if boxes.shape[1] > 1 else 0
+    away = (boxes[:, slot] - box).abs().amax(dim=1)
+    # Candidates may share a box, clipped at the same edges; then the best one was selected.
+    near = away <= away.min() + 1e-3
+    return int(torch.where(near, scores[:, class_id], -1.0).argmax())
 
-    Args:
-        network: Computes the candidates.
-        head: The head of this network.
-    """
+
+class FixedDetector(nn.Module):
+    """A detector for export: images and sizes in, tensors of fixed shapes out."""
 
     def __init__(self, network: nn.Module, head: Detector) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ Letters: B images, N cells of all levels, K classes, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector
+from muntin.heads.detector import Detector, find_candidate
 from muntin.heads.head import HeadConfig
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_boxes
@@ -96,13 +97,9 @@ Otherwise images without objects would weigh a hundred times as much as others.
 
 
 class FCOS(Detector):
-    """A one-stage detector on any backbone.
+    """A one-stage detector on any backbone, of which only the spec is read."""
 
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes.
-        config: Which detector.
-    """
+    score_name = "log-odds"
 
     def __init__(self, backbone: Backbone, num_classes: int, config: FCOSConfig) -> None:
         super().__init__()
@@ -137,24 +134,57 @@ class FCOS(Detector):
         """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The classifier of cells."""
+        return {"classes": (1, 0)}
+
     def candidates(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 1 4"], Float[Tensor, "B Q K"]]:
         """Give boxes and scores of the best cells of each level, equally many in each image."""
-        parts, values = [], []
-        for level, stride in zip(levels, self.strides, strict=True):
-            logits, distances, centredness = self._predict(level)
-            # Centredness lowers the score of cells near box edges, whose boxes are inaccurate; the
-            # square root (torchvision) keeps the product in the range of the class scores.
-            scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()  # B, n, K
-            points = self._points(level, stride)
-            boxes = _boxes_at(points, distances * stride)
-            best = scores.amax(dim=2)
-            # As many for every image, so that the batch stays one tensor and can be exported.
-            places = best.topk(min(self.config.top, best.shape[1]), dim=1).indices[..., None]
-            parts.append(boxes.gather(1, places.expand(-1, -1, 4)))
-            values.append(scores.gather(1, places.expand(-1, -1, scores.shape[2])))
-        return clip_boxes(torch.cat(parts, 1), sizes)[:, :, None], torch.cat(values, 1)
+        boxes, scores, _ = zip(*map(self._best_cells, levels, self.strides), strict=True)
+        return clip_boxes(torch.cat(boxes, 1), sizes)[:, :, None], torch.cat(scores, 1)
+
+    def _best_cells(self, level: Tensor, stride: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, q, 4), scores (B, q, K) and numbers (B, q) of the best cells of a level."""
+        logits, distances, centredness = self._predict(level)
+        # Centredness lowers the score of cells near box edges, whose boxes are inaccurate; the
+        # square root (torchvision) keeps the product in the range of the class scores.
+        scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()  # B, n, K
+        boxes = _boxes_at(self._points(level, stride), distances * stride)
+        best = scores.amax(dim=2)
+        # As many for every image, so that the batch stays one tensor and can be exported.
+        cells = best.topk(min(self.config.top, best.shape[1]), dim=1).indices
+        places = cells[..., None]
+        return (
+            boxes.gather(1, places.expand(-1, -1, 4)),
+            scores.gather(1, places.expand(-1, -1, scores.shape[2])),
+            cells,
+        )
+
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Give a function that scores one detection in other images, differentiably.
+
+        It is the logit of the cell that the box came from: rows are chosen by score, so another
+        image has other cells in them.
+        """
+        levels = self.read_levels(features)
+        parts = [self._best_cells(*pair) for pair in zip(levels, self.strides, strict=True)]
+        boxes, scores = (torch.cat(part, 1) for part in list(zip(*parts, strict=True))[:2])
+        boxes = clip_boxes(boxes, features.sizes)
+        row = find_candidate(boxes[0][:, None], scores[0], box, class_id)
+        at = 0
+        while row >= parts[at][2].shape[1]:  # candidates follow one another level by level
+            row, at = row - parts[at][2].shape[1], at + 1
+        cell = int(parts[at][2][0, row])
+
+        def score(others: Features) -> Tensor:
+            level = self.read_levels(others)[at]
+            return self.classes(self.class_convs(level))[:, class_id].flatten(1)[:, cell]
+
+        return score
 
     def _predict(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, n, K), edge distances in strides (B, n, 4), centredness (B, n, 1)."""
@@ -234,7 +264,7 @@ def assign_cells(
     radius: float,
     reach: float,
 ) -> Int[Tensor, " N"]:
-    """Assign an object to each cell.
+    """Assign an object to each cell: number of the object; -1 = background; -2 = inside a crowd.
 
     A cell is assigned an object when its point lies inside the box and near its centre, and the
     farthest edge is within the range of its level; of several objects, the smallest.
@@ -245,9 +275,6 @@ def assign_cells(
         target: The objects.
         radius: Largest distance from the centre, in strides.
         reach: Farthest edge for the first level, in strides; it doubles from level to level.
-
-    Returns:
-        Number of the object; -1 = background; -2 = inside a crowd.
     """
     places = torch.cat(points)
     matched = torch.full((len(places),), -1, device=places.device)

@@ -44,6 +44,18 @@ class Head(nn.Module):
         """Compute raw output; only dropout and norms differ between training and evaluation."""
         raise NotImplementedError
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """Layers with a row for each class or keypoint.
+
+        Returns:
+            Path of the layer, or its end -> rows per class, and rows besides those.
+        """
+        return {}
+
+    def may_lack(self, name: str) -> bool:
+        """Whether weights with this parameter fit, although the head lacks it."""
+        return self.reads != "maps"
+
     def decode(self, raw: Any) -> Any:  # noqa: ANN401 (as `forward`)
         """Decode raw output; identity by default."""
         return raw

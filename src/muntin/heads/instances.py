@@ -99,13 +99,7 @@ class Candidates(_Instances):
 def select_boxes(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
 ) -> Instances:
-    """Select the instances of one image: threshold, NMS, limit.
-
-    Args:
-        boxes: Box of each candidate for each class, or one for all (S = 1).
-        scores: Of each class.
-        config: Threshold, NMS and limit.
-    """
+    """Select the instances of one image: threshold, NMS, limit. S = 1: one box for all classes."""
     rows, class_ids = torch.where(scores > config.score_threshold)
     values = scores[rows, class_ids]
     places = boxes[rows, class_ids if boxes.shape[1] > 1 else 0]
@@ -130,13 +124,9 @@ def select_fixed(
 ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
     """Select a fixed number of instances per image, for exported graphs.
 
-    Args:
-        boxes: Box of each candidate for each class, or one for all (S = 1).
-        scores: Of each class.
-        config: Threshold, NMS and limit; D is `max_detections` if there are as many candidates.
-
     Returns:
-        Boxes, scores and class numbers, best first. Padding has score 0.
+        D boxes, scores and class numbers, best first; D is `max_detections` if there are as many
+        candidates. Padding has score 0.
 
     Raises:
         ConfigError: Soft suppression, which takes a variable number of steps.

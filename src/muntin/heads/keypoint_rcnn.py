@@ -3,48 +3,49 @@
 """Keypoint R-CNN: a two-stage detector that also predicts the keypoints of each instance.
 
 Source:
-    He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Head, loss and reading of the
-    heatmaps are torchvision's own; only the detector around them is muntin's.
+    He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Compared live with torchvision in
+    tests/heads/test_keypoint_rcnn.py.
 
-Letters: B images, Q regions, P keypoints.
+Letters: B images, Q regions, P keypoints, m side of a heatmap in cells.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
-from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.instances import Instances
 from muntin.heads.rcnn import RCNN, image_indices
 from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
+from muntin.shapes import Float
 from muntin.targets import BoxTargets
 
 __all__ = ["KEYPOINT_DETECTORS", "KeypointRCNN"]
 
 
 class KeypointRCNN(RCNN):
-    """A two-stage detector of instances and their keypoints.
-
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes, without background.
-        num_keypoints: Keypoints of each instance.
-        config: Which detector; its mask options apply to the heatmaps.
-    """
+    """A two-stage detector of instances and their keypoints; mask options apply to heatmaps."""
 
     def __init__(
         self, backbone: Backbone, num_classes: int, num_keypoints: int, config: RCNNConfig
     ) -> None:
         super().__init__(backbone, num_classes, config, masks=False)
-        layers = (config.mask_dim,) * config.mask_convs
-        self.keypoint_head = KeypointRCNNHeads(config.neck.channels, layers)
-        self.keypoint_predictor = KeypointRCNNPredictor(config.mask_dim, num_keypoints)
+        widths = (config.neck.channels, *[config.mask_dim] * config.mask_convs)
+        # Layers, names and order of random numbers are torchvision's.
+        self.keypoint_head = nn.Sequential()
+        for before, after in itertools.pairwise(widths):
+            self.keypoint_head.append(nn.Conv2d(before, after, 3, padding=1))
+            self.keypoint_head.append(nn.ReLU(inplace=True))
+        _init_weights(self.keypoint_head)
+        last = nn.ConvTranspose2d(config.mask_dim, num_keypoints, 4, stride=2, padding=1)
+        self.keypoint_predictor = nn.ModuleDict({"kps_score_lowres": last})
+        _init_weights(self.keypoint_predictor)
         self.num_keypoints = num_keypoints
 
     def extra_losses(
@@ -67,7 +68,7 @@ class KeypointRCNN(RCNN):
                 continue
             # torchvision measures from the edge of the first pixel, muntin from its centre.
             edges = points + points.new_tensor([0.5, 0.5, 0])
-            losses.append(keypointrcnn_loss(logit, [place], [edges], [row]))
+            losses.append(_heatmap_loss(logit, place, edges[row]))
         return {"keypoints": losses}
 
     def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
@@ -77,12 +78,11 @@ class KeypointRCNN(RCNN):
             return [
                 one._replace(points=one.boxes.new_zeros(0, self.num_keypoints, 3)) for one in found
             ]
-        places, heights = keypointrcnn_inference(self._heatmaps(levels, boxes), boxes)
-        results = []
-        for one, place, height in zip(found, places, heights, strict=True):
-            points = torch.cat([place[:, :, :2] - 0.5, height.sigmoid()[:, :, None]], dim=2)
-            results.append(one._replace(points=points))
-        return results
+        logits = self._heatmaps(levels, boxes).split([len(part) for part in boxes])
+        return [
+            one._replace(points=_find_peaks(logit, one.boxes))
+            for one, logit in zip(found, logits, strict=True)
+        ]
 
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
@@ -103,8 +103,49 @@ class KeypointRCNN(RCNN):
         side = 2 * self.config.roi_size
         # Twice the cells of the box head: keypoints need a finer grid than classes.
         regions = self._pool_rows(levels, torch.cat(boxes), image_indices(boxes), side)
-        logits: Tensor = self.keypoint_predictor(self.keypoint_head(regions))
+        logits = self.keypoint_predictor["kps_score_lowres"](self.keypoint_head(regions))
+        logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         return logits.float()
+
+
+def _init_weights(layers: nn.Module) -> None:
+    for layer in layers.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def _heatmap_loss(
+    logits: Float[Tensor, "Q P m m"], boxes: Float[Tensor, "Q 4"], points: Float[Tensor, "Q P 3"]
+) -> Tensor:
+    """Cross-entropy over the cells of a box, the mean of its known keypoints that lie inside."""
+    side = logits.shape[-1]
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    cells = ((points[..., :2] - low) * (side / (high - low))).floor().long()
+    # The far edge belongs to the last cell.
+    cells = torch.where(points[..., :2] == high, side - 1, cells)
+    inside = ((cells >= 0) & (cells < side)).all(dim=2) & (points[..., 2] > 0)
+    if not inside.any():
+        return logits.sum() * 0
+    wanted = cells[..., 1] * side + cells[..., 0]
+    return F.cross_entropy(logits.flatten(2)[inside], wanted[inside])
+
+
+def _find_peaks(
+    logits: Float[Tensor, "Q P m m"], boxes: Float[Tensor, "Q 4"]
+) -> Float[Tensor, "Q P 3"]:
+    """Place (x, y) and score of the highest pixel of each heatmap, resized to its box."""
+    found = [logits.new_zeros(0, logits.shape[1], 3)]
+    for maps, box in zip(logits, boxes, strict=True):
+        sides = (box[2:] - box[:2]).clamp(min=1)
+        wide, high = (int(side) for side in sides.ceil())
+        resized = F.interpolate(maps[:, None], size=(high, wide), mode="bicubic").flatten(1)
+        best = resized.argmax(dim=1, keepdim=True)  # P, 1
+        pixels = torch.cat([best % wide, best // wide], dim=1).float() + 0.5
+        # torchvision measures from the edge of the first pixel, muntin from its centre.
+        points = pixels * (sides / sides.ceil()) + box[:2] - 0.5
+        found.append(torch.cat([points, resized.gather(1, best).sigmoid()], dim=1)[None])
+    return torch.cat(found)
 
 
 KEYPOINT_DETECTORS: dict[str, RCNNConfig] = {

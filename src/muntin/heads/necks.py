@@ -12,6 +12,7 @@ Letters: B images, C channels, H and W sides of a map in cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from muntin.features import FeatureSpec
 from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName
 from muntin.nn.upsampling import Upsample
 
-__all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck"]
+__all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck", "build_plain_neck"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,28 +76,35 @@ class _Extra(nn.Module):
         return levels
 
 
-class FeaturePyramid(nn.Module):
-    """Feature pyramid network: coarse maps are upsampled and added to finer ones.
+class _Pyramid(nn.Module):
+    """Levels of equal channels, finest first, and the coarser ones that are added to them."""
 
-    Args:
-        spec: The backbone's maps.
-        config: Which neck.
-    """
-
-    def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
-        super().__init__()
+    def _add_levels(
+        self, widths: Sequence[int], strides: Sequence[float], config: NeckConfig
+    ) -> None:
         channels, norm = config.channels, config.norm
-        self.skipped = sum(stride < config.finest for stride in spec.strides[:-1])
-        widths, strides = spec.channels[self.skipped :], spec.strides[self.skipped :]
         self.lateral = nn.ModuleList(ConvNorm(c, channels, 1, norm=norm) for c in widths)
         self.output = nn.ModuleList(ConvNorm(channels, channels, 3, norm=norm) for _ in widths)
         self.extra = _Extra(config)
-        last = strides[-1]
         self.strides: tuple[float, ...] = (
             *map(float, strides),
-            *(float(last * 2 ** (i + 1)) for i in range(config.extra_levels)),
+            *(float(strides[-1] * 2 ** (i + 1)) for i in range(config.extra_levels)),
         )
-        _init_weights(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # a=1: no ReLU follows, as in detectron2 and torchvision.
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class FeaturePyramid(_Pyramid):
+    """Feature pyramid network: coarse maps are upsampled and added to finer ones."""
+
+    def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
+        super().__init__()
+        self.skipped = sum(stride < config.finest for stride in spec.strides[:-1])
+        self._add_levels(spec.channels[self.skipped :], spec.strides[self.skipped :], config)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Give the levels, finest first, all of B, channels, H, W."""
@@ -118,20 +126,14 @@ class _MaxPool(nn.Module):
         return F.max_pool2d(level, 2, stride=2, ceil_mode=1 in level.shape[2:])
 
 
-class SimplePyramid(nn.Module):
-    """Levels of 4, 2, 1 and 1/2 times the resolution of a plain ViT's last map.
-
-    Args:
-        spec: The backbone's maps, all of one stride; the last one is read.
-        config: Which neck.
-    """
+class SimplePyramid(_Pyramid):
+    """Levels of 4, 2, 1 and 1/2 times the resolution of a plain ViT's last map."""
 
     def __init__(self, spec: FeatureSpec, config: NeckConfig) -> None:
         super().__init__()
-        dim, norm = spec.channels[-1], config.norm
+        dim, stride = spec.channels[-1], spec.strides[-1]
         twice = Upsample(dim, dim // 2)
         twice_more = Upsample(dim // 2, dim // 4)
-        stride = spec.strides[-1]
         # Levels finer than the config asks for are not built: they take the most memory.
         first = sum(stride * scale < config.finest for scale in (0.25, 0.5, 1.0))
         scaling = [
@@ -141,15 +143,8 @@ class SimplePyramid(nn.Module):
             _MaxPool(),
         ]
         self.scaling = nn.ModuleList(scaling[first:])
-        widths = (dim // 4, dim // 2, dim, dim)[first:]
-        channels = config.channels
-        self.lateral = nn.ModuleList(ConvNorm(c, channels, 1, norm=norm) for c in widths)
-        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, norm=norm) for _ in widths)
-        self.extra = _Extra(config)
-        self.strides: tuple[float, ...] = tuple(
-            stride * 2.0 ** (i - 2) for i in range(first, 4 + config.extra_levels)
-        )
-        _init_weights(self)
+        strides = [stride * scale for scale in (0.25, 0.5, 1.0, 2.0)]
+        self._add_levels((dim // 4, dim // 2, dim, dim)[first:], strides[first:], config)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Give the levels, finest first, all of B, channels, H, W."""
@@ -166,10 +161,8 @@ def build_neck(spec: FeatureSpec, config: NeckConfig) -> FeaturePyramid | Simple
     return SimplePyramid(spec, config) if plain else FeaturePyramid(spec, config)
 
 
-def _init_weights(neck: nn.Module) -> None:
-    for module in neck.modules():
-        if isinstance(module, nn.Conv2d):
-            # a=1: no ReLU follows, as in detectron2 and torchvision.
-            nn.init.kaiming_uniform_(module.weight, a=1)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def build_plain_neck(spec: FeatureSpec, channels: int, finest: int) -> SimplePyramid | None:
+    """Build a pyramid for decoders, which read several scales, if all maps have one stride."""
+    if len(set(spec.strides)) > 1:
+        return None
+    return SimplePyramid(spec, NeckConfig(channels=channels, finest=finest, extra_levels=0))

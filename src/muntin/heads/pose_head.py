@@ -24,7 +24,7 @@ from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import NeckConfig, SimplePyramid
+from muntin.heads.necks import SimplePyramid, build_plain_neck
 from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
 from muntin.shapes import Bool, Float
@@ -74,13 +74,7 @@ class PoseConfig(HeadConfig):
 
 
 class PoseHead(Head):
-    """Heatmaps of the one instance of each crop.
-
-    Args:
-        backbone: Computes the maps; only its spec is used.
-        num_keypoints: Keypoints.
-        config: Which head.
-    """
+    """Heatmaps of the one instance of each crop, on a backbone of which only the spec is read."""
 
     def __init__(self, backbone: Backbone, num_keypoints: int, config: PoseConfig) -> None:
         super().__init__()
@@ -89,7 +83,7 @@ class PoseHead(Head):
         width, stride = backbone.spec.channels[-1], backbone.spec.strides[-1]
         # Doublings from the coarsest map to a stride of 4 pixels.
         times = max(0, round(math.log2(stride / STRIDE)))
-        self.neck: nn.Module | None = None
+        self.neck: SimplePyramid | None = None
         if config.decoder == "deconv":
             self.decoder: nn.Module = _Deconvolutions(width, config.channels, times)
             self.classifier = nn.Conv2d(config.channels if times else width, num_keypoints, 1)
@@ -98,15 +92,18 @@ class PoseHead(Head):
             self.classifier = nn.Conv2d(width, num_keypoints, 3, padding=1)
         else:
             widths: tuple[int, ...] = backbone.spec.channels
-            if len(set(backbone.spec.strides)) == 1:
-                neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
-                self.neck = SimplePyramid(backbone.spec, neck)
+            self.neck = build_plain_neck(backbone.spec, config.channels, config.finest)
+            if self.neck is not None:
                 widths = (config.channels,) * len(self.neck.strides)
             self.decoder = LightDecoder(widths, config.channels, norm=config.norm)
             self.classifier = nn.Conv2d(config.channels, num_keypoints, 1)
         # Small, so that the first heatmaps are near 0, as targets are almost everywhere.
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The heatmap of each keypoint."""
+        return {"classifier": (1, 0)}
 
     def forward(self, features: Features) -> Float[Tensor, "B P h w"]:
         """Compute heatmaps; a confident keypoint peaks at 1."""
@@ -127,15 +124,12 @@ class PoseHead(Head):
     def losses(
         self, features: Features, points: Float[Tensor, "B P 2"], known: Bool[Tensor, "B P"]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each instance, by name.
+        """Give the losses of each instance, by name: the mean over its heatmaps.
 
         Args:
             features: Of the backbone, one instance an image.
             points: x and y of each keypoint in pixels of the images.
-            known: Which of them enter the loss.
-
-        Returns:
-            The mean over the heatmaps of an instance; an unknown keypoint adds nothing.
+            known: Which of them enter the loss; the others add nothing.
         """
         config = self.config
         found = self._logits(features)

@@ -4,8 +4,8 @@
 
 Source:
     Ren et al. 2015, "Faster R-CNN" (arXiv 1506.01497), on the levels of a pyramid as in Lin et al.
-    2017 (arXiv 1612.03144). Matcher, sampler and box coder are torchvision's. Compared live with
-    torchvision's region proposal network in tests/heads/test_rcnn_parity.py.
+    2017 (arXiv 1612.03144). Compared live with torchvision's region proposal network in
+    tests/heads/test_rcnn_parity.py.
 
 Letters: B images, C channels, H and W sides of a map in cells, A anchors of a cell.
 """
@@ -15,12 +15,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection import _utils as detection
 from torchvision.ops import box_iou
 
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm
-from muntin.ops.boxes import covered_fraction, make_anchors, suppress_groups
+from muntin.ops.boxes import (
+    covered_fraction,
+    decode_offsets,
+    encode_offsets,
+    make_anchors,
+    suppress_groups,
+)
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
@@ -29,14 +34,11 @@ __all__ = ["ProposalHead", "clip_boxes", "match_objects", "offset_loss", "sample
 IGNORED = 0.5
 """Boxes of which at least this share lies inside a crowd region are ignored in training."""
 
+_STDS = (1.0, 1.0, 1.0, 1.0)  # offsets of proposals are not scaled
+
 
 class ProposalHead(nn.Module):
-    """Region proposal network: score and refine anchors.
-
-    Args:
-        strides: Of the levels, in pixels.
-        config: Which detector.
-    """
+    """Region proposal network: score and refine anchors."""
 
     def __init__(self, strides: tuple[float, ...], config: RCNNConfig) -> None:
         super().__init__()
@@ -48,7 +50,6 @@ class ProposalHead(nn.Module):
         )
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.offsets = nn.Conv2d(channels, anchors * 4, 1)
-        self._coder = detection.BoxCoder((1.0, 1.0, 1.0, 1.0))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -58,16 +59,11 @@ class ProposalHead(nn.Module):
     def forward(
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 4"], Bool[Tensor, "B Q"], list[Tensor], Tensor, Tensor]:
-        """Propose boxes.
-
-        Args:
-            levels: The pyramid.
-            sizes: (height, width) of the image inside each padded image, in pixels.
+        """Propose boxes for images of these sizes, (height, width) in pixels without padding.
 
         Returns:
             The best boxes of each image, a fixed number, best first; which of them are not padding;
-            the anchors of each level; and score (B, N) and offsets
-            (B, N, 4) of all anchors.
+            the anchors of each level; and score (B, N) and offsets (B, N, 4) of all anchors.
         """
         anchors, scores, offsets = self._predict(levels)
         boxes, valid = self._choose(anchors, scores, offsets, sizes)
@@ -116,10 +112,8 @@ class ProposalHead(nn.Module):
         ):
             # Per level, or the finest one with its many anchors would leave no others.
             best, places = score.topk(min(before, score.shape[1]), dim=1)
-            moved = self._coder.decode_single(
-                offset.gather(1, places[..., None].expand(-1, -1, 4)).reshape(-1, 4),
-                anchor[places].reshape(-1, 4),
-            )
+            chosen = offset.gather(1, places[..., None].expand(-1, -1, 4))
+            moved = decode_offsets(chosen.reshape(-1, 1, 4), anchor[places].reshape(-1, 4), _STDS)
             parts.append(moved.reshape(score.shape[0], -1, 4))
             values.append(best.sigmoid())
             numbers.append(torch.full_like(places, number))
@@ -136,8 +130,8 @@ class ProposalHead(nn.Module):
         kept = suppress_groups(
             boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou
         )
-        chosen = torch.zeros_like(group, dtype=torch.bool).index_fill(0, kept, True)
-        ranked = torch.where(chosen.view_as(ranked), ranked, -2.0)
+        alive = torch.zeros_like(group, dtype=torch.bool).index_fill(0, kept, True)
+        ranked = torch.where(alive.view_as(ranked), ranked, -2.0)
         best, places = ranked.topk(min(wanted, count), dim=1)
         return boxes.gather(1, places[..., None].expand(-1, -1, 4)), best >= 0
 
@@ -163,7 +157,7 @@ class ProposalHead(nn.Module):
                 F.binary_cross_entropy_with_logits(score[chosen], wanted[chosen], reduction="sum")
                 / max(len(chosen), 1)
             )
-            aims = self._coder.encode_single(target.boxes[matched[positive]], places[positive])
+            aims = encode_offsets(target.boxes[matched[positive]], places[positive], _STDS)
             loss = offset_loss(offset[positive], aims, self.config.box_loss)
             # Divided by all samples, not by the positives, as published: it balances both losses.
             boxes.append(loss / max(len(chosen), 1))
@@ -198,11 +192,14 @@ def match_objects(
     Returns:
         Number of the object; -1 = background; -2 = neither: in between, or inside a crowd.
     """
+    matched = torch.full((len(boxes),), -1, device=boxes.device)
     if len(target.boxes):
-        matcher = detection.Matcher(high, low, allow_low_quality_matches=keep_best)
-        matched = matcher(box_iou(target.boxes, boxes))
-    else:
-        matched = torch.full((len(boxes),), -1, device=boxes.device)
+        overlaps = box_iou(target.boxes, boxes)  # M, N
+        iou, nearest = overlaps.max(dim=0)
+        matched = torch.where(iou < low, -1, torch.where(iou < high, -2, nearest))
+        if keep_best:
+            is_best = (overlaps == overlaps.amax(dim=1, keepdim=True)).any(dim=0)
+            matched = torch.where(is_best, nearest, matched)
     # Only background boxes: a box inside a crowd that matches a single object trains it.
     if len(target.ignored):
         crowd = covered_fraction(boxes, target.ignored) >= IGNORED
@@ -214,10 +211,11 @@ def sample_balanced(
     matched: Int[Tensor, " N"], count: int, share: float
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " M"]]:
     """Sample `count` boxes: at most `share` of them positive, the rest background."""
-    sampler = detection.BalancedPositiveNegativeSampler(count, share)
-    labels = torch.where(matched >= 0, 1, torch.where(matched == -1, 0, -1))
-    positive, negative = sampler([labels])
-    return torch.where(positive[0])[0], torch.where(negative[0])[0]
+    positive, negative = torch.where(matched >= 0)[0], torch.where(matched == -1)[0]
+    num_positive = min(len(positive), int(count * share))
+    positive = positive[torch.randperm(len(positive), device=matched.device)[:num_positive]]
+    others = torch.randperm(len(negative), device=matched.device)[: count - num_positive]
+    return positive.sort().values, negative[others].sort().values
 
 
 def clip_boxes(boxes: Float[Tensor, "B N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:

@@ -17,14 +17,15 @@ Letters: B images, Q regions, K classes, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection import _utils as detection
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector
+from muntin.heads.detector import Detector, find_candidate
 from muntin.heads.instances import Instances
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
@@ -37,6 +38,7 @@ from muntin.heads.proposals import (
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.roi_heads import BoxHead, MaskHead, pool_regions
 from muntin.heads.select_config import SelectConfig
+from muntin.ops.boxes import decode_offsets, encode_offsets
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
@@ -47,14 +49,9 @@ MASK_CHUNK = 256
 
 
 class RCNN(Detector):
-    """A two-stage detector on any backbone.
+    """A two-stage detector on any backbone, of which only the spec is read."""
 
-    Args:
-        backbone: Gives the maps; only its spec is read.
-        num_classes: Classes, without background.
-        config: Which detector.
-        masks: Whether to predict masks.
-    """
+    score_name = "log-odds"
 
     def __init__(
         self, backbone: Backbone, num_classes: int, config: RCNNConfig, *, masks: bool
@@ -78,20 +75,23 @@ class RCNN(Detector):
         return self.rpn.strides
 
     def set_config(self, config: RCNNConfig) -> None:
-        """Replace the config by one that differs only in fields that change no parameter shape.
-
-        Args:
-            config: Conventions of the weights (`muntin.heads.rcnn_config`).
-        """
+        """Replace the config by one of other conventions, which change no shape of a parameter."""
         self.config = self.rpn.config = config
-        self._coders = [
-            detection.BoxCoder(tuple(1 / std for std in stds)) for stds in config.stage_stds
-        ]
 
     @property
     def select(self) -> SelectConfig:
         """Which boxes are returned (score threshold, NMS, limit)."""
         return self.config.select
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """Classes (with background), and boxes and masks of each; a first background has both."""
+        unused = int(self.config.background == "first")
+        boxes = {} if self.config.class_agnostic else {"fc_reg": (4, 4 * unused)}
+        return {"fc_cls": (1, 1), "logits": (1, unused), **boxes}
+
+    def may_lack(self, name: str) -> bool:
+        """Weights with masks fit a detector without."""
+        return name.startswith("mask_heads.") and not self.mask_heads
 
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
@@ -114,27 +114,61 @@ class RCNN(Detector):
         if not torch.compiler.is_exporting():
             max_valid = int(valid.sum(dim=1).max())  # drop padding that no image needs
             boxes, valid = boxes[:, :max_valid], valid[:, :max_valid]
-        batch, count = boxes.shape[:2]
+        moved, stages = self._refine(levels, boxes, sizes)
+        # Every stage was trained on better boxes than the one before, so their classifiers differ
+        # and averaging them helps (Cascade R-CNN).
         averages_scores = self.config.stage_average == "scores"
-        total = boxes.new_zeros(batch, count, self.num_classes + 1)
+        total = boxes.new_zeros(*boxes.shape[:2], self.num_classes + 1)
+        for logits in stages:
+            total = total + (logits.softmax(2) if averages_scores else logits)
+        mean = total / len(stages)
+        scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
+        return moved, scores
+
+    def _refine(
+        self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], sizes: Int[Tensor, "B 2"]
+    ) -> tuple[Float[Tensor, "B Q S 4"], list[Float[Tensor, "B Q K1"]]]:
+        """Boxes of the last stage, and the class logits of every stage, background last."""
+        batch, count = boxes.shape[:2]
+        stages = []
         for number, head in enumerate(self.box_heads):
             logits, offsets = head(self._pool(levels, boxes, self.config.roi_size))
             # Offsets are relative to the boxes of this stage, with stds that shrink per stage.
-            moved = self._coders[number].decode_single(
-                offsets.flatten(1), boxes.reshape(-1, 4)
-            )  # Q, S, 4
-            total = total + (logits.softmax(1) if averages_scores else logits).view_as(total)
+            stds = self.config.stage_stds[number]
+            moved = decode_offsets(offsets, boxes.reshape(-1, 4), stds)  # Q, S, 4
+            stages.append(logits.view(batch, count, self.num_classes + 1))
             slots = offsets.shape[1]
             moved = clip_boxes(moved.reshape(batch, count * slots, 4), sizes)
             if number + 1 < len(self.box_heads):
                 # The next stage refines the box of the likeliest foreground class.
                 boxes = _of_class(moved.view(batch * count, slots, 4), logits[:, :-1].argmax(1))
                 boxes = boxes.view(batch, count, 4)
-        # Every stage was trained on better boxes than the one before, so their classifiers differ
-        # and averaging them helps (Cascade R-CNN).
-        mean = total / len(self.box_heads)
-        scores = (mean if averages_scores else mean.softmax(2))[..., :-1] * valid[..., None]
-        return moved.view(batch, count, slots, 4), scores
+        return moved.view(batch, count, slots, 4), stages
+
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Give a function that scores one detection in other images, differentiably.
+
+        It is the log-odds of the class in the proposal that the box came from. The proposal stays
+        fixed while the image changes: choosing proposals has no gradient.
+        """
+        levels, sizes = self.read_levels(features), features.sizes
+        boxes, scores = self.candidates(levels, sizes)
+        row = find_candidate(boxes[0], scores[0], box, class_id)
+        region = self.rpn(levels, sizes)[0][:, row : row + 1]  # 1, 1, 4
+        averages_scores = self.config.stage_average == "scores"
+
+        def score(others: Features) -> Tensor:
+            count = len(others.sizes)
+            regions = region.expand(count, -1, -1)
+            _, stages = self._refine(self.read_levels(others), regions, others.sizes)
+            logits = torch.stack([one[:, 0] for one in stages])  # stages, B, K + 1
+            logs = (logits if averages_scores else logits.mean(0, keepdim=True)).log_softmax(dim=2)
+            rest = torch.cat([logs[..., :class_id], logs[..., class_id + 1 :]], dim=2)
+            return logs[..., class_id].logsumexp(dim=0) - rest.logsumexp(dim=(0, 2))
+
+        return score
 
     def _pool(self, levels: list[Tensor], boxes: Float[Tensor, "B Q 4"], side: int) -> Tensor:
         batch, count = boxes.shape[:2]
@@ -215,7 +249,8 @@ class RCNN(Detector):
             rows.append(share * self._box_loss(number, offset[match >= 0], box[match >= 0], aims))
             classes.append(share * F.cross_entropy(logit, wanted, reduction="sum"))
             # Detached: the loss of a later stage must not train the boxes of this one.
-            moved.append(self._coders[number].decode_single(offset.detach(), box))
+            stds = config.stage_stds[number]
+            moved.append(decode_offsets(offset.detach()[:, None], box, stds)[:, 0])
         _add(losses, "classes", classes)
         _add(losses, "boxes", [config.box_loss_weight * row for row in rows])
         # Keypoint heads read the regions of the last stage only, as do single mask heads.
@@ -259,12 +294,11 @@ class RCNN(Detector):
 
     def _box_loss(self, number: int, offsets: Tensor, boxes: Tensor, aims: Tensor) -> Tensor:
         """Box loss of the positive regions of one image, summed."""
-        coder = self._coders[number]
+        stds = self.config.stage_stds[number]
         if self.config.box_loss == "giou":
-            predicted = coder.decode_single(offsets.reshape(-1, 4), boxes).reshape(-1, 4)
+            predicted = decode_offsets(offsets[:, None], boxes, stds)[:, 0]
             return generalized_box_iou_loss(predicted, aims, reduction="sum")
-        wanted = coder.encode_single(aims, boxes)
-        return offset_loss(offsets.reshape(-1, 4), wanted, self.config.box_loss)
+        return offset_loss(offsets, encode_offsets(aims, boxes, stds), self.config.box_loss)
 
     def _mask_losses(
         self,

@@ -167,20 +167,10 @@ CONVENTIONS: dict[str, dict[str, RCNNConfig]] = {
     "detectron2": {
         "rcnn": MASK_RCNN,
         "cascade": replace(
-            CASCADE,
-            stage_average="scores",
-            box_convs=0,
-            box_linears=2,
-            box_norm="none",
-            box_loss="l1",
-            box_loss_weight=1.0,
+            MASK_RCNN,
+            stage_ious=CASCADE.stage_ious,
+            stage_stds=(*_STDS[:2], (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
             class_agnostic=True,
-            mask_heads="one",
-            stage_stds=(
-                (0.1, 0.1, 0.2, 0.2),
-                (0.05, 0.05, 0.1, 0.1),
-                (1 / 30, 1 / 30, 1 / 15, 1 / 15),
-            ),
         ),
     },
     "torchvision": {

@@ -81,12 +81,7 @@ class PixelDecoder(Head):
     def losses(
         self, features: Features, images: Float[Tensor, "B C H W"]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Compute the error of each image, the mean over its dropped patches.
-
-        Args:
-            features: Of masked images.
-            images: The same images, normalised and not masked.
-        """
+        """Compute the error of each image, normalised and not masked, over its dropped patches."""
         wanted = cut_patches(images, self.patch_size)  # B, N, p*p*C
         mean, variance = wanted.mean(dim=2, keepdim=True), wanted.var(dim=2, keepdim=True)
         wanted = (wanted - mean) / (variance + 1e-6).sqrt()  # section 3, "Reconstruction target"

@@ -45,9 +45,6 @@ def pool_regions(
         images: Image that each region is in.
         side: Cells along each side of a region.
         config: Sampling grid and alignment.
-
-    Returns:
-        The regions, in the order of the boxes.
     """
     rows = torch.cat([images[:, None].to(boxes), boxes], dim=1)  # Q, 5
     # Large boxes are pooled from coarse levels, so that cells cover a similar part of them.
@@ -69,12 +66,7 @@ def pool_regions(
 
 
 class BoxHead(nn.Module):
-    """Class and box of regions.
-
-    Args:
-        num_classes: Classes, without background.
-        config: Which detector.
-    """
+    """Class and box of regions."""
 
     def __init__(self, num_classes: int, config: RCNNConfig) -> None:
         super().__init__()
@@ -116,12 +108,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Mask of each class in regions.
-
-    Args:
-        num_classes: Classes, without background.
-        config: Which detector.
-    """
+    """Mask of each class in regions."""
 
     def __init__(self, num_classes: int, config: RCNNConfig) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.decoders import LightDecoder, UPerNet
 from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import NeckConfig, SimplePyramid
+from muntin.heads.necks import build_plain_neck
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import IGNORED, map_losses
 from muntin.shapes import Float, Int, Size
@@ -66,13 +66,7 @@ class SemanticConfig(HeadConfig):
 
 
 class SemanticHead(Head):
-    """Logits of each class for every cell of the finest map.
-
-    Args:
-        backbone: Computes the maps; only its spec is used.
-        num_classes: Classes.
-        config: Which head.
-    """
+    """Logits of each class for every cell of the finest map; of the backbone, the spec is read."""
 
     def __init__(self, backbone: Backbone, num_classes: int, config: SemanticConfig) -> None:
         super().__init__()
@@ -82,11 +76,8 @@ class SemanticHead(Head):
         self.stride = int(backbone.spec.strides[0])
         """Pixels of a cell of the logits."""
         self._step = int(backbone.spec.strides[-1])
-        self.neck: nn.Module | None = None
-        if len(set(backbone.spec.strides)) == 1:
-            # A plain ViT has one resolution, but decoders need a pyramid.
-            neck = NeckConfig(channels=config.channels, finest=config.finest, extra_levels=0)
-            self.neck = SimplePyramid(backbone.spec, neck)
+        self.neck = build_plain_neck(backbone.spec, config.channels, config.finest)
+        if self.neck is not None:
             widths = (config.channels,) * len(self.neck.strides)
             self.stride = int(self.neck.strides[0])
         if config.decoder == "upernet":
@@ -119,6 +110,10 @@ class SemanticHead(Head):
         for classifier in (self.classifier, *([] if self.aux is None else [self.aux[-1]])):
             nn.init.normal_(classifier.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The classifier, and the auxiliary one."""
+        return {"classifier": (1, 0), "aux.2": (1, 0)}
 
     def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
         """Compute logits at the resolution of the finest map: image size / stride, rounded up."""

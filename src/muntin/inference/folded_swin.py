@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.features import Features, TokenMask
-from muntin.inference.folding import PlainNorm, fold_norm, make_linear, make_qkv
-from muntin.inference.inference_backbone import InferenceBackbone
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask
+from muntin.inference.folding import fold_norm, make_linear, make_qkv
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
 from muntin.nn.linear_layers import without_key_bias
@@ -28,10 +27,10 @@ from muntin.ops.size_rules import SIZE_RULES, fit_patches
 from muntin.ops.windows import WindowLayout, cut_windows, lay_out, merge_neighbours, shift_mask
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["InferenceSwin", "lay_out_stages"]
+__all__ = ["InferenceSwin"]
 
 
-class InferenceSwin(InferenceBackbone):
+class InferenceSwin(Backbone):
     """The same function as a backbone, for one size of images.
 
     Args:
@@ -42,14 +41,13 @@ class InferenceSwin(InferenceBackbone):
     positions: Tensor | None
 
     def __init__(self, model: Swin, size: Size) -> None:
-        super().__init__(model)
+        super().__init__()
+        self._spec, self._embed_channels = model.spec, model.embed_channels
         config = model.config
         rule = SIZE_RULES[config.size_rule]
         self.patch_size = config.patch_size
         self.patch_rule = rule.patch
-        example = torch.zeros(1, config.in_chans, *size)
-        fitted = fit_patches(example, config.patch_size, rule.patch)
-        grid = fitted.shape[2] // config.patch_size, fitted.shape[3] // config.patch_size
+        grid = model.mask_grid(size)
         self.patch_embed = model.patch_embed
         order = torch.arange(grid[0] * grid[1])
         positions = None
@@ -60,7 +58,7 @@ class InferenceSwin(InferenceBackbone):
             )
         self.register_buffer("positions", positions)
         steps: list[nn.Module] = []
-        stages = lay_out_stages(model, grid)
+        stages = _lay_out_stages(model, grid)
         for index, (stage, (grid, plain, shifted)) in enumerate(
             zip(model.layers, stages, strict=True)
         ):
@@ -75,6 +73,16 @@ class InferenceSwin(InferenceBackbone):
                 order = merging.order
                 steps.append(merging)
         self.steps = nn.ModuleList(steps)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Channels and strides of the maps."""
+        return self._spec
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the vector."""
+        return self._embed_channels
 
     def features(
         self,
@@ -122,27 +130,27 @@ class _Attention(nn.Module):
         self,
         attn: WindowAttention | CosineWindowAttention,
         layout: WindowLayout,
-        qkv: nn.ModuleList,
+        weight: Float[Tensor, "C3 C"],
+        bias: Float[Tensor, " C3"] | None,
     ) -> None:
         super().__init__()
         self.heads, self.windows = attn.num_heads, layout.num_windows
         self.tokens = layout.window[0] * layout.window[1]
-        self.qkv = qkv
         self.proj = make_linear(attn.proj.weight, attn.proj.bias)
-        temperature = None
         if isinstance(attn, CosineWindowAttention):
-            bias = attn.relative_position_bias(layout)
-            temperature = attn.temperature
+            added, scale, temperature = attn.relative_position_bias(layout), 1.0, attn.temperature
         else:
-            bias = expand_relative_position_bias(
+            scale, temperature = attn.scale, None
+            added = expand_relative_position_bias(
                 attn.relative_position_bias_table,
                 table_window=(attn.window, attn.window),
                 window=layout.window,
             )
+        self.qkv = make_qkv(weight, bias, scale)
         self.register_buffer("temperature", temperature)
-        mask = shift_mask(layout, device=bias.device)
+        mask = shift_mask(layout, device=added.device)
         # 1 or nW, h, N, N
-        self.register_buffer("bias", bias[None] if mask is None else bias[None] + mask[:, None])
+        self.register_buffer("bias", added[None] if mask is None else added[None] + mask[:, None])
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
         tokens, channels = x.shape[1:]
@@ -163,7 +171,7 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    """One block, and the gather before it."""
+    """One block, and the gather before it. Norms are before a branch in V1, behind it in V2."""
 
     gather: Tensor | None
     scatter: Tensor | None
@@ -172,7 +180,6 @@ class _Block(nn.Module):
         self, block: SwinBlock | SwinV2Block, layout: WindowLayout, order: Int[Tensor, " L"]
     ) -> None:
         super().__init__()
-        self.after = isinstance(block, SwinV2Block)
         wanted = _window_order(layout)
         padded = layout.pad != (0, 0)
         self.order = order if padded else wanted
@@ -180,52 +187,38 @@ class _Block(nn.Module):
         moves = padded or not torch.equal(wanted, order)
         self.register_buffer("gather", _find(wanted, order) if moves else None)
         self.register_buffer("scatter", _find(order, wanted) if padded else None)
-        attn = block.attn
+        attn, fc1 = block.attn, block.mlp.fc1
+        self.before1: nn.Module = nn.Identity()
+        self.before2: nn.Module = nn.Identity()
+        self.after1: nn.Module = nn.Identity()
+        self.after2: nn.Module = nn.Identity()
         if isinstance(attn, CosineWindowAttention):
+            self.after1, self.after2 = block.norm1, block.norm2
+            weight: Tensor = attn.qkv.weight
             bias = None if attn.qv_bias is None else without_key_bias(attn.qv_bias)
-            self.norm1: nn.Module = block.norm1
-            qkv = make_qkv(attn.qkv.weight, bias, 1.0)
+            self.fc1 = make_linear(fc1.weight, fc1.bias)
         else:
-            assert isinstance(block, SwinBlock), "the two blocks differ in their attention"
-            qkv = _fold_qkv(block, padded)
-            self.norm1 = block.norm1 if padded else PlainNorm(block.norm1.eps)
-        self.attn = _Attention(attn, layout, qkv)
-        if self.after:
-            self.norm2: nn.Module = block.norm2
-            self.fc1 = make_linear(block.mlp.fc1.weight, block.mlp.fc1.bias)
-        else:
-            self.norm2, weight, bias = fold_norm(
-                block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias
-            )
-            self.fc1 = make_linear(weight, bias)
+            self.before1, weight, bias = block.norm1, attn.qkv.weight, attn.qkv.bias
+            # A padded token is zero behind the norm, so there the norm keeps its scale and bias.
+            if not padded:
+                self.before1, weight, bias = fold_norm(block.norm1, weight, bias)
+            self.before2, wide, shift = fold_norm(block.norm2, fc1.weight, fc1.bias)
+            self.fc1 = make_linear(wide, shift)
+        self.attn = _Attention(attn, layout, weight, bias)
         self.fc2 = make_linear(block.mlp.fc2.weight, block.mlp.fc2.bias)
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
         if self.gather is not None and self.scatter is None:
             x = x.index_select(1, self.gather)
-        y = x if self.after else self.norm1(x)
+        y = self.before1(x)
         if self.gather is not None and self.scatter is not None:
             # Beyond the map there are zeros: one more token, that is gathered many times.
             y = F.pad(y, (0, 0, 0, 1)).index_select(1, self.gather)
             y = self.attn(y).index_select(1, self.scatter)
         else:
             y = self.attn(y)
-        x = x + (self.norm1(y) if self.after else y)
-        y = self.fc2(F.gelu(self.fc1(x if self.after else self.norm2(x))))
-        return x + (self.norm2(y) if self.after else y)
-
-
-def _fold_qkv(block: SwinBlock, padded: bool) -> nn.ModuleList:
-    """The projection with the scale of the queries in it, and the norm where nothing is padded.
-
-    A padded token is zero behind the norm, so there the norm keeps its scale and bias.
-    """
-    attn = block.attn
-    weight: Tensor = attn.qkv.weight
-    bias: Tensor | None = attn.qkv.bias
-    if not padded:
-        _, weight, bias = fold_norm(block.norm1, weight, bias)
-    return make_qkv(weight, bias, attn.scale)
+        x = x + self.after1(y)
+        return x + self.after2(self.fc2(F.gelu(self.fc1(self.before2(x)))))
 
 
 class _Merging(nn.Module):
@@ -250,10 +243,10 @@ class _Merging(nn.Module):
         wanted = wanted[self.order].flatten()
         self.register_buffer("gather", _find(wanted, order))
         self.padded = bool((wanted < 0).any())
-        self.before: nn.Module | None = None
-        self.after: nn.Module | None = None
         weight: Tensor = merging.reduction.weight
         bias: Tensor | None = merging.reduction.bias
+        self.before: nn.Module = nn.Identity()
+        self.after: nn.Module = nn.Identity()
         if isinstance(merging, PatchMergingV2):
             self.after = merging.norm
         else:
@@ -266,8 +259,8 @@ class _Merging(nn.Module):
             x = F.pad(x, (0, 0, 0, 1))
         # B, L/4, 4C: four neighbours side by side.
         x = x.index_select(1, self.gather).view(-1, self.gather.shape[0] // 4, 4 * channels)
-        x = self.reduction(x if self.before is None else self.before(x))
-        return x if self.after is None else self.after(x)
+        merged: Tensor = self.after(self.reduction(self.before(x)))
+        return merged
 
 
 class _Out(nn.Module):
@@ -278,12 +271,7 @@ class _Out(nn.Module):
     def __init__(self, model: Swin, stage: int, grid: Size, order: Int[Tensor, " L"]) -> None:
         super().__init__()
         self.grid = grid
-        each, last = model.config.out_norm == "each", stage == model.config.out_indices[-1]
-        self.norm: nn.Module = nn.Identity()
-        if each:
-            self.norm = model.get_submodule(f"norm{stage}")
-        elif last and model.config.out_norm == "last":
-            self.norm = model.get_submodule("norm")
+        self.norm = model.norm_of(stage) or nn.Identity()
         self.register_buffer("gather", _find(torch.arange(grid[0] * grid[1]), order))
 
     def normalise(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
@@ -295,13 +283,8 @@ class _Out(nn.Module):
         return x.unflatten(1, self.grid).permute(0, 3, 1, 2)
 
 
-def lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
-    """Give the map of every stage, and its windows, plain and shifted.
-
-    Args:
-        model: The backbone.
-        grid: The map of the first stage, (height, width) in tokens.
-    """
+def _lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, WindowLayout]]:
+    """Give the map of every stage, and its windows, plain and shifted; `grid` is the first map."""
     config = model.config
     rule, built, found = SIZE_RULES[config.size_rule], config.grid, []
     for index in range(len(model.layers)):

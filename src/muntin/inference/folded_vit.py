@@ -7,107 +7,47 @@ Letters: B images, N tokens, C channels, h heads, d width of a head.
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.features import Features, TokenMask
-from muntin.inference.folding import fold_norm, make_linear, make_qkv, make_scaled
-from muntin.inference.inference_backbone import InferenceBackbone
+from muntin.inference.folding import fold_norm, make_linear, make_qkv
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
 from muntin.nn.linear_layers import BiasedLinear, without_key_bias
-from muntin.ops.size_rules import SIZE_RULES, fit_patches
-from muntin.shapes import Float, Int, Size
+from muntin.ops.positions import resample_grid
+from muntin.ops.size_rules import SIZE_RULES
+from muntin.shapes import Float, Size
 
-__all__ = ["InferenceViT"]
+__all__ = ["fold_vit"]
 
 
-class InferenceViT(InferenceBackbone):
-    """The same function as a backbone, for one size of images.
+def fold_vit(model: ViT, size: Size) -> ViT:
+    """Fold a ViT in place, for images of one size.
 
     Args:
-        model: The backbone; it is left as it is.
-        size: Height and width of the images in pixels.
+        model: The backbone, in evaluation mode and without gradients.
+        size: (height, width) of the images in pixels.
+
+    Returns:
+        The same object with other blocks, and positions resized once.
     """
-
-    prefix: Tensor | None
-    positions: Tensor | None
-    blocks: nn.ModuleList
-
-    def __init__(self, model: ViT, size: Size) -> None:
-        super().__init__(model)
-        config = model.config
-        rule = SIZE_RULES[config.size_rule]
-        self.config = config
-        self.patch_rule = rule.patch_vit or rule.patch
-        self.patch_embed = model.patch_embed
-        self.num_prefix = model.num_prefix
-        with torch.no_grad():
-            example = fit_patches(
-                torch.zeros(1, config.in_chans, *size), config.patch_size, self.patch_rule
-            )
-            maps = model.patch_embed(example)
-            self.grid: Size = (maps.shape[2], maps.shape[3])
-            bare = torch.zeros(1, self.grid[0] * self.grid[1], config.embed_dim)
-            tokens = model.add_tokens(bare, self.grid)
-        first, rest = tokens[:, : self.num_prefix].clone(), tokens[:, self.num_prefix :].clone()
-        self.register_buffer("prefix", first if self.num_prefix else None)
-        self.register_buffer("positions", rest if config.absolute_pos_embed else None)
-        self.blocks = nn.ModuleList(_Block(block, self.grid) for block in model.blocks)  # type: ignore[arg-type]
-        self.norm, self.fc_norm = model.norm, model.fc_norm
-
-    def features(
-        self,
-        images: Tensor,
-        *,
-        sizes: Int[Tensor, "B 2"] | None = None,
-        mask: TokenMask | None = None,
-    ) -> Features:
-        """Give maps, the vector or the tokens of normalised images."""
-        self._refuse_mask(mask)
-        found = self.run(images)
-        return Features(
-            images,
-            sizes=sizes,
-            maps=lambda: [
-                x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.grid) for x in found
-            ],
-            vector=lambda: self.pool(found[-1]),
-            tokens=lambda: found[-1],
+    config, grid = model.config, model.mask_grid(size)
+    if config.absolute_pos_embed:
+        positions = resample_grid(
+            model.pos_embed,
+            old=config.grid,
+            new=grid,
+            num_prefix=model.pos_embed.shape[1] - config.grid[0] * config.grid[1],
+            how=SIZE_RULES[config.size_rule].positions,
         )
-
-    def pool(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B Co"]:
-        """Give one vector an image."""
-        if self.config.distillation_token:
-            return x[:, :2].flatten(1)
-        of_token = self.config.pool == "token"
-        pooled: Tensor = self.fc_norm(x[:, 0] if of_token else x[:, self.num_prefix :].mean(dim=1))
-        return pooled
-
-    def cut(self, images: Tensor) -> Float[Tensor, "B N C"]:
-        """Make tokens of the patches."""
-        images = fit_patches(images, self.config.patch_size, self.patch_rule)
-        tokens: Tensor = self.patch_embed(images)
-        return tokens.flatten(2).transpose(1, 2)
-
-    def give(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Prepare tokens for who reads them."""
-        return x
-
-    def run(self, images: Tensor) -> list[Tensor]:
-        """Give the tokens behind the blocks that are asked for."""
-        x = self.cut(images)  # B, N, C
-        if self.positions is not None:
-            x = x + self.positions
-        if self.prefix is not None:
-            x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
-        found = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in self.config.blocks_out:
-                found.append(self.give(x))
-        found[-1] = self.norm(found[-1])
-        return found
+        model.pos_embed = nn.Parameter(positions, requires_grad=False)
+        # The model resizes no more: this is the grid that its positions are of.
+        side = config.patch_size
+        model.config = replace(config, img_size=(grid[0] * side, grid[1] * side))
+    model.pos_drop = nn.Identity()  # type: ignore[assignment]
+    model.blocks = nn.ModuleList(_Block(block, grid) for block in model.blocks)  # type: ignore[arg-type]
+    return model
 
 
 class _Block(nn.Module):
@@ -134,7 +74,7 @@ class _Block(nn.Module):
         )
         self.register_buffer("bias", added)
 
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    def forward(self, x: Float[Tensor, "B N C"], grid: Size) -> Float[Tensor, "B N C"]:
         tokens, channels = x.shape[1:]
         normed = self.norm1(x)
         q, k, v = (
@@ -147,6 +87,9 @@ class _Block(nn.Module):
 
 
 def _with_scale(linear: nn.Linear, scale: nn.Module) -> nn.Linear:
+    """Layer scale: g * (W x + b) = (g W) x + g b."""
     if not isinstance(scale, LayerScale):
         return make_linear(linear.weight, linear.bias)
-    return make_scaled(linear, scale.gamma)
+    factor = scale.gamma.detach().double()
+    bias = None if linear.bias is None else linear.bias.detach().double() * factor
+    return make_linear(linear.weight.detach().double() * factor[:, None], bias)

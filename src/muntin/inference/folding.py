@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["PlainNorm", "fold_norm", "fold_pixels", "make_linear", "make_qkv", "make_scaled"]
+__all__ = ["PlainNorm", "fold_norm", "fold_pixels", "make_linear", "make_qkv"]
 
 
 class PlainNorm(nn.Module):
@@ -53,15 +53,6 @@ def fold_norm(
     if bias is not None:
         shift = shift + bias.detach().double()
     return PlainNorm(norm.eps), wide * norm.weight.detach().double(), shift
-
-
-def make_scaled(linear: nn.Linear, factor: Float[Tensor, " D"]) -> nn.Linear:
-    """Give a layer whose outputs are multiplied, channel by channel."""
-    # Layer scale: g * (W x + b) = (g W) x + g b.
-    factor = factor.detach().double()
-    wide = linear.weight.detach().double() * factor[:, None]
-    bias = None if linear.bias is None else linear.bias.detach().double() * factor
-    return make_linear(wide, bias)
 
 
 def make_qkv(

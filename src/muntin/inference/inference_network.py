@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.inference.folded_swin import InferenceSwin
-from muntin.inference.folded_vit import InferenceViT
+from muntin.inference.folded_vit import fold_vit
 from muntin.inference.folding import fold_pixels
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT
@@ -24,7 +24,7 @@ __all__ = ["FromPixels", "build_inference"]
 
 
 @torch.no_grad()
-def build_inference(network: Network, size: Size) -> Network:
+def build_inference(network: Network, size: Size, *, keeps_maps: bool = False) -> Network:
     """Give a network that computes the same for images of one size, with fewer steps.
 
     Norms, the scale of queries and the factors of branches become part of the layers beside them;
@@ -34,6 +34,8 @@ def build_inference(network: Network, size: Size) -> Network:
     Args:
         network: Backbone and head; it is left as it is.
         size: (height, width) in pixels of the images.
+        keeps_maps: Whether Swin keeps its own blocks, whose window attention reads whole maps: on
+            a GPU it is one kernel, and what is constant a compiler folds.
 
     Returns:
         A network for any number of images of this size, in evaluation mode, without gradients.
@@ -49,10 +51,10 @@ def build_inference(network: Network, size: Size) -> Network:
     # The given network stays usable for training.
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     backbone: Backbone = copied.backbone
-    if isinstance(backbone, Swin):
+    if isinstance(backbone, Swin) and not keeps_maps:
         backbone = InferenceSwin(backbone, size)
     elif isinstance(backbone, ViT):
-        backbone = InferenceViT(backbone, size)
+        backbone = fold_vit(backbone, size)
     return Network(backbone, copied.head).eval().requires_grad_(False)
 
 

@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Thin adapters to torchmetrics and pycocotools."""
+"""Figures computed from answers and ground truth."""

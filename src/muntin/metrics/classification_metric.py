@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from muntin.shapes import Float
+from muntin.shapes import Float, Int
 
 __all__ = ["ClassificationMetric"]
 
@@ -29,48 +28,30 @@ class ClassificationMetric:
     """
 
     def __init__(self, num_classes: int, *, multi_label: bool = False) -> None:
-        # Imported here: loading it takes seconds.
-        import torchmetrics.classification as metrics
-        from torchmetrics import MetricCollection
-
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.num_images = 0
-        self._occurrences = torch.zeros(num_classes)
-        parts: dict[str, Any]
-        if multi_label:
-            parts = {
-                "average_precision": metrics.MultilabelAveragePrecision(
-                    num_classes, average="none"
-                ),
-                "macro_f1": metrics.MultilabelF1Score(num_classes, average="macro"),
-                "micro_f1": metrics.MultilabelF1Score(num_classes, average="micro"),
-                "exact_match": metrics.MultilabelExactMatch(num_classes),
-            }
-        else:
-            top = min(5, num_classes)
-            parts = {
-                "top5": metrics.MulticlassAccuracy(num_classes, top_k=top, average="micro"),
-                "confusion": metrics.MulticlassConfusionMatrix(num_classes),
-            }
-        self._parts = MetricCollection(parts, compute_groups=False)
+        self.confusion: Int[Tensor, "K K"] = torch.zeros(num_classes, num_classes, dtype=torch.long)
+        """Images by true class (rows) and predicted class (columns); with one label an image."""
+        self._top5_hits = 0
+        self._scores: list[Tensor] = []
+        self._targets: list[Tensor] = []
 
     def update(self, logits: Float[Tensor, "B K"], targets: Tensor) -> None:
         """Add a batch: class numbers (B), or 0 and 1 for each class (B, K)."""
         if not len(logits):
             return
         self.num_images += len(logits)
+        logits, targets = logits.float().cpu(), targets.long().cpu()
         if self.multi_label:
-            self._occurrences += targets.float().cpu().sum(dim=0)
-            self._parts.update(logits.float().sigmoid().cpu(), targets.long().cpu())
-        else:
-            self._parts.update(logits.float().cpu(), targets.long().cpu())
-
-    @property
-    def confusion(self) -> Tensor:
-        """Counts (true class, predicted class); only with one label an image."""
-        matrix: Tensor = self._parts["confusion"].compute()
-        return matrix
+            self._scores.append(logits.sigmoid())
+            self._targets.append(targets)
+            return
+        pairs = targets * self.num_classes + logits.argmax(dim=1)
+        counts = torch.bincount(pairs, minlength=self.num_classes**2)
+        self.confusion += counts.view_as(self.confusion)
+        best = logits.topk(min(5, self.num_classes), dim=1).indices
+        self._top5_hits += int((best == targets[:, None]).sum())
 
     def compute(self) -> dict[str, Any]:
         """Give the figures; those of a class are lists in the order of the classes."""
@@ -86,7 +67,7 @@ class ClassificationMetric:
         occurs = truth > 0
         return {
             "top1": (hits.sum() / counts.sum()).item(),
-            "top5": self._parts["top5"].compute().item(),
+            "top5": (torch.tensor(self._top5_hits) / self.num_images).item(),
             "macro_f1": f1[occurs].mean().item(),
             "balanced_accuracy": recall[occurs].mean().item(),
             "recall": _numbers(recall),
@@ -96,20 +77,37 @@ class ClassificationMetric:
         }
 
     def _compute_many(self) -> dict[str, Any]:
-        with warnings.catch_warnings():
-            # Of classes without images, which are left out below.
-            warnings.filterwarnings("ignore", "No positive samples found")
-            values = self._parts.compute()
-        known = self._occurrences > 0
-        precision = torch.where(known, values["average_precision"], torch.nan)
+        scores, targets = torch.cat(self._scores), torch.cat(self._targets)
+        predicted = (scores > 0.5).long()
+        hits, either = (predicted * targets).sum(0), (predicted + targets).sum(0)
+        known = targets.sum(0) > 0
+        columns = zip(scores.T, targets.T, strict=True)
+        precision = torch.stack([_average_precision(*column) for column in columns])
         return {
             "map": precision[known].mean().item() if known.any() else None,
-            "macro_f1": values["macro_f1"].item(),
-            "micro_f1": values["micro_f1"].item(),
-            "exact_match": values["exact_match"].item(),
+            # A class that neither occurs nor is predicted has an F1 of 0.
+            "macro_f1": ((2 * hits / either.clamp(min=1)) / self.num_classes).sum().item(),
+            "micro_f1": (2 * hits.sum() / either.sum().clamp(min=1)).item(),
+            "exact_match": ((predicted == targets).all(1).sum() / self.num_images).item(),
             "average_precision": _numbers(precision),
             "num_images": self.num_images,
         }
+
+
+def _average_precision(scores: Float[Tensor, " B"], targets: Int[Tensor, " B"]) -> Tensor:
+    """Area under the steps of precision against recall; nan without a positive.
+
+    Source:
+        `sklearn.metrics.average_precision_score`: a threshold lets in all of an equal score.
+    """
+    order = scores.argsort(descending=True)
+    scores, hits = scores[order], targets[order].cumsum(0)
+    last = torch.ones_like(scores, dtype=torch.bool)
+    last[:-1] = scores[1:] != scores[:-1]
+    counts = torch.arange(1, len(scores) + 1)[last]
+    hits = hits[last]
+    steps = torch.diff(hits / hits[-1], prepend=torch.zeros(1))
+    return (steps * (hits / counts)).sum()
 
 
 def _numbers(values: Tensor) -> list[float | None]:

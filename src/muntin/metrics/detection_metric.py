@@ -8,28 +8,23 @@ K classes, A ranges of area (all, small, medium, large), D limits on detections 
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from muntin.errors import ConfigError, DataError, ShapeError
+from muntin.metrics.coco_evaluation import Row, evaluate_rows
 from muntin.results import Detections
-from muntin.run_lengths import to_run_lengths
+from muntin.run_lengths import mask_area, to_run_lengths
 from muntin.samples import Objects, Segmentation
 from muntin.shapes import Float, Int
 
 __all__ = ["DetectionMetric", "PrecisionRecall"]
 
 Kind = Literal["box", "mask"]
-Row = dict[str, Any]
 
 _AT_50, _AT_75 = 0, 5  # places in T
 _ALL = 0  # place in A
@@ -96,8 +91,8 @@ class DetectionMetric:
     cannot be missed, and masks of its class that lie there are neither right nor wrong.
 
     Source:
-        Lin et al., Microsoft COCO (2014), with pycocotools doing the counting; compared with its
-        use through files in tests/metrics/test_detection.py. Differs: COCO counts the 100 best
+        Lin et al., Microsoft COCO (2014), with faster-coco-eval doing the counting; compared with
+        pycocotools in tests/metrics/test_detection.py. Differs: COCO counts the 100 best
         detections of a class in an image, which caps the recall of dense images. Here it is as
         many as the fullest image of the truth has objects, if that is more than 100.
 
@@ -194,9 +189,9 @@ class DetectionMetric:
             images = sorted(self._images, key=_address)
             evaluation = _evaluate(kind, images, len(self.class_names), self.max_detections)
             self._evaluations[kind] = _Evaluation(
-                precision=evaluation.eval["precision"][..., -1],
-                recall=evaluation.eval["recall"],
-                curves=_curves(evaluation),
+                precision=np.asarray(evaluation.eval["precision"])[..., -1],
+                recall=np.asarray(evaluation.eval["recall"]),
+                curves=_curves(kind, images, evaluation),
             )
         return self._evaluations[kind]
 
@@ -210,64 +205,50 @@ def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
 
 def _evaluate(
     kind: Kind, images: Sequence[tuple[Detections, Objects]], num_classes: int, max_detections: int
-) -> Any:  # noqa: ANN401 (pycocotools is untyped)
-    """Run COCOeval in memory, without its output."""
-    truth_rows, found_rows = [], []
+) -> Any:  # noqa: ANN401 (the library is untyped)
+    truth_rows, found_rows, shapes = [], [], []
     for image_id, (found, truth) in enumerate(images):
         truth_rows += list(_truth_rows(kind, truth, found, image_id))
         found_rows += list(_found_rows(kind, found, image_id))
-    shared = {
-        "images": [
-            {"id": number, "height": found.size[0], "width": found.size[1]}
-            for number, (found, _) in enumerate(images)
-        ],
-        "categories": [{"id": class_id} for class_id in range(num_classes)],
-    }
-    tables = []
-    with contextlib.redirect_stdout(io.StringIO()):
-        for rows in (truth_rows, found_rows):
-            # Ids start at 1: COCOeval stores 0 for "not matched".
-            numbered = [row | {"id": number} for number, row in enumerate(rows, start=1)]
-            table = COCO()
-            table.dataset = shared | {"annotations": numbered}
-            table.createIndex()
-            tables.append(table)
-        evaluation = COCOeval(*tables, "bbox" if kind == "box" else "segm")
-        evaluation.params.maxDets = [1, 10, max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
+        shapes.append({"id": image_id, "height": found.size[0], "width": found.size[1]})
+    return evaluate_rows(
+        "bbox" if kind == "box" else "segm",
+        shapes,
+        truth_rows,
+        found_rows,
+        num_classes=num_classes,
+        max_detections=(1, 10, max_detections),
+    )
+
+
+def _is_crowd(kind: Kind, truth: Objects) -> NDArray[np.bool_]:
+    """Which objects cannot be missed; an empty list of polygons is no mask either."""
+    if kind == "box":
+        return truth.crowd
+    return truth.crowd | np.array([not mask for mask in truth.masks or [None] * len(truth)], bool)
 
 
 def _truth_rows(kind: Kind, truth: Objects, found: Detections, image_id: int) -> Iterator[Row]:
-    columns = (truth.class_ids, truth.crowd, truth.areas)
+    columns = (truth.class_ids, _is_crowd(kind, truth), truth.areas)
     boxes = _corner_and_sides(truth.boxes)
     for index, values in enumerate(zip(boxes, *(c.tolist() for c in columns), strict=True)):
         box, class_id, crowd, area = values
         row = {"image_id": image_id, "category_id": class_id, "bbox": box, "area": area}
         if kind == "mask":
-            # An empty list of polygons is no mask either.
-            mask = (truth.masks[index] or None) if truth.masks else None
-            crowd = crowd or mask is None
-            row["segmentation"] = to_run_lengths(mask or _rectangle(*box), found.size)
+            mask = (truth.masks[index] if truth.masks else None) or _rectangle(*box)
+            row["segmentation"] = to_run_lengths(mask, found.size)
         yield row | {"iscrowd": int(crowd)}
 
 
 def _found_rows(kind: Kind, found: Detections, image_id: int) -> Iterator[Row]:
     boxes = _corner_and_sides(found.boxes)
-    if kind == "box":
-        areas = [width * height for _, _, width, height in boxes]
-        shapes: list[Row] = [{"bbox": box} for box in boxes]
-    else:
-        masks = list(found.masks or ())
-        # One by one: of more than 255 masks pycocotools 2.0.11 gives none at once.
-        areas = [int(coco_mask.area(mask)) for mask in masks]
-        # A copy: COCOeval writes into its rows.
-        shapes = [{"segmentation": dict(mask)} for mask in masks]
+    shapes: list[Row] = [{"bbox": box, "area": box[2] * box[3]} for box in boxes]
+    if kind == "mask":
+        shapes = [{"segmentation": mask, "area": mask_area(mask)} for mask in found.masks or ()]
     scores, class_ids = found.scores.tolist(), found.class_ids.tolist()
-    for shape, area, score, class_id in zip(shapes, areas, scores, class_ids, strict=True):
+    for shape, score, class_id in zip(shapes, scores, class_ids, strict=True):
         row = {"image_id": image_id, "category_id": class_id, "score": score, "iscrowd": 0}
-        yield shape | row | {"area": area}
+        yield shape | row
 
 
 def _corner_and_sides(boxes: NDArray[np.floating[Any]]) -> list[list[float]]:
@@ -281,25 +262,35 @@ def _rectangle(left: float, top: float, width: float, height: float) -> Segmenta
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def _curves(evaluation: Any) -> PrecisionRecall:  # noqa: ANN401 (pycocotools is untyped)
+def _curves(
+    kind: Kind,
+    images: Sequence[tuple[Detections, Objects]],
+    evaluation: Any,  # noqa: ANN401 (the library is untyped)
+) -> PrecisionRecall:
     params = evaluation.params
-    precision = evaluation.eval["precision"][_AT_50, :, :, _ALL, -1].T  # K, R
+    precision = np.asarray(evaluation.eval["precision"])[_AT_50, :, :, _ALL, -1].T  # K, R
     known = precision[:, 0] > -1
     mean = precision[known].mean(axis=0) if known.any() else np.full(len(params.recThrs), np.nan)
-    num_images, num_areas = len(params.imgIds), len(params.areaRng)
-    rows, num_objects = [], []
-    for place in range(len(params.catIds)):
-        # One row an image, of this class and of objects of any area.
-        start = (place * num_areas + _ALL) * num_images
-        judged = [row for row in evaluation.evalImgs[start : start + num_images] if row]
-        num_objects.append(sum(int(np.sum(row["gtIgnore"] == 0)) for row in judged))
-        rows += judged
-    threshold, best_precision, best_recall, f1 = _best(rows, sum(num_objects))
+    num_objects = np.zeros(len(precision), np.int64)
+    scores, hits = [np.zeros(0)], [np.zeros(0, bool)]
+    for image_id, (found, truth) in enumerate(images):
+        crowd = _is_crowd(kind, truth)
+        np.add.at(num_objects, truth.class_ids[~crowd], 1)
+        for class_id in set(found.class_ids.tolist()):
+            mine = np.sort(-found.scores[found.class_ids == class_id], kind="stable")
+            mine = -mine[: params.maxDets[-1]]
+            groups = crowd[truth.class_ids == class_id]
+            ious = np.reshape(evaluation.ious[image_id, class_id], (-1, max(len(groups), 1)))
+            right, ignored = _match(len(mine), ious, groups)
+            scores.append(mine[~ignored])
+            hits.append(right[~ignored])
+    best = _best(np.concatenate(scores), np.concatenate(hits), int(num_objects.sum()))
+    threshold, best_precision, best_recall, f1 = best
     return PrecisionRecall(
         recall=np.asarray(params.recThrs),
         precision=np.where(known[:, None], precision, np.nan),
         mean=mean,
-        num_objects=np.array(num_objects, np.int64),
+        num_objects=num_objects,
         best_threshold=threshold,
         best_precision=best_precision,
         best_recall=best_recall,
@@ -307,7 +298,33 @@ def _curves(evaluation: Any) -> PrecisionRecall:  # noqa: ANN401 (pycocotools is
     )
 
 
-def _best(rows: Sequence[Row], num_objects: int) -> tuple[float | None, ...]:
+def _match(
+    count: int, ious: NDArray[np.float64], crowd: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each detection is right, and whether it only finds a crowd, as COCO matches.
+
+    Args:
+        count: Detections.
+        ious: Overlap of each with all objects, the highest score first; empty without objects.
+        crowd: Which objects are crowds.
+    """
+    right, ignored = np.zeros(count, bool), np.zeros(count, bool)
+    free = ~crowd
+    for place, row in enumerate(ious):
+        # An object that is free goes before any crowd; of equal overlaps the last counts.
+        for objects, found in ((free, right), (crowd, ignored)):
+            fitting = np.where(objects, row, 0)[::-1]
+            best = int(fitting.argmax())
+            if fitting[best] >= 0.5:
+                found[place] = True
+                free[len(row) - 1 - best] = False
+                break
+    return right, ignored
+
+
+def _best(
+    scores: NDArray[np.float64], hits: NDArray[np.bool_], num_objects: int
+) -> tuple[float | None, ...]:
     """Give threshold, precision, recall and F1 where F1 is highest.
 
     Detections are matched from the highest score down, so dropping those below a threshold
@@ -315,20 +332,17 @@ def _best(rows: Sequence[Row], num_objects: int) -> tuple[float | None, ...]:
     """
     if not num_objects:
         return None, None, None, None
-    scores = np.concatenate([row["dtScores"] for row in rows])
-    matched = np.concatenate([row["dtMatches"][_AT_50] > 0 for row in rows])
-    counts = ~np.concatenate([row["dtIgnore"][_AT_50] for row in rows])
-    order = np.argsort(-scores[counts], kind="stable")
-    scores, right = scores[counts][order], matched[counts][order].cumsum()
-    if not len(right) or not right[-1]:
+    if not hits.any():
         return None, None, 0.0, 0.0
+    order = np.argsort(-scores, kind="stable")
+    scores, right = scores[order], hits[order].cumsum()
     # A threshold lets in all of an equal score.
     ends = np.flatnonzero(np.r_[np.diff(scores) != 0, True])
     f1 = 2 * right[ends] / (ends + 1 + num_objects)
     best = int(f1.argmax())
     end = int(ends[best])
-    hits = float(right[end])
-    return float(scores[end]), hits / (end + 1), hits / num_objects, float(f1[best])
+    count = float(right[end])
+    return float(scores[end]), count / (end + 1), count / num_objects, float(f1[best])
 
 
 def _figures(kind: Kind, judged: _Evaluation) -> dict[str, Any]:

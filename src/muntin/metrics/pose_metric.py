@@ -7,8 +7,6 @@ Letters: P keypoints.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from muntin.metrics.coco_evaluation import Row, evaluate_rows
 from muntin.ops.keypoints import estimate_area, similarity
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
@@ -60,7 +57,7 @@ class PoseMetric:
     Figures:
 
     - `oks_ap`: average precision over similarities (OKS) of 0.50, 0.55 .. 0.95, in [0, 1], and
-      `oks_ap50`, `oks_ap75`, `oks_ar`, as pycocotools computes them; None without truth.
+      `oks_ap50`, `oks_ap75`, `oks_ar`, as COCO's evaluation computes them; None without truth.
     - `pck`: share of the visible keypoints predicted within 0.02 of the diagonal of their
       instance's box; `pck_at` at other distances; `pck_per_keypoint` a list.
     - `mean_pixel_error`: mean distance of the visible keypoints in pixels of the original;
@@ -195,53 +192,44 @@ class PoseMetric:
 
     def _average_precision(self) -> dict[str, float | None]:
         names = ("oks_ap", "oks_ap50", "oks_ap75", "oks_ar")
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        results: list[dict[str, Any]] = []
-        for number, (path, annotation) in enumerate(self._truth.items(), 1):
-            images.append({"id": number})
-            annotations += self._as_coco(annotation, number, len(annotations))
+        truth: list[Row] = []
+        found: list[Row] = []
+        for number, (path, annotation) in enumerate(self._truth.items()):
+            truth += self._as_coco(annotation, number)
             for predicted in self._found[path]:
-                results += [
+                found += [
                     {
                         "image_id": number,
-                        "category_id": 1,
-                        "keypoints": predicted.keypoints[row].ravel().tolist(),
-                        "score": float(predicted.scores[row]),
+                        "category_id": 0,
+                        "keypoints": points.ravel().tolist(),
+                        "score": float(score),
+                        "area": 1.0,  # objects of all sizes are taken together
                     }
-                    for row in range(len(predicted))
-                    if np.isfinite(predicted.keypoints[row]).all()
+                    for points, score in zip(predicted.keypoints, predicted.scores, strict=True)
+                    if np.isfinite(points).all()
                 ]
-        if not any(row["num_keypoints"] for row in annotations):
+        if not any(row["num_keypoints"] and not row["iscrowd"] for row in truth):
             return dict.fromkeys(names)
-        if not results:
+        if not found:
             return dict.fromkeys(names, 0.0)
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO()
-            truth.dataset = {
-                "images": images, "annotations": annotations,
-                "categories": [{"id": 1, "name": "subject"}], "info": {},
-            }  # fmt: skip
-            truth.createIndex()
-            evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
-            evaluation.params.kpt_oks_sigmas = np.array(self.skeleton.sigmas)
-            evaluation.params.maxDets = [_MOST]
-            evaluation.params.areaRng = [evaluation.params.areaRng[0]]
-            evaluation.params.areaRngLbl = ["all"]
-            evaluation.evaluate()
-            evaluation.accumulate()
-        precision, recall = (
-            evaluation.eval["precision"],
-            evaluation.eval["recall"],
-        )  # T,R,1,1,1 and T,1,1,1
+        evaluation = evaluate_rows(
+            "keypoints",
+            [{"id": number} for number in range(self.num_images)],
+            truth,
+            found,
+            num_classes=1,
+            max_detections=[_MOST],
+            sigmas=self.skeleton.sigmas,
+        )
+        precision = np.asarray(evaluation.eval["precision"])  # T, R, 1, 1, 1
         return {
             "oks_ap": float(precision[..., 0, 0].mean()),
             "oks_ap50": float(precision[0].mean()),
             "oks_ap75": float(precision[5].mean()),
-            "oks_ar": float(recall.mean()),
+            "oks_ar": float(np.asarray(evaluation.eval["recall"]).mean()),
         }
 
-    def _as_coco(self, annotation: PoseInstance, image: int, before: int) -> list[dict[str, Any]]:
+    def _as_coco(self, annotation: PoseInstance, image: int) -> list[Row]:
         rows = []
         objects = annotation.objects
         assert objects.keypoints is not None, "pose data has keypoints"
@@ -250,9 +238,8 @@ class PoseMetric:
             points = objects.keypoints[row]
             rows.append(
                 {
-                    "id": before + row + 1,
                     "image_id": image,
-                    "category_id": 1,
+                    "category_id": 0,
                     "bbox": [left, top, right - left, bottom - top],
                     "area": self._area(annotation, row),
                     "iscrowd": int(objects.crowd[row]),

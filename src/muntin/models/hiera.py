@@ -27,8 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import init_linear_weights
 from muntin.nn.mlp import Mlp
@@ -44,7 +43,7 @@ _STRIDE = 4  # of the patches, which overlap: 7 pixels wide
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HieraConfig:
-    """Configuration of a Hiera.
+    """Configuration of a Hiera; the other fields are those of `SwinConfig`.
 
     Attributes:
         embed_dim: Channels of the first stage; each further stage has twice as many.
@@ -54,14 +53,6 @@ class HieraConfig:
         global_from: First stage whose attention is global.
         pooled_stages: How many of the later stages have half the side of the one before: 3 in
             classifiers, 2 in the models that were pre-trained with masks.
-        img_size: (height, width) in pixels that the position embedding is made for. Others are
-            accepted.
-        in_chans: Channels of an image.
-        mlp_ratio: Width of the MLP relative to its block.
-        norm_eps: Added to the variance in layer norms.
-        drop_rate: Dropout inside the MLP.
-        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Stages whose maps `forward` returns.
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
         size_rule: How position embeddings are resized for other images; a key of
@@ -98,12 +89,7 @@ class HieraConfig:
             problem = f"mask_unit={self.mask_unit} must be halved {self.pooled_stages} times"
         elif min(self.img_size) < 1:
             problem = "img_size must be at least 1"
-        problem = problem or find_output_problem(
-            self.out_indices, stages, self.out_norm, self.drop_path_rate
-        )
-        if problem:
-            message = f"HieraConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem, stages)
 
     def dim(self, stage: int) -> int:
         """Channels of a stage."""
@@ -218,14 +204,11 @@ class HieraBlock(nn.Module):
 
 
 class Hiera(Backbone):
-    """The whole backbone (figure 2). Stages beyond the last of `out_indices` are not built.
-
-    Args:
-        config: What to build.
-    """
+    """The whole backbone (figure 2). Stages beyond the last of `out_indices` are not built."""
 
     stage_unit: Literal["stage"] = "stage"
     blocks: nn.ModuleList
+    undecayed = ("pos_embed",)
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
@@ -253,11 +236,6 @@ class Hiera(Backbone):
             strides=tuple(_STRIDE * 2 ** config.halvings(i) for i in config.out_indices),
         )
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.dim(self.config.out_indices[-1])
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -265,12 +243,7 @@ class Hiera(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all blocks.
-
-        Args:
-            images: Normalised images of any height and width; sides of the maps round up.
-            sizes: As in `Backbone.features`.
-            mask: Mask units that are kept; the others are not computed, or become its fill.
+        """Run all blocks; sides of the maps round up, and a mask may drop mask units or fill them.
 
         Returns:
             One map a stage of `out_indices`; the vector is the normalised mean of the last one.
@@ -349,19 +322,8 @@ class Hiera(Backbone):
         kept = mask.drop(units.flatten(3).flatten(1, 2))  # B, n, side*side*C
         return kept.unflatten(2, (side, side, -1)).transpose(1, 2).flatten(2, 3)
 
-    def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter; see `muntin.features.Backbone`."""
-        kind, *path = name.split(".")
-        if kind == "blocks":
-            return int(path[0]) + 1
-        return len(self.blocks) + 1 if kind == "norm" else 0
-
     def stage_of(self, name: str) -> int:
         """Number the stage of a parameter; see `muntin.features.Backbone`."""
         starts = itertools.accumulate(self.config.depths, initial=1)  # first block of each stage
         built = self.config.out_indices[-1] + 2  # and one more for what follows the last
         return bisect.bisect_right(list(starts)[:built], self.layer_of(name))
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions."""
-        return not name.endswith("pos_embed")

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import apply_norm_linear, init_linear_weights
 from muntin.nn.mlp import Mlp
@@ -125,12 +125,7 @@ class SwinConfig:
             )
         elif min(*self.img_size, self.patch_size, self.in_chans) < 1:
             problem = "img_size, patch_size and in_chans must be at least 1"
-        problem = problem or find_output_problem(
-            self.out_indices, stages, self.out_norm, self.drop_path_rate
-        )
-        if problem:
-            message = f"SwinConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem, stages)
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -307,13 +302,10 @@ class SwinStage(nn.Module):
 
 
 class Swin(Backbone):
-    """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built.
-
-    Args:
-        config: What to build.
-    """
+    """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built."""
 
     stage_unit: Literal["stage"] = "stage"
+    undecayed = ("relative_position_bias_table", "absolute_pos_embed")
     block: Callable[..., nn.Module] = SwinBlock
     merging: Callable[..., nn.Module] = PatchMerging
 
@@ -364,11 +356,6 @@ class Swin(Backbone):
             strides=tuple(self.config.patch_size * 2**i for i in indices),
         )
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.dim(self.config.out_indices[-1])
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -376,20 +363,14 @@ class Swin(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all stages.
-
-        Args:
-            images: Normalised images of any height and width; sides of the maps round up, or as
-                the size rule says.
-            sizes: As in `Backbone.features`.
-            mask: Patches that are kept; the others become its fill, since windows need all places.
+        """Run all stages; sides of the maps round up, or as the size rule says.
 
         Returns:
             One map a stage of `out_indices`; the vector is the mean of the last one.
 
         Raises:
             ShapeError: The size rule refuses this height and width, or the mask does not fit.
-            ConfigError: The mask has no fill.
+            ConfigError: The mask has no fill; windows need a token at every place.
         """
         outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices
@@ -451,13 +432,17 @@ class Swin(Backbone):
             built_size = (-(-built_size[0] // 2), -(-built_size[1] // 2))
         return outputs
 
-    def _normalise(self, x: Tensor, stage: int) -> Tensor:
+    def norm_of(self, stage: int) -> nn.Module | None:
+        """Return the norm of the map of a stage, if it has one."""
         # Detectors normalise every map; classifiers only the last one, before pooling.
         if self.config.out_norm == "each":
-            normed: Tensor = self.get_submodule(f"norm{stage}")(x)
-            return normed
+            return self.get_submodule(f"norm{stage}")
         last = self.config.out_norm == "last" and stage == self.config.out_indices[-1]
-        return self.get_submodule("norm")(x) if last else x
+        return self.get_submodule("norm") if last else None
+
+    def _normalise(self, x: Tensor, stage: int) -> Tensor:
+        norm = self.norm_of(stage)
+        return x if norm is None else norm(x)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
@@ -481,7 +466,3 @@ class Swin(Backbone):
         if kind == "layers":
             return int(path[0]) + 1
         return len(self.layers) + 1 if kind.startswith("norm") else 0
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions."""
-        return not name.endswith(("relative_position_bias_table", "absolute_pos_embed"))

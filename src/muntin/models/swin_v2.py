@@ -70,17 +70,9 @@ class SwinV2Config(SwinConfig):
 
 
 def swin_v2_preset(
-    size: str, window: int, side: int, *, drop_path_rate: float = 0.2, pretrained: bool = False
+    size: str, window: int, side: int, drop_path_rate: float = 0.2, *, pretrained: bool = False
 ) -> SwinV2Config:
-    """One published variant (section 4.1).
-
-    Args:
-        size: "tiny", "small", "base" or "large".
-        window: Window side in tokens.
-        side: Image side in pixels.
-        drop_path_rate: Of the published config.
-        pretrained: Whether it was pre-trained at 192 pixels with windows of 12.
-    """
+    """One published variant (section 4.1); pretrained at 192 pixels with windows of 12, or not."""
     embed_dim, depth, heads = {
         "tiny": (96, 6, 3),
         "small": (96, 18, 3),
@@ -212,11 +204,7 @@ class PatchMergingV2(nn.Module):
 
 
 class SwinV2(Swin):
-    """The whole backbone: that of V1 with other blocks and another merging.
-
-    Args:
-        config: What to build.
-    """
+    """The whole backbone: that of V1 with other blocks and another merging."""
 
     block = SwinV2Block
     merging = PatchMergingV2

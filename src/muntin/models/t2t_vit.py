@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError, ShapeError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.errors import ShapeError
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.drop_path import drop_path_schedule
 from muntin.nn.linear_layers import init_linear_weights
@@ -48,7 +48,7 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class T2TViTConfig:
-    """Configuration of a T2T-ViT.
+    """Configuration of a T2T-ViT; the other fields are those of `ViTConfig`.
 
     Attributes:
         embed_dim: Channels of a token of the backbone.
@@ -57,17 +57,6 @@ class T2TViTConfig:
         token_attention: Attention between the unfoldings: "performer" is linear in the number of
             tokens, "transformer" quadratic.
         token_dim: Channels between the unfoldings.
-        img_size: (height, width) in pixels that the position embedding is made for. Others are
-            accepted.
-        in_chans: Channels of an image.
-        mlp_ratio: Width of the MLP relative to the tokens.
-        qkv_bias: Whether queries, keys and values of the backbone have a bias.
-        norm_eps: Added to the variance in layer norms.
-        drop_rate: Dropout after the positions and inside attention output and MLP.
-        attn_drop_rate: Dropout of attention weights in the backbone.
-        drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
-        out_indices: Blocks whose tokens `forward` returns as maps; -1 is the last block.
-        out_norm: "last" has the layer norm that the classifier reads; "none" has no such norm.
     """
 
     embed_dim: int
@@ -97,12 +86,7 @@ class T2TViTConfig:
             problem = f"a performer needs token_dim=2 or more, got {self.token_dim}"
         elif min(self.img_size) < _SMALLEST:
             problem = f"img_size={self.img_size} must be at least {_SMALLEST} pixels"
-        problem = problem or find_output_problem(
-            self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
-        )
-        if problem:
-            message = f"T2TViTConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem, self.depth)
 
     @property
     def blocks_out(self) -> tuple[int, ...]:
@@ -268,14 +252,10 @@ class TokensToToken(nn.Module):
 
 
 class T2TViT(Backbone):
-    """The whole backbone (figure 4). Blocks beyond the last of `out_indices` are not built.
+    """The whole backbone (figure 4). Blocks beyond the last of `out_indices` are not built."""
 
-    Args:
-        config: What to build.
-    """
-
-    stage_unit: Literal["block"] = "block"
     blocks: nn.ModuleList
+    undecayed = ("pos_embed", "cls_token")
 
     def __init__(self, config: T2TViTConfig) -> None:
         super().__init__()
@@ -301,11 +281,6 @@ class T2TViT(Backbone):
         count = len(self.config.out_indices)
         return FeatureSpec(channels=(self.config.embed_dim,) * count, strides=(_STRIDE,) * count)
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.embed_dim
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -313,20 +288,14 @@ class T2TViT(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all blocks.
-
-        Args:
-            images: Normalised images of any height and width from 3 pixels; sides of the maps
-                round as three unfoldings do, mostly up.
-            sizes: As in `Backbone.features`.
-            mask: Not supported: tokens of this family overlap.
+        """Run all blocks; sides of the maps round as three unfoldings do, mostly up.
 
         Returns:
             The tokens of each block of `out_indices` as a map; the vector is the class token.
 
         Raises:
             ShapeError: A side is shorter than 3 pixels.
-            ConfigError: A mask is given.
+            ConfigError: A mask is given: tokens of this family overlap.
         """
         self._refuse_mask(mask)
         tokens, size = self._run(images)
@@ -361,21 +330,6 @@ class T2TViT(Backbone):
                 tokens.append(x)
         tokens[-1] = self.norm(tokens[-1])
         return tokens, size
-
-    def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter; see `muntin.features.Backbone`."""
-        kind, *path = name.split(".")
-        if kind == "blocks":
-            return int(path[0]) + 1
-        return len(self.blocks) + 1 if kind == "norm" else 0
-
-    def stage_of(self, name: str) -> int:
-        """The layer: a plain ViT has one stage, so its blocks are counted."""
-        return self.layer_of(name)
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions and tokens."""
-        return not name.endswith(("pos_embed", "cls_token"))
 
 
 def _sinusoids(count: int, dim: int) -> Float[Tensor, "1 N C"]:

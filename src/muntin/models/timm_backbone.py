@@ -101,9 +101,6 @@ def _unwrap(module: nn.Module) -> nn.Module:
 class TimmBackbone(Backbone):
     """A timm model without its classifier.
 
-    Args:
-        config: Which one.
-
     Raises:
         ConfigError: timm has no such model, or it gives no maps.
         MissingExtra: timm is not installed.
@@ -158,11 +155,6 @@ class TimmBackbone(Backbone):
         mask: TokenMask | None = None,
     ) -> Features:
         """Prepare a run, which begins when a part is read: timm has a pass for each of them.
-
-        Args:
-            images: Normalised images of a size that the model accepts.
-            sizes: As in `Backbone.features`.
-            mask: Refused.
 
         Returns:
             The maps in `out_indices`; the vector is what the model's own classifier reads.

@@ -34,8 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import (
     BiasedLinear,
@@ -49,7 +48,15 @@ from muntin.ops.relative_offsets import resample_offsets
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["ViT", "ViTBlock", "ViTConfig", "deit3_preset", "vit_preset", "vitpose_preset"]
+__all__ = [
+    "ViT",
+    "ViTBlock",
+    "ViTConfig",
+    "ViTSize",
+    "deit3_preset",
+    "vit_preset",
+    "vitpose_preset",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,16 +143,7 @@ class ViTConfig:
             problem = "relative_pos_bias needs the class token and no distillation token"
         elif self.layer_scale < 0:
             problem = f"layer_scale must be 0 or more, got {self.layer_scale}"
-        problem = (
-            problem
-            or self._find_patch_problem()
-            or find_output_problem(
-                self.out_indices, max(self.depth, 1), self.out_norm, self.drop_path_rate
-            )
-        )
-        if problem:
-            message = f"ViTConfig: {problem}. Change these fields together."
-            raise ConfigError(message)
+        reject_config(self, problem or self._find_patch_problem(), self.depth)
 
     def _find_patch_problem(self) -> str:
         if self.shared_position and (self.class_token or not self.absolute_pos_embed):
@@ -170,9 +168,10 @@ class ViTConfig:
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
 
-def vit_preset(
-    size: Literal["tiny", "small", "medium", "base", "large", "huge"], patch: int, side: int
-) -> ViTConfig:
+ViTSize = Literal["tiny", "small", "medium", "base", "large", "huge"]
+
+
+def vit_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
     """One row of the papers' tables of variants, for a patch and an image side in pixels."""
     embed_dim, depth, num_heads = {
         "tiny": (192, 12, 3),
@@ -183,15 +182,12 @@ def vit_preset(
         "huge": (1280, 32, 16),
     }[size]
     return ViTConfig(
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        patch_size=patch,
+        embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_size=patch,
         img_size=(side, side),
-    )
+    )  # fmt: skip
 
 
-def vitpose_preset(size: Literal["small", "base", "large", "huge"]) -> ViTConfig:
+def vitpose_preset(size: ViTSize) -> ViTConfig:
     """One row of ViTPose: no class token, patches with a margin, 12 heads in its small one."""
     plain = vit_preset(size, 16, 224)
     return replace(
@@ -205,9 +201,7 @@ def vitpose_preset(size: Literal["small", "base", "large", "huge"]) -> ViTConfig
     )
 
 
-def deit3_preset(
-    size: Literal["small", "medium", "base", "large", "huge"], patch: int, side: int
-) -> ViTConfig:
+def deit3_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
     """One row of DeiT III: branches are scaled, and the class token has no position."""
     return replace(vit_preset(size, patch, side), prefix_positions=False, layer_scale=1e-4)
 
@@ -331,14 +325,10 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(Backbone):
-    """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built.
+    """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built."""
 
-    Args:
-        config: What to build.
-    """
-
-    stage_unit: Literal["block"] = "block"
     blocks: nn.ModuleList
+    undecayed = ("relative_position_bias_table", "pos_embed", "_token")
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -362,15 +352,11 @@ class ViT(Backbone):
             ViTBlock(config, rate) for rate in rates[: config.blocks_out[-1] + 1]
         )
         has_norm = config.out_norm == "last"
+        norm = nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity()
         # fc_norm normalises the mean, norm all tokens; only one of them exists.
-        norm, fc_norm = (
-            nn.LayerNorm(dim, eps=config.norm_eps) if has_norm else nn.Identity(),
-            None,
-        )
-        if config.pool_norm == "after":
-            norm, fc_norm = nn.Identity(), norm
-        self.norm = norm
-        self.fc_norm = fc_norm if fc_norm is not None else nn.Identity()
+        after = config.pool_norm == "after"
+        self.norm: nn.Module = nn.Identity() if after else norm
+        self.fc_norm: nn.Module = norm if after else nn.Identity()
         init_linear_weights(self)
 
     @property
@@ -383,11 +369,6 @@ class ViT(Backbone):
             embed_parts=1 + int(self.config.distillation_token),
         )
 
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the pooled vector."""
-        return self.config.embed_dim * self.spec.embed_parts
-
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -395,12 +376,7 @@ class ViT(Backbone):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run all blocks.
-
-        Args:
-            images: Normalised images of any height and width.
-            sizes: As in `Backbone.features`.
-            mask: Patches that are kept; the others are not computed, or become its fill.
+        """Run all blocks; images may have any size, and a mask may drop patches or fill them.
 
         Returns:
             The patch tokens of each block of `out_indices` as a map, all at the same stride. The
@@ -503,18 +479,3 @@ class ViT(Backbone):
         if config.shared_position:
             return x + positions[:, 1:] + positions[:, :1]
         return x + positions
-
-    def layer_of(self, name: str) -> int:
-        """Number the layer of a parameter; see `muntin.features.Backbone`."""
-        kind, *path = name.split(".")
-        if kind == "blocks":
-            return int(path[0]) + 1
-        return len(self.blocks) + 1 if kind in {"norm", "fc_norm"} else 0
-
-    def stage_of(self, name: str) -> int:
-        """The layer: a plain ViT has one stage, so its blocks are counted."""
-        return self.layer_of(name)
-
-    def decays(self, name: str) -> bool:
-        """Whether weight decay applies: not to positions and tokens."""
-        return not name.endswith(("relative_position_bias_table", "pos_embed", "_token"))

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes: anchors, pyramid levels, overlap, suppression (NMS) and masks of boxes.
 
-Boxes are (x1, y1, x2, y2) in pixels. NMS, IoU, RoIAlign and box coding are torchvision's; this file
-has what torchvision lacks or hard-codes.
+Boxes are (x1, y1, x2, y2) in pixels. NMS, IoU and RoIAlign are torchvision's; this file has what
+torchvision lacks, hard-codes or keeps private.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,6 +22,8 @@ __all__ = [
     "Suppression",
     "assign_levels",
     "covered_fraction",
+    "decode_offsets",
+    "encode_offsets",
     "grid_points",
     "make_anchors",
     "paste_mask",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 Suppression = Literal["hard", "soft", "none"]
+_LARGEST_LOG = math.log(1000 / 16)  # no box grows more: exp would overflow
 
 
 def make_anchors(
@@ -126,6 +130,35 @@ def covered_fraction(
     inside = (lower - upper).clamp(min=0).prod(dim=2)  # N, M
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
     return inside.amax(dim=1) / area.clamp(min=1e-6)
+
+
+def encode_offsets(
+    targets: Float[Tensor, "N 4"], boxes: Float[Tensor, "N 4"], stds: tuple[float, ...]
+) -> Float[Tensor, "N 4"]:
+    """Offsets that move boxes to targets: centre in sides, logarithm of sides; divided by `stds`.
+
+    Source:
+        Girshick et al. 2014 (arXiv 1311.2524), appendix C. Bits as torchvision 0.29.2.
+    """
+    weights = torch.tensor([1 / std for std in stds], dtype=targets.dtype, device=targets.device)
+    sides, wanted = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
+    centres, aims = boxes[:, :2] + 0.5 * sides, targets[:, :2] + 0.5 * wanted
+    moves = weights[:2] * (aims - centres) / sides
+    return torch.cat([moves, weights[2:] * torch.log(wanted / sides)], dim=1)
+
+
+def decode_offsets(
+    offsets: Float[Tensor, "N S 4"], boxes: Float[Tensor, "N 4"], stds: tuple[float, ...]
+) -> Float[Tensor, "N S 4"]:
+    """Move boxes by the offsets of `encode_offsets`, S of them for each box."""
+    boxes = boxes.to(offsets.dtype)[:, None]
+    sides = boxes[..., 2:] - boxes[..., :2]  # N, 1, 2
+    centres = boxes[..., :2] + 0.5 * sides
+    # Divided by 1 / std, as published, not multiplied by std: the last bit differs.
+    x, y, wide, high = (offsets[..., i] / (1 / std) for i, std in enumerate(stds))
+    moved = torch.stack([x, y], dim=-1) * sides + centres
+    grown = torch.stack([wide, high], dim=-1).clamp(max=_LARGEST_LOG).exp() * sides
+    return torch.cat([moved - 0.5 * grown, moved + 0.5 * grown], dim=-1)
 
 
 def suppress_groups(

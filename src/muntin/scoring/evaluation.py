@@ -137,7 +137,7 @@ def evaluate(
     if tta and run.task.detects:
         message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)
-    store = ImageCache(listing, run.preprocessing, DataConfig(), full_labels=True)
+    store = ImageCache(listing, run.preprocessing, DataConfig())
     batch_size = batch_size or evaluation_batch(run.preprocessing)
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:

@@ -22,7 +22,7 @@ from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recal
 from muntin.drawing.pose_drawing import annotated_poses, draw_errors, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
-from muntin.errors import format_count
+from muntin.errors import plural
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -65,7 +65,7 @@ def _(
     if classes.multi_label or not len(outputs.indices):
         return
     counts = metric.confusion.numpy()
-    title = f"{name} {value:.3f} on {format_count(figures['num_images'], 'image')}"
+    title = f"{name} {value:.3f} on {plural(figures['num_images'], 'image')}"
     save_figure(draw_confusion(counts, classes.names, title), folder / "confusion.png")
     tiles = []
     scores = outputs.answers.softmax(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader
+from muntin.data.loading import EvalLoader, Processes
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
@@ -49,7 +49,7 @@ def run_network(
             raw = predictor.run(_prepared(part, listing, tta=tta))
         (found,) = raw.parts
         answers = task.answers(found.raw, found.metas, classes)
-        truth = part.full_labels or truth_rows[part.indices]
+        truth = part.labels if truth_rows is None else truth_rows[part.indices]
         rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     if not rows:
         empty = torch.empty(0)
@@ -113,6 +113,6 @@ def score(
 
     The batch size does not change the figures; `workers` are decoding processes.
     """
-    loader = EvalLoader(store, batch_size=batch_size, workers=workers)
+    loader = EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers))
     outputs = run_network(predictor, loader, store.listing, tta=tta)
     return compute_figures([outputs], predictor.task, predictor.classes, store.listing)

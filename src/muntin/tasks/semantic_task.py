@@ -26,7 +26,7 @@ from muntin.results import SemanticMap
 from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
-from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task, TrainBatch
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch
 
 __all__ = ["SEMANTIC"]
 
@@ -150,9 +150,8 @@ SEMANTIC = Task(
     ),
     check_data=lambda path, data: check_semantic(path, colors=data.colors, ignored=data.ignored),
     make_head=lambda backbone, classes, config: SemanticHead(backbone, len(classes.names), config),
-    ground_truth=lambda listing, classes: LazyTruth(
-        listing, lambda _, entry: read_mask(listing, entry).labels
-    ),
+    # Masks come with their images, so that each is decoded once.
+    ground_truth=lambda listing, classes: None,
     losses=_losses,
     predict=_predict,
     decode=_decode,

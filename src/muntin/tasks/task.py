@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
-from muntin.data.report import Report
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
@@ -206,7 +206,7 @@ class Task:
         check_data: Reads every file and reports all faults.
         make_head: Builds the head for a backbone, from its config if the task has several heads.
         ground_truth: Annotations of a listing, indexed by entry: labels for the loss, or ground
-            truth for the metric.
+            truth for the metric; None where it is the label maps of the batches.
         losses: From head, features and batch to the loss of each image, by name.
         predict: Runs a network on a batch, in evaluation and prediction; returns raw output.
         decode: From raw output to results.

@@ -17,7 +17,7 @@ from muntin.drawing.grid import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels
-from muntin.errors import format_count
+from muntin.errors import plural
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
 from muntin.runs import Run
@@ -57,7 +57,7 @@ def _draw_tile(
     if isinstance(target, BoxTargets):
         objects = _as_objects(target)
         drawn = np.asarray(draw_objects(pixels, objects, names))
-        return Thumbnail(pixels=drawn, lines=(format_count(len(objects), "object"),))
+        return Thumbnail(pixels=drawn, lines=(plural(len(objects), "object"),))
     return Thumbnail(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
 
 

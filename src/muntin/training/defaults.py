@@ -16,7 +16,7 @@ from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, format_count
+from muntin.errors import ConfigError, plural
 from muntin.heads.detector_table import DetectorConfig
 from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import find_head
@@ -174,7 +174,7 @@ def default_recipe(
 ) -> tuple[str, str]:
     """Name of the recipe for `count` training images, and the reason."""
     few = FEW_IMAGES if kind == "classification" else FEW_DENSE_IMAGES
-    images = format_count(count, "training instance" if kind == "keypoints" else "training image")
+    images = plural(count, "training instance" if kind == "keypoints" else "training image")
     if pretrained and (kind == "classification" or count < few):
         return "finetune", "the weights are pretrained"
     if count < few:
@@ -335,7 +335,7 @@ def choose_head(
             f"up to {raised.select.max_detections} detections an image, as one image has "
             f"{max_objects} objects (head.select.max_detections)"
         )
-    return Choice(with_texts(raised, settings), tuple(notes))
+    return Choice(with_texts(raised, settings, group="head"), tuple(notes))
 
 
 def _raise_detection_limit(head: HeadConfig, max_objects: int) -> HeadConfig:

@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 
 from muntin.data.batches import Batch, evaluation_batch
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader, TrainLoader
+from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.devices import memory_mib
 from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, write_results
@@ -109,8 +109,8 @@ class Loop:
         run, network = prepared.run, prepared.network
         self.fabric, self.run, self.reporter = fabric, run, reporter
         self.config, data = run.config.train, run.config.data_config
-        self.train = ImageCache(prepared.train, run.preprocessing, data, approximate=True)
-        self.val = ImageCache(prepared.val, run.preprocessing, data, full_labels=True)
+        self.train = ImageCache(prepared.train, run.preprocessing, data, training=True)
+        self.val = ImageCache(prepared.val, run.preprocessing, data)
         self.state = _State()
         self.objective = objective
         compiled = run.config.machine.compile == "on"
@@ -124,9 +124,7 @@ class Loop:
                 batch_size=self.config.batch_size,
                 seed=self.config.seed,
                 shares=class_balanced_shares(prepared.train) if balanced else None,
-                rank=fabric.global_rank,
-                world=fabric.world_size,
-                workers=max(run.config.machine.workers, 0),
+                processes=self._processes(),
                 view=view,
             )
             for view in range(objective.views)
@@ -161,6 +159,10 @@ class Loop:
             interrupted=interrupted,
             best=self._best,
         )
+
+    def _processes(self) -> Processes:
+        workers = max(self.run.config.machine.workers, 0)
+        return Processes(self.fabric.global_rank, self.fabric.world_size, workers)
 
     def _elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
@@ -323,9 +325,7 @@ class Loop:
         loader = EvalLoader(
             cache,
             batch_size=evaluation_batch(cache.pre, self.config.validation_batch),
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            workers=max(self.run.config.machine.workers, 0),
+            processes=self._processes(),
         )
         outputs = self.objective.evaluate(
             self.trainer.best_network, loader, fabric.device, fabric.autocast

@@ -88,7 +88,7 @@ class StepProfiler:
         # Few images are read, and from all over the set: sizes often change along it.
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
-        self.store = ImageCache(self.listing, self.run.preprocessing, data, approximate=True)
+        self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         with quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
@@ -106,9 +106,8 @@ class StepProfiler:
     def load_batch(self, count: int) -> Batch:
         """Read and augment `count` images."""
         config = self.run.config
-        loader = TrainLoader(
-            self.store, config.augment, batch_size=count, seed=config.train.seed, workers=0
-        )
+        seed = config.train.seed
+        loader = TrainLoader(self.store, config.augment, batch_size=count, seed=seed)
         return next(loader.batches(0, 0, self.run.preprocessing.img_size))
 
     def train_step(self, batch: Batch) -> None:
@@ -121,7 +120,7 @@ class StepProfiler:
         run = self.run
         # Repeated where the subset is smaller than the batch.
         listing = self.listing.select(i % len(self.listing) for i in range(count))
-        store = ImageCache(listing, run.preprocessing, run.config.data_config, full_labels=True)
+        store = ImageCache(listing, run.preprocessing, run.config.data_config)
         loader = EvalLoader(store, batch_size=count)
         self.trainer.objective.evaluate(
             self.trainer.best_network, loader, self.device, self.fabric.autocast

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from muntin.configs import with_texts
-from muntin.errors import ConfigError, unknown_name
+from muntin.data.data_config import DataConfig
+from muntin.errors import ConfigError
 from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
@@ -88,7 +90,7 @@ def _check_head_of_other_task(name: str, task: Task) -> None:
 def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Check that the user does not set what `train.memory_gib` chooses."""
     start = TrainConfig() if request.base is None else request.base.train
-    tuned: TrainConfig = with_texts(start, settings["train"])
+    tuned: TrainConfig = with_texts(start, settings["train"], group="train")
     explicit = "recomputed_blocks" in dict(settings["train"]) and tuned.recomputed_blocks
     if explicit and tuned.memory_gib:
         message = (
@@ -110,7 +112,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
         find_recipe(request.recipe, task.recipe_kind)
     # The configs built here are dropped: only their errors matter.
     _check_recompute(request, settings)
-    with_texts(AUGMENTS[task.recipe_kind](), settings["augment"])
+    with_texts(AUGMENTS[task.recipe_kind](), settings["augment"], group="augment")
     if request.head and task.dense is None:
         message = f"{task.name} has one head, got head={request.head!r}. Omit it."
         raise ConfigError(message)
@@ -131,7 +133,8 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
         message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
         raise ConfigError(message)
     if request.model:
-        with_texts(model_config(ALIASES.get(request.model, request.model), {}), settings["model"])
+        config = model_config(ALIASES.get(request.model, request.model), {})
+        with_texts(config, settings["model"], group="model")
 
 
 def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
@@ -146,7 +149,17 @@ def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
     for path, text in settings:
         group, _, field = path.partition(".")
         if group not in groups or not field:
-            hint = "Write settings like train.epochs=10."
-            raise ConfigError(unknown_name("group of settings", group, groups, hint=hint))
+            # The group was left out: compare with fields, the closest of which comes first.
+            kinds = (MachineConfig, DataConfig, *AUGMENTS.values(), TrainConfig)
+            names = ("machine", "data", *["augment"] * len(AUGMENTS), "train")
+            known = {
+                field.name: f"{before}.{field.name}"
+                for before, kind in zip(names, kinds, strict=True)
+                for field in fields(kind)
+            }
+            near = difflib.get_close_matches(path, known, n=1)
+            hint = f"Did you mean {known[near[0]]!r}?" if near else "Write train.epochs=10."
+            message = f"a setting must begin with {', '.join(groups)}, got {path!r}. {hint}"
+            raise ConfigError(message)
         groups[group].append((field, text))
     return groups

@@ -90,8 +90,7 @@ def read_config(path: str | Path) -> RunConfig:
     try:
         return RunConfig.from_dict(read_json(Path(path)), where=str(path))
     except RunError as error:
-        why = "which has other content" if Path(path).is_file() else "which is not a file"
-        message = f"config must be the config.json of a run, got {str(path)!r}, {why}."
+        message = f"config must be the config.json of a run: {error}"
         raise ConfigError(message) from error
 
 

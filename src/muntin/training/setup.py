@@ -81,8 +81,8 @@ class _RunBuilder:
         self.task = task_of(request)
         self.seed = _choose_seed(request, self.settings["train"])
         start = DataConfig() if self.base is None else self.base.data_config
-        self.data = with_texts(start, self.settings["data"])
-        requested = with_texts(request.machine, self.settings["machine"])
+        self.data = with_texts(start, self.settings["data"], group="data")
+        requested = with_texts(request.machine, self.settings["machine"], group="machine")
         writes_events(requested.tensorboard)  # raises if it is asked for, but not installed
         self.machine = self.take(resolve_machine(requested, compiles=not self.task.detects))
         self.train, self.val = self.take(_list_splits(request, self.task, self.data, self.seed))

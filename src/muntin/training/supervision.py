@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from muntin.data.transforms import AugmentConfig
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.samples import Listing
 

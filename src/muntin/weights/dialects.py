@@ -18,7 +18,6 @@ from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
 from muntin.weights import (
-    detectron2,
     google,
     microsoft,
     openmmlab,
@@ -26,11 +25,9 @@ from muntin.weights import (
     torchvision,
     transformers,
 )
-from muntin.weights.detector_keys import DETECTOR_NAMES, add_detector_keys
+from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
-from muntin.weights.pose_keys import add_pose_keys
-from muntin.weights.segmenter_keys import add_segmenter_keys
 
 __all__ = [
     "DIALECTS",
@@ -54,8 +51,8 @@ class Dialect:
 
     Attributes:
         key_maps: Key maps, by the config class of the family.
-        recognise: Returns a key that only this dialect has, or an empty string.
-        size_rule: Returns the size rule (padding policy) of the ecosystem's models, from the keys
+        sign: Pattern of keys that only this dialect has, or a function that finds one.
+        size_rule: Size rule (padding policy) of the ecosystem's models, or a function of the keys
             of the file and the model's config.
         built_rule: Size rule that shrinks a relative position bias table to the window that
             fits the map at `img_size`; empty if tables always have the configured window.
@@ -63,55 +60,55 @@ class Dialect:
     """
 
     key_maps: KeyMaps
-    recognise: Callable[[Collection[str]], str]
-    size_rule: Callable[[Collection[str], object], SizeRuleName]
+    sign: str | Callable[[Collection[str]], str]
+    size_rule: SizeRuleName | Callable[[Collection[str], object], SizeRuleName]
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
 
-
-def _always(rule: SizeRuleName) -> Callable[[Collection[str], object], SizeRuleName]:
-    return lambda _keys, _config: rule
+    def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
+        """Size rule of the models that such files are of."""
+        return self.size_rule(keys, config) if callable(self.size_rule) else self.size_rule
 
 
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
-        recognise=microsoft.recognise,
+        sign=microsoft.recognise,
         size_rule=microsoft.size_rule,
         built_rule="microsoft",
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
-        recognise=timm.recognise,
-        size_rule=_always("timm"),
+        sign=timm.recognise,
+        size_rule="timm",
         built_rule="timm",
         normalise=timm.normalise,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
-        recognise=torchvision.recognise,
+        sign=torchvision.SIGN,
         normalise=torchvision.normalise,
-        size_rule=_always("torchvision"),
+        size_rule="torchvision",
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
-        recognise=transformers.recognise,
+        sign=transformers.SIGN,
         size_rule=transformers.size_rule,
     ),
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
-        recognise=openmmlab.recognise,
+        sign=openmmlab.SIGN,
         size_rule=openmmlab.size_rule,
     ),
     "detectron2": Dialect(
-        key_maps=detectron2.KEY_MAPS,
-        recognise=detectron2.recognise,
-        size_rule=_always("openmmlab"),
+        key_maps=microsoft.DETECTRON2_KEY_MAPS,
+        sign=r"^backbone\.(bottom_up|net)\.",
+        size_rule="openmmlab",
     ),
     "google": Dialect(
         key_maps=google.KEY_MAPS,
-        recognise=google.recognise,
-        size_rule=_always("google"),
+        sign=google.SIGN,
+        size_rule="google",
         normalise=google.normalise,
     ),
 }
@@ -132,7 +129,10 @@ def detect(keys: Collection[str], *, where: str) -> str:
     Raises:
         WeightError: No dialect matches, or several do.
     """
-    signs = {name: dialect.recognise(keys) for name, dialect in DIALECTS.items()}
+    signs = {
+        name: first_key(keys, dialect.sign) if isinstance(dialect.sign, str) else dialect.sign(keys)
+        for name, dialect in DIALECTS.items()
+    }
     # Other dialects' detectors have the prefix "backbone." too, so muntin is tested last.
     signs[NATIVE] = "" if any(signs.values()) else recognise_native(keys)
     found = {name: sign for name, sign in signs.items() if sign}
@@ -153,12 +153,7 @@ def detect(keys: Collection[str], *, where: str) -> str:
 
 
 def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
-    """Build the key map of a model in a dialect.
-
-    Args:
-        name: Name of the dialect.
-        config: The backbone's config.
-        head: The model's head; those of dense tasks add their own rows.
+    """Build the key map of a model in a dialect; heads of dense tasks add their own rows.
 
     Raises:
         WeightError: The dialect is unknown or does not support this family.
@@ -175,8 +170,7 @@ def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
         raise WeightError(message)
     names = maps[type(config)]
     body = names if isinstance(names, KeyMap) else names(config)
-    detector = add_detector_keys(body, DETECTOR_NAMES.get(name), head, dialect=name)
-    return add_pose_keys(add_segmenter_keys(detector, name, head), name, head)
+    return add_head_keys(body, name, head)
 
 
 def family_name(config_type: type) -> str:

@@ -12,15 +12,15 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from muntin.models.vit import ViTConfig
-from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform, first_key
+from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform
 
-__all__ = ["KEY_MAPS", "normalise", "recognise"]
+__all__ = ["KEY_MAPS", "SIGN", "normalise"]
 
 _BLOCK = "Transformer/encoderblock_{j}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
@@ -36,26 +36,20 @@ _CONVOLUTION = Transform(
 
 def _vit(config: ViTConfig) -> KeyMap:
     heads = config.num_heads
-
-    def join_kernels(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part.flatten(1).t() for part in parts])
-
-    def split_kernels(whole: Tensor, count: int) -> Sequence[Tensor]:
-        parts = (part.t().unflatten(1, (heads, -1)).contiguous() for part in whole.chunk(count))
-        return tuple(parts)
-
-    def join_biases(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part.flatten() for part in parts])
-
-    def split_biases(whole: Tensor, count: int) -> Sequence[Tensor]:
-        return tuple(part.unflatten(0, (heads, -1)) for part in whole.chunk(count))
-
-    def join_out(parts: Sequence[Tensor]) -> Tensor:
-        return parts[0].permute(2, 0, 1).flatten(1).contiguous()
-
-    def split_out(whole: Tensor, _: int) -> Sequence[Tensor]:
-        return (whole.unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous(),)
-
+    kernels = Transform(
+        join=lambda parts: torch.cat([part.flatten(1).t() for part in parts]),
+        split=lambda whole, n: [
+            part.t().unflatten(1, (heads, -1)).contiguous() for part in whole.chunk(n)
+        ],
+    )
+    biases = Transform(
+        join=lambda parts: torch.cat([part.flatten() for part in parts]),
+        split=lambda whole, n: [part.unflatten(0, (heads, -1)) for part in whole.chunk(n)],
+    )
+    out = Transform(
+        join=lambda parts: parts[0].permute(2, 0, 1).flatten(1).contiguous(),
+        split=lambda whole, _: [whole.unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous()],
+    )
     names = ("query", "key", "value")
     return KeyMap(
         (
@@ -69,18 +63,14 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(
                 tuple(f"{_ATTENTION}{name}/kernel" for name in names),
                 "blocks.{j}.attn.qkv.weight",
-                Transform(join=join_kernels, split=split_kernels),
+                kernels,
             ),
             Row(
                 tuple(f"{_ATTENTION}{name}/bias" for name in names),
                 "blocks.{j}.attn.qkv.bias",
-                Transform(join=join_biases, split=split_biases),
+                biases,
             ),
-            Row(
-                (_ATTENTION + "out/kernel",),
-                "blocks.{j}.attn.proj.weight",
-                Transform(join=join_out, split=split_out),
-            ),
+            Row((_ATTENTION + "out/kernel",), "blocks.{j}.attn.proj.weight", out),
             Row((_ATTENTION + "out/bias",), "blocks.{j}.attn.proj.bias"),
             *_linear(_BLOCK + "MlpBlock_3/Dense_0", "blocks.{j}.mlp.fc1"),
             *_linear(_BLOCK + "MlpBlock_3/Dense_1", "blocks.{j}.mlp.fc2"),
@@ -128,6 +118,4 @@ def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    return first_key(keys, r"(^|/)Transformer/encoderblock")
+SIGN = r"(^|/)Transformer/encoderblock"

@@ -48,14 +48,11 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         hub_id: ``owner/name``, optionally with ``@`` and a branch, tag or commit.
         timeout_s: Seconds to wait for a response of the hub.
 
-    Returns:
-        The file in the local cache; safetensors if the repository has it.
-
     Raises:
         WeightError: The file is not cached and cannot be downloaded.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     repo, _, revision = hub_id.partition("@")
     cached = _in_cache(repo, revision)
@@ -81,13 +78,17 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
     except (RepositoryNotFoundError, ValueError) as error:
         message = f"{tried}, and the hub has no such repository. Check the hub id."
         raise WeightError(message) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise WeightError(_unreachable(tried, error)) from error
     except Exception as error:
         # huggingface_hub passes on errors of its HTTP library, which differs between versions.
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
+        libraries = ("huggingface_hub", "httpx", "httpcore", "requests")
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(libraries):
             raise
-        raise WeightError(_unreachable(tried, error)) from error
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        message = (
+            f"{tried}, and the download failed ({first}). "
+            f"Check the network connection, or pass a local file."
+        )
+        raise WeightError(message) from error
     message = (
         f"{tried}, and the repository contains none of {', '.join(_FILES)}, only "
         f"{shorten(there)}. Download the file and pass its path."
@@ -112,11 +113,3 @@ def _in_cache(repo: str, revision: str) -> Path | None:
         if isinstance(found, str):
             return Path(found)
     return None
-
-
-def _unreachable(tried: str, error: Exception) -> str:
-    first = (str(error) or type(error).__name__).splitlines()[0]
-    return (
-        f"{tried}, and the download failed ({first}). "
-        f"Check the network connection, or pass a local file."
-    )

@@ -3,9 +3,9 @@
 """Key maps: rename the tensors of a state dict between a dialect and muntin, in both directions.
 
 A key map is data: rows of (their names, our name, transform). A name is a template in which
-``{i}`` matches a number, ``{2i+1}`` a number computed from it, and ``{p}`` ``weight`` or ``bias``.
-Our names are those of a bare backbone, with ``head.fc`` for the classifier. Every row works both
-ways; if several rows map to one of our names, the first is used for writing.
+``{i}`` matches a number, ``{2i+1}`` a number computed from it, ``{p}`` ``weight`` or ``bias``, and
+``{n}`` any text. Our names are those of a bare backbone, with ``head.fc`` for the classifier. Every
+row works both ways; if several rows map to one of our names, the first is used for writing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ __all__ = [
     "RenamedState",
     "Row",
     "Transform",
+    "block_rows",
     "flat_index",
+    "same_names",
     "square_index",
 ]
 
@@ -66,6 +68,38 @@ class Row:
     ours: str
     transform: Transform = AS_IS
     derive: Callable[[Tensor], Tensor] | None = None
+
+
+def same_names(*names: str) -> tuple[Row, ...]:
+    """Rows of tensors that the dialect and muntin call by the same name."""
+    return tuple(Row((name,), name) for name in names)
+
+
+_OUR_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+
+def block_rows(theirs: str, ours: str, parts: Sequence[str] = _OUR_PARTS) -> tuple[Row, ...]:
+    """Rows of a transformer block.
+
+    Args:
+        theirs: Their prefix.
+        ours: Our prefix.
+        parts: Their names of first norm, query-key-value layer, output projection, second norm,
+            and the two layers of the MLP; default: the same as ours. Empty if it has rows of its
+            own; three names, separated by spaces, if queries, keys and values are separate.
+    """
+    return tuple(
+        Row(
+            tuple(
+                f"{theirs}{name}{{p}}" if name[-1] == "_" else f"{theirs}{name}.{{p}}"
+                for name in part.split()
+            ),
+            f"{ours}{our_part}.{{p}}",
+            STACKED if " " in part else AS_IS,
+        )
+        for part, our_part in zip(parts, _OUR_PARTS, strict=True)
+        if part
+    )
 
 
 @dataclass(slots=True)
@@ -213,14 +247,10 @@ class HeadMap(KeyMap):
         if self.obstacle:
             raise WeightError(self.obstacle)
         body = self.body.read({key: state[key] for key in state if key not in outside})
-        return RenamedState(
-            tensors=body.tensors | heads.tensors,
-            pairs=body.pairs + heads.pairs,
-            ignored=body.ignored + heads.ignored,
-            unknown=body.unknown + heads.unknown,
-            missing=body.missing + heads.missing,
-            duplicates=body.duplicates + heads.duplicates,
-        )
+        body.tensors |= heads.tensors
+        for name in ("pairs", "ignored", "unknown", "missing", "duplicates"):
+            getattr(body, name).extend(getattr(heads, name))
+        return body
 
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs."""
@@ -238,6 +268,7 @@ KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]
 
 
 _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")
+_TEXTS = {"p": "(weight|bias)", "n": "(.+)"}
 
 
 @functools.cache
@@ -246,8 +277,7 @@ def _compile(template: str) -> tuple[re.Pattern[str], tuple[tuple[str, int, int]
     pattern, place, groups = "", 0, []
     for found in _FIELD.finditer(template):
         factor, letter, offset = found.groups()
-        group = "(weight|bias)" if letter == "p" else r"(\d+)"
-        pattern += re.escape(template[place : found.start()]) + group
+        pattern += re.escape(template[place : found.start()]) + _TEXTS.get(letter, r"(\d+)")
         groups.append((letter, int(factor or 1), int(offset or 0)))
         place = found.end()
     return re.compile(pattern + re.escape(template[place:])), tuple(groups)
@@ -266,7 +296,7 @@ def match(template: str, key: str) -> dict[str, str] | None:
         return None
     fields = {}
     for (letter, factor, offset), text in zip(groups, found.groups(), strict=True):
-        if letter == "p":
+        if letter in _TEXTS:
             fields[letter] = text
             continue
         value, rest = divmod(int(text) - offset, factor)
@@ -287,7 +317,7 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
         factor, letter, offset = found.groups()
         text = fields[letter]
-        return text if letter == "p" else str(int(factor or 1) * int(text) + int(offset or 0))
+        return text if letter in _TEXTS else str(int(factor or 1) * int(text) + int(offset or 0))
 
     return _FIELD.sub(value, template)
 

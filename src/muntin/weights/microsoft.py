@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Key mappings of microsoft/Swin-Transformer, whose names differ only in the classifier.
+"""Key mappings of microsoft/Swin-Transformer and of detectron2, whose Swin has the same names.
 
 Source:
     microsoft/Swin-Transformer@f82860b, models/swin_transformer.py and swin_transformer_v2.py. Its
@@ -8,32 +8,50 @@ Source:
     are ignored. microsoft/SimMIM@d3e29bc adds the prefix "encoder." and a decoder. The forks for
     detection (@c7b2011) and segmentation (@87e6f90) add the prefix "backbone." and a norm for each
     map, and never shrink a window.
+    detectron2@02b5c4e, modeling/backbone/swin.py and vit.py: the prefix "backbone.bottom_up.", and
+    a norm for each map; for necks and heads see `head_keys`. The ViT of ViTDet uses window
+    attention with decomposed relative positions, which is another model and rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.ops.size_rules import SizeRuleName
-from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, square_index
-from muntin.weights.shared_keys import DENSE_TASKS, SWIN_BLOCK, SWIN_V2_BLOCK, same_names
+from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, same_names, square_index
+from muntin.weights.shared_keys import (
+    DENSE_TASKS,
+    DETECTRON2_DETECTOR,
+    SWIN_BLOCK,
+    SWIN_V2_BLOCK,
+)
 
-__all__ = ["KEY_MAPS", "recognise", "size_rule"]
+__all__ = ["DETECTRON2_KEY_MAPS", "KEY_MAPS", "recognise", "size_rule"]
 
 _BLOCK = "layers.{i}.blocks.{j}."
 
-_AROUND = (
-    *same_names(
-        "patch_embed.proj.{p}",
-        "patch_embed.norm.{p}",
-        "absolute_pos_embed",
-        "layers.{i}.downsample.norm.{p}",
-        "layers.{i}.downsample.reduction.{p}",
-        "norm.{p}",
-        "norm{i}.{p}",
+_AROUND = same_names(
+    "patch_embed.proj.{p}",
+    "patch_embed.norm.{p}",
+    "absolute_pos_embed",
+    "layers.{i}.downsample.norm.{p}",
+    "layers.{i}.downsample.reduction.{p}",
+    "norm{i}.{p}",
+)
+_SWIN = (
+    *SWIN_BLOCK,
+    Row(
+        (_BLOCK + "attn.relative_position_index",),
+        _BLOCK + "attn.relative_position_bias_table",
+        derive=square_index,
     ),
+    *_AROUND,
+)
+_CLASSIFIER = (
+    *same_names("norm.{p}"),
     Row(("head.{p}",), "head.fc.{p}"),
     Row(("mask_token",), ""),
     Row((_BLOCK + "attn_mask",), ""),
@@ -43,28 +61,24 @@ _WRAPPERS = ("encoder.", "backbone.")
 _UNUSED = rf"{DENSE_TASKS}|^decoder\."
 
 KEY_MAPS: KeyMaps = {
-    SwinConfig: KeyMap(
-        (
-            *SWIN_BLOCK,
-            Row(
-                (_BLOCK + "attn.relative_position_index",),
-                _BLOCK + "attn.relative_position_bias_table",
-                derive=square_index,
-            ),
-            *_AROUND,
-        ),
-        wrappers=_WRAPPERS,
-        unused=_UNUSED,
-    ),
+    SwinConfig: KeyMap((*_SWIN, *_CLASSIFIER), wrappers=_WRAPPERS, unused=_UNUSED),
     SwinV2Config: KeyMap(
         (
             *SWIN_V2_BLOCK,
             Row((_BLOCK + "attn.relative_position_index",), ""),
             Row((_BLOCK + "attn.relative_coords_table",), ""),
             *_AROUND,
+            *_CLASSIFIER,
         ),
         wrappers=_WRAPPERS,
         unused=_UNUSED,
+    ),
+}
+DETECTRON2_KEY_MAPS: KeyMaps = {
+    SwinConfig: KeyMap(
+        tuple(replace(row, theirs=(f"backbone.bottom_up.{row.theirs[0]}",)) for row in _SWIN),
+        # FPN, RPN and heads, ignored if the model is only a backbone.
+        unused=DETECTRON2_DETECTOR,
     ),
 }
 

@@ -29,32 +29,26 @@ from muntin.weights.key_maps import (
     KeyMaps,
     Row,
     Transform,
+    block_rows,
     first_key,
     square_index,
 )
 from muntin.weights.shared_keys import DENSE_TASKS
 
-__all__ = ["KEY_MAPS", "recognise", "size_rule"]
+__all__ = ["KEY_MAPS", "SIGN", "size_rule"]
 
 _ORDER = (0, 2, 1, 3)
 
 
-def _from_unfold(parts: Sequence[Tensor]) -> Tensor:
-    tensor = parts[0]
-    grid = tensor.unflatten(-1, (-1, 4))[..., _ORDER]  # ..., C, 4
-    return grid.transpose(-1, -2).flatten(-2)
-
-
-def _to_unfold(whole: Tensor, _: int) -> Sequence[Tensor]:
-    grid = whole.unflatten(-1, (4, -1))[..., _ORDER, :]  # ..., 4, C
-    return (grid.transpose(-1, -2).flatten(-2),)
-
-
-UNFOLDED = Transform(join=_from_unfold, split=_to_unfold)
-"""Reorders the channels of merged patches between unfold order (theirs) and ours."""
+# Channels of merged patches in unfold order (theirs: C, 4), and in ours (4, C).
+UNFOLDED = Transform(
+    join=lambda parts: parts[0].unflatten(-1, (-1, 4))[..., _ORDER].mT.flatten(-2),
+    split=lambda whole, _: [whole.unflatten(-1, (4, -1))[..., _ORDER, :].mT.flatten(-2)],
+)
 
 _THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _MERGING = "layers.{i}.downsample."
+_MLP = ("ffn.layers.0.0", "ffn.layers.1")
 
 
 def _around(config: SwinConfig) -> tuple[Row, ...]:
@@ -64,11 +58,7 @@ def _around(config: SwinConfig) -> tuple[Row, ...]:
         Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
         Row(("patch_embed.norm.{p}",), "patch_embed.norm.{p}"),
         Row(("absolute_pos_embed",), "absolute_pos_embed"),
-        Row((_THEIRS + "norm1.{p}",), _OURS + "norm1.{p}"),
-        Row((_THEIRS + "attn.w_msa.proj.{p}",), _OURS + "attn.proj.{p}"),
-        Row((_THEIRS + "norm2.{p}",), _OURS + "norm2.{p}"),
-        Row((_THEIRS + "ffn.layers.0.0.{p}",), _OURS + "mlp.fc1.{p}"),
-        Row((_THEIRS + "ffn.layers.1.{p}",), _OURS + "mlp.fc2.{p}"),
+        *block_rows(_THEIRS, _OURS, ("norm1", "attn.w_msa.qkv", "attn.w_msa.proj", "norm2", *_MLP)),
         norms if config.out_norm == "each" else Row((last,), "norm.{p}"),
         Row(("head.fc.{p}",), "head.fc.{p}"),
     )
@@ -78,7 +68,6 @@ def _swin(config: SwinConfig) -> KeyMap:
     table = _OURS + "attn.relative_position_bias_table"
     return KeyMap(
         (
-            Row((_THEIRS + "attn.w_msa.qkv.{p}",), _OURS + "attn.qkv.{p}"),
             Row((_THEIRS + "attn.w_msa.relative_position_bias_table",), table),
             Row((_THEIRS + "attn.w_msa.relative_position_index",), table, derive=square_index),
             Row(("stages.{i}.downsample.norm.{p}",), _MERGING + "norm.{p}", UNFOLDED),
@@ -94,7 +83,6 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
     theirs = _THEIRS + "attn.w_msa."
     return KeyMap(
         (
-            Row((theirs + "qkv.{p}",), _OURS + "attn.qkv.{p}"),
             Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
             Row((theirs + "logit_scale",), _OURS + "attn.logit_scale"),
             Row((theirs + "cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
@@ -150,23 +138,16 @@ def _vit(config: ViTConfig) -> KeyMap:
 
 
 _VIT_BLOCK = (
-    Row((_LAYER + "ln1.{p}",), "blocks.{j}.norm1.{p}"),
-    Row((_LAYER + "attn.qkv.{p}",), "blocks.{j}.attn.qkv.{p}"),
-    Row((_LAYER + "attn.proj.{p}",), "blocks.{j}.attn.proj.{p}"),
-    Row((_LAYER + "ln2.{p}",), "blocks.{j}.norm2.{p}"),
-    Row((_LAYER + "ffn.layers.0.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
-    Row((_LAYER + "ffn.layers.1.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+    *block_rows(_LAYER, "blocks.{j}.", ("ln1", "attn.qkv", "attn.proj", "ln2", *_MLP)),
     Row((_LAYER + "attn.gamma1.weight",), "blocks.{j}.ls1.gamma"),
     Row((_LAYER + "ffn.gamma2.weight",), "blocks.{j}.ls2.gamma"),
     # mmsegmentation and mmdetection.
-    Row((_LAYER + "attn.attn.in_proj_{p}",), "blocks.{j}.attn.qkv.{p}"),
-    Row((_LAYER + "attn.attn.out_proj.{p}",), "blocks.{j}.attn.proj.{p}"),
+    *block_rows(
+        _LAYER, "blocks.{j}.", ("", "attn.attn.in_proj_", "attn.attn.out_proj", "", "", "")
+    ),
 )
 _VITPOSE = (
-    *(
-        Row((f"blocks.{{j}}.{name}.{{p}}",), f"blocks.{{j}}.{name}.{{p}}")
-        for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-    ),
+    *block_rows("blocks.{j}.", "blocks.{j}."),
     Row(("patch_embed.proj.{p}",), "patch_embed.proj.{p}"),
     Row(("last_norm.{p}",), "norm.{p}"),
 )
@@ -185,7 +166,4 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     return "openmmlab" if dense else "mmpretrain"
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    names = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."
-    return first_key(keys, names)
+SIGN = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."

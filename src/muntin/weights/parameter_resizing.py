@@ -12,6 +12,7 @@ from torch import Tensor
 
 from muntin.errors import ShapeError
 from muntin.ops.positions import Resampling, resample_grid
+from muntin.ops.relative_offsets import resample_offsets
 from muntin.shapes import Float, Size
 
 __all__ = [
@@ -30,14 +31,8 @@ def embed_table(
 ) -> Float[Tensor, "full_positions h"]:
     """Pad the relative position bias table of a window to that of a larger window.
 
-    Args:
-        table: The smaller table.
-        window: Its window, (height, width) in tokens.
-        full: The larger window.
-
-    Returns:
-        A table with `table` unchanged in its center. Larger offsets repeat the value of the
-        nearest known offset.
+    `table` stays unchanged in the center; larger offsets repeat the value of the nearest known one.
+    Windows are (height, width) in tokens.
     """
     rows, columns = full[0] - window[0], full[1] - window[1]
     grid = table.t().reshape(1, -1, 2 * window[0] - 1, 2 * window[1] - 1)
@@ -89,9 +84,7 @@ def resample_table(
         raise ShapeError(message)
     if method == "geometric":
         return _interpolate_geometrically(table, span, 2 * window - 1)
-    grid = table.t().reshape(1, -1, span, span).float()
-    grid = F.interpolate(grid, size=(2 * window - 1, 2 * window - 1), mode="bicubic")
-    return grid.flatten(2)[0].t().to(table.dtype)
+    return resample_offsets(table, old=((span + 1) // 2,) * 2, new=(window, window))
 
 
 def resample_positions(
@@ -139,14 +132,7 @@ def _interpolate_geometrically(table: Tensor, old: int, new: int) -> Tensor:
 def resample_patches(
     kernel: Float[Tensor, "C in_chans p1 p2"], size: Size
 ) -> Float[Tensor, "C in_chans q1 q2"]:
-    """Resize a patch embedding so that resized patches keep their tokens.
-
-    Args:
-        kernel: Projection for the old patch size.
-        size: New patch size, (height, width) in pixels.
-
-    Returns:
-        The resized kernel; the kernel itself if the size is the same.
+    """Resize a patch embedding to a (height, width) in pixels: resized patches keep their tokens.
 
     Source:
         Beyer et al. 2023, "FlexiViT" (arXiv 2212.08013), section 3.4: the pseudo-inverse of the

@@ -26,13 +26,21 @@ class Placeholder:
     """Replaces an object that is not needed; accepts any arguments and state."""
 
     def __new__(cls, *_args: object) -> Placeholder:
-        """Ignore the arguments of the constructor."""
         return super().__new__(cls)
 
-    def __setstate__(self, _state: object) -> None:
-        """Ignore the state."""
+    def __setstate__(self, _state: object) -> None: ...
 
 
+# Classes and functions in a pickled array, under the names of numpy 1 and numpy 2.
+_ARRAY_CLASSES = (
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "_codecs.encode",
+)
 # Classes in training checkpoints besides tensors: subclasses of dict, then the others.
 _DICTIONARY_CLASSES = (
     "yacs.config.CfgNode",
@@ -43,14 +51,8 @@ _IGNORED_CLASSES = (
     "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "mmengine.logging.message_hub.HistoryBuffer",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "_codecs.encode",
     "pathlib.PosixPath",
+    *_ARRAY_CLASSES,
 )
 
 
@@ -66,25 +68,13 @@ def load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-# Classes and functions in a pickled array, under the names of numpy 1 and numpy 2.
-_ARRAY_CLASSES = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-}
-
-
 class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles numpy arrays and plain values, and rejects every other class and function."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
         """Return the class or function of this name if it is allowlisted."""
-        if (module, name) in _ARRAY_CLASSES:
+        listed = [path.rsplit(".", 1) for path in (*_ARRAY_CLASSES, "collections.OrderedDict")]
+        if [module, name] in listed:
             return super().find_class(module, name)
         message = f"{module}.{name} is not allowed in a pickle of numpy arrays"
         raise pickle.UnpicklingError(message)

@@ -4,16 +4,16 @@
 
 from __future__ import annotations
 
-from muntin.weights.key_maps import STACKED, Row
+from muntin.weights.key_maps import STACKED, Row, block_rows, same_names
 
 __all__ = [
     "DENSE_TASKS",
     "DETECTRON2_DETECTOR",
-    "NORM_BUFFERS",
     "SWIN_BLOCK",
     "SWIN_V2_BLOCK",
     "TORCHVISION_DETECTOR",
-    "same_names",
+    "layer_rows",
+    "norm_rows",
 ]
 
 DENSE_TASKS = (
@@ -30,38 +30,32 @@ DETECTRON2_DETECTOR = (
 )
 """Keys of necks and heads of detectron2's detectors."""
 
-NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""Buffers of a batch norm."""
+
+def layer_rows(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of weight and bias of a layer."""
+    return (Row((theirs + ".{p}",), ours + ".{p}"),)
+
+
+def norm_rows(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of a norm, with the buffers that a batch norm has."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return (
+        *layer_rows(theirs, ours),
+        *(Row((f"{theirs}.{name}",), f"{ours}.{name}") for name in buffers),
+    )
+
 
 _BLOCK = "layers.{i}.blocks.{j}."
 
 
-def same_names(*names: str) -> tuple[Row, ...]:
-    """Rows of tensors that the dialect and muntin call by the same name."""
-    return tuple(Row((name,), name) for name in names)
-
-
 # Microsoft, timm and detectron2 name the parts of a Swin block alike.
-SWIN_BLOCK = same_names(
-    _BLOCK + "norm1.{p}",
-    _BLOCK + "attn.relative_position_bias_table",
-    _BLOCK + "attn.qkv.{p}",
-    _BLOCK + "attn.proj.{p}",
-    _BLOCK + "norm2.{p}",
-    _BLOCK + "mlp.fc1.{p}",
-    _BLOCK + "mlp.fc2.{p}",
+SWIN_BLOCK = (
+    *block_rows(_BLOCK, _BLOCK),
+    *same_names(_BLOCK + "attn.relative_position_bias_table"),
 )
 SWIN_V2_BLOCK = (
-    *same_names(
-        _BLOCK + "norm1.{p}",
-        _BLOCK + "attn.logit_scale",
-        _BLOCK + "attn.cpb_mlp.{k}.{p}",
-        _BLOCK + "attn.qkv.{p}",
-        _BLOCK + "attn.proj.{p}",
-        _BLOCK + "norm2.{p}",
-        _BLOCK + "mlp.fc1.{p}",
-        _BLOCK + "mlp.fc2.{p}",
-    ),
+    *block_rows(_BLOCK, _BLOCK),
+    *same_names(_BLOCK + "attn.logit_scale", _BLOCK + "attn.cpb_mlp.{k}.{p}"),
     Row((_BLOCK + "attn.q_bias", _BLOCK + "attn.v_bias"), _BLOCK + "attn.qv_bias", STACKED),
     # SimMIM's earliest checkpoints call the bias MLP `rpe_mlp`.
     Row((_BLOCK + "attn.rpe_mlp.{k}.{p}",), _BLOCK + "attn.cpb_mlp.{k}.{p}"),

@@ -5,21 +5,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
+from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import Resampling
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
-from muntin.weights.detector_keys import detector_rows
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -37,8 +38,6 @@ from muntin.weights.parameter_resizing import (
     resample_positions,
     resample_table,
 )
-from muntin.weights.pose_keys import pose_rows
-from muntin.weights.segmenter_keys import segmenter_rows
 
 __all__ = ["MatchResult", "class_tensors", "describe_mismatches", "match_state", "model_key"]
 
@@ -83,17 +82,9 @@ def match_state(
     size_rule: SizeRuleName,
     method: TableInterpolation,
 ) -> MatchResult:
-    """Assign every renamed tensor to a parameter of the model.
-
-    Args:
-        model: The model to load into.
-        reading: The state dict under our names.
-        dialect: Its dialect.
-        size_rule: The ecosystem's size rule, which sets how position embeddings are resized.
-        method: How relative position bias tables are resized.
-    """
+    """Assign every renamed tensor to a parameter of the model; `size_rule` is the ecosystem's."""
     backbone, head = backbone_of(model), head_of(model)
-    own, whole = model.state_dict(), _FullBackbone(backbone)
+    own, family = model.state_dict(), cast("Any", type(backbone))
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
@@ -102,7 +93,7 @@ def match_state(
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
             _assign(result, key, tensor, own[key], resizer, heads)
-        elif heads.may_ignore(name) or whole.has(name):
+        elif heads.may_ignore(name) or name in _full_backbone_names(family, backbone.config):
             result.ignored += theirs
         else:
             result.unexpected += theirs
@@ -153,41 +144,38 @@ class _HeadRules:
         """Whether a tensor of a head may be ignored if the model does not have it."""
         if not name.startswith("head."):
             return False
-        if _rows_for(self.head, name, 0) is None or name.startswith("head.fc"):
-            return True  # not a dense head, or a classifier's tensor
-        has_masks = len(getattr(self.head, "mask_heads", ())) > 0
-        return name.startswith("head.mask_heads.") and not has_masks
+        # Weights of a dense task may come with the classifier of pre-training.
+        if name.startswith("head.fc") or not isinstance(self.head, Head):
+            return True
+        return self.head.may_lack(name.removeprefix("head."))
 
     def is_for_other_classes(self, name: str, tensor: Tensor, own: Tensor) -> bool:
         """Whether a tensor of a head differs only in the number of classes."""
-        if not name.startswith("head.") or tensor.shape[1:] != own.shape[1:]:
+        rows = _class_rows(self.head)
+        if name not in rows or tensor.shape[1:] != own.shape[1:]:
             return False
-        rows = _rows_for(self.head, name, self._num_classes())
-        return rows is None or tensor.shape[0] == rows
-
-    def _num_classes(self) -> int:
-        """Number of classes of the file's detector or segmenter."""
-        for name in ("head.classes.bias", "head.classifier.bias"):
-            if name in self.tensors:
-                return len(self.tensors[name])
-        return len(self.tensors.get("head.box_heads.0.fc_cls.bias", ())) - 1
+        # The first of them, in the order of the head, says how many classes the file has.
+        first = next(known for known in rows if known in self.tensors)
+        per_class, others = rows[first]
+        num_classes = (len(self.tensors[first]) - others) // per_class
+        per_class, others = rows[name]
+        return tensor.shape[0] == per_class * num_classes + others
 
 
-def _rows_for(head: nn.Module | None, name: str, num_classes: int) -> int | None:
-    found = (
-        rows_of(head, name, num_classes) for rows_of in (detector_rows, segmenter_rows, pose_rows)
-    )
-    return next((rows for rows in found if rows is not None), None)
+def _class_rows(head: nn.Module | None) -> dict[str, tuple[int, int]]:
+    """Our names of a head's parameters with rows per class, and `Head.class_layers` of each."""
+    if not isinstance(head, Head):
+        return {}
+    layers = {f".{end}": rows for end, rows in head.class_layers().items()}
+    names = {f"head.{name}": f".{name.rpartition('.')[0]}" for name in head.state_dict()}
+    return {
+        name: layers[end] for name, path in names.items() for end in layers if path.endswith(end)
+    }
 
 
 def class_tensors(model: Network) -> list[str]:
     """List the tensors of a network whose size depends on the number of classes or keypoints."""
-    names = [f"head.{name}" for name in model.head.state_dict()]
-    return [
-        name
-        for name in names
-        if (_rows_for(model.head, name, 1) or 0) > 0 or name.startswith("head.fc")
-    ]
+    return list(_class_rows(model.head))
 
 
 def _reset_pooled_norm(result: MatchResult, own: Mapping[str, Tensor]) -> None:
@@ -215,25 +203,11 @@ def _reset_deeper_head(result: MatchResult) -> None:
             del result.values[key]
 
 
-class _FullBackbone:
-    """Names of the complete backbone, with all stages and norms; built lazily."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        self.backbone = backbone
-        self.names: set[str] | None = None
-
-    def has(self, name: str) -> bool:
-        """Whether the complete backbone has a parameter of this name."""
-        if self.names is None:
-            self.names = _full_backbone_names(self.backbone)
-        return name in self.names
-
-
-def _full_backbone_names(backbone: nn.Module) -> set[str]:
+@functools.cache
+def _full_backbone_names(family: Any, config: Any) -> frozenset[str]:  # noqa: ANN401 (any family)
     """Names of the backbone's parameters with all stages and all norms."""
-    config: Any = backbone.config
     if not hasattr(config, "out_norm"):
-        return set()
+        return frozenset()
     stages = len(config.depths) if hasattr(config, "depths") else 0
     wholes: list[dict[str, Any]] = [{"out_indices": (stages - 1,), "out_norm": "last"}]
     if isinstance(config, SwinConfig):
@@ -241,9 +215,8 @@ def _full_backbone_names(backbone: nn.Module) -> set[str]:
     names: set[str] = set()
     for changes in wholes:
         with torch.device("meta"):
-            whole = type(backbone)(dataclasses.replace(config, **changes))
-        names |= set(whole.state_dict())
-    return names
+            names |= set(family(dataclasses.replace(config, **changes)).state_dict())
+    return frozenset(names)
 
 
 def _assign(
@@ -300,11 +273,7 @@ class _Resizer:
             size = (own.shape[2], own.shape[3])
             return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
         if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
-            same = (tensor.ndim, tensor.shape[0], tensor.shape[2:]) == (
-                4,
-                own.shape[0],
-                own.shape[2:],
-            )
+            same = tensor.shape[:1] + tensor.shape[2:] == own.shape[:1] + own.shape[2:]
             return adapt_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
         return tensor
 

@@ -14,7 +14,6 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,8 +23,16 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, RenamedState, Row, first_key
-from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK, same_names
+from muntin.weights.key_maps import (
+    STACKED,
+    KeyMap,
+    KeyMaps,
+    Row,
+    block_rows,
+    first_key,
+    same_names,
+)
+from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK
 
 __all__ = ["KEY_MAPS", "normalise", "recognise"]
 
@@ -54,14 +61,7 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
     )
 
 
-_VIT_BLOCK = same_names(
-    "blocks.{j}.norm1.{p}",
-    "blocks.{j}.attn.qkv.{p}",
-    "blocks.{j}.attn.proj.{p}",
-    "blocks.{j}.norm2.{p}",
-    "blocks.{j}.mlp.fc1.{p}",
-    "blocks.{j}.mlp.fc2.{p}",
-)
+_VIT_BLOCK = block_rows("blocks.{j}.", "blocks.{j}.")
 _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
@@ -101,18 +101,13 @@ _OURS: KeyMaps = {
             *same_names(
                 "cls_token",
                 "pos_embed",
-                _LAYER + "norm1.{p}",
-                _LAYER + "norm2.{p}",
                 _LAYER + "w",
                 _LAYER + "kqv.{p}",
                 _LAYER + "proj.{p}",
                 _LAYER + "mlp.{k}.{p}",
-                _LAYER + "attn.qkv.{p}",
-                _LAYER + "attn.proj.{p}",
-                _LAYER + "mlp.fc1.{p}",
-                _LAYER + "mlp.fc2.{p}",
                 _TOKENS + "project.{p}",
             ),
+            *block_rows(_LAYER, _LAYER),
             *_VIT_BLOCK,
             Row(("norm.{p}",), "norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
@@ -135,38 +130,10 @@ _OURS: KeyMaps = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixedMap(KeyMap):
-    """Names of a model that timm implements: all unchanged, with the prefix "net.".
-
-    Attributes:
-        classifier: Timm's name of the classifier.
-    """
-
-    classifier: str = "fc"
-
-    def read(self, state: Mapping[str, Tensor]) -> RenamedState:
-        """Add the prefix "net."; the classifier becomes ``head.fc``."""
-        reading = RenamedState()
-        for key, tensor in state.items():
-            part = key.removeprefix(f"{self.classifier}.")
-            ours = f"net.{key}" if part == key else f"head.fc.{part}"
-            reading.tensors[ours] = tensor
-            reading.pairs.append((key, ours))
-        return reading
-
-    def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Undo `read`."""
-        written = {}
-        for name, tensor in tensors.items():
-            part = name.removeprefix("head.fc.")
-            key = name.removeprefix("net.") if part == name else f"{self.classifier}.{part}"
-            written[key] = tensor
-        return written, []
-
-
 def _prefixed(config: TimmConfig) -> KeyMap:
-    return PrefixedMap((), classifier=str(describe_timm(config.name).get("classifier") or "fc"))
+    """Names of a model that timm implements: all unchanged, with the prefix "net."."""
+    classifier = str(describe_timm(config.name).get("classifier") or "fc")
+    return KeyMap((Row((classifier + ".{n}",), "head.fc.{n}"), Row(("{n}",), "net.{n}")))
 
 
 KEY_MAPS: KeyMaps = {**_OURS, TimmConfig: _prefixed}

@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -24,34 +24,35 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
+from muntin.nn.linear_layers import without_key_bias
 from muntin.ops.relative_offsets import log_offsets
-from muntin.weights.key_maps import KeyMap, KeyMaps, Row, Transform, first_key, flat_index
-from muntin.weights.shared_keys import TORCHVISION_DETECTOR
+from muntin.weights.key_maps import (
+    KeyMap,
+    KeyMaps,
+    Row,
+    Transform,
+    block_rows,
+    flat_index,
+)
+from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
-__all__ = ["KEY_MAPS", "normalise", "recognise"]
+__all__ = ["KEY_MAPS", "SIGN", "normalise"]
 
 
-def _join_biases(parts: Sequence[Tensor]) -> Tensor:
-    query, _, value = parts[0].chunk(3)
-    return torch.cat([query, value])
-
-
-def _split_biases(whole: Tensor, _: int) -> Sequence[Tensor]:
-    query, value = whole.chunk(2)
-    return (torch.cat([query, torch.zeros_like(query), value]),)
-
+# Their bias of the keys is always zero.
+_WITHOUT_KEYS = Transform(
+    join=lambda parts: torch.cat(parts[0].chunk(3)[::2]),
+    split=lambda whole, _: [without_key_bias(whole)],
+)
 
 _THEIRS, _OURS = "features.{2i+1}.{j}.", "layers.{i}.blocks.{j}."
 _LAYER = "encoder.layers.encoder_layer_{j}."
+_ATTENTION = ("ln_1", "self_attention.in_proj_", "self_attention.out_proj")
 
 _SHARED = (
     Row(("features.0.0.{p}",), "patch_embed.proj.{p}"),
     Row(("features.0.2.{p}",), "patch_embed.norm.{p}"),
-    Row((_THEIRS + "norm1.{p}",), _OURS + "norm1.{p}"),
-    Row((_THEIRS + "attn.proj.{p}",), _OURS + "attn.proj.{p}"),
-    Row((_THEIRS + "norm2.{p}",), _OURS + "norm2.{p}"),
-    Row((_THEIRS + "mlp.0.{p}",), _OURS + "mlp.fc1.{p}"),
-    Row((_THEIRS + "mlp.3.{p}",), _OURS + "mlp.fc2.{p}"),
+    *block_rows(_THEIRS, _OURS, ("norm1", "", "attn.proj", "norm2", "mlp.0", "mlp.3")),
     Row(("features.{2i+2}.norm.{p}",), "layers.{i}.downsample.norm.{p}"),
     Row(("features.{2i+2}.reduction.{p}",), "layers.{i}.downsample.reduction.{p}"),
     Row(("norm.{p}",), "norm.{p}"),
@@ -77,11 +78,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         ]
     attention = (
         Row((_THEIRS + "attn.qkv.weight",), _OURS + "attn.qkv.weight"),
-        Row(
-            (_THEIRS + "attn.qkv.bias",),
-            _OURS + "attn.qv_bias",
-            Transform(join=_join_biases, split=_split_biases),
-        ),
+        Row((_THEIRS + "attn.qkv.bias",), _OURS + "attn.qv_bias", _WITHOUT_KEYS),
         Row((_THEIRS + "attn.logit_scale",), _OURS + "attn.logit_scale"),
         Row((_THEIRS + "attn.cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
     )
@@ -95,14 +92,14 @@ _RESNETS = (
 )
 _BLOCK = "layer{i}.{j}."
 _RESNET = (
-    "conv1.weight",
-    _BLOCK + "conv{k}.weight",
-    _BLOCK + "downsample.0.weight",
     *(
-        f"{norm}.{part}"
-        for norm in ("bn1", _BLOCK + "bn{k}", _BLOCK + "downsample.1")
-        for part in ("{p}", "running_mean", "running_var", "num_batches_tracked")
+        Row((name,), f"net.{name}")
+        for name in ("conv1.weight", _BLOCK + "conv{k}.weight", _BLOCK + "downsample.0.weight")
     ),
+    *norm_rows("bn1", "net.bn1"),
+    *norm_rows(_BLOCK + "bn{k}", f"net.{_BLOCK}bn{{k}}"),
+    *norm_rows(_BLOCK + "downsample.1", f"net.{_BLOCK}downsample.1"),
+    *layer_rows("fc", "head.fc"),
 )
 
 
@@ -113,11 +110,7 @@ def _resnet(config: TimmConfig) -> KeyMap:
             f"{config.name!r}. Choose another dialect."
         )
         raise WeightError(message)
-    return KeyMap(
-        (*(Row((name,), f"net.{name}") for name in _RESNET), Row(("fc.{p}",), "head.fc.{p}")),
-        wrappers=_WRAPPERS,
-        unused=_UNUSED,
-    )
+    return KeyMap(_RESNET, wrappers=_WRAPPERS, unused=_UNUSED)
 
 
 # Detectors.
@@ -149,15 +142,9 @@ KEY_MAPS: KeyMaps = {
             Row(("class_token",), "cls_token"),
             Row(("encoder.pos_embedding",), "pos_embed"),
             Row(("conv_proj.{p}",), "patch_embed.proj.{p}"),
-            Row((_LAYER + "ln_1.{p}",), "blocks.{j}.norm1.{p}"),
-            Row((_LAYER + "self_attention.in_proj_{p}",), "blocks.{j}.attn.qkv.{p}"),
-            Row((_LAYER + "self_attention.out_proj.{p}",), "blocks.{j}.attn.proj.{p}"),
-            Row((_LAYER + "ln_2.{p}",), "blocks.{j}.norm2.{p}"),
-            Row((_LAYER + "mlp.0.{p}",), "blocks.{j}.mlp.fc1.{p}"),
-            Row((_LAYER + "mlp.3.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            *block_rows(_LAYER, "blocks.{j}.", (*_ATTENTION, "ln_2", "mlp.0", "mlp.3")),
             # Files saved before torchvision 0.12.
-            Row((_LAYER + "mlp.linear_1.{p}",), "blocks.{j}.mlp.fc1.{p}"),
-            Row((_LAYER + "mlp.linear_2.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            *block_rows(_LAYER, "blocks.{j}.", ("", "", "", "", "mlp.linear_1", "mlp.linear_2")),
             Row(("encoder.ln.{p}",), "norm.{p}"),
             Row(("heads.head.{p}",), "head.fc.{p}"),
         )
@@ -165,11 +152,7 @@ KEY_MAPS: KeyMaps = {
 }
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    return first_key(
-        keys, r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
-    )
+SIGN = r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -10,43 +10,36 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.size_rules import SizeRuleName
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, first_key
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows, first_key
 
-__all__ = ["KEY_MAPS", "recognise", "size_rule"]
-
-
-def _block(
-    theirs: str, ours: str, qkv: tuple[str, str, str], rest: tuple[str, str, str]
-) -> tuple[Row, ...]:
-    """Rows of a block, given the names of q, k and v, and of output projection and MLP."""
-    proj, expand, contract = rest
-    return (
-        Row((theirs + "layernorm_before.{p}",), ours + "norm1.{p}"),
-        Row(tuple(f"{theirs}{name}.{{p}}" for name in qkv), ours + "attn.qkv.{p}", STACKED),
-        Row((theirs + proj + ".{p}",), ours + "attn.proj.{p}"),
-        Row((theirs + "layernorm_after.{p}",), ours + "norm2.{p}"),
-        Row((theirs + expand + ".{p}",), ours + "mlp.fc1.{p}"),
-        Row((theirs + contract + ".{p}",), ours + "mlp.fc2.{p}"),
-    )
+__all__ = ["KEY_MAPS", "SIGN", "size_rule"]
 
 
-def _file_block(theirs: str, ours: str, attention: str) -> tuple[Row, ...]:
-    query, key, value = (f"{attention}.{name}" for name in ("query", "key", "value"))
-    rest = ("attention.output.dense", "intermediate.dense", "output.dense")
-    return _block(theirs, ours, (query, key, value), rest)
+_FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
 
 
-def _memory_block(theirs: str, ours: str) -> tuple[Row, ...]:
-    query, key, value = (f"attention.{name}_proj" for name in "qkv")
-    return _block(theirs, ours, (query, key, value), ("attention.o_proj", "mlp.fc1", "mlp.fc2"))
+def _file_block(theirs: str, ours: str, attention: str, mlp: Sequence[str]) -> tuple[Row, ...]:
+    """Rows of a block by the names in files."""
+    qkv = " ".join(f"{attention}.{name}" for name in ("query", "key", "value"))
+    return block_rows(theirs, ours, ("layernorm_before", qkv, "attention.output.dense", *mlp))
 
+
+_MEMORY_PARTS = (
+    "layernorm_before",
+    "attention.q_proj attention.k_proj attention.v_proj",
+    "attention.o_proj",
+    "layernorm_after",
+    "mlp.fc1",
+    "mlp.fc2",
+)
+"""Names of the parts of a block in memory, since version 5."""
 
 _THEIRS, _OURS = "encoder.layers.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _TABLE = "attn.relative_position_bias_table"
@@ -75,23 +68,18 @@ def _swin_v2_block() -> tuple[Row, ...]:
         Row((bias_mlp + "{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
         Row((theirs + "relative_coords_table",), ""),
         Row((theirs + "relative_position_index",), ""),
-        Row((_THEIRS + "layernorm_before.{p}",), _OURS + "norm1.{p}"),
-        Row((_THEIRS + "attention.output.dense.{p}",), _OURS + "attn.proj.{p}"),
-        Row((_THEIRS + "layernorm_after.{p}",), _OURS + "norm2.{p}"),
-        Row((_THEIRS + "intermediate.dense.{p}",), _OURS + "mlp.fc1.{p}"),
-        Row((_THEIRS + "output.dense.{p}",), _OURS + "mlp.fc2.{p}"),
+        *block_rows(_THEIRS, _OURS, ("layernorm_before", "", "attention.output.dense", *_FILE_MLP)),
     )
 
 
 def _vitpose() -> KeyMap:
     """Names of the backbone of a ViTPose."""
-    names = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
-    rest = ("attention.output.dense", "mlp.fc1", "mlp.fc2")
+    mlp = ("layernorm_after", "mlp.fc1", "mlp.fc2")
     return KeyMap(
         (
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            *_block("encoder.layer.{j}.", "blocks.{j}.", (names[0], names[1], names[2]), rest),
+            *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention", mlp),
             Row(("layernorm.{p}",), "norm.{p}"),
         ),
         wrappers=("backbone.",),
@@ -116,8 +104,8 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.mask_token",), ""),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention"),
-            *_memory_block("layers.{j}.", "blocks.{j}."),
+            *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention", _FILE_MLP),
+            *block_rows("layers.{j}.", "blocks.{j}.", _MEMORY_PARTS),
             Row(("layernorm.{p}",), "norm.{p}"),
             # Layer on the class token for other tasks; the classifier does not use it.
             Row(("pooler.dense.{p}",), ""),
@@ -131,21 +119,14 @@ def _vit(config: ViTConfig) -> KeyMap:
 
 def _hiera(config: HieraConfig) -> KeyMap:
     """Names of a Hiera; theirs number the blocks of each stage from 0."""
-    rows = []
+    rows: list[Row] = []
     first = 0
     for stage, depth in enumerate(config.depths):
         theirs = f"encoder.stages.{stage}.layers.{{j}}."
         ours = f"blocks.{{j+{first}}}." if first else "blocks.{j}."
-        rows += [
-            Row((theirs + "layernorm_before.{p}",), ours + "norm1.{p}"),
-            Row((theirs + "layernorm_after.{p}",), ours + "norm2.{p}"),
-            *(
-                Row((theirs + name,), ours + name)
-                for name in (
-                    *("attn.qkv.{p}", "attn.proj.{p}", "mlp.fc1.{p}", "mlp.fc2.{p}", "proj.{p}"),
-                )
-            ),
-        ]
+        parts = ("layernorm_before", "attn.qkv", "attn.proj", "layernorm_after")
+        rows += block_rows(theirs, ours, (*parts, "mlp.fc1", "mlp.fc2"))
+        rows.append(Row((theirs + "proj.{p}",), ours + "proj.{p}"))
         first += depth
     # Last stage first: when writing, a later block also matches the rows of earlier stages.
     return KeyMap(
@@ -168,10 +149,10 @@ KEY_MAPS: KeyMaps = {
     HieraConfig: _hiera,
     SwinConfig: KeyMap(
         (
-            *_file_block(_THEIRS, _OURS, "attention.self"),
+            *_file_block(_THEIRS, _OURS, "attention.self", _FILE_MLP),
             Row((_THEIRS + "attention.self.relative_position_bias_table",), _OURS + _TABLE),
             Row((_THEIRS + "attention.self.relative_position_index",), ""),
-            *_memory_block(_THEIRS, _OURS),
+            *block_rows(_THEIRS, _OURS, _MEMORY_PARTS),
             Row(
                 (_THEIRS + "attention.relative_position_bias.relative_position_bias_table",),
                 _OURS + _TABLE,
@@ -196,6 +177,4 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
 
 
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    return first_key(keys, r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\.")
+SIGN = r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\."

@@ -42,17 +42,16 @@ _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 # Keys of a training checkpoint that hold the model, in order of preference.
 _NESTED_KEYS = ("model_state", "state_dict_ema", "model", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# What readers raise for files that are cut or changed.
+_DAMAGED = (
+    safetensors.SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
+    KeyError, IndexError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """Content of a weight file.
-
-    Attributes:
-        path: The file.
-        tensors: Its content, with the stored nesting.
-        metadata: Strings stored beside the tensors (safetensors only).
-    """
+    """Content of a weight file with its nesting, and texts stored beside it (safetensors only)."""
 
     path: Path
     tensors: Mapping[str, Any]
@@ -63,8 +62,7 @@ def find_file(path: Path) -> Path:
     """Resolve a path to a weight file: the file itself, or the one in the folder.
 
     Raises:
-        WeightError: The path does not exist, the folder holds no weights, or the suffix is not
-            one of `SUFFIXES`.
+        WeightError: There is none, or its suffix is not one of `SUFFIXES`.
     """
     if path.is_dir():
         for name in _FILES_IN_FOLDER:
@@ -87,13 +85,7 @@ def find_file(path: Path) -> Path:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, or the one in a folder, without executing code from it.
-
-    Args:
-        path: A file that ends in one of `SUFFIXES`, or a folder that holds one.
-
-    Returns:
-        The tensors, on the CPU, and the metadata.
+    """Read a weight file, or the one in a folder, without executing code from it; on the CPU.
 
     Raises:
         WeightError: The file does not exist, is empty, truncated or of another format, or holds
@@ -110,7 +102,7 @@ def read_weights(path: str | Path) -> WeightFile:
         message = f"{str(file)!r} is empty (0 bytes). Copy or download it again."
         raise WeightError(message)
     if file.suffix.lower() in (".npz", ".pkl"):
-        return _read_arrays(file)
+        return _read_content(file)
     is_torch = start.startswith(_TORCH_STARTS)
     if is_torch == (file.suffix.lower() == ".safetensors") or not (is_torch or start[8:] == b"{"):
         found = "a PyTorch file" if is_torch else "another format"
@@ -120,26 +112,33 @@ def read_weights(path: str | Path) -> WeightFile:
             f"Check the file and its suffix."
         )
         raise WeightError(message)
-    return _read_torch(file) if is_torch else _read_safetensors(file)
+    return _read_content(file)
 
 
-def _read_safetensors(file: Path) -> WeightFile:
+def _read_content(file: Path) -> WeightFile:
+    suffix = file.suffix.lower()
     try:
-        with safetensors.safe_open(file, framework="pt") as content:
-            tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-            return WeightFile(file, tensors, dict(content.metadata() or {}))
-    except safetensors.SafetensorError as error:
-        message = f"{_describe_damaged(file)} ({error}). Copy or download it again."
-        raise WeightError(message) from error
-
-
-def _read_torch(file: Path) -> WeightFile:
-    try:
-        content = load_allowlisted(file)
+        if suffix == ".safetensors":
+            with safetensors.safe_open(file, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                return WeightFile(file, tensors, dict(opened.metadata() or {}))
+        if suffix == ".npz":
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+                return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
+        content = read_numpy_pickle(file) if suffix == ".pkl" else load_allowlisted(file)
     except pickle.UnpicklingError as error:
-        raise WeightError(_describe_unsafe(file)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        message = f"{_describe_damaged(file)}. Copy or download it again."
+        message = (
+            f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not "
+            f"loaded, because unpickling could run arbitrary code. Save only the state dict, or "
+            f"use safetensors."
+        )
+        raise WeightError(message) from error
+    except _DAMAGED as error:
+        reason = f" ({error})" if suffix == ".safetensors" else ""
+        message = (
+            f"{str(file)!r} ({file.stat().st_size} bytes) is damaged or truncated, or holds no "
+            f"arrays{reason}. Copy or download it again."
+        )
         raise WeightError(message) from error
     if not isinstance(content, Mapping):
         message = (
@@ -150,20 +149,6 @@ def _read_torch(file: Path) -> WeightFile:
     return WeightFile(file, content)
 
 
-def _read_arrays(file: Path) -> WeightFile:
-    """Read a numpy archive (``.npz``), or a pickle of numpy arrays."""
-    try:
-        if file.suffix.lower() == ".pkl":
-            return WeightFile(file, read_numpy_pickle(file))
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
-    except pickle.UnpicklingError as error:
-        raise WeightError(_describe_unsafe(file)) from error
-    except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        message = f"{_describe_damaged(file)}, or holds no arrays. Copy or download it again."
-        raise WeightError(message) from error
-
-
 def _as_tensor(array: NDArray[Any]) -> Tensor:
     # numpy has no bfloat16: JAX stores it as raw two-byte values (void).
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
@@ -171,24 +156,8 @@ def _as_tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _describe_unsafe(file: Path) -> str:
-    return (
-        f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not loaded, "
-        f"because unpickling could run arbitrary code. Save only the state dict, or use "
-        f"safetensors."
-    )
-
-
-def _describe_damaged(file: Path) -> str:
-    return f"{str(file)!r} ({file.stat().st_size} bytes) is damaged or truncated"
-
-
 def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
     """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
-
-    Args:
-        content: Content of a file, or a state dict.
-        where: Its source, for messages.
 
     Returns:
         The flat state dict, and the path of keys that led to it (empty if it was flat).
@@ -216,11 +185,6 @@ def write_weights(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, atomically: after a failure, the old file is unchanged.
-
-    Args:
-        path: The file; must end in ``.safetensors``. Missing folders are created.
-        tensors: Tensors by name.
-        metadata: Strings to store beside them.
 
     Raises:
         WeightError: The suffix is wrong, the disk is full, or the path cannot be written.

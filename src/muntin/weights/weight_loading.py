@@ -19,7 +19,6 @@ from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.size_rules import SizeRuleName
 from muntin.weights import hub
-from muntin.weights.detector_keys import DETECTOR_NAMES, adopt_conventions
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -30,9 +29,15 @@ from muntin.weights.dialects import (
     key_map,
     to_dialect,
 )
+from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
-from muntin.weights.state_matching import describe_mismatches, match_state, model_key
+from muntin.weights.state_matching import (
+    MatchResult,
+    describe_mismatches,
+    match_state,
+    model_key,
+)
 from muntin.weights.weight_files import SUFFIXES, read_weights, unwrap
 
 __all__ = [
@@ -143,43 +148,35 @@ def load_weights(
     if resampling not in ("bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, backbone.config)
-    state, metadata, where, dialect = opened.state, opened.texts, opened.where, opened.dialect
-    reading = _read(state, dialect, backbone.config, head_of(model))
+    reading = _read(opened, backbone.config, head_of(model))
     if head_rows is not None:
-        own_head = model.state_dict().get("head.fc.weight")
-        classes = None if own_head is None else own_head.shape[0]
-        _select_rows(reading.tensors, read_head_rows(head_rows), classes, where)
+        _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule = own_rule if dialect == NATIVE else DIALECTS[dialect].size_rule(state, backbone.config)
-    plan = match_state(model, reading, dialect, rule, resampling)
-    problems = describe_mismatches(plan, reading, state, dialect, backbone.config)
-    if problems:
-        message = (
-            f"weights from {where} ({dialect}) do not match {family_name(type(backbone.config))}: "
-            f"{problems}. The model is unchanged."
-        )
-        raise WeightError(message)
-    _reject_nonfinite(plan.values, where)
-    _copy(plan.values, model)
+    rule = own_rule
+    if opened.dialect != NATIVE:
+        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
+    matched = match_state(model, reading, opened.dialect, rule, resampling)
+    _reject_mismatches(matched, reading, opened, backbone.config)
+    _reject_nonfinite(matched.values, opened.where)
+    own = model.state_dict()
+    with torch.no_grad():
+        for key, tensor in matched.values.items():
+            own[key].copy_(tensor)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
-    size_rule = rule if adopts else ""
     if adopts:
-        backbone.config = dataclasses.replace(backbone.config, size_rule=size_rule)
-    conventions = ""
-    if plan.has_head:
-        conventions = adopt_conventions(model.head, DETECTOR_NAMES.get(dialect))  # type: ignore[arg-type]
+        backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
-        dialect=dialect,
-        source=where,
-        renamed=tuple(pair for pair in taken if pair[0] != pair[1] and pair[1] in plan.values),
-        resized=tuple(plan.resized),
-        reset=tuple(plan.reset),
-        ignored=tuple(plan.ignored),
-        size_rule=size_rule,
-        conventions=conventions,
-        class_names=tuple(json.loads(metadata.get("class_names", "[]"))),
-        license=metadata.get("license", ""),
+        dialect=opened.dialect,
+        source=opened.where,
+        renamed=tuple(pair for pair in taken if pair[0] != pair[1] and pair[1] in matched.values),
+        resized=tuple(matched.resized),
+        reset=tuple(matched.reset),
+        ignored=tuple(matched.ignored),
+        size_rule=rule if adopts else "",
+        conventions=(adopt_conventions(head_of(model), opened.dialect) if matched.has_head else ""),
+        class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
+        license=opened.texts.get("license", ""),
     )
 
 
@@ -201,34 +198,31 @@ class WeightInfo:
 def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
     """Infer what model must be built to load weights without resizing.
 
-    Args:
-        opened: Result of `open_weights`.
-        config: A config of the weights' family.
-
     Raises:
-        WeightError: The weights are not of this family.
+        WeightError: The weights are not of the family of this config.
     """
-    state, where, dialect = opened.state, opened.where, opened.dialect
-    tensors = _read(state, dialect, config).tensors
-    patches = [tensors[key] for key in tensors if key.endswith("patch_embed.proj.weight")]
+    tensors = _read(opened, config).tensors
+    # The first convolution of a timm model is its stem.
+    patches = [
+        tensor
+        for key, tensor in tensors.items()
+        if key.endswith("patch_embed.proj.weight")
+        or (isinstance(config, TimmConfig) and tensor.ndim == 4)
+    ]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
     head = tensors.get("head.fc.weight")
     if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
-            f"weights from {where} ({dialect}) must be those of a {family_name(type(config))}, "
-            f"but contain no patch embedding. Check model and dialect."
+            f"weights from {opened.where} ({opened.dialect}) must be those of a "
+            f"{family_name(type(config))}, but contain no patch embedding. Check model and dialect."
         )
         raise WeightError(message)
-    if isinstance(config, TimmConfig):
-        patches = [
-            tensor for tensor in tensors.values() if tensor.ndim == 4
-        ]  # the first convolution is the stem
-    in_chans = patches[0].shape[1] if patches else len(first) // 49  # type: ignore[arg-type]
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     return WeightInfo(
         dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
         num_classes=0 if head is None else head.shape[0],
-        in_chans=in_chans,
+        # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
+        in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
     )
 
 
@@ -253,13 +247,12 @@ def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
         raise WeightError(message) from error
 
 
-def _select_rows(
-    tensors: dict[str, Tensor], rows: list[int], classes: int | None, where: str
-) -> None:
+def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, where: str) -> None:
     """Select rows of the classifiers."""
-    if classes is not None and len(rows) != classes:
+    own = model.state_dict().get("head.fc.weight")
+    if own is not None and len(rows) != len(own):
         message = (
-            f"head_rows must have one entry for each of the model's {classes} classes, got "
+            f"head_rows must have one entry for each of the model's {len(own)} classes, got "
             f"{len(rows)}."
         )
         raise WeightError(message)
@@ -276,14 +269,7 @@ def _select_rows(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedWeights:
-    """Weights whose dialect is known, to be loaded once or more.
-
-    Attributes:
-        state: The flat state dict.
-        texts: Metadata of the file.
-        where: Description of the source.
-        dialect: Dialect of the keys.
-    """
+    """Weights whose dialect is known, with metadata and source, to be loaded once or more."""
 
     state: Mapping[str, Tensor]
     texts: Mapping[str, str]
@@ -294,12 +280,7 @@ class OpenedWeights:
 def open_weights(
     source: str | Path | Mapping[str, Any] | OpenedWeights, dialect: str, config: object
 ) -> OpenedWeights:
-    """Read weights and detect their dialect.
-
-    Args:
-        source: As in `load_weights`; opened weights are returned unchanged.
-        dialect: As in `load_weights`.
-        config: Config of the model to be loaded.
+    """Read weights and detect their dialect; arguments as in `load_weights`.
 
     Raises:
         WeightError: The weights cannot be read, or their dialect is unknown.
@@ -355,15 +336,25 @@ def _resolve_source(
     return state, texts, f"{source} [{nesting}]" if nesting else str(source)
 
 
-def _read(
-    state: Mapping[str, Tensor], dialect: str, config: object, head: nn.Module | None = None
-) -> RenamedState:
-    if dialect != NATIVE:
-        return key_map(dialect, config, head).read(state)
-    names = {key: key.removeprefix("backbone.") for key in state}
+def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) -> RenamedState:
+    if opened.dialect != NATIVE:
+        return key_map(opened.dialect, config, head).read(opened.state)
+    names = {key: key.removeprefix("backbone.") for key in opened.state}
     return RenamedState(
-        tensors={ours: state[key] for key, ours in names.items()}, pairs=list(names.items())
+        tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
     )
+
+
+def _reject_mismatches(
+    matched: MatchResult, reading: RenamedState, opened: OpenedWeights, config: object
+) -> None:
+    problems = describe_mismatches(matched, reading, opened.state, opened.dialect, config)
+    if problems:
+        message = (
+            f"weights from {opened.where} ({opened.dialect}) do not match "
+            f"{family_name(type(config))}: {problems}. The model is unchanged."
+        )
+        raise WeightError(message)
 
 
 def _reject_nonfinite(values: Mapping[str, Tensor], where: str) -> None:
@@ -385,10 +376,3 @@ def _reject_nonfinite(values: Mapping[str, Tensor], where: str) -> None:
                 f"run probably diverged; use an earlier checkpoint. The model is unchanged."
             )
             raise WeightError(message)
-
-
-def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
-    own = model.state_dict()
-    with torch.no_grad():
-        for key, tensor in values.items():
-            own[key].copy_(tensor)

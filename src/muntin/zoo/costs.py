@@ -53,12 +53,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Multiply-accumulates of a model at an image size.
-
-    Attributes:
-        img_size: (height, width) in pixels.
-        rows: Costs by stage, then by part.
-    """
+    """Multiply-accumulates of a model at an image size in pixels, by stage, then by part."""
 
     img_size: Size
     rows: tuple[Cost, ...]
@@ -84,9 +79,6 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
         model: A network or a backbone (not modified), or a config, which is built with a
             classifier of 1000 classes.
         img_size: Side or (height, width) in pixels; default: the model's own.
-
-    Returns:
-        The counts by stage and part.
 
     Raises:
         ShapeError: The model's size rule rejects this size.

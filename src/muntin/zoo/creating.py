@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ _DEFAULT_NUM_CLASSES: dict[TaskKind, int] = {
     "classification": 1000, "detection": 80, "segmentation": 150, "keypoints": 1
 }  # fmt: skip
 """Classes of ImageNet-1k, COCO and ADE20K, and the one class (person) of COCO keypoints."""
-
-_DEFAULT_NUM_KEYPOINTS = 17
 
 
 def create(
@@ -76,47 +73,33 @@ def create(
     fields = {"in_chans": in_chans, **architecture}
     if task_row.dense is None:
         return create_model(model, num_classes=count, weights=weights, **fields)
-    points = _DEFAULT_NUM_KEYPOINTS if num_keypoints is None else num_keypoints
-    network = _build_dense(task_row, model, head, conventions, count, points, fields)
+    classes = _numbered_classes(count, 17 if num_keypoints is None else num_keypoints)
+    named = task_row.dense.default_head["large"] if head is None else head
+    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
+    config = _with_conventions(config, named, conventions)
+    backbone = build_dense_backbone(model, fields, finest=config.finest)
+    network = Network(backbone, task_row.build_head(backbone, classes, config))
     if weights is not None:
         load_into(network, weights, architecture)
     return network
 
 
-def _build_dense(
-    task_row: Task,
-    model: str,
-    head: str | HeadConfig | None,
-    conventions: str,
-    num_classes: int,
-    num_keypoints: int,
-    architecture: Mapping[str, Any],
-) -> Network:
+def _numbered_classes(num_classes: int, num_keypoints: int) -> Classes:
+    """Classes and keypoints by number: heads need no names, which are stored in runs."""
     for name, value in (("num_classes", num_classes), ("num_keypoints", num_keypoints)):
         if value < 1:
-            message = f"{name} must be at least 1, got {value} (model {model!r})."
+            message = f"{name} must be at least 1, got {value}."
             raise ConfigError(message)
-    assert task_row.dense is not None, "only dense tasks are built here"
-    named = task_row.dense.default_head["large"] if head is None else head
-    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
-    config = _with_conventions(config, named, conventions)
-    backbone = build_dense_backbone(model, architecture, finest=config.finest)
-    # Heads need only the number of classes and keypoints; real names are stored in runs.
-    skeleton = Skeleton(names=_numbers(num_keypoints))
-    classes = Classes(names=_numbers(num_classes), skeleton=skeleton)
-    return Network(backbone, task_row.build_head(backbone, classes, config))
+    names, points = (tuple(map(str, range(count))) for count in (num_classes, num_keypoints))
+    return Classes(names=names, skeleton=Skeleton(names=points))
 
 
 def create_detector(
     name: str,
     *,
     head: str | DetectorConfig = "mask_rcnn",
-    num_classes: int = 80,
     masks: bool | None = None,
-    conventions: str = "",
-    in_chans: int = 3,
-    weights: str | Path | None = None,
-    **architecture: Any,
+    **options: Any,
 ) -> Network:
     """Build a detector: images (B, in_chans, H, W) float to candidate boxes of each.
 
@@ -124,23 +107,14 @@ def create_detector(
         name: Name of the backbone, as in `create_model`.
         head: A name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
             ends in "_small" for machines without a GPU, or the config of a head.
-        num_classes: Number of classes without background.
         masks: Whether to predict masks; only with a config, since a name implies it.
-        conventions: As in `create`.
-        in_chans: Input channels.
-        weights: As in `create`: those of a whole detector, or of a classifier.
-        architecture: Fields of the backbone's config.
+        options: As in `create`.
 
     Returns:
         The detector, in training mode. It takes images, padded at the right and bottom to one
         size, and optionally the (height, width) of each before padding, and returns
-        `muntin.heads.instances.Candidates`, a sequence of
-        `muntin.heads.instances.Instances`. Losses:
-        ``detector.head.losses(detector.features(images, sizes), targets)``.
-
-    Raises:
-        ConfigError: A name or a field is unknown, or the fields are inconsistent.
-        WeightError: The weights cannot be read or do not fit.
+        `muntin.heads.instances.Candidates`, a sequence of `muntin.heads.instances.Instances`.
+        Losses: ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Example:
         >>> import torch
@@ -152,57 +126,35 @@ def create_detector(
     if isinstance(head, str):
         find_head(head, {**DETECTORS, **MASK_DETECTORS})
         has_masks = head in MASK_DETECTORS
-        if masks not in (None, has_masks):
-            message = (
-                f"masks must be None if head is a name, got masks={masks} and head={head!r}. "
-                f"Choose a head from {', '.join(MASK_DETECTORS if masks else DETECTORS)}."
-            )
-            raise ConfigError(message)
-    task = "instance" if has_masks else "detect"
-    options: dict[str, Any] = {"conventions": conventions, "in_chans": in_chans, "weights": weights}
-    return create(task, name, head=head, num_classes=num_classes, **options, **architecture)
+    if isinstance(head, str) and masks not in (None, has_masks):
+        message = (
+            f"masks must be None if head is a name, got masks={masks} and head={head!r}. "
+            f"Choose a head from {', '.join(MASK_DETECTORS if masks else DETECTORS)}."
+        )
+        raise ConfigError(message)
+    return create("instance" if has_masks else "detect", name, head=head, **options)
 
 
 def create_segmenter(
-    name: str,
-    *,
-    head: str | SemanticConfig = "upernet",
-    num_classes: int = 150,
-    in_chans: int = 3,
-    weights: str | Path | None = None,
-    **architecture: Any,
+    name: str, *, head: str | SemanticConfig = "upernet", **options: Any
 ) -> Network:
     """Build a segmenter: images (B, in_chans, H, W) float to logits (B, num_classes, h, w).
 
     Args:
         name: Name of the backbone, as in `create_model`.
         head: "upernet", "light", "light_small", or the config of a head.
-        num_classes: Number of classes.
-        in_chans: Input channels.
-        weights: As in `create`: those of a whole segmenter, or of a classifier.
-        architecture: Fields of the backbone's config.
+        options: As in `create`.
 
     Returns:
         The segmenter, in training mode. Its logits have the size of the finest map, a quarter of
         the image's sides, rounded up; upsample them bilinearly. Losses:
         ``segmenter.head.losses(segmenter.features(images), labels)``.
-
-    Raises:
-        ConfigError: A name or a field is unknown, or the fields are inconsistent.
-        WeightError: The weights cannot be read or do not fit.
     """
-    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "weights": weights}
-    return create("semantic", name, head=head, **options, **architecture)
+    return create("semantic", name, head=head, **options)
 
 
 def create_pose_estimator(
-    name: str,
-    *,
-    head: str | PoseConfig = "simple_baseline",
-    num_keypoints: int = 17,
-    in_chans: int = 3,
-    weights: str | Path | None = None,
-    **architecture: Any,
+    name: str, *, head: str | PoseConfig = "simple_baseline", **options: Any
 ) -> Network:
     """Build a pose estimator: images (B, in_chans, H, W) float to heatmaps (B, P, H/4, W/4).
 
@@ -210,18 +162,11 @@ def create_pose_estimator(
         name: Name of the backbone, as in `create_model`; "vitpose_base" and its like for ViTPose.
         head: "simple_baseline", "vitpose", "vitpose_simple", "light_pose", "light_pose_small", or
             the config of a head.
-        num_keypoints: Number of keypoints P.
-        in_chans: Input channels.
-        weights: As in `create`: those of a whole estimator, or of a classifier.
-        architecture: Fields of the backbone's config.
+        options: As in `create`; `num_keypoints` is P.
 
     Returns:
         The estimator, in training mode. Every input image is a crop of one instance. Losses:
         ``estimator.head.losses(estimator.features(images), points, known)``.
-
-    Raises:
-        ConfigError: A name or a field is unknown, or the fields are inconsistent.
-        WeightError: The weights cannot be read or do not fit.
 
     Example:
         >>> import torch
@@ -229,16 +174,7 @@ def create_pose_estimator(
         >>> estimator(torch.zeros(2, 3, 64, 48)).shape
         torch.Size([2, 17, 16, 12])
     """
-    options: dict[str, Any] = {
-        "num_keypoints": num_keypoints,
-        "in_chans": in_chans,
-        "weights": weights,
-    }
-    return create("pose", name, head=head, **options, **architecture)
-
-
-def _numbers(count: int) -> tuple[str, ...]:
-    return tuple(str(number) for number in range(count))
+    return create("pose", name, head=head, **options)
 
 
 def _reject_unused(

@@ -40,6 +40,8 @@ __all__ = [
 TIMM = "timm:"
 """Prefix of names of timm models."""
 
+_ARGUMENTS = ("num_classes", "num_keypoints", "weights", "head", "conventions")
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -105,15 +107,19 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
         changed.setdefault("out_indices", tuple(range(len(depths))))
         if isinstance(config, SwinV2Config):
             changed.setdefault("pretrained_windows", (0,) * len(depths))
+    names = [field.name for field in dataclasses.fields(config)]
+    unknown = next((key for key in changed if key not in names), "")
+    if unknown:
+        # The arguments of the functions that create models are compared too.
+        message = unknown_name(f"option in {name}", unknown, [*names, *_ARGUMENTS])
+        raise ConfigError(message)
     return replace(config, changed, where=name)
 
 
 def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
     """Return the config of a backbone for dense tasks: maps of all stages, each with its own norm.
 
-    Args:
-        config: Config of any backbone, such as a classifier's.
-        finest: Stride in pixels of the finest map; stages with a smaller stride are omitted.
+    Stages with a smaller stride in pixels than `finest` are omitted.
     """
     changed: dict[str, Any] = {}
     if hasattr(config, "depths"):
@@ -129,13 +135,7 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
 ) -> Backbone:
-    """Build an untrained backbone from `dense_config`, with the fields in `architecture` applied.
-
-    Args:
-        name: Name in the zoo.
-        architecture: Fields of its config; these override `dense_config`.
-        finest: As in `dense_config`.
-    """
+    """Build an untrained backbone from `dense_config`; fields in `architecture` override it."""
     body = dense_config(model_config(name, architecture), finest=finest)
     kept = {key: architecture[key] for key in ("out_indices", "out_norm") if key in architecture}
     return build_backbone(replace(body, kept, where=name))

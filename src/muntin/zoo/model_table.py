@@ -26,7 +26,7 @@ FACTS = Path(__file__).with_name("facts.json")
 
 
 def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any]]:
-    """Describe the models whose name or alias matches.
+    """Describe the models whose name or alias matches a shell pattern.
 
     Args:
         pattern: A shell pattern.

@@ -7,9 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from muntin.models import hiera, swin
-from muntin.models.swin_v2 import swin_v2_preset
+from muntin.models.swin_v2 import SwinV2Config, swin_v2_preset
 from muntin.models.t2t_vit import t2t_vit_preset
-from muntin.models.vit import deit3_preset, vit_preset, vitpose_preset
+from muntin.models.vit import ViTConfig, ViTSize, deit3_preset, vit_preset, vitpose_preset
 from muntin.zoo.families import BackboneConfig
 
 __all__ = ["ALIASES", "MODELS", "ModelEntry"]
@@ -51,17 +51,20 @@ class _Publisher:
     license: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
 
-    def row(self, config: BackboneConfig, weights: str = "", accuracy: float = 0.0) -> ModelEntry:
-        """Make the entry of one model."""
-        return ModelEntry(
+    def row(
+        self, name: str, config: BackboneConfig, weights: str = "", accuracy: float = 0.0
+    ) -> tuple[str, ModelEntry]:
+        """Make a row of the table; `weights` is a hub id, or timm's tag of the weights."""
+        entry = ModelEntry(
             config=config,
-            weights=weights,
+            weights=weights if "/" in weights or not weights else f"timm/{name}.{weights}",
             accuracy=accuracy,
             source=self.source if accuracy else "",
             mean=self.normalisation[0],
             std=self.normalisation[1],
             license=self.license if weights else "",
         )
+        return name, entry
 
 
 _swin = _Publisher("microsoft/Swin-Transformer MODELHUB", "MIT").row
@@ -74,251 +77,140 @@ _t2t = _Publisher("yitu-opensource/T2T-ViT README", "").row
 _hiera = _Publisher("facebookresearch/hiera README", _NON_COMMERCIAL).row
 
 
-MODELS: dict[str, ModelEntry] = {
-    "swin_tiny_patch4_window7_224": _swin(
-        swin.SWIN_TINY, "timm/swin_tiny_patch4_window7_224.ms_in1k", 81.2
-    ),
-    "swin_small_patch4_window7_224": _swin(
-        swin.SWIN_SMALL, "timm/swin_small_patch4_window7_224.ms_in1k", 83.2
-    ),
-    "swin_base_patch4_window7_224": _swin(
-        swin.SWIN_BASE, "timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k", 85.2
-    ),
-    "swin_base_patch4_window12_384": _swin(
-        swin.SWIN_BASE_384, "timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k", 86.4
-    ),
-    "swin_large_patch4_window7_224": _swin(
-        swin.SWIN_LARGE, "timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k", 86.3
-    ),
-    "swin_large_patch4_window12_384": _swin(
-        swin.SWIN_LARGE_384, "timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k", 87.3
-    ),
-    "swin_s3_tiny_224": _swin(swin.SWIN_S3_TINY, "timm/swin_s3_tiny_224.ms_in1k"),
-    "swin_s3_small_224": _swin(swin.SWIN_S3_SMALL, "timm/swin_s3_small_224.ms_in1k"),
-    "swin_s3_base_224": _swin(swin.SWIN_S3_BASE, "timm/swin_s3_base_224.ms_in1k"),
-    "swin_nano_patch2_window4_32": _swin(swin.SWIN_NANO_32),
-    "swin_nano_patch4_window4_64": _swin(swin.SWIN_NANO_64),
-    "swin_nano_patch4_256": _swin(swin.SWIN_NANO_256),
-    "vit_tiny_patch16_224": _vit(
-        vit_preset("tiny", 16, 224), "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", 75.452
-    ),
-    "vit_tiny_patch16_384": _vit(
-        vit_preset("tiny", 16, 384), "timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", 78.438
-    ),
-    "vit_small_patch32_224": _vit(
-        vit_preset("small", 32, 224), "timm/vit_small_patch32_224.augreg_in21k_ft_in1k", 76.01
-    ),
-    "vit_small_patch32_384": _vit(
-        vit_preset("small", 32, 384), "timm/vit_small_patch32_384.augreg_in21k_ft_in1k", 80.476
-    ),
-    "vit_small_patch16_224": _vit(
-        vit_preset("small", 16, 224), "timm/vit_small_patch16_224.augreg_in21k_ft_in1k", 81.402
-    ),
-    "vit_small_patch16_384": _vit(
-        vit_preset("small", 16, 384), "timm/vit_small_patch16_384.augreg_in21k_ft_in1k", 83.814
-    ),
-    "vit_small_patch8_224": _vit(vit_preset("small", 8, 224)),
-    "vit_base_patch32_224": _vit(
-        vit_preset("base", 32, 224), "timm/vit_base_patch32_224.augreg_in21k_ft_in1k", 80.732
-    ),
-    "vit_base_patch32_384": _vit(
-        vit_preset("base", 32, 384), "timm/vit_base_patch32_384.augreg_in21k_ft_in1k", 83.358
-    ),
-    "vit_base_patch16_224": _vit(
-        vit_preset("base", 16, 224), "timm/vit_base_patch16_224.augreg_in21k_ft_in1k", 84.534
-    ),
-    "vit_base_patch16_384": _vit(
-        vit_preset("base", 16, 384), "timm/vit_base_patch16_384.augreg_in21k_ft_in1k", 86.01
-    ),
-    "vit_base_patch8_224": _vit(
-        vit_preset("base", 8, 224), "timm/vit_base_patch8_224.augreg_in21k_ft_in1k", 85.838
-    ),
-    "vit_large_patch32_224": _vit(vit_preset("large", 32, 224)),
-    "vit_large_patch32_384": _vit(
-        vit_preset("large", 32, 384), "timm/vit_large_patch32_384.orig_in21k_ft_in1k", 81.508
-    ),
-    "vit_large_patch16_224": _vit(
-        vit_preset("large", 16, 224), "timm/vit_large_patch16_224.augreg_in21k_ft_in1k", 85.856
-    ),
-    "vit_large_patch16_384": _vit(
-        vit_preset("large", 16, 384), "timm/vit_large_patch16_384.augreg_in21k_ft_in1k", 87.096
-    ),
-    "vit_large_patch14_224": _vit(vit_preset("large", 14, 224)),
-    "vit_huge_patch14_224": _vit(vit_preset("huge", 14, 224)),
+def _wider(size: str, window: int, side: int) -> SwinV2Config:
+    """Fine-tuned with larger windows than it was pre-trained with."""
+    return swin_v2_preset(size, window, side, pretrained=True)
+
+
+def _distilled(size: ViTSize, patch: int, side: int) -> ViTConfig:
+    return replace(vit_preset(size, patch, side), distillation_token=True)
+
+
+def _mean_pooled(size: ViTSize, patch: int, side: int) -> ViTConfig:
+    return replace(vit_preset(size, patch, side), pool="mean", pool_norm="after")
+
+
+_SIMMIM_VIT = replace(
+    _mean_pooled("base", 16, 224),
+    absolute_pos_embed=False,
+    relative_pos_bias=True,
+    key_bias=False,
+    layer_scale=0.1,
+)
+
+_ROWS = (
+    _swin("swin_tiny_patch4_window7_224", swin.SWIN_TINY, "ms_in1k", 81.2),
+    _swin("swin_small_patch4_window7_224", swin.SWIN_SMALL, "ms_in1k", 83.2),
+    _swin("swin_base_patch4_window7_224", swin.SWIN_BASE, "ms_in22k_ft_in1k", 85.2),
+    _swin("swin_base_patch4_window12_384", swin.SWIN_BASE_384, "ms_in22k_ft_in1k", 86.4),
+    _swin("swin_large_patch4_window7_224", swin.SWIN_LARGE, "ms_in22k_ft_in1k", 86.3),
+    _swin("swin_large_patch4_window12_384", swin.SWIN_LARGE_384, "ms_in22k_ft_in1k", 87.3),
+    _swin("swin_s3_tiny_224", swin.SWIN_S3_TINY, "ms_in1k"),
+    _swin("swin_s3_small_224", swin.SWIN_S3_SMALL, "ms_in1k"),
+    _swin("swin_s3_base_224", swin.SWIN_S3_BASE, "ms_in1k"),
+    _swin("swin_nano_patch2_window4_32", swin.SWIN_NANO_32),
+    _swin("swin_nano_patch4_window4_64", swin.SWIN_NANO_64),
+    _swin("swin_nano_patch4_256", swin.SWIN_NANO_256),
+    _vit("vit_tiny_patch16_224", vit_preset("tiny", 16, 224), "augreg_in21k_ft_in1k", 75.452),
+    _vit("vit_tiny_patch16_384", vit_preset("tiny", 16, 384), "augreg_in21k_ft_in1k", 78.438),
+    _vit("vit_small_patch32_224", vit_preset("small", 32, 224), "augreg_in21k_ft_in1k", 76.01),
+    _vit("vit_small_patch32_384", vit_preset("small", 32, 384), "augreg_in21k_ft_in1k", 80.476),
+    _vit("vit_small_patch16_224", vit_preset("small", 16, 224), "augreg_in21k_ft_in1k", 81.402),
+    _vit("vit_small_patch16_384", vit_preset("small", 16, 384), "augreg_in21k_ft_in1k", 83.814),
+    _vit("vit_small_patch8_224", vit_preset("small", 8, 224)),
+    _vit("vit_base_patch32_224", vit_preset("base", 32, 224), "augreg_in21k_ft_in1k", 80.732),
+    _vit("vit_base_patch32_384", vit_preset("base", 32, 384), "augreg_in21k_ft_in1k", 83.358),
+    _vit("vit_base_patch16_224", vit_preset("base", 16, 224), "augreg_in21k_ft_in1k", 84.534),
+    _vit("vit_base_patch16_384", vit_preset("base", 16, 384), "augreg_in21k_ft_in1k", 86.01),
+    _vit("vit_base_patch8_224", vit_preset("base", 8, 224), "augreg_in21k_ft_in1k", 85.838),
+    _vit("vit_large_patch32_224", vit_preset("large", 32, 224)),
+    _vit("vit_large_patch32_384", vit_preset("large", 32, 384), "orig_in21k_ft_in1k", 81.508),
+    _vit("vit_large_patch16_224", vit_preset("large", 16, 224), "augreg_in21k_ft_in1k", 85.856),
+    _vit("vit_large_patch16_384", vit_preset("large", 16, 384), "augreg_in21k_ft_in1k", 87.096),
+    _vit("vit_large_patch14_224", vit_preset("large", 14, 224)),
+    _vit("vit_huge_patch14_224", vit_preset("huge", 14, 224)),
     # Swin V2
-    "swinv2_tiny_window8_256": _swin(
-        swin_v2_preset("tiny", 8, 256), "timm/swinv2_tiny_window8_256.ms_in1k", 81.8
-    ),
-    "swinv2_tiny_window16_256": _swin(
-        swin_v2_preset("tiny", 16, 256), "timm/swinv2_tiny_window16_256.ms_in1k", 82.8
-    ),
-    "swinv2_small_window8_256": _swin(
-        swin_v2_preset("small", 8, 256, drop_path_rate=0.3),
-        "timm/swinv2_small_window8_256.ms_in1k",
-        83.7,
-    ),
-    "swinv2_small_window16_256": _swin(
-        swin_v2_preset("small", 16, 256, drop_path_rate=0.3),
-        "timm/swinv2_small_window16_256.ms_in1k",
-        84.1,
-    ),
-    "swinv2_base_window8_256": _swin(
-        swin_v2_preset("base", 8, 256, drop_path_rate=0.5),
-        "timm/swinv2_base_window8_256.ms_in1k",
-        84.2,
-    ),
-    "swinv2_base_window16_256": _swin(
-        swin_v2_preset("base", 16, 256, drop_path_rate=0.5),
-        "timm/swinv2_base_window16_256.ms_in1k",
-        84.6,
-    ),
-    "swinv2_base_window12_192": _swin(
-        swin_v2_preset("base", 12, 192), "timm/swinv2_base_window12_192.ms_in22k"
-    ),
-    "swinv2_base_window12to16_192to256": _swin(
-        swin_v2_preset("base", 16, 256, pretrained=True),
-        "timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k",
-        86.2,
-    ),
-    "swinv2_base_window12to24_192to384": _swin(
-        swin_v2_preset("base", 24, 384, pretrained=True),
-        "timm/swinv2_base_window12to24_192to384.ms_in22k_ft_in1k",
-        87.1,
-    ),
-    "swinv2_large_window12_192": _swin(
-        swin_v2_preset("large", 12, 192), "timm/swinv2_large_window12_192.ms_in22k"
-    ),
-    "swinv2_large_window12to16_192to256": _swin(
-        swin_v2_preset("large", 16, 256, pretrained=True),
-        "timm/swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
-        86.9,
-    ),
-    "swinv2_large_window12to24_192to384": _swin(
-        swin_v2_preset("large", 24, 384, pretrained=True),
-        "timm/swinv2_large_window12to24_192to384.ms_in22k_ft_in1k",
-        87.6,
-    ),
+    _swin("swinv2_tiny_window8_256", swin_v2_preset("tiny", 8, 256), "ms_in1k", 81.8),
+    _swin("swinv2_tiny_window16_256", swin_v2_preset("tiny", 16, 256), "ms_in1k", 82.8),
+    _swin("swinv2_small_window8_256", swin_v2_preset("small", 8, 256, 0.3), "ms_in1k", 83.7),
+    _swin("swinv2_small_window16_256", swin_v2_preset("small", 16, 256, 0.3), "ms_in1k", 84.1),
+    _swin("swinv2_base_window8_256", swin_v2_preset("base", 8, 256, 0.5), "ms_in1k", 84.2),
+    _swin("swinv2_base_window16_256", swin_v2_preset("base", 16, 256, 0.5), "ms_in1k", 84.6),
+    _swin("swinv2_base_window12_192", swin_v2_preset("base", 12, 192), "ms_in22k"),
+    _swin("swinv2_base_window12to16_192to256", _wider("base", 16, 256), "ms_in22k_ft_in1k", 86.2),
+    _swin("swinv2_base_window12to24_192to384", _wider("base", 24, 384), "ms_in22k_ft_in1k", 87.1),
+    _swin("swinv2_large_window12_192", swin_v2_preset("large", 12, 192), "ms_in22k"),
+    _swin("swinv2_large_window12to16_192to256", _wider("large", 16, 256), "ms_in22k_ft_in1k", 86.9),
+    _swin("swinv2_large_window12to24_192to384", _wider("large", 24, 384), "ms_in22k_ft_in1k", 87.6),
     # DeiT, with and without distillation; DeiT III
-    "deit_tiny_patch16_224": _deit(
-        vit_preset("tiny", 16, 224), "timm/deit_tiny_patch16_224.fb_in1k", 72.2
-    ),
-    "deit_small_patch16_224": _deit(
-        vit_preset("small", 16, 224), "timm/deit_small_patch16_224.fb_in1k", 79.9
-    ),
-    "deit_base_patch16_224": _deit(
-        vit_preset("base", 16, 224), "timm/deit_base_patch16_224.fb_in1k", 81.8
-    ),
-    "deit_base_patch16_384": _deit(
-        vit_preset("base", 16, 384), "timm/deit_base_patch16_384.fb_in1k", 82.9
-    ),
-    "deit_tiny_distilled_patch16_224": _deit(
-        replace(vit_preset("tiny", 16, 224), distillation_token=True),
-        "timm/deit_tiny_distilled_patch16_224.fb_in1k",
-        74.5,
-    ),
-    "deit_small_distilled_patch16_224": _deit(
-        replace(vit_preset("small", 16, 224), distillation_token=True),
-        "timm/deit_small_distilled_patch16_224.fb_in1k",
-        81.2,
-    ),
-    "deit_base_distilled_patch16_224": _deit(
-        replace(vit_preset("base", 16, 224), distillation_token=True),
-        "timm/deit_base_distilled_patch16_224.fb_in1k",
-        83.4,
-    ),
-    "deit_base_distilled_patch16_384": _deit(
-        replace(vit_preset("base", 16, 384), distillation_token=True),
-        "timm/deit_base_distilled_patch16_384.fb_in1k",
-        85.2,
-    ),
-    "deit3_small_patch16_224": _deit3(
-        deit3_preset("small", 16, 224), "timm/deit3_small_patch16_224.fb_in22k_ft_in1k", 83.1
-    ),
-    "deit3_small_patch16_384": _deit3(
-        deit3_preset("small", 16, 384), "timm/deit3_small_patch16_384.fb_in22k_ft_in1k", 84.8
-    ),
-    "deit3_medium_patch16_224": _deit3(
-        deit3_preset("medium", 16, 224), "timm/deit3_medium_patch16_224.fb_in22k_ft_in1k", 84.5
-    ),
-    "deit3_base_patch16_224": _deit3(
-        deit3_preset("base", 16, 224), "timm/deit3_base_patch16_224.fb_in22k_ft_in1k", 85.7
-    ),
-    "deit3_base_patch16_384": _deit3(
-        deit3_preset("base", 16, 384), "timm/deit3_base_patch16_384.fb_in22k_ft_in1k", 86.7
-    ),
-    "deit3_large_patch16_224": _deit3(
-        deit3_preset("large", 16, 224), "timm/deit3_large_patch16_224.fb_in22k_ft_in1k", 87.0
-    ),
-    "deit3_large_patch16_384": _deit3(
-        deit3_preset("large", 16, 384), "timm/deit3_large_patch16_384.fb_in22k_ft_in1k", 87.7
-    ),
-    "deit3_huge_patch14_224": _deit3(
-        deit3_preset("huge", 14, 224), "timm/deit3_huge_patch14_224.fb_in22k_ft_in1k", 87.2
-    ),
+    _deit("deit_tiny_patch16_224", vit_preset("tiny", 16, 224), "fb_in1k", 72.2),
+    _deit("deit_small_patch16_224", vit_preset("small", 16, 224), "fb_in1k", 79.9),
+    _deit("deit_base_patch16_224", vit_preset("base", 16, 224), "fb_in1k", 81.8),
+    _deit("deit_base_patch16_384", vit_preset("base", 16, 384), "fb_in1k", 82.9),
+    _deit("deit_tiny_distilled_patch16_224", _distilled("tiny", 16, 224), "fb_in1k", 74.5),
+    _deit("deit_small_distilled_patch16_224", _distilled("small", 16, 224), "fb_in1k", 81.2),
+    _deit("deit_base_distilled_patch16_224", _distilled("base", 16, 224), "fb_in1k", 83.4),
+    _deit("deit_base_distilled_patch16_384", _distilled("base", 16, 384), "fb_in1k", 85.2),
+    _deit3("deit3_small_patch16_224", deit3_preset("small", 16, 224), "fb_in22k_ft_in1k", 83.1),
+    _deit3("deit3_small_patch16_384", deit3_preset("small", 16, 384), "fb_in22k_ft_in1k", 84.8),
+    _deit3("deit3_medium_patch16_224", deit3_preset("medium", 16, 224), "fb_in22k_ft_in1k", 84.5),
+    _deit3("deit3_base_patch16_224", deit3_preset("base", 16, 224), "fb_in22k_ft_in1k", 85.7),
+    _deit3("deit3_base_patch16_384", deit3_preset("base", 16, 384), "fb_in22k_ft_in1k", 86.7),
+    _deit3("deit3_large_patch16_224", deit3_preset("large", 16, 224), "fb_in22k_ft_in1k", 87.0),
+    _deit3("deit3_large_patch16_384", deit3_preset("large", 16, 384), "fb_in22k_ft_in1k", 87.7),
+    _deit3("deit3_huge_patch14_224", deit3_preset("huge", 14, 224), "fb_in22k_ft_in1k", 87.2),
     # Pre-trained by masked image modeling (MAE, SimMIM)
-    "mae_vit_base_patch16": _mae(
-        replace(vit_preset("base", 16, 224), pool="mean", pool_norm="after"),
-        "timm/vit_base_patch16_224.mae",
-        83.6,
+    _mae(
+        "mae_vit_base_patch16", _mean_pooled("base", 16, 224), "timm/vit_base_patch16_224.mae", 83.6
     ),
-    "mae_vit_large_patch16": _mae(
-        replace(vit_preset("large", 16, 224), pool="mean", pool_norm="after"),
+    _mae(
+        "mae_vit_large_patch16",
+        _mean_pooled("large", 16, 224),
         "timm/vit_large_patch16_224.mae",
         85.9,
     ),
-    "mae_vit_huge_patch14": _mae(
-        replace(vit_preset("huge", 14, 224), pool="mean", pool_norm="after"),
-        "timm/vit_huge_patch14_224.mae",
-        86.9,
+    _mae(
+        "mae_vit_huge_patch14", _mean_pooled("huge", 14, 224), "timm/vit_huge_patch14_224.mae", 86.9
     ),
-    "simmim_vit_base_patch16_224": _simmim(
-        replace(
-            vit_preset("base", 16, 224),
-            absolute_pos_embed=False,
-            relative_pos_bias=True,
-            key_bias=False,
-            layer_scale=0.1,
-            pool="mean",
-            pool_norm="after",
-        ),
-        accuracy=83.8,
-    ),
-    "simmim_swin_base_window6_192": _simmim(
+    _simmim("simmim_vit_base_patch16_224", _SIMMIM_VIT, accuracy=83.8),
+    _simmim(
+        "simmim_swin_base_window6_192",
         replace(swin.SWIN_BASE, window_size=6, img_size=(192, 192), drop_path_rate=0.1),
         accuracy=82.8,
     ),
-    "simmim_swin_base_window7_224": _simmim(
-        replace(swin.SWIN_BASE, drop_path_rate=0.1), accuracy=84.0
+    _simmim(
+        "simmim_swin_base_window7_224", replace(swin.SWIN_BASE, drop_path_rate=0.1), accuracy=84.0
     ),
-    "simmim_swin_large_window14_224": _simmim(
-        replace(swin.SWIN_LARGE, window_size=14), accuracy=85.4
+    _simmim(
+        "simmim_swin_large_window14_224", replace(swin.SWIN_LARGE, window_size=14), accuracy=85.4
     ),
     # ViTPose: backbones of pose estimators; the published weights include the head.
-    "vitpose_small": ModelEntry(config=vitpose_preset("small"), license="Apache-2.0"),
-    "vitpose_base": ModelEntry(config=vitpose_preset("base"), license="Apache-2.0"),
-    "vitpose_large": ModelEntry(config=vitpose_preset("large"), license="Apache-2.0"),
-    "vitpose_huge": ModelEntry(config=vitpose_preset("huge"), license="Apache-2.0"),
+    ("vitpose_small", ModelEntry(config=vitpose_preset("small"), license="Apache-2.0")),
+    ("vitpose_base", ModelEntry(config=vitpose_preset("base"), license="Apache-2.0")),
+    ("vitpose_large", ModelEntry(config=vitpose_preset("large"), license="Apache-2.0")),
+    ("vitpose_huge", ModelEntry(config=vitpose_preset("huge"), license="Apache-2.0")),
     # T2T-ViT
-    "t2t_vit_7": _t2t(t2t_vit_preset(7), accuracy=71.7),
-    "t2t_vit_10": _t2t(t2t_vit_preset(10), accuracy=75.2),
-    "t2t_vit_12": _t2t(t2t_vit_preset(12), accuracy=76.5),
-    "t2t_vit_14": _t2t(t2t_vit_preset(14), accuracy=81.5),
-    "t2t_vit_14_384": _t2t(t2t_vit_preset(14, side=384), accuracy=83.3),
-    "t2t_vit_19": _t2t(t2t_vit_preset(19), accuracy=81.9),
-    "t2t_vit_24": _t2t(t2t_vit_preset(24), accuracy=82.3),
-    "t2t_vit_t_14": _t2t(t2t_vit_preset(14, "transformer"), accuracy=81.7),
-    "t2t_vit_t_19": _t2t(t2t_vit_preset(19, "transformer"), accuracy=82.4),
-    "t2t_vit_t_24": _t2t(t2t_vit_preset(24, "transformer"), accuracy=82.6),
+    _t2t("t2t_vit_7", t2t_vit_preset(7), accuracy=71.7),
+    _t2t("t2t_vit_10", t2t_vit_preset(10), accuracy=75.2),
+    _t2t("t2t_vit_12", t2t_vit_preset(12), accuracy=76.5),
+    _t2t("t2t_vit_14", t2t_vit_preset(14), accuracy=81.5),
+    _t2t("t2t_vit_14_384", t2t_vit_preset(14, side=384), accuracy=83.3),
+    _t2t("t2t_vit_19", t2t_vit_preset(19), accuracy=81.9),
+    _t2t("t2t_vit_24", t2t_vit_preset(24), accuracy=82.3),
+    _t2t("t2t_vit_t_14", t2t_vit_preset(14, "transformer"), accuracy=81.7),
+    _t2t("t2t_vit_t_19", t2t_vit_preset(19, "transformer"), accuracy=82.4),
+    _t2t("t2t_vit_t_24", t2t_vit_preset(24, "transformer"), accuracy=82.6),
     # Hiera
-    "hiera_tiny_224": _hiera(hiera.HIERA_TINY, "timm/hiera_tiny_224.mae_in1k_ft_in1k", 82.8),
-    "hiera_small_224": _hiera(hiera.HIERA_SMALL, "timm/hiera_small_224.mae_in1k_ft_in1k", 83.8),
-    "hiera_base_224": _hiera(hiera.HIERA_BASE, "timm/hiera_base_224.mae_in1k_ft_in1k", 84.5),
-    "hiera_base_plus_224": _hiera(
-        hiera.HIERA_BASE_PLUS, "timm/hiera_base_plus_224.mae_in1k_ft_in1k", 85.2
-    ),
-    "hiera_large_224": _hiera(hiera.HIERA_LARGE, "timm/hiera_large_224.mae_in1k_ft_in1k", 86.1),
-    "hiera_huge_224": _hiera(hiera.HIERA_HUGE, "timm/hiera_huge_224.mae_in1k_ft_in1k", 86.9),
-}
+    _hiera("hiera_tiny_224", hiera.HIERA_TINY, "mae_in1k_ft_in1k", 82.8),
+    _hiera("hiera_small_224", hiera.HIERA_SMALL, "mae_in1k_ft_in1k", 83.8),
+    _hiera("hiera_base_224", hiera.HIERA_BASE, "mae_in1k_ft_in1k", 84.5),
+    _hiera("hiera_base_plus_224", hiera.HIERA_BASE_PLUS, "mae_in1k_ft_in1k", 85.2),
+    _hiera("hiera_large_224", hiera.HIERA_LARGE, "mae_in1k_ft_in1k", 86.1),
+    _hiera("hiera_huge_224", hiera.HIERA_HUGE, "mae_in1k_ft_in1k", 86.9),
+)
+
+
+MODELS: dict[str, ModelEntry] = dict(_ROWS)
 
 ALIASES: dict[str, str] = {
     "swin_nano": "swin_nano_patch4_window4_64",

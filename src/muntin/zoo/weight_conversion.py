@@ -40,14 +40,7 @@ _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """Result of `convert_weights`.
-
-    Attributes:
-        path: The written file.
-        report: How the source was loaded.
-        num_tensors: Number of tensors in the new file.
-        num_classes: Classes of the classifier; 0 without a classifier.
-    """
+    """Result of `convert_weights`: the written file, how it was loaded, and what it holds."""
 
     path: Path
     report: LoadReport

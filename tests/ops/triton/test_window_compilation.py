@@ -23,24 +23,24 @@ LARGE = (
     "attend_tiled_backward_bias",
 )
 WHOLE = ("attend_whole", "attend_whole_backward")
-PADDED = {"FILLED": True, "PAD_FIRST": False}
+PADDED = {"filled": True, "pad_first": False}
 # A launch of each kind, and then everything else that may come.
 USUAL = [
     *({"name": name} for name in WHOLE),
     {"name": "attend_tiled_backward_keys", "window": (12, 12)},  # holds the most
 ]
 OTHERS = [
-    *({"name": name, "window": (8, 8), "COSINE": True} for name in WHOLE),
+    *({"name": name, "window": (8, 8), "cosine": True} for name in WHOLE),
     *({"name": name, "window": (12, 12)} for name in LARGE),
-    *({"name": name, "SHIFTED": False} for name in WHOLE),
+    *({"name": name, "shift_h": 0, "shift_w": 0} for name in WHOLE),
     *({"name": name, **PADDED} for name in WHOLE),
     *({"name": name, "dtype": "fp16"} for name in WHOLE),
     *({"name": name, "window": (4, 4), "head_dim": 16} for name in WHOLE),
     *({"name": name, "window": (5, 5), "head_dim": 16} for name in WHOLE),
     *({"name": name, "head_dim": 64} for name in WHOLE),
     *({"name": name, "dtype": "fp32"} for name in WHOLE),
-    *({"name": name, "dtype": "fp32", "PRECISION": "tf32x3"} for name in WHOLE),
-    *({"name": name, "window": (16, 16), "COSINE": True, **PADDED} for name in LARGE),
+    *({"name": name, "dtype": "fp32", "precision": "tf32x3"} for name in WHOLE),
+    *({"name": name, "window": (16, 16), "cosine": True, **PADDED} for name in LARGE),
     *({"name": name, "window": (24, 24), "head_dim": 64} for name in LARGE),
     *({"name": name, "window": (12, 12), "dtype": "fp32"} for name in LARGE),
 ]

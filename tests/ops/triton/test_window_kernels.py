@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from muntin.ops.triton.window_calls import WindowCall
 from muntin.ops.triton.window_launches import (
     LAUNCHES,
     Launch,
@@ -53,18 +54,13 @@ LAYOUTS = {
     "cosine, padded with zeros": {
         "size": (5, 6), "window": 4, "rule": "torchvision", "cosine": True, "filled": False,
     },
-    "heads of 32": {"size": (7, 5), "window": 4, "shifted": True, "rule": "timm", "head_dim": 32},
     "heads of 64": {"size": (4, 9), "window": 4, "rule": "timm", "head_dim": 64, "cosine": True},
     "a long window": {
         "size": (9, 14), "window": (9, 13), "shifted": True, "rule": "torchvision", "heads": 1,
     },
-    "window 12": {"size": (12, 13), "window": 12, "shifted": True, "rule": "timm", "heads": 1},
     "window 12, cosine": {
         "size": (13, 12), "window": 12, "shifted": True, "rule": "torchvision", "head_dim": 32,
         "cosine": True,
-    },
-    "window 16": {
-        "size": (16, 17), "window": 16, "shifted": True, "rule": "timm", "cosine": True,
     },
     "window 16, even": {
         "size": (16, 32), "window": 16, "shifted": True, "head_dim": 64, "heads": 1,
@@ -75,15 +71,15 @@ LAYOUTS = {
 }  # fmt: skip
 EXACT = {torch.float32: 2e-6, torch.bfloat16: 2e-3, torch.float16: 2e-3}
 # The interpreter is slow: float32 shows every layout, a few show the other dtypes.
-QUICK = {
-    torch.float32: list(LAYOUTS)[:16],
-    torch.bfloat16: ["rolled, then padded", "window 7", "cosine, padded"],
-    torch.float16: ["padded, then rolled", "heads of 64"],
+HALVES = {
+    torch.bfloat16: ["rolled, then padded", "window 7", "cosine, padded", "window 16, even"],
+    torch.float16: ["padded, then rolled", "heads of 64", "window 12, cosine"],
 }
+SLOW = ["window 12, cosine", "window 16, even", "window 24"]
 CASES = [
-    pytest.param(name, dtype, marks=[] if name in QUICK[dtype] else pytest.mark.slow)
-    for name in LAYOUTS
-    for dtype in EXACT
+    pytest.param(name, dtype, marks=[pytest.mark.slow] if name in SLOW else [])
+    for dtype, names in {torch.float32: [*LAYOUTS], **HALVES}.items()
+    for name in names
 ]
 
 
@@ -113,28 +109,38 @@ def test_repeats_give_the_same_bits(name):
         assert torch.equal(value, second[part]), part
 
 
+def run(problem, launches):
+    """As `Problem.run`, with other launches."""
+    layout = problem.layout
+    geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
+    inputs = {name: getattr(problem, name) for name in ("qkv", "bias", "fill", "temperature")}
+    call = WindowCall(*inputs.values(), geometry, problem.scale, launches)
+    out, grads = call.attend(), call.attend_backward(problem.grad, True, True)
+    return {"out": out, **dict(zip(inputs, grads, strict=True))}
+
+
 @pytest.mark.parametrize("programs", [1, 7, pytest.param(100, marks=pytest.mark.slow)])
-def test_sums_hold_whoever_shares_the_windows(programs, monkeypatch):
+def test_sums_hold_whoever_shares_the_windows(programs):
     problem = make((7, 5), 4, shifted=True, rule="timm", cosine=True, batch=2)
-    truth = problem.run("reference")
-    for kernel in ("attend_whole", "attend_whole_backward"):
-        launch = find_launch(kernel, 16, 16)
-        monkeypatch.setitem(LAUNCHES, (kernel, 16, 16), replace(launch, programs=2 * programs))
-    errors = measure(problem.to(torch.float32).run("fused"), truth)
+    launches = {key: replace(launch, programs=2 * programs) for key, launch in LAUNCHES.items()}
+    errors = measure(run(problem.to(torch.float32), launches), problem.run("reference"))
     assert max(errors.values()) < 2e-6, errors
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys"), [(16, 64), (64, 16), (128, 32)])
-def test_large_windows_come_out_alike_with_other_tiles(queries, keys, monkeypatch):
+def test_large_windows_come_out_alike_with_other_tiles(queries, keys):
     problem = make((9, 14), (9, 13), shifted=True, rule="torchvision", heads=1, cosine=True)
-    truth = problem.run("reference")
-    for kernel, tile, width in list(LAUNCHES):
-        if not tile:
-            launch = Launch(queries=queries, keys=keys, programs=2)
-            monkeypatch.setitem(LAUNCHES, (kernel, tile, width), launch)
-    errors = measure(problem.to(torch.float32).run("fused"), truth)
+    launches = dict.fromkeys(LAUNCHES, Launch(queries=queries, keys=keys, programs=2))
+    errors = measure(run(problem.to(torch.float32), launches), problem.run("reference"))
     assert max(errors.values()) < 3e-6, errors
+
+
+def test_a_measured_width_of_head_comes_first():
+    better = Launch(num_warps=8)
+    launches = {**LAUNCHES, ("attend_whole", 64, 32): better}
+    assert find_launch("attend_whole", 64, 32, launches=launches) == better
+    assert find_launch("attend_whole", 64, 64, launches=launches) != better
 
 
 def test_gradients_are_finite_differences():

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import triton
@@ -20,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from muntin.ops.triton import window_backward, window_forward, window_tiled_backward
-from muntin.ops.triton.window_launches import find_launch, find_tile
+from muntin.ops.triton.window_launches import WindowSpec, find_launch, find_tile
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KERNELS = {
@@ -28,38 +29,38 @@ KERNELS = {
     for module in (window_forward, window_backward, window_tiled_backward)
     for name in module.__all__
 }
-INTEGERS = {"windows", "slots", "height", "width", "shift_h", "shift_w"}
+INTEGERS = {"windows", "slots", "height", "width"}
 OF_THE_MAP = {"qkv", "out", "grad", "grad_qkv"}
 
 
-def compile_kernel(name, *, dtype="bf16", window=(7, 7), head_dim=32, heads=3, **constants):
+def compile_kernel(name, *, dtype="bf16", window=(7, 7), head_dim=32, **changes):
     """Compile one kernel as `window_calls` launches it."""
     kernel = KERNELS[name]
     tile = find_tile(window[0] * window[1])
     launch = find_launch(name, tile, head_dim, wide=dtype == "fp32")
-    values = {
-        "HEADS": heads,
-        "HEAD_DIM": head_dim,
-        "WINDOW_H": window[0],
-        "WINDOW_W": window[1],
-        "BLOCK": tile,
-        "QUERIES": launch.queries,
-        "KEYS": launch.keys,
-        "SHIFTED": True,
-        "PAD_FIRST": True,
-        "FILLED": False,
-        "COSINE": False,
-        "LEARNS_BIAS": True,
-        "LEARNS_FILL": constants.get("FILLED", False),
-        "PRECISION": "ieee",
-        "STAGES": launch.stages,
-        **constants,
-    }
-    signature = {name: _find_type(name, dtype, values) for name in kernel.arg_names}
+    usual = WindowSpec(
+        heads=3,
+        head_dim=head_dim,
+        window_h=window[0],
+        window_w=window[1],
+        shift_h=window[0] // 2,
+        shift_w=window[1] // 2,
+        pad_first=True,
+        filled=False,
+        cosine=False,
+        precision="ieee",
+        block=tile,
+        queries=launch.queries,
+        keys=launch.keys,
+        stages=launch.stages,
+        learns_bias=True,
+        learns_fill=changes.get("filled", False),
+    )
+    signature = {name: _find_type(name, dtype) for name in kernel.arg_names}
     source = ASTSource(
         fn=kernel,
         signature=signature,
-        constexprs={name: value for name, value in values.items() if name in signature},
+        constexprs={"SPEC": replace(usual, **changes)},
         attrs={
             (place,): [["tt.divisibility", 16]]
             for place, kind in enumerate(signature.values())
@@ -78,8 +79,8 @@ def compile_kernel(name, *, dtype="bf16", window=(7, 7), head_dim=32, heads=3, *
     return {"registers": int(registers), "stack": int(stack), "shared": built.metadata.shared}
 
 
-def _find_type(name, dtype, values):
-    if name in values:
+def _find_type(name, dtype):
+    if name == "SPEC":
         return "constexpr"
     if name in INTEGERS:
         return "i32"

@@ -16,11 +16,13 @@ import triton.language as tl
 
 from muntin.ops.triton.window_tiles import (
     LOG2E,
+    grow,
     locate,
     meet,
-    normalise,
     read_bias,
     read_part,
+    read_query_or_key,
+    read_scale,
     score,
     store_part,
 )
@@ -29,7 +31,7 @@ __all__ = ["attend_tiled", "attend_whole"]
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["windows", "slots", "height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["windows", "slots", "height", "width"])
 def attend_whole(
     qkv,
     bias,
@@ -40,55 +42,32 @@ def attend_whole(
     slots,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    WINDOW_H: tl.constexpr,
-    WINDOW_W: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    PAD_FIRST: tl.constexpr,
-    FILLED: tl.constexpr,
-    COSINE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
+    SPEC: tl.constexpr,
 ):
     """Write the output of the windows slot, slot + slots, ... for one head."""
     program = tl.program_id(0)
-    head = program % HEADS
-    tokens = tl.arange(0, BLOCK)
-    added = read_bias(bias, head, tokens, tokens, WINDOW_H * WINDOW_W)
+    head = program % SPEC.heads
+    tokens = tl.arange(0, SPEC.block)
+    added = read_bias(bias, head, tokens, tokens, SPEC)
     # Base 2: exp2 is one instruction, exp is two.
-    factor = scale * LOG2E
-    if COSINE:
-        factor *= tl.load(temperature + head).to(tl.float32)
-    for window in tl.range(program // HEADS, windows, slots, num_stages=STAGES):
-        image, token, real, inside, region = locate(
-            window, tokens, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
-        )
-        # int64: offsets of large batches pass 2**31.
-        first = image.to(tl.int64) * height * width * (HEADS * HEAD_DIM)
-        base = qkv + first * 3
-        q = read_part(base, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 3, FILLED)
-        k = read_part(base, fill, token, real, inside, 1, head, HEADS, HEAD_DIM, 3, FILLED)
-        v = read_part(base, fill, token, real, inside, 2, head, HEADS, HEAD_DIM, 3, FILLED)
-        if COSINE:
-            q, _ = normalise(q)
-            k, _ = normalise(k)
-        products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        scores = score(products, added, region, region, factor, SHIFTED)
+    factor = read_scale(temperature, head, scale * LOG2E, SPEC)
+    for window in tl.range(program // SPEC.heads, windows, slots, num_stages=SPEC.stages):
+        tile, region = locate(window, tokens, height, width, SPEC)
+        q, _ = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
+        k, _ = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
+        v = read_part(qkv, fill, tile, 2, head, SPEC)
+        _, scores = score(q, k, added, region, region, factor, SPEC)
         # Subtract the maximum of the row: no overflow.
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         total = tl.sum(weights, 1)
         # Normalised after the product: N x d divisions instead of N x N.
-        result = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION) / total[:, None]
-        store_part(out + first, result, token, inside, 0, head, HEADS, HEAD_DIM, 1)
+        result = tl.dot(weights.to(v.dtype), v, input_precision=SPEC.precision) / total[:, None]
+        store_part(out, result, tile, 0, head, 1, SPEC)
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["height", "width", "shift_h", "shift_w"])
+@triton.jit(do_not_specialize=["height", "width"])
 def attend_tiled(
     qkv,
     bias,
@@ -97,58 +76,33 @@ def attend_tiled(
     out,
     height,
     width,
-    shift_h,
-    shift_w,
     scale,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    WINDOW_H: tl.constexpr,
-    WINDOW_W: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    PAD_FIRST: tl.constexpr,
-    FILLED: tl.constexpr,
-    COSINE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
+    SPEC: tl.constexpr,
 ):
-    """Write the output of QUERIES tokens of one window for one head."""
-    NUM_TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    """Write the output of a tile of queries of one window for one head."""
+    # Triton 3.6 takes shapes of constants only, not of fields.
+    QUERIES: tl.constexpr = SPEC.queries
+    HEAD_DIM: tl.constexpr = SPEC.head_dim
+    NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
     TILES: tl.constexpr = (NUM_TOKENS + QUERIES - 1) // QUERIES
     program = tl.program_id(0)
-    head = program // TILES % HEADS
-    window = program // (TILES * HEADS)
+    head = program // TILES % SPEC.heads
+    window = program // (TILES * SPEC.heads)
     queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
-    image, token, real, inside, region = locate(
-        window, queries, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
-    )
-    first = image.to(tl.int64) * height * width * (HEADS * HEAD_DIM)
-    base = qkv + first * 3
-    q = read_part(base, fill, token, real, inside, 0, head, HEADS, HEAD_DIM, 3, FILLED)
-    factor = scale * LOG2E
-    if COSINE:
-        factor *= tl.load(temperature + head).to(tl.float32)
-        q, _length = normalise(q)
-    # Running softmax (Milakov and Gimelshein 2018; FlashAttention).
+    tile, region = locate(window, queries, height, width, SPEC)
+    q, _length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
+    factor = read_scale(temperature, head, scale * LOG2E, SPEC)
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     result = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
-    for start in tl.range(0, NUM_TOKENS, KEYS, num_stages=STAGES):
-        keys = start + tl.arange(0, KEYS)
+    for start in tl.range(0, NUM_TOKENS, SPEC.keys, num_stages=SPEC.stages):
+        keys = start + tl.arange(0, SPEC.keys)
         _, v, _, scores = meet(
-            base, fill, bias, window, head, q, queries, region, keys, factor,
-            height, width, shift_h, shift_w, HEADS, HEAD_DIM, WINDOW_H, WINDOW_W,
-            SHIFTED, PAD_FIRST, FILLED, COSINE, PRECISION,
+            qkv, fill, bias, window, head, q, queries, region, keys, factor,
+            height, width, SPEC,
         )  # fmt: skip
-        # Every tile has a real key, so no row is all -inf.
-        grown = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - grown[:, None])
-        # Rescale what was summed with the smaller maximum.
-        shrink = tl.exp2(largest - grown)
+        largest, weights, shrink = grow(largest, scores)
         total = total * shrink + tl.sum(weights, 1)
         result = result * shrink[:, None]
-        result += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
-        largest = grown
-    result = result / total[:, None]
-    store_part(out + first, result, token, inside, 0, head, HEADS, HEAD_DIM, 1)
+        result += tl.dot(weights.to(v.dtype), v, input_precision=SPEC.precision)
+    store_part(out, result / total[:, None], tile, 0, head, 1, SPEC)

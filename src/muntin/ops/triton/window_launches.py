@@ -1,20 +1,70 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How each kernel of window attention is launched: a table that a benchmark may overwrite.
+"""How each kernel of window attention is launched: one table, which a measurement may overwrite.
 
 Nothing is tuned while a model runs: a launch inside a CUDA graph must not measure, and a kernel
-must be the same for every batch. What the table says is keyed by the kernel, the tile and the width
-of a head alone.
+must be the same for every batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-__all__ = ["LAUNCHES", "TILED", "Launch", "count_slots", "find_launch", "find_tile"]
+__all__ = [
+    "LAUNCHES",
+    "TILED",
+    "Launch",
+    "LaunchTable",
+    "WindowSpec",
+    "count_slots",
+    "find_launch",
+    "find_tile",
+]
 
 TILED = 0
 """Stands for the tile of a window that is too large for one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowSpec:
+    """What a kernel is compiled for.
+
+    Attributes:
+        heads: Heads of the attention.
+        head_dim: Width of a head.
+        window_h: Height of a window in tokens.
+        window_w: Width of a window in tokens.
+        shift_h: Rows that windows are shifted by.
+        shift_w: Columns that windows are shifted by.
+        pad_first: Whether the map was padded before it was rolled.
+        filled: Whether there is padding that holds `fill`.
+        cosine: Whether scores are cosines times a temperature.
+        precision: How float32 is multiplied, as in `triton.language.dot`.
+        block: Tile of a window of at most 64 tokens.
+        queries: Tile of queries of a larger window.
+        keys: Tile of keys of a larger window.
+        stages: As in `Launch`.
+        learns_bias: Whether the backward pass sums the gradient of the bias.
+        learns_fill: Whether it sums that of the padding.
+    """
+
+    heads: int
+    head_dim: int
+    window_h: int
+    window_w: int
+    shift_h: int
+    shift_w: int
+    pad_first: bool
+    filled: bool
+    cosine: bool
+    precision: str
+    block: int = TILED
+    queries: int = 0
+    keys: int = 0
+    stages: int = 1
+    learns_bias: bool = False
+    learns_fill: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +86,9 @@ class Launch:
     keys: int = 64
 
 
-LAUNCHES: dict[tuple[str, int, int], Launch] = {
+LaunchTable = Mapping[tuple[str, int, int], Launch]
+
+LAUNCHES: LaunchTable = {
     ("attend_whole", 16, 0): Launch(num_warps=1, stages=2, programs=16),
     ("attend_whole", 32, 0): Launch(num_warps=2, stages=2, programs=6),
     ("attend_whole", 64, 0): Launch(num_warps=4, stages=2, programs=3),
@@ -51,7 +103,9 @@ LAUNCHES: dict[tuple[str, int, int], Launch] = {
 """(kernel, tile, width of a head) -> launch; a width of 0 stands for every width not listed."""
 
 
-def find_launch(kernel: str, tile: int, head_dim: int, *, wide: bool = False) -> Launch:
+def find_launch(
+    kernel: str, tile: int, head_dim: int, *, wide: bool = False, launches: LaunchTable = LAUNCHES
+) -> Launch:
     """Look up how a kernel is launched.
 
     Args:
@@ -60,12 +114,10 @@ def find_launch(kernel: str, tile: int, head_dim: int, *, wide: bool = False) ->
         head_dim: Width of a head.
         wide: Whether it computes in float32, which takes twice the registers: then the tile is
             spread over twice the warps and nothing is loaded ahead.
-
-    Returns:
-        The launch.
+        launches: Where to look.
     """
     # A measured width of head first, then the default of the tile.
-    launch = LAUNCHES.get((kernel, tile, head_dim)) or LAUNCHES[kernel, tile, 0]
+    launch = launches.get((kernel, tile, head_dim)) or launches[kernel, tile, 0]
     if not wide:
         return launch
     return replace(

@@ -3,24 +3,26 @@
 """The fused kernels of window attention as PyTorch operators.
 
 `torch.ops.muntin.window_attention` is there once `register` has run. Its arguments are those of
-`window_calls.attend`.
+`window_calls.WindowCall`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from muntin.errors import MuntinError
-from muntin.ops.triton.window_calls import attend, attend_backward
+from muntin.ops.triton.window_calls import WindowCall
 
 __all__ = ["register"]
 
-_ARGUMENTS = "Tensor qkv, Tensor bias, Tensor? fill, Tensor? temperature, SymInt[] geometry"
+# SymInt geometry: one compiled graph serves maps of any size.
+_ARGUMENTS = (
+    "Tensor qkv, Tensor bias, Tensor? fill, Tensor? temperature, SymInt[] geometry, float scale"
+)
 
 
 @functools.cache
@@ -28,23 +30,31 @@ def register() -> None:
     """Make `torch.ops.muntin.window_attention` known to PyTorch, with its gradient."""
     forward, backward = "muntin::window_attention", "muntin::window_attention_backward"
     tags = (torch.Tag.pt2_compliant_tag,)
-    # SymInt geometry: one compiled graph serves maps of any size.
-    torch.library.define(forward, f"({_ARGUMENTS}, float scale) -> Tensor", tags=tags)
+    torch.library.define(forward, f"({_ARGUMENTS}) -> Tensor", tags=tags)
     torch.library.define(
         backward,
-        f"(Tensor grad, {_ARGUMENTS}, float scale, bool learns_bias, bool learns_fill) "
+        f"(Tensor grad, {_ARGUMENTS}, bool learns_bias, bool learns_fill) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
         tags=tags,
     )
     for name, launch, fake in (
-        (forward, attend, _fake_attend),
-        (backward, attend_backward, _fake_attend_backward),
+        (forward, _attend, _fake_attend),
+        (backward, _attend_backward, _fake_attend_backward),
     ):
         # On a CPU, Triton's interpreter runs the kernels.
         torch.library.impl(name, ("cuda", "cpu"), launch)
         torch.library.register_fake(name, fake)
     torch.library.register_autograd(forward, _lead_back, setup_context=_keep)
     torch.library.register_autograd(backward, _refuse_second, setup_context=_keep_nothing)
+
+
+def _attend(*arguments: Any) -> Tensor:
+    return WindowCall(*arguments).attend()
+
+
+def _attend_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *inputs, learns_bias, learns_fill = arguments
+    return WindowCall(*inputs).attend_backward(grad, learns_bias, learns_fill)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -75,28 +85,14 @@ def _refuse_second(ctx: Any, *grads: Tensor) -> None:
     raise MuntinError(message)
 
 
-def _fake_attend(
-    qkv: Tensor,
-    bias: Tensor,
-    fill: Tensor | None,
-    temperature: Tensor | None,
-    geometry: Sequence[int],
-    scale: float,
-) -> Tensor:
+def _fake_attend(qkv: Tensor, *others: Any) -> Tensor:
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
 def _fake_attend_backward(
-    grad: Tensor,
-    qkv: Tensor,
-    bias: Tensor,
-    fill: Tensor | None,
-    temperature: Tensor | None,
-    geometry: Sequence[int],
-    scale: float,
-    learns_bias: bool,
-    learns_fill: bool,
+    grad: Tensor, qkv: Tensor, bias: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    fill, temperature, _, _, learns_bias, learns_fill = others
     return (
         qkv.new_empty(qkv.shape),
         bias.new_empty(bias.shape if learns_bias else 0),

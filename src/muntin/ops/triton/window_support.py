@@ -27,7 +27,7 @@ def find_obstacle(
     num_tokens: int,
     dropout: float,
 ) -> str:
-    """Return why the fused kernels cannot run; register them if they can.
+    """Return why the fused kernels cannot run a call; register them if they can.
 
     Args:
         kind: Device type, such as "cuda"; "cpu" works with TRITON_INTERPRET=1, very slowly.

@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernels of window attention share: where tokens lie, how they are read, what they score.
 
-Roll, padding and cut are arithmetic on the numbers of tokens; nothing is copied for them. A tile is
-BLOCK tokens of one window, of one head; BLOCK is a power of two and may go beyond the N tokens of
-the window. A token is `real` when the window has it, and `inside` when the map has it too: what is
-real and not inside is padding.
+Roll, padding and cut are arithmetic on the numbers of tokens; nothing is copied for them. A tile
+holds tokens of one window, of one head; its size is a power of two and may go beyond the N tokens
+of the window. A token is `real` when the window has it, and `inside` when the map has it too: what
+is real and not inside is padding.
+
+Between functions, a tile is a tuple: the first number of its image in a map of C channels, the
+number of each token in the image, `real` and `inside`.
 
 Scores are logits times log2(e), so that the softmax is powers of two.
 
-Letters: H and W sides of the map, N tokens of a window, h heads, d width of a head.
+Letters: H and W sides of the map, C channels, N tokens of a window, h heads, d width of a head.
 """
 
 from __future__ import annotations
@@ -23,15 +26,20 @@ from muntin.ops.windows import MASKED
 
 __all__ = [
     "LOG2E",
+    "grow",
     "locate",
     "meet",
-    "normalise",
     "normalise_backward",
     "read_bias",
+    "read_gradient",
     "read_part",
+    "read_query_or_key",
+    "read_scale",
     "score",
+    "store_fill",
     "store_pairs",
     "store_part",
+    "sum_outside",
 ]
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -41,77 +49,56 @@ _EPS = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 @no_type_check
 @triton.jit
-def locate(
-    window,
-    tokens,
-    height,
-    width,
-    shift_h,
-    shift_w,
-    WINDOW_H: tl.constexpr,
-    WINDOW_W: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    PAD_FIRST: tl.constexpr,
-):
+def locate(window, tokens, height, width, SPEC: tl.constexpr):
     """Find tokens of a window in the map.
 
-    Returns the image, and for each token its number in the image (row by row; anything where it is
-    not inside), whether it is real, whether it is inside, and which region it is of: regions do not
-    attend to each other.
+    Returns the tile, and which region each token is of: regions do not attend to each other. The
+    number of a token that is not inside may be anything.
     """
     # Windows down and across, padding included.
-    rows = tl.cdiv(height, WINDOW_H)
-    columns = tl.cdiv(width, WINDOW_W)
+    rows = tl.cdiv(height, SPEC.window_h)
+    columns = tl.cdiv(width, SPEC.window_w)
     image = window // (rows * columns)
     place = window % (rows * columns)
-    y = place // columns * WINDOW_H + tokens // WINDOW_W
-    x = place % columns * WINDOW_W + tokens % WINDOW_W
-    real = tokens < WINDOW_H * WINDOW_W
+    y = place // columns * SPEC.window_h + tokens // SPEC.window_w
+    x = place % columns * SPEC.window_w + tokens % SPEC.window_w
+    real = tokens < SPEC.window_h * SPEC.window_w
     region = tokens * 0
     # Padding after the roll is decided before y and x are rolled back.
     mapped = (y < height) & (x < width)
-    if SHIFTED:
-        bottom = rows * WINDOW_H
-        right = columns * WINDOW_W
+    if SPEC.shift_h or SPEC.shift_w:
+        bottom = rows * SPEC.window_h
+        right = columns * SPEC.window_w
         # Same regions as `muntin.ops.windows.shift_mask`.
-        region = (y >= bottom - shift_h).to(tl.int32) * 2 + (x >= right - shift_w).to(tl.int32)
-        if not PAD_FIRST:  # the map was rolled before it was padded
+        region = (y >= bottom - SPEC.shift_h).to(tl.int32) * 2 + (x >= right - SPEC.shift_w).to(
+            tl.int32
+        )
+        if not SPEC.pad_first:  # the map was rolled before it was padded
             bottom = height
             right = width
-        y += shift_h % bottom
-        x += shift_w % right
+        y += SPEC.shift_h % bottom
+        x += SPEC.shift_w % right
         # y - shift modulo the side, without a division.
         y = tl.where(y >= bottom, y - bottom, y)
         x = tl.where(x >= right, x - right, x)
-        if PAD_FIRST:
+        if SPEC.pad_first:
             mapped = (y < height) & (x < width)
-    return image, y * width + x, real, real & mapped, region
+    # int64: offsets of large batches pass 2**31.
+    first = image.to(tl.int64) * height * width * (SPEC.heads * SPEC.head_dim)
+    return (first, y * width + x, real, real & mapped), region
 
 
 @no_type_check
 @triton.jit
-def read_part(
-    base,
-    fill,
-    token,
-    real,
-    inside,
-    part,
-    head,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PARTS: tl.constexpr,
-    FILLED: tl.constexpr,
-):
+def read_part(qkv, fill, tile, part, head, SPEC: tl.constexpr):
     """Read queries (part 0), keys (1) or values (2) of a tile: BLOCK, d.
 
-    `base` is the image's first number. Padded tokens hold `fill` where FILLED, else zeros.
+    Padded tokens hold `fill` where there is padding to fill, else zeros.
     """
-    # Channel order of qkv: part, head, d.
-    channels = (part * HEADS + head) * HEAD_DIM + tl.arange(0, HEAD_DIM)
-    offsets = token.to(tl.int64) * (PARTS * HEADS * HEAD_DIM)
-    x = tl.load(base + offsets[:, None] + channels[None, :], mask=inside[:, None], other=0.0)
-    if FILLED:
+    _, _, real, inside = tile
+    pointers, channels = _address(qkv, tile, part, head, 3, SPEC)
+    x = tl.load(pointers, mask=inside[:, None], other=0.0)
+    if SPEC.filled:
         values = tl.load(fill + channels).to(x.dtype)
         # Padded tokens hold the bias of the qkv projection.
         x = tl.where((real & (inside == 0))[:, None], values[None, :], x)
@@ -120,11 +107,43 @@ def read_part(
 
 @no_type_check
 @triton.jit
-def normalise(x):
-    """Bring rows to length 1; gives their lengths too."""
-    wide = x.to(tl.float32)
-    length = tl.sqrt(tl.sum(wide * wide, 1))
-    return (wide / tl.maximum(length, _EPS)[:, None]).to(x.dtype), length
+def _address(base, tile, part, head, PARTS: tl.constexpr, SPEC: tl.constexpr):
+    """Give pointers to one of the parts of a map, BLOCK, d, and the channels: d."""
+    first, token, _, _ = tile
+    # Channel order of qkv: part, head, d.
+    channels = (part * SPEC.heads + head) * SPEC.head_dim + tl.arange(0, SPEC.head_dim)
+    offsets = token.to(tl.int64) * (PARTS * SPEC.heads * SPEC.head_dim)
+    return base + first * PARTS + offsets[:, None] + channels[None, :], channels
+
+
+@no_type_check
+@triton.jit
+def read_query_or_key(qkv, fill, tile, part, head, SPEC: tl.constexpr):
+    """Read queries (part 0) or keys (1), brought to length 1 for cosines; their lengths too."""
+    x = read_part(qkv, fill, tile, part, head, SPEC)
+    length = 1.0
+    if SPEC.cosine:
+        wide = x.to(tl.float32)
+        length = tl.sqrt(tl.sum(wide * wide, 1))
+        x = (wide / tl.maximum(length, _EPS)[:, None]).to(x.dtype)
+    return x, length
+
+
+@no_type_check
+@triton.jit
+def read_gradient(grad, tile, head, SPEC: tl.constexpr):
+    """Read the gradient of the output, which has one part; zeros where tokens are not inside."""
+    pointers, _ = _address(grad, tile, 0, head, 1, SPEC)
+    return tl.load(pointers, mask=tile[3][:, None], other=0.0)
+
+
+@no_type_check
+@triton.jit
+def read_scale(temperature, head, scale, SPEC: tl.constexpr):
+    """Give what products are multiplied by: the scale, and the temperature of cosines."""
+    if SPEC.cosine:
+        scale *= tl.load(temperature + head).to(tl.float32)
+    return scale
 
 
 @no_type_check
@@ -140,38 +159,46 @@ def normalise_backward(grad, unit, length):
 
 @no_type_check
 @triton.jit
-def read_bias(bias, head, queries, keys, NUM_TOKENS: tl.constexpr):
+def read_bias(bias, head, queries, keys, SPEC: tl.constexpr):
     """Read the bias of a tile of pairs in units of scores; -inf for keys that are not real."""
-    there = (queries < NUM_TOKENS)[:, None] & (keys < NUM_TOKENS)[None, :]
-    offsets = head * NUM_TOKENS * NUM_TOKENS + queries[:, None] * NUM_TOKENS + keys[None, :]
+    num_tokens = SPEC.window_h * SPEC.window_w
+    there = (queries < num_tokens)[:, None] & (keys < num_tokens)[None, :]
+    offsets = head * num_tokens * num_tokens + queries[:, None] * num_tokens + keys[None, :]
     # Base-2 logits, see the text above.
     values = tl.load(bias + offsets, mask=there, other=0.0).to(tl.float32) * LOG2E
-    return tl.where((keys < NUM_TOKENS)[None, :], values, float("-inf"))
+    return tl.where((keys < num_tokens)[None, :], values, float("-inf"))
 
 
 @no_type_check
 @triton.jit
-def score(
-    products,
-    bias,
-    query_region,
-    key_region,
-    factor,
-    SHIFTED: tl.constexpr,
-):
-    """Make scores of the products of queries and keys: BLOCK, BLOCK in float32."""
+def score(q, k, bias, query_region, key_region, factor, SPEC: tl.constexpr):
+    """Give the products of queries and keys, and the scores made of them: float32 both."""
+    products = tl.dot(q, tl.trans(k), input_precision=SPEC.precision)
     scores = products * factor + bias
-    if SHIFTED:
+    if SPEC.shift_h or SPEC.shift_w:
         apart = query_region[:, None] != key_region[None, :]
         # -100 as in published models, not -inf: a fully masked row stays finite.
         scores += tl.where(apart, _MASKED_LOG2, 0.0)
-    return scores
+    return products, scores
+
+
+@no_type_check
+@triton.jit
+def grow(largest, scores):
+    """Take a step of a running softmax (Milakov and Gimelshein 2018; FlashAttention).
+
+    Returns the maximum of each row so far, weights relative to it, and what brings earlier sums to
+    it.
+    """
+    # Every tile has a real key, so no row is all -inf.
+    grown = tl.maximum(largest, tl.max(scores, 1))
+    return grown, tl.exp2(scores - grown[:, None]), tl.exp2(largest - grown)
 
 
 @no_type_check
 @triton.jit
 def meet(
-    base,
+    qkv,
     fill,
     bias,
     window,
@@ -183,57 +210,50 @@ def meet(
     factor,
     height,
     width,
-    shift_h,
-    shift_w,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    WINDOW_H: tl.constexpr,
-    WINDOW_W: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    PAD_FIRST: tl.constexpr,
-    FILLED: tl.constexpr,
-    COSINE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SPEC: tl.constexpr,
 ):
     """Read a tile of keys and values of a window; gives keys, values, products, scores."""
-    _, token, real, inside, region = locate(
-        window, keys, height, width, shift_h, shift_w, WINDOW_H, WINDOW_W, SHIFTED, PAD_FIRST
-    )
-    k = read_part(base, fill, token, real, inside, 1, head, HEADS, HEAD_DIM, 3, FILLED)
-    v = read_part(base, fill, token, real, inside, 2, head, HEADS, HEAD_DIM, 3, FILLED)
-    if COSINE:
-        k, _ = normalise(k)
-    added = read_bias(bias, head, queries, keys, WINDOW_H * WINDOW_W)
-    products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    return k, v, products, score(products, added, query_region, region, factor, SHIFTED)
+    tile, region = locate(window, keys, height, width, SPEC)
+    k, _ = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
+    v = read_part(qkv, fill, tile, 2, head, SPEC)
+    added = read_bias(bias, head, queries, keys, SPEC)
+    products, scores = score(q, k, added, query_region, region, factor, SPEC)
+    return k, v, products, scores
 
 
 @no_type_check
 @triton.jit
-def store_part(
-    base,
-    values,
-    token,
-    inside,
-    part,
-    head,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PARTS: tl.constexpr,
-):
+def store_part(target, values, tile, part, head, PARTS: tl.constexpr, SPEC: tl.constexpr):
     """Write queries (part 0), keys (1) or values (2) of a tile, or what belongs to them."""
-    channels = (part * HEADS + head) * HEAD_DIM + tl.arange(0, HEAD_DIM)
-    offsets = token.to(tl.int64) * (PARTS * HEADS * HEAD_DIM)
-    pointers = base + offsets[:, None] + channels[None, :]
-    tl.store(pointers, values.to(base.dtype.element_ty), mask=inside[:, None])
+    pointers, _ = _address(target, tile, part, head, PARTS, SPEC)
+    tl.store(pointers, values.to(target.dtype.element_ty), mask=tile[3][:, None])
 
 
 @no_type_check
 @triton.jit
-def store_pairs(sums, values, place, queries, keys, NUM_TOKENS: tl.constexpr):
+def store_pairs(sums, values, place, queries, keys, SPEC: tl.constexpr):
     """Write a tile of pairs to the matrix number `place` of `sums`."""
-    first = place.to(tl.int64) * (NUM_TOKENS * NUM_TOKENS)
+    num_tokens = SPEC.window_h * SPEC.window_w
+    first = place.to(tl.int64) * (num_tokens * num_tokens)
     # Tiles may reach beyond the N tokens of a window.
-    there = (queries < NUM_TOKENS)[:, None] & (keys < NUM_TOKENS)[None, :]
-    pairs = queries[:, None] * NUM_TOKENS + keys[None, :]
+    there = (queries < num_tokens)[:, None] & (keys < num_tokens)[None, :]
+    pairs = queries[:, None] * num_tokens + keys[None, :]
     tl.store(sums + first + pairs, values, mask=there)
+
+
+@no_type_check
+@triton.jit
+def sum_outside(values, tile):
+    """Sum rows of padded tokens: they are copies of `fill`, so their gradients add up in it."""
+    outside = (tile[2] & (tile[3] == 0))[:, None]
+    return tl.sum(tl.where(outside, values, 0.0), 0)
+
+
+@no_type_check
+@triton.jit
+def store_fill(sums, keys, values, slot, head, SPEC: tl.constexpr):
+    """Write sums of keys and values of padded tokens: `sums` is slots, 2, h, d."""
+    channels = head * SPEC.head_dim + tl.arange(0, SPEC.head_dim)
+    target = sums + slot.to(tl.int64) * (2 * SPEC.heads * SPEC.head_dim) + channels
+    tl.store(target, keys)
+    tl.store(target + SPEC.heads * SPEC.head_dim, values)

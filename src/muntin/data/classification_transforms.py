@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation for classification.
+
+Small images of one size are augmented a whole batch at a time; others one by one with
+torchvision's transforms.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from muntin.configs import check_range
+from muntin.data.transforms import Augmentation, BatchTransform, Preprocessing, Sample, resize
+from muntin.samples import Skeleton
+from muntin.shapes import UInt8
+
+__all__ = ["BATCH_DRAWS", "AugmentConfig"]
+
+BATCH_DRAWS = 11
+"""Random numbers that `AugmentConfig.augment_batch` reads for each image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig(Augmentation):
+    """Augmentation for classification.
+
+    Attributes:
+        crop_scale: Smallest part of the image's area that a random crop keeps, in (0, 1].
+        crop_ratio: Largest ratio of the crop's sides, at least 1.
+        flip: Probability of mirroring left and right.
+        flip_vertical: Probability of mirroring top and bottom.
+        auto: Random operations on colour and geometry.
+        magnitude: Strength of "randaugment", 0 to 30.
+        jitter: Strength of random brightness, contrast and saturation, 0 to 1.
+        erase: Probability of erasing a random box.
+        mixup: Alpha of mixup; 0 = off.
+        cutmix: Alpha of cutmix; 0 = off.
+    """
+
+    kind: ClassVar[str] = "classification"
+
+    crop_scale: float = 0.08
+    crop_ratio: float = 4 / 3
+    flip: float = 0.5
+    flip_vertical: float = 0.0
+    auto: Literal["none", "randaugment", "trivialaugment"] = "none"
+    magnitude: int = 9
+    jitter: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Validate the ranges."""
+        self._check_shares("flip", "flip_vertical", "jitter", "erase")
+        check_range("augment.crop_scale", self.crop_scale, 0.01, 1)
+        check_range("augment.crop_ratio", self.crop_ratio, 1, 10)
+        check_range("augment.magnitude", self.magnitude, 0, 30)
+        check_range("augment.mixup", self.mixup, 0, 100)
+        check_range("augment.cutmix", self.cutmix, 0, 100)
+
+    @property
+    def batch_transform(self) -> BatchTransform | None:
+        """Crop, flip and erase whole batches; operations on colour need single images."""
+        if self.auto != "none" or self.jitter:
+            return None
+        return self.augment_batch
+
+    def augment(
+        self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
+    ) -> Sample:
+        """See `Augmentation`."""
+        # torch.manual_seed would also note a call for every kind of device, with its traceback.
+        generator = torch.default_generator
+        before = generator.get_state()
+        try:
+            generator.manual_seed(seed)
+            return sample._replace(pixels=_build_transform(self, pre)(sample.pixels))
+        finally:
+            generator.set_state(before)
+
+    def augment_batch(
+        self,
+        images: UInt8[Tensor, "B C H W"],
+        uniforms: NDArray[np.float64],
+        pre: Preprocessing,
+    ) -> UInt8[Tensor, "B C h w"]:
+        """Crop, resize, mirror and erase a whole batch at once.
+
+        Args:
+            images: Images of one size.
+            uniforms: `BATCH_DRAWS` numbers in [0, 1) an image.
+            pre: Gives the size of the result and the colour of erased boxes.
+
+        Returns:
+            The batch at `pre.img_size`.
+        """
+        area, ratio, top, left, flip, flip_vertical, *box = torch.from_numpy(uniforms).float().T
+        area = self.crop_scale + (1 - self.crop_scale) * area
+        ratio = ((2 * ratio - 1) * math.log(self.crop_ratio)).exp()
+        high = (area / ratio).sqrt().clamp(max=1)
+        wide = (area * ratio).sqrt().clamp(max=1)
+        theta = torch.zeros(len(images), 2, 3)
+        theta[:, 0, 0] = wide * torch.where(flip < self.flip, -1.0, 1.0)
+        theta[:, 1, 1] = high * torch.where(flip_vertical < self.flip_vertical, -1.0, 1.0)
+        theta[:, 0, 2] = (2 * left - 1) * (1 - wide)
+        theta[:, 1, 2] = (2 * top - 1) * (1 - high)
+        # The crop is read at the image's own grain; only then is it made smaller, antialiased.
+        size = (max(images.shape[2], pre.img_size[0]), max(images.shape[3], pre.img_size[1]))
+        grid = F.affine_grid(theta, [len(images), images.shape[1], *size], align_corners=False)
+        out = F.grid_sample(
+            images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+        out = out.round().clamp(0, 255).to(torch.uint8)
+        out = resize(out, pre.img_size, "bilinear")
+        return _erase(out, box, self.erase, pre) if self.erase else out
+
+
+@functools.lru_cache(maxsize=8)
+def _build_transform(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
+    """Compose torchvision's transforms for one uint8 image; the result has `img_size`.
+
+    They keep nothing between images, so that one set serves all.
+    """
+    mode = InterpolationMode(pre.interpolation)
+    steps: list[torch.nn.Module] = [
+        v2.RandomResizedCrop(
+            pre.img_size,
+            scale=(config.crop_scale, 1.0),
+            ratio=(1 / config.crop_ratio, config.crop_ratio),
+            interpolation=mode,
+            antialias=True,
+        )
+    ]
+    if config.flip:
+        steps.append(v2.RandomHorizontalFlip(config.flip))
+    if config.flip_vertical:
+        steps.append(v2.RandomVerticalFlip(config.flip_vertical))
+    if config.auto == "randaugment":
+        steps.append(v2.RandAugment(magnitude=config.magnitude))
+    elif config.auto == "trivialaugment":
+        steps.append(v2.TrivialAugmentWide())
+    if config.jitter:
+        jitter = config.jitter
+        steps.append(v2.ColorJitter(jitter, jitter, jitter if pre.in_chans == 3 else 0))
+    if config.erase:
+        steps.append(v2.RandomErasing(config.erase, value=list(pre.mean_color)))
+    return v2.Compose(steps)
+
+
+def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessing) -> Tensor:
+    """Paint a box of 2 to 33 % of the area, in the mean colour."""
+    wanted, area, ratio, top, left = draws
+    height, width = images.shape[2:]
+    ratio = ((2 * ratio - 1) * math.log(3)).exp()
+    area = 0.02 + 0.31 * area
+    high = ((area / ratio).sqrt().clamp(max=1) * height)[:, None]
+    wide = ((area * ratio).sqrt().clamp(max=1) * width)[:, None]
+    rows, columns = torch.arange(height)[None], torch.arange(width)[None]
+    top, left = top[:, None] * (height - high), left[:, None] * (width - wide)
+    in_rows = (rows >= top) & (rows < top + high) & (wanted[:, None] < chance)
+    in_columns = (columns >= left) & (columns < left + wide)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    color = torch.tensor(pre.mean_color, dtype=torch.uint8)
+    return torch.where(inside, color[None, :, None, None], images)

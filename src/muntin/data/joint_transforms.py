@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""Geometry and colours that are drawn once for a sample and change all of it together.
+
+torchvision resizes and recolours pixels. Boxes, masks and keypoints are moved here: its functions
+cut boxes off before their visible part can be compared with the whole, read masks beside the middle
+of a pixel, and scale keypoints without the half pixel to their middles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from muntin.data.box_targets import nearest_pixels
+from muntin.data.transforms import Interpolation, resize
+from muntin.samples import Skeleton
+from muntin.shapes import Float, Int, Size, UInt8
+from muntin.targets import BoxTargets
+
+__all__ = ["Window", "drop_unseen", "find_place", "fit_part", "jitter_colors", "move_boxes"]
+
+MIN_VISIBLE = 0.25
+"""Objects of which a crop keeps less than this part of the box are dropped."""
+
+_TRIES = 10
+
+
+class Window(NamedTuple):
+    """A part of an image, the size that it is brought to, and how it is mirrored and turned then.
+
+    Attributes:
+        part: Top, left, height and width in pixels of the image.
+        size: (height, width) of the result before it is turned.
+        flips: Whether top and bottom, and left and right, are exchanged.
+        turns: Quarter turns, anticlockwise.
+    """
+
+    part: tuple[int, int, int, int]
+    size: Size
+    flips: tuple[bool, bool] = (False, False)
+    turns: int = 0
+
+    def move_pixels(
+        self, image: UInt8[Tensor, "C H W"], interpolation: Interpolation
+    ) -> UInt8[Tensor, "C h w"]:
+        """Give what is seen of an image."""
+        top, left, high, wide = self.part
+        seen = image[:, top : top + high, left : left + wide]
+        return self._orient(resize(seen, self.size, interpolation))
+
+    def move_labels(self, labels: Int[Tensor, "... H W"]) -> Int[Tensor, "... h w"]:
+        """Give what is seen of maps of labels: each pixel gets that of the nearest one."""
+        top, left, high, wide = self.part
+        rows = torch.from_numpy(nearest_pixels(high, self.size[0])) + top
+        columns = torch.from_numpy(nearest_pixels(wide, self.size[1])) + left
+        return self._orient(labels[..., rows, :][..., columns])
+
+    def move_points(self, xy: Float[Tensor, "... 2"], middle: float) -> Float[Tensor, "... 2"]:
+        """Give where points come to lie, before any turn.
+
+        Args:
+            xy: Points in the image.
+            middle: Where the middle of the first pixel lies: 0.5 for edges of boxes, 0 for
+                keypoints.
+        """
+        top, left, high, wide = self.part
+        offset = 0.5 - middle
+        scale = xy.new_tensor([self.size[1] / wide, self.size[0] / high])
+        moved = (xy - xy.new_tensor([left, top]) + offset) * scale - offset
+        ends = xy.new_tensor([self.size[1], self.size[0]]) - 2 * offset
+        return torch.where(torch.tensor(self.flips[::-1]), ends - moved, moved)
+
+    def _orient(self, maps: Tensor) -> Tensor:
+        axes = [axis for axis, flip in zip((-2, -1), self.flips, strict=True) if flip]
+        maps = maps.flip(axes) if axes else maps
+        return maps.rot90(self.turns, (-2, -1)) if self.turns else maps
+
+
+def fit_part(whole: Size, limit: Size, scale: float) -> tuple[Size, Size]:
+    """Give the size of the part of an image that fills `limit` once scaled, and what it becomes."""
+    rows, columns = (
+        min(side, max(1, round(most / scale))) for side, most in zip(whole, limit, strict=True)
+    )
+    high, wide = (
+        min(most, max(1, round(side * scale)))
+        for side, most in zip((rows, columns), limit, strict=True)
+    )
+    return (rows, columns), (high, wide)
+
+
+def find_place(
+    whole: Size, part: Size, rng: np.random.Generator, accepts: Callable[[int, int], bool]
+) -> tuple[int, int, bool]:
+    """Draw where a part is cut out: top, left, and whether one of ten tries was accepted."""
+    for _ in range(_TRIES):
+        top = int(rng.integers(whole[0] - part[0] + 1))
+        left = int(rng.integers(whole[1] - part[1] + 1))
+        if accepts(top, left):
+            return top, left, True
+    return top, left, False
+
+
+def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
+    if not strength:
+        return image
+    steps = [tvf.adjust_brightness, tvf.adjust_contrast]
+    if image.shape[0] == 3:
+        steps.append(tvf.adjust_saturation)
+    for number in rng.permutation(len(steps)):
+        factor = float(rng.uniform(1 - strength, 1 + strength))
+        if rng.random() < 0.5:
+            image = steps[number](image, max(factor, 0.0))
+    if image.shape[0] == 3 and rng.random() < 0.5:
+        image = tvf.adjust_hue(image, float(rng.uniform(-0.1, 0.1)) * strength)
+    return image
+
+
+def move_boxes(targets: BoxTargets, window: Window, skeleton: Skeleton | None) -> BoxTargets:
+    """Bring objects to the pixels of a window; keypoints outside it are unknown."""
+
+    def move(boxes: Tensor) -> Tensor:
+        corners = window.move_points(boxes.view(-1, 2, 2), 0.5)
+        return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+
+    moved = targets._replace(
+        boxes=move(targets.boxes),
+        ignored=move(targets.ignored),
+        layers=window.move_labels(targets.layers),
+    )
+    if skeleton is None or targets.points is None:
+        return moved
+    xy, seen = window.move_points(targets.points[:, :, :2], 0.0), targets.points[:, :, 2:]
+    # One mirror swaps sides; two turn the image by half a circle.
+    if window.flips[0] != window.flips[1]:
+        order = list(skeleton.partners)
+        xy, seen = xy[:, order], seen[:, order]
+    ends = xy.new_tensor([window.size[1], window.size[0]]) - 0.5
+    inside = ((xy >= -0.5) & (xy <= ends)).all(dim=2, keepdim=True)
+    return moved._replace(points=torch.cat([xy, seen * inside], dim=2))
+
+
+def drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
+    """Cut boxes off at the edges, draw those with masks tight again, and drop what is not seen."""
+    limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
+    boxes = torch.minimum(moved.boxes.clamp(min=0), limits)
+    area = (moved.boxes[:, 2:] - moved.boxes[:, :2]).prod(dim=1)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    seen = (sides.clamp(min=0).prod(dim=1) >= MIN_VISIBLE * area) & (sides >= 1).all(dim=1)
+    tight, has = _boxes_of_masks(moved)
+    drawn = moved.layer_of >= 0
+    cut = (boxes != moved.boxes).any(dim=1)
+    boxes = torch.where((drawn & has & cut)[:, None], tight, boxes)
+    keep = torch.where(seen & (has | ~drawn))[0]
+    new_number = torch.zeros(len(boxes) + 1, dtype=moved.layers.dtype)
+    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=moved.layers.dtype)
+    ignored = torch.minimum(moved.ignored.clamp(min=0), limits)
+    alive = ((ignored[:, 2:] - ignored[:, :2]) > 0).all(dim=1)
+    return BoxTargets(
+        boxes=boxes[keep],
+        class_ids=moved.class_ids[keep],
+        ignored=ignored[alive],
+        layers=new_number[moved.layers.long()],
+        layer_of=moved.layer_of[keep],
+        points=None if moved.points is None else moved.points[keep],
+    )
+
+
+def _boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
+    """The tight box of each object's mask, and whether any of the mask is left."""
+    layers, rows, columns = torch.nonzero(targets.layers, as_tuple=True)
+    owners = targets.layers[layers, rows, columns].long()[:, None].expand(-1, 4)
+    # Smallest left and top, and, as negative numbers, largest right and bottom.
+    sides = torch.stack([columns, rows, -columns - 1, -rows - 1], dim=1).float()
+    tight = torch.full((len(targets.boxes) + 1, 4), torch.inf)
+    tight = tight.scatter_reduce(0, owners, sides, "amin")[1:]
+    has = tight[:, 0].isfinite()
+    return torch.where(has[:, None], tight * torch.tensor([1, 1, -1, -1]), 0.0), has

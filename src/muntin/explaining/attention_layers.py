@@ -1,0 +1,277 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attention layer of a network: queries, keys, weights, token positions, and their tables.
+
+Letters: h heads, d width of a head, G groups (windows) of tokens that attend to each other,
+Q queries and N keys of a group, T tokens of a grid, H, W its rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muntin.explaining.figures import PointLayer
+from muntin.ops.windows import WindowLayout
+from muntin.shapes import Float, Int, Size
+
+__all__ = [
+    "MAX_PAIRS",
+    "AttentionLayer",
+    "QueriesAndKeys",
+    "cell_at",
+    "make_point_layers",
+    "query_attention",
+    "query_rows",
+    "token_at",
+    "weights_to_map",
+]
+
+MAX_PAIRS = 2**25
+"""Maximum number of token pairs of one head that are computed at once; 128 MiB of weights."""
+
+MAX_BYTES = 4 * 2**20
+"""Budget for the weights of all layers, one byte each."""
+
+MIN_KEYS = 16
+"""Keys per token below which a layer is omitted."""
+
+_UNREACHABLE = 1e-30  # pairs that the shift mask separates have smaller weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class QueriesAndKeys:
+    """Queries and keys of a layer.
+
+    Attributes:
+        queries: Already multiplied by the scale.
+        keys: Keys.
+        bias: Bias of each head, added to the scores.
+        mask: Mask of each group, added to the scores.
+        linear: Whether weights are the products divided by their sum (Performers) instead of the
+            softmax of the scores.
+    """
+
+    queries: Float[Tensor, "h G Q d"]
+    keys: Float[Tensor, "h G N d"]
+    bias: Float[Tensor, "h Q N"] | None = None
+    mask: Float[Tensor, "G Q N"] | None = None
+    linear: bool = False
+
+    def attention_weights(self, head: int) -> Float[Tensor, "G Q N"]:
+        """Compute the attention weights of one head; rows sum to 1."""
+        # One head at a time: all heads together would take num_heads times MAX_PAIRS values.
+        scores = self.queries[head] @ self.keys[head].transpose(1, 2)
+        if self.linear:
+            return scores / scores.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+        if self.bias is not None:
+            scores = scores + self.bias[head]
+        if self.mask is not None:
+            scores = scores + self.mask
+        return scores.softmax(dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AttentionLayer:
+    """One attention layer and the positions of its tokens in the image.
+
+    Attributes:
+        name: Module name in the backbone.
+        title: Display title, such as "stage 1, block 2 (shifted)".
+        stage: Stage, from 1; a plain ViT has one; 0 for layers before the blocks.
+        num_heads: Number of heads.
+        grid: (rows, columns) of the keys.
+        stride: Pixels between neighbouring keys.
+        pooled: Query pooling factor of each side; 1 without pooling.
+        prefix: Names of the tokens before the patches: class token, distillation token.
+        queries: Row-major index of each query in `query_grid`; -1 for padding and prefix.
+        keys: Row-major index of each key in `grid`; -1 for padding and prefix.
+        layout: Layout of the windows; None without windows.
+        pair: Computes queries and keys.
+        scores: Argument of the softmax: scaled dot products, the same plus position bias and mask,
+            or scaled cosines plus both.
+    """
+
+    name: str
+    title: str
+    stage: int
+    num_heads: int
+    grid: Size
+    stride: int
+    prefix: tuple[str, ...]
+    queries: Int[Tensor, "G Q"]
+    keys: Int[Tensor, "G N"]
+    pair: Callable[[], QueriesAndKeys]
+    layout: WindowLayout | None = None
+    pooled: int = 1
+    scores: Literal["product", "biased", "cosine"] = "product"
+
+    @property
+    def query_grid(self) -> Size:
+        """(rows, columns) of the queries."""
+        return self.grid[0] // self.pooled, self.grid[1] // self.pooled
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of token pairs that attend to each other, including padding."""
+        return self.queries.numel() * self.keys.shape[1]
+
+    @property
+    def elsewhere(self) -> str:
+        """Display name of the keys outside the image (prefix tokens, padding); may be empty."""
+        names = list(self.prefix)
+        if int((self.keys < 0).sum()) > len(self.prefix) * len(self.keys):
+            names.append("padding")
+        return " or ".join(name if name == "padding" else f"the {name}" for name in names)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether every token attends to every other."""
+        return len(self.keys) == 1 and int((self.keys >= 0).sum()) == self.grid[0] * self.grid[1]
+
+    def attention_weights(self) -> Iterator[Float[Tensor, "G Q N"]]:
+        """Yield the attention weights of each head; rows (queries) sum to 1."""
+        with torch.inference_mode(False), torch.no_grad():
+            pairs = self.pair()
+        for head in range(self.num_heads):
+            with torch.inference_mode(False), torch.no_grad():
+                weights = pairs.attention_weights(head)
+            yield weights
+
+    def mean_attention(self) -> Float[Tensor, "G Q N"]:
+        """Compute the mean attention over the heads."""
+        heads = self.attention_weights()
+        total = next(heads)
+        for weights in heads:
+            total += weights
+        return total / self.num_heads
+
+
+def token_at(layer: AttentionLayer, point: tuple[float, float]) -> int:
+    """Row-major index of the token that contains a point (x, y) in pixels of the input."""
+    column = min(int(point[0] // layer.stride), layer.grid[1] - 1)
+    row = min(int(point[1] // layer.stride), layer.grid[0] - 1)
+    return row * layer.grid[1] + column
+
+
+def cell_at(layer: AttentionLayer, point: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Edges (left, top, right, bottom) in pixels of the query that contains a point.
+
+    Tokens whose queries are pooled share one cell.
+    """
+    row, column = divmod(token_at(layer, point), layer.grid[1])
+    row, column = row - row % layer.pooled, column - column % layer.pooled
+    side = layer.stride * layer.pooled
+    left, top = column * layer.stride, row * layer.stride
+    return left, top, left + side, top + side
+
+
+def query_rows(layer: AttentionLayer) -> Int[Tensor, " T"]:
+    """Index of the query of each token of the grid, among all G * Q."""
+    numbers = layer.queries.flatten()  # G*Q
+    known = numbers >= 0
+    rows = torch.empty(int(known.sum()), dtype=torch.long)
+    rows[numbers[known]] = torch.arange(len(numbers))[known]
+    if layer.pooled == 1:
+        return rows
+    down, across = (torch.arange(side) // layer.pooled for side in layer.grid)
+    return rows.view(layer.query_grid)[down[:, None], across[None]].flatten()
+
+
+def query_attention(layer: AttentionLayer, row: int) -> Float[Tensor, "h N"]:
+    """Attention of one query, by its row (see `query_rows`), to each key of its group."""
+    group, query = divmod(row, layer.queries.shape[1])
+    # Cloned: a view would keep the weights of the whole head alive.
+    return torch.stack([weights[group, query].clone() for weights in layer.attention_weights()])
+
+
+def weights_to_map(
+    layer: AttentionLayer, weights: Float[Tensor, "h N"], row: int
+) -> Float[Tensor, "h H W"]:
+    """Scatter what `query_attention` gave to the grid; NaN where the query cannot attend."""
+    keys = layer.keys[row // layer.queries.shape[1]]
+    weight_map = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
+    inside = keys >= 0
+    weight_map[:, keys[inside]] = weights[:, inside]
+    if layer.layout is not None and any(layer.layout.shift):
+        weight_map[weight_map < _UNREACHABLE] = torch.nan
+    return weight_map.unflatten(1, layer.grid)
+
+
+def make_point_layers(
+    layers: Sequence[AttentionLayer], max_bytes: int = MAX_BYTES
+) -> tuple[PointLayer, ...]:
+    """Build the tables of the clickable maps: the mean over heads, and single heads if they fit.
+
+    If the means exceed the budget, each token keeps its largest weights only; so does a layer that
+    would take more than an eighth of the budget. Layers with fewer than `MIN_KEYS` remaining keys
+    per token are omitted. Tables are in the order of the layers; heads follow their mean.
+    """
+    included, with_heads = _plan(layers, max_bytes)
+    tables = []
+    for place, layer in enumerate(layers):
+        if place not in included:
+            continue
+        rows = query_rows(layer)
+        keys = layer.keys[rows // layer.queries.shape[1]].to(torch.int32)  # T, N
+        shared = keys.numpy()
+        title = f"{layer.title}, mean of {layer.num_heads} heads"
+        title = layer.title if layer.num_heads == 1 else title
+        weights = layer.mean_attention().flatten(0, 1)[rows]  # T, N
+        if included[place] < weights.shape[1]:
+            weights, chosen = weights.topk(included[place], dim=1)
+            shared = keys.gather(1, chosen).numpy()
+        tables.append(_make_table(layer, title, shared, weights))
+        if place in with_heads:
+            tables += [
+                _make_table(layer, f"{layer.title}, head {head}", shared, each.flatten(0, 1)[rows])
+                for head, each in enumerate(layer.attention_weights(), 1)
+            ]
+    return tuple(tables)
+
+
+def _plan(layers: Sequence[AttentionLayer], max_bytes: int) -> tuple[dict[int, int], set[int]]:
+    """Number of keys per token of each included layer, and the layers that include heads."""
+    tokens = [layer.grid[0] * layer.grid[1] for layer in layers]
+    whole = [count * layer.keys.shape[1] for count, layer in zip(tokens, layers, strict=True)]
+    left, included = max_bytes, {}
+    # Without a limit per layer, one layer with a fine grid would use up the budget.
+    limit = max(max_bytes // 8, max_bytes // max(len(layers), 1))
+    waiting = sorted(range(len(layers)), key=lambda place: whole[place])
+    for done, place in enumerate(waiting):
+        num_keys = layers[place].keys.shape[1]
+        share = min(limit, left // (len(waiting) - done))
+        count = min(num_keys, share // tokens[place])
+        if count >= min(num_keys, MIN_KEYS):
+            included[place] = count
+            left -= count * tokens[place]
+    with_heads = set()
+    # The last layers first: their heads are the most specialised.
+    for place in reversed(range(len(layers))):
+        heads = layers[place].num_heads
+        full = included.get(place) == layers[place].keys.shape[1]
+        if full and heads > 1 and whole[place] * heads <= left:
+            with_heads.add(place)
+            left -= whole[place] * heads
+    return included, with_heads
+
+
+def _make_table(
+    layer: AttentionLayer, title: str, keys: NDArray[np.int32], weights: Float[Tensor, "T N"]
+) -> PointLayer:
+    largest = weights.amax(dim=1, keepdim=True)
+    return PointLayer(
+        title=title,
+        grid=layer.grid,
+        covered=(float(layer.grid[0] * layer.stride), float(layer.grid[1] * layer.stride)),
+        keys=keys,
+        weights=(weights / largest * 255).round().to(torch.uint8).numpy(),
+        largest=largest[:, 0].numpy(),
+        elsewhere=layer.elsewhere,
+    )

@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of an explanation: figures with text, data and files, or why one is missing."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+import tomllib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from muntin.drawing.saving import save_bytes
+from muntin.explaining.sections import Section
+from muntin.shapes import Float, Int, Size, UInt8
+
+__all__ = [
+    "DPI",
+    "ExplanationFigure",
+    "MissingFigure",
+    "PointLayer",
+    "Results",
+    "SavedFigure",
+    "find_text",
+    "load_texts",
+    "make_figure",
+    "make_missing",
+    "save_figure",
+]
+
+DPI = 120
+"""Pixels per inch of a figure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PointLayer:
+    """Attention of one layer from every token, for the clickable image of the page.
+
+    Attributes:
+        title: Title of the layer, such as "stage 1, block 2 (shifted), mean of 3 heads".
+        grid: (rows, columns) of the tokens that cover the image; T of them.
+        covered: (height, width) in pixels that the grid covers on the displayed image; larger
+            than the image where tokens were padded.
+        keys: Row-major index of each key that a token attends to; -1 for padding and class tokens.
+        weights: Attention to each key, scaled so that 255 is the row's maximum.
+        largest: Maximum weight of each row, i.e. the value of 255.
+        elsewhere: What keys of -1 are, such as "the class token" or "padding".
+    """
+
+    title: str
+    grid: Size
+    covered: tuple[float, float]
+    keys: Int[np.ndarray, "T N"]
+    weights: UInt8[np.ndarray, "T N"]
+    largest: Float[np.ndarray, " T"]
+    elsewhere: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ExplanationFigure:
+    """One figure of the page with its caption and data.
+
+    Attributes:
+        name: Stem of its file names, lower case with hyphens, unique on a page; its first word is
+            the section.
+        title: A short heading.
+        text: Caption: what the figure shows and how to read it.
+        figure: Made without pyplot's global state, in a colour-blind safe palette.
+        formula: MathML between <math> tags, or empty.
+        source: Paper and equation, or empty.
+        arrays: The plotted data, written as .npz.
+        facts: Numbers and strings, written as .json.
+        layers: Attention per token for the clickable image; empty for other figures.
+    """
+
+    name: str
+    title: str
+    text: str
+    figure: Figure
+    formula: str = ""
+    source: str = ""
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[PointLayer, ...] = ()
+
+    @property
+    def section(self) -> Section:
+        """Section of the page that contains it."""
+        return cast(Section, self.name.partition("-")[0])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissingFigure:
+    """A figure that is not available for this model.
+
+    Attributes:
+        section: Section of the page that would contain it.
+        title: Heading of the figure.
+        reason: Why it is not available, and which figure to use instead.
+    """
+
+    section: Section
+    title: str
+    reason: str
+
+
+Results = Sequence[ExplanationFigure | MissingFigure]
+
+
+@functools.cache
+def load_texts(language: str = "en") -> Mapping[str, Any]:
+    """Load the texts of a language; line breaks inside them become spaces.
+
+    Args:
+        language: Stem of a file in the folder ``texts`` of this package.
+    """
+
+    def join_lines(value: Any) -> Any:  # noqa: ANN401 (a table or a text)
+        if isinstance(value, dict):
+            return {key: join_lines(one) for key, one in value.items()}
+        return " ".join(value.split())
+
+    text = files("muntin.explaining").joinpath(f"texts/{language}.toml").read_text("utf-8")
+    return join_lines(tomllib.loads(text))
+
+
+@functools.cache
+def _load_mathml() -> Mapping[str, str]:
+    """MathML by LaTeX, converted in advance; see tests/explaining/convert_formulas.py."""
+    text = files("muntin.explaining").joinpath("texts/mathml.json").read_text("utf-8")
+    return json.loads(text)
+
+
+def find_text(entry: str, key: str, /, **fields: object) -> str:
+    """Look up a text by table (dots lead to tables in tables) and key, and fill in its fields."""
+    table = functools.reduce(lambda rows, name: rows[name], entry.split("."), load_texts())
+    template: str = table[key] if key in table else load_texts()["notes"][key]
+    return template.format_map(fields)
+
+
+def make_figure(
+    entry: str,
+    figure: Figure,
+    parts: Sequence[str | bool] = ("text",),
+    /,
+    *,
+    formula: str | None = None,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    layers: tuple[PointLayer, ...] = (),
+    **fields: object,
+) -> ExplanationFigure:
+    """Make a figure whose title, caption, formula and source are in the texts.
+
+    Args:
+        entry: Table of its texts: its name, unless the table has one.
+        figure: The drawing.
+        parts: Keys of the sentences of the caption, in order; False leaves one out.
+        formula: Name of a formula, where it is not that of the table; "" shows none.
+        arrays: The plotted data.
+        facts: Numbers and strings.
+        layers: Attention per token.
+        fields: What is filled in for the braces of the texts.
+    """
+    table = load_texts()[entry]
+    formula = table.get("formula", "") if formula is None else formula
+    row: Mapping[str, str] = load_texts()["formulas"][formula] if formula else {}
+    latex = row.get("latex", "")
+    sentences = (find_text(entry, part, **fields) for part in parts if isinstance(part, str))
+    return ExplanationFigure(
+        name=table.get("name", entry),
+        title=find_text(entry, "title", **fields),
+        text=" ".join(sentence for sentence in sentences if sentence),
+        figure=figure,
+        formula=_load_mathml().get(latex, f"<code>{escape(latex)}</code>") if latex else "",
+        source=table.get("source", row.get("source", "")),
+        arrays=arrays or {},
+        facts=facts or {},
+        layers=layers,
+    )
+
+
+def make_missing(entry: str, /, **fields: object) -> MissingFigure:
+    """Say why a figure is missing, by a table of `missing`; its first word is the section."""
+    title, reason = (find_text(f"missing.{entry}", key, **fields) for key in ("title", "reason"))
+    section = cast(Section, entry.partition("-")[0])
+    return MissingFigure(section=section, title=title, reason=reason)
+
+
+class SavedFigure(NamedTuple):
+    """Files of a figure, and its PNG, (width, height) in pixels, to embed in the page."""
+
+    files: tuple[Path, ...]
+    png: bytes
+    size: tuple[int, int]
+
+
+def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
+    """Write the files of a figure to a folder, each atomically.
+
+    Raises:
+        RunError: The folder is not writable.
+    """
+    stem = folder / result.name
+    png, size = _draw_png(result.figure)
+    saved = [save_bytes(png, stem.with_suffix(".png"))]
+    saved.append(save_bytes(_draw_svg(result.figure), stem.with_suffix(".svg")))
+    if result.arrays:
+        packed = io.BytesIO()
+        arrays: dict[str, Any] = dict(result.arrays)
+        np.savez_compressed(packed, **arrays)
+        saved.append(save_bytes(packed.getvalue(), stem.with_suffix(".npz")))
+    names = ("name", "section", "title", "text", "formula", "source")
+    record = {name: getattr(result, name) for name in names}
+    text = json.dumps({**record, "facts": to_plain(result.facts)}, indent=2, allow_nan=False)
+    saved.append(save_bytes(f"{text}\n".encode(), stem.with_suffix(".json")))
+    return SavedFigure(tuple(saved), png, size)
+
+
+def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(DPI)
+    figure.patch.set_facecolor("white")
+    with _ignore_missing_characters():
+        canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    data = io.BytesIO()
+    image.save(data, "png")
+    return data.getvalue(), image.size
+
+
+def _draw_svg(figure: Figure) -> bytes:
+    """Render as SVG without a date, so that equal figures give equal files."""
+    figure.set_layout_engine("none")  # the layout of the PNG is kept
+    data = io.BytesIO()
+    with _ignore_missing_characters(), mpl.rc_context({"svg.hashsalt": "muntin"}):
+        figure.savefig(data, format="svg", facecolor="white", metadata={"Date": None})
+    return data.getvalue()
+
+
+class _ignore_missing_characters(warnings.catch_warnings):  # noqa: N801 (a context, used like a function)
+    """Ignore warnings about missing glyphs: the figure shows a box for each."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+
+
+def to_plain(value: Any) -> Any:  # noqa: ANN401 (whatever facts hold)
+    """Convert facts to JSON types: numpy to numbers and lists, NaN and infinity to null.
+
+    Example:
+        >>> to_plain({"a": np.float32(0.5), "b": (1, math.nan)})
+        {'a': 0.5, 'b': [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
