@@ -14,7 +14,7 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
 from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.errors import ConfigError, RunError
-from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
 from muntin.heads.pose_head import POSE_HEADS
 from muntin.heads.semantic_head import MAP_HEADS

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.heads.detector_table import MASK_DETECTORS
+from muntin.heads.head_table import MASK_DETECTORS
 from muntin.heads.necks import NeckConfig
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.heads.roi_heads import pool_regions

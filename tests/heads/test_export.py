@@ -12,7 +12,7 @@ import torch
 import muntin
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector
-from muntin.heads.detector_table import DETECTORS
+from muntin.heads.head_table import DETECTORS
 from tests.detectors import tiny_detector
 
 HEADS = [

@@ -9,7 +9,7 @@ import torch
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.heads.classification_head import build_classifier
-from muntin.heads.detector_table import DETECTORS, build_detector
+from muntin.heads.head_table import DETECTORS, build_detector
 from muntin.heads.network import Network
 from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
 from muntin.zoo import create_backbone

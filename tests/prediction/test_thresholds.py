@@ -10,7 +10,7 @@ import pytest
 
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, RunError
-from muntin.heads.detector_table import DETECTORS
+from muntin.heads.head_table import DETECTORS
 from muntin.prediction.from_run import find_threshold, load
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import Results, Run, RunConfig, read_results, write_results

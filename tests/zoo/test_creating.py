@@ -9,7 +9,7 @@ import torch
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.heads.pose_head import PoseHead
 from muntin.tasks.task_table import TASKS

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes
 from muntin.prediction.batch import Part, PreparedBatch
-from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
 from muntin.tasks.task import ImageMeta, PredictOptions, Task
+
+if TYPE_CHECKING:
+    from muntin.prediction.predictor import Predictor
 
 __all__ = ["compute_figures", "run_network", "score"]
 

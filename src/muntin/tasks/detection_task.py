@@ -13,7 +13,7 @@ from torch import Tensor
 
 from muntin.data.detection import list_detect
 from muntin.data.detection_checking import check_detect
-from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.instances import Instances
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask

@@ -174,7 +174,7 @@ def load_weights(
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
-        conventions=(adopt_conventions(head_of(model), opened.dialect) if matched.has_head else ""),
+        conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
     )

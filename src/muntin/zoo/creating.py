@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.detector_table import DETECTORS, MASK_DETECTORS, DetectorConfig
 from muntin.heads.head import HeadConfig
-from muntin.heads.head_table import find_head
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, find_head
 from muntin.heads.network import Network
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig

@@ -90,8 +90,10 @@ def _mean_pooled(size: ViTSize, patch: int, side: int) -> ViTConfig:
     return replace(vit_preset(size, patch, side), pool="mean", pool_norm="after")
 
 
+_MAE_BASE, _MAE_LARGE = _mean_pooled("base", 16, 224), _mean_pooled("large", 16, 224)
+_MAE_HUGE = _mean_pooled("huge", 14, 224)
 _SIMMIM_VIT = replace(
-    _mean_pooled("base", 16, 224),
+    _MAE_BASE,
     absolute_pos_embed=False,
     relative_pos_bias=True,
     key_bias=False,
@@ -160,18 +162,9 @@ _ROWS = (
     _deit3("deit3_large_patch16_384", deit3_preset("large", 16, 384), "fb_in22k_ft_in1k", 87.7),
     _deit3("deit3_huge_patch14_224", deit3_preset("huge", 14, 224), "fb_in22k_ft_in1k", 87.2),
     # Pre-trained by masked image modeling (MAE, SimMIM)
-    _mae(
-        "mae_vit_base_patch16", _mean_pooled("base", 16, 224), "timm/vit_base_patch16_224.mae", 83.6
-    ),
-    _mae(
-        "mae_vit_large_patch16",
-        _mean_pooled("large", 16, 224),
-        "timm/vit_large_patch16_224.mae",
-        85.9,
-    ),
-    _mae(
-        "mae_vit_huge_patch14", _mean_pooled("huge", 14, 224), "timm/vit_huge_patch14_224.mae", 86.9
-    ),
+    _mae("mae_vit_base_patch16", _MAE_BASE, "timm/vit_base_patch16_224.mae", 83.6),
+    _mae("mae_vit_large_patch16", _MAE_LARGE, "timm/vit_large_patch16_224.mae", 85.9),
+    _mae("mae_vit_huge_patch14", _MAE_HUGE, "timm/vit_huge_patch14_224.mae", 86.9),
     _simmim("simmim_vit_base_patch16_224", _SIMMIM_VIT, accuracy=83.8),
     _simmim(
         "simmim_swin_base_window6_192",
