@@ -130,8 +130,8 @@ def test_check_warns_about_too_few_images(muntin, tmp_path):
 WRONG = {
     "unknown model": (["--model", "swin_tiney"], "'swin_tiny'"),
     "unknown option": (["--epoch", "3"], "--epoch"),
-    "unknown setting": (["--set", "train.epoch=3"], "'epochs'"),
-    "unknown group": (["--set", "trian.epochs=3"], "'train'"),
+    "unknown setting": (["--set", "train.epoch=3"], "'train.epochs'"),
+    "unknown group": (["--set", "trian.epochs=3"], "'train.epochs'"),
     "no setting": (["--set", "train.epochs"], "train.epochs=10"),
     "wrong type": (["--set", "train.epochs=many"], "'many'"),
     "no epochs": (["--epochs", "0"], "--epochs"),

@@ -125,15 +125,15 @@ def test_a_batch_that_somebody_asked_for_stays(data, tmp_path):
 
 
 WRONG = {
-    "train.epoch": ("3", r"'epoch'.*'epochs'"),
-    "trian.epochs": ("3", r"'trian'.*'train'"),
+    "train.epoch": ("3", r"train\.epoch'.*'train\.epochs'"),
+    "trian.epochs": ("3", r"'trian\.epochs'.*'train\.epochs'"),
     "epochs": ("3", r"'epochs'.*train\.epochs"),
     "train.epochs": ("many", r"epochs.*'many'"),
     "train.epochs.x": ("3", r"'epochs\.x'"),
     "train.optimizer": ("adam", "'adamw'"),
     "data.strict": ("maybe", r"strict.*'maybe'"),
     "train.warmup": ("2", r"train\.warmup.* 2"),
-    "model.windw_size": ("4", "'window_size'"),
+    "model.windw_size": ("4", r"'model\.window_size'"),
     "model.depths": ("1,1,1", r"\(1, 1, 1\)"),
     "machine.devices": ("0", r"machine\.devices"),
 }
